@@ -1,0 +1,181 @@
+"""An RLDS dataset on disk -> episodes in memory, images still encoded. Reads TFRecord and ArrayRecord without TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qt_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+    """`T` transitions and the observation after them.
+
+    images: {camera: T+1 encoded JPEGs}; state: float32 [T+1, state_dim], raw; actions: float32 [T, D]; rewards: float32 [T];
+    terminal: the episode terminated (else it was truncated); dt: seconds that each action was held.
+    """
+
+    episode_id: str
+    task: str
+    collector: str
+    instruction: str
+    embedding: np.ndarray
+    images: dict[str, list[bytes]]
+    state: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    terminal: bool
+    success: bool
+    dt: float
+
+    @property
+    def length(self) -> int:
+        """T, the number of transitions."""
+        return len(self.actions)
+
+
+FILTERS = ("all", "successes", "demonstrations")
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """All episodes of one RLDS directory that a filter let through, split for training and validation."""
+
+    path: str
+    text_encoder: str
+    train: tuple[Episode, ...]
+    validation: tuple[Episode, ...]
+
+
+def load(path: str, *, keep: str, validation_fraction: float, q_range: tuple[float, float], discount: float, dt_ref: float) -> Dataset:
+    """Reads and checks the dataset below `path`.
+
+    An episode belongs to the validation split by a hash of its id, so the split survives filters, order and more data.
+
+    Raises:
+        UserError: for a missing, empty or damaged dataset, a NaN, an episode without a transition, or a return outside `q_range`.
+    """
+    if keep not in FILTERS:
+        raise UserError(f"config.data.episodes is {keep!r}; expected one of {FILTERS}.")
+    builder = _open(path)
+    train, validation = [], []
+    for index, example in enumerate(_examples(builder, path)):
+        episode = _episode(example, path, index)
+        _check(episode, path, q_range, discount, dt_ref)
+        if (keep == "successes" and not episode.success) or (keep == "demonstrations" and episode.collector != "demonstration"):
+            continue
+        (validation if _hash_fraction(episode.episode_id) < validation_fraction else train).append(episode)
+    if not train:
+        raise UserError(f"{path} holds no training episode with config.data.episodes={keep!r}; collect more or loosen the filter.")
+    encoder = builder.info.features["instruction_embedding"].doc.desc
+    return Dataset(path, encoder or "unknown", tuple(train), tuple(validation))
+
+
+def _hash_fraction(episode_id: str) -> float:
+    return int.from_bytes(hashlib.sha256(episode_id.encode()).digest()[:8], "big") / 2.0**64
+
+
+def _open(path: str):
+    import tensorflow_datasets as tfds
+
+    versions = sorted(p for p in Path(path).glob("*.*.*") if p.is_dir() and "incomplete" not in p.name)
+    if not versions:
+        raise UserError(f"{path} holds no RLDS dataset (no VERSION directory); run `python -m qt_jax collect --config=...` first.")
+    return tfds.builder_from_directory(str(versions[-1]))
+
+
+def _examples(builder: Any, path: str) -> Iterator[dict[str, Any]]:
+    import tensorflow_datasets as tfds
+
+    info = builder.info.splits["train"]
+    count = 0
+    for record in _records(info.filepaths, builder.info.file_format.value, path):
+        try:
+            yield builder.info.features.deserialize_example_np(record, decoders={"steps": tfds.decode.SkipDecoding()})
+        except Exception as error:
+            raise UserError(f"{path}: episode {count} does not parse ({type(error).__name__}); the file is damaged, collect it again.") from error
+        count += 1
+    if count != info.num_examples or not count:
+        raise UserError(f"{path} holds {count} episodes but its metadata says {info.num_examples}; a file is empty or truncated, collect it again.")
+
+
+def _records(files: list[Any], file_format: str, path: str) -> Iterator[bytes]:
+    import grain
+
+    for file in files:
+        try:
+            if file_format == "array_record":
+                source = grain.sources.ArrayRecordDataSource([str(file)])
+                records = (source[i] for i in range(len(source)))
+            else:
+                records = iter(grain.experimental.TFRecordIterDataset(str(file)))
+            yield from records
+        except UserError:
+            raise
+        except Exception as error:
+            first_line = (str(error).splitlines() or [""])[0]
+            raise UserError(f"{path}: {Path(file).name} cannot be read ({first_line}); the file is truncated or damaged, collect it again.") from error
+
+
+def _episode(example: dict[str, Any], path: str, index: int) -> Episode:
+    steps = example["steps"]
+    try:
+        observation = steps["observation"]
+        is_last = np.asarray(steps["is_last"])
+        if not (is_last[-1] and is_last.sum() == 1):
+            raise UserError(f"{path}: episode {index} has is_last at {np.flatnonzero(is_last).tolist()}, expected at its last record alone.")
+        length = len(is_last) - 1
+        state = observation.get("state")
+        return Episode(
+            episode_id=example["episode_id"].decode(),
+            task=example["task"].decode(),
+            collector=example["collector"].decode(),
+            instruction=example["instruction"].decode(),
+            embedding=np.asarray(example["instruction_embedding"], np.float32),
+            images={name: list(value) for name, value in observation.items() if name != "state"},
+            state=np.zeros((length + 1, 0), np.float32) if state is None else np.asarray(state, np.float32),
+            actions=np.asarray(steps["action"], np.float32)[:length],
+            rewards=np.asarray(steps["reward"], np.float32)[:length],
+            terminal=bool(steps["is_terminal"][-1]),
+            success=bool(example["success"]),
+            dt=float(example["dt"]),
+        )
+    except KeyError as error:
+        raise UserError(f"{path}: episode {index} has no key {error}; expected the layout that `collect` writes.") from error
+
+
+def _check(episode: Episode, path: str, q_range: tuple[float, float], discount: float, dt_ref: float) -> None:
+    name = f"{path}: episode {episode.episode_id!r}"
+    if episode.length == 0:
+        raise UserError(f"{name} holds no transition; collect it again.")
+    for field in ("rewards", "actions", "state", "embedding"):
+        bad = np.argwhere(~np.isfinite(getattr(episode, field)))
+        if bad.size:
+            raise UserError(f"{name}, step {bad[0][0]}: {field} is not finite; repair the dataset.")
+    returns = monte_carlo_returns(episode, discount, dt_ref, q_range[0])
+    low, high = q_range
+    if returns.min() < low - 1e-6 or returns.max() > high + 1e-6:
+        raise UserError(
+            f"{name} has returns from {returns.min():.4g} to {returns.max():.4g}, outside config.value_range=({low:g}, {high:g}); "
+            "set config.value_range to the least and greatest attainable return."
+        )
+
+
+def monte_carlo_returns(episode: Episode, discount: float, dt_ref: float, q_min: float) -> np.ndarray:
+    """MC_t = sum_{j>=t} gamma^{j-t} r_j over the whole episode, float32 [T] (method.md, section 1).
+
+    For a truncated episode it is a lower bound of the value only with gamma^{T-t} q_min added, so that is added. Discounts
+    are gamma^(dt/dt_ref) a step.
+    """
+    gamma = discount ** (episode.dt / dt_ref)
+    value = 0.0 if episode.terminal else q_min
+    returns = np.empty(episode.length, np.float64)
+    for t in range(episode.length - 1, -1, -1):
+        value = returns[t] = episode.rewards[t] + gamma * value
+    return returns.astype(np.float32)

@@ -1,0 +1,43 @@
+"""Segments -> shuffled batches whose position can be saved, and back to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import grain
+import jax
+import numpy as np
+
+from qt_jax.data.segments import SegmentSource
+from qt_jax.errors import UserError
+from qt_jax.specs import Segment
+
+
+def training_iterator(source: SegmentSource, *, batch_size: int, seed: int, read_threads: int) -> grain.DatasetIterator:
+    """Endless batches (dicts of arrays, see `to_segment`), reshuffled each epoch.
+
+    `get_state` / `set_state` of the iterator continue bit for bit.
+
+    Raises:
+        UserError: if one batch asks for more segments than there are.
+    """
+    if batch_size > len(source):
+        raise UserError(f"config.data.batch_size is {batch_size} but the dataset has {len(source)} segments; lower it or collect more.")
+    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat().batch(batch_size, drop_remainder=True)
+    options = grain.ReadOptions(num_threads=read_threads, prefetch_buffer_size=4 * read_threads)
+    return iter(dataset.to_iter_dataset(options))
+
+
+def validation_batches(source: SegmentSource, *, batch_size: int, indices: list[int] | None = None) -> Iterator[Segment]:
+    """Each of `indices` (default: every segment) once, in order. The last batch is filled up with copies that are not trainable."""
+    indices = list(range(len(source))) if indices is None else indices
+    for start in range(0, len(indices), batch_size):
+        chosen = indices[start : start + batch_size]
+        elements = [source[i] for i in chosen]
+        filler = {**elements[-1], "trainable": np.zeros_like(elements[-1]["trainable"]), "is_first": np.zeros_like(elements[-1]["is_first"])}
+        elements += [filler] * (batch_size - len(chosen))
+        yield to_segment(jax.tree.map(lambda *leaves: np.stack(leaves), *elements))
+
+
+def to_segment(batch: dict) -> Segment:
+    return Segment(**batch)

@@ -1,0 +1,27 @@
+"""Bins <-> actions, from an ActionSpec. Works on numpy and on jax arrays."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+
+from qt_jax.specs import ActionSpec, Array
+
+
+def tokenize(spec: ActionSpec, action: np.ndarray) -> np.ndarray:
+    """Actions [..., D] to bin indices int32 [..., D]; values outside the bounds go to the edge bins."""
+    low, high, bins = (np.asarray(x) for x in (spec.low, spec.high, spec.bins))
+    index = np.floor((np.asarray(action, np.float64) - low) / (high - low) * bins)
+    return np.clip(index, 0, bins - 1).astype(np.int32)
+
+
+def detokenize(spec: ActionSpec, tokens: Array) -> Array:
+    """Bin indices [..., D] to the centres of the bins, float32 [..., D]: never outside the spec's bounds."""
+    xp = np if isinstance(tokens, np.ndarray) else jnp
+    low, high, bins = (xp.asarray(x, xp.float32) for x in (spec.low, spec.high, spec.bins))
+    return low + (tokens.astype(xp.float32) + 0.5) * (high - low) / bins
+
+
+def clipped_share(spec: ActionSpec, action: np.ndarray) -> float:
+    """Share of action values [..., D] outside the spec's bounds."""
+    return float(np.mean((action < np.asarray(spec.low)) | (action > np.asarray(spec.high))))

@@ -1,0 +1,180 @@
+"""Scripted collection: experts as demonstrations, and autonomous episodes that fail as real ones do.
+
+An episode is labelled by the simulator's success flag alone: another task's policy may well solve the task.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from typing import Any
+
+import ml_collections
+import numpy as np
+from PIL import Image
+
+from qt_jax.envs import metaworld
+from qt_jax.envs import metaworld_tasks as tasks
+from qt_jax.errors import UserError
+
+DEMONSTRATION = "demonstration"
+AUTONOMOUS = ("noise", "perception_bias", "wrong_task", "stuck_gripper", "early_limit")
+JPEG_QUALITY = 95
+SPLITS = {"collect": 0, "evaluate": 1}
+MAX_DEMONSTRATION_TRIES = 20
+
+_POLICY_NAMES = {"peg-insert-side": "PegInsertionSide"}
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    config.demonstrations = 100  # successful expert episodes a task
+    config.autonomous = 200  # autonomous episodes a task
+    config.mix = ml_collections.ConfigDict({"noise": 1.0})  # share of each kind of autonomous episode
+    config.noise_scale = (0.7, 1.2)  # standard deviation of the action noise, drawn for each episode
+    config.bias_m = (0.05, 0.1)  # length of the error in the perceived object position
+    config.stuck_after = (3, 10)  # decisions before the gripper sticks
+    config.early_limit = (4, 12)  # decisions before an early time limit
+    config.file_format = "array_record"
+    config.workers = 2
+    return config
+
+
+@dataclasses.dataclass(frozen=True)
+class EpisodePlan:
+    """What one episode is to be; carries all of its randomness in `index` and the seed of the collection."""
+
+    task: str
+    collector: str
+    index: int
+
+
+@dataclasses.dataclass
+class Episode:
+    """`T` transitions and the observation after the last: images and state have T + 1 entries."""
+
+    plan: EpisodePlan
+    instruction: str
+    images: dict[str, list[bytes]]
+    state: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    success: bool
+    dt: float
+
+
+def episode_seed(split: str, seed: int, task: str, index: int, attempt: int = 0) -> np.random.SeedSequence:
+    """Collection and evaluation draw from streams that share no entropy key, whatever their seeds are."""
+    return np.random.SeedSequence((SPLITS[split], seed, tasks.MT50.index(task), index, attempt))
+
+
+def environment_seed(sequence: np.random.SeedSequence) -> int:
+    return int(sequence.generate_state(1)[0])
+
+
+def plan_episodes(config: ml_collections.ConfigDict, task_names: tuple[str, ...]) -> list[EpisodePlan]:
+    """All episodes of a collection, tasks interleaved; the shares of `config.mix` are exact up to rounding."""
+    unknown = set(config.mix) - set(AUTONOMOUS)
+    if unknown:
+        raise UserError(f"config.collect.mix names unknown collectors {sorted(unknown)}; expected some of {AUTONOMOUS}.")
+    shares = np.asarray([config.mix[kind] for kind in config.mix], float)
+    if config.autonomous and not shares.sum() > 0:
+        raise UserError("config.collect.mix sums to 0; give at least one kind of autonomous episode a positive share.")
+    edges = np.round(np.cumsum(shares) / shares.sum() * config.autonomous).astype(int) if config.autonomous else ()
+    kinds = [kind for kind, low, high in zip(config.mix, (0, *edges), edges) for _ in range(high - low)]
+    collectors = [DEMONSTRATION] * config.demonstrations + kinds
+    return [EpisodePlan(task, collector, index) for index, collector in enumerate(collectors) for task in task_names]
+
+
+class Expert:
+    """Meta-World's scripted policy of a task, clipped to the action bounds."""
+
+    def __init__(self, task: str):
+        from metaworld import policies
+
+        name = _POLICY_NAMES.get(task, "".join(part.capitalize() for part in task.split("-")))
+        self._policy = getattr(policies, f"Sawyer{name}V3Policy")()
+
+    def __call__(self, simulator_state: np.ndarray) -> np.ndarray:
+        return np.clip(self._policy.get_action(simulator_state), -1.0, 1.0).astype(np.float32)
+
+
+class Behaviour:
+    """An expert and what is wrong with it in this episode."""
+
+    def __init__(self, config: ml_collections.ConfigDict, plan: EpisodePlan, task_names: tuple[str, ...], rng: np.random.Generator):
+        kind, task = plan.collector, plan.task
+        if kind == "wrong_task":
+            others = [name for name in task_names if name != task] or [name for name in tasks.MT10 if name != task]
+            task = str(rng.choice(others))
+        self._expert = Expert(task)
+        self._rng = rng
+        self._noise = rng.uniform(*config.noise_scale) if kind == "noise" else 0.0
+        direction = rng.normal(size=3)
+        length = rng.uniform(*config.bias_m) if kind == "perception_bias" else 0.0
+        self._bias = length * direction / np.linalg.norm(direction)
+        self._stuck_after = rng.integers(*config.stuck_after, endpoint=True) if kind == "stuck_gripper" else None
+        self.max_decisions = int(rng.integers(*config.early_limit, endpoint=True)) if kind == "early_limit" else None
+        self._decisions = 0
+        self._gripper = 0.0
+
+    def __call__(self, simulator_state: np.ndarray) -> np.ndarray:
+        perceived = simulator_state.copy()
+        perceived[4:7] += self._bias
+        action = self._expert(perceived)
+        action = np.clip(action + self._noise * self._rng.normal(size=action.shape), -1.0, 1.0)
+        if self._stuck_after is not None and self._decisions >= self._stuck_after:
+            action[3] = self._gripper
+        self._gripper = action[3]
+        self._decisions += 1
+        return action.astype(np.float32)
+
+
+def collect_episode(config: Any, plan: EpisodePlan) -> Episode:
+    """Runs one episode of the whole experiment's `config` (its `env` and `collect` parts). Same plan, same episode.
+
+    A demonstration is repeated from new initial conditions until it succeeds, as a person's would be before it is kept.
+
+    Raises:
+        UserError: if the expert fails `MAX_DEMONSTRATION_TRIES` times in a row.
+    """
+    task_names = metaworld.suite_tasks(config.env.tasks)
+    for attempt in range(MAX_DEMONSTRATION_TRIES):
+        sequence = episode_seed("collect", config.collect.seed, plan.task, plan.index, attempt)
+        rng = np.random.default_rng(sequence.spawn(1)[0])
+        behaviour = Behaviour(config.collect, plan, task_names, rng)
+        env = metaworld.MetaWorldEnv(plan.task, config.env, behaviour.max_decisions)
+        try:
+            episode = _rollout(env, behaviour, plan, environment_seed(sequence), rng)
+        finally:
+            env.close()
+        if episode.success or plan.collector != DEMONSTRATION:
+            return dataclasses.replace(episode, dt=metaworld.decision_dt(config.env, plan.task))
+    raise UserError(
+        f"The expert of {plan.task!r} failed {MAX_DEMONSTRATION_TRIES} times in a row within config.env.max_decisions="
+        f"{config.env.max_decisions}; allow more decisions or a smaller config.env.action_repeat."
+    )
+
+
+def _rollout(env: metaworld.MetaWorldEnv, behaviour: Behaviour, plan: EpisodePlan, seed: int, rng: np.random.Generator) -> Episode:
+    observation, _ = env.reset(seed=seed)
+    images: dict[str, list[bytes]] = {name: [_jpeg(image)] for name, image in observation["images"].items()}
+    states, actions, rewards = [observation["state"]], [], []
+    terminated = truncated = False
+    while not (terminated or truncated):
+        action = behaviour(env.simulator_state)
+        observation, reward, terminated, truncated, _ = env.step(action)
+        actions.append(action)
+        rewards.append(reward)
+        states.append(observation["state"])
+        for name, image in observation["images"].items():
+            images[name].append(_jpeg(image))
+    instruction = str(rng.choice(tasks.INSTRUCTIONS[plan.task]))
+    return Episode(plan, instruction, images, np.stack(states), np.stack(actions), np.float32(rewards), terminated, 0.0)
+
+
+def _jpeg(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()

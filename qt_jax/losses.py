@@ -1,0 +1,168 @@
+"""The maths of Q-Transformer: pure jnp, for one segment or one step; callers vmap.
+
+Letters: S records of a segment, D action dims, N bins. `(paper Eq. k)` is Chebotar et al., CoRL 2023, arXiv 2309.10150; what is
+marked "default of this project" is not published. Reductions are the caller's: a global sum over trainable steps and present dims
+divided by their global count.
+"""
+
+from __future__ import annotations
+
+import chex
+import jax
+import jax.numpy as jnp
+
+BACKUPS = ("chain", "skip")
+CONSERVATISM = ("q_min", "softmax", "none")
+
+
+def masked_max(q: jax.Array, bin_mask: jax.Array) -> jax.Array:
+    """Maximum over the bins that exist: q [..., D, N], bin_mask [D, N] -> [..., D]."""
+    return jnp.where(bin_mask, q, -jnp.inf).max(-1)
+
+
+def state_value(dim_maxima: jax.Array, action_mask: jax.Array) -> jax.Array:
+    """max over a^1 of Q(s, a^1): the maximum of the first dim that is present. dim_maxima, action_mask [S, D] -> [S]."""
+    first = jnp.argmax(action_mask, axis=-1)
+    return jnp.take_along_axis(dim_maxima, first[:, None], axis=-1)[:, 0]
+
+
+def n_step_targets(
+    r_t: jax.Array, discount_t: jax.Array, v_t: jax.Array, is_last_t: jax.Array, is_terminal_t: jax.Array, n: int
+) -> jax.Array:
+    """Last-dim TD targets (paper Eq. 1, i = D, and its n-step form), [S].
+
+    Sum and bootstrap stop at the end of the episode: with 0 where it terminated, with the value of o_T where it was truncated.
+
+    Args:
+        r_t: [S] rewards. discount_t: [S] discount of each step, gamma^(dt/dt_ref). v_t: [S] max over a^1 of the target Q.
+        is_last_t, is_terminal_t: [S] RLDS flags of the records; the last record holds only o_T.
+        n: steps of the backup, >= 1.
+
+    Entries whose bootstrap lies beyond the segment, and those of last records, mean nothing: mask them.
+    """
+    chex.assert_rank([r_t, discount_t, v_t, is_last_t, is_terminal_t], 1)
+    following = lambda x: jnp.concatenate([x[1:], jnp.zeros_like(x[:1])])
+    ends, terminates, v_tp1 = following(is_last_t), following(is_terminal_t), following(v_t)
+    value_at_end = jnp.where(terminates, 0.0, v_tp1)
+    targets = v_t
+    for _ in range(n):
+        targets = r_t + discount_t * jnp.where(ends, value_at_end, following(targets))
+    return targets
+
+
+def autoregressive_targets(dim_maxima: jax.Array, last_target: jax.Array, action_mask: jax.Array, backup: str) -> jax.Array:
+    """TD target of each dim of each step (paper Eq. 1), [S, D].
+
+    "chain": dim i takes the target network's maximum over the next present dim, given the dataset's prefix; the last present dim takes
+    `last_target`. "skip": every dim takes `last_target` (per-dimension maximisation skipped).
+
+    Args:
+        dim_maxima: [S, D] max over bins of the target Q at each dim, teacher-forced on the dataset's action.
+        last_target: [S] from `n_step_targets`. action_mask: [S, D] dims that are present.
+    """
+    chex.assert_rank([dim_maxima, last_target, action_mask], [2, 1, 2])
+    if backup == "skip":
+        return jnp.broadcast_to(last_target[:, None], dim_maxima.shape)
+    upcoming, targets = last_target, []
+    for i in reversed(range(dim_maxima.shape[1])):
+        targets.append(upcoming)
+        upcoming = jnp.where(action_mask[:, i], dim_maxima[:, i], upcoming)
+    return jnp.stack(targets[::-1], axis=1)
+
+
+def q_transformer_targets(
+    q_target: jax.Array,
+    r_t: jax.Array,
+    discount_t: jax.Array,
+    mc_return_t: jax.Array,
+    is_last_t: jax.Array,
+    is_terminal_t: jax.Array,
+    action_mask: jax.Array,
+    bin_mask: jax.Array,
+    *,
+    n: int,
+    backup: str,
+    monte_carlo: bool,
+) -> tuple[jax.Array, jax.Array]:
+    """All targets of a segment from ONE pass of the target network, without gradient.
+
+    Args:
+        q_target: [S, D, N] target Q, teacher-forced on the dataset's actions. The others: see the functions above.
+        monte_carlo: target = max(backup, MC_t) in every dim of the step (paper fig. 2).
+
+    Returns:
+        targets [S, D], and the backup alone [S, D] (for the share of targets that MC lifts).
+    """
+    chex.assert_rank(q_target, 3)
+    q_target = jax.lax.stop_gradient(q_target)
+    maxima = masked_max(q_target, bin_mask)
+    last = n_step_targets(r_t, discount_t, state_value(maxima, action_mask), is_last_t, is_terminal_t, n)
+    backups = autoregressive_targets(maxima, last, action_mask, backup)
+    return (jnp.maximum(backups, mc_return_t[:, None]) if monte_carlo else backups), backups
+
+
+def conservative_penalty(q: jax.Array, taken: jax.Array, bin_mask: jax.Array, q_min: float, variant: str) -> jax.Array:
+    """The term that keeps actions unseen in the data low, for one dim: q [N], taken [] -> [].
+
+    "q_min" (paper Eq. 2): 1/2 * 1/(N_max - 1) * sum over the other bins that exist of (Q - q_min)^2; a dim with fewer bins still divides by
+    N_max - 1. "softmax" (CQL, Kumar et al. 2020): logsumexp(Q) - Q(taken). "none": 0.
+    """
+    chex.assert_rank([q, taken, bin_mask], [1, 0, 1])
+    if variant == "none":
+        return jnp.zeros((), q.dtype)
+    if variant == "softmax":
+        return jax.nn.logsumexp(jnp.where(bin_mask, q, -jnp.inf)) - q[taken]
+    others = bin_mask & (jnp.arange(q.shape[0]) != taken)
+    return 0.5 * jnp.sum(jnp.where(others, jnp.square(q - q_min), 0.0)) / (q.shape[0] - 1)
+
+
+def conservative_fixed_point(p: float, target: float, q_min: float, alpha: float, max_bins: int) -> float:
+    """Where Eq. 2 settles for a bin taken with probability p: (p y + beta q_min) / (p + beta), beta = alpha (1 - p) / (N_max - 1)."""
+    beta = alpha * (1.0 - p) / (max_bins - 1)
+    return (p * target + beta * q_min) / (p + beta)
+
+
+def sigmoid_values(logits: jax.Array, q_min: float, q_max: float) -> jax.Array:
+    """Q = q_min + (q_max - q_min) sigmoid(logit): logits [..., 1] -> Q [...], float32."""
+    return q_min + (q_max - q_min) * jax.nn.sigmoid(logits[..., 0].astype(jnp.float32))
+
+
+def histogram_centers(atoms: int, q_min: float, q_max: float) -> jax.Array:
+    """[atoms] centres of equal cells over [q_min, q_max]."""
+    width = (q_max - q_min) / atoms
+    return q_min + width * (jnp.arange(atoms) + 0.5)
+
+
+def histogram_values(logits: jax.Array, q_min: float, q_max: float) -> jax.Array:
+    """Mean of the categorical value distribution: logits [..., K] -> Q [...], float32."""
+    probabilities = jax.nn.softmax(logits.astype(jnp.float32))
+    return probabilities @ histogram_centers(logits.shape[-1], q_min, q_max)
+
+
+def histogram_target(target: jax.Array, atoms: int, q_min: float, q_max: float, sigma_ratio: float = 0.75) -> jax.Array:
+    """HL-Gauss target (Farebrother et al. 2024): a Gaussian around `target` [] as probabilities of the cells, [atoms].
+
+    sigma_ratio: standard deviation in cells. The mass is normalised over the range, so the mean is off by less than a cell at its ends.
+    """
+    width = (q_max - q_min) / atoms
+    edges = q_min + width * jnp.arange(atoms + 1)
+    cdf = jax.scipy.stats.norm.cdf(edges, loc=target, scale=sigma_ratio * width)
+    return jnp.diff(cdf) / (cdf[-1] - cdf[0])
+
+
+def squared_value_loss(q_taken: jax.Array, target: jax.Array) -> jax.Array:
+    """1/2 (Q - target)^2 (paper Eq. 2), elementwise."""
+    return 0.5 * jnp.square(q_taken - target)
+
+
+def histogram_value_loss(taken_logits: jax.Array, target: jax.Array, q_min: float, q_max: float) -> jax.Array:
+    """Cross-entropy to `histogram_target`, less its own entropy (so 0 at a perfect fit): taken_logits [K], target [] -> []."""
+    chex.assert_rank([taken_logits, target], [1, 0])
+    probabilities = histogram_target(target, taken_logits.shape[0], q_min, q_max)
+    cross_entropy = -jnp.sum(probabilities * jax.nn.log_softmax(taken_logits.astype(jnp.float32)))
+    return cross_entropy - jnp.sum(jax.scipy.special.entr(probabilities))
+
+
+def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
+    """Global sum over the mask divided by its global count (never a mean of means); 0 for an empty mask."""
+    return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(jnp.sum(mask), 1)

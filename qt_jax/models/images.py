@@ -1,0 +1,161 @@
+"""Image encoders conditioned on the instruction by FiLM, and TokenLearner. No batch statistics anywhere."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from qt_jax import preprocess
+
+
+def _groups(channels: int) -> int:
+    return math.gcd(channels, 8)
+
+
+class Film(nnx.Module):
+    """x * (1 + gamma) + beta from the instruction; starts as the identity (FiLM: Perez et al. 2018; identity start: RT-1)."""
+
+    def __init__(self, instruction_dim: int, channels: int, dtype, rngs: nnx.Rngs):
+        zeros = nnx.initializers.zeros
+        self.project = nnx.Linear(instruction_dim, 2 * channels, kernel_init=zeros, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array, instruction: jax.Array) -> jax.Array:
+        gamma, beta = jnp.split(self.project(instruction)[:, None, None, :], 2, axis=-1)
+        return x * (1 + gamma) + beta
+
+
+class ResidualBlock(nnx.Module):
+    """GroupNorm, 3x3 convolution, FiLM, GELU, 1x1 convolution, skip."""
+
+    def __init__(self, channels: int, instruction_dim: int, dtype, rngs: nnx.Rngs):
+        self.norm = nnx.GroupNorm(channels, num_groups=_groups(channels), dtype=dtype, rngs=rngs)
+        self.conv = nnx.Conv(channels, channels, (3, 3), dtype=dtype, rngs=rngs)
+        self.film = Film(instruction_dim, channels, dtype, rngs)
+        self.out = nnx.Conv(channels, channels, (1, 1), dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array, instruction: jax.Array) -> jax.Array:
+        return x + self.out(jax.nn.gelu(self.film(self.conv(self.norm(x)), instruction)))
+
+
+class PatchEncoder(nnx.Module):
+    """Laptop-size: stages of a patch convolution (stride = kernel) and residual blocks. Strided patches and few 3x3s are what a CPU does fast."""
+
+    def __init__(self, stages, instruction_dim: int, dtype, rngs: nnx.Rngs):
+        self.downsample, self.blocks = nnx.List(), nnx.List()
+        channels = 3
+        for patch, width, depth in stages:
+            self.downsample.append(nnx.Conv(channels, width, (patch, patch), strides=patch, padding="VALID", dtype=dtype, rngs=rngs))
+            self.blocks.append(nnx.List([ResidualBlock(width, instruction_dim, dtype, rngs) for _ in range(depth)]))
+            channels = width
+        self.channels = channels
+
+    def __call__(self, x: jax.Array, instruction: jax.Array) -> jax.Array:
+        for downsample, blocks in zip(self.downsample, self.blocks):
+            x = downsample(x)
+            for block in blocks:
+                x = block(x, instruction)
+        return x
+
+
+class SqueezeExcite(nnx.Module):
+    """Channel gates from the spatial mean (Hu et al. 2018)."""
+
+    def __init__(self, channels: int, squeezed: int, dtype, rngs: nnx.Rngs):
+        self.reduce = nnx.Linear(channels, squeezed, dtype=dtype, rngs=rngs)
+        self.expand = nnx.Linear(squeezed, channels, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        gate = self.expand(jax.nn.silu(self.reduce(x.mean((1, 2)))))
+        return x * jax.nn.sigmoid(gate)[:, None, None, :]
+
+
+class MBConv(nnx.Module):
+    """EfficientNet's inverted bottleneck (Tan & Le 2019) with GroupNorm, followed by FiLM (as RT-1 places it)."""
+
+    def __init__(self, inputs: int, outputs: int, expand: int, kernel: int, stride: int, instruction_dim: int, dtype, rngs: nnx.Rngs):
+        width = inputs * expand
+        norm = lambda channels: nnx.GroupNorm(channels, num_groups=_groups(channels), dtype=dtype, rngs=rngs)
+        conv = lambda i, o, k, s=1, g=1: nnx.Conv(i, o, (k, k), strides=s, feature_group_count=g, use_bias=False, dtype=dtype, rngs=rngs)
+        self.expand = nnx.List([conv(inputs, width, 1), norm(width)] if expand > 1 else [])
+        self.depthwise, self.depthwise_norm = conv(width, width, kernel, stride, width), norm(width)
+        self.squeeze_excite = SqueezeExcite(width, max(1, inputs // 4), dtype, rngs)
+        self.project, self.project_norm = conv(width, outputs, 1), norm(outputs)
+        self.film = Film(instruction_dim, outputs, dtype, rngs)
+        self.residual = inputs == outputs and stride == 1
+
+    def __call__(self, x: jax.Array, instruction: jax.Array) -> jax.Array:
+        y = x
+        if len(self.expand):
+            conv, norm = self.expand
+            y = jax.nn.silu(norm(conv(y)))
+        y = self.squeeze_excite(jax.nn.silu(self.depthwise_norm(self.depthwise(y))))
+        y = self.project_norm(self.project(y))
+        return self.film(x + y if self.residual else y, instruction)
+
+
+class EfficientNetB3(nnx.Module):
+    """EfficientNet-B3 (Tan & Le 2019: width x1.2, depth x1.4) with FiLM after each block and squeeze-excite; GroupNorm replaces BatchNorm."""
+
+    STAGES = (  # expand, kernel, stride, channels, repeats: B0's table scaled to B3
+        (1, 3, 1, 24, 2), (6, 3, 2, 32, 3), (6, 5, 2, 48, 3), (6, 3, 2, 96, 5), (6, 5, 1, 136, 5), (6, 5, 2, 232, 6), (6, 3, 1, 384, 2),
+    )  # fmt: skip
+
+    def __init__(self, instruction_dim: int, dtype, rngs: nnx.Rngs):
+        self.stem = nnx.Conv(3, 40, (3, 3), strides=2, use_bias=False, dtype=dtype, rngs=rngs)
+        self.stem_norm = nnx.GroupNorm(40, num_groups=8, dtype=dtype, rngs=rngs)
+        self.blocks = nnx.List()
+        channels = 40
+        for expand, kernel, stride, outputs, repeats in self.STAGES:
+            for i in range(repeats):
+                self.blocks.append(MBConv(channels, outputs, expand, kernel, stride if i == 0 else 1, instruction_dim, dtype, rngs))
+                channels = outputs
+        self.top = nnx.Conv(channels, 1536, (1, 1), use_bias=False, dtype=dtype, rngs=rngs)
+        self.top_norm = nnx.GroupNorm(1536, num_groups=8, dtype=dtype, rngs=rngs)
+        self.channels = 1536
+
+    def __call__(self, x: jax.Array, instruction: jax.Array) -> jax.Array:
+        x = jax.nn.silu(self.stem_norm(self.stem(x)))
+        for block in self.blocks:
+            x = block(x, instruction)
+        return jax.nn.silu(self.top_norm(self.top(x)))
+
+
+class TokenLearner(nnx.Module):
+    """[B, H, W, C] -> [B, tokens, C]: each token is a softmax-weighted mean of the locations (Ryoo et al. 2021)."""
+
+    def __init__(self, channels: int, tokens: int, dtype, rngs: nnx.Rngs):
+        self.norm = nnx.LayerNorm(channels, dtype=dtype, rngs=rngs)
+        self.hidden = nnx.Linear(channels, 64, dtype=dtype, rngs=rngs)
+        self.select = nnx.Linear(64, tokens, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x.reshape(x.shape[0], -1, x.shape[-1])
+        weights = jax.nn.softmax(self.select(jax.nn.gelu(self.hidden(self.norm(x)))).astype(jnp.float32), axis=1)
+        return jnp.einsum("bpc,bpt->btc", x, weights.astype(x.dtype))
+
+
+class ImageTokenizer(nnx.Module):
+    """One camera image and the instruction -> tokens: uint8 [B, H, W, 3], [B, E] -> [B, tokens, width]."""
+
+    def __init__(self, config, instruction_dim: int, width: int, dtype, rngs: nnx.Rngs):
+        self.image_size = (config.image_size, config.image_size)
+        self.dtype = dtype
+        if config.encoder == "efficientnet_b3":
+            self.encoder = EfficientNetB3(instruction_dim, dtype, rngs)
+        else:
+            self.encoder = PatchEncoder(config.patch_stages, instruction_dim, dtype, rngs)
+        channels = self.encoder.channels
+        image = jax.ShapeDtypeStruct((1, *self.image_size, 3), jnp.float32)
+        text = jax.ShapeDtypeStruct((1, instruction_dim), jnp.float32)
+        grid = jax.eval_shape(lambda x, e: self.encoder(x, e), image, text).shape[1:]
+        self.position = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), grid))
+        self.token_learner = TokenLearner(channels, config.image_tokens, dtype, rngs)
+        self.project = nnx.Linear(channels, width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, images: jax.Array, instruction: jax.Array) -> jax.Array:
+        x = preprocess.images_to_float(images, self.image_size).astype(self.dtype)
+        features = self.encoder(x, instruction.astype(self.dtype))
+        return self.project(self.token_learner(features + self.position[...].astype(self.dtype)))

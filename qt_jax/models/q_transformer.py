@@ -1,0 +1,175 @@
+"""instruction, images, state -> frame tokens -> Transformer -> a vector of logits for each bin of each action dim."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from flax import nnx
+
+from qt_jax.models.images import ImageTokenizer
+from qt_jax.models.transformer import Transformer
+from qt_jax.preprocess import windows
+from qt_jax.specs import ActionSpec, ObservationSpec, Segment
+
+ENCODERS = ("patch", "efficientnet_b3")
+ATTENTION = ("per_frame", "window")
+
+
+def laptop() -> ml_collections.ConfigDict:
+    """Laptop size (default of this project)."""
+    config = ml_collections.ConfigDict()
+    config.encoder = "patch"
+    config.patch_stages = ((8, 48, 1), (2, 96, 2))
+    config.image_size = 64
+    config.image_tokens = 8
+    config.attention = "per_frame"
+    config.window = 2
+    config.layers = 3
+    config.width = 128
+    config.heads = 4
+    config.mlp_ratio = 4
+    config.dropout = 0.0
+    config.dtype = "float32"
+    config.atoms = 1
+    config.initial_value = 0.05
+    return config
+
+
+def paper() -> ml_collections.ConfigDict:
+    """RT-1's sizes: EfficientNet-B3, 300x300, 8 tokens a frame, history 6, 8 layers, 8 heads, width 512 (256 bins: the ActionSpec's)."""
+    config = laptop()
+    config.encoder, config.image_size, config.image_tokens = "efficientnet_b3", 300, 8
+    config.window, config.layers, config.width, config.heads = 6, 8, 512, 8
+    config.dropout, config.dtype = 0.1, "bfloat16"
+    return config
+
+
+class QTransformer(nnx.Module):
+    """See method.md, section 3. Outputs logits; what they mean (Q, log-probability) is the agent's business."""
+
+    def __init__(self, config, action: ActionSpec, observation: ObservationSpec, instruction_dim: int, rngs: nnx.Rngs):
+        self.dims, self.max_bins, self.atoms, self.window = action.dims, action.max_bins, config.atoms, config.window
+        self.dtype = jnp.dtype(config.dtype)
+        width = config.width
+        linear = lambda i, o: nnx.Linear(i, o, dtype=self.dtype, rngs=rngs)
+        normal = nnx.initializers.normal(0.02)
+        self.instruction_token = linear(instruction_dim, width)
+        self.cameras = nnx.Dict({name: ImageTokenizer(config, instruction_dim, width, self.dtype, rngs) for name in observation.cameras})
+        self.state_token = nnx.List([linear(observation.state_dim, width), linear(width, width)] if observation.state_dim else [])
+        frame_tokens = 1 + len(observation.cameras) * config.image_tokens + (1 if observation.state_dim else 0)
+        self.token_position = nnx.Param(normal(rngs.params(), (frame_tokens, width)))
+        self.start = nnx.Param(normal(rngs.params(), (width,)))
+        self.bin_embedding = nnx.Param(normal(rngs.params(), (self.dims, self.max_bins, width)))
+        self.dim_position = nnx.Param(normal(rngs.params(), (self.dims, width)))
+        self.transformer = Transformer(config, self.dims, frame_tokens, self.dtype, rngs)
+        self.head_norm = nnx.LayerNorm(width, rngs=rngs)
+        self.head = nnx.Param(normal(rngs.params(), (self.dims, width, self.max_bins * self.atoms)))
+        self.head_bias = nnx.Param(jnp.broadcast_to(_initial_bias(self.atoms, config.initial_value), (self.dims, self.max_bins, self.atoms)))
+
+    def encode_frame(self, images: dict[str, jax.Array], state: jax.Array, instruction: jax.Array, rngs: nnx.Rngs | None = None) -> Any:
+        """One frame each: images {camera: uint8 [M, H, W, 3]}, state [M, state_dim], instruction [M, E] -> cache pytree, leaves [M, ...]."""
+        tokens = [self.instruction_token(instruction)[:, None]]
+        tokens += [self.cameras[name](images[name], instruction) for name in sorted(self.cameras)]
+        if len(self.state_token):
+            first, second = self.state_token
+            tokens.append(second(jax.nn.gelu(first(state)))[:, None])
+        tokens = jnp.concatenate(tokens, axis=1) + self.token_position[...].astype(self.dtype)
+        return self.transformer.frame_cache(tokens, rngs)
+
+    def score(self, segment: Segment, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """Teacher-forced logits of every step of a segment, float32 [B, S, D, N, atoms]; each frame is encoded once."""
+        batch, steps = segment.tokens.shape[:2]
+        flat = lambda x: x.reshape(batch * steps, *x.shape[2:])
+        unflat = lambda x: x.reshape(batch, steps, *x.shape[1:])
+        instruction = jnp.repeat(segment.instruction, steps, axis=0)
+        cache = self.encode_frame(jax.tree.map(flat, segment.images), flat(segment.state), instruction, rngs)
+        cache = jax.tree.map(lambda x: flat(windows(unflat(x), self.window)), cache)
+        frame_mask = flat(windows(segment.valid, self.window))
+        # A step of padding has no frame at all; let it see itself, its output is masked by the agents.
+        frame_mask = frame_mask.at[:, -1].set(True)
+        context = self.transformer.context(cache, frame_mask, rngs)
+        outputs = self.transformer.decode(context, frame_mask, self._action_inputs(flat(segment.tokens)), rngs)
+        return unflat(self._logits(outputs, slice(None)))
+
+    def greedy(self, window_cache: Any, frame_mask: jax.Array, scores: Any) -> tuple[jax.Array, jax.Array]:
+        """Decodes dim after dim with a key-value cache.
+
+        Args:
+            window_cache: cache leaves [M, w, ...]. frame_mask: [M, w].
+            scores: logits [M, N, atoms] of one dim and its index -> [M, N]; absent bins -inf. The agent's.
+
+        Returns:
+            tokens int32 [M, D], and scores float32 [M, D, N].
+        """
+        context = self.transformer.context(window_cache, frame_mask)
+        shape = (frame_mask.shape[0], 1, self.start[...].shape[-1])
+        action, earlier, tokens, values = jnp.broadcast_to(self.start[...], shape), None, [], []
+        for i in range(self.dims):
+            inputs = (action + self.dim_position[...][i]).astype(self.dtype)
+            output, earlier = self.transformer.decode_step(context, frame_mask, inputs, earlier)
+            values.append(scores(self._logits(output, slice(i, i + 1))[:, 0], i))
+            tokens.append(jnp.argmax(values[-1], axis=-1))
+            action = self.bin_embedding[...][i, tokens[-1]][:, None]
+        return jnp.stack(tokens, axis=1).astype(jnp.int32), jnp.stack(values, axis=1)
+
+    def _action_inputs(self, tokens: jax.Array) -> jax.Array:
+        """tokens [M, D] -> inputs [M, D, width]: position i holds the action of dim i-1, so output i never sees a^i or later."""
+        embedded = self.bin_embedding[...][jnp.arange(self.dims), tokens]
+        start = jnp.broadcast_to(self.start[...], (tokens.shape[0], 1, embedded.shape[-1]))
+        return (jnp.concatenate([start, embedded[:, :-1]], axis=1) + self.dim_position[...]).astype(self.dtype)
+
+    def _logits(self, outputs: jax.Array, dims: slice) -> jax.Array:
+        """[M, d, width] -> float32 [M, d, N, atoms]; the head is float32 whatever the compute dtype."""
+        outputs = self.head_norm(outputs.astype(jnp.float32))
+        logits = jnp.einsum("mdw,dwn->mdn", outputs, self.head[...][dims])
+        return logits.reshape(*logits.shape[:-1], self.max_bins, self.atoms) + self.head_bias[...][dims]
+
+
+def _initial_bias(atoms: int, value: float) -> np.ndarray:
+    """[atoms]: an output that starts at `value` of the way from q_min to q_max (a sparse-reward Q starts near 0)."""
+    if atoms == 1:
+        return np.asarray([math.log(value / (1 - value))], np.float32)
+    rate = 1.0 / (value * atoms)  # an exponential fall over the atoms has its mean near `value`
+    return (-rate * np.arange(atoms)).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """The module as pure functions of a nested dict of parameters, which is what checkpoints and artefacts hold."""
+
+    config: ml_collections.FrozenConfigDict
+    action: ActionSpec
+    observation: ObservationSpec
+    instruction_dim: int
+    graphdef: Any = dataclasses.field(compare=False, repr=False)
+
+    @classmethod
+    def create(cls, config, action: ActionSpec, observation: ObservationSpec, instruction_dim: int) -> Network:
+        config = ml_collections.FrozenConfigDict(config)
+        graphdef = nnx.split(nnx.eval_shape(lambda: QTransformer(config, action, observation, instruction_dim, nnx.Rngs(0))))[0]
+        return cls(config, action, observation, instruction_dim, graphdef)
+
+    def init(self, key: jax.Array) -> dict:
+        model = QTransformer(self.config, self.action, self.observation, self.instruction_dim, nnx.Rngs(key))
+        return nnx.to_pure_dict(nnx.state(model, nnx.Param))
+
+    def score(self, params: dict, segment: Segment, dropout_key: jax.Array | None = None) -> jax.Array:
+        """See `QTransformer.score`. Without a key there is no dropout."""
+        rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
+        return nnx.merge(self.graphdef, params).score(segment, rngs)
+
+    def encode_frame(self, params: dict, images: dict, state: jax.Array, instruction: jax.Array) -> Any:
+        return nnx.merge(self.graphdef, params).encode_frame(images, state, instruction)
+
+    def greedy(self, params: dict, window_cache: Any, frame_mask: jax.Array, scores: Any) -> tuple[jax.Array, jax.Array]:
+        return nnx.merge(self.graphdef, params).greedy(window_cache, frame_mask, scores)
+
+
+def parameter_count(params: dict) -> int:
+    return sum(x.size for x in jax.tree.leaves(params))

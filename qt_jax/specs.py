@@ -1,0 +1,120 @@
+"""The ground floor: what an action, an observation, a segment and a policy look like. Everybody may import it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from qt_jax.errors import UserError
+
+Array = jax.Array | np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class ActionSpec:
+    """A continuous action of `D` dims, each cut into `bins[i]` equal bins over `[low[i], high[i]]`."""
+
+    names: tuple[str, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    bins: tuple[int, ...]
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, tuple(getattr(self, field.name)))
+        if not len(self.names) == len(self.low) == len(self.high) == len(self.bins):
+            raise UserError(
+                f"ActionSpec: names, low, high and bins have lengths {len(self.names)}, {len(self.low)}, "
+                f"{len(self.high)}, {len(self.bins)}; give one entry for each action dim."
+            )
+        for name, low, high, bins in zip(self.names, self.low, self.high, self.bins):
+            if not low < high:
+                raise UserError(f"ActionSpec: dim {name!r} has low {low} >= high {high}; give low < high.")
+            if bins < 2:
+                raise UserError(f"ActionSpec: dim {name!r} has {bins} bins; give at least 2.")
+
+    @property
+    def dims(self) -> int:
+        return len(self.names)
+
+    @property
+    def max_bins(self) -> int:
+        return max(self.bins)
+
+    def bin_mask(self) -> np.ndarray:
+        """[D, N_max] bool: which bins exist in each dim."""
+        return np.arange(self.max_bins)[None, :] < np.asarray(self.bins)[:, None]
+
+
+@dataclasses.dataclass(frozen=True)
+class ObservationSpec:
+    """Camera names with the stored image size (height, width), the length of the state vector (0: none) and what is in it."""
+
+    cameras: tuple[str, ...]
+    image_size: tuple[int, int]
+    state_dim: int
+    state_description: str
+
+    def __post_init__(self):
+        object.__setattr__(self, "cameras", tuple(self.cameras))
+        object.__setattr__(self, "image_size", tuple(self.image_size))
+        if not self.cameras and not self.state_dim:
+            raise UserError("ObservationSpec: no camera and no state vector; a policy needs at least one of them.")
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicySpec:
+    """All that the policy runtime must know beside the parameters and the two programs."""
+
+    action: ActionSpec
+    observation: ObservationSpec
+    window: int
+    instruction_dim: int
+    text_encoder: str
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """`S` consecutive records of one episode, batched to `[B, S, ...]`: the contract between data and agents.
+
+    Record `s` holds the observation o_s, the action a_s taken there and the reward r_s that followed. The last record of an
+    episode holds only o_T: `is_last` is True there, and `is_terminal` says whether the episode terminated (bootstrap 0) or was
+    truncated (bootstrap from o_T). Where a dataset did not keep o_T, its record is there with `valid` False.
+
+    images:       {camera: uint8 [B, S, H, W, 3]}; empty in state-only mode
+    state:        float32 [B, S, state_dim], normalised
+    instruction:  float32 [B, E], the text embedding of the episode's instruction
+    tokens:       int32 [B, S, D], bins of the action
+    action_mask:  bool [B, S, D], dims that the dataset has
+    reward, mc_return: float32 [B, S]; mc_return is discounted and computed over the whole episode
+    dt:           float32 [B, S], seconds that the action was held
+    is_first, is_last, is_terminal: bool [B, S], RLDS flags of the records
+    valid:        bool [B, S], False on padding
+    trainable:    bool [B, S], transitions whose window and bootstrap lie inside the segment; each one of an episode is
+                  trainable in exactly one segment
+    success:      bool [B], the episode's outcome
+    """
+
+    images: dict[str, Array]
+    state: Array
+    instruction: Array
+    tokens: Array
+    action_mask: Array
+    reward: Array
+    mc_return: Array
+    dt: Array
+    is_first: Array
+    is_last: Array
+    is_terminal: Array
+    valid: Array
+    trainable: Array
+    success: Array
+
+
+def to_json(spec: Any) -> dict[str, Any]:
+    """A spec dataclass as plain JSON types."""
+    return dataclasses.asdict(spec)
