@@ -44,7 +44,8 @@ def write(
     import tensorflow_datasets as tfds
 
     rlds = import_rlds()
-    builder = _builder(tfds, rlds, target, episodes, action, observation, description)
+    with tfds.core.registered.skip_registration():
+        builder = _builder(tfds, rlds, target, episodes, action, observation, description)
     builder(data_dir=str(target.parent), file_format=FILE_FORMATS[file_format]).download_and_prepare(
         download_config=tfds.download.DownloadConfig(try_download_gcs=False)
     )

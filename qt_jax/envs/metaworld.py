@@ -30,7 +30,7 @@ STATE_DESCRIPTIONS = {
 def get_config() -> ml_collections.ConfigDict:
     """Defaults of this project; `experiments/` override them."""
     config = ml_collections.ConfigDict()
-    config.tasks = tasks.MT10
+    config.tasks = ("mt10",)
     config.cameras = (CAMERA,)
     config.image_size = 96
     config.state = "proprioception"
@@ -40,19 +40,17 @@ def get_config() -> ml_collections.ConfigDict:
     return config
 
 
-def suite_tasks(names: Any) -> tuple[str, ...]:
-    """The tasks of 'mt10', 'mt50' or a chosen sequence of names (with or without Meta-World's '-v3').
+def suite_tasks(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Tasks by name (with or without Meta-World's '-v3'); 'mt10' and 'mt50' stand for theirs.
 
     Raises:
         UserError: for a name that is not a Meta-World task.
     """
-    if isinstance(names, str):
-        suites = {"mt10": tasks.MT10, "mt50": tasks.MT50}
-        names = suites[names] if names in suites else (names,)
-    chosen = tuple(name.removesuffix("-v3") for name in names)
+    suites = {"mt10": tasks.MT10, "mt50": tasks.MT50}
+    chosen = tuple(task for name in names for task in suites.get(name, (name.removesuffix("-v3"),)))
     unknown = [name for name in chosen if name not in tasks.INSTRUCTIONS]
     if unknown or not chosen:
-        raise UserError(f"config.env.tasks has no such task(s): {unknown}; expected 'mt10', 'mt50' or some of {', '.join(tasks.MT50)}.")
+        raise UserError(f"config.env.tasks has unknown tasks {unknown}; expected 'mt10', 'mt50' or some of {', '.join(tasks.MT50)}.")
     return chosen
 
 

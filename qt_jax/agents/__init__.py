@@ -1,0 +1,23 @@
+"""One algorithm a file. Each is a module with the same small interface:
+
+    get_config() -> ConfigDict             its own settings, `config.agent`
+    USES_TARGET: bool                      whether the learner keeps a target network
+    loss(config, network, params, target_params, segment, dropout_key) -> (scalar, {metric: scalar})
+    scores(config, action, logits, dim) -> [..., N]   what greedy decoding maximises; logits [..., N, atoms], absent bins -inf
+    first_step_values(config, network, params, segment) -> [B], or None where the algorithm has no value
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from qt_jax.agents import bc, q_transformer
+from qt_jax.errors import UserError
+
+AGENTS: dict[str, ModuleType] = {"q_transformer": q_transformer, "bc": bc}
+
+
+def get(name: str) -> ModuleType:
+    if name not in AGENTS:
+        raise UserError(f"config.agent.name is {name!r}; expected one of {sorted(AGENTS)}.")
+    return AGENTS[name]

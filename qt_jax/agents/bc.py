@@ -1,0 +1,37 @@
+"""Behaviour cloning as in RT-1 (Brohan et al. 2022): cross-entropy on the action tokens. `config.data.episodes` says on which episodes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from qt_jax import losses
+from qt_jax.models.q_transformer import Network
+from qt_jax.specs import ActionSpec, Segment
+
+USES_TARGET = False
+first_step_values = None
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+    config.name = "bc"
+    return config
+
+
+def scores(config: Any, action: ActionSpec, logits: jax.Array, dim: int) -> jax.Array:
+    """Log-probability of the bins of one dim."""
+    return jax.nn.log_softmax(jnp.where(action.bin_mask()[dim], logits[..., 0], -jnp.inf))
+
+
+def loss(config: Any, network: Network, params: dict, target_params: None, segment: Segment, dropout_key: jax.Array | None):
+    """Mean over trainable steps and present dims of -log p(a^i | s, a^{1:i-1})."""
+    logits = jnp.where(network.action.bin_mask(), network.score(params, segment, dropout_key)[..., 0], -jnp.inf)
+    log_probs = jnp.take_along_axis(jax.nn.log_softmax(logits), segment.tokens[..., None], axis=-1)[..., 0]
+    mask = segment.trainable[..., None] & segment.action_mask
+    cross_entropy = losses.masked_mean(-log_probs, mask)
+    accuracy = losses.masked_mean(jnp.argmax(logits, axis=-1) == segment.tokens, mask)
+    return cross_entropy, {"cross_entropy": cross_entropy, "token_accuracy": accuracy}

@@ -1,0 +1,46 @@
+"""`collect`: the simulator's episodes as an RLDS dataset at config.data.path."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import multiprocessing
+from collections.abc import Iterator
+from typing import Any
+
+import tqdm
+
+from qt_jax.data import rlds_writer
+from qt_jax.envs import collectors, metaworld
+
+
+def main(config: Any) -> None:
+    task_names = metaworld.suite_tasks(config.env.tasks)
+    observation = metaworld.observation_spec(config.env)
+    if observation.cameras:
+        metaworld.gl.select_backend()  # before the workers start, so that they inherit the choice
+    plans = collectors.plan_episodes(config.collect, task_names)
+    successes: collections.Counter = collections.Counter()
+    totals: collections.Counter = collections.Counter()
+
+    def counted(episodes: Iterator[Any]) -> Iterator[Any]:
+        for episode in tqdm.tqdm(episodes, total=len(plans), desc="collect", unit="episode"):
+            key = (episode.plan.task, episode.plan.collector)
+            totals[key] += 1
+            successes[key] += episode.success
+            yield episode
+
+    with multiprocessing.get_context("spawn").Pool(max(1, config.collect.workers)) as pool:
+        episodes = pool.imap(functools.partial(collectors.collect_episode, config), plans, chunksize=4)
+        path = rlds_writer.write(
+            config.data.path,
+            counted(episodes),
+            action=metaworld.action_spec(config.env),
+            observation=observation,
+            description=f"Meta-World {', '.join(task_names)}; state: {observation.state_description}",
+            file_format=config.collect.file_format,
+        )
+    print(f"{path}: {sum(totals.values())} episodes, {sum(successes.values()) / sum(totals.values()):.0%} successful")
+    for (task, collector), total in sorted(totals.items()):
+        print(f"  {task:28}{collector:18}{total:5} episodes  {successes[task, collector] / total:6.0%} successful")
+

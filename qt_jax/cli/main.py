@@ -1,0 +1,49 @@
+"""Finds the door and turns a UserError into one line."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from absl import app, logging
+from ml_collections import config_flags
+
+from qt_jax.errors import UserError
+
+DOORS = {
+    "collect": "collect a dataset in the simulator with scripted experts and realistic failures",
+    "train": "train on a dataset; continues from the latest checkpoint in config.workdir",
+    "evaluate": "roll a trained policy out, with videos and an HTML report",
+}
+
+_USAGE = (
+    "usage: python -m qt_jax DOOR --config=experiments/FILE.py [--config.KEY=VALUE ...]\n\ndoors:\n"
+    + "\n".join(f"  {name:10}{text}" for name, text in DOORS.items())
+    + "\n\n`python -m qt_jax DOOR --config=FILE --help` lists every setting with its default."
+)
+
+
+def run() -> None:
+    """The console entry."""
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        print(_USAGE)
+        raise SystemExit(0 if len(sys.argv) > 1 else 2)
+    door = sys.argv.pop(1)
+    if door not in DOORS:
+        print(f"qt_jax: unknown door {door!r}; expected one of {', '.join(DOORS)}.", file=sys.stderr)
+        raise SystemExit(2)
+    config = config_flags.DEFINE_config_file("config", None, "A file with get_config(), such as experiments/quickstart.py.", lock_config=True)
+
+    def main(argv: list[str]) -> None:
+        logging.set_verbosity(logging.INFO)
+        try:
+            if len(argv) > 1:
+                raise UserError(f"Unexpected argument {argv[1]!r}; settings are given as --config.KEY=VALUE.")
+            if config.value is None:
+                raise UserError("--config is missing; give a file such as --config=experiments/quickstart.py.")
+            importlib.import_module(f"qt_jax.cli.{door}").main(config.value)
+        except UserError as error:
+            print(f"qt_jax {door}: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+
+    app.run(main)

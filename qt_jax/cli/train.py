@@ -1,0 +1,14 @@
+"""`train`: the learner on config.data.path, into config.workdir."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_collections
+
+from qt_jax.envs import metaworld
+from qt_jax.training import loop
+
+
+def main(config: Any) -> None:
+    loop.train(ml_collections.FrozenConfigDict(config), metaworld.action_spec(config.env), metaworld.observation_spec(config.env))

@@ -1,0 +1,1 @@
+"""Rollouts through the policy runtime that serving uses, statistics, and the report."""

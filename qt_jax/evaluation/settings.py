@@ -1,0 +1,14 @@
+"""Defaults of an evaluation, `config.evaluate`."""
+
+from __future__ import annotations
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    config.episodes = 20  # a task
+    config.num_envs = 10  # environments stepped as one policy batch
+    config.videos = 1  # traced episodes a task, with video and Q over bins in the report
+    return config

@@ -1,0 +1,1 @@
+"""The learner: configuration, train state, train step, mesh, checkpoints, metrics, the loop."""
