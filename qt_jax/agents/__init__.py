@@ -1,10 +1,11 @@
 """One algorithm a file. Each is a module with the same small interface:
 
-    get_config() -> ConfigDict             its own settings, `config.agent`
-    USES_TARGET: bool                      whether the learner keeps a target network
-    loss(config, network, params, target_params, segment, dropout_key) -> (scalar, {metric: scalar})
-    scores(config, action, logits, dim) -> [..., N]   what greedy decoding maximises; logits [..., N, atoms], absent bins -inf
-    first_step_values(config, network, params, segment) -> [B], or None where the algorithm has no value
+get_config() -> ConfigDict             its own settings, `config.agent`
+USES_TARGET: bool                      whether the learner keeps a target network
+SCORE_NAME: str                        what its scores are, for reports
+loss(config, network, params, target_params, segment, dropout_key) -> (scalar, {metric: scalar})
+scores(config, action, logits, dim) -> [..., N]   what greedy decoding maximises; logits [..., N, atoms], absent bins -inf
+first_step_values(config, network, params, segment) -> [B], or None where the algorithm has no value
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from qt_jax.models.q_transformer import Network
 from qt_jax.specs import ActionSpec, Segment
 
 USES_TARGET = False
+SCORE_NAME = "log-probability"
 first_step_values = None
 
 

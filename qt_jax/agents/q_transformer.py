@@ -13,6 +13,7 @@ from qt_jax.models.q_transformer import Network
 from qt_jax.specs import ActionSpec, Segment
 
 USES_TARGET = True
+SCORE_NAME = "Q"
 
 
 def get_config() -> ml_collections.ConfigDict:

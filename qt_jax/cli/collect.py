@@ -43,4 +43,3 @@ def main(config: Any) -> None:
     print(f"{path}: {sum(totals.values())} episodes, {sum(successes.values()) / sum(totals.values()):.0%} successful")
     for (task, collector), total in sorted(totals.items()):
         print(f"  {task:28}{collector:18}{total:5} episodes  {successes[task, collector] / total:6.0%} successful")
-

@@ -1,4 +1,4 @@
-"""`evaluate`: the latest checkpoint of config.workdir in the simulator; writes evaluation.json."""
+"""`evaluate`: the latest checkpoint of config.workdir in the simulator; writes evaluation.json, videos and report.html there."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 
 import tqdm
 
-from qt_jax import text
+from qt_jax import agents, text
 from qt_jax.envs import collectors, metaworld
 from qt_jax.envs import metaworld_tasks as tasks
 from qt_jax.errors import UserError
-from qt_jax.evaluation import live_policy, rollouts, statistics
+from qt_jax.evaluation import live_policy, report, rollouts, statistics
+from qt_jax.evaluation.rollouts import Job
 
 
 def main(config: Any) -> None:
@@ -21,30 +22,72 @@ def main(config: Any) -> None:
     policy, assets, step = live_policy.load(config.workdir, config.evaluate.num_envs)
     if assets.observation != metaworld.observation_spec(config.env) or assets.action != metaworld.action_spec(config.env):
         raise UserError(f"{config.workdir} was trained with another config.env; evaluate with the config it was trained with.")
-    results = run(config, policy, [rollouts.Job(t, i, tasks.INSTRUCTIONS[t][0]) for t in task_names for i in range(config.evaluate.episodes)])
-    summary = statistics.summarize(results) | {"step": step, "agent": assets.config["agent"]["name"], "seed": config.evaluate.seed}
-    path = Path(config.workdir) / "evaluation.json"
-    path.write_text(json.dumps(summary, indent=1) + "\n")
-    for task, row in summary["tasks"].items():
-        print(f"{task:28}{_row(row)}")
-    print(f"{'all':28}{_row(summary['overall'])}\n{path}")
+    references = {name: _reference(path, task_names) for name, path in config.evaluate.references.items()}
+    episodes = range(config.evaluate.episodes)
+    own = [Job(task, i, tasks.INSTRUCTIONS[task][0]) for task in task_names for i in episodes]
+    swaps = [(a, b) for pair in tasks.SHARED_SCENES if set(pair) <= set(task_names) for a, b in (pair, pair[::-1])]
+    swapped = [Job(a, i, tasks.INSTRUCTIONS[b][0]) for a, b in swaps for i in episodes]
+    results = _run(config, policy, own + swapped)
+    results, swap_results = results[: len(own)], results[len(own) :]
+
+    summary = statistics.summarize(results)
+    summary["language"] = [
+        {
+            "task": a,
+            "own": summary["tasks"][a],
+            "other_instruction": tasks.INSTRUCTIONS[b][0],
+            "other": statistics.success_rate([r.success for r in swap_results if r.job.task == a]),
+        }
+        for a, b in swaps
+    ]
+    name = assets.config["agent"]["name"]
+    summary |= {"agent": name, "step": step, "seed": config.evaluate.seed, "data": assets.data}
+    folder = Path(config.workdir)
+    (folder / "evaluation.json").write_text(json.dumps(summary, indent=1) + "\n")
+    page = report.write(
+        folder,
+        title=f"{name} on {', '.join(task_names)}",
+        summary=summary,
+        references=references,
+        traced=[r for r in results if r.frames is not None],
+        dims=assets.action.names,
+        score_name=agents.get(name).SCORE_NAME,
+    )
+    _print(summary, references)
+    print(f"report: {page}")
 
 
-def run(config: Any, policy: Any, jobs: list[rollouts.Job]) -> list[rollouts.Rollout]:
-    """The rollouts of `jobs` in the suite of `config.env`, with a progress bar."""
+def _reference(workdir: str, task_names: tuple[str, ...]) -> dict[str, Any]:
+    path = Path(workdir) / "evaluation.json"
+    if not path.exists():
+        raise UserError(f"config.evaluate.references names {workdir}, which has no evaluation.json; evaluate that run first.")
+    summary = json.loads(path.read_text())
+    if set(summary["tasks"]) != set(task_names):
+        raise UserError(f"{path} is about {sorted(summary['tasks'])}, this evaluation about {sorted(task_names)}.")
+    return summary
+
+
+def _run(config: Any, policy: Any, jobs: list[Job]) -> list[rollouts.Rollout]:
     with tqdm.tqdm(total=len(jobs), desc="evaluate", unit="episode") as bar:
         return rollouts.run(
             policy,
             jobs,
             lambda task: metaworld.MetaWorldEnv(task, config.env),
-            lambda job: collectors.environment_seed(
-                collectors.episode_seed("evaluate", config.evaluate.seed, job.task, job.index)
-            ),
+            lambda job: collectors.environment_seed(collectors.episode_seed("evaluate", config.evaluate.seed, job.task, job.index)),
             functools.partial(text.embed, encoder=policy.spec.text_encoder),
-            trace=lambda job: job.index < config.evaluate.videos,
+            trace=lambda job: job.index < config.evaluate.videos and job.instruction == tasks.INSTRUCTIONS[job.task][0],
             on_done=lambda rollout: bar.update(),
         )
 
 
-def _row(row: dict[str, Any]) -> str:
-    return f"{row['success']:6.0%}  [{row['low']:.0%}, {row['high']:.0%}]  {row['episodes']} episodes, {row['mean_length']:.1f} decisions"
+def _print(summary: dict[str, Any], references: dict[str, dict[str, Any]]) -> None:
+    methods = {summary["agent"]: summary} | references
+    print(f"{'task':24}{'data':>8}" + "".join(f"{name:>24}" for name in methods))
+    cell = lambda row: f"{row['success']:.0%} [{row['low']:.0%}, {row['high']:.0%}]"
+    for task in summary["tasks"]:
+        print(f"{task:24}{summary['data'][task]['success']:>8.0%}" + "".join(f"{cell(m['tasks'][task]):>24}" for m in methods.values()))
+    print(f"{'all':24}{summary['data']['all']['success']:>8.0%}" + "".join(f"{cell(m['overall']):>24}" for m in methods.values()))
+    for row in summary["language"]:
+        print(
+            f"language: {row['task']} succeeds {cell(row['own'])} when told so, {cell(row['other'])} when told {row['other_instruction']!r}"
+        )

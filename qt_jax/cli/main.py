@@ -32,10 +32,12 @@ def run() -> None:
     if door not in DOORS:
         print(f"qt_jax: unknown door {door!r}; expected one of {', '.join(DOORS)}.", file=sys.stderr)
         raise SystemExit(2)
-    config = config_flags.DEFINE_config_file("config", None, "A file with get_config(), such as experiments/quickstart.py.", lock_config=True)
+    config = config_flags.DEFINE_config_file(
+        "config", None, "A file with get_config(), such as experiments/quickstart.py.", lock_config=True
+    )
 
     def main(argv: list[str]) -> None:
-        logging.set_verbosity(logging.INFO)
+        logging.set_verbosity(logging.WARNING)  # libraries' progress is not a person's
         try:
             if len(argv) > 1:
                 raise UserError(f"Unexpected argument {argv[1]!r}; settings are given as --config.KEY=VALUE.")

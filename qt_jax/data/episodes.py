@@ -99,10 +99,14 @@ def _examples(builder: Any, path: str) -> Iterator[dict[str, Any]]:
         try:
             yield builder.info.features.deserialize_example_np(record, decoders={"steps": tfds.decode.SkipDecoding()})
         except Exception as error:
-            raise UserError(f"{path}: episode {count} does not parse ({type(error).__name__}); the file is damaged, collect it again.") from error
+            raise UserError(
+                f"{path}: episode {count} does not parse ({type(error).__name__}); the file is damaged, collect it again."
+            ) from error
         count += 1
     if count != info.num_examples or not count:
-        raise UserError(f"{path} holds {count} episodes but its metadata says {info.num_examples}; a file is empty or truncated, collect it again.")
+        raise UserError(
+            f"{path} holds {count} episodes but its metadata says {info.num_examples}; a file is empty or truncated, collect it again."
+        )
 
 
 def _records(files: list[Any], file_format: str, path: str) -> Iterator[bytes]:
@@ -120,7 +124,9 @@ def _records(files: list[Any], file_format: str, path: str) -> Iterator[bytes]:
             raise
         except Exception as error:
             first_line = (str(error).splitlines() or [""])[0]
-            raise UserError(f"{path}: {Path(file).name} cannot be read ({first_line}); the file is truncated or damaged, collect it again.") from error
+            raise UserError(
+                f"{path}: {Path(file).name} cannot be read ({first_line}); the file is truncated or damaged, collect it again."
+            ) from error
 
 
 def _episode(example: dict[str, Any], path: str, index: int) -> Episode:
@@ -129,7 +135,9 @@ def _episode(example: dict[str, Any], path: str, index: int) -> Episode:
         observation = steps["observation"]
         is_last = np.asarray(steps["is_last"])
         if not (is_last[-1] and is_last.sum() == 1):
-            raise UserError(f"{path}: episode {index} has is_last at {np.flatnonzero(is_last).tolist()}, expected at its last record alone.")
+            raise UserError(
+                f"{path}: episode {index} has is_last at {np.flatnonzero(is_last).tolist()}, expected at its last record alone."
+            )
         length = len(is_last) - 1
         state = observation.get("state")
         return Episode(

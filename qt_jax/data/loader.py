@@ -34,7 +34,11 @@ def validation_batches(source: SegmentSource, *, batch_size: int, indices: list[
     for start in range(0, len(indices), batch_size):
         chosen = indices[start : start + batch_size]
         elements = [source[i] for i in chosen]
-        filler = {**elements[-1], "trainable": np.zeros_like(elements[-1]["trainable"]), "is_first": np.zeros_like(elements[-1]["is_first"])}
+        filler = {
+            **elements[-1],
+            "trainable": np.zeros_like(elements[-1]["trainable"]),
+            "is_first": np.zeros_like(elements[-1]["is_first"]),
+        }
         elements += [filler] * (batch_size - len(chosen))
         yield to_segment(jax.tree.map(lambda *leaves: np.stack(leaves), *elements))
 

@@ -41,7 +41,7 @@ class ResidualBlock(nnx.Module):
 
 
 class PatchEncoder(nnx.Module):
-    """Laptop-size: stages of a patch convolution (stride = kernel) and residual blocks. Strided patches and few 3x3s are what a CPU does fast."""
+    """Laptop-size: stages of a patch convolution (stride = kernel) and residual blocks; a CPU does strided patches fast."""
 
     def __init__(self, stages, instruction_dim: int, dtype, rngs: nnx.Rngs):
         self.downsample, self.blocks = nnx.List(), nnx.List()
@@ -97,7 +97,7 @@ class MBConv(nnx.Module):
 
 
 class EfficientNetB3(nnx.Module):
-    """EfficientNet-B3 (Tan & Le 2019: width x1.2, depth x1.4) with FiLM after each block and squeeze-excite; GroupNorm replaces BatchNorm."""
+    """EfficientNet-B3 (Tan & Le 2019: width x1.2, depth x1.4) with FiLM after each block; GroupNorm replaces BatchNorm."""
 
     STAGES = (  # expand, kernel, stride, channels, repeats: B0's table scaled to B3
         (1, 3, 1, 24, 2), (6, 3, 2, 32, 3), (6, 5, 2, 48, 3), (6, 3, 2, 96, 5), (6, 5, 1, 136, 5), (6, 5, 2, 232, 6), (6, 3, 1, 384, 2),

@@ -70,10 +70,12 @@ class QTransformer(nnx.Module):
         self.transformer = Transformer(config, self.dims, frame_tokens, self.dtype, rngs)
         self.head_norm = nnx.LayerNorm(width, rngs=rngs)
         self.head = nnx.Param(normal(rngs.params(), (self.dims, width, self.max_bins * self.atoms)))
-        self.head_bias = nnx.Param(jnp.broadcast_to(_initial_bias(self.atoms, config.initial_value), (self.dims, self.max_bins, self.atoms)))
+        self.head_bias = nnx.Param(
+            jnp.broadcast_to(_initial_bias(self.atoms, config.initial_value), (self.dims, self.max_bins, self.atoms))
+        )
 
     def encode_frame(self, images: dict[str, jax.Array], state: jax.Array, instruction: jax.Array, rngs: nnx.Rngs | None = None) -> Any:
-        """One frame each: images {camera: uint8 [M, H, W, 3]}, state [M, state_dim], instruction [M, E] -> cache pytree, leaves [M, ...]."""
+        """One frame each: {camera: uint8 [M, H, W, 3]}, state [M, state_dim], instruction [M, E] -> cache pytree, leaves [M, ...]."""
         tokens = [self.instruction_token(instruction)[:, None]]
         tokens += [self.cameras[name](images[name], instruction) for name in sorted(self.cameras)]
         if len(self.state_token):

@@ -84,6 +84,7 @@ class Policy:
 
 def _check(name: str, value: np.ndarray, shape: tuple[int, ...], kind: Any) -> None:
     if value.shape != shape or not np.issubdtype(value.dtype, kind):
-        raise UserError(f"Observation field {name} is {value.dtype}{list(value.shape)}, the policy expects {np.dtype(kind) if kind is np.uint8 else kind.__name__}{list(shape)}.")
+        found = f"{value.dtype}{list(value.shape)}"
+        raise UserError(f"Observation field {name} is {found}, the policy expects {kind.__name__}{list(shape)}.")
     if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
         raise UserError(f"Observation field {name} holds NaN or Inf; the policy expects finite numbers.")

@@ -33,6 +33,8 @@ class Assets:
     text_encoder: str
     instruction_dim: int
     config: dict[str, Any]
+    data: dict[str, Any]
+    """Share of successes in the dataset the run trained on: {task or "all": {"success", "episodes"}}."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -43,11 +45,12 @@ class Assets:
             "text_encoder": self.text_encoder,
             "instruction_dim": self.instruction_dim,
             "config": self.config,
+            "data": self.data,
         }
 
     @classmethod
     def from_json(cls, value: dict[str, Any], where: Any) -> Assets:
-        missing = {"action", "observation", "statistics", "text_encoder", "instruction_dim", "config"} - set(value)
+        missing = {"action", "observation", "statistics", "text_encoder", "instruction_dim", "config", "data"} - set(value)
         if missing:
             raise UserError(f"{where}: the checkpoint's assets lack {sorted(missing)}; it was written by another version, train it again.")
         return cls(
@@ -57,6 +60,7 @@ class Assets:
             value["text_encoder"],
             value["instruction_dim"],
             value["config"],
+            value["data"],
         )
 
 
@@ -186,9 +190,9 @@ def _refuse_other_config(saved: dict[str, Any], current: dict[str, Any], path: A
             flat.update(flatten(value, f"{prefix}.{key}") if isinstance(value, dict) else {f"{prefix}.{key}": value})
         return flat
 
-    relevant = lambda values: flatten({k: v for k, v in values.items() if k not in _FREE_SECTIONS}) | {
-        "config.train.steps": values["train"]["steps"]
-    }
+    relevant = lambda values: (
+        flatten({k: v for k, v in values.items() if k not in _FREE_SECTIONS}) | {"config.train.steps": values["train"]["steps"]}
+    )
     before, now = relevant(saved), relevant(current)
     for key in sorted(set(before) | set(now)):
         if before.get(key) != now.get(key):

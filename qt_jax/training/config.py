@@ -85,4 +85,3 @@ def validate(config: Any) -> None:
         require(config.model.atoms == 1, "model.atoms", "1 (only value_loss='histogram' has atoms)")
     if problems:
         raise UserError("Bad config: " + "; ".join(problems) + ".")
-

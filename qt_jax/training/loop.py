@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 from scipy.stats import mannwhitneyu
 
 from qt_jax.data import episodes as data_episodes
@@ -23,6 +22,7 @@ from qt_jax.training.config import validate
 from qt_jax.training.state import TrainState, init_state, train_step, validation_step
 
 MAX_VALIDATION_BATCHES = 32
+SHOWN = ("train/loss", "train/grad_norm", "steps_per_s", "data_wait_share")
 
 
 def train(config: Any, action: ActionSpec, observation: ObservationSpec) -> TrainState:
@@ -36,15 +36,13 @@ def train(config: Any, action: ActionSpec, observation: ObservationSpec) -> Trai
     dataset, source, validation, assets = load_data(config, action, observation)
     network = Network.create(config.model, action, observation, assets.instruction_dim)
     state = jax.device_put(_initial_state(config, network), mesh.replicated(device_mesh))
-    iterator = loader.training_iterator(
-        source, batch_size=config.data.batch_size, seed=config.seed, read_threads=config.data.read_threads
-    )
+    iterator = loader.training_iterator(source, batch_size=config.data.batch_size, seed=config.seed, read_threads=config.data.read_threads)
     checkpointer = checkpoints.Checkpointer(config.workdir, config.train.keep_checkpoints)
     writer = metrics.MetricWriter(config.workdir)
-    logging.info(
-        "%s: %s parameters; %d training and %d validation episodes, %d segments",
-        config.agent.name, f"{parameter_count(state.params):,}", len(dataset.train), len(dataset.validation), len(source),
-    )  # fmt: skip
+    print(
+        f"{config.agent.name}: {parameter_count(state.params):,} parameters; {len(dataset.train)} training and "
+        f"{len(dataset.validation)} validation episodes, {len(source)} segments"
+    )
 
     replicated, split = mesh.replicated(device_mesh), mesh.batch_sharding(device_mesh)
     step_fn = jax.jit(
@@ -54,7 +52,7 @@ def train(config: Any, action: ActionSpec, observation: ObservationSpec) -> Trai
     try:
         if checkpointer.latest_step is not None:
             state = checkpointer.restore(state, iterator, assets)
-            logging.info("Resumed from step %d.", int(state.step))
+            print(f"resumed from step {int(state.step)}")
         pending: dict[str, jax.Array] = {}
         meter = _Meter(int(state.step))
         for step in range(int(state.step) + 1, config.train.steps + 1):
@@ -69,7 +67,7 @@ def train(config: Any, action: ActionSpec, observation: ObservationSpec) -> Trai
                 metrics.check_finite(step, values)
                 values = {f"train/{k}": float(v) for k, v in values.items()} | meter.read(step, float(values["transitions"]))
                 writer.write(step, values)
-                metrics.progress(step, config.train.steps, {k: values[k] for k in ("train/loss", "train/grad_norm", "steps_per_s", "data_wait_share")})
+                metrics.progress(step, config.train.steps, {name: values[name] for name in SHOWN})
             if step % config.train.checkpoint_every == 0 or final:
                 metrics.check_finite(step, jax.device_get(pending))
                 checkpointer.save(state, iterator, assets)
@@ -113,9 +111,15 @@ def load_data(config: Any, action: ActionSpec, observation: ObservationSpec):
         for part in (dataset.train, dataset.validation)
     )
     assets = checkpoints.Assets(
-        action, observation, statistics, dataset.text_encoder, first.embedding.size, checkpoints.plain_config(config)
+        action, observation, statistics, dataset.text_encoder, first.embedding.size, checkpoints.plain_config(config), _success(dataset)
     )
     return dataset, source, validation, assets
+
+
+def _success(dataset: data_episodes.Dataset) -> dict[str, dict[str, float]]:
+    episodes = dataset.train + dataset.validation
+    groups = {"all": episodes} | {task: [e for e in episodes if e.task == task] for task in sorted({e.task for e in episodes})}
+    return {name: {"success": float(np.mean([e.success for e in group])), "episodes": len(group)} for name, group in groups.items()}
 
 
 def _initial_state(config: Any, network: Network) -> TrainState:
@@ -123,7 +127,7 @@ def _initial_state(config: Any, network: Network) -> TrainState:
     if not config.train.init_from:
         return state
     params, _, step = checkpoints.load_params(config.train.init_from, like=state.params)
-    logging.info("Parameters from %s, step %d.", config.train.init_from, step)
+    print(f"parameters from {config.train.init_from}, step {step}")
     target = jax.tree.map(lambda x: x.copy(), params) if state.target_params else {}
     return TrainState(state.step, params, target, state.opt_state)
 
@@ -152,7 +156,7 @@ def validate_on(source: segments.SegmentSource, validation_fn: Any, state: Train
 
 
 class _Meter:
-    """Steps/s, transitions/s and the share of time spent waiting for data, since the last reading. The first reading includes compilation."""
+    """Steps/s, transitions/s and the share of time spent waiting for data, since the last reading (the first includes compilation)."""
 
     def __init__(self, step: int):
         self.restart(step)

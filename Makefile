@@ -1,0 +1,43 @@
+# `make quickstart` and `make test` start from nothing and reuse what is there.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+COMPILE := $(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --custom-compile-command 'make lock' --extra all
+
+.PHONY: quickstart test test-slow lint bench-state bench-learner lock clean
+
+quickstart: $(STAMP)
+	$(PY) experiments/run_quickstart.py
+
+test: $(STAMP) lint
+	$(PY) -m pytest
+
+test-slow: $(STAMP)
+	$(PY) -m pytest -m slow
+
+lint: $(STAMP)
+	$(VENV)/bin/ruff check qt_jax experiments benchmarks tests
+	$(VENV)/bin/lint-imports --no-logo
+
+bench-state: $(STAMP)
+	$(PY) benchmarks/bench_state.py
+
+bench-learner: $(STAMP)
+	$(PY) benchmarks/bench_learner.py
+
+$(STAMP): requirements.txt setup.cfg pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("qt_jax needs Python >= 3.11, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --require-hashes -r requirements.txt
+	$(PY) -m pip install --quiet --no-deps --editable .
+	touch $(STAMP)
+
+lock: $(STAMP)
+	$(PY) -m pip install --quiet uv
+	$(COMPILE) setup.cfg -o requirements.txt
+	echo 'jax[cuda13]' | $(COMPILE) setup.cfg - -o requirements-cuda.txt
+	echo 'jax[tpu]' | $(COMPILE) setup.cfg - -o requirements-tpu.txt
+
+clean:
+	rm -rf $(VENV) data runs

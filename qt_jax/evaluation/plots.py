@@ -1,0 +1,97 @@
+"""The report's pictures, as inline data URIs."""
+
+from __future__ import annotations
+
+import base64
+import io
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as iio
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402  (the backend is chosen first)
+
+VIDEO_FPS = 8
+
+
+def _uri(data: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _figure_uri(figure: Any) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    plt.close(figure)
+    return _uri(buffer.getvalue(), "image/png")
+
+
+def success_bars(groups: dict[str, dict[str, Any]], tasks: list[str]) -> str:
+    """Grouped bars: {method: {task: row with success, low, high, or success alone}}."""
+    figure, axes = plt.subplots(figsize=(max(6, 1.6 * len(tasks)), 3.2))
+    width = 0.8 / len(groups)
+    for k, (name, rows) in enumerate(groups.items()):
+        x = np.arange(len(tasks)) + (k - (len(groups) - 1) / 2) * width
+        heights = np.asarray([rows[t]["success"] for t in tasks])
+        low = heights - [rows[t].get("low", rows[t]["success"]) for t in tasks]
+        high = np.asarray([rows[t].get("high", rows[t]["success"]) for t in tasks]) - heights
+        axes.bar(x, heights, width * 0.92, yerr=np.clip([low, high], 0, None), label=name, capsize=2)
+    axes.set_xticks(range(len(tasks)), tasks, rotation=20 if len(tasks) > 4 else 0)
+    axes.set_ylim(0, 1.05)
+    axes.set_ylabel("success (95% Wilson)")
+    axes.legend(fontsize=8, ncols=2)
+    return _figure_uri(figure)
+
+
+def learning_curves(records: list[dict[str, float]], names: list[str]) -> str:
+    """One panel for each metric that occurs, training and validation in the same panel."""
+    present = [name for name in names if any(f"{p}/{name}" in r for r in records for p in ("train", "validation"))]
+    columns = min(4, len(present))
+    rows = -(-len(present) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(3.2 * columns, 2.3 * rows), squeeze=False, layout="constrained")
+    for axis, name in zip(axes.flat, present):
+        for prefix in ("train", "validation"):
+            points = [(r["step"], r[f"{prefix}/{name}"]) for r in records if f"{prefix}/{name}" in r]
+            if points:
+                axis.plot(*zip(*points), label=prefix, marker="." if len(points) < 12 else None)
+        axis.set_title(name, fontsize=9)
+        axis.legend(fontsize=7)
+    for axis in axes.flat[len(present) :]:
+        axis.axis("off")
+    return _figure_uri(figure)
+
+
+def value_over_time(chosen: np.ndarray, dims: tuple[str, ...], label: str) -> str:
+    """Score of the chosen bin of each dim over the decisions: [T, D]."""
+    figure, axes = plt.subplots(figsize=(4.2, 2.2))
+    for i, name in enumerate(dims):
+        axes.plot(chosen[:, i], label=name)
+    axes.set_xlabel("decision")
+    axes.set_ylabel(label)
+    axes.legend(fontsize=7)
+    return _figure_uri(figure)
+
+
+def scores_over_bins(scores: np.ndarray, dims: tuple[str, ...]) -> str:
+    """One heat map a dim, bins upwards and decisions to the right: [T, D, N]."""
+    finite = np.where(np.isfinite(scores), scores, np.nan)
+    figure, axes = plt.subplots(1, len(dims), figsize=(2.6 * len(dims), 2.2), layout="constrained", squeeze=False)
+    for i, name in enumerate(dims):
+        picture = axes[0, i].imshow(finite[:, i].T, aspect="auto", origin="lower", interpolation="nearest")
+        axes[0, i].set_title(name, fontsize=9)
+        axes[0, i].set_xlabel("decision", fontsize=8)
+        figure.colorbar(picture, ax=axes[0, i])
+    axes[0, 0].set_ylabel("bin", fontsize=8)
+    return _figure_uri(figure)
+
+
+def video(frames: list[np.ndarray]) -> tuple[str, bytes]:
+    """An H.264 mp4 of uint8 [H, W, 3] frames, as a data URI and as bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "video.mp4"
+        iio.imwrite(path, np.stack(frames), fps=VIDEO_FPS, codec="libx264", macro_block_size=2)
+        data = path.read_bytes()
+    return _uri(data, "video/mp4"), data

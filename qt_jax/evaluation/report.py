@@ -1,0 +1,66 @@
+"""One self-contained HTML page about a trained policy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from qt_jax.evaluation import plots
+from qt_jax.evaluation.rollouts import Rollout
+
+CURVES = [
+    "loss", "td_error", "conservative_loss", "q_taken", "q_other", "target", "mc_clamp_share",
+    "auc_first_q", "cross_entropy", "token_accuracy", "grad_norm",
+]  # fmt: skip
+
+
+def write(
+    folder: Path,
+    *,
+    title: str,
+    summary: dict[str, Any],
+    references: dict[str, dict[str, Any]],
+    traced: list[Rollout],
+    dims: tuple[str, ...],
+    score_name: str,
+) -> Path:
+    """Writes `report.html` and `videos/*.mp4` into the run's directory and returns the page's path.
+
+    Args:
+        summary: of `evaluate`: rows per task and overall, the data's own rates under "data", instruction swaps under "language".
+        references: {name: summary} of other methods to show beside it.
+    """
+    metrics = folder / "metrics.jsonl"
+    records = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
+    videos = folder / "videos"
+    episodes = []
+    for rollout in traced:
+        uri, data = plots.video(rollout.frames)
+        videos.mkdir(exist_ok=True)
+        (videos / f"{rollout.job.task}_{rollout.job.index}.mp4").write_bytes(data)
+        episodes.append(
+            {
+                "rollout": rollout,
+                "video": uri,
+                "over_time": plots.value_over_time(rollout.chosen_scores, dims, score_name),
+                "over_bins": plots.scores_over_bins(rollout.scores, dims),
+            }
+        )
+    groups = {"the data itself": summary["data"], summary["agent"]: summary["tasks"]}
+    groups |= {name: other["tasks"] for name, other in references.items()}
+    template = jinja2.Template((Path(__file__).parent / "templates" / "report.html").read_text(), autoescape=True)
+    page = template.render(
+        title=title,
+        summary=summary,
+        methods={summary["agent"]: summary} | references,
+        bars=plots.success_bars(groups, sorted(summary["tasks"])),
+        curves=plots.learning_curves(records, CURVES) if records else None,
+        episodes=episodes,
+        score_name=score_name,
+    )
+    path = folder / "report.html"
+    path.write_text(page)
+    return path

@@ -1,0 +1,173 @@
+"""Against numbers worked out by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qt_jax import losses
+
+F, T = False, True
+
+
+def array(*values):
+    return jnp.asarray(values, jnp.float32)
+
+
+def flags(*values):
+    return jnp.asarray(values, bool)
+
+
+def test_one_step_target_bootstraps_from_the_next_state_value():
+    targets = losses.n_step_targets(array(0, 0, 0), array(0.5, 0.5, 0.5), array(0.1, 0.4, 0.8), flags(F, F, F), flags(F, F, F), 1)
+    np.testing.assert_allclose(targets[:2], [0.5 * 0.4, 0.5 * 0.8])
+
+
+def test_terminal_step_ignores_the_next_observation_and_truncated_step_uses_it():
+    reward, discount, last = array(0, 1, 0), array(0.5, 0.5, 0.5), flags(F, F, T)
+    for value in (0.0, 0.9):
+        terminal = losses.n_step_targets(reward, discount, array(0.2, 0.3, value), last, flags(F, F, T), 1)
+        np.testing.assert_allclose(terminal[:2], [0.5 * 0.3, 1.0])
+        truncated = losses.n_step_targets(reward, discount, array(0.2, 0.3, value), last, flags(F, F, F), 1)
+        np.testing.assert_allclose(truncated[:2], [0.5 * 0.3, 1.0 + 0.5 * value])
+
+
+@pytest.mark.parametrize("terminal", [T, F])
+def test_n_step_sum_and_bootstrap_stop_at_the_end(terminal):
+    reward, discount, value = array(1, 2, 4, 0, 0), jnp.full(5, 0.5), array(9, 9, 9, 8, 7)
+    last, is_terminal = flags(F, F, F, T, F), flags(F, F, F, terminal, F)
+    end = 0.0 if terminal else 8.0
+    two = losses.n_step_targets(reward, discount, value, last, is_terminal, 2)
+    np.testing.assert_allclose(two[:3], [1 + 0.5 * 2 + 0.25 * 9, 2 + 0.5 * 4 + 0.25 * end, 4 + 0.5 * end])
+    ten = losses.n_step_targets(reward, discount, value, last, is_terminal, 10)
+    np.testing.assert_allclose(ten[:3], [1 + 0.5 * 2 + 0.25 * 4 + 0.125 * end, 2 + 0.5 * 4 + 0.25 * end, 4 + 0.5 * end])
+
+
+def test_n_step_uses_each_steps_own_discount():
+    targets = losses.n_step_targets(array(1, 1, 0), array(0.5, 0.25, 0.1), array(0, 0, 8), flags(F, F, F), flags(F, F, F), 2)
+    np.testing.assert_allclose(targets[0], 1 + 0.5 * (1 + 0.25 * 8))
+
+
+def test_chain_takes_the_next_dims_maximum_and_skip_the_last_target():
+    maxima, last, present = array([0.1, 0.2, 0.3]), array(0.7), flags([T, T, T])
+    np.testing.assert_allclose(losses.autoregressive_targets(maxima, last, present, "chain"), [[0.2, 0.3, 0.7]], rtol=1e-6)
+    np.testing.assert_allclose(losses.autoregressive_targets(maxima, last, present, "skip"), [[0.7, 0.7, 0.7]], rtol=1e-6)
+
+
+def test_chain_skips_absent_dims():
+    maxima, last = array([0.1, 0.2, 0.3]), array(0.7)
+    middle = losses.autoregressive_targets(maxima, last, flags([T, F, T]), "chain")
+    np.testing.assert_allclose(middle[0, jnp.asarray([0, 2])], [0.3, 0.7], rtol=1e-6)
+    end = losses.autoregressive_targets(maxima, last, flags([T, T, F]), "chain")
+    np.testing.assert_allclose(end[0, :2], [0.2, 0.7], rtol=1e-6)
+    np.testing.assert_allclose(losses.state_value(maxima, flags([F, T, T])), [0.2], rtol=1e-6)
+
+
+def test_absent_bins_are_out_of_the_maximum():
+    q = array([0.1, 0.9], [0.3, 0.2])
+    np.testing.assert_allclose(losses.masked_max(q, flags([T, F], [T, T])), [0.1, 0.3])
+
+
+def full_targets(q, mc=(0, 0), monte_carlo=True, reward=(0, 0)):
+    return losses.q_transformer_targets(
+        q, array(*reward), array(0.5, 0.5), array(*mc), flags(F, F), flags(F, F), flags([T, T], [T, T]), flags([T, T], [T, T]),
+        n=1, backup="chain", monte_carlo=monte_carlo,
+    )[0]  # fmt: skip
+
+
+def test_targets_of_a_segment():
+    q = array([[0.1, 0.2], [0.5, 0.3]], [[0.6, 0.4], [0.0, 0.0]])
+    np.testing.assert_allclose(full_targets(q)[0], [0.5, 0.5 * 0.6], rtol=1e-6)
+    np.testing.assert_allclose(full_targets(q, mc=(0.4, 0))[0], [0.5, 0.4], rtol=1e-6)
+    np.testing.assert_allclose(full_targets(q, mc=(0.4, 0), monte_carlo=False)[0], [0.5, 0.3], rtol=1e-6)
+    np.testing.assert_allclose(full_targets(q, reward=(0.25, 0))[0], [0.5, 0.55], rtol=1e-6)
+
+
+def test_targets_carry_no_gradient():
+    gradient = jax.grad(lambda q: full_targets(q).sum())(jnp.full((2, 2, 2), 0.3))
+    assert not np.any(gradient)
+
+
+def test_conservative_variants():
+    q, mask = array(0.5, 0.2, 0.4, 0.9), flags(T, T, T, F)
+    penalty = lambda variant: losses.conservative_penalty(q, jnp.asarray(0), mask, 0.1, variant)
+    np.testing.assert_allclose(penalty("q_min"), 0.5 * (0.1**2 + 0.3**2) / 3, rtol=1e-6)
+    np.testing.assert_allclose(penalty("softmax"), np.log(np.exp([0.5, 0.2, 0.4]).sum()) - 0.5, rtol=1e-6)
+    assert penalty("none") == 0
+
+
+def test_two_bins_divide_by_the_largest_number_of_bins():
+    q = jnp.zeros(256).at[1].set(0.6)
+    mask = jnp.arange(256) < 2
+    np.testing.assert_allclose(losses.conservative_penalty(q, jnp.asarray(0), mask, 0.0, "q_min"), 0.5 * 0.36 / 255, rtol=1e-6)
+
+
+def test_closed_form_fixed_point_of_equation_2():
+    """Gradient descent on the expected loss of a bin taken with probability p ends where the closed form says."""
+    bins, p, target, alpha = 5, 0.2, 0.8, 1.5
+    probabilities = jnp.asarray([p] + [(1 - p) / (bins - 1)] * (bins - 1))
+
+    def expected_loss(q):
+        per_taken = lambda a: losses.squared_value_loss(q[a], target) + alpha * losses.conservative_penalty(
+            q, a, jnp.ones(bins, bool), 0.0, "q_min"
+        )
+        return jnp.sum(probabilities * jax.vmap(per_taken)(jnp.arange(bins)))
+
+    q = jax.lax.fori_loop(0, 3000, lambda _, q: q - 0.5 * jax.grad(expected_loss)(q), jnp.full(bins, 0.5))
+    np.testing.assert_allclose(q[0], losses.conservative_fixed_point(p, target, 0.0, alpha, bins), rtol=1e-4)
+    np.testing.assert_allclose(losses.conservative_fixed_point(0.1, 1.0, 0.0, 1.0, 64), 0.875, atol=1e-3)
+
+
+def test_sigmoid_values_stay_inside_the_value_range():
+    np.testing.assert_allclose(losses.sigmoid_values(array([-50.0], [0.0], [50.0]), -2.0, 1.0), [-2.0, -0.5, 1.0], atol=1e-5)
+
+
+def test_histogram_target_and_value():
+    probabilities = losses.histogram_target(jnp.asarray(0.52), 51, 0.0, 1.0)
+    np.testing.assert_allclose(probabilities.sum(), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(probabilities @ losses.histogram_centers(51, 0.0, 1.0), 0.52, atol=1e-3)
+    logits = jnp.log(probabilities + 1e-12)
+    np.testing.assert_allclose(losses.histogram_values(logits, 0.0, 1.0), 0.52, atol=1e-3)
+    np.testing.assert_allclose(losses.histogram_value_loss(logits, jnp.asarray(0.52), 0.0, 1.0), 0.0, atol=1e-5)
+    assert losses.histogram_value_loss(logits, jnp.asarray(0.3), 0.0, 1.0) > 0.1
+
+
+def test_masked_mean_is_a_global_sum_over_a_global_count():
+    np.testing.assert_allclose(losses.masked_mean(array([1, 2], [4, 100]), flags([T, T], [T, F])), 7 / 3, rtol=1e-6)
+    assert losses.masked_mean(array(5.0), flags(F)) == 0
+
+
+def test_tabular_mdp_reaches_the_optimal_value_without_conservatism():
+    """Three states in a row, two action dims of two bins: only (1, 1) moves on, the last move pays 1. Fitted from data that covers
+    every action and mostly fails, alpha = 0, no MC bound."""
+    discount, states = 0.9, 3
+    actions = np.asarray([[i, j] for i in (0, 1) for j in (0, 1)])
+    moves = (actions == 1).all(1)
+
+    def backup(tables):
+        first, second = tables  # Q(s, a1) [3, 2] and Q(s, a1, a2) [3, 2, 2]
+
+        def transition(s, a, moved):
+            nxt = jnp.where(moved, s + 1, s)
+            done = moved & (s == states - 1)
+            q = jnp.stack([jnp.stack([first[s], second[s, a[0]]]), jnp.stack([first[jnp.minimum(nxt, 2)], jnp.zeros(2)])])
+            targets, _ = losses.q_transformer_targets(
+                q, jnp.stack([jnp.where(done, 1.0, 0.0), 0.0]), jnp.full(2, discount), jnp.zeros(2), jnp.stack([F, done]),
+                jnp.stack([F, done]), jnp.ones((2, 2), bool), jnp.ones((2, 2), bool), n=1, backup="chain", monte_carlo=False,
+            )  # fmt: skip
+            return targets[0]
+
+        for s in range(states):
+            for a, moved in zip(actions, moves):
+                targets = transition(s, jnp.asarray(a), jnp.asarray(moved))
+                first = first.at[s, a[0]].set(targets[0])
+                second = second.at[s, a[0], a[1]].set(targets[1])
+        return first, second
+
+    tables = (jnp.zeros((states, 2)), jnp.zeros((states, 2, 2)))
+    for _ in range(2 * states + 2):
+        tables = backup(tables)
+    optimal = discount ** np.arange(states - 1, -1, -1)
+    np.testing.assert_allclose(tables[0][:, 1], optimal, rtol=1e-5)
+    np.testing.assert_allclose(tables[1][:, 1, 1], optimal, rtol=1e-5)
+    np.testing.assert_allclose(tables[1][:, 0, 0], discount * optimal, rtol=1e-5)
