@@ -24,6 +24,7 @@ def get_config(agent: str = "q_transformer") -> ml_collections.ConfigDict:
     config.data.segment_length = 5
     config.data.batch_size = 64
     config.model.window = 1
+    config.optimizer.learning_rate = 1e-3
     config.train.steps = 6000
     config.train.log_every = 100
     config.train.validate_every = 1000

@@ -2,60 +2,31 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import ml_collections
 import pytest
+from tests import tiny
 
-from qt_jax.data import rlds_writer
-from qt_jax.envs import collectors, metaworld
-from qt_jax.evaluation import settings
+from qt_jax.envs import metaworld
 from qt_jax.training import loop
-from qt_jax.training.config import default_config
 
-TASKS = ("faucet-open", "faucet-close")
-
-
-def tiny_config(agent: str = "q_transformer") -> ml_collections.ConfigDict:
-    """Images, state and language at toy size, two layers deep."""
-    config = default_config(agent)
-    config.env = metaworld.get_config()
-    config.env.tasks = TASKS
-    config.env.image_size = 32
-    config.env.max_decisions = 20
-    config.env.bins = 16
-    config.collect = collectors.get_config()
-    config.collect.demonstrations = 4
-    config.collect.autonomous = 4
-    config.collect.mix = {"noise": 0.5, "early_limit": 0.5}
-    config.collect.workers = 1
-    config.data.segment_length = 6
-    config.data.batch_size = 8
-    config.data.validation_fraction = 0.3
-    config.data.read_threads = 2
-    config.model.image_size = 32
-    config.model.patch_stages = ((8, 16, 1),)
-    config.model.image_tokens = 2
-    config.model.layers, config.model.width, config.model.heads, config.model.window = 2, 32, 2, 2
-    config.optimizer.warmup_steps = 2
-    config.train.steps = 20
-    config.train.log_every = 5
-    config.train.validate_every = 10
-    config.train.checkpoint_every = 10
-    config.evaluate = settings.get_config()
-    config.evaluate.episodes, config.evaluate.num_envs = 2, 3
-    return config
+ROOT = Path(__file__).parent.parent
 
 
-def collect(config: ml_collections.ConfigDict, path: str) -> str:
-    plans = collectors.plan_episodes(config.collect, metaworld.suite_tasks(config.env.tasks))
-    rlds_writer.write(
-        path,
-        (collectors.collect_episode(config, plan) for plan in plans),
-        action=metaworld.action_spec(config.env),
-        observation=metaworld.observation_spec(config.env),
-        description="tests",
-        file_format=config.collect.file_format,
-    )
-    return path
+def pytest_collection_modifyitems(items):
+    """Once TensorFlow is loaded, Mesa's software renderer crashes in the same process: what imports it runs last."""
+    items.sort(key=lambda item: item.get_closest_marker("tensorflow") is not None)
+
+
+def door(name: str, *overrides: str, check: bool = True) -> subprocess.CompletedProcess:
+    """A door of the command line, in a process of its own as a user starts it."""
+    command = [sys.executable, "-m", "qt_jax", name, "--config=tests/tiny.py", *overrides]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert not check or result.returncode == 0, result.stderr[-3000:]
+    return result
 
 
 def train(config: ml_collections.ConfigDict):
@@ -65,12 +36,14 @@ def train(config: ml_collections.ConfigDict):
 
 @pytest.fixture(scope="session")
 def dataset_path(tmp_path_factory) -> str:
-    return collect(tiny_config(), str(tmp_path_factory.mktemp("data") / "tiny"))
+    path = str(tmp_path_factory.mktemp("data") / "tiny")
+    door("collect", f"--config.data.path={path}")
+    return path
 
 
 @pytest.fixture
 def config(dataset_path, tmp_path) -> ml_collections.ConfigDict:
-    config = tiny_config()
+    config = tiny.get_config()
     config.data.path = dataset_path
     config.workdir = str(tmp_path / "run")
     return config
@@ -79,7 +52,7 @@ def config(dataset_path, tmp_path) -> ml_collections.ConfigDict:
 @pytest.fixture(scope="session")
 def trained(dataset_path, tmp_path_factory) -> ml_collections.ConfigDict:
     """The config of a finished run of 20 steps."""
-    config = tiny_config()
+    config = tiny.get_config()
     config.data.path = dataset_path
     config.workdir = str(tmp_path_factory.mktemp("runs") / "tiny")
     train(config)

@@ -11,14 +11,14 @@ from typing import Any
 import tqdm
 
 from qt_jax.data import rlds_writer
-from qt_jax.envs import collectors, metaworld
+from qt_jax.envs import collectors, gl, metaworld
 
 
 def main(config: Any) -> None:
     task_names = metaworld.suite_tasks(config.env.tasks)
     observation = metaworld.observation_spec(config.env)
     if observation.cameras:
-        metaworld.gl.select_backend()  # before the workers start, so that they inherit the choice
+        gl.require_backend()  # before the workers start, so that they inherit the choice
     plans = collectors.plan_episodes(config.collect, task_names)
     successes: collections.Counter = collections.Counter()
     totals: collections.Counter = collections.Counter()

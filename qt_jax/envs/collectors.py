@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 from PIL import Image
 
-from qt_jax.envs import metaworld
+from qt_jax.envs import gl, metaworld
 from qt_jax.envs import metaworld_tasks as tasks
 from qt_jax.errors import UserError
 
@@ -91,8 +91,7 @@ class Expert:
     """Meta-World's scripted policy of a task, clipped to the action bounds."""
 
     def __init__(self, task: str):
-        from metaworld import policies
-
+        policies = gl.import_simulator("metaworld.policies")
         name = _POLICY_NAMES.get(task, "".join(part.capitalize() for part in task.split("-")))
         self._policy = getattr(policies, f"Sawyer{name}V3Policy")()
 

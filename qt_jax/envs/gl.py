@@ -1,17 +1,21 @@
-"""Finds an OpenGL backend that really renders on this machine."""
+"""Finds an OpenGL backend that really renders on this machine, before mujoco fixes its choice at import."""
 
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import subprocess
 import sys
+from types import ModuleType
 
 from qt_jax.errors import UserError
 
 BACKENDS = ("egl", "osmesa", "glfw")
 
 _PROBE = "import mujoco; context = mujoco.GLContext(8, 8); context.make_current()"
+_PROBED = "QT_JAX_GL_PROBED"
+"""Environment variable by which child processes know that MUJOCO_GL was tried already."""
 
 
 def _works(backend: str) -> bool:
@@ -21,23 +25,38 @@ def _works(backend: str) -> bool:
 
 
 @functools.cache
-def select_backend() -> str:
-    """Sets MUJOCO_GL to the first backend that works (the user's own choice is tried alone) and returns its name.
+def find_backend() -> str | None:
+    """Sets MUJOCO_GL to the first backend that works (the user's own choice is tried alone); None if there is none."""
+    chosen = os.environ.get("MUJOCO_GL")
+    if chosen and os.environ.get(_PROBED) == chosen:
+        return chosen
+    for backend in (chosen,) if chosen else BACKENDS:
+        if _works(backend):
+            os.environ["MUJOCO_GL"] = os.environ[_PROBED] = backend
+            return backend
+    return None
 
-    Must run before mujoco is imported. Child processes inherit the choice and do not probe again.
+
+def require_backend() -> str:
+    """The backend's name.
 
     Raises:
         UserError: if none works; names the package to install.
     """
-    if os.environ.get("QT_JAX_GL_PROBED") == os.environ.get("MUJOCO_GL", ""):
-        return os.environ["MUJOCO_GL"]
-    chosen = os.environ.get("MUJOCO_GL")
-    tried = (chosen,) if chosen else BACKENDS
-    for backend in tried:
-        if _works(backend):
-            os.environ["MUJOCO_GL"] = os.environ["QT_JAX_GL_PROBED"] = backend
-            return backend
-    raise UserError(
-        f"No OpenGL backend renders here (tried MUJOCO_GL={', '.join(tried)}); images need one. Install a software one with "
-        "`apt-get install libosmesa6` or `apt-get install libegl1 libegl-mesa0`, or use a state-only config (config.env.cameras=())."
-    )
+    backend = find_backend()
+    if backend is None:
+        tried = os.environ.get("MUJOCO_GL") or ", ".join(BACKENDS)
+        raise UserError(
+            f"No OpenGL backend renders here (tried MUJOCO_GL={tried}); images need one. Install a software one with `apt-get install "
+            "libosmesa6` or `apt-get install libegl1 libegl-mesa0`, or use a state-only config (config.env.cameras=())."
+        )
+    return backend
+
+
+def import_simulator(name: str) -> ModuleType:
+    """Imports a module that imports mujoco, after the backend is chosen."""
+    find_backend()
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(f"The simulator does not import ({error}); pip install 'qt_jax[sim]'.") from error

@@ -85,8 +85,8 @@ class MetaWorldEnv(gymnasium.Env):
         (self.task,) = suite_tasks([task])
         self._spec = observation_spec(config)
         if self._spec.cameras:
-            gl.select_backend()
-        from metaworld import env_dict
+            gl.require_backend()
+        env_dict = gl.import_simulator("metaworld.env_dict")
 
         self._state_mode = config.state
         self._repeat = tasks.ACTION_REPEAT.get(self.task, config.action_repeat)
@@ -145,8 +145,8 @@ class MetaWorldEnv(gymnasium.Env):
 
     def render_frame(self, size: int) -> np.ndarray:
         """uint8 [size, size, 3] from the free camera that shows the whole workspace."""
-        gl.select_backend()
-        import mujoco
+        gl.require_backend()
+        mujoco = gl.import_simulator("mujoco")
 
         model = self._env.model
         if size not in self._renderers:

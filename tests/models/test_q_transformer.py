@@ -1,0 +1,239 @@
+"""The properties of method.md, section 3, at two layers and in both attention modes."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qt_jax.models import q_transformer
+from qt_jax.models.q_transformer import Network, parameter_count
+from qt_jax.specs import ActionSpec, ObservationSpec, Segment
+
+ACTION = ActionSpec(("x", "y", "g"), (-1.0,) * 3, (1.0,) * 3, (8, 8, 2))
+WINDOW = 3
+STEPS = 9
+
+
+def make_network(attention="per_frame", cameras=("front",), state_dim=4, **overrides):
+    config = q_transformer.laptop()
+    config.patch_stages, config.image_size, config.image_tokens = ((8, 16, 1),), 16, 2
+    config.layers, config.width, config.heads, config.window, config.attention = 2, 32, 2, WINDOW, attention
+    config.update(overrides)
+    return Network.create(config, ACTION, ObservationSpec(cameras, (16, 16), state_dim, "test"), 12)
+
+
+def make_params(network):
+    """Random everywhere: what starts at zero (FiLM, age bias) must not hide a leak."""
+    params = network.init(jax.random.key(0))
+    leaves, treedef = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    return treedef.unflatten([x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)])
+
+
+def make_segment(steps=STEPS, batch=2, cameras=("front",), state_dim=4, seed=0):
+    rng = np.random.default_rng(seed)
+    ones, zeros = np.ones((batch, steps), bool), np.zeros((batch, steps), bool)
+    return Segment(
+        images={name: rng.integers(0, 255, (batch, steps, 16, 16, 3), np.uint8) for name in cameras},
+        state=rng.normal(size=(batch, steps, state_dim)).astype(np.float32),
+        instruction=rng.normal(size=(batch, 12)).astype(np.float32),
+        tokens=rng.integers(0, 2, (batch, steps, 3)).astype(np.int32),
+        action_mask=np.ones((batch, steps, 3), bool),
+        reward=np.zeros((batch, steps), np.float32), mc_return=np.zeros((batch, steps), np.float32),
+        dt=np.ones((batch, steps), np.float32), is_first=zeros, is_last=zeros, is_terminal=zeros, valid=ones, trainable=ones,
+        success=np.ones(batch, bool),
+    )  # fmt: skip
+
+
+def crop(segment: Segment, start: int, stop: int) -> Segment:
+    take = lambda x: x[:, start:stop]
+    fields = {f.name: getattr(segment, f.name) for f in dataclasses.fields(segment)}
+    kept = {"instruction", "success"}
+    return Segment(**{k: v if k in kept else jax.tree.map(take, v) for k, v in fields.items()})
+
+
+def scores(logits, dim):
+    return jnp.where(ACTION.bin_mask()[dim], logits[..., 0], -jnp.inf)
+
+
+def greedy_rollout(network, params, segment):
+    """The cached rollout a policy does: one new frame a step. Returns tokens [B, S, D] and scores [B, S, D, N]."""
+    batch, steps = segment.tokens.shape[:2]
+    window, mask, outputs = None, jnp.zeros((batch, WINDOW), bool), []
+    for t in range(steps):
+        frame = network.encode_frame(params, {k: v[:, t] for k, v in segment.images.items()}, segment.state[:, t], segment.instruction)
+        if window is None:
+            window = jax.tree.map(lambda x: jnp.zeros((batch, WINDOW, *x.shape[1:]), x.dtype), frame)
+        window = jax.tree.map(lambda w, f: jnp.concatenate([w[:, 1:], f[:, None]], 1), window, frame)
+        mask = jnp.concatenate([mask[:, 1:], jnp.ones((batch, 1), bool)], 1)
+        outputs.append(network.greedy(params, window, mask, scores))
+    return tuple(np.stack(x, axis=1) for x in zip(*outputs))
+
+
+@pytest.fixture(params=q_transformer.ATTENTION, scope="module")
+def setup(request):
+    network = make_network(request.param)
+    params = make_params(network)
+    score = jax.jit(network.score)
+    return network, params, lambda segment: np.asarray(score(params, segment)), make_segment()
+
+
+def test_shape_and_dtype(setup):
+    _, _, score, segment = setup
+    logits = score(segment)
+    assert logits.shape == (2, STEPS, 3, 8, 1) and logits.dtype == np.float32
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2])
+def test_an_action_dim_changes_later_outputs_of_its_step_alone(setup, dim):
+    _, _, score, segment = setup
+    tokens = segment.tokens.copy()
+    tokens[:, 4, dim] = 1 - tokens[:, 4, dim]
+    before, after = score(segment), score(dataclasses.replace(segment, tokens=tokens))
+    changed = np.abs(before - after).max((0, 3, 4)) > 1e-5
+    expected = np.zeros((STEPS, 3), bool)
+    expected[4, dim + 1 :] = True
+    np.testing.assert_array_equal(changed, expected)
+
+
+def test_a_frame_reaches_exactly_the_steps_of_its_window(setup):
+    _, _, score, segment = setup
+    for name in ("state", "images"):
+        if name == "state":
+            state = segment.state.copy()
+            state[:, 3] += 1.0
+            other = dataclasses.replace(segment, state=state)
+        else:
+            images = segment.images["front"].copy()
+            images[:, 3] = 255 - images[:, 3]
+            other = dataclasses.replace(segment, images={"front": images})
+        changed = np.abs(score(segment) - score(other)).max((0, 2, 3, 4)) > 1e-5
+        np.testing.assert_array_equal(np.flatnonzero(changed), range(3, 3 + WINDOW))
+
+
+def test_q_is_the_same_for_every_cut_and_for_the_isolated_window(setup):
+    network, params, score, segment = setup
+    whole = score(segment)
+    for start in (1, 3):
+        cut = score(crop(segment, start, STEPS))
+        np.testing.assert_allclose(cut[:, WINDOW - 1 :], whole[:, start + WINDOW - 1 :], atol=2e-5)
+    isolated = score(crop(segment, 5, 5 + WINDOW))
+    np.testing.assert_allclose(isolated[:, -1], whole[:, 5 + WINDOW - 1], atol=2e-5)
+
+
+def test_cached_greedy_rollout_agrees_with_the_teacher_forced_pass(setup):
+    """Longer than the window, from the start of the episode: Q on the same prefix, and the bins wherever the top two differ."""
+    network, params, score, segment = setup
+    tokens, values = greedy_rollout(network, params, segment)
+    forced = score(dataclasses.replace(segment, tokens=tokens))[..., 0]
+    forced = np.where(ACTION.bin_mask(), forced, -np.inf)
+    np.testing.assert_allclose(values, forced, atol=5e-5)
+    top = np.sort(forced, axis=-1)
+    clear = top[..., -1] - top[..., -2] > 1e-4
+    assert clear.mean() > 0.9
+    np.testing.assert_array_equal(tokens[clear], forced.argmax(-1)[clear])
+
+
+def test_padding_after_the_episode_changes_nothing(setup):
+    _, _, score, segment = setup
+    valid = np.ones((2, STEPS), bool)
+    valid[:, 6:] = False
+    padded = dataclasses.replace(segment, valid=valid, state=np.where(valid[..., None], segment.state, 9.0).astype(np.float32))
+    logits = score(padded)
+    assert np.isfinite(logits).all()
+    np.testing.assert_allclose(logits[:, :6], score(segment)[:, :6], atol=1e-5)
+
+
+def test_the_instruction_matters(setup):
+    _, _, score, segment = setup
+    swapped = dataclasses.replace(segment, instruction=segment.instruction[::-1].copy())
+    assert (np.abs(score(segment) - score(swapped)).max((2, 3, 4)) > 1e-3).all()
+
+
+def test_absent_bins_are_never_decoded(setup):
+    network, params, _, segment = setup
+    tokens, _ = greedy_rollout(network, params, segment)
+    assert tokens[..., 2].max() <= 1
+
+
+def test_state_only_mode():
+    network = make_network(cameras=())
+    params = make_params(network)
+    segment = make_segment(cameras=())
+    assert np.isfinite(network.score(params, segment)).all()
+    assert "cameras" not in params or not params["cameras"]
+
+
+def test_output_starts_near_the_least_value():
+    network = make_network()
+    logits = network.score(network.init(jax.random.key(0)), make_segment())
+    np.testing.assert_allclose(jax.nn.sigmoid(logits), 0.05, atol=0.03)
+
+
+def test_bfloat16_keeps_parameters_and_outputs_in_float32():
+    network = make_network(dtype="bfloat16")
+    params = make_params(network)
+    assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    exact = make_network().score(params, make_segment())
+    rough = network.score(params, make_segment())
+    assert rough.dtype == jnp.float32
+    assert np.abs(rough - exact).max() < 0.25 * np.abs(exact).max()
+
+
+def test_each_frame_is_encoded_once():
+    """FLOPs of the compiled image encoder grow with the number of frames, not with frames times window."""
+    segment = make_segment()
+
+    def flops(window):
+        network = make_network(window=window, layers=1, width=8, patch_stages=((2, 64, 2),))
+        compiled = jax.jit(network.score).lower(network.init(jax.random.key(0)), segment).compile()
+        return compiled.cost_analysis()["flops"]
+
+    def encoder_flops():
+        network = make_network(layers=1, width=8, patch_stages=((2, 64, 2),))
+        frames = 2 * STEPS
+        inputs = {"front": jnp.zeros((frames, 16, 16, 3), jnp.uint8)}, jnp.zeros((frames, 4)), jnp.zeros((frames, 12))
+        compiled = jax.jit(network.encode_frame).lower(network.init(jax.random.key(0)), *inputs).compile()
+        return compiled.cost_analysis()["flops"]
+
+    assert flops(1) < 1.1 * encoder_flops()
+    assert flops(6) < 1.1 * encoder_flops()
+
+
+@pytest.mark.slow
+def test_paper_size_trains_on_cpu():
+    """EfficientNet-B3, 8 layers of width 512, history 6, 8 dims of 256 bins, 300x300: forward, and a few training steps."""
+    import functools
+
+    import ml_collections
+
+    from qt_jax.training.config import default_config
+    from qt_jax.training.state import init_state, train_step
+
+    config = default_config()
+    config.model = q_transformer.paper()
+    config.model.dtype = "float32"
+    config.optimizer.warmup_steps = 1
+    config = ml_collections.FrozenConfigDict(config)
+    action = ActionSpec(tuple("abcdefgh"), (-1.0,) * 8, (1.0,) * 8, (2,) + (256,) * 6 + (2,))
+    network = Network.create(config.model, action, ObservationSpec(("front",), (300, 300), 0, ""), 512)
+    state = init_state(config, network)
+    count = parameter_count(state.params)
+    print(f"paper size: {count:,} parameters")
+    assert 30e6 < count < 80e6
+    small = make_segment(steps=7, batch=1)
+    rng = np.random.default_rng(0)
+    segment = dataclasses.replace(
+        small,
+        images={"front": rng.integers(0, 255, (1, 7, 300, 300, 3), np.uint8)}, state=np.zeros((1, 7, 0), np.float32),
+        instruction=rng.normal(size=(1, 512)).astype(np.float32), tokens=np.zeros((1, 7, 8), np.int32),
+        action_mask=np.ones((1, 7, 8), bool), mc_return=np.ones((1, 7), np.float32),
+    )  # fmt: skip
+    step = jax.jit(functools.partial(train_step, config, network), donate_argnums=0)
+    losses = []
+    for _ in range(4):
+        state, metrics = step(state, segment)
+        losses.append(float(metrics["loss"]))
+    assert np.isfinite(losses).all() and losses[-1] < losses[0]

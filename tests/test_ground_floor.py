@@ -1,0 +1,76 @@
+"""Specs, discretisation, preprocessing, text."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qt_jax import discretization, preprocess, text
+from qt_jax.errors import UserError
+from qt_jax.preprocess import StateStatistics
+from qt_jax.specs import ActionSpec
+
+SPEC = ActionSpec(("x", "gripper"), (-1.0, 0.0), (1.0, 2.0), (64, 2))
+
+
+def test_quantiser_round_trips_within_half_a_bin():
+    action = np.random.default_rng(0).uniform(SPEC.low, SPEC.high, (1000, 2))
+    restored = discretization.detokenize(SPEC, discretization.tokenize(SPEC, action))
+    assert (np.abs(restored - action) <= np.asarray([1 / 64, 0.5]) + 1e-6).all()
+
+
+def test_quantiser_bounds():
+    tokens = discretization.tokenize(SPEC, np.asarray([[-9.0, -9.0], [9.0, 9.0], [1.0, 2.0]]))
+    np.testing.assert_array_equal(tokens, [[0, 0], [63, 1], [63, 1]])
+    restored = discretization.detokenize(SPEC, jnp.asarray(tokens))
+    assert (restored >= np.asarray(SPEC.low)).all() and (restored <= np.asarray(SPEC.high)).all()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((("x",), (0.0,), (0.0,), (4,)), "low 0.0 >= high 0.0"),
+        ((("x",), (0.0,), (1.0,), (1,)), "1 bins"),
+        ((("x", "y"), (0.0,), (1.0,), (4,)), "lengths 2, 1, 1, 1"),
+    ],
+)
+def test_bad_action_specs_are_named(arguments, message):
+    with pytest.raises(UserError, match=message):
+        ActionSpec(*arguments)
+
+
+def test_state_statistics_round_trip_and_refuse_tampering():
+    statistics = StateStatistics.of(np.random.default_rng(0).normal(3, 2, (500, 4)))
+    normalised = statistics.normalize(np.full((1, 4), 3.0))
+    assert np.abs(normalised).max() < 0.2
+    saved = statistics.to_json()
+    assert StateStatistics.from_json(saved) == statistics
+    with pytest.raises(UserError, match="fingerprint"):
+        StateStatistics.from_json(saved | {"mean": [0.0] * 4})
+    with pytest.raises(UserError, match="std"):
+        StateStatistics.from_json({k: v for k, v in saved.items() if k != "std"})
+
+
+def test_constant_state_entries_become_zero():
+    statistics = StateStatistics.of(np.full((10, 1), 5.0))
+    np.testing.assert_array_equal(statistics.normalize(np.asarray([5.0])), [0.0])
+
+
+def test_windows_are_the_last_frames_oldest_first():
+    x = jnp.arange(1, 5).reshape(1, 4)
+    np.testing.assert_array_equal(preprocess.windows(x, 3)[0], [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4]])
+
+
+def test_images_to_float_scales_and_resizes():
+    images = np.full((2, 8, 8, 3), 255, np.uint8)
+    np.testing.assert_allclose(preprocess.images_to_float(images, (4, 4)), np.ones((2, 4, 4, 3)), atol=1e-6)
+
+
+def test_text_embedding_knows_a_paraphrase_from_another_task():
+    near, far = text.embed("open the drawer"), text.embed("insert the peg")
+    cosine = lambda a, b: a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+    paraphrase = text.embed("pull the drawer open")
+    assert near.shape == (text.DIM,) and cosine(near, paraphrase) > cosine(near, far)
+    with pytest.raises(UserError, match="other-encoder"):
+        text.embed("open the drawer", encoder="other-encoder")
+    with pytest.raises(UserError, match="empty"):
+        text.embed(" ")
