@@ -12,6 +12,7 @@ quickstart: $(STAMP)
 
 test: $(STAMP) lint
 	$(PY) -m pytest
+	$(PY) -m pytest -m tensorflow
 
 test-slow: $(STAMP)
 	$(PY) -m pytest -m slow

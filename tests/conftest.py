@@ -16,11 +16,6 @@ from qt_jax.training import loop
 ROOT = Path(__file__).parent.parent
 
 
-def pytest_collection_modifyitems(items):
-    """Once TensorFlow is loaded, Mesa's software renderer crashes in the same process: what imports it runs last."""
-    items.sort(key=lambda item: item.get_closest_marker("tensorflow") is not None)
-
-
 def door(name: str, *overrides: str, check: bool = True) -> subprocess.CompletedProcess:
     """A door of the command line, in a process of its own as a user starts it."""
     command = [sys.executable, "-m", "qt_jax", name, "--config=tests/tiny.py", *overrides]

@@ -123,7 +123,8 @@ class MetaWorldEnv(gymnasium.Env):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         if seed is not None:
             self._env.seed(seed)
-        self.simulator_state, _ = self._env.reset()
+        self._env.reset()
+        self.simulator_state = self._settled_state()
         self._decisions = 0
         return self._observation(), {"success": False}
 
@@ -138,6 +139,17 @@ class MetaWorldEnv(gymnasium.Env):
         self._decisions += 1
         truncated = not success and self._decisions >= self.max_decisions
         return self._observation(), float(success), success, truncated, {"success": success}
+
+    def _settled_state(self) -> np.ndarray:
+        """The 39 numbers after a reset. Some tasks move bodies without recomputing the kinematics: the first frame and state would be
+        those of the previous place."""
+        gl.import_simulator("mujoco").mj_forward(self._env.model, self._env.data)
+        for site in self._env._target_site_config:
+            self._env._set_pos_site(*site)
+        state = self._env._get_obs()
+        state[18:36] = state[:18]
+        self._env._prev_obs = state[:18].copy()
+        return state
 
     def _observation(self) -> dict[str, Any]:
         state = self.simulator_state[: self._spec.state_dim].astype(np.float32)
