@@ -7,8 +7,23 @@ COMPILE := $(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --for
 
 .PHONY: quickstart test test-slow lint bench-state bench-learner lock clean
 
-quickstart: $(STAMP)
-	$(PY) experiments/run_quickstart.py
+QT := $(PY) -m qt_jax
+QUICKSTART := experiments/quickstart.py
+
+quickstart: runs/quickstart/q_transformer/evaluation.json
+	@cat runs/quickstart/q_transformer/evaluation.txt
+	@echo "report: runs/quickstart/q_transformer/report.html"
+
+data/quickstart/1.0.0: | $(STAMP)
+	$(QT) collect --config=$(QUICKSTART)
+
+runs/quickstart/bc/evaluation.json: | data/quickstart/1.0.0
+	$(QT) train --config=$(QUICKSTART):bc
+	$(QT) evaluate --config=$(QUICKSTART):bc
+
+runs/quickstart/q_transformer/evaluation.json: | runs/quickstart/bc/evaluation.json
+	$(QT) train --config=$(QUICKSTART)
+	$(QT) evaluate --config=$(QUICKSTART)
 
 test: $(STAMP) lint
 	$(PY) -m pytest

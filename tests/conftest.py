@@ -8,10 +8,10 @@ from pathlib import Path
 
 import ml_collections
 import pytest
-from tests import tiny
 
 from qt_jax.envs import metaworld
 from qt_jax.training import loop
+from tests import tiny
 
 ROOT = Path(__file__).parent.parent
 

@@ -108,8 +108,8 @@ def test_closed_form_fixed_point_of_equation_2():
     probabilities = jnp.asarray([p] + [(1 - p) / (bins - 1)] * (bins - 1))
 
     def expected_loss(q):
-        per_taken = lambda a: losses.squared_value_loss(q[a], target) + alpha * losses.conservative_penalty(
-            q, a, jnp.ones(bins, bool), 0.0, "q_min"
+        per_taken = lambda a: (
+            losses.squared_value_loss(q[a], target) + alpha * losses.conservative_penalty(q, a, jnp.ones(bins, bool), 0.0, "q_min")
         )
         return jnp.sum(probabilities * jax.vmap(per_taken)(jnp.arange(bins)))
 

@@ -53,8 +53,9 @@ def main(config: Any) -> None:
         dims=assets.action.names,
         score_name=agents.get(name).SCORE_NAME,
     )
-    _print(summary, references)
-    print(f"report: {page}")
+    table = _table(summary, references)
+    (folder / "evaluation.txt").write_text(table + "\n")
+    print(f"{table}\nreport: {page}")
 
 
 def _reference(workdir: str, task_names: tuple[str, ...]) -> dict[str, Any]:
@@ -80,14 +81,15 @@ def _run(config: Any, policy: Any, jobs: list[Job]) -> list[rollouts.Rollout]:
         )
 
 
-def _print(summary: dict[str, Any], references: dict[str, dict[str, Any]]) -> None:
+def _table(summary: dict[str, Any], references: dict[str, dict[str, Any]]) -> str:
     methods = {summary["agent"]: summary} | references
-    print(f"{'task':24}{'data':>8}" + "".join(f"{name:>24}" for name in methods))
     cell = lambda row: f"{row['success']:.0%} [{row['low']:.0%}, {row['high']:.0%}]"
-    for task in summary["tasks"]:
-        print(f"{task:24}{summary['data'][task]['success']:>8.0%}" + "".join(f"{cell(m['tasks'][task]):>24}" for m in methods.values()))
-    print(f"{'all':24}{summary['data']['all']['success']:>8.0%}" + "".join(f"{cell(m['overall']):>24}" for m in methods.values()))
+    line = lambda name, data, rows: f"{name:24}{data:>8}" + "".join(f"{row:>24}" for row in rows)
+    share = lambda name: f"{summary['data'][name]['success']:.0%}"
+    lines = [line("success (95% Wilson)", "data", methods)]
+    lines += [line(task, share(task), [cell(m["tasks"][task]) for m in methods.values()]) for task in summary["tasks"]]
+    lines.append(line("all", share("all"), [cell(m["overall"]) for m in methods.values()]))
     for row in summary["language"]:
-        print(
-            f"language: {row['task']} succeeds {cell(row['own'])} when told so, {cell(row['other'])} when told {row['other_instruction']!r}"
-        )
+        other = f"{cell(row['other'])} when told {row['other_instruction']!r}"
+        lines.append(f"language: {row['task']} succeeds {cell(row['own'])} when told so, {other}")
+    return "\n".join(lines)

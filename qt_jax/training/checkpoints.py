@@ -165,7 +165,7 @@ def load_params(workdir: str, like: dict | None = None) -> tuple[dict, Assets, i
     assets = load_assets(_directory(workdir), step)
     with ocp.StandardCheckpointer() as checkpointer:
         metadata = checkpointer.metadata(path / "params").item_metadata.tree
-        shapes = jax.tree.map(lambda x: tuple(x.shape), metadata)
+        shapes = _with_list_keys(jax.tree.map(lambda x: tuple(x.shape), metadata))
         if like is not None and _named(shapes) != _named(jax.tree.map(lambda x: tuple(x.shape), like)):
             mine, theirs = _named(jax.tree.map(lambda x: tuple(x.shape), like)), _named(shapes)
             name = next(n for n in sorted(set(mine) | set(theirs)) if mine.get(n) != theirs.get(n))
@@ -175,7 +175,14 @@ def load_params(workdir: str, like: dict | None = None) -> tuple[dict, Assets, i
             )
         sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), metadata)
-        return checkpointer.restore(path / "params", abstract), assets, step
+        return _with_list_keys(checkpointer.restore(path / "params", abstract)), assets, step
+
+
+def _with_list_keys(tree: Any) -> Any:
+    """Orbax saves the integer keys of module lists as strings; NNX wants the integers ('10' would sort before '2')."""
+    if not isinstance(tree, dict):
+        return tree
+    return {int(k) if isinstance(k, str) and k.isdigit() else k: _with_list_keys(v) for k, v in tree.items()}
 
 
 def _named(tree: Any) -> dict[str, Any]:

@@ -1,0 +1,177 @@
+"""The learner on the tiny dataset: it learns, resumes bit for bit, and stops at what is wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+
+from qt_jax.envs import metaworld
+from qt_jax.errors import UserError
+from qt_jax.training import checkpoints, loop
+from qt_jax.training.config import validate
+from tests.conftest import ROOT, train
+
+
+def equal_trees(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_run_directory_and_metrics(trained):
+    workdir = Path(trained.workdir)
+    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    last = {k: v for r in records for k, v in r.items()}
+    expected = "loss td_error conservative_loss q_taken q_other target mc_clamp_share grad_norm".split()
+    assert {f"train/{name}" for name in expected} | {"steps_per_s", "data_wait_share", "validation/td_error"} <= set(last)
+    assert 0 <= last["validation/auc_first_q"] <= 1
+    assert list((workdir / "tensorboard").iterdir())
+    assert checkpoints.latest_step(trained.workdir) == 20
+
+
+def test_loss_falls(trained):
+    records = [json.loads(line) for line in (Path(trained.workdir) / "metrics.jsonl").read_text().splitlines()]
+    losses = [r["train/loss"] for r in records if "train/loss" in r]
+    assert losses[-1] < losses[0]
+
+
+def test_killed_run_resumes_bit_for_bit(trained, config, tmp_path):
+    """`kill -9` after step 10 of the real door, then the rest: equal to the undisturbed run, the data position included."""
+    command = [sys.executable, "-m", "qt_jax", "train", "--config=tests/tiny.py", f"--config.data.path={config.data.path}",
+               f"--config.workdir={config.workdir}"]  # fmt: skip
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    saved = Path(config.workdir) / "checkpoints" / "10" / "commit_success.txt"
+    while not saved.exists() and process.poll() is None:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert checkpoints.latest_step(config.workdir) == 10
+    resumed = train(config)
+    params, assets, step = checkpoints.load_params(trained.workdir)
+    assert step == 20
+    equal_trees(jax.device_get(resumed.params), params)
+    one, other = (sorted(Path(w, "checkpoints", "20", "data_iterator").rglob("*.json")) for w in (config.workdir, trained.workdir))
+    assert one and [p.read_bytes() for p in one] == [p.read_bytes() for p in other]
+
+
+def test_a_finished_run_is_left_alone(trained):
+    before = checkpoints.load_params(trained.workdir)[0]
+    equal_trees(jax.device_get(train(trained).params), before)
+
+
+def test_init_from_starts_at_the_parameters_of_another_run(trained, config):
+    config.train.init_from = trained.workdir
+    config.optimizer.learning_rate = 0.0
+    config.optimizer.weight_decay = 0.0
+    config.train.steps = 2
+    state = train(config)
+    equal_trees(jax.device_get(state.params), checkpoints.load_params(trained.workdir)[0])
+
+
+def test_init_from_another_network_is_refused(trained, config):
+    config.train.init_from = trained.workdir
+    config.model.width = 64
+    with pytest.raises(UserError, match="has parameter .* of shape .*, this config's network has"):
+        train(config)
+
+
+def test_checkpoint_of_another_config_is_refused(trained):
+    config = trained.copy_and_resolve_references()
+    config.discount = 0.9
+    with pytest.raises(UserError, match="config.discount=0.98, this run has 0.9"):
+        train(config)
+
+
+def test_nan_stops_the_run_and_is_not_saved(config):
+    config.optimizer.learning_rate = 1e30
+    config.optimizer.clip_norm = 1e30
+    config.optimizer.warmup_steps = 0
+    with pytest.raises(UserError, match=r"Step \d+: (loss|\w+) is (nan|inf)"):
+        train(config)
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        checkpoints.latest_step(config.workdir)
+
+
+def test_every_wrong_setting_is_named_at_once(config):
+    config.discount = 1.5
+    config.agent.backup = "jump"
+    config.model.heads = 3
+    with pytest.raises(UserError, match=r"config.discount is 1.5.*config.model.width is 32.*config.agent.backup is 'jump'"):
+        validate(config)
+
+
+def test_data_of_another_observation_is_refused(config):
+    config.env.cameras = ()
+    config.env.state = "full"
+    with pytest.raises(UserError, match="config.env asks for"):
+        train(config)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"value_loss": "histogram"}, {"conservatism": "softmax"}, {"conservatism": "none"}, {"backup": "skip"}, {"n_step": 3},
+        {"monte_carlo": False},
+    ],
+    ids=lambda change: next(iter(change.items())),
+)  # fmt: skip
+def test_every_variant_trains(config, change):
+    config.agent.update(change)
+    if change.get("value_loss") == "histogram":
+        config.model.atoms = 11
+    config.train.steps = config.train.validate_every = 2
+    assert int(train(config).step) == 2
+
+
+def test_one_step_is_the_same_on_several_devices(dataset_path, tmp_path):
+    """The jitted step is mesh-ready: 4 simulated devices give the parameters of one."""
+    script = (
+        "import sys, jax, numpy as np, ml_collections; from tests import tiny; from tests.conftest import train; c = tiny.get_config();"
+        "c.data.path, c.workdir = sys.argv[1:3]; c.train.steps = 3; s = train(c);"
+        "np.savez(sys.argv[3], *[np.asarray(x) for x in jax.tree.leaves(s.params)])"
+    )
+    results = []
+    for devices in (1, 4):
+        environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        out = tmp_path / f"{devices}.npz"
+        arguments = [sys.executable, "-c", script, dataset_path, str(tmp_path / f"run{devices}"), str(out)]
+        subprocess.run(arguments, cwd=ROOT, env=environment, check=True, capture_output=True)
+        results.append(np.load(out))
+    for name in results[0].files:
+        np.testing.assert_allclose(results[0][name], results[1][name], atol=2e-4)
+
+
+def test_loss_follows_the_reward_and_ignores_the_observation_after_a_terminal_step(config):
+    """Through the whole agent: what the public re-implementation gets wrong."""
+    import dataclasses
+
+    from qt_jax.agents import q_transformer
+    from qt_jax.data import loader
+    from qt_jax.models.q_transformer import Network
+
+    config.agent.monte_carlo = False
+    frozen = ml_collections.FrozenConfigDict(config)
+    action, observation = metaworld.action_spec(config.env), metaworld.observation_spec(config.env)
+    _, source, _, assets = loop.load_data(frozen, action, observation)
+    network = Network.create(config.model, action, observation, assets.instruction_dim)
+    params = network.init(jax.random.key(0))
+    terminal = [i for i in range(len(source)) if source[i]["is_terminal"].any()]
+    truncated = [i for i in range(len(source)) if source[i]["is_last"].any() and not source[i]["is_terminal"].any()]
+    compute = jax.jit(lambda batch: q_transformer.loss(frozen, network, params, params, batch, None)[0])
+
+    def changed_by_last_observation(index):
+        (batch,) = loader.validation_batches(source, batch_size=1, indices=[index])
+        state = np.where(batch.is_last[..., None], batch.state + 3.0, batch.state).astype(np.float32)
+        images = {k: np.where(batch.is_last[..., None, None, None], 255 - v, v).astype(np.uint8) for k, v in batch.images.items()}
+        return float(compute(batch)) != float(compute(dataclasses.replace(batch, state=state, images=images)))
+
+    assert not any(changed_by_last_observation(i) for i in terminal[:3])
+    assert all(changed_by_last_observation(i) for i in truncated[:3])
+    (batch,) = loader.validation_batches(source, batch_size=1, indices=terminal[:1])
+    assert float(compute(batch)) != float(compute(dataclasses.replace(batch, reward=batch.reward * 0.5)))
