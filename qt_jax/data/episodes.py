@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import hashlib
 from collections.abc import Iterator
@@ -51,6 +52,8 @@ class Dataset:
     text_encoder: str
     train: tuple[Episode, ...]
     validation: tuple[Episode, ...]
+    success: dict[str, dict[str, float]]
+    """{task or "all": {"success": share, "episodes": count}} of the whole directory, whatever the filter."""
 
 
 def load(path: str, *, keep: str, validation_fraction: float, q_range: tuple[float, float], discount: float, dt_ref: float) -> Dataset:
@@ -64,17 +67,20 @@ def load(path: str, *, keep: str, validation_fraction: float, q_range: tuple[flo
     if keep not in FILTERS:
         raise UserError(f"config.data.episodes is {keep!r}; expected one of {FILTERS}.")
     builder = _open(path)
-    train, validation = [], []
+    train, validation, outcomes = [], [], collections.defaultdict(list)
     for index, example in enumerate(_examples(builder, path)):
         episode = _episode(example, path, index)
         _check(episode, path, q_range, discount, dt_ref)
+        outcomes["all"].append(episode.success)
+        outcomes[episode.task].append(episode.success)
         if (keep == "successes" and not episode.success) or (keep == "demonstrations" and episode.collector != "demonstration"):
             continue
         (validation if _hash_fraction(episode.episode_id) < validation_fraction else train).append(episode)
     if not train:
         raise UserError(f"{path} holds no training episode with config.data.episodes={keep!r}; collect more or loosen the filter.")
+    success = {name: {"success": sum(group) / len(group), "episodes": len(group)} for name, group in sorted(outcomes.items())}
     encoder = builder.info.features["instruction_embedding"].doc.desc
-    return Dataset(path, encoder or "unknown", tuple(train), tuple(validation))
+    return Dataset(path, encoder or "unknown", tuple(train), tuple(validation), success)
 
 
 def _hash_fraction(episode_id: str) -> float:

@@ -43,6 +43,7 @@ def write(
         raise UserError(f"{target / VERSION} already holds a dataset; delete it or choose another config.data.path.")
     import tensorflow_datasets as tfds
 
+    tfds.disable_progress_bar()  # the door shows its own
     rlds = import_rlds()
     with tfds.core.registered.skip_registration():
         builder = _builder(tfds, rlds, target, episodes, action, observation, description)

@@ -34,7 +34,7 @@ class Assets:
     instruction_dim: int
     config: dict[str, Any]
     data: dict[str, Any]
-    """Share of successes in the dataset the run trained on: {task or "all": {"success", "episodes"}}."""
+    """Share of successes in the whole dataset, whatever was filtered: {task or "all": {"success", "episodes"}}."""
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -111,15 +111,9 @@ def load_data(config: Any, action: ActionSpec, observation: ObservationSpec):
         for part in (dataset.train, dataset.validation)
     )
     assets = checkpoints.Assets(
-        action, observation, statistics, dataset.text_encoder, first.embedding.size, checkpoints.plain_config(config), _success(dataset)
+        action, observation, statistics, dataset.text_encoder, first.embedding.size, checkpoints.plain_config(config), dataset.success
     )
     return dataset, source, validation, assets
-
-
-def _success(dataset: data_episodes.Dataset) -> dict[str, dict[str, float]]:
-    episodes = dataset.train + dataset.validation
-    groups = {"all": episodes} | {task: [e for e in episodes if e.task == task] for task in sorted({e.task for e in episodes})}
-    return {name: {"success": float(np.mean([e.success for e in group])), "episodes": len(group)} for name, group in groups.items()}
 
 
 def _initial_state(config: Any, network: Network) -> TrainState:
