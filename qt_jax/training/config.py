@@ -30,6 +30,7 @@ def default_config(agent: str = "q_transformer") -> ml_collections.ConfigDict:
     config.data.segment_length = 8
     config.data.batch_size = 32
     config.data.read_threads = 4
+    config.data.random_shift = 0  # pixels; image augmentation inside the train step
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.learning_rate = 3e-4
     config.optimizer.warmup_steps = 200
@@ -68,6 +69,7 @@ def validate(config: Any) -> None:
     require(0 < config.model.initial_value < 1, "model.initial_value", "a number in (0, 1)")
     require(config.data.episodes in FILTERS, "data.episodes", f"one of {FILTERS}")
     require(0 <= config.data.validation_fraction < 1, "data.validation_fraction", "a number in [0, 1)")
+    require(config.data.random_shift >= 0, "data.random_shift", "a number of pixels, 0 for none")
     require(config.train.steps > 0, "train.steps", "a positive number of steps")
     devices = jax.device_count()
     require(config.mesh.data in (-1, devices), "mesh.data", f"-1 or the number of devices, {devices}")

@@ -12,6 +12,7 @@ import optax
 from qt_jax import agents
 from qt_jax.models.q_transformer import Network
 from qt_jax.specs import Segment
+from qt_jax.training.augment import random_shift
 
 
 @jax.tree_util.register_dataclass
@@ -51,10 +52,12 @@ def init_state(config: Any, network: Network) -> TrainState:
 def train_step(config: Any, network: Network, state: TrainState, batch: Segment) -> tuple[TrainState, dict[str, jax.Array]]:
     """One gradient step. The randomness of step k is fold_in(seed, k), so a resumed run repeats it."""
     agent = agents.get(config.agent.name)
-    dropout_key = jax.random.fold_in(jax.random.key(config.seed), state.step) if config.model.dropout else None
+    dropout_key, shift_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), state.step))
+    if config.data.random_shift:
+        batch = random_shift(batch, shift_key, config.data.random_shift)
 
     def loss_fn(params):
-        return agent.loss(config, network, params, state.target_params, batch, dropout_key)
+        return agent.loss(config, network, params, state.target_params, batch, dropout_key if config.model.dropout else None)
 
     (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     updates, opt_state = make_optimizer(config).update(grads, state.opt_state, state.params)
