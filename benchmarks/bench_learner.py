@@ -1,8 +1,8 @@
 """`make bench-learner`: transitions/s of the learner and its share of the machine's matmul peak, for the shipped laptop-size configs.
 
-Work is counted as in the design: F = FLOPs of one forward pass of the network over the batch (from the
-compiled program), a step is 3F (online, forward and backward) + 1F (target). The peak is a jitted float32 2048^3 matmul, measured in the same run. Transitions are trainable
-steps only. Medians over repeats. Writes experiments/results/bench_learner.json.
+Work is counted as in the design: F = FLOPs of one forward pass of the network over the batch (from the compiled program); a step
+is 3F (online, forward and backward) + 1F (target). The peak is a jitted float32 2048^3 matmul, measured in the same run. Transitions
+are trainable steps only. Medians over repeats. Writes experiments/results/bench_learner.json.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def _run(config: Any, policy: Any, jobs: list[Job]) -> list[rollouts.Rollout]:
         return rollouts.run(
             policy,
             jobs,
-            lambda task: metaworld.MetaWorldEnv(task, config.env),
+            lambda task: metaworld.MetaWorldEnv(task, config.env, config.evaluate.max_decisions or None),
             lambda job: collectors.environment_seed(collectors.episode_seed("evaluate", config.evaluate.seed, job.task, job.index)),
             functools.partial(text.embed, encoder=policy.spec.text_encoder),
             trace=lambda job: job.index < config.evaluate.videos and job.instruction == tasks.INSTRUCTIONS[job.task][0],

@@ -9,6 +9,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.episodes = 20  # a task
+    config.max_decisions = 0  # time limit of an evaluation episode; 0: config.env.max_decisions
     config.num_envs = 10  # environments stepped as one policy batch
     config.videos = 1  # traced episodes a task, with video and Q over bins in the report
     config.references = ml_collections.ConfigDict()  # {name: workdir} of evaluated runs to show beside this one
