@@ -30,7 +30,7 @@ def get_config(agent: str = "q_transformer") -> ml_collections.ConfigDict:
     config.train.validate_every = 1000
     config.train.checkpoint_every = 1000
     config.evaluate = settings.get_config()
-    config.evaluate.episodes = 50
+    config.evaluate.episodes = 30
     config.evaluate.max_decisions = 100  # Meta-World's own limit, 500 simulator steps
     config.evaluate.videos = 0
     return config
