@@ -33,7 +33,7 @@ def training_minutes(workdir: Path) -> float:
 
 
 def main(overrides: list[str]) -> None:
-    if not DATA.exists():
+    if not (DATA / "1.0.0").exists():
         door("collect", "q_transformer")
     rows = {}
     for method, (agent, own) in METHODS.items():

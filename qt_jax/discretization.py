@@ -20,8 +20,3 @@ def detokenize(spec: ActionSpec, tokens: Array) -> Array:
     xp = np if isinstance(tokens, np.ndarray) else jnp
     low, high, bins = (xp.asarray(x, xp.float32) for x in (spec.low, spec.high, spec.bins))
     return low + (tokens.astype(xp.float32) + 0.5) * (high - low) / bins
-
-
-def clipped_share(spec: ActionSpec, action: np.ndarray) -> float:
-    """Share of action values [..., D] outside the spec's bounds."""
-    return float(np.mean((action < np.asarray(spec.low)) | (action > np.asarray(spec.high))))

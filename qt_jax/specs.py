@@ -83,7 +83,7 @@ class Segment:
 
     Record `s` holds the observation o_s, the action a_s taken there and the reward r_s that followed. The last record of an
     episode holds only o_T: `is_last` is True there, and `is_terminal` says whether the episode terminated (bootstrap 0) or was
-    truncated (bootstrap from o_T). Where a dataset did not keep o_T, its record is there with `valid` False.
+    truncated (bootstrap from o_T).
 
     images:       {camera: uint8 [B, S, H, W, 3]}; empty in state-only mode
     state:        float32 [B, S, state_dim], normalised

@@ -100,15 +100,11 @@ class SegmentSource:
         }
 
     def _frames(self, encoded: list[bytes]) -> np.ndarray:
-        frames = np.stack([_decode(image) for image in encoded])
+        frames = np.stack([decode(image) for image in encoded])
         return _pad(frames, self._cutting.length)
 
-    def first_segments(self) -> list[int]:
-        """Indices of the segments that start their episode."""
-        return [i for i, (_, start) in enumerate(self._index) if start == 0]
 
-
-def _decode(image: bytes) -> np.ndarray:
+def decode(image: bytes) -> np.ndarray:
     if simplejpeg.is_jpeg(image):
         return simplejpeg.decode_jpeg(image)
     from PIL import Image

@@ -68,9 +68,14 @@ def observation_spec(config: ml_collections.ConfigDict) -> ObservationSpec:
     return ObservationSpec(config.cameras, (config.image_size,) * 2, dim, description)
 
 
+def action_repeat(config: ml_collections.ConfigDict, task: str) -> int:
+    """Simulator steps that one decision is held: the config's, or a task's own where that is finer."""
+    return min(config.action_repeat, tasks.ACTION_REPEAT.get(task, config.action_repeat))
+
+
 def decision_dt(config: ml_collections.ConfigDict, task: str) -> float:
     """Seconds that one decision is held."""
-    return SIMULATOR_STEP_S * tasks.ACTION_REPEAT.get(task, config.action_repeat)
+    return SIMULATOR_STEP_S * action_repeat(config, task)
 
 
 class MetaWorldEnv(gymnasium.Env):
@@ -89,7 +94,7 @@ class MetaWorldEnv(gymnasium.Env):
         env_dict = gl.import_simulator("metaworld.env_dict")
 
         self._state_mode = config.state
-        self._repeat = tasks.ACTION_REPEAT.get(self.task, config.action_repeat)
+        self._repeat = action_repeat(config, self.task)
         limit = config.max_decisions if max_decisions is None else max_decisions
         self.max_decisions = limit * config.action_repeat // self._repeat
         self._env = env_dict.ALL_V3_ENVIRONMENTS[f"{self.task}-v3"]()

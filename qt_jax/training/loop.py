@@ -35,7 +35,7 @@ def train(config: Any, action: ActionSpec, observation: ObservationSpec) -> Trai
     device_mesh = mesh.make_mesh()
     dataset, source, validation, assets = load_data(config, action, observation)
     network = Network.create(config.model, action, observation, assets.instruction_dim)
-    state = jax.device_put(_initial_state(config, network), mesh.replicated(device_mesh))
+    state = jax.device_put(_initial_state(config, network, assets), mesh.replicated(device_mesh))
     iterator = loader.training_iterator(source, batch_size=config.data.batch_size, seed=config.seed, read_threads=config.data.read_threads)
     checkpointer = checkpoints.Checkpointer(config.workdir, config.train.keep_checkpoints)
     writer = metrics.MetricWriter(config.workdir)
@@ -84,7 +84,7 @@ def train(config: Any, action: ActionSpec, observation: ObservationSpec) -> Trai
 def load_data(config: Any, action: ActionSpec, observation: ObservationSpec):
     """The dataset, its training and validation segments, and the assets that a checkpoint needs.
 
-    Statistics come from the training episodes that `config.data.episodes` keeps.
+    Statistics come from the training episodes that `config.data.episodes` keeps, or from the run that `config.train.init_from` names.
     """
     dataset = data_episodes.load(
         config.data.path,
@@ -100,9 +100,19 @@ def load_data(config: Any, action: ActionSpec, observation: ObservationSpec):
             f"{config.data.path} has cameras {sorted(first.images)} and a state of {first.state.shape[1]}, config.env asks for "
             f"{sorted(observation.cameras)} and {observation.state_dim}; collect again or change config.env."
         )
+    for name, frames in first.images.items():
+        size = segments.decode(frames[0]).shape[:2]
+        if size != observation.image_size:
+            raise UserError(
+                f"{config.data.path} has images {name!r} of {size[0]}x{size[1]}, config.env.image_size asks for "
+                f"{observation.image_size[0]}x{observation.image_size[1]}; collect again or change config.env."
+            )
     if first.actions.shape[1] != action.dims:
         raise UserError(f"{config.data.path} has actions of {first.actions.shape[1]} dims, config.env's action has {action.dims}.")
-    statistics = StateStatistics.of(np.concatenate([episode.state for episode in dataset.train]))
+    if config.train.init_from:  # what its parameters expect; the new data's own would shift their inputs
+        statistics = checkpoints.load_params(config.train.init_from)[1].statistics
+    else:
+        statistics = StateStatistics.of(np.concatenate([episode.state for episode in dataset.train]))
     cutting = segments.Cutting(config.data.segment_length, config.model.window, config.agent.get("n_step", 1))
     source, validation = (
         segments.SegmentSource(
@@ -116,11 +126,17 @@ def load_data(config: Any, action: ActionSpec, observation: ObservationSpec):
     return dataset, source, validation, assets
 
 
-def _initial_state(config: Any, network: Network) -> TrainState:
+def _initial_state(config: Any, network: Network, assets: checkpoints.Assets) -> TrainState:
     state = init_state(config, network)
     if not config.train.init_from:
         return state
-    params, _, step = checkpoints.load_params(config.train.init_from, like=state.params)
+    params, source, step = checkpoints.load_params(config.train.init_from, like=state.params)
+    for name in ("action", "text_encoder"):
+        if getattr(source, name) != getattr(assets, name):
+            raise UserError(
+                f"config.train.init_from={config.train.init_from} was trained with another {name} ({getattr(source, name)}) than this run "
+                f"({getattr(assets, name)}); start from a run with the same."
+            )
     print(f"parameters from {config.train.init_from}, step {step}")
     target = jax.tree.map(lambda x: x.copy(), params) if state.target_params else {}
     return TrainState(state.step, params, target, state.opt_state)
@@ -129,7 +145,8 @@ def _initial_state(config: Any, network: Network) -> TrainState:
 def validate_on(source: segments.SegmentSource, validation_fn: Any, state: TrainState, batch_size: int) -> dict[str, float]:
     """Means over validation transitions, and the AUC of the first step's value against success where the agent has values."""
     sums: dict[str, float] = {}
-    indices = list(range(len(source)))[: MAX_VALIDATION_BATCHES * batch_size]
+    stride = -(-len(source) // (MAX_VALIDATION_BATCHES * batch_size))
+    indices = list(range(0, len(source), stride))
     firsts, outcomes = [], []
     for batch in loader.validation_batches(source, batch_size=batch_size, indices=indices):
         values = jax.device_get(validation_fn(state, batch))

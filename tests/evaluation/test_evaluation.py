@@ -89,7 +89,7 @@ def test_runtime_agrees_with_the_teacher_forced_network(trained):
     policy = live_policy.build(params, assets, slots=1)
     network = Network.create(config.model, assets.action, assets.observation, assets.instruction_dim)
     from qt_jax.agents import q_transformer
-    from qt_jax.data.segments import Cutting, SegmentSource, _decode
+    from qt_jax.data.segments import Cutting, SegmentSource, decode
 
     for episode in dataset.train[:2]:
         cutting = Cutting(episode.length + 1, config.model.window, 1)
@@ -97,7 +97,7 @@ def test_runtime_agrees_with_the_teacher_forced_network(trained):
         (segment,) = loader.validation_batches(source, batch_size=1)
         tokens, scores = [], []
         for t in range(episode.length):
-            images = {name: _decode(frames[t])[None] for name, frames in episode.images.items()}
+            images = {name: decode(frames[t])[None] for name, frames in episode.images.items()}
             action = policy.act(images, episode.state[t : t + 1], episode.embedding[None], np.asarray([t == 0]))
             tokens.append(action.tokens[0])
             scores.append(action.scores[0])
