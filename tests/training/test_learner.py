@@ -17,6 +17,7 @@ from qt_jax.envs import metaworld
 from qt_jax.errors import UserError
 from qt_jax.training import checkpoints, loop
 from qt_jax.training.config import validate
+from tests import tiny
 from tests.conftest import ROOT, train
 
 
@@ -35,10 +36,15 @@ def test_run_directory_and_metrics(trained):
     assert checkpoints.latest_step(trained.workdir) == 20
 
 
-def test_loss_falls(trained):
-    records = [json.loads(line) for line in (Path(trained.workdir) / "metrics.jsonl").read_text().splitlines()]
+def test_behaviour_cloning_loss_falls(dataset_path, tmp_path):
+    """Its target does not move, so a few steps must show it (Q-Transformer's may rise while values spread)."""
+    config = tiny.get_config("bc")
+    config.data.path, config.workdir = dataset_path, str(tmp_path)
+    config.optimizer.learning_rate = 2e-3
+    train(config)
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     losses = [r["train/loss"] for r in records if "train/loss" in r]
-    assert losses[-1] < losses[0]
+    assert losses[-1] < 0.9 * losses[0]
 
 
 def test_killed_run_resumes_bit_for_bit(trained, config, tmp_path):
