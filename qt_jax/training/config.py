@@ -44,7 +44,6 @@ def default_config(agent: str = "q_transformer") -> ml_collections.ConfigDict:
     config.train.checkpoint_every = 500
     config.train.keep_checkpoints = 2
     config.train.init_from = ""
-    config.mesh = ml_collections.ConfigDict({"data": -1})
     return config
 
 
@@ -75,7 +74,6 @@ def validate(config: Any) -> None:
     require(config.dt_ref > 0, "dt_ref", "a positive number of seconds")
     require(0 <= config.model.dropout < 1, "model.dropout", "a number in [0, 1)")
     devices = jax.device_count()
-    require(config.mesh.data in (-1, devices), "mesh.data", f"-1 or the number of devices, {devices}")
     require(config.data.batch_size % devices == 0, "data.batch_size", f"a multiple of the {devices} devices")
     if agent.name == "q_transformer":
         require(agent.alpha >= 0, "agent.alpha", "at least 0")
