@@ -31,6 +31,7 @@ def get_config(agent: str = "q_transformer") -> ml_collections.ConfigDict:
     config.data.validation_fraction = 0.1
     config.data.read_threads = 2
     config.data.random_shift = 4
+    config.data.demonstration_share = 0.5
     config.model.window = 2
     config.model.layers = 2
     config.model.image_tokens = 4
@@ -42,7 +43,9 @@ def get_config(agent: str = "q_transformer") -> ml_collections.ConfigDict:
     config.evaluate = settings.get_config()
     config.evaluate.episodes = 20
     config.evaluate.max_decisions = 60
+    config.evaluate.num_envs = 5
     if agent == "bc":
+        config.data.demonstration_share = 0.0
         config.data.episodes = "successes"
     else:
         config.evaluate.references = {"BC on successes": "runs/quickstart/bc"}

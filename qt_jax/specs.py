@@ -12,6 +12,9 @@ from qt_jax.errors import UserError
 
 Array = jax.Array | np.ndarray
 
+DEMONSTRATION = "demonstration"
+"""The collector kind of a human's or an expert's episode; every other kind is autonomous."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ActionSpec:

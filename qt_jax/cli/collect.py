@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import itertools
 import multiprocessing
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,7 @@ import tqdm
 
 from qt_jax.data import rlds_writer
 from qt_jax.envs import collectors, gl, metaworld
+from qt_jax.errors import UserError
 
 
 def main(config: Any) -> None:
@@ -19,19 +21,22 @@ def main(config: Any) -> None:
     observation = metaworld.observation_spec(config.env)
     if observation.cameras:
         gl.require_backend()  # before the workers start, so that they inherit the choice
-    plans = collectors.plan_episodes(config.collect, task_names)
+    batches = collectors.plan_episodes(config.collect, task_names)
+    planned = sum(map(len, batches))
+    if not planned:
+        raise UserError("config.collect has demonstrations=0 and autonomous=0; give at least one episode a task.")
     successes: collections.Counter = collections.Counter()
     totals: collections.Counter = collections.Counter()
 
     def counted(episodes: Iterator[Any]) -> Iterator[Any]:
-        for episode in tqdm.tqdm(episodes, total=len(plans), desc="collect", unit="episode"):
+        for episode in tqdm.tqdm(episodes, total=planned, desc="collect", unit="episode"):
             key = (episode.plan.task, episode.plan.collector)
             totals[key] += 1
             successes[key] += episode.success
             yield episode
 
     with multiprocessing.get_context("spawn").Pool(max(1, config.collect.workers)) as pool:
-        episodes = pool.imap(functools.partial(collectors.collect_episode, config), plans, chunksize=4)
+        episodes = itertools.chain.from_iterable(pool.imap(functools.partial(collectors.collect_episodes, config), batches))
         path = rlds_writer.write(
             config.data.path,
             counted(episodes),

@@ -35,8 +35,9 @@ def main(config: Any) -> None:
     own = [Job(task, i, tasks.INSTRUCTIONS[task][0]) for task in task_names for i in episodes]
     swaps = [(a, b) for pair in tasks.SHARED_SCENES if set(pair) <= set(task_names) for a, b in (pair, pair[::-1])]
     swapped = [Job(a, i, tasks.INSTRUCTIONS[b][0]) for a, b in swaps for i in episodes]
-    results = _run(config, policy, own + swapped)
-    results, swap_results = results[: len(own)], results[len(own) :]
+    results = _run(config, policy, sorted(own + swapped, key=lambda job: job.task))
+    swap_results = [r for r in results if r.job in swapped]
+    results = [r for r in results if r.job not in swapped]
 
     summary = statistics.summarize(results)
     summary["language"] = [
@@ -78,11 +79,13 @@ def _reference(workdir: str, task_names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _run(config: Any, policy: Any, jobs: list[Job]) -> list[rollouts.Rollout]:
+    env_config = config.env.copy_and_resolve_references()
+    env_config.max_decisions = config.evaluate.max_decisions or config.env.max_decisions
     with tqdm.tqdm(total=len(jobs), desc="evaluate", unit="episode") as bar:
         return rollouts.run(
             policy,
             jobs,
-            lambda task: metaworld.MetaWorldEnv(task, config.env, config.evaluate.max_decisions or None),
+            lambda task: metaworld.MetaWorldEnv(task, env_config),
             lambda job: collectors.environment_seed(collectors.episode_seed("evaluate", config.evaluate.seed, job.task, job.index)),
             functools.partial(text.embed, encoder=policy.spec.text_encoder),
             trace=lambda job: job.index < config.evaluate.videos and job.instruction == tasks.INSTRUCTIONS[job.task][0],

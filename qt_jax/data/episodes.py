@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from qt_jax.errors import UserError
+from qt_jax.specs import DEMONSTRATION
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +74,7 @@ def load(path: str, *, keep: str, validation_fraction: float, q_range: tuple[flo
         _check(episode, path, q_range, discount, dt_ref)
         outcomes["all"].append(episode.success)
         outcomes[episode.task].append(episode.success)
-        if (keep == "successes" and not episode.success) or (keep == "demonstrations" and episode.collector != "demonstration"):
+        if (keep == "successes" and not episode.success) or (keep == "demonstrations" and episode.collector != DEMONSTRATION):
             continue
         (validation if _hash_fraction(episode.episode_id) < validation_fraction else train).append(episode)
     if not train:

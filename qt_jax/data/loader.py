@@ -13,17 +13,33 @@ from qt_jax.errors import UserError
 from qt_jax.specs import Segment
 
 
-def training_iterator(source: SegmentSource, *, batch_size: int, seed: int, read_threads: int) -> grain.DatasetIterator:
+def training_iterator(
+    source: SegmentSource, *, batch_size: int, seed: int, read_threads: int, demonstration_share: float = 0.0
+) -> grain.DatasetIterator:
     """Endless batches (dicts of arrays, see `to_segment`), reshuffled each epoch.
 
     `get_state` / `set_state` of the iterator continue bit for bit.
 
+    Args:
+        demonstration_share: share of the segments drawn from demonstrations, in (0, 1); 0: every segment equally often.
+
     Raises:
-        UserError: if one batch asks for more segments than there are.
+        UserError: if one batch asks for more segments than there are, or the share for a kind of episode that is not there.
     """
     if batch_size > len(source):
         raise UserError(f"config.data.batch_size is {batch_size} but the dataset has {len(source)} segments; lower it or collect more.")
-    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat().batch(batch_size, drop_remainder=True)
+    is_demonstration = source.is_demonstration
+    parts, weights = [np.arange(len(source))], [1.0]
+    if demonstration_share:
+        parts = [np.flatnonzero(is_demonstration), np.flatnonzero(~is_demonstration)]
+        weights = [demonstration_share, 1 - demonstration_share]
+    if not all(map(len, parts)):
+        raise UserError(
+            f"config.data.demonstration_share is {demonstration_share} but {is_demonstration.mean():.0%} of the segments are of "
+            "demonstrations; set it to 0."
+        )
+    shuffled = [grain.MapDataset.source(part).seed(seed + i).shuffle().repeat() for i, part in enumerate(parts)]
+    dataset = grain.MapDataset.mix(shuffled, weights).map(source.__getitem__).batch(batch_size, drop_remainder=True)
     options = grain.ReadOptions(num_threads=read_threads, prefetch_buffer_size=4 * read_threads)
     return iter(dataset.to_iter_dataset(options))
 

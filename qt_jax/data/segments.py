@@ -12,7 +12,7 @@ from qt_jax import discretization
 from qt_jax.data.episodes import Episode, monte_carlo_returns
 from qt_jax.errors import UserError
 from qt_jax.preprocess import StateStatistics
-from qt_jax.specs import ActionSpec
+from qt_jax.specs import DEMONSTRATION, ActionSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +75,11 @@ class SegmentSource:
 
     def __len__(self) -> int:
         return len(self._index)
+
+    @property
+    def is_demonstration(self) -> np.ndarray:
+        """bool [len(self)]."""
+        return np.asarray([self._episodes[e].collector == DEMONSTRATION for e, _ in self._index], bool)
 
     def __getitem__(self, index: int) -> dict:
         e, start = self._index[index]

@@ -16,12 +16,14 @@ from PIL import Image
 from qt_jax.envs import gl, metaworld
 from qt_jax.envs import metaworld_tasks as tasks
 from qt_jax.errors import UserError
+from qt_jax.specs import DEMONSTRATION
 
-DEMONSTRATION = "demonstration"
 AUTONOMOUS = ("noise", "perception_bias", "wrong_task", "stuck_gripper", "early_limit")
 JPEG_QUALITY = 95
 SPLITS = {"collect": 0, "evaluate": 1}
 MAX_DEMONSTRATION_TRIES = 20
+BATCH = 10
+"""Episodes that share one environment."""
 
 _POLICY_NAMES = {"peg-insert-side": "PegInsertionSide"}
 
@@ -73,8 +75,8 @@ def environment_seed(sequence: np.random.SeedSequence) -> int:
     return int(sequence.generate_state(1)[0])
 
 
-def plan_episodes(config: ml_collections.ConfigDict, task_names: tuple[str, ...]) -> list[EpisodePlan]:
-    """All episodes of a collection, tasks interleaved; the shares of `config.mix` are exact up to rounding."""
+def plan_episodes(config: ml_collections.ConfigDict, task_names: tuple[str, ...]) -> list[list[EpisodePlan]]:
+    """All episodes of a collection, in batches of one task each; the shares of `config.mix` are exact up to rounding."""
     unknown = set(config.mix) - set(AUTONOMOUS)
     if unknown:
         raise UserError(f"config.collect.mix names unknown collectors {sorted(unknown)}; expected some of {AUTONOMOUS}.")
@@ -84,7 +86,8 @@ def plan_episodes(config: ml_collections.ConfigDict, task_names: tuple[str, ...]
     edges = np.round(np.cumsum(shares) / shares.sum() * config.autonomous).astype(int) if config.autonomous else ()
     kinds = [kind for kind, low, high in zip(config.mix, (0, *edges), edges) for _ in range(high - low)]
     collectors = [DEMONSTRATION] * config.demonstrations + kinds
-    return [EpisodePlan(task, collector, index) for index, collector in enumerate(collectors) for task in task_names]
+    plans = [[EpisodePlan(task, collector, index) for index, collector in enumerate(collectors)] for task in task_names]
+    return [one_task[start : start + BATCH] for start in range(0, len(collectors), BATCH) for one_task in plans]
 
 
 class Expert:
@@ -130,24 +133,27 @@ class Behaviour:
         return action.astype(np.float32)
 
 
-def collect_episode(config: Any, plan: EpisodePlan) -> Episode:
-    """Runs one episode of the whole experiment's `config` (its `env` and `collect` parts). Same plan, same episode.
-
-    A demonstration is repeated from new initial conditions until it succeeds, as a person's would be before it is kept.
+def collect_episodes(config: Any, plans: list[EpisodePlan]) -> list[Episode]:
+    """Runs episodes of one task of the whole experiment's `config` (its `env` and `collect` parts). Same plan, same episode.
 
     Raises:
         UserError: if the expert fails `MAX_DEMONSTRATION_TRIES` times in a row.
     """
+    env = metaworld.MetaWorldEnv(plans[0].task, config.env)  # slower to make than an episode is to run
+    try:
+        return [_collect(env, config, plan) for plan in plans]
+    finally:
+        env.close()
+
+
+def _collect(env: metaworld.MetaWorldEnv, config: Any, plan: EpisodePlan) -> Episode:
+    """A demonstration is repeated from new initial conditions until it succeeds, as a person's would be before it is kept."""
     task_names = metaworld.suite_tasks(config.env.tasks)
     for attempt in range(MAX_DEMONSTRATION_TRIES):
         sequence = episode_seed("collect", config.collect.seed, plan.task, plan.index, attempt)
         rng = np.random.default_rng(sequence.spawn(1)[0])
         behaviour = Behaviour(config.collect, plan, task_names, rng)
-        env = metaworld.MetaWorldEnv(plan.task, config.env, behaviour.max_decisions)
-        try:
-            episode = _rollout(env, behaviour, plan, environment_seed(sequence), rng)
-        finally:
-            env.close()
+        episode = _rollout(env, behaviour, plan, environment_seed(sequence), rng)
         if episode.success or plan.collector != DEMONSTRATION:
             return dataclasses.replace(episode, dt=metaworld.decision_dt(config.env, plan.task))
     raise UserError(
@@ -157,7 +163,8 @@ def collect_episode(config: Any, plan: EpisodePlan) -> Episode:
 
 
 def _rollout(env: metaworld.MetaWorldEnv, behaviour: Behaviour, plan: EpisodePlan, seed: int, rng: np.random.Generator) -> Episode:
-    observation, _ = env.reset(seed=seed)
+    limit = {} if behaviour.max_decisions is None else {"max_decisions": behaviour.max_decisions}
+    observation, _ = env.reset(seed=seed, options=limit)
     images: dict[str, list[bytes]] = {name: [_jpeg(image)] for name, image in observation["images"].items()}
     states, actions, rewards = [observation["state"]], [], []
     terminated = truncated = False

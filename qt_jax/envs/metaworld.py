@@ -81,12 +81,12 @@ def decision_dt(config: ml_collections.ConfigDict, task: str) -> float:
 class MetaWorldEnv(gymnasium.Env):
     """One task. The first success terminates the episode; `config.max_decisions` truncates it.
 
-    Observations are {"images": {camera: uint8 [H, W, 3]}, "state": float32 [state_dim]}; `reset(seed=)` fixes the whole initial
-    condition, whatever ran before. Where a per-task override shortens the action repeat the limit grows, so that every task
-    has the same time.
+    Observations are {"images": {camera: uint8 [H, W, 3]}, "state": float32 [state_dim]}; `reset(seed=)` fixes the whole episode,
+    whatever ran before; `reset(options={"max_decisions": n})` gives one episode a limit of its own. Where a per-task override
+    shortens the action repeat the limit grows, so that every task has the same time.
     """
 
-    def __init__(self, task: str, config: ml_collections.ConfigDict, max_decisions: int | None = None):
+    def __init__(self, task: str, config: ml_collections.ConfigDict):
         (self.task,) = suite_tasks([task])
         self._spec = observation_spec(config)
         if self._spec.cameras:
@@ -95,10 +95,9 @@ class MetaWorldEnv(gymnasium.Env):
 
         self._state_mode = config.state
         self._repeat = action_repeat(config, self.task)
-        limit = config.max_decisions if max_decisions is None else max_decisions
-        self.max_decisions = limit * config.action_repeat // self._repeat
+        self._config = config
         self._env = env_dict.ALL_V3_ENVIRONMENTS[f"{self.task}-v3"]()
-        self._env.max_path_length = self.max_decisions * self._repeat + 1
+        self._set_limit(config.max_decisions)
         self._env._partially_observable = False  # the goal is part of the 39 numbers, as in Meta-World's MT benchmarks
         self._env._freeze_rand_vec = False
         self._env.seeded_rand_vec = True
@@ -128,6 +127,7 @@ class MetaWorldEnv(gymnasium.Env):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         if seed is not None:
             self._env.seed(seed)
+        self._set_limit((options or {}).get("max_decisions", self._config.max_decisions))
         self._env.reset()
         self.simulator_state = self._settled_state()
         self._decisions = 0
@@ -144,6 +144,10 @@ class MetaWorldEnv(gymnasium.Env):
         self._decisions += 1
         truncated = not success and self._decisions >= self.max_decisions
         return self._observation(), float(success), success, truncated, {"success": success}
+
+    def _set_limit(self, max_decisions: int) -> None:
+        self.max_decisions = max_decisions * self._config.action_repeat // self._repeat
+        self._env.max_path_length = self.max_decisions * self._repeat + 1
 
     def _settled_state(self) -> np.ndarray:
         """The 39 numbers after a reset. Some tasks move bodies without recomputing the kinematics: the first frame and state would be

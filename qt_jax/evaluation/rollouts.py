@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -44,36 +45,57 @@ def run(
     on_done: Callable[[Rollout], None] = lambda rollout: None,
 ) -> list[Rollout]:
     """Runs every job to its end and returns the rollouts in the order of `jobs`. Same policy and seeds, same rollouts."""
-    waiting = list(enumerate(jobs))
+    waiting = collections.deque(enumerate(jobs))
     slots: list[_Slot | None] = [None] * policy.slots
     done: dict[int, Rollout] = {}
-    envs: dict[tuple[int, str], Any] = {}
     inputs = _Inputs(policy)
-    while waiting or any(slots):
-        for i in range(policy.slots):
-            if slots[i] is None and waiting:
-                number, job = waiting.pop(0)
-                if (i, job.task) not in envs:
-                    envs[i, job.task] = make_env(job.task)
-                observation, _ = envs[i, job.task].reset(seed=environment_seed(job))
-                slots[i] = _Slot(number, job, envs[i, job.task], trace(job))
-                slots[i].see(video_size)
-                inputs.put(i, observation, embed(job.instruction), is_first=True)
-        action = policy.act(**inputs.arrays)
-        for i, slot in enumerate(slots):
-            if slot is None:
-                continue
-            observation, _, terminated, truncated, _ = slot.env.step(action.actions[i])
-            slot.record(action.scores[i], action.tokens[i])
-            slot.see(video_size)
-            inputs.put(i, observation, embed(slot.job.instruction), is_first=False)
-            if terminated or truncated:
-                done[slot.number] = slot.finish(terminated)
-                on_done(done[slot.number])
-                slots[i] = None
-    for env in envs.values():
-        env.close()
+    with _Environments(make_env) as envs:
+        while waiting or any(slots):
+            for i in range(policy.slots):
+                if slots[i] is None and waiting:
+                    number, job = waiting.popleft()
+                    env = envs.get(i, job.task)
+                    observation, _ = env.reset(seed=environment_seed(job))
+                    slots[i] = _Slot(number, job, env, trace(job))
+                    slots[i].see(video_size)
+                    inputs.put(i, observation, embed(job.instruction), is_first=True)
+            action = policy.act(**inputs.arrays)
+            for i, slot in enumerate(slots):
+                if slot is None:
+                    continue
+                observation, _, terminated, truncated, _ = slot.env.step(action.actions[i])
+                slot.record(action.scores[i], action.tokens[i])
+                slot.see(video_size)
+                inputs.put(i, observation, embed(slot.job.instruction), is_first=False)
+                if terminated or truncated:
+                    done[slot.number] = slot.finish(terminated)
+                    on_done(done[slot.number])
+                    slots[i] = None
     return [done[i] for i in range(len(jobs))]
+
+
+class _Environments:
+    """One open environment a slot, made anew where the slot's next episode is of another task. Closed at the end, whatever happens."""
+
+    def __init__(self, make_env: Callable[[str], Any]):
+        self._make_env = make_env
+        self._open: dict[int, tuple[str, Any]] = {}
+
+    def __enter__(self) -> _Environments:
+        return self
+
+    def get(self, slot: int, task: str) -> Any:
+        open_task, env = self._open.get(slot, (None, None))
+        if open_task == task:
+            return env
+        if env is not None:
+            env.close()  # before the next is made: see ground.md on OSMesa
+        self._open[slot] = (task, self._make_env(task))
+        return self._open[slot][1]
+
+    def __exit__(self, *error: object) -> None:
+        for _, env in self._open.values():
+            env.close()
 
 
 class _Inputs:

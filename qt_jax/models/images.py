@@ -28,10 +28,10 @@ class Film(nnx.Module):
 
 
 class ResidualBlock(nnx.Module):
-    """GroupNorm, 3x3 convolution, FiLM, GELU, 1x1 convolution, skip."""
+    """LayerNorm over channels (a third of GroupNorm's time on a CPU), 3x3 convolution, FiLM, GELU, 1x1 convolution, skip."""
 
     def __init__(self, channels: int, instruction_dim: int, dtype, rngs: nnx.Rngs):
-        self.norm = nnx.GroupNorm(channels, num_groups=_groups(channels), dtype=dtype, rngs=rngs)
+        self.norm = nnx.LayerNorm(channels, dtype=dtype, rngs=rngs)
         self.conv = nnx.Conv(channels, channels, (3, 3), dtype=dtype, rngs=rngs)
         self.film = Film(instruction_dim, channels, dtype, rngs)
         self.out = nnx.Conv(channels, channels, (1, 1), dtype=dtype, rngs=rngs)
@@ -41,23 +41,35 @@ class ResidualBlock(nnx.Module):
 
 
 class PatchEncoder(nnx.Module):
-    """Laptop-size: stages of a patch convolution (stride = kernel) and residual blocks; a CPU does strided patches fast."""
+    """Laptop-size: stages of (patch, width, depth): GELU-activated linear patches, then residual blocks.
+
+    On a CPU the gradient of a convolution is the slow part of a step, that of a matrix product is not: so few 3x3 convolutions.
+    """
 
     def __init__(self, stages, instruction_dim: int, dtype, rngs: nnx.Rngs):
-        self.downsample, self.blocks = nnx.List(), nnx.List()
+        self.patches = tuple(patch for patch, _, _ in stages)
+        self.embed, self.blocks = nnx.List(), nnx.List()
         channels = 3
         for patch, width, depth in stages:
-            self.downsample.append(nnx.Conv(channels, width, (patch, patch), strides=patch, padding="VALID", dtype=dtype, rngs=rngs))
+            self.embed.append(nnx.Linear(patch * patch * channels, width, dtype=dtype, rngs=rngs))
             self.blocks.append(nnx.List([ResidualBlock(width, instruction_dim, dtype, rngs) for _ in range(depth)]))
             channels = width
         self.channels = channels
 
     def __call__(self, x: jax.Array, instruction: jax.Array) -> jax.Array:
-        for downsample, blocks in zip(self.downsample, self.blocks):
-            x = downsample(x)
+        for patch, embed, blocks in zip(self.patches, self.embed, self.blocks):
+            x = jax.nn.gelu(embed(_patches(x, patch)))
             for block in blocks:
                 x = block(x, instruction)
         return x
+
+
+def _patches(x: jax.Array, size: int) -> jax.Array:
+    """[B, H, W, C] -> [B, H/size, W/size, size*size*C]; a remainder at the right and lower edge is cut off."""
+    batch, height, width, channels = x.shape
+    rows, columns = height // size, width // size
+    x = x[:, : rows * size, : columns * size].reshape(batch, rows, size, columns, size, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows, columns, size * size * channels)
 
 
 class SqueezeExcite(nnx.Module):

@@ -25,7 +25,7 @@ def laptop() -> ml_collections.ConfigDict:
     """Laptop size (default of this project)."""
     config = ml_collections.ConfigDict()
     config.encoder = "patch"
-    config.patch_stages = ((8, 48, 1), (2, 96, 2))
+    config.patch_stages = ((8, 64, 0), (2, 96, 2))
     config.image_size = 64
     config.image_tokens = 8
     config.attention = "per_frame"

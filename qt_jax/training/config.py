@@ -29,6 +29,7 @@ def default_config(agent: str = "q_transformer") -> ml_collections.ConfigDict:
     config.data.validation_fraction = 0.05
     config.data.segment_length = 8
     config.data.batch_size = 32
+    config.data.demonstration_share = 0.0  # of each batch, in (0, 1); 0: every segment equally often
     config.data.read_threads = 4
     config.data.random_shift = 0  # pixels; image augmentation inside the train step
     config.optimizer = ml_collections.ConfigDict()
@@ -68,6 +69,7 @@ def validate(config: Any) -> None:
     require(0 < config.model.initial_value < 1, "model.initial_value", "a number in (0, 1)")
     require(config.data.episodes in FILTERS, "data.episodes", f"one of {FILTERS}")
     require(0 <= config.data.validation_fraction < 1, "data.validation_fraction", "a number in [0, 1)")
+    require(0 <= config.data.demonstration_share < 1, "data.demonstration_share", "a share in (0, 1), or 0 for all segments alike")
     require(config.data.random_shift >= 0, "data.random_shift", "a number of pixels, 0 for none")
     for key in ("steps", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints"):
         require(config.train[key] > 0, f"train.{key}", "a positive number")

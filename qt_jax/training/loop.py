@@ -36,7 +36,13 @@ def train(config: Any, action: ActionSpec, observation: ObservationSpec) -> Trai
     dataset, source, validation, assets = load_data(config, action, observation)
     network = Network.create(config.model, action, observation, assets.instruction_dim)
     state = jax.device_put(_initial_state(config, network, assets), mesh.replicated(device_mesh))
-    iterator = loader.training_iterator(source, batch_size=config.data.batch_size, seed=config.seed, read_threads=config.data.read_threads)
+    iterator = loader.training_iterator(
+        source,
+        batch_size=config.data.batch_size,
+        seed=config.seed,
+        read_threads=config.data.read_threads,
+        demonstration_share=config.data.demonstration_share,
+    )
     checkpointer = checkpoints.Checkpointer(config.workdir, config.train.keep_checkpoints)
     writer = metrics.MetricWriter(config.workdir)
     print(

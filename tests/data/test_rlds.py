@@ -80,10 +80,10 @@ def test_validation_split_is_by_episode_and_stable(dataset_path):
 @pytest.mark.tensorflow
 def test_interrupted_collection_leaves_no_dataset(tmp_path):
     config = state_only_config()
-    plan = collectors.plan_episodes(config.collect, ("faucet-open",))[0]
+    plans = collectors.plan_episodes(config.collect, ("faucet-open",))[0][:1]
 
     def broken():
-        yield collectors.collect_episode(config, plan)
+        yield from collectors.collect_episodes(config, plans)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -109,8 +109,8 @@ def test_damaged_files_are_one_clear_line(format_fixture, damage, request, tmp_p
 def rewritten(tmp_path, change):
     """A demonstration, changed, as a dataset of its own."""
     config = state_only_config()
-    plan = collectors.plan_episodes(config.collect, ("faucet-open",))[0]
-    episode = change(collectors.collect_episode(config, plan))
+    plans = collectors.plan_episodes(config.collect, ("faucet-open",))[0][:1]
+    (episode,) = map(change, collectors.collect_episodes(config, plans))
     path = str(tmp_path / "changed")
     rlds_writer.write(path, [episode], action=metaworld.action_spec(config.env), observation=metaworld.observation_spec(config.env),
                       description="", file_format="array_record")  # fmt: skip

@@ -127,11 +127,13 @@ def test_same_plan_same_episode_and_the_mix_is_exact():
     whole = ml_collections.ConfigDict({"env": config, "collect": collectors.get_config()})
     whole.collect.demonstrations, whole.collect.autonomous = 1, 4
     whole.collect.mix = {"noise": 0.25, "stuck_gripper": 0.25, "perception_bias": 0.25, "wrong_task": 0.25}
-    plans = collectors.plan_episodes(whole.collect, ("reach",))
+    (plans,) = collectors.plan_episodes(whole.collect, ("reach",))
     assert sorted(p.collector for p in plans) == ["demonstration", "noise", "perception_bias", "stuck_gripper", "wrong_task"]
-    for plan in plans:
-        one, two = (collectors.collect_episode(whole, plan) for _ in range(2))
-        np.testing.assert_array_equal(one.actions, two.actions)
+    together = collectors.collect_episodes(whole, plans)
+    for plan, one in zip(plans, together):
+        (alone,) = collectors.collect_episodes(whole, [plan])
+        np.testing.assert_array_equal(one.actions, alone.actions)
+        np.testing.assert_array_equal(one.state, alone.state)
         assert one.success == bool(one.rewards[-1]) and (one.success or plan.collector != "demonstration")
         assert one.dt == pytest.approx(5 * 0.0125)
 
