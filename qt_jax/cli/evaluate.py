@@ -15,13 +15,16 @@ from qt_jax.envs import metaworld_tasks as tasks
 from qt_jax.errors import UserError
 from qt_jax.evaluation import live_policy, report, rollouts, statistics
 from qt_jax.evaluation.rollouts import Job
+from qt_jax.training import checkpoints
 
 
 def main(config: Any) -> None:
     task_names = metaworld.suite_tasks(config.env.tasks)
     policy, assets, step = live_policy.load(config.workdir, config.evaluate.num_envs)
-    if assets.observation != metaworld.observation_spec(config.env) or assets.action != metaworld.action_spec(config.env):
-        raise UserError(f"{config.workdir} was trained with another config.env; evaluate with the config it was trained with.")
+    for key in sorted(set(config.env) - {"tasks", "max_decisions"}):
+        trained = assets.config["env"][key]
+        if trained != checkpoints.plain_config(config)["env"][key]:
+            raise UserError(f"{config.workdir} was trained with config.env.{key}={trained}, this run has {config.env[key]}; give the same.")
     missing = sorted(set(task_names) - set(assets.data))
     if missing:
         raise UserError(

@@ -6,10 +6,10 @@ import collections
 import dataclasses
 import hashlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from qt_jax.errors import UserError
 from qt_jax.specs import DEMONSTRATION
@@ -53,6 +53,8 @@ class Dataset:
     text_encoder: str
     train: tuple[Episode, ...]
     validation: tuple[Episode, ...]
+    fingerprint: str
+    """Of the training episodes: changes with their number, order, actions or rewards."""
     success: dict[str, dict[str, float]]
     """{task or "all": {"success": share, "episodes": count}} of the whole directory, whatever the filter."""
 
@@ -81,7 +83,14 @@ def load(path: str, *, keep: str, validation_fraction: float, q_range: tuple[flo
         raise UserError(f"{path} holds no training episode with config.data.episodes={keep!r}; collect more or loosen the filter.")
     success = {name: {"success": sum(group) / len(group), "episodes": len(group)} for name, group in sorted(outcomes.items())}
     encoder = builder.info.features["instruction_embedding"].doc.desc
-    return Dataset(path, encoder or "unknown", tuple(train), tuple(validation), success)
+    return Dataset(path, encoder or "unknown", tuple(train), tuple(validation), _fingerprint(train), success)
+
+
+def _fingerprint(episodes: list[Episode]) -> str:
+    digest = hashlib.sha256()
+    for episode in episodes:
+        digest.update(episode.episode_id.encode() + episode.actions.tobytes() + episode.rewards.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _hash_fraction(episode_id: str) -> float:
@@ -91,10 +100,20 @@ def _hash_fraction(episode_id: str) -> float:
 def _open(path: str):
     import tensorflow_datasets as tfds
 
-    versions = sorted(p for p in Path(path).glob("*.*.*") if p.is_dir() and "incomplete" not in p.name)
+    directory = epath.Path(path)
+    versions = [p for p in directory.glob("*.*.*") if p.is_dir() and tfds.core.Version.is_valid(p.name)]
     if not versions:
         raise UserError(f"{path} holds no RLDS dataset (no VERSION directory); run `python -m qt_jax collect --config=...` first.")
-    return tfds.builder_from_directory(str(versions[-1]))
+    newest = max(versions, key=lambda p: tfds.core.Version(p.name))
+    try:
+        builder = tfds.builder_from_directory(str(newest))
+    except Exception as error:
+        raise UserError(
+            f"{newest} has no readable metadata ({type(error).__name__}); collect it again."
+        ) from error
+    if "train" not in builder.info.splits:
+        raise UserError(f"{newest} has splits {sorted(builder.info.splits)}, expected 'train'; collect it again.")
+    return builder
 
 
 def _examples(builder: Any, path: str) -> Iterator[dict[str, Any]]:
@@ -132,7 +151,7 @@ def _records(files: list[Any], file_format: str, path: str) -> Iterator[bytes]:
         except Exception as error:
             first_line = (str(error).splitlines() or [""])[0]
             raise UserError(
-                f"{path}: {Path(file).name} cannot be read ({first_line}); the file is truncated or damaged, collect it again."
+                f"{path}: {epath.Path(file).name} cannot be read ({first_line}); the file is truncated or damaged, collect it again."
             ) from error
 
 

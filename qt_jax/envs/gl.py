@@ -20,7 +20,10 @@ _PROBED = "QT_JAX_GL_PROBED"
 
 def _works(backend: str) -> bool:
     environment = {**os.environ, "MUJOCO_GL": backend}
-    probe = subprocess.run([sys.executable, "-c", _PROBE], env=environment, capture_output=True, timeout=120)
+    try:
+        probe = subprocess.run([sys.executable, "-c", _PROBE], env=environment, capture_output=True, timeout=120)
+    except subprocess.TimeoutExpired:
+        return False
     return probe.returncode == 0
 
 

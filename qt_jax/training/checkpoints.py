@@ -33,6 +33,7 @@ class Assets:
     text_encoder: str
     instruction_dim: int
     config: dict[str, Any]
+    data_fingerprint: str
     data: dict[str, Any]
     """Share of successes in the whole dataset, whatever was filtered: {task or "all": {"success", "episodes"}}."""
 
@@ -45,12 +46,13 @@ class Assets:
             "text_encoder": self.text_encoder,
             "instruction_dim": self.instruction_dim,
             "config": self.config,
+            "data_fingerprint": self.data_fingerprint,
             "data": self.data,
         }
 
     @classmethod
     def from_json(cls, value: dict[str, Any], where: Any) -> Assets:
-        missing = {"action", "observation", "statistics", "text_encoder", "instruction_dim", "config", "data"} - set(value)
+        missing = {field.name for field in dataclasses.fields(cls)} - set(value)
         if missing:
             raise UserError(f"{where}: the checkpoint's assets lack {sorted(missing)}; it was written by another version, train it again.")
         return cls(
@@ -60,6 +62,7 @@ class Assets:
             value["text_encoder"],
             value["instruction_dim"],
             value["config"],
+            value["data_fingerprint"],
             value["data"],
         )
 
@@ -113,11 +116,13 @@ class Checkpointer:
         step = self.latest_step
         saved = load_assets(self._directory, step)
         _refuse_other_config(saved.config, assets.config, self._directory / str(step))
-        if saved.statistics != assets.statistics:
-            raise UserError(
-                f"{self._directory / str(step)} was trained with state statistics {saved.statistics.fingerprint()}, the data now gives "
-                f"{assets.statistics.fingerprint()}: the dataset changed; choose another config.workdir."
-            )
+        for name in ("data_fingerprint", "statistics"):
+            before, now = getattr(saved, name), getattr(assets, name)
+            if before != now:
+                raise UserError(
+                    f"{self._directory / str(step)} was trained with {name} {before}, the data now gives {now}: the dataset changed; "
+                    "choose another config.workdir."
+                )
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
         restored = self._manager.restore(
             step,

@@ -127,7 +127,14 @@ def load_data(config: Any, action: ActionSpec, observation: ObservationSpec):
         for part in (dataset.train, dataset.validation)
     )
     assets = checkpoints.Assets(
-        action, observation, statistics, dataset.text_encoder, first.embedding.size, checkpoints.plain_config(config), dataset.success
+        action,
+        observation,
+        statistics,
+        dataset.text_encoder,
+        first.embedding.size,
+        checkpoints.plain_config(config),
+        dataset.fingerprint,
+        dataset.success,
     )
     return dataset, source, validation, assets
 

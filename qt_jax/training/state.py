@@ -14,6 +14,9 @@ from qt_jax.models.q_transformer import Network
 from qt_jax.specs import Segment
 from qt_jax.training.augment import random_shift
 
+DECAYED = ("kernel", "head")
+"""Names of the parameters that multiply activations; biases, norms, positions and embeddings are not decayed."""
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +30,7 @@ class TrainState:
 
 
 def make_optimizer(config: Any) -> optax.GradientTransformation:
-    """AdamW on a warm-up and cosine schedule, gradients clipped by global norm; no decay on vectors (biases, norms)."""
+    """AdamW on a warm-up and cosine schedule, gradients clipped by global norm; weight decay on matrices alone (`DECAYED`)."""
     settings = config.optimizer
     schedule = optax.warmup_cosine_decay_schedule(
         0.0,
@@ -36,7 +39,7 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
         config.train.steps,
         settings.learning_rate * settings.final_learning_rate,
     )
-    decayed = lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
+    decayed = lambda params: jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in DECAYED, params)
     return optax.chain(
         optax.clip_by_global_norm(settings.clip_norm),
         optax.adamw(schedule, weight_decay=settings.weight_decay, mask=decayed),

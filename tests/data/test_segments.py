@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -6,7 +8,7 @@ from qt_jax.data.episodes import Episode, monte_carlo_returns
 from qt_jax.data.segments import Cutting, SegmentSource
 from qt_jax.errors import UserError
 from qt_jax.preprocess import StateStatistics
-from qt_jax.specs import ActionSpec
+from qt_jax.specs import DEMONSTRATION, ActionSpec
 
 ACTION = ActionSpec(("x",), (-1.0,), (1.0,), (4,))
 
@@ -91,6 +93,19 @@ def test_an_epoch_holds_every_segment_once():
     iterator = loader.training_iterator(source, batch_size=1, seed=1, read_threads=1)
     trained = sum(int(next(iterator)["trainable"].sum()) for _ in range(len(source)))
     assert trained == sum(range(3, 11))
+
+
+def test_a_share_of_demonstrations_is_held_in_every_batch():
+    demonstrations = [dataclasses.replace(make_episode(5), collector=DEMONSTRATION)] * 3
+    autonomous = [make_episode(20, terminal=False) for _ in range(9)]
+    source = make_source(demonstrations + autonomous, Cutting(6, 2, 1))
+    make = lambda share: loader.training_iterator(source, batch_size=8, seed=0, read_threads=1, demonstration_share=share)
+    iterator = make(0.5)
+    for _ in range(10):
+        assert next(iterator)["success"].mean() == 0.5  # only the demonstrations succeed here
+    with pytest.raises(UserError, match="demonstration_share is 0.5 but 100%"):
+        only = make_source(demonstrations * 3, Cutting(6, 2, 1))
+        loader.training_iterator(only, batch_size=8, seed=0, read_threads=1, demonstration_share=0.5)
 
 
 def test_validation_covers_every_transition_once():

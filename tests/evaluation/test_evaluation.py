@@ -107,6 +107,19 @@ def test_runtime_agrees_with_the_teacher_forced_network(trained):
         np.testing.assert_allclose(np.stack(scores), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("--config.env.action_repeat=3", "trained with config.env.action_repeat=5, this run has 3"),
+        ("--config.env.tasks=('push',)", "trained without data of ['push']"),
+        ("--config.evaluate.num_envs=0", "num_envs=0"),
+    ],
+)
+def test_evaluation_that_does_not_fit_the_run_is_one_line(trained, override, message):
+    result = door("evaluate", f"--config.workdir={trained.workdir}", override, check=False)
+    assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
+
+
 def test_missing_checkpoint_is_one_line(tmp_path):
     with pytest.raises(UserError, match="holds no checkpoint"):
         live_policy.load(str(tmp_path), slots=1)
