@@ -44,7 +44,7 @@ def train(config: Any, action: ActionSpec, observation: ObservationSpec) -> Trai
         demonstration_share=config.data.demonstration_share,
     )
     checkpointer = checkpoints.Checkpointer(config.workdir, config.train.keep_checkpoints)
-    writer = metrics.MetricWriter(config.workdir)
+    writer = metrics.MetricWriter(config.workdir, checkpointer.latest_step or 0)
     print(
         f"{config.agent.name}: {parameter_count(state.params):,} parameters; {len(dataset.train)} training and "
         f"{len(dataset.validation)} validation episodes, {len(source)} segments"

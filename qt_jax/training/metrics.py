@@ -12,14 +12,22 @@ from qt_jax.errors import UserError
 
 
 class MetricWriter:
-    """`metrics.jsonl` (one object a line) and TensorBoard event files in the run's directory."""
+    """`metrics.jsonl` (one object a line) and TensorBoard event files in the run's directory.
 
-    def __init__(self, workdir: str):
+    Args:
+        step: where the run continues; records of later steps, which it will write again, are dropped.
+    """
+
+    def __init__(self, workdir: str, step: int):
         from tensorboardX import SummaryWriter
 
-        Path(workdir).mkdir(parents=True, exist_ok=True)
-        self._file = (Path(workdir) / "metrics.jsonl").open("a")
-        self._board = SummaryWriter(str(Path(workdir) / "tensorboard"))
+        directory = Path(workdir)
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / "metrics.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        path.write_text("".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step))
+        self._file = path.open("a")
+        self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1 if lines else None)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         self._file.write(json.dumps({"step": step, "time": time.time(), **values}) + "\n")

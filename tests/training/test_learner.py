@@ -25,9 +25,13 @@ def equal_trees(one, other):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+def metric_records(workdir):
+    return [json.loads(line) for line in Path(workdir, "metrics.jsonl").read_text().splitlines()]
+
+
 def test_run_directory_and_metrics(trained):
     workdir = Path(trained.workdir)
-    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    records = metric_records(workdir)
     last = {k: v for r in records for k, v in r.items()}
     expected = "loss td_error conservative_loss q_taken q_other target mc_clamp_share grad_norm".split()
     assert {f"train/{name}" for name in expected} | {"steps_per_s", "data_wait_share", "validation/td_error"} <= set(last)
@@ -42,7 +46,7 @@ def test_behaviour_cloning_loss_falls(dataset_path, tmp_path):
     config.data.path, config.workdir = dataset_path, str(tmp_path)
     config.optimizer.learning_rate = 2e-3
     train(config)
-    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    records = metric_records(tmp_path)
     losses = [r["train/loss"] for r in records if "train/loss" in r]
     assert losses[-1] < 0.9 * losses[0]
 
@@ -64,6 +68,8 @@ def test_killed_run_resumes_bit_for_bit(trained, config, tmp_path):
     equal_trees(jax.device_get(resumed.params), params)
     one, other = (sorted(Path(w, "checkpoints", "20", "data_iterator").rglob("*.json")) for w in (config.workdir, trained.workdir))
     assert one and [p.read_bytes() for p in one] == [p.read_bytes() for p in other]
+    steps, undisturbed = ([r["step"] for r in metric_records(w)] for w in (config.workdir, trained.workdir))
+    assert steps == undisturbed, "each step once, though the killed run had logged past its checkpoint"
 
 
 def test_a_finished_run_is_left_alone(trained):
