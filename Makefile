@@ -23,7 +23,7 @@ runs/quickstart/bc/evaluation.json: | data/quickstart/1.0.0
 
 runs/quickstart/q_transformer/evaluation.json: | runs/quickstart/bc/evaluation.json
 	$(QT) train --config=$(QUICKSTART)
-	$(QT) evaluate --config=$(QUICKSTART)
+	$(QT) evaluate --config=$(QUICKSTART) --config.evaluate.references="('runs/quickstart/bc',)"
 
 test: $(STAMP) lint
 	$(PY) -m pytest

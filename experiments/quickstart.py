@@ -47,6 +47,4 @@ def get_config(agent: str = "q_transformer") -> ml_collections.ConfigDict:
     if agent == "bc":
         config.data.demonstration_share = 0.0
         config.data.episodes = "successes"
-    else:
-        config.evaluate.references = {"BC on successes": "runs/quickstart/bc"}
     return config

@@ -25,8 +25,13 @@ def door(name: str, *overrides: str, check: bool = True) -> subprocess.Completed
 
 
 def train(config: ml_collections.ConfigDict):
-    frozen = ml_collections.FrozenConfigDict(config)
-    return loop.train(frozen, metaworld.action_spec(config.env), metaworld.observation_spec(config.env))
+    return loop.train(ml_collections.FrozenConfigDict(config), *interface(config))
+
+
+def interface(config: ml_collections.ConfigDict):
+    """Action spec, observation spec and {task: dt} of an experiment's environment."""
+    dt = {task: metaworld.decision_dt(config.env, task) for task in metaworld.suite_tasks(config.env.tasks)}
+    return metaworld.action_spec(config.env), metaworld.observation_spec(config.env), dt
 
 
 @pytest.fixture(scope="session")

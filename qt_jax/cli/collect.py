@@ -6,6 +6,7 @@ import collections
 import functools
 import itertools
 import multiprocessing
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,7 +36,9 @@ def main(config: Any) -> None:
             successes[key] += episode.success
             yield episode
 
-    with multiprocessing.get_context("spawn").Pool(max(1, config.collect.workers)) as pool:
+    # An interrupt is the parent's to handle: it ends the workers with the pool.
+    ignore = functools.partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    with multiprocessing.get_context("spawn").Pool(max(1, config.collect.workers), ignore) as pool:
         episodes = itertools.chain.from_iterable(pool.imap(functools.partial(collectors.collect_episodes, config), batches))
         path = rlds_writer.write(
             config.data.path,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import json
-from pathlib import Path
 from typing import Any
 
 import tqdm
+from etils import epath
 
 from qt_jax import agents, text
 from qt_jax.envs import collectors, metaworld
@@ -19,8 +20,10 @@ from qt_jax.training import checkpoints
 
 
 def main(config: Any) -> None:
-    task_names = metaworld.suite_tasks(config.env.tasks)
-    policy, assets, step = live_policy.load(config.workdir, config.evaluate.num_envs)
+    settings, task_names = config.evaluate, metaworld.suite_tasks(config.env.tasks)
+    if min(settings.episodes, settings.num_envs) < 1:
+        raise UserError(f"config.evaluate has episodes={settings.episodes} and num_envs={settings.num_envs}; give at least 1 of each.")
+    policy, assets, step = live_policy.load(config.workdir, settings.num_envs)
     for key in sorted(set(config.env) - {"tasks", "max_decisions"}):
         trained = assets.config["env"][key]
         if trained != checkpoints.plain_config(config)["env"][key]:
@@ -30,11 +33,8 @@ def main(config: Any) -> None:
         raise UserError(
             f"{config.workdir} was trained without data of {missing}; evaluate tasks among {sorted(set(assets.data) - {'all'})}."
         )
-    settings = config.evaluate
-    if min(settings.episodes, settings.num_envs) < 1:
-        raise UserError(f"config.evaluate has episodes={settings.episodes} and num_envs={settings.num_envs}; give at least 1 of each.")
-    references = {name: _reference(path, task_names) for name, path in config.evaluate.references.items()}
-    episodes = range(config.evaluate.episodes)
+    references = {workdir: _reference(workdir, task_names) for workdir in settings.references}
+    episodes = range(settings.episodes)
     own = [Job(task, i, tasks.INSTRUCTIONS[task][0]) for task in task_names for i in episodes]
     swaps = [(a, b) for pair in tasks.SHARED_SCENES if set(pair) <= set(task_names) for a, b in (pair, pair[::-1])]
     swapped = [Job(a, i, tasks.INSTRUCTIONS[b][0]) for a, b in swaps for i in episodes]
@@ -53,18 +53,20 @@ def main(config: Any) -> None:
         for a, b in swaps
     ]
     name = assets.config["agent"]["name"]
-    summary |= {"agent": name, "step": step, "seed": config.evaluate.seed, "data": assets.data}
-    folder = Path(config.workdir)
+    method = f"{name}, {assets.config['data']['episodes']}"
+    summary |= {"method": method, "step": step, "seed": settings.seed, "data": assets.data}
+    methods = _named({config.workdir: summary} | references)
+    folder = epath.Path(config.workdir)
     page = report.write(
         folder,
         title=f"{name} on {', '.join(task_names)}",
         summary=summary,
-        references=references,
+        methods=methods,
         traced=[r for r in results if r.frames is not None],
         dims=assets.action.names,
         score_name=agents.get(name).SCORE_NAME,
     )
-    table = _table(summary, references)
+    table = _table(summary, methods)
     (folder / "evaluation.txt").write_text(table + "\n")
     # Last: who finds it (make, a later evaluation that names this run as a reference) finds all the rest.
     (folder / "evaluation.json").write_text(json.dumps(summary, indent=1) + "\n")
@@ -72,13 +74,20 @@ def main(config: Any) -> None:
 
 
 def _reference(workdir: str, task_names: tuple[str, ...]) -> dict[str, Any]:
-    path = Path(workdir) / "evaluation.json"
+    path = epath.Path(workdir) / "evaluation.json"
     if not path.exists():
         raise UserError(f"config.evaluate.references names {workdir}, which has no evaluation.json; evaluate that run first.")
     summary = json.loads(path.read_text())
     if set(summary["tasks"]) != set(task_names):
         raise UserError(f"{path} is about {sorted(summary['tasks'])}, this evaluation about {sorted(task_names)}.")
     return summary
+
+
+def _named(summaries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """{workdir: summary} -> {name: summary}: named by agent and data, and by the directory too where two would be alike."""
+    count = collections.Counter(summary["method"] for summary in summaries.values())
+    name = lambda workdir, method: method if count[method] == 1 else f"{method}, {workdir}"
+    return {name(workdir, summary["method"]): summary for workdir, summary in summaries.items()}
 
 
 def _run(config: Any, policy: Any, jobs: list[Job]) -> list[rollouts.Rollout]:
@@ -96,10 +105,10 @@ def _run(config: Any, policy: Any, jobs: list[Job]) -> list[rollouts.Rollout]:
         )
 
 
-def _table(summary: dict[str, Any], references: dict[str, dict[str, Any]]) -> str:
-    methods = {summary["agent"]: summary} | references
+def _table(summary: dict[str, Any], methods: dict[str, dict[str, Any]]) -> str:
     cell = lambda row: f"{row['success']:.0%} [{row['low']:.0%}, {row['high']:.0%}]"
-    line = lambda name, data, rows: f"{name:24}{data:>8}" + "".join(f"{row:>24}" for row in rows)
+    width = max(20, *map(len, methods)) + 2
+    line = lambda name, data, rows: f"{name:24}{data:>8}" + "".join(f"{row:>{width}}" for row in rows)
     share = lambda name: f"{summary['data'][name]['success']:.0%}"
     lines = [line("success (95% Wilson)", "data", methods)]
     lines += [line(task, share(task), [cell(m["tasks"][task]) for m in methods.values()]) for task in summary["tasks"]]

@@ -47,5 +47,8 @@ def run() -> None:
         except UserError as error:
             print(f"qt_jax {door}: {error}", file=sys.stderr)
             raise SystemExit(2) from None
+        except KeyboardInterrupt:
+            print(f"qt_jax {door}: interrupted", file=sys.stderr)
+            raise SystemExit(130) from None
 
     app.run(main)

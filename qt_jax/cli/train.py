@@ -11,4 +11,6 @@ from qt_jax.training import loop
 
 
 def main(config: Any) -> None:
-    loop.train(ml_collections.FrozenConfigDict(config), metaworld.action_spec(config.env), metaworld.observation_spec(config.env))
+    dt = {task: metaworld.decision_dt(config.env, task) for task in metaworld.suite_tasks(config.env.tasks)}
+    action, observation = metaworld.action_spec(config.env), metaworld.observation_spec(config.env)
+    loop.train(ml_collections.FrozenConfigDict(config), action, observation, dt)

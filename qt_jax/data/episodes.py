@@ -108,9 +108,7 @@ def _open(path: str):
     try:
         builder = tfds.builder_from_directory(str(newest))
     except Exception as error:
-        raise UserError(
-            f"{newest} has no readable metadata ({type(error).__name__}); collect it again."
-        ) from error
+        raise UserError(f"{newest} has no readable metadata ({type(error).__name__}); collect it again.") from error
     if "train" not in builder.info.splits:
         raise UserError(f"{newest} has splits {sorted(builder.info.splits)}, expected 'train'; collect it again.")
     return builder

@@ -44,6 +44,16 @@ def training_iterator(
     return iter(dataset.to_iter_dataset(options))
 
 
+def save_position(iterator: grain.DatasetIterator) -> grain.checkpoint.CheckpointSave:
+    """The Orbax argument that saves where `iterator` stands."""
+    return grain.checkpoint.CheckpointSave(iterator)
+
+
+def restore_position(iterator: grain.DatasetIterator) -> grain.checkpoint.CheckpointRestore:
+    """The Orbax argument that moves `iterator` to where the saved one stood."""
+    return grain.checkpoint.CheckpointRestore(iterator)
+
+
 def validation_batches(source: SegmentSource, *, batch_size: int, indices: list[int] | None = None) -> Iterator[Segment]:
     """Each of `indices` (default: every segment) once, in order. The last batch is filled up with copies that are not trainable."""
     indices = list(range(len(source))) if indices is None else indices

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from qt_jax import text
 from qt_jax.data.rlds_names import import_rlds
@@ -30,7 +30,7 @@ def write(
     observation: ObservationSpec,
     description: str,
     file_format: str,
-) -> Path:
+) -> epath.Path:
     """Writes `episodes` (envs.collectors.Episode) as the RLDS dataset `path`/1.0.0 and returns that directory.
 
     Raises:
@@ -38,7 +38,7 @@ def write(
     """
     if file_format not in FILE_FORMATS:
         raise UserError(f"config.collect.file_format is {file_format!r}; expected one of {sorted(FILE_FORMATS)}.")
-    target = Path(path)
+    target = epath.Path(path)
     if (target / VERSION).exists():
         raise UserError(f"{target / VERSION} already holds a dataset; delete it or choose another config.data.path.")
     import tensorflow_datasets as tfds
@@ -85,7 +85,9 @@ def _features(tfds: Any, rlds: Any, action: ActionSpec, observation: Observation
     )
 
 
-def _builder(tfds: Any, rlds: Any, target: Path, episodes: Iterable[Any], action: ActionSpec, observation: ObservationSpec, text_: str):
+def _builder(
+    tfds: Any, rlds: Any, target: epath.Path, episodes: Iterable[Any], action: ActionSpec, observation: ObservationSpec, text_: str
+):
     class Builder(tfds.core.GeneratorBasedBuilder):
         VERSION = tfds.core.Version("1.0.0")
         name = target.name

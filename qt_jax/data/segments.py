@@ -88,7 +88,7 @@ class SegmentSource:
         step = np.arange(start, start + length)
         valid = step <= episode.length
         return {
-            "images": {name: self._frames(frames[start:stop]) for name, frames in episode.images.items()},
+            "images": {name: _pad(self._frames(episode, name, start, stop), length) for name in episode.images},
             "state": _pad(self._state[e][start:stop], length),
             "instruction": episode.embedding,
             "tokens": _pad(self._tokens[e][start:stop], length),
@@ -104,9 +104,14 @@ class SegmentSource:
             "success": np.asarray(episode.success),
         }
 
-    def _frames(self, encoded: list[bytes]) -> np.ndarray:
-        frames = np.stack([decode(image) for image in encoded])
-        return _pad(frames, self._cutting.length)
+    def _frames(self, episode: Episode, name: str, start: int, stop: int) -> np.ndarray:
+        try:
+            return np.stack([decode(image) for image in episode.images[name][start:stop]])
+        except (ValueError, OSError) as error:
+            raise UserError(
+                f"Episode {episode.episode_id!r}: an image {name!r} of steps {start} to {stop - 1} does not decode ({error}); "
+                "collect it again."
+            ) from error
 
 
 def decode(image: bytes) -> np.ndarray:

@@ -13,7 +13,15 @@ from qt_jax.errors import UserError
 
 BACKENDS = ("egl", "osmesa", "glfw")
 
-_PROBE = "import mujoco; context = mujoco.GLContext(8, 8); context.make_current()"
+_PROBE = """
+import mujoco
+model = mujoco.MjModel.from_xml_string('<mujoco><worldbody><light pos="0 0 2"/><geom size="1"/></worldbody></mujoco>')
+data = mujoco.MjData(model)
+mujoco.mj_forward(model, data)
+renderer = mujoco.Renderer(model, 16, 16)
+renderer.update_scene(data)
+assert renderer.render().any()
+"""
 _PROBED = "QT_JAX_GL_PROBED"
 """Environment variable by which child processes know that MUJOCO_GL was tried already."""
 

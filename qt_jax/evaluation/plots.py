@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +91,9 @@ def scores_over_bins(scores: np.ndarray, dims: tuple[str, ...]) -> str:
 
 def video(frames: list[np.ndarray]) -> tuple[str, bytes]:
     """An H.264 mp4 of uint8 [H, W, 3] frames, as a data URI and as bytes."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         path = Path(folder) / "video.mp4"
+        warnings.filterwarnings("ignore", r"os\.fork", RuntimeWarning)  # ffmpeg is started by exec at once, which JAX's threads allow
         iio.imwrite(path, np.stack(frames), fps=VIDEO_FPS, codec="libx264", macro_block_size=2)
         data = path.read_bytes()
     return _uri(data, "video/mp4"), data

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from etils import epath
 
 from qt_jax.evaluation import plots
 from qt_jax.evaluation.rollouts import Rollout
@@ -18,20 +19,20 @@ CURVES = [
 
 
 def write(
-    folder: Path,
+    folder: epath.Path,
     *,
     title: str,
     summary: dict[str, Any],
-    references: dict[str, dict[str, Any]],
+    methods: dict[str, dict[str, Any]],
     traced: list[Rollout],
     dims: tuple[str, ...],
     score_name: str,
-) -> Path:
+) -> epath.Path:
     """Writes `report.html` and `videos/*.mp4` into the run's directory and returns the page's path.
 
     Args:
         summary: of `evaluate`: rows per task and overall, the data's own rates under "data", instruction swaps under "language".
-        references: {name: summary} of other methods to show beside it.
+        methods: {name: summary} of this and other methods, shown side by side.
     """
     metrics = folder / "metrics.jsonl"
     records = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
@@ -49,13 +50,12 @@ def write(
                 "over_bins": plots.scores_over_bins(rollout.scores, dims),
             }
         )
-    groups = {"the data itself": summary["data"], summary["agent"]: summary["tasks"]}
-    groups |= {name: other["tasks"] for name, other in references.items()}
+    groups = {"the data itself": summary["data"]} | {name: method["tasks"] for name, method in methods.items()}
     template = jinja2.Template((Path(__file__).parent / "templates" / "report.html").read_text(), autoescape=True)
     page = template.render(
         title=title,
         summary=summary,
-        methods={summary["agent"]: summary} | references,
+        methods=methods,
         bars=plots.success_bars(groups, sorted(summary["tasks"])),
         curves=plots.learning_curves(records, CURVES) if records else None,
         episodes=episodes,

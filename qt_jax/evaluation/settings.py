@@ -12,5 +12,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.max_decisions = 0  # time limit of an evaluation episode; 0: config.env.max_decisions
     config.num_envs = 10  # environments stepped as one policy batch
     config.videos = 1  # traced episodes a task, with video and Q over bins in the report
-    config.references = ml_collections.ConfigDict()  # {name: workdir} of evaluated runs to show beside this one
+    config.references = ()  # workdirs of evaluated runs to show beside this one
     return config

@@ -6,7 +6,6 @@ import dataclasses
 import json
 from typing import Any
 
-import grain
 import jax
 import ml_collections
 import orbax.checkpoint as ocp
@@ -14,6 +13,7 @@ from etils import epath
 
 import qt_jax
 from qt_jax import specs
+from qt_jax.data import loader
 from qt_jax.errors import UserError
 from qt_jax.preprocess import StateStatistics
 from qt_jax.specs import ActionSpec, ObservationSpec
@@ -96,25 +96,25 @@ class Checkpointer:
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, iterator: grain.DatasetIterator, assets: Assets) -> None:
+    def save(self, state: TrainState, iterator: Any, assets: Assets) -> None:
         self._manager.save(
             int(state.step),
             args=ocp.args.Composite(
                 train_state=ocp.args.StandardSave(state),
                 params=ocp.args.StandardSave(state.params),
-                data_iterator=grain.checkpoint.CheckpointSave(iterator),
+                data_iterator=loader.save_position(iterator),
                 assets=ocp.args.JsonSave(assets.to_json()),
             ),
         )
 
-    def restore(self, state: TrainState, iterator: grain.DatasetIterator, assets: Assets) -> TrainState:
+    def restore(self, state: TrainState, iterator: Any, assets: Assets) -> TrainState:
         """The latest checkpoint into the shapes and shardings of `state`, and its data position into `iterator`.
 
         Raises:
             UserError: if it was made with another config or other data statistics.
         """
         step = self.latest_step
-        saved = load_assets(self._directory, step)
+        saved = _load_assets(self._directory, step)
         _refuse_other_config(saved.config, assets.config, self._directory / str(step))
         for name in ("data_fingerprint", "statistics"):
             before, now = getattr(saved, name), getattr(assets, name)
@@ -126,9 +126,7 @@ class Checkpointer:
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
         restored = self._manager.restore(
             step,
-            args=ocp.args.Composite(
-                train_state=ocp.args.StandardRestore(abstract), data_iterator=grain.checkpoint.CheckpointRestore(iterator)
-            ),
+            args=ocp.args.Composite(train_state=ocp.args.StandardRestore(abstract), data_iterator=loader.restore_position(iterator)),
         )
         return restored["train_state"]
 
@@ -138,6 +136,12 @@ class Checkpointer:
         self._manager.close()
 
 
+def exists(workdir: str) -> bool:
+    """Whether a run has a complete checkpoint."""
+    directory = _directory(workdir)
+    return directory.exists() and bool(ocp.utils.checkpoint_steps(directory))
+
+
 def latest_step(workdir: str) -> int:
     """The newest complete checkpoint of a run.
 
@@ -145,13 +149,21 @@ def latest_step(workdir: str) -> int:
         UserError: if there is none.
     """
     directory = _directory(workdir)
-    steps = ocp.utils.checkpoint_steps(directory) if directory.exists() else []
-    if not steps:
+    if not exists(workdir):
         raise UserError(f"{directory} holds no checkpoint; run `python -m qt_jax train --config=...` with this config.workdir first.")
-    return max(steps)
+    return max(ocp.utils.checkpoint_steps(directory))
 
 
-def load_assets(directory: epath.Path, step: int) -> Assets:
+def latest_assets(workdir: str) -> Assets:
+    """Assets of the latest checkpoint below `workdir`.
+
+    Raises:
+        UserError: if there is none, or another version wrote it.
+    """
+    return _load_assets(_directory(workdir), latest_step(workdir))
+
+
+def _load_assets(directory: epath.Path, step: int) -> Assets:
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
         return Assets.from_json(checkpointer.restore(directory / str(step) / "assets"), directory / str(step))
 
@@ -165,9 +177,8 @@ def load_params(workdir: str, like: dict | None = None) -> tuple[dict, Assets, i
     Raises:
         UserError: if there is no checkpoint, or the shapes differ.
     """
-    step = latest_step(workdir)
+    step, assets = latest_step(workdir), latest_assets(workdir)
     path = _directory(workdir) / str(step)
-    assets = load_assets(_directory(workdir), step)
     with ocp.StandardCheckpointer() as checkpointer:
         metadata = checkpointer.metadata(path / "params").item_metadata.tree
         shapes = _with_list_keys(jax.tree.map(lambda x: tuple(x.shape), metadata))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -25,15 +27,18 @@ MAX_VALIDATION_BATCHES = 32
 SHOWN = ("train/loss", "train/grad_norm", "steps_per_s", "data_wait_share")
 
 
-def train(config: Any, action: ActionSpec, observation: ObservationSpec) -> TrainState:
+def train(config: Any, action: ActionSpec, observation: ObservationSpec, dt: Mapping[str, float]) -> TrainState:
     """Trains to `config.train.steps`, from the latest checkpoint in `config.workdir` if there is one.
+
+    Args:
+        dt: {task: seconds that the environment holds an action}; the data must have held them as long.
 
     Raises:
         UserError: for a bad config, bad data, a checkpoint of another config, or a loss that is not finite.
     """
     validate(config)
     device_mesh = mesh.make_mesh()
-    dataset, source, validation, assets = load_data(config, action, observation)
+    dataset, source, validation, assets = load_data(config, action, observation, dt)
     network = Network.create(config.model, action, observation, assets.instruction_dim)
     state = jax.device_put(_initial_state(config, network, assets), mesh.replicated(device_mesh))
     iterator = loader.training_iterator(
@@ -74,12 +79,12 @@ def train(config: Any, action: ActionSpec, observation: ObservationSpec) -> Trai
                 values = {f"train/{k}": float(v) for k, v in values.items()} | meter.read(step, float(values["transitions"]))
                 writer.write(step, values)
                 metrics.progress(step, config.train.steps, {name: values[name] for name in SHOWN})
-            if step % config.train.checkpoint_every == 0 or final:
-                metrics.check_finite(step, jax.device_get(pending))
-                checkpointer.save(state, iterator, assets)
             if (step % config.train.validate_every == 0 or final) and len(validation):
                 writer.write(step, validate_on(validation, validation_fn, state, config.data.batch_size))
                 meter.restart(step)
+            if step % config.train.checkpoint_every == 0 or final:  # last: a run that resumes here has all metrics up to here
+                metrics.check_finite(step, jax.device_get(pending))
+                checkpointer.save(state, iterator, assets)
     finally:
         checkpointer.close()
         writer.close()
@@ -87,10 +92,10 @@ def train(config: Any, action: ActionSpec, observation: ObservationSpec) -> Trai
     return state
 
 
-def load_data(config: Any, action: ActionSpec, observation: ObservationSpec):
+def load_data(config: Any, action: ActionSpec, observation: ObservationSpec, dt: Mapping[str, float]):
     """The dataset, its training and validation segments, and the assets that a checkpoint needs.
 
-    Statistics come from the training episodes that `config.data.episodes` keeps, or from the run that `config.train.init_from` names.
+    Statistics come from the training episodes that `config.data.episodes` keeps, or, with `config.train.init_from`, from that run.
     """
     dataset = data_episodes.load(
         config.data.path,
@@ -115,8 +120,15 @@ def load_data(config: Any, action: ActionSpec, observation: ObservationSpec):
             )
     if first.actions.shape[1] != action.dims:
         raise UserError(f"{config.data.path} has actions of {first.actions.shape[1]} dims, config.env's action has {action.dims}.")
+    for episode in dataset.train:
+        if not math.isclose(episode.dt, dt.get(episode.task, episode.dt), rel_tol=1e-4):
+            raise UserError(
+                f"{config.data.path} holds each action of {episode.task} for {episode.dt:g} s, config.env.action_repeat for "
+                f"{dt[episode.task]:g} s; collect again or change config.env."
+            )
     if config.train.init_from:  # what its parameters expect; the new data's own would shift their inputs
-        statistics = checkpoints.load_params(config.train.init_from)[1].statistics
+        origin = config.workdir if checkpoints.exists(config.workdir) else config.train.init_from
+        statistics = checkpoints.latest_assets(origin).statistics
     else:
         statistics = StateStatistics.of(np.concatenate([episode.state for episode in dataset.train]))
     cutting = segments.Cutting(config.data.segment_length, config.model.window, config.agent.get("n_step", 1))
@@ -141,7 +153,7 @@ def load_data(config: Any, action: ActionSpec, observation: ObservationSpec):
 
 def _initial_state(config: Any, network: Network, assets: checkpoints.Assets) -> TrainState:
     state = init_state(config, network)
-    if not config.train.init_from:
+    if not config.train.init_from or checkpoints.exists(config.workdir):
         return state
     params, source, step = checkpoints.load_params(config.train.init_from, like=state.params)
     for name in ("action", "text_encoder"):

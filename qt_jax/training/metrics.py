@@ -6,7 +6,8 @@ import json
 import math
 import sys
 import time
-from pathlib import Path
+
+from etils import epath
 
 from qt_jax.errors import UserError
 
@@ -21,7 +22,7 @@ class MetricWriter:
     def __init__(self, workdir: str, step: int):
         from tensorboardX import SummaryWriter
 
-        directory = Path(workdir)
+        directory = epath.Path(workdir)
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / "metrics.jsonl"
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []

@@ -118,3 +118,11 @@ def test_validation_covers_every_transition_once():
 def test_batch_larger_than_the_dataset_is_refused():
     with pytest.raises(UserError, match="batch_size is 64 but the dataset has 1 segments"):
         loader.training_iterator(make_source([make_episode(2)], Cutting(6, 2, 1)), batch_size=64, seed=0, read_threads=1)
+
+
+def test_a_damaged_image_is_named():
+    """Through the loader's threads, as training meets it."""
+    episode = dataclasses.replace(make_episode(6), images={"front": [b"\xff\xd8\xff broken"] * 7})
+    iterator = loader.training_iterator(make_source([episode], Cutting(4, 1, 1)), batch_size=1, seed=0, read_threads=2)
+    with pytest.raises(UserError, match="Episode 'e6': an image 'front' of steps .* does not decode"):
+        next(iterator)

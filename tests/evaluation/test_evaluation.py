@@ -1,18 +1,24 @@
 """Evaluation of the tiny checkpoint through the real door and the real simulator."""
 
+import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
 import pytest
 
+from qt_jax.agents import q_transformer
+from qt_jax.data import loader
+from qt_jax.data.segments import Cutting, SegmentSource, decode
 from qt_jax.errors import UserError
 from qt_jax.evaluation import live_policy, statistics
 from qt_jax.evaluation.rollouts import Job, Rollout
-from qt_jax.training import checkpoints
-from tests.conftest import door
+from qt_jax.models.q_transformer import Network
+from qt_jax.training import checkpoints, loop
+from tests.conftest import door, interface
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +41,23 @@ def test_table_json_videos_and_report(evaluated):
     assert set(summary["tasks"]) == {"faucet-open", "faucet-close"} and summary["step"] == 20
     assert summary["tasks"]["faucet-open"]["episodes"] == 2 and 0 < summary["data"]["all"]["success"] < 1
     assert [row["task"] for row in summary["language"]] == ["faucet-open", "faucet-close"]
-    assert "faucet-open" in stdout and "language:" in stdout
+    assert "faucet-open" in stdout and "language:" in stdout and "q_transformer, all" in stdout
     videos = sorted((workdir / "videos").glob("*.mp4"))
     assert len(videos) == 2
     frames = iio.imread(videos[0])
     assert frames.shape[1:] == (192, 192, 3) and frames.std() > 15 and (frames[0] != frames[-1]).any()
     page = (workdir / "report.html").read_text()
     assert page.count("<video") == 2 and not re.search(r'(src|href)="(?!data:)', page)
+
+
+def test_references_are_shown_beside_the_run(evaluated, tmp_path):
+    workdir, _ = evaluated
+    shutil.copy(workdir / "evaluation.json", tmp_path)
+    result = door("evaluate", f"--config.workdir={workdir}", f"--config.evaluate.references=('{tmp_path}',)")
+    header = result.stdout.splitlines()[0]
+    assert f"q_transformer, all, {workdir}" in header and f"q_transformer, all, {tmp_path}" in header
+    missing = door("evaluate", f"--config.workdir={workdir}", "--config.evaluate.references=('runs/none',)", check=False)
+    assert missing.returncode == 2 and "runs/none, which has no evaluation.json" in missing.stderr
 
 
 def test_wilson_interval_by_hand():
@@ -51,46 +67,13 @@ def test_wilson_interval_by_hand():
     assert statistics.summarize(rollouts)["tasks"]["a"]["mean_length"] == 4.5
 
 
-def test_policy_refuses_what_it_does_not_expect(trained):
-    policy, assets, _ = live_policy.load(trained.workdir, slots=2)
-    good = {
-        "images": {"front": np.zeros((2, 32, 32, 3), np.uint8)}, "state": np.zeros((2, 4), np.float32),
-        "instruction": np.zeros((2, 512), np.float32), "is_first": np.ones(2, bool),
-    }  # fmt: skip
-    before = policy.act(**good)
-    bad = [
-        ({"images": {"wrist": good["images"]["front"]}}, r"cameras \['wrist'\], the policy expects \['front'\]"),
-        ({"images": {"front": np.zeros((2, 64, 64, 3), np.uint8)}}, r"images\['front'\] is uint8\[2, 64, 64, 3\]"),
-        ({"images": {"front": np.zeros((2, 32, 32, 3), np.float32)}}, r"images\['front'\] is float32"),
-        ({"state": np.full((2, 4), np.nan, np.float32)}, "state holds NaN"),
-        ({"instruction": np.zeros((2, 7), np.float32)}, "instruction is"),
-    ]
-    for change, message in bad:
-        with pytest.raises(UserError, match=message):
-            policy.act(**(good | change))
-    after = policy.act(**good)
-    np.testing.assert_array_equal(before.tokens, after.tokens)
-    low, high = np.asarray(assets.action.low), np.asarray(assets.action.high)
-    assert ((after.actions >= low) & (after.actions <= high)).all()
-
-
 def test_runtime_agrees_with_the_teacher_forced_network(trained):
     """Longer than the window, a second episode in one slot included: the policy that is served is the network that was trained."""
-    import dataclasses
-
-    from qt_jax.data import loader
-    from qt_jax.envs import metaworld
-    from qt_jax.models.q_transformer import Network
-    from qt_jax.training import loop
-
     config = checkpoints.frozen_config(checkpoints.plain_config(trained))
-    dataset, *_ = loop.load_data(config, metaworld.action_spec(config.env), metaworld.observation_spec(config.env))
+    dataset, *_ = loop.load_data(config, *interface(trained))
     params, assets, _ = checkpoints.load_params(trained.workdir)
     policy = live_policy.build(params, assets, slots=1)
     network = Network.create(config.model, assets.action, assets.observation, assets.instruction_dim)
-    from qt_jax.agents import q_transformer
-    from qt_jax.data.segments import Cutting, SegmentSource, decode
-
     for episode in dataset.train[:2]:
         cutting = Cutting(episode.length + 1, config.model.window, 1)
         source = SegmentSource((episode,), cutting, assets.action, assets.statistics, discount=0.98, dt_ref=0.0625, q_min=0.0)

@@ -1,7 +1,9 @@
 """The learner on the tiny dataset: it learns, resumes bit for bit, and stops at what is wrong."""
 
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,14 +13,15 @@ from pathlib import Path
 import jax
 import ml_collections
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
-from qt_jax.envs import metaworld
 from qt_jax.errors import UserError
+from qt_jax.preprocess import StateStatistics
 from qt_jax.training import checkpoints, loop
 from qt_jax.training.config import validate
 from tests import tiny
-from tests.conftest import ROOT, train
+from tests.conftest import ROOT, interface, train
 
 
 def equal_trees(one, other):
@@ -62,14 +65,31 @@ def test_killed_run_resumes_bit_for_bit(trained, config, tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert checkpoints.latest_step(config.workdir) == 10
-    resumed = train(config)
-    params, assets, step = checkpoints.load_params(trained.workdir)
-    assert step == 20
-    equal_trees(jax.device_get(resumed.params), params)
+    train(config)
+    one, other = (saved_state(w) for w in (config.workdir, trained.workdir))
+    assert {"params", "target_params", "opt_state", "step"} == set(one) and int(one["step"]) == 20
+    equal_trees(one, other)
     one, other = (sorted(Path(w, "checkpoints", "20", "data_iterator").rglob("*.json")) for w in (config.workdir, trained.workdir))
     assert one and [p.read_bytes() for p in one] == [p.read_bytes() for p in other]
     steps, undisturbed = ([r["step"] for r in metric_records(w)] for w in (config.workdir, trained.workdir))
     assert steps == undisturbed, "each step once, though the killed run had logged past its checkpoint"
+
+
+def saved_state(workdir):
+    """The whole train state of the last checkpoint, as it was written."""
+    path = Path(workdir).resolve() / "checkpoints" / str(checkpoints.latest_step(workdir)) / "train_state"
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(path)
+
+
+def test_dropout_and_augmentation_resume_bit_for_bit(config, tmp_path):
+    config.model.dropout, config.data.random_shift = 0.2, 2
+    config.train.checkpoint_every = 3
+    config.train.steps = 6
+    whole = jax.device_get(train(config).params)
+    shutil.rmtree(Path(config.workdir) / "checkpoints" / "6")
+    assert checkpoints.latest_step(config.workdir) == 3
+    equal_trees(jax.device_get(train(config).params), whole)
 
 
 def test_a_finished_run_is_left_alone(trained):
@@ -86,6 +106,16 @@ def test_init_from_starts_at_the_parameters_of_another_run(trained, config):
     equal_trees(jax.device_get(state.params), checkpoints.load_params(trained.workdir)[0])
 
 
+def test_a_run_started_from_another_resumes_without_it(trained, config, tmp_path):
+    origin = tmp_path / "origin"
+    shutil.copytree(trained.workdir, origin)
+    config.train.init_from = str(origin)
+    config.train.steps = config.train.checkpoint_every = 2
+    state = jax.device_get(train(config).params)
+    shutil.rmtree(origin)
+    equal_trees(jax.device_get(train(config).params), state)
+
+
 def test_init_from_another_network_is_refused(trained, config):
     config.train.init_from = trained.workdir
     config.model.width = 64
@@ -97,6 +127,27 @@ def test_checkpoint_of_another_config_is_refused(trained):
     config = trained.copy_and_resolve_references()
     config.discount = 0.9
     with pytest.raises(UserError, match="config.discount=0.98, this run has 0.9"):
+        train(config)
+
+
+@pytest.mark.parametrize(
+    "name, value", [("data_fingerprint", "0123"), ("statistics", StateStatistics((0.0,) * 4, (1.0,) * 4))], ids=["data", "statistics"]
+)
+def test_other_data_under_the_same_run_is_refused(trained, monkeypatch, name, value):
+    load_data = loop.load_data
+
+    def changed(*arguments):
+        *rest, assets = load_data(*arguments)
+        return *rest, dataclasses.replace(assets, **{name: value})
+
+    monkeypatch.setattr(loop, "load_data", changed)
+    with pytest.raises(UserError, match=f"was trained with {name} .* the dataset changed"):
+        train(trained)
+
+
+def test_actions_held_for_another_time_are_refused(config):
+    config.env.action_repeat = 4
+    with pytest.raises(UserError, match="holds each action of faucet-.* for 0.0625 s, config.env.action_repeat for 0.05 s"):
         train(config)
 
 
@@ -161,17 +212,14 @@ def test_one_step_is_the_same_on_several_devices(dataset_path, tmp_path):
 
 def test_loss_follows_the_reward_and_ignores_the_observation_after_a_terminal_step(config):
     """Through the whole agent: what the public re-implementation gets wrong."""
-    import dataclasses
-
     from qt_jax.agents import q_transformer
     from qt_jax.data import loader
     from qt_jax.models.q_transformer import Network
 
     config.agent.monte_carlo = False
     frozen = ml_collections.FrozenConfigDict(config)
-    action, observation = metaworld.action_spec(config.env), metaworld.observation_spec(config.env)
-    _, source, _, assets = loop.load_data(frozen, action, observation)
-    network = Network.create(config.model, action, observation, assets.instruction_dim)
+    _, source, _, assets = loop.load_data(frozen, *interface(config))
+    network = Network.create(config.model, assets.action, assets.observation, assets.instruction_dim)
     params = network.init(jax.random.key(0))
     terminal = [i for i in range(len(source)) if source[i]["is_terminal"].any()]
     truncated = [i for i in range(len(source)) if source[i]["is_last"].any() and not source[i]["is_terminal"].any()]
