@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 COMPILE := $(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --custom-compile-command 'make lock' --extra all
 
-.PHONY: quickstart test test-slow lint bench-state bench-learner lock clean
+.PHONY: quickstart test test-slow lint bench-state bench-quickstart bench-learner lock clean
 
 QT := $(PY) -m qt_jax
 QUICKSTART := experiments/quickstart.py
@@ -37,10 +37,13 @@ lint: $(STAMP)
 	$(VENV)/bin/lint-imports --no-logo
 
 bench-state: $(STAMP)
-	$(PY) benchmarks/bench_state.py
+	$(PY) -m benchmarks.bench_state
+
+bench-quickstart: data/quickstart/1.0.0
+	$(PY) -m benchmarks.bench_quickstart
 
 bench-learner: $(STAMP)
-	$(PY) benchmarks/bench_learner.py
+	$(PY) -m benchmarks.bench_learner
 
 $(STAMP): requirements.txt setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("qt_jax needs Python >= 3.11, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
-import platform
 import statistics
 import time
 from pathlib import Path
@@ -20,6 +19,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from benchmarks import runs
 from qt_jax.envs import metaworld
 from qt_jax.models.q_transformer import Network, parameter_count
 from qt_jax.specs import Segment
@@ -102,9 +102,8 @@ def measure(name: str, peak: float) -> dict[str, float]:
 
 def main() -> None:
     peak = matmul_peak()
-    result = {"machine": f"{platform.machine()} CPU, 2 shared cores", "matmul_peak_gflop_s": peak / 1e9}
-    result |= {name: measure(name, peak) for name in EXPERIMENTS}
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+    result = {"matmul_peak_gflop_s": peak / 1e9} | {name: measure(name, peak) for name in EXPERIMENTS}
+    runs.write(RESULTS, **result)
     print(json.dumps(result, indent=1))
 
 
