@@ -1,6 +1,6 @@
 """`make bench-quickstart`: the quickstart's two methods over several training seeds on the quickstart's data.
 
-Writes experiments/results/bench_quickstart.json: each seed's evaluation, and the mean over seeds with a 95% t interval.
+Writes experiments/results/bench_quickstart.json: each seed's evaluation, and the mean over seeds with a 95% t interval within [0, 1].
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def main() -> None:
     for method, by_seed in rows.items():
         rates = [row["overall"]["success"] for row in by_seed.values()]
         interval = stats.ttest_1samp(rates, 0.0).confidence_interval(0.95)
-        summary[method] = {"mean": sum(rates) / len(rates), "low": interval.low, "high": interval.high, "seeds": rates}
+        low, high = max(0.0, interval.low), min(1.0, interval.high)
+        summary[method] = {"mean": sum(rates) / len(rates), "low": low, "high": high, "seeds": rates}
     runs.write(RESULTS, commit=commit, summary=summary, methods=rows)
     for method, row in summary.items():
         print(f"{method:20}{row['mean']:6.1%}  [{row['low']:.1%}, {row['high']:.1%}]  seeds {', '.join(f'{r:.0%}' for r in row['seeds'])}")
