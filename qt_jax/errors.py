@@ -1,4 +1,4 @@
-"""The one error a person at the keyboard or at the robot is meant to read."""
+"""The one error a person at the keyboard or at the robot is meant to read, and the exit statuses a scheduler is meant to act on."""
 
 
 class UserError(Exception):
@@ -6,3 +6,14 @@ class UserError(Exception):
 
     Doors (`qt_jax/cli`) print it without a traceback and exit with status 2.
     """
+
+
+EXIT_USER_ERROR = 2
+EXIT_PREEMPTED = 75
+"""SIGTERM came and the run was saved: start the same command again (sysexits' EX_TEMPFAIL)."""
+EXIT_HUNG = 76
+"""No step ended within config.train.step_timeout_s: start the same command again, on other machines if it happens twice."""
+
+
+class Preempted(Exception):
+    """The run was told to stop, and saved. Doors print it and exit with EXIT_PREEMPTED."""

@@ -11,6 +11,9 @@ import chex
 import jax
 import jax.numpy as jnp
 
+Sum = tuple[jax.Array, jax.Array]
+"""A sum over steps and dims, and how many they are."""
+
 BACKUPS = ("chain", "skip")
 CONSERVATISM = ("q_min", "softmax", "none")
 
@@ -123,8 +126,8 @@ def conservative_fixed_point(p: float, target: float, q_min: float, alpha: float
 
 
 def sigmoid_values(logits: jax.Array, q_min: float, q_max: float) -> jax.Array:
-    """Q = q_min + (q_max - q_min) sigmoid(logit): logits [..., 1] -> Q [...], float32."""
-    return q_min + (q_max - q_min) * jax.nn.sigmoid(logits[..., 0].astype(jnp.float32))
+    """Q = q_min + (q_max - q_min) sigmoid(logit): logits [..., 1] -> Q [...]."""
+    return q_min + (q_max - q_min) * jax.nn.sigmoid(logits[..., 0])
 
 
 def histogram_centers(atoms: int, q_min: float, q_max: float) -> jax.Array:
@@ -134,8 +137,8 @@ def histogram_centers(atoms: int, q_min: float, q_max: float) -> jax.Array:
 
 
 def histogram_values(logits: jax.Array, q_min: float, q_max: float) -> jax.Array:
-    """Mean of the categorical value distribution: logits [..., K] -> Q [...], float32."""
-    probabilities = jax.nn.softmax(logits.astype(jnp.float32))
+    """Mean of the categorical value distribution: logits [..., K] -> Q [...]."""
+    probabilities = jax.nn.softmax(logits)
     return probabilities @ histogram_centers(logits.shape[-1], q_min, q_max)
 
 
@@ -159,10 +162,15 @@ def histogram_value_loss(taken_logits: jax.Array, target: jax.Array, q_min: floa
     """Cross-entropy to `histogram_target`, less its own entropy (so 0 at a perfect fit): taken_logits [K], target [] -> []."""
     chex.assert_rank([taken_logits, target], [1, 0])
     probabilities = histogram_target(target, taken_logits.shape[0], q_min, q_max)
-    cross_entropy = -jnp.sum(probabilities * jax.nn.log_softmax(taken_logits.astype(jnp.float32)))
+    cross_entropy = -jnp.sum(probabilities * jax.nn.log_softmax(taken_logits))
     return cross_entropy - jnp.sum(jax.scipy.special.entr(probabilities))
 
 
-def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
-    """Global sum over the mask divided by its global count (never a mean of means); 0 for an empty mask."""
-    return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
+def masked_sum(x: jax.Array, mask: jax.Array) -> Sum:
+    """Sum over the mask and its count. Whoever reports or differentiates divides once, after adding all devices and microbatches."""
+    return jnp.sum(jnp.where(mask, x, 0.0)), jnp.sum(jnp.broadcast_to(mask, jnp.shape(x)))
+
+
+def mean(total: Sum) -> jax.Array:
+    """A global sum over its global count (never a mean of means); 0 for an empty mask."""
+    return total[0] / jnp.maximum(total[1], 1)

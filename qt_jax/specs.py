@@ -118,6 +118,19 @@ class Segment:
     success: Array
 
 
+def segment_struct(action: ActionSpec, observation: ObservationSpec, instruction_dim: int, batch: int, steps: int) -> Segment:
+    """Shapes and dtypes of a batch, for programs that are compiled before data is there."""
+    of = lambda dtype, *rest: jax.ShapeDtypeStruct((batch, steps, *rest), dtype)
+    flag, number = of(np.bool_), of(np.float32)
+    return Segment(
+        images={name: of(np.uint8, *observation.image_size, 3) for name in observation.cameras},
+        state=of(np.float32, observation.state_dim),
+        instruction=jax.ShapeDtypeStruct((batch, instruction_dim), np.float32),
+        tokens=of(np.int32, action.dims), action_mask=of(np.bool_, action.dims), reward=number, mc_return=number, dt=number,
+        is_first=flag, is_last=flag, is_terminal=flag, valid=flag, trainable=flag, success=jax.ShapeDtypeStruct((batch,), np.bool_),
+    )  # fmt: skip
+
+
 def to_json(spec: Any) -> dict[str, Any]:
     """A spec dataclass as plain JSON types."""
     return dataclasses.asdict(spec)

@@ -132,9 +132,11 @@ def test_histogram_target_and_value():
     assert losses.histogram_value_loss(logits, jnp.asarray(0.3), 0.0, 1.0) > 0.1
 
 
-def test_masked_mean_is_a_global_sum_over_a_global_count():
-    np.testing.assert_allclose(losses.masked_mean(array([1, 2], [4, 100]), flags([T, T], [T, F])), 7 / 3, rtol=1e-6)
-    assert losses.masked_mean(array(5.0), flags(F)) == 0
+def test_means_are_a_global_sum_over_a_global_count():
+    total = losses.masked_sum(array([1, 2], [4, 100]), flags([T, T], [T, F]))
+    np.testing.assert_allclose(total, (7, 3))
+    np.testing.assert_allclose(losses.mean(total), 7 / 3, rtol=1e-6)
+    assert losses.mean(losses.masked_sum(array(5.0), flags(F))) == 0
 
 
 def test_tabular_mdp_reaches_the_optimal_value_without_conservatism():

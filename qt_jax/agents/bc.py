@@ -28,11 +28,12 @@ def scores(config: Any, action: ActionSpec, logits: jax.Array, dim: int) -> jax.
     return jax.nn.log_softmax(jnp.where(action.bin_mask()[dim], logits[..., 0], -jnp.inf))
 
 
-def loss(config: Any, network: Network, params: dict, target_params: None, segment: Segment, dropout_key: jax.Array | None):
-    """Mean over trainable steps and present dims of -log p(a^i | s, a^{1:i-1})."""
+def loss(
+    config: Any, network: Network, params: dict, target_params: dict, segment: Segment, dropout_key: jax.Array | None
+) -> dict[str, losses.Sum]:
+    """-log p(a^i | s, a^{1:i-1}), summed over trainable steps and present dims, and their count."""
     logits = jnp.where(network.action.bin_mask(), network.score(params, segment, dropout_key)[..., 0], -jnp.inf)
     log_probs = jnp.take_along_axis(jax.nn.log_softmax(logits), segment.tokens[..., None], axis=-1)[..., 0]
     mask = segment.trainable[..., None] & segment.action_mask
-    cross_entropy = losses.masked_mean(-log_probs, mask)
-    accuracy = losses.masked_mean(jnp.argmax(logits, axis=-1) == segment.tokens, mask)
-    return cross_entropy, {"cross_entropy": cross_entropy, "token_accuracy": accuracy}
+    accurate = jnp.argmax(logits, axis=-1) == segment.tokens
+    return {"loss": losses.masked_sum(-log_probs, mask), "token_accuracy": losses.masked_sum(accurate, mask)}

@@ -46,8 +46,10 @@ def first_step_values(config: Any, network: Network, params: dict, segment: Segm
     return _taken(q, segment.tokens)[:, 0, -1]
 
 
-def loss(config: Any, network: Network, params: dict, target_params: dict, segment: Segment, dropout_key: jax.Array | None):
-    """Eq. 2: value loss + alpha * conservative term, each a global sum over trainable steps and present dims divided by their count.
+def loss(
+    config: Any, network: Network, params: dict, target_params: dict, segment: Segment, dropout_key: jax.Array | None
+) -> dict[str, losses.Sum]:
+    """Eq. 2: value loss + alpha * conservative term, each a sum over trainable steps and present dims, and their count.
 
     One online and one target pass over the segment.
     """
@@ -78,19 +80,17 @@ def loss(config: Any, network: Network, params: dict, target_params: dict, segme
     penalties = jax.vmap(jax.vmap(jax.vmap(penalty), (0, 0, None)), (0, 0, None))(q, segment.tokens, bin_mask)
 
     mask = segment.trainable[..., None] & segment.action_mask
-    value = losses.masked_mean(value_terms, mask)
-    conservative = losses.masked_mean(penalties, mask)
     others = mask[..., None] & bin_mask & (jnp.arange(q.shape[-1]) != segment.tokens[..., None])
-    metrics = {
-        "value_loss": value,
-        "conservative_loss": conservative,
-        "td_error": losses.masked_mean(jnp.abs(q_taken - targets), mask),
-        "q_taken": losses.masked_mean(q_taken, mask),
-        "q_other": losses.masked_mean(q, others),
-        "target": losses.masked_mean(targets, mask),
-        "mc_clamp_share": losses.masked_mean(targets > backups, mask),
+    return {
+        "loss": losses.masked_sum(value_terms + agent.alpha * penalties, mask),
+        "value_loss": losses.masked_sum(value_terms, mask),
+        "conservative_loss": losses.masked_sum(penalties, mask),
+        "td_error": losses.masked_sum(jnp.abs(q_taken - targets), mask),
+        "q_taken": losses.masked_sum(q_taken, mask),
+        "q_other": losses.masked_sum(q, others),
+        "target": losses.masked_sum(targets, mask),
+        "mc_clamp_share": losses.masked_sum(targets > backups, mask),
     }
-    return value + agent.alpha * conservative, metrics
 
 
 def _taken(q: jax.Array, tokens: jax.Array) -> jax.Array:

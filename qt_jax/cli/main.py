@@ -8,7 +8,7 @@ import sys
 from absl import app, logging
 from ml_collections import config_flags
 
-from qt_jax.errors import UserError
+from qt_jax.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, Preempted, UserError
 
 DOORS = {
     "collect": "collect a dataset in the simulator with scripted experts and realistic failures",
@@ -27,11 +27,11 @@ def run() -> None:
     """The console entry."""
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         print(_USAGE)
-        raise SystemExit(0 if len(sys.argv) > 1 else 2)
+        raise SystemExit(0 if len(sys.argv) > 1 else EXIT_USER_ERROR)
     door = sys.argv.pop(1)
     if door not in DOORS:
         print(f"qt_jax: unknown door {door!r}; expected one of {', '.join(DOORS)}.", file=sys.stderr)
-        raise SystemExit(2)
+        raise SystemExit(EXIT_USER_ERROR)
     config = config_flags.DEFINE_config_file(
         "config", None, "A file with get_config(), such as experiments/quickstart.py.", lock_config=True
     )
@@ -46,7 +46,10 @@ def run() -> None:
             importlib.import_module(f"qt_jax.cli.{door}").main(config.value)
         except UserError as error:
             print(f"qt_jax {door}: {error}", file=sys.stderr)
-            raise SystemExit(2) from None
+            raise SystemExit(EXIT_USER_ERROR) from None
+        except Preempted as notice:
+            print(f"qt_jax {door}: {notice}", file=sys.stderr)
+            raise SystemExit(EXIT_PREEMPTED) from None
         except KeyboardInterrupt:
             print(f"qt_jax {door}: interrupted", file=sys.stderr)
             raise SystemExit(130) from None

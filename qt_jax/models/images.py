@@ -9,10 +9,16 @@ import jax.numpy as jnp
 from flax import nnx
 
 from qt_jax import preprocess
+from qt_jax.models.remat import rematerialised
 
 
 def _groups(channels: int) -> int:
     return math.gcd(channels, 8)
+
+
+def _call(block: nnx.Module, x: jax.Array, instruction: jax.Array, remat: str) -> jax.Array:
+    graphdef, params = nnx.split(block)
+    return rematerialised(lambda params, x, instruction: nnx.merge(graphdef, params)(x, instruction), remat)(params, x, instruction)
 
 
 class Film(nnx.Module):
@@ -46,7 +52,8 @@ class PatchEncoder(nnx.Module):
     On a CPU the gradient of a convolution is the slow part of a step, that of a matrix product is not: so few 3x3 convolutions.
     """
 
-    def __init__(self, stages, instruction_dim: int, dtype, rngs: nnx.Rngs):
+    def __init__(self, stages, instruction_dim: int, dtype, rngs: nnx.Rngs, remat: str):
+        self.remat = remat
         self.patches = tuple(patch for patch, _, _ in stages)
         self.embed, self.blocks = nnx.List(), nnx.List()
         channels = 3
@@ -60,7 +67,7 @@ class PatchEncoder(nnx.Module):
         for patch, embed, blocks in zip(self.patches, self.embed, self.blocks):
             x = jax.nn.gelu(embed(_patches(x, patch)))
             for block in blocks:
-                x = block(x, instruction)
+                x = _call(block, x, instruction, self.remat)
         return x
 
 
@@ -115,7 +122,8 @@ class EfficientNetB3(nnx.Module):
         (1, 3, 1, 24, 2), (6, 3, 2, 32, 3), (6, 5, 2, 48, 3), (6, 3, 2, 96, 5), (6, 5, 1, 136, 5), (6, 5, 2, 232, 6), (6, 3, 1, 384, 2),
     )  # fmt: skip
 
-    def __init__(self, instruction_dim: int, dtype, rngs: nnx.Rngs):
+    def __init__(self, instruction_dim: int, dtype, rngs: nnx.Rngs, remat: str):
+        self.remat = remat
         self.stem = nnx.Conv(3, 40, (3, 3), strides=2, use_bias=False, dtype=dtype, rngs=rngs)
         self.stem_norm = nnx.GroupNorm(40, num_groups=8, dtype=dtype, rngs=rngs)
         self.blocks = nnx.List()
@@ -131,7 +139,7 @@ class EfficientNetB3(nnx.Module):
     def __call__(self, x: jax.Array, instruction: jax.Array) -> jax.Array:
         x = jax.nn.silu(self.stem_norm(self.stem(x)))
         for block in self.blocks:
-            x = block(x, instruction)
+            x = _call(block, x, instruction, self.remat)
         return jax.nn.silu(self.top_norm(self.top(x)))
 
 
@@ -156,9 +164,9 @@ class ImageTokenizer(nnx.Module):
         self.image_size = (config.image_size, config.image_size)
         self.dtype = dtype
         if config.encoder == "efficientnet_b3":
-            self.encoder = EfficientNetB3(instruction_dim, dtype, rngs)
+            self.encoder = EfficientNetB3(instruction_dim, dtype, rngs, config.encoder_remat)
         else:
-            self.encoder = PatchEncoder(config.patch_stages, instruction_dim, dtype, rngs)
+            self.encoder = PatchEncoder(config.patch_stages, instruction_dim, dtype, rngs, config.encoder_remat)
         channels = self.encoder.channels
         image = jax.ShapeDtypeStruct((1, *self.image_size, 3), jnp.float32)
         text = jax.ShapeDtypeStruct((1, instruction_dim), jnp.float32)

@@ -38,6 +38,9 @@ def laptop() -> ml_collections.ConfigDict:
     config.dtype = "float32"
     config.atoms = 1
     config.initial_value = 0.05
+    config.scan_layers = False  # one compiled layer in a loop: shorter compilation and less memory for deep networks
+    config.remat = "none"  # of each Transformer block: "none", "dots" or "full" (models/remat.py)
+    config.encoder_remat = "none"  # of each block of the image encoder
     return config
 
 
@@ -47,6 +50,7 @@ def paper() -> ml_collections.ConfigDict:
     config.encoder, config.image_size, config.image_tokens = "efficientnet_b3", 300, 8
     config.window, config.layers, config.width, config.heads = 6, 8, 512, 8
     config.dropout, config.dtype = 0.1, "bfloat16"
+    config.scan_layers, config.remat, config.encoder_remat = True, "dots", "full"
     return config
 
 
@@ -127,8 +131,8 @@ class QTransformer(nnx.Module):
         return (jnp.concatenate([start, embedded[:, :-1]], axis=1) + self.dim_position[...]).astype(self.dtype)
 
     def _logits(self, outputs: jax.Array, dims: slice) -> jax.Array:
-        """[M, d, width] -> float32 [M, d, N, atoms]; the head is float32 whatever the compute dtype."""
-        outputs = self.head_norm(outputs.astype(jnp.float32))
+        """[M, d, width] -> [M, d, N, atoms]; the head is float32 at least, whatever the compute dtype."""
+        outputs = self.head_norm(outputs.astype(jnp.promote_types(self.dtype, jnp.float32)))
         logits = jnp.einsum("mdw,dwn->mdn", outputs, self.head[...][dims])
         return logits.reshape(*logits.shape[:-1], self.max_bins, self.atoms) + self.head_bias[...][dims]
 

@@ -4,15 +4,21 @@ What a frame contributes is computed once and cached across control steps:
   "per_frame": a frame's tokens attend within their frame; the cache is each layer's keys and values. Nothing in it ever changes.
   "window" (as RT-1): the Transformer runs causally over the frames of each step's window; the cache is the frames' tokens.
 Action tokens attend to the frames of the window (learned bias on relative age) and to earlier dims of the same step.
+
+The parameters of all layers are stacked on a leading axis, whether `config.scan_layers` compiles one layer (a loop) or all of them, so
+either reads the other's checkpoints.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+from qt_jax.models.remat import rematerialised
 
 KeysValues = tuple[jax.Array, jax.Array]
 
@@ -21,25 +27,26 @@ class Block(nnx.Module):
     """Pre-norm attention and MLP; keys and values are handed in, so that they can come from a cache."""
 
     def __init__(self, config, dtype, rngs: nnx.Rngs):
-        width, self.heads = config.width, config.heads
-        linear = lambda i, o: nnx.Linear(i, o, dtype=dtype, rngs=rngs)
+        width, per_head = config.width, (config.heads, config.width // config.heads)
+        linear = lambda i, o, **options: nnx.LinearGeneral(i, o, dtype=dtype, rngs=rngs, **options)
         self.norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
-        self.query, self.key_value, self.out = linear(width, width), linear(width, 2 * width), linear(width, width)
+        self.query, self.key_value = linear(width, per_head), linear(width, (2, *per_head))
+        self.out = linear(per_head, width, axis=(-2, -1))
         self.mlp_norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
         self.up, self.down = linear(width, config.mlp_ratio * width), linear(config.mlp_ratio * width, width)
         self.dropout = nnx.Dropout(config.dropout)
 
     def keys_values(self, x: jax.Array) -> KeysValues:
         """[M, T, width] -> keys and values [M, T, heads, head_dim]."""
-        key, value = jnp.split(self.key_value(self.norm(x)), 2, axis=-1)
-        return tuple(y.reshape(*y.shape[:-1], self.heads, -1) for y in (key, value))
+        both = self.key_value(self.norm(x))
+        return both[..., 0, :, :], both[..., 1, :, :]
 
-    def __call__(self, x: jax.Array, keys_values: KeysValues, bias: jax.Array | None, rngs: nnx.Rngs | None) -> jax.Array:
-        """x [M, T, width] attends to keys and values [M, K, heads, head_dim]; bias broadcasts to [M, heads, T, K]."""
-        query = self.query(self.norm(x)).reshape(*x.shape[:-1], self.heads, -1)
-        attended = jax.nn.dot_product_attention(query, *keys_values, bias=bias)
+    def __call__(self, x: jax.Array, keys_values: KeysValues, bias: jax.Array | None, key: jax.Array | None) -> jax.Array:
+        """x [M, T, width] attends to keys and values [M, K, heads, head_dim]; bias broadcasts to [M, heads, T, K]; key: of dropout."""
+        rngs = None if key is None else nnx.Rngs(dropout=key)
+        attended = jax.nn.dot_product_attention(self.query(self.norm(x)), *keys_values, bias=bias)
         drop = lambda y: self.dropout(y, deterministic=rngs is None, rngs=rngs)
-        x = x + drop(self.out(attended.reshape(x.shape)))
+        x = x + drop(self.out(attended))
         return x + drop(self.down(jax.nn.gelu(self.up(self.mlp_norm(x)))))
 
 
@@ -49,23 +56,48 @@ def _mask_bias(mask: jax.Array) -> jax.Array:
 
 
 class Transformer(nnx.Module):
-    """Frame tokens F a frame, D action tokens a step, `config.window` frames."""
+    """Frame tokens F a frame, D action tokens a step, `config.window` frames, `config.layers` layers L."""
 
     def __init__(self, config, action_dims: int, frame_tokens: int, dtype, rngs: nnx.Rngs):
-        self.mode, self.window, self.dims, self.frame_tokens, self.dtype = config.attention, config.window, action_dims, frame_tokens, dtype
-        self.blocks = nnx.List([Block(config, dtype, rngs) for _ in range(config.layers)])
+        self.mode, self.window, self.layers = config.attention, config.window, config.layers
+        self.dims, self.frame_tokens, self.dtype = action_dims, frame_tokens, dtype
+        self.scan, self.remat = config.scan_layers, config.remat
+        make_block = nnx.vmap(lambda rngs: Block(config, dtype, rngs), in_axes=0, out_axes=0)
+        self.blocks = nnx.split_rngs(splits=config.layers)(make_block)(rngs)
         self.age_bias = nnx.Param(jnp.zeros((config.layers, config.heads, config.window)))
         normal = nnx.initializers.normal(0.02)
         self.age_embedding = nnx.Param(normal(rngs.params(), (config.window, config.width))) if self.mode == "window" else None
 
+    def _over_layers(self, layer: Callable, carry: Any, inputs: Any, rngs: nnx.Rngs | None) -> tuple[Any, Any]:
+        """`layer(block, index, carry, input, dropout_key) -> carry, output` through the stack; inputs and outputs have a leading axis L."""
+        graphdef, params = nnx.split(self.blocks)
+        keys = None if rngs is None else jax.random.split(rngs.dropout(), self.layers)
+
+        def step(carry, each):
+            index, params, key, one = each
+            return layer(nnx.merge(graphdef, params), index, carry, one, key)
+
+        step = rematerialised(step, self.remat, in_loop=self.scan)
+        stacked = (jnp.arange(self.layers), params, keys, inputs)
+        if self.scan:
+            return jax.lax.scan(step, carry, stacked)
+        outputs = []
+        for each in _unstacked(stacked, self.layers):
+            carry, output = step(carry, each)
+            outputs.append(output)
+        return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
+
     def frame_cache(self, tokens: jax.Array, rngs: nnx.Rngs | None = None) -> Any:
         """What a frame is remembered by: tokens [M, F, width] -> pytree with leading axis M."""
-        return tokens if self.mode == "window" else self._tower(tokens, None, rngs)
+        if self.mode == "window":
+            return tokens
+        return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), self._tower(tokens, None, rngs))
 
-    def context(self, cache: Any, frame_mask: jax.Array, rngs: nnx.Rngs | None = None) -> list[KeysValues]:
-        """Keys and values of each layer for the window: cache leaves [M, w, ...], frame_mask [M, w] -> [M, w*F, heads, head_dim]."""
+    def context(self, cache: Any, frame_mask: jax.Array, rngs: nnx.Rngs | None = None) -> KeysValues:
+        """Keys and values of the window: cache leaves [M, w, ...], frame_mask [M, w] -> [L, M, w*F, heads, head_dim]."""
         if self.mode == "per_frame":
-            return jax.tree.map(lambda x: x.reshape(x.shape[0], -1, *x.shape[3:]), cache)
+            by_layer = lambda x: jnp.moveaxis(x, 2, 0)
+            return jax.tree.map(lambda x: by_layer(x).reshape(self.layers, x.shape[0], -1, *x.shape[-2:]), cache)
         x = cache + self.age_embedding[...][:, None].astype(self.dtype)
         x = x.reshape(x.shape[0], -1, x.shape[-1])
         frame = jnp.repeat(jnp.arange(self.window), self.frame_tokens)
@@ -75,42 +107,56 @@ class Transformer(nnx.Module):
         mask = (causal & seen[:, None, :]) | (frame[:, None] == frame[None, :])
         return self._tower(x, _mask_bias(mask)[:, None], rngs)
 
-    def _tower(self, x: jax.Array, bias: jax.Array | None, rngs: nnx.Rngs | None) -> list[KeysValues]:
-        cache = []
-        for i, block in enumerate(self.blocks):
-            cache.append(block.keys_values(x))
-            if i + 1 < len(self.blocks):  # after the last layer only keys and values are needed
-                x = block(x, cache[-1], bias, rngs)
-        return cache
+    def _tower(self, x: jax.Array, bias: jax.Array | None, rngs: nnx.Rngs | None) -> KeysValues:
+        """x [M, T, width] -> keys and values of each layer [L, M, T, heads, head_dim]."""
 
-    def _context_bias(self, layer: int, frame_mask: jax.Array) -> jax.Array:
-        """[M, heads, 1, w*F]: absent frames masked, present ones by age."""
-        bias = self.age_bias[...][layer][None] + _mask_bias(frame_mask)[:, None]
+        def layer(block, index, x, _, key):
+            keys_values = block.keys_values(x)
+            # After the last layer only keys and values are needed.
+            return jax.lax.cond(index + 1 < self.layers, lambda: block(x, keys_values, bias, key), lambda: x), keys_values
+
+        return self._over_layers(layer, x, None, rngs)[1]
+
+    def _context_bias(self, age_bias: jax.Array, frame_mask: jax.Array) -> jax.Array:
+        """age_bias [heads, w] of a layer -> [M, heads, 1, w*F]: absent frames masked, present ones by age."""
+        bias = age_bias[None] + _mask_bias(frame_mask)[:, None]
         return jnp.repeat(bias, self.frame_tokens, axis=-1)[:, :, None]
 
-    def decode(self, context: list[KeysValues], frame_mask: jax.Array, actions: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+    def decode(self, context: KeysValues, frame_mask: jax.Array, actions: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Teacher-forced: action inputs [M, D, width] (start token, a^1 .. a^{D-1}) -> outputs [M, D, width]."""
         causal = _mask_bias(jnp.tril(jnp.ones((self.dims, self.dims), bool)))
-        for layer, block in enumerate(self.blocks):
-            own = block.keys_values(actions)
-            keys_values = tuple(jnp.concatenate(pair, axis=1) for pair in zip(context[layer], own))
-            frames = self._context_bias(layer, frame_mask)
+
+        def layer(block, _, actions, inputs, key):
+            context, age_bias = inputs
+            frames = self._context_bias(age_bias, frame_mask)
             frames = jnp.broadcast_to(frames, (*frames.shape[:2], self.dims, frames.shape[-1]))
             steps = jnp.broadcast_to(causal, (*frames.shape[:3], self.dims))
-            actions = block(actions, keys_values, jnp.concatenate([frames, steps], axis=-1).astype(self.dtype), rngs)
-        return actions
+            bias = jnp.concatenate([frames, steps], axis=-1).astype(self.dtype)
+            return block(actions, _joined(context, block.keys_values(actions)), bias, key), None
+
+        return self._over_layers(layer, actions, (context, self.age_bias[...]), rngs)[0]
 
     def decode_step(
-        self, context: list[KeysValues], frame_mask: jax.Array, action: jax.Array, earlier: list[KeysValues] | None
-    ) -> tuple[jax.Array, list[KeysValues]]:
-        """One more dim: input [M, 1, width] and the earlier dims' keys and values -> output [M, 1, width] and the longer cache."""
-        longer = []
-        for layer, block in enumerate(self.blocks):
+        self, context: KeysValues, frame_mask: jax.Array, action: jax.Array, earlier: KeysValues | None
+    ) -> tuple[jax.Array, KeysValues]:
+        """One more dim: input [M, 1, width] and earlier dims' keys and values [L, M, i, heads, head_dim] -> output and the longer ones."""
+
+        def layer(block, _, action, inputs, key):
+            context, age_bias, earlier = inputs
             own = block.keys_values(action)
-            if earlier is not None:
-                own = tuple(jnp.concatenate(pair, axis=1) for pair in zip(earlier[layer], own))
-            longer.append(own)
-            keys_values = tuple(jnp.concatenate(pair, axis=1) for pair in zip(context[layer], own))
-            bias = jnp.pad(self._context_bias(layer, frame_mask), [(0, 0)] * 3 + [(0, own[0].shape[1])])
-            action = block(action, keys_values, bias.astype(self.dtype), None)
-        return action, longer
+            own = own if earlier is None else _joined(earlier, own)
+            bias = jnp.pad(self._context_bias(age_bias, frame_mask), [(0, 0)] * 3 + [(0, own[0].shape[1])])
+            return block(action, _joined(context, own), bias.astype(self.dtype), key), own
+
+        return self._over_layers(layer, action, (context, self.age_bias[...], earlier), None)
+
+
+def _joined(first: KeysValues, second: KeysValues) -> KeysValues:
+    return tuple(jnp.concatenate(pair, axis=1) for pair in zip(first, second))
+
+
+def _unstacked(tree: Any, layers: int) -> list[Any]:
+    """[L, ...] leaves -> L trees. `lax.split`, whose gradient is one concatenation (that of indexing is a padded array each)."""
+    leaves, structure = jax.tree.flatten(tree)
+    parts = zip(*([part[0] for part in jax.lax.split(leaf, (1,) * layers)] for leaf in leaves))
+    return [structure.unflatten(part) for part in parts]

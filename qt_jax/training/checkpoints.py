@@ -1,25 +1,30 @@
-"""One checkpoint, four items: train_state; params (what is served); data_iterator; assets."""
+"""One checkpoint: train_state; params (what is served); data_iterator (the data position); assets; clock (see metrics.Clock).
+
+Saves are asynchronous and atomic: until all hosts have written, the directory has another name, and readers see the step before.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import ml_collections
 import orbax.checkpoint as ocp
 from etils import epath
+from orbax.checkpoint import checkpoint_managers as managers
 
 import qt_jax
 from qt_jax import specs
-from qt_jax.data import loader
 from qt_jax.errors import UserError
 from qt_jax.preprocess import StateStatistics
 from qt_jax.specs import ActionSpec, ObservationSpec
 from qt_jax.training.state import TrainState
 
-_FREE_SECTIONS = ("workdir", "train", "evaluate", "collect")
+_FREE_SECTIONS = ("workdir", "train", "evaluate", "collect", "mesh", "distributed")
 """What may differ between a checkpoint's config and the one that resumes it, except config.train.steps (the schedule depends on it)."""
 
 
@@ -85,61 +90,140 @@ def _directory(workdir: str) -> epath.Path:
 
 
 class Checkpointer:
-    """Saves and restores the checkpoints of one run."""
+    """Saves and restores the checkpoints of one run; keeps the latest `keep_checkpoints` and the best `keep_best` of `config.train`."""
 
-    def __init__(self, workdir: str, keep: int):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        self._directory = _directory(workdir)
-        self._manager = ocp.CheckpointManager(self._directory, options=options)
+    def __init__(self, workdir: str, settings: Any):
+        self._directory, self._best_metric = _directory(workdir), settings.best_metric if settings.keep_best else None
+        policies: list[Any] = [managers.LatestN(settings.keep_checkpoints)]
+        best = {}
+        if self._best_metric:
+            value = lambda metrics: metrics[self._best_metric]
+            policies.append(
+                managers.BestN(get_metric_fn=lambda metrics: -value(metrics), n=settings.keep_best, keep_checkpoints_without_metrics=False)
+            )
+            best = {"best_fn": value, "best_mode": "min"}
+        options = ocp.CheckpointManagerOptions(
+            create=True,
+            preservation_policy=managers.AnyPreservationPolicy(policies),
+            async_options=ocp.AsyncOptions(timeout_secs=settings.save_timeout_s),
+            **best,
+        )
+        with self._written():
+            self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     @property
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, iterator: Any, assets: Assets) -> None:
-        self._manager.save(
-            int(state.step),
-            args=ocp.args.Composite(
-                train_state=ocp.args.StandardSave(state),
-                params=ocp.args.StandardSave(state.params),
-                data_iterator=loader.save_position(iterator),
-                assets=ocp.args.JsonSave(assets.to_json()),
-            ),
-        )
-
-    def restore(self, state: TrainState, iterator: Any, assets: Assets) -> TrainState:
-        """The latest checkpoint into the shapes and shardings of `state`, and its data position into `iterator`.
+    def save(self, state: TrainState, position: dict, assets: Assets, clock: dict, metrics: dict[str, float]) -> None:
+        """Returns as soon as the state is copied; the rest is written beside the next steps.
 
         Raises:
-            UserError: if it was made with another config or other data statistics.
+            UserError: if this or an earlier save could not be written, or `best_metric` was not measured.
+        """
+        if self._best_metric and self._best_metric not in metrics:
+            raise UserError(
+                f"config.train.best_metric is {self._best_metric!r}, measured are {sorted(metrics)}; choose one of these or keep_best=0."
+            )
+        with self._written():
+            self._manager.save(
+                int(state.step),
+                args=ocp.args.Composite(
+                    train_state=ocp.args.StandardSave(state),
+                    params=ocp.args.StandardSave(state.params),
+                    data_iterator=ocp.args.JsonSave(position),
+                    assets=ocp.args.JsonSave(assets.to_json()),
+                    clock=ocp.args.JsonSave(clock),
+                ),
+                metrics={self._best_metric: metrics[self._best_metric]} if self._best_metric else None,
+            )
+
+    def check(self) -> None:
+        """Raises a UserError if a save under way failed. Call every step."""
+        with self._written():
+            self._manager.check_for_errors()
+
+    def restore(self, state: Any, assets: Assets) -> tuple[TrainState, dict, dict]:
+        """The latest checkpoint into the shapes and shardings of `state` (whatever mesh saved it), the data position and the clock.
+
+        Raises:
+            UserError: if it was made with another config or other data, or cannot be read.
         """
         step = self.latest_step
+        path = self._directory / str(step)
         saved = _load_assets(self._directory, step)
-        _refuse_other_config(saved.config, assets.config, self._directory / str(step))
+        _refuse_other_config(saved.config, assets.config, path)
         for name in ("data_fingerprint", "statistics"):
             before, now = getattr(saved, name), getattr(assets, name)
             if before != now:
                 raise UserError(
-                    f"{self._directory / str(step)} was trained with {name} {before}, the data now gives {now}: the dataset changed; "
-                    "choose another config.workdir."
+                    f"{path} was trained with {name} {before}, the data now gives {now}: the dataset changed; choose another workdir."
                 )
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(train_state=ocp.args.StandardRestore(abstract), data_iterator=loader.restore_position(iterator)),
-        )
-        return restored["train_state"]
+        with _readable(self._directory, step):
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    train_state=ocp.args.StandardRestore(state), data_iterator=ocp.args.JsonRestore(), clock=ocp.args.JsonRestore()
+                ),
+            )
+        return restored["train_state"], restored["data_iterator"], restored["clock"]
+
+    def wait(self) -> None:
+        """For saves under way; raises a UserError if one failed."""
+        with self._written():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits for saves under way; raises if one failed."""
-        self._manager.wait_until_finished()
+        """Waits as `wait` does."""
+        self.wait()
         self._manager.close()
+
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            steps = _steps(self._directory)
+            last = (
+                f"the last complete checkpoint is {self._directory / str(max(steps))}" if steps else "there is no complete checkpoint yet"
+            )
+            raise UserError(
+                f"{self._directory} cannot be written ({_first_line(error)}); free or mount the storage and start again: {last}."
+            ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+
+
+def _steps(directory: epath.Path) -> list[int]:
+    """Steps of the complete checkpoints."""
+    try:
+        return sorted(ocp.utils.checkpoint_steps(directory)) if directory.exists() else []
+    except OSError:
+        return []
+
+
+@contextlib.contextmanager
+def _readable(directory: epath.Path, step: int) -> Iterator[None]:
+    """A damaged checkpoint is named and the one before offered, never used silently."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        earlier = [s for s in _steps(directory) if s < step]
+        remedy = (
+            f"delete or move it to continue from {directory / str(earlier[-1])}"
+            if earlier
+            else "delete or move it to start from the beginning"
+        )
+        raise UserError(f"{directory / str(step)} is damaged ({_first_line(error)}); {remedy}.") from error
 
 
 def exists(workdir: str) -> bool:
     """Whether a run has a complete checkpoint."""
-    directory = _directory(workdir)
-    return directory.exists() and bool(ocp.utils.checkpoint_steps(directory))
+    return bool(_steps(_directory(workdir)))
 
 
 def latest_step(workdir: str) -> int:
@@ -151,7 +235,7 @@ def latest_step(workdir: str) -> int:
     directory = _directory(workdir)
     if not exists(workdir):
         raise UserError(f"{directory} holds no checkpoint; run `python -m qt_jax train --config=...` with this config.workdir first.")
-    return max(ocp.utils.checkpoint_steps(directory))
+    return max(_steps(directory))
 
 
 def latest_assets(workdir: str) -> Assets:
@@ -164,7 +248,7 @@ def latest_assets(workdir: str) -> Assets:
 
 
 def _load_assets(directory: epath.Path, step: int) -> Assets:
-    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer, _readable(directory, step):
         return Assets.from_json(checkpointer.restore(directory / str(step) / "assets"), directory / str(step))
 
 
@@ -172,26 +256,27 @@ def load_params(workdir: str, like: dict | None = None) -> tuple[dict, Assets, i
     """Parameters and assets of the latest checkpoint below `workdir`, without the optimiser.
 
     Args:
-        like: parameters whose shapes must agree (None: as saved, on one device).
+        like: parameters whose shapes must agree and whose shardings are used (None: as saved, on one device).
 
     Raises:
-        UserError: if there is no checkpoint, or the shapes differ.
+        UserError: if there is no checkpoint, it cannot be read, or the shapes differ.
     """
     step, assets = latest_step(workdir), latest_assets(workdir)
     path = _directory(workdir) / str(step)
-    with ocp.StandardCheckpointer() as checkpointer:
+    with ocp.StandardCheckpointer() as checkpointer, _readable(_directory(workdir), step):
         metadata = checkpointer.metadata(path / "params").item_metadata.tree
-        shapes = _with_list_keys(jax.tree.map(lambda x: tuple(x.shape), metadata))
-        if like is not None and _named(shapes) != _named(jax.tree.map(lambda x: tuple(x.shape), like)):
-            mine, theirs = _named(jax.tree.map(lambda x: tuple(x.shape), like)), _named(shapes)
+        if like is None:
+            sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+            abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), metadata)
+            return _with_list_keys(checkpointer.restore(path / "params", abstract)), assets, step
+        theirs, mine = _shapes(_with_list_keys(metadata)), _shapes(like)
+        if theirs != mine:
             name = next(n for n in sorted(set(mine) | set(theirs)) if mine.get(n) != theirs.get(n))
             raise UserError(
                 f"{path} has parameter {name} of shape {theirs.get(name)}, this config's network has {mine.get(name)}; "
                 "use the config.model and action bins that it was trained with."
             )
-        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), metadata)
-        return _with_list_keys(checkpointer.restore(path / "params", abstract)), assets, step
+        return checkpointer.restore(path / "params", like), assets, step
 
 
 def _with_list_keys(tree: Any) -> Any:
@@ -201,9 +286,8 @@ def _with_list_keys(tree: Any) -> Any:
     return {int(k) if isinstance(k, str) and k.isdigit() else k: _with_list_keys(v) for k, v in tree.items()}
 
 
-def _named(tree: Any) -> dict[str, Any]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: isinstance(x, tuple))
-    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def _refuse_other_config(saved: dict[str, Any], current: dict[str, Any], path: Any) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import ml_collections
 
 from qt_jax import agents, losses
 from qt_jax.data.episodes import FILTERS
 from qt_jax.errors import UserError
 from qt_jax.models import q_transformer as model
+from qt_jax.models import remat
+from qt_jax.training import distributed, mesh
 
 
 def default_config(agent: str = "q_transformer") -> ml_collections.ConfigDict:
@@ -38,18 +39,28 @@ def default_config(agent: str = "q_transformer") -> ml_collections.ConfigDict:
     config.optimizer.final_learning_rate = 0.1  # share of learning_rate at the last step (cosine)
     config.optimizer.weight_decay = 1e-4
     config.optimizer.clip_norm = 1.0
+    config.mesh = mesh.get_config()
+    config.distributed = distributed.get_config()
     config.train = ml_collections.ConfigDict()
     config.train.steps = 1000
     config.train.log_every = 50
     config.train.validate_every = 500
     config.train.checkpoint_every = 500
-    config.train.keep_checkpoints = 2
+    config.train.keep_checkpoints = 2  # the latest
+    config.train.keep_best = 0  # and as many with the least best_metric
+    config.train.best_metric = "validation/loss"
+    config.train.accumulation = 1  # parts of a batch that pass one after the other; the step stays that of the whole batch
     config.train.init_from = ""
+    config.train.compilation_cache = "~/.cache/qt_jax"  # compiled programs, kept between runs; empty: none
+    config.train.step_timeout_s = 1800.0  # a step (or validation, or save) that takes longer ends the run with status 76
+    config.train.save_timeout_s = 1200  # for all hosts to finish a save
+    config.train.profile_start = 0  # first step of a trace for TensorBoard and Perfetto in workdir/profile; 0: none
+    config.train.profile_steps = 5
     return config
 
 
-def validate(config: Any) -> None:
-    """Raises a UserError that names every setting that is wrong, before anything is read or compiled."""
+def validate(config: Any, devices: int) -> None:
+    """Raises a UserError that names every setting that is wrong for that many devices, before anything is read or compiled."""
     agent, problems = config.agent, []
 
     def require(ok: bool, key: str, expected: str) -> None:
@@ -71,12 +82,22 @@ def validate(config: Any) -> None:
     require(0 <= config.data.validation_fraction < 1, "data.validation_fraction", "a number in [0, 1)")
     require(0 <= config.data.demonstration_share < 1, "data.demonstration_share", "a share in (0, 1), or 0 for all segments alike")
     require(config.data.random_shift >= 0, "data.random_shift", "a number of pixels, 0 for none")
-    for key in ("steps", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints"):
+    positive = "steps log_every validate_every checkpoint_every keep_checkpoints accumulation step_timeout_s save_timeout_s profile_steps"
+    for key in positive.split():
         require(config.train[key] > 0, f"train.{key}", "a positive number")
+    for key in ("keep_best", "profile_start"):
+        require(config.train[key] >= 0, f"train.{key}", "0 or more")
+    if config.train.keep_best:
+        due = f"a multiple of train.validate_every {config.train.validate_every}, since keep_best compares what validation measured"
+        require(config.train.checkpoint_every % config.train.validate_every == 0, "train.checkpoint_every", due)
+    for key in ("remat", "encoder_remat"):
+        require(config.model[key] in remat.POLICIES, f"model.{key}", f"one of {tuple(remat.POLICIES)}")
     require(config.dt_ref > 0, "dt_ref", "a positive number of seconds")
     require(0 <= config.model.dropout < 1, "model.dropout", "a number in [0, 1)")
-    devices = jax.device_count()
-    require(config.data.batch_size % devices == 0, "data.batch_size", f"a multiple of the {devices} devices")
+    data, fsdp, _ = mesh.axis_sizes(config.mesh, devices)
+    parts = data * fsdp * config.train.accumulation
+    require(config.data.batch_size > 0 and config.data.batch_size % parts == 0, "data.batch_size",
+            f"a multiple of {parts} = mesh.data {data} x mesh.fsdp {fsdp} x train.accumulation {config.train.accumulation}")  # fmt: skip
     if agent.name == "q_transformer":
         require(agent.alpha >= 0, "agent.alpha", "at least 0")
         require(0 < agent.target_rate <= 1, "agent.target_rate", "a number in (0, 1]")

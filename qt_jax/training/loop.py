@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from scipy.stats import mannwhitneyu
 
 from qt_jax.data import episodes as data_episodes
 from qt_jax.data import loader, segments
-from qt_jax.errors import UserError
+from qt_jax.errors import Preempted, UserError
 from qt_jax.models.q_transformer import Network, parameter_count
 from qt_jax.preprocess import StateStatistics
 from qt_jax.specs import ActionSpec, ObservationSpec
-from qt_jax.training import checkpoints, mesh, metrics
+from qt_jax.training import checkpoints, chips, mesh, metrics, program, sharding
 from qt_jax.training.config import validate
-from qt_jax.training.state import TrainState, init_state, train_step, validation_step
+from qt_jax.training.preemption import Preemption
+from qt_jax.training.profiler import Profiler
+from qt_jax.training.state import TrainState, validation_step
+from qt_jax.training.watchdog import Watchdog
 
 MAX_VALIDATION_BATCHES = 32
-SHOWN = ("train/loss", "train/grad_norm", "steps_per_s", "data_wait_share")
+SHOWN = ("train/loss", "train/grad_norm", "steps_per_s", "data_wait_share", "mfu", "goodput")
 
 
 def train(config: Any, action: ActionSpec, observation: ObservationSpec, dt: Mapping[str, float]) -> TrainState:
@@ -36,60 +38,107 @@ def train(config: Any, action: ActionSpec, observation: ObservationSpec, dt: Map
     Raises:
         UserError: for a bad config, bad data, a checkpoint of another config, or a loss that is not finite.
     """
-    validate(config)
-    device_mesh = mesh.make_mesh()
+    validate(config, jax.device_count())
+    _use_compilation_cache(config.train.compilation_cache)
+    device_mesh, batch_size = mesh.make_mesh(config.mesh), config.data.batch_size
+    rows = mesh.local_rows(device_mesh, batch_size)
     dataset, source, validation, assets = load_data(config, action, observation, dt)
     network = Network.create(config.model, action, observation, assets.instruction_dim)
-    state = jax.device_put(_initial_state(config, network, assets), mesh.replicated(device_mesh))
+    checkpointer = checkpoints.Checkpointer(config.workdir, config.train)
+    born = metrics.first_start(config.workdir)
+    compiled = program.build(config, network, device_mesh)
+    _announce(config, compiled, dataset, len(source))
+    validation_fn = jax.jit(functools.partial(validation_step, config, network), out_shardings=mesh.replicated(device_mesh))
     iterator = loader.training_iterator(
         source,
-        batch_size=config.data.batch_size,
+        batch_size=batch_size,
         seed=config.seed,
         read_threads=config.data.read_threads,
+        rows=rows,
         demonstration_share=config.data.demonstration_share,
     )
-    checkpointer = checkpoints.Checkpointer(config.workdir, config.train.keep_checkpoints)
-    writer = metrics.MetricWriter(config.workdir, checkpointer.latest_step or 0)
-    print(
-        f"{config.agent.name}: {parameter_count(state.params):,} parameters; {len(dataset.train)} training and "
-        f"{len(dataset.validation)} validation episodes, {len(source)} segments"
+    productive_s = 0.0
+    if checkpointer.latest_step is None:
+        state = _initial_state(config, network, compiled, assets)
+    else:
+        state, position, clock = checkpointer.restore(compiled.state, assets)
+        iterator.set_state(position)
+        productive_s = clock["productive_s"]
+        _tell(f"resumed from step {int(state.step)}")
+    start, steps = int(state.step), config.train.steps
+    meter = metrics.Meter(
+        born, productive_s, program.step_flops(config, network, compiled.state, compiled.batch), chips.total_peak(device_mesh)
     )
-
-    replicated, split = mesh.replicated(device_mesh), mesh.batch_sharding(device_mesh)
-    step_fn = jax.jit(
-        functools.partial(train_step, config, network), in_shardings=(replicated, split), out_shardings=replicated, donate_argnums=0
-    )
-    validation_fn = jax.jit(functools.partial(validation_step, config, network))
+    writer, dog = metrics.MetricWriter(config.workdir, start), Watchdog(config.train.step_timeout_s)
+    profiler = Profiler(config.workdir, config.train.profile_start, config.train.profile_steps)
     try:
-        if checkpointer.latest_step is not None:
-            state = checkpointer.restore(state, iterator, assets)
-            print(f"resumed from step {int(state.step)}")
-        pending: dict[str, jax.Array] = {}
-        meter = _Meter(int(state.step))
-        for step in range(int(state.step) + 1, config.train.steps + 1):
-            with meter.data_wait():
-                batch = mesh.put_batch(loader.to_segment(next(iterator)), device_mesh)
-            previous, (state, pending) = pending, step_fn(state, batch)
-            # The check lags one step behind, so that the device never waits for it; before a save it is up to date.
-            metrics.check_finite(step - 1, jax.device_get(previous))
-            final = step == config.train.steps
-            if step % config.train.log_every == 0 or final:
-                values = jax.device_get(pending)
-                metrics.check_finite(step, values)
-                values = {f"train/{k}": float(v) for k, v in values.items()} | meter.read(step, float(values["transitions"]))
-                writer.write(step, values)
-                metrics.progress(step, config.train.steps, {name: values[name] for name in SHOWN})
-            if (step % config.train.validate_every == 0 or final) and len(validation):
-                writer.write(step, validate_on(validation, validation_fn, state, config.data.batch_size))
-                meter.restart(step)
-            if step % config.train.checkpoint_every == 0 or final:  # last: a run that resumes here has all metrics up to here
-                metrics.check_finite(step, jax.device_get(pending))
-                checkpointer.save(state, iterator, assets)
+        with Preemption() as preemption:
+            pending: dict[str, jax.Array] = {}
+            measured: dict[str, float] = {}
+            for step in range(start + 1, steps + 1):
+                profiler.before(step)
+                with meter.step():
+                    with meter.data_wait():
+                        local = next(iterator)
+                    batch = loader.to_segment(mesh.put_batch(local, device_mesh, batch_size))
+                    previous, (state, pending) = pending, compiled.step(state, batch)
+                    # The check lags one step behind, so that the device never waits for it; before a save it is up to date.
+                    metrics.check_finite(step - 1, jax.device_get(previous))
+                final, leaving = step == steps, preemption.due(step)
+                if step % config.train.log_every == 0 or final:
+                    values = jax.device_get(pending)
+                    metrics.check_finite(step, values)
+                    values = {f"train/{k}": float(v) for k, v in values.items()} | meter.read(float(values["transitions"]))
+                    writer.write(step, values)
+                    metrics.progress(step, steps, {name: values[name] for name in SHOWN})
+                if (step % config.train.validate_every == 0 or final) and len(validation):
+                    measured = validate_on(validation, validation_fn, state, device_mesh, batch_size)
+                    writer.write(step, measured)
+                if (
+                    step % config.train.checkpoint_every == 0 or final or leaving
+                ):  # last: a run that resumes here has all metrics up to here
+                    metrics.check_finite(step, jax.device_get(pending))
+                    checkpointer.save(state, iterator.get_state(), assets, {"productive_s": meter.productive_s}, measured)
+                checkpointer.check()
+                dog.alive(step)
+                if leaving and not final:
+                    checkpointer.wait()
+                    raise Preempted(f"told to stop after step {step}, which is saved; the same command continues from there")
     finally:
+        profiler.close()
         checkpointer.close()
         writer.close()
         iterator.close()
+        dog.close()
     return state
+
+
+def _use_compilation_cache(path: str) -> None:
+    if path:
+        jax.config.update("jax_compilation_cache_dir", str(epath.Path(path).expanduser()))
+
+
+def _tell(text: str) -> None:
+    if jax.process_index() == 0:
+        print(text, flush=True)
+
+
+def _announce(config: Any, compiled: program.Program, dataset: data_episodes.Dataset, segment_count: int) -> None:
+    """What will run, and where everything lies; the whole table of shardings goes into the run's directory.
+
+    Raises:
+        UserError: if a device has too little memory.
+    """
+    shape = " x ".join(f"{axis} {size}" for axis, size in compiled.mesh.shape.items())
+    parts = program.memory(compiled)
+    _tell(
+        f"{config.agent.name}: {parameter_count(compiled.state.params):,} parameters; {len(dataset.train)} training and "
+        f"{len(dataset.validation)} validation episodes, {segment_count} segments; mesh {shape}\n"
+        f"memory on each device:\n{program.memory_table(parts)}"
+    )
+    if jax.process_index() == 0:
+        (epath.Path(config.workdir) / "sharding.txt").write_text(sharding.table(compiled.state.params))
+    program.check_memory(parts, jax.local_devices()[0])
 
 
 def load_data(config: Any, action: ActionSpec, observation: ObservationSpec, dt: Mapping[str, float]):
@@ -151,64 +200,38 @@ def load_data(config: Any, action: ActionSpec, observation: ObservationSpec, dt:
     return dataset, source, validation, assets
 
 
-def _initial_state(config: Any, network: Network, assets: checkpoints.Assets) -> TrainState:
-    state = init_state(config, network)
-    if not config.train.init_from or checkpoints.exists(config.workdir):
+def _initial_state(config: Any, network: Network, compiled: program.Program, assets: checkpoints.Assets) -> TrainState:
+    state = compiled.init(config, network)
+    if not config.train.init_from:
         return state
-    params, source, step = checkpoints.load_params(config.train.init_from, like=state.params)
+    params, source, step = checkpoints.load_params(config.train.init_from, like=compiled.state.params)
     for name in ("action", "text_encoder"):
         if getattr(source, name) != getattr(assets, name):
             raise UserError(
                 f"config.train.init_from={config.train.init_from} was trained with another {name} ({getattr(source, name)}) than this run "
                 f"({getattr(assets, name)}); start from a run with the same."
             )
-    print(f"parameters from {config.train.init_from}, step {step}")
+    _tell(f"parameters from {config.train.init_from}, step {step}")
     target = jax.tree.map(lambda x: x.copy(), params) if state.target_params else {}
     return TrainState(state.step, params, target, state.opt_state)
 
 
-def validate_on(source: segments.SegmentSource, validation_fn: Any, state: TrainState, batch_size: int) -> dict[str, float]:
+def validate_on(
+    source: segments.SegmentSource, validation_fn: Any, state: TrainState, device_mesh: jax.sharding.Mesh, batch_size: int
+) -> dict[str, float]:
     """Means over validation transitions, and the AUC of the first step's value against success where the agent has values."""
-    sums: dict[str, float] = {}
     stride = -(-len(source) // (MAX_VALIDATION_BATCHES * batch_size))
     indices = list(range(0, len(source), stride))
-    firsts, outcomes = [], []
-    for batch in loader.validation_batches(source, batch_size=batch_size, indices=indices):
-        values = jax.device_get(validation_fn(state, batch))
-        first_values = values.pop("first_step_values", None)
-        for name, value in values.items():
-            sums[name] = sums.get(name, 0.0) + float(value) * (1.0 if name == "transitions" else float(values["transitions"]))
-        if first_values is not None:
-            starts = batch.is_first[:, 0]
-            firsts.extend(first_values[starts])
-            outcomes.extend(batch.success[starts])
-    count = max(sums.pop("transitions"), 1.0)
-    result = {f"validation/{name}": value / count for name, value in sums.items()}
-    firsts, outcomes = np.asarray(firsts), np.asarray(outcomes, bool)
-    if outcomes.any() and not outcomes.all():
-        positives, negatives = firsts[outcomes], firsts[~outcomes]
-        result["validation/auc_first_q"] = float(mannwhitneyu(positives, negatives).statistic / (len(positives) * len(negatives)))
+    rows = mesh.local_rows(device_mesh, batch_size)
+    outputs = []
+    for local in loader.validation_batches(source, rows=rows, batch_size=batch_size, indices=indices):
+        outputs.append(jax.device_get(validation_fn(state, mesh.put_batch(local, device_mesh, batch_size))))
+    totals = jax.tree.map(lambda *leaves: sum(map(float, leaves)), *(output["sums"] for output in outputs))
+    result = {f"validation/{name}": total / max(count, 1.0) for name, (total, count) in totals.items()}
+    if "firsts" in outputs[0]:
+        firsts = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(output["firsts"] for output in outputs))
+        values, success = firsts["value"][firsts["is_first"]], firsts["success"][firsts["is_first"]]
+        if success.any() and not success.all():
+            rank = mannwhitneyu(values[success], values[~success]).statistic
+            result["validation/auc_first_q"] = float(rank / (success.sum() * (~success).sum()))
     return result
-
-
-class _Meter:
-    """Steps/s, transitions/s and the share of time spent waiting for data, since the last reading (the first includes compilation)."""
-
-    def __init__(self, step: int):
-        self.restart(step)
-
-    def restart(self, step: int) -> None:
-        self._step, self._start, self._waited = step, time.perf_counter(), 0.0
-
-    @contextlib.contextmanager
-    def data_wait(self):
-        start = time.perf_counter()
-        yield
-        self._waited += time.perf_counter() - start
-
-    def read(self, step: int, transitions: float) -> dict[str, float]:
-        elapsed = time.perf_counter() - self._start
-        rate = (step - self._step) / elapsed
-        values = {"steps_per_s": rate, "transitions_per_s": rate * transitions, "data_wait_share": self._waited / elapsed}
-        self.restart(step)
-        return values

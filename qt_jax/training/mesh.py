@@ -1,16 +1,68 @@
-"""The device mesh, and where the train state and the batches live on it. One code path for one CPU and for many devices."""
+"""The device mesh `data x fsdp x tensor`. One code path for one CPU, simulated devices, a pod and an ahead-of-time topology."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
+import ml_collections
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from qt_jax.errors import UserError
 
-def make_mesh() -> jax.sharding.Mesh:
-    """All devices on the axis `data` (parameters are replicated; other axes come with the cluster-scale learner)."""
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+AXES = ("data", "fsdp", "tensor")
+BATCH = PartitionSpec(("data", "fsdp"))
+"""How the rows of a batch lie on the mesh: `tensor` splits the work of a row, not the rows."""
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+    config.data = -1  # replicas of the parameters; -1: whatever the other axes leave
+    config.fsdp = 1  # shards of parameters, optimiser and target network
+    config.tensor = 1  # shards of heads, hidden units and bins
+    return config
+
+
+def axis_sizes(settings: Any, devices: int) -> tuple[int, int, int]:
+    """Sizes of `AXES` for that many devices.
+
+    Raises:
+        UserError: if they cannot use every device exactly once.
+    """
+    sizes = [settings[axis] for axis in AXES]
+    shown = ", ".join(f"config.mesh.{axis}={size}" for axis, size in zip(AXES, sizes))
+    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+        raise UserError(f"{shown}: give positive sizes, and -1 (what is left) at most once.")
+    fixed = math.prod(size for size in sizes if size != -1)
+    if devices % fixed or (-1 not in sizes and fixed != devices):
+        raise UserError(f"{shown}: together {fixed} on {devices} devices; their product must be the number of devices.")
+    return tuple(devices // fixed if size == -1 else size for size in sizes)
+
+
+def make_mesh(settings: Any, devices: list[Any] | None = None) -> jax.sharding.Mesh:
+    """The mesh of `config.mesh` over `devices` (default: all), `tensor` innermost, where links are fastest.
+
+    Over several slices (TPU slices, or NVLink domains) the slow network carries one axis only: `data` if it divides, else `fsdp`.
+
+    Raises:
+        UserError: if the sizes do not fit the devices or the slices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = axis_sizes(settings, len(devices))
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    else:
+        across = next((i for i in (0, 1) if sizes[i] % slices == 0), None)
+        if across is None:
+            raise UserError(f"config.mesh.data={sizes[0]} and config.mesh.fsdp={sizes[1]}: one must be a multiple of the {slices} slices.")
+        between = [slices if i == across else 1 for i in range(3)]
+        within = [size // many for size, many in zip(sizes, between)]
+        grid = mesh_utils.create_hybrid_device_mesh(within, between, devices, allow_split_physical_axes=True)
+    return jax.sharding.Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
@@ -18,8 +70,16 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec("data"))
+    return NamedSharding(mesh, BATCH)
 
 
-def put_batch(batch: Any, mesh: jax.sharding.Mesh) -> Any:
-    return jax.device_put(batch, batch_sharding(mesh))
+def local_rows(mesh: jax.sharding.Mesh, batch_size: int) -> np.ndarray:
+    """Rows of a global batch that this process must load: those that its devices hold, each once, in order."""
+    held = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[index] for index in held]))
+
+
+def put_batch(local: Any, mesh: jax.sharding.Mesh, batch_size: int) -> Any:
+    """`local_rows` of a batch from each process -> the global batch on the mesh."""
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x, (batch_size, *x.shape[1:])), local)

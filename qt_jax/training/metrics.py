@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
 import time
+from collections.abc import Iterator
 
+import jax
 from etils import epath
 
 from qt_jax.errors import UserError
 
 
 class MetricWriter:
-    """`metrics.jsonl` (one object a line) and TensorBoard event files in the run's directory.
+    """`metrics.jsonl` (one object a line) and TensorBoard event files in the run's directory. Only the first process writes.
 
     Args:
         step: where the run continues; records of later steps, which it will write again, are dropped.
@@ -22,8 +25,10 @@ class MetricWriter:
     def __init__(self, workdir: str, step: int):
         from tensorboardX import SummaryWriter
 
+        self._file = None
+        if jax.process_index():
+            return
         directory = epath.Path(workdir)
-        directory.mkdir(parents=True, exist_ok=True)
         path = directory / "metrics.jsonl"
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         path.write_text("".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step))
@@ -31,14 +36,67 @@ class MetricWriter:
         self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1 if lines else None)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        self._file.write(json.dumps({"step": step, "time": time.time(), **values}) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        if self._file:
+            self._file.write(json.dumps({"step": step, "time": time.time(), **values}) + "\n")
+            self._file.flush()
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
-        self._file.close()
-        self._board.close()
+        if self._file:
+            self._file.close()
+            self._board.close()
+
+
+def first_start(workdir: str) -> float:
+    """Seconds since the epoch at which a run in `workdir` was first started; now, if this is it. (Of the first process's clock.)"""
+    stamp, now = epath.Path(workdir) / "first_start", time.time()
+    if jax.process_index() == 0 and not stamp.exists():
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        stamp.write_text(repr(now))
+    return float(stamp.read_text()) if jax.process_index() == 0 else now
+
+
+class Meter:
+    """Speed since the last reading, and goodput since the run's very first start.
+
+    Productive is the time of steps that the run kept: not compilation, validation, saving, restarts, nor steps lost with a process.
+
+    Args:
+        born: `first_start` of the run. productive_s: what the checkpoint that it continues from had (its item `clock`).
+        flops: of one step (`program.step_flops`). peak: FLOP/s of all devices together.
+    """
+
+    def __init__(self, born: float, productive_s: float, flops: float, peak: float):
+        self._born = born
+        self.productive_s, self._flops, self._peak = productive_s, flops, peak
+        self._steps, self._elapsed, self._waited = 0, 0.0, 0.0
+
+    @contextlib.contextmanager
+    def step(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - start
+        self._steps, self._elapsed, self.productive_s = self._steps + 1, self._elapsed + seconds, self.productive_s + seconds
+
+    @contextlib.contextmanager
+    def data_wait(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
+
+    def read(self, transitions: float) -> dict[str, float]:
+        """transitions: trainable ones of one step."""
+        rate = self._steps / self._elapsed
+        values = {
+            "steps_per_s": rate,
+            "transitions_per_s": rate * transitions,
+            "data_wait_share": self._waited / self._elapsed,
+            "mfu": rate * self._flops / self._peak,
+            "goodput": self.productive_s / max(time.time() - self._born, 1e-9),
+        }
+        self._steps, self._elapsed, self._waited = 0, 0.0, 0.0
+        return values
 
 
 def check_finite(step: int, values: dict[str, float]) -> None:
@@ -52,7 +110,9 @@ def check_finite(step: int, values: dict[str, float]) -> None:
 
 
 def progress(step: int, steps: int, values: dict[str, float]) -> None:
-    """One line that is rewritten on a terminal, and a line each on a log."""
+    """One line that is rewritten on a terminal, and a line each on a log. Only the first process prints."""
+    if jax.process_index():
+        return
     shown = "  ".join(f"{name.removeprefix('train/')} {value:.4g}" for name, value in values.items())
     end = "\r" if sys.stdout.isatty() and step < steps else "\n"
     print(f"step {step}/{steps}  {shown}", end=end, flush=True)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from qt_jax import agents
+from qt_jax import agents, losses
 from qt_jax.models.q_transformer import Network
 from qt_jax.specs import Segment
 from qt_jax.training.augment import random_shift
@@ -53,22 +53,40 @@ def init_state(config: Any, network: Network) -> TrainState:
 
 
 def train_step(config: Any, network: Network, state: TrainState, batch: Segment) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One gradient step. The randomness of step k is fold_in(seed, k), so a resumed run repeats it."""
+    """One gradient step. The randomness of step k is fold_in(seed, k), so a resumed run repeats it.
+
+    With `config.train.accumulation` > 1 the batch passes in that many parts; sums and counts are added and divided once, so the step is
+    that of the whole batch (its dropout masks are others).
+    """
     agent = agents.get(config.agent.name)
     dropout_key, shift_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), state.step))
     if config.data.random_shift:
         batch = random_shift(batch, shift_key, config.data.random_shift)
 
-    def loss_fn(params):
-        return agent.loss(config, network, params, state.target_params, batch, dropout_key if config.model.dropout else None)
+    def loss_fn(params, part, key):
+        sums = agent.loss(config, network, params, state.target_params, part, key if config.model.dropout else None)
+        return sums["loss"][0], sums
 
-    (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    def gradient(part_and_key):
+        return jax.grad(loss_fn, has_aux=True)(state.params, *part_and_key)
+
+    parts = config.train.accumulation
+    if parts == 1:
+        grads, sums = gradient((batch, dropout_key))
+    else:
+        # Every device keeps its rows: part k takes each device's k-th share of them.
+        split = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0), batch)
+        inputs = (split, jax.random.split(dropout_key, parts))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, jax.tree.map(lambda x: x[0], inputs)))
+        add = lambda total, part: (jax.tree.map(jnp.add, total, gradient(part)), None)
+        (grads, sums), _ = jax.lax.scan(add, zeros, inputs)
+    grads = jax.tree.map(lambda g: g / jnp.maximum(sums["loss"][1], 1), grads)
+
     updates, opt_state = make_optimizer(config).update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     target = optax.incremental_update(params, state.target_params, config.agent.target_rate) if agent.USES_TARGET else {}
     metrics = {
-        "loss": loss,
-        **metrics,
+        **{name: losses.mean(total) for name, total in sums.items()},
         "grad_norm": optax.global_norm(grads),
         "param_norm": optax.global_norm(params),
         "transitions": jnp.sum(batch.trainable),
@@ -76,11 +94,11 @@ def train_step(config: Any, network: Network, state: TrainState, batch: Segment)
     return TrainState(state.step + 1, params, target, opt_state), metrics
 
 
-def validation_step(config: Any, network: Network, state: TrainState, batch: Segment) -> dict[str, jax.Array]:
-    """The agent's loss and metrics without an update; first-step values and success of each segment where the agent has values."""
+def validation_step(config: Any, network: Network, state: TrainState, batch: Segment) -> dict[str, Any]:
+    """The agent's sums without an update; for agents with values, those of each segment's first step beside what came of it."""
     agent = agents.get(config.agent.name)
-    loss, metrics = agent.loss(config, network, state.params, state.target_params, batch, None)
-    outputs = {"loss": loss, **metrics, "transitions": jnp.sum(batch.trainable)}
+    outputs: dict[str, Any] = {"sums": agent.loss(config, network, state.params, state.target_params, batch, None)}
     if agent.first_step_values is not None:
-        outputs["first_step_values"] = agent.first_step_values(config, network, state.params, batch)
+        values = agent.first_step_values(config, network, state.params, batch)
+        outputs["firsts"] = {"value": values, "is_first": batch.is_first[:, 0], "success": batch.success}
     return outputs

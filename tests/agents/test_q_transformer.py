@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from qt_jax import losses
 from qt_jax.agents import q_transformer
 from qt_jax.specs import ActionSpec, Segment
 
@@ -38,7 +39,8 @@ def segment(reward=0.3, gripper=True):
 def loss(batch, **settings):
     config = ml_collections.ConfigDict({"agent": q_transformer.get_config(), "value_range": (0.0, 1.0), "discount": 0.5, "dt_ref": 1.0})
     config.agent.update({"alpha": 2.0} | settings)
-    return q_transformer.loss(config, NETWORK, ONLINE, TARGET, batch, None)
+    metrics = {name: losses.mean(total) for name, total in q_transformer.loss(config, NETWORK, ONLINE, TARGET, batch, None).items()}
+    return metrics["loss"], metrics
 
 
 def test_loss_by_hand():

@@ -1,0 +1,95 @@
+"""The train step as a compiled program on a mesh: its shardings, its memory, its FLOPs. For the loop and for `plan` alike."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import ml_collections
+
+from qt_jax import agents, specs
+from qt_jax.errors import UserError
+from qt_jax.models.q_transformer import Network
+from qt_jax.training import mesh, sharding
+from qt_jax.training.state import init_state, train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """state and batch: ShapeDtypeStructs with shardings; step: (state, batch) -> (state, metrics), the state donated."""
+
+    mesh: jax.sharding.Mesh
+    state: Any
+    batch: specs.Segment
+    step: jax.stages.Compiled
+
+    def init(self, config: Any, network: Network) -> Any:
+        """A fresh train state where it belongs; no device ever holds all of it."""
+        shardings = jax.tree.map(lambda x: x.sharding, self.state)
+        return jax.jit(functools.partial(init_state, config, network), out_shardings=shardings)()
+
+
+def build(config: Any, network: Network, device_mesh: jax.sharding.Mesh) -> Program:
+    """Compiles the train step of `config` for that mesh (real devices, or a topology's)."""
+    shapes = jax.eval_shape(functools.partial(init_state, config, network))
+    state = sharding.abstract(shapes, sharding.of_state(device_mesh, shapes))
+    batch = specs.segment_struct(
+        network.action, network.observation, network.instruction_dim, config.data.batch_size, config.data.segment_length
+    )
+    split = mesh.batch_sharding(device_mesh)
+    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split), batch)
+    state_shardings = jax.tree.map(lambda x: x.sharding, state)
+    step = jax.jit(
+        functools.partial(train_step, config, network),
+        in_shardings=(state_shardings, split),
+        out_shardings=(state_shardings, mesh.replicated(device_mesh)),
+        donate_argnums=0,
+    )
+    return Program(device_mesh, state, batch, step.lower(state, batch).compile())
+
+
+def step_flops(config: Any, network: Network, state: Any, batch: specs.Segment) -> float:
+    """FLOPs of a step over the whole batch as the method needs them, whatever is recomputed.
+
+    3F (online, forward and backward), and 1F more with a target network; F = one forward pass, counted in the program before optimisation
+    with its layers unrolled (a loop's body would count once).
+    """
+    plain = ml_collections.ConfigDict(network.config)
+    plain.scan_layers, plain.remat, plain.encoder_remat = False, "none", "none"
+    unrolled = Network.create(plain, network.action, network.observation, network.instruction_dim)
+    shapes = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+    forward = jax.jit(unrolled.score).lower(shapes(state.params), shapes(batch)).cost_analysis()["flops"]
+    return (4 if agents.get(config.agent.name).USES_TARGET else 3) * forward
+
+
+def memory(program: Program) -> dict[str, int]:
+    """Bytes on each device. State from its shardings; `temporaries` from the compiled program (gradients and activations)."""
+    analysis = program.step.memory_analysis()
+    state = program.state
+    parts = {
+        "parameters": sharding.bytes_per_device(state.params),
+        "optimizer": sharding.bytes_per_device(state.opt_state),
+        "target network": sharding.bytes_per_device(state.target_params),
+        "batch": sharding.bytes_per_device(program.batch),
+        "temporaries (gradients, activations)": analysis.temp_size_in_bytes,
+        "outputs beside the state": max(0, analysis.output_size_in_bytes - analysis.alias_size_in_bytes),
+    }
+    return parts | {"total": sum(parts.values())}
+
+
+def memory_table(parts: dict[str, int]) -> str:
+    width = max(map(len, parts))
+    return "".join(f"  {name:{width}}  {size / 2**20:12,.1f} MiB\n" for name, size in parts.items())
+
+
+def check_memory(parts: dict[str, int], device: Any) -> None:
+    """Raises a UserError if the device says how much it has, and that is less than the step needs."""
+    limit = (device.memory_stats() or {}).get("bytes_limit") if device.platform != "cpu" else None
+    if limit and parts["total"] > limit:
+        raise UserError(
+            f"The train step needs {parts['total'] / 2**30:.1f} GiB on each {device.device_kind}, which has {limit / 2**30:.1f} GiB; raise "
+            "config.mesh.fsdp or config.train.accumulation, set config.model.remat and encoder_remat to 'full', or lower "
+            "config.data.batch_size."
+        )

@@ -1,0 +1,76 @@
+"""Where each parameter lies on the mesh: a table of rules, and FSDP for the rest. Optimiser and target follow their parameter."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+P = PartitionSpec
+RULES: tuple[tuple[str, PartitionSpec], ...] = (
+    # The Transformer's leading axis is the layer. Heads, hidden units and bins lie on `tensor`: a block then needs one sum over it.
+    (r"blocks/query/kernel", P(None, "fsdp", "tensor", None)),
+    (r"blocks/query/bias", P(None, "tensor", None)),
+    (r"blocks/key_value/kernel", P(None, "fsdp", None, "tensor", None)),
+    (r"blocks/key_value/bias", P(None, None, "tensor", None)),
+    (r"blocks/out/kernel", P(None, "tensor", None, "fsdp")),
+    (r"blocks/up/kernel", P(None, "fsdp", "tensor")),
+    (r"blocks/up/bias", P(None, "tensor")),
+    (r"blocks/down/kernel", P(None, "tensor", "fsdp")),
+    (r"head", P(None, "fsdp", "tensor")),
+)
+"""(regular expression for the whole end of a parameter's path, its axes). The first that matches counts."""
+
+SMALLEST = 1024
+"""Elements below which a parameter without a rule is replicated: gathering it costs more than keeping it."""
+
+
+def parameter_path(path: tuple[Any, ...]) -> str:
+    """`transformer/blocks/query/kernel`: the dict keys alone, so that an optimiser's moment has the path of its parameter."""
+    return "/".join(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
+
+
+def decide(path: str, shape: tuple[int, ...], sizes: dict[str, int]) -> tuple[PartitionSpec, str]:
+    """PartitionSpec of a parameter on a mesh with these axis sizes, and why."""
+    for pattern, spec in RULES:
+        if re.search(rf"(^|/){pattern}$", path):
+            refused = [f"{axis} ({size}) does not divide {n}" for axis, n in zip(spec, shape) if axis and n % (size := sizes[axis])]
+            axes = (axis if axis and n % sizes[axis] == 0 else None for axis, n in zip(spec, shape))
+            return P(*axes), "; ".join([f"rule {pattern}", *refused])
+    if math.prod(shape) < SMALLEST:
+        return P(), "small"
+    fitting = [i for i, n in enumerate(shape) if n % sizes["fsdp"] == 0]
+    if not fitting:
+        return P(), f"fsdp ({sizes['fsdp']}) divides no axis"
+    largest = max(fitting, key=lambda i: shape[i])
+    return P(*("fsdp" if i == largest else None for i in range(len(shape)))), "largest axis"
+
+
+def of_state(mesh: Mesh, state: Any) -> Any:
+    """NamedShardings for a train state (or any tree of parameters) of arrays or ShapeDtypeStructs."""
+    place = lambda path, x: NamedSharding(mesh, decide(parameter_path(path), x.shape, mesh.shape)[0])
+    return jax.tree_util.tree_map_with_path(place, state)
+
+
+def abstract(state: Any, shardings: Any) -> Any:
+    """Shapes, dtypes and shardings of a tree, without its memory."""
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
+
+
+def bytes_per_device(tree: Any) -> int:
+    """Of arrays or ShapeDtypeStructs with shardings."""
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def table(params: Any) -> str:
+    """One line a parameter: path, shape, PartitionSpec, bytes on each device and the reason. `params` as `abstract` returns it."""
+    rows = [("parameter", "shape", "PartitionSpec", "bytes/device", "why")]
+    for path, x in jax.tree_util.tree_leaves_with_path(params):
+        name = parameter_path(path)
+        spec, why = decide(name, x.shape, x.sharding.mesh.shape)
+        rows.append((name, "x".join(map(str, x.shape)), str(tuple(spec)), f"{bytes_per_device(x):,}", why))
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    return "".join("  ".join([*(cell.ljust(w) for cell, w in zip(row, widths)), row[4]]) + "\n" for row in rows)
