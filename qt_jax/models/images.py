@@ -149,7 +149,7 @@ class TokenLearner(nnx.Module):
     def __init__(self, channels: int, tokens: int, dtype, rngs: nnx.Rngs):
         self.norm = nnx.LayerNorm(channels, dtype=dtype, rngs=rngs)
         self.hidden = nnx.Linear(channels, 64, dtype=dtype, rngs=rngs)
-        self.select = nnx.Linear(64, tokens, dtype=dtype, rngs=rngs)
+        self.select = nnx.Linear(64, tokens, use_bias=False, dtype=dtype, rngs=rngs)  # the softmax would not see a bias
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = x.reshape(x.shape[0], -1, x.shape[-1])

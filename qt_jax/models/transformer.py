@@ -30,7 +30,8 @@ class Block(nnx.Module):
         width, per_head = config.width, (config.heads, config.width // config.heads)
         linear = lambda i, o, **options: nnx.LinearGeneral(i, o, dtype=dtype, rngs=rngs, **options)
         self.norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
-        self.query, self.key_value = linear(width, per_head), linear(width, (2, *per_head))
+        self.query = linear(width, per_head)
+        self.key_value = linear(width, (2, *per_head), use_bias=False)  # the softmax would not see a key's, and `out` has the value's
         self.out = linear(per_head, width, axis=(-2, -1))
         self.mlp_norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
         self.up, self.down = linear(width, config.mlp_ratio * width), linear(config.mlp_ratio * width, width)

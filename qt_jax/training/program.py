@@ -31,6 +31,17 @@ class Program:
         return jax.jit(functools.partial(init_state, config, network), out_shardings=shardings)()
 
 
+def jitted(config: Any, network: Network, state: Any, device_mesh: jax.sharding.Mesh) -> Any:
+    """The train step: `state` (arrays or ShapeDtypeStructs) stays where it is and is donated, the batch is split, metrics are everywhere."""
+    placed = jax.tree.map(lambda x: x.sharding, state)
+    return jax.jit(
+        functools.partial(train_step, config, network),
+        in_shardings=(placed, mesh.batch_sharding(device_mesh)),
+        out_shardings=(placed, mesh.replicated(device_mesh)),
+        donate_argnums=0,
+    )
+
+
 def build(config: Any, network: Network, device_mesh: jax.sharding.Mesh) -> Program:
     """Compiles the train step of `config` for that mesh (real devices, or a topology's)."""
     shapes = jax.eval_shape(functools.partial(init_state, config, network))
@@ -40,14 +51,7 @@ def build(config: Any, network: Network, device_mesh: jax.sharding.Mesh) -> Prog
     )
     split = mesh.batch_sharding(device_mesh)
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split), batch)
-    state_shardings = jax.tree.map(lambda x: x.sharding, state)
-    step = jax.jit(
-        functools.partial(train_step, config, network),
-        in_shardings=(state_shardings, split),
-        out_shardings=(state_shardings, mesh.replicated(device_mesh)),
-        donate_argnums=0,
-    )
-    return Program(device_mesh, state, batch, step.lower(state, batch).compile())
+    return Program(device_mesh, state, batch, jitted(config, network, state, device_mesh).lower(state, batch).compile())
 
 
 def step_flops(config: Any, network: Network, state: Any, batch: specs.Segment) -> float:

@@ -15,7 +15,6 @@ RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"blocks/query/kernel", P(None, "fsdp", "tensor", None)),
     (r"blocks/query/bias", P(None, "tensor", None)),
     (r"blocks/key_value/kernel", P(None, "fsdp", None, "tensor", None)),
-    (r"blocks/key_value/bias", P(None, None, "tensor", None)),
     (r"blocks/out/kernel", P(None, "tensor", None, "fsdp")),
     (r"blocks/up/kernel", P(None, "fsdp", "tensor")),
     (r"blocks/up/bias", P(None, "tensor")),

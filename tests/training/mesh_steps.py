@@ -1,0 +1,81 @@
+"""Run as a process of 8 simulated devices in float64 (see test_mesh.py): a train step on any mesh is the step on one device."""
+
+import dataclasses
+import itertools
+import sys
+
+import jax
+import ml_collections
+import numpy as np
+
+from qt_jax.training import mesh, program, sharding
+from qt_jax.training.config import default_config
+from qt_jax.training.state import init_state
+from tests.models.test_q_transformer import make_network, make_segment
+
+MESHES = [(1, 1, 1), (8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)]
+WIDTH = {"width": 64, "heads": 8, "dtype": "float64"}  # every axis of 8 divides the heads
+
+
+def make_config(agent, **train):
+    config = default_config(agent)
+    config.data.batch_size, config.data.segment_length = 16, 4
+    config.optimizer.warmup_steps = 0  # else the first step moves nothing
+    config.train.update(train)
+    return config
+
+
+def make_batch(cameras):
+    """16 rows of which the first two hold most of the trainable steps and the last five none."""
+    rng = np.random.default_rng(1)
+    segment = make_segment(steps=4, batch=16, cameras=cameras)
+    counts = np.asarray([4, 4, 1, 0, 2, 0, 0, 1, 0, 3, 1, 0, 0, 0, 0, 0])
+    return dataclasses.replace(
+        segment, trainable=np.arange(4)[None] < counts[:, None], reward=rng.uniform(size=(16, 4)).astype(np.float32)
+    )  # fmt: skip
+
+
+def as_float64(tree):
+    return jax.tree.map(lambda x: x.astype(np.float64) if np.issubdtype(x.dtype, np.floating) else x, tree)
+
+
+def step_on(sizes, agent, cameras, **settings):
+    """Loss and the whole train state after one step: the moments of the optimiser are the gradients."""
+    model = {name: settings.pop(name) for name in list(settings) if name in ("scan_layers", "remat", "encoder_remat", "attention")}
+    config = ml_collections.FrozenConfigDict(make_config(agent, **settings))
+    network = make_network(cameras=cameras, **WIDTH, **model)
+    device_mesh = mesh.make_mesh(ml_collections.ConfigDict(dict(zip(mesh.AXES, sizes))), jax.devices()[: np.prod(sizes)])
+    state, batch = as_float64(init_state(config, network)), as_float64(make_batch(cameras))
+    state = jax.device_put(state, sharding.of_state(device_mesh, state))
+    batch = jax.device_put(batch, mesh.batch_sharding(device_mesh))
+    step = program.jitted(config, network, state, device_mesh)
+    state, metrics = step(state, batch)
+    return jax.device_get(metrics["loss"]), jax.device_get(state)
+
+
+def check(expected, found, case):
+    """Loss and gradients agree to a millionth of their norm (attention's softmax is float32 whatever the rest is).
+
+    Adam's first step is nearly the gradient's sign, so it magnifies what is left in small gradients: parameters to a ten-thousandth.
+    """
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(expected)]
+    for path, one, other in zip(paths, jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+        error = np.linalg.norm(other - one) / max(np.linalg.norm(one), 1e-12)
+        assert error < (1e-4 if "params" in path else 1e-6), f"{case}: {path} differs by {error:.1e} of its norm"
+
+
+def main(agent: str, modality: str, variants: bool) -> None:
+    cameras = ("front",) if modality == "images" else ()
+    expected = step_on((1, 1, 1), agent, cameras)
+    assert np.isfinite(expected[0]) and expected[0] > 0
+    for sizes in MESHES[1:]:
+        check(expected, step_on(sizes, agent, cameras), sizes)
+    check(expected, step_on((2, 1, 1), agent, cameras, accumulation=4), "accumulation")
+    for attention, remat in itertools.product(("per_frame", "window") if variants else (), ("dots", "full")):
+        plain = step_on((1, 1, 1), agent, cameras, attention=attention)
+        looped = step_on((2, 2, 2), agent, cameras, attention=attention, scan_layers=True, remat=remat, encoder_remat="full")
+        check(plain, looped, (attention, remat))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3], variants=sys.argv[3] == "variants")
