@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -57,3 +58,20 @@ def trained(dataset_path, tmp_path_factory) -> ml_collections.ConfigDict:
     config.workdir = str(tmp_path_factory.mktemp("runs") / "tiny")
     train(config)
     return config
+
+
+@pytest.fixture
+def free_port():
+    """A function that gives a free port of loopback whose next one is free too (the roll call's)."""
+
+    def find() -> int:
+        while True:
+            with socket.create_server(("127.0.0.1", 0)) as first:
+                port = first.getsockname()[1]
+                try:
+                    socket.create_server(("127.0.0.1", port + 1)).close()
+                except OSError:
+                    continue
+                return port
+
+    return find

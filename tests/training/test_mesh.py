@@ -27,7 +27,7 @@ def settings(data=-1, fsdp=1, tensor=1):
     "agent, modality, variants",
     [
         ("q_transformer", "images", "plain"),
-        ("bc", "state", "plain"),
+        pytest.param("bc", "state", "plain", marks=pytest.mark.slow),
         pytest.param("q_transformer", "images", "variants", marks=pytest.mark.slow),
         pytest.param("q_transformer", "state", "variants", marks=pytest.mark.slow),
         pytest.param("bc", "images", "plain", marks=pytest.mark.slow),

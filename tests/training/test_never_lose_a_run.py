@@ -1,0 +1,218 @@
+"""What a scheduler, a full disk, a damaged file or a dead host does to a run, through the real door."""
+
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from qt_jax.errors import EXIT_HUNG, EXIT_PREEMPTED, UserError
+from qt_jax.training import checkpoints, distributed
+from tests.conftest import ROOT, train
+from tests.training.test_learner import equal_trees, metric_records, saved_state
+
+
+def start(config, *overrides, devices=1, **options) -> subprocess.Popen:
+    """The train door on `config`'s data and workdir."""
+    command = [sys.executable, "-m", "qt_jax", "train", "--config=tests/tiny.py", f"--config.data.path={config.data.path}",
+               f"--config.workdir={config.workdir}", *overrides]  # fmt: skip
+    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def end(process: subprocess.Popen, status: int) -> str:
+    """Its stderr, once it has left with that status."""
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == status, errors[-3000:]
+    return errors
+
+
+def wait_for(process: subprocess.Popen, condition) -> None:
+    while not condition() and process.poll() is None:
+        time.sleep(0.01)
+
+
+def logged_a_step(config) -> bool:
+    path = Path(config.workdir, "metrics.jsonl")
+    return path.exists() and bool(path.read_text())
+
+
+def test_sigterm_saves_leaves_with_its_own_status_and_continues_bit_for_bit(trained, config):
+    process = start(config, "--config.train.checkpoint_every=1000")
+    wait_for(process, lambda: logged_a_step(config))
+    process.send_signal(signal.SIGTERM)
+    assert "is saved; the same command continues" in end(process, EXIT_PREEMPTED)
+    assert 0 < checkpoints.latest_step(config.workdir) < 20
+    end(start(config), 0)
+    equal_trees(saved_state(config.workdir), saved_state(trained.workdir))
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_run_killed_at_random_moments_ends_as_if_undisturbed(trained, config, kills):
+    """Images, reading threads, a save every two steps: kills fall into start-up, steps, validation and saves."""
+    moments = random.Random(kills)
+    for _ in range(kills):
+        process = start(config, "--config.train.checkpoint_every=2")
+        time.sleep(moments.uniform(5.0, 16.0))
+        process.kill()
+        process.communicate()
+    end(start(config, "--config.train.checkpoint_every=2"), 0)
+    equal_trees(saved_state(config.workdir), saved_state(trained.workdir))
+
+
+MESHES_SCRIPT = """
+import sys, jax, numpy as np
+from tests import tiny
+from tests.conftest import train
+config = tiny.get_config()
+config.data.path, finished, halfway, out = sys.argv[1:]
+for name, workdir, config.mesh.data, config.mesh.fsdp in [("a", finished, 4, 2), ("b", halfway, 4, 2), ("c", halfway, 2, 4)]:
+    config.workdir = workdir
+    state = train(config)
+    assert any(len(x.sharding.spec) for x in jax.tree.leaves(state.params)), "nothing is sharded"
+    np.savez(f"{out}/{name}.npz", *jax.device_get(jax.tree.leaves(state)))
+"""
+
+
+def test_a_checkpoint_restores_on_any_mesh(trained, config, tmp_path):
+    """Saved by 1 device: restored on 4x2 (a). Trained on and saved by 4x2 (b): restored on 2x4 (c) and by 1 device."""
+    shutil.copytree(trained.workdir, config.workdir)
+    shutil.rmtree(Path(config.workdir, "checkpoints", "20"))
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    command = [sys.executable, "-c", MESHES_SCRIPT, config.data.path, trained.workdir, config.workdir, str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    a, b, c = (list(np.load(tmp_path / f"{name}.npz").values()) for name in "abc")
+    equal_trees(a, jax.device_get(jax.tree.leaves(train(trained))))
+    equal_trees(b, c)
+    equal_trees(b, jax.device_get(jax.tree.leaves(train(config))))
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_offered(trained, config):
+    shutil.copytree(trained.workdir, config.workdir)
+    newest = Path(config.workdir, "checkpoints", "20")
+    for path in (newest / "train_state").rglob("*"):
+        if path.is_file() and path.stat().st_size > 4000:
+            path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"checkpoints/20 is damaged .*continue from .*checkpoints/10"):
+        train(config)
+    shutil.rmtree(newest)
+    equal_trees(jax.device_get(train(config).params), checkpoints.load_params(trained.workdir)[0])
+
+
+def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(trained, config):
+    """No file may grow beyond 100 kB: every write that a full disk would refuse fails."""
+    shutil.copytree(trained.workdir, config.workdir)
+    shutil.rmtree(Path(config.workdir, "checkpoints", "20"))
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    errors = end(start(config, "--config.train.compilation_cache=", preexec_fn=limit), 2)
+    (line,) = [line for line in errors.splitlines() if line.startswith("qt_jax train: ")]  # Orbax's threads print their own around it
+    assert "cannot be written" in line and "the last complete checkpoint is" in line
+    assert checkpoints.latest_step(config.workdir) == 10
+
+
+def test_a_directory_that_cannot_be_written_is_one_line(config, tmp_path):
+    (tmp_path / "file").write_text("")
+    config.workdir = str(tmp_path / "file" / "run")
+    with pytest.raises(UserError, match="cannot be written"):
+        train(config)
+
+
+def test_the_best_checkpoint_is_kept_beside_the_latest(config):
+    config.train.keep_checkpoints, config.train.keep_best = 1, 1
+    config.train.checkpoint_every = config.train.validate_every = 4
+    train(config)
+    measured = {r["step"]: r["validation/loss"] for r in metric_records(config.workdir) if "validation/loss" in r}
+    kept = sorted(int(p.name) for p in Path(config.workdir, "checkpoints").iterdir())
+    assert kept == sorted({20, min(measured, key=measured.get)})
+
+
+def test_a_step_that_hangs_ends_the_run_with_every_stack(config):
+    """A real hang: the data's only reading thread blocks for ever."""
+    script = (
+        "import sys, threading; from qt_jax.data import segments; from qt_jax.cli import main; sys.argv[0] = 'qt_jax';"
+        "segments.SegmentSource.__getitem__ = lambda self, i: threading.Event().wait(); main.run()"
+    )
+    command = [sys.executable, "-c", script, "train", "--config=tests/tiny.py", f"--config.data.path={config.data.path}",
+               f"--config.workdir={config.workdir}", "--config.train.step_timeout_s=2"]  # fmt: skip
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert result.returncode == EXIT_HUNG
+    assert (
+        "did not end within config.train.step_timeout_s=2" in result.stderr
+        and "Current thread" in result.stderr
+        and "loop.py" in result.stderr
+    )
+
+
+def test_a_trace_is_written_for_the_chosen_steps(config):
+    config.train.steps, config.train.profile_start, config.train.profile_steps = 4, 2, 2
+    train(config)
+    names = [p.name for p in Path(config.workdir, "profile").rglob("*") if p.is_file()]
+    assert any(n.endswith(".xplane.pb") for n in names) and any("perfetto" in n for n in names)
+
+
+def test_speed_and_goodput_are_logged(trained):
+    last = [r for r in metric_records(trained.workdir) if "mfu" in r][-1]
+    assert 0 < last["mfu"] < 1 and 0 < last["goodput"] < 1 and 0 <= last["data_wait_share"] <= 1
+
+
+def cluster(port: int, process: int) -> list[str]:
+    values = {
+        "coordinator": f"127.0.0.1:{port}",
+        "num_processes": 2,
+        "process_id": process,
+        "heartbeat_timeout_s": 10,
+        "start_timeout_s": 60,
+    }
+    return [f"--config.distributed.{name}={value}" for name, value in values.items()]
+
+
+def start_pair(config, port: int) -> list[subprocess.Popen]:
+    return [start(config, "--config.mesh.fsdp=2", *cluster(port, i), devices=4) for i in range(2)]
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_learner_and_one_killed_ends_the_other(config, free_port, tmp_path):
+    """2 processes x 4 devices, fsdp 2: one is killed after step 10, the other stops in time; restarted, they end as if undisturbed.
+
+    One process x 8 gives the same up to the order of sums (gloo's is another).
+    """
+    pair = start_pair(config, free_port())
+    wait_for(pair[0], Path(config.workdir, "checkpoints", "10").exists)
+    pair[1].kill()
+    killed = time.monotonic()
+    _, errors = pair[0].communicate(timeout=60)
+    assert pair[0].returncode != 0 and time.monotonic() - killed < 40
+    assert "another task died" in errors or "heartbeat" in errors.lower(), errors[-2000:]
+
+    undisturbed, one = (config.copy_and_resolve_references() for _ in range(2))
+    undisturbed.workdir, one.workdir = str(tmp_path / "undisturbed"), str(tmp_path / "one")
+    for again in (config, undisturbed):
+        for process in start_pair(again, free_port()):
+            end(process, 0)
+    end(start(one, "--config.mesh.fsdp=2", devices=8), 0)
+    found, expected, single = (jax.device_get(train(run)) for run in (config, undisturbed, one))  # restored on one device
+    equal_trees(found, expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, single)
+
+
+def test_a_process_that_does_not_come_is_named(free_port):
+    settings = distributed.get_config()
+    settings.coordinator, settings.num_processes, settings.process_id = f"127.0.0.1:{free_port()}", 3, 0
+    settings.start_timeout_s = 1
+    with pytest.raises(UserError, match=r"Of 3 processes \[1, 2\] did not reach 127.0.0.1:\d+ within config.distributed.start_timeout_s=1"):
+        distributed.start(settings)
+    settings.process_id = 1
+    with pytest.raises(UserError, match=r"Of 3 processes \[0\] did not reach"):
+        distributed.start(settings)
