@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 COMPILE := $(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --custom-compile-command 'make lock' --extra all
 
-.PHONY: quickstart test test-slow lint bench-state bench-quickstart bench-learner lock clean
+.PHONY: libtpu quickstart test test-slow lint bench-state bench-quickstart bench-learner lock clean
 
 QT := $(PY) -m qt_jax
 QUICKSTART := experiments/quickstart.py
@@ -29,7 +29,7 @@ test: $(STAMP) lint
 	$(PY) -m pytest
 	$(PY) -m pytest -m tensorflow
 
-test-slow: $(STAMP)
+test-slow: $(STAMP) libtpu
 	$(PY) -m pytest -m slow
 
 lint: $(STAMP)
@@ -57,6 +57,10 @@ lock: $(STAMP)
 	$(COMPILE) setup.cfg -o requirements.txt
 	echo 'jax[cuda13]' | $(COMPILE) setup.cfg - -o requirements-cuda.txt
 	echo 'jax[tpu]' | $(COMPILE) setup.cfg - -o requirements-tpu.txt
+
+# The TPU compiler alone, for `python -m qt_jax plan --topology=...` on machines without a TPU.
+libtpu: $(STAMP)
+	$(PY) -m pip install --quiet --no-deps --upgrade --target .libtpu libtpu==0.0.42.1
 
 clean:
 	rm -rf $(VENV) data runs

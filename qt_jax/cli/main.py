@@ -13,6 +13,7 @@ from qt_jax.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, Preempted, UserError
 DOORS = {
     "collect": "collect a dataset in the simulator with scripted experts and realistic failures",
     "train": "train on a dataset; continues from the latest checkpoint in config.workdir",
+    "plan": "compile a config's train step for devices that need not be here: memory, FLOPs, communication",
     "evaluate": "roll a trained policy out, with videos and an HTML report",
 }
 
@@ -35,6 +36,9 @@ def run() -> None:
     config = config_flags.DEFINE_config_file(
         "config", None, "A file with get_config(), such as experiments/quickstart.py.", lock_config=True
     )
+
+    if door == "plan":
+        importlib.import_module("qt_jax.cli.plan").define_flags()
 
     def main(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # libraries' progress is not a person's

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from qt_jax import preprocess
+from qt_jax.models.placement import by_row
 from qt_jax.models.remat import rematerialised
 
 
@@ -18,7 +19,8 @@ def _groups(channels: int) -> int:
 
 def _call(block: nnx.Module, x: jax.Array, instruction: jax.Array, remat: str) -> jax.Array:
     graphdef, params = nnx.split(block)
-    return rematerialised(lambda params, x, instruction: nnx.merge(graphdef, params)(x, instruction), remat)(params, x, instruction)
+    apply = lambda params, x, instruction: by_row(nnx.merge(graphdef, params)(x, instruction))
+    return rematerialised(apply, remat)(params, x, instruction)
 
 
 class Film(nnx.Module):
@@ -65,7 +67,7 @@ class PatchEncoder(nnx.Module):
 
     def __call__(self, x: jax.Array, instruction: jax.Array) -> jax.Array:
         for patch, embed, blocks in zip(self.patches, self.embed, self.blocks):
-            x = jax.nn.gelu(embed(_patches(x, patch)))
+            x = by_row(jax.nn.gelu(embed(_patches(x, patch))))
             for block in blocks:
                 x = _call(block, x, instruction, self.remat)
         return x
@@ -178,4 +180,4 @@ class ImageTokenizer(nnx.Module):
     def __call__(self, images: jax.Array, instruction: jax.Array) -> jax.Array:
         x = preprocess.images_to_float(images, self.image_size).astype(self.dtype)
         features = self.encoder(x, instruction.astype(self.dtype))
-        return self.project(self.token_learner(features + self.position[...].astype(self.dtype)))
+        return by_row(self.project(self.token_learner(features + self.position[...].astype(self.dtype))))

@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from qt_jax.models.images import ImageTokenizer
+from qt_jax.models.placement import by_row
 from qt_jax.models.transformer import Transformer
 from qt_jax.preprocess import windows
 from qt_jax.specs import ActionSpec, ObservationSpec, Segment
@@ -85,7 +86,7 @@ class QTransformer(nnx.Module):
         if len(self.state_token):
             first, second = self.state_token
             tokens.append(second(jax.nn.gelu(first(state)))[:, None])
-        tokens = jnp.concatenate(tokens, axis=1) + self.token_position[...].astype(self.dtype)
+        tokens = by_row(jnp.concatenate(tokens, axis=1) + self.token_position[...].astype(self.dtype))
         return self.transformer.frame_cache(tokens, rngs)
 
     def score(self, segment: Segment, rngs: nnx.Rngs | None = None) -> jax.Array:
@@ -129,12 +130,12 @@ class QTransformer(nnx.Module):
         # A matrix product: the gradient of a look-up is a scatter, slow on TPUs and clumsy where the table is sharded.
         embedded = jnp.einsum("mdn,dnw->mdw", jax.nn.one_hot(tokens, self.max_bins), self.bin_embedding[...])
         start = jnp.broadcast_to(self.start[...], (tokens.shape[0], 1, embedded.shape[-1]))
-        return (jnp.concatenate([start, embedded[:, :-1]], axis=1) + self.dim_position[...]).astype(self.dtype)
+        return by_row((jnp.concatenate([start, embedded[:, :-1]], axis=1) + self.dim_position[...]).astype(self.dtype))
 
     def _logits(self, outputs: jax.Array, dims: slice) -> jax.Array:
         """[M, d, width] -> [M, d, N, atoms]; the head is float32 at least, whatever the compute dtype."""
         outputs = self.head_norm(outputs.astype(jnp.promote_types(self.dtype, jnp.float32)))
-        logits = jnp.einsum("mdw,dwn->mdn", outputs, self.head[...][dims])
+        logits = by_row(jnp.einsum("mdw,dwn->mdn", outputs, self.head[...][dims]))
         return logits.reshape(*logits.shape[:-1], self.max_bins, self.atoms) + self.head_bias[...][dims]
 
 

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from qt_jax.models.placement import by_row
 from qt_jax.models.remat import rematerialised
 
 KeysValues = tuple[jax.Array, jax.Array]
@@ -39,7 +40,7 @@ class Block(nnx.Module):
 
     def keys_values(self, x: jax.Array) -> KeysValues:
         """[M, T, width] -> keys and values [M, T, heads, head_dim]."""
-        both = self.key_value(self.norm(x))
+        both = by_row(self.key_value(self.norm(x)))
         return both[..., 0, :, :], both[..., 1, :, :]
 
     def __call__(self, x: jax.Array, keys_values: KeysValues, bias: jax.Array | None, key: jax.Array | None) -> jax.Array:
@@ -47,8 +48,8 @@ class Block(nnx.Module):
         rngs = None if key is None else nnx.Rngs(dropout=key)
         attended = jax.nn.dot_product_attention(self.query(self.norm(x)), *keys_values, bias=bias)
         drop = lambda y: self.dropout(y, deterministic=rngs is None, rngs=rngs)
-        x = x + drop(self.out(attended))
-        return x + drop(self.down(jax.nn.gelu(self.up(self.mlp_norm(x)))))
+        x = by_row(x + drop(self.out(attended)))
+        return by_row(x + drop(self.down(jax.nn.gelu(self.up(self.mlp_norm(x))))))
 
 
 def _mask_bias(mask: jax.Array) -> jax.Array:

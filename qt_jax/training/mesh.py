@@ -12,9 +12,10 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from qt_jax.errors import UserError
+from qt_jax.models.placement import BATCH_AXES
 
 AXES = ("data", "fsdp", "tensor")
-BATCH = PartitionSpec(("data", "fsdp"))
+BATCH = PartitionSpec(BATCH_AXES)
 """How the rows of a batch lie on the mesh: `tensor` splits the work of a row, not the rows."""
 
 

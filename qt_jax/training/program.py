@@ -32,7 +32,10 @@ class Program:
 
 
 def jitted(config: Any, network: Network, state: Any, device_mesh: jax.sharding.Mesh) -> Any:
-    """The train step: `state` (arrays or ShapeDtypeStructs) stays where it is and is donated, the batch is split, metrics are everywhere."""
+    """The train step: `state` (arrays or ShapeDtypeStructs) stays where it is and is donated, the batch is split.
+
+    Call or lower it within `jax.set_mesh(device_mesh)`: the network keeps its activations where their rows are.
+    """
     placed = jax.tree.map(lambda x: x.sharding, state)
     return jax.jit(
         functools.partial(train_step, config, network),
@@ -51,7 +54,9 @@ def build(config: Any, network: Network, device_mesh: jax.sharding.Mesh) -> Prog
     )
     split = mesh.batch_sharding(device_mesh)
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split), batch)
-    return Program(device_mesh, state, batch, jitted(config, network, state, device_mesh).lower(state, batch).compile())
+    with jax.set_mesh(device_mesh):
+        step = jitted(config, network, state, device_mesh).lower(state, batch).compile()
+    return Program(device_mesh, state, batch, step)
 
 
 def step_flops(config: Any, network: Network, state: Any, batch: specs.Segment) -> float:

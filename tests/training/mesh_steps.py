@@ -48,8 +48,8 @@ def step_on(sizes, agent, cameras, **settings):
     state, batch = as_float64(init_state(config, network)), as_float64(make_batch(cameras))
     state = jax.device_put(state, sharding.of_state(device_mesh, state))
     batch = jax.device_put(batch, mesh.batch_sharding(device_mesh))
-    step = program.jitted(config, network, state, device_mesh)
-    state, metrics = step(state, batch)
+    with jax.set_mesh(device_mesh):
+        state, metrics = program.jitted(config, network, state, device_mesh)(state, batch)
     return jax.device_get(metrics["loss"]), jax.device_get(state)
 
 

@@ -1,0 +1,50 @@
+"""Devices to compile for that are not here: a TPU slice of the real compiler, or simulated CPU devices."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from qt_jax.errors import UserError
+
+LIBTPU = Path(".libtpu/libtpu/libtpu.so")
+"""Where `make libtpu` puts the compiler."""
+
+
+def cpu_devices(count: int) -> list[Any]:
+    """Simulated devices of this machine. Call before anything touches a device."""
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", count)
+    return jax.devices()
+
+
+def tpu_devices(name: str) -> list[Any]:
+    """Devices of a topology such as `v5e:4x4`, for compilation alone.
+
+    Raises:
+        UserError: if the TPU compiler is not installed or does not know the topology.
+    """
+    library = Path(os.environ.get("TPU_LIBRARY_PATH", LIBTPU)).resolve()
+    if not library.exists():
+        raise UserError(f"--topology={name} needs the TPU compiler, which is not at {library}; run `make libtpu` or set TPU_LIBRARY_PATH.")
+    jax.config.update("jax_platforms", "cpu")
+    # No metadata server and no TPU: the compiler only asks who it is.
+    os.environ |= {
+        "TPU_LIBRARY_PATH": str(library),
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_ACCELERATOR_TYPE": "v5p-16",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_WORKER_ID": "0",
+    }
+    from jax.experimental import topologies
+
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
+    except Exception as error:
+        first_line = (str(error).splitlines() or [""])[0]
+        raise UserError(
+            f"--topology={name} is unknown to the TPU compiler ({first_line}); give e.g. v5e:4x4, v4:2x2x2 or v5p:2x2x4."
+        ) from error
