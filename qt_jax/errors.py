@@ -15,5 +15,9 @@ EXIT_HUNG = 76
 """No step ended within config.train.step_timeout_s: start the same command again, on other machines if it happens twice."""
 
 
+EXIT_INTERRUPTED = 130
+"""Ctrl-C, as shells count it."""
+
+
 class Preempted(Exception):
     """The run was told to stop, and saved. Doors print it and exit with EXIT_PREEMPTED."""

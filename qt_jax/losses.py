@@ -130,26 +130,29 @@ def sigmoid_values(logits: jax.Array, q_min: float, q_max: float) -> jax.Array:
     return q_min + (q_max - q_min) * jax.nn.sigmoid(logits[..., 0])
 
 
-def histogram_centers(atoms: int, q_min: float, q_max: float) -> jax.Array:
-    """[atoms] centres of equal cells over [q_min, q_max]."""
-    width = (q_max - q_min) / atoms
-    return q_min + width * (jnp.arange(atoms) + 0.5)
+HISTOGRAM_PADDING = 3
+"""Cells beyond each end of the value range. A Gaussian cut off there would have its mean inside, and a chain of backups adds that up."""
+
+
+def histogram_edges(atoms: int, q_min: float, q_max: float) -> jax.Array:
+    """[atoms + 1] edges of equal cells over [q_min, q_max] and HISTOGRAM_PADDING cells at each side."""
+    width = (q_max - q_min) / (atoms - 2 * HISTOGRAM_PADDING)
+    return q_min + width * (jnp.arange(atoms + 1) - HISTOGRAM_PADDING)
 
 
 def histogram_values(logits: jax.Array, q_min: float, q_max: float) -> jax.Array:
     """Mean of the categorical value distribution: logits [..., K] -> Q [...]."""
-    probabilities = jax.nn.softmax(logits)
-    return probabilities @ histogram_centers(logits.shape[-1], q_min, q_max)
+    edges = histogram_edges(logits.shape[-1], q_min, q_max)
+    return jax.nn.softmax(logits) @ ((edges[1:] + edges[:-1]) / 2)
 
 
 def histogram_target(target: jax.Array, atoms: int, q_min: float, q_max: float, sigma_ratio: float = 0.75) -> jax.Array:
     """HL-Gauss target (Farebrother et al. 2024): a Gaussian around `target` [] as probabilities of the cells, [atoms].
 
-    sigma_ratio: standard deviation in cells. The mass is normalised over the range, so the mean is off by less than a cell at its ends.
+    sigma_ratio: standard deviation in cells. `target` is clipped to the value range: what lies outside is not attainable.
     """
-    width = (q_max - q_min) / atoms
-    edges = q_min + width * jnp.arange(atoms + 1)
-    cdf = jax.scipy.stats.norm.cdf(edges, loc=target, scale=sigma_ratio * width)
+    edges = histogram_edges(atoms, q_min, q_max)
+    cdf = jax.scipy.stats.norm.cdf(edges, loc=jnp.clip(target, q_min, q_max), scale=sigma_ratio * (edges[1] - edges[0]))
     return jnp.diff(cdf) / (cdf[-1] - cdf[0])
 
 

@@ -125,11 +125,20 @@ def test_sigmoid_values_stay_inside_the_value_range():
 def test_histogram_target_and_value():
     probabilities = losses.histogram_target(jnp.asarray(0.52), 51, 0.0, 1.0)
     np.testing.assert_allclose(probabilities.sum(), 1.0, rtol=1e-5)
-    np.testing.assert_allclose(probabilities @ losses.histogram_centers(51, 0.0, 1.0), 0.52, atol=1e-3)
     logits = jnp.log(probabilities + 1e-12)
     np.testing.assert_allclose(losses.histogram_values(logits, 0.0, 1.0), 0.52, atol=1e-3)
     np.testing.assert_allclose(losses.histogram_value_loss(logits, jnp.asarray(0.52), 0.0, 1.0), 0.0, atol=1e-5)
     assert losses.histogram_value_loss(logits, jnp.asarray(0.3), 0.0, 1.0) > 0.1
+
+
+def test_a_perfect_histogram_keeps_its_target_through_a_long_chain():
+    """Also at both ends; beyond them it holds the end, and stays finite."""
+    fitted = lambda y: losses.histogram_values(jnp.log(losses.histogram_target(y, 51, 0.0, 1.0) + 1e-12), 0.0, 1.0)
+    for start, end in ((0.0, 0.0), (1.0, 1.0), (0.3, 0.3), (1.7, 1.0), (-2.0, 0.0)):
+        y = jnp.asarray(start)
+        for _ in range(20):
+            y = fitted(y)
+        np.testing.assert_allclose(y, end, atol=2e-3)
 
 
 def test_means_are_a_global_sum_over_a_global_count():

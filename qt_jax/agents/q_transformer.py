@@ -41,9 +41,10 @@ def scores(config: Any, action: ActionSpec, logits: jax.Array, dim: int) -> jax.
 
 
 def first_step_values(config: Any, network: Network, params: dict, segment: Segment) -> jax.Array:
-    """Q of the whole action taken at each segment's first step, [B]: its success should follow it."""
-    q = q_values(config, network.score(params, segment))
-    return _taken(q, segment.tokens)[:, 0, -1]
+    """Q of the whole action taken at each segment's first step, [B] (its last dim that is present): its success should follow it."""
+    q = _taken(q_values(config, network.score(params, segment)), segment.tokens)[:, 0]
+    last = jnp.max(jnp.where(segment.action_mask[:, 0], jnp.arange(q.shape[1]), 0), axis=1)
+    return jnp.take_along_axis(q, last[:, None], axis=1)[:, 0]
 
 
 def loss(

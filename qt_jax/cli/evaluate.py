@@ -11,23 +11,28 @@ import tqdm
 from etils import epath
 
 from qt_jax import agents, text
-from qt_jax.envs import collectors, metaworld
+from qt_jax.envs import collectors, gl, metaworld
 from qt_jax.envs import metaworld_tasks as tasks
 from qt_jax.errors import UserError
 from qt_jax.evaluation import live_policy, report, rollouts, statistics
 from qt_jax.evaluation.rollouts import Job
 from qt_jax.training import checkpoints
 
+FREE = ("workdir", "evaluate", "collect", "mesh", "distributed", "data", "optimizer", "seed", "train")
+"""What a policy's behaviour does not depend on once it is trained."""
+
 
 def main(config: Any) -> None:
     settings, task_names = config.evaluate, metaworld.suite_tasks(config.env.tasks)
+    if config.env.cameras:
+        gl.require_backend()
     if min(settings.episodes, settings.num_envs) < 1:
         raise UserError(f"config.evaluate has episodes={settings.episodes} and num_envs={settings.num_envs}; give at least 1 of each.")
+    assets = checkpoints.latest_assets(config.workdir)
+    asked = checkpoints.plain_config(config)
+    asked["env"] |= {key: assets.config["env"][key] for key in ("tasks", "max_decisions")}  # what may be evaluated is not what was trained
+    checkpoints.refuse_other_config(assets.config, asked, config.workdir, free=FREE)
     policy, assets, step = live_policy.load(config.workdir, settings.num_envs)
-    for key in sorted(set(config.env) - {"tasks", "max_decisions"}):
-        trained = assets.config["env"][key]
-        if trained != checkpoints.plain_config(config)["env"][key]:
-            raise UserError(f"{config.workdir} was trained with config.env.{key}={trained}, this run has {config.env[key]}; give the same.")
     missing = sorted(set(task_names) - set(assets.data))
     if missing:
         raise UserError(

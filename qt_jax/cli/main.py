@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+from typing import Any
 
-from absl import app, logging
+from absl import app, flags, logging
 from ml_collections import config_flags
 
-from qt_jax.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, Preempted, UserError
+from qt_jax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_USER_ERROR, Preempted, UserError
 
 DOORS = {
     "collect": "collect a dataset in the simulator with scripted experts and realistic failures",
@@ -33,15 +35,12 @@ def run() -> None:
     if door not in DOORS:
         print(f"qt_jax: unknown door {door!r}; expected one of {', '.join(DOORS)}.", file=sys.stderr)
         raise SystemExit(EXIT_USER_ERROR)
-    config = config_flags.DEFINE_config_file(
-        "config", None, "A file with get_config(), such as experiments/quickstart.py.", lock_config=True
-    )
-
+    config = config_flags.DEFINE_config_file("config", None, "A file with get_config().", lock_config=True)
     if door == "plan":
         importlib.import_module("qt_jax.cli.plan").define_flags()
 
     def main(argv: list[str]) -> None:
-        logging.set_verbosity(logging.WARNING)  # libraries' progress is not a person's
+        logging.set_verbosity(logging.ERROR)  # libraries' progress is not a person's
         try:
             if len(argv) > 1:
                 raise UserError(f"Unexpected argument {argv[1]!r}; settings are given as --config.KEY=VALUE.")
@@ -55,7 +54,35 @@ def run() -> None:
             print(f"qt_jax {door}: {notice}", file=sys.stderr)
             raise SystemExit(EXIT_PREEMPTED) from None
         except KeyboardInterrupt:
-            print(f"qt_jax {door}: interrupted", file=sys.stderr)
-            raise SystemExit(130) from None
+            print(f"qt_jax {door}: interrupted", file=sys.stderr, flush=True)
+            sys.stdout.flush()
+            os._exit(EXIT_INTERRUPTED)  # a compilation under way would crash Python's own end
 
-    app.run(main)
+    app.run(main, flags_parser=lambda argv: _parse(door, config, argv))
+
+
+def _parse(door: str, config: Any, argv: list[str]) -> list[str]:
+    """Flags and config file, or one line; `--help` lists every setting of the config that was given."""
+    wants_help = {"-h", "--help"} & set(argv)
+    try:
+        rest = flags.FLAGS([argument for argument in argv if argument not in ("-h", "--help")])
+        settings = _flattened(config.value or {}, "--config")  # a file that cannot be read raises here
+    except Exception as error:  # whatever a config file or a value raised
+        while error.__cause__ is not None:
+            error = error.__cause__
+        text = " ".join(str(error).replace("\\n", " ").replace("\\'", "'").split())  # ml_collections quotes a quoted message
+        print(f"qt_jax {door}: {text} (`python -m qt_jax {door} --config=FILE --help` lists the settings)", file=sys.stderr)
+        raise SystemExit(EXIT_USER_ERROR) from None
+    if wants_help:
+        print(f"{DOORS[door]}\n\n{_USAGE}")
+        for key, value in sorted(settings.items()):
+            print(f"{key}={value!r}")
+        raise SystemExit(0)
+    return rest
+
+
+def _flattened(values: Any, prefix: str) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flattened(value, f"{prefix}.{key}") if hasattr(value, "items") else {f"{prefix}.{key}": value}
+    return flat

@@ -147,7 +147,7 @@ def _records(files: list[Any], file_format: str, path: str) -> Iterator[bytes]:
         except UserError:
             raise
         except Exception as error:
-            first_line = (str(error).splitlines() or [""])[0]
+            first_line = (str(error).splitlines() or [""])[0][:200]
             raise UserError(
                 f"{path}: {epath.Path(file).name} cannot be read ({first_line}); the file is truncated or damaged, collect it again."
             ) from error

@@ -81,8 +81,15 @@ def plan_episodes(config: ml_collections.ConfigDict, task_names: tuple[str, ...]
     if unknown:
         raise UserError(f"config.collect.mix names unknown collectors {sorted(unknown)}; expected some of {AUTONOMOUS}.")
     shares = np.asarray([config.mix[kind] for kind in config.mix], float)
+    least = {"demonstrations": 0, "autonomous": 0, "seed": 0, "workers": 1}
+    problems = [f"config.collect.{key} is {config[key]}, expected {low} or more" for key, low in least.items() if config[key] < low]
+    problems += [
+        f"config.collect.mix.{kind} is {config.mix[kind]}, expected a share of 0 or more" for kind in config.mix if config.mix[kind] < 0
+    ]
     if config.autonomous and not shares.sum() > 0:
-        raise UserError("config.collect.mix sums to 0; give at least one kind of autonomous episode a positive share.")
+        problems.append("config.collect.mix sums to 0, expected at least one kind of autonomous episode with a positive share")
+    if problems:
+        raise UserError("; ".join(problems) + ".")
     edges = np.round(np.cumsum(shares) / shares.sum() * config.autonomous).astype(int) if config.autonomous else ()
     kinds = [kind for kind, low, high in zip(config.mix, (0, *edges), edges) for _ in range(high - low)]
     collectors = [DEMONSTRATION] * config.demonstrations + kinds

@@ -64,6 +64,9 @@ def observation_spec(config: ml_collections.ConfigDict) -> ObservationSpec:
         raise UserError(f"config.env.state is {config.state!r}; expected one of {sorted(STATE_DESCRIPTIONS)}.")
     if set(config.cameras) - {CAMERA}:
         raise UserError(f"config.env.cameras is {tuple(config.cameras)}; expected () or ({CAMERA!r},).")
+    for key in ("image_size", "action_repeat", "max_decisions"):
+        if config[key] < 1:
+            raise UserError(f"config.env.{key} is {config[key]}; expected a positive number.")
     dim, description = STATE_DESCRIPTIONS[config.state]
     return ObservationSpec(config.cameras, (config.image_size,) * 2, dim, description)
 

@@ -25,7 +25,7 @@ from qt_jax.specs import ActionSpec, ObservationSpec
 from qt_jax.training.state import TrainState
 
 _FREE_SECTIONS = ("workdir", "train", "evaluate", "collect", "mesh", "distributed")
-"""What may differ between a checkpoint's config and the one that resumes it, except config.train.steps (the schedule depends on it)."""
+"""What may differ between a checkpoint's config and the one that resumes it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +152,7 @@ class Checkpointer:
         step = self.latest_step
         path = self._directory / str(step)
         saved = _load_assets(self._directory, step)
-        _refuse_other_config(saved.config, assets.config, path)
+        refuse_other_config(saved.config, assets.config, path, bound=("config.train.steps",))  # the schedule ends there
         for name in ("data_fingerprint", "statistics"):
             before, now = getattr(saved, name), getattr(assets, name)
             if before != now:
@@ -290,19 +290,21 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     return {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def _refuse_other_config(saved: dict[str, Any], current: dict[str, Any], path: Any) -> None:
+def refuse_other_config(
+    saved: dict[str, Any], current: dict[str, Any], path: Any, free: tuple[str, ...] = _FREE_SECTIONS, bound: tuple[str, ...] = ()
+) -> None:
+    """Raises a UserError naming the first setting that differs, outside the `free` sections or among the `bound` keys in them."""
+
     def flatten(values: dict[str, Any], prefix: str = "config") -> dict[str, Any]:
         flat = {}
         for key, value in values.items():
             flat.update(flatten(value, f"{prefix}.{key}") if isinstance(value, dict) else {f"{prefix}.{key}": value})
         return flat
 
-    relevant = lambda values: (
-        flatten({k: v for k, v in values.items() if k not in _FREE_SECTIONS}) | {"config.train.steps": values["train"]["steps"]}
-    )
-    before, now = relevant(saved), relevant(current)
+    before, now = flatten(saved), flatten(current)
     for key in sorted(set(before) | set(now)):
-        if before.get(key) != now.get(key):
+        relevant = key in bound or key.split(".")[1] not in free
+        if relevant and before.get(key) != now.get(key):
             raise UserError(
                 f"{path} was made with {key}={before.get(key)!r}, this run has {now.get(key)!r}; give the same value, another "
                 "config.workdir, or start from its parameters with config.train.init_from."

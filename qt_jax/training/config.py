@@ -75,7 +75,14 @@ def validate(config: Any, devices: int) -> None:
     require(config.value_range[0] < config.value_range[1], "value_range", "(least, greatest) attainable return")
     require(config.model.encoder in model.ENCODERS, "model.encoder", f"one of {model.ENCODERS}")
     require(config.model.attention in model.ATTENTION, "model.attention", f"one of {model.ATTENTION}")
-    require(config.model.width % config.model.heads == 0, "model.width", "a multiple of config.model.heads")
+    for key in ("window", "layers", "width", "heads", "mlp_ratio", "image_size", "image_tokens", "atoms"):
+        require(config.model[key] > 0, f"model.{key}", "a positive number")
+    require(config.optimizer.learning_rate >= 0, "optimizer.learning_rate", "0 or more")
+    require(config.optimizer.clip_norm > 0, "optimizer.clip_norm", "a positive norm")
+    require(config.optimizer.warmup_steps >= 0, "optimizer.warmup_steps", "0 or more")
+    require(config.data.read_threads >= 0, "data.read_threads", "0 or more")
+    require(bool(config.data.path), "data.path", "a directory")
+    require(config.model.width % max(config.model.heads, 1) == 0, "model.width", "a multiple of config.model.heads")
     require(config.model.dtype in ("float32", "bfloat16"), "model.dtype", "float32 or bfloat16")
     require(0 < config.model.initial_value < 1, "model.initial_value", "a number in (0, 1)")
     require(config.data.episodes in FILTERS, "data.episodes", f"one of {FILTERS}")
@@ -106,7 +113,8 @@ def validate(config: Any, devices: int) -> None:
         require(agent.conservatism in losses.CONSERVATISM, "agent.conservatism", f"one of {losses.CONSERVATISM}")
         require(agent.value_loss in ("squared", "histogram"), "agent.value_loss", "squared or histogram")
         if agent.value_loss == "histogram":
-            require(config.model.atoms > 1, "model.atoms", "more than 1 with value_loss='histogram', such as 51")
+            least = 2 * losses.HISTOGRAM_PADDING + 1
+            require(config.model.atoms > least, "model.atoms", f"more than {least} with value_loss='histogram', such as 51")
         else:
             require(config.model.atoms == 1, "model.atoms", "1 with value_loss='squared'")
     else:

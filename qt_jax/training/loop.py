@@ -64,7 +64,8 @@ def train(config: Any, action: ActionSpec, observation: ObservationSpec, dt: Map
         state, position, clock = checkpointer.restore(compiled.state, assets)
         iterator.set_state(position)
         productive_s = clock["productive_s"]
-        _tell(f"resumed from step {int(state.step)}")
+        finished = ": nothing is left to do" if int(state.step) >= config.train.steps else ""
+        _tell(f"resumed from step {int(state.step)} of {config.train.steps}{finished}")
     start, steps = int(state.step), config.train.steps
     meter = metrics.Meter(
         born, productive_s, program.step_flops(config, network, compiled.state, compiled.batch), chips.total_peak(device_mesh)
@@ -170,7 +171,12 @@ def load_data(config: Any, action: ActionSpec, observation: ObservationSpec, dt:
     if first.actions.shape[1] != action.dims:
         raise UserError(f"{config.data.path} has actions of {first.actions.shape[1]} dims, config.env's action has {action.dims}.")
     for episode in dataset.train:
-        if not math.isclose(episode.dt, dt.get(episode.task, episode.dt), rel_tol=1e-4):
+        if episode.task not in dt:
+            raise UserError(
+                f"{config.data.path} holds episodes of {episode.task}, config.env.tasks={config.env.tasks} does not; name it there or give "
+                "other data."
+            )
+        if not math.isclose(episode.dt, dt[episode.task], rel_tol=1e-4):
             raise UserError(
                 f"{config.data.path} holds each action of {episode.task} for {episode.dt:g} s, config.env.action_repeat for "
                 f"{dt[episode.task]:g} s; collect again or change config.env."

@@ -29,6 +29,11 @@ def test_usage_and_unknown_door():
         ("train", ["--config.data.path=/nowhere"], "/nowhere holds no RLDS dataset"),
         ("train", ["--config.discount=2.0"], "config.discount is 2.0"),
         ("evaluate", ["--config.workdir=/nowhere"], "holds no checkpoint"),
+        ("collect", ["--config.collect.demonstration=3"], 'Did you mean "demonstrations"'),
+        ("collect", ["--config.collect.demonstrations=-3"], "config.collect.demonstrations is -3, expected 0 or more"),
+        ("collect", ["--config.env.action_repeat=0"], "config.env.action_repeat is 0; expected a positive number"),
+        ("train", ["--config.data.batch_size=many"], "invalid literal for int"),
+        ("train", ["--config=nowhere.py"], "No such file or directory: 'nowhere.py'"),
     ],
 )
 def test_errors_are_one_line(name, overrides, message):
@@ -38,9 +43,25 @@ def test_errors_are_one_line(name, overrides, message):
     assert message in line and "Traceback" not in result.stderr
 
 
-def test_misspelt_setting_is_answered_with_the_nearest():
-    result = door("train", "--config.trian.steps=3", check=False)
-    assert result.returncode != 0 and "train" in result.stderr
+def test_help_lists_every_setting():
+    result = door("train", "--help")
+    assert "--config.agent.alpha=1.0" in result.stdout and "--config.mesh.fsdp=1" in result.stdout
+
+
+def test_evaluate_refuses_the_config_of_another_agent(trained):
+    result = door("evaluate", f"--config.workdir={trained.workdir}", "--config.model.width=64", check=False)
+    assert result.returncode == 2 and "was made with config.model.width=32, this run has 64" in result.stderr
+
+
+def test_training_interrupted_by_ctrl_c_while_it_compiles_ends_at_once(dataset_path, tmp_path):
+    command = [sys.executable, "-m", "qt_jax", "train", "--config=tests/tiny.py", f"--config.data.path={dataset_path}",
+               f"--config.workdir={tmp_path}", "--config.train.compilation_cache="]  # fmt: skip
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "first_start").exists() and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(1.0)  # the program compiles after this file is written
+    process.send_signal(signal.SIGINT)
+    assert "interrupted" in process.communicate(timeout=60)[1] and process.returncode == 130
 
 
 def test_collect_refuses_to_overwrite(dataset_path):

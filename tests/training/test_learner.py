@@ -187,7 +187,7 @@ def test_data_of_another_observation_is_refused(config):
 def test_every_variant_trains(config, change):
     config.agent.update(change)
     if change.get("value_loss") == "histogram":
-        config.model.atoms = 11
+        config.model.atoms = 21
     config.train.steps = config.train.validate_every = 2
     assert int(train(config).step) == 2
 

@@ -1,0 +1,29 @@
+"""Network sizes for `plan`: `sizes.py:rt1` (35M parameters), `sizes.py:300m` and `sizes.py:3b`, on 300x300 images with 256 bins.
+
+Planned, not trained. Hardware and memory: the table in README, from `make plan-sizes`. The Meta-World environment stands for the robot (one
+camera, 4 action dims); a robot with 8 dims adds 1M parameters.
+"""
+
+import ml_collections
+
+from qt_jax.envs import collectors, metaworld
+from qt_jax.evaluation import settings
+from qt_jax.models import q_transformer as model
+from qt_jax.training.config import default_config
+
+TRANSFORMERS = {"rt1": (8, 512, 8), "300m": (24, 1024, 16), "3b": (36, 2560, 20)}  # layers, width, heads
+
+
+def get_config(size: str = "rt1") -> ml_collections.ConfigDict:
+    config = default_config()
+    config.workdir = f"runs/{size}"
+    config.env = metaworld.get_config()
+    config.env.image_size = 300
+    config.env.bins = 256
+    config.collect = collectors.get_config()
+    config.evaluate = settings.get_config()
+    config.model = model.paper()
+    config.model.layers, config.model.width, config.model.heads = TRANSFORMERS[size]
+    config.data.segment_length = 12
+    config.data.batch_size = 64
+    return config
