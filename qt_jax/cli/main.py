@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -54,11 +55,18 @@ def run() -> None:
             print(f"qt_jax {door}: {notice}", file=sys.stderr)
             raise SystemExit(EXIT_PREEMPTED) from None
         except KeyboardInterrupt:
-            print(f"qt_jax {door}: interrupted", file=sys.stderr, flush=True)
-            sys.stdout.flush()
-            os._exit(EXIT_INTERRUPTED)  # a compilation under way would crash Python's own end
+            _leave(door)
 
+    if door != "collect":  # which has workers and a half-written dataset to clean up, by the exception
+        signal.signal(signal.SIGINT, lambda *_: _leave(door))
     app.run(main, flags_parser=lambda argv: _parse(door, config, argv))
+
+
+def _leave(door: str) -> NoReturn:
+    """Ctrl-C: an exception may be lost in a callback of JAX, and a compilation under way would crash Python's own end."""
+    print(f"qt_jax {door}: interrupted", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(EXIT_INTERRUPTED)
 
 
 def _parse(door: str, config: Any, argv: list[str]) -> list[str]:

@@ -93,7 +93,7 @@ def test_runtime_agrees_with_the_teacher_forced_network(trained):
 @pytest.mark.parametrize(
     "override, message",
     [
-        ("--config.env.action_repeat=3", "trained with config.env.action_repeat=5, this run has 3"),
+        ("--config.env.action_repeat=3", "was made with config.env.action_repeat=5, this run has 3"),
         ("--config.env.tasks=('push',)", "trained without data of ['push']"),
         ("--config.evaluate.num_envs=0", "num_envs=0"),
     ],
