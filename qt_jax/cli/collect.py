@@ -7,8 +7,11 @@ import functools
 import itertools
 import multiprocessing
 import signal
+import threading
 from collections.abc import Iterator
-from typing import Any
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, NoReturn
 
 import tqdm
 
@@ -36,18 +39,35 @@ def main(config: Any) -> None:
             successes[key] += episode.success
             yield episode
 
-    # An interrupt is the parent's to handle: it ends the workers with the pool.
-    ignore = functools.partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
-    with multiprocessing.get_context("spawn").Pool(max(1, config.collect.workers), ignore) as pool:
-        episodes = itertools.chain.from_iterable(pool.imap(functools.partial(collectors.collect_episodes, config), batches))
-        path = rlds_writer.write(
-            config.data.path,
-            counted(episodes),
-            action=metaworld.action_spec(config.env),
-            observation=observation,
-            description=f"Meta-World {', '.join(task_names)}; state: {observation.state_description}",
-            file_format=config.collect.file_format,
-        )
+    interrupted = threading.Event()
+    signal.signal(signal.SIGINT, functools.partial(_interrupt, interrupted))
+    ignore = functools.partial(signal.signal, signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
+    spawn = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(max(1, config.collect.workers), spawn, ignore) as pool:
+            episodes = itertools.chain.from_iterable(pool.map(functools.partial(collectors.collect_episodes, config), batches))
+            path = rlds_writer.write(
+                config.data.path,
+                counted(episodes),
+                action=metaworld.action_spec(config.env),
+                observation=observation,
+                description=f"Meta-World {', '.join(task_names)}; state: {observation.state_description}",
+                file_format=config.collect.file_format,
+            )
+    except BrokenProcessPool as error:
+        if interrupted.is_set():
+            raise KeyboardInterrupt from None
+        raise UserError(
+            f"A process of config.collect.workers={config.collect.workers} died, by lack of memory or in the GL driver; collect with fewer."
+        ) from error
     print(f"{path}: {sum(totals.values())} episodes, {sum(successes.values()) / sum(totals.values()):.0%} successful")
     for (task, collector), total in sorted(totals.items()):
         print(f"  {task:28}{collector:18}{total:5} episodes  {successes[task, collector] / total:6.0%} successful")
+
+
+def _interrupt(interrupted: threading.Event, *_: Any) -> NoReturn:
+    """The exception may be lost in a library's callback; that the workers are gone ends the collection all the same."""
+    interrupted.set()
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    raise KeyboardInterrupt

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
+import shutil
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from etils import epath
 
+from qt_jax import storage
 from qt_jax.errors import UserError
 from qt_jax.specs import DEMONSTRATION
 
@@ -100,8 +104,11 @@ def _hash_fraction(episode_id: str) -> float:
 def _open(path: str):
     import tensorflow_datasets as tfds
 
-    directory = epath.Path(path)
-    versions = [p for p in directory.glob("*.*.*") if p.is_dir() and tfds.core.Version.is_valid(p.name)]
+    directory = storage.directory(path)
+    try:
+        versions = [p for p in directory.glob("*.*.*") if p.is_dir() and tfds.core.Version.is_valid(p.name)]
+    except Exception as error:  # a bucket's own: no credentials, no such bucket, no network
+        raise UserError(f"{path} cannot be read ({type(error).__name__}: {str(error)[:200]}); mend the access.") from error
     if not versions:
         raise UserError(f"{path} holds no RLDS dataset (no VERSION directory); run `python -m qt_jax collect --config=...` first.")
     newest = max(versions, key=lambda p: tfds.core.Version(p.name))
@@ -138,12 +145,13 @@ def _records(files: list[Any], file_format: str, path: str) -> Iterator[bytes]:
 
     for file in files:
         try:
-            if file_format == "array_record":
-                source = grain.sources.ArrayRecordDataSource([str(file)])
-                records = (source[i] for i in range(len(source)))
-            else:
-                records = iter(grain.experimental.TFRecordIterDataset(str(file)))
-            yield from records
+            with _local(epath.Path(file)) as local:
+                if file_format == "array_record":
+                    source = grain.sources.ArrayRecordDataSource([local])
+                    records = (source[i] for i in range(len(source)))
+                else:
+                    records = iter(grain.experimental.TFRecordIterDataset(local))
+                yield from records
         except UserError:
             raise
         except Exception as error:
@@ -151,6 +159,18 @@ def _records(files: list[Any], file_format: str, path: str) -> Iterator[bytes]:
             raise UserError(
                 f"{path}: {epath.Path(file).name} cannot be read ({first_line}); the file is truncated or damaged, collect it again."
             ) from error
+
+
+@contextlib.contextmanager
+def _local(file: epath.Path) -> Iterator[str]:
+    """A path that grain can open: of a file in a bucket, a copy for the time being."""
+    if "://" not in str(file):
+        yield str(file)
+        return
+    with tempfile.NamedTemporaryFile() as copy, file.open("rb") as remote:
+        shutil.copyfileobj(remote, copy, 16 * 2**20)
+        copy.flush()
+        yield copy.name
 
 
 def _episode(example: dict[str, Any], path: str, index: int) -> Episode:

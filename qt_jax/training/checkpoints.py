@@ -18,7 +18,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as managers
 
 import qt_jax
-from qt_jax import specs
+from qt_jax import specs, storage
 from qt_jax.errors import UserError
 from qt_jax.preprocess import StateStatistics
 from qt_jax.specs import ActionSpec, ObservationSpec
@@ -86,7 +86,7 @@ def plain_config(config: Any) -> dict[str, Any]:
 
 
 def _directory(workdir: str) -> epath.Path:
-    return epath.Path(workdir).resolve() / "checkpoints"
+    return storage.directory(workdir).resolve() / "checkpoints"
 
 
 class Checkpointer:

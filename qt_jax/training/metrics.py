@@ -25,26 +25,25 @@ class MetricWriter:
     def __init__(self, workdir: str, step: int):
         from tensorboardX import SummaryWriter
 
-        self._file = None
+        self._board = None
         if jax.process_index():
             return
-        directory = epath.Path(workdir)
-        path = directory / "metrics.jsonl"
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        path.write_text("".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step))
-        self._file = path.open("a")
-        self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1 if lines else None)
+        self._path = epath.Path(workdir) / "metrics.jsonl"
+        before = self._path.read_text().splitlines() if self._path.exists() else []
+        self._lines = [line for line in before if json.loads(line)["step"] <= step]
+        self._board = SummaryWriter(f"{workdir}/tensorboard", purge_step=step + 1 if before else None)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        if self._file:
-            self._file.write(json.dumps({"step": step, "time": time.time(), **values}) + "\n")
-            self._file.flush()
+        if self._board:
+            self._lines.append(json.dumps({"step": step, "time": time.time(), **values}))
+            whole = self._path.with_suffix(".new")  # an object store cannot append, and a reader must never see half a file
+            whole.write_text("".join(line + "\n" for line in self._lines))
+            whole.replace(self._path)
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
-        if self._file:
-            self._file.close()
+        if self._board:
             self._board.close()
 
 

@@ -77,7 +77,17 @@ def group_lives(leader):
     return True
 
 
-def test_a_collection_interrupted_by_ctrl_c_leaves_no_dataset_and_no_process(tmp_path):
+def interrupt(leader):
+    os.killpg(leader, signal.SIGINT)  # as a terminal does: to the door and its workers
+
+
+def kill_a_worker(leader):
+    workers = subprocess.run(["pgrep", "-P", str(leader), "-f", "spawn_main"], capture_output=True, text=True).stdout.split()
+    os.kill(int(workers[0]), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("disturb, message", [(interrupt, "interrupted"), (kill_a_worker, "config.collect.workers=2 died")])
+def test_a_disturbed_collection_leaves_no_dataset_and_no_process(tmp_path, disturb, message):
     """The real door with its workers, when the first episodes are done."""
     command = [sys.executable, "-m", "qt_jax", "collect", "--config=tests/tiny.py", f"--config.data.path={tmp_path}/x"]
     command += ["--config.collect.demonstrations=500", "--config.collect.workers=2"]
@@ -85,9 +95,9 @@ def test_a_collection_interrupted_by_ctrl_c_leaves_no_dataset_and_no_process(tmp
     for piece in iter(lambda: process.stderr.read(20), ""):
         if re.search(r" [1-9]\d*/", piece):
             break
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the door and its workers
+    disturb(process.pid)
     rest = process.communicate(timeout=60)[1]
-    assert process.returncode != 0 and "interrupted" in rest and "Traceback" not in rest
+    assert process.returncode != 0 and message in rest and "Traceback" not in rest
     deadline = time.monotonic() + 20
     while group_lives(process.pid):
         assert time.monotonic() < deadline, "a worker outlived the door"
