@@ -128,7 +128,7 @@ class QTransformer(nnx.Module):
     def _action_inputs(self, tokens: jax.Array) -> jax.Array:
         """tokens [M, D] -> inputs [M, D, width]: position i holds the action of dim i-1, so output i never sees a^i or later."""
         # A matrix product: the gradient of a look-up is a scatter, slow on TPUs and clumsy where the table is sharded.
-        embedded = jnp.einsum("mdn,dnw->mdw", jax.nn.one_hot(tokens, self.max_bins), self.bin_embedding[...])
+        embedded = by_row(jnp.einsum("mdn,dnw->mdw", by_row(jax.nn.one_hot(tokens, self.max_bins)), self.bin_embedding[...]))
         start = jnp.broadcast_to(self.start[...], (tokens.shape[0], 1, embedded.shape[-1]))
         return by_row((jnp.concatenate([start, embedded[:, :-1]], axis=1) + self.dim_position[...]).astype(self.dtype))
 

@@ -27,22 +27,30 @@ def mebibytes(text: str, name: str) -> float:
     return float(re.search(rf"^  {re.escape(name)} +([\d,.]+) MiB", text, re.M)[1].replace(",", ""))
 
 
-def test_a_data_mesh_sends_every_gradient_once_for_each_use():
-    """Frames and actions pass through the same blocks, so a block's gradient is summed for each; the frames leave the last block after keys
-    and values."""
+@pytest.mark.parametrize("mesh", ["data", "fsdp"])
+def test_bytes_sent_agree_with_a_count_by_hand(mesh):
+    """Every gradient is summed once for each use of its parameter; with fsdp, every sharded parameter is gathered for each use.
+
+    Frames and actions pass through the same blocks, two uses, except that frames leave the last block after its keys and values. Online and
+    target network gather; the backward pass finds what the forward pass gathered, except in a block that frames pass through whole.
+    """
     config = metaworld_mt10.get_config()
     network = Network.create(config.model, metaworld.action_spec(config.env), metaworld.observation_spec(config.env), 512)
     state = jax.eval_shape(functools.partial(init_state, config, network))
-    size = 0.0
+    sizes, gathered, reduced = dict(data=1, fsdp=1, tensor=1) | {mesh: 8}, 0.0, 0.0
+    whole_blocks = (config.model.layers - 1) / config.model.layers
     for path, x in jax.tree_util.tree_leaves_with_path(state.params):
-        name, layers = sharding.parameter_path(path), config.model.layers
-        again = 0.0 if "blocks/" not in name else 1.0 if "/key_value/" in name or "blocks/norm/" in name else (layers - 1) / layers
-        size += 4 * x.size * (1 + again)
-    text = plan("--devices=8").stdout
-    assert mebibytes(text, "all-reduce") == pytest.approx(size / 2**20, rel=0.05)
-    assert "all-gather" not in text and mebibytes(text, "parameters") == pytest.approx(
-        sum(4 * x.size for x in jax.tree.leaves(state.params)) / 2**20, abs=0.1
-    )
+        name = sharding.parameter_path(path)
+        of_frames = 0.0 if "blocks/" not in name else 1.0 if "/key_value/" in name or "blocks/norm/" in name else whole_blocks
+        reduced += 4 * x.size * (1 + of_frames)
+        if "fsdp" in sharding.decide(name, x.shape, sizes)[0] and mesh == "fsdp":
+            gathered += 4 * x.size * (2 * (1 + of_frames) + (whole_blocks if of_frames == whole_blocks else 0))
+    text = plan("--devices=8", *(f"--config.mesh.{axis}={size}" for axis, size in sizes.items())).stdout
+    assert mebibytes(text, "all-reduce") == pytest.approx(reduced / 2**20, rel=0.05)
+    assert not gathered and "all-gather" not in text or mebibytes(text, "all-gather") == pytest.approx(gathered / 2**20, rel=0.05)
+    assert "all-to-all" not in text and "collective-permute" not in text, "activations travel"
+    held = sum(4 * x.size for x in jax.tree.leaves(state.params)) / (8 if mesh == "fsdp" else 1)
+    assert mebibytes(text, "parameters") == pytest.approx(held / 2**20, abs=0.06)
 
 
 def test_loops_count_as_often_as_they_run():

@@ -1,0 +1,160 @@
+"""One learner size, measured in a process of its own (so that its peak memory is its own): `python -m benchmarks.learner_step SIZE`.
+
+Prints one line of JSON. `quickstart` and `metaworld_mt10` are the shipped configs; `laptop` and `rt1` have the image size, history, action
+dims and bins of the peer's runs in benchmarks/peer_q_transformer.py; `blocks_laptop` and `blocks_rt1` are those sizes' Transformer alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import resource
+import statistics
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from flax import nnx
+
+from qt_jax.envs import metaworld
+from qt_jax.models import q_transformer as model
+from qt_jax.models.q_transformer import Network, parameter_count
+from qt_jax.models.transformer import Transformer
+from qt_jax.specs import ActionSpec, ObservationSpec, Segment
+from qt_jax.text import DIM
+from qt_jax.training import chips, program
+from qt_jax.training.config import default_config
+from qt_jax.training.state import init_state, train_step
+
+SHIPPED = ("quickstart", "metaworld_mt10")
+PEER = {
+    "laptop": {"image_size": 64, "dims": 4, "bins": 64, "batch_size": 32, "segment_length": 12},
+    "rt1": {"image_size": 224, "dims": 8, "bins": 256, "batch_size": 2, "segment_length": 18},
+}
+MIN_SECONDS, MAX_REPEATS = 20.0, 15
+
+
+def shipped(name: str):
+    config = importlib.import_module(f"experiments.{name}").get_config()
+    return config, metaworld.action_spec(config.env), metaworld.observation_spec(config.env)
+
+
+def as_peer(name: str):
+    """A robot with one camera at the peer's sizes; float32 and nothing rematerialised, as the CPU likes it and as the peer computes."""
+    size, config = PEER[name], default_config()
+    config.model = model.laptop() if name == "laptop" else model.paper()
+    config.model.update(image_size=size["image_size"], dtype="float32", remat="none", encoder_remat="none", scan_layers=False)
+    if name == "laptop":
+        config.model.window = 3
+    config.data.batch_size, config.data.segment_length = size["batch_size"], size["segment_length"]
+    dims = size["dims"]
+    action = ActionSpec([f"a{i}" for i in range(dims)], [-1.0] * dims, [1.0] * dims, [size["bins"]] * dims)
+    return config, action, ObservationSpec(("image",), (size["image_size"],) * 2, 0, "")
+
+
+def random_segment(config, action, observation) -> Segment:
+    """A full batch; every step that a middle cut trains is trainable."""
+    rng = np.random.default_rng(0)
+    shape = (config.data.batch_size, config.data.segment_length)
+    flags = np.zeros(shape, bool)
+    trainable = flags.copy()
+    trainable[:, config.model.window - 1 : shape[1] - config.agent.n_step] = True
+    zeros = np.zeros(shape, np.float32)
+    return Segment(
+        images={name: rng.integers(0, 255, (*shape, *observation.image_size, 3), np.uint8) for name in observation.cameras},
+        state=rng.normal(size=(*shape, observation.state_dim)).astype(np.float32),
+        instruction=rng.normal(size=(shape[0], DIM)).astype(np.float32),
+        tokens=rng.integers(0, action.max_bins, (*shape, action.dims)).astype(np.int32),
+        action_mask=np.ones((*shape, action.dims), bool),
+        reward=zeros, mc_return=zeros, dt=zeros + config.dt_ref, is_first=flags, is_last=flags, is_terminal=flags,
+        valid=~flags, trainable=trainable, success=np.ones(shape[0], bool),
+    )  # fmt: skip
+
+
+def median_s(run) -> float:
+    """Median wall time of `run`, which returns arrays to wait for; one call first to compile, then as many as `MIN_SECONDS` needs."""
+    jax.block_until_ready(run())
+    times = []
+    while len(times) < MAX_REPEATS and (len(times) < 3 or sum(times) < MIN_SECONDS):
+        start = time.perf_counter()
+        jax.block_until_ready(run())
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def measure_learner(name: str) -> dict[str, float]:
+    """The jitted train step of a size on a batch in memory: what `train` runs, without its data pipeline."""
+    config, action, observation = shipped(name) if name in SHIPPED else as_peer(name)
+    config = ml_collections.FrozenConfigDict(config)
+    network = Network.create(config.model, action, observation, DIM)
+    batch = jax.device_put(random_segment(config, action, observation))
+    holder = [init_state(config, network)]
+    flops = program.step_flops(config, network, holder[0], batch)
+    step = jax.jit(functools.partial(train_step, config, network), donate_argnums=0)
+
+    def run():
+        holder[0], metrics = step(holder[0], batch)
+        return metrics
+
+    seconds, transitions = median_s(run), int(batch.trainable.sum())
+    frames = config.data.batch_size * config.data.segment_length
+    return {
+        "parameters": parameter_count(holder[0].params),
+        "steps_per_s": 1 / seconds,
+        "transitions_per_s": transitions / seconds,
+        "transitions_per_step": transitions,
+        "peak_memory_gib": peak_memory_gib(),
+        "step_gflop": flops / 1e9,
+        "share_of_matmul_peak": flops / seconds / chips.measured_peak(),
+        "image_encoder_gflop_a_frame": encoder_flops(network, holder[0].params, batch) / frames / 1e9,
+        "frame_passes_a_transition": 4 * frames / transitions,
+    }
+
+
+def encoder_flops(network: Network, params: dict, batch: Segment) -> float:
+    """Of one forward pass of the image encoders over the batch."""
+    frames = batch.valid.size
+    images = jax.tree.map(lambda x: x.reshape(frames, *x.shape[2:]), batch.images)
+    instruction = jnp.repeat(batch.instruction, batch.valid.shape[1], axis=0)
+
+    def encode(params, images, instruction):
+        cameras = nnx.merge(network.graphdef, params).cameras
+        return [cameras[name](image, instruction) for name, image in images.items()]
+
+    return jax.jit(encode).lower(params, images, instruction).cost_analysis().get("flops", 0.0)
+
+
+def measure_blocks(name: str) -> dict[str, float]:
+    """Forward and backward pass (3F) of the Transformer alone, over the frame tokens and actions of that size's batch."""
+    config, action, _ = as_peer(name)
+    steps, config = config.data.batch_size * config.data.segment_length * (32 if name == "rt1" else 4), config.model
+    config.dropout = 0.0
+    frame_tokens = 1 + config.image_tokens
+    graphdef, params = nnx.split(Transformer(config, action.dims, frame_tokens, jnp.float32, nnx.Rngs(0)))
+
+    def forward(params, tokens, actions):
+        transformer = nnx.merge(graphdef, params)
+        cache = transformer.frame_cache(tokens)
+        seen = jax.tree.map(lambda x: jnp.stack([jnp.roll(x, age, axis=0) for age in range(config.window)], axis=1), cache)
+        mask = jnp.ones((steps, config.window), bool)
+        return transformer.decode(transformer.context(seen, mask), mask, actions)
+
+    rng = np.random.default_rng(0)
+    tokens, actions = (jnp.asarray(rng.normal(size=(steps, n, config.width)), jnp.float32) for n in (frame_tokens, action.dims))
+    gradient = jax.jit(jax.grad(lambda *args: jnp.sum(forward(*args) ** 2), argnums=(0, 1, 2)))
+    seconds = median_s(lambda: gradient(params, tokens, actions))
+    flops = 3 * jax.jit(forward).lower(params, tokens, actions).cost_analysis()["flops"]
+    return {"step_gflop": flops / 1e9, "steps_per_s": 1 / seconds, "share_of_matmul_peak": flops / seconds / chips.measured_peak()}
+
+
+def peak_memory_gib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+if __name__ == "__main__":
+    size = sys.argv[1]
+    print(json.dumps(measure_blocks(size.removeprefix("blocks_")) if size.startswith("blocks_") else measure_learner(size)))
