@@ -42,8 +42,14 @@ bench-state: $(STAMP)
 bench-quickstart: data/quickstart/1.0.0
 	$(PY) -m benchmarks.bench_quickstart
 
-bench-learner: $(STAMP)
+bench-learner: $(STAMP) .peer/.installed
 	$(PY) -m benchmarks.bench_learner
+
+# The PyTorch peer in a venv of its own. Where PyPI's torch is not wanted: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+.peer/.installed:
+	$(PYTHON) -m venv .peer
+	.peer/bin/pip install --quiet q-transformer==0.5.0 torch==2.13.0
+	touch $@
 
 $(STAMP): requirements.txt setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("qt_jax needs Python >= 3.11, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
@@ -63,4 +69,4 @@ libtpu: $(STAMP)
 	$(PY) -m pip install --quiet --no-deps --upgrade --target .libtpu libtpu==0.0.42.1
 
 clean:
-	rm -rf $(VENV) data runs
+	rm -rf $(VENV) .peer .libtpu data runs

@@ -131,7 +131,7 @@ def encoder_flops(network: Network, params: dict, batch: Segment) -> float:
 def measure_blocks(name: str) -> dict[str, float]:
     """Forward and backward pass (3F) of the Transformer alone, over the frame tokens and actions of that size's batch."""
     config, action, _ = as_peer(name)
-    steps, config = config.data.batch_size * config.data.segment_length * (32 if name == "rt1" else 4), config.model
+    steps, config = config.data.batch_size * config.data.segment_length * 4, config.model
     config.dropout = 0.0
     frame_tokens = 1 + config.image_tokens
     graphdef, params = nnx.split(Transformer(config, action.dims, frame_tokens, jnp.float32, nnx.Rngs(0)))

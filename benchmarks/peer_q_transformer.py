@@ -1,7 +1,7 @@
 """The learner of the public PyTorch re-implementation, q-transformer 0.5.0, timed from its own venv: `.peer/bin/python THIS SIZE`.
 
 Prints one line of JSON. Its own learner, optimiser, target network and mock data; image size, history, action dims and bins as
-`benchmarks.learner_step.PEER`. Left out is its T5, which a learner step never runs: the embeddings come with the data.
+`benchmarks.learner_step.PEER`. Left out are its text models, which a learner step never runs: the embeddings come with the data.
 """
 
 import json
@@ -11,6 +11,9 @@ import statistics
 import sys
 import tempfile
 import time
+import types
+
+sys.modules["open_clip"] = types.SimpleNamespace(tokenizer=None)  # needs torchvision, whose PyPI wheel does not load beside a CPU torch
 
 import torch
 from classifier_free_guidance_pytorch import classifier_free_guidance_pytorch as guidance

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from qt_jax import preprocess
+from qt_jax.models import depthwise
 from qt_jax.models.placement import by_row
 from qt_jax.models.remat import rematerialised
 
@@ -99,11 +100,12 @@ class MBConv(nnx.Module):
     def __init__(self, inputs: int, outputs: int, expand: int, kernel: int, stride: int, instruction_dim: int, dtype, rngs: nnx.Rngs):
         width = inputs * expand
         norm = lambda channels: nnx.GroupNorm(channels, num_groups=_groups(channels), dtype=dtype, rngs=rngs)
-        conv = lambda i, o, k, s=1, g=1: nnx.Conv(i, o, (k, k), strides=s, feature_group_count=g, use_bias=False, dtype=dtype, rngs=rngs)
-        self.expand = nnx.List([conv(inputs, width, 1), norm(width)] if expand > 1 else [])
-        self.depthwise, self.depthwise_norm = conv(width, width, kernel, stride, width), norm(width)
+        conv = lambda i, o, k=1, **options: nnx.Conv(i, o, (k, k), use_bias=False, dtype=dtype, rngs=rngs, **options)
+        each = {"strides": stride, "feature_group_count": width, "conv_general_dilated": depthwise.convolve}
+        self.expand = nnx.List([conv(inputs, width), norm(width)] if expand > 1 else [])
+        self.depthwise, self.depthwise_norm = conv(width, width, kernel, **each), norm(width)
         self.squeeze_excite = SqueezeExcite(width, max(1, inputs // 4), dtype, rngs)
-        self.project, self.project_norm = conv(width, outputs, 1), norm(outputs)
+        self.project, self.project_norm = conv(width, outputs), norm(outputs)
         self.film = Film(instruction_dim, outputs, dtype, rngs)
         self.residual = inputs == outputs and stride == 1
 
