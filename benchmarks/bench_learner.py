@@ -45,7 +45,8 @@ def factors(ours: dict[str, float], peers: dict[str, float]) -> dict[str, float]
 
 def main() -> None:
     commit = runs.code_commit("benchmarks")
-    ours = {name: child(sys.executable, "-m", "benchmarks.learner_step", name) for name in (*SHIPPED, *PEER, *(f"blocks_{n}" for n in PEER))}
+    sizes = (*SHIPPED, *PEER, *(f"blocks_{name}" for name in PEER))
+    ours = {name: child(sys.executable, "-m", "benchmarks.learner_step", name) for name in sizes}
     peers = {name: child(PEER_PYTHON, "benchmarks/peer_q_transformer.py", name) for name in PEER}
     compared = {name: factors(ours[name], peers[name]) for name in PEER}
     runs.write(RESULTS, commit=commit, qt_jax=ours, q_transformer_pytorch=peers, factors=compared)

@@ -13,13 +13,14 @@ import tempfile
 import time
 import types
 
-sys.modules["open_clip"] = types.SimpleNamespace(tokenizer=None)  # needs torchvision, whose PyPI wheel does not load beside a CPU torch
+# It needs torchvision, whose PyPI wheel does not load beside a CPU torch.
+sys.modules["open_clip"] = types.SimpleNamespace(tokenizer=None)
 
-import torch
-from classifier_free_guidance_pytorch import classifier_free_guidance_pytorch as guidance
-from q_transformer import QLearner, QRoboticTransformer
-from q_transformer.mocks import MockReplayDataset
-from torch.utils.flop_counter import FlopCounterMode
+import torch  # noqa: E402
+from classifier_free_guidance_pytorch import classifier_free_guidance_pytorch as guidance  # noqa: E402
+from q_transformer import QLearner, QRoboticTransformer  # noqa: E402
+from q_transformer.mocks import MockReplayDataset  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 SIZES = {
     "laptop": {
@@ -88,7 +89,7 @@ def main(name: str) -> None:
                 "peak_memory_gib": memory,
                 "step_gflop": whole.get_total_flops() / 1e9,
                 "image_encoder_gflop_a_frame": encoder.get_total_flops() / 1e9,
-                # forward and backward of its states (3), its target network on next states and on states (1 + 1), all frames of a window each
+                # forward and backward of its states (3), its target network on next states and states (1 + 1); all frames of a window
                 "frame_passes_a_transition": 5 * size["frames"],
             }
         )
