@@ -1,4 +1,4 @@
-"""`evaluate`: the latest checkpoint of config.workdir in the simulator; writes evaluation.json, videos and report.html there."""
+"""`evaluate`: a checkpoint of config.workdir in the simulator; writes evaluation.json, videos and report.html there."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def main(config: Any) -> None:
         gl.require_backend()
     if min(settings.episodes, settings.num_envs) < 1:
         raise UserError(f"config.evaluate has episodes={settings.episodes} and num_envs={settings.num_envs}; give at least 1 of each.")
-    assets = checkpoints.latest_assets(config.workdir)
+    assets = checkpoints.load_assets(config.workdir, settings.step)
     asked = checkpoints.plain_config(config)
     asked["env"] |= {key: assets.config["env"][key] for key in ("tasks", "max_decisions")}  # what may be evaluated is not what was trained
     checkpoints.refuse_other_config(assets.config, asked, config.workdir, free=FREE)
-    policy, assets, step = live_policy.load(config.workdir, settings.num_envs)
+    policy, assets, step = live_policy.load(config.workdir, settings.num_envs, settings.step)
     missing = sorted(set(task_names) - set(assets.data))
     if missing:
         raise UserError(

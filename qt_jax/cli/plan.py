@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import ml_collections
@@ -19,43 +20,70 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     flags.DEFINE_string("topology", "", "A TPU topology to compile for, such as v5e:4x4, v4:2x2x2 or v5p:2x2x4.")
+    flags.DEFINE_integer("slices", 1, "So many slices of --topology, joined by the data centre's network.")
     flags.DEFINE_integer("devices", 0, "Or so many simulated CPU devices.")
 
 
 def main(config: Any) -> None:
     if bool(FLAGS.topology) == bool(FLAGS.devices):
         raise UserError("Give one of --topology=v5e:4x4 (a TPU slice) and --devices=8 (simulated CPU devices).")
-    devices = topology.tpu_devices(FLAGS.topology) if FLAGS.topology else topology.cpu_devices(FLAGS.devices)
+    devices = topology.tpu_devices(FLAGS.topology, FLAGS.slices) if FLAGS.topology else topology.cpu_devices(FLAGS.devices)
+    print(report(figures(config, devices)))
+
+
+def figures(config: Any, devices: list[Any]) -> dict[str, Any]:
+    """What the compiled train step of `config` on these devices needs and, on chips with published peaks, how long it may take.
+
+    Returns:
+        bytes on each device (`memory`, compiled), bytes that a step sends (`sent`, compiled: the arrays that a device's group gathers or
+        reduces), FLOPs of a step on each device (`flops`, from the program before optimisation) and, modelled, seconds (`compute_s`,
+        `memory_s`, `wire_s`).
+
+    Raises:
+        UserError: if the config does not fit that many devices.
+    """
     config = ml_collections.FrozenConfigDict(config)
     validate(config, len(devices))
     network = Network.create(config.model, metaworld.action_spec(config.env), metaworld.observation_spec(config.env), text.DIM)
-    print(report(config, network, program.build(config, network, mesh.make_mesh(config.mesh, devices))))
+    compiled = program.build(config, network, mesh.make_mesh(config.mesh, devices))
+    values = {
+        "agent": config.agent.name,
+        "parameters": parameter_count(compiled.state.params),
+        "batch": (config.data.batch_size, config.data.segment_length),
+        "device": devices[0].device_kind,
+        "mesh": dict(compiled.mesh.shape),
+        "memory": program.memory(compiled),
+        "sent": hlo.collectives(compiled.step.as_text()),
+        "flops": program.step_flops(config, network, compiled.state, compiled.batch) / len(devices),
+    }
+    if chip := chips.published(values["device"]):
+        values["device_memory"] = chip.memory
+        values["compute_s"] = values["flops"] / chip.flops
+        values["memory_s"] = compiled.step.cost_analysis().get("bytes accessed", 0.0) / chip.bandwidth
+        values["wire_s"] = sum(values["sent"].values()) / chip.interconnect
+    return values
 
 
-def report(config: Any, network: Network, compiled: program.Program) -> str:
-    """The plan as text; every figure says whether it was compiled, or modelled from published peaks."""
-    kind, count = compiled.mesh.devices.flat[0].device_kind, compiled.mesh.size
-    parts, sent = program.memory(compiled), hlo.collectives(compiled.step.as_text())
-    flops = program.step_flops(config, network, compiled.state, compiled.batch) / count
+def report(values: dict[str, Any]) -> str:
+    """`figures` as text; every figure says whether it was compiled, or modelled from published peaks."""
+    (batch, length), parts, kind = values["batch"], values["memory"], values["device"]
+    shape = " x ".join(f"{axis} {size}" for axis, size in values["mesh"].items())
     lines = [
-        f"{config.agent.name}, {parameter_count(compiled.state.params):,} parameters, batch {config.data.batch_size} segments of "
-        f"{config.data.segment_length} on {count} x {kind}: " + " x ".join(f"{axis} {size}" for axis, size in compiled.mesh.shape.items()),
+        f"{values['agent']}, {values['parameters']:,} parameters, batch {batch} segments of {length} on "
+        f"{math.prod(values['mesh'].values())} x {kind}: {shape}",
         "memory on each device (compiled):",
         program.memory_table(parts).rstrip(),
         "sent by each step (compiled; bytes of the arrays that a device's group gathers or reduces):",
-        *(f"  {name:20}{size / 2**20:12,.1f} MiB" for name, size in sorted(sent.items())),
-        f"method's FLOPs of a step on each device (from the program before optimisation): {flops / 1e9:,.1f} GFLOP",
+        *(f"  {name:20}{size / 2**20:12,.1f} MiB" for name, size in sorted(values["sent"].items())),
+        f"method's FLOPs of a step on each device (from the program before optimisation): {values['flops'] / 1e9:,.1f} GFLOP",
     ]
-    chip = chips.published(kind)
-    if chip:
-        compute, wire = flops / chip.flops, sum(sent.values()) / chip.interconnect
-        memory = compiled.step.cost_analysis().get("bytes accessed", 0.0) / chip.bandwidth
-        slowest = max(compute, memory)
+    if "device_memory" in values:
+        compute, memory, wire = (values[name] * 1e3 for name in ("compute_s", "memory_s", "wire_s"))
+        slowest, held = max(compute, memory), parts["total"] / values["device_memory"]
         lines += [
-            f"fits {kind}: {'yes' if parts['total'] <= chip.memory else 'NO'}, {parts['total'] / chip.memory:.1%} of its "
-            f"{chip.memory / 2**30:.0f} GiB",
-            f"step time (modelled from published peaks): compute {compute * 1e3:.3g} ms, memory {memory * 1e3:.3g} ms, communication "
-            f"{wire * 1e3:.3g} ms; between {max(slowest, wire) * 1e3:.3g} ms (all overlapped) and {(slowest + wire) * 1e3:.3g} ms (none)",
+            f"fits {kind}: {'yes' if held <= 1 else 'NO'}, {held:.1%} of its {values['device_memory'] / 2**30:.0f} GiB",
+            f"step time (modelled from published peaks): compute {compute:.3g} ms, memory {memory:.3g} ms, communication {wire:.3g} ms; "
+            f"between {max(slowest, wire):.3g} ms (all overlapped) and {slowest + wire:.3g} ms (none)",
             f"scaling efficiency (modelled, no overlap): {slowest / (slowest + wire):.0%}",
         ]
     return "\n".join(lines)

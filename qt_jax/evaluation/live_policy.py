@@ -13,9 +13,9 @@ from qt_jax.specs import PolicySpec
 from qt_jax.training import checkpoints
 
 
-def load(workdir: str, slots: int) -> tuple[Policy, checkpoints.Assets, int]:
-    """The latest checkpoint below `workdir` for `slots` parallel episodes; also its assets and step."""
-    params, assets, step = checkpoints.load_params(workdir)
+def load(workdir: str, slots: int, step: int = 0) -> tuple[Policy, checkpoints.Assets, int]:
+    """A checkpoint below `workdir` (step 0: the latest) for `slots` parallel episodes; also its assets and step."""
+    params, assets, step = checkpoints.load_params(workdir, step=step)
     return build(params, assets, slots), assets, step
 
 

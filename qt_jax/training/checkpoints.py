@@ -238,13 +238,21 @@ def latest_step(workdir: str) -> int:
     return max(_steps(directory))
 
 
-def latest_assets(workdir: str) -> Assets:
-    """Assets of the latest checkpoint below `workdir`.
+def _kept_step(workdir: str, step: int) -> int:
+    """`step` if that checkpoint was kept; 0: the latest."""
+    latest = latest_step(workdir)
+    if step and step not in (kept := _steps(_directory(workdir))):
+        raise UserError(f"{_directory(workdir)} holds no checkpoint of step {step}; give one of {kept}, or 0 for the latest.")
+    return step or latest
+
+
+def load_assets(workdir: str, step: int = 0) -> Assets:
+    """Assets of a checkpoint below `workdir` (0: the latest).
 
     Raises:
         UserError: if there is none, or another version wrote it.
     """
-    return _load_assets(_directory(workdir), latest_step(workdir))
+    return _load_assets(_directory(workdir), _kept_step(workdir, step))
 
 
 def _load_assets(directory: epath.Path, step: int) -> Assets:
@@ -252,8 +260,8 @@ def _load_assets(directory: epath.Path, step: int) -> Assets:
         return Assets.from_json(checkpointer.restore(directory / str(step) / "assets"), directory / str(step))
 
 
-def load_params(workdir: str, like: dict | None = None) -> tuple[dict, Assets, int]:
-    """Parameters and assets of the latest checkpoint below `workdir`, without the optimiser.
+def load_params(workdir: str, like: dict | None = None, step: int = 0) -> tuple[dict, Assets, int]:
+    """Parameters and assets of a checkpoint below `workdir` (step 0: the latest), without the optimiser; and its step.
 
     Args:
         like: parameters whose shapes must agree and whose shardings are used (None: as saved, on one device).
@@ -261,7 +269,8 @@ def load_params(workdir: str, like: dict | None = None) -> tuple[dict, Assets, i
     Raises:
         UserError: if there is no checkpoint, it cannot be read, or the shapes differ.
     """
-    step, assets = latest_step(workdir), latest_assets(workdir)
+    step = _kept_step(workdir, step)
+    assets = load_assets(workdir, step)
     path = _directory(workdir) / str(step)
     with ocp.StandardCheckpointer() as checkpointer, _readable(_directory(workdir), step):
         metadata = checkpointer.metadata(path / "params").item_metadata.tree

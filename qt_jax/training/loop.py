@@ -183,7 +183,7 @@ def load_data(config: Any, action: ActionSpec, observation: ObservationSpec, dt:
             )
     if config.train.init_from:  # what its parameters expect; the new data's own would shift their inputs
         origin = config.workdir if checkpoints.exists(config.workdir) else config.train.init_from
-        statistics = checkpoints.latest_assets(origin).statistics
+        statistics = checkpoints.load_assets(origin).statistics
     else:
         statistics = StateStatistics.of(np.concatenate([episode.state for episode in dataset.train]))
     cutting = segments.Cutting(config.data.segment_length, config.model.window, config.agent.get("n_step", 1))

@@ -21,8 +21,8 @@ def cpu_devices(count: int) -> list[Any]:
     return jax.devices()
 
 
-def tpu_devices(name: str) -> list[Any]:
-    """Devices of a topology such as `v5e:4x4`, for compilation alone.
+def tpu_devices(name: str, slices: int = 1) -> list[Any]:
+    """Devices of `slices` slices of a topology such as `v5e:4x4`, for compilation alone.
 
     Raises:
         UserError: if the TPU compiler is not installed or does not know the topology.
@@ -42,7 +42,7 @@ def tpu_devices(name: str) -> list[Any]:
     from jax.experimental import topologies
 
     try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=name, num_slices=slices).devices)
     except Exception as error:
         first_line = (str(error).splitlines() or [""])[0]
         raise UserError(

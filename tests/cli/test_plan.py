@@ -17,8 +17,9 @@ from tests.conftest import ROOT
 
 
 def plan(*flags: str, config: str = "metaworld_mt10", check: bool = True) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "qt_jax", "plan", f"--config=experiments/{config}.py", *flags]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    file = config if ".py" in config else f"{config}.py"
+    command = [sys.executable, "-m", "qt_jax", "plan", f"--config=experiments/{file}", *flags]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200)
     assert not check or result.returncode == 0, result.stderr[-3000:]
     return result
 
@@ -78,9 +79,32 @@ def test_a_missing_compiler_names_the_command(monkeypatch, tmp_path):
     assert result.returncode == 2 and "run `make libtpu`" in result.stderr
 
 
+needs_compiler = pytest.mark.skipif(not (ROOT / topology.LIBTPU).exists(), reason="needs `make libtpu`")
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(not (ROOT / topology.LIBTPU).exists(), reason="needs `make libtpu`")
-@pytest.mark.parametrize("mesh", [(), ("--config.mesh.fsdp=4",)], ids=["data", "fsdp"])
-def test_the_real_tpu_compiler_takes_the_quickstart(mesh):
-    text = plan("--topology=v5e:4x4", "--config.data.batch_size=64", *mesh, config="quickstart").stdout
+@needs_compiler
+@pytest.mark.parametrize(
+    "config, flags",
+    [
+        ("quickstart", ["--config.data.batch_size=64"]),
+        ("quickstart", ["--config.data.batch_size=64", "--config.mesh.fsdp=4"]),
+        ("sizes.py:rt1", []),
+        ("sizes.py:300m", ["--config.mesh.fsdp=16"]),
+    ],
+)
+def test_the_real_tpu_compiler_takes_the_train_step(config, flags):
+    text = plan("--topology=v5e:4x4", *flags, config=config).stdout
     assert "16 x TPU v5 lite" in text and "fits TPU v5 lite: yes" in text and "step time (modelled" in text
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_several_slices_send_gradients_between_them_and_weights_within():
+    """fsdp stays within a slice, data goes across: so a device gathers no more than on one slice."""
+    one, two = (
+        plan("--topology=v5e:2x2", f"--slices={slices}", "--config.mesh.fsdp=4", f"--config.data.batch_size={32 * slices}").stdout
+        for slices in (1, 2)
+    )
+    assert "data 2 x fsdp 4 x tensor 1" in two
+    assert mebibytes(two, "all-gather") == pytest.approx(mebibytes(one, "all-gather"), rel=0.1)

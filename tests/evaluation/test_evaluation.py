@@ -96,11 +96,17 @@ def test_runtime_agrees_with_the_teacher_forced_network(trained):
         ("--config.env.action_repeat=3", "was made with config.env.action_repeat=5, this run has 3"),
         ("--config.env.tasks=('push',)", "trained without data of ['push']"),
         ("--config.evaluate.num_envs=0", "num_envs=0"),
+        ("--config.evaluate.step=7", "no checkpoint of step 7; give one of [10, 20]"),
     ],
 )
 def test_evaluation_that_does_not_fit_the_run_is_one_line(trained, override, message):
     result = door("evaluate", f"--config.workdir={trained.workdir}", override, check=False)
     assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
+
+
+def test_any_kept_checkpoint_can_be_asked_for(trained):
+    (early, _, step), (late, _, last) = (checkpoints.load_params(trained.workdir, step=step) for step in (10, 0))
+    assert (step, last) == (10, 20) and not np.array_equal(early["head"], late["head"])
 
 
 def test_missing_checkpoint_is_one_line(tmp_path):
