@@ -65,8 +65,8 @@ def main() -> None:
     for row in ROWS:
         rows.append(compiled(*row))
         print(table(rows[-1:]).splitlines()[-1], f"compiled in {rows[-1]['compile_s']:.0f} s", flush=True)
-    runs.write(RESULTS / "plan_sizes.json", rows=rows)
-    (RESULTS / "plan_sizes.md").write_text(table(rows))
+        runs.write(RESULTS / "plan_sizes.json", rows=rows)
+        (RESULTS / "plan_sizes.md").write_text(table(rows))
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def plain_config(config: Any) -> dict[str, Any]:
 
 
 def _directory(workdir: str) -> epath.Path:
-    return storage.directory(workdir).resolve() / "checkpoints"
+    return storage.directory(workdir) / "checkpoints"
 
 
 class Checkpointer:
@@ -104,6 +104,7 @@ class Checkpointer:
             best = {"best_fn": value, "best_mode": "min"}
         options = ocp.CheckpointManagerOptions(
             create=True,
+            cleanup_tmp_directories=True,  # what a killed save left
             preservation_policy=managers.AnyPreservationPolicy(policies),
             async_options=ocp.AsyncOptions(timeout_secs=settings.save_timeout_s),
             **best,

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import jax
 from etils import epath
 
+from qt_jax import storage
 from qt_jax.errors import UserError
 
 
@@ -36,9 +37,7 @@ class MetricWriter:
     def write(self, step: int, values: dict[str, float]) -> None:
         if self._board:
             self._lines.append(json.dumps({"step": step, "time": time.time(), **values}))
-            whole = self._path.with_suffix(".new")  # an object store cannot append, and a reader must never see half a file
-            whole.write_text("".join(line + "\n" for line in self._lines))
-            whole.replace(self._path)
+            storage.replace_text(self._path, "".join(line + "\n" for line in self._lines))  # an object store cannot append
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
 
