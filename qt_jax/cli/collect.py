@@ -1,4 +1,4 @@
-"""`collect`: the simulator's episodes as an RLDS dataset at config.data.path."""
+"""`collect`: the simulator's episodes as an RLDS dataset at config.data.path, from this machine or from a Beam runner's."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import tqdm
 
+from qt_jax.cli import beam_collect
 from qt_jax.data import rlds_writer
 from qt_jax.envs import collectors, gl, metaworld
 from qt_jax.errors import UserError
@@ -23,12 +24,31 @@ from qt_jax.errors import UserError
 def main(config: Any) -> None:
     task_names = metaworld.suite_tasks(config.env.tasks)
     observation = metaworld.observation_spec(config.env)
+    rlds_writer.check_runner(config.collect.runner)
     if observation.cameras:
         gl.require_backend()  # before the workers start, so that they inherit the choice
     batches = collectors.plan_episodes(config.collect, task_names)
-    planned = sum(map(len, batches))
-    if not planned:
+    if not batches:
         raise UserError("config.collect has demonstrations=0 and autonomous=0; give at least one episode a task.")
+    dataset = dict(
+        action=metaworld.action_spec(config.env),
+        observation=observation,
+        description=f"Meta-World {', '.join(task_names)}; state: {observation.state_description}",
+        file_format=config.collect.file_format,
+    )
+    if config.collect.runner == "local":
+        _collect_here(config, batches, dataset)
+    else:
+        starts = itertools.accumulate(map(len, batches), initial=0)
+        collect = functools.partial(beam_collect.collect, config)
+        path = rlds_writer.write_with_beam(
+            config.data.path, list(zip(starts, batches)), collect, options=config.collect.beam_options, **dataset
+        )
+        print(f"{path}: {sum(map(len, batches))} episodes")
+
+
+def _collect_here(config: Any, batches: list[list[collectors.EpisodePlan]], dataset: dict[str, Any]) -> None:
+    planned = sum(map(len, batches))
     successes: collections.Counter = collections.Counter()
     totals: collections.Counter = collections.Counter()
 
@@ -46,14 +66,7 @@ def main(config: Any) -> None:
     try:
         with ProcessPoolExecutor(max(1, config.collect.workers), spawn, ignore) as pool:
             episodes = itertools.chain.from_iterable(pool.map(functools.partial(collectors.collect_episodes, config), batches))
-            path = rlds_writer.write(
-                config.data.path,
-                counted(episodes),
-                action=metaworld.action_spec(config.env),
-                observation=observation,
-                description=f"Meta-World {', '.join(task_names)}; state: {observation.state_description}",
-                file_format=config.collect.file_format,
-            )
+            path = rlds_writer.write(config.data.path, counted(episodes), **dataset)
     except BrokenProcessPool as error:
         if interrupted.is_set():
             raise KeyboardInterrupt from None

@@ -1,13 +1,18 @@
-"""Episodes -> a real RLDS dataset, through TFDS.
+"""Episodes -> a real RLDS dataset, through TFDS, in this process or as an Apache Beam pipeline.
 
 The last record of each episode holds o_T: its action, reward and discount mean nothing (zeros), as the RLDS text has it. TFDS
 writes into `VERSION.incomplete...` and renames at the end, so an interrupted collection leaves nothing that reads as a dataset.
+
+An episode is any object with the fields of `envs.collectors.Episode`.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
 import io
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +23,8 @@ from qt_jax.data.rlds_names import import_rlds
 from qt_jax.errors import UserError
 from qt_jax.specs import ActionSpec, ObservationSpec
 
-FILE_FORMATS = {"tfrecord": "tfrecord", "array_record": "array_record"}
+FILE_FORMATS = ("tfrecord", "array_record")
+RUNNERS = ("local", "beam")
 VERSION = "1.0.0"
 
 
@@ -31,26 +37,88 @@ def write(
     description: str,
     file_format: str,
 ) -> epath.Path:
-    """Writes `episodes` (envs.collectors.Episode) as the RLDS dataset `path`/1.0.0 and returns that directory.
+    """Writes `episodes` as the RLDS dataset `path`/1.0.0 and returns that directory.
+
+    Of the action its names and bounds are written into the dataset's metadata.json, under "action".
 
     Raises:
         UserError: for an unknown file format, or when `path` already holds a dataset.
     """
-    if file_format not in FILE_FORMATS:
-        raise UserError(f"config.collect.file_format is {file_format!r}; expected one of {sorted(FILE_FORMATS)}.")
-    target = epath.Path(path)
-    if (target / VERSION).exists():
-        raise UserError(f"{target / VERSION} already holds a dataset; delete it or choose another config.data.path.")
+    target = _Target(path, action, observation, description, file_format)
+    return _prepare(target, lambda: ((index, _example(episode)) for index, episode in enumerate(episodes)))
+
+
+def check_runner(runner: str) -> None:
+    """Raises UserError for an unknown runner, or when Beam is asked for and not installed."""
+    if runner not in RUNNERS:
+        raise UserError(f"runner is {runner!r}; expected one of {RUNNERS}.")
+    if runner == "beam" and importlib.util.find_spec("apache_beam") is None:
+        raise UserError("runner is 'beam' and Apache Beam is not installed; run `pip install 'qt_jax[data,beam]'`.")
+
+
+def write_with_beam(
+    path: str,
+    units: Sequence[Any],
+    read: Callable[[Any], Iterable[tuple[int, Any]]],
+    *,
+    options: Sequence[str],
+    action: ActionSpec,
+    observation: ObservationSpec,
+    description: str,
+    file_format: str,
+) -> epath.Path:
+    """As `write`, by Beam workers: each gets some of `units` and writes what `read` makes of them, (index, episode) pairs.
+
+    The order of the dataset is that of the indices, whatever the runner. `units` and `read` are pickled.
+
+    Args:
+        options: Beam's own, such as "--runner=DataflowRunner".
+
+    Raises:
+        UserError: also what `read` raised on another machine.
+    """
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    target = _Target(path, action, observation, description, file_format)
+    pipeline = lambda: beam.Create(list(units)) | beam.Reshuffle() | beam.FlatMap(_examples, read)  # Reshuffle: else one worker gets all
+    try:
+        return _prepare(target, pipeline, beam_options=PipelineOptions(list(options)))
+    except Exception as error:
+        if told := re.search(r"UserError: (.*?)(?: \[while running|$)", f"{type(error).__name__}: {error}", re.MULTILINE):
+            raise UserError(told[1]) from error  # Beam hands on the text alone
+        raise
+
+
+def _examples(unit: Any, read: Callable[[Any], Iterable[tuple[int, Any]]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    for index, episode in read(unit):
+        yield index, _example(episode)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Target:
+    path: str
+    action: ActionSpec
+    observation: ObservationSpec
+    description: str
+    file_format: str
+
+
+def _prepare(target: _Target, generate: Callable[[], Any], **beam: Any) -> epath.Path:
+    if target.file_format not in FILE_FORMATS:
+        raise UserError(f"file_format is {target.file_format!r}; expected one of {FILE_FORMATS}.")
+    path = epath.Path(target.path)
+    if (path / VERSION).exists():
+        raise UserError(f"{path / VERSION} already holds a dataset; delete it or choose another path.")
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()  # the door shows its own
-    rlds = import_rlds()
     with tfds.core.registered.skip_registration():
-        builder = _builder(tfds, rlds, target, episodes, action, observation, description)
-    builder(data_dir=str(target.parent), file_format=FILE_FORMATS[file_format]).download_and_prepare(
-        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+        builder = _builder(tfds, target, generate)
+    builder(data_dir=str(path.parent), file_format=target.file_format).download_and_prepare(
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False, **beam)
     )
-    return target / VERSION
+    return path / VERSION
 
 
 def _features(tfds: Any, rlds: Any, action: ActionSpec, observation: ObservationSpec):
@@ -85,17 +153,20 @@ def _features(tfds: Any, rlds: Any, action: ActionSpec, observation: Observation
     )
 
 
-def _builder(
-    tfds: Any, rlds: Any, target: epath.Path, episodes: Iterable[Any], action: ActionSpec, observation: ObservationSpec, text_: str
-):
+def _builder(tfds: Any, target: _Target, generate: Callable[[], Any]):
+    action = target.action
+
     class Builder(tfds.core.GeneratorBasedBuilder):
         VERSION = tfds.core.Version("1.0.0")
-        name = target.name
+        name = epath.Path(target.path).name
 
         def _info(self):
             return self.dataset_info_from_configs(
-                description=text_,
-                features=_features(tfds, rlds, action, observation),
+                description=target.description,
+                features=_features(tfds, import_rlds(), action, target.observation),
+                metadata=tfds.core.MetadataDict(
+                    action={"names": list(action.names), "low": [float(x) for x in action.low], "high": [float(x) for x in action.high]}
+                ),
                 disable_shuffling=True,
             )
 
@@ -103,14 +174,13 @@ def _builder(
             return {"train": self._generate_examples()}
 
         def _generate_examples(self):
-            for index, episode in enumerate(episodes):
-                yield index, _example(rlds, episode)
+            return generate()
 
     return Builder
 
 
-def _example(rlds: Any, episode: Any) -> dict[str, Any]:
-    plan = episode.plan
+def _example(episode: Any) -> dict[str, Any]:
+    rlds, plan = import_rlds(), episode.plan
     return {
         rlds.STEPS: list(_steps(rlds, episode)),
         "episode_id": f"{plan.task}/{plan.collector}/{plan.index:06d}",

@@ -40,6 +40,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.early_limit = (4, 12)  # decisions before an early time limit
     config.file_format = "array_record"
     config.workers = 2
+    config.runner = "local"  # or "beam": as an Apache Beam pipeline, on as many machines as its own runner has
+    config.beam_options = ()  # Beam's own, such as ("--runner=DataflowRunner", "--project=lab")
     return config
 
 
