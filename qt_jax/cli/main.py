@@ -15,10 +15,14 @@ from qt_jax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_USER_ERROR, Pre
 
 DOORS = {
     "collect": "collect a dataset in the simulator with scripted experts and realistic failures",
+    "convert": "LeRobot or HDF5 episodes as a dataset; no --config",
     "train": "train on a dataset; continues from the latest checkpoint in config.workdir",
     "plan": "compile a config's train step for devices that need not be here: memory, FLOPs, communication",
     "evaluate": "roll a trained policy out, with videos and an HTML report",
 }
+
+_OWN_FLAGS = ("convert", "plan")
+_WITHOUT_CONFIG = ("convert",)
 
 _USAGE = (
     "usage: python -m qt_jax DOOR --config=experiments/FILE.py [--config.KEY=VALUE ...]\n\ndoors:\n"
@@ -36,18 +40,20 @@ def run() -> None:
     if door not in DOORS:
         print(f"qt_jax: unknown door {door!r}; expected one of {', '.join(DOORS)}.", file=sys.stderr)
         raise SystemExit(EXIT_USER_ERROR)
-    config = config_flags.DEFINE_config_file("config", None, "A file with get_config().", lock_config=True)
-    if door == "plan":
-        importlib.import_module("qt_jax.cli.plan").define_flags()
+    config = None
+    if door not in _WITHOUT_CONFIG:
+        config = config_flags.DEFINE_config_file("config", None, "A file with get_config().", lock_config=True)
+    if door in _OWN_FLAGS:
+        importlib.import_module(f"qt_jax.cli.{door}").define_flags()
 
     def main(argv: list[str]) -> None:
         logging.set_verbosity(logging.ERROR)  # libraries' progress is not a person's
         try:
             if len(argv) > 1:
-                raise UserError(f"Unexpected argument {argv[1]!r}; settings are given as --config.KEY=VALUE.")
-            if config.value is None:
+                raise UserError(f"Unexpected argument {argv[1]!r}; settings are given as --{'' if config is None else 'config.'}KEY=VALUE.")
+            if config is not None and config.value is None:
                 raise UserError("--config is missing; give a file such as --config=experiments/quickstart.py.")
-            importlib.import_module(f"qt_jax.cli.{door}").main(config.value)
+            importlib.import_module(f"qt_jax.cli.{door}").main(*([] if config is None else [config.value]))
         except UserError as error:
             print(f"qt_jax {door}: {error}", file=sys.stderr)
             raise SystemExit(EXIT_USER_ERROR) from None
@@ -74,15 +80,18 @@ def _parse(door: str, config: Any, argv: list[str]) -> list[str]:
     wants_help = {"-h", "--help"} & set(argv)
     try:
         rest = flags.FLAGS([argument for argument in argv if argument not in ("-h", "--help")])
-        settings = _flattened(config.value or {}, "--config")  # a file that cannot be read raises here
+        settings = _flattened({} if config is None else config.value or {}, "--config")  # a file that cannot be read raises here
     except Exception as error:  # whatever a config file or a value raised
         while error.__cause__ is not None:
             error = error.__cause__
         text = " ".join(str(error).replace("\\n", " ").replace("\\'", "'").split())  # ml_collections quotes a quoted message
-        print(f"qt_jax {door}: {text} (`python -m qt_jax {door} --config=FILE --help` lists the settings)", file=sys.stderr)
+        with_config = "" if config is None else " --config=FILE"
+        print(f"qt_jax {door}: {text} (`python -m qt_jax {door}{with_config} --help` lists the settings)", file=sys.stderr)
         raise SystemExit(EXIT_USER_ERROR) from None
     if wants_help:
         print(f"{DOORS[door]}\n\n{_USAGE}")
+        if door in _OWN_FLAGS:
+            print(flags.FLAGS.module_help(f"qt_jax.cli.{door}"))
         for key, value in sorted(settings.items()):
             print(f"{key}={value!r}")
         raise SystemExit(0)

@@ -1,0 +1,176 @@
+"""Tiny LeRobot and HDF5 folders, in the files and columns that their own tools write."""
+
+import io
+import json
+
+import h5py
+import imageio_ffmpeg
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+FPS, SIZE = 10, (48, 64)
+LENGTHS = (5, 4, 6)
+TASKS = ("open the drawer", "close the drawer")
+SOLVED = (4, None, 2)
+"""The frame at whose action each episode succeeds."""
+CAMERAS = {"observation.images.front": "front", "observation.images.wrist": "wrist"}
+
+
+def frame(episode, step, camera):
+    """A smooth picture that tells episode, step and camera apart, whatever a codec does to it."""
+    height, width = SIZE
+    image = np.zeros((height, width, 3), np.uint8)
+    image[..., 0] = 40 + 60 * episode
+    image[..., 1] = 20 + 35 * step
+    image[..., 2] = np.linspace(0, 200, width)[None] if camera == "wrist" else np.linspace(0, 200, height)[:, None]
+    return image
+
+
+def vectors(episode):
+    rng = np.random.default_rng(episode)
+    return rng.normal(size=(LENGTHS[episode], 3)).astype(np.float32), rng.uniform(-1, 1, (LENGTHS[episode], 2)).astype(np.float32)
+
+
+def encoded(image, kind):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, kind, **({"quality": 95} if kind == "JPEG" else {}))
+    return buffer.getvalue()
+
+
+def _video(path, frames):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sharp = ["-crf", "4", "-g", "2"]
+    writer = imageio_ffmpeg.write_frames(str(path), SIZE[::-1], fps=FPS, codec="libx264", macro_block_size=2, output_params=sharp)
+    writer.send(None)
+    for image in frames:
+        writer.send(np.ascontiguousarray(image))
+    writer.close()
+
+
+def _rows(episode, start, kind):
+    state, action = vectors(episode)
+    count = LENGTHS[episode]
+    rows = {
+        "observation.state": pa.array(state.tolist(), pa.list_(pa.float32())),
+        "action": pa.array(action.tolist(), pa.list_(pa.float32())),
+        "next.reward": pa.array(np.float32([0.25 * (step + 1) for step in range(count)])),
+        "next.success": pa.array([step == SOLVED[episode] for step in range(count)]),
+        "timestamp": pa.array(np.arange(count, dtype=np.float32) / FPS),
+        "frame_index": pa.array(range(count)),
+        "episode_index": pa.array([episode] * count),
+        "index": pa.array(range(start, start + count)),
+        "task_index": pa.array([episode % 2] * count),
+    }
+    if kind != "video":
+        for key, camera in CAMERAS.items():
+            images = [{"bytes": encoded(frame(episode, step, camera), kind), "path": f"frame_{step:06d}"} for step in range(count)]
+            rows[key] = pa.array(images, pa.struct({"bytes": pa.binary(), "path": pa.string()}))
+    return pa.table(rows)
+
+
+def lerobot(root, *, version="v2.1", kind="PNG"):
+    """A dataset of three episodes. kind: "PNG" or "JPEG" in the parquet files, or "video"."""
+    image = {"dtype": "video" if kind == "video" else "image", "shape": [*SIZE, 3], "names": ["height", "width", "channels"]}
+    scalar = lambda dtype: {"dtype": dtype, "shape": [1], "names": None}
+    two = version.startswith("v2")
+    depth = {**image, "shape": [*SIZE, 1], "info": {"video.is_depth_map": True}}  # to be passed over
+    info = {
+        "codebase_version": version, "robot_type": "arm", "fps": FPS, "total_episodes": 3, "chunks_size": 2, "splits": {"train": "0:3"},
+        "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet" if two
+        else "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
+        "video_path": "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4" if two
+        else "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4",
+        "features": {
+            **{key: image for key in CAMERAS},
+            **({} if kind == "video" else {"observation.images.depth": depth}),
+            "observation.state": {"dtype": "float32", "shape": [3], "names": ["x", "y", "z"]},
+            "action": {"dtype": "float32", "shape": [2], "names": {"motors": ["shoulder", "gripper"]}},
+            "next.reward": scalar("float32"), "next.success": scalar("bool"), "timestamp": scalar("float32"),
+            "frame_index": scalar("int64"), "episode_index": scalar("int64"), "index": scalar("int64"), "task_index": scalar("int64"),
+        },
+    }  # fmt: skip
+    (root / "meta").mkdir(parents=True)
+    (root / "meta/info.json").write_text(json.dumps(info))
+    (_version_2 if two else _version_3)(root, info, kind)
+    return root
+
+
+def _version_2(root, info, kind):
+    lines = lambda rows: "".join(json.dumps(row) + "\n" for row in rows)
+    (root / "meta/tasks.jsonl").write_text(lines({"task_index": i, "task": task} for i, task in enumerate(TASKS)))
+    episodes = ({"episode_index": i, "tasks": [TASKS[i % 2]], "length": length} for i, length in enumerate(LENGTHS))
+    (root / "meta/episodes.jsonl").write_text(lines(episodes))
+    bounds = lambda actions: {"min": actions.min(axis=0).tolist(), "max": actions.max(axis=0).tolist(), "count": [len(actions)]}
+    stats = ({"episode_index": i, "stats": {"action": bounds(vectors(i)[1])}} for i in range(3))
+    (root / "meta/episodes_stats.jsonl").write_text(lines(stats))
+    for i in range(3):
+        place = {"episode_chunk": i // 2, "episode_index": i}
+        file = root / info["data_path"].format(**place)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(_rows(i, sum(LENGTHS[:i]), kind), file)
+        for key, camera in CAMERAS.items() if kind == "video" else ():
+            _video(root / info["video_path"].format(video_key=key, **place), [frame(i, step, camera) for step in range(LENGTHS[i])])
+
+
+def _version_3(root, info, kind):
+    """Episodes 0 and 1 share the first data file, all episodes one video; no statistics."""
+    tasks = pa.table({"task_index": [0, 1], "__index_level_0__": list(TASKS)})
+    pq.write_table(tasks, root / "meta/tasks.parquet")
+    (root / "meta/episodes/chunk-000").mkdir(parents=True)
+    rows = []
+    for i, length in enumerate(LENGTHS):
+        start = sum(LENGTHS[:i])
+        row = {"episode_index": i, "tasks": [TASKS[i % 2]], "length": length, "data/chunk_index": 0, "data/file_index": i // 2}
+        for key in CAMERAS if kind == "video" else ():
+            row |= {f"videos/{key}/chunk_index": 0, f"videos/{key}/file_index": 0, f"videos/{key}/from_timestamp": start / FPS}
+        rows.append(row)
+    pq.write_table(pa.Table.from_pylist(rows[::-1]), root / "meta/episodes/chunk-000/file-000.parquet")
+    (root / "data/chunk-000").mkdir(parents=True)
+    tables = [_rows(i, sum(LENGTHS[:i]), kind) for i in range(3)]
+    pq.write_table(pa.concat_tables(tables[:2]), root / "data/chunk-000/file-000.parquet")
+    pq.write_table(tables[2], root / "data/chunk-000/file-001.parquet")
+    for key, camera in CAMERAS.items() if kind == "video" else ():
+        frames = [frame(i, step, camera) for i in range(3) for step in range(LENGTHS[i])]
+        _video(root / info["video_path"].format(video_key=key, chunk_index=0, file_index=0), frames)
+
+
+def robomimic(root, *, next_obs=True):
+    """Two files, the second with one episode that fails; rewards are 1 from the first success on."""
+    root.mkdir(parents=True, exist_ok=True)
+    for number, episodes in enumerate([(0, 2), (1,)]):
+        with h5py.File(root / f"part_{number}.hdf5", "w") as file:
+            data = file.create_group("data")
+            data.attrs["env_args"] = json.dumps({"env_name": "Lift", "env_kwargs": {"control_freq": FPS}})
+            data.attrs["language_instruction"] = TASKS[number]
+            for rank, i in enumerate(episodes):
+                _demo(data.create_group(f"demo_{10 * rank + 2}"), i, next_obs)
+    return root
+
+
+def _demo(group, episode, next_obs):
+    state, action = vectors(episode)
+    count = LENGTHS[episode]
+    solved = SOLVED[episode]
+    group["actions"] = action.astype(np.float64)
+    group["rewards"] = np.float64([solved is not None and step >= solved for step in range(count)])
+    group["dones"] = np.int64([step == count - 1 for step in range(count)])
+    group["obs/eef_pos"], group["obs/gripper"] = state[:, :2], state[:, 2]
+    group["obs/front_image"] = np.stack([frame(episode, step, "front") for step in range(count)])
+    if next_obs:
+        group["next_obs/eef_pos"], group["next_obs/gripper"] = np.roll(state[:, :2], -1, 0), np.roll(state[:, 2], -1)
+        group["next_obs/front_image"] = np.stack([frame(episode, (step + 1) % count, "front") for step in range(count)])
+
+
+def one_episode_a_file(root):
+    """`action` and `observations/images/*`, with the observation after the last action."""
+    root.mkdir(parents=True, exist_ok=True)
+    for i in range(3):
+        with h5py.File(root / f"episode_{i}.hdf5", "w") as file:
+            state, action = vectors(i)
+            file["action"] = action[:-1]
+            file["observations/qpos"] = state
+            file["observations/images/front"] = np.stack([frame(i, step, "front") for step in range(LENGTHS[i])])
+            file.attrs["fps"] = FPS
+    return root
