@@ -29,7 +29,7 @@ test: $(STAMP) lint
 	$(PY) -m pytest
 	$(PY) -m pytest -m tensorflow
 
-test-slow: $(STAMP) libtpu
+test-slow: $(STAMP) libtpu .beam/.installed
 	$(PY) -m pytest -m slow
 
 lint: $(STAMP)
@@ -61,6 +61,13 @@ $(STAMP): requirements.txt setup.cfg pyproject.toml
 	$(PY) -m pip install --quiet --no-deps --editable .
 	touch $(STAMP)
 
+# The extra `beam` in a venv of its own: Apache Beam lowers protobuf to 6, the lock has 7.
+.beam/.installed: setup.cfg | $(STAMP)
+	$(PY) -m pip install --quiet uv
+	$(VENV)/bin/uv venv --quiet --clear --python $(PY) .beam
+	$(VENV)/bin/uv pip install --quiet --python .beam/bin/python --editable '.[data,sim,beam]'
+	touch $@
+
 lock: $(STAMP)
 	$(PY) -m pip install --quiet uv
 	$(COMPILE) setup.cfg -o requirements.txt
@@ -72,4 +79,4 @@ libtpu: $(STAMP)
 	$(PY) -m pip install --quiet --no-deps --upgrade --target .libtpu libtpu==0.0.42.1
 
 clean:
-	rm -rf $(VENV) .peer .libtpu data runs
+	rm -rf $(VENV) .beam .peer .libtpu data runs
