@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import tempfile
 from collections.abc import Iterator
+from typing import IO
 
 import numpy as np
 import simplejpeg
@@ -37,18 +40,32 @@ def video(path: str, start: float, count: int, fps: float) -> Iterator[np.ndarra
     """`count` frames, uint8 [H, W, 3], from `start` seconds on.
 
     Raises:
-        UserError: if the video ends before.
+        UserError: if the video does not open or ends before.
     """
-    import imageio_ffmpeg
+    import imageio_ffmpeg  # for its ffmpeg; its own reader gives up on a machine that is busy
 
     seek = ["-ss", f"{start - 0.5 / fps:.6f}"] if start > 0 else []  # between two frames: rounding cannot lose the first
-    reader = imageio_ffmpeg.read_frames(path, input_params=seek, output_params=["-frames:v", str(count), "-fps_mode", "passthrough"])
-    width, height = next(reader)["size"]
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-loglevel", "error", *seek, "-i", path]
+    command += ["-frames:v", str(count), "-fps_mode", "passthrough", "-f", "image2pipe", "-c:v", "ppm", "-"]
     seen = 0
-    for frame in reader:
-        seen += 1
-        yield np.frombuffer(frame, np.uint8).reshape(height, width, 3)
+    with tempfile.TemporaryFile() as log, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as process:
+        while size := _ppm_size(process.stdout):
+            frame = process.stdout.read(3 * size[0] * size[1])
+            seen += 1
+            yield np.frombuffer(frame, np.uint8).reshape(size[1], size[0], 3)
+        log.seek(0)
+        said = log.readline().decode(errors="replace").strip()
     if seen < count:
         raise UserError(
-            f"{path} has {seen} frames from {start:g} s on, expected {count}; the file is damaged or incomplete, copy it again."
+            f"{path} has {seen} frames from {start:g} s on, expected {count}{f' (ffmpeg: {said[:200]})' if said else ''}; "
+            "the file is damaged or incomplete, copy it again."
         )
+
+
+def _ppm_size(stream: IO[bytes]) -> tuple[int, int] | None:
+    """Width and height of the next image of a stream of PPM; None at its end."""
+    if not stream.readline():  # P6
+        return None
+    width, height = map(int, stream.readline().split())
+    stream.readline()  # 255
+    return width, height
