@@ -41,9 +41,11 @@ def main(config: Any) -> None:
     else:
         starts = itertools.accumulate(map(len, batches), initial=0)
         collect = functools.partial(beam_collect.collect, config)
-        path = rlds_writer.write_with_beam(
-            config.data.path, list(zip(starts, batches)), collect, options=config.collect.beam_options, **dataset
-        )
+        units = list(zip(starts, batches))
+        try:
+            path = rlds_writer.write_with_beam(config.data.path, units, collect, options=config.collect.beam_options, **dataset)
+        finally:
+            _kill_workers()  # Beam's direct runner works in this process
         print(f"{path}: {sum(map(len, batches))} episodes")
 
 
@@ -81,6 +83,10 @@ def _collect_here(config: Any, batches: list[list[collectors.EpisodePlan]], data
 def _interrupt(interrupted: threading.Event, *_: Any) -> NoReturn:
     """The exception may be lost in a library's callback; that the workers are gone ends the collection all the same."""
     interrupted.set()
+    _kill_workers()
+    raise KeyboardInterrupt
+
+
+def _kill_workers() -> None:
     for worker in multiprocessing.active_children():
         worker.kill()
-    raise KeyboardInterrupt

@@ -84,9 +84,11 @@ def write_with_beam(
     pipeline = lambda: beam.Create(list(units)) | beam.Reshuffle() | beam.FlatMap(_examples, read)  # Reshuffle: else one worker gets all
     try:
         return _prepare(target, pipeline, beam_options=PipelineOptions(list(options)))
-    except Exception as error:
+    except Exception as error:  # of what a worker raised Beam hands on the text alone
+        if str(error).startswith("KeyboardInterrupt"):
+            raise KeyboardInterrupt from error
         if told := re.search(r"UserError: (.*?)(?: \[while running|$)", f"{type(error).__name__}: {error}", re.MULTILINE):
-            raise UserError(told[1]) from error  # Beam hands on the text alone
+            raise UserError(told[1]) from error
         raise
 
 
@@ -135,7 +137,7 @@ def _features(tfds: Any, rlds: Any, action: ActionSpec, observation: Observation
                 {
                     rlds.OBSERVATION: features.FeaturesDict(entries),
                     rlds.ACTION: features.Tensor(shape=(action.dims,), dtype=np.float32, doc=", ".join(action.names)),
-                    rlds.REWARD: features.Scalar(np.float32, doc="1 at the transition that succeeds, else 0."),
+                    rlds.REWARD: features.Scalar(np.float32, doc="Of this transition; by default 1 where it succeeds, else 0."),
                     rlds.DISCOUNT: features.Scalar(np.float32, doc="0 at the transition that terminates, else 1."),
                     rlds.IS_FIRST: features.Scalar(np.bool_),
                     rlds.IS_LAST: features.Scalar(np.bool_),

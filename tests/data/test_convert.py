@@ -229,6 +229,7 @@ def no_frequency(folder):
         ("lerobot", None, {"state": ("observation.force",)}, "has no 'observation.force'"),
         ("lerobot", None, {"success": "won"}, "--success is 'won', which .* does not have"),
         ("lerobot", None, {"reward": "none"}, "--reward is 'none', which .* does not have"),
+        ("lerobot", None, {"success": "next.reward"}, "next.reward goes from 0.25 to 1.25 in several steps"),
         ("lerobot", None, {"fps": 5.0}, "--fps is 5; leave it out"),
         ("lerobot", edited("meta/info.json", "v2.1", "v1.6"), {}, "codebase_version 'v1.6'; expected v2.0, v2.1 or v3.0"),
         ("lerobot", edited("meta/info.json", '"fps"', '"hz"'), {}, "meta lacks 'fps'"),

@@ -155,7 +155,7 @@ def _recording(
             images={key: [images.jpeg(frame, size, settings.image_size is not None) for frame in entries(key)] for key in cameras},
             state=np.concatenate(vectors, axis=1) if vectors else np.zeros((count, 0), np.float32),
             actions=actions,
-            success=outcome(success, column),
+            success=outcome(success, column, name),
             rewards=column(settings.reward) if settings.reward else None,
             dt=1.0 / (settings.fps or _frequency(content, episode, name)),
         )

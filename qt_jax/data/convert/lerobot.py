@@ -289,7 +289,7 @@ def _recording(settings: Settings, layout: Layout, entry: Entry, table: Any, nam
         images=frames,
         state=np.concatenate([_vectors(table[key]) for key in layout.state] or [np.zeros((entry.length, 0), np.float32)], axis=1),
         actions=actions,
-        success=outcome(layout.success, column),
+        success=outcome(layout.success, column, name),
         rewards=column(settings.reward) if settings.reward else None,
         dt=1.0 / layout.fps,
     )

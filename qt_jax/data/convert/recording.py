@@ -170,8 +170,21 @@ def success_key(settings: Settings, keys: Iterable[str], own: str, name: str) ->
     return settings.success or own
 
 
-def outcome(key: str, column: Callable[[str], np.ndarray]) -> bool | np.ndarray:
-    return key == "all" if key in ("all", "none") else column(key) > 0
+def outcome(key: str, column: Callable[[str], np.ndarray], name: str) -> bool | np.ndarray:
+    """What the success flag or key says of an episode.
+
+    Raises:
+        UserError: for a key that does not mark success: a shaped reward would end each episode at its first step.
+    """
+    if key in ("all", "none"):
+        return key == "all"
+    values = column(key)
+    if values.min() < 0 or len(set(values[values != 0].tolist())) > 1:
+        raise UserError(
+            f"{name}: {key} goes from {values.min():.3g} to {values.max():.3g} in several steps, expected 0 or one positive value "
+            "at success; give --success=all, none or another key."
+        )
+    return values > 0
 
 
 def naming(name: str, read: Callable[[], Recording]) -> Recording:
