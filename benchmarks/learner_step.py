@@ -16,7 +16,6 @@ import time
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from flax import nnx
 
@@ -26,7 +25,7 @@ from qt_jax.models.q_transformer import Network, parameter_count
 from qt_jax.models.transformer import Transformer
 from qt_jax.specs import ActionSpec, ObservationSpec, Segment
 from qt_jax.text import DIM
-from qt_jax.training import chips, program
+from qt_jax.training import chips, inputs, program
 from qt_jax.training.config import default_config
 from qt_jax.training.state import init_state, train_step
 
@@ -66,12 +65,14 @@ def random_segment(config, action, observation) -> Segment:
     zeros = np.zeros(shape, np.float32)
     return Segment(
         images={name: rng.integers(0, 255, (*shape, *observation.image_size, 3), np.uint8) for name in observation.cameras},
+        camera_mask={name: np.ones(shape[0], bool) for name in observation.cameras},
         state=rng.normal(size=(*shape, observation.state_dim)).astype(np.float32),
         instruction=rng.normal(size=(shape[0], DIM)).astype(np.float32),
         tokens=rng.integers(0, action.max_bins, (*shape, action.dims)).astype(np.int32),
+        bins=np.repeat(np.int32([action.bins]), shape[0], axis=0),
         action_mask=np.ones((*shape, action.dims), bool),
         reward=zeros, mc_return=zeros, dt=zeros + config.dt_ref, is_first=flags, is_last=flags, is_terminal=flags,
-        valid=~flags, trainable=trainable, success=np.ones(shape[0], bool),
+        valid=~flags, trainable=trainable, success=np.ones(shape[0], bool), relabelled=np.zeros(shape[0], bool),
     )  # fmt: skip
 
 
@@ -89,7 +90,7 @@ def median_s(run) -> float:
 def measure_learner(name: str) -> dict[str, float]:
     """The jitted train step of a size on a batch in memory: what `train` runs, without its data pipeline."""
     config, action, observation = shipped(name) if name in SHIPPED else as_peer(name)
-    config = ml_collections.FrozenConfigDict(config)
+    config = inputs.with_value_range(config, config.dt_ref)
     network = Network.create(config.model, action, observation, DIM)
     batch = jax.device_put(random_segment(config, action, observation))
     holder = [init_state(config, network)]

@@ -30,8 +30,8 @@ def get_config(agent: str = "q_transformer") -> ml_collections.ConfigDict:
     config.data.batch_size = 32
     config.data.validation_fraction = 0.1
     config.data.read_threads = 2
-    config.data.random_shift = 4
-    config.data.demonstration_share = 0.5
+    config.data.augment.shift = 4
+    config.data.balance.demonstrations = 0.5
     config.model.window = 2
     config.model.layers = 2
     config.model.image_tokens = 4
@@ -45,6 +45,6 @@ def get_config(agent: str = "q_transformer") -> ml_collections.ConfigDict:
     config.evaluate.max_decisions = 60
     config.evaluate.num_envs = 5
     if agent == "bc":
-        config.data.demonstration_share = 0.0
+        config.data.balance.demonstrations = None
         config.data.episodes = "successes"
     return config

@@ -22,47 +22,55 @@ def images_to_float(images: Array, size: tuple[int, int]) -> Array:
     return images
 
 
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 [H, W, 3] -> uint8 [*size, 3] (bilinear, antialiased), as the data pipeline brings cameras of several sizes to one."""
+    if image.shape[:2] == tuple(size):
+        return image
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+
+
 @dataclasses.dataclass(frozen=True)
-class StateStatistics:
-    """Mean and standard deviation of the state vector, each a tuple of `state_dim` floats."""
+class Statistics:
+    """Of a dataset's states or actions, one float an entry: mean, standard deviation, 1% and 99% quantiles, least and greatest value."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    q01: tuple[float, ...]
+    q99: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
 
     @classmethod
-    def of(cls, state: np.ndarray) -> StateStatistics:
-        """From raw states [M, state_dim]."""
-        state = np.asarray(state, np.float64)
-        return cls(tuple(state.mean(0).tolist()), tuple(state.std(0).tolist()))
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> StateStatistics:
+    def from_json(cls, value: dict[str, Any]) -> Statistics:
         """Reads `to_json`'s output.
 
         Raises:
             UserError: if a field is missing or the fingerprint does not match the numbers.
         """
-        missing = {"mean", "std", "fingerprint"} - set(value)
+        names = [field.name for field in dataclasses.fields(cls)]
+        missing = {*names, "fingerprint"} - set(value)
         if missing:
-            raise UserError(f"State statistics lack {sorted(missing)}; export or train the checkpoint again.")
-        statistics = cls(tuple(value["mean"]), tuple(value["std"]))
+            raise UserError(f"Statistics lack {sorted(missing)}; export or train the checkpoint again.")
+        statistics = cls(*(tuple(value[name]) for name in names))
         if statistics.fingerprint() != value["fingerprint"]:
             raise UserError(
-                f"State statistics have fingerprint {statistics.fingerprint()}, expected {value['fingerprint']}: "
+                f"Statistics have fingerprint {statistics.fingerprint()}, expected {value['fingerprint']}: "
                 "the file was edited or damaged; restore it from the checkpoint it belongs to."
             )
         return statistics
 
     def to_json(self) -> dict[str, Any]:
-        return {"mean": list(self.mean), "std": list(self.std), "fingerprint": self.fingerprint()}
+        return {name: list(values) for name, values in dataclasses.asdict(self).items()} | {"fingerprint": self.fingerprint()}
 
     def fingerprint(self) -> str:
-        return hashlib.sha256(np.asarray([self.mean, self.std], np.float64).tobytes()).hexdigest()[:16]
+        return hashlib.sha256(np.asarray(dataclasses.astuple(self), np.float64).tobytes()).hexdigest()[:16]
 
-    def normalize(self, state: np.ndarray) -> np.ndarray:
-        """Raw [..., state_dim] to float32 of about unit scale; a constant entry becomes 0; clipped to +-10."""
+    def normalize(self, values: np.ndarray) -> np.ndarray:
+        """Raw [..., n] to float32 of about unit scale; a constant entry becomes 0; clipped to +-10."""
         mean, std = np.asarray(self.mean), np.asarray(self.std)
-        scaled = np.where(std > 1e-6, (state - mean) / np.maximum(std, 1e-6), 0.0)
+        scaled = np.where(std > 1e-6, (values - mean) / np.maximum(std, 1e-6), 0.0)
         return np.clip(scaled, -10.0, 10.0).astype(np.float32)
 
 

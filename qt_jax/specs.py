@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from qt_jax.errors import UserError
@@ -51,6 +53,29 @@ class ActionSpec:
         """[D, N_max] bool: which bins exist in each dim."""
         return np.arange(self.max_bins)[None, :] < np.asarray(self.bins)[:, None]
 
+    def slots_in(self, network: ActionSpec) -> tuple[int, ...]:
+        """Which dim of the network's action each dim of this one is, by name."""
+        return tuple(network.names.index(name) for name in self.names)
+
+    def bins_in(self, network: ActionSpec) -> np.ndarray:
+        """int32 [D of the network]: bins of this action in each dim of the network's; 0 where it has no such dim."""
+        bins = np.zeros(network.dims, np.int32)
+        bins[list(self.slots_in(network))] = self.bins
+        return bins
+
+
+def network_action(actions: Sequence[ActionSpec]) -> ActionSpec:
+    """The action of a network for several robots: every named dim once, the robot with most dims first, with the most bins of any.
+
+    Its bounds mean nothing where robots differ: each robot's own spec says what its bins are.
+    """
+    dims: dict[str, tuple[float, float, int]] = {}
+    for action in sorted(actions, key=lambda action: -action.dims):
+        for name, low, high, bins in zip(action.names, action.low, action.high, action.bins):
+            known = dims.get(name, (low, high, bins))
+            dims[name] = (*known[:2], max(known[2], bins))
+    return ActionSpec(tuple(dims), *zip(*dims.values()))
+
 
 @dataclasses.dataclass(frozen=True)
 class ObservationSpec:
@@ -74,6 +99,8 @@ class PolicySpec:
 
     action: ActionSpec
     observation: ObservationSpec
+    slots: tuple[int, ...]
+    """Which dim of the network's action each dim of `action` is."""
     window: int
     instruction_dim: int
     text_encoder: str
@@ -89,10 +116,12 @@ class Segment:
     truncated (bootstrap from o_T).
 
     images:       {camera: uint8 [B, S, H, W, 3]}; empty in state-only mode
-    state:        float32 [B, S, state_dim], normalised
-    instruction:  float32 [B, E], the text embedding of the episode's instruction
-    tokens:       int32 [B, S, D], bins of the action
-    action_mask:  bool [B, S, D], dims that the dataset has
+    camera_mask:  {camera: bool [B]}, cameras that the dataset has; the images of others are zeros
+    state:        float32 [B, S, state_dim], normalised; zeros beyond what the dataset has
+    instruction:  float32 [B, E], the text embedding of the instruction
+    tokens:       int32 [B, S, D], bins of the action; 0 in dims that the dataset does not have
+    bins:         int32 [B, D], how many bins the dataset has in each dim; 0: it has no such dim
+    action_mask:  bool [B, S, D], dims that the dataset has, at steps that are not padding
     reward, mc_return: float32 [B, S]; mc_return is discounted and computed over the whole episode
     dt:           float32 [B, S], seconds that the action was held
     is_first, is_last, is_terminal: bool [B, S], RLDS flags of the records
@@ -100,12 +129,15 @@ class Segment:
     trainable:    bool [B, S], transitions whose window and bootstrap lie inside the segment; each one of an episode is
                   trainable in exactly one segment
     success:      bool [B], the episode's outcome
+    relabelled:   bool [B], the instruction is another task's, at which the episode failed (hindsight; nothing to imitate)
     """
 
     images: dict[str, Array]
+    camera_mask: dict[str, Array]
     state: Array
     instruction: Array
     tokens: Array
+    bins: Array
     action_mask: Array
     reward: Array
     mc_return: Array
@@ -116,18 +148,25 @@ class Segment:
     valid: Array
     trainable: Array
     success: Array
+    relabelled: Array
+
+    def bin_mask(self, max_bins: int) -> Array:
+        """bool [B, D, N]: bins that exist; in a dim that the dataset does not have, the first (a maximum over none would be -inf)."""
+        return jnp.arange(max_bins) < jnp.maximum(self.bins, 1)[..., None]
 
 
 def segment_struct(action: ActionSpec, observation: ObservationSpec, instruction_dim: int, batch: int, steps: int) -> Segment:
     """Shapes and dtypes of a batch, for programs that are compiled before data is there."""
     of = lambda dtype, *rest: jax.ShapeDtypeStruct((batch, steps, *rest), dtype)
+    whole = lambda dtype, *rest: jax.ShapeDtypeStruct((batch, *rest), dtype)
     flag, number = of(np.bool_), of(np.float32)
     return Segment(
         images={name: of(np.uint8, *observation.image_size, 3) for name in observation.cameras},
-        state=of(np.float32, observation.state_dim),
-        instruction=jax.ShapeDtypeStruct((batch, instruction_dim), np.float32),
-        tokens=of(np.int32, action.dims), action_mask=of(np.bool_, action.dims), reward=number, mc_return=number, dt=number,
-        is_first=flag, is_last=flag, is_terminal=flag, valid=flag, trainable=flag, success=jax.ShapeDtypeStruct((batch,), np.bool_),
+        camera_mask={name: whole(np.bool_) for name in observation.cameras},
+        state=of(np.float32, observation.state_dim), instruction=whole(np.float32, instruction_dim),
+        tokens=of(np.int32, action.dims), bins=whole(np.int32, action.dims), action_mask=of(np.bool_, action.dims),
+        reward=number, mc_return=number, dt=number, is_first=flag, is_last=flag, is_terminal=flag, valid=flag, trainable=flag,
+        success=whole(np.bool_), relabelled=whole(np.bool_),
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ def directory(path: str) -> epath.Path:
         UserError: if its store is unknown or needs a library that is not installed.
     """
     if "://" not in path:
-        return epath.Path(path).resolve()  # which would take a bucket's name for a relative one
+        return epath.Path(path).expanduser().resolve()  # which would take a bucket's name for a relative one
     try:
         fsspec.get_filesystem_class(path.partition("://")[0])
     except (ImportError, ValueError) as error:
@@ -27,11 +27,16 @@ def directory(path: str) -> epath.Path:
     return epath.Path(path)
 
 
-def replace_text(path: epath.Path, text: str) -> None:
-    """Writes `path` so that a reader sees the old text or the new, never half of it (an object store does that by itself)."""
+def replace_bytes(path: epath.Path, content: bytes) -> None:
+    """Writes `path` so that a reader sees the old content or the new, never half of it (an object store does that by itself)."""
     if "://" in str(path):
-        path.write_text(text)
+        path.write_bytes(content)
     else:
-        new = path.with_suffix(".new")
-        new.write_text(text)
+        new = path.with_name(f"{path.name}.{os.getpid()}.new")  # others may write the same file now
+        new.write_bytes(content)
         new.replace(path)
+
+
+def replace_text(path: epath.Path, text: str) -> None:
+    """`replace_bytes` of a text."""
+    replace_bytes(path, text.encode())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import importlib
+from collections.abc import Callable
 
 import numpy as np
 
@@ -24,18 +26,32 @@ def _model():
 
 
 @functools.cache
-def _embed_one(instruction: str) -> tuple[float, ...]:
-    return tuple(np.asarray(_model().encode([instruction])[0], np.float32).tolist())
+def _users(encoder: str) -> Callable[[str], np.ndarray]:
+    module, _, function = encoder.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"Text encoder {encoder!r} is not available ({error}); expected {ENCODER!r}, 'module:function' of yours, or the name of the "
+            "encoder that the data's own embeddings were made with."
+        ) from error
+
+
+@functools.cache
+def _embed_one(instruction: str, encoder: str) -> tuple[float, ...]:
+    vector = _model().encode([instruction])[0] if encoder == ENCODER else _users(encoder)(instruction)
+    return tuple(np.asarray(vector, np.float32).tolist())
 
 
 def embed(instruction: str, encoder: str = ENCODER) -> np.ndarray:
-    """The embedding of one instruction, float32 [512].
+    """The embedding of one instruction, float32 [E].
+
+    Args:
+        encoder: `ENCODER`, or "module:function" of the user's, a function from a sentence to a vector.
 
     Raises:
-        UserError: if `encoder` is not the one that is installed, or the instruction is empty.
+        UserError: if there is no such encoder, or the instruction is empty.
     """
-    if encoder != ENCODER:
-        raise UserError(f"Text encoder {encoder!r} is not available; expected {ENCODER!r}. Use the encoder the data was made with.")
     if not instruction.strip():
         raise UserError("The instruction is empty; give a sentence such as 'open the drawer'.")
-    return np.asarray(_embed_one(instruction), np.float32)
+    return np.asarray(_embed_one(instruction, encoder), np.float32)

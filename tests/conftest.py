@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import ml_collections
 import pytest
 
-from qt_jax.envs import metaworld
+from qt_jax.cli import datasets
 from qt_jax.training import loop
 from tests import tiny
 
@@ -26,13 +27,22 @@ def door(name: str, *overrides: str, check: bool = True) -> subprocess.Completed
 
 
 def train(config: ml_collections.ConfigDict):
-    return loop.train(ml_collections.FrozenConfigDict(config), *interface(config))
+    return loop.train(ml_collections.FrozenConfigDict(config), datasets.entries(config))
 
 
-def interface(config: ml_collections.ConfigDict):
-    """Action spec, observation spec and {task: dt} of an experiment's environment."""
-    dt = {task: metaworld.decision_dt(config.env, task) for task in metaworld.suite_tasks(config.env.tasks)}
-    return metaworld.action_spec(config.env), metaworld.observation_spec(config.env), dt
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """Indices of this run alone, of the doors' processes too."""
+    os.environ["QT_JAX_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def synthetic_root(tmp_path_factory) -> str:
+    """Directory of the datasets of tests/data/synthetic.py."""
+    root = str(tmp_path_factory.mktemp("synthetic"))
+    script = f"from tests.data import synthetic; synthetic.main({root!r})"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, timeout=300)
+    return root
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from qt_jax import discretization, preprocess, text
+from qt_jax.data.index import _statistics
 from qt_jax.errors import UserError
-from qt_jax.preprocess import StateStatistics
+from qt_jax.preprocess import Statistics
 from qt_jax.specs import ActionSpec
 
 SPEC = ActionSpec(("x", "gripper"), (-1.0, 0.0), (1.0, 2.0), (64, 2))
@@ -38,21 +39,29 @@ def test_bad_action_specs_are_named(arguments, message):
         ActionSpec(*arguments)
 
 
-def test_state_statistics_round_trip_and_refuse_tampering():
-    statistics = StateStatistics.of(np.random.default_rng(0).normal(3, 2, (500, 4)))
+def statistics_of(values):
+    moments = (len(values), values.sum(0), np.square(values).sum(0), values.min(0), values.max(0))
+    return _statistics([moments], values)
+
+
+def test_statistics_round_trip_and_refuse_tampering():
+    values = np.random.default_rng(0).normal(3, 2, (500, 4))
+    statistics = statistics_of(values)
+    np.testing.assert_allclose(statistics.std, values.std(0))
+    np.testing.assert_allclose(statistics.q99, np.quantile(values, 0.99, axis=0))
     normalised = statistics.normalize(np.full((1, 4), 3.0))
     assert np.abs(normalised).max() < 0.2
     saved = statistics.to_json()
-    assert StateStatistics.from_json(saved) == statistics
+    assert Statistics.from_json(saved) == statistics
     with pytest.raises(UserError, match="fingerprint"):
-        StateStatistics.from_json(saved | {"mean": [0.0] * 4})
+        Statistics.from_json(saved | {"mean": [0.0] * 4})
     with pytest.raises(UserError, match="std"):
-        StateStatistics.from_json({k: v for k, v in saved.items() if k != "std"})
+        Statistics.from_json({k: v for k, v in saved.items() if k != "std"})
 
 
 def test_constant_state_entries_become_zero():
-    statistics = StateStatistics.of(np.full((10, 1), 5.0))
-    np.testing.assert_array_equal(statistics.normalize(np.asarray([5.0])), [0.0])
+    statistics = statistics_of(np.full((10, 1), 1000.1))
+    np.testing.assert_array_equal(statistics.normalize(np.asarray([1000.1])), [0.0])
 
 
 def test_windows_are_the_last_frames_oldest_first():
@@ -65,6 +74,11 @@ def test_images_to_float_scales_and_resizes():
     np.testing.assert_allclose(preprocess.images_to_float(images, (4, 4)), np.ones((2, 4, 4, 3)), atol=1e-6)
 
 
+def letters(sentence):
+    """An encoder of the user's."""
+    return np.asarray([len(sentence)])
+
+
 def test_text_embedding_knows_a_paraphrase_from_another_task():
     near, far = text.embed("open the drawer"), text.embed("insert the peg")
     cosine = lambda a, b: a @ b / np.linalg.norm(a) / np.linalg.norm(b)
@@ -72,5 +86,6 @@ def test_text_embedding_knows_a_paraphrase_from_another_task():
     assert near.shape == (text.DIM,) and cosine(near, paraphrase) > cosine(near, far)
     with pytest.raises(UserError, match="other-encoder"):
         text.embed("open the drawer", encoder="other-encoder")
+    np.testing.assert_array_equal(text.embed("open the drawer", encoder="tests.test_ground_floor:letters"), [15])
     with pytest.raises(UserError, match="empty"):
         text.embed(" ")

@@ -1,5 +1,7 @@
 """The experiment file of the tests: images, state and language at toy size, two layers deep."""
 
+import os
+
 import ml_collections
 
 from qt_jax.envs import collectors, metaworld
@@ -18,6 +20,7 @@ def get_config(agent: str = "q_transformer") -> ml_collections.ConfigDict:
     config.collect.demonstrations = 4
     config.collect.autonomous = 4
     config.collect.mix = {"noise": 0.5, "early_limit": 0.5}
+    config.data.cache = os.environ.get("QT_JAX_CACHE", config.data.cache)
     config.data.segment_length = 6
     config.data.batch_size = 8
     config.data.validation_fraction = 0.75  # by hash: both outcomes fall on both sides

@@ -5,7 +5,7 @@ USES_TARGET: bool                      whether the learner keeps a target networ
 SCORE_NAME: str                        what its scores are, for reports
 loss(config, network, params, target_params, segment, dropout_key) -> {name: (sum, count)}
                                                   "loss", whose sum is differentiated, and what is reported beside it
-scores(config, action, logits, dim) -> [..., N]   what greedy decoding maximises; logits [..., N, atoms], absent bins -inf
+scores(config, bin_mask, logits) -> [..., N]      what greedy decoding maximises in one dim; logits [..., N, atoms], absent bins -inf
 first_step_values(config, network, params, segment) -> [B], or None where the algorithm has no value
 """
 

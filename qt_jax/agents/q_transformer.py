@@ -10,7 +10,7 @@ import ml_collections
 
 from qt_jax import losses
 from qt_jax.models.q_transformer import Network
-from qt_jax.specs import ActionSpec, Segment
+from qt_jax.specs import Segment
 
 USES_TARGET = True
 SCORE_NAME = "Q"
@@ -35,9 +35,9 @@ def q_values(config: Any, logits: jax.Array) -> jax.Array:
     return to_q(logits, *config.value_range)
 
 
-def scores(config: Any, action: ActionSpec, logits: jax.Array, dim: int) -> jax.Array:
+def scores(config: Any, bin_mask: jax.Array, logits: jax.Array) -> jax.Array:
     """Q of the bins of one dim."""
-    return jnp.where(action.bin_mask()[dim], q_values(config, logits), -jnp.inf)
+    return jnp.where(bin_mask, q_values(config, logits), -jnp.inf)
 
 
 def first_step_values(config: Any, network: Network, params: dict, segment: Segment) -> jax.Array:
@@ -55,20 +55,20 @@ def loss(
     One online and one target pass over the segment.
     """
     agent, (q_min, q_max) = config.agent, config.value_range
-    bin_mask = jnp.asarray(network.action.bin_mask())
+    bin_mask = segment.bin_mask(network.action.max_bins)
     logits = network.score(params, segment, dropout_key)
     q = q_values(config, logits)
     q_target = q_values(config, network.score(target_params, segment))
     discount = config.discount ** (segment.dt / config.dt_ref)
 
-    def segment_targets(q_target, r, discount, mc, is_last, is_terminal, action_mask):
+    def segment_targets(q_target, r, discount, mc, is_last, is_terminal, action_mask, bin_mask):
         return losses.q_transformer_targets(
             q_target, r, discount, mc, is_last, is_terminal, action_mask, bin_mask,
             n=agent.n_step, backup=agent.backup, monte_carlo=agent.monte_carlo,
         )  # fmt: skip
 
     targets, backups = jax.vmap(segment_targets)(
-        q_target, segment.reward, discount, segment.mc_return, segment.is_last, segment.is_terminal, segment.action_mask
+        q_target, segment.reward, discount, segment.mc_return, segment.is_last, segment.is_terminal, segment.action_mask, bin_mask
     )
     q_taken = _taken(q, segment.tokens)
     if agent.value_loss == "histogram":
@@ -78,10 +78,10 @@ def loss(
     else:
         value_terms = losses.squared_value_loss(q_taken, targets)
     penalty = lambda q, taken, mask: losses.conservative_penalty(q, taken, mask, q_min, agent.conservatism)
-    penalties = jax.vmap(jax.vmap(jax.vmap(penalty), (0, 0, None)), (0, 0, None))(q, segment.tokens, bin_mask)
+    penalties = jax.vmap(jax.vmap(jax.vmap(penalty), (0, 0, None)))(q, segment.tokens, bin_mask)
 
     mask = segment.trainable[..., None] & segment.action_mask
-    others = mask[..., None] & bin_mask & (jnp.arange(q.shape[-1]) != segment.tokens[..., None])
+    others = mask[..., None] & bin_mask[:, None] & (jnp.arange(q.shape[-1]) != segment.tokens[..., None])
     return {
         "loss": losses.masked_sum(value_terms + agent.alpha * penalties, mask),
         "value_loss": losses.masked_sum(value_terms, mask),

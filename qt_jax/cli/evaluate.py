@@ -31,8 +31,9 @@ def main(config: Any) -> None:
     assets = checkpoints.load_assets(config.workdir, settings.step)
     asked = checkpoints.plain_config(config)
     asked["env"] |= {key: assets.config["env"][key] for key in ("tasks", "max_decisions")}  # what may be evaluated is not what was trained
+    asked["value_range"] = asked["value_range"] or assets.config["value_range"]
     checkpoints.refuse_other_config(assets.config, asked, config.workdir, free=FREE)
-    policy, assets, step = live_policy.load(config.workdir, settings.num_envs, settings.step)
+    policy, assets, step = live_policy.load(config.workdir, settings.num_envs, settings.step, settings.dataset)
     missing = sorted(set(task_names) - set(assets.data))
     if missing:
         raise UserError(
@@ -68,7 +69,7 @@ def main(config: Any) -> None:
         summary=summary,
         methods=methods,
         traced=[r for r in results if r.frames is not None],
-        dims=assets.action.names,
+        dims=policy.spec.action.names,
         score_name=agents.get(name).SCORE_NAME,
     )
     table = _table(summary, methods)

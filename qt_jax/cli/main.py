@@ -16,13 +16,14 @@ from qt_jax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_USER_ERROR, Pre
 DOORS = {
     "collect": "collect a dataset in the simulator with scripted experts and realistic failures",
     "convert": "LeRobot or HDF5 episodes as a dataset; no --config",
+    "repack": "a dataset's TFRecord files as ArrayRecord, for a global shuffle; no --config",
     "train": "train on a dataset; continues from the latest checkpoint in config.workdir",
     "plan": "compile a config's train step for devices that need not be here: memory, FLOPs, communication",
     "evaluate": "roll a trained policy out, with videos and an HTML report",
 }
 
-_OWN_FLAGS = ("convert", "plan")
-_WITHOUT_CONFIG = ("convert",)
+_OWN_FLAGS = ("convert", "repack", "plan")
+_WITHOUT_CONFIG = ("convert", "repack")
 
 _USAGE = (
     "usage: python -m qt_jax DOOR --config=experiments/FILE.py [--config.KEY=VALUE ...]\n\ndoors:\n"

@@ -9,10 +9,11 @@ import ml_collections
 from absl import flags
 
 from qt_jax import text
-from qt_jax.envs import metaworld
+from qt_jax.cli import datasets
+from qt_jax.data import tables
 from qt_jax.errors import UserError
 from qt_jax.models.q_transformer import Network, parameter_count
-from qt_jax.training import chips, hlo, mesh, program, topology
+from qt_jax.training import chips, hlo, inputs, mesh, program, topology
 from qt_jax.training.config import validate
 
 FLAGS = flags.FLAGS
@@ -44,7 +45,9 @@ def figures(config: Any, devices: list[Any]) -> dict[str, Any]:
     """
     config = ml_collections.FrozenConfigDict(config)
     validate(config, len(devices))
-    network = Network.create(config.model, metaworld.action_spec(config.env), metaworld.observation_spec(config.env), text.DIM)
+    chosen = datasets.entries(config)
+    config = inputs.with_value_range(config, config.dt_ref)  # which changes numbers in the program alone
+    network = Network.create(config.model, *tables.interface(chosen, config.data.image_size), text.DIM)
     compiled = program.build(config, network, mesh.make_mesh(config.mesh, devices))
     values = {
         "agent": config.agent.name,

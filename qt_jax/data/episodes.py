@@ -1,44 +1,39 @@
-"""An RLDS dataset on disk -> episodes in memory, images still encoded. Reads TFRecord and ArrayRecord without TensorFlow."""
+"""One episode in memory, images still encoded: a dataset's conventions applied, checked, its returns."""
 
 from __future__ import annotations
 
-import collections
-import contextlib
 import dataclasses
-import hashlib
-import shutil
-import tempfile
-from collections.abc import Iterator
+import math
 from typing import Any
 
 import numpy as np
-from etils import epath
 
-from qt_jax import storage
+from qt_jax.data.records import BadRecord
+from qt_jax.data.specs import DatasetSpec
 from qt_jax.errors import UserError
-from qt_jax.specs import DEMONSTRATION
 
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
-    """`T` transitions and the observation after them.
+    """`T` transitions and, if `T + 1` observations were kept, the one after them.
 
-    images: {camera: T+1 encoded JPEGs}; state: float32 [T+1, state_dim], raw; actions: float32 [T, D]; rewards: float32 [T];
-    terminal: the episode terminated (else it was truncated); dt: seconds that each action was held.
+    images: {camera: T or T+1 encoded images}; state: float32 [T or T+1, state_dim], raw; actions: float32 [T, D]; rewards: float32 [T];
+    terminal: the episode terminated (else it was truncated); dt: seconds that each action was held; embedding: as stored, or None.
     """
 
     episode_id: str
     task: str
     collector: str
     instruction: str
-    embedding: np.ndarray
-    images: dict[str, list[bytes]]
+    embedding: np.ndarray | None
+    images: dict[str, Any]
     state: np.ndarray
     actions: np.ndarray
     rewards: np.ndarray
     terminal: bool
     success: bool
     dt: float
+    relabelled: bool = False
 
     @property
     def length(self) -> int:
@@ -46,176 +41,105 @@ class Episode:
         return len(self.actions)
 
 
-FILTERS = ("all", "successes", "demonstrations")
+def read(example: dict[str, Any], spec: DatasetSpec, step_penalty: float) -> Episode | None:
+    """A parsed record as an episode; None where the dataset's standardiser leaves it out.
 
+    A truncated episode without its o_T loses its last transition, whose observation then is o_T: no state bootstraps from itself.
 
-@dataclasses.dataclass(frozen=True)
-class Dataset:
-    """All episodes of one RLDS directory that a filter let through, split for training and validation."""
-
-    path: str
-    text_encoder: str
-    train: tuple[Episode, ...]
-    validation: tuple[Episode, ...]
-    fingerprint: str
-    """Of the training episodes: changes with their number, order, actions or rewards."""
-    success: dict[str, dict[str, float]]
-    """{task or "all": {"success": share, "episodes": count}} of the whole directory, whatever the filter."""
-
-
-def load(path: str, *, keep: str, validation_fraction: float, q_range: tuple[float, float], discount: float, dt_ref: float) -> Dataset:
-    """Reads and checks the dataset below `path`.
-
-    An episode belongs to the validation split by a hash of its id, so the split survives filters, order and more data.
+    Args:
+        step_penalty: taken from every reward.
 
     Raises:
-        UserError: for a missing, empty or damaged dataset, a NaN, an episode without a transition, or a return outside `q_range`.
+        BadRecord: for a missing key, a flag or shape against the spec, or a number that is not finite.
     """
-    if keep not in FILTERS:
-        raise UserError(f"config.data.episodes is {keep!r}; expected one of {FILTERS}.")
-    builder = _open(path)
-    train, validation, outcomes = [], [], collections.defaultdict(list)
-    for index, example in enumerate(_examples(builder, path)):
-        episode = _episode(example, path, index)
-        _check(episode, path, q_range, discount, dt_ref)
-        outcomes["all"].append(episode.success)
-        outcomes[episode.task].append(episode.success)
-        if (keep == "successes" and not episode.success) or (keep == "demonstrations" and episode.collector != DEMONSTRATION):
-            continue
-        (validation if _hash_fraction(episode.episode_id) < validation_fraction else train).append(episode)
-    if not train:
-        raise UserError(f"{path} holds no training episode with config.data.episodes={keep!r}; collect more or loosen the filter.")
-    success = {name: {"success": sum(group) / len(group), "episodes": len(group)} for name, group in sorted(outcomes.items())}
-    encoder = builder.info.features["instruction_embedding"].doc.desc
-    return Dataset(path, encoder or "unknown", tuple(train), tuple(validation), _fingerprint(train), success)
-
-
-def _fingerprint(episodes: list[Episode]) -> str:
-    digest = hashlib.sha256()
-    for episode in episodes:
-        digest.update(episode.episode_id.encode() + episode.actions.tobytes() + episode.rewards.tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _hash_fraction(episode_id: str) -> float:
-    return int.from_bytes(hashlib.sha256(episode_id.encode()).digest()[:8], "big") / 2.0**64
-
-
-def _open(path: str):
-    import tensorflow_datasets as tfds
-
-    directory = storage.directory(path)
     try:
-        versions = [p for p in directory.glob("*.*.*") if p.is_dir() and tfds.core.Version.is_valid(p.name)]
-    except Exception as error:  # a bucket's own: no credentials, no such bucket, no network
-        raise UserError(f"{path} cannot be read ({type(error).__name__}: {str(error)[:200]}); mend the access.") from error
-    if not versions:
-        raise UserError(f"{path} holds no RLDS dataset (no VERSION directory); run `python -m qt_jax collect --config=...` first.")
-    newest = max(versions, key=lambda p: tfds.core.Version(p.name))
-    try:
-        builder = tfds.builder_from_directory(str(newest))
-    except Exception as error:
-        raise UserError(f"{newest} has no readable metadata ({type(error).__name__}); collect it again.") from error
-    if "train" not in builder.info.splits:
-        raise UserError(f"{newest} has splits {sorted(builder.info.splits)}, expected 'train'; collect it again.")
-    return builder
-
-
-def _examples(builder: Any, path: str) -> Iterator[dict[str, Any]]:
-    import tensorflow_datasets as tfds
-
-    info = builder.info.splits["train"]
-    count = 0
-    for record in _records(info.filepaths, builder.info.file_format.value, path):
-        try:
-            yield builder.info.features.deserialize_example_np(record, decoders={"steps": tfds.decode.SkipDecoding()})
-        except Exception as error:
-            raise UserError(
-                f"{path}: episode {count} does not parse ({type(error).__name__}); the file is damaged, collect it again."
-            ) from error
-        count += 1
-    if count != info.num_examples or not count:
-        raise UserError(
-            f"{path} holds {count} episodes but its metadata says {info.num_examples}; a file is empty or truncated, collect it again."
-        )
-
-
-def _records(files: list[Any], file_format: str, path: str) -> Iterator[bytes]:
-    import grain
-
-    for file in files:
-        try:
-            with _local(epath.Path(file)) as local:
-                if file_format == "array_record":
-                    source = grain.sources.ArrayRecordDataSource([local])
-                    records = (source[i] for i in range(len(source)))
-                else:
-                    records = iter(grain.experimental.TFRecordIterDataset(local))
-                yield from records
-        except UserError:
-            raise
-        except Exception as error:
-            first_line = (str(error).splitlines() or [""])[0][:200]
-            raise UserError(
-                f"{path}: {epath.Path(file).name} cannot be read ({first_line}); the file is truncated or damaged, collect it again."
-            ) from error
-
-
-@contextlib.contextmanager
-def _local(file: epath.Path) -> Iterator[str]:
-    """A path that grain can open: of a file in a bucket, a copy for the time being."""
-    if "://" not in str(file):
-        yield str(file)
-        return
-    with tempfile.NamedTemporaryFile() as copy, file.open("rb") as remote:
-        shutil.copyfileobj(remote, copy, 16 * 2**20)
-        copy.flush()
-        yield copy.name
-
-
-def _episode(example: dict[str, Any], path: str, index: int) -> Episode:
-    steps = example["steps"]
-    try:
-        observation = steps["observation"]
-        is_last = np.asarray(steps["is_last"])
-        if not (is_last[-1] and is_last.sum() == 1):
-            raise UserError(
-                f"{path}: episode {index} has is_last at {np.flatnonzero(is_last).tolist()}, expected at its last record alone."
-            )
-        length = len(is_last) - 1
-        state = observation.get("state")
-        return Episode(
-            episode_id=example["episode_id"].decode(),
-            task=example["task"].decode(),
-            collector=example["collector"].decode(),
-            instruction=example["instruction"].decode(),
-            embedding=np.asarray(example["instruction_embedding"], np.float32),
-            images={name: list(value) for name, value in observation.items() if name != "state"},
-            state=np.zeros((length + 1, 0), np.float32) if state is None else np.asarray(state, np.float32),
-            actions=np.asarray(steps["action"], np.float32)[:length],
-            rewards=np.asarray(steps["reward"], np.float32)[:length],
-            terminal=bool(steps["is_terminal"][-1]),
-            success=bool(example["success"]),
-            dt=float(example["dt"]),
-        )
+        raw = spec.standardise(example)
     except KeyError as error:
-        raise UserError(f"{path}: episode {index} has no key {error}; expected the layout that `collect` writes.") from error
+        raise BadRecord(f"has no key {error}, which {spec.standardise.__name__} reads") from error
+    if raw is None:
+        return None
+    if not (raw.is_last[-1] and np.sum(raw.is_last) == 1):
+        raise BadRecord(f"has is_last at {np.flatnonzero(raw.is_last).tolist()}, expected at its last record alone")
+    _check_shapes(raw, spec)
+    success, terminal, stored = _outcome(raw, spec)
+    observations = len(raw.is_last)
+    has_last_observation = spec.last_record == "observation"
+    length = observations - 1 if has_last_observation or not terminal else observations
+    if length < 1:
+        raise BadRecord("holds no transition")
+    rewards = np.full(length, -step_penalty, np.float32)
+    if stored is None:
+        rewards[-1] += float(success)
+    else:
+        rewards += stored[:length]
+    state = np.zeros((observations, 0), np.float32) if not spec.observation.state_dim else np.asarray(raw.state, np.float32)
+    episode = Episode(
+        episode_id=raw.episode_id,
+        task=raw.task or raw.instruction,
+        collector=raw.collector,
+        instruction=raw.instruction,
+        embedding=None if raw.embedding is None else np.asarray(raw.embedding, np.float32),
+        images={name: raw.images[name] for name in spec.observation.cameras},
+        state=state,
+        actions=np.asarray(raw.action, np.float32)[:length],
+        rewards=rewards,
+        terminal=terminal,
+        success=success,
+        dt=spec.dt if spec.dt is not None else raw.dt,
+    )
+    _check_numbers(episode, spec)
+    return episode
 
 
-def _check(episode: Episode, path: str, q_range: tuple[float, float], discount: float, dt_ref: float) -> None:
-    name = f"{path}: episode {episode.episode_id!r}"
-    if episode.length == 0:
-        raise UserError(f"{name} holds no transition; collect it again.")
+def _outcome(raw: Any, spec: DatasetSpec) -> tuple[bool, bool, np.ndarray | None]:
+    """Success, terminal, and the stored reward of each action (None: sparse)."""
+    if spec.reward == "demonstrations":
+        return True, True, None
+    if spec.reward == "success":
+        if raw.success is None:
+            raise BadRecord("has no success flag, which the spec's reward='success' needs")
+        return bool(raw.success), bool(raw.success), None
+    if raw.reward is None or raw.terminal is None:
+        raise BadRecord("has no reward or no terminal flag, which the spec's reward='stored' needs")
+    reward = np.asarray(raw.reward, np.float32)
+    if spec.reward_at == "arrival":
+        reward = np.append(reward[1:], np.float32(0.0))
+    success = bool(raw.success) if raw.success is not None else bool(reward.max() > 0)
+    return success, bool(raw.terminal), reward
+
+
+def _check_shapes(raw: Any, spec: DatasetSpec) -> None:
+    records, observation = len(raw.is_last), spec.observation
+    found = {"action": np.shape(raw.action), **({"state": np.shape(raw.state)} if observation.state_dim else {})}
+    expected = {"action": (records, spec.action.dims), "state": (records, observation.state_dim)}
+    for name, shape in found.items():
+        if shape != expected[name]:
+            raise BadRecord(f"has {name} of shape {list(shape)}, the spec says {list(expected[name])}")
+    for camera in observation.cameras:
+        if camera not in raw.images or len(raw.images[camera]) != records:
+            raise BadRecord(f"has images of {sorted(raw.images)}, the spec says {list(observation.cameras)}, one a record")
+
+
+def _check_numbers(episode: Episode, spec: DatasetSpec) -> None:
     for field in ("rewards", "actions", "state", "embedding"):
-        bad = np.argwhere(~np.isfinite(getattr(episode, field)))
+        value = getattr(episode, field)
+        bad = np.argwhere(~np.isfinite(value)) if value is not None else np.empty(0)
         if bad.size:
-            raise UserError(f"{name}, step {bad[0][0]}: {field} is not finite; repair the dataset.")
-    returns = monte_carlo_returns(episode, discount, dt_ref, q_range[0])
-    low, high = q_range
-    if returns.min() < low - 1e-6 or returns.max() > high + 1e-6:
+            raise BadRecord(f"has {field} that is not finite at step {bad[0][0]}")
+    if not (episode.dt and episode.dt > 0):
+        raise BadRecord(f"holds its actions for {episode.dt} s, expected a positive time")
+    if spec.expected_dt is None:
+        return
+    if episode.task not in spec.expected_dt:
         raise UserError(
-            f"{name} has returns from {returns.min():.4g} to {returns.max():.4g}, outside config.value_range=({low:g}, {high:g}); "
-            "set config.value_range to the least and greatest attainable return."
+            f"{spec.path} holds episodes of {episode.task}, config.env.tasks={tuple(spec.expected_dt)} does not; name it there or give "
+            "other data."
+        )
+    expected = spec.expected_dt[episode.task]
+    if not math.isclose(episode.dt, expected, rel_tol=1e-4):
+        raise UserError(
+            f"{spec.path} holds each action of {episode.task} for {episode.dt:g} s, config.env.action_repeat for {expected:g} s; collect "
+            "again or change config.env."
         )
 
 
@@ -231,3 +155,24 @@ def monte_carlo_returns(episode: Episode, discount: float, dt_ref: float, q_min:
     for t in range(episode.length - 1, -1, -1):
         value = returns[t] = episode.rewards[t] + gamma * value
     return returns.astype(np.float32)
+
+
+def relabelled(episode: Episode, instruction: str, step_penalty: float) -> Episode:
+    """The episode as a failure at another task (hindsight, method.md section 5): told `instruction`, no success, a success end truncates.
+
+    Without its o_T a success end loses its last transition, as `read` has it.
+    """
+    observations = len(episode.state)
+    length = min(episode.length, observations - 1)
+    if length < 1:
+        return episode
+    return dataclasses.replace(
+        episode,
+        instruction=instruction,
+        embedding=None,
+        actions=episode.actions[:length],
+        rewards=np.full(length, -step_penalty, np.float32),
+        terminal=False,
+        success=False,
+        relabelled=True,
+    )

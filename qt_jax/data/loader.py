@@ -1,88 +1,270 @@
-"""Segments -> shuffled batches whose position can be saved, and back to it."""
+"""Draws -> batches: records read, episodes kept while their segments are drawn, images decoded, in threads and worker processes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import collections
+import dataclasses
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
 
 import grain
 import jax
 import numpy as np
+from absl import flags
 
-from qt_jax.data.segments import SegmentSource
+from qt_jax.data import episodes, mixture, records
+from qt_jax.data.episodes import Episode
+from qt_jax.data.index import shard_of
+from qt_jax.data.mixture import Mixture
+from qt_jax.data.order import Draw, Order, Reader
+from qt_jax.data.records import BadRecord
+from qt_jax.data.segments import Cutting, Layout, segment
 from qt_jax.errors import UserError
 from qt_jax.specs import Segment
 
 
-class _Rows(grain.MapDataset):
-    """Of every `batch_size` elements only those at `rows`."""
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what a segment is: the data and the learner's settings. Goes to worker processes."""
 
-    def __init__(self, parent: grain.MapDataset, rows: np.ndarray, batch_size: int):
-        super().__init__(parent)
-        self._rows, self._batch_size = rows, batch_size
+    mixture: Mixture
+    cutting: Cutting
+    discount: float
+    dt_ref: float
+    value_range: tuple[float, float]
+    step_penalty: float
+    relabel_rate: float
+    paraphrase_cosine: float
+    seed: int
+    cache: str
+    state_statistics: dict[str, Any]
+    """{source: Statistics of its state}: the data's own, or those of the run that this one starts from."""
+
+    def layout(self, source: int) -> Layout:
+        own = self.mixture.sources[source]
+        return Layout(own.action, self.mixture.action, self.mixture.observation, self.state_statistics[own.name], self.cutting,
+                      self.discount, self.dt_ref, self.value_range)  # fmt: skip
+
+
+class SegmentReader:
+    """Segments by draw. Episodes stay in memory, encoded, until `capacity` others have been read.
+
+    bytes_read, bytes_used: of records from storage, and of the encoded frames that segments were made of.
+    """
+
+    def __init__(self, recipe: Recipe, capacity: int):
+        self._recipe, self._capacity = recipe, capacity
+        self._layouts = [recipe.layout(number) for number in range(len(recipe.mixture.sources))]
+        self._episodes: collections.OrderedDict[tuple, Any] = collections.OrderedDict()
+        self._lock = threading.Lock()
+        self.bytes_read = self.bytes_used = 0
+
+    def __call__(self, draw: Draw) -> dict[str, Any]:
+        episode = self.episode(draw)
+        source, layout = self._recipe.mixture.sources[draw.source], self._layouts[draw.source]
+        start = draw.cut * layout.cutting.stride
+        used = sum(len(frame) for frames in episode.images.values() for frame in frames[start : start + layout.cutting.length])
+        with self._lock:
+            self.bytes_used += used
+        return segment(episode, draw.cut, source.index.embeddings[source.index.instruction_numbers[episode.instruction]], layout)
+
+    def episode(self, draw: Draw) -> Episode:
+        """The episode of a draw, relabelled if it is to be. One thread reads it, the others that want it wait."""
+        key = (draw.source, draw.episode, draw.group, draw.number)
+        with self._lock:
+            entry = self._episodes.setdefault(key, _Once())
+            self._episodes.move_to_end(key)
+            while len(self._episodes) > self._capacity:
+                self._episodes.popitem(last=False)
+        return entry.get(lambda: self._read(draw))
+
+    def _read(self, draw: Draw) -> Episode:
+        source = self._recipe.mixture.sources[draw.source]
+        place = shard_of(source.directory, source.index, draw.episode)
+        try:
+            record = records.read(*place, self._recipe.cache)
+            episode = episodes.read(source.directory.parse(record), source.spec, self._recipe.step_penalty)
+        except BadRecord as error:
+            raise UserError(
+                f"{source.directory.path}: {place[0].name}, the record at {place[1]} {error}, though it was sound when it was indexed; the "
+                "dataset changed or its storage is failing."
+            ) from error
+        with self._lock:
+            self.bytes_read += place[2]
+        return self._relabelled(episode, draw)
+
+    def _relabelled(self, episode: Episode, draw: Draw) -> Episode:
+        """With a chance of `relabel_rate`, the episode told to do what it did not do."""
+        rng = np.random.default_rng((self._recipe.seed, draw.group + 1, draw.number))
+        if rng.random() >= self._recipe.relabel_rate:
+            return episode
+        others = other_tasks(self._recipe.mixture.sources[draw.source], episode, self._recipe.paraphrase_cosine)
+        if not len(others):
+            return episode
+        instruction = self._recipe.mixture.sources[draw.source].index.instructions[rng.choice(others)]
+        return episodes.relabelled(episode, instruction, self._recipe.step_penalty)
+
+
+def other_tasks(source: mixture.Source, episode: Episode, cosine: float) -> np.ndarray:
+    """Instructions (numbers in the index) at which the episode failed: of other tasks than its own, not paraphrases of its instruction, and
+    not achieved by it."""
+    index = source.index
+    own = index.instruction_numbers[episode.instruction]
+    excluded = np.zeros(len(index.instructions), bool)
+    for task in (episode.task, *(source.spec.achieves.get(episode.task, ()) if episode.success else ())):
+        excluded[index.instructions_of_tasks.get(task, [])] = True
+    unit = index.embeddings / np.maximum(np.linalg.norm(index.embeddings, axis=1, keepdims=True), 1e-9)
+    return np.flatnonzero(~excluded & (unit @ unit[own] < cosine))
+
+
+class _Once:
+    """A value that the first who asks computes."""
+
+    def __init__(self):
+        self._lock, self._value = threading.Lock(), None
+
+    def get(self, compute: Any) -> Any:
+        with self._lock:
+            if self._value is None:
+                self._value = compute()
+            return self._value
+
+
+class _Plan(grain.MapDataset):
+    """Element i is the segment of local row i % R in batch i // R. Endless."""
+
+    def __init__(self, recipe: Recipe, order: Order, rows: np.ndarray, first_batch: int, capacity: int):
+        super().__init__()
+        self._recipe, self._order, self._rows, self._first, self._capacity = recipe, order, rows, first_batch, capacity
+        self._lock = threading.Lock()
+        self._reader: Reader | None = None
 
     def __len__(self) -> int:
-        return len(self._parent) // self._batch_size * len(self._rows)
+        return sys.maxsize
 
     def __getitem__(self, index):
+        if isinstance(index, slice):
+            return self.slice(index)
         batch, row = divmod(index, len(self._rows))
-        return self._parent[batch * self._batch_size + int(self._rows[row])]
+        with self._lock:
+            if self._reader is None:
+                self._reader, self.segments = Reader(self._order, self._rows), SegmentReader(self._recipe, self._capacity)
+            draw = self._reader.batch(self._first + batch)[row]
+        return self.segments(draw)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_lock": None, "_reader": None, "segments": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state | {"_lock": threading.Lock()}
 
 
-def training_iterator(
-    source: SegmentSource,
-    *,
-    batch_size: int,
-    seed: int,
-    read_threads: int,
-    demonstration_share: float = 0.0,
-    rows: np.ndarray | None = None,
-) -> grain.DatasetIterator:
-    """Endless batches (dicts of arrays, see `to_segment`), reshuffled each epoch.
-
-    `get_state` / `set_state` of the iterator continue bit for bit. The state counts global batches, so it is the same on every host and
-    for any number of hosts.
+class TrainingIterator:
+    """Endless batches (dicts of arrays, see `to_segment`) whose position is the number of batches taken, whatever reads them.
 
     Args:
-        demonstration_share: share of the segments drawn from demonstrations, in (0, 1); 0: every segment equally often.
-        rows: which rows of the global batch to read here (default: all); the others belong to other hosts and are not decoded.
+        rows: which rows of the global batch to read here (default: all); the others belong to other hosts.
+        threads: that read and decode, in this process or in each of `workers` processes (0: none).
+        shuffle_episodes: over all hosts, so many episodes have their segments shuffled together.
 
     Raises:
-        UserError: if one batch asks for more segments than there are, or the share for a kind of episode that is not there.
+        UserError: if the workers do not divide the rows: each then reads episodes of its own.
     """
-    rows = np.arange(batch_size) if rows is None else rows
-    if batch_size > len(source):
-        raise UserError(f"config.data.batch_size is {batch_size} but the dataset has {len(source)} segments; lower it or collect more.")
-    is_demonstration = source.is_demonstration
-    parts, weights = [np.arange(len(source))], [1.0]
-    if demonstration_share:
-        parts = [np.flatnonzero(is_demonstration), np.flatnonzero(~is_demonstration)]
-        weights = [demonstration_share, 1 - demonstration_share]
-    if not all(map(len, parts)):
-        raise UserError(
-            f"config.data.demonstration_share is {demonstration_share} but {is_demonstration.mean():.0%} of the segments are of "
-            "demonstrations; set it to 0."
-        )
-    shuffled = [grain.MapDataset.source(part).seed(seed + i).shuffle().repeat() for i, part in enumerate(parts)]
-    here = _Rows(grain.MapDataset.mix(shuffled, weights), rows, batch_size)
-    dataset = here.map(source.__getitem__).batch(len(rows), drop_remainder=True)
-    options = grain.ReadOptions(num_threads=read_threads, prefetch_buffer_size=4 * read_threads)
-    return iter(dataset.to_iter_dataset(options))
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        batch_size: int,
+        threads: int,
+        workers: int = 0,
+        shuffle_episodes: int = 512,
+        rows: np.ndarray | None = None,
+    ):
+        self._recipe, self._threads, self._workers = recipe, threads, workers
+        self._rows = np.arange(batch_size) if rows is None else np.asarray(rows)
+        if workers and len(self._rows) % workers:
+            raise UserError(
+                f"config.data.workers is {workers}, which does not divide the {len(self._rows)} rows of the batch that this host reads; "
+                f"give a divisor or 0."
+            )
+        groups = mixture.groups(recipe.mixture, recipe.cutting)
+        block = -(-shuffle_episodes // (batch_size * len(groups)))
+        self._order = Order(groups, batch_size, block, recipe.seed)
+        self._capacity = (block * len(groups) + 2) * len(self._rows)
+        self.position = 0
+        self._iterator: Any = None
+
+    @property
+    def segments(self) -> int:
+        """In one epoch."""
+        return sum(int(group.cuts.sum()) for group in self._order.groups)
+
+    def get_state(self) -> dict[str, int]:
+        return {"batches": self.position}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        self.close()
+        self.position = state["batches"]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        if self._iterator is None:
+            self._iterator = self._start()
+        batch = next(self._iterator)
+        self.position += 1
+        return batch
+
+    def _start(self) -> Any:
+        self._plan = _Plan(self._recipe, self._order, self._rows, self.position, self._capacity)
+        elements = 2 * len(self._rows)
+        dataset = self._plan.to_iter_dataset(grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=max(1, elements)))
+        if self._workers:
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()  # grain's processes copy absl's flags
+            buffer = max(1, elements // self._workers)
+            dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=buffer))
+        dataset = dataset.batch(len(self._rows), drop_remainder=True)
+        return iter(grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=2))
+
+    def read_amplification(self) -> float:
+        """Bytes read from storage for each byte of encoded frames used, in this process so far; 0 where others read."""
+        reader = getattr(self._plan, "segments", None) if self._iterator is not None else None
+        return reader.bytes_read / reader.bytes_used if reader is not None and reader.bytes_used else 0.0
+
+    def close(self) -> None:
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator = None
 
 
-def validation_batches(
-    source: SegmentSource, *, batch_size: int, indices: Sequence[int] | None = None, rows: np.ndarray | None = None
-) -> Iterator[Segment]:
-    """Each of `indices` (default: every segment) once, in order; the last batch is filled up with copies that count nowhere.
+def validation_draws(recipe: Recipe, limit: int) -> list[Draw]:
+    """Every validation segment, or `limit` of them at even distances, in order."""
+    draws = [
+        Draw(number, int(episode), cut, -1, 0)
+        for number, source in enumerate(recipe.mixture.sources)
+        for episode in source.validation
+        for cut in range(len(recipe.cutting.starts(int(source.index.columns["length"][episode]))))
+    ]
+    return draws[:: max(1, -(-len(draws) // limit))]
+
+
+def validation_batches(recipe: Recipe, draws: list[Draw], *, batch_size: int, rows: np.ndarray | None = None) -> Iterator[Segment]:
+    """Each of `draws` once, in order, not relabelled; the last batch is filled up with copies that count nowhere.
 
     Args:
-        rows: as in `training_iterator`.
+        rows: as in `TrainingIterator`.
     """
+    reader = SegmentReader(dataclasses.replace(recipe, relabel_rate=0.0), capacity=batch_size)
     rows = np.arange(batch_size) if rows is None else rows
-    indices = range(len(source)) if indices is None else indices
-    for start in range(0, len(indices), batch_size):
-        elements = [source[indices[min(start + row, len(indices) - 1)]] for row in rows]
+    for start in range(0, len(draws), batch_size):
+        elements = [reader(draws[min(start + row, len(draws) - 1)]) for row in rows]
         for row, element in zip(rows, elements):
-            if start + row >= len(indices):
+            if start + row >= len(draws):
                 element |= {name: np.zeros_like(element[name]) for name in ("trainable", "is_first")}
         yield to_segment(jax.tree.map(lambda *leaves: np.stack(leaves), *elements))
 

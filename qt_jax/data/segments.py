@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from typing import Any
 
 import numpy as np
 import simplejpeg
+from PIL import Image
 
 from qt_jax import discretization
 from qt_jax.data.episodes import Episode, monte_carlo_returns
 from qt_jax.errors import UserError
-from qt_jax.preprocess import StateStatistics
-from qt_jax.specs import DEMONSTRATION, ActionSpec
+from qt_jax.preprocess import Statistics, resize
+from qt_jax.specs import ActionSpec, ObservationSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,73 +54,91 @@ class Cutting:
         return has_context & has_bootstrap & (step < episode_length)
 
 
-class SegmentSource:
-    """Random access to all segments of some episodes: `source[i]` is one `Segment` without its batch axis, as a dict of arrays."""
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How one dataset's numbers go into the network's arrays.
 
-    def __init__(
-        self,
-        episodes: tuple[Episode, ...],
-        cutting: Cutting,
-        action: ActionSpec,
-        statistics: StateStatistics,
-        *,
-        discount: float,
-        dt_ref: float,
-        q_min: float,
-    ):
-        self._episodes = episodes
-        self._cutting = cutting
-        self._index = [(e, start) for e, episode in enumerate(episodes) for start in cutting.starts(episode.length)]
-        self._tokens = [discretization.tokenize(action, episode.actions) for episode in episodes]
-        self._state = [statistics.normalize(episode.state) for episode in episodes]
-        self._returns = [monte_carlo_returns(episode, discount, dt_ref, q_min) for episode in episodes]
+    own: the dataset's action; network_action, network_observation: the network's; state: statistics of the dataset's state.
+    """
 
-    def __len__(self) -> int:
-        return len(self._index)
+    own: ActionSpec
+    network_action: ActionSpec
+    network_observation: ObservationSpec
+    state: Statistics
+    cutting: Cutting
+    discount: float
+    dt_ref: float
+    value_range: tuple[float, float]
 
-    @property
-    def is_demonstration(self) -> np.ndarray:
-        """bool [len(self)]."""
-        return np.asarray([self._episodes[e].collector == DEMONSTRATION for e, _ in self._index], bool)
 
-    def __getitem__(self, index: int) -> dict:
-        e, start = self._index[index]
-        episode, length = self._episodes[e], self._cutting.length
-        stop = min(start + length, episode.length + 1)
-        step = np.arange(start, start + length)
-        valid = step <= episode.length
-        return {
-            "images": {name: _pad(self._frames(episode, name, start, stop), length) for name in episode.images},
-            "state": _pad(self._state[e][start:stop], length),
-            "instruction": episode.embedding,
-            "tokens": _pad(self._tokens[e][start:stop], length),
-            "action_mask": np.repeat(valid[:, None], self._tokens[e].shape[1], axis=1),
-            "reward": _pad(episode.rewards[start:stop], length),
-            "mc_return": _pad(self._returns[e][start:stop], length),
-            "dt": np.full(length, episode.dt, np.float32),
-            "is_first": step == 0,
-            "is_last": step == episode.length,
-            "is_terminal": (step == episode.length) & episode.terminal,
-            "valid": valid,
-            "trainable": self._cutting.trainable(start, episode.length),
-            "success": np.asarray(episode.success),
-        }
+def segment(episode: Episode, cut: int, embedding: np.ndarray, layout: Layout) -> dict[str, Any]:
+    """Cut number `cut` of an episode as one `Segment` without its batch axis, a dict of arrays; each of its frames is decoded once.
 
-    def _frames(self, episode: Episode, name: str, start: int, stop: int) -> np.ndarray:
+    Raises:
+        UserError: if an image does not decode or a return lies outside the value range.
+    """
+    length, slots = layout.cutting.length, list(layout.own.slots_in(layout.network_action))
+    start = cut * layout.cutting.stride
+    step = np.arange(start, start + length)
+    stop = min(start + length, len(episode.state))
+    valid = step < len(episode.state)
+    bins = layout.own.bins_in(layout.network_action)
+    tokens = np.zeros((length, layout.network_action.dims), np.int32)
+    actions = episode.actions[start : start + length]
+    tokens[: len(actions), slots] = discretization.tokenize(layout.own, actions)
+    state = np.zeros((length, layout.network_observation.state_dim), np.float32)
+    state[: max(0, stop - start), : episode.state.shape[1]] = layout.state.normalize(episode.state[start:stop])
+    size = layout.network_observation.image_size
+    cameras = layout.network_observation.cameras
+    return {
+        "images": {name: _frames(episode, name, start, stop, length, size) for name in cameras},
+        "camera_mask": {name: np.asarray(name in episode.images) for name in cameras},
+        "state": state,
+        "instruction": embedding,
+        "tokens": tokens,
+        "bins": bins,
+        "action_mask": valid[:, None] & (bins > 0),
+        "reward": _pad(episode.rewards[start : start + length], length),
+        "mc_return": _pad(_returns(episode, layout)[start : start + length], length),
+        "dt": np.full(length, episode.dt, np.float32),
+        "is_first": step == 0,
+        "is_last": step == episode.length,
+        "is_terminal": (step == episode.length) & episode.terminal,
+        "valid": valid,
+        "trainable": layout.cutting.trainable(start, episode.length),
+        "success": np.asarray(episode.success),
+        "relabelled": np.asarray(episode.relabelled),
+    }
+
+
+def _returns(episode: Episode, layout: Layout) -> np.ndarray:
+    low, high = layout.value_range
+    returns = monte_carlo_returns(episode, layout.discount, layout.dt_ref, low)
+    if returns.min() < low - 1e-6 or returns.max() > high + 1e-6:
+        raise UserError(
+            f"Episode {episode.episode_id!r} has returns from {returns.min():.4g} to {returns.max():.4g}, outside config.value_range="
+            f"({low:g}, {high:g}); set config.value_range to the least and greatest attainable return."
+        )
+    return returns
+
+
+def _frames(episode: Episode, name: str, start: int, stop: int, length: int, size: tuple[int, int]) -> np.ndarray:
+    frames = np.zeros((length, *size, 3), np.uint8)
+    for place, image in enumerate(episode.images[name][start:stop] if name in episode.images else ()):
         try:
-            return np.stack([decode(image) for image in episode.images[name][start:stop]])
+            frames[place] = resize(decode(image), size)
         except (ValueError, OSError) as error:
             raise UserError(
-                f"Episode {episode.episode_id!r}: an image {name!r} of steps {start} to {stop - 1} does not decode ({error}); "
-                "collect it again."
+                f"Episode {episode.episode_id!r}: image {name!r} of step {start + place} does not decode ({error}); `validate` lists all "
+                "such images; repair the dataset."
             ) from error
+    return frames
 
 
 def decode(image: bytes) -> np.ndarray:
+    """An encoded image -> uint8 [H, W, 3]."""
     if simplejpeg.is_jpeg(image):
         return simplejpeg.decode_jpeg(image)
-    from PIL import Image
-
     return np.asarray(Image.open(io.BytesIO(image)).convert("RGB"))
 
 

@@ -8,7 +8,8 @@ import gymnasium
 import ml_collections
 import numpy as np
 
-from qt_jax import text
+from qt_jax.data import standardisers
+from qt_jax.data.specs import DatasetSpec
 from qt_jax.envs import gl
 from qt_jax.envs import metaworld_tasks as tasks
 from qt_jax.errors import UserError
@@ -195,9 +196,18 @@ class MetaWorldEnv(gymnasium.Env):
         self._env.close()
 
 
-def instruction_embedding(task: str) -> np.ndarray:
-    """float32 [512] of the task's first instruction."""
-    return text.embed(tasks.INSTRUCTIONS[task][0])
+def dataset_spec(config: ml_collections.ConfigDict, path: str) -> DatasetSpec:
+    """Of what `collect` writes from this environment: its data must have held each task's actions as long as the environment does."""
+    return DatasetSpec(
+        path=path,
+        standardise=standardisers.collected,
+        action=action_spec(config),
+        observation=observation_spec(config),
+        last_record="observation",
+        reward="success",
+        dt=None,
+        expected_dt={task: decision_dt(config, task) for task in suite_tasks(config.tasks)},
+    )
 
 
 def _recolour_markers(model: Any, visible: bool) -> None:

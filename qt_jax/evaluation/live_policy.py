@@ -2,30 +2,53 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from qt_jax import agents
+from qt_jax.errors import UserError
 from qt_jax.models.q_transformer import Network
 from qt_jax.serving.policy import Policy
 from qt_jax.specs import PolicySpec
 from qt_jax.training import checkpoints
 
 
-def load(workdir: str, slots: int, step: int = 0) -> tuple[Policy, checkpoints.Assets, int]:
-    """A checkpoint below `workdir` (step 0: the latest) for `slots` parallel episodes; also its assets and step."""
+def load(workdir: str, slots: int, step: int = 0, dataset: str = "collected") -> tuple[Policy, checkpoints.Assets, int]:
+    """A checkpoint below `workdir` (step 0: the latest) as a policy of `slots` parallel episodes; also its assets and step."""
     params, assets, step = checkpoints.load_params(workdir, step=step)
-    return build(params, assets, slots), assets, step
+    return build(params, assets, slots, dataset), assets, step
 
 
-def build(params: dict, assets: checkpoints.Assets, slots: int) -> Policy:
+def build(params: dict, assets: checkpoints.Assets, slots: int, dataset: str = "collected") -> Policy:
+    """The policy of the robot of `dataset`; what this robot lacks of the network's action, cameras and state is masked as in training.
+
+    Raises:
+        UserError: if the checkpoint was not trained on that dataset.
+    """
+    if dataset not in assets.datasets:
+        raise UserError(f"The policy was trained on the datasets {sorted(assets.datasets)}, not on {dataset!r}; name one of them.")
     config: Any = checkpoints.frozen_config(assets.config)
-    network = Network.create(config.model, assets.action, assets.observation, assets.instruction_dim)
+    robot, network = assets.datasets[dataset], Network.create(config.model, assets.action, assets.observation, assets.instruction_dim)
     agent = agents.get(config.agent.name)
+    bins = jnp.asarray(robot.action.bins_in(assets.action))
+    bin_mask = jnp.arange(assets.action.max_bins) < bins[:, None]
+
+    def encode(params, images, state, instruction):
+        batch = state.shape[0]
+        blank = jnp.zeros((batch, *assets.observation.image_size, 3), jnp.uint8)
+        seen = {camera: images.get(camera, blank) for camera in assets.observation.cameras}
+        mask = {camera: jnp.full(batch, camera in images) for camera in assets.observation.cameras}
+        padded = jnp.pad(state, [(0, 0), (0, assets.observation.state_dim - state.shape[1])])
+        return network.encode_frame(params, seen, mask, padded, instruction)
 
     def decode(params, cache, mask):
-        return network.greedy(params, cache, mask, lambda logits, dim: agent.scores(config, assets.action, logits, dim))
+        return network.greedy(params, cache, mask, lambda logits, dim: agent.scores(config, bin_mask[dim], logits))
 
-    spec = PolicySpec(assets.action, assets.observation, config.model.window, assets.instruction_dim, assets.text_encoder)
-    return Policy(spec, assets.statistics, jax.device_put(params), network.encode_frame, decode, slots)
+    observation = dataclasses.replace(robot.observation, image_size=assets.observation.image_size)
+    spec = PolicySpec(
+        robot.action, observation, robot.action.slots_in(assets.action), config.model.window, assets.instruction_dim, assets.text_encoder
+    )
+    return Policy(spec, robot.state, jax.device_put(params), encode, decode, slots)

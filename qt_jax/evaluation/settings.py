@@ -9,6 +9,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.step = 0  # which of the kept checkpoints; 0: the latest
+    config.dataset = "collected"  # the dataset whose robot acts
     config.episodes = 20  # a task
     config.max_decisions = 0  # time limit of an evaluation episode; 0: config.env.max_decisions
     config.num_envs = 10  # environments stepped as one policy batch

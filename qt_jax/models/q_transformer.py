@@ -79,10 +79,20 @@ class QTransformer(nnx.Module):
             jnp.broadcast_to(_initial_bias(self.atoms, config.initial_value), (self.dims, self.max_bins, self.atoms))
         )
 
-    def encode_frame(self, images: dict[str, jax.Array], state: jax.Array, instruction: jax.Array, rngs: nnx.Rngs | None = None) -> Any:
-        """One frame each: {camera: uint8 [M, H, W, 3]}, state [M, state_dim], instruction [M, E] -> cache pytree, leaves [M, ...]."""
+    def encode_frame(
+        self,
+        images: dict[str, jax.Array],
+        camera_mask: dict[str, jax.Array],
+        state: jax.Array,
+        instruction: jax.Array,
+        rngs: nnx.Rngs | None = None,
+    ) -> Any:
+        """One frame each: {camera: uint8 [M, H, W, 3]}, {camera: bool [M]}, state [M, state_dim], instruction [M, E] -> cache pytree,
+        leaves [M, ...]. Of a camera that is not there only the tokens' positions are left."""
         tokens = [self.instruction_token(instruction)[:, None]]
-        tokens += [self.cameras[name](images[name], instruction) for name in sorted(self.cameras)]
+        for name in sorted(self.cameras):
+            seen = self.cameras[name](images[name], instruction)
+            tokens.append(jnp.where(camera_mask[name][:, None, None], seen, jnp.zeros_like(seen)))
         if len(self.state_token):
             first, second = self.state_token
             tokens.append(second(jax.nn.gelu(first(state)))[:, None])
@@ -94,8 +104,9 @@ class QTransformer(nnx.Module):
         batch, steps = segment.tokens.shape[:2]
         flat = lambda x: x.reshape(batch * steps, *x.shape[2:])
         unflat = lambda x: x.reshape(batch, steps, *x.shape[1:])
-        instruction = jnp.repeat(segment.instruction, steps, axis=0)
-        cache = self.encode_frame(jax.tree.map(flat, segment.images), flat(segment.state), instruction, rngs)
+        each_step = lambda x: jnp.repeat(x, steps, axis=0)
+        instruction, camera_mask = each_step(segment.instruction), jax.tree.map(each_step, segment.camera_mask)
+        cache = self.encode_frame(jax.tree.map(flat, segment.images), camera_mask, flat(segment.state), instruction, rngs)
         cache = jax.tree.map(lambda x: flat(windows(unflat(x), self.window)), cache)
         frame_mask = flat(windows(segment.valid, self.window))
         # A step of padding has no frame at all; let it see itself, its output is masked by the agents.
@@ -172,8 +183,8 @@ class Network:
         rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
         return nnx.merge(self.graphdef, params).score(segment, rngs)
 
-    def encode_frame(self, params: dict, images: dict, state: jax.Array, instruction: jax.Array) -> Any:
-        return nnx.merge(self.graphdef, params).encode_frame(images, state, instruction)
+    def encode_frame(self, params: dict, images: dict, camera_mask: dict, state: jax.Array, instruction: jax.Array) -> Any:
+        return nnx.merge(self.graphdef, params).encode_frame(images, camera_mask, state, instruction)
 
     def greedy(self, params: dict, window_cache: Any, frame_mask: jax.Array, scores: Any) -> tuple[jax.Array, jax.Array]:
         return nnx.merge(self.graphdef, params).greedy(window_cache, frame_mask, scores)

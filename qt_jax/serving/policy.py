@@ -12,7 +12,7 @@ import numpy as np
 
 from qt_jax import discretization
 from qt_jax.errors import UserError
-from qt_jax.preprocess import StateStatistics
+from qt_jax.preprocess import Statistics
 from qt_jax.specs import PolicySpec
 
 Encode = Callable[[Any, dict[str, jax.Array], jax.Array, jax.Array], Any]
@@ -34,10 +34,11 @@ class Policy:
     Args:
         params: whatever `encode` and `decode` take first.
         encode: (params, {camera: uint8 [M, H, W, 3]}, state [M, state_dim], instruction [M, E]) -> cache pytree, leaves [M, ...].
-        decode: (params, window of caches [M, w, ...] oldest first, mask [M, w]) -> tokens [M, D], scores [M, D, N].
+        decode: (params, window of caches [M, w, ...] oldest first, mask [M, w]) -> tokens [M, D'], scores [M, D', N] of the network's dims.
+        statistics: of this robot's raw state.
     """
 
-    def __init__(self, spec: PolicySpec, statistics: StateStatistics, params: Any, encode: Encode, decode: Decode, slots: int):
+    def __init__(self, spec: PolicySpec, statistics: Statistics, params: Any, encode: Encode, decode: Decode, slots: int):
         self.spec, self._statistics, self._params, self.slots = spec, statistics, params, slots
         frame = jax.eval_shape(encode, params, *self._empty_inputs())
         self._cache = jax.tree.map(lambda x: jnp.zeros((slots, spec.window, *x.shape[1:]), x.dtype), frame)
@@ -49,7 +50,8 @@ class Policy:
             kept = mask[:, 1:] & ~is_first[:, None]
             mask = jnp.concatenate([kept, jnp.ones_like(kept[:, :1], shape=(slots, 1))], axis=1)
             tokens, scores = decode(params, cache, mask)
-            return cache, mask, tokens, scores
+            own = jnp.asarray(spec.slots)
+            return cache, mask, tokens[:, own], scores[:, own]
 
         self._step = jax.jit(step, donate_argnums=(1, 2))
 

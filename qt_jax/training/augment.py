@@ -1,21 +1,65 @@
-"""Image augmentation inside the jitted step: same key, same result; one draw a segment, so that its frames move together."""
+"""Image augmentation inside the jitted step: same key, same result; one draw a segment, so that its frames change together."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
+import dm_pix as pix
 import jax
 import jax.numpy as jnp
+import ml_collections
 
 from qt_jax.specs import Segment
 
 
-def random_shift(segment: Segment, key: jax.Array, pixels: int) -> Segment:
-    """Moves all frames of a segment by up to `pixels` in each direction, edges repeated (random shift: Kostrikov et al. 2020, DrQ)."""
+def get_config() -> ml_collections.ConfigDict:
+    """Nothing is changed by default."""
+    config = ml_collections.ConfigDict()
+    config.shift = 0  # pixels in each direction, edges repeated: a random crop (DrQ: Kostrikov et al. 2020)
+    config.brightness = 0.0  # added: up to this part of the range
+    config.contrast = 0.0  # factor from 1 - this to 1 + this
+    config.saturation = 0.0  # the same
+    config.hue = 0.0  # turned by up to this part of the circle
+    return config
+
+
+def augment(segment: Segment, key: jax.Array, settings: Any) -> Segment:
+    """A segment whose images are moved and recoloured; every camera draws its own."""
+    images = dict(segment.images)
+    for number, name in enumerate(sorted(images)):
+        shift_key, colour_key = jax.random.split(jax.random.fold_in(key, number))
+        if settings.shift:
+            images[name] = _shifted(images[name], shift_key, settings.shift)
+        if settings.brightness or settings.contrast or settings.saturation or settings.hue:
+            images[name] = _recoloured(images[name], colour_key, settings)
+    return dataclasses.replace(segment, images=images)
+
+
+def _shifted(frames: jax.Array, key: jax.Array, pixels: int) -> jax.Array:
+    """uint8 [B, S, H, W, 3]."""
 
     def shift(frames: jax.Array, offset: jax.Array) -> jax.Array:
         padded = jnp.pad(frames, [(0, 0), (pixels, pixels), (pixels, pixels), (0, 0)], mode="edge")
         return jax.lax.dynamic_slice(padded, (0, offset[0], offset[1], 0), frames.shape)
 
-    offsets = jax.random.randint(key, (segment.tokens.shape[0], 2), 0, 2 * pixels + 1)
-    return dataclasses.replace(segment, images={name: jax.vmap(shift)(frames, offsets) for name, frames in segment.images.items()})
+    return jax.vmap(shift)(frames, jax.random.randint(key, (frames.shape[0], 2), 0, 2 * pixels + 1))
+
+
+def _recoloured(frames: jax.Array, key: jax.Array, settings: Any) -> jax.Array:
+    """uint8 [B, S, H, W, 3]; in the order brightness, contrast, saturation, hue."""
+
+    def recolour(frames: jax.Array, amounts: jax.Array) -> jax.Array:
+        x = frames.astype(jnp.float32) / 255.0
+        if settings.brightness:
+            x = pix.adjust_brightness(x, amounts[0] * settings.brightness)
+        if settings.contrast:
+            x = pix.adjust_contrast(x, 1.0 + amounts[1] * settings.contrast)
+        x = jnp.clip(x, 0.0, 1.0)
+        if settings.saturation:
+            x = jnp.clip(pix.adjust_saturation(x, 1.0 + amounts[2] * settings.saturation), 0.0, 1.0)
+        if settings.hue:
+            x = pix.adjust_hue(x, amounts[3] * settings.hue)
+        return jnp.round(jnp.clip(x, 0.0, 1.0) * 255.0).astype(frames.dtype)
+
+    return jax.vmap(recolour)(frames, jax.random.uniform(key, (frames.shape[0], 4), minval=-1.0, maxval=1.0))

@@ -20,21 +20,41 @@ from orbax.checkpoint import checkpoint_managers as managers
 import qt_jax
 from qt_jax import specs, storage
 from qt_jax.errors import UserError
-from qt_jax.preprocess import StateStatistics
+from qt_jax.preprocess import Statistics
 from qt_jax.specs import ActionSpec, ObservationSpec
 from qt_jax.training.state import TrainState
 
-_FREE_SECTIONS = ("workdir", "train", "evaluate", "collect", "mesh", "distributed")
-"""What may differ between a checkpoint's config and the one that resumes it."""
+_FREE = ("workdir", "train", "evaluate", "collect", "mesh", "distributed",
+         *(f"data.{key}" for key in ("path", "root", "tables", "cache", "read_threads", "workers", "max_skipped")))  # fmt: skip
+"""Sections and settings that may differ between a checkpoint's config and the one that resumes it: the data is known by its fingerprint."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetAssets:
+    """What a robot of one dataset needs: its own action and observation, and statistics of its states (raw) and actions."""
+
+    action: ActionSpec
+    observation: ObservationSpec
+    state: Statistics
+    actions: Statistics
+
+    def to_json(self) -> dict[str, Any]:
+        return {"action": specs.to_json(self.action), "observation": specs.to_json(self.observation), "state": self.state.to_json(),
+                "actions": self.actions.to_json()}  # fmt: skip
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> DatasetAssets:
+        return cls(ActionSpec(**value["action"]), ObservationSpec(**value["observation"]), Statistics.from_json(value["state"]),
+                   Statistics.from_json(value["actions"]))  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Assets:
-    """What makes parameters usable: specs, statistics, the text encoder, the config they were trained with."""
+    """What makes parameters usable: the network's action and observation, each dataset's own, the text encoder, the training's config."""
 
     action: ActionSpec
     observation: ObservationSpec
-    statistics: StateStatistics
+    datasets: dict[str, DatasetAssets]
     text_encoder: str
     instruction_dim: int
     config: dict[str, Any]
@@ -47,7 +67,7 @@ class Assets:
             "version": qt_jax.__version__,
             "action": specs.to_json(self.action),
             "observation": specs.to_json(self.observation),
-            "statistics": self.statistics.to_json(),
+            "datasets": {name: dataset.to_json() for name, dataset in self.datasets.items()},
             "text_encoder": self.text_encoder,
             "instruction_dim": self.instruction_dim,
             "config": self.config,
@@ -63,7 +83,7 @@ class Assets:
         return cls(
             ActionSpec(**value["action"]),
             ObservationSpec(**value["observation"]),
-            StateStatistics.from_json(value["statistics"]),
+            {name: DatasetAssets.from_json(dataset) for name, dataset in value["datasets"].items()},
             value["text_encoder"],
             value["instruction_dim"],
             value["config"],
@@ -154,12 +174,9 @@ class Checkpointer:
         path = self._directory / str(step)
         saved = _load_assets(self._directory, step)
         refuse_other_config(saved.config, assets.config, path, bound=("config.train.steps",))  # the schedule ends there
-        for name in ("data_fingerprint", "statistics"):
-            before, now = getattr(saved, name), getattr(assets, name)
-            if before != now:
-                raise UserError(
-                    f"{path} was trained with {name} {before}, the data now gives {now}: the dataset changed; choose another workdir."
-                )
+        for name in ("data_fingerprint", "datasets"):
+            if getattr(saved, name) != getattr(assets, name):
+                raise UserError(f"{path} was trained with other {name} than the data gives now: the dataset changed; take another workdir.")
         with _readable(self._directory, step):
             restored = self._manager.restore(
                 step,
@@ -301,9 +318,9 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 
 def refuse_other_config(
-    saved: dict[str, Any], current: dict[str, Any], path: Any, free: tuple[str, ...] = _FREE_SECTIONS, bound: tuple[str, ...] = ()
+    saved: dict[str, Any], current: dict[str, Any], path: Any, free: tuple[str, ...] = _FREE, bound: tuple[str, ...] = ()
 ) -> None:
-    """Raises a UserError naming the first setting that differs, outside the `free` sections or among the `bound` keys in them."""
+    """Raises a UserError naming the first setting that differs, outside the `free` sections and settings or among the `bound` keys."""
 
     def flatten(values: dict[str, Any], prefix: str = "config") -> dict[str, Any]:
         flat = {}
@@ -313,7 +330,8 @@ def refuse_other_config(
 
     before, now = flatten(saved), flatten(current)
     for key in sorted(set(before) | set(now)):
-        relevant = key in bound or key.split(".")[1] not in free
+        section, setting = key.split(".")[1], key.removeprefix("config.")
+        relevant = key in bound or not {section, setting} & set(free)
         if relevant and before.get(key) != now.get(key):
             raise UserError(
                 f"{path} was made with {key}={before.get(key)!r}, this run has {now.get(key)!r}; give the same value, another "

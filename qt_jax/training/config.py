@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import ml_collections
+from ml_collections import config_dict
 
-from qt_jax import agents, losses
-from qt_jax.data.episodes import FILTERS
+from qt_jax import agents, losses, text
+from qt_jax.data.mixture import ACTION_BOUNDS, FILTERS
+from qt_jax.data.mixtures import KINDS
 from qt_jax.errors import UserError
 from qt_jax.models import q_transformer as model
 from qt_jax.models import remat
-from qt_jax.training import distributed, mesh
+from qt_jax.training import augment, distributed, mesh
 
 
 def default_config(agent: str = "q_transformer") -> ml_collections.ConfigDict:
@@ -21,18 +23,33 @@ def default_config(agent: str = "q_transformer") -> ml_collections.ConfigDict:
     config.seed = 0
     config.discount = 0.98  # per dt_ref seconds; the ONE discount of data, loss and reports
     config.dt_ref = 0.0625
-    config.value_range = (0.0, 1.0)  # least and greatest attainable return
+    config.value_range = ()  # least and greatest attainable return; empty: of 1 for success and data.step_penalty a step
     config.agent = agents.get(agent).get_config()
     config.model = model.laptop()
     config.data = ml_collections.ConfigDict()
-    config.data.path = "data/default"
+    config.data.mixture = "collected"  # a mixture or dataset by name: qt_jax/data/mixtures.py and specs.py, or data.tables
+    config.data.path = "data/default"  # of the dataset "collected", which `collect` and `convert` write
+    config.data.root = ""  # directory or bucket of the datasets with relative paths
+    config.data.tables = ""  # a Python file of yours with SPECS and MIXTURES of your own
+    config.data.cache = "~/.cache/qt_jax/data"  # indices of datasets, and files of buckets that must be local
+    config.data.text_encoder = text.ENCODER  # or the name of the stored embeddings' encoder, or "module:function" of yours
     config.data.episodes = "all"
     config.data.validation_fraction = 0.05
     config.data.segment_length = 8
     config.data.batch_size = 32
-    config.data.demonstration_share = 0.0  # of each batch, in (0, 1); 0: every segment equally often
-    config.data.read_threads = 4
-    config.data.random_shift = 0  # pixels; image augmentation inside the train step
+    config.data.image_size = 0  # to which all images are resized, square; 0: as stored
+    config.data.bins = 0  # of every action dim that has more than two; 0: the dataset's
+    config.data.action_bounds = "spec"  # or "quantiles": 1% and 99% of each dataset's actions
+    # Shares of each dataset's segments; None: the kind's natural part of what the others leave.
+    config.data.balance = ml_collections.ConfigDict({kind: config_dict.placeholder(float) for kind in KINDS})
+    config.data.shuffle_episodes = 512  # over all hosts, so many episodes have their segments shuffled together
+    config.data.read_threads = 4  # that read and decode, in each process
+    config.data.workers = 0  # processes that read and decode; 0: the training process does
+    config.data.max_skipped = 0  # damaged episodes of a dataset that may be left out
+    config.data.step_penalty = 0.0  # taken from the reward of every step
+    config.data.relabel_rate = 0.0  # of the episodes, told another task's instruction, at which they failed (hindsight)
+    config.data.paraphrase_cosine = 0.9  # instructions nearer than this are the same task to hindsight
+    config.data.augment = augment.get_config()
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.learning_rate = 3e-4
     config.optimizer.warmup_steps = 200
@@ -72,7 +89,8 @@ def validate(config: Any, devices: int) -> None:
 
     require(agent.name in agents.AGENTS, "agent.name", f"one of {sorted(agents.AGENTS)}")
     require(0 < config.discount <= 1, "discount", "a number in (0, 1]")
-    require(config.value_range[0] < config.value_range[1], "value_range", "(least, greatest) attainable return")
+    span = config.value_range
+    require(not span or (len(span) == 2 and span[0] < span[1]), "value_range", "(least, greatest) attainable return, or ()")
     require(config.model.encoder in model.ENCODERS, "model.encoder", f"one of {model.ENCODERS}")
     require(config.model.attention in model.ATTENTION, "model.attention", f"one of {model.ATTENTION}")
     for key in ("window", "layers", "width", "heads", "mlp_ratio", "image_size", "image_tokens", "atoms"):
@@ -87,8 +105,15 @@ def validate(config: Any, devices: int) -> None:
     require(0 < config.model.initial_value < 1, "model.initial_value", "a number in (0, 1)")
     require(config.data.episodes in FILTERS, "data.episodes", f"one of {FILTERS}")
     require(0 <= config.data.validation_fraction < 1, "data.validation_fraction", "a number in [0, 1)")
-    require(0 <= config.data.demonstration_share < 1, "data.demonstration_share", "a share in (0, 1), or 0 for all segments alike")
-    require(config.data.random_shift >= 0, "data.random_shift", "a number of pixels, 0 for none")
+    require(config.data.action_bounds in ACTION_BOUNDS, "data.action_bounds", f"one of {ACTION_BOUNDS}")
+    require(0 <= config.data.relabel_rate < 1, "data.relabel_rate", "a share in [0, 1)")
+    require(0 < config.data.paraphrase_cosine <= 1, "data.paraphrase_cosine", "a number in (0, 1]")
+    for key in ("image_size", "bins", "workers", "max_skipped", "step_penalty"):
+        require(config.data[key] >= 0, f"data.{key}", "0 or more")
+    require(config.data.shuffle_episodes > 0, "data.shuffle_episodes", "a positive number")
+    require(config.data.augment.shift >= 0, "data.augment.shift", "a number of pixels, 0 for none")
+    for key in ("brightness", "contrast", "saturation", "hue"):
+        require(0 <= config.data.augment[key] <= 1, f"data.augment.{key}", "a number in [0, 1]")
     positive = "steps log_every validate_every checkpoint_every keep_checkpoints accumulation step_timeout_s save_timeout_s profile_steps"
     for key in positive.split():
         require(config.train[key] > 0, f"train.{key}", "a positive number")

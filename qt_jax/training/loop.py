@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,13 +11,12 @@ import numpy as np
 from etils import epath
 from scipy.stats import mannwhitneyu
 
-from qt_jax.data import episodes as data_episodes
-from qt_jax.data import loader, segments
+from qt_jax.data import loader
+from qt_jax.data.order import Draw
+from qt_jax.data.tables import Entry
 from qt_jax.errors import Preempted, UserError
 from qt_jax.models.q_transformer import Network, parameter_count
-from qt_jax.preprocess import StateStatistics
-from qt_jax.specs import ActionSpec, ObservationSpec
-from qt_jax.training import checkpoints, chips, mesh, metrics, program, sharding
+from qt_jax.training import checkpoints, chips, inputs, mesh, metrics, program, sharding
 from qt_jax.training.config import validate
 from qt_jax.training.preemption import Preemption
 from qt_jax.training.profiler import Profiler
@@ -29,11 +27,8 @@ MAX_VALIDATION_BATCHES = 32
 SHOWN = ("train/loss", "train/grad_norm", "steps_per_s", "data_wait_share", "mfu", "goodput")
 
 
-def train(config: Any, action: ActionSpec, observation: ObservationSpec, dt: Mapping[str, float]) -> TrainState:
-    """Trains to `config.train.steps`, from the latest checkpoint in `config.workdir` if there is one.
-
-    Args:
-        dt: {task: seconds that the environment holds an action}; the data must have held them as long.
+def train(config: Any, entries: Sequence[Entry]) -> TrainState:
+    """Trains on these datasets to `config.train.steps`, from the latest checkpoint in `config.workdir` if there is one.
 
     Raises:
         UserError: for a bad config, bad data, a checkpoint of another config, or a loss that is not finite.
@@ -41,22 +36,22 @@ def train(config: Any, action: ActionSpec, observation: ObservationSpec, dt: Map
     validate(config, jax.device_count())
     _use_compilation_cache(config.train.compilation_cache)
     device_mesh, batch_size = mesh.make_mesh(config.mesh), config.data.batch_size
-    rows = mesh.local_rows(device_mesh, batch_size)
-    dataset, source, validation, assets = load_data(config, action, observation, dt)
-    network = Network.create(config.model, action, observation, assets.instruction_dim)
+    config, recipe, assets = inputs.load(config, entries)
+    network = Network.create(config.model, assets.action, assets.observation, assets.instruction_dim)
     checkpointer = checkpoints.Checkpointer(config.workdir, config.train)
     born = metrics.first_start(config.workdir)
     compiled = program.build(config, network, device_mesh)
-    _announce(config, compiled, dataset, len(source))
-    validation_fn = jax.jit(functools.partial(validation_step, config, network), out_shardings=mesh.replicated(device_mesh))
-    iterator = loader.training_iterator(
-        source,
+    iterator = loader.TrainingIterator(
+        recipe,
         batch_size=batch_size,
-        seed=config.seed,
-        read_threads=config.data.read_threads,
-        rows=rows,
-        demonstration_share=config.data.demonstration_share,
+        threads=config.data.read_threads,
+        workers=config.data.workers,
+        shuffle_episodes=config.data.shuffle_episodes,
+        rows=mesh.local_rows(device_mesh, batch_size),
     )
+    _announce(config, compiled, recipe, iterator.segments)
+    validation = loader.validation_draws(recipe, MAX_VALIDATION_BATCHES * batch_size)
+    validation_fn = jax.jit(functools.partial(validation_step, config, network), out_shardings=mesh.replicated(device_mesh))
     productive_s = 0.0
     if checkpointer.latest_step is None:
         state = _initial_state(config, network, compiled, assets)
@@ -90,10 +85,11 @@ def train(config: Any, action: ActionSpec, observation: ObservationSpec, dt: Map
                     values = jax.device_get(pending)
                     metrics.check_finite(step, values)
                     values = {f"train/{k}": float(v) for k, v in values.items()} | meter.read(float(values["transitions"]))
+                    values["read_amplification"] = iterator.read_amplification()
                     writer.write(step, values)
                     metrics.progress(step, steps, {name: values[name] for name in SHOWN})
-                if (step % config.train.validate_every == 0 or final) and len(validation):
-                    measured = validate_on(validation, validation_fn, state, device_mesh, batch_size)
+                if (step % config.train.validate_every == 0 or final) and validation:
+                    measured = validate_on(recipe, validation, validation_fn, state, device_mesh, batch_size)
                     writer.write(step, measured)
                 if (
                     step % config.train.checkpoint_every == 0 or final or leaving
@@ -124,7 +120,7 @@ def _tell(text: str) -> None:
         print(text, flush=True)
 
 
-def _announce(config: Any, compiled: program.Program, dataset: data_episodes.Dataset, segment_count: int) -> None:
+def _announce(config: Any, compiled: program.Program, recipe: loader.Recipe, segments: int) -> None:
     """What will run, and where everything lies; the whole table of shardings goes into the run's directory.
 
     Raises:
@@ -133,8 +129,8 @@ def _announce(config: Any, compiled: program.Program, dataset: data_episodes.Dat
     shape = " x ".join(f"{axis} {size}" for axis, size in compiled.mesh.shape.items())
     parts = program.memory(compiled)
     _tell(
-        f"{config.agent.name}: {parameter_count(compiled.state.params):,} parameters; {len(dataset.train)} training and "
-        f"{len(dataset.validation)} validation episodes, {segment_count} segments; mesh {shape}\n"
+        f"{inputs.describe(recipe)}\n"
+        f"{config.agent.name}: {parameter_count(compiled.state.params):,} parameters; {segments} segments an epoch; mesh {shape}\n"
         f"memory on each device:\n{program.memory_table(parts)}"
     )
     if jax.process_index() == 0:
@@ -142,80 +138,19 @@ def _announce(config: Any, compiled: program.Program, dataset: data_episodes.Dat
     program.check_memory(parts, jax.local_devices()[0])
 
 
-def load_data(config: Any, action: ActionSpec, observation: ObservationSpec, dt: Mapping[str, float]):
-    """The dataset, its training and validation segments, and the assets that a checkpoint needs.
-
-    Statistics come from the training episodes that `config.data.episodes` keeps, or, with `config.train.init_from`, from that run.
-    """
-    dataset = data_episodes.load(
-        config.data.path,
-        keep=config.data.episodes,
-        validation_fraction=config.data.validation_fraction,
-        q_range=config.value_range,
-        discount=config.discount,
-        dt_ref=config.dt_ref,
-    )
-    first = dataset.train[0]
-    if tuple(sorted(first.images)) != tuple(sorted(observation.cameras)) or first.state.shape[1] != observation.state_dim:
-        raise UserError(
-            f"{config.data.path} has cameras {sorted(first.images)} and a state of {first.state.shape[1]}, config.env asks for "
-            f"{sorted(observation.cameras)} and {observation.state_dim}; collect again or change config.env."
-        )
-    for name, frames in first.images.items():
-        size = segments.decode(frames[0]).shape[:2]
-        if size != observation.image_size:
-            raise UserError(
-                f"{config.data.path} has images {name!r} of {size[0]}x{size[1]}, config.env.image_size asks for "
-                f"{observation.image_size[0]}x{observation.image_size[1]}; collect again or change config.env."
-            )
-    if first.actions.shape[1] != action.dims:
-        raise UserError(f"{config.data.path} has actions of {first.actions.shape[1]} dims, config.env's action has {action.dims}.")
-    for episode in dataset.train:
-        if episode.task not in dt:
-            raise UserError(
-                f"{config.data.path} holds episodes of {episode.task}, config.env.tasks={config.env.tasks} does not; name it there or give "
-                "other data."
-            )
-        if not math.isclose(episode.dt, dt[episode.task], rel_tol=1e-4):
-            raise UserError(
-                f"{config.data.path} holds each action of {episode.task} for {episode.dt:g} s, config.env.action_repeat for "
-                f"{dt[episode.task]:g} s; collect again or change config.env."
-            )
-    if config.train.init_from:  # what its parameters expect; the new data's own would shift their inputs
-        origin = config.workdir if checkpoints.exists(config.workdir) else config.train.init_from
-        statistics = checkpoints.load_assets(origin).statistics
-    else:
-        statistics = StateStatistics.of(np.concatenate([episode.state for episode in dataset.train]))
-    cutting = segments.Cutting(config.data.segment_length, config.model.window, config.agent.get("n_step", 1))
-    source, validation = (
-        segments.SegmentSource(
-            part, cutting, action, statistics, discount=config.discount, dt_ref=config.dt_ref, q_min=config.value_range[0]
-        )
-        for part in (dataset.train, dataset.validation)
-    )
-    assets = checkpoints.Assets(
-        action,
-        observation,
-        statistics,
-        dataset.text_encoder,
-        first.embedding.size,
-        checkpoints.plain_config(config),
-        dataset.fingerprint,
-        dataset.success,
-    )
-    return dataset, source, validation, assets
-
-
 def _initial_state(config: Any, network: Network, compiled: program.Program, assets: checkpoints.Assets) -> TrainState:
     state = compiled.init(config, network)
     if not config.train.init_from:
         return state
     params, source, step = checkpoints.load_params(config.train.init_from, like=compiled.state.params)
-    for name in ("action", "text_encoder"):
-        if getattr(source, name) != getattr(assets, name):
+    differing = {name: (getattr(source, name), getattr(assets, name)) for name in ("action", "text_encoder")}
+    shared = set(source.datasets) & set(assets.datasets)
+    differing |= {f"action of {name}": (source.datasets[name].action, assets.datasets[name].action) for name in sorted(shared)}
+    for name, (before, now) in differing.items():
+        if before != now:
             raise UserError(
-                f"config.train.init_from={config.train.init_from} was trained with another {name} ({getattr(source, name)}) than this run "
-                f"({getattr(assets, name)}); start from a run with the same."
+                f"config.train.init_from={config.train.init_from} was trained with another {name} ({before}) than this run ({now}); start "
+                "from a run with the same."
             )
     _tell(f"parameters from {config.train.init_from}, step {step}")
     target = jax.tree.map(lambda x: x.copy(), params) if state.target_params else {}
@@ -223,14 +158,12 @@ def _initial_state(config: Any, network: Network, compiled: program.Program, ass
 
 
 def validate_on(
-    source: segments.SegmentSource, validation_fn: Any, state: TrainState, device_mesh: jax.sharding.Mesh, batch_size: int
+    recipe: loader.Recipe, draws: list[Draw], validation_fn: Any, state: TrainState, device_mesh: jax.sharding.Mesh, batch_size: int
 ) -> dict[str, float]:
     """Means over validation transitions, and the AUC of the first step's value against success where the agent has values."""
-    stride = -(-len(source) // (MAX_VALIDATION_BATCHES * batch_size))
-    indices = list(range(0, len(source), stride))
     rows = mesh.local_rows(device_mesh, batch_size)
     outputs = []
-    for local in loader.validation_batches(source, rows=rows, batch_size=batch_size, indices=indices):
+    for local in loader.validation_batches(recipe, draws, rows=rows, batch_size=batch_size):
         outputs.append(jax.device_get(validation_fn(state, mesh.put_batch(local, device_mesh, batch_size))))
     totals = jax.tree.map(lambda *leaves: sum(map(float, leaves)), *(output["sums"] for output in outputs))
     result = {f"validation/{name}": total / max(count, 1.0) for name, (total, count) in totals.items()}

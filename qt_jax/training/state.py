@@ -12,7 +12,7 @@ import optax
 from qt_jax import agents, losses
 from qt_jax.models.q_transformer import Network
 from qt_jax.specs import Segment
-from qt_jax.training.augment import random_shift
+from qt_jax.training.augment import augment
 
 DECAYED = ("kernel", "head")
 """Names of the parameters that multiply activations; biases, norms, positions and embeddings are not decayed."""
@@ -59,9 +59,8 @@ def train_step(config: Any, network: Network, state: TrainState, batch: Segment)
     that of the whole batch (its dropout masks are others).
     """
     agent = agents.get(config.agent.name)
-    dropout_key, shift_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), state.step))
-    if config.data.random_shift:
-        batch = random_shift(batch, shift_key, config.data.random_shift)
+    dropout_key, augment_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), state.step))
+    batch = augment(batch, augment_key, config.data.augment)
 
     def loss_fn(params, part, key):
         sums = agent.loss(config, network, params, state.target_params, part, key if config.model.dropout else None)

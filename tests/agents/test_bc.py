@@ -29,8 +29,15 @@ def test_cross_entropy_by_hand():
     assert 0 <= losses.mean(sums["token_accuracy"]) <= 1
 
 
+def test_relabelled_segments_are_not_imitated():
+    segment = make_segment(steps=3, batch=2)
+    object.__setattr__(segment, "relabelled", np.asarray([False, True]))
+    sums = bc.loss(None, FixedLogits(jnp.zeros((2, 3, 3, 8, 1))), {}, None, segment, None)
+    np.testing.assert_allclose(sums["loss"], (3 * (2 * np.log(8) + np.log(2)), 9), rtol=1e-6)
+
+
 def test_scores_leave_out_absent_bins():
-    action = FixedLogits(None).action
-    scores = bc.scores(None, action, jnp.zeros((1, 8, 1)), 2)
+    bin_mask = FixedLogits(None).action.bin_mask()
+    scores = bc.scores(None, bin_mask[2], jnp.zeros((1, 8, 1)))
     np.testing.assert_allclose(scores[0, :2], np.log([0.5, 0.5]), rtol=1e-6)
     assert np.isneginf(scores[0, 2:]).all()

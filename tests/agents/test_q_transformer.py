@@ -29,7 +29,8 @@ NETWORK = types.SimpleNamespace(action=ACTION, score=lambda params, segment, dro
 def segment(reward=0.3, gripper=True):
     row = lambda *values: jnp.asarray([values])
     return Segment(
-        images={}, state=jnp.zeros((1, 2, 0)), instruction=jnp.zeros((1, 4)), tokens=jnp.asarray([[[1, 0], [0, 0]]]),
+        images={}, camera_mask={}, state=jnp.zeros((1, 2, 0)), instruction=jnp.zeros((1, 4)), tokens=jnp.asarray([[[1, 0], [0, 0]]]),
+        bins=jnp.asarray([[3, 2 if gripper else 0]]), relabelled=jnp.asarray([False]),
         action_mask=jnp.asarray([[[True, gripper]] * 2]), reward=row(reward, 0.0), mc_return=row(reward, 0.0), dt=row(1.0, 1.0),
         is_first=row(True, False), is_last=row(False, True), is_terminal=row(False, True), valid=row(True, True),
         trainable=row(True, False), success=jnp.asarray([True]),

@@ -8,17 +8,31 @@ import numpy as np
 import pytest
 
 from qt_jax import text
-from qt_jax.data import episodes, rlds_writer
+from qt_jax.cli import datasets
+from qt_jax.data import episodes, records, rlds_writer
+from qt_jax.data.index import shard_of
 from qt_jax.data.rlds_names import import_rlds
 from qt_jax.envs import collectors, metaworld
 from qt_jax.errors import UserError
+from qt_jax.training import inputs
+from qt_jax.training.config import validate
 from tests import tiny
 from tests.conftest import door
 
 
-def load(path, **overrides):
-    settings = dict(keep="all", validation_fraction=0.3, q_range=(0.0, 1.0), discount=0.98, dt_ref=0.0625)
-    return episodes.load(path, **(settings | overrides))
+def load(path, config=None, **settings):
+    """The dataset as training opens it: its Source."""
+    config = config or tiny.get_config()
+    config.data.path, config.data.validation_fraction = path, 0.3
+    config.data.update(settings)
+    _, recipe, _ = inputs.load(config, datasets.entries(config))
+    return recipe.mixture.sources[0]
+
+
+def episodes_of(source):
+    """All its episodes, in order."""
+    places = (shard_of(source.directory, source.index, number) for number in range(len(source.index)))
+    return [episodes.read(source.directory.parse(records.read(*place, "")), source.spec, 0.0) for place in places]
 
 
 @pytest.fixture(scope="module")
@@ -56,25 +70,27 @@ def test_rlds_conventions_hold_for_tfds_and_rlds(tfrecord_path):
 
 def test_both_file_formats_read_alike(dataset_path, tfrecord_path):
     one, other = load(dataset_path), load(tfrecord_path)
-    assert len(one.train) == len(other.train) and one.text_encoder == text.ENCODER
-    for a, b in zip(one.train + one.validation, other.train + other.validation):
-        assert a.episode_id == b.episode_id and a.images == b.images
+    assert one.directory.shards[0].file_format == "array_record" and other.directory.shards[0].file_format == "tfrecord"
+    np.testing.assert_array_equal(one.train, other.train)
+    for a, b in zip(episodes_of(one), episodes_of(other), strict=True):
+        assert a.episode_id == b.episode_id and list(a.images["front"]) == list(b.images["front"])
         np.testing.assert_array_equal(a.actions, b.actions)
+    assert one.index.statistics == other.index.statistics and one.index.fingerprint == other.index.fingerprint
 
 
 def test_last_observation_is_kept(dataset_path):
-    for episode in load(dataset_path).train:
+    for episode in episodes_of(load(dataset_path)):
         assert len(episode.state) == len(episode.images["front"]) == episode.length + 1
         assert episode.terminal == episode.success
 
 
 def test_validation_split_is_by_episode_and_stable(dataset_path):
-    whole, successes = load(dataset_path), load(dataset_path, keep="successes")
-    ids = lambda part: {e.episode_id for e in part}
-    assert whole.validation and not ids(whole.train) & ids(whole.validation)
-    assert ids(successes.validation) <= ids(whole.validation) and ids(successes.train) <= ids(whole.train)
-    assert all(e.success for e in successes.train)
-    assert {e.collector for e in load(dataset_path, keep="demonstrations").train} == {"demonstration"}
+    whole, successes = load(dataset_path), load(dataset_path, episodes="successes")
+    assert len(whole.validation) and not set(whole.train) & set(whole.validation)
+    assert set(successes.validation) <= set(whole.validation) and set(successes.train) <= set(whole.train)
+    assert whole.index.columns["success"][successes.train].all()
+    demonstrations = load(dataset_path, episodes="demonstrations")
+    assert whole.index.columns["demonstration"][demonstrations.train].all()
 
 
 @pytest.mark.tensorflow
@@ -101,9 +117,17 @@ def test_damaged_files_are_one_clear_line(format_fixture, damage, request, tmp_p
     (file,) = (copy / rlds_writer.VERSION).glob("*-00000-of-*")
     content = file.read_bytes()
     file.write_bytes(content[: len(content) // 2] if damage == "truncated" else b"")
-    with pytest.raises(UserError, match="collect it again") as error:
+    with pytest.raises(UserError, match=f"{file.name}.*(record|cannot be read).*16 episodes; config.data.max_skipped=0") as error:
         load(str(copy))
     assert "\n" not in str(error.value)
+
+
+def load_state_only(path, **changes):
+    """Under a DatasetSpec with these changes."""
+    config = state_only_config()
+    config.data.path, config.data.validation_fraction = path, 0.0
+    (entry,) = datasets.entries(config)
+    return inputs.load(config, [dataclasses.replace(entry, spec=dataclasses.replace(entry.spec, **changes))])
 
 
 def rewritten(tmp_path, change):
@@ -124,19 +148,21 @@ def test_nan_reward_is_named_with_episode_and_step(tmp_path):
         rewards[2] = np.nan
         return dataclasses.replace(episode, rewards=rewards)
 
-    with pytest.raises(UserError, match="faucet-open/demonstration/000000', step 2: rewards is not finite"):
-        load(rewritten(tmp_path, change))
+    with pytest.raises(UserError, match="episode 0: has rewards that is not finite at step 2"):
+        load_state_only(rewritten(tmp_path, change), reward="stored")
 
 
 @pytest.mark.tensorflow
 def test_return_outside_the_value_range_is_named(tmp_path):
     path = rewritten(tmp_path, lambda e: dataclasses.replace(e, rewards=e.rewards * 5))
-    with pytest.raises(UserError, match=r"returns from .* to 5, outside config.value_range=\(0, 1\)"):
-        load(path)
+    with pytest.raises(UserError, match=r"episode 0 ends with a return of 5, outside config.value_range=\(0, 1\)"):
+        load_state_only(path, reward="stored")
 
 
 def test_missing_dataset_and_unknown_filter(tmp_path):
     with pytest.raises(UserError, match="run `python -m qt_jax collect"):
         load(str(tmp_path))
-    with pytest.raises(UserError, match="'winners'"):
-        load(str(tmp_path), keep="winners")
+    config = tiny.get_config()
+    config.data.episodes = "winners"
+    with pytest.raises(UserError, match="config.data.episodes is 'winners'"):
+        validate(config, 1)

@@ -1,14 +1,16 @@
+"""Where episodes are cut, what each cut trains on, and the arrays of one cut."""
+
 import dataclasses
 
 import numpy as np
 import pytest
+import simplejpeg
 
-from qt_jax.data import loader
-from qt_jax.data.episodes import Episode, monte_carlo_returns
-from qt_jax.data.segments import Cutting, SegmentSource
+from qt_jax.data.episodes import Episode, monte_carlo_returns, relabelled
+from qt_jax.data.segments import Cutting, Layout, segment
 from qt_jax.errors import UserError
-from qt_jax.preprocess import StateStatistics
-from qt_jax.specs import DEMONSTRATION, ActionSpec
+from qt_jax.specs import ActionSpec, ObservationSpec
+from tests.data.synthetic import unit_statistics
 
 ACTION = ActionSpec(("x",), (-1.0,), (1.0,), (4,))
 
@@ -21,9 +23,10 @@ def make_episode(length: int, terminal: bool = True, dt: float = 1.0) -> Episode
                    rewards, terminal, terminal, dt)  # fmt: skip
 
 
-def make_source(episodes, cutting, q_min=0.0):
-    statistics = StateStatistics((0.0,), (1.0,))
-    return SegmentSource(tuple(episodes), cutting, ACTION, statistics, discount=0.5, dt_ref=1.0, q_min=q_min)
+def cut(episode, number, cutting, network_action=ACTION, cameras=(), state_dim=1):
+    observation = ObservationSpec(cameras, (8, 8), state_dim, "")
+    layout = Layout(ACTION, network_action, observation, unit_statistics(1), cutting, 0.5, 1.0, (0.0, 1.0))
+    return segment(episode, number, np.zeros(4, np.float32), layout)
 
 
 @pytest.mark.parametrize("window, n_step", [(1, 1), (3, 1), (2, 4)])
@@ -58,8 +61,7 @@ def test_monte_carlo_of_a_truncated_episode_is_a_lower_bound_with_q_min():
 
 
 def test_a_cut_holds_its_part_of_the_episode():
-    source = make_source([make_episode(9)], Cutting(6, 2, 1))
-    first, second = (source[i] for i in range(len(source)))
+    first, second = (cut(make_episode(9), number, Cutting(6, 2, 1)) for number in range(2))
     np.testing.assert_array_equal(second["state"][:, 0], [4, 5, 6, 7, 8, 9])
     np.testing.assert_array_equal(second["trainable"], [False, True, True, True, True, False])
     np.testing.assert_array_equal(second["is_terminal"], [False] * 5 + [True])
@@ -68,61 +70,62 @@ def test_a_cut_holds_its_part_of_the_episode():
 
 
 def test_padding_is_not_valid():
-    segment = make_source([make_episode(2)], Cutting(6, 2, 1))[0]
-    np.testing.assert_array_equal(segment["valid"], [True, True, True, False, False, False])
-    np.testing.assert_array_equal(segment["is_last"], [False, False, True, False, False, False])
-    np.testing.assert_array_equal(segment["trainable"], [True, True, False, False, False, False])
+    found = cut(make_episode(2), 0, Cutting(6, 2, 1))
+    np.testing.assert_array_equal(found["valid"], [True, True, True, False, False, False])
+    np.testing.assert_array_equal(found["is_last"], [False, False, True, False, False, False])
+    np.testing.assert_array_equal(found["trainable"], [True, True, False, False, False, False])
 
 
-def test_iterator_state_continues_bit_for_bit():
-    source = make_source([make_episode(n) for n in range(3, 20)], Cutting(6, 2, 1))
-    make = lambda: loader.training_iterator(source, batch_size=4, seed=1, read_threads=2)
-    reference = make()
-    for _ in range(25):
-        state = reference.get_state()
-        expected = next(reference)
-        resumed = make()
-        resumed.set_state(state)
-        for key, value in next(resumed).items():
-            if key != "images":
-                np.testing.assert_array_equal(value, expected[key])
+def test_a_terminal_episode_without_its_last_observation_still_ends():
+    """No frame stands there, but the flags do: the bootstrap is 0."""
+    episode = make_episode(3)
+    found = cut(dataclasses.replace(episode, state=episode.state[:3]), 0, Cutting(6, 1, 1))
+    np.testing.assert_array_equal(found["valid"], [True, True, True, False, False, False])
+    np.testing.assert_array_equal(found["is_terminal"], [False, False, False, True, False, False])
+    np.testing.assert_array_equal(found["trainable"], [True, True, True, False, False, False])
 
 
-def test_an_epoch_holds_every_segment_once():
-    source = make_source([make_episode(n) for n in range(3, 11)], Cutting(6, 2, 1))
-    iterator = loader.training_iterator(source, batch_size=1, seed=1, read_threads=1)
-    trained = sum(int(next(iterator)["trainable"].sum()) for _ in range(len(source)))
-    assert trained == sum(range(3, 11))
+def test_a_dataset_fills_its_dims_cameras_and_state_of_the_network():
+    network = ActionSpec(("terminate", "x"), (0.0, -1.0), (1.0, 1.0), (2, 8))
+    found = cut(make_episode(2), 0, Cutting(4, 1, 1), network, cameras=("wrist",), state_dim=3)
+    np.testing.assert_array_equal(found["bins"], [0, 4])
+    np.testing.assert_array_equal(found["action_mask"], [[False, True]] * 3 + [[False, False]])
+    np.testing.assert_array_equal(found["tokens"], [[0, 2], [0, 2], [0, 0], [0, 0]])
+    assert not found["camera_mask"]["wrist"] and not found["images"]["wrist"].any() and found["state"].shape == (4, 3)
 
 
-def test_a_share_of_demonstrations_is_held_in_every_batch():
-    demonstrations = [dataclasses.replace(make_episode(5), collector=DEMONSTRATION)] * 3
-    autonomous = [make_episode(20, terminal=False) for _ in range(9)]
-    source = make_source(demonstrations + autonomous, Cutting(6, 2, 1))
-    make = lambda share: loader.training_iterator(source, batch_size=8, seed=0, read_threads=1, demonstration_share=share)
-    iterator = make(0.5)
-    for _ in range(10):
-        assert next(iterator)["success"].mean() == 0.5  # only the demonstrations succeed here
-    with pytest.raises(UserError, match="demonstration_share is 0.5 but 100%"):
-        only = make_source(demonstrations * 3, Cutting(6, 2, 1))
-        loader.training_iterator(only, batch_size=8, seed=0, read_threads=1, demonstration_share=0.5)
+def test_images_are_brought_to_the_size_of_the_network():
+    image = simplejpeg.encode_jpeg(np.full((16, 32, 3), 200, np.uint8))
+    found = cut(dataclasses.replace(make_episode(2), images={"front": [image] * 3}), 0, Cutting(4, 1, 1), cameras=("front",))
+    assert found["images"]["front"].shape == (4, 8, 8, 3)
+    np.testing.assert_allclose(found["images"]["front"][:3], 200, atol=2)
+    assert not found["images"]["front"][3].any()
 
 
-def test_validation_covers_every_transition_once():
-    source = make_source([make_episode(n) for n in range(3, 11)], Cutting(6, 2, 1))
-    batches = list(loader.validation_batches(source, batch_size=4))
-    assert sum(int(b.trainable.sum()) for b in batches) == sum(range(3, 11))
-    assert {b.tokens.shape[0] for b in batches} == {4}
+def test_hindsight_turns_a_success_into_a_truncated_failure():
+    episode = relabelled(make_episode(3), "lift the ring", step_penalty=0.0)
+    found = cut(episode, 0, Cutting(5, 1, 1))
+    assert found["relabelled"] and not found["success"] and not found["is_terminal"].any() and not found["reward"].any()
+    assert not found["mc_return"].any() and episode.instruction == "lift the ring"
+    np.testing.assert_array_equal(found["is_last"], [False, False, False, True, False])
+    penalised = relabelled(dataclasses.replace(make_episode(3), rewards=np.float32([-0.1, -0.1, 0.9])), "x", step_penalty=0.1)
+    np.testing.assert_allclose(penalised.rewards, [-0.1] * 3)
 
 
-def test_batch_larger_than_the_dataset_is_refused():
-    with pytest.raises(UserError, match="batch_size is 64 but the dataset has 1 segments"):
-        loader.training_iterator(make_source([make_episode(2)], Cutting(6, 2, 1)), batch_size=64, seed=0, read_threads=1)
+def test_hindsight_without_a_last_observation_gives_up_the_last_transition():
+    episode = make_episode(3)
+    found = cut(relabelled(dataclasses.replace(episode, state=episode.state[:3]), "x", 0.0), 0, Cutting(5, 1, 1))
+    np.testing.assert_array_equal(found["trainable"], [True, True, False, False, False])
+    np.testing.assert_array_equal(found["is_last"], [False, False, True, False, False])
 
 
 def test_a_damaged_image_is_named():
-    """Through the loader's threads, as training meets it."""
     episode = dataclasses.replace(make_episode(6), images={"front": [b"\xff\xd8\xff broken"] * 7})
-    iterator = loader.training_iterator(make_source([episode], Cutting(4, 1, 1)), batch_size=1, seed=0, read_threads=2)
-    with pytest.raises(UserError, match="Episode 'e6': an image 'front' of steps .* does not decode"):
-        next(iterator)
+    with pytest.raises(UserError, match="Episode 'e6': image 'front' of step 0 does not decode"):
+        cut(episode, 0, Cutting(4, 1, 1), cameras=("front",))
+
+
+def test_returns_outside_the_value_range_are_named():
+    episode = dataclasses.replace(make_episode(3), rewards=np.float32([0, 0, 5]))
+    with pytest.raises(UserError, match=r"'e3' has returns from .* to 5, outside config.value_range=\(0, 1\)"):
+        cut(episode, 0, Cutting(4, 1, 1))

@@ -7,18 +7,21 @@ import shutil
 from pathlib import Path
 
 import imageio.v3 as iio
+import jax
 import numpy as np
 import pytest
 
 from qt_jax.agents import q_transformer
+from qt_jax.cli import datasets
 from qt_jax.data import loader
-from qt_jax.data.segments import Cutting, SegmentSource, decode
+from qt_jax.data.order import Draw
+from qt_jax.data.segments import Cutting, decode
 from qt_jax.errors import UserError
 from qt_jax.evaluation import live_policy, statistics
 from qt_jax.evaluation.rollouts import Job, Rollout
 from qt_jax.models.q_transformer import Network
-from qt_jax.training import checkpoints, loop
-from tests.conftest import door, interface
+from qt_jax.training import checkpoints, inputs
+from tests.conftest import door
 
 
 @pytest.fixture(scope="module")
@@ -69,15 +72,16 @@ def test_wilson_interval_by_hand():
 
 def test_runtime_agrees_with_the_teacher_forced_network(trained):
     """Longer than the window, a second episode in one slot included: the policy that is served is the network that was trained."""
-    config = checkpoints.frozen_config(checkpoints.plain_config(trained))
-    dataset, *_ = loop.load_data(config, *interface(trained))
+    config, recipe, _ = inputs.load(trained, datasets.entries(trained))
+    source = recipe.mixture.sources[0]
     params, assets, _ = checkpoints.load_params(trained.workdir)
     policy = live_policy.build(params, assets, slots=1)
     network = Network.create(config.model, assets.action, assets.observation, assets.instruction_dim)
-    for episode in dataset.train[:2]:
-        cutting = Cutting(episode.length + 1, config.model.window, 1)
-        source = SegmentSource((episode,), cutting, assets.action, assets.statistics, discount=0.98, dt_ref=0.0625, q_min=0.0)
-        (segment,) = loader.validation_batches(source, batch_size=1)
+    for number in source.train[:2]:
+        cutting = Cutting(int(source.index.columns["length"][number]) + 1, config.model.window, 1)
+        reader = loader.SegmentReader(dataclasses.replace(recipe, cutting=cutting), capacity=1)
+        draw = Draw(0, int(number), 0, 0, 0)
+        episode, segment = reader.episode(draw), loader.to_segment(jax.tree.map(lambda x: x[None], reader(draw)))
         tokens, scores = [], []
         for t in range(episode.length):
             images = {name: decode(frames[t])[None] for name, frames in episode.images.items()}

@@ -37,20 +37,21 @@ def make_segment(steps=STEPS, batch=2, cameras=("front",), state_dim=4, seed=0):
     ones, zeros = np.ones((batch, steps), bool), np.zeros((batch, steps), bool)
     return Segment(
         images={name: rng.integers(0, 255, (batch, steps, 16, 16, 3), np.uint8) for name in cameras},
+        camera_mask={name: np.ones(batch, bool) for name in cameras},
         state=rng.normal(size=(batch, steps, state_dim)).astype(np.float32),
         instruction=rng.normal(size=(batch, 12)).astype(np.float32),
-        tokens=rng.integers(0, 2, (batch, steps, 3)).astype(np.int32),
+        tokens=rng.integers(0, 2, (batch, steps, 3)).astype(np.int32), bins=np.repeat(np.int32([ACTION.bins]), batch, axis=0),
         action_mask=np.ones((batch, steps, 3), bool),
         reward=np.zeros((batch, steps), np.float32), mc_return=np.zeros((batch, steps), np.float32),
         dt=np.ones((batch, steps), np.float32), is_first=zeros, is_last=zeros, is_terminal=zeros, valid=ones, trainable=ones,
-        success=np.ones(batch, bool),
+        success=np.ones(batch, bool), relabelled=np.zeros(batch, bool),
     )  # fmt: skip
 
 
 def crop(segment: Segment, start: int, stop: int) -> Segment:
     take = lambda x: x[:, start:stop]
     fields = {f.name: getattr(segment, f.name) for f in dataclasses.fields(segment)}
-    kept = {"instruction", "success"}
+    kept = {"instruction", "success", "relabelled", "bins", "camera_mask"}
     return Segment(**{k: v if k in kept else jax.tree.map(take, v) for k, v in fields.items()})
 
 
@@ -63,7 +64,8 @@ def greedy_rollout(network, params, segment):
     batch, steps = segment.tokens.shape[:2]
     window, mask, outputs = None, jnp.zeros((batch, WINDOW), bool), []
     for t in range(steps):
-        frame = network.encode_frame(params, {k: v[:, t] for k, v in segment.images.items()}, segment.state[:, t], segment.instruction)
+        images = {name: frames[:, t] for name, frames in segment.images.items()}
+        frame = network.encode_frame(params, images, segment.camera_mask, segment.state[:, t], segment.instruction)
         if window is None:
             window = jax.tree.map(lambda x: jnp.zeros((batch, WINDOW, *x.shape[1:]), x.dtype), frame)
         window = jax.tree.map(lambda w, f: jnp.concatenate([w[:, 1:], f[:, None]], 1), window, frame)
@@ -194,7 +196,8 @@ def test_each_frame_is_encoded_once():
     def encoder_flops():
         network = make_network(layers=1, width=8, patch_stages=((2, 64, 2),))
         frames = 2 * STEPS
-        inputs = {"front": jnp.zeros((frames, 16, 16, 3), jnp.uint8)}, jnp.zeros((frames, 4)), jnp.zeros((frames, 12))
+        images, seen = jnp.zeros((frames, 16, 16, 3), jnp.uint8), jnp.ones(frames, bool)
+        inputs = {"front": images}, {"front": seen}, jnp.zeros((frames, 4)), jnp.zeros((frames, 12))
         compiled = jax.jit(network.encode_frame).lower(network.init(jax.random.key(0)), *inputs).compile()
         return compiled.cost_analysis()["flops"]
 
@@ -229,7 +232,7 @@ def test_paper_size_trains_on_cpu():
         small,
         images={"front": rng.integers(0, 255, (1, 7, 300, 300, 3), np.uint8)}, state=np.zeros((1, 7, 0), np.float32),
         instruction=rng.normal(size=(1, 512)).astype(np.float32), tokens=np.zeros((1, 7, 8), np.int32),
-        action_mask=np.ones((1, 7, 8), bool), mc_return=np.ones((1, 7), np.float32),
+        bins=np.int32([action.bins]), action_mask=np.ones((1, 7, 8), bool), mc_return=np.ones((1, 7), np.float32),
     )  # fmt: skip
     step = jax.jit(functools.partial(train_step, config, network), donate_argnums=0)
     losses = []

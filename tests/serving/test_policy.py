@@ -3,20 +3,27 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from qt_jax.errors import UserError
-from qt_jax.preprocess import StateStatistics
 from qt_jax.serving.policy import Policy
 from qt_jax.specs import PolicySpec
+from tests.data.synthetic import unit_statistics
 from tests.models.test_q_transformer import ACTION, WINDOW, make_network, make_params, make_segment, scores
 
 
 def make_policy(network, params, slots):
-    spec = PolicySpec(network.action, network.observation, WINDOW, network.instruction_dim, "test")
+    slots_in = network.action.slots_in(network.action)
+    spec = PolicySpec(network.action, network.observation, slots_in, WINDOW, network.instruction_dim, "test")
     decode = lambda params, cache, mask: network.greedy(params, cache, mask, scores)
-    return Policy(spec, StateStatistics((0.0,) * 4, (1.0,) * 4), params, network.encode_frame, decode, slots)
+
+    def encode(params, images, state, instruction):
+        seen = {name: jnp.ones(len(frames), bool) for name, frames in images.items()}
+        return network.encode_frame(params, images, seen, state, instruction)
+
+    return Policy(spec, unit_statistics(4), params, encode, decode, slots)
 
 
 def test_what_the_policy_does_not_expect_is_named_and_leaves_the_windows_alone():

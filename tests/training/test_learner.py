@@ -11,17 +11,16 @@ import time
 from pathlib import Path
 
 import jax
-import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from qt_jax.cli import datasets
 from qt_jax.errors import UserError
-from qt_jax.preprocess import StateStatistics
-from qt_jax.training import checkpoints, loop
+from qt_jax.training import checkpoints, inputs
 from qt_jax.training.config import validate
 from tests import tiny
-from tests.conftest import ROOT, interface, train
+from tests.conftest import ROOT, train
 
 
 def equal_trees(one, other):
@@ -70,7 +69,7 @@ def test_killed_run_resumes_bit_for_bit(trained, config, tmp_path):
     assert {"params", "target_params", "opt_state", "step"} == set(one) and int(one["step"]) == 20
     equal_trees(one, other)
     one, other = (json.loads(Path(w, "checkpoints/20/data_iterator/metadata").read_text()) for w in (config.workdir, trained.workdir))
-    assert one == other == {"next_index": 20}
+    assert one == other == {"batches": 20}
     steps, undisturbed = ([r["step"] for r in metric_records(w)] for w in (config.workdir, trained.workdir))
     assert steps == undisturbed, "each step once, though the killed run had logged past its checkpoint"
 
@@ -83,7 +82,7 @@ def saved_state(workdir):
 
 
 def test_dropout_and_augmentation_resume_bit_for_bit(config, tmp_path):
-    config.model.dropout, config.data.random_shift = 0.2, 2
+    config.model.dropout, config.data.augment.shift, config.data.augment.brightness = 0.2, 2, 0.2
     config.train.checkpoint_every = 3
     config.train.steps = 6
     whole = jax.device_get(train(config).params)
@@ -130,18 +129,16 @@ def test_checkpoint_of_another_config_is_refused(trained):
         train(config)
 
 
-@pytest.mark.parametrize(
-    "name, value", [("data_fingerprint", "0123"), ("statistics", StateStatistics((0.0,) * 4, (1.0,) * 4))], ids=["data", "statistics"]
-)
+@pytest.mark.parametrize("name, value", [("data_fingerprint", "0123"), ("datasets", {})])
 def test_other_data_under_the_same_run_is_refused(trained, monkeypatch, name, value):
-    load_data = loop.load_data
+    load = inputs.load
 
     def changed(*arguments):
-        *rest, assets = load_data(*arguments)
+        *rest, assets = load(*arguments)
         return *rest, dataclasses.replace(assets, **{name: value})
 
-    monkeypatch.setattr(loop, "load_data", changed)
-    with pytest.raises(UserError, match=f"was trained with {name} .* the dataset changed"):
+    monkeypatch.setattr(inputs, "load", changed)
+    with pytest.raises(UserError, match=f"was trained with other {name} than the data gives now: the dataset changed"):
         train(trained)
 
 
@@ -172,7 +169,7 @@ def test_every_wrong_setting_is_named_at_once(config):
 def test_data_of_another_observation_is_refused(config):
     config.env.cameras = ()
     config.env.state = "full"
-    with pytest.raises(UserError, match="config.env asks for"):
+    with pytest.raises(UserError, match=r"has state of shape .*, the spec says"):
         train(config)
 
 
@@ -217,21 +214,23 @@ def test_loss_follows_the_reward_and_ignores_the_observation_after_a_terminal_st
     from qt_jax.models.q_transformer import Network
 
     config.agent.monte_carlo = False
-    frozen = ml_collections.FrozenConfigDict(config)
-    _, source, _, assets = loop.load_data(frozen, *interface(config))
+    frozen, recipe, assets = inputs.load(config, datasets.entries(config))
     network = Network.create(config.model, assets.action, assets.observation, assets.instruction_dim)
     params = network.init(jax.random.key(0))
-    terminal = [i for i in range(len(source)) if source[i]["is_terminal"].any()]
-    truncated = [i for i in range(len(source)) if source[i]["is_last"].any() and not source[i]["is_terminal"].any()]
+    one = lambda draw: next(loader.validation_batches(recipe, [draw], batch_size=1))
+    draws = loader.validation_draws(recipe, 100)
+    terminal = [draw for draw in draws if one(draw).is_terminal.any()]
+    truncated = [draw for draw in draws if one(draw).is_last.any() and not one(draw).is_terminal.any()]
     compute = jax.jit(lambda batch: q_transformer.loss(frozen, network, params, params, batch, None)["loss"][0])
 
-    def changed_by_last_observation(index):
-        (batch,) = loader.validation_batches(source, batch_size=1, indices=[index])
+    def changed_by_last_observation(draw):
+        batch = one(draw)
         state = np.where(batch.is_last[..., None], batch.state + 3.0, batch.state).astype(np.float32)
         images = {k: np.where(batch.is_last[..., None, None, None], 255 - v, v).astype(np.uint8) for k, v in batch.images.items()}
         return float(compute(batch)) != float(compute(dataclasses.replace(batch, state=state, images=images)))
 
-    assert not any(changed_by_last_observation(i) for i in terminal[:3])
-    assert all(changed_by_last_observation(i) for i in truncated[:3])
-    (batch,) = loader.validation_batches(source, batch_size=1, indices=terminal[:1])
+    assert terminal and truncated
+    assert not any(map(changed_by_last_observation, terminal[:3]))
+    assert all(map(changed_by_last_observation, truncated[:3]))
+    batch = one(terminal[0])
     assert float(compute(batch)) != float(compute(dataclasses.replace(batch, reward=batch.reward * 0.5)))

@@ -141,8 +141,8 @@ def test_the_best_checkpoint_is_kept_beside_the_latest(config):
 def test_a_step_that_hangs_ends_the_run_with_every_stack(config):
     """A real hang: the data's only reading thread blocks for ever."""
     script = (
-        "import sys, threading; from qt_jax.data import segments; from qt_jax.cli import main; sys.argv[0] = 'qt_jax';"
-        "segments.SegmentSource.__getitem__ = lambda self, i: threading.Event().wait(); main.run()"
+        "import sys, threading; from qt_jax.data import loader; from qt_jax.cli import main; sys.argv[0] = 'qt_jax';"
+        "loader.SegmentReader.__call__ = lambda self, draw: threading.Event().wait(); main.run()"
     )
     command = [sys.executable, "-c", script, "train", "--config=tests/tiny.py", f"--config.data.path={config.data.path}",
                f"--config.workdir={config.workdir}", "--config.train.step_timeout_s=2"]  # fmt: skip

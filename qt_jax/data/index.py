@@ -1,0 +1,242 @@
+"""One pass over a dataset, kept on disk: where each episode lies and what it is, and statistics of its actions and states.
+
+The pass reads every record once, decodes no image, and checks what training relies on. Its result is cached under the names and sizes of
+the dataset's files and all that decides what an episode is.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import functools
+import hashlib
+import inspect
+import io
+import json
+import multiprocessing
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from qt_jax import storage, text
+from qt_jax.data import episodes, records
+from qt_jax.data.records import BadRecord, BadShard, Directory, Shard
+from qt_jax.data.specs import DatasetSpec
+from qt_jax.errors import UserError
+from qt_jax.preprocess import Statistics
+from qt_jax.specs import DEMONSTRATION
+
+SAMPLES = 100_000
+"""Steps of a dataset kept for quantiles and histograms, at even distances."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """Columns have one entry for each episode that is used.
+
+    shard, position, size: where the record lies. length: T. instruction, task: numbers into `instructions` and `tasks`.
+    id_hash: a uniform number in [0, 1) from the episode's id, for splits. The others: see `_scan`.
+    samples: {"action": float32 [n, D], "state": float32 [n, state_dim]}, raw. skipped, left_out: counts by reason.
+    embeddings: float32 [instructions, E].
+    """
+
+    columns: dict[str, np.ndarray]
+    instructions: tuple[str, ...]
+    tasks: tuple[str, ...]
+    embeddings: np.ndarray
+    samples: dict[str, np.ndarray]
+    statistics: dict[str, Statistics]
+    skipped: dict[str, int]
+    left_out: int
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.columns["length"])
+
+    @functools.cached_property
+    def instruction_numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.instructions)}
+
+    @functools.cached_property
+    def instructions_of_tasks(self) -> dict[str, np.ndarray]:
+        """{task: numbers of the instructions that its episodes have}."""
+        pairs = np.unique(np.stack([self.columns["task"], self.columns["instruction"]]), axis=1)
+        return {name: pairs[1, pairs[0] == number] for number, name in enumerate(self.tasks)}
+
+
+def load(
+    directory: Directory, spec: DatasetSpec, *, step_penalty: float, text_encoder: str, max_skipped: int, workers: int, cache: str
+) -> Index:
+    """From the cache, or from a pass over the dataset by so many `workers` (0: this process).
+
+    Raises:
+        UserError: for more damaged records than `max_skipped`, each kind named with its place.
+    """
+    key = _key(directory, spec, step_penalty, text_encoder, max_skipped)
+    path = storage.directory(cache) / "index" / f"{key[:32]}.npz"
+    if path.exists():
+        return _from_bytes(path.read_bytes())
+    scan = functools.partial(_scan, directory, spec, step_penalty, cache)
+    if workers and len(directory.shards) > 1:
+        with concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+            parts = list(pool.map(scan, range(len(directory.shards))))
+    else:
+        parts = list(map(scan, range(len(directory.shards))))
+    index = _merge(directory, parts, _encoder(directory, spec), text_encoder, max_skipped)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    storage.replace_bytes(path, _to_bytes(index))
+    return index
+
+
+def _key(directory: Directory, spec: DatasetSpec, *settings: Any) -> str:
+    plain = {f.name: repr(getattr(spec, f.name)) for f in dataclasses.fields(spec) if f.name not in ("path", "standardise", "achieves")}
+    code = [spec.standardise.__name__, *(inspect.getsource(module) for module in (inspect.getmodule(spec.standardise), episodes))]
+    with open(__file__) as this:
+        code.append(this.read())
+    return hashlib.sha256(repr([directory.fingerprint(), sorted(plain.items()), code, settings]).encode()).hexdigest()
+
+
+def _encoder(directory: Directory, spec: DatasetSpec) -> str | None:
+    if spec.text_encoder is not None or "instruction_embedding" not in directory.features:
+        return spec.text_encoder
+    return directory.features["instruction_embedding"].doc.desc
+
+
+@dataclasses.dataclass
+class _Part:
+    """What one shard holds."""
+
+    rows: list[tuple] = dataclasses.field(default_factory=list)
+    embeddings: dict[str, np.ndarray | None] = dataclasses.field(default_factory=dict)
+    moments: dict[str, Any] = dataclasses.field(default_factory=dict)
+    samples: dict[str, list[np.ndarray]] = dataclasses.field(default_factory=lambda: {"action": [], "state": []})
+    stride: int = 1
+    seen: int = 0
+    problems: list[str] = dataclasses.field(default_factory=list)
+    left_out: int = 0
+
+
+COLUMNS = {"shard": np.int32, "position": np.int64, "size": np.int64, "length": np.int32, "success": bool, "terminal": bool,
+           "demonstration": bool, "dt": np.float32, "final_reward": np.float32, "dense": bool, "id_hash": np.float64}  # fmt: skip
+
+
+def _scan(directory: Directory, spec: DatasetSpec, step_penalty: float, cache: str, number: int) -> _Part:
+    """One shard. `final_reward` and `dense` (not just the penalty before it) let returns be checked without the record."""
+    shard, part = directory.shards[number], _Part()
+    name = f"{directory.path}: {shard.name}"
+    quota = max(1, SAMPLES // len(directory.shards))
+    try:
+        for place, (position, record) in enumerate(records.scan(shard, cache)):
+            try:
+                if isinstance(record, BadRecord):
+                    raise record
+                episode = episodes.read(directory.parse(record), spec, step_penalty)
+            except BadRecord as error:
+                part.problems.append(f"{name}, episode {place}: {error}")
+                continue
+            if episode is None:
+                part.left_out += 1
+                continue
+            _add(part, episode, (number, position, len(record)), f"{shard.name}/{place}", step_penalty, quota)
+    except BadShard as error:
+        missing = shard.examples - len(part.rows) - len(part.problems) - part.left_out
+        part.problems += [f"{name} {error}; truncated or damaged, copy or collect it again"] * missing
+    return part
+
+
+def _add(part: _Part, episode: episodes.Episode, place: tuple, fallback_id: str, step_penalty: float, quota: int) -> None:
+    identity = episode.episode_id or fallback_id
+    id_hash = int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big") / 2.0**64
+    dense = bool(np.any(episode.rewards[:-1] != np.float32(-step_penalty)))
+    content = hashlib.sha256(identity.encode() + episode.actions.tobytes() + episode.rewards.tobytes()).digest()[:8]
+    part.rows.append((*place, episode.length, episode.success, episode.terminal, episode.collector == DEMONSTRATION, episode.dt,
+                      episode.rewards[-1], dense, id_hash, episode.instruction, episode.task, content))  # fmt: skip
+    part.embeddings.setdefault(episode.instruction, episode.embedding)
+    for name, values in (("action", episode.actions), ("state", episode.state)):
+        values = values.astype(np.float64)
+        count, total, squares, low, high = part.moments.get(name, (0, 0.0, 0.0, np.inf, -np.inf))
+        part.moments[name] = (count + len(values), total + values.sum(0), squares + np.square(values).sum(0),
+                              np.minimum(low, values.min(0)), np.maximum(high, values.max(0)))  # fmt: skip
+    chosen = np.arange(-part.seen % part.stride, episode.length, part.stride)
+    part.seen += episode.length
+    part.samples["action"].append(episode.actions[chosen])
+    part.samples["state"].append(episode.state[chosen])
+    if sum(map(len, part.samples["action"])) > quota:
+        part.stride *= 2
+        part.samples = {name: [np.concatenate(values)[::2]] for name, values in part.samples.items()}
+
+
+def _merge(directory: Directory, parts: list[_Part], encoder: str | None, text_encoder: str, max_skipped: int) -> Index:
+    problems = [problem for part in parts for problem in part.problems]
+    if len(problems) > max_skipped:
+        raise UserError(
+            f"{problems[0]} ({len(problems)} damaged of {sum(s.examples for s in directory.shards)} episodes; "
+            f"config.data.max_skipped={max_skipped}). Repair the dataset or raise the cap."
+        )
+    rows = [row for part in parts for row in part.rows]
+    if not rows:
+        raise UserError(f"{directory.path} holds no episode that can be used; collect more or correct its DatasetSpec.")
+    *values, instruction, task, content = zip(*rows)
+    columns = {name: np.asarray(value, dtype) for (name, dtype), value in zip(COLUMNS.items(), values)}
+    instructions, columns["instruction"] = _numbered(instruction)
+    tasks, columns["task"] = _numbered(task)
+    stored: dict[str, np.ndarray | None] = {}
+    for part in parts:
+        stored |= {key: value for key, value in part.embeddings.items() if stored.get(key) is None}
+    use_stored = encoder == text_encoder
+    embeddings = [stored[name] if use_stored and stored[name] is not None else text.embed(name, text_encoder) for name in instructions]
+    thinnest = max(part.stride for part in parts)
+    samples = {
+        name: np.concatenate([np.concatenate(part.samples[name])[:: thinnest // part.stride] for part in parts if part.rows])
+        for name in ("action", "state")
+    }
+    statistics = {name: _statistics([part.moments[name] for part in parts if part.rows], samples[name]) for name in samples}
+    skipped: dict[str, int] = {}
+    for problem in problems:
+        skipped[problem] = skipped.get(problem, 0) + 1
+    fingerprint = hashlib.sha256(b"".join(content)).hexdigest()[:16]
+    left_out = sum(part.left_out for part in parts)
+    return Index(columns, instructions, tasks, np.stack(embeddings), samples, statistics, skipped, left_out, fingerprint)
+
+
+def _numbered(names: Iterable[str]) -> tuple[tuple[str, ...], np.ndarray]:
+    unique, inverse = np.unique(np.asarray(names, object), return_inverse=True)
+    return tuple(map(str, unique)), inverse.astype(np.int32)
+
+
+def _statistics(moments: list[tuple], samples: np.ndarray) -> Statistics:
+    count, total, squares = (sum(moment[i] for moment in moments) for i in range(3))
+    low, high = np.min([moment[3] for moment in moments], 0), np.max([moment[4] for moment in moments], 0)
+    mean = total / count
+    std = np.where(low == high, 0.0, np.sqrt(np.maximum(squares / count - np.square(mean), 0.0)))  # a constant is one in spite of rounding
+    q01, q99 = np.quantile(samples, [0.01, 0.99], axis=0) if samples.shape[1] else np.zeros((2, 0))
+    return Statistics(*(tuple(np.asarray(x, np.float64).tolist()) for x in (mean, std, q01, q99, low, high)))
+
+
+def _to_bytes(index: Index) -> bytes:
+    buffer = io.BytesIO()
+    rest = {
+        "instructions": index.instructions, "tasks": index.tasks, "skipped": index.skipped, "left_out": index.left_out,
+        "fingerprint": index.fingerprint, "statistics": {name: value.to_json() for name, value in index.statistics.items()},
+    }  # fmt: skip
+    arrays = {f"columns/{k}": v for k, v in index.columns.items()} | {f"samples/{k}": v for k, v in index.samples.items()}
+    np.savez(buffer, embeddings=index.embeddings, rest=np.frombuffer(json.dumps(rest).encode(), np.uint8), **arrays)
+    return buffer.getvalue()
+
+
+def _from_bytes(data: bytes) -> Index:
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        rest = json.loads(arrays["rest"].tobytes())
+        group = lambda prefix: {name.removeprefix(prefix): arrays[name] for name in arrays.files if name.startswith(prefix)}
+        return Index(
+            group("columns/"), tuple(rest["instructions"]), tuple(rest["tasks"]), arrays["embeddings"], group("samples/"),
+            {name: Statistics.from_json(value) for name, value in rest["statistics"].items()}, rest["skipped"], rest["left_out"],
+            rest["fingerprint"],
+        )  # fmt: skip
+
+
+def shard_of(directory: Directory, index: Index, episode: int) -> tuple[Shard, int, int]:
+    """Shard, position and size of an episode's record: what `records.read` takes."""
+    columns = index.columns
+    return directory.shards[columns["shard"][episode]], int(columns["position"][episode]), int(columns["size"][episode])

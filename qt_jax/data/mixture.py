@@ -1,0 +1,181 @@
+"""The datasets of a run, opened: their indices, which episodes train, how often each kind is drawn."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from qt_jax import discretization
+from qt_jax.data import index as indices
+from qt_jax.data import records
+from qt_jax.data.index import Index
+from qt_jax.data.mixtures import KINDS
+from qt_jax.data.order import Group
+from qt_jax.data.records import Directory
+from qt_jax.data.segments import Cutting
+from qt_jax.data.specs import DatasetSpec
+from qt_jax.data.tables import Entry, interface
+from qt_jax.errors import UserError
+from qt_jax.specs import ActionSpec, ObservationSpec
+
+FILTERS = ("all", "successes", "demonstrations")
+ACTION_BOUNDS = ("spec", "quantiles")
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One dataset of the mixture. train, validation: numbers of its episodes in the index."""
+
+    name: str
+    spec: DatasetSpec
+    directory: Directory
+    index: Index
+    action: ActionSpec
+    weight: float
+    balance: dict[str, float]
+    train: np.ndarray
+    validation: np.ndarray
+
+    def clipped(self) -> np.ndarray:
+        """Share of the sampled actions outside the bins' range, [D]."""
+        samples = self.index.samples["action"]
+        return np.mean((samples < np.asarray(self.action.low)) | (samples > np.asarray(self.action.high)), axis=0)
+
+    def bins_used(self) -> np.ndarray:
+        """How many bins of each dim hold a sampled action, [D]."""
+        tokens = discretization.tokenize(self.action, self.index.samples["action"])
+        return np.asarray([len(np.unique(column)) for column in tokens.T])
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """action, observation: what a network for all sources acts with and sees."""
+
+    sources: tuple[Source, ...]
+    action: ActionSpec
+    observation: ObservationSpec
+    text_encoder: str
+
+    @property
+    def instruction_dim(self) -> int:
+        return self.sources[0].index.embeddings.shape[1]
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the training episodes of any source: their number, order, actions or rewards."""
+        parts = [(s.name, s.index.fingerprint, hashlib.sha256(s.train.tobytes()).hexdigest()) for s in self.sources]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+    def success(self) -> dict[str, dict[str, float]]:
+        """{task or "all": {"success": share, "episodes": count}} of all sources, whatever was filtered."""
+        outcomes: dict[str, list[np.ndarray]] = {"all": []}
+        for source in self.sources:
+            flags, task = source.index.columns["success"], source.index.columns["task"]
+            outcomes["all"].append(flags)
+            for number, name in enumerate(source.index.tasks):
+                outcomes.setdefault(name, []).append(flags[task == number])
+        joined = {name: np.concatenate(parts) for name, parts in sorted(outcomes.items())}
+        return {name: {"success": float(flags.mean()), "episodes": len(flags)} for name, flags in joined.items()}
+
+
+def open_mixture(settings: Any, entries: Sequence[Entry]) -> Mixture:
+    """Opens `config.data` and reads (or makes) each dataset's index.
+
+    An episode belongs to the validation split by a hash of its id, so the split survives filters, order and more data.
+
+    Raises:
+        UserError: for data that is missing, damaged, or without an episode that the filter keeps.
+    """
+    action, observation = interface(entries, settings.image_size)
+    sources = tuple(_open(settings, entry) for entry in entries)
+    return Mixture(sources, action, observation, settings.text_encoder)
+
+
+def _open(settings: Any, entry: Entry) -> Source:
+    directory = records.open_directory(entry.spec.path)
+    index = indices.load(
+        directory, entry.spec, step_penalty=settings.step_penalty, text_encoder=settings.text_encoder,
+        max_skipped=settings.max_skipped, workers=settings.workers, cache=settings.cache,
+    )  # fmt: skip
+    columns = index.columns
+    kept = {"all": np.full(len(index), True), "successes": columns["success"], "demonstrations": columns["demonstration"]}
+    kept = kept[settings.episodes]
+    held_out = columns["id_hash"] < settings.validation_fraction
+    train = np.flatnonzero(kept & ~held_out)
+    if not len(train):
+        raise UserError(
+            f"{entry.spec.path} holds no training episode with config.data.episodes={settings.episodes!r}; collect more or loosen the "
+            "filter."
+        )
+    action = _bounded(entry, index) if settings.action_bounds == "quantiles" else entry.spec.action
+    return Source(entry.name, entry.spec, directory, index, action, entry.weight, entry.balance, train, np.flatnonzero(kept & held_out))
+
+
+def _bounded(entry: Entry, index: Index) -> ActionSpec:
+    """Bounds at the 1% and 99% quantiles; a dim of two bins keeps the spec's (its two values are names, not amounts)."""
+    spec, statistics = entry.spec.action, index.statistics["action"]
+    low, high = zip(*(
+        (given if bins == 2 else measured)
+        for given, measured, bins in zip(zip(spec.low, spec.high), zip(statistics.q01, statistics.q99), spec.bins)
+    ))  # fmt: skip
+    return dataclasses.replace(spec, low=low, high=high)
+
+
+def check_returns(mixture: Mixture, value_range: tuple[float, float], discount: float, dt_ref: float) -> None:
+    """Raises a UserError for an episode with returns outside the value range, as far as the index knows them (the rest: on reading)."""
+    low, high = value_range
+    for source in mixture.sources:
+        columns, penalty_free = source.index.columns, ~source.index.columns["dense"]
+        gamma = discount ** (columns["dt"].astype(np.float64) / dt_ref)
+        last = columns["final_reward"] + np.where(columns["terminal"], 0.0, gamma * low)
+        outside = np.flatnonzero(penalty_free & ((last < low - 1e-6) | (last > high + 1e-6)))
+        if outside.size:
+            raise UserError(
+                f"{source.spec.path}: episode {int(outside[0])} ends with a return of {last[outside[0]]:.4g}, outside config.value_range="
+                f"({low:g}, {high:g}); set config.value_range to the least and greatest attainable return."
+            )
+
+
+def groups(mixture: Mixture, cutting: Cutting) -> tuple[Group, ...]:
+    """What the loader draws from: each source, divided into kinds where it has a balance.
+
+    Raises:
+        UserError: for a share of a kind that a source does not have.
+    """
+    result = []
+    for number, source in enumerate(mixture.sources):
+        lengths = source.index.columns["length"][source.train]
+        cuts = np.asarray([len(cutting.starts(length)) for length in range(lengths.max() + 1)])[lengths]
+        for members, share in _kinds(source, cuts):
+            if share > 0:
+                result.append(Group(number, source.train[members], cuts[members], source.weight * share))
+    return tuple(result)
+
+
+def _kinds(source: Source, cuts: np.ndarray) -> list[tuple[np.ndarray, float]]:
+    """(members of `source.train`, share of its segments) of each kind; one for all without a balance."""
+    everything = np.arange(len(source.train))
+    if not source.balance:
+        return [(everything, 1.0)]
+    success, demonstration = (source.index.columns[name][source.train] for name in ("success", "demonstration"))
+    members = dict(zip(KINDS, map(np.flatnonzero, (success & demonstration, success & ~demonstration, ~success))))
+    for kind, share in source.balance.items():
+        if share > 0 and not len(members[kind]):
+            raise UserError(
+                f"config.data.balance asks for a share of {share:g} {kind}, but {source.spec.path} has none among its "
+                f"{len(source.train)} training episodes; set it to 0 or None."
+            )
+    rest = {kind: float(cuts[group].sum()) for kind, group in members.items() if kind not in source.balance}
+    left = 1.0 - sum(source.balance.values())
+    total = sum(rest.values())
+    if left > 1e-6 and not total:
+        raise UserError(
+            f"config.data.balance leaves {left:.0%} to {sorted(rest)}, of which {source.spec.path} has no training episode; let the shares "
+            "sum to 1."
+        )
+    shares = dict(source.balance) | {kind: left * size / total for kind, size in rest.items() if total}
+    return [(members[kind], share) for kind, share in shares.items()]

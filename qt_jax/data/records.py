@@ -1,0 +1,209 @@
+"""The serialised episodes of an RLDS directory: scanned in order or read one by one, TFRecord and ArrayRecord, without TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import os
+import shutil
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import fsspec
+import google_crc32c
+from etils import epath
+
+from qt_jax import storage
+from qt_jax.errors import UserError
+
+
+class BadRecord(Exception):
+    """One record is damaged; those after it can be read."""
+
+
+class BadShard(Exception):
+    """Nothing after this point of a file can be read."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A file of an RLDS dataset. local: where ArrayRecord can open it, "" where it lies in a bucket."""
+
+    path: str
+    file_format: str
+    size: int
+    examples: int
+
+    @property
+    def name(self) -> str:
+        return epath.Path(self.path).name
+
+
+@dataclasses.dataclass(frozen=True)
+class Directory:
+    """An opened RLDS version directory: its `train` files and how a record parses."""
+
+    path: str
+    shards: tuple[Shard, ...]
+    features: Any
+    metadata: dict[str, Any]
+
+    def parse(self, record: bytes) -> dict[str, Any]:
+        """A record -> nested dict; `steps` holds one stacked array a key, images still encoded.
+
+        Raises:
+            BadRecord: if it does not parse.
+        """
+        import tensorflow_datasets as tfds
+
+        try:
+            return self.features.deserialize_example_np(record, decoders={"steps": tfds.decode.SkipDecoding()})
+        except Exception as error:
+            raise BadRecord(f"does not parse ({type(error).__name__})") from error
+
+    def fingerprint(self) -> str:
+        """Of the files' names and sizes."""
+        return hashlib.sha256(repr([(s.name, s.size, s.examples) for s in self.shards]).encode()).hexdigest()
+
+
+def open_directory(path: str) -> Directory:
+    """The newest version below `path`, or `path` itself if it is a version directory.
+
+    Raises:
+        UserError: if there is no RLDS dataset with a `train` split, or it cannot be reached.
+    """
+    import tensorflow_datasets as tfds
+
+    directory = storage.directory(path)
+    try:
+        is_version = (directory / "dataset_info.json").exists()
+        versions = [directory] if is_version else [p for p in directory.glob("*.*.*") if p.is_dir() and tfds.core.Version.is_valid(p.name)]
+    except Exception as error:  # a bucket's own: no credentials, no such bucket, no network
+        raise UserError(f"{path} cannot be read ({type(error).__name__}: {str(error)[:200]}); mend the access.") from error
+    if not versions:
+        raise UserError(
+            f"{path} holds no RLDS dataset (no VERSION directory); run `python -m qt_jax collect --config=...` first, or correct the path."
+        )
+    newest = max(versions, key=lambda p: tfds.core.Version(p.name)) if not is_version else directory
+    try:
+        info = tfds.builder_from_directory(str(newest)).info
+    except Exception as error:
+        raise UserError(f"{newest} has no readable metadata ({type(error).__name__}); collect it again.") from error
+    if "train" not in info.splits:
+        raise UserError(f"{newest} has splits {sorted(info.splits)}, expected 'train'; collect it again.")
+    if "steps" not in info.features:
+        raise UserError(f"{newest} has features {sorted(info.features)}, expected RLDS' 'steps'.")
+    split = info.splits["train"]
+    shards = []
+    for file, examples in zip(split.filepaths, split.shard_lengths):
+        try:
+            size = epath.Path(file).stat().length
+        except Exception as error:
+            raise UserError(f"{newest} lacks {epath.Path(file).name} ({type(error).__name__}); copy or collect it again.") from error
+        shards.append(Shard(str(file), info.file_format.value, size, examples))
+    return Directory(str(newest), tuple(shards), info.features, dict(info.metadata or {}))
+
+
+# TFRecord's framing: length (8 bytes), its checksum (4), the record, its checksum (4).
+_HEADER, _FOOTER = struct.Struct("<QI"), struct.Struct("<I")
+
+
+def _masked_crc(data: bytes) -> int:
+    crc = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def scan(shard: Shard, cache: str) -> Iterator[tuple[int, bytes | BadRecord]]:
+    """(position, record) of all records in order; a damaged one is a BadRecord in its place.
+
+    Raises:
+        BadShard: where the file ends too early, or from where on it cannot be read.
+    """
+    if shard.file_format == "array_record":
+        yield from _scan_array_record(shard, cache)
+        return
+    with epath.Path(shard.path).open("rb") as file:
+        for number in range(shard.examples):
+            position = file.tell()
+            header = file.read(_HEADER.size)
+            if len(header) < _HEADER.size:
+                raise BadShard(f"ends after {number} of {shard.examples} records")
+            length, checksum = _HEADER.unpack(header)
+            if _masked_crc(header[:8]) != checksum:
+                raise BadShard(f"has a damaged header at byte {position}, record {number} of {shard.examples}")
+            record, footer = file.read(length), file.read(_FOOTER.size)
+            if len(footer) < _FOOTER.size:
+                raise BadShard(f"ends within record {number} of {shard.examples}")
+            damaged = _masked_crc(record) != _FOOTER.unpack(footer)[0]
+            yield position, BadRecord("has a wrong checksum") if damaged else record
+
+
+def _scan_array_record(shard: Shard, cache: str) -> Iterator[tuple[int, bytes | BadRecord]]:
+    try:
+        source = _array_record(shard, cache)
+        count = len(source)
+    except Exception as error:
+        raise BadShard(f"cannot be read ({_first_line(error)})") from error
+    if count != shard.examples:
+        raise BadShard(f"holds {count} of {shard.examples} records")
+    for number in range(count):
+        try:
+            yield number, source[number]
+        except Exception as error:
+            yield number, BadRecord(f"cannot be read ({_first_line(error)})")
+
+
+def read(shard: Shard, position: int, size: int, cache: str) -> bytes:
+    """One record of `size` bytes at a position that `scan` gave.
+
+    Raises:
+        BadRecord: if it is damaged.
+    """
+    if shard.file_format == "array_record":
+        try:
+            return _array_record(shard, cache)[position]
+        except Exception as error:
+            raise BadRecord(f"cannot be read ({_first_line(error)})") from error
+    start, length = position + _HEADER.size, size + _FOOTER.size
+    if "://" in shard.path:
+        data = _bucket(shard.path.partition("://")[0]).cat_file(shard.path, start=start, end=start + length)
+    else:
+        with open(shard.path, "rb", buffering=0) as file:
+            data = os.pread(file.fileno(), length, start)
+    record, footer = data[:size], data[size:]
+    if len(footer) < _FOOTER.size or _masked_crc(record) != _FOOTER.unpack(footer)[0]:
+        raise BadRecord("has a wrong checksum")
+    return record
+
+
+@functools.cache
+def _bucket(protocol: str) -> Any:
+    return fsspec.filesystem(protocol)
+
+
+@functools.lru_cache(maxsize=128)
+def _array_record(shard: Shard, cache: str) -> Any:
+    import grain
+
+    return grain.sources.ArrayRecordDataSource([_local(shard, cache)])
+
+
+def _local(shard: Shard, cache: str) -> str:
+    """ArrayRecord's reader opens local files alone: of a file in a bucket, a copy in `cache`, made once."""
+    if "://" not in shard.path:
+        return shard.path
+    name = hashlib.sha256(f"{shard.path} {shard.size}".encode()).hexdigest()[:16]
+    copy = storage.directory(cache) / "shards" / f"{name}-{shard.name}"
+    if not copy.exists():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        part = copy.with_name(f"{copy.name}.{os.getpid()}")
+        with part.open("wb") as local, epath.Path(shard.path).open("rb") as remote:
+            shutil.copyfileobj(remote, local, 16 * 2**20)
+        part.replace(copy)
+    return str(copy)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

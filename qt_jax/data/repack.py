@@ -1,0 +1,126 @@
+"""A TFDS dataset in TFRecord files -> the same in ArrayRecord files, record for record, byte for byte, without TensorFlow.
+
+Nothing is decoded, so any dataset will do. Each file becomes one file. The metadata is written last, and on local disk the directory
+gets its name last of all: a killed repack leaves nothing that reads as a dataset.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import tqdm
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from etils import epath
+
+from qt_jax import storage
+from qt_jax.data import records
+from qt_jax.errors import UserError
+
+INFO = "dataset_info.json"
+_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+
+
+def repack(source: str, target: str) -> tuple[epath.Path, int, int]:
+    """Copies the dataset below `source` to `target`/VERSION; returns that directory, the number of records and their bytes.
+
+    Raises:
+        UserError: if there is no TFRecord dataset, a file of it is damaged, or the target exists.
+    """
+    builder = _open(source)
+    info, version = builder.info, builder.data_dir
+    path = storage.directory(target) / epath.Path(version).name
+    in_bucket = "://" in str(path)
+    if (path / INFO if in_bucket else path).exists():
+        raise UserError(f"{path} exists; delete it or choose another --output.")
+    work = path if in_bucket else path.with_name(f"{path.name}.incomplete_repack")
+    if work.exists():  # what an earlier attempt left
+        work.rmtree()
+    work.mkdir(parents=True)
+    total = sum(split.num_examples for split in info.splits.values())
+    count = size = 0
+    with tqdm.tqdm(total=total, desc="repack", unit="record") as progress:
+        for name, split in info.splits.items():
+            for number, (file, examples) in enumerate(zip(split.filepaths, split.shard_lengths)):
+                copy = work / f"{info.name}-{name}.array_record-{number:05d}-of-{len(split.shard_lengths):05d}"
+                for record in _copied(epath.Path(file), examples, copy):
+                    count += 1
+                    size += len(record)
+                    progress.update()
+    shards = {epath.Path(file).name for split in info.splits.values() for file in split.filepaths}
+    for file in epath.Path(version).iterdir():  # features, label names, whatever else describes the records
+        if file.is_file() and file.name not in shards | {INFO}:
+            (work / file.name).write_bytes(file.read_bytes())
+    (work / INFO).write_text(_dataset_info(epath.Path(version) / INFO))
+    if not in_bucket:
+        work.rename(path)
+    return path, count, size
+
+
+def _open(source: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    directory = storage.directory(source)
+    try:
+        versions = [directory] if (directory / INFO).exists() else [p.parent for p in directory.glob(f"*/{INFO}")]
+        versions = [p for p in versions if tfds.core.Version.is_valid(p.name)]
+        builder = tfds.builder_from_directory(str(max(versions, key=lambda p: tfds.core.Version(p.name)))) if versions else None
+    except Exception as error:
+        line = (str(error).splitlines() or [""])[0][:200]
+        raise UserError(f"{source} cannot be read ({type(error).__name__}: {line}); mend the access or copy it again.") from error
+    if builder is None:
+        raise UserError(f"{source} holds no TFDS dataset (no VERSION/{INFO}); correct --input.")
+    if (found := builder.info.file_format.value) != "tfrecord":
+        raise UserError(f"{source} is in {found} files, expected tfrecord; there is nothing to repack.")
+    return builder
+
+
+def _copied(file: epath.Path, examples: int, copy: epath.Path) -> Iterator[bytes]:
+    """The records of one file, each after it was written to `copy`; at the end the copy is counted."""
+    if not file.exists():
+        raise UserError(f"{file} is missing; copy the dataset again.")
+    shard = records.Shard(str(file), "tfrecord", file.stat().length, examples)
+    with _local(copy) as local:
+        writer = ArrayRecordWriter(local, "group_size:1")  # one record a chunk, as TFDS writes: each can be read by itself
+        end = 0
+        try:
+            for position, record in records.scan(shard, cache=""):
+                if isinstance(record, records.BadRecord):
+                    raise UserError(f"{file}: the record at byte {position} {record}; the file is damaged, copy it again.")
+                writer.write(record)
+                end = position + 16 + len(record)  # TFRecord's framing is 16 bytes
+                yield record
+        except records.BadShard as error:
+            raise UserError(f"{file} {error}; the file is damaged, copy it again.") from error
+        finally:
+            writer.close()
+        if end != shard.size:
+            raise UserError(f"{file} holds more than the {examples} records that {INFO} lists; copy the dataset again.")
+        if (written := ArrayRecordReader(local).num_records()) != examples:
+            raise UserError(f"{copy} holds {written} of {examples} records after writing; is the disk full?")
+
+
+@contextlib.contextmanager
+def _local(file: epath.Path) -> Iterator[str]:
+    """Where ArrayRecord can write: the file itself, or for a bucket a temporary one that is sent at the end."""
+    if "://" not in str(file):
+        yield str(file)
+        return
+    with tempfile.NamedTemporaryFile() as temporary:
+        yield temporary.name
+        with open(temporary.name, "rb") as local, file.open("wb") as remote:
+            shutil.copyfileobj(local, remote, 16 * 2**20)
+
+
+def _dataset_info(file: epath.Path) -> str:
+    """The metadata as it was, but for the files' format and names; counts and sizes are those of the records, which are the same."""
+    info = json.loads(file.read_text())
+    info["fileFormat"] = "array_record"
+    info.pop("alternativeFileFormats", None)
+    for split in info["splits"]:
+        split["filepathTemplate"] = _TEMPLATE
+    return json.dumps(info, indent=2)

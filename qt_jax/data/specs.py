@@ -1,0 +1,117 @@
+"""What a dataset's records mean: one entry a dataset, and ours of `collect`. A user's own go into a file named by config.data.tables.
+
+An entry says where the dataset lies, how its episodes are read (a standardiser), and three conventions in which RLDS datasets differ: what
+the last record is, what the reward says, and how long an action is held.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from qt_jax.data import standardisers
+from qt_jax.data.standardisers import Standardised
+from qt_jax.errors import UserError
+from qt_jax.specs import ActionSpec, ObservationSpec
+
+LAST_RECORDS = ("observation", "transition")
+REWARDS = ("success", "stored", "demonstrations")
+REWARD_PLACES = ("action", "arrival")
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetSpec:
+    """One dataset.
+
+    path: a version directory or the one above it; below config.data.root unless absolute or a URL.
+    standardise: an episode as read (`records.Directory.parse`) -> `Standardised`, or None to leave the episode out (they are counted).
+    observation: cameras, stored image size and state vector that `standardise` gives; state_dim 0 ignores a state that it gives.
+    last_record: what an episode's last record holds. "observation": o_T alone (the RLDS text); "transition": a real action and reward too.
+    reward: "success": 1 at the last transition of an episode whose `success` is True, which terminates there; "stored": the stored reward,
+        terminating where the data says so; "demonstrations": every episode is a success.
+    reward_at: of "stored". "action": r_t stands at the record of a_t (RLDS); "arrival": at the record that it led to.
+    dt: seconds that an action is held; None: the standardiser gives it for each episode.
+    text_encoder: name of the encoder of the stored embeddings; None: the dataset's own documentation of `instruction_embedding` names it.
+    expected_dt: {task: dt} that each episode must have, or None.
+    achieves: {task: other tasks that a success at it achieves too}; hindsight never takes these for failures.
+    """
+
+    path: str
+    standardise: Callable[[dict[str, Any]], Standardised | None]
+    action: ActionSpec
+    observation: ObservationSpec
+    last_record: str
+    reward: str
+    dt: float | None
+    reward_at: str = "action"
+    text_encoder: str | None = None
+    expected_dt: Mapping[str, float] | None = None
+    achieves: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        for field, known in (("last_record", LAST_RECORDS), ("reward", REWARDS), ("reward_at", REWARD_PLACES)):
+            if getattr(self, field) not in known:
+                raise UserError(f"DatasetSpec of {self.path}: {field} is {getattr(self, field)!r}; expected one of {known}.")
+
+
+_USE_LARGE = "universal-sentence-encoder-large/5"
+_ARM = {  # name: (low, high, bins); bounds of RT-1's own action specification
+    "terminate": (0.0, 1.0, 2),
+    **{axis: (-1.0, 1.0, 256) for axis in ("x", "y", "z")},
+    **{axis: (-math.pi / 2, math.pi / 2, 256) for axis in ("rx", "ry", "rz")},
+    "gripper": (-1.0, 1.0, 256),
+}
+_BASE = {"base_rz": (-math.pi, math.pi, 256), "base_x": (-1.0, 1.0, 256), "base_y": (-1.0, 1.0, 256)}
+_WIDOWX = {
+    **{axis: (-0.05, 0.05, 256) for axis in ("x", "y", "z")},
+    **{axis: (-0.25, 0.25, 256) for axis in ("rx", "ry", "rz")},
+    "gripper": (0.0, 1.0, 2),
+}
+_PUSHER = {"x": (-0.1, 0.1, 256), "y": (-0.1, 0.1, 256)}
+
+
+def _action(dims: dict[str, tuple[float, float, int]]) -> ActionSpec:
+    return ActionSpec(tuple(dims), *zip(*dims.values()))
+
+
+_FRACTAL = DatasetSpec(
+    # RT-1's robot and kitchens. The last record's action is all zeros (not even its one-hot terminate is set), so it is o_T. Where the
+    # stored reward stands is not documented; the standardiser asks only whether an episode has any.
+    path="fractal20220817_data/0.1.0",
+    standardise=standardisers.fractal_arm,
+    action=_action(_ARM),
+    observation=ObservationSpec(("front",), (256, 320), 0, "none, as in RT-1"),
+    last_record="observation",
+    reward="success",
+    dt=1 / 3,
+    text_encoder=_USE_LARGE,
+)
+
+SPECS: dict[str, DatasetSpec] = {
+    "fractal_arm": _FRACTAL,
+    "fractal_arm_base": dataclasses.replace(_FRACTAL, standardise=standardisers.fractal_arm_base, action=_action(_ARM | _BASE)),
+    "bridge_v2": DatasetSpec(
+        # Every episode carries reward 1, scripted ones too: it says nothing. A zero action is appended at the end. The bounds are those
+        # of the Open X-Embodiment release.
+        path="bridge_dataset/1.0.0",
+        standardise=standardisers.bridge_v2,
+        action=_action(_WIDOWX),
+        observation=ObservationSpec(("front",), (256, 256), 7, "gripper xyz, roll, pitch, yaw and opening"),
+        last_record="observation",
+        reward="demonstrations",
+        dt=1 / 5,
+        text_encoder=_USE_LARGE,
+    ),
+    "language_table": DatasetSpec(
+        # Play cut and described in hindsight: an episode does what its instruction says. The last record is marked as observation alone.
+        path="language_table/0.0.1",
+        standardise=standardisers.language_table,
+        action=_action(_PUSHER),
+        observation=ObservationSpec(("front",), (360, 640), 4, "effector xy and its target xy"),
+        last_record="observation",
+        reward="demonstrations",
+        dt=1 / 10,
+    ),
+}

@@ -1,0 +1,119 @@
+"""From the names in a config to entries of the three tables, a user's own among them."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from qt_jax.data.mixtures import KINDS, MIXTURES, Share
+from qt_jax.data.specs import SPECS, DatasetSpec
+from qt_jax.errors import UserError
+from qt_jax.specs import ActionSpec, ObservationSpec, network_action
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A dataset of a mixture. weight: its share of the segments. balance: {kind: share within it}; kinds not named share the rest."""
+
+    name: str
+    spec: DatasetSpec
+    weight: float
+    balance: dict[str, float]
+
+
+def resolve(settings: Any, own: Mapping[str, DatasetSpec]) -> tuple[Entry, ...]:
+    """The datasets of `config.data.mixture`, from the project's tables, the file `config.data.tables`, and `own`, whose paths are complete.
+
+    Raises:
+        UserError: for an unknown name, or a file that cannot be used.
+    """
+    users = _load(settings.tables) if settings.tables else None
+    specs = {**SPECS, **getattr(users, "SPECS", {}), **own}
+    mixtures = {**MIXTURES, **getattr(users, "MIXTURES", {})}
+    name = settings.mixture
+    shares = mixtures.get(name) or ({name: 1.0} if name in specs else None)
+    if shares is None:
+        raise UserError(f"config.data.mixture is {name!r}; {_known(name, [*mixtures, *specs])} (more can be added by config.data.tables).")
+    unknown = [dataset for dataset in shares if dataset not in specs]
+    if unknown:
+        raise UserError(f"Mixture {name!r} names the dataset {unknown[0]!r}; {_known(unknown[0], list(specs))}.")
+    shares = {dataset: share if isinstance(share, Share) else Share(float(share)) for dataset, share in shares.items()}
+    total = sum(share.weight for share in shares.values())
+    if min(share.weight for share in shares.values()) <= 0:
+        raise UserError(f"Mixture {name!r} has weights {[share.weight for share in shares.values()]}; expected positive numbers.")
+    common = {kind: share for kind, share in settings.balance.items() if share is not None}
+    entries = []
+    for dataset, share in shares.items():
+        balance = common if share.balance is None else share.balance
+        _check_balance(dataset, balance)
+        spec = _with_bins(specs[dataset] if dataset in own else _placed(specs[dataset], settings.root), settings.bins)
+        entries.append(Entry(dataset, spec, share.weight / total, dict(balance)))
+    return tuple(entries)
+
+
+def interface(entries: Sequence[Entry], image_size: int) -> tuple[ActionSpec, ObservationSpec]:
+    """What a network for all of them acts with and sees: every named dim, every camera, the longest state.
+
+    Args:
+        image_size: of square images, to which all are resized; 0: as stored.
+
+    Raises:
+        UserError: if they are stored in different sizes and none is given.
+    """
+    observations = [entry.spec.observation for entry in entries]
+    cameras = tuple(sorted({camera for observation in observations for camera in observation.cameras}))
+    sizes = {observation.image_size for observation in observations if observation.cameras}
+    if len(sizes) > 1 and not image_size:
+        raise UserError(f"The datasets have images of {sorted(sizes)}; set config.data.image_size, to which all are resized.")
+    size = (image_size, image_size) if image_size else next(iter(sizes), observations[0].image_size)
+    longest = max(observations, key=lambda observation: observation.state_dim)
+    action = network_action([entry.spec.action for entry in entries])
+    return action, ObservationSpec(cameras, size, longest.state_dim, longest.state_description)
+
+
+def _load(path: str) -> ModuleType:
+    if not Path(path).is_file():
+        raise UserError(f"config.data.tables is {path!r}, which is no file; give a Python file with SPECS and MIXTURES.")
+    spec = importlib.util.spec_from_file_location("qt_jax_user_tables", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"config.data.tables={path} cannot be imported ({type(error).__name__}: {error}).") from error
+    if not (hasattr(module, "SPECS") or hasattr(module, "MIXTURES")):
+        raise UserError(f"config.data.tables={path} defines neither SPECS nor MIXTURES.")
+    return module
+
+
+def _known(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, 1)
+    return (f"did you mean {near[0]!r}? " if near else "") + f"expected one of {sorted(known)}"
+
+
+def _check_balance(dataset: str, balance: Mapping[str, float]) -> None:
+    total = sum(balance.values())
+    if set(balance) - set(KINDS) or any(share < 0 for share in balance.values()) or total > 1 or (set(balance) == set(KINDS) and total < 1):
+        raise UserError(
+            f"The balance of {dataset} is {dict(balance)}; expected shares of {KINDS} that sum to 1, or to less where one is left out and "
+            "takes the rest."
+        )
+
+
+def _placed(spec: DatasetSpec, root: str) -> DatasetSpec:
+    if not root or spec.path.startswith("/") or "://" in spec.path:
+        return spec
+    return dataclasses.replace(spec, path=f"{root.rstrip('/')}/{spec.path}")
+
+
+def _with_bins(spec: DatasetSpec, bins: int) -> DatasetSpec:
+    if not bins:
+        return spec
+    action = dataclasses.replace(spec.action, bins=tuple(bins if count > 2 else count for count in spec.action.bins))
+    return dataclasses.replace(spec, action=action)

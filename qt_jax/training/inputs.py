@@ -1,0 +1,101 @@
+"""From a config and its datasets to what the learner is fed, and the assets that its checkpoints need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import ml_collections
+
+from qt_jax.data import mixture
+from qt_jax.data.loader import Recipe
+from qt_jax.data.mixture import Mixture
+from qt_jax.data.segments import Cutting
+from qt_jax.data.tables import Entry
+from qt_jax.errors import UserError
+from qt_jax.preprocess import Statistics
+from qt_jax.training import checkpoints
+
+
+def load(config: Any, entries: Sequence[Entry]) -> tuple[ml_collections.FrozenConfigDict, Recipe, checkpoints.Assets]:
+    """The config with its value range, the recipe of its segments, and the assets.
+
+    State statistics are each dataset's own, or, with `config.train.init_from`, those of that run, where it had the dataset.
+
+    Raises:
+        UserError: for bad data, or returns outside the value range.
+    """
+    opened = mixture.open_mixture(config.data, entries)
+    config = with_value_range(config, min(float(source.index.columns["dt"].min()) for source in opened.sources))
+    mixture.check_returns(opened, config.value_range, config.discount, config.dt_ref)
+    recipe = Recipe(
+        mixture=opened,
+        cutting=Cutting(config.data.segment_length, config.model.window, config.agent.get("n_step", 1)),
+        discount=config.discount,
+        dt_ref=config.dt_ref,
+        value_range=config.value_range,
+        step_penalty=config.data.step_penalty,
+        relabel_rate=config.data.relabel_rate,
+        paraphrase_cosine=config.data.paraphrase_cosine,
+        seed=config.seed,
+        cache=config.data.cache,
+        state_statistics=_state_statistics(config, opened),
+    )
+    datasets = {
+        source.name: checkpoints.DatasetAssets(
+            source.action, source.spec.observation, recipe.state_statistics[source.name], source.index.statistics["action"]
+        )
+        for source in opened.sources
+    }
+    assets = checkpoints.Assets(
+        action=opened.action,
+        observation=opened.observation,
+        datasets=datasets,
+        text_encoder=opened.text_encoder,
+        instruction_dim=opened.instruction_dim,
+        config=checkpoints.plain_config(config),
+        data_fingerprint=opened.fingerprint,
+        data=opened.success(),
+    )
+    return config, recipe, assets
+
+
+def with_value_range(config: Any, shortest_dt: float) -> ml_collections.FrozenConfigDict:
+    """The config; an empty `value_range` becomes that of returns that pay 1 for success and cost `step_penalty` a step for ever."""
+    resolved = ml_collections.ConfigDict(config)
+    if not resolved.value_range:
+        low, penalty = 0.0, config.data.step_penalty
+        if penalty:
+            gamma = config.discount ** (shortest_dt / config.dt_ref)
+            if gamma >= 1:
+                raise UserError("config.discount is 1 with a config.data.step_penalty: returns have no bound; set config.value_range.")
+            low = -penalty / (1.0 - gamma)
+        resolved.value_range = (low, 1.0)
+    return ml_collections.FrozenConfigDict(resolved)
+
+
+def _state_statistics(config: Any, opened: Mixture) -> dict[str, Statistics]:
+    own = {source.name: source.index.statistics["state"] for source in opened.sources}
+    if not config.train.init_from:
+        return own
+    # What its parameters expect; the new data's own would shift their inputs.
+    origin = config.workdir if checkpoints.exists(config.workdir) else config.train.init_from
+    before = checkpoints.load_assets(origin).datasets
+    return {name: before[name].state if name in before else statistics for name, statistics in own.items()}
+
+
+def describe(recipe: Recipe) -> str:
+    """A line a dataset: what was found, what was left out, what the bins cut off."""
+    lines = []
+    for source in recipe.mixture.sources:
+        index, action = source.index, source.action
+        clipped = ", ".join(f"{name} {share:.2%}" for name, share in zip(action.names, source.clipped()) if share > 0) or "nothing"
+        lines.append(
+            f"{source.name}: {len(source.train)} training and {len(source.validation)} validation episodes of {len(index)}, "
+            f"{index.columns['success'].mean():.0%} successful, weight {source.weight:.3g}; actions beyond the bins: {clipped}"
+        )
+        if index.left_out:
+            lines.append(f"  {index.left_out} episodes are left out by {source.spec.standardise.__name__}")
+        if index.skipped:
+            lines.append(f"  {sum(index.skipped.values())} damaged episodes are skipped, the first: {next(iter(index.skipped))}")
+    return "\n".join(lines)

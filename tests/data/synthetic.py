@@ -1,0 +1,233 @@
+"""Tiny datasets in the exact layouts of public robot data (features as in TFDS's public description), and one of numbered states.
+
+`main(DIR)` writes all of them below DIR; in a process of its own, since it imports TensorFlow.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qt_jax.preprocess import Statistics
+
+LENGTHS = tuple(range(1, 25))
+"""Of the episodes of `numbers`."""
+FRACTAL_INSTRUCTIONS = ("pick coke can", "open middle drawer", "move apple near sponge")
+
+
+def write(tfds, directory: str, features, episodes: list, file_format: str = "tfrecord", shards: int = 1, version: str = "0.1.0") -> None:
+    class Builder(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version(version)
+        name = directory.rsplit("/", 1)[-1]
+
+        def _info(self):
+            return self.dataset_info_from_configs(features=features, disable_shuffling=True)
+
+        def _split_generators(self, _):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            yield from enumerate(episodes)
+
+    with tfds.core.registered.skip_registration():
+        builder = Builder(data_dir=directory.rsplit("/", 1)[0], file_format=file_format)
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False, num_shards=shards))
+
+
+def flags(t: int, records: int) -> dict:
+    return {"is_first": t == 0, "is_last": t == records - 1}
+
+
+def fractal(tfds):
+    """`fractal20220817_data` 0.1.0."""
+    f, tensor, text = tfds.features, lambda *shape: tfds.features.Tensor(shape=shape, dtype=np.float32), tfds.features.Text()
+    names = ("collection_mode", "data_type", "env", "location", "objects_family", "task_family")
+    action = {"base_displacement_vector": 2, "base_displacement_vertical_rotation": 1, "gripper_closedness_action": 1,
+              "rotation_delta": 3, "world_vector": 3}  # fmt: skip
+    vectors = {"base_pose_tool_reached": (7,), "gripper_closed": (1,), "gripper_closedness_commanded": (1,), "height_to_bottom": (1,),
+               "natural_language_embedding": (512,), "orientation_box": (2, 3), "orientation_start": (4,),
+               "robot_orientation_positions_box": (3, 3), "rotation_delta_to_go": (3,), "src_rotation": (4,), "vector_to_go": (3,),
+               "workspace_bounds": (3, 3)}  # fmt: skip
+    features = f.FeaturesDict(
+        {
+            "aspects": {name: np.bool_ for name in ("already_success", "feasible", "has_aspects", "success", "undesirable")},
+            "attributes": {name: np.int64 for name in names} | {f"{name}_name": text for name in names},
+            "steps": f.Dataset(
+                {
+                    "action": {name: tensor(size) for name, size in action.items()}
+                    | {"terminate_episode": f.Tensor(shape=(3,), dtype=np.int32)},
+                    "is_first": np.bool_, "is_last": np.bool_, "is_terminal": np.bool_, "reward": np.float32,
+                    "observation": {name: tensor(*shape) for name, shape in vectors.items()}
+                    | {"image": f.Image(shape=(256, 320, 3), encoding_format="jpeg"), "natural_language_instruction": text},
+                }
+            ),
+        }
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    episodes = []
+    for number in range(9):
+        records, success = 6 + number, number % 3 != 2
+        embedding = np.full(512, number % 3, np.float32)
+        terminate = lambda t, records=records: [0, 0, 0] if t == records - 1 else [1, 0, 0] if t == records - 2 else [0, 1, 0]
+        steps = [
+            {
+                "action": {name: rng.uniform(-0.5, 0.5, size).astype(np.float32) for name, size in action.items()}
+                | {"terminate_episode": np.asarray(terminate(t), np.int32)},
+                **flags(t, records), "is_terminal": t == records - 1, "reward": float(success and t == records - 1),
+                "observation": {name: rng.normal(size=shape).astype(np.float32) for name, shape in vectors.items()}
+                | {"image": picture(rng, 256, 320), "natural_language_instruction": FRACTAL_INSTRUCTIONS[number % 3],
+                   "natural_language_embedding": embedding},
+            }
+            for t in range(records)
+        ]  # fmt: skip
+        episodes.append(
+            {
+                "aspects": dict.fromkeys(("already_success", "feasible", "has_aspects", "success", "undesirable"), success),
+                "attributes": dict.fromkeys(names, 1) | {f"{name}_name": "x" for name in names},
+                "steps": steps,
+            }
+        )
+    return features, episodes
+
+
+def bridge(tfds):
+    """`bridge_dataset` 1.0.0 (Bridge V2)."""
+    f = tfds.features
+    image = f.Image(shape=(256, 256, 3), encoding_format="jpeg")
+    features = f.FeaturesDict(
+        {
+            "steps": f.Dataset(
+                {
+                    "observation": {**{f"image_{i}": image for i in range(4)}, "state": f.Tensor(shape=(7,), dtype=np.float32)},
+                    "action": f.Tensor(shape=(7,), dtype=np.float32), "discount": np.float32, "reward": np.float32,
+                    "is_first": np.bool_, "is_last": np.bool_, "is_terminal": np.bool_,
+                    "language_instruction": f.Text(), "language_embedding": f.Tensor(shape=(512,), dtype=np.float32),
+                }
+            ),
+            "episode_metadata": {"file_path": f.Text(), "has_language": np.bool_, "episode_id": np.int32,
+                                 **{f"has_image_{i}": np.bool_ for i in range(4)}},
+        }
+    )  # fmt: skip
+    rng = np.random.default_rng(1)
+    episodes = []
+    for number in range(6):
+        records, told = 8, number != 5
+        state = np.cumsum(rng.uniform(-0.03, 0.03, (records, 7)), axis=0).astype(np.float32)
+        action = np.concatenate([np.zeros((records, 6)), rng.integers(0, 2, (records, 1))], axis=1).astype(np.float32)
+        action[-1] = 0
+        steps = [
+            {
+                "observation": {f"image_{i}": picture(rng, 256, 256) if i == 0 else np.zeros((256, 256, 3), np.uint8) for i in range(4)}
+                | {"state": state[t]},
+                "action": action[t], "discount": 1.0, "reward": float(t == records - 1), **flags(t, records),
+                "is_terminal": t == records - 1, "language_instruction": "put the spoon on the towel" if told else "",
+                "language_embedding": np.zeros(512, np.float32),
+            }
+            for t in range(records)
+        ]  # fmt: skip
+        metadata = {"file_path": f"/raw/{number}", "has_language": told, "episode_id": number}
+        episodes.append({"steps": steps, "episode_metadata": metadata | {f"has_image_{i}": i == 0 for i in range(4)}})
+    return features, episodes
+
+
+def language_table(tfds):
+    """`language_table` 0.0.1."""
+    f = tfds.features
+    xy = f.Tensor(shape=(2,), dtype=np.float32)
+    features = f.FeaturesDict(
+        {
+            "episode_id": f.Text(),
+            "steps": f.Dataset(
+                {
+                    "action": xy, "is_first": np.bool_, "is_last": np.bool_, "is_terminal": np.bool_, "reward": np.float32,
+                    "observation": {"effector_translation": xy, "effector_target_translation": xy,
+                                    "instruction": f.Tensor(shape=(512,), dtype=np.int32),
+                                    "rgb": f.Image(shape=(360, 640, 3), encoding_format="jpeg")},
+                }
+            ),
+        }
+    )  # fmt: skip
+    rng = np.random.default_rng(2)
+    told = b"push the red star to the blue cube"
+    instruction = np.pad(np.frombuffer(told, np.uint8), (0, 512 - len(told))).astype(np.int32)
+    number = lambda: rng.uniform(-0.08, 0.08, 2).astype(np.float32)
+    episodes = [
+        {
+            "episode_id": str(index),
+            "steps": [
+                {
+                    "action": number(), **flags(t, 9), "is_terminal": t == 8, "reward": 0.0,
+                    "observation": {"effector_translation": number(), "effector_target_translation": number(),
+                                    "instruction": instruction, "rgb": picture(rng, 360, 640)},
+                }
+                for t in range(9)
+            ],
+        }
+        for index in range(4)
+    ]  # fmt: skip
+    return features, episodes
+
+
+def numbers(tfds):
+    """The layout of `collect`, without images: the state of step t of episode e is (e, t); episodes of all `LENGTHS`.
+
+    Of three episodes the first is a demonstration, the second another success, the third a failure; tasks "even" and "odd".
+    """
+    from qt_jax import text
+
+    f = tfds.features
+    features = f.FeaturesDict(
+        {
+            "steps": f.Dataset(
+                {
+                    "observation": {"state": f.Tensor(shape=(2,), dtype=np.float32)}, "action": f.Tensor(shape=(1,), dtype=np.float32),
+                    "reward": np.float32, "discount": np.float32, "is_first": np.bool_, "is_last": np.bool_, "is_terminal": np.bool_,
+                }
+            ),
+            "episode_id": f.Text(), "task": f.Text(), "collector": f.Text(), "instruction": f.Text(),
+            "instruction_embedding": f.Tensor(shape=(4,), dtype=np.float32, doc=text.ENCODER), "success": np.bool_, "dt": np.float32,
+        }
+    )  # fmt: skip
+    episodes = []
+    for number, length in enumerate(LENGTHS):
+        success, odd = number % 3 < 2, number % 2
+        steps = [
+            {
+                "observation": {"state": np.asarray([number, t], np.float32)},
+                "action": np.asarray([t / 25 if t < length else 0], np.float32),
+                "reward": float(success and t == length - 1), "discount": 1.0, **flags(t, length + 1),
+                "is_terminal": success and t == length,
+            }
+            for t in range(length + 1)
+        ]  # fmt: skip
+        told = ("push the cube", "shove the cube", "lift the ring", "raise the ring")[2 * odd + number // 2 % 2]
+        episodes.append(
+            {
+                "steps": steps, "episode_id": f"e{number}", "task": ("even", "odd")[odd], "success": success, "dt": 0.1,
+                "collector": ("demonstration", "noise", "noise")[number % 3], "instruction": told,
+                "instruction_embedding": np.asarray([1 - odd, odd, number // 2 % 2 * 0.1, 0], np.float32),
+            }
+        )  # fmt: skip
+    return features, episodes
+
+
+def unit_statistics(size: int) -> Statistics:
+    """That change nothing."""
+    return Statistics(*((value,) * size for value in (0.0, 1.0, -1.0, 1.0, -1.0, 1.0)))
+
+
+def picture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """A smooth image that differs from step to step."""
+    coarse = rng.integers(0, 255, (4, 4, 3), np.uint8)
+    return np.repeat(np.repeat(coarse, height // 4, axis=0), width // 4, axis=1)
+
+
+def main(root: str) -> None:
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+    write(tfds, f"{root}/fractal20220817_data", *fractal(tfds), shards=2)
+    write(tfds, f"{root}/bridge_dataset", *bridge(tfds), version="1.0.0")
+    write(tfds, f"{root}/language_table", *language_table(tfds), version="0.0.1")
+    for file_format in ("tfrecord", "array_record"):
+        write(tfds, f"{root}/numbers_{file_format}", *numbers(tfds), file_format=file_format, shards=3)
+
