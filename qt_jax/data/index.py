@@ -1,7 +1,7 @@
 """One pass over a dataset, kept on disk: where each episode lies and what it is, and statistics of its actions and states.
 
-The pass reads every record once, decodes no image, and checks what training relies on. Its result is cached under the names and sizes of
-the dataset's files and all that decides what an episode is.
+The pass reads every record once, decodes no image, and checks what training relies on. Its result is cached under the names, sizes
+and times of the dataset's files and all that decides what an episode is.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def load(
             parts = list(pool.map(scan, range(len(directory.shards))))
     else:
         parts = list(map(scan, range(len(directory.shards))))
-    index = _merge(directory, parts, _encoder(directory, spec), text_encoder, max_skipped)
+    index = _merge(directory, parts, stored_encoder(directory, spec), text_encoder, max_skipped)
     path.parent.mkdir(parents=True, exist_ok=True)
     storage.replace_bytes(path, _to_bytes(index))
     return index
@@ -97,7 +97,8 @@ def _key(directory: Directory, spec: DatasetSpec, *settings: Any) -> str:
     return hashlib.sha256(repr([directory.fingerprint(), sorted(plain.items()), code, settings]).encode()).hexdigest()
 
 
-def _encoder(directory: Directory, spec: DatasetSpec) -> str | None:
+def stored_encoder(directory: Directory, spec: DatasetSpec) -> str | None:
+    """Name of the encoder of a dataset's own embeddings, or None."""
     if spec.text_encoder is not None or "instruction_embedding" not in directory.features:
         return spec.text_encoder
     return directory.features["instruction_embedding"].doc.desc

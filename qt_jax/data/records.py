@@ -29,11 +29,12 @@ class BadShard(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A file of an RLDS dataset. local: where ArrayRecord can open it, "" where it lies in a bucket."""
+    """A file of an RLDS dataset. modified: seconds since the epoch."""
 
     path: str
     file_format: str
     size: int
+    modified: float
     examples: int
 
     @property
@@ -64,8 +65,8 @@ class Directory:
             raise BadRecord(f"does not parse ({type(error).__name__})") from error
 
     def fingerprint(self) -> str:
-        """Of the files' names and sizes."""
-        return hashlib.sha256(repr([(s.name, s.size, s.examples) for s in self.shards]).encode()).hexdigest()
+        """Of the files' names, sizes and times."""
+        return hashlib.sha256(repr([(s.name, s.size, s.modified, s.examples) for s in self.shards]).encode()).hexdigest()
 
 
 def open_directory(path: str) -> Directory:
@@ -99,10 +100,10 @@ def open_directory(path: str) -> Directory:
     shards = []
     for file, examples in zip(split.filepaths, split.shard_lengths):
         try:
-            size = epath.Path(file).stat().length
+            stat = epath.Path(file).stat()
         except Exception as error:
             raise UserError(f"{newest} lacks {epath.Path(file).name} ({type(error).__name__}); copy or collect it again.") from error
-        shards.append(Shard(str(file), info.file_format.value, size, examples))
+        shards.append(Shard(str(file), info.file_format.value, stat.length, float(stat.mtime), examples))
     return Directory(str(newest), tuple(shards), info.features, dict(info.metadata or {}))
 
 
@@ -194,7 +195,7 @@ def _local(shard: Shard, cache: str) -> str:
     """ArrayRecord's reader opens local files alone: of a file in a bucket, a copy in `cache`, made once."""
     if "://" not in shard.path:
         return shard.path
-    name = hashlib.sha256(f"{shard.path} {shard.size}".encode()).hexdigest()[:16]
+    name = hashlib.sha256(f"{shard.path} {shard.size} {shard.modified}".encode()).hexdigest()[:16]
     copy = storage.directory(cache) / "shards" / f"{name}-{shard.name}"
     if not copy.exists():
         copy.parent.mkdir(parents=True, exist_ok=True)

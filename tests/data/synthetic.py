@@ -193,7 +193,7 @@ def numbers(tfds):
         steps = [
             {
                 "observation": {"state": np.asarray([number, t], np.float32)},
-                "action": np.asarray([t / 25 if t < length else 0], np.float32),
+                "action": np.asarray([(t + 0.5) / 25 if t < length else 0], np.float32),
                 "reward": float(success and t == length - 1), "discount": 1.0, **flags(t, length + 1),
                 "is_terminal": success and t == length,
             }
@@ -204,7 +204,7 @@ def numbers(tfds):
             {
                 "steps": steps, "episode_id": f"e{number}", "task": ("even", "odd")[odd], "success": success, "dt": 0.1,
                 "collector": ("demonstration", "noise", "noise")[number % 3], "instruction": told,
-                "instruction_embedding": np.asarray([1 - odd, odd, number // 2 % 2 * 0.1, 0], np.float32),
+                "instruction_embedding": np.asarray([1 - odd, odd, number // 2 % 2 * 0.1, 0.2], np.float32),
             }
         )  # fmt: skip
     return features, episodes
