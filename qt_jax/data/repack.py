@@ -83,7 +83,8 @@ def _copied(file: epath.Path, examples: int, copy: epath.Path) -> Iterator[bytes
     """The records of one file, each after it was written to `copy`; at the end the copy is counted."""
     if not file.exists():
         raise UserError(f"{file} is missing; copy the dataset again.")
-    shard = records.Shard(str(file), "tfrecord", file.stat().length, examples)
+    stat = file.stat()
+    shard = records.Shard(str(file), "tfrecord", size=stat.length, modified=float(stat.mtime), examples=examples)
     with _local(copy) as local:
         writer = ArrayRecordWriter(local, "group_size:1")  # one record a chunk, as TFDS writes: each can be read by itself
         end = 0
