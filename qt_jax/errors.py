@@ -8,6 +8,8 @@ class UserError(Exception):
     """
 
 
+EXIT_VIOLATIONS = 1
+"""`validate` found violations, as linters have it."""
 EXIT_USER_ERROR = 2
 EXIT_PREEMPTED = 75
 """SIGTERM came and the run was saved: start the same command again (sysexits' EX_TEMPFAIL)."""

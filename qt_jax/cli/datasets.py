@@ -6,6 +6,7 @@ from typing import Any
 
 from qt_jax.data import described, tables
 from qt_jax.data.tables import Entry
+from qt_jax.errors import UserError
 
 COLLECTED = "collected"
 
@@ -20,3 +21,17 @@ def entries(config: Any) -> tuple[Entry, ...]:
     elif config.data.mixture == COLLECTED:
         own[COLLECTED] = described.spec(config.data.path)
     return tables.resolve(config.data, own)
+
+
+def select(config: Any | None, path: str, dataset: str) -> Any:
+    """The config of a door that looks at data: an experiment's, of `dataset` alone if named; or the default's, of a described `path`."""
+    if bool(path) == (config is not None) or (path and dataset):
+        raise UserError("Give --config=FILE (and --dataset=NAME for one dataset), or --data=PATH of a dataset that describes itself.")
+    if config is None:
+        from qt_jax.training.config import default_config
+
+        config = default_config("q_transformer")
+        config.data.path = path
+    elif dataset:
+        config.data.mixture = dataset  # a dataset's name is itself a mixture
+    return config

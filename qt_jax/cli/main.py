@@ -17,13 +17,15 @@ DOORS = {
     "collect": "collect a dataset in the simulator with scripted experts and realistic failures",
     "convert": "LeRobot or HDF5 episodes as a dataset; no --config",
     "repack": "a dataset's TFRecord files as ArrayRecord, for a global shuffle; no --config",
+    "validate": "every violation of RLDS' conventions, by episode and step; --data=PATH needs no --config",
     "train": "train on a dataset; continues from the latest checkpoint in config.workdir",
     "plan": "compile a config's train step for devices that need not be here: memory, FLOPs, communication",
     "evaluate": "roll a trained policy out, with videos and an HTML report",
 }
 
-_OWN_FLAGS = ("convert", "repack", "plan")
+_OWN_FLAGS = ("convert", "repack", "validate", "plan")
 _WITHOUT_CONFIG = ("convert", "repack")
+_CONFIG_OPTIONAL = ("validate",)
 
 _USAGE = (
     "usage: python -m qt_jax DOOR --config=experiments/FILE.py [--config.KEY=VALUE ...]\n\ndoors:\n"
@@ -52,7 +54,7 @@ def run() -> None:
         try:
             if len(argv) > 1:
                 raise UserError(f"Unexpected argument {argv[1]!r}; settings are given as --{'' if config is None else 'config.'}KEY=VALUE.")
-            if config is not None and config.value is None:
+            if config is not None and config.value is None and door not in _CONFIG_OPTIONAL:
                 raise UserError("--config is missing; give a file such as --config=experiments/quickstart.py.")
             importlib.import_module(f"qt_jax.cli.{door}").main(*([] if config is None else [config.value]))
         except UserError as error:

@@ -70,7 +70,7 @@ def fractal(tfds):
         terminate = lambda t, records=records: [0, 0, 0] if t == records - 1 else [1, 0, 0] if t == records - 2 else [0, 1, 0]
         steps = [
             {
-                "action": {name: rng.uniform(-0.5, 0.5, size).astype(np.float32) for name, size in action.items()}
+                "action": {name: rng.uniform(-0.5, 0.5, size).astype(np.float32) * (t < records - 1) for name, size in action.items()}
                 | {"terminate_episode": np.asarray(terminate(t), np.int32)},
                 **flags(t, records), "is_terminal": t == records - 1, "reward": float(success and t == records - 1),
                 "observation": {name: rng.normal(size=shape).astype(np.float32) for name, shape in vectors.items()}
@@ -155,7 +155,7 @@ def language_table(tfds):
             "episode_id": str(index),
             "steps": [
                 {
-                    "action": number(), **flags(t, 9), "is_terminal": t == 8, "reward": 0.0,
+                    "action": number() * (t < 8), **flags(t, 9), "is_terminal": t == 8, "reward": 0.0,
                     "observation": {"effector_translation": number(), "effector_target_translation": number(),
                                     "instruction": instruction, "rgb": picture(rng, 360, 640)},
                 }
