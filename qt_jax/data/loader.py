@@ -20,7 +20,7 @@ from qt_jax.data.index import shard_of
 from qt_jax.data.mixture import Mixture
 from qt_jax.data.order import Draw, Order, Reader
 from qt_jax.data.records import BadRecord
-from qt_jax.data.segments import Cutting, Layout, segment
+from qt_jax.data.segments import Cutting, Layout, Prepared, cut, prepare
 from qt_jax.errors import UserError
 from qt_jax.specs import Segment
 
@@ -62,15 +62,15 @@ class SegmentReader:
         self.bytes_read = self.bytes_used = 0
 
     def __call__(self, draw: Draw) -> dict[str, Any]:
-        episode = self.episode(draw)
-        source, layout = self._recipe.mixture.sources[draw.source], self._layouts[draw.source]
+        prepared, layout = self.episode(draw), self._layouts[draw.source]
         start = draw.cut * layout.cutting.stride
-        used = sum(len(frame) for frames in episode.images.values() for frame in frames[start : start + layout.cutting.length])
+        images = prepared.episode.images.values()
+        used = sum(len(frame) for frames in images for frame in frames[start : start + layout.cutting.length])
         with self._lock:
             self.bytes_used += used
-        return segment(episode, draw.cut, source.index.embeddings[source.index.instruction_numbers[episode.instruction]], layout)
+        return cut(prepared, draw.cut, layout)
 
-    def episode(self, draw: Draw) -> Episode:
+    def episode(self, draw: Draw) -> Prepared:
         """The episode of a draw, relabelled if it is to be. One thread reads it, the others that want it wait."""
         key = (draw.source, draw.episode, draw.group, draw.number)
         with self._lock:
@@ -80,7 +80,7 @@ class SegmentReader:
                 self._episodes.popitem(last=False)
         return entry.get(lambda: self._read(draw))
 
-    def _read(self, draw: Draw) -> Episode:
+    def _read(self, draw: Draw) -> Prepared:
         source = self._recipe.mixture.sources[draw.source]
         place = shard_of(source.directory, source.index, draw.episode)
         try:
@@ -93,7 +93,9 @@ class SegmentReader:
             ) from error
         with self._lock:
             self.bytes_read += place[2]
-        return self._relabelled(episode, draw)
+        episode = self._relabelled(episode, draw)
+        embedding = source.index.embeddings[source.index.instruction_numbers[episode.instruction]]
+        return prepare(episode, embedding, self._layouts[draw.source])
 
     def _relabelled(self, episode: Episode, draw: Draw) -> Episode:
         """With a chance of `relabel_rate`, the episode told to do what it did not do."""

@@ -71,43 +71,55 @@ class Layout:
     value_range: tuple[float, float]
 
 
-def segment(episode: Episode, cut: int, embedding: np.ndarray, layout: Layout) -> dict[str, Any]:
-    """Cut number `cut` of an episode as one `Segment` without its batch axis, a dict of arrays; each of its frames is decoded once.
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """An episode as the network's arrays, images still encoded: what is computed once, however many segments are cut from it.
+
+    records: {Segment's field: [T or T+1, ...]}; whole: {field: the same for every record}; frames: observations that there are.
+    """
+
+    episode: Episode
+    records: dict[str, np.ndarray]
+    whole: dict[str, np.ndarray]
+    frames: int
+
+
+def prepare(episode: Episode, embedding: np.ndarray, layout: Layout) -> Prepared:
+    """Raises a UserError if a return lies outside the value range."""
+    network, observation = layout.network_action, layout.network_observation
+    bins = layout.own.bins_in(network)
+    tokens = np.zeros((episode.length, network.dims), np.int32)
+    tokens[:, list(layout.own.slots_in(network))] = discretization.tokenize(layout.own, episode.actions)
+    state = np.zeros((len(episode.state), observation.state_dim), np.float32)
+    state[:, : episode.state.shape[1]] = layout.state.normalize(episode.state)
+    records = {"state": state, "tokens": tokens, "reward": episode.rewards, "mc_return": _returns(episode, layout)}
+    whole = {"instruction": embedding, "bins": bins, "success": np.asarray(episode.success), "relabelled": np.asarray(episode.relabelled)}
+    return Prepared(episode, records, whole, len(episode.state))
+
+
+def cut(prepared: Prepared, number: int, layout: Layout) -> dict[str, Any]:
+    """Cut `number` of an episode as one `Segment` without its batch axis, a dict of arrays; each of its frames is decoded once.
 
     Raises:
-        UserError: if an image does not decode or a return lies outside the value range.
+        UserError: if an image does not decode.
     """
-    length, slots = layout.cutting.length, list(layout.own.slots_in(layout.network_action))
-    start = cut * layout.cutting.stride
+    episode, length = prepared.episode, layout.cutting.length
+    start = number * layout.cutting.stride
     step = np.arange(start, start + length)
-    stop = min(start + length, len(episode.state))
-    valid = step < len(episode.state)
-    bins = layout.own.bins_in(layout.network_action)
-    tokens = np.zeros((length, layout.network_action.dims), np.int32)
-    actions = episode.actions[start : start + length]
-    tokens[: len(actions), slots] = discretization.tokenize(layout.own, actions)
-    state = np.zeros((length, layout.network_observation.state_dim), np.float32)
-    state[: max(0, stop - start), : episode.state.shape[1]] = layout.state.normalize(episode.state[start:stop])
-    size = layout.network_observation.image_size
+    valid, ends = step < prepared.frames, step == episode.length
     cameras = layout.network_observation.cameras
     return {
-        "images": {name: _frames(episode, name, start, stop, length, size) for name in cameras},
+        **{name: _pad(values[start : start + length], length) for name, values in prepared.records.items()},
+        **prepared.whole,
+        "images": {name: _frames(episode, name, start, length, layout.network_observation.image_size) for name in cameras},
         "camera_mask": {name: np.asarray(name in episode.images) for name in cameras},
-        "state": state,
-        "instruction": embedding,
-        "tokens": tokens,
-        "bins": bins,
-        "action_mask": valid[:, None] & (bins > 0),
-        "reward": _pad(episode.rewards[start : start + length], length),
-        "mc_return": _pad(_returns(episode, layout)[start : start + length], length),
+        "action_mask": valid[:, None] & (prepared.whole["bins"] > 0),
         "dt": np.full(length, episode.dt, np.float32),
         "is_first": step == 0,
-        "is_last": step == episode.length,
-        "is_terminal": (step == episode.length) & episode.terminal,
+        "is_last": ends,
+        "is_terminal": ends & episode.terminal,
         "valid": valid,
         "trainable": layout.cutting.trainable(start, episode.length),
-        "success": np.asarray(episode.success),
-        "relabelled": np.asarray(episode.relabelled),
     }
 
 
@@ -122,9 +134,9 @@ def _returns(episode: Episode, layout: Layout) -> np.ndarray:
     return returns
 
 
-def _frames(episode: Episode, name: str, start: int, stop: int, length: int, size: tuple[int, int]) -> np.ndarray:
+def _frames(episode: Episode, name: str, start: int, length: int, size: tuple[int, int]) -> np.ndarray:
     frames = np.zeros((length, *size, 3), np.uint8)
-    for place, image in enumerate(episode.images[name][start:stop] if name in episode.images else ()):
+    for place, image in enumerate(episode.images[name][start : start + length] if name in episode.images else ()):
         try:
             frames[place] = resize(decode(image), size)
         except (ValueError, OSError) as error:

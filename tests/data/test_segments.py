@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import simplejpeg
 
+from qt_jax.data import segments
 from qt_jax.data.episodes import Episode, monte_carlo_returns, relabelled
-from qt_jax.data.segments import Cutting, Layout, segment
+from qt_jax.data.segments import Cutting, Layout
 from qt_jax.errors import UserError
 from qt_jax.specs import ActionSpec, ObservationSpec
 from tests.data.synthetic import unit_statistics
@@ -26,7 +27,7 @@ def make_episode(length: int, terminal: bool = True, dt: float = 1.0) -> Episode
 def cut(episode, number, cutting, network_action=ACTION, cameras=(), state_dim=1):
     observation = ObservationSpec(cameras, (8, 8), state_dim, "")
     layout = Layout(ACTION, network_action, observation, unit_statistics(1), cutting, 0.5, 1.0, (0.0, 1.0))
-    return segment(episode, number, np.zeros(4, np.float32), layout)
+    return segments.cut(segments.prepare(episode, np.zeros(4, np.float32), layout), number, layout)
 
 
 @pytest.mark.parametrize("window, n_step", [(1, 1), (3, 1), (2, 4)])

@@ -81,7 +81,7 @@ def test_runtime_agrees_with_the_teacher_forced_network(trained):
         cutting = Cutting(int(source.index.columns["length"][number]) + 1, config.model.window, 1)
         reader = loader.SegmentReader(dataclasses.replace(recipe, cutting=cutting), capacity=1)
         draw = Draw(0, int(number), 0, 0, 0)
-        episode, segment = reader.episode(draw), loader.to_segment(jax.tree.map(lambda x: x[None], reader(draw)))
+        episode, segment = reader.episode(draw).episode, loader.to_segment(jax.tree.map(lambda x: x[None], reader(draw)))
         tokens, scores = [], []
         for t in range(episode.length):
             images = {name: decode(frames[t])[None] for name, frames in episode.images.items()}

@@ -218,7 +218,7 @@ def test_paper_size_trains_on_cpu():
     config = default_config()
     config.model = q_transformer.paper()
     config.model.dtype = "float32"
-    config.optimizer.warmup_steps = 1
+    config.optimizer.warmup_steps, config.value_range = 1, (0.0, 1.0)
     config = ml_collections.FrozenConfigDict(config)
     action = ActionSpec(tuple("abcdefgh"), (-1.0,) * 8, (1.0,) * 8, (2,) + (256,) * 6 + (2,))
     network = Network.create(config.model, action, ObservationSpec(("front",), (300, 300), 0, ""), 512)

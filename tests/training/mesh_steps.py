@@ -19,6 +19,7 @@ WIDTH = {"width": 64, "heads": 8, "dtype": "float64"}  # every axis of 8 divides
 
 def make_config(agent, **train):
     config = default_config(agent)
+    config.value_range = (0.0, 1.0)
     config.data.batch_size, config.data.segment_length = 16, 4
     config.optimizer.warmup_steps = 0  # else the first step moves nothing
     config.train.update(train)

@@ -57,7 +57,8 @@ def test_a_run_in_a_bucket_killed_and_continued_ends_as_on_disk(bucket, trained,
     while process.poll() is None and not files.exists("lab/runs/tiny/checkpoints/10/commit_success.txt"):
         time.sleep(0.1)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    errors = process.communicate()[1]
+    assert process.returncode == -signal.SIGKILL, f"it ended before its first save: {errors[-3000:]}"
     result = subprocess.run(command, **options, timeout=120)
     assert result.returncode == 0, result.stderr[-3000:]
     assert "resumed from step 10" in result.stdout

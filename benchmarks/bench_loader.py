@@ -1,0 +1,179 @@
+"""`make bench-loader`: the data pipeline against a bare decode loop, its memory over 20,000 batches, and what the learner waits for it.
+
+Three parts, each in a process of its own:
+- throughput: frames/s of the loader, and of threads that only decode the JPEGs of the same segments, in turns; the median ratio. For the
+  quickstart's 64x64 images and for images of 256x320 as the RT-1 data has them (written by this benchmark).
+- soak: resident memory while 20,000 batches are taken.
+- wait: the share of the learner's time spent waiting for data, over short runs of the quickstart and of the RT-1-size network.
+Writes experiments/results/bench_loader.json.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import runs
+
+RESULT = Path("experiments/results/bench_loader.json")
+THREADS = os.cpu_count()
+ROUNDS, ROUND_S = 7, 4.0
+SOAK_BATCHES = 20_000
+SIZES = ("quickstart", "rt1")
+
+
+def config_of(name: str):
+    from experiments import quickstart
+
+    config = quickstart.get_config()
+    if name == "rt1":
+        config.data.path, config.data.segment_length, config.data.balance.demonstrations = "data/bench_rt1", 12, None
+        del config.env  # the dataset describes itself
+    config.data.read_threads = THREADS
+    return config
+
+
+def recipe_of(name: str):
+    from qt_jax.cli import datasets
+    from qt_jax.training import inputs
+
+    config = config_of(name)
+    return config, inputs.load(config, datasets.entries(config))[1]
+
+
+def write_rt1() -> None:
+    """60 episodes of 30 steps of smooth random images, JPEG quality 95 as `collect` writes them."""
+    from PIL import Image
+
+    from qt_jax.data import rlds_writer
+    from qt_jax.envs import collectors
+    from qt_jax.specs import ActionSpec, ObservationSpec
+
+    rng = np.random.default_rng(0)
+
+    def frame() -> bytes:
+        coarse = Image.fromarray(rng.integers(0, 255, (32, 40, 3), np.uint8))
+        return collectors._jpeg(np.asarray(coarse.resize((320, 256), Image.Resampling.BICUBIC)))
+
+    def episodes():
+        for number in range(60):
+            plan = collectors.EpisodePlan("task", "demonstration", number)
+            frames = {"front": [frame() for _ in range(31)]}
+            rewards = np.float32([0.0] * 29 + [1.0])
+            state, actions = np.zeros((31, 0), np.float32), rng.uniform(-1, 1, (30, 8)).astype(np.float32)
+            yield collectors.Episode(plan, "open the drawer", frames, state, actions, rewards, True, 1 / 3)
+
+    action = ActionSpec([f"a{i}" for i in range(8)], [-1.0] * 8, [1.0] * 8, [256] * 8)
+    observation = ObservationSpec(("front",), (256, 320), 0, "")
+    rlds_writer.write("data/bench_rt1", episodes(), action=action, observation=observation, description="", file_format="array_record")
+
+
+def throughput(name: str) -> dict[str, float]:
+    from qt_jax.data.loader import SegmentReader, TrainingIterator
+    from qt_jax.data.order import Reader
+    from qt_jax.data.segments import decode
+
+    config, recipe = recipe_of(name)
+    make = lambda: TrainingIterator(recipe, batch_size=config.data.batch_size, threads=THREADS)
+    iterator = make()
+    reader, draws = SegmentReader(recipe, 10_000), Reader(iterator._order, np.arange(config.data.batch_size))
+    next(iterator)
+
+    def loaded() -> float:
+        start, frames = time.perf_counter(), 0
+        while time.perf_counter() - start < ROUND_S:
+            frames += int(next(iterator)["valid"].sum())
+        return frames / (time.perf_counter() - start)
+
+    jpegs = []
+    for draw in (draw for number in range(20) for draw in draws.batch(number)):
+        start = draw.cut * recipe.cutting.stride
+        jpegs += [f for frames in reader.episode(draw).episode.images.values() for f in frames[start : start + recipe.cutting.length]]
+
+    def decoded() -> float:
+        start, frames = time.perf_counter(), 0
+        with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+            while time.perf_counter() - start < ROUND_S:
+                list(pool.map(lambda part: [decode(image) for image in part], np.array_split(np.asarray(jpegs, object), 8 * THREADS)))
+                frames += len(jpegs)
+        return frames / (time.perf_counter() - start)
+
+    pairs = [(loaded(), decoded()) for _ in range(ROUNDS)]
+    amplification = iterator.read_amplification()
+    iterator.close()
+    return {
+        "loader_frames_per_s": statistics.median(a for a, _ in pairs),
+        "decode_frames_per_s": statistics.median(b for _, b in pairs),
+        "ratio": statistics.median(a / b for a, b in pairs),
+        "read_amplification": amplification,
+    }
+
+
+def soak(name: str) -> dict[str, float]:
+    from qt_jax.data.loader import TrainingIterator
+
+    config, recipe = recipe_of(name)
+    iterator, resident = TrainingIterator(recipe, batch_size=config.data.batch_size, threads=THREADS), []
+    for number in range(SOAK_BATCHES):
+        next(iterator)
+        if number % 1000 == 999:
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            resident.append(pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
+    iterator.close()
+    slope = np.polyfit(np.arange(len(resident) // 2), resident[len(resident) // 2 :], 1)[0]
+    return {"batches": SOAK_BATCHES, "resident_mib": [round(x) for x in resident], "growth_mib_per_1000_batches": float(slope)}
+
+
+def wait(name: str) -> dict[str, float]:
+    """Through the real door; the first reading holds the pipeline's start."""
+    workdir = Path(f"runs/bench_loader/{name}")
+    subprocess.run(["rm", "-rf", str(workdir)], check=True)
+    steps = {"quickstart": 300, "rt1": 6}[name]
+    log_every = max(1, steps // 6)
+    runs.door("train", f"benchmarks/bench_loader.py:{name}", f"--config.workdir={workdir}", f"--config.train.steps={steps}",
+              f"--config.train.log_every={log_every}", f"--config.train.validate_every={steps + 1}")  # fmt: skip
+    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    shares = [record["data_wait_share"] for record in records if "data_wait_share" in record][1:]
+    return {"data_wait_share": statistics.median(shares), "worst": max(shares), "readings": len(shares)}
+
+
+def get_config(name: str):
+    """The config of `wait`, as an experiment file."""
+    from qt_jax.models import q_transformer as model
+
+    config = config_of(name)
+    if name == "rt1":
+        config.model = model.paper()
+        config.model.update(image_size=224, dtype="float32", remat="none", encoder_remat="none", scan_layers=False)
+        config.data.batch_size, config.data.segment_length, config.data.validation_fraction = 2, 18, 0.0
+    return config
+
+
+PARTS = {f.__name__: f for f in (throughput, soak, wait)}
+
+
+def main() -> None:
+    if not Path("data/bench_rt1").exists():
+        subprocess.run([sys.executable, "-c", "from benchmarks import bench_loader; bench_loader.write_rt1()"], check=True)
+    results = {}
+    for part, name in itertools.product(PARTS, SIZES):
+        if (part, name) == ("soak", "rt1"):  # the same code, and an hour
+            continue
+        script = f"import json; from benchmarks import bench_loader as b; print(json.dumps(b.PARTS[{part!r}]({name!r})))"
+        done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+        results[f"{part} {name}"] = json.loads(done.stdout.splitlines()[-1])
+        print(f"{part} {name}: {results[f'{part} {name}']}", flush=True)
+        runs.write(RESULT, threads=THREADS, **results)
+
+
+if __name__ == "__main__":
+    main()
