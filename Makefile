@@ -29,7 +29,7 @@ test: $(STAMP) lint
 	$(PY) -m pytest
 	$(PY) -m pytest -m tensorflow
 
-test-slow: $(STAMP) libtpu .beam/.installed
+test-slow: $(STAMP) libtpu .beam/.installed .rerun/.installed
 	$(PY) -m pytest -m slow
 
 lint: $(STAMP)
@@ -71,6 +71,11 @@ $(STAMP): requirements.txt setup.cfg pyproject.toml
 	$(VENV)/bin/uv pip install --quiet --python .beam/bin/python --editable '.[data,sim,beam]'
 	touch $@
 
+# The extra `rerun` beside the venv, half a gigabyte with its viewer: PYTHONPATH=.rerun
+.rerun/.installed: | $(STAMP)
+	$(PY) -m pip install --quiet --no-deps --upgrade --target .rerun rerun-sdk==0.41.0
+	touch $@
+
 lock: $(STAMP)
 	$(PY) -m pip install --quiet uv
 	$(COMPILE) setup.cfg -o requirements.txt
@@ -82,4 +87,4 @@ libtpu: $(STAMP)
 	$(PY) -m pip install --quiet --no-deps --upgrade --target .libtpu libtpu==0.0.42.1
 
 clean:
-	rm -rf $(VENV) .beam .peer .libtpu data runs
+	rm -rf $(VENV) .beam .rerun .peer .libtpu data runs

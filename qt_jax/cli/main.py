@@ -17,15 +17,16 @@ DOORS = {
     "collect": "collect a dataset in the simulator with scripted experts and realistic failures",
     "convert": "LeRobot or HDF5 episodes as a dataset; no --config",
     "repack": "a dataset's TFRecord files as ArrayRecord, for a global shuffle; no --config",
+    "inspect": "what is in a config's datasets: tables, and a page with contact sheets; --data=PATH needs no --config",
     "validate": "every violation of RLDS' conventions, by episode and step; --data=PATH needs no --config",
     "train": "train on a dataset; continues from the latest checkpoint in config.workdir",
     "plan": "compile a config's train step for devices that need not be here: memory, FLOPs, communication",
     "evaluate": "roll a trained policy out, with videos and an HTML report",
 }
 
-_OWN_FLAGS = ("convert", "repack", "validate", "plan")
+_OWN_FLAGS = ("convert", "repack", "inspect", "validate", "plan")
 _WITHOUT_CONFIG = ("convert", "repack")
-_CONFIG_OPTIONAL = ("validate",)
+_CONFIG_OPTIONAL = ("inspect", "validate")
 
 _USAGE = (
     "usage: python -m qt_jax DOOR --config=experiments/FILE.py [--config.KEY=VALUE ...]\n\ndoors:\n"

@@ -57,7 +57,8 @@ def _sound(entry: Entry, settings: Any) -> bool:
         print(f"  {validator.left_out} episodes are left out by {entry.spec.standardise.__name__} and not looked at")
     for kind in filter(counts.get, KINDS):
         print(f"  {kind}: {counts[kind]} ({KINDS[kind]})")
-        print("\n".join(f"    {_line(violation)}" for violation in examples[kind]))
+        for violation in examples[kind]:
+            print(f"    {_line(violation)}")
         if counts[kind] > FLAGS.limit:
             print(f"    ... {counts[kind] - FLAGS.limit} more")
     for warning in validator.warnings():

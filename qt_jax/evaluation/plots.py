@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
 
 import imageio.v3 as iio
-import matplotlib
 import numpy as np
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402  (the backend is chosen first)
+from qt_jax.evaluation.figures import figure_uri, plt, uri
 
 VIDEO_FPS = 8
-
-
-def _uri(data: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def _figure_uri(figure: Any) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
-    plt.close(figure)
-    return _uri(buffer.getvalue(), "image/png")
 
 
 def success_bars(groups: dict[str, dict[str, Any]], tasks: list[str]) -> str:
@@ -44,7 +29,7 @@ def success_bars(groups: dict[str, dict[str, Any]], tasks: list[str]) -> str:
     axes.set_ylim(0, 1.05)
     axes.set_ylabel("success (95% Wilson)")
     axes.legend(fontsize=8, ncols=len(groups), loc="lower center", bbox_to_anchor=(0.5, 1.0))  # above: bars may reach the top
-    return _figure_uri(figure)
+    return figure_uri(figure)
 
 
 def learning_curves(records: list[dict[str, float]], names: list[str]) -> str:
@@ -62,7 +47,7 @@ def learning_curves(records: list[dict[str, float]], names: list[str]) -> str:
         axis.legend(fontsize=7)
     for axis in axes.flat[len(present) :]:
         axis.axis("off")
-    return _figure_uri(figure)
+    return figure_uri(figure)
 
 
 def value_over_time(chosen: np.ndarray, dims: tuple[str, ...], label: str) -> str:
@@ -73,7 +58,7 @@ def value_over_time(chosen: np.ndarray, dims: tuple[str, ...], label: str) -> st
     axes.set_xlabel("decision")
     axes.set_ylabel(label)
     axes.legend(fontsize=7)
-    return _figure_uri(figure)
+    return figure_uri(figure)
 
 
 def scores_over_bins(scores: np.ndarray, dims: tuple[str, ...]) -> str:
@@ -86,7 +71,7 @@ def scores_over_bins(scores: np.ndarray, dims: tuple[str, ...]) -> str:
         axes[0, i].set_xlabel("decision", fontsize=8)
         figure.colorbar(picture, ax=axes[0, i])
     axes[0, 0].set_ylabel("bin", fontsize=8)
-    return _figure_uri(figure)
+    return figure_uri(figure)
 
 
 def video(frames: list[np.ndarray]) -> tuple[str, bytes]:
@@ -96,4 +81,4 @@ def video(frames: list[np.ndarray]) -> tuple[str, bytes]:
         warnings.filterwarnings("ignore", r"os\.fork", RuntimeWarning)  # ffmpeg is started by exec at once, which JAX's threads allow
         iio.imwrite(path, np.stack(frames), fps=VIDEO_FPS, codec="libx264", macro_block_size=2)
         data = path.read_bytes()
-    return _uri(data, "video/mp4"), data
+    return uri(data, "video/mp4"), data

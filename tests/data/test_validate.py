@@ -19,8 +19,9 @@ from tests import tiny
 from tests.conftest import ROOT, door
 from tests.data import broken
 from tests.data.broken import BREAKS
+from tests.data.test_loader import NUMBERS
 
-NUMBERS = list(BREAKS)
+NAMES = list(BREAKS)
 _ACTION = ActionSpec(("x", "gripper"), (-1.0, 0.0), (1.0, 1.0), (256, 2))
 
 
@@ -49,13 +50,13 @@ def look(chosen, images="all"):
 
 
 def of(violations, name):
-    return [(v.kind, v.step) for v in violations if v.episode == NUMBERS.index(name)]
+    return [(v.kind, v.step) for v in violations if v.episode == NAMES.index(name)]
 
 
 def test_each_violation_with_its_episode_and_step(broken_root):
     violations, validator = look(spec(broken_root))
     assert {name: of(violations, name) for name in BREAKS} == {name: expected for name, (_, expected) in BREAKS.items()}
-    assert all(v.episode_id == NUMBERS[v.episode] and v.shard == "broken-train.tfrecord-00000-of-00001" for v in violations)
+    assert all(v.episode_id == NAMES[v.episode] and v.shard == "broken-train.tfrecord-00000-of-00001" for v in violations)
     text = {v.episode_id: v.text for v in violations}
     assert text["reward at the arrival"].startswith("is 1 at the last record, which holds o_T alone; expected at record 3")
     assert text["image of another size"] == "'front' is 16 x 20, the spec says 16 x 16"
@@ -118,10 +119,7 @@ def test_public_layouts_are_clean(synthetic_root, name, episodes, left_out, deco
 @pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
 def test_damaged_files(synthetic_root, tmp_path, file_format):
     """A record's bytes, then a file's end; the rest is read."""
-    numbers = DatasetSpec(
-        path=f"{synthetic_root}/numbers_{file_format}", standardise=standardisers.collected, last_record="observation", reward="success",
-        action=ActionSpec(("a",), (0.0,), (1.0,), (25,)), observation=ObservationSpec((), (0, 0), 2, "test"), dt=None,
-    )  # fmt: skip
+    numbers = dataclasses.replace(NUMBERS, path=f"{synthetic_root}/numbers_{file_format}", dt=None)
     violations, validator = look(numbers)
     assert violations == [] and validator.episodes == 24 and validator.steps == sum(range(1, 25))
     copy = tmp_path / "numbers"
@@ -135,7 +133,7 @@ def test_damaged_files(synthetic_root, tmp_path, file_format):
         assert [(v.kind, v.shard, v.episode, v.text) for v in look(dataclasses.replace(numbers, path=str(copy)))[0]] == expected
     else:
         cut(second.path, second.size // 2)
-        (violation,), validator = look(dataclasses.replace(numbers, path=str(copy)))[0], None
+        (violation,), _ = look(dataclasses.replace(numbers, path=str(copy)))
         assert (violation.kind, violation.shard, violation.episode) == ("shard", second.name, None)
 
 
@@ -162,7 +160,7 @@ def test_the_door(broken_root, dataset_path, tmp_path):
     overrides = [f"--config.data.tables={tmp_path / 'lab.py'}", "--dataset=lab", f"--output={tmp_path}", "--limit=1"]
     result = door("validate", *overrides, check=False)
     assert result.returncode == 1
-    number = NUMBERS.index("is_first missing")
+    number = NAMES.index("is_first missing")
     assert (
         "  is_first: 2 (not set at exactly the first record)\n"
         f"    broken-train.tfrecord-00000-of-00001, episode {number} (is_first missing), step 0: is False at the first record\n"

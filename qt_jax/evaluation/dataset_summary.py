@@ -1,0 +1,190 @@
+"""A dataset of the mixture in numbers, as the learner will have it, and as a text for a terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from qt_jax import discretization
+from qt_jax.data.mixture import Source
+from qt_jax.data.mixtures import KINDS
+
+TOP = 30
+"""Tasks and instructions that are listed, the most frequent first."""
+LABELS = dict(zip(KINDS, ("successful demonstrations", "other successes", "failures")))
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+_NUMBERS = "{:>9}" * 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Dim:
+    """An action dim or an entry of the state. `numbers`: mean, std, q01, q99, least, greatest."""
+
+    name: str
+    numbers: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ActionDim(Dim):
+    """counts: [bins] sampled actions in each bin; below, above: shares of them that are clipped into the first and the last."""
+
+    low: float
+    high: float
+    counts: np.ndarray
+    below: float
+    above: float
+
+    @property
+    def bins(self) -> int:
+        return len(self.counts)
+
+    @property
+    def used(self) -> int:
+        return int(np.count_nonzero(self.counts))
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """kinds: {of `KINDS`: episodes}. dt: {seconds: episodes}. tasks: (name, episodes, share of success). samples: behind the actions."""
+
+    name: str
+    weight: float
+    path: str
+    file_format: str
+    shards: int
+    size: int
+    training: int
+    validation: int
+    success: float
+    kinds: dict[str, int]
+    lengths: np.ndarray
+    dt: dict[float, int]
+    tasks: list[tuple[str, int, float]]
+    instructions: list[tuple[str, int]]
+    left_out: int
+    skipped: dict[str, int]
+    samples: int
+    actions: list[ActionDim]
+    state: list[Dim]
+    state_description: str
+
+    @property
+    def episodes(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def steps(self) -> int:
+        return int(self.lengths.sum())
+
+    @property
+    def median(self) -> float:
+        return float(np.median(self.lengths))
+
+
+def kinds(source: Source) -> dict[str, np.ndarray]:
+    """{of `KINDS`: bool [episodes]}."""
+    success, demonstration = (source.index.columns[name] for name in ("success", "demonstration"))
+    return dict(zip(KINDS, (success & demonstration, success & ~demonstration, ~success)))
+
+
+def summary(source: Source) -> Summary:
+    index, directory = source.index, source.directory
+    columns, success = index.columns, index.columns["success"]
+    seconds, episodes = np.unique(columns["dt"], return_counts=True)
+    tasks = [(name, int((member := columns["task"] == i).sum()), float(success[member].mean())) for i, name in enumerate(index.tasks)]
+    told = np.bincount(columns["instruction"], minlength=len(index.instructions))
+    return Summary(
+        name=source.name,
+        weight=source.weight,
+        path=directory.path,
+        file_format=directory.shards[0].file_format,
+        shards=len(directory.shards),
+        size=sum(shard.size for shard in directory.shards),
+        training=len(source.train),
+        validation=len(source.validation),
+        success=float(success.mean()),
+        kinds={kind: int(members.sum()) for kind, members in kinds(source).items()},
+        lengths=columns["length"],
+        dt=dict(zip(map(float, seconds), map(int, episodes))),
+        tasks=sorted(tasks, key=lambda row: (-row[1], row[0])),
+        instructions=sorted(zip(index.instructions, map(int, told)), key=lambda row: (-row[1], row[0])),
+        left_out=index.left_out,
+        skipped=index.skipped,
+        samples=len(index.samples["action"]),
+        actions=_actions(source),
+        state=[Dim(str(i), row) for i, row in enumerate(_rows(source, "state"))],
+        state_description=source.spec.observation.state_description,
+    )
+
+
+def _rows(source: Source, name: str) -> list[tuple[float, ...]]:
+    statistics = source.index.statistics[name]
+    return list(zip(*dataclasses.astuple(statistics)))
+
+
+def _actions(source: Source) -> list[ActionDim]:
+    action, samples = source.action, source.index.samples["action"]
+    tokens = discretization.tokenize(action, samples)
+    below, above = (samples < np.asarray(action.low)).mean(axis=0), (samples > np.asarray(action.high)).mean(axis=0)
+    counts = [np.bincount(column, minlength=bins) for column, bins in zip(tokens.T, action.bins)]
+    return list(map(ActionDim, action.names, _rows(source, "action"), action.low, action.high, counts, below.tolist(), above.tolist()))
+
+
+def text(found: Summary) -> str:
+    """For a terminal of 140 columns; the page has the rest."""
+    lengths, others = found.lengths, ", ".join(f"{count:,} {LABELS[kind]}" for kind, count in found.kinds.items())
+    counts, _ = np.histogram(lengths, bins=min(24, int(np.ptp(lengths)) + 1))
+    lines = [
+        f"{found.name}: {found.path}",
+        f"  files         {found.shards} x {found.file_format}, {found.size / 2**20:,.1f} MiB; weight {found.weight:.3g} in the mixture",
+        f"  episodes      {found.episodes:,}: {others}; {found.success:.1%} successful",
+        f"  used          {found.training:,} for training, {found.validation:,} for validation",
+        f"  steps         {found.steps:,}",
+        f"  lengths       min {lengths.min()}, median {found.median:g}, max {lengths.max()}  |{spark(counts)}|",
+        f"  dt            {rates(found)}",
+    ]
+    if found.left_out:
+        lines.append(f"  left out      {found.left_out:,} by the standardiser")
+    lines += [f"  skipped       {count:,}: {reason}" for reason, count in found.skipped.items()]
+    width = max(len(name) for name, *_ in [*found.tasks[:TOP], *found.instructions[:TOP]])
+    lines += ["", f"  {'task':{width}}{'episodes':>10}{'success':>9}"]
+    lines += [f"  {name:{width}}{episodes:>10,}{share:>9.0%}" for name, episodes, share in found.tasks[:TOP]]
+    if [name for name, *_ in found.tasks] != [name for name, _ in found.instructions]:
+        lines += [_more(found.tasks), f"  {'instruction':{width}}{'episodes':>10}"]
+        lines += [f"  {name:{width}}{episodes:>10,}" for name, episodes in found.instructions[:TOP]]
+    lines += [_more(found.instructions), *_tables(found)]
+    return "\n".join(lines)
+
+
+def _tables(found: Summary) -> list[str]:
+    heads = _NUMBERS.format("mean", "std", "q01", "q99", "least", "greatest")
+    width = max(len("action"), *(len(dim.name) for dim in found.actions))
+    lines = [f"  {'action':{width}}{heads}   {'bounds':>16}{'clipped':>16}{'bins used':>12}  share of bins, of {found.samples:,} steps"]
+    for dim in found.actions:
+        bounds, clipped, used = f"{dim.low:.3g}, {dim.high:.3g}", f"{dim.below:.1%}, {dim.above:.1%}", f"{dim.used} of {dim.bins}"
+        lines.append(f"  {dim.name:{width}}{_numbers(dim)}   {bounds:>16}{clipped:>16}{used:>12}  |{spark(dim.counts)}|")
+    if found.state:
+        lines += ["", f"  {'state':{width}}{heads}   {found.state_description}"]
+        lines += [f"  {dim.name:{width}}{_numbers(dim)}" for dim in found.state[:TOP]]
+        lines.append(_more(found.state))
+    return lines
+
+
+def rates(found: Summary) -> str:
+    return ", ".join(f"{dt:.4g} s ({1 / dt:.3g} Hz) in {count:,} episodes" for dt, count in found.dt.items())
+
+
+def spark(counts: np.ndarray, columns: int = 32) -> str:
+    """Counts as a line of blocks; what is not zero can be seen."""
+    columns = min(columns, len(counts))
+    heights = np.add.reduceat(counts, np.linspace(0, len(counts), columns, endpoint=False).astype(int))
+    return "".join(_BLOCKS[int(np.ceil(8 * height / max(1, heights.max())))] for height in heights)
+
+
+def _numbers(dim: Dim) -> str:
+    return _NUMBERS.format(*(f"{value:.3g}" for value in dim.numbers))
+
+
+def _more(rows: list) -> str:
+    return f"  ... {len(rows) - TOP:,} more\n" if len(rows) > TOP else ""
