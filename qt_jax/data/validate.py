@@ -266,7 +266,7 @@ def _pictures(camera: str, decoded: Iterable[tuple[tuple[int, ...], str]], size:
 def _decoded_shape(image: bytes) -> tuple[tuple[int, ...], str]:
     try:
         return decode(image).shape[:2], ""
-    except (ValueError, OSError) as error:
+    except Exception as error:  # Pillow's are of many kinds, a SyntaxError among them
         return (), (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 

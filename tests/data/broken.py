@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import simplejpeg
+from PIL import Image
 
 from tests.data import synthetic
 
@@ -28,6 +31,15 @@ def _picture(t: int, data: bytes) -> Callable[[dict], None]:
 
 def _jpeg(height: int, width: int) -> bytes:
     return simplejpeg.encode_jpeg(synthetic.picture(np.random.default_rng(0), height, width))
+
+
+def _broken_png() -> bytes:
+    """Whose second part of the pixels has a damaged name: Pillow raises a SyntaxError."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (SIZE, SIZE)).save(buffer, "png")
+    pixels = zlib.compress(bytes(SIZE * (3 * SIZE + 1)))
+    chunk = lambda name, data: struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    return buffer.getvalue()[:33] + chunk(b"IDAT", pixels[:5]) + chunk(b"\xa41\xbbq", pixels[5:])
 
 
 def _all(*changes: Callable[[dict], None]) -> Callable[[dict], None]:
@@ -71,6 +83,7 @@ BREAKS: dict[str, tuple[Callable[[dict], object], list[tuple[str, int | None]]]]
     "no transition": (lambda e: e.update(steps=e["steps"][-1:]), [("shape", None)]),
     "image of another size": (_picture(2, _jpeg(SIZE, 20)), [("image", 2)]),
     "truncated image": (_picture(3, _jpeg(SIZE, SIZE)[:-40]), [("image", 3)]),
+    "damaged PNG": (_picture(1, _broken_png()), [("image", 1)]),
     "no image": (_picture(0, b"nonsense"), [("image", 0)]),
     "beyond the bounds": (_all(_set(0, "action", _vector(-1.5)), _set(1, "action", _vector(1.5))), []),
 }
