@@ -26,7 +26,10 @@ class Recording:
     def __init__(self, path: str):
         self._sdk = sdk()
         self._stream = self._sdk.RecordingStream("qt_jax")
-        self._stream.save(path)
+        try:
+            self._stream.save(path)
+        except RuntimeError as error:
+            raise UserError(f"--rerun={path} cannot be written ({error}); give a file in a folder that is there.") from error
 
     def add(self, dataset: str, shown: Shown, action: ActionSpec) -> None:
         rerun, stream, episode = self._sdk, self._stream, shown.episode
