@@ -83,15 +83,14 @@ def throughput(name: str) -> dict[str, float]:
     from qt_jax.data.segments import decode
 
     config, recipe = recipe_of(name)
-    make = lambda: TrainingIterator(recipe, batch_size=config.data.batch_size, threads=THREADS)
-    iterator = make()
+    iterator = TrainingIterator(recipe, batch_size=config.data.batch_size, threads=THREADS, memory=config.data.memory_mib * 2**20)
     reader, draws = SegmentReader(recipe, 10_000), Reader(iterator._order, np.arange(config.data.batch_size))
     next(iterator)
 
     def loaded() -> float:
         start, frames = time.perf_counter(), 0
         while time.perf_counter() - start < ROUND_S:
-            frames += int(next(iterator)["valid"].sum())
+            frames += int(next(iterator).valid.sum())
         return frames / (time.perf_counter() - start)
 
     jpegs = []
@@ -122,7 +121,7 @@ def soak(name: str) -> dict[str, float]:
     from qt_jax.data.loader import TrainingIterator
 
     config, recipe = recipe_of(name)
-    iterator, resident = TrainingIterator(recipe, batch_size=config.data.batch_size, threads=THREADS), []
+    iterator, resident = TrainingIterator(recipe, batch_size=config.data.batch_size, threads=THREADS), []  # keeps no episode it can drop
     for number in range(SOAK_BATCHES):
         next(iterator)
         if number % 1000 == 999:

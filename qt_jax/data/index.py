@@ -59,6 +59,10 @@ class Index:
         return {name: number for number, name in enumerate(self.instructions)}
 
     @functools.cached_property
+    def unit_embeddings(self) -> np.ndarray:
+        return self.embeddings / np.maximum(np.linalg.norm(self.embeddings, axis=1, keepdims=True), 1e-9)
+
+    @functools.cached_property
     def instructions_of_tasks(self) -> dict[str, np.ndarray]:
         """{task: numbers of the instructions that its episodes have}."""
         pairs = np.unique(np.stack([self.columns["task"], self.columns["instruction"]]), axis=1)

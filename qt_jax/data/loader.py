@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -20,7 +20,7 @@ from qt_jax.data.index import shard_of
 from qt_jax.data.mixture import Mixture
 from qt_jax.data.order import Draw, Order, Reader
 from qt_jax.data.records import BadRecord
-from qt_jax.data.segments import Cutting, Layout, Prepared, cut, prepare
+from qt_jax.data.segments import Cutting, Layout, Prepared, empty, fill, prepare
 from qt_jax.errors import UserError
 from qt_jax.specs import Segment
 
@@ -49,7 +49,7 @@ class Recipe:
 
 
 class SegmentReader:
-    """Segments by draw. Episodes stay in memory, encoded, until `capacity` others have been read.
+    """Segments by draw. Episodes stay in memory, encoded, until `capacity` others have been wanted.
 
     bytes_read, bytes_used: of records from storage, and of the encoded frames that segments were made of.
     """
@@ -57,28 +57,40 @@ class SegmentReader:
     def __init__(self, recipe: Recipe, capacity: int):
         self._recipe, self._capacity = recipe, capacity
         self._layouts = [recipe.layout(number) for number in range(len(recipe.mixture.sources))]
-        self._episodes: collections.OrderedDict[tuple, Any] = collections.OrderedDict()
+        self._episodes: collections.OrderedDict[tuple, _Once] = collections.OrderedDict()
         self._lock = threading.Lock()
         self.bytes_read = self.bytes_used = 0
 
-    def __call__(self, draw: Draw) -> dict[str, Any]:
-        prepared, layout = self.episode(draw), self._layouts[draw.source]
-        start = draw.cut * layout.cutting.stride
-        images = prepared.episode.images.values()
-        used = sum(len(frame) for frames in images for frame in frames[start : start + layout.cutting.length])
+    def batch(self, draws: Sequence[Draw]) -> Segment:
+        """One row a draw."""
+        result, used = empty(self._layouts[0], self._recipe.mixture.instruction_dim, len(draws)), 0
+        for row, draw in enumerate(draws):
+            prepared, layout = self.episode(draw), self._layouts[draw.source]
+            fill(result, row, prepared, draw.cut, layout)
+            start = draw.cut * layout.cutting.stride
+            images = prepared.episode.images.values()
+            used += sum(len(frame) for frames in images for frame in frames[start : start + layout.cutting.length])
         with self._lock:
             self.bytes_used += used
-        return cut(prepared, draw.cut, layout)
+        return result
 
     def episode(self, draw: Draw) -> Prepared:
-        """The episode of a draw, relabelled if it is to be. One thread reads it, the others that want it wait."""
-        key = (draw.source, draw.episode, draw.group, draw.number)
+        """The episode of a draw, relabelled if it is to be."""
+        own = self._kept((draw.source, draw.episode), lambda: self._read(draw))
+        told = self._told(draw)
+        if told is None:
+            return own
+        relabelled = lambda: episodes.relabelled(own.episode, told, self._recipe.step_penalty)
+        return self._kept((draw.source, draw.episode, told), lambda: self._prepared(draw.source, relabelled()))
+
+    def _kept(self, key: tuple, make: Callable[[], Prepared]) -> Prepared:
+        """One thread makes it, the others that want it wait."""
         with self._lock:
             entry = self._episodes.setdefault(key, _Once())
             self._episodes.move_to_end(key)
             while len(self._episodes) > self._capacity:
                 self._episodes.popitem(last=False)
-        return entry.get(lambda: self._read(draw))
+        return entry.get(make)
 
     def _read(self, draw: Draw) -> Prepared:
         source = self._recipe.mixture.sources[draw.source]
@@ -93,32 +105,32 @@ class SegmentReader:
             ) from error
         with self._lock:
             self.bytes_read += place[2]
-        episode = self._relabelled(episode, draw)
-        embedding = source.index.embeddings[source.index.instruction_numbers[episode.instruction]]
-        return prepare(episode, embedding, self._layouts[draw.source])
+        return self._prepared(draw.source, episode)
 
-    def _relabelled(self, episode: Episode, draw: Draw) -> Episode:
-        """With a chance of `relabel_rate`, the episode told to do what it did not do."""
-        rng = np.random.default_rng((self._recipe.seed, draw.group + 1, draw.number))
+    def _prepared(self, source: int, episode: Episode) -> Prepared:
+        index = self._recipe.mixture.sources[source].index
+        return prepare(episode, index.embeddings[index.instruction_numbers[episode.instruction]], self._layouts[source])
+
+    def _told(self, draw: Draw) -> str | None:
+        """With a chance of `relabel_rate`, another task's instruction for this reading of the episode."""
+        if not self._recipe.relabel_rate:
+            return None
+        rng = np.random.default_rng((self._recipe.seed, draw.group, draw.number))
         if rng.random() >= self._recipe.relabel_rate:
-            return episode
-        others = other_tasks(self._recipe.mixture.sources[draw.source], episode, self._recipe.paraphrase_cosine)
-        if not len(others):
-            return episode
-        instruction = self._recipe.mixture.sources[draw.source].index.instructions[rng.choice(others)]
-        return episodes.relabelled(episode, instruction, self._recipe.step_penalty)
+            return None
+        source = self._recipe.mixture.sources[draw.source]
+        others = other_tasks(source, draw.episode, self._recipe.paraphrase_cosine)
+        return source.index.instructions[rng.choice(others)] if len(others) else None
 
 
-def other_tasks(source: mixture.Source, episode: Episode, cosine: float) -> np.ndarray:
+def other_tasks(source: mixture.Source, episode: int, cosine: float) -> np.ndarray:
     """Instructions (numbers in the index) at which the episode failed: of other tasks than its own, not paraphrases of its instruction, and
     not achieved by it."""
-    index = source.index
-    own = index.instruction_numbers[episode.instruction]
-    excluded = np.zeros(len(index.instructions), bool)
-    for task in (episode.task, *(source.spec.achieves.get(episode.task, ()) if episode.success else ())):
-        excluded[index.instructions_of_tasks.get(task, [])] = True
-    unit = index.embeddings / np.maximum(np.linalg.norm(index.embeddings, axis=1, keepdims=True), 1e-9)
-    return np.flatnonzero(~excluded & (unit @ unit[own] < cosine))
+    index, excluded = source.index, np.zeros(len(source.index.instructions), bool)
+    own, task = index.columns["instruction"][episode], index.tasks[index.columns["task"][episode]]
+    for achieved in (task, *(source.spec.achieves.get(task, ()) if index.columns["success"][episode] else ())):
+        excluded[index.instructions_of_tasks.get(achieved, [])] = True
+    return np.flatnonzero(~excluded & (index.unit_embeddings @ index.unit_embeddings[own] < cosine))
 
 
 class _Once:
@@ -135,13 +147,14 @@ class _Once:
 
 
 class _Plan(grain.MapDataset):
-    """Element i is the segment of local row i % R in batch i // R. Endless."""
+    """Element i is part i % P of batch i // P: an equal share of the rows, always the same rows for the same part. Endless."""
 
-    def __init__(self, recipe: Recipe, order: Order, rows: np.ndarray, first_batch: int, capacity: int):
+    def __init__(self, recipe: Recipe, order: Order, rows: np.ndarray, parts: int, first_batch: int, capacity: int):
         super().__init__()
-        self._recipe, self._order, self._rows, self._first, self._capacity = recipe, order, rows, first_batch, capacity
+        self._recipe, self._order, self._rows, self._first, self._capacity = recipe, order, np.split(rows, parts), first_batch, capacity
         self._lock = threading.Lock()
-        self._reader: Reader | None = None
+        self._readers: dict[int, Reader] = {}
+        self.segments: SegmentReader | None = None
 
     def __len__(self) -> int:
         return sys.maxsize
@@ -149,27 +162,28 @@ class _Plan(grain.MapDataset):
     def __getitem__(self, index):
         if isinstance(index, slice):
             return self.slice(index)
-        batch, row = divmod(index, len(self._rows))
+        batch, part = divmod(index, len(self._rows))
         with self._lock:
-            if self._reader is None:
-                self._reader, self.segments = Reader(self._order, self._rows), SegmentReader(self._recipe, self._capacity)
-            draw = self._reader.batch(self._first + batch)[row]
-        return self.segments(draw)
+            self.segments = self.segments or SegmentReader(self._recipe, self._capacity)
+            reader = self._readers.setdefault(part, Reader(self._order, self._rows[part]))
+            draws = reader.batch(self._first + batch)
+        return self.segments.batch(draws)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_lock": None, "_reader": None, "segments": None}
+        return self.__dict__ | {"_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ = state | {"_lock": threading.Lock()}
 
 
 class TrainingIterator:
-    """Endless batches (dicts of arrays, see `to_segment`) whose position is the number of batches taken, whatever reads them.
+    """Endless batches whose position is the number of batches taken, whatever reads them.
 
     Args:
         rows: which rows of the global batch to read here (default: all); the others belong to other hosts.
-        threads: that read and decode, in this process or in each of `workers` processes (0: none).
+        threads: that each make whole batches, in this process, or, their share of the rows, in each of `workers` processes (0: none).
         shuffle_episodes: over all hosts, so many episodes have their segments shuffled together.
+        memory: bytes of encoded episodes that each reading process may keep beyond those: a small dataset is then read once.
 
     Raises:
         UserError: if the workers do not divide the rows: each then reads episodes of its own.
@@ -183,6 +197,7 @@ class TrainingIterator:
         threads: int,
         workers: int = 0,
         shuffle_episodes: int = 512,
+        memory: int = 0,
         rows: np.ndarray | None = None,
     ):
         self._recipe, self._threads, self._workers = recipe, threads, workers
@@ -195,7 +210,8 @@ class TrainingIterator:
         groups = mixture.groups(recipe.mixture, recipe.cutting)
         block = -(-shuffle_episodes // (batch_size * len(groups)))
         self._order = Order(groups, batch_size, block, recipe.seed)
-        self._capacity = (block * len(groups) + 2) * len(self._rows)
+        sizes = np.concatenate([recipe.mixture.sources[g.source].index.columns["size"][g.episodes] for g in groups])
+        self._capacity = (block * len(groups) + 2) * len(self._rows) + int(memory / sizes.mean())
         self.position = 0
         self._iterator: Any = None
 
@@ -211,10 +227,10 @@ class TrainingIterator:
         self.close()
         self.position = state["batches"]
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Segment]:
         return self
 
-    def __next__(self) -> dict[str, Any]:
+    def __next__(self) -> Segment:
         if self._iterator is None:
             self._iterator = self._start()
         batch = next(self._iterator)
@@ -222,16 +238,17 @@ class TrainingIterator:
         return batch
 
     def _start(self) -> Any:
-        self._plan = _Plan(self._recipe, self._order, self._rows, self.position, self._capacity)
-        elements = 2 * len(self._rows)
-        dataset = self._plan.to_iter_dataset(grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=max(1, elements)))
+        self._plan = _Plan(self._recipe, self._order, self._rows, max(1, self._workers), self.position, self._capacity)
+        dataset = self._plan.to_iter_dataset(grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=max(1, self._threads)))
         if self._workers:
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()  # grain's processes copy absl's flags
-            buffer = max(1, elements // self._workers)
-            dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=buffer))
-        dataset = dataset.batch(len(self._rows), drop_remainder=True)
-        return iter(grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=2))
+            together = lambda parts: jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+            dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=1))
+            dataset = grain.experimental.ThreadPrefetchIterDataset(
+                dataset.batch(self._workers, batch_fn=together), prefetch_buffer_size=1
+            )
+        return iter(dataset)
 
     def read_amplification(self) -> float:
         """Bytes read from storage for each byte of encoded frames used, in this process so far; 0 where others read."""
@@ -247,7 +264,7 @@ class TrainingIterator:
 def validation_draws(recipe: Recipe, limit: int) -> list[Draw]:
     """Every validation segment, or `limit` of them at even distances, in order."""
     draws = [
-        Draw(number, int(episode), cut, -1, 0)
+        Draw(number, int(episode), cut, 0, 0)
         for number, source in enumerate(recipe.mixture.sources)
         for episode in source.validation
         for cut in range(len(recipe.cutting.starts(int(source.index.columns["length"][episode]))))
@@ -264,12 +281,7 @@ def validation_batches(recipe: Recipe, draws: list[Draw], *, batch_size: int, ro
     reader = SegmentReader(dataclasses.replace(recipe, relabel_rate=0.0), capacity=batch_size)
     rows = np.arange(batch_size) if rows is None else rows
     for start in range(0, len(draws), batch_size):
-        elements = [reader(draws[min(start + row, len(draws) - 1)]) for row in rows]
-        for row, element in zip(rows, elements):
-            if start + row >= len(draws):
-                element |= {name: np.zeros_like(element[name]) for name in ("trainable", "is_first")}
-        yield to_segment(jax.tree.map(lambda *leaves: np.stack(leaves), *elements))
-
-
-def to_segment(batch: dict) -> Segment:
-    return Segment(**batch)
+        batch = reader.batch([draws[min(start + row, len(draws) - 1)] for row in rows])
+        copies = start + rows >= len(draws)
+        batch.trainable[copies] = batch.is_first[copies] = False
+        yield batch

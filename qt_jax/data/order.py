@@ -12,6 +12,7 @@ So a position is one number, the same on any number of hosts, worker processes a
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,8 +30,7 @@ class Group:
     weight: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Draw:
+class Draw(NamedTuple):
     """One segment: cut `cut` of `episode` of dataset `source`; (group, number) names this reading of the episode."""
 
     source: int

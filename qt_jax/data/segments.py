@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
-from typing import Any
 
+import jax
 import numpy as np
 import simplejpeg
 from PIL import Image
@@ -14,7 +15,7 @@ from qt_jax import discretization
 from qt_jax.data.episodes import Episode, monte_carlo_returns
 from qt_jax.errors import UserError
 from qt_jax.preprocess import Statistics, resize
-from qt_jax.specs import ActionSpec, ObservationSpec
+from qt_jax.specs import ActionSpec, ObservationSpec, Segment, segment_struct
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Cutting:
         extra = max(0, episode_length + 1 - self.length)
         return [k * self.stride for k in range(1 + -(-extra // self.stride))]
 
+    @functools.lru_cache(maxsize=4096)  # noqa: B019 (a few Cuttings live as long as the process)
     def trainable(self, start: int, episode_length: int) -> np.ndarray:
         """bool [length]: transitions whose window and bootstrap lie inside the cut (or whose episode starts or ends there)."""
         position = np.arange(self.length)
@@ -75,13 +77,12 @@ class Layout:
 class Prepared:
     """An episode as the network's arrays, images still encoded: what is computed once, however many segments are cut from it.
 
-    records: {Segment's field: [T or T+1, ...]}; whole: {field: the same for every record}; frames: observations that there are.
+    records: {Segment's field: [T or T+1, ...]}; whole: {field: the same for every record}.
     """
 
     episode: Episode
     records: dict[str, np.ndarray]
     whole: dict[str, np.ndarray]
-    frames: int
 
 
 def prepare(episode: Episode, embedding: np.ndarray, layout: Layout) -> Prepared:
@@ -92,35 +93,53 @@ def prepare(episode: Episode, embedding: np.ndarray, layout: Layout) -> Prepared
     tokens[:, list(layout.own.slots_in(network))] = discretization.tokenize(layout.own, episode.actions)
     state = np.zeros((len(episode.state), observation.state_dim), np.float32)
     state[:, : episode.state.shape[1]] = layout.state.normalize(episode.state)
-    records = {"state": state, "tokens": tokens, "reward": episode.rewards, "mc_return": _returns(episode, layout)}
-    whole = {"instruction": embedding, "bins": bins, "success": np.asarray(episode.success), "relabelled": np.asarray(episode.relabelled)}
-    return Prepared(episode, records, whole, len(episode.state))
+    step = np.arange(episode.length + 1)
+    ends = step == episode.length
+    records = {
+        "state": state,
+        "tokens": tokens,
+        "action_mask": np.broadcast_to(bins > 0, (len(state), network.dims)),
+        "reward": episode.rewards,
+        "mc_return": _returns(episode, layout),
+        "is_first": step == 0,
+        "is_last": ends,
+        "is_terminal": ends & episode.terminal,
+        "valid": np.ones(len(state), bool),
+    }
+    whole = {"instruction": embedding, "bins": bins, "dt": episode.dt, "success": episode.success, "relabelled": episode.relabelled}
+    return Prepared(episode, records, whole)
 
 
-def cut(prepared: Prepared, number: int, layout: Layout) -> dict[str, Any]:
-    """Cut `number` of an episode as one `Segment` without its batch axis, a dict of arrays; each of its frames is decoded once.
+def empty(layout: Layout, instruction_dim: int, rows: int) -> Segment:
+    """A batch of nothing but padding, for `fill`."""
+    shapes = segment_struct(layout.network_action, layout.network_observation, instruction_dim, rows, layout.cutting.length)
+    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+
+
+def fill(batch: Segment, row: int, prepared: Prepared, number: int, layout: Layout) -> None:
+    """Puts cut `number` of an episode into an empty row of a batch; each of its frames is decoded once, in its place.
 
     Raises:
         UserError: if an image does not decode.
     """
     episode, length = prepared.episode, layout.cutting.length
     start = number * layout.cutting.stride
-    step = np.arange(start, start + length)
-    valid, ends = step < prepared.frames, step == episode.length
-    cameras = layout.network_observation.cameras
-    return {
-        **{name: _pad(values[start : start + length], length) for name, values in prepared.records.items()},
-        **prepared.whole,
-        "images": {name: _frames(episode, name, start, length, layout.network_observation.image_size) for name in cameras},
-        "camera_mask": {name: np.asarray(name in episode.images) for name in cameras},
-        "action_mask": valid[:, None] & (prepared.whole["bins"] > 0),
-        "dt": np.full(length, episode.dt, np.float32),
-        "is_first": step == 0,
-        "is_last": ends,
-        "is_terminal": ends & episode.terminal,
-        "valid": valid,
-        "trainable": layout.cutting.trainable(start, episode.length),
-    }
+    for name, values in prepared.records.items():
+        part = values[start : start + length]
+        getattr(batch, name)[row, : len(part)] = part
+    for name, value in prepared.whole.items():
+        getattr(batch, name)[row] = value
+    batch.trainable[row] = layout.cutting.trainable(start, episode.length)
+    for name, frames in episode.images.items():
+        batch.camera_mask[name][row] = True
+        for place, image in enumerate(frames[start : start + length]):
+            try:
+                decode_into(batch.images[name][row, place], image)
+            except (ValueError, OSError, SyntaxError) as error:  # Pillow raises the last for some broken PNGs
+                raise UserError(
+                    f"Episode {episode.episode_id!r}: image {name!r} of step {start + place} does not decode ({error}); `validate` lists "
+                    "all such images; repair the dataset."
+                ) from error
 
 
 def _returns(episode: Episode, layout: Layout) -> np.ndarray:
@@ -134,17 +153,14 @@ def _returns(episode: Episode, layout: Layout) -> np.ndarray:
     return returns
 
 
-def _frames(episode: Episode, name: str, start: int, length: int, size: tuple[int, int]) -> np.ndarray:
-    frames = np.zeros((length, *size, 3), np.uint8)
-    for place, image in enumerate(episode.images[name][start : start + length] if name in episode.images else ()):
-        try:
-            frames[place] = resize(decode(image), size)
-        except (ValueError, OSError) as error:
-            raise UserError(
-                f"Episode {episode.episode_id!r}: image {name!r} of step {start + place} does not decode ({error}); `validate` lists all "
-                "such images; repair the dataset."
-            ) from error
-    return frames
+def decode_into(frame: np.ndarray, image: bytes) -> None:
+    """Decodes into `frame` [H, W, 3], resized where the image has another size."""
+    if simplejpeg.is_jpeg(image):
+        height, width, *_ = simplejpeg.decode_jpeg_header(image)
+        if (height, width) == frame.shape[:2]:
+            simplejpeg.decode_jpeg(image, buffer=frame)
+            return
+    frame[:] = resize(decode(image), frame.shape[:2])
 
 
 def decode(image: bytes) -> np.ndarray:
@@ -152,7 +168,3 @@ def decode(image: bytes) -> np.ndarray:
     if simplejpeg.is_jpeg(image):
         return simplejpeg.decode_jpeg(image)
     return np.asarray(Image.open(io.BytesIO(image)).convert("RGB"))
-
-
-def _pad(x: np.ndarray, length: int) -> np.ndarray:
-    return np.concatenate([x, np.zeros((length - len(x), *x.shape[1:]), x.dtype)]) if len(x) < length else x

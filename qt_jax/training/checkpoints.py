@@ -24,8 +24,8 @@ from qt_jax.preprocess import Statistics
 from qt_jax.specs import ActionSpec, ObservationSpec
 from qt_jax.training.state import TrainState
 
-_FREE = ("workdir", "train", "evaluate", "collect", "mesh", "distributed",
-         *(f"data.{key}" for key in ("path", "root", "tables", "cache", "read_threads", "workers", "max_skipped")))  # fmt: skip
+_FREE = ("workdir", "train", "evaluate", "collect", "mesh", "distributed", "data.path", "data.root", "data.tables", "data.cache",
+         "data.read_threads", "data.workers", "data.memory_mib", "data.max_skipped")  # fmt: skip
 """Sections and settings that may differ between a checkpoint's config and the one that resumes it: the data is known by its fingerprint."""
 
 

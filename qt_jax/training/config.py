@@ -43,6 +43,7 @@ def default_config(agent: str = "q_transformer") -> ml_collections.ConfigDict:
     # Shares of each dataset's segments; None: the kind's natural part of what the others leave.
     config.data.balance = ml_collections.ConfigDict({kind: config_dict.placeholder(float) for kind in KINDS})
     config.data.shuffle_episodes = 512  # over all hosts, so many episodes have their segments shuffled together
+    config.data.memory_mib = 1024  # of encoded episodes that each reading process keeps beyond those; a small dataset is read once
     config.data.read_threads = 4  # that read and decode, in each process
     config.data.workers = 0  # processes that read and decode; 0: the training process does
     config.data.max_skipped = 0  # damaged episodes of a dataset that may be left out
@@ -108,7 +109,7 @@ def validate(config: Any, devices: int) -> None:
     require(config.data.action_bounds in ACTION_BOUNDS, "data.action_bounds", f"one of {ACTION_BOUNDS}")
     require(0 <= config.data.relabel_rate < 1, "data.relabel_rate", "a share in [0, 1)")
     require(0 < config.data.paraphrase_cosine <= 1, "data.paraphrase_cosine", "a number in (0, 1]")
-    for key in ("image_size", "bins", "workers", "max_skipped", "step_penalty"):
+    for key in ("image_size", "bins", "workers", "max_skipped", "step_penalty", "memory_mib"):
         require(config.data[key] >= 0, f"data.{key}", "0 or more")
     require(config.data.shuffle_episodes > 0, "data.shuffle_episodes", "a positive number")
     require(config.data.augment.shift >= 0, "data.augment.shift", "a number of pixels, 0 for none")

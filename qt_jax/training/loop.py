@@ -47,6 +47,7 @@ def train(config: Any, entries: Sequence[Entry]) -> TrainState:
         threads=config.data.read_threads,
         workers=config.data.workers,
         shuffle_episodes=config.data.shuffle_episodes,
+        memory=config.data.memory_mib * 2**20,
         rows=mesh.local_rows(device_mesh, batch_size),
     )
     _announce(config, compiled, recipe, iterator.segments)
@@ -76,7 +77,7 @@ def train(config: Any, entries: Sequence[Entry]) -> TrainState:
                 with meter.step():
                     with meter.data_wait():
                         local = next(iterator)
-                    batch = loader.to_segment(mesh.put_batch(local, device_mesh, batch_size))
+                    batch = mesh.put_batch(local, device_mesh, batch_size)
                     previous, (state, pending) = pending, compiled.step(state, batch)
                     # The check lags one step behind, so that the device never waits for it; before a save it is up to date.
                     metrics.check_finite(step - 1, jax.device_get(previous))

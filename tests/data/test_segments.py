@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 import simplejpeg
@@ -27,7 +28,9 @@ def make_episode(length: int, terminal: bool = True, dt: float = 1.0) -> Episode
 def cut(episode, number, cutting, network_action=ACTION, cameras=(), state_dim=1):
     observation = ObservationSpec(cameras, (8, 8), state_dim, "")
     layout = Layout(ACTION, network_action, observation, unit_statistics(1), cutting, 0.5, 1.0, (0.0, 1.0))
-    return segments.cut(segments.prepare(episode, np.zeros(4, np.float32), layout), number, layout)
+    batch = segments.empty(layout, 4, rows=1)
+    segments.fill(batch, 0, segments.prepare(episode, np.zeros(4, np.float32), layout), number, layout)
+    return {f.name: jax.tree.map(lambda x: x[0], getattr(batch, f.name)) for f in dataclasses.fields(batch)}
 
 
 @pytest.mark.parametrize("window, n_step", [(1, 1), (3, 1), (2, 4)])

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from qt_jax.data import episodes, loader, records, tables
+from qt_jax.data import episodes, records, tables
 from qt_jax.data.loader import TrainingIterator
 from qt_jax.data.specs import SPECS
 from qt_jax.training import inputs, loop
@@ -89,10 +89,10 @@ def test_three_robots_in_one_batch(synthetic_root):
     _, recipe, assets = inputs.load(config, tables.resolve(config.data, {}))
     batch = next(iterator := TrainingIterator(recipe, batch_size=10, threads=1))
     iterator.close()
-    counts = [np.isclose(batch["dt"][:, 0], dt).sum() for dt in (1 / 3, 1 / 5, 1 / 10)]
+    counts = [np.isclose(batch.dt[:, 0], dt).sum() for dt in (1 / 3, 1 / 5, 1 / 10)]
     assert sum(counts) == 10 and np.abs(np.asarray(counts) - [5, 3, 2]).max() <= 1
-    assert assets.action.dims == 8 and batch["images"]["front"].shape == (10, 6, 32, 32, 3)
-    assert {tuple(row) for row in batch["bins"]} == {(2,) + (256,) * 7, (0,) + (256,) * 6 + (2,), (0, 256, 256) + (0,) * 5}
+    assert assets.action.dims == 8 and batch.images["front"].shape == (10, 6, 32, 32, 3)
+    assert {tuple(row) for row in batch.bins} == {(2,) + (256,) * 7, (0,) + (256,) * 6 + (2,), (0, 256, 256) + (0,) * 5}
 
 
 def test_a_robot_dataset_beside_a_simulated_one(synthetic_root, dataset_path, tmp_path):
@@ -104,9 +104,8 @@ def test_a_robot_dataset_beside_a_simulated_one(synthetic_root, dataset_path, tm
     config.data.tables, config.data.path, config.workdir = str(tmp_path / "lab.py"), dataset_path, str(tmp_path / "run")
     entries = datasets.entries(config)
     _, recipe, assets = inputs.load(config, entries)
-    batch = next(iterator := TrainingIterator(recipe, batch_size=8, threads=1))
+    segment = next(iterator := TrainingIterator(recipe, batch_size=8, threads=1))
     iterator.close()
-    segment = loader.to_segment(batch)
     simulated = segment.bins[:, 0] == 0
     assert simulated.sum() == 4 and assets.action.names[0] == "terminate"
     np.testing.assert_allclose(segment.dt[simulated], 0.0625)

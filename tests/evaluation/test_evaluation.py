@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 import imageio.v3 as iio
-import jax
 import numpy as np
 import pytest
 
@@ -81,7 +80,7 @@ def test_runtime_agrees_with_the_teacher_forced_network(trained):
         cutting = Cutting(int(source.index.columns["length"][number]) + 1, config.model.window, 1)
         reader = loader.SegmentReader(dataclasses.replace(recipe, cutting=cutting), capacity=1)
         draw = Draw(0, int(number), 0, 0, 0)
-        episode, segment = reader.episode(draw).episode, loader.to_segment(jax.tree.map(lambda x: x[None], reader(draw)))
+        episode, segment = reader.episode(draw).episode, reader.batch([draw])
         tokens, scores = [], []
         for t in range(episode.length):
             images = {name: decode(frames[t])[None] for name, frames in episode.images.items()}

@@ -142,7 +142,7 @@ def test_a_step_that_hangs_ends_the_run_with_every_stack(config):
     """A real hang: the data's only reading thread blocks for ever."""
     script = (
         "import sys, threading; from qt_jax.data import loader; from qt_jax.cli import main; sys.argv[0] = 'qt_jax';"
-        "loader.SegmentReader.__call__ = lambda self, draw: threading.Event().wait(); main.run()"
+        "loader.SegmentReader.batch = lambda self, draws: threading.Event().wait(); main.run()"
     )
     command = [sys.executable, "-c", script, "train", "--config=tests/tiny.py", f"--config.data.path={config.data.path}",
                f"--config.workdir={config.workdir}", "--config.train.step_timeout_s=2"]  # fmt: skip
