@@ -1,8 +1,9 @@
 """`make bench-loader`: the data pipeline against a bare decode loop, its memory over 20,000 batches, and what the learner waits for it.
 
 Three parts, each in a process of its own:
-- throughput: frames/s of the loader, and of threads that only decode the JPEGs of the same segments, in turns; the median ratio. For the
-  quickstart's 64x64 images and for images of 256x320 as the RT-1 data has them (written by this benchmark).
+- throughput: frames/s of the loader with one thread and with one a core, and of as many threads that only decode the JPEGs of the same
+  segments, in turns; the median ratio. For the quickstart's 64x64 images and for images of 256x320 as the RT-1 data has them (written by
+  this benchmark).
 - soak: resident memory while 20,000 batches are taken.
 - wait: the share of the learner's time spent waiting for data, over short runs of the quickstart and of the RT-1-size network.
 Writes experiments/results/bench_loader.json.
@@ -26,7 +27,7 @@ from benchmarks import runs
 
 RESULT = Path("experiments/results/bench_loader.json")
 THREADS = os.cpu_count()
-ROUNDS, ROUND_S = 7, 4.0
+ROUNDS, ROUND_S = 7, 3.0
 SOAK_BATCHES = 20_000
 SIZES = ("quickstart", "rt1")
 
@@ -83,38 +84,40 @@ def throughput(name: str) -> dict[str, float]:
     from qt_jax.data.segments import decode
 
     config, recipe = recipe_of(name)
-    iterator = TrainingIterator(recipe, batch_size=config.data.batch_size, threads=THREADS, memory=config.data.memory_mib * 2**20)
-    reader, draws = SegmentReader(recipe, 10_000), Reader(iterator._order, np.arange(config.data.batch_size))
-    next(iterator)
+    rows, memory = config.data.batch_size, config.data.memory_mib * 2**20
+    iterators = {n: TrainingIterator(recipe, batch_size=rows, threads=n, memory=memory) for n in sorted({1, THREADS})}
 
-    def loaded() -> float:
+    def loaded(iterator) -> float:
         start, frames = time.perf_counter(), 0
         while time.perf_counter() - start < ROUND_S:
             frames += int(next(iterator).valid.sum())
         return frames / (time.perf_counter() - start)
 
-    jpegs = []
+    reader, draws, jpegs = SegmentReader(recipe, 10_000), Reader(iterators[1].order, np.arange(rows)), []
     for draw in (draw for number in range(20) for draw in draws.batch(number)):
         start = draw.cut * recipe.cutting.stride
         jpegs += [f for frames in reader.episode(draw).episode.images.values() for f in frames[start : start + recipe.cutting.length]]
+    parts = np.array_split(np.asarray(jpegs, object), 8 * THREADS)
 
-    def decoded() -> float:
+    def decoded(threads: int) -> float:
         start, frames = time.perf_counter(), 0
-        with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+        with concurrent.futures.ThreadPoolExecutor(threads) as pool:
             while time.perf_counter() - start < ROUND_S:
-                list(pool.map(lambda part: [decode(image) for image in part], np.array_split(np.asarray(jpegs, object), 8 * THREADS)))
+                list(pool.map(lambda part: [decode(image) for image in part], parts))
                 frames += len(jpegs)
         return frames / (time.perf_counter() - start)
 
-    pairs = [(loaded(), decoded()) for _ in range(ROUNDS)]
-    amplification = iterator.read_amplification()
-    iterator.close()
-    return {
-        "loader_frames_per_s": statistics.median(a for a, _ in pairs),
-        "decode_frames_per_s": statistics.median(b for _, b in pairs),
-        "ratio": statistics.median(a / b for a, b in pairs),
-        "read_amplification": amplification,
-    }
+    results = {}
+    for threads, iterator in iterators.items():
+        loaded(iterator)  # reads what fits into memory
+        pairs = [(loaded(iterator), decoded(threads)) for _ in range(ROUNDS)]
+        results |= {
+            f"loader_frames_per_s_{threads}_threads": statistics.median(a for a, _ in pairs),
+            f"decode_frames_per_s_{threads}_threads": statistics.median(b for _, b in pairs),
+            f"ratio_{threads}_threads": statistics.median(a / b for a, b in pairs),
+        }
+        iterator.close()
+    return results
 
 
 def soak(name: str) -> dict[str, float]:

@@ -37,6 +37,7 @@ def main() -> None:
     rlds_writer.check_runner(FLAGS.runner)
     source = convert.open_source(settings())
     dataset = dict(action=source.action, observation=source.observation, description=source.description, file_format=FLAGS.file_format)
+    dataset["reward"] = "stored" if FLAGS.reward else "success"
     if FLAGS.runner == "local":
         episodes = (episode for _, episode in itertools.chain.from_iterable(map(source.read, source.units)))
         path = rlds_writer.write(FLAGS.output, tqdm.tqdm(episodes, total=source.episodes, desc="convert", unit="episode"), **dataset)

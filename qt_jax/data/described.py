@@ -34,6 +34,6 @@ def spec(path: str) -> DatasetSpec:
             cameras, next(iter(sizes), (0, 0)), state.shape[0] if state else 0, (state.doc.desc or "") if state else "no state vector"
         ),
         last_record="observation",
-        reward="success",
+        reward=directory.metadata.get("reward", "success"),
         dt=None,
     )

@@ -209,7 +209,7 @@ class TrainingIterator:
             )
         groups = mixture.groups(recipe.mixture, recipe.cutting)
         block = -(-shuffle_episodes // (batch_size * len(groups)))
-        self._order = Order(groups, batch_size, block, recipe.seed)
+        self.order = Order(groups, batch_size, block, recipe.seed)
         sizes = np.concatenate([recipe.mixture.sources[g.source].index.columns["size"][g.episodes] for g in groups])
         self._capacity = (block * len(groups) + 2) * len(self._rows) + int(memory / sizes.mean())
         self.position = 0
@@ -218,7 +218,7 @@ class TrainingIterator:
     @property
     def segments(self) -> int:
         """In one epoch."""
-        return sum(int(group.cuts.sum()) for group in self._order.groups)
+        return sum(int(group.cuts.sum()) for group in self.order.groups)
 
     def get_state(self) -> dict[str, int]:
         return {"batches": self.position}
@@ -238,7 +238,7 @@ class TrainingIterator:
         return batch
 
     def _start(self) -> Any:
-        self._plan = _Plan(self._recipe, self._order, self._rows, max(1, self._workers), self.position, self._capacity)
+        self._plan = _Plan(self._recipe, self.order, self._rows, max(1, self._workers), self.position, self._capacity)
         dataset = self._plan.to_iter_dataset(grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=max(1, self._threads)))
         if self._workers:
             if not flags.FLAGS.is_parsed():

@@ -36,15 +36,19 @@ def write(
     observation: ObservationSpec,
     description: str,
     file_format: str,
+    reward: str = "success",
 ) -> epath.Path:
     """Writes `episodes` as the RLDS dataset `path`/1.0.0 and returns that directory.
 
-    Of the action its names and bounds are written into the dataset's metadata.json, under "action".
+    The dataset's metadata.json says, under "action", the names and bounds of its dims, and `reward`.
+
+    Args:
+        reward: what `DatasetSpec.reward` is to be when the dataset describes itself.
 
     Raises:
         UserError: for an unknown file format, or when `path` already holds a dataset.
     """
-    target = _Target(path, action, observation, description, file_format)
+    target = _Target(path, action, observation, description, file_format, reward)
     return _prepare(target, lambda: ((index, _example(episode)) for index, episode in enumerate(episodes)))
 
 
@@ -66,6 +70,7 @@ def write_with_beam(
     observation: ObservationSpec,
     description: str,
     file_format: str,
+    reward: str = "success",
 ) -> epath.Path:
     """As `write`, by Beam workers: each gets some of `units` and writes what `read` makes of them, (index, episode) pairs.
 
@@ -80,7 +85,7 @@ def write_with_beam(
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    target = _Target(path, action, observation, description, file_format)
+    target = _Target(path, action, observation, description, file_format, reward)
     pipeline = lambda: beam.Create(list(units)) | beam.Reshuffle() | beam.FlatMap(_examples, read)  # Reshuffle: else one worker gets all
     try:
         return _prepare(target, pipeline, beam_options=PipelineOptions(list(options)))
@@ -104,6 +109,7 @@ class _Target:
     observation: ObservationSpec
     description: str
     file_format: str
+    reward: str
 
 
 def _prepare(target: _Target, generate: Callable[[], Any], **beam: Any) -> epath.Path:
@@ -167,7 +173,8 @@ def _builder(tfds: Any, target: _Target, generate: Callable[[], Any]):
                 description=target.description,
                 features=_features(tfds, import_rlds(), action, target.observation),
                 metadata=tfds.core.MetadataDict(
-                    action={"names": list(action.names), "low": [float(x) for x in action.low], "high": [float(x) for x in action.high]}
+                    action={"names": list(action.names), "low": [float(x) for x in action.low], "high": [float(x) for x in action.high]},
+                    reward=target.reward,
                 ),
                 disable_shuffling=True,
             )

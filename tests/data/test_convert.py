@@ -11,7 +11,7 @@ import pytest
 import simplejpeg
 
 from qt_jax import text
-from qt_jax.data import convert
+from qt_jax.data import convert, described
 from qt_jax.data.convert import recording
 from qt_jax.errors import UserError
 from tests.conftest import ROOT
@@ -92,9 +92,18 @@ def test_the_door_writes_all_of_it(tmp_path, make, kind, file_format):
     assert result.returncode == 0 and "3 episodes" in result.stdout, result.stderr
     opened = source(folder, kind)
     written, metadata = read(tmp_path / "converted")
+    assert metadata["reward"] == "success"
     assert metadata["action"] == {name: list(getattr(opened.action, name)) for name in ("names", "low", "high")}
     for example, episode in zip(written, all_of(opened), strict=True):
         assert_holds(example, episode)
+
+
+def test_a_dataset_with_stored_rewards_says_so(tmp_path):
+    folder = recordings.lerobot(tmp_path / "recorded")
+    flags = ("--success=none", "--reward=next.reward", "--instruction=tidy up", "--cameras=wrist")
+    result = run(f"--input={folder}", "--format=lerobot", f"--output={tmp_path}/converted", *flags)
+    assert result.returncode == 0, result.stderr
+    assert described.spec(str(tmp_path / "converted")).reward == "stored"
 
 
 def read(path):
