@@ -196,7 +196,7 @@ def _local(shard: Shard, cache: str) -> str:
     if "://" not in shard.path:
         return shard.path
     if "://" in cache:
-        raise UserError(f"config.data.cache is {cache}; ArrayRecord files of a bucket are copied there to be read, so give a local directory.")
+        raise UserError(f"config.data.cache is {cache}; ArrayRecord files of a bucket are copied there, so give a local directory.")
     name = hashlib.sha256(f"{shard.path} {shard.size} {shard.modified}".encode()).hexdigest()[:16]
     copy = storage.directory(cache) / "shards" / f"{name}-{shard.name}"
     if not copy.exists():

@@ -15,7 +15,7 @@ from qt_jax.data import loader, tables
 from qt_jax.data.loader import TrainingIterator
 from qt_jax.data.mixtures import Share
 from qt_jax.data.specs import DatasetSpec
-from qt_jax.data.standardisers import collected
+from qt_jax.data.standardisers import collected, fractal_arm
 from qt_jax.errors import UserError
 from qt_jax.specs import ActionSpec, ObservationSpec
 from qt_jax.training import inputs
@@ -259,6 +259,19 @@ def test_a_damaged_record_is_an_error_or_a_counted_skip(synthetic_root, tmp_path
     recipe = make_recipe(tmp_path, max_skipped=1)
     assert len(recipe.mixture.sources[0].index) == 23
     assert "1 damaged episodes are skipped, the first: " in inputs.describe(recipe)
+
+
+def no_such_key(episode):
+    return collected({**episode, "steps": {}})
+
+
+@pytest.mark.parametrize(
+    "standardise, message",
+    [(no_such_key, "has no key 'observation', which no_such_key reads"), (fractal_arm, "is not what fractal_arm reads .IndexError")],
+)
+def test_data_of_another_layout_is_named(synthetic_root, standardise, message):
+    with pytest.raises(UserError, match=f"numbers_tfrecord.*episode 0: {message}"):
+        make_recipe(synthetic_root, spec=dataclasses.replace(NUMBERS, standardise=standardise))
 
 
 def test_a_record_that_changes_under_the_run_is_named(synthetic_root, tmp_path):

@@ -68,6 +68,23 @@ def test_a_run_in_a_bucket_killed_and_continued_ends_as_on_disk(bucket, trained,
     assert sorted(set(records)) == [5, 10, 15, 20] and any((tmp_path / "run" / "tensorboard").iterdir())
 
 
+def test_tfrecord_in_a_bucket_is_read_record_by_record(bucket, synthetic_root):
+    """Without a copy: the batches are those of the disk."""
+    environment, files = bucket
+    files.put(f"{synthetic_root}/numbers_tfrecord", "lab/data/numbers_tfrecord", recursive=True)
+    script = (
+        "import sys, hashlib; from tests.data.test_loader import make_recipe, make_iterator, take;"
+        "batches = take(make_iterator(make_recipe(sys.argv[1])), 12);"
+        "print(hashlib.sha256(b''.join(batch.state.tobytes() + batch.tokens.tobytes() for batch in batches)).hexdigest())"
+    )
+    found = [
+        subprocess.run([sys.executable, "-c", script, root], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+        for root in ("gs://lab/data", synthetic_root)
+    ]
+    assert found[0].returncode == 0, found[0].stderr[-3000:]
+    assert found[0].stdout == found[1].stdout
+
+
 def test_a_store_without_its_library_is_one_line():
     with pytest.raises(UserError, match="gsx://lab/x cannot be opened"):
         storage.directory("gsx://lab/x")
