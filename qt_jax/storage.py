@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 
 import fsspec
 from etils import epath
@@ -32,7 +33,7 @@ def replace_bytes(path: epath.Path, content: bytes) -> None:
     if "://" in str(path):
         path.write_bytes(content)
     else:
-        new = path.with_name(f"{path.name}.{os.getpid()}.new")  # others may write the same file now
+        new = path.with_name(f"{path.name}.{uuid.uuid4().hex}.new")  # others, on other hosts too, may write the same file now
         new.write_bytes(content)
         new.replace(path)
 

@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import struct
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -201,7 +202,7 @@ def _local(shard: Shard, cache: str) -> str:
     copy = storage.directory(cache) / "shards" / f"{name}-{shard.name}"
     if not copy.exists():
         copy.parent.mkdir(parents=True, exist_ok=True)
-        part = copy.with_name(f"{copy.name}.{os.getpid()}")
+        part = copy.with_name(f"{copy.name}.{uuid.uuid4().hex}")
         with part.open("wb") as local, epath.Path(shard.path).open("rb") as remote:
             shutil.copyfileobj(remote, local, 16 * 2**20)
         part.replace(copy)
