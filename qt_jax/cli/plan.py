@@ -38,7 +38,7 @@ def figures(config: Any, devices: list[Any]) -> dict[str, Any]:
     Returns:
         bytes on each device (`memory`, compiled), bytes that a step sends (`sent`, compiled: the arrays that a device's group gathers or
         reduces), FLOPs of a step on each device (`flops`, from the program before optimisation) and, modelled, seconds (`compute_s`,
-        `memory_s`, `wire_s`).
+        `memory_s`, `wire_s`; of scanned layers `memory_s` counts one).
 
     Raises:
         UserError: if the config does not fit that many devices.
@@ -54,6 +54,7 @@ def figures(config: Any, devices: list[Any]) -> dict[str, Any]:
         "parameters": parameter_count(compiled.state.params),
         "batch": (config.data.batch_size, config.data.segment_length),
         "device": devices[0].device_kind,
+        "scanned": config.model.scan_layers,
         "mesh": dict(compiled.mesh.shape),
         "memory": program.memory(compiled),
         "sent": hlo.collectives(compiled.step.as_text()),
@@ -82,10 +83,11 @@ def report(values: dict[str, Any]) -> str:
     ]
     if "device_memory" in values:
         compute, memory, wire = (values[name] * 1e3 for name in ("compute_s", "memory_s", "wire_s"))
+        once = " (at least: the compiler counts a loop's body once)" if values["scanned"] else ""
         slowest, held = max(compute, memory), parts["total"] / values["device_memory"]
         lines += [
             f"fits {kind}: {'yes' if held <= 1 else 'NO'}, {held:.1%} of its {values['device_memory'] / 2**30:.0f} GiB",
-            f"step time (modelled from published peaks): compute {compute:.3g} ms, memory {memory:.3g} ms, communication {wire:.3g} ms; "
+            f"step time (modelled from published peaks): compute {compute:.3g} ms, memory {memory:.3g} ms{once}, communication {wire:.3g} ms; "
             f"between {max(slowest, wire):.3g} ms (all overlapped) and {slowest + wire:.3g} ms (none)",
             f"scaling efficiency (modelled, no overlap): {slowest / (slowest + wire):.0%}",
         ]

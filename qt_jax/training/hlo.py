@@ -12,6 +12,8 @@ _COLLECTIVE = re.compile(rf"^\s*(?:ROOT )?%?[\w.-]+ = (.*?) ({_KINDS})(-start)?\
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{\s*$")
 _CALLED = re.compile(r"(?:calls|body|to_apply)=%?([\w.-]+)|branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_CONDITION = re.compile(r"condition=%?([\w.-]+)")
+_BOUND = re.compile(r"compare\([^,]*, %?([\w.-]+)\), direction=LT")
 _GROUP = re.compile(r"replica_groups=(?:\{\{([\d,]+)\}|\[(\d+),(\d+)\]|mesh\[([^\]]*)\])")
 
 
@@ -26,16 +28,27 @@ def collectives(text: str) -> dict[str, float]:
             entry = current if match[1] else entry
         lines[current].append(line)
 
+    def trips(line: str) -> int:
+        """Of a loop: as the compiler notes it, or, where it does not (TPU), the constant that JAX's loops count up to."""
+        if noted := _TRIPS.search(line):
+            return int(noted[1])
+        condition = lines[_CONDITION.search(line)[1]]
+        for bound in filter(None, map(_BOUND.search, condition)):
+            for constant in condition:
+                if match := re.search(rf"%?{re.escape(bound[1])} = .*constant\((\d+)\)", constant):
+                    return int(match[1])
+        raise ValueError(f"the compiled program has a loop whose length is not to be read: {line.strip()[:200]}")
+
     def total(name: str) -> collections.Counter:
         counted: collections.Counter = collections.Counter()
         for line in lines[name]:
             if match := _COLLECTIVE.match(line):
                 counted[match[2]] += _bytes(match[1], match[2], bool(match[3]), line)
-            times = int(trips[1]) if (trips := _TRIPS.search(line)) and " while(" in line else 1
             for called in _CALLED.finditer(line):
                 for child in (called[1] or called[2]).replace("%", "").split(","):
-                    if child.strip() in lines:
-                        counted.update({kind: times * size for kind, size in total(child.strip()).items()})
+                    if child.strip() in lines and (inside := total(child.strip())):
+                        times = trips(line) if " while(" in line else 1
+                        counted.update({kind: times * size for kind, size in inside.items()})
         return counted
 
     return dict(total(entry))

@@ -38,6 +38,7 @@ def tpu_devices(name: str, slices: int = 1) -> list[Any]:
         "TPU_ACCELERATOR_TYPE": "v5p-16",
         "TPU_WORKER_HOSTNAMES": "localhost",
         "TPU_WORKER_ID": "0",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several plans at a time: there is no chip to fight over
     }
     from jax.experimental import topologies
 

@@ -69,6 +69,28 @@ ENTRY %main (x: f32[4]) -> f32[4] {
     assert hlo.collectives(text) == {"all-reduce": 3 * 16, "reduce-scatter": 16, "all-gather": 16}
 
 
+def test_a_loop_without_a_note_is_as_long_as_its_bound():
+    """As the TPU's compiler writes it."""
+    text = """
+%cond (p: (s32[], f32[4])) -> pred[] {
+  %constant.7 = s32[]{:T(128)} constant(6)
+  %i = s32[] get-tuple-element(%p), index=0
+  ROOT %lt = pred[] compare(%i, %constant.7), direction=LT, metadata={op_name="while/cond/lt"}
+}
+
+%body (p: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %all-reduce.1 = f32[4]{0} all-reduce(%x), replica_groups={{0,1}}, to_apply=%add
+}
+
+ENTRY %main (x: f32[4]) -> f32[4] {
+  %while.1 = (s32[], f32[4]) while(%t), condition=%cond, body=%body, metadata={op_name="while"}
+}
+"""
+    assert hlo.collectives(text) == {"all-reduce": 6 * 16}
+    with pytest.raises(ValueError, match="a loop whose length"):
+        hlo.collectives(text.replace("direction=LT", "direction=NE"))
+
+
 def test_what_to_plan_for_must_be_said():
     assert "Give one of --topology" in plan(check=False).stderr
 
@@ -96,6 +118,14 @@ needs_compiler = pytest.mark.skipif(not (ROOT / topology.LIBTPU).exists(), reaso
 def test_the_real_tpu_compiler_takes_the_train_step(config, flags):
     text = plan("--topology=v5e:4x4", *flags, config=config).stdout
     assert "16 x TPU v5 lite" in text and "fits TPU v5 lite: yes" in text and "step time (modelled" in text
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_a_scanned_network_sends_what_the_unrolled_one_does():
+    size = ["--config.mesh.fsdp=16", "--config.model.layers=8", "--config.model.width=512", "--config.model.remat=dots"]
+    unrolled, scanned = (plan("--topology=v5e:4x4", *size, f"--config.model.scan_layers={scan}").stdout for scan in (False, True))
+    assert mebibytes(scanned, "all-gather") == pytest.approx(mebibytes(unrolled, "all-gather"), rel=0.15)
 
 
 @pytest.mark.slow
