@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import ml_collections
@@ -24,6 +25,18 @@ def door(name: str, *overrides: str, check: bool = True) -> subprocess.Completed
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert not check or result.returncode == 0, result.stderr[-3000:]
     return result
+
+
+def assert_group_ends(leader: int) -> None:
+    """Of a process started with start_new_session: it and all that it started are gone, soon."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(leader, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    raise AssertionError("a worker outlived the door")
 
 
 def train(config: ml_collections.ConfigDict):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
+import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -176,6 +179,17 @@ class _Plan(grain.MapDataset):
         self.__dict__ = state | {"_lock": threading.Lock()}
 
 
+def _end_with(parent: int, worker: int, workers: int) -> None:
+    """In a worker process: a trainer that is killed leaves none of them behind."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end_with", daemon=True).start()
+
+
 class TrainingIterator:
     """Endless batches whose position is the number of batches taken, whatever reads them.
 
@@ -244,7 +258,8 @@ class TrainingIterator:
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()  # grain's processes copy absl's flags
             together = lambda parts: jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-            dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=1))
+            with_me = functools.partial(_end_with, os.getpid())
+            dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=1), with_me)
             dataset = grain.experimental.ThreadPrefetchIterDataset(
                 dataset.batch(self._workers, batch_fn=together), prefetch_buffer_size=1
             )

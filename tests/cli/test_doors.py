@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.conftest import ROOT, door
+from tests.conftest import ROOT, assert_group_ends, door
 
 
 def run(*arguments):
@@ -69,14 +69,6 @@ def test_collect_refuses_to_overwrite(dataset_path):
     assert result.returncode == 2 and "already holds a dataset" in result.stderr
 
 
-def group_lives(leader):
-    try:
-        os.killpg(leader, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 def interrupt(leader):
     os.killpg(leader, signal.SIGINT)  # as a terminal does: to the door and its workers
 
@@ -98,9 +90,6 @@ def test_a_disturbed_collection_leaves_no_dataset_and_no_process(tmp_path, distu
     disturb(process.pid)
     rest = process.communicate(timeout=60)[1]
     assert process.returncode != 0 and message in rest and "Traceback" not in rest
-    deadline = time.monotonic() + 20
-    while group_lives(process.pid):
-        assert time.monotonic() < deadline, "a worker outlived the door"
-        time.sleep(0.1)
+    assert_group_ends(process.pid)
     result = door("train", f"--config.data.path={tmp_path}/x", check=False)
     assert result.returncode == 2 and "holds no RLDS dataset" in result.stderr

@@ -16,7 +16,7 @@ import pytest
 
 from qt_jax.errors import EXIT_HUNG, EXIT_PREEMPTED, UserError
 from qt_jax.training import checkpoints, distributed
-from tests.conftest import ROOT, train
+from tests.conftest import ROOT, assert_group_ends, train
 from tests.training.test_learner import equal_trees, metric_records, saved_state
 
 
@@ -57,14 +57,16 @@ def test_sigterm_saves_leaves_with_its_own_status_and_continues_bit_for_bit(trai
 
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_run_killed_at_random_moments_ends_as_if_undisturbed(trained, config, kills):
-    """Images, reading threads, a save every two steps: kills fall into start-up, steps, validation and saves."""
+    """Images, worker processes, a save every two steps: kills fall into start-up, steps, validation and saves."""
+    settings = "--config.train.checkpoint_every=2", "--config.data.workers=2"
     moments = random.Random(kills)
     for _ in range(kills):
-        process = start(config, "--config.train.checkpoint_every=2")
+        process = start(config, *settings, start_new_session=True)
         time.sleep(moments.uniform(5.0, 16.0))
         process.kill()
         process.communicate()
-    end(start(config, "--config.train.checkpoint_every=2"), 0)
+        assert_group_ends(process.pid)
+    end(start(config, *settings), 0)
     equal_trees(saved_state(config.workdir), saved_state(trained.workdir))
 
 
