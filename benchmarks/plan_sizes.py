@@ -1,7 +1,8 @@
 """`make plan-sizes`: which network size fits which TPU slice, from the real TPU compiler, without a TPU.
 
-Each row compiles the whole train step of experiments/sizes.py for one slice. Memory and bytes sent are the compiler's, the step time is
-modelled from published peaks (see `plan`). Writes experiments/results/plan_sizes.json and .md.
+Each row compiles the whole train step of experiments/sizes.py for one slice, with 64 segments of 12 frames in all; ten minutes a row.
+Memory is the compiler's, the compute time is modelled from published peaks; `plan` says more of any one. Writes
+experiments/results/plan_sizes.json and .md.
 """
 
 from __future__ import annotations
@@ -41,23 +42,26 @@ def compiled(size: str, topology: str, fsdp: int) -> dict:
     result = subprocess.run([sys.executable, "-c", COMPILE, size, topology, str(fsdp)], capture_output=True, text=True)
     if result.returncode:
         sys.exit(f"{size} for {topology}: {result.stderr[-2000:]}")
-    seconds = time.perf_counter() - start
-    return {"size": size, "topology": topology, **json.loads(result.stdout.splitlines()[-1]), "compile_s": seconds}
+    figures = json.loads(result.stdout.splitlines()[-1])
+    shown = {name: figures[name] for name in ("parameters", "mesh", "batch", "memory", "device_memory", "compute_s")}
+    return {"size": size, "topology": topology, **shown, "compile_s": time.perf_counter() - start}
 
 
 def table(rows: list[dict]) -> str:
-    head = "| size | parameters | slice | mesh | GiB a chip (of) | fits | sent a step, GiB | step ms, modelled |\n" + "|---" * 8 + "|\n"
+    head = "| size | parameters | slice | mesh | GiB a chip: state | activations | total (of) | fits | compute ms, modelled |\n"
     lines = []
     for row in rows:
-        held, has = row["memory"]["total"] / 2**30, row["device_memory"] / 2**30
-        slowest = max(row["compute_s"], row["memory_s"])
+        gib = {name: size / 2**30 for name, size in row["memory"].items()}
+        state = gib["parameters"] + gib["optimizer"] + gib["target network"]
+        has = row["device_memory"] / 2**30
+        fits = "yes" if gib["total"] <= has else "no"
         shape = " x ".join(f"{axis} {n}" for axis, n in row["mesh"].items() if n > 1)
         lines.append(
-            f"| {row['size']} | {row['parameters'] / 1e6:,.0f}M | {row['topology']} | {shape} | {held:.1f} ({has:.0f}) | "
-            f"{'yes' if held <= has else 'no'} | {sum(row['sent'].values()) / 2**30:.2f} | "
-            f"{max(slowest, row['wire_s']) * 1e3:.0f} to {(slowest + row['wire_s']) * 1e3:.0f} |\n"
+            f"| {row['size']} | {row['parameters'] / 1e6:,.0f}M | {row['topology']} | {shape} | {state:.2f} | "
+            f"{gib['temporaries (gradients, activations)']:.1f} | {gib['total']:.1f} ({has:.0f}) | {fits} | "
+            f"{row['compute_s'] * 1e3:.0f} |\n"
         )
-    return head + "".join(lines)
+    return head + "|---" * 9 + "|\n" + "".join(lines)
 
 
 def main() -> None:
