@@ -74,6 +74,7 @@ def train(config: Any, entries: Sequence[Entry]) -> TrainState:
             measured: dict[str, float] = {}
             for step in range(start + 1, steps + 1):
                 profiler.before(step)
+                final = step == steps
                 with meter.step():
                     with meter.data_wait():
                         local = next(iterator)
@@ -81,9 +82,9 @@ def train(config: Any, entries: Sequence[Entry]) -> TrainState:
                     previous, (state, pending) = pending, compiled.step(state, batch)
                     # The check lags one step behind, so that the device never waits for it; before a save it is up to date.
                     metrics.check_finite(step - 1, jax.device_get(previous))
-                final, leaving = step == steps, preemption.due(step)
-                if step % config.train.log_every == 0 or final:
-                    values = jax.device_get(pending)
+                    values = jax.device_get(pending) if step % config.train.log_every == 0 or final else {}
+                leaving = preemption.due(step)
+                if values:
                     metrics.check_finite(step, values)
                     values = {f"train/{k}": float(v) for k, v in values.items()} | meter.read(float(values["transitions"]))
                     values["read_amplification"] = iterator.read_amplification()
