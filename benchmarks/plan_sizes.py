@@ -22,6 +22,7 @@ ROWS = (  # size, topology, fsdp (the rest is data)
     ("300m", "v5e:4x4", 1),
     ("300m", "v5e:4x4", 16),
     ("3b", "v5e:8x8", 64),
+    ("3b", "v5p:2x2x4", 16),
 )
 COMPILE = """
 import json, sys
