@@ -39,8 +39,19 @@ def _users(encoder: str) -> Callable[[str], np.ndarray]:
 
 @functools.cache
 def _embed_one(instruction: str, encoder: str) -> tuple[float, ...]:
-    vector = _model().encode([instruction])[0] if encoder == ENCODER else _users(encoder)(instruction)
-    return tuple(np.asarray(vector, np.float32).tolist())
+    if encoder == ENCODER:
+        return tuple(np.asarray(_model().encode([instruction])[0], np.float32).tolist())
+    function = _users(encoder)
+    try:
+        vector = np.asarray(function(instruction), np.float32)
+    except Exception as error:
+        raise UserError(f"Text encoder {encoder!r} failed on {instruction!r} ({type(error).__name__}: {error}).") from error
+    if vector.ndim != 1 or not np.isfinite(vector).all():
+        raise UserError(
+            f"Text encoder {encoder!r} gave an array of shape {list(vector.shape)} for {instruction!r}; expected a vector of finite "
+            "numbers."
+        )
+    return tuple(vector.tolist())
 
 
 def embed(instruction: str, encoder: str = ENCODER) -> np.ndarray:

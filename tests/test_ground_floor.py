@@ -89,3 +89,7 @@ def test_text_embedding_knows_a_paraphrase_from_another_task():
     np.testing.assert_array_equal(text.embed("open the drawer", encoder="tests.test_ground_floor:letters"), [15])
     with pytest.raises(UserError, match="empty"):
         text.embed(" ")
+    with pytest.raises(UserError, match="failed on 'go' .TypeError"):
+        text.embed("go", encoder="math:sqrt")
+    with pytest.raises(UserError, match=r"an array of shape \[\] for 'go'"):
+        text.embed("go", encoder="builtins:len")

@@ -62,6 +62,8 @@ def read(example: dict[str, Any], spec: DatasetSpec, step_penalty: float) -> Epi
         return None
     if not (raw.is_last[-1] and np.sum(raw.is_last) == 1):
         raise BadRecord(f"has is_last at {np.flatnonzero(raw.is_last).tolist()}, expected at its last record alone")
+    if not raw.instruction.strip():
+        raise BadRecord("has an empty instruction")
     _check_shapes(raw, spec)
     success, terminal, stored = _outcome(raw, spec)
     observations = len(raw.is_last)

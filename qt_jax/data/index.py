@@ -191,6 +191,11 @@ def _merge(directory: Directory, parts: list[_Part], encoder: str | None, text_e
         stored |= {key: value for key, value in part.embeddings.items() if stored.get(key) is None}
     use_stored = encoder == text_encoder
     embeddings = [stored[name] if use_stored and stored[name] is not None else text.embed(name, text_encoder) for name in instructions]
+    if len({len(embedding) for embedding in embeddings}) > 1:
+        raise UserError(
+            f"Text encoder {text_encoder!r} gives vectors of lengths {sorted({len(e) for e in embeddings})} for the instructions of "
+            f"{directory.path}; expected one length."
+        )
     thinnest = max(part.stride for part in parts)
     samples = {
         name: np.concatenate([np.concatenate(part.samples[name])[:: thinnest // part.stride] for part in parts if part.rows])

@@ -116,10 +116,10 @@ def _open(settings: Any, entry: Entry) -> Source:
 
 
 def _bounded(entry: Entry, index: Index) -> ActionSpec:
-    """Bounds at the 1% and 99% quantiles; a dim of two bins keeps the spec's (its two values are names, not amounts)."""
+    """Bounds at the 1% and 99% quantiles. The spec's stay for a dim of two bins (names, not amounts) and for one that is constant."""
     spec, statistics = entry.spec.action, index.statistics["action"]
     low, high = zip(*(
-        (given if bins == 2 else measured)
+        (given if bins == 2 or measured[0] >= measured[1] else measured)
         for given, measured, bins in zip(zip(spec.low, spec.high), zip(statistics.q01, statistics.q99), spec.bins)
     ))  # fmt: skip
     return dataclasses.replace(spec, low=low, high=high)

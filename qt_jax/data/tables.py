@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib.util
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +15,9 @@ from qt_jax.data.mixtures import KINDS, MIXTURES, Share
 from qt_jax.data.specs import SPECS, DatasetSpec
 from qt_jax.errors import UserError
 from qt_jax.specs import ActionSpec, ObservationSpec, network_action
+
+_OURS = "_qt_jax_tables"
+"""Marks a user's tables among the loaded modules."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +83,16 @@ def interface(entries: Sequence[Entry], image_size: int) -> tuple[ActionSpec, Ob
 def _load(path: str) -> ModuleType:
     if not Path(path).is_file():
         raise UserError(f"config.data.tables is {path!r}, which is no file; give a Python file with SPECS and MIXTURES.")
-    spec = importlib.util.spec_from_file_location("qt_jax_user_tables", path)
-    module = importlib.util.module_from_spec(spec)
+    file = Path(path).resolve()
+    known = sys.modules.get(file.stem)
+    if known is not None and not hasattr(known, _OURS):
+        raise UserError(f"config.data.tables={path} has the name of a module that is loaded already, {file.stem!r}; rename the file.")
+    # Worker processes find it by its name, on the path that they inherit.
+    if str(file.parent) not in sys.path:
+        sys.path.insert(0, str(file.parent))
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    module = sys.modules[file.stem] = importlib.util.module_from_spec(spec)
+    setattr(module, _OURS, True)
     try:
         spec.loader.exec_module(module)
     except UserError:

@@ -164,19 +164,25 @@ class Checkpointer:
         with self._written():
             self._manager.check_for_errors()
 
-    def restore(self, state: Any, assets: Assets) -> tuple[TrainState, dict, dict]:
-        """The latest checkpoint into the shapes and shardings of `state` (whatever mesh saved it), the data position and the clock.
-
-        Raises:
-            UserError: if it was made with another config or other data, or cannot be read.
-        """
+    def check_same_run(self, assets: Assets) -> None:
+        """Raises a UserError if there is a latest checkpoint and it was made with another config or other data, or cannot be read."""
         step = self.latest_step
+        if step is None:
+            return
         path = self._directory / str(step)
         saved = _load_assets(self._directory, step)
         refuse_other_config(saved.config, assets.config, path, bound=("config.train.steps",))  # the schedule ends there
         for name in ("data_fingerprint", "datasets"):
             if getattr(saved, name) != getattr(assets, name):
                 raise UserError(f"{path} was trained with other {name} than the data gives now: the dataset changed; take another workdir.")
+
+    def restore(self, state: Any) -> tuple[TrainState, dict, dict]:
+        """The latest checkpoint into the shapes and shardings of `state` (whatever mesh saved it), the data position and the clock.
+
+        Raises:
+            UserError: if it cannot be read.
+        """
+        step = self.latest_step
         with _readable(self._directory, step):
             restored = self._manager.restore(
                 step,

@@ -40,7 +40,8 @@ def train(config: Any, entries: Sequence[Entry]) -> TrainState:
     network = Network.create(config.model, assets.action, assets.observation, assets.instruction_dim)
     checkpointer = checkpoints.Checkpointer(config.workdir, config.train)
     born = metrics.first_start(config.workdir)
-    compiled = program.build(config, network, device_mesh)
+    # Before the compilation, which may take minutes: all that can be refused.
+    checkpointer.check_same_run(assets)
     iterator = loader.TrainingIterator(
         recipe,
         batch_size=batch_size,
@@ -50,6 +51,7 @@ def train(config: Any, entries: Sequence[Entry]) -> TrainState:
         memory=config.data.memory_mib * 2**20,
         rows=mesh.local_rows(device_mesh, batch_size),
     )
+    compiled = program.build(config, network, device_mesh)
     _announce(config, compiled, recipe, iterator.segments)
     validation = loader.validation_draws(recipe, MAX_VALIDATION_BATCHES * batch_size)
     validation_fn = jax.jit(functools.partial(validation_step, config, network), out_shardings=mesh.replicated(device_mesh))
@@ -57,7 +59,7 @@ def train(config: Any, entries: Sequence[Entry]) -> TrainState:
     if checkpointer.latest_step is None:
         state = _initial_state(config, network, compiled, assets)
     else:
-        state, position, clock = checkpointer.restore(compiled.state, assets)
+        state, position, clock = checkpointer.restore(compiled.state)
         iterator.set_state(position)
         productive_s = clock["productive_s"]
         finished = ": nothing is left to do" if int(state.step) >= config.train.steps else ""

@@ -274,6 +274,19 @@ def test_data_of_another_layout_is_named(synthetic_root, standardise, message):
         make_recipe(synthetic_root, spec=dataclasses.replace(NUMBERS, standardise=standardise))
 
 
+def test_a_users_standardiser_reads_in_worker_processes(tmp_path, synthetic_root):
+    """As docs/data.md has it: spec and function in one file, through the index's and the loader's processes."""
+    (tmp_path / "numbers_tables.py").write_text(
+        "import dataclasses\nfrom qt_jax.data.standardisers import collected\nfrom tests.data.test_loader import NUMBERS\n"
+        "def mine(episode):\n    return collected(episode)\n"
+        f"SPECS = {{'numbers': dataclasses.replace(NUMBERS, path='{synthetic_root}/numbers_tfrecord', standardise=mine)}}\n"
+    )
+    config = make_config(tables=str(tmp_path / "numbers_tables.py"), mixture="numbers", workers=2)
+    recipe = inputs.load(config, tables.resolve(config.data, {}))[1]
+    for one, other in zip(take(make_iterator(recipe, workers=2, threads=1), 2), take(make_iterator(make_recipe(synthetic_root)), 2)):
+        equal(one, other)
+
+
 def test_a_record_that_changes_under_the_run_is_named(synthetic_root, tmp_path):
     shutil.copytree(f"{synthetic_root}/numbers_tfrecord", tmp_path / "numbers_tfrecord")
     recipe = make_recipe(tmp_path)
