@@ -89,7 +89,8 @@ def _parse(door: str, config: Any, argv: list[str]) -> list[str]:
         while error.__cause__ is not None:
             error = error.__cause__
         text = " ".join(str(error).replace("\\n", " ").replace("\\'", "'").split())  # ml_collections quotes a quoted message
-        text = f"unknown setting {text}" if isinstance(error, KeyError) else text
+        if " " not in text:  # ml_collections says no more than the key where it knows no near one
+            text = "unknown setting " + text.strip("\"'")
         with_config = "" if config is None else " --config=FILE"
         print(f"qt_jax {door}: {text} (`python -m qt_jax {door}{with_config} --help` lists the settings)", file=sys.stderr)
         raise SystemExit(EXIT_USER_ERROR) from None

@@ -32,6 +32,7 @@ def test_usage_and_unknown_door():
         ("collect", ["--config.collect.demonstration=3"], 'Did you mean "demonstrations"'),
         ("collect", ["--config.collect.demonstrations=-3"], "config.collect.demonstrations is -3, expected 0 or more"),
         ("collect", ["--config.env.action_repeat=0"], "config.env.action_repeat is 0; expected a positive number"),
+        ("train", ["--config.data.nokey=3"], "unknown setting nokey (`python -m qt_jax train --config=FILE --help` lists"),
         ("train", ["--config.data.batch_size=many"], "invalid literal for int"),
         ("train", ["--config=nowhere.py"], "No such file or directory: 'nowhere.py'"),
     ],
