@@ -15,7 +15,8 @@ EXIT_PREEMPTED = 75
 """SIGTERM came and the run was saved: start the same command again (sysexits' EX_TEMPFAIL)."""
 EXIT_HUNG = 76
 """No step ended within config.train.step_timeout_s: start the same command again, on other machines if it happens twice."""
-
+EXIT_PEER_LOST = 77
+"""Another process of the run died, hangs or stopped: start all again."""
 
 EXIT_INTERRUPTED = 130
 """Ctrl-C, as shells count it."""

@@ -14,6 +14,7 @@ import pytest
 
 from qt_jax.cli import datasets
 from qt_jax.training import loop
+from qt_jax.training.peers import Peers
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -40,7 +41,7 @@ def assert_group_ends(leader: int) -> None:
 
 
 def train(config: ml_collections.ConfigDict):
-    return loop.train(ml_collections.FrozenConfigDict(config), datasets.entries(config))
+    return loop.train(ml_collections.FrozenConfigDict(config), datasets.entries(config), Peers())
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,5 +11,5 @@ from qt_jax.training import distributed, loop
 
 
 def main(config: Any) -> None:
-    distributed.start(config.distributed)
-    loop.train(ml_collections.FrozenConfigDict(config), datasets.entries(config))
+    with distributed.start(config.distributed) as peers:
+        loop.train(ml_collections.FrozenConfigDict(config), datasets.entries(config), peers)

@@ -260,9 +260,7 @@ class TrainingIterator:
             together = lambda parts: jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
             with_me = functools.partial(_end_with, os.getpid())
             dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=1), with_me)
-            dataset = grain.experimental.ThreadPrefetchIterDataset(
-                dataset.batch(self._workers, batch_fn=together), prefetch_buffer_size=1
-            )
+            dataset = grain.experimental.ThreadPrefetchIterDataset(dataset.batch(self._workers, batch_fn=together), prefetch_buffer_size=1)
         return iter(dataset)
 
     def read_amplification(self) -> float:

@@ -22,6 +22,7 @@ from qt_jax import specs, storage
 from qt_jax.errors import UserError
 from qt_jax.preprocess import Statistics
 from qt_jax.specs import ActionSpec, ObservationSpec
+from qt_jax.training.peers import check_barrier
 from qt_jax.training.state import TrainState
 
 _FREE = ("workdir", "train", "evaluate", "collect", "mesh", "distributed", "data.path", "data.root", "data.tables", "data.cache",
@@ -207,6 +208,7 @@ class Checkpointer:
         try:
             yield
         except Exception as error:
+            check_barrier(error)
             steps = _steps(self._directory)
             last = (
                 f"the last complete checkpoint is {self._directory / str(max(steps))}" if steps else "there is no complete checkpoint yet"
@@ -236,6 +238,7 @@ def _readable(directory: epath.Path, step: int) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
+        check_barrier(error)
         earlier = [s for s in _steps(directory) if s < step]
         remedy = (
             f"delete or move it to continue from {directory / str(earlier[-1])}"

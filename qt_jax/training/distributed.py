@@ -1,11 +1,8 @@
-"""Several hosts: who takes part, a roll call that names who is missing, then JAX's own runtime."""
+"""Several hosts: who takes part, the roll call, then JAX's own runtime."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import socket
-import time
 from typing import Any
 
 import jax
@@ -13,6 +10,7 @@ import ml_collections
 from jax._src.clusters import ClusterEnv
 
 from qt_jax.errors import UserError
+from qt_jax.training.peers import Peers, join
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -21,7 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.num_processes = 0
     config.process_id = -1
     config.start_timeout_s = 300  # until every process is there
-    config.heartbeat_timeout_s = 30  # until the others stop after one died
+    config.heartbeat_timeout_s = 30  # without a word from a process until the others stop; a death stops them at once
     return config
 
 
@@ -55,74 +53,22 @@ def find(settings: Any) -> Cluster | None:
     return Cluster(address, env.get_process_count(), env.get_process_id())
 
 
-def start(settings: Any) -> None:
-    """Joins the cluster, if there is one. Call before anything touches a device.
+def start(settings: Any) -> Peers:
+    """Joins the cluster, if there is one. Call before anything touches a device; the roll call uses the port after the coordinator's.
 
     Raises:
         UserError: naming the processes that are not there within `start_timeout_s`.
     """
     cluster = find(settings)
     if cluster is None or cluster.num_processes == 1:
-        return
-    roll_call(cluster, settings.start_timeout_s)
+        return Peers()
+    host, port = cluster.coordinator.rsplit(":", 1)
+    peers = join((host, int(port) + 1), cluster.num_processes, cluster.process_id, settings.start_timeout_s, settings.heartbeat_timeout_s)
     jax.distributed.initialize(
         cluster.coordinator,
         cluster.num_processes,
         cluster.process_id,
         initialization_timeout=settings.start_timeout_s,
-        heartbeat_timeout_seconds=settings.heartbeat_timeout_s,
+        heartbeat_timeout_seconds=2 * settings.heartbeat_timeout_s,  # JAX's own abort names nobody: `peers` speaks first
     )
-
-
-def roll_call(cluster: Cluster, timeout_s: float) -> None:
-    """Returns on every process once all are there (JAX's own start-up aborts the process without saying who is missing).
-
-    Uses the port after the coordinator's.
-
-    Raises:
-        UserError: on every process that is there, naming those that are not.
-    """
-    host, port = cluster.coordinator.rsplit(":", 1)
-    address, deadline = (host, int(port) + 1), time.monotonic() + timeout_s
-    missing = _call(cluster, address, deadline) if cluster.process_id == 0 else _answer(cluster, address, deadline)
-    if missing:
-        raise UserError(
-            f"Of {cluster.num_processes} processes {missing} did not reach {cluster.coordinator} within "
-            f"config.distributed.start_timeout_s={timeout_s:g}; this is process {cluster.process_id} on {socket.gethostname()}. Look at "
-            "their logs, the network between the hosts, and num_processes."
-        )
-
-
-def _call(cluster: Cluster, address: tuple[str, int], deadline: float) -> list[int]:
-    absent, connections = set(range(1, cluster.num_processes)), []
-    try:
-        server = socket.create_server(address)
-    except OSError as error:
-        raise UserError(f"Process 0 cannot listen on {address[0]}:{address[1]} ({error}); set config.distributed.coordinator.") from error
-    with server:
-        while absent and (left := deadline - time.monotonic()) > 0:
-            server.settimeout(left)
-            try:
-                connection, _ = server.accept()
-                connection.settimeout(max(0.1, min(5.0, left)))
-                absent.discard(int(connection.recv(16)))
-                connections.append(connection)
-            except (OSError, ValueError):  # nobody came in time, or something that is not one of us
-                continue
-        for connection in connections:
-            with connection:
-                connection.sendall(json.dumps(sorted(absent)).encode())
-    return sorted(absent)
-
-
-def _answer(cluster: Cluster, address: tuple[str, int], deadline: float) -> list[int]:
-    while (left := deadline - time.monotonic()) > 0:
-        try:
-            with socket.create_connection(address, timeout=left) as connection:
-                connection.sendall(str(cluster.process_id).encode())
-                connection.settimeout(left + 5)  # the coordinator's own bound, and the way
-                with connection.makefile() as answer:
-                    return json.load(answer)
-        except (OSError, ValueError):
-            time.sleep(0.2)
-    return [0]
+    return peers

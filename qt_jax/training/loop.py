@@ -18,6 +18,7 @@ from qt_jax.errors import Preempted, UserError
 from qt_jax.models.q_transformer import Network, parameter_count
 from qt_jax.training import checkpoints, chips, inputs, mesh, metrics, program, sharding
 from qt_jax.training.config import validate
+from qt_jax.training.peers import Peers
 from qt_jax.training.preemption import Preemption
 from qt_jax.training.profiler import Profiler
 from qt_jax.training.state import TrainState, validation_step
@@ -27,7 +28,7 @@ MAX_VALIDATION_BATCHES = 32
 SHOWN = ("train/loss", "train/grad_norm", "steps_per_s", "data_wait_share", "mfu", "goodput")
 
 
-def train(config: Any, entries: Sequence[Entry]) -> TrainState:
+def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
     """Trains on these datasets to `config.train.steps`, from the latest checkpoint in `config.workdir` if there is one.
 
     Raises:
@@ -68,7 +69,7 @@ def train(config: Any, entries: Sequence[Entry]) -> TrainState:
     meter = metrics.Meter(
         born, productive_s, program.step_flops(config, network, compiled.state, compiled.batch), chips.total_peak(device_mesh)
     )
-    writer, dog = metrics.MetricWriter(config.workdir, start), Watchdog(config.train.step_timeout_s)
+    writer, dog = metrics.MetricWriter(config.workdir, start), Watchdog(config.train.step_timeout_s, peers)
     profiler = Profiler(config.workdir, config.train.profile_start, config.train.profile_steps)
     try:
         with Preemption() as preemption:
@@ -78,14 +79,17 @@ def train(config: Any, entries: Sequence[Entry]) -> TrainState:
                 profiler.before(step)
                 final = step == steps
                 with meter.step():
+                    peers.doing = f"reading the data of step {step}"
                     with meter.data_wait():
                         local = next(iterator)
+                    peers.doing = f"step {step}"
                     batch = mesh.put_batch(local, device_mesh, batch_size)
                     previous, (state, pending) = pending, compiled.step(state, batch)
                     # The check lags one step behind, so that the device never waits for it; before a save it is up to date.
                     metrics.check_finite(step - 1, jax.device_get(previous))
                     values = jax.device_get(pending) if step % config.train.log_every == 0 or final else {}
                 leaving = preemption.due(step)
+                peers.doing = f"validation or saving after step {step}"
                 if values:
                     metrics.check_finite(step, values)
                     values = {f"train/{k}": float(v) for k, v in values.items()} | meter.read(float(values["transitions"]))

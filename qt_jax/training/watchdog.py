@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import faulthandler
-import os
-import sys
 import threading
 import time
 
 from qt_jax.errors import EXIT_HUNG
+from qt_jax.training.peers import Peers
 
 
 class Watchdog:
     """Ends the process with EXIT_HUNG and every thread's stack on stderr when `alive` is not called for `seconds`."""
 
-    def __init__(self, seconds: float):
-        self._seconds, self._last, self._step = seconds, time.monotonic(), 0
+    def __init__(self, seconds: float, peers: Peers):
+        self._seconds, self._peers, self._last, self._step = seconds, peers, time.monotonic(), 0
         self._closed = threading.Event()
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
@@ -28,11 +26,8 @@ class Watchdog:
     def _watch(self) -> None:
         while not self._closed.wait(min(1.0, self._seconds / 4)):
             if time.monotonic() - self._last > self._seconds:
-                print(
-                    f"qt_jax train: step {self._step} did not end within config.train.step_timeout_s={self._seconds:g} s; every thread's "
-                    "stack follows. Look for a lost host or storage; raise the bound if the step is really this slow.",
-                    file=sys.stderr,
-                    flush=True,
+                self._peers.stop(
+                    f"step {self._step} did not end within config.train.step_timeout_s={self._seconds:g} s; every thread's stack follows. "
+                    "Look for a lost host or storage; raise the bound if the step is really this slow.",
+                    EXIT_HUNG,
                 )
-                faulthandler.dump_traceback(all_threads=True)
-                os._exit(EXIT_HUNG)

@@ -230,4 +230,3 @@ def main(root: str) -> None:
     write(tfds, f"{root}/language_table", *language_table(tfds), version="0.0.1")
     for file_format in ("tfrecord", "array_record"):
         write(tfds, f"{root}/numbers_{file_format}", *numbers(tfds), file_format=file_format, shards=3)
-

@@ -9,6 +9,7 @@ from qt_jax.data import episodes, records, tables
 from qt_jax.data.loader import TrainingIterator
 from qt_jax.data.specs import SPECS
 from qt_jax.training import inputs, loop
+from qt_jax.training.peers import Peers
 from tests import tiny
 from tests.data.synthetic import FRACTAL_INSTRUCTIONS
 
@@ -80,7 +81,7 @@ def test_the_arms_bounds_are_those_of_rt1():
 def test_a_public_layout_trains_through_the_config_alone(synthetic_root, tmp_path):
     config = make_config(synthetic_root, "fractal_arm")
     config.workdir = str(tmp_path)
-    state = loop.train(config, tables.resolve(config.data, {}))
+    state = loop.train(config, tables.resolve(config.data, {}), Peers())
     assert int(state.step) == 5
 
 
@@ -112,7 +113,7 @@ def test_a_robot_dataset_beside_a_simulated_one(synthetic_root, dataset_path, tm
     np.testing.assert_allclose(segment.dt[~simulated], 1 / 3, rtol=1e-6)
     np.testing.assert_array_equal(segment.bins[simulated][0], [0, 16, 16, 16, 0, 0, 0, 16])
     assert segment.state.shape[-1] == 4 and not segment.state[~simulated].any()
-    assert int(loop.train(config, entries).step) == 5
+    assert int(loop.train(config, entries, Peers()).step) == 5
 
 
 def test_stored_embeddings_are_used_where_their_encoder_is_asked_for(synthetic_root):

@@ -1,0 +1,187 @@
+"""The processes of one run, known to each other from the roll call to the end: who is missing, who died, who hangs.
+
+Every process keeps one connection to process 0, which hears of a death from the connection's end (at once) or from its silence, and
+tells all.
+"""
+
+from __future__ import annotations
+
+import atexit
+import faulthandler
+import json
+import os
+import re
+import socket
+import sys
+import threading
+import time
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from jax.errors import JaxRuntimeError
+
+from qt_jax.errors import EXIT_HUNG, EXIT_PEER_LOST, EXIT_USER_ERROR, Preempted, UserError
+
+_BEAT_S = 1.0
+_GRACE_S = 5.0  # for this process to say itself what the others stopped for: often it is the same
+
+
+class Peers:
+    """What this process knows of the others while it trains, and what it tells them; with no others it does nothing.
+
+    Set `doing` to what the others should read when this process is lost. A context manager: whoever leaves it by an exception tells the
+    others why, and they leave with EXIT_PEER_LOST and one line, as they do when one of them dies or falls silent.
+    """
+
+    def __init__(self, process_id: int = 0, connections: dict[int, Connection] | None = None, silence_s: float = 0.0):
+        self.doing = "starting"
+        self._process_id, self._connections, self._silence_s = process_id, connections or {}, silence_s
+        self._heard = {number: (time.monotonic(), self.doing) for number in self._connections}
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._listen, name="peers", daemon=True)
+
+    def __enter__(self) -> Peers:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, JaxRuntimeError):  # a collective that failed because another died: that death is the news
+            self._thread.join(_GRACE_S)
+        self._closing.set()
+        self._thread.join()
+        why = "" if error is None or isinstance(error, Preempted) else " ".join(str(error).split()) or repr(error)
+        self._tell_all({"end": why})
+        for connection in self._connections.values():
+            connection.close()
+        if why and self._heard:  # before JAX's own end, which would wait for the others and then abort
+            atexit.register(_leave, EXIT_USER_ERROR if isinstance(error, UserError) else 1, self._process_id)
+
+    def stop(self, reason: str, status: int = EXIT_PEER_LOST, grace_s: float = 0.0) -> None:
+        """Tells the others and ends this process, unless it leaves by itself within the grace."""
+        if self._process_id == 0 or status == EXIT_HUNG:
+            self._tell_all({"stop": reason, "status": status, "grace_s": grace_s})
+        if self._closing.wait(grace_s):
+            return
+        others = "".join(
+            f"; process {number} was at: {doing}, heard {time.monotonic() - at:.0f} s ago" for number, (at, doing) in self._heard.items()
+        )
+        where = f" This is process {self._process_id} on {socket.gethostname()}, at: {self.doing}{others}." if self._connections else ""
+        print(f"qt_jax train: {reason}{where}", file=sys.stderr, flush=True)
+        if status == EXIT_HUNG:
+            faulthandler.dump_traceback(all_threads=True)
+        os._exit(status)
+
+    def _listen(self) -> None:
+        beaten = 0.0
+        while not self._closing.is_set() and self._connections:
+            if time.monotonic() - beaten >= _BEAT_S:
+                beaten = time.monotonic()
+                self._tell_all({"doing": self.doing})
+            for connection in wait(list(self._connections.values()), timeout=_BEAT_S / 2):
+                self._hear(next(number for number, other in self._connections.items() if other is connection))
+            for number, (at, _) in self._heard.items():
+                if time.monotonic() - at > self._silence_s:
+                    self._lost(number, f"was not heard for config.distributed.heartbeat_timeout_s={self._silence_s:g} s")
+
+    def _hear(self, number: int) -> None:
+        try:
+            message = json.loads(self._connections[number].recv_bytes())
+        except (OSError, EOFError):
+            return self._lost(number, "died")
+        if "doing" in message:
+            self._heard[number] = (time.monotonic(), message["doing"])
+        elif "stop" in message:
+            self.stop(message["stop"], message["status"], message["grace_s"])
+        elif message["end"]:
+            self._lost(number, f"stopped ({message['end']})", _GRACE_S)
+        else:
+            del self._connections[number], self._heard[number]
+
+    def _lost(self, number: int, what: str, grace_s: float = 0.0) -> None:
+        remedy = "so the others stop too; see its log, then start all again: they continue from the last complete checkpoint."
+        self.stop(f"process {number} {what}, {remedy}", grace_s=grace_s)
+
+    def _tell_all(self, message: dict[str, Any]) -> None:
+        for connection in list(self._connections.values()):
+            try:
+                connection.send_bytes(json.dumps(message).encode())
+            except OSError:  # gone: heard of where its end is read
+                continue
+
+
+def check_barrier(error: BaseException) -> None:
+    """Raises a UserError that names the missing processes, if this is the error of a barrier of JAX or Orbax that timed out."""
+    found = re.search(r"Barrier timed out\. Id: (\S+?)\. .*task names:\n([\d\n]+)", str(error), re.DOTALL)
+    if found:
+        missing = ", ".join(found[2].split())
+        raise UserError(
+            f"Process {missing} did not come to the barrier {found[1]} in time; see its log, then start all again: they continue from the "
+            "last complete checkpoint."
+        ) from error
+
+
+def _leave(status: int, process_id: int) -> None:
+    if process_id == 0:  # with it JAX's service ends, and with that the others before they have said why
+        time.sleep(_GRACE_S + _BEAT_S)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def join(address: tuple[str, int], num_processes: int, process_id: int, timeout_s: float, silence_s: float) -> Peers:
+    """Returns on every process once all are there (JAX's own start-up aborts the process without saying who is missing).
+
+    Args:
+        address: where process 0 listens.
+        silence_s: after how long without a word a process counts as lost.
+
+    Raises:
+        UserError: on every process that is there, naming those that are not.
+    """
+    deadline = time.monotonic() + timeout_s
+    missing, connections = _call(address, num_processes, deadline) if process_id == 0 else _answer(address, process_id, deadline)
+    if missing:
+        raise UserError(
+            f"Of {num_processes} processes {missing} did not reach {address[0]}:{address[1]} within "
+            f"config.distributed.start_timeout_s={timeout_s:g}; this is process {process_id} on {socket.gethostname()}. Look at "
+            "their logs, the network between the hosts, and num_processes."
+        )
+    return Peers(process_id, connections, silence_s)
+
+
+def _call(address: tuple[str, int], num_processes: int, deadline: float) -> tuple[list[int], dict[int, Connection]]:
+    connections: dict[int, Connection] = {}
+    try:
+        server = socket.create_server(address)
+    except OSError as error:
+        raise UserError(f"Process 0 cannot listen on {address[0]}:{address[1]} ({error}); set config.distributed.coordinator.") from error
+    with server:
+        while len(connections) < num_processes - 1 and (left := deadline - time.monotonic()) > 0:
+            server.settimeout(left)
+            try:
+                accepted, _ = server.accept()
+                accepted.settimeout(max(0.1, min(5.0, left)))
+                number = int(accepted.recv(16))
+                accepted.settimeout(None)
+            except (OSError, ValueError):  # nobody came in time, or something that is not one of us
+                continue
+            if 0 < number < num_processes:
+                connections[number] = Connection(accepted.detach())
+    missing = sorted(set(range(1, num_processes)) - set(connections))
+    for connection in connections.values():
+        connection.send_bytes(json.dumps(missing).encode())
+    return missing, connections
+
+
+def _answer(address: tuple[str, int], process_id: int, deadline: float) -> tuple[list[int], dict[int, Connection]]:
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            with socket.create_connection(address, timeout=left) as opened:
+                opened.sendall(str(process_id).encode())
+                opened.settimeout(None)
+                connection = Connection(opened.detach())
+            if connection.poll(left + 5):  # the coordinator's own bound, and the way
+                return json.loads(connection.recv_bytes()), {0: connection}
+        except (OSError, EOFError, ValueError):
+            time.sleep(0.2)
+    return [0], {}
