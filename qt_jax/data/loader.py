@@ -18,12 +18,13 @@ import numpy as np
 from absl import flags
 
 from qt_jax.data import episodes, mixture, records
+from qt_jax.data.buffers import Buffers
 from qt_jax.data.episodes import Episode
 from qt_jax.data.index import shard_of
 from qt_jax.data.mixture import Mixture
 from qt_jax.data.order import Draw, Order, Reader
 from qt_jax.data.records import BadRecord
-from qt_jax.data.segments import Cutting, Layout, Prepared, empty, fill, prepare
+from qt_jax.data.segments import Cutting, Layout, Prepared, Rows, prepare
 from qt_jax.errors import UserError
 from qt_jax.specs import Segment
 
@@ -61,21 +62,16 @@ class SegmentReader:
         self._recipe, self._capacity = recipe, capacity
         self._layouts = [recipe.layout(number) for number in range(len(recipe.mixture.sources))]
         self._episodes: collections.OrderedDict[tuple, _Once] = collections.OrderedDict()
-        self._lock = threading.Lock()
+        self._buffers, self._lock = Buffers(), threading.Lock()
         self.bytes_read = self.bytes_used = 0
 
     def batch(self, draws: Sequence[Draw]) -> Segment:
         """One row a draw."""
-        result, used = empty(self._layouts[0], self._recipe.mixture.instruction_dim, len(draws)), 0
-        for row, draw in enumerate(draws):
-            prepared, layout = self.episode(draw), self._layouts[draw.source]
-            fill(result, row, prepared, draw.cut, layout)
-            start = draw.cut * layout.cutting.stride
-            images = prepared.episode.images.values()
-            used += sum(len(frame) for frames in images for frame in frames[start : start + layout.cutting.length])
+        rows = Rows(self._layouts[0], self._recipe.mixture.instruction_dim, len(draws), self._buffers)
+        used = sum(rows.fill(row, self.episode(draw), draw.cut, self._recipe.cutting) for row, draw in enumerate(draws))
         with self._lock:
             self.bytes_used += used
-        return result
+        return rows.segment()
 
     def episode(self, draw: Draw) -> Prepared:
         """The episode of a draw, relabelled if it is to be."""
@@ -253,7 +249,7 @@ class TrainingIterator:
 
     def _start(self) -> Any:
         self._plan = _Plan(self._recipe, self.order, self._rows, max(1, self._workers), self.position, self._capacity)
-        dataset = self._plan.to_iter_dataset(grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=max(1, self._threads)))
+        dataset = self._plan.to_iter_dataset(grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=2 * self._threads))
         if self._workers:
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()  # grain's processes copy absl's flags

@@ -6,12 +6,12 @@ import dataclasses
 import functools
 import io
 
-import jax
 import numpy as np
 import simplejpeg
 from PIL import Image
 
 from qt_jax import discretization
+from qt_jax.data.buffers import Buffers
 from qt_jax.data.episodes import Episode, monte_carlo_returns
 from qt_jax.errors import UserError
 from qt_jax.preprocess import Statistics, resize
@@ -75,14 +75,22 @@ class Layout:
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """An episode as the network's arrays, images still encoded: what is computed once, however many segments are cut from it.
+    """An episode, images still encoded, with what is computed once however many segments are cut from it.
 
-    records: {Segment's field: [T or T+1, ...]}; whole: {field: the same for every record}.
+    embedding: of its instruction; table: the rest of each cut, structured [cuts] as `table_dtype` says.
     """
 
     episode: Episode
-    records: dict[str, np.ndarray]
-    whole: dict[str, np.ndarray]
+    embedding: np.ndarray
+    table: np.ndarray
+
+
+@functools.lru_cache
+def table_dtype(action: ActionSpec, observation: ObservationSpec, length: int) -> np.dtype:
+    """One row of a Segment but for its images and instruction."""
+    shapes = segment_struct(action, observation, 0, 1, length)
+    fields = {f.name: getattr(shapes, f.name) for f in dataclasses.fields(shapes)}
+    return np.dtype([(n, x.dtype, x.shape[1:]) for n, x in fields.items() if n not in ("images", "camera_mask", "instruction")])
 
 
 def prepare(episode: Episode, embedding: np.ndarray, layout: Layout) -> Prepared:
@@ -106,40 +114,55 @@ def prepare(episode: Episode, embedding: np.ndarray, layout: Layout) -> Prepared
         "is_terminal": ends & episode.terminal,
         "valid": np.ones(len(state), bool),
     }
-    whole = {"instruction": embedding, "bins": bins, "dt": episode.dt, "success": episode.success, "relabelled": episode.relabelled}
-    return Prepared(episode, records, whole)
+    starts, length = layout.cutting.starts(episode.length), layout.cutting.length
+    table = np.zeros(len(starts), table_dtype(network, observation, length))
+    for name, values in records.items():
+        for row, start in zip(table[name], starts):
+            part = values[start : start + length]
+            row[: len(part)] = part
+    table["trainable"] = [layout.cutting.trainable(start, episode.length) for start in starts]
+    table["bins"], table["dt"], table["success"], table["relabelled"] = bins, episode.dt, episode.success, episode.relabelled
+    return Prepared(episode, embedding, table)
 
 
-def empty(layout: Layout, instruction_dim: int, rows: int) -> Segment:
-    """A batch of nothing but padding, for `fill`."""
-    shapes = segment_struct(layout.network_action, layout.network_observation, instruction_dim, rows, layout.cutting.length)
-    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+class Rows:
+    """A batch that is filled row by row; `layout`: of any of its datasets."""
 
+    def __init__(self, layout: Layout, instruction_dim: int, rows: int, buffers: Buffers):
+        observation, length = layout.network_observation, layout.cutting.length
+        self._images = {camera: buffers.take((rows, length, *observation.image_size, 3)) for camera in observation.cameras}
+        self._camera_mask = {camera: np.zeros(rows, bool) for camera in observation.cameras}
+        self._instruction = np.zeros((rows, instruction_dim), np.float32)
+        self._table = np.zeros(rows, table_dtype(layout.network_action, observation, length))
 
-def fill(batch: Segment, row: int, prepared: Prepared, number: int, layout: Layout) -> None:
-    """Puts cut `number` of an episode into an empty row of a batch; each of its frames is decoded once, in its place.
+    def fill(self, row: int, prepared: Prepared, number: int, cutting: Cutting) -> int:
+        """Puts cut `number` of an episode into a row, each of its frames decoded once, in its place; returns their encoded bytes.
 
-    Raises:
-        UserError: if an image does not decode.
-    """
-    episode, length = prepared.episode, layout.cutting.length
-    start = number * layout.cutting.stride
-    for name, values in prepared.records.items():
-        part = values[start : start + length]
-        getattr(batch, name)[row, : len(part)] = part
-    for name, value in prepared.whole.items():
-        getattr(batch, name)[row] = value
-    batch.trainable[row] = layout.cutting.trainable(start, episode.length)
-    for name, frames in episode.images.items():
-        batch.camera_mask[name][row] = True
-        for place, image in enumerate(frames[start : start + length]):
-            try:
-                decode_into(batch.images[name][row, place], image)
-            except (ValueError, OSError, SyntaxError) as error:  # Pillow raises the last for some broken PNGs
-                raise UserError(
-                    f"Episode {episode.episode_id!r}: image {name!r} of step {start + place} does not decode ({error}); `validate` lists "
-                    "all such images; repair the dataset."
-                ) from error
+        Raises:
+            UserError: if an image does not decode.
+        """
+        self._table[row] = prepared.table[number]
+        self._instruction[row] = prepared.embedding
+        start, size = number * cutting.stride, 0
+        for name, images in self._images.items():
+            frames = prepared.episode.images.get(name, ())[start : start + cutting.length]
+            self._camera_mask[name][row] = name in prepared.episode.images
+            images[row, len(frames) :] = 0
+            for place, (frame, image) in enumerate(zip(images[row], frames)):
+                try:
+                    decode_into(frame, image)
+                except (ValueError, OSError, SyntaxError) as error:  # Pillow raises the last for some broken PNGs
+                    raise UserError(
+                        f"Episode {prepared.episode.episode_id!r}: image {name!r} of step {start + place} does not decode ({error}); "
+                        "`validate` lists all such images; repair the dataset."
+                    ) from error
+                size += len(image)
+        return size
+
+    def segment(self) -> Segment:
+        """The batch, once every row is filled."""
+        fields = {name: np.ascontiguousarray(self._table[name]) for name in self._table.dtype.names}
+        return Segment(images=self._images, camera_mask=self._camera_mask, instruction=self._instruction, **fields)
 
 
 def _returns(episode: Episode, layout: Layout) -> np.ndarray:
@@ -155,11 +178,11 @@ def _returns(episode: Episode, layout: Layout) -> np.ndarray:
 
 def decode_into(frame: np.ndarray, image: bytes) -> None:
     """Decodes into `frame` [H, W, 3], resized where the image has another size."""
-    if simplejpeg.is_jpeg(image):
-        height, width, *_ = simplejpeg.decode_jpeg_header(image)
-        if (height, width) == frame.shape[:2]:
-            simplejpeg.decode_jpeg(image, buffer=frame)
+    try:
+        if simplejpeg.decode_jpeg(image, buffer=frame).shape == frame.shape:
             return
+    except ValueError:  # larger, no JPEG, or broken: told apart below
+        pass
     frame[:] = resize(decode(image), frame.shape[:2])
 
 

@@ -8,6 +8,7 @@ import pytest
 import simplejpeg
 
 from qt_jax.data import segments
+from qt_jax.data.buffers import Buffers
 from qt_jax.data.episodes import Episode, monte_carlo_returns, relabelled
 from qt_jax.data.segments import Cutting, Layout
 from qt_jax.errors import UserError
@@ -28,8 +29,9 @@ def make_episode(length: int, terminal: bool = True, dt: float = 1.0) -> Episode
 def cut(episode, number, cutting, network_action=ACTION, cameras=(), state_dim=1):
     observation = ObservationSpec(cameras, (8, 8), state_dim, "")
     layout = Layout(ACTION, network_action, observation, unit_statistics(1), cutting, 0.5, 1.0, (0.0, 1.0))
-    batch = segments.empty(layout, 4, rows=1)
-    segments.fill(batch, 0, segments.prepare(episode, np.zeros(4, np.float32), layout), number, layout)
+    rows = segments.Rows(layout, 4, 1, Buffers())
+    rows.fill(0, segments.prepare(episode, np.zeros(4, np.float32), layout), number, cutting)
+    batch = rows.segment()
     return {f.name: jax.tree.map(lambda x: x[0], getattr(batch, f.name)) for f in dataclasses.fields(batch)}
 
 
