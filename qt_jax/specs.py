@@ -104,6 +104,10 @@ class PolicySpec:
     window: int
     instruction_dim: int
     text_encoder: str
+    score_name: str
+    """What greedy decoding maximises: a value only where it is "Q"."""
+    dt: float
+    """Seconds from one control step to the next."""
 
 
 @jax.tree_util.register_dataclass

@@ -3,6 +3,7 @@
 get_config() -> ConfigDict             its own settings, `config.agent`
 USES_TARGET: bool                      whether the learner keeps a target network
 SCORE_NAME: str                        what its scores are, for reports
+ADDITIVE: bool                         whether the scores of an action's dims add up to its own, as log-probabilities do
 loss(config, network, params, target_params, segment, dropout_key) -> {name: (sum, count)}
                                                   "loss", whose sum is differentiated, and what is reported beside it
 scores(config, bin_mask, logits) -> [..., N]      what greedy decoding maximises in one dim; logits [..., N, atoms], absent bins -inf

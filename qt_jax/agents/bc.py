@@ -14,6 +14,7 @@ from qt_jax.specs import Segment
 
 USES_TARGET = False
 SCORE_NAME = "log-probability"
+ADDITIVE = True
 first_step_values = None
 
 

@@ -14,6 +14,7 @@ from qt_jax.specs import Segment
 
 USES_TARGET = True
 SCORE_NAME = "Q"
+ADDITIVE = False
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -14,8 +14,10 @@ from qt_jax import agents, text
 from qt_jax.envs import collectors, gl, metaworld
 from qt_jax.envs import metaworld_tasks as tasks
 from qt_jax.errors import UserError
-from qt_jax.evaluation import live_policy, report, rollouts, statistics
+from qt_jax.evaluation import report, rollouts, statistics
 from qt_jax.evaluation.rollouts import Job
+from qt_jax.export import live
+from qt_jax.serving.sessions import Sessions
 from qt_jax.training import checkpoints
 
 FREE = ("workdir", "evaluate", "collect", "mesh", "distributed", "data", "optimizer", "seed", "train")
@@ -33,7 +35,7 @@ def main(config: Any) -> None:
     asked["env"] |= {key: assets.config["env"][key] for key in ("tasks", "max_decisions")}  # what may be evaluated is not what was trained
     asked["value_range"] = asked["value_range"] or assets.config["value_range"]
     checkpoints.refuse_other_config(assets.config, asked, config.workdir, free=FREE)
-    policy, assets, step = live_policy.load(config.workdir, settings.num_envs, settings.step, settings.dataset)
+    policy, assets, step = live.load(config.workdir, settings.num_envs, settings.step, settings.dataset)
     missing = sorted(set(task_names) - set(assets.data))
     if missing:
         raise UserError(
@@ -101,11 +103,11 @@ def _run(config: Any, policy: Any, jobs: list[Job]) -> list[rollouts.Rollout]:
     env_config.max_decisions = config.evaluate.max_decisions or config.env.max_decisions
     with tqdm.tqdm(total=len(jobs), desc="evaluate", unit="episode") as bar:
         return rollouts.run(
-            policy,
+            Sessions(policy, functools.partial(text.embed, encoder=policy.spec.text_encoder)),
+            policy.slots,
             jobs,
             lambda task: metaworld.MetaWorldEnv(task, env_config),
             lambda job: collectors.environment_seed(collectors.episode_seed("evaluate", config.evaluate.seed, job.task, job.index)),
-            functools.partial(text.embed, encoder=policy.spec.text_encoder),
             trace=lambda job: job.index < config.evaluate.videos and job.instruction == tasks.INSTRUCTIONS[job.task][0],
             on_done=lambda rollout: bar.update(),
         )

@@ -22,9 +22,10 @@ DOORS = {
     "train": "train on a dataset; continues from the latest checkpoint in config.workdir",
     "plan": "compile a config's train step for devices that need not be here: memory, FLOPs, communication",
     "evaluate": "roll a trained policy out, with videos and an HTML report",
+    "export": "a checkpoint as a policy artefact: what a robot loads",
 }
 
-_OWN_FLAGS = ("convert", "repack", "inspect", "validate", "plan")
+_OWN_FLAGS = ("convert", "repack", "inspect", "validate", "plan", "export")
 _WITHOUT_CONFIG = ("convert", "repack")
 _CONFIG_OPTIONAL = ("inspect", "validate")
 

@@ -1,15 +1,15 @@
-"""Episodes of a policy in a suite: several environments stepped as one policy batch."""
+"""Episodes of a policy in a suite: several environments stepped as one policy batch, through the runtime that serves robots."""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
-from qt_jax.serving.policy import Policy
+from qt_jax.serving.sessions import Decision, Refused, Request
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +33,20 @@ class Rollout:
     frames: list[np.ndarray] | None = None
 
 
+class Actor(Protocol):
+    """`serving.sessions.Sessions`, or a served policy: `serving.client.Client`."""
+
+    def act(self, requests: Sequence[Request]) -> list[Decision | Refused]: ...
+
+    def close(self, session: Hashable) -> None: ...
+
+
 def run(
-    policy: Policy,
+    actor: Actor,
+    num_envs: int,
     jobs: list[Job],
     make_env: Callable[[str], Any],
     environment_seed: Callable[[Job], int],
-    embed: Callable[[str], np.ndarray],
     *,
     trace: Callable[[Job], bool] = lambda job: False,
     video_size: int = 192,
@@ -46,31 +54,29 @@ def run(
 ) -> list[Rollout]:
     """Runs every job to its end and returns the rollouts in the order of `jobs`. Same policy and seeds, same rollouts."""
     waiting = collections.deque(enumerate(jobs))
-    slots: list[_Slot | None] = [None] * policy.slots
+    slots: list[_Slot | None] = [None] * num_envs
     done: dict[int, Rollout] = {}
-    inputs = _Inputs(policy)
     with _Environments(make_env) as envs:
         while waiting or any(slots):
-            for i in range(policy.slots):
+            for i in range(num_envs):
                 if slots[i] is None and waiting:
                     number, job = waiting.popleft()
                     env = envs.get(i, job.task)
                     observation, _ = env.reset(seed=environment_seed(job))
-                    slots[i] = _Slot(number, job, env, trace(job))
+                    slots[i] = _Slot(number, job, env, observation, trace(job))
                     slots[i].see(video_size)
-                    inputs.put(i, observation, embed(job.instruction), is_first=True)
-            action = policy.act(**inputs.arrays)
-            for i, slot in enumerate(slots):
-                if slot is None:
-                    continue
-                observation, _, terminated, truncated, _ = slot.env.step(action.actions[i])
-                slot.record(action.scores[i], action.tokens[i])
+            active = [slot for slot in slots if slot is not None]
+            for slot, decision in zip(active, actor.act([slot.request() for slot in active])):
+                if isinstance(decision, Refused):
+                    raise decision
+                slot.observation, _, terminated, truncated, _ = slot.env.step(decision.action)
+                slot.record(decision)
                 slot.see(video_size)
-                inputs.put(i, observation, embed(slot.job.instruction), is_first=False)
                 if terminated or truncated:
                     done[slot.number] = slot.finish(terminated)
                     on_done(done[slot.number])
-                    slots[i] = None
+                    actor.close(slot.number)
+                    slots[slots.index(slot)] = None
     return [done[i] for i in range(len(jobs))]
 
 
@@ -98,31 +104,11 @@ class _Environments:
             env.close()
 
 
-class _Inputs:
-    """The policy's batch; a slot without an episode keeps its last observation."""
-
-    def __init__(self, policy: Policy):
-        observation, slots = policy.spec.observation, policy.slots
-        self.arrays = {
-            "images": {name: np.zeros((slots, *observation.image_size, 3), np.uint8) for name in observation.cameras},
-            "state": np.zeros((slots, observation.state_dim), np.float32),
-            "instruction": np.zeros((slots, policy.spec.instruction_dim), np.float32),
-            "is_first": np.ones(slots, bool),
-        }
-
-    def put(self, slot: int, observation: dict[str, Any], instruction: np.ndarray, is_first: bool) -> None:
-        for name, image in observation["images"].items():
-            self.arrays["images"][name][slot] = image
-        self.arrays["state"][slot] = observation["state"]
-        self.arrays["instruction"][slot] = instruction
-        self.arrays["is_first"][slot] = is_first
-
-
 class _Slot:
     """One episode under way."""
 
-    def __init__(self, number: int, job: Job, env: Any, traced: bool):
-        self.number, self.job, self.env = number, job, env
+    def __init__(self, number: int, job: Job, env: Any, observation: dict[str, Any], traced: bool):
+        self.number, self.job, self.env, self.observation = number, job, env, observation
         self._frames: list[np.ndarray] | None = [] if traced else None
         self._scores: list[np.ndarray] = []
         self._chosen: list[np.ndarray] = []
@@ -131,10 +117,13 @@ class _Slot:
         if self._frames is not None:
             self._frames.append(self.env.render_frame(size))
 
-    def record(self, scores: np.ndarray, tokens: np.ndarray) -> None:
-        self._chosen.append(np.take_along_axis(scores, tokens[:, None], axis=-1)[:, 0])
+    def request(self) -> Request:
+        return Request(self.number, self.observation["images"], self.observation["state"], self.job.instruction, reset=not self._chosen)
+
+    def record(self, decision: Decision) -> None:
+        self._chosen.append(decision.chosen)
         if self._frames is not None:
-            self._scores.append(scores)
+            self._scores.append(decision.scores)
 
     def finish(self, success: bool) -> Rollout:
         scores = np.stack(self._scores) if self._scores else None

@@ -136,6 +136,42 @@ class QTransformer(nnx.Module):
             action = self.bin_embedding[...][i, tokens[-1]][:, None]
         return jnp.stack(tokens, axis=1).astype(jnp.int32), jnp.stack(values, axis=1)
 
+    def beam(
+        self, window_cache: Any, frame_mask: jax.Array, scores: Any, width: int, additive: bool, present: np.ndarray
+    ) -> tuple[jax.Array, jax.Array]:
+        """As `greedy`, but the `width` best prefixes are kept from dim to dim, and the best whole action is returned.
+
+        A prefix ranks by the score of its last dim (a Q-value is that of the whole prefix), or by the sum where scores are `additive`.
+
+        Args:
+            present: bool [D], dims that the robot has; the others rank nothing.
+        """
+        batch = frame_mask.shape[0]
+        wide = lambda x: jnp.repeat(x, width, axis=0)
+        mask = wide(frame_mask)
+        context = self.transformer.context(jax.tree.map(wide, window_cache), mask)
+        action, earlier = jnp.broadcast_to(self.start[...], (batch * width, 1, self.start[...].shape[-1])), None
+        rank = jnp.where(jnp.arange(width) == 0, 0.0, -jnp.inf) * jnp.ones((batch, 1))  # at first all prefixes are the same
+        tokens, values = jnp.zeros((batch, width, 0), jnp.int32), jnp.zeros((batch, width, 0, self.max_bins))
+        rows = jnp.arange(batch)[:, None]
+        for i in range(self.dims):
+            inputs = (action + self.dim_position[...][i]).astype(self.dtype)
+            output, earlier = self.transformer.decode_step(context, mask, inputs, earlier)
+            value = scores(self._logits(output, slice(i, i + 1))[:, 0], i).reshape(batch, width, -1)
+            if present[i]:
+                total = rank[..., None] + value if additive else jnp.where(jnp.isfinite(rank)[..., None], value, -jnp.inf)
+                rank, chosen = jax.lax.top_k(total.reshape(batch, -1), width)
+                parent, token = jnp.divmod(chosen, self.max_bins)
+            else:
+                parent, token = jnp.broadcast_to(jnp.arange(width), (batch, width)), jnp.zeros((batch, width), jnp.int32)
+            follow = lambda x, parent=parent: x.reshape(x.shape[0], batch, width, *x.shape[2:])[:, rows, parent].reshape(x.shape)
+            earlier = jax.tree.map(follow, earlier)
+            tokens = jnp.concatenate([tokens[rows, parent], token[..., None]], axis=2)
+            values = jnp.concatenate([values[rows, parent], value[rows, parent][:, :, None]], axis=2)
+            action = self.bin_embedding[...][i, token.reshape(-1)][:, None]
+        best = jnp.argmax(rank, axis=1)
+        return tokens[rows[:, 0], best].astype(jnp.int32), values[rows[:, 0], best]
+
     def _action_inputs(self, tokens: jax.Array) -> jax.Array:
         """tokens [M, D] -> inputs [M, D, width]: position i holds the action of dim i-1, so output i never sees a^i or later."""
         # A matrix product: the gradient of a look-up is a scatter, slow on TPUs and clumsy where the table is sharded.
@@ -188,6 +224,11 @@ class Network:
 
     def greedy(self, params: dict, window_cache: Any, frame_mask: jax.Array, scores: Any) -> tuple[jax.Array, jax.Array]:
         return nnx.merge(self.graphdef, params).greedy(window_cache, frame_mask, scores)
+
+    def beam(
+        self, params: dict, window_cache: Any, frame_mask: jax.Array, scores: Any, width: int, additive: bool, present: np.ndarray
+    ) -> tuple[jax.Array, jax.Array]:
+        return nnx.merge(self.graphdef, params).beam(window_cache, frame_mask, scores, width, additive, present)
 
 
 def parameter_count(params: dict) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -27,61 +27,99 @@ class Action:
     tokens: np.ndarray
     scores: np.ndarray
 
+    @property
+    def chosen(self) -> np.ndarray:
+        """Scores of the chosen bins, [M, D]; the last dim's is that of the whole action."""
+        return np.take_along_axis(self.scores, self.tokens[..., None], axis=-1)[..., 0]
+
 
 class Policy:
-    """Greedy policy for `slots` robots stepped as one batch, each with its own window of past frames.
+    """The policy of up to `slots` episodes at once, each with its own window of past frames.
 
     Args:
         params: whatever `encode` and `decode` take first.
         encode: (params, {camera: uint8 [M, H, W, 3]}, state [M, state_dim], instruction [M, E]) -> cache pytree, leaves [M, ...].
         decode: (params, window of caches [M, w, ...] oldest first, mask [M, w]) -> tokens [M, D'], scores [M, D', N] of the network's dims.
         statistics: of this robot's raw state.
+        buckets: batch sizes that are compiled; a call takes the least that is large enough. Default: `slots` alone.
     """
 
-    def __init__(self, spec: PolicySpec, statistics: Statistics, params: Any, encode: Encode, decode: Decode, slots: int):
+    def __init__(
+        self,
+        spec: PolicySpec,
+        statistics: Statistics,
+        params: Any,
+        encode: Encode,
+        decode: Decode,
+        slots: int,
+        buckets: Sequence[int] = (),
+    ):
         self.spec, self._statistics, self._params, self.slots = spec, statistics, params, slots
-        frame = jax.eval_shape(encode, params, *self._empty_inputs())
-        self._cache = jax.tree.map(lambda x: jnp.zeros((slots, spec.window, *x.shape[1:]), x.dtype), frame)
-        self._mask = jnp.zeros((slots, spec.window), bool)
+        self.buckets = tuple(sorted({*(b for b in buckets if b < slots), slots}))
+        frame = jax.eval_shape(encode, params, *self._inputs(1))
+        # One slot more: of the rows that fill a batch up to its bucket.
+        self._cache = jax.tree.map(lambda x: jnp.zeros((slots + 1, spec.window, *x.shape[1:]), x.dtype), frame)
+        self._mask = jnp.zeros((slots + 1, spec.window), bool)
 
-        def step(params, cache, mask, images, state, instruction, is_first):
+        def step(params, cache, mask, slot, images, state, instruction, is_first):
             new = encode(params, images, state, instruction)
-            cache = jax.tree.map(lambda window, frame: jnp.concatenate([window[:, 1:], frame[:, None]], axis=1), cache, new)
-            kept = mask[:, 1:] & ~is_first[:, None]
-            mask = jnp.concatenate([kept, jnp.ones_like(kept[:, :1], shape=(slots, 1))], axis=1)
-            tokens, scores = decode(params, cache, mask)
+            window = jax.tree.map(lambda kept, frame: jnp.concatenate([kept[slot, 1:], frame[:, None]], axis=1), cache, new)
+            seen = jnp.pad(mask[slot, 1:] & ~is_first[:, None], [(0, 0), (0, 1)], constant_values=True)
+            tokens, scores = decode(params, window, seen)
+            cache = jax.tree.map(lambda kept, rows: kept.at[slot].set(rows), cache, window)
             own = jnp.asarray(spec.slots)
-            return cache, mask, tokens[:, own], scores[:, own]
+            return cache, mask.at[slot].set(seen), tokens[:, own], scores[:, own]
 
         self._step = jax.jit(step, donate_argnums=(1, 2))
 
-    def _empty_inputs(self):
+    def _inputs(self, rows: int) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
         observation = self.spec.observation
-        images = {name: jnp.zeros((self.slots, *observation.image_size, 3), jnp.uint8) for name in observation.cameras}
-        return images, jnp.zeros((self.slots, observation.state_dim)), jnp.zeros((self.slots, self.spec.instruction_dim))
+        images = {name: np.zeros((rows, *observation.image_size, 3), np.uint8) for name in observation.cameras}
+        return images, np.zeros((rows, observation.state_dim), np.float32), np.zeros((rows, self.spec.instruction_dim), np.float32)
 
-    def act(self, images: dict[str, np.ndarray], state: np.ndarray, instruction: np.ndarray, is_first: np.ndarray) -> Action:
-        """One control step of every slot.
+    def warm_up(self) -> None:
+        """Compiles every bucket, so that no later call has to."""
+        for bucket in self.buckets:
+            self._run(np.full(bucket, self.slots), *self._inputs(bucket), np.ones(bucket, bool))
+
+    def act(
+        self, slot: np.ndarray, images: dict[str, np.ndarray], state: np.ndarray, instruction: np.ndarray, is_first: np.ndarray
+    ) -> Action:
+        """One control step of M of the episodes.
 
         Args:
+            slot: int [M], which episodes, each at most once.
             images: {camera: uint8 [M, H, W, 3]}. state: raw, float [M, state_dim]. instruction: float [M, E] embeddings.
             is_first: bool [M]; True forgets the slot's past, as at the start of an episode in training.
 
         Raises:
             UserError: naming the field whose shape, dtype or values are wrong. The windows are untouched then.
         """
-        observation = self.spec.observation
-        if set(images) != set(observation.cameras):
-            raise UserError(f"Observation has cameras {sorted(images)}, the policy expects {sorted(observation.cameras)}.")
-        for name, image in images.items():
-            _check(f"images[{name!r}]", image, (self.slots, *observation.image_size, 3), np.uint8)
-        _check("state", state, (self.slots, observation.state_dim), np.floating)
-        _check("instruction", instruction, (self.slots, self.spec.instruction_dim), np.floating)
-        _check("is_first", is_first, (self.slots,), np.bool_)
-        inputs = (images, self._statistics.normalize(state), np.asarray(instruction, np.float32), is_first)
-        self._cache, self._mask, tokens, scores = self._step(self._params, self._cache, self._mask, *inputs)
-        tokens = np.asarray(tokens)
-        return Action(discretization.detokenize(self.spec.action, tokens), tokens, np.asarray(scores))
+        check(self.spec, images, state, instruction, rows=len(slot))
+        rows = len(slot)
+        bucket = next(b for b in self.buckets if b >= rows)
+        filled = lambda x, value=0: np.pad(x, [(0, bucket - rows)] + [(0, 0)] * (x.ndim - 1), constant_values=value) if bucket > rows else x
+        normalised = self._statistics.normalize(state)
+        inputs = ({name: filled(image) for name, image in images.items()}, filled(normalised), filled(instruction.astype(np.float32)))
+        tokens, scores = self._run(filled(np.asarray(slot), self.slots), *inputs, filled(is_first))
+        tokens, scores = tokens[:rows], scores[:rows]
+        return Action(discretization.detokenize(self.spec.action, tokens), tokens, scores)
+
+    def _run(self, slot: np.ndarray, *inputs: Any) -> tuple[np.ndarray, np.ndarray]:
+        slot = slot.astype(np.int32)
+        self._cache, self._mask, tokens, scores = self._step(self._params, self._cache, self._mask, slot, *inputs)
+        return np.asarray(tokens), np.asarray(scores)
+
+
+def check(spec: PolicySpec, images: dict[str, np.ndarray], state: np.ndarray, instruction: np.ndarray, rows: int | None = None) -> None:
+    """Raises a UserError naming the field of an observation (of `rows` observations) that the policy does not take."""
+    observation, batch = spec.observation, () if rows is None else (rows,)
+    if set(images) != set(observation.cameras):
+        raise UserError(f"Observation has cameras {sorted(images)}, the policy expects {sorted(observation.cameras)}.")
+    for name, image in images.items():
+        _check(f"images[{name!r}]", image, (*batch, *observation.image_size, 3), np.uint8)
+    _check("state", state, (*batch, observation.state_dim), np.floating)
+    _check("instruction", instruction, (*batch, spec.instruction_dim), np.floating)
 
 
 def _check(name: str, value: np.ndarray, shape: tuple[int, ...], kind: Any) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
+import numpy as np
 
 from qt_jax.data import mixture
 from qt_jax.data.loader import Recipe
@@ -43,8 +44,12 @@ def load(config: Any, entries: Sequence[Entry]) -> tuple[ml_collections.FrozenCo
     )
     datasets = {
         source.name: checkpoints.DatasetAssets(
-            source.action, source.spec.observation, recipe.state_statistics[source.name], source.index.statistics["action"]
-        )
+            source.action,
+            source.spec.observation,
+            recipe.state_statistics[source.name],
+            source.index.statistics["action"],
+            float(np.median(source.index.columns["dt"])),
+        )  # fmt: skip
         for source in opened.sources
     }
     assets = checkpoints.Assets(

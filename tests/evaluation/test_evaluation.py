@@ -16,8 +16,9 @@ from qt_jax.data import loader
 from qt_jax.data.order import Draw
 from qt_jax.data.segments import Cutting, decode
 from qt_jax.errors import UserError
-from qt_jax.evaluation import live_policy, statistics
+from qt_jax.evaluation import statistics
 from qt_jax.evaluation.rollouts import Job, Rollout
+from qt_jax.export import live
 from qt_jax.models.q_transformer import Network
 from qt_jax.training import checkpoints, inputs
 from tests.conftest import door
@@ -74,7 +75,7 @@ def test_runtime_agrees_with_the_teacher_forced_network(trained):
     config, recipe, _ = inputs.load(trained, datasets.entries(trained))
     source = recipe.mixture.sources[0]
     params, assets, _ = checkpoints.load_params(trained.workdir)
-    policy = live_policy.build(params, assets, slots=1)
+    policy = live.build(params, assets, slots=1)
     network = Network.create(config.model, assets.action, assets.observation, assets.instruction_dim)
     for number in source.train[:2]:
         cutting = Cutting(int(source.index.columns["length"][number]) + 1, config.model.window, 1)
@@ -84,7 +85,7 @@ def test_runtime_agrees_with_the_teacher_forced_network(trained):
         tokens, scores = [], []
         for t in range(episode.length):
             images = {name: decode(frames[t])[None] for name, frames in episode.images.items()}
-            action = policy.act(images, episode.state[t : t + 1], episode.embedding[None], np.asarray([t == 0]))
+            action = policy.act(np.arange(1), images, episode.state[t : t + 1], episode.embedding[None], np.asarray([t == 0]))
             tokens.append(action.tokens[0])
             scores.append(action.scores[0])
         forced_tokens = np.concatenate([np.stack(tokens), np.zeros((1, 4), np.int32)])[None]
@@ -114,4 +115,4 @@ def test_any_kept_checkpoint_can_be_asked_for(trained):
 
 def test_missing_checkpoint_is_one_line(tmp_path):
     with pytest.raises(UserError, match="holds no checkpoint"):
-        live_policy.load(str(tmp_path), slots=1)
+        live.load(str(tmp_path), slots=1)

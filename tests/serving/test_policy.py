@@ -14,16 +14,16 @@ from tests.data.synthetic import unit_statistics
 from tests.models.test_q_transformer import ACTION, WINDOW, make_network, make_params, make_segment, scores
 
 
-def make_policy(network, params, slots):
+def make_policy(network, params, slots, buckets=()):
     slots_in = network.action.slots_in(network.action)
-    spec = PolicySpec(network.action, network.observation, slots_in, WINDOW, network.instruction_dim, "test")
+    spec = PolicySpec(network.action, network.observation, slots_in, WINDOW, network.instruction_dim, "test", "Q", 0.1)
     decode = lambda params, cache, mask: network.greedy(params, cache, mask, scores)
 
     def encode(params, images, state, instruction):
         seen = {name: jnp.ones(len(frames), bool) for name, frames in images.items()}
         return network.encode_frame(params, images, seen, state, instruction)
 
-    return Policy(spec, unit_statistics(4), params, encode, decode, slots)
+    return Policy(spec, unit_statistics(4), params, encode, decode, slots, buckets)
 
 
 def test_what_the_policy_does_not_expect_is_named_and_leaves_the_windows_alone():
@@ -31,7 +31,7 @@ def test_what_the_policy_does_not_expect_is_named_and_leaves_the_windows_alone()
     policy = make_policy(network, network.init(jax.random.key(0)), slots=2)
     good = {
         "images": {"front": np.zeros((2, 16, 16, 3), np.uint8)}, "state": np.zeros((2, 4), np.float32),
-        "instruction": np.zeros((2, 12), np.float32), "is_first": np.ones(2, bool),
+        "instruction": np.zeros((2, 12), np.float32), "is_first": np.ones(2, bool), "slot": np.arange(2),
     }  # fmt: skip
     before = policy.act(**good)
     bad = [
@@ -62,7 +62,9 @@ def test_runtime_agrees_with_the_teacher_forced_pass(attention):
         stack = lambda get, pair=pair: np.stack([get(segment)[0, t] for segment, t in pair])
         instruction = np.concatenate([segment.instruction for segment, _ in pair])
         is_first = np.asarray([t == 0 for _, t in pair])
-        actions.append(policy.act({"front": stack(lambda s: s.images["front"])}, stack(lambda s: s.state), instruction, is_first))
+        actions.append(
+            policy.act(np.arange(2), {"front": stack(lambda s: s.images["front"])}, stack(lambda s: s.state), instruction, is_first)
+        )
     tokens, values = np.stack([a.tokens for a in actions]), np.stack([a.scores for a in actions])
     present = ACTION.bin_mask()
     for segment, slot, start in ((one, 0, 0), (first, 1, 0), (second, 1, 4)):

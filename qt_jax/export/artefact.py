@@ -1,0 +1,144 @@
+"""Checkpoint -> policy artefact (serving/artefact.py says what is in it), and how far it agrees with the checkpoint."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from jax import export
+
+import qt_jax
+from qt_jax import text
+from qt_jax.errors import UserError
+from qt_jax.export import agreement, live
+from qt_jax.serving import artefact
+from qt_jax.serving.policy import Policy
+from qt_jax.training import checkpoints
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def write(
+    workdir: str,
+    output: str,
+    *,
+    step: int = 0,
+    dataset: str = "collected",
+    beam: int = 1,
+    batches: Sequence[int] = (),
+    instructions: Sequence[str] = (),
+) -> artefact.Artefact:
+    """Writes the artefact of a checkpoint (step 0: the latest), and compares what it does with what the checkpoint does.
+
+    Args:
+        dataset: whose robot acts. beam: prefixes kept from dim to dim; 1: greedy.
+        batches: sizes to compile for; none: any size (a symbolic dimension).
+        instructions: sentences to embed and store, for robots without the text encoder.
+
+    Raises:
+        UserError: if the checkpoint cannot be read, the folder holds something else, or the two do not agree.
+    """
+    folder = Path(output)
+    if folder.exists() and any(folder.iterdir()) and not (folder / artefact.POLICY).exists():
+        raise UserError(f"{folder} exists and is no policy artefact; choose another --output.")
+    params, assets, step = checkpoints.load_params(workdir, step=step)
+    made = live.programs(assets, dataset, beam)
+    flat = flattened(params)
+    work = folder.with_name(f"{folder.name}.incomplete")
+    shutil.rmtree(work, ignore_errors=True)
+    (work / "programs").mkdir(parents=True)
+    safetensors.numpy.save_file(flat, work / artefact.PARAMS)
+    vectors = (
+        np.stack([text.embed(s, assets.text_encoder) for s in instructions]) if instructions else np.zeros((0, assets.instruction_dim))
+    )
+    safetensors.numpy.save_file({"embeddings": vectors.astype(np.float32)}, work / artefact.INSTRUCTIONS)
+    for batch in batches or (0,):
+        for name, program in _programs(made, params, flat, batch).items():
+            (work / artefact.program_file(name, batch)).write_bytes(program)
+    about = {
+        "schema": artefact.SCHEMA,
+        **artefact.describe(made.spec, made.statistics),
+        "batches": sorted(batches),
+        "decoder": "greedy" if beam == 1 else f"beam of {beam}",
+        "instructions": list(instructions),
+        "sha256": {str(p.relative_to(work)): artefact.checksum(p) for p in sorted(work.rglob("*")) if p.is_file()},
+        "provenance": {
+            "workdir": str(workdir),
+            "step": step,
+            "dataset": dataset,
+            "data_fingerprint": assets.data_fingerprint,
+            "data": assets.data,
+            "config": assets.config,
+            "commit": _commit(),
+            "exported": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        },
+        "qt_jax": qt_jax.__version__,
+        "jax": jax.__version__,
+        "platforms": list(PLATFORMS),
+    }
+    (work / artefact.POLICY).write_text(json.dumps(about, indent=1))
+    about["agreement"] = _compare(artefact.load(str(work)), params, made)
+    (work / artefact.POLICY).write_text(json.dumps(about, indent=1))
+    shutil.rmtree(folder, ignore_errors=True)
+    work.rename(folder)
+    return artefact.load(str(folder))
+
+
+def _compare(written: artefact.Artefact, params: dict, made: live.Programs) -> dict[str, Any]:
+    """Raises a UserError if the artefact is not the checkpoint's policy."""
+    rows = written.batches[0] if written.batches else 2
+    one = Policy(made.spec, made.statistics, jax.device_put(params), made.encode, made.decode, rows)
+    dtype = written.about["provenance"]["config"]["model"]["dtype"]
+    return agreement.compare(one, written.policy(rows), dtype)
+
+
+def flattened(params: dict) -> dict[str, np.ndarray]:
+    """{path, slashes between: array}, as safetensors holds them."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {_name(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def _name(path: Any) -> str:
+    return "/".join(str(entry.key) for entry in path)
+
+
+def unflattened(flat: dict[str, Any], like: Any) -> Any:
+    """The tree of `like`'s structure."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: flat[_name(path)], like)
+
+
+def _programs(made: live.Programs, like: dict, flat: dict[str, np.ndarray], batch: int) -> dict[str, bytes]:
+    """`encode` and `decode` as functions of the flat parameters; batch 0: of any size."""
+    spec, observation = made.spec, made.spec.observation
+    (rows,) = (batch,) if batch else export.symbolic_shape("rows")
+    struct = lambda dtype, *shape: jax.ShapeDtypeStruct((rows, *shape), dtype)
+    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), flat)
+    images = {name: struct(np.uint8, *observation.image_size, 3) for name in observation.cameras}
+    inputs = images, struct(np.float32, observation.state_dim), struct(np.float32, spec.instruction_dim)
+    encode = jax.jit(lambda flat, *rest: made.encode(unflattened(flat, like), *rest))
+    decode = jax.jit(lambda flat, *rest: made.decode(unflattened(flat, like), *rest))
+    frame = jax.eval_shape(encode, params, *inputs)
+    window = jax.tree.map(lambda x: jax.ShapeDtypeStruct((x.shape[0], spec.window, *x.shape[1:]), x.dtype), frame)
+    exported = {
+        "encode": export.export(encode, platforms=PLATFORMS)(params, *inputs),
+        "decode": export.export(decode, platforms=PLATFORMS)(params, window, struct(jnp.bool_, spec.window)),
+    }
+    return {name: bytes(program.serialize()) for name, program in exported.items()}
+
+
+def _commit() -> str | None:
+    """Of the checkout that this package runs from, if it is one."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

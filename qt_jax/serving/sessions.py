@@ -1,0 +1,154 @@
+"""Episodes under way: who is in which slot, what was seen, and what a new instruction asks to be encoded again."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Callable, Hashable, Sequence
+
+import numpy as np
+
+from qt_jax.errors import UserError
+from qt_jax.serving.policy import Action, Policy, check
+
+
+class Refused(UserError):
+    """A request that changed nothing. code: a stable name of the reason (docs/robot.md lists them)."""
+
+    def __init__(self, code: str, message: str):
+        super().__init__(message)
+        self.code = code
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One observation of one robot.
+
+    session: which episode's. images: {camera: uint8 [H, W, 3]}. state: raw, float [state_dim].
+    instruction: a sentence, or its embedding, float [E]. reset: the first of a new episode.
+    """
+
+    session: Hashable
+    images: dict[str, np.ndarray]
+    state: np.ndarray
+    instruction: str | np.ndarray
+    reset: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """action float32 [D]; tokens int32 [D]; chosen float32 [D], the scores of the chosen bins; scores float32 [D, N]; step: from 0."""
+
+    action: np.ndarray
+    tokens: np.ndarray
+    chosen: np.ndarray
+    scores: np.ndarray
+    step: int
+
+
+@dataclasses.dataclass
+class _Episode:
+    slot: int
+    frames: collections.deque
+    embedding: np.ndarray | None = None
+    step: int = 0
+
+
+class Sessions:
+    """Not thread-safe: one thread asks.
+
+    Args:
+        embed: sentence -> float [E].
+    """
+
+    def __init__(self, policy: Policy, embed: Callable[[str], np.ndarray]):
+        self.policy, self._embed = policy, embed
+        self._episodes: dict[Hashable, _Episode] = {}
+        self._free = list(range(policy.slots))[::-1]
+
+    def __len__(self) -> int:
+        return len(self._episodes)
+
+    def close(self, session: Hashable) -> None:
+        """Forgets an episode; unknown ones are forgotten already."""
+        episode = self._episodes.pop(session, None)
+        if episode is not None:
+            self._free.append(episode.slot)
+
+    def act(self, requests: Sequence[Request]) -> list[Decision | Refused]:
+        """One control step of each session that asks, in one batch; what is refused leaves its session as it was.
+
+        A session's first request begins its episode. One whose instruction differs from that before has its window encoded anew.
+        """
+        if len({request.session for request in requests}) < len(requests):
+            raise ValueError("A session may ask once a batch.")
+        results: list[Decision | Refused] = [self._open(request) for request in requests]  # type: ignore[misc]
+        accepted = [number for number, result in enumerate(results) if isinstance(result, np.ndarray)]
+        if not accepted:
+            return results
+        episodes = [self._episodes[requests[number].session] for number in accepted]
+        rows = []
+        for number, episode in zip(accepted, episodes):
+            request, embedding = requests[number], results[number]
+            if request.reset:
+                episode.frames.clear()
+                episode.step = 0
+            told_anew = episode.step > 0 and not np.array_equal(embedding, episode.embedding)
+            episode.embedding = embedding
+            episode.frames.append((request.images, request.state))
+            rows.append(list(episode.frames)[0 if told_anew else -1 :])
+        for place in range(max(map(len, rows)) - 1):  # the window again, its first frame as an episode's first
+            again = [(e, row, place == 0) for e, row in zip(episodes, rows) if place < len(row) - 1]
+            self._step([(e, row[place], first) for e, row, first in again])
+        action = self._step([(e, row[-1], e.step == 0) for e, row in zip(episodes, rows)])
+        for row, (number, episode) in enumerate(zip(accepted, episodes)):
+            results[number] = Decision(action.actions[row], action.tokens[row], action.chosen[row], action.scores[row], episode.step)
+            episode.step += 1
+        return results
+
+    def values(self, session: Hashable, instructions: Sequence[str]) -> np.ndarray:
+        """Value of each instruction in the session's current observation (its window told so from the start): max over bins of dim 1.
+
+        Uses as many free slots as there are instructions, in turns where fewer are free.
+
+        Raises:
+            Refused: `unknown_session`, or `sessions_full` if no slot is free.
+        """
+        if session not in self._episodes:
+            raise Refused("unknown_session", f"Session {session!r} has no observation yet; send one first.")
+        if not self._free:
+            raise Refused("sessions_full", f"All {self.policy.slots} slots are in episodes; close one, or serve with more slots.")
+        frames, values = list(self._episodes[session].frames), []
+        for start in range(0, len(instructions), len(self._free)):
+            part = instructions[start : start + len(self._free)]
+            told = [_Episode(slot, collections.deque(), self._embedding(text)) for slot, text in zip(self._free, part)]
+            for place, frame in enumerate(frames):
+                action = self._step([(episode, frame, place == 0) for episode in told])
+            values.append(action.scores[:, 0].max(-1))
+        return np.concatenate(values)
+
+    def _embedding(self, instruction: str | np.ndarray) -> np.ndarray:
+        return np.asarray(self._embed(instruction) if isinstance(instruction, str) else instruction, np.float32)
+
+    def _open(self, request: Request) -> np.ndarray | Refused:
+        """The embedding of a request that can be served, its session open."""
+        try:
+            embedding = self._embedding(request.instruction)
+            check(self.policy.spec, request.images, request.state, embedding)
+        except Refused as refused:
+            return refused
+        except UserError as error:
+            return Refused("bad_observation", str(error))
+        if request.session not in self._episodes:
+            if not self._free:
+                return Refused("sessions_full", f"All {self.policy.slots} slots are in episodes; close one, or serve with more slots.")
+            window = self.policy.spec.window
+            self._episodes[request.session] = _Episode(self._free.pop(), collections.deque(maxlen=window))
+        return embedding
+
+    def _step(self, rows: Sequence[tuple[_Episode, tuple[dict[str, np.ndarray], np.ndarray], bool]]) -> Action:
+        frames = [frame for _, frame, _ in rows]
+        images = {name: np.stack([seen[name] for seen, _ in frames]) for name in self.policy.spec.observation.cameras}
+        state, embeddings = np.stack([state for _, state in frames]), np.stack([episode.embedding for episode, _, _ in rows])
+        slots, is_first = np.asarray([episode.slot for episode, _, _ in rows]), np.asarray([first for _, _, first in rows])
+        return self.policy.act(slots, images, state, embeddings, is_first)

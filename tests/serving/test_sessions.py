@@ -1,0 +1,152 @@
+"""Episodes under way: the window across control steps, new instructions, beginnings, what is refused."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from qt_jax.serving.sessions import Refused, Request, Sessions
+from tests.models.test_q_transformer import WINDOW, make_network, make_params, make_segment, scores
+from tests.serving.test_policy import make_policy
+
+RNG = np.random.default_rng(0)
+EMBEDDINGS = {text: RNG.normal(size=12).astype(np.float32) for text in ("open", "close", "push")}
+
+
+@pytest.fixture(scope="module")
+def network():
+    return make_network()
+
+
+@pytest.fixture(scope="module")
+def policy(network):
+    policy = make_policy(network, make_params(network), slots=3, buckets=(1,))
+    policy.warm_up()
+    return policy
+
+
+def frames_of(seed, count):
+    segment = make_segment(count, batch=1, seed=seed)
+    return [({"front": segment.images["front"][0, t]}, segment.state[0, t]) for t in range(count)]
+
+
+def played(sessions, session, frames, told, reset=False):
+    asked = [Request(session, images, state, text, reset and t == 0) for t, ((images, state), text) in enumerate(zip(frames, told))]
+    return [sessions.act([request])[0] for request in asked]
+
+
+def test_sessions_do_not_disturb_each_other(policy):
+    """Three episodes begun out of step and batched as they come, against each one alone."""
+    episodes, told = {name: frames_of(number, 8) for number, name in enumerate("abc")}, {"a": "open", "b": "close", "c": "push"}
+    alone = {name: played(Sessions(policy, EMBEDDINGS.get), name, episodes[name], [told[name]] * 8) for name in "abc"}
+    sessions, found = Sessions(policy, EMBEDDINGS.get), {name: [] for name in "abc"}
+    for turn in range(12):
+        asking = [name for number, name in enumerate("abc") if 0 <= turn - 2 * number < 8]
+        requests = [Request(name, *episodes[name][len(found[name])], told[name]) for name in asking]
+        for name, decision in zip(asking, sessions.act(requests)):
+            found[name].append(decision)
+    for name in "abc":
+        for one, other in zip(alone[name], found[name]):
+            np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
+            assert one.step == other.step
+
+
+@pytest.mark.parametrize("change", [1, WINDOW + 3])
+def test_a_new_instruction_is_as_if_the_whole_window_had_been_told_so(policy, change):
+    """FiLM and the instruction's token reach every frame: those of the window are encoded anew."""
+    frames = frames_of(5, change + 2)
+    changed = played(Sessions(policy, EMBEDDINGS.get), 0, frames, ["open"] * change + ["close"] * 2)
+    always = played(Sessions(policy, EMBEDDINGS.get), 0, frames, ["close"] * (change + 2))
+    for one, other in zip(changed[change:], always[change:]):
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
+    assert np.abs(changed[0].chosen - always[0].chosen).max() > 1e-3
+
+
+def test_a_reset_forgets_the_episode(policy):
+    first, second = frames_of(6, 4), frames_of(7, 4)
+    sessions = Sessions(policy, EMBEDDINGS.get)
+    played(sessions, 0, first, ["open"] * 4)
+    again = played(sessions, 0, second, ["open"] * 4, reset=True)
+    fresh = played(Sessions(policy, EMBEDDINGS.get), 0, second, ["open"] * 4)
+    for one, other in zip(again, fresh):
+        np.testing.assert_array_equal(one.scores, other.scores)
+    assert [decision.step for decision in again] == [0, 1, 2, 3]
+
+
+def test_what_is_refused_leaves_its_session_as_it_was(policy):
+    frames = frames_of(8, 3)
+    sessions, undisturbed = Sessions(policy, EMBEDDINGS.get), played(Sessions(policy, EMBEDDINGS.get), 0, frames, ["open"] * 3)
+    played(sessions, 0, frames[:1], ["open"])
+    good = Request(0, *frames[1], "open")
+    bad = {
+        "images": {"front": np.zeros((4, 4, 3), np.uint8)}, "state": np.full(4, np.nan, np.float32), "instruction": np.zeros(5, np.float32),
+    }  # fmt: skip
+    for field, value in bad.items():
+        other = Request(1, *frames_of(9, 1)[0], "push")
+        refused, served = sessions.act([dataclasses.replace(good, **{field: value}), other])
+        assert isinstance(refused, Refused) and refused.code == "bad_observation" and field in str(refused)
+        assert not isinstance(served, Refused)
+    after = played(sessions, 0, frames[1:], ["open"] * 2)
+    for one, other in zip(undisturbed[1:], after):
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
+
+
+def test_more_sessions_than_slots_are_refused_until_one_closes(policy):
+    sessions, frame = Sessions(policy, EMBEDDINGS.get), frames_of(1, 1)[0]
+    results = sessions.act([Request(number, *frame, "open") for number in range(4)])
+    assert [getattr(result, "code", "") for result in results] == ["", "", "", "sessions_full"]
+    sessions.close(1)
+    assert not isinstance(sessions.act([Request(3, *frame, "open")])[0], Refused)
+
+
+def test_value_of_each_instruction_is_that_of_an_episode_told_so(policy):
+    frames, names = frames_of(3, WINDOW + 1), ["open", "close", "push"]
+    sessions = Sessions(policy, EMBEDDINGS.get)
+    decisions = played(sessions, 0, frames, ["open"] * len(frames))
+    values = sessions.values(0, names)
+    expected = [played(Sessions(policy, EMBEDDINGS.get), 0, frames, [name] * len(frames))[-1].scores[0].max() for name in names]
+    np.testing.assert_allclose(values, expected, atol=1e-5)
+    np.testing.assert_allclose(values[0], decisions[-1].scores[0].max(), atol=1e-5)
+    with pytest.raises(Refused, match="no observation yet"):
+        sessions.values(9, names)
+
+
+def test_nothing_is_compiled_after_the_warm_up(policy):
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
+    )
+    sessions, frames = Sessions(policy, EMBEDDINGS.get), frames_of(4, 5)
+    played(sessions, 0, frames, ["open", "open", "close", "close", "open"])
+    sessions.act([Request(number, *frames[0], "push", reset=True) for number in range(3)])
+    sessions.close(2)
+    sessions.values(0, ["open", "close"])
+    jax.monitoring.clear_event_listeners()
+    assert compiled == []
+
+
+@pytest.mark.parametrize("additive", [False, True])
+def test_beam_search_finds_what_trying_everything_finds(network, additive):
+    """A beam as wide as there are prefixes is exhaustive; one of width 1 is greedy."""
+    params, segment = make_params(network), make_segment(WINDOW, batch=1, seed=4)
+    frame = lambda t: network.encode_frame(params, {"front": segment.images["front"][:, t]}, {"front": np.ones(1, bool)},
+                                           segment.state[:, t], segment.instruction)  # fmt: skip
+    cache = jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *[frame(t) for t in range(WINDOW)])
+    mask, present = np.ones((1, WINDOW), bool), np.ones(network.action.dims, bool)
+    score = (lambda logits, dim: jax.nn.log_softmax(scores(logits, dim))) if additive else scores
+    greedy, narrow = network.greedy(params, cache, mask, score), network.beam(params, cache, mask, score, 1, additive, present)
+    np.testing.assert_array_equal(greedy[0], narrow[0])
+    np.testing.assert_allclose(greedy[1], narrow[1], atol=1e-5)
+
+    every = np.stack(np.meshgrid(*map(np.arange, network.action.bins), indexing="ij"), -1).reshape(-1, network.action.dims)
+    many = jax.tree.map(lambda x: np.repeat(x, len(every), axis=0), segment)
+    tokens = np.array(many.tokens)
+    tokens[:, -1] = every
+    logits = network.score(params, dataclasses.replace(many, tokens=tokens))[:, -1]
+    forced = np.stack([score(logits[:, dim], dim) for dim in range(network.action.dims)], axis=1)
+    chosen = np.take_along_axis(forced, every[..., None], axis=-1)[..., 0]
+    best = every[np.argmax(chosen.sum(-1) if additive else chosen[:, -1])]
+    wide = network.beam(params, cache, mask, score, 64, additive, present)
+    np.testing.assert_array_equal(wide[0][0], best)
+    np.testing.assert_allclose(wide[1][0], forced[np.flatnonzero((every == best).all(-1))[0]], atol=1e-4)
