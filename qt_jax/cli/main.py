@@ -23,10 +23,11 @@ DOORS = {
     "plan": "compile a config's train step for devices that need not be here: memory, FLOPs, communication",
     "evaluate": "roll a trained policy out, with videos and an HTML report",
     "export": "a checkpoint as a policy artefact: what a robot loads",
+    "serve": "a policy artefact over a websocket, for robots (openpi-client) and people (a page); no --config",
 }
 
-_OWN_FLAGS = ("convert", "repack", "inspect", "validate", "plan", "export")
-_WITHOUT_CONFIG = ("convert", "repack")
+_OWN_FLAGS = ("convert", "repack", "inspect", "validate", "plan", "export", "serve")
+_WITHOUT_CONFIG = ("convert", "repack", "serve")
 _CONFIG_OPTIONAL = ("inspect", "validate")
 
 _USAGE = (
