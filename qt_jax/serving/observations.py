@@ -72,9 +72,7 @@ class Keys:
         parts = [np.atleast_1d(self._array(message, key)) for key in self.state]
         for key, part in zip(self.state, parts):
             if part.ndim != 1 or part.dtype.kind not in "fiu":
-                raise Refused(
-                    "bad_observation", f"Observation key {key!r} is {part.dtype}{list(part.shape)}, expected a vector of numbers."
-                )
+                raise Refused("bad_observation", f"Observation key {key!r} is {part.dtype}{list(part.shape)}, expected a vector.")
         state = np.concatenate(parts).astype(np.float32) if parts else np.zeros(0, np.float32)
         return Request(session, images, state, self._instruction(message), message.get("reset", False))
 
@@ -111,10 +109,8 @@ def options(message: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, np.generic):
             value = message[key] = value.item()
         if key in message and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
-            raise Refused(
-                "bad_observation",
-                f"Optional key {key!r} is {str(value)[:50]!r}, expected {getattr(kind, '__name__', 'a number or string')}.",
-            )
+            names = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
+            raise Refused("bad_observation", f"Optional key {key!r} is {str(value)[:50]!r}, expected {names}.")
         if isinstance(value, str) and len(value) > 100:
             raise Refused("bad_observation", f"Optional key {key!r} is longer than 100 letters.")
     deadline = message.get("deadline_ms", 1)

@@ -29,13 +29,16 @@ from qt_jax.serving import telemetry, wire
 from qt_jax.serving.access import Access
 from qt_jax.serving.batching import Batcher, Timed
 from qt_jax.serving.live import Live
-from qt_jax.serving.observations import Keys, options
+from qt_jax.serving.observations import MAX_PROMPT, Keys, options
 from qt_jax.serving.recording import Recorder
 from qt_jax.serving.sessions import Refused, Request, Sessions
 
 PAGE = Path(__file__).parent / "page"
 PAGE_FILES = {"/": ("index.html", "text/html"), "/page.js": ("page.js", "text/javascript"), "/page.css": ("page.css", "text/css")}
-CONTENT_SECURITY_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+CONTENT_SECURITY_POLICY = "; ".join(
+    [*(f"{kind}-src 'self'" for kind in ("script", "style", "connect")),
+     *(f"{kind} 'none'" for kind in ("default-src", "base-uri", "form-action", "frame-ancestors"))]
+)  # fmt: skip
 MAX_VALUES = 1000
 
 
@@ -65,14 +68,14 @@ class Server:
         *,
         about: dict[str, Any],
         keys: Keys | None = None,
-        access: Access = Access(),
-        limits: Limits = Limits(),
+        access: Access | None = None,
+        limits: Limits | None = None,
         budget_s: float = 0.002,
         recorder: Recorder | None = None,
     ):
         self._sessions, self._spec = sessions, sessions.policy.spec
         self._keys = keys or Keys.default(self._spec)
-        self._access, self._limits, self._recorder = access, limits, recorder
+        self._access, self._limits, self._recorder = access or Access(), limits or Limits(), recorder
         self._batcher = Batcher(sessions, budget_s)
         self._metrics, self._log, self._live = telemetry.Metrics(), telemetry.logger(), Live(self._spec)
         self._numbers = itertools.count()
@@ -173,6 +176,7 @@ class Server:
         finally:
             self._open -= 1
             self._metrics.connections.dec()
+            await asyncio.gather(*tasks)  # a request under way would open its session again
             for name in names:
                 self._close_session((number, name))
             self._log.info("disconnected", extra={"fields": {"connection": number, "address": address}})
@@ -192,13 +196,11 @@ class Server:
             code = "ok"
         except Refused as refused:
             code = refused.code
-            reply = json.dumps({"error": code, "message": str(refused), "in_history": refused.in_history} | echo)
+            reply = _error(code, str(refused), refused.in_history, echo)
         except Exception:
             self._log.exception("a request failed", extra={"fields": {"connection": number}})
             code = "internal"
-            reply = json.dumps(
-                {"error": code, "message": "The server failed at this request; its log says why.", "in_history": False} | echo
-            )
+            reply = _error(code, "The server failed at this request; its log says why.", False, echo)
         finally:
             self._pending -= 1
         self._metrics.replies.labels(code).inc()
@@ -241,7 +243,7 @@ class Server:
         self._metrics.batch.observe(timed.batch)
         if self._recorder is not None:
             self._recorder.record(request, decision)
-        total_ms = 1000 * (time.perf_counter() - start)
+        total_ms, infer_ms = 1000 * (time.perf_counter() - start), 1000 * timed.infer_s
         self._live.record(request, decision, total_ms)
         reply = {
             "actions": decision.action[None],
@@ -249,13 +251,8 @@ class Server:
             "scores_of_dims": decision.chosen,
             "score": float(decision.chosen[-1]),
             "step": decision.step,
-            "policy_timing": {"infer_ms": 1000 * timed.infer_s},
-            "server_timing": {
-                "infer_ms": 1000 * timed.infer_s,
-                "queue_ms": 1000 * timed.queue_s,
-                "total_ms": total_ms,
-                "batch": timed.batch,
-            },
+            "policy_timing": {"infer_ms": infer_ms},
+            "server_timing": {"infer_ms": infer_ms, "queue_ms": 1000 * timed.queue_s, "total_ms": total_ms, "batch": timed.batch},
         }
         return reply | ({"scores": np.maximum(decision.scores, np.finfo(np.float32).min)} if asked.get("return_scores") else {})
 
@@ -278,15 +275,27 @@ class Server:
         return {"recorded": self._recorder.finish(last, success)}
 
 
+def _error(code: str, message: str, in_history: bool, echo: dict[str, Any]) -> str:
+    return json.dumps({"error": code, "message": message, "in_history": in_history} | echo)
+
+
 def _sentences(value: Any) -> bool:
-    return (
-        isinstance(value, list) and 0 < len(value) <= MAX_VALUES and all(isinstance(s, str) and 0 < len(s.strip()) <= 1000 for s in value)
-    )
+    sentence = lambda s: isinstance(s, str) and 0 < len(s.strip()) <= MAX_PROMPT
+    return isinstance(value, list) and 0 < len(value) <= MAX_VALUES and all(map(sentence, value))
 
 
 def _response(status: int, kind: str, body: bytes) -> Response:
-    headers = Headers({"Content-Type": kind, "Content-Length": str(len(body)), "Cache-Control": "no-store", "Connection": "close",
-                       "X-Content-Type-Options": "nosniff", "Content-Security-Policy": CONTENT_SECURITY_POLICY, "Referrer-Policy": "no-referrer"})  # fmt: skip
+    headers = Headers(
+        {
+            "Content-Type": kind,
+            "Content-Length": str(len(body)),
+            "Cache-Control": "no-store",
+            "Connection": "close",
+            "X-Content-Type-Options": "nosniff",
+            "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+            "Referrer-Policy": "no-referrer",
+        }
+    )
     if status == 401:
         headers["WWW-Authenticate"] = 'Basic realm="qt_jax: any name, the API key as password"'
     return Response(status, HTTPStatus(status).phrase, headers, body)
