@@ -1,27 +1,49 @@
-"""`evaluate`: a checkpoint of config.workdir in the simulator; writes evaluation.json, videos and report.html there."""
+"""`evaluate`: the checkpoint of config.workdir, or a served policy, in the simulator; evaluation.json, videos and report.html go there."""
 
 from __future__ import annotations
 
 import collections
+import dataclasses
 import functools
 import json
 from typing import Any
 
 import tqdm
+from absl import flags
 from etils import epath
 
-from qt_jax import agents, text
+from qt_jax import text
 from qt_jax.envs import collectors, gl, metaworld
 from qt_jax.envs import metaworld_tasks as tasks
 from qt_jax.errors import UserError
 from qt_jax.evaluation import report, rollouts, statistics
 from qt_jax.evaluation.rollouts import Job
 from qt_jax.export import live
+from qt_jax.serving import access, client
+from qt_jax.serving.observations import Keys
 from qt_jax.serving.sessions import Sessions
 from qt_jax.training import checkpoints
 
 FREE = ("workdir", "evaluate", "collect", "mesh", "distributed", "data", "optimizer", "seed", "train")
 """What a policy's behaviour does not depend on once it is trained."""
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("policy", "", "ws:// or wss:// URL of a served policy to evaluate instead of config.workdir's checkpoint.")
+    flags.DEFINE_string("api_key_file", "", "File with the server's API key; else the environment's QT_JAX_API_KEY.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluated:
+    """What acts, and what the tables and the report say of it. data: success in the training data, as in the checkpoint's assets."""
+
+    actor: rollouts.Actor
+    action_names: tuple[str, ...]
+    agent: str
+    score_name: str
+    episodes: str
+    step: int
+    data: dict[str, Any]
 
 
 def main(config: Any) -> None:
@@ -30,23 +52,16 @@ def main(config: Any) -> None:
         gl.require_backend()
     if min(settings.episodes, settings.num_envs) < 1:
         raise UserError(f"config.evaluate has episodes={settings.episodes} and num_envs={settings.num_envs}; give at least 1 of each.")
-    assets = checkpoints.load_assets(config.workdir, settings.step)
-    asked = checkpoints.plain_config(config)
-    asked["env"] |= {key: assets.config["env"][key] for key in ("tasks", "max_decisions")}  # what may be evaluated is not what was trained
-    asked["value_range"] = asked["value_range"] or assets.config["value_range"]
-    checkpoints.refuse_other_config(assets.config, asked, config.workdir, free=FREE)
-    policy, assets, step = live.load(config.workdir, settings.num_envs, settings.step, settings.dataset)
-    missing = sorted(set(task_names) - set(assets.data))
+    evaluated = _served(config) if flags.FLAGS.policy else _checkpoint(config)
+    missing = sorted(set(task_names) - set(evaluated.data))
     if missing:
-        raise UserError(
-            f"{config.workdir} was trained without data of {missing}; evaluate tasks among {sorted(set(assets.data) - {'all'})}."
-        )
+        raise UserError(f"The policy was trained without data of {missing}; evaluate tasks among {sorted(set(evaluated.data) - {'all'})}.")
     references = {workdir: _reference(workdir, task_names) for workdir in settings.references}
     episodes = range(settings.episodes)
     own = [Job(task, i, tasks.INSTRUCTIONS[task][0]) for task in task_names for i in episodes]
     swaps = [(a, b) for pair in tasks.SHARED_SCENES if set(pair) <= set(task_names) for a, b in (pair, pair[::-1])]
     swapped = [Job(a, i, tasks.INSTRUCTIONS[b][0]) for a, b in swaps for i in episodes]
-    results = _run(config, policy, sorted(own + swapped, key=lambda job: job.task))
+    results = _run(config, evaluated.actor, sorted(own + swapped, key=lambda job: job.task))
     swap_results = [r for r in results if r.job in swapped]
     results = [r for r in results if r.job not in swapped]
 
@@ -60,25 +75,53 @@ def main(config: Any) -> None:
         }
         for a, b in swaps
     ]
-    name = assets.config["agent"]["name"]
-    method = f"{name}, {assets.config['data']['episodes']}"
-    summary |= {"method": method, "step": step, "seed": settings.seed, "data": assets.data}
+    method = f"{evaluated.agent}, {evaluated.episodes}"
+    summary |= {"method": method, "step": evaluated.step, "seed": settings.seed, "data": evaluated.data}
     methods = _named({config.workdir: summary} | references)
     folder = epath.Path(config.workdir)
+    folder.mkdir(parents=True, exist_ok=True)
     page = report.write(
         folder,
-        title=f"{name} on {', '.join(task_names)}",
+        title=f"{evaluated.agent} on {', '.join(task_names)}",
         summary=summary,
         methods=methods,
         traced=[r for r in results if r.frames is not None],
-        dims=policy.spec.action.names,
-        score_name=agents.get(name).SCORE_NAME,
+        dims=evaluated.action_names,
+        score_name=evaluated.score_name,
     )
     table = _table(summary, methods)
     (folder / "evaluation.txt").write_text(table + "\n")
     # Last: who finds it (make, a later evaluation that names this run as a reference) finds all the rest.
     (folder / "evaluation.json").write_text(json.dumps(summary, indent=1) + "\n")
     print(f"{table}\nreport: {page}")
+
+
+def _checkpoint(config: Any) -> Evaluated:
+    settings = config.evaluate
+    assets = checkpoints.load_assets(config.workdir, settings.step)
+    asked = checkpoints.plain_config(config)
+    asked["env"] |= {key: assets.config["env"][key] for key in ("tasks", "max_decisions")}  # what may be evaluated is not what was trained
+    asked["value_range"] = asked["value_range"] or assets.config["value_range"]
+    checkpoints.refuse_other_config(assets.config, asked, config.workdir, free=FREE)
+    policy, assets, step = live.load(config.workdir, settings.num_envs, settings.step, settings.dataset)
+    actor = Sessions(policy, functools.partial(text.embed, encoder=policy.spec.text_encoder))
+    agent, episodes = assets.config["agent"]["name"], assets.config["data"]["episodes"]
+    return Evaluated(actor, policy.spec.action.names, agent, policy.spec.score_name, episodes, step, assets.data)
+
+
+def _served(config: Any) -> Evaluated:
+    """Raises a UserError if the server's policy is of another robot than the config's simulator has."""
+    actor = client.Remote(client.Client(flags.FLAGS.policy, access.read_key(flags.FLAGS.api_key_file)))
+    told = actor.metadata
+    observation = metaworld.observation_spec(config.env)
+    mine = Keys.default(observation).describe(observation), list(metaworld.action_spec(config.env).names)
+    theirs = told["observation"], list(told["action"]["names"])
+    if theirs != mine:
+        raise UserError(
+            f"{flags.FLAGS.policy} serves a policy of {theirs}; config.env gives {mine}: evaluate with the config it was trained with."
+        )
+    trained = told["training"]
+    return Evaluated(actor, tuple(mine[1]), trained["agent"], told["score"], trained["episodes"], trained["step"], trained["data"])
 
 
 def _reference(workdir: str, task_names: tuple[str, ...]) -> dict[str, Any]:
@@ -98,13 +141,13 @@ def _named(summaries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {name(workdir, summary["method"]): summary for workdir, summary in summaries.items()}
 
 
-def _run(config: Any, policy: Any, jobs: list[Job]) -> list[rollouts.Rollout]:
+def _run(config: Any, actor: rollouts.Actor, jobs: list[Job]) -> list[rollouts.Rollout]:
     env_config = config.env.copy_and_resolve_references()
     env_config.max_decisions = config.evaluate.max_decisions or config.env.max_decisions
     with tqdm.tqdm(total=len(jobs), desc="evaluate", unit="episode") as bar:
         return rollouts.run(
-            Sessions(policy, functools.partial(text.embed, encoder=policy.spec.text_encoder)),
-            policy.slots,
+            actor,
+            config.evaluate.num_envs,
             jobs,
             lambda task: metaworld.MetaWorldEnv(task, env_config),
             lambda job: collectors.environment_seed(collectors.episode_seed("evaluate", config.evaluate.seed, job.task, job.index)),

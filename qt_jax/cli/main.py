@@ -26,7 +26,7 @@ DOORS = {
     "serve": "a policy artefact over a websocket, for robots (openpi-client) and people (a page); no --config",
 }
 
-_OWN_FLAGS = ("convert", "repack", "inspect", "validate", "plan", "export", "serve")
+_OWN_FLAGS = ("convert", "repack", "inspect", "validate", "plan", "evaluate", "export", "serve")
 _WITHOUT_CONFIG = ("convert", "repack", "serve")
 _CONFIG_OPTIONAL = ("inspect", "validate")
 

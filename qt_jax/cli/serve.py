@@ -55,7 +55,7 @@ def main() -> None:
     access.check_bind(FLAGS.host, key, tls is not None, FLAGS.insecure)
     spool = _spool(FLAGS.record) if FLAGS.record else None
     opened = artefact.load(FLAGS.artefact)
-    keys = Keys.read(FLAGS.keys, opened.spec) if FLAGS.keys else Keys.default(opened.spec)
+    keys = Keys.read(FLAGS.keys, opened.spec.observation) if FLAGS.keys else Keys.default(opened.spec.observation)
     buckets = [2**n for n in range(FLAGS.slots.bit_length()) if not opened.batches or 2**n in opened.batches]
     policy = opened.policy(FLAGS.slots, buckets)
     known = opened.embeddings()
@@ -66,7 +66,7 @@ def main() -> None:
     _warm_text(embed, known)
     server = Server(
         Sessions(policy, embed),
-        about={"artefact": opened.path.name, "step": opened.about["provenance"]["step"], "decoder": opened.about["decoder"]},
+        about={"artefact": opened.path.name, "decoder": opened.about["decoder"], "training": opened.training()},
         keys=keys,
         access=access.Access(key, frozenset(FLAGS.allow_host), frozenset(FLAGS.allow_origin)),
         limits=Limits(connections=FLAGS.connections, idle_timeout_s=FLAGS.idle_timeout_s, deadline_ms=FLAGS.deadline_ms),

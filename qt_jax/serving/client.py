@@ -101,6 +101,10 @@ class Remote:
     def __init__(self, client: Client):
         self._client = client
 
+    @property
+    def metadata(self) -> dict[str, Any]:
+        return self._client.metadata
+
     def act(self, requests: Sequence[Request]) -> list[Decision | Refused]:
         return [self._one(request) for request in requests]
 

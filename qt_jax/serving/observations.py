@@ -12,7 +12,7 @@ import numpy as np
 
 from qt_jax.errors import UserError
 from qt_jax.serving.sessions import Refused, Request
-from qt_jax.specs import PolicySpec
+from qt_jax.specs import ObservationSpec
 
 OPTIONAL = {"reset": bool, "session_id": (str, int), "request_id": (str, int), "deadline_ms": (int, float), "return_scores": bool}
 EMBEDDING = "instruction_embedding"
@@ -30,18 +30,18 @@ class Keys:
     ignore: tuple[str, ...] = ()
 
     @classmethod
-    def default(cls, spec: PolicySpec) -> Keys:
-        cameras = {name: f"observation/{name}" for name in spec.observation.cameras}
-        return cls(cameras, ("observation/state",) if spec.observation.state_dim else ())
+    def default(cls, observation: ObservationSpec) -> Keys:
+        cameras = {name: f"observation/{name}" for name in observation.cameras}
+        return cls(cameras, ("observation/state",) if observation.state_dim else ())
 
     @classmethod
-    def read(cls, path: str, spec: PolicySpec) -> Keys:
+    def read(cls, path: str, observation: ObservationSpec) -> Keys:
         """From a JSON file with any of this class's fields; the others are the default's.
 
         Raises:
             UserError: if it cannot be read, or names what the policy does not have.
         """
-        default = cls.default(spec)
+        default = cls.default(observation)
         try:
             given = json.loads(Path(path).read_text())
             known = {field.name for field in dataclasses.fields(cls)}
@@ -55,12 +55,12 @@ class Keys:
             raise UserError(f"--keys={path} names cameras {sorted(keys.cameras)}, the policy has {sorted(default.cameras)}.")
         return keys
 
-    def describe(self, spec: PolicySpec) -> dict[str, Any]:
+    def describe(self, observation: ObservationSpec) -> dict[str, Any]:
         """For the metadata: {key: what the server expects there}."""
-        image = {"dtype": "uint8", "shape": [*spec.observation.image_size, 3]}
-        state = {"dtype": "float", "shape": [spec.observation.state_dim], "description": spec.observation.state_description}
-        told = {self.prompt: {"dtype": "str"}, EMBEDDING: {"dtype": "float", "shape": [spec.instruction_dim], "instead_of": self.prompt}}
-        return {key: image for key in self.cameras.values()} | ({"+".join(self.state): state} if self.state else {}) | told
+        image = {"dtype": "uint8", "shape": [*observation.image_size, 3]}
+        state = {"dtype": "float", "shape": [observation.state_dim], "description": observation.state_description}
+        seen = {key: image for key in self.cameras.values()} | ({"+".join(self.state): state} if self.state else {})
+        return seen | {self.prompt: {"dtype": "str"}}
 
     def request(self, message: dict[str, Any], session: Hashable) -> Request:
         """Raises Refused (`bad_observation`) naming the key that is missing, unknown or of a wrong type."""

@@ -74,7 +74,7 @@ class Server:
         recorder: Recorder | None = None,
     ):
         self._sessions, self._spec = sessions, sessions.policy.spec
-        self._keys = keys or Keys.default(self._spec)
+        self._keys = keys or Keys.default(self._spec.observation)
         self._access, self._limits, self._recorder = access or Access(), limits or Limits(), recorder
         self._batcher = Batcher(sessions, budget_s)
         self._metrics, self._log, self._live = telemetry.Metrics(), telemetry.logger(), Live(self._spec)
@@ -83,7 +83,12 @@ class Server:
         self._draining = False
         self.metadata = about | {
             "server": f"qt_jax {qt_jax.__version__}",
-            "observation": self._keys.describe(self._spec),
+            "observation": self._keys.describe(self._spec.observation),
+            "instruction_embedding": {
+                "instead_of": self._keys.prompt,
+                "shape": [self._spec.instruction_dim],
+                "text_encoder": self._spec.text_encoder,
+            },
             "action": dataclasses.asdict(self._spec.action),
             "score": self._spec.score_name,
             "control_period_s": self._spec.dt,
