@@ -18,6 +18,7 @@ import time
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+import jax
 from jax.errors import JaxRuntimeError
 from orbax.checkpoint import multihost
 
@@ -139,7 +140,7 @@ def meet(name: str, timeout_s: float) -> None:
         UserError: naming the processes that did not come in time.
     """
     try:
-        multihost.sync_global_processes(name, timeout=int(timeout_s))
+        multihost.sync_global_processes(name, timeout=int(timeout_s), processes=set(range(jax.process_count())))
     except JaxRuntimeError as error:
         check_barrier(error)
         raise
@@ -147,11 +148,11 @@ def meet(name: str, timeout_s: float) -> None:
 
 def check_barrier(error: BaseException) -> None:
     """Raises a UserError that names the missing processes, if this is the error of a barrier of JAX or Orbax that timed out."""
-    found = re.search(r"Barrier timed out\. Id: (\S+?)\. .*task names:\n([\d\n]+)", str(error), re.DOTALL)
+    found = re.search(r"Barrier timed out\. Id: ([^\n]+?)(?:::\d+)?\. .*task names:\n([\d\n]+)", str(error), re.DOTALL)
     if found:
         missing = ", ".join(found[2].split())
         raise UserError(
-            f"Process {missing} did not come to the barrier {found[1]} in time; see its log, then start all again: they continue from the "
+            f"Process {missing} did not come to the barrier {found[1]!r} in time; see its log, then start all again: they continue from the "
             "last complete checkpoint."
         ) from error
 

@@ -270,7 +270,7 @@ def test_who_is_missing_at_a_barrier_is_named(free_port):
     _, errors = pair[0].communicate(timeout=60)
     pair[1].kill()
     pair[1].communicate()
-    assert "UserError: Process 1 did not come to the barrier the_first_step" in errors
+    assert "UserError: Process 1 did not come to the barrier 'the first step' in time" in errors
 
 
 def test_a_process_that_does_not_come_is_named(free_port):
