@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 COMPILE := $(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --custom-compile-command 'make lock' --extra all
 
-.PHONY: libtpu quickstart test test-slow lint bench-state bench-quickstart bench-learner bench-loader plan-sizes lock clean
+.PHONY: libtpu quickstart test test-slow lint bench-state bench-quickstart bench-learner bench-loader bench-serving plan-sizes lock clean
 
 QT := $(PY) -m qt_jax
 QUICKSTART := experiments/quickstart.py
@@ -47,6 +47,9 @@ bench-learner: $(STAMP) .peer/.installed
 
 bench-loader: data/quickstart/1.0.0
 	$(PY) -m benchmarks.bench_loader
+
+bench-serving: $(STAMP) .peer/.installed .onnx/.installed
+	$(PY) -m benchmarks.bench_serving
 
 plan-sizes: $(STAMP) libtpu
 	$(PY) -m benchmarks.plan_sizes
