@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import collections
+import math
 import time
 from collections.abc import Hashable
 from typing import Any
-
-import numpy as np
+from urllib.parse import unquote
 
 from qt_jax.serving.sessions import Decision, Request
-from qt_jax.specs import PolicySpec
 
 SESSIONS, HISTORY = 32, 200
 
@@ -18,8 +17,7 @@ SESSIONS, HISTORY = 32, 200
 class Live:
     """The `SESSIONS` that acted last, `HISTORY` steps of each."""
 
-    def __init__(self, spec: PolicySpec):
-        self._spec = spec
+    def __init__(self) -> None:
         self._shown: collections.OrderedDict[Hashable, dict[str, Any]] = collections.OrderedDict()
 
     def record(self, request: Request, decision: Decision, total_ms: float) -> None:
@@ -37,33 +35,44 @@ class Live:
     def close(self, session: Hashable) -> None:
         self._shown.pop(session, None)
 
-    def summary(self, metadata: dict[str, Any]) -> dict[str, Any]:
-        """As JSON; frames come by `frame`."""
-        return {"metadata": metadata, "time": time.time(), "sessions": [self._row(key, shown) for key, shown in self._shown.items()]}
+    def summary(self, metadata: dict[str, Any], wanted: str = "") -> dict[str, Any]:
+        """As JSON: who is there, and all of one session: the wanted one (its name percent-encoded), else the one that acted last. Frames
+        come by `frame`."""
+        rows = {_name(key): shown for key, shown in self._shown.items()}
+        name = unquote(wanted) if unquote(wanted) in rows else next(reversed(rows), None)
+        told = {"metadata": metadata, "time": time.time(), "sessions": [_who(key, shown) for key, shown in rows.items()]}
+        return told | {"shown": None if name is None else _who(name, rows[name]) | self._all(rows[name])}
 
     def frame(self, name: str) -> bytes | None:
-        """RGB bytes of "SESSION/CAMERA", the session by its name in `summary`."""
-        session, _, camera = name.rpartition("/")
+        """RGB bytes of "SESSION/CAMERA", the session by its name in `summary`; both percent-encoded."""
+        session, camera = map(unquote, name.partition("/")[::2])
         for key, shown in self._shown.items():
             if _name(key) == session:
                 image = shown["request"].images.get(camera)
                 return None if image is None else image.tobytes()
         return None
 
-    def _row(self, key: Hashable, shown: dict[str, Any]) -> dict[str, Any]:
-        decision, instruction = shown["decision"], shown["request"].instruction
-        finite = [[None if not np.isfinite(x) else round(float(x), 5) for x in row] for row in decision.scores]
+    def _all(self, shown: dict[str, Any]) -> dict[str, Any]:
+        decision = shown["decision"]
         return {
-            "name": _name(key),
-            "instruction": instruction if isinstance(instruction, str) else "(an embedding)",
-            "at": shown["at"],
-            "step": decision.step,
+            "cameras": {camera: image.shape[:2] for camera, image in shown["request"].images.items()},
             "action": decision.action.tolist(),
             "tokens": decision.tokens.tolist(),
-            "scores": finite,
-            "score_history": list(shown["scores"]),
-            "ms_history": list(shown["ms"]),
+            "scores": [[_finite(x) for x in row] for row in decision.scores.tolist()],
+            "score_history": [_finite(x) for x in shown["scores"]],
+            "ms_history": [round(x, 3) for x in shown["ms"]],
         }
+
+
+def _who(name: str, shown: dict[str, Any]) -> dict[str, Any]:
+    instruction = shown["request"].instruction
+    told = instruction if isinstance(instruction, str) else None
+    return {"name": name, "instruction": told, "at": shown["at"], "step": shown["decision"].step}
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no other numbers."""
+    return round(value, 5) if math.isfinite(value) else None
 
 
 def _name(session: Hashable) -> str:

@@ -56,6 +56,8 @@ class Policy:
     ):
         self.spec, self._statistics, self._params, self.slots = spec, statistics, params, slots
         self.buckets = tuple(sorted({*(b for b in buckets if b < slots), slots}))
+        devices = {device for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array) for device in leaf.devices()}
+        self._device = devices.pop() if len(devices) == 1 else None
         self._frame = jax.eval_shape(encode, params, *self._inputs(self.buckets[0]))
         self.forget_all()
 
@@ -73,8 +75,9 @@ class Policy:
     def forget_all(self) -> None:
         """Empties every window."""
         shape = (self.slots + 1, self.spec.window)  # one slot more: of the rows that fill a batch up to its bucket
-        self._cache = jax.tree.map(lambda x: jnp.zeros((*shape, *x.shape[1:]), x.dtype), self._frame)
-        self._mask = jnp.zeros(shape, bool)
+        empty = jax.tree.map(lambda x: jnp.zeros((*shape, *x.shape[1:]), x.dtype), self._frame), jnp.zeros(shape, bool)
+        # Exported programs give arrays that are bound to their device: with others at first, the next step would be compiled again.
+        self._cache, self._mask = jax.device_put(empty, self._device)
 
     def _inputs(self, rows: int) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
         observation = self.spec.observation

@@ -34,7 +34,8 @@ from qt_jax.serving.recording import Recorder
 from qt_jax.serving.sessions import Refused, Request, Sessions
 
 PAGE = Path(__file__).parent / "page"
-PAGE_FILES = {"/": ("index.html", "text/html"), "/page.js": ("page.js", "text/javascript"), "/page.css": ("page.css", "text/css")}
+PAGE_FILES = {"/": ("index.html", "text/html"), "/page.js": ("page.js", "text/javascript"), "/page.css": ("page.css", "text/css"),
+              "/charts.js": ("charts.js", "text/javascript")}  # fmt: skip
 CONTENT_SECURITY_POLICY = "; ".join(
     [*(f"{kind}-src 'self'" for kind in ("script", "style", "connect")),
      *(f"{kind} 'none'" for kind in ("default-src", "base-uri", "form-action", "frame-ancestors"))]
@@ -77,7 +78,7 @@ class Server:
         self._keys = keys or Keys.default(self._spec.observation)
         self._access, self._limits, self._recorder = access or Access(), limits or Limits(), recorder
         self._batcher = Batcher(sessions, budget_s)
-        self._metrics, self._log, self._live = telemetry.Metrics(), telemetry.logger(), Live(self._spec)
+        self._metrics, self._log, self._live = telemetry.Metrics(), telemetry.logger(), Live()
         self._numbers = itertools.count()
         self._open = self._pending = 0
         self._draining = False
@@ -147,8 +148,9 @@ class Server:
         if path == "/metrics":
             self._metrics.sessions.set(len(self._sessions))
             return _response(200, "text/plain; version=0.0.4", self._metrics.text())
-        if path == "/live":
-            return _response(200, "application/json", json.dumps(self._live.summary(self.metadata)).encode())
+        if path == "/live" or path.startswith("/live/"):
+            wanted = path.removeprefix("/live").removeprefix("/")
+            return _response(200, "application/json", json.dumps(self._live.summary(self.metadata, wanted)).encode())
         if path.startswith("/frames/"):
             frame = self._live.frame(path.removeprefix("/frames/"))
             return _response(404, "text/plain", b"No such frame.\n") if frame is None else _response(200, "application/octet-stream", frame)
