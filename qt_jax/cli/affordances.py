@@ -48,7 +48,8 @@ def main(config: Any) -> None:
         "step": step,
         "seed": settings.seed,
         "tasks": task_names,
-        **affordances.judge(rows, settings.seed),
+        "scene": affordances.judge(rows, settings.seed, absent=False),
+        "all": affordances.judge(rows, settings.seed, absent=True),
         "cost": affordances.cost(made, params, embed, sentences, counts),
         "pairs": rows,
     }

@@ -11,10 +11,13 @@ import jinja2
 import numpy as np
 from etils import epath
 
-from qt_jax.evaluation import detection
+from qt_jax.evaluation import affordances, detection
 from qt_jax.evaluation.figures import figure_uri, plt
 
 TEMPLATES = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True)
+SETS = {"scene": "of the scene", "all": "all"}
+"""Instructions whose task can be tried in the scene; and those besides whose object is not there, which fail."""
+
 _PART = re.compile("<!-- affordances -->.*<!-- end of affordances -->", re.DOTALL)
 
 
@@ -25,7 +28,13 @@ def write(folder: epath.Path, summary: dict[str, Any], methods: dict[str, dict[s
         methods: {name: summary} of this and other runs, side by side.
     """
     page = TEMPLATES.get_template("affordances.html").render(
-        title=f"Affordances of {summary['method']}", summary=summary, methods=methods, figure=figure(summary, methods)
+        title=f"Affordances of {summary['method']}",
+        summary=summary,
+        methods=methods,
+        sets=SETS,
+        cell=cell,
+        number=number,
+        figure=figure(summary, methods),
     )
     path = folder / "affordances.html"
     path.write_text(page)
@@ -43,48 +52,56 @@ def insert(folder: epath.Path) -> None:
 
 
 def figure(summary: dict[str, Any], methods: dict[str, dict[str, Any]]) -> str:
-    """The values of the test pairs by outcome with the threshold, and precision over recall of each method. A data URI."""
-    drawing, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
-    values, outcomes = _test(summary)
-    bins = np.linspace(values.min(), values.max() + 1e-6, 21) if len(values) else 1
-    left.hist([values[outcomes], values[~outcomes]], bins, label=["success", "failure"], color=["tab:green", "tab:red"], stacked=True)
-    if summary["threshold"] is not None:
-        left.axvline(summary["threshold"], color="black", linestyle="--", label="threshold")
-    left.set_xlabel("value before acting")
-    left.set_ylabel("state and instruction pairs")
-    left.legend(fontsize=8)
-    for name, method in methods.items():
-        values, outcomes = _test(method)
-        if not outcomes.any():
-            continue
-        _, recall, precision = detection.curve(values, outcomes)
-        (line,) = right.step(recall, precision, where="pre", label=f"{name} (AP {method['average_precision']:.2f})")
-        right.axhline(outcomes.mean(), color=line.get_color(), linestyle=":", linewidth=1)
-        if method["test"].get("precision") is not None:
-            right.plot(method["test"]["recall"], method["test"]["precision"], "o", color=line.get_color())
-    right.set(xlim=(0, 1.02), ylim=(0, 1.05), xlabel="recall (dot: at the threshold; dotted line: share of successes)", ylabel="precision")
-    if right.lines:
-        right.legend(fontsize=8, loc="lower left")
+    """Values of the test pairs by outcome with the thresholds, and each method's precision over recall. A data URI."""
+    drawing, (left, *right) = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    values, outcomes, _ = affordances.chosen(summary["pairs"], "test", absent=False)
+    absent = np.asarray([row["value"] for row in summary["pairs"] if row["split"] == "test" and row["success"] is None])
+    kinds = {"success": (values[outcomes], "tab:green"), "failure": (values[~outcomes], "tab:red"), "object not there": (absent, "0.6")}
+    every = np.concatenate([values, absent])
+    bins = np.linspace(every.min(), every.max() + 1e-6, 25)
+    left.hist([found for found, _ in kinds.values()], bins, label=list(kinds), color=[color for _, color in kinds.values()], stacked=True)
+    for name, style in {"scene": "--", "all": ":"}.items():
+        if summary[name]["threshold"] is not None:
+            left.axvline(summary[name]["threshold"], color="black", linestyle=style, label=f"threshold ({SETS[name]})")
+    left.set(xlabel="value before acting", ylabel="test pairs of state and instruction")
+    left.legend(fontsize=7)
+    for axes, key in zip(right, SETS):
+        for name, method in methods.items():
+            values, outcomes, _ = affordances.chosen(method["pairs"], "test", absent=key == "all")
+            if not outcomes.any():
+                continue
+            _, recall, precision = detection.curve(values, outcomes)
+            (line,) = axes.plot(recall, precision, drawstyle="steps-pre", label=f"{name} (AP {method[key]['average_precision']:.2f})")
+            axes.axhline(outcomes.mean(), color=line.get_color(), linestyle=":", linewidth=1)
+            if method[key]["threshold"] is not None and method[key]["test"]["precision"] is not None:
+                axes.plot(method[key]["test"]["recall"], method[key]["test"]["precision"], "o", color=line.get_color())
+        axes.set(xlim=(0, 1.02), ylim=(0, 1.05), xlabel="recall", ylabel="precision")
+        axes.set_title(SETS[key], fontsize=9)
+        if axes.lines:
+            axes.legend(fontsize=7, loc="lower left")
     return figure_uri(drawing)
 
 
 def table(methods: dict[str, dict[str, Any]]) -> str:
-    """The test states' numbers, a line a method."""
+    """The test states' numbers, a line a method and set of instructions."""
     width = max(12, *map(len, methods)) + 2
-    head = "".join(f"{name:>20}" for name in ("precision", "recall", "F1"))
-    lines = [f"{'affordances':{width}}{head}{'always yes: F1':>16}{'absent: yes':>13}{'threshold':>11}{'successes':>13}"]
-    number = lambda x, form=".2f": "-" if x is None else format(x, form)
-    for name, row in methods.items():
-        cells = []
-        for key in ("precision", "recall", "f1"):
-            interval = row["test"].get("intervals", {}).get(key)
-            cells.append(number(row["test"].get(key)) + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else ""))
-        line = f"{name:{width}}" + "".join(f"{cell:>20}" for cell in cells) + f"{number(row['always']['f1']):>16}"
-        line += f"{number(row['absent']['share'], '.0%'):>13}{number(row['threshold'], '.3f'):>11}"
-        lines.append(line + f"{row['test']['successes']:>6} of {row['test']['pairs']:<3}")
+    wide, narrow = (lambda cells, size=size: "".join(f"{text:>{size}}" for text in cells) for size in (20, 12))
+    line = lambda name, words, scores, *rest: f"{name:{width}}{words:14}{wide(scores)}{narrow(rest)}"
+    lines = [line("affordances", "instructions", ("precision", "recall", "F1"), "always yes", "threshold", "successes")]
+    for name, method in methods.items():
+        for key, words in SETS.items():
+            row = method[key]
+            scores = [cell(row["test"], score) for score in ("precision", "recall", "f1")]
+            successes = f"{row['test']['successes']} of {row['test']['pairs']}"
+            lines.append(line(name, words, scores, number(row["always"]), number(row["threshold"]), successes))
     return "\n".join(lines)
 
 
-def _test(summary: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    rows = [row for row in summary["pairs"] if row["split"] == "test" and row["success"] is not None and not row["done"]]
-    return np.asarray([row["value"] for row in rows], float), np.asarray([row["success"] for row in rows], bool)
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def cell(test: dict[str, Any], score: str) -> str:
+    """A score with its interval."""
+    interval = test.get("intervals", {}).get(score)
+    return number(test.get(score)) + (" [{:.2f}, {:.2f}]".format(*interval) if interval else "")

@@ -122,33 +122,36 @@ def value(sessions: Sessions, observations: Sequence[dict[str, Any]], instructio
     return values
 
 
-def judge(rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
+def chosen(rows: list[dict[str, Any]], split: str, absent: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Values float [P], outcomes bool [P] and states int [P] of the pairs of a split; those whose task is done already do not count.
+
+    Args:
+        absent: count instructions whose object is not in the scene too, as failures.
+    """
+    kept = [row for row in rows if row["split"] == split and not row["done"] and (absent or row["success"] is not None)]
+    states = np.unique([f"{row['task']} {row['index']}" for row in kept], return_inverse=True)[1]
+    return np.asarray([row["value"] for row in kept], float), np.asarray([bool(row["success"]) for row in kept], bool), states
+
+
+def judge(rows: list[dict[str, Any]], seed: int, absent: bool) -> dict[str, Any]:
     """Threshold of the best F1 in the validation states; precision, recall and F1 of the test states at it, with 95% bootstrap intervals.
 
-    Pairs whose task is done already do not count. "always": of a policy that thinks it can do anything. "absent": share of the
-    instructions without an object in the scene whose value reaches the threshold.
+    "always" is the F1 of saying yes to everything. Where no validation pair succeeds there is no threshold, nor what follows from it.
     """
-    split = lambda name: [row for row in rows if row["split"] == name and row["success"] is not None and not row["done"]]
-    column = lambda chosen, key, kind: np.asarray([row[key] for row in chosen], kind)
-    validation, test = split("validation"), split("test")
-    threshold = detection.best_threshold(column(validation, "value", float), column(validation, "success", bool))
-    values, outcomes = column(test, "value", float), column(test, "success", bool)
-    absent = [row["value"] for row in rows if row["success"] is None and row["split"] == "test"]
+    values, outcomes, _ = chosen(rows, "validation", absent)
     found: dict[str, Any] = {
-        "threshold": threshold,
-        "validation": {"pairs": len(validation), "successes": int(column(validation, "success", bool).sum())},
-        "test": {"pairs": len(test), "successes": int(outcomes.sum())},
-        "done": sum(row["done"] for row in rows),
-        "absent": {"pairs": len(absent), "share": None},
-        "average_precision": detection.average_precision(values, outcomes),
-        "always": detection.scores(np.ones_like(outcomes), outcomes),
+        "threshold": detection.best_threshold(values, outcomes),
+        "validation": {"pairs": len(outcomes), "successes": int(outcomes.sum())},
     }
-    if threshold is None:
-        return found
-    groups = np.unique([f"{row['task']} {row['index']}" for row in test], return_inverse=True)[1]
-    found["test"] |= detection.scores(values >= threshold, outcomes)
-    found["test"]["intervals"] = detection.intervals(values >= threshold, outcomes, groups, seed)
-    found["absent"]["share"] = float(np.mean(np.asarray(absent) >= threshold)) if absent else None
+    values, outcomes, groups = chosen(rows, "test", absent)
+    found |= {
+        "test": {"pairs": len(outcomes), "successes": int(outcomes.sum())},
+        "average_precision": detection.average_precision(values, outcomes),
+        "always": detection.scores(np.ones_like(outcomes), outcomes)["f1"],
+    }
+    if found["threshold"] is not None:
+        said = values >= found["threshold"]
+        found["test"] |= detection.scores(said, outcomes) | {"intervals": detection.intervals(said, outcomes, groups, seed)}
     return found
 
 

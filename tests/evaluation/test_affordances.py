@@ -68,19 +68,22 @@ def rows(values, outcomes, split):
 
 
 def test_judgement_by_hand():
-    """Threshold from the validation states alone; what is done, and what has no object in the scene, is counted apart."""
+    """Threshold from the validation states alone; what is done already does not count, what has no object there fails if it counts."""
     made = rows(VALUES, OUTCOMES.tolist(), "validation") + rows([0.9, 0.36, 0.2, 0.36], [True, False, True, False], "test")
     made += rows([0.5, 0.2, 0.1, 0.0], [None] * 4, "test") + [{**rows([0.99], [True], "test")[0], "done": True}]
-    found = affordances.judge(made, seed=0)
+    found = affordances.judge(made, seed=0, absent=False)
     assert found["threshold"] == pytest.approx(0.35) and found["validation"] == {"pairs": 6, "successes": 3}
     test = found["test"]
     assert (test["pairs"], test["successes"]) == (4, 2) and test["f1"] == pytest.approx(0.4)
-    assert test["precision"] == pytest.approx(1 / 3) and test["recall"] == 0.5 and found["done"] == 1
-    assert found["absent"] == {"pairs": 4, "share": 0.25} and found["always"]["f1"] == pytest.approx(2 / 3)
-    method = found | {"pairs": made, "step": 1}
-    assert re.search(r"0\.33 \[.*\] +0\.50 \[.*\] +0\.40 \[.*\] +0\.67 +25% +0\.350 +2 of 4", affordance_page.table({"mine": method}))
+    assert test["precision"] == pytest.approx(1 / 3) and test["recall"] == 0.5 and found["always"] == pytest.approx(2 / 3)
+    every = affordances.judge(made, seed=0, absent=True)
+    assert every["test"]["pairs"] == 8 and every["test"]["precision"] == 0.25 and every["test"]["recall"] == 0.5
+    method = {"scene": found, "all": every, "pairs": made, "step": 1}
+    assert re.search(
+        r"of the scene +0\.33 \[.*\] +0\.50 \[.*\] +0\.40 \[.*\] +0\.67 +0\.35 +2 of 4\n", affordance_page.table({"mine": method})
+    )
     assert affordance_page.figure(method, {"mine": method}).startswith("data:image/png")
-    none = affordances.judge(rows(VALUES, [False] * 6, "validation") + made[6:], seed=0)
+    none = affordances.judge(rows(VALUES, [False] * 6, "validation") + made[6:], seed=0, absent=False)
     assert none["threshold"] is None and "precision" not in none["test"]
 
 
