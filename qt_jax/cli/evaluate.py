@@ -48,15 +48,9 @@ class Evaluated:
 
 def main(config: Any) -> None:
     settings, task_names = config.evaluate, metaworld.suite_tasks(config.env.tasks)
-    if config.env.cameras:
-        gl.require_backend()
-    if min(settings.episodes, settings.num_envs) < 1:
-        raise UserError(f"config.evaluate has episodes={settings.episodes} and num_envs={settings.num_envs}; give at least 1 of each.")
+    check(config)
     evaluated = _served(config) if flags.FLAGS.policy else _checkpoint(config)
-    missing = sorted(set(task_names) - set(evaluated.data))
-    if missing:
-        raise UserError(f"The policy was trained without data of {missing}; evaluate tasks among {sorted(set(evaluated.data) - {'all'})}.")
-    references = {workdir: _reference(workdir, task_names) for workdir in settings.references}
+    references = {workdir: reference(workdir, task_names, "evaluation.json", "evaluate") for workdir in settings.references}
     episodes = range(settings.episodes)
     own = [Job(task, i, tasks.INSTRUCTIONS[task][0]) for task in task_names for i in episodes]
     swaps = [(a, b) for pair in tasks.SHARED_SCENES if set(pair) <= set(task_names) for a, b in (pair, pair[::-1])]
@@ -77,7 +71,7 @@ def main(config: Any) -> None:
     ]
     method = f"{evaluated.agent}, {evaluated.episodes}"
     summary |= {"method": method, "step": evaluated.step, "seed": settings.seed, "data": evaluated.data}
-    methods = _named({config.workdir: summary} | references)
+    methods = named({config.workdir: summary} | references)
     folder = epath.Path(config.workdir)
     folder.mkdir(parents=True, exist_ok=True)
     page = report.write(
@@ -96,14 +90,39 @@ def main(config: Any) -> None:
     print(f"{table}\nreport: {page}")
 
 
-def _checkpoint(config: Any) -> Evaluated:
+def check(config: Any) -> None:
+    """Raises a UserError if the settings make no sense here."""
     settings = config.evaluate
-    assets = checkpoints.load_assets(config.workdir, settings.step)
+    if config.env.cameras:
+        gl.require_backend()
+    if min(settings.episodes, settings.num_envs) < 1:
+        raise UserError(f"config.evaluate has episodes={settings.episodes} and num_envs={settings.num_envs}; give at least 1 of each.")
+
+
+def load(config: Any) -> tuple[dict, checkpoints.Assets, int]:
+    """Parameters, assets and step of the checkpoint that `config.evaluate` names.
+
+    Raises:
+        UserError: if the run was made with other settings or without data of `config.env.tasks`.
+    """
+    params, assets, step = checkpoints.load_params(config.workdir, step=config.evaluate.step)
     asked = checkpoints.plain_config(config)
     asked["env"] |= {key: assets.config["env"][key] for key in ("tasks", "max_decisions")}  # what may be evaluated is not what was trained
     asked["value_range"] = asked["value_range"] or assets.config["value_range"]
     checkpoints.refuse_other_config(assets.config, asked, config.workdir, free=FREE)
-    policy, assets, step = live.load(config.workdir, settings.num_envs, settings.step, settings.dataset)
+    _check_data(config, config.workdir, assets.data)
+    return params, assets, step
+
+
+def _check_data(config: Any, policy: str, data: dict[str, Any]) -> None:
+    missing = sorted(set(metaworld.suite_tasks(config.env.tasks)) - set(data))
+    if missing:
+        raise UserError(f"{policy} was trained without data of {missing}; evaluate tasks among {sorted(set(data) - {'all'})}.")
+
+
+def _checkpoint(config: Any) -> Evaluated:
+    params, assets, step = load(config)
+    policy = live.build(params, assets, config.evaluate.num_envs, config.evaluate.dataset)
     actor = Sessions(policy, functools.partial(text.embed, encoder=policy.spec.text_encoder))
     agent, episodes = assets.config["agent"]["name"], assets.config["data"]["episodes"]
     return Evaluated(actor, policy.spec.action.names, agent, policy.spec.score_name, episodes, step, assets.data)
@@ -112,29 +131,40 @@ def _checkpoint(config: Any) -> Evaluated:
 def _served(config: Any) -> Evaluated:
     """Raises a UserError if the server's policy is of another robot than the config's simulator has."""
     actor = client.Remote(client.Client(flags.FLAGS.policy, access.read_key(flags.FLAGS.api_key_file)))
-    told = actor.metadata
-    observation = metaworld.observation_spec(config.env)
+    told, observation = actor.metadata, metaworld.observation_spec(config.env)
     mine = Keys.default(observation).describe(observation), list(metaworld.action_spec(config.env).names)
     theirs = told["observation"], list(told["action"]["names"])
     if theirs != mine:
-        raise UserError(
-            f"{flags.FLAGS.policy} serves a policy of {theirs}; config.env gives {mine}: evaluate with the config it was trained with."
-        )
+        raise UserError(f"{flags.FLAGS.policy} serves a policy of {theirs}; config.env gives {mine}: give the config it was trained with.")
     trained = told["training"]
+    _check_data(config, flags.FLAGS.policy, trained["data"])
     return Evaluated(actor, tuple(mine[1]), trained["agent"], told["score"], trained["episodes"], trained["step"], trained["data"])
 
 
-def _reference(workdir: str, task_names: tuple[str, ...]) -> dict[str, Any]:
-    path = epath.Path(workdir) / "evaluation.json"
+def environment_seed(config: Any, task: str, index: int) -> int:
+    """Of evaluation episode `index` of a task."""
+    return collectors.environment_seed(collectors.episode_seed("evaluate", config.evaluate.seed, task, index))
+
+
+def env_config(config: Any) -> Any:
+    """`config.env` with the time limit of evaluation."""
+    settings = config.env.copy_and_resolve_references()
+    settings.max_decisions = config.evaluate.max_decisions or settings.max_decisions
+    return settings
+
+
+def reference(workdir: str, task_names: tuple[str, ...], file: str, door: str) -> dict[str, Any]:
+    """What `door` wrote about another run, on the same tasks."""
+    path = epath.Path(workdir) / file
     if not path.exists():
-        raise UserError(f"config.evaluate.references names {workdir}, which has no evaluation.json; evaluate that run first.")
+        raise UserError(f"config.evaluate.references names {workdir}, which has no {file}; run `{door}` on it first.")
     summary = json.loads(path.read_text())
     if set(summary["tasks"]) != set(task_names):
-        raise UserError(f"{path} is about {sorted(summary['tasks'])}, this evaluation about {sorted(task_names)}.")
+        raise UserError(f"{path} is about {sorted(summary['tasks'])}, this run about {sorted(task_names)}.")
     return summary
 
 
-def _named(summaries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def named(summaries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """{workdir: summary} -> {name: summary}: named by agent and data, and by the directory too where two would be alike."""
     count = collections.Counter(summary["method"] for summary in summaries.values())
     name = lambda workdir, method: method if count[method] == 1 else f"{method}, {workdir}"
@@ -142,15 +172,13 @@ def _named(summaries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _run(config: Any, actor: rollouts.Actor, jobs: list[Job]) -> list[rollouts.Rollout]:
-    env_config = config.env.copy_and_resolve_references()
-    env_config.max_decisions = config.evaluate.max_decisions or config.env.max_decisions
     with tqdm.tqdm(total=len(jobs), desc="evaluate", unit="episode") as bar:
         return rollouts.run(
             actor,
             config.evaluate.num_envs,
             jobs,
-            lambda task: metaworld.MetaWorldEnv(task, env_config),
-            lambda job: collectors.environment_seed(collectors.episode_seed("evaluate", config.evaluate.seed, job.task, job.index)),
+            lambda task: metaworld.MetaWorldEnv(task, env_config(config)),
+            lambda env, job: [env.reset(seed=environment_seed(config, job.task, job.index))[0]],
             trace=lambda job: job.index < config.evaluate.videos and job.instruction == tasks.INSTRUCTIONS[job.task][0],
             on_done=lambda rollout: bar.update(),
         )

@@ -22,6 +22,7 @@ DOORS = {
     "train": "train on a dataset; continues from the latest checkpoint in config.workdir",
     "plan": "compile a config's train step for devices that need not be here: memory, FLOPs, communication",
     "evaluate": "roll a trained policy out, with videos and an HTML report",
+    "affordances": "a trained policy's values of instructions against what comes of them, as precision, recall and F1",
     "export": "a checkpoint as a policy artefact: what a robot loads",
     "serve": "a policy artefact over a websocket, for robots (openpi-client) and people (a page); no --config",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from typing import Any
 
 import gymnasium
@@ -141,13 +142,34 @@ class MetaWorldEnv(gymnasium.Env):
         """Holds `action` [4] for the task's action repeat; stops at the first simulator step that succeeds."""
         success = False
         for _ in range(self._repeat):
-            self.simulator_state, _, _, _, info = self._env.step(np.asarray(action, np.float32))
-            if info["success"]:
-                success = True
+            success = self._simulate(action)
+            if success:
                 break
         self._decisions += 1
         truncated = not success and self._decisions >= self.max_decisions
         return self._observation(), float(success), success, truncated, {"success": success}
+
+    def replay(self, seed: int, actions: np.ndarray, keep: int = 1) -> tuple[list[dict[str, Any]], bool]:
+        """An episode that begins where `actions` [T, 4] lead from `reset(seed=seed)`; the time limit counts from there.
+
+        Each action is held to its end whatever it achieves, so that tasks that share a scene come to the same state.
+
+        Returns: the observations of the last `keep` states (fewer where there are fewer), and whether the last is a success.
+        """
+        first, _ = self.reset(seed=seed)
+        observations, success = collections.deque([first], maxlen=keep), False
+        self._env.max_path_length += len(actions) * self._repeat
+        for left, action in zip(range(len(actions), 0, -1), actions):
+            for _ in range(self._repeat):
+                success = self._simulate(action)
+            if left <= keep:
+                observations.append(self._observation())
+        return list(observations), success
+
+    def _simulate(self, action: np.ndarray) -> bool:
+        """One simulator step; whether its state is a success."""
+        self.simulator_state, _, _, _, info = self._env.step(np.asarray(action, np.float32))
+        return bool(info["success"])
 
     def _set_limit(self, max_decisions: int) -> None:
         self.max_decisions = max_decisions * self._config.action_repeat // self._repeat

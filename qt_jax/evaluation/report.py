@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
-import jinja2
 from etils import epath
 
-from qt_jax.evaluation import plots
+from qt_jax.evaluation import affordance_page, plots
 from qt_jax.evaluation.rollouts import Rollout
 
 CURVES = [
@@ -51,8 +49,7 @@ def write(
             }
         )
     groups = {"the data itself": summary["data"]} | {name: method["tasks"] for name, method in methods.items()}
-    template = jinja2.Template((Path(__file__).parent / "templates" / "report.html").read_text(), autoescape=True)
-    page = template.render(
+    page = affordance_page.TEMPLATES.get_template("report.html").render(
         title=title,
         summary=summary,
         methods=methods,
@@ -63,4 +60,5 @@ def write(
     )
     path = folder / "report.html"
     path.write_text(page)
+    affordance_page.insert(folder)
     return path

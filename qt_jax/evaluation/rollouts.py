@@ -23,11 +23,12 @@ class Job:
 
 @dataclasses.dataclass
 class Rollout:
-    """What happened: scores are those of the chosen bin of each dim, [T, D]; the full scores [T, D, N] and frames only when traced."""
+    """What happened: actions [T, D]; scores of the chosen bin of each dim, [T, D]; all scores [T, D, N] and frames only when traced."""
 
     job: Job
     success: bool
     length: int
+    actions: np.ndarray
     chosen_scores: np.ndarray
     scores: np.ndarray | None = None
     frames: list[np.ndarray] | None = None
@@ -46,13 +47,18 @@ def run(
     num_envs: int,
     jobs: list[Job],
     make_env: Callable[[str], Any],
-    environment_seed: Callable[[Job], int],
+    begin: Callable[[Any, Job], Sequence[dict[str, Any]]],
     *,
     trace: Callable[[Job], bool] = lambda job: False,
     video_size: int = 192,
     on_done: Callable[[Rollout], None] = lambda rollout: None,
 ) -> list[Rollout]:
-    """Runs every job to its end and returns the rollouts in the order of `jobs`. Same policy and seeds, same rollouts."""
+    """Runs every job to its end and returns the rollouts in the order of `jobs`. Same policy and seeds, same rollouts.
+
+    Args:
+        begin: puts an environment in the state where a job begins. Returns its observation, after those before it that the policy is
+            to have seen.
+    """
     waiting = collections.deque(enumerate(jobs))
     slots: list[_Slot | None] = [None] * num_envs
     done: dict[int, Rollout] = {}
@@ -62,13 +68,14 @@ def run(
                 if slots[i] is None and waiting:
                     number, job = waiting.popleft()
                     env = envs.get(i, job.task)
-                    observation, _ = env.reset(seed=environment_seed(job))
-                    slots[i] = _Slot(number, job, env, observation, trace(job))
+                    first, *later = begin(env, job)
+                    slots[i] = _Slot(number, job, env, first, trace(job))
+                    for observation in later:
+                        _decide(actor, [slots[i]])
+                        slots[i].observation = observation
                     slots[i].see(video_size)
             active = [slot for slot in slots if slot is not None]
-            for slot, decision in zip(active, actor.act([slot.request() for slot in active])):
-                if isinstance(decision, Refused):
-                    raise decision
+            for slot, decision in zip(active, _decide(actor, active)):
                 slot.observation, _, terminated, truncated, _ = slot.env.step(decision.action)
                 slot.record(decision)
                 slot.see(video_size)
@@ -78,6 +85,14 @@ def run(
                     actor.close(slot.number)
                     slots[slots.index(slot)] = None
     return [done[i] for i in range(len(jobs))]
+
+
+def _decide(actor: Actor, slots: Sequence[_Slot]) -> list[Decision]:
+    decisions = actor.act([slot.request() for slot in slots])
+    for decision in decisions:
+        if isinstance(decision, Refused):
+            raise decision
+    return decisions
 
 
 class _Environments:
@@ -109,6 +124,8 @@ class _Slot:
 
     def __init__(self, number: int, job: Job, env: Any, observation: dict[str, Any], traced: bool):
         self.number, self.job, self.env, self.observation = number, job, env, observation
+        self._reset = True
+        self._actions: list[np.ndarray] = []
         self._frames: list[np.ndarray] | None = [] if traced else None
         self._scores: list[np.ndarray] = []
         self._chosen: list[np.ndarray] = []
@@ -118,13 +135,15 @@ class _Slot:
             self._frames.append(self.env.render_frame(size))
 
     def request(self) -> Request:
-        return Request(self.number, self.observation["images"], self.observation["state"], self.job.instruction, reset=not self._chosen)
+        reset, self._reset = self._reset, False
+        return Request(self.number, self.observation["images"], self.observation["state"], self.job.instruction, reset)
 
     def record(self, decision: Decision) -> None:
+        self._actions.append(decision.action)
         self._chosen.append(decision.chosen)
         if self._frames is not None:
             self._scores.append(decision.scores)
 
     def finish(self, success: bool) -> Rollout:
         scores = np.stack(self._scores) if self._scores else None
-        return Rollout(self.job, success, len(self._chosen), np.stack(self._chosen), scores, self._frames)
+        return Rollout(self.job, success, len(self._chosen), np.stack(self._actions), np.stack(self._chosen), scores, self._frames)

@@ -15,4 +15,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.num_envs = 10  # environments stepped as one policy batch
     config.videos = 1  # traced episodes a task, with video and Q over bins in the report
     config.references = ()  # workdirs of evaluated runs to show beside this one
+    config.affordances = ml_collections.ConfigDict()  # of the door `affordances`
+    config.affordances.states = 40  # simulator states a task: half are starts of episodes, half chosen by chance within episodes
+    config.affordances.decisions = 0  # most decisions before a state within an episode; 0: config.env.max_decisions
+    config.affordances.timed = (1, 2, 10, 50)  # numbers of instructions whose joint valuation is timed
     return config

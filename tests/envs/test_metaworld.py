@@ -100,6 +100,36 @@ def test_shared_scenes_start_alike_and_no_marker_tells_them_apart():
         np.testing.assert_array_equal(*images)
 
 
+def test_a_replayed_state_is_the_same_in_all_tasks_of_its_scene():
+    """To a success and beyond it, which would end an episode; then each task's own episode goes on from there."""
+    for pair in tasks.SHARED_SCENES:
+        for done in pair:
+            env = metaworld.MetaWorldEnv(done, make_config(max_decisions=60))
+            expert, seen, actions, terminated = collectors.Expert(done), [env.reset(seed=9)[0]], [], False
+            while not terminated:
+                actions.append(expert(env.simulator_state))
+                observation, _, terminated, truncated, _ = env.step(actions[-1])
+                seen.append(observation)
+                assert not truncated
+            env.close()
+            actions = np.stack(actions * 2)[: len(actions) + 2]
+            restored = {}
+            for task in pair:
+                env = metaworld.MetaWorldEnv(task, make_config(max_decisions=2))
+                (before,), success = env.replay(9, actions[:5])
+                np.testing.assert_array_equal(before["images"]["front"], seen[5]["images"]["front"])
+                np.testing.assert_array_equal(before["state"], seen[5]["state"])
+                assert not success
+                restored[task], success = env.replay(9, actions, keep=3)
+                assert success == (task == done) and len(restored[task]) == 3 and len(env.replay(9, actions[:1], keep=3)[0]) == 2
+                env.replay(9, actions[:3])
+                assert [env.step(action)[1:4] for action in actions[3:5]] == [(0.0, False, False), (0.0, False, True)]
+                env.close()
+            for one, other in zip(*restored.values()):
+                np.testing.assert_array_equal(one["images"]["front"], other["images"]["front"])
+                np.testing.assert_array_equal(one["state"], other["state"])
+
+
 def test_collection_and_evaluation_start_from_different_conditions():
     seeds = {
         split: {collectors.environment_seed(collectors.episode_seed(split, 0, task, i)) for task in tasks.MT10 for i in range(300)}

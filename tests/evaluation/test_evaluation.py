@@ -66,7 +66,7 @@ def test_references_are_shown_beside_the_run(evaluated, tmp_path):
 def test_wilson_interval_by_hand():
     row = statistics.success_rate([True] * 8 + [False] * 2)
     np.testing.assert_allclose([row["low"], row["high"]], [0.4902, 0.9433], atol=1e-4)
-    rollouts = [Rollout(Job("a", i, ""), i < 1, 4 + i, np.zeros((1, 1))) for i in range(2)]
+    rollouts = [Rollout(Job("a", i, ""), i < 1, 4 + i, np.zeros((1, 1)), np.zeros((1, 1))) for i in range(2)]
     assert statistics.summarize(rollouts)["tasks"]["a"]["mean_length"] == 4.5
 
 
