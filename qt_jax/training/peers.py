@@ -152,7 +152,7 @@ def check_barrier(error: BaseException) -> None:
     if found:
         missing = ", ".join(found[2].split())
         raise UserError(
-            f"Process {missing} did not come to the barrier {found[1]!r} in time; see its log, then start all again: they continue from the "
+            f"Process {missing} did not come to the barrier {found[1]!r} in time; see its log, then start all again: they go on from the "
             "last complete checkpoint."
         ) from error
 

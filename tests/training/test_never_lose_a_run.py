@@ -176,7 +176,7 @@ def cluster(port: int, process: int) -> list[str]:
         "num_processes": 2,
         "process_id": process,
         "heartbeat_timeout_s": 10,
-        "start_timeout_s": 60,
+        "start_timeout_s": 240,
     }
     return [f"--config.distributed.{name}={value}" for name, value in values.items()]
 
