@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 COMPILE := $(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --custom-compile-command 'make lock' --extra all
 
-.PHONY: libtpu quickstart test test-slow lint bench-state bench-quickstart bench-learner bench-loader plan-sizes lock clean
+.PHONY: libtpu quickstart test test-slow lint bench-state bench-quickstart bench-learner bench-loader bench-serving plan-sizes lock clean
 
 QT := $(PY) -m qt_jax
 QUICKSTART := experiments/quickstart.py
@@ -25,7 +25,7 @@ runs/quickstart/q_transformer/evaluation.json: | runs/quickstart/bc/evaluation.j
 	$(QT) train --config=$(QUICKSTART)
 	$(QT) evaluate --config=$(QUICKSTART) --config.evaluate.references="('runs/quickstart/bc',)"
 
-test: $(STAMP) lint
+test: $(STAMP) .base/.installed .openpi/.installed lint
 	$(PY) -m pytest
 	$(PY) -m pytest -m tensorflow
 
@@ -48,8 +48,22 @@ bench-learner: $(STAMP) .peer/.installed
 bench-loader: data/quickstart/1.0.0
 	$(PY) -m benchmarks.bench_loader
 
+bench-serving: $(STAMP) .peer/.installed .onnx/.installed
+	$(PY) -m benchmarks.bench_serving
+
 plan-sizes: $(STAMP) libtpu
 	$(PY) -m benchmarks.plan_sizes
+
+# What a robot has: the base dependencies alone; and openpi-client, whose numpy is older.
+.base/.installed: setup.cfg | $(STAMP)
+	$(PYTHON) -m venv --clear .base
+	.base/bin/pip install --quiet --editable .
+	touch $@
+
+.openpi/.installed: | $(STAMP)
+	$(PYTHON) -m venv --clear .openpi
+	.openpi/bin/pip install --quiet openpi-client==0.1.2 typing_extensions  # which it needs and does not declare
+	touch $@
 
 # The PyTorch peer in a venv of its own. Where PyPI's torch is not wanted: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 .peer/.installed:
@@ -87,4 +101,4 @@ libtpu: $(STAMP)
 	$(PY) -m pip install --quiet --no-deps --upgrade --target .libtpu libtpu==0.0.42.1
 
 clean:
-	rm -rf $(VENV) .beam .rerun .peer .libtpu data runs
+	rm -rf $(VENV) .base .openpi .beam .rerun .peer .libtpu data runs

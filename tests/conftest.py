@@ -20,9 +20,9 @@ from tests import tiny
 ROOT = Path(__file__).parent.parent
 
 
-def door(name: str, *overrides: str, check: bool = True) -> subprocess.CompletedProcess:
-    """A door of the command line, in a process of its own as a user starts it."""
-    command = [sys.executable, "-m", "qt_jax", name, "--config=tests/tiny.py", *overrides]
+def door(name: str, *overrides: str, check: bool = True, config: str = "tests/tiny.py") -> subprocess.CompletedProcess:
+    """A door of the command line, in a process of its own as a user starts it; config "": one without."""
+    command = [sys.executable, "-m", "qt_jax", name, *([f"--config={config}"] if config else []), *overrides]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert not check or result.returncode == 0, result.stderr[-3000:]
     return result

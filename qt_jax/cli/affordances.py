@@ -28,6 +28,7 @@ def main(config: Any) -> None:
             f"config.evaluate.affordances has states={wanted.states}, decisions={wanted.decisions}, timed={counts}; give at least 2 "
             "states, 0 or more decisions, and numbers of instructions of 1 or more."
         )
+    evaluate.check(config)
     params, assets, step = evaluate.load(config)
     made = live.programs(assets, settings.dataset)
     affordances.refuse_without_values(made.spec)

@@ -1,22 +1,26 @@
-"""`evaluate`: a checkpoint of config.workdir in the simulator; writes evaluation.json, videos and report.html there."""
+"""`evaluate`: the checkpoint of config.workdir, or a served policy, in the simulator; evaluation.json, videos and report.html go there."""
 
 from __future__ import annotations
 
 import collections
+import dataclasses
 import functools
 import json
 from typing import Any
 
 import tqdm
+from absl import flags
 from etils import epath
 
-from qt_jax import agents, text
+from qt_jax import text
 from qt_jax.envs import collectors, gl, metaworld
 from qt_jax.envs import metaworld_tasks as tasks
 from qt_jax.errors import UserError
 from qt_jax.evaluation import report, rollouts, statistics
 from qt_jax.evaluation.rollouts import Job
 from qt_jax.export import live
+from qt_jax.serving import access, client
+from qt_jax.serving.observations import Keys
 from qt_jax.serving.sessions import Sessions
 from qt_jax.training import checkpoints
 
@@ -24,16 +28,34 @@ FREE = ("workdir", "evaluate", "collect", "mesh", "distributed", "data", "optimi
 """What a policy's behaviour does not depend on once it is trained."""
 
 
+def define_flags() -> None:
+    flags.DEFINE_string("policy", "", "ws:// or wss:// URL of a served policy to evaluate instead of config.workdir's checkpoint.")
+    flags.DEFINE_string("api_key_file", "", "File with the server's API key; else the environment's QT_JAX_API_KEY.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluated:
+    """What acts, and what the tables and the report say of it. data: success in the training data, as in the checkpoint's assets."""
+
+    actor: rollouts.Actor
+    action_names: tuple[str, ...]
+    agent: str
+    score_name: str
+    episodes: str
+    step: int
+    data: dict[str, Any]
+
+
 def main(config: Any) -> None:
     settings, task_names = config.evaluate, metaworld.suite_tasks(config.env.tasks)
-    params, assets, step = load(config)
-    policy = live.build(params, assets, settings.num_envs, settings.dataset)
+    check(config)
+    evaluated = _served(config) if flags.FLAGS.policy else _checkpoint(config)
     references = {workdir: reference(workdir, task_names, "evaluation.json", "evaluate") for workdir in settings.references}
     episodes = range(settings.episodes)
     own = [Job(task, i, tasks.INSTRUCTIONS[task][0]) for task in task_names for i in episodes]
     swaps = [(a, b) for pair in tasks.SHARED_SCENES if set(pair) <= set(task_names) for a, b in (pair, pair[::-1])]
     swapped = [Job(a, i, tasks.INSTRUCTIONS[b][0]) for a, b in swaps for i in episodes]
-    results = _run(config, policy, sorted(own + swapped, key=lambda job: job.task))
+    results = _run(config, evaluated.actor, sorted(own + swapped, key=lambda job: job.task))
     swap_results = [r for r in results if r.job in swapped]
     results = [r for r in results if r.job not in swapped]
 
@@ -47,19 +69,19 @@ def main(config: Any) -> None:
         }
         for a, b in swaps
     ]
-    name = assets.config["agent"]["name"]
-    method = f"{name}, {assets.config['data']['episodes']}"
-    summary |= {"method": method, "step": step, "seed": settings.seed, "data": assets.data}
+    method = f"{evaluated.agent}, {evaluated.episodes}"
+    summary |= {"method": method, "step": evaluated.step, "seed": settings.seed, "data": evaluated.data}
     methods = named({config.workdir: summary} | references)
     folder = epath.Path(config.workdir)
+    folder.mkdir(parents=True, exist_ok=True)
     page = report.write(
         folder,
-        title=f"{name} on {', '.join(task_names)}",
+        title=f"{evaluated.agent} on {', '.join(task_names)}",
         summary=summary,
         methods=methods,
         traced=[r for r in results if r.frames is not None],
-        dims=policy.spec.action.names,
-        score_name=agents.get(name).SCORE_NAME,
+        dims=evaluated.action_names,
+        score_name=evaluated.score_name,
     )
     table = _table(summary, methods)
     (folder / "evaluation.txt").write_text(table + "\n")
@@ -68,28 +90,55 @@ def main(config: Any) -> None:
     print(f"{table}\nreport: {page}")
 
 
-def load(config: Any) -> tuple[dict, checkpoints.Assets, int]:
-    """Parameters, assets and step of the checkpoint that `config.evaluate` names.
-
-    Raises:
-        UserError: if the settings make no sense, or the run was made with others or without data of `config.env.tasks`.
-    """
+def check(config: Any) -> None:
+    """Raises a UserError if the settings make no sense here."""
     settings = config.evaluate
     if config.env.cameras:
         gl.require_backend()
     if min(settings.episodes, settings.num_envs) < 1:
         raise UserError(f"config.evaluate has episodes={settings.episodes} and num_envs={settings.num_envs}; give at least 1 of each.")
-    params, assets, step = checkpoints.load_params(config.workdir, step=settings.step)
+
+
+def load(config: Any) -> tuple[dict, checkpoints.Assets, int]:
+    """Parameters, assets and step of the checkpoint that `config.evaluate` names.
+
+    Raises:
+        UserError: if the run was made with other settings or without data of `config.env.tasks`.
+    """
+    params, assets, step = checkpoints.load_params(config.workdir, step=config.evaluate.step)
     asked = checkpoints.plain_config(config)
     asked["env"] |= {key: assets.config["env"][key] for key in ("tasks", "max_decisions")}  # what may be evaluated is not what was trained
     asked["value_range"] = asked["value_range"] or assets.config["value_range"]
     checkpoints.refuse_other_config(assets.config, asked, config.workdir, free=FREE)
-    missing = sorted(set(metaworld.suite_tasks(config.env.tasks)) - set(assets.data))
-    if missing:
-        raise UserError(
-            f"{config.workdir} was trained without data of {missing}; evaluate tasks among {sorted(set(assets.data) - {'all'})}."
-        )
+    _check_data(config, config.workdir, assets.data)
     return params, assets, step
+
+
+def _check_data(config: Any, policy: str, data: dict[str, Any]) -> None:
+    missing = sorted(set(metaworld.suite_tasks(config.env.tasks)) - set(data))
+    if missing:
+        raise UserError(f"{policy} was trained without data of {missing}; evaluate tasks among {sorted(set(data) - {'all'})}.")
+
+
+def _checkpoint(config: Any) -> Evaluated:
+    params, assets, step = load(config)
+    policy = live.build(params, assets, config.evaluate.num_envs, config.evaluate.dataset)
+    actor = Sessions(policy, functools.partial(text.embed, encoder=policy.spec.text_encoder))
+    agent, episodes = assets.config["agent"]["name"], assets.config["data"]["episodes"]
+    return Evaluated(actor, policy.spec.action.names, agent, policy.spec.score_name, episodes, step, assets.data)
+
+
+def _served(config: Any) -> Evaluated:
+    """Raises a UserError if the server's policy is of another robot than the config's simulator has."""
+    actor = client.Remote(client.Client(flags.FLAGS.policy, access.read_key(flags.FLAGS.api_key_file)))
+    told, observation = actor.metadata, metaworld.observation_spec(config.env)
+    mine = Keys.default(observation).describe(observation), list(metaworld.action_spec(config.env).names)
+    theirs = told["observation"], list(told["action"]["names"])
+    if theirs != mine:
+        raise UserError(f"{flags.FLAGS.policy} serves a policy of {theirs}; config.env gives {mine}: give the config it was trained with.")
+    trained = told["training"]
+    _check_data(config, flags.FLAGS.policy, trained["data"])
+    return Evaluated(actor, tuple(mine[1]), trained["agent"], told["score"], trained["episodes"], trained["step"], trained["data"])
 
 
 def environment_seed(config: Any, task: str, index: int) -> int:
@@ -122,11 +171,11 @@ def named(summaries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {name(workdir, summary["method"]): summary for workdir, summary in summaries.items()}
 
 
-def _run(config: Any, policy: Any, jobs: list[Job]) -> list[rollouts.Rollout]:
+def _run(config: Any, actor: rollouts.Actor, jobs: list[Job]) -> list[rollouts.Rollout]:
     with tqdm.tqdm(total=len(jobs), desc="evaluate", unit="episode") as bar:
         return rollouts.run(
-            Sessions(policy, functools.partial(text.embed, encoder=policy.spec.text_encoder)),
-            policy.slots,
+            actor,
+            config.evaluate.num_envs,
             jobs,
             lambda task: metaworld.MetaWorldEnv(task, env_config(config)),
             lambda env, job: [env.reset(seed=environment_seed(config, job.task, job.index))[0]],

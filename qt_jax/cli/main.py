@@ -24,10 +24,11 @@ DOORS = {
     "evaluate": "roll a trained policy out, with videos and an HTML report",
     "affordances": "a trained policy's values of instructions against what comes of them, as precision, recall and F1",
     "export": "a checkpoint as a policy artefact: what a robot loads",
+    "serve": "a policy artefact over a websocket, for robots (openpi-client) and people (a page); no --config",
 }
 
-_OWN_FLAGS = ("convert", "repack", "inspect", "validate", "plan", "export")
-_WITHOUT_CONFIG = ("convert", "repack")
+_OWN_FLAGS = ("convert", "repack", "inspect", "validate", "plan", "evaluate", "export", "serve")
+_WITHOUT_CONFIG = ("convert", "repack", "serve")
 _CONFIG_OPTIONAL = ("inspect", "validate")
 
 _USAGE = (

@@ -47,10 +47,26 @@ def write(
     Raises:
         UserError: if the checkpoint cannot be read, the folder holds something else, or the two do not agree.
     """
+    params, assets, step = checkpoints.load_params(workdir, step=step)
+    origin = {"workdir": str(workdir), "step": step}
+    return build(params, assets, output, origin, dataset=dataset, beam=beam, batches=batches, instructions=instructions)
+
+
+def build(
+    params: dict,
+    assets: checkpoints.Assets,
+    output: str,
+    origin: dict[str, Any],
+    *,
+    dataset: str = "collected",
+    beam: int = 1,
+    batches: Sequence[int] = (),
+    instructions: Sequence[str] = (),
+) -> artefact.Artefact:
+    """As `write`, of parameters that are at hand; origin: the run's directory and step."""
     folder = Path(output)
     if folder.exists() and any(folder.iterdir()) and not (folder / artefact.POLICY).exists():
         raise UserError(f"{folder} exists and is no policy artefact; choose another --output.")
-    params, assets, step = checkpoints.load_params(workdir, step=step)
     made = live.programs(assets, dataset, beam)
     flat = flattened(params)
     work = folder.with_name(f"{folder.name}.incomplete")
@@ -71,9 +87,8 @@ def write(
         "decoder": "greedy" if beam == 1 else f"beam of {beam}",
         "instructions": list(instructions),
         "sha256": {str(p.relative_to(work)): artefact.checksum(p) for p in sorted(work.rglob("*")) if p.is_file()},
-        "provenance": {
-            "workdir": str(workdir),
-            "step": step,
+        "provenance": origin
+        | {
             "dataset": dataset,
             "data_fingerprint": assets.data_fingerprint,
             "data": assets.data,

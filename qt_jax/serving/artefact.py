@@ -48,6 +48,12 @@ class Artefact:
         vectors = safetensors.numpy.load_file(self.path / INSTRUCTIONS)["embeddings"]
         return dict(zip(self.about["instructions"], vectors))
 
+    def training(self) -> dict[str, Any]:
+        """What a server tells of the training: agent, episodes, step, and success in the data."""
+        origin = self.about["provenance"]
+        config = origin["config"]
+        return {"agent": config["agent"]["name"], "episodes": config["data"]["episodes"], "step": origin["step"], "data": origin["data"]}
+
     def policy(self, slots: int = 1, buckets: Sequence[int] = ()) -> Policy:
         """The policy of up to `slots` episodes at once; see `Policy` for `buckets`.
 

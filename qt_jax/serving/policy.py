@@ -56,10 +56,10 @@ class Policy:
     ):
         self.spec, self._statistics, self._params, self.slots = spec, statistics, params, slots
         self.buckets = tuple(sorted({*(b for b in buckets if b < slots), slots}))
-        frame = jax.eval_shape(encode, params, *self._inputs(1))
-        # One slot more: of the rows that fill a batch up to its bucket.
-        self._cache = jax.tree.map(lambda x: jnp.zeros((slots + 1, spec.window, *x.shape[1:]), x.dtype), frame)
-        self._mask = jnp.zeros((slots + 1, spec.window), bool)
+        devices = {device for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array) for device in leaf.devices()}
+        self._device = devices.pop() if len(devices) == 1 else None
+        self._frame = jax.eval_shape(encode, params, *self._inputs(self.buckets[0]))
+        self.forget_all()
 
         def step(params, cache, mask, slot, images, state, instruction, is_first):
             new = encode(params, images, state, instruction)
@@ -71,6 +71,13 @@ class Policy:
             return cache, mask.at[slot].set(seen), tokens[:, own], scores[:, own]
 
         self._step = jax.jit(step, donate_argnums=(1, 2))
+
+    def forget_all(self) -> None:
+        """Empties every window."""
+        shape = (self.slots + 1, self.spec.window)  # one slot more: of the rows that fill a batch up to its bucket
+        empty = jax.tree.map(lambda x: jnp.zeros((*shape, *x.shape[1:]), x.dtype), self._frame), jnp.zeros(shape, bool)
+        # Exported programs give arrays that are bound to their device: with others at first, the next step would be compiled again.
+        self._cache, self._mask = jax.device_put(empty, self._device)
 
     def _inputs(self, rows: int) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
         observation = self.spec.observation

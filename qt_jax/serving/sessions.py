@@ -13,11 +13,14 @@ from qt_jax.serving.policy import Action, Policy, check
 
 
 class Refused(UserError):
-    """A request that changed nothing. code: a stable name of the reason (docs/robot.md lists them)."""
+    """A request that got no action.
 
-    def __init__(self, code: str, message: str):
+    code: a stable name of the reason (docs/robot.md lists them). in_history: whether its frame is in the episode's history all the same.
+    """
+
+    def __init__(self, code: str, message: str, in_history: bool = False):
         super().__init__(message)
-        self.code = code
+        self.code, self.in_history = code, in_history
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Sessions:
         self.policy, self._embed = policy, embed
         self._episodes: dict[Hashable, _Episode] = {}
         self._free = list(range(policy.slots))[::-1]
+        self._lost: set[Hashable] = set()
 
     def __len__(self) -> int:
         return len(self._episodes)
@@ -74,6 +78,15 @@ class Sessions:
         episode = self._episodes.pop(session, None)
         if episode is not None:
             self._free.append(episode.slot)
+        self._lost.discard(session)
+
+    def lose_all(self) -> None:
+        """After a failure that left the policy's windows in no known state: every session must begin a new episode."""
+        lost = {*self._episodes, *self._lost}
+        for session in lost:
+            self.close(session)
+        self._lost = lost
+        self.policy.forget_all()
 
     def act(self, requests: Sequence[Request]) -> list[Decision | Refused]:
         """One control step of each session that asks, in one batch; what is refused leaves its session as it was.
@@ -139,6 +152,9 @@ class Sessions:
             return refused
         except UserError as error:
             return Refused("bad_observation", str(error))
+        if request.session in self._lost and not request.reset:
+            return Refused("episode_lost", "The server failed in this episode; begin a new one with reset.")
+        self._lost.discard(request.session)
         if request.session not in self._episodes:
             if not self._free:
                 return Refused("sessions_full", f"All {self.policy.slots} slots are in episodes; close one, or serve with more slots.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
 from typing import Any
 
 import jax
@@ -62,8 +63,13 @@ def start(settings: Any) -> Peers:
     cluster = find(settings)
     if cluster is None or cluster.num_processes == 1:
         return Peers()
+    if settings.heartbeat_timeout_s < 5:
+        raise UserError(f"config.distributed.heartbeat_timeout_s is {settings.heartbeat_timeout_s}; give 5 seconds or more.")
     host, port = cluster.coordinator.rsplit(":", 1)
-    peers = join((host, int(port) + 1), cluster.num_processes, cluster.process_id, settings.start_timeout_s, settings.heartbeat_timeout_s)
+    if cluster.process_id == 0:
+        _check_free(int(port))
+    neighbour = int(port) + (1 if int(port) < 65535 else -1)
+    peers = join((host, neighbour), cluster.num_processes, cluster.process_id, settings.start_timeout_s, settings.heartbeat_timeout_s)
     jax.distributed.initialize(
         cluster.coordinator,
         cluster.num_processes,
@@ -72,3 +78,11 @@ def start(settings: Any) -> Peers:
         heartbeat_timeout_seconds=2 * settings.heartbeat_timeout_s,  # JAX's own abort names nobody: `peers` speaks first
     )
     return peers
+
+
+def _check_free(port: int) -> None:
+    """JAX's own service crashes at a port that is taken."""
+    try:
+        socket.create_server(("", port)).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"Process 0 cannot listen on port {port} ({error}); set config.distributed.coordinator.") from error

@@ -18,7 +18,7 @@ from qt_jax.errors import Preempted, UserError
 from qt_jax.models.q_transformer import Network, parameter_count
 from qt_jax.training import checkpoints, chips, inputs, mesh, metrics, program, sharding
 from qt_jax.training.config import validate
-from qt_jax.training.peers import Peers
+from qt_jax.training.peers import Peers, meet
 from qt_jax.training.preemption import Preemption
 from qt_jax.training.profiler import Profiler
 from qt_jax.training.state import TrainState, validation_step
@@ -69,6 +69,7 @@ def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
     meter = metrics.Meter(
         born, productive_s, program.step_flops(config, network, compiled.state, compiled.batch), chips.total_peak(device_mesh)
     )
+    meet("first step", config.distributed.start_timeout_s)
     writer, dog = metrics.MetricWriter(config.workdir, start), Watchdog(config.train.step_timeout_s, peers)
     profiler = Profiler(config.workdir, config.train.profile_start, config.train.profile_steps)
     try:

@@ -18,11 +18,14 @@ import time
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+import jax
 from jax.errors import JaxRuntimeError
+from orbax.checkpoint import multihost
 
 from qt_jax.errors import EXIT_HUNG, EXIT_PEER_LOST, EXIT_USER_ERROR, Preempted, UserError
 
 _BEAT_S = 1.0
+_END_S = 300.0
 _GRACE_S = 5.0  # for this process to say itself what the others stopped for: often it is the same
 
 
@@ -37,33 +40,48 @@ class Peers:
         self.doing = "starting"
         self._process_id, self._connections, self._silence_s = process_id, connections or {}, silence_s
         self._heard = {number: (time.monotonic(), self.doing) for number in self._connections}
-        self._closing = threading.Event()
+        self._gone: list[Connection] = []
+        self._sending, self._closing = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._listen, name="peers", daemon=True)
+        self._thread.start()
 
     def __enter__(self) -> Peers:
-        self._thread.start()
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is None or isinstance(error, Preempted):
+            self._leave_together()
+            return
         if isinstance(error, JaxRuntimeError):  # a collective that failed because another died: that death is the news
             self._thread.join(_GRACE_S)
         self._closing.set()
         self._thread.join()
-        why = "" if error is None or isinstance(error, Preempted) else " ".join(str(error).split()) or repr(error)
-        self._tell_all({"end": why})
-        for connection in self._connections.values():
-            connection.close()
-        if why and self._heard:  # before JAX's own end, which would wait for the others and then abort
+        if self._heard:
+            why = str(error) if isinstance(error, UserError) else repr(error)
+            self._tell_all({"end": " ".join(why.split())[:1000]})
+            # Before JAX's own end, which would wait for the others and then abort.
             atexit.register(_leave, EXIT_USER_ERROR if isinstance(error, UserError) else 1, self._process_id)
+
+    def _leave_together(self) -> None:
+        """Nobody leaves before all are done: process 0 hears them all, then lets them go."""
+        self.doing = "waiting for the others' end"
+        if self._process_id != 0:
+            self._tell_all({"end": ""})
+        self._thread.join(_END_S)  # it ends when all others have said so
+        if self._heard:
+            self.stop(f"process {', '.join(map(str, sorted(self._heard)))} did not end within {_END_S:g} s after this one")
+        self._tell_all({"end": ""}, self._gone)
 
     def stop(self, reason: str, status: int = EXIT_PEER_LOST, grace_s: float = 0.0) -> None:
         """Tells the others and ends this process, unless it leaves by itself within the grace."""
         if self._process_id == 0 or status == EXIT_HUNG:
-            self._tell_all({"stop": reason, "status": status, "grace_s": grace_s})
+            told = {"stop": reason, "status": status, "grace_s": grace_s}
+            self._tell_all(told, [*self._connections.values(), *self._gone])
         if self._closing.wait(grace_s):
             return
         others = "".join(
-            f"; process {number} was at: {doing}, heard {time.monotonic() - at:.0f} s ago" for number, (at, doing) in self._heard.items()
+            f"; process {number} was at: {doing}, heard {time.monotonic() - at:.0f} s ago"
+            for number, (at, doing) in list(self._heard.items())
         )
         where = f" This is process {self._process_id} on {socket.gethostname()}, at: {self.doing}{others}." if self._connections else ""
         print(f"qt_jax train: {reason}{where}", file=sys.stderr, flush=True)
@@ -72,11 +90,15 @@ class Peers:
         os._exit(status)
 
     def _listen(self) -> None:
-        beaten = 0.0
+        beaten = passed = time.monotonic()
         while not self._closing.is_set() and self._connections:
-            if time.monotonic() - beaten >= _BEAT_S:
-                beaten = time.monotonic()
-                self._tell_all({"doing": self.doing})
+            now = time.monotonic()
+            if now - passed > _GRACE_S:  # this process itself stood still: nothing is known of the others
+                self._heard = {number: (now, doing) for number, (_, doing) in self._heard.items()}
+            passed = now
+            if now - beaten >= _BEAT_S:
+                beaten = now
+                self._tell_all({"doing": self.doing}, [*self._connections.values(), *self._gone])
             for connection in wait(list(self._connections.values()), timeout=_BEAT_S / 2):
                 self._hear(next(number for number, other in self._connections.items() if other is connection))
             for number, (at, _) in self._heard.items():
@@ -95,27 +117,42 @@ class Peers:
         elif message["end"]:
             self._lost(number, f"stopped ({message['end']})", _GRACE_S)
         else:
-            del self._connections[number], self._heard[number]
+            self._gone.append(self._connections.pop(number))
+            del self._heard[number]
 
     def _lost(self, number: int, what: str, grace_s: float = 0.0) -> None:
         remedy = "so the others stop too; see its log, then start all again: they continue from the last complete checkpoint."
         self.stop(f"process {number} {what}, {remedy}", grace_s=grace_s)
 
-    def _tell_all(self, message: dict[str, Any]) -> None:
-        for connection in list(self._connections.values()):
-            try:
-                connection.send_bytes(json.dumps(message).encode())
-            except OSError:  # gone: heard of where its end is read
-                continue
+    def _tell_all(self, message: dict[str, Any], connections: list[Connection] | None = None) -> None:
+        with self._sending:
+            for connection in list(self._connections.values()) if connections is None else connections:
+                try:
+                    connection.send_bytes(json.dumps(message).encode())
+                except OSError:  # gone: heard of where its end is read
+                    continue
+
+
+def meet(name: str, timeout_s: float) -> None:
+    """Returns on every process once all have come here. Not a collective: those give up after half a minute on a CPU.
+
+    Raises:
+        UserError: naming the processes that did not come in time.
+    """
+    try:
+        multihost.sync_global_processes(name, timeout=int(timeout_s), processes=set(range(jax.process_count())))
+    except JaxRuntimeError as error:
+        check_barrier(error)
+        raise
 
 
 def check_barrier(error: BaseException) -> None:
     """Raises a UserError that names the missing processes, if this is the error of a barrier of JAX or Orbax that timed out."""
-    found = re.search(r"Barrier timed out\. Id: (\S+?)\. .*task names:\n([\d\n]+)", str(error), re.DOTALL)
+    found = re.search(r"Barrier timed out\. Id: ([^\n]+?)(?:::\d+)?\. .*task names:\n([\d\n]+)", str(error), re.DOTALL)
     if found:
         missing = ", ".join(found[2].split())
         raise UserError(
-            f"Process {missing} did not come to the barrier {found[1]} in time; see its log, then start all again: they continue from the "
+            f"Process {missing} did not come to the barrier {found[1]!r} in time; see its log, then start all again: they continue from the "
             "last complete checkpoint."
         ) from error
 
@@ -151,10 +188,11 @@ def join(address: tuple[str, int], num_processes: int, process_id: int, timeout_
 
 def _call(address: tuple[str, int], num_processes: int, deadline: float) -> tuple[list[int], dict[int, Connection]]:
     connections: dict[int, Connection] = {}
+    here = address[0] if address[0] in ("127.0.0.1", "localhost") else ""  # as JAX: its name may be another interface's
     try:
-        server = socket.create_server(address)
+        server = socket.create_server((here, address[1]))
     except OSError as error:
-        raise UserError(f"Process 0 cannot listen on {address[0]}:{address[1]} ({error}); set config.distributed.coordinator.") from error
+        raise UserError(f"Process 0 cannot listen on port {address[1]} ({error}); set config.distributed.coordinator.") from error
     with server:
         while len(connections) < num_processes - 1 and (left := deadline - time.monotonic()) > 0:
             server.settimeout(left)

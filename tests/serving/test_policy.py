@@ -49,6 +49,16 @@ def test_what_the_policy_does_not_expect_is_named_and_leaves_the_windows_alone()
     assert (np.abs(after.actions) <= 1).all()
 
 
+def test_a_warm_policy_compiles_nothing_more(artefact):
+    """Not at the first request, nor after a failure emptied the windows."""
+    policy = artefact.policy(slots=2, buckets=(1,))
+    policy.warm_up()
+    for _ in range(2):
+        policy.act(np.zeros(1, np.int32), *policy._inputs(1), np.ones(1, bool))
+        policy.forget_all()
+    assert policy._step._cache_size() == 2
+
+
 @pytest.mark.parametrize("attention", ["per_frame", "window"])
 def test_runtime_agrees_with_the_teacher_forced_pass(attention):
     """Two slots out of step: a longer episode than the window, and one that ends and starts anew in its slot."""

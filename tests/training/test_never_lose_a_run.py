@@ -5,6 +5,7 @@ import random
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -208,6 +209,17 @@ def test_two_processes_are_one_learner_and_one_killed_ends_the_other(config, fre
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, single)
 
 
+def test_a_port_that_is_taken_is_one_line(free_port):
+    settings = distributed.get_config()
+    settings.coordinator, settings.num_processes, settings.process_id = f"127.0.0.1:{free_port()}", 2, 0
+    with socket.create_server(("127.0.0.1", int(settings.coordinator.split(":")[1]))):
+        with pytest.raises(UserError, match="Process 0 cannot listen on port"):
+            distributed.start(settings)
+    settings.heartbeat_timeout_s = 1
+    with pytest.raises(UserError, match="heartbeat_timeout_s is 1; give 5"):
+        distributed.start(settings)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_process_that_falls_silent_or_fails_stops_the_other_by_name(config, free_port, number, tmp_path):
@@ -244,13 +256,11 @@ BARRIER_SCRIPT = """
 import sys, jax, time
 from qt_jax.training import peers
 jax.distributed.initialize(f"127.0.0.1:{sys.argv[1]}", 2, int(sys.argv[2]))
+jax.devices()
 if sys.argv[2] == "1":
     time.sleep(5)
 else:
-    try:
-        jax._src.distributed.global_state.client.wait_at_barrier("save", 1000)
-    except jax.errors.JaxRuntimeError as error:
-        peers.check_barrier(error)
+    peers.meet("the first step", 1)
 """
 
 
@@ -260,7 +270,7 @@ def test_who_is_missing_at_a_barrier_is_named(free_port):
     _, errors = pair[0].communicate(timeout=60)
     pair[1].kill()
     pair[1].communicate()
-    assert "UserError: Process 1 did not come to the barrier save::0 in time" in errors
+    assert "UserError: Process 1 did not come to the barrier 'the first step' in time" in errors
 
 
 def test_a_process_that_does_not_come_is_named(free_port):

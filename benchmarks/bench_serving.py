@@ -1,0 +1,139 @@
+"""`make bench-serving`: what a control step costs, from the compiled program to the socket, and beside it the PyTorch peer.
+
+For the laptop- and the paper-size network with random parameters, one robot, one 300x300 image, batch 1, in turns in one run; p50 and p99:
+- raw: the compiled step of the runtime, its arguments ready;
+- runtime: `Sessions.act` from numpy to numpy;
+- websocket: the real server in a process of its own, `qt_jax.serving.client` in another, the reply's total included;
+- uncached: the whole window encoded anew at each step, as a policy without the cache would;
+- values: the value of 10 instructions;
+- onnx: onnxruntime on the exported graphs, if `make .onnx/.installed` was run;
+- peer: q-transformer 0.5.0 from its own venv, `get_optimal_actions` at the sizes of benchmarks/peer_q_transformer.py.
+Writes experiments/results/bench_serving.json.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import runs
+
+RESULT = Path("experiments/results/bench_serving.json")
+ROUNDS = {"laptop": 15, "paper": 4}
+STEPS = {"laptop": 30, "paper": 6}
+SIZES = tuple(ROUNDS)
+
+
+def export_untrained(size: str, folder: str) -> None:
+    """The artefact of a network of that size: 8 dims of 256 bins, one 300x300 camera, no state."""
+    import jax
+
+    from qt_jax.export import artefact
+    from qt_jax.models import q_transformer
+    from qt_jax.models.q_transformer import Network
+    from qt_jax.preprocess import Statistics
+    from qt_jax.specs import ActionSpec, ObservationSpec
+    from qt_jax.text import ENCODER
+    from qt_jax.training import checkpoints, inputs
+    from qt_jax.training.config import default_config
+
+    config = default_config("q_transformer")
+    config.model = getattr(q_transformer, size)()
+    config.model.dtype = "float32"  # a CPU computes in nothing less
+    config = inputs.with_value_range(config, 1 / 3)
+    names = ("terminate", "x", "y", "z", "roll", "pitch", "yaw", "gripper")
+    action = ActionSpec(names, (-1.0,) * 8, (1.0,) * 8, (256,) * 8)
+    observation = ObservationSpec(("front",), (300, 300), 0, "")
+    none, unit = Statistics((), (), (), (), (), ()), Statistics(*[(x,) * 8 for x in (0.0, 1.0, -1.0, 1.0, -1.0, 1.0)])
+    dataset = checkpoints.DatasetAssets(action, observation, none, unit, 1 / 3)
+    assets = checkpoints.Assets(action, observation, {"collected": dataset}, ENCODER, 512, checkpoints.plain_config(config), "", {})
+    params = jax.jit(Network.create(config.model, action, observation, 512).init)(jax.random.key(0))
+    artefact.build(params, assets, folder, {"workdir": "", "step": 0})
+
+
+def measure(size: str, folder: str) -> dict[str, Any]:
+    """Everything that runs in this process and the server's, in turns."""
+    from qt_jax.serving import artefact
+    from qt_jax.serving.client import Client
+    from qt_jax.serving.sessions import Request, Sessions
+
+    opened = artefact.load(folder)
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (300, 300, 3), np.uint8) for _ in range(8)]
+    embedding = rng.normal(scale=0.05, size=512).astype(np.float32)
+    no_state = np.zeros(0, np.float32)
+    sessions = Sessions(opened.policy(10, (1,)), lambda sentence: embedding)
+    policy = sessions.policy
+    policy.warm_up()
+    raw_inputs = ({"front": images[0][None]}, no_state[None], embedding[None], np.zeros(1, bool))
+    request = lambda n, told: Request("robot", {"front": images[n % 8]}, no_state, told)
+    told_anew = [embedding, embedding + 1e-3]
+
+    command = [sys.executable, "-m", "qt_jax", "serve", f"--artefact={folder}", "--port=0", "--slots=1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        url = next(line for line in server.stdout if line.startswith("serving")).split()[1]
+        client = Client(url)
+        message = lambda n: {"observation/front": images[n % 8], "instruction_embedding": embedding}
+        ways: dict[str, Callable[[int], Any]] = {
+            "raw": lambda n: policy._run(np.zeros(1), *raw_inputs),
+            "runtime": lambda n: sessions.act([request(n, embedding)]),
+            "websocket": lambda n: client.infer(message(n)),
+            "uncached": lambda n: sessions.act([request(n, told_anew[n % 2])]),
+            "values of 10": lambda n: sessions.values("robot", ["a sentence"] * 10),
+        }
+        times = _in_turns(ways, size)
+        server_side = [client.infer(message(n))["server_timing"]["infer_ms"] for n in range(10)]
+        client.disconnect()
+        server.terminate()
+    overhead = statistics.median(w - r for w, r in zip(times["websocket"], times["raw"]))
+    result = {name: _percentiles(values) for name, values in times.items()}
+    return result | {
+        "server's own infer_ms": {"p50_ms": statistics.median(server_side)},
+        "websocket over raw, p50_ms": overhead,
+        "cached share of uncached": result["runtime"]["p50_ms"] / result["uncached"]["p50_ms"],
+    }
+
+
+def _in_turns(ways: dict[str, Callable[[int], Any]], size: str) -> dict[str, list[float]]:
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for way in ways.values():
+        for number in range(8):
+            way(number)
+    for _ in range(ROUNDS[size]):
+        for name, way in ways.items():
+            for number in range(STEPS[size]):
+                start = time.perf_counter()
+                way(number)
+                times[name].append(1000 * (time.perf_counter() - start))
+    return times
+
+
+def _percentiles(values: list[float]) -> dict[str, float]:
+    return {"p50_ms": float(np.percentile(values, 50)), "p99_ms": float(np.percentile(values, 99)), "calls": len(values)}
+
+
+def main() -> None:
+    results: dict[str, Any] = {}
+    for size in SIZES:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = f"{scratch}/policy"
+            for script in (f"bench_serving.export_untrained({size!r}, {folder!r})",):
+                subprocess.run([sys.executable, "-c", f"from benchmarks import bench_serving; {script}"], check=True)
+            script = f"import json; from benchmarks import bench_serving as b; print(json.dumps(b.measure({size!r}, {folder!r})))"
+            done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+            results[size] = json.loads(done.stdout.splitlines()[-1])
+        print(f"{size}: {json.dumps(results[size], indent=1)}", flush=True)
+        runs.write(RESULT, **results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""`serve`: a policy artefact over the websocket protocol of openpi-client, until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import signal
+import ssl
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from qt_jax.errors import UserError
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("artefact", "", "Folder that `export` wrote.")
+    flags.DEFINE_string("host", "127.0.0.1", "Address to listen on. Others than loopback need a key and TLS, or --insecure.")
+    flags.DEFINE_integer("port", 8000, "Port to listen on; 0: a free one, which is printed.")
+    flags.DEFINE_integer("slots", 8, "Episodes at once.", lower_bound=1)
+    flags.DEFINE_float("batch_budget_ms", 2.0, "How long a request may wait for other robots' to share its batch.", lower_bound=0)
+    flags.DEFINE_float("deadline_ms", 0.0, "Of requests that name none; 0: none.", lower_bound=0)
+    flags.DEFINE_float("idle_timeout_s", 600.0, "A connection without a message for so long is closed.", lower_bound=1)
+    flags.DEFINE_integer("connections", 256, "At a time.", lower_bound=1)
+    flags.DEFINE_string("keys", "", "JSON file that says what the robot calls its cameras, state and prompt.")
+    flags.DEFINE_string("api_key_file", "", "File with the API key; else the environment's QT_JAX_API_KEY, if it is set.")
+    flags.DEFINE_string("tls_cert", "", "PEM file of the certificate chain.")
+    flags.DEFINE_string("tls_key", "", "PEM file of its private key.")
+    flags.DEFINE_bool("insecure", False, "Listen beyond loopback without key or TLS.")
+    flags.DEFINE_list("allow_host", [], "Names in the Host header that are this server's, beside localhost, its own and IP addresses.")
+    flags.DEFINE_list("allow_origin", [], "Origins of web pages elsewhere that may connect.")
+    flags.DEFINE_string("record", "", "Write labelled episodes as an RLDS dataset to this path when the server ends.")
+
+
+def main() -> None:
+    try:
+        import msgpack  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import websockets  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"Serving needs the package {error.name}: pip install 'qt_jax[serve]'.") from error
+    from qt_jax import text
+    from qt_jax.serving import access, artefact
+    from qt_jax.serving.observations import Keys
+    from qt_jax.serving.recording import Recorder
+    from qt_jax.serving.server import Limits, Server
+    from qt_jax.serving.sessions import Sessions
+
+    if not FLAGS.artefact:
+        raise UserError("--artefact is missing; give the folder that `python -m qt_jax export` wrote.")
+    key, tls = access.read_key(FLAGS.api_key_file), _tls()
+    access.check_bind(FLAGS.host, key, tls is not None, FLAGS.insecure)
+    spool = _spool(FLAGS.record) if FLAGS.record else None
+    opened = artefact.load(FLAGS.artefact)
+    keys = Keys.read(FLAGS.keys, opened.spec.observation) if FLAGS.keys else Keys.default(opened.spec.observation)
+    buckets = [2**n for n in range(FLAGS.slots.bit_length()) if not opened.batches or 2**n in opened.batches]
+    policy = opened.policy(FLAGS.slots, buckets)
+    known = opened.embeddings()
+    encode = functools.lru_cache(10_000)(functools.partial(text.embed, encoder=opened.spec.text_encoder))
+    embed = lambda sentence: known[sentence] if sentence in known else encode(sentence)
+    print(f"compiling for {len(policy.buckets)} batch sizes {list(policy.buckets)} ...", flush=True)
+    policy.warm_up()
+    _warm_text(embed, known)
+    server = Server(
+        Sessions(policy, embed),
+        about={"artefact": opened.path.name, "decoder": opened.about["decoder"], "training": opened.training()},
+        keys=keys,
+        access=access.Access(key, frozenset(FLAGS.allow_host), frozenset(FLAGS.allow_origin)),
+        limits=Limits(connections=FLAGS.connections, idle_timeout_s=FLAGS.idle_timeout_s, deadline_ms=FLAGS.deadline_ms),
+        budget_s=FLAGS.batch_budget_ms / 1000,
+        recorder=Recorder(str(spool)) if spool else None,
+    )
+    asyncio.run(_serve(server, tls))
+    if spool:
+        _write(spool, opened.spec)
+
+
+async def _serve(server: Any, tls: ssl.SSLContext | None) -> None:
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    async with server.listening(FLAGS.host, FLAGS.port, tls) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        scheme = ("ws", "http") if tls is None else ("wss", "https")
+        print(f"serving {scheme[0]}://{FLAGS.host}:{port} (page: {scheme[1]}://{FLAGS.host}:{port}/)", flush=True)
+        await ended.wait()
+        print("shutting down: answering what is under way", flush=True)
+
+
+def _tls() -> ssl.SSLContext | None:
+    if not FLAGS.tls_cert and not FLAGS.tls_key:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(FLAGS.tls_cert, FLAGS.tls_key or None)
+    except (OSError, ssl.SSLError) as error:
+        raise UserError(f"--tls_cert={FLAGS.tls_cert} --tls_key={FLAGS.tls_key} cannot be used ({error}).") from error
+    return context
+
+
+def _warm_text(embed: Any, known: dict[str, Any]) -> None:
+    """Loads the encoder before the first robot waits for it; one that is not here serves the exported instructions alone."""
+    try:
+        embed("open the drawer")
+    except UserError as error:
+        print(f"no new sentences: {error} Served are the {len(known)} exported instructions, and embeddings.", flush=True)
+
+
+def _spool(record: str) -> Path:
+    """Where labelled episodes wait."""
+    from qt_jax.data import rlds_writer
+
+    path = Path(record)
+    if (path / rlds_writer.VERSION).exists():
+        raise UserError(f"--record={record} holds a dataset already; choose another path, and train on both as a mixture.")
+    return path.with_name(f"{path.name}.episodes")
+
+
+def _write(spool: Path, spec: Any) -> None:
+    """The labelled episodes as a dataset; the files go when it is there."""
+    import shutil
+
+    from qt_jax.data import rlds_writer
+    from qt_jax.data.convert import images, recording
+    from qt_jax.serving.recording import read
+
+    def episodes() -> Any:
+        for index, served in enumerate(read(str(spool))):
+            encoded = {n: [images.jpeg(frame, spec.observation.image_size, False) for frame in x] for n, x in served.images.items()}
+            recorded = recording.Recording(
+                f"episode {index}", served.instruction, encoded, served.state, served.actions, served.success, None, spec.dt
+            )
+            yield recording.finish(recorded, index, "policy")
+
+    count = len(list(spool.glob("*.npz")))
+    if not count:
+        print("no episode was labelled, nothing is written")
+        return
+    path = rlds_writer.write(
+        FLAGS.record, episodes(), action=spec.action, observation=spec.observation, description=f"Served by {FLAGS.artefact}",
+        file_format="array_record",
+    )  # fmt: skip
+    shutil.rmtree(spool)
+    print(f"{path}: {count} episodes")

@@ -1,0 +1,160 @@
+"""One thread owns the device: the requests of many robots in one call, each answered once."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+from typing import Any
+
+from qt_jax.serving.sessions import Decision, Refused, Request, Sessions
+
+ACTIVE_S = 0.5
+"""A session that asked so recently may ask again soon: worth waiting for, within the budget."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Timed:
+    """A decision, and seconds that the request waited and that its batch took; batch: how many robots shared it."""
+
+    decision: Decision
+    queue_s: float
+    infer_s: float
+    batch: int
+
+
+@dataclasses.dataclass
+class _Waiting:
+    request: Request
+    arrived: float
+    deadline: float
+    future: Future = dataclasses.field(default_factory=lambda: _future())
+
+
+class Batcher:
+    """What happens to a session's request while another of it waits, or after its deadline:
+
+    - `superseded`: a newer one of the session came before the device took it. It is not in the history.
+    - `late`: its deadline passed before the device took it (not in the history) or while it was computed (in the history).
+
+    Args:
+        budget_s: how long a request may wait for those of other active sessions. A lone one never waits.
+    """
+
+    def __init__(self, sessions: Sessions, budget_s: float):
+        self._sessions, self._budget_s = sessions, budget_s
+        self._changed = threading.Condition()
+        self._waiting: dict[Hashable, _Waiting] = {}
+        self._calls: collections.deque[tuple[Callable[[], Any], Future]] = collections.deque()
+        self._last: dict[Hashable, float] = {}
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="device", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: Request, deadline_s: float = float("inf")) -> Future:
+        """-> a future of Timed, or of Refused as its exception. deadline_s: from now."""
+        now = time.perf_counter()
+        mine = _Waiting(request, now, now + deadline_s)
+        with self._changed:
+            older = self._waiting.pop(request.session, None)
+            self._waiting[request.session] = mine
+            self._last[request.session] = now
+            self._changed.notify()
+        if older is not None:
+            reason = "A newer observation of this session came before this one was taken; it is not in the history."
+            older.future.set_exception(Refused("superseded", reason))
+        return mine.future
+
+    def call(self, function: Callable[[], Any]) -> Future:
+        """Runs a function on the device's thread, between two batches."""
+        future = _future()
+        with self._changed:
+            self._calls.append((function, future))
+            self._changed.notify()
+        return future
+
+    def close_session(self, session: Hashable) -> None:
+        """Forgets the session; a request of it that waits is answered first."""
+        with self._changed:
+            waiting = self._waiting.pop(session, None)
+            self._last.pop(session, None)
+        if waiting is not None:
+            waiting.future.set_exception(Refused("superseded", "The session was closed."))
+        self.call(lambda: self._sessions.close(session))
+
+    def stop(self) -> None:
+        """Answers what waits, then ends the thread."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._calls or self._stopping)
+                calls, self._calls = self._calls, collections.deque()
+                if not calls and self._waiting:
+                    self._gather()
+                taken = list(self._waiting.values())[: self._sessions.policy.slots] if not calls else []
+                for waiting in taken:
+                    del self._waiting[waiting.request.session]
+                if self._stopping and not taken and not calls:
+                    return
+            for function, future in calls:
+                _resolve(future, function)
+            if taken:
+                self._serve(taken)
+
+    def _gather(self) -> None:
+        """Waits, within the budget of the oldest request, for the other sessions that are asking these days."""
+        end = next(iter(self._waiting.values())).arrived + self._budget_s
+        while (now := time.perf_counter()) < end and not self._stopping:
+            expected = sum(now - at < ACTIVE_S for at in self._last.values())
+            if len(self._waiting) >= min(expected, self._sessions.policy.slots):
+                return
+            self._changed.wait(end - now)
+
+    def _serve(self, taken: list[_Waiting]) -> None:
+        start = time.perf_counter()
+        late = [w for w in taken if w.deadline < start]
+        for waiting in late:
+            waiting.future.set_exception(Refused("late", "Its deadline passed before it was taken; it is not in the history."))
+        ready = [w for w in taken if w.deadline >= start]
+        if not ready:
+            return
+        try:
+            results = self._sessions.act([w.request for w in ready])
+        except Exception:
+            logging.getLogger(__name__).exception("a batch failed")
+            self._sessions.lose_all()
+            lost = Refused("internal", "The server failed at this batch, and every episode is lost; begin a new one with reset.")
+            for waiting in ready:
+                waiting.future.set_exception(lost)
+            return
+        end = time.perf_counter()
+        for waiting, result in zip(ready, results):
+            if isinstance(result, Refused):
+                waiting.future.set_exception(result)
+            elif waiting.deadline < end:
+                waiting.future.set_exception(Refused("late", "Its deadline passed while it was computed; it is in the history.", True))
+            else:
+                waiting.future.set_result(Timed(result, start - waiting.arrived, end - start, len(ready)))
+
+
+def _future() -> Future:
+    """One that whoever waits cannot cancel: it is answered, whether or not anybody is still there."""
+    future: Future = Future()
+    future.set_running_or_notify_cancel()
+    return future
+
+
+def _resolve(future: Future, function: Callable[[], Any]) -> None:
+    try:
+        future.set_result(function())
+    except Exception as error:  # whoever asked gets it
+        future.set_exception(error)

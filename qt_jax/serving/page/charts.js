@@ -1,0 +1,85 @@
+// Small charts as SVG: 100 wide and 40 high, stretched to their place by the style sheet.
+
+const WIDTH = 100, HEIGHT = 40;
+
+function shape(kind, name, attributes) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", kind);
+  node.setAttribute("class", name);
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  return node;
+}
+
+function draw(place, label, shapes) {
+  const drawing = shape("svg", "", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": label });
+  drawing.append(...shapes);
+  place.replaceChildren(drawing);
+}
+
+function tick(text, side) {
+  const node = document.createElement("span");
+  node.className = `tick ${side}`;
+  node.textContent = text;
+  return node;
+}
+
+export function number(value, digits = 4) {
+  return Number.isFinite(value) ? String(Number(value.toPrecision(digits))) : "–";
+}
+
+export function quantile(values, share) {
+  const sorted = [...values].sort((a, b) => a - b);
+  return sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))];
+}
+
+/** One bar a bin from the left bound to the right one; null: the dim has no such bin. */
+export function bins(place, scores, chosen, label) {
+  const present = scores.filter((x) => x !== null);
+  const low = Math.min(...present), high = Math.max(...present);
+  const wide = WIDTH / scores.length, gap = scores.length > 64 ? 0 : 0.15 * wide;
+  const top = (score) => (high > low ? HEIGHT * (0.94 - 0.88 * ((score - low) / (high - low))) : HEIGHT / 2);
+  const bar = (score, bin) => (score === null ? "" : `M${bin * wide + gap / 2} ${HEIGHT}V${top(score)}h${wide - gap}V${HEIGHT}z`);
+  const one = [shape("rect", "column", { x: chosen * wide, y: 0, width: wide, height: HEIGHT })];
+  const [all, best] = [scores.map(bar).join(""), bar(scores[chosen], chosen)];
+  draw(place, label, [...one, shape("path", "all", { d: all }), shape("path", "chosen", { d: best })]);
+}
+
+/** Where an action lies between its bounds, drawn from 0 where that is inside. */
+export function bar(place, value, low, high, label) {
+  const at = (x) => (WIDTH * (x - low)) / (high - low);
+  const zero = at(Math.min(Math.max(0, low), high)), end = at(value);
+  draw(place, label, [
+    shape("rect", "fill", { x: Math.min(zero, end), y: 0, width: Math.abs(end - zero), height: HEIGHT }),
+    shape("path", "zero", { d: `M${zero} 0V${HEIGHT}` }),
+    shape("path", "end", { d: `M${end} 0V${HEIGHT}` }),
+  ]);
+}
+
+function trace(place, values, low, high, label, limit = null) {
+  const y = (value) => HEIGHT * (1 - (value - low) / (high - low));
+  const x = (i) => (values.length > 1 ? (WIDTH * i) / (values.length - 1) : WIDTH / 2);
+  let path = "", pen = "M";
+  for (const [i, value] of values.entries()) {
+    if (value !== null) path += `${pen}${x(i)} ${y(value)}${values.length > 1 ? "" : "h0.01"}`;
+    pen = value === null ? "M" : "L";
+  }
+  const limits = limit === null ? [] : [shape("path", "limit", { d: `M0 ${y(limit)}H${WIDTH}` })];
+  draw(place, label, [...limits, shape("path", "line", { d: path })]);
+  return y(limit) / HEIGHT;
+}
+
+/** A line through values, the last at the right; null is a gap. */
+export function line(place, values, label) {
+  const present = values.filter((x) => x !== null);
+  const low = Math.min(...present), high = Math.max(...present), margin = high > low ? 0.1 * (high - low) : 1;
+  trace(place, values, low - margin, high + margin, label);
+  place.append(tick(number(high), "high"), tick(number(low), "low"));
+}
+
+/** From 0 to a little beyond the limit, to twice the limit at most: what is above that lies on the upper edge. */
+export function lineUnder(place, values, limit, name, label) {
+  const most = Math.max(...values), high = Math.min(2 * limit, Math.max(1.25 * limit, most));
+  const share = trace(place, values.map((x) => Math.min(x, high)), -0.05 * high, 1.05 * high, label, limit);
+  const mark = tick(name, "limit");
+  mark.style.top = `${100 * share}%`;
+  place.append(tick(`${number(high)}${most > high ? " and more" : ""}`, "high"), tick("0", "low"), mark);
+}

@@ -1,0 +1,315 @@
+"""The policy server: the websocket protocol of `openpi-client`, and on the same port health, metrics and a page for people."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import itertools
+import json
+import logging
+import math
+import ssl
+import time
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from websockets.asyncio.server import Server as WebsocketServer
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.datastructures import Headers
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request as HttpRequest
+from websockets.http11 import Response
+
+import qt_jax
+from qt_jax.errors import UserError
+from qt_jax.serving import telemetry, wire
+from qt_jax.serving.access import Access
+from qt_jax.serving.batching import Batcher, Timed
+from qt_jax.serving.live import Live
+from qt_jax.serving.observations import MAX_PROMPT, Keys, options
+from qt_jax.serving.recording import Recorder
+from qt_jax.serving.sessions import Refused, Request, Sessions
+
+PAGE = Path(__file__).parent / "page"
+PAGE_FILES = {"/": ("index.html", "text/html"), "/page.js": ("page.js", "text/javascript"), "/page.css": ("page.css", "text/css"),
+              "/charts.js": ("charts.js", "text/javascript")}  # fmt: skip
+CONTENT_SECURITY_POLICY = "; ".join(
+    [*(f"{kind}-src 'self'" for kind in ("script", "style", "connect")),
+     *(f"{kind} 'none'" for kind in ("default-src", "base-uri", "form-action", "frame-ancestors"))]
+)  # fmt: skip
+MAX_VALUES = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """connections: at a time. open_timeout_s: for the handshake. idle_timeout_s: without a message, then the connection is closed.
+    deadline_ms: of requests that name none (0: none). pending: requests of one connection without a reply yet. drain_s: at the end."""
+
+    connections: int = 256
+    open_timeout_s: float = 10.0
+    idle_timeout_s: float = 600.0
+    deadline_ms: float = 0.0
+    pending: int = 256
+    drain_s: float = 5.0
+
+
+class Server:
+    """Serves one policy until `stop` is called.
+
+    Args:
+        about: what the metadata says of the policy beside its specs.
+    """
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        *,
+        about: dict[str, Any],
+        keys: Keys | None = None,
+        access: Access | None = None,
+        limits: Limits | None = None,
+        budget_s: float = 0.002,
+        recorder: Recorder | None = None,
+    ):
+        self._sessions, self._spec = sessions, sessions.policy.spec
+        self._keys = keys or Keys.default(self._spec.observation)
+        self._access, self._limits, self._recorder = access or Access(), limits or Limits(), recorder
+        self._batcher = Batcher(sessions, budget_s)
+        self._metrics, self._log, self._live = telemetry.Metrics(), telemetry.logger(), Live()
+        self._numbers = itertools.count()
+        self._open = self._pending = 0
+        self._draining = False
+        self.metadata = about | {
+            "server": f"qt_jax {qt_jax.__version__}",
+            "observation": self._keys.describe(self._spec.observation),
+            "instruction_embedding": {
+                "instead_of": self._keys.prompt,
+                "shape": [self._spec.instruction_dim],
+                "text_encoder": self._spec.text_encoder,
+            },
+            "action": dataclasses.asdict(self._spec.action),
+            "score": self._spec.score_name,
+            "control_period_s": self._spec.dt,
+            "window": self._spec.window,
+            "begin_an_episode": "connect anew, or send reset: true with its first observation",
+        }
+
+    @contextlib.asynccontextmanager
+    async def listening(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> Any:
+        """Accepts connections on entry; on exit it answers what is under way, then closes. Gives the websocket server.
+
+        Raises:
+            UserError: if the port cannot be bound.
+        """
+        observation = self._spec.observation
+        image = math.prod(observation.image_size) * 3
+        largest = 2 * (len(observation.cameras) * image + 8 * (observation.state_dim + self._spec.instruction_dim)) + 2**16
+        try:
+            server = await serve(
+                self._connected, host, port, ssl=tls, process_request=self._http, compression=None, max_size=largest, max_queue=16,
+                open_timeout=self._limits.open_timeout_s, ping_interval=20, ping_timeout=20, server_header=None,
+                logger=_quiet(),
+            )  # fmt: skip
+        except OSError as error:
+            raise UserError(f"{host}:{port} cannot be listened on ({error.strerror}); choose another --port.") from error
+        try:
+            yield server
+        finally:
+            await self._drain(server)
+
+    async def _drain(self, server: WebsocketServer) -> None:
+        self._draining = True
+        end = time.monotonic() + self._limits.drain_s
+        while self._pending and time.monotonic() < end:
+            await asyncio.sleep(0.01)
+        server.close()
+        await server.wait_closed()
+        await asyncio.to_thread(self._batcher.stop)
+
+    # HTTP
+
+    def _http(self, connection: ServerConnection, request: HttpRequest) -> Response | None:
+        """None lets a websocket's handshake go on."""
+        refusal = self._access.refusal(request.headers)
+        path = request.path.partition("?")[0]
+        if path == "/healthz" and (refusal is None or refusal[0] == 401):
+            return _response(200, "text/plain", b"shutting down\n" if self._draining else b"OK\n")
+        if refusal is not None:
+            self._metrics.refused.labels(refusal[0]).inc()
+            return _response(refusal[0], "text/plain", refusal[1].encode() + b"\n")
+        if request.headers.get("Upgrade", "").lower() == "websocket":
+            if self._draining or self._open >= self._limits.connections:
+                self._metrics.refused.labels(503).inc()
+                return _response(503, "text/plain", b"The server is full or shutting down; try again later.\n")
+            return None
+        if path == "/metrics":
+            self._metrics.sessions.set(len(self._sessions))
+            return _response(200, "text/plain; version=0.0.4", self._metrics.text())
+        if path == "/live" or path.startswith("/live/"):
+            wanted = path.removeprefix("/live").removeprefix("/")
+            return _response(200, "application/json", json.dumps(self._live.summary(self.metadata, wanted)).encode())
+        if path.startswith("/frames/"):
+            frame = self._live.frame(path.removeprefix("/frames/"))
+            return _response(404, "text/plain", b"No such frame.\n") if frame is None else _response(200, "application/octet-stream", frame)
+        if path in PAGE_FILES:
+            name, kind = PAGE_FILES[path]
+            return _response(200, f"{kind}; charset=utf-8", (PAGE / name).read_bytes())
+        return _response(404, "text/plain", b"Nothing here; the page is at /.\n")
+
+    # Websocket
+
+    async def _connected(self, connection: ServerConnection) -> None:
+        number, address = next(self._numbers), connection.remote_address
+        self._open += 1
+        self._metrics.connections.inc()
+        self._log.info("connected", extra={"fields": {"connection": number, "address": address}})
+        names: set[Any] = set()
+        tasks: set[asyncio.Task] = set()
+        try:
+            await connection.send(wire.pack(self.metadata))
+            while True:
+                async with asyncio.timeout(self._limits.idle_timeout_s):
+                    message = await connection.recv()
+                task = asyncio.create_task(self._answer(connection, number, message, names, len(tasks)))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+        except TimeoutError:
+            await connection.close(1000, "idle")
+        except ConnectionClosed:
+            pass
+        finally:
+            self._open -= 1
+            self._metrics.connections.dec()
+            await asyncio.gather(*tasks)  # a request under way would open its session again
+            for name in names:
+                self._close_session((number, name))
+            self._log.info("disconnected", extra={"fields": {"connection": number, "address": address}})
+
+    def _close_session(self, session: Any) -> None:
+        self._batcher.close_session(session)
+        self._live.close(session)
+        if self._recorder is not None:
+            self._recorder.drop(session)
+
+    async def _answer(self, connection: ServerConnection, number: int, message: bytes | str, names: set[Any], pending: int) -> None:
+        """One request, one reply: bytes, or text for an error."""
+        start, echo = time.perf_counter(), {}
+        self._pending += 1
+        try:
+            reply: bytes | str = await self._reply(number, message, names, pending, start, echo)
+            code = "ok"
+        except Refused as refused:
+            code = refused.code
+            reply = _error(code, str(refused), refused.in_history, echo)
+        except Exception:
+            self._log.exception("a request failed", extra={"fields": {"connection": number}})
+            code = "internal"
+            reply = _error(code, "The server failed at this request; its log says why.", False, echo)
+        finally:
+            self._pending -= 1
+        self._metrics.replies.labels(code).inc()
+        self._metrics.total.observe(time.perf_counter() - start)
+        if code != "ok":
+            self._log.info("refused", extra={"fields": {"connection": number, "code": code, **echo}})
+        with contextlib.suppress(ConnectionClosed):
+            await connection.send(reply)
+
+    async def _reply(self, number: int, data: bytes | str, names: set[Any], pending: int, start: float, echo: dict[str, Any]) -> bytes:
+        if self._draining:
+            raise Refused("shutting_down", "The server is shutting down; connect again later.")
+        if pending >= self._limits.pending:
+            raise Refused("overloaded", f"This connection waits for {pending} replies already.")
+        if isinstance(data, str):
+            raise Refused("malformed", "A text message; expected msgpack as a binary one.")
+        message = wire.unpack(data)
+        asked = options(message)
+        echo |= {key: asked[key] for key in ("session_id", "request_id") if key in asked}
+        name = asked.get("session_id")
+        session = (number, name)
+        if "values" in message:
+            return wire.pack(await self._values(message["values"], session) | echo)
+        if message.pop("close", None) is True:
+            names.discard(name)
+            self._close_session(session)
+            return wire.pack({"closed": True} | echo)
+        if "label" in message:
+            return wire.pack(self._label(message, session) | echo)
+        request = self._keys.request(message, session)
+        names.add(name)
+        deadline_ms = asked.get("deadline_ms", self._limits.deadline_ms) or math.inf
+        timed: Timed = await asyncio.wrap_future(self._batcher.submit(request, deadline_ms / 1000))
+        return wire.pack(self._decided(request, timed, asked, start) | echo)
+
+    def _decided(self, request: Request, timed: Timed, asked: dict[str, Any], start: float) -> dict[str, Any]:
+        decision = timed.decision
+        self._metrics.infer.observe(timed.infer_s)
+        self._metrics.queue.observe(timed.queue_s)
+        self._metrics.batch.observe(timed.batch)
+        if self._recorder is not None:
+            self._recorder.record(request, decision)
+        total_ms, infer_ms = 1000 * (time.perf_counter() - start), 1000 * timed.infer_s
+        self._live.record(request, decision, total_ms)
+        reply = {
+            "actions": decision.action[None],
+            "tokens": decision.tokens,
+            "scores_of_dims": decision.chosen,
+            "score": float(decision.chosen[-1]),
+            "step": decision.step,
+            "policy_timing": {"infer_ms": infer_ms},
+            "server_timing": {"infer_ms": infer_ms, "queue_ms": 1000 * timed.queue_s, "total_ms": total_ms, "batch": timed.batch},
+        }
+        return reply | ({"scores": np.maximum(decision.scores, np.finfo(np.float32).min)} if asked.get("return_scores") else {})
+
+    async def _values(self, instructions: Any, session: Any) -> dict[str, Any]:
+        if self._spec.score_name != "Q":
+            raise Refused("no_values", f"This policy's scores are {self._spec.score_name}, no values.")
+        if not _sentences(instructions):
+            raise Refused("bad_observation", f"Key 'values' holds no list of 1 to {MAX_VALUES} sentences.")
+        start = time.perf_counter()
+        values = await asyncio.wrap_future(self._batcher.call(lambda: self._sessions.values(session, instructions)))
+        return {"values": values, "instructions": instructions, "server_timing": {"total_ms": 1000 * (time.perf_counter() - start)}}
+
+    def _label(self, message: dict[str, Any], session: Any) -> dict[str, Any]:
+        if self._recorder is None:
+            raise Refused("not_recording", "This server records nothing; start it with --record DIR.")
+        success = message["label"].get("success") if isinstance(message["label"], dict) else None
+        if not isinstance(success, bool):
+            raise Refused("bad_observation", "Key 'label' is no {'success': true or false}.")
+        last = self._keys.request({key: value for key, value in message.items() if key != "label"}, session)
+        return {"recorded": self._recorder.finish(last, success)}
+
+
+def _error(code: str, message: str, in_history: bool, echo: dict[str, Any]) -> str:
+    return json.dumps({"error": code, "message": message, "in_history": in_history} | echo)
+
+
+def _sentences(value: Any) -> bool:
+    sentence = lambda s: isinstance(s, str) and 0 < len(s.strip()) <= MAX_PROMPT
+    return isinstance(value, list) and 0 < len(value) <= MAX_VALUES and all(map(sentence, value))
+
+
+def _response(status: int, kind: str, body: bytes) -> Response:
+    headers = Headers(
+        {
+            "Content-Type": kind,
+            "Content-Length": str(len(body)),
+            "Cache-Control": "no-store",
+            "Connection": "close",
+            "X-Content-Type-Options": "nosniff",
+            "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+            "Referrer-Policy": "no-referrer",
+        }
+    )
+    if status == 401:
+        headers["WWW-Authenticate"] = 'Basic realm="qt_jax: any name, the API key as password"'
+    return Response(status, HTTPStatus(status).phrase, headers, body)
+
+
+def _quiet() -> Any:
+    """websockets' own log lines are of strangers' broken handshakes."""
+    log = logging.getLogger("qt_jax.websockets")
+    log.setLevel(logging.CRITICAL)
+    return log

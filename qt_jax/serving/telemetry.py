@@ -1,0 +1,53 @@
+"""Prometheus metrics and JSON log lines of a server."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+class Metrics:
+    """One server's, in a registry of its own."""
+
+    def __init__(self):
+        self._registry = CollectorRegistry()
+        named = {"registry": self._registry}
+        self.replies = Counter("qt_replies", "Replies by code; ok: with an action", ["code"], **named)
+        self.refused = Counter("qt_refused_connections", "Handshakes refused, by HTTP status", ["status"], **named)
+        self.infer = Histogram("qt_infer_seconds", "One batch on the device", buckets=_SECONDS, **named)
+        self.queue = Histogram("qt_queue_seconds", "A request's wait for its batch", buckets=_SECONDS, **named)
+        self.total = Histogram("qt_request_seconds", "From a request's arrival to its reply", buckets=_SECONDS, **named)
+        self.batch = Histogram("qt_batch_size", "Robots that share a batch", buckets=(1, 2, 4, 8, 16, 32, 64, 128), **named)
+        self.connections = Gauge("qt_connections", "Open connections", **named)
+        self.sessions = Gauge("qt_sessions", "Episodes under way", **named)
+
+    def text(self) -> bytes:
+        return generate_latest(self._registry)
+
+
+class JsonLines(logging.Formatter):
+    """A record as one JSON object; `extra={"fields": {...}}` adds its fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {"time": round(time.time(), 3), "level": record.levelname.lower(), "event": record.getMessage()}
+        line |= getattr(record, "fields", {})
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def logger() -> logging.Logger:
+    """`qt_jax.serving`, as JSON lines on stderr."""
+    log = logging.getLogger("qt_jax.serving")
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(JsonLines())
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False
+    return log

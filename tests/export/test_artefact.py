@@ -1,0 +1,131 @@
+"""The artefact against the checkpoint, in this process and where a robot loads it."""
+
+import json
+import shutil
+import subprocess
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import metaworld_mt10, quickstart
+from qt_jax.envs import metaworld
+from qt_jax.errors import UserError
+from qt_jax.export import agreement, artefact, live
+from qt_jax.models.q_transformer import Network
+from qt_jax.serving import artefact as artefacts
+from qt_jax.text import ENCODER
+from qt_jax.training import checkpoints, inputs
+from tests.conftest import ROOT, door
+from tests.data.synthetic import unit_statistics
+
+BASE = ROOT / ".base/bin/python"
+
+
+@pytest.fixture(scope="module")
+def written(trained, tmp_path_factory):
+    return artefact.write(trained.workdir, str(tmp_path_factory.mktemp("export") / "policy"), instructions=("open the faucet",))
+
+
+ROBOT = """
+import importlib.util, sys
+import numpy as np
+from qt_jax.serving import artefact
+for name in ("flax", "optax", "orbax", "tensorflow", "ml_collections", "websockets", "PIL"):
+    assert importlib.util.find_spec(name) is None, name
+opened = artefact.load(sys.argv[1])
+policy, seen = opened.policy(2), np.load(sys.argv[2])
+results = []
+for t in range(len(seen["is_first"])):
+    images = {name.removeprefix("images/"): seen[name][t] for name in seen.files if name.startswith("images/")}
+    results.append(policy.act(np.arange(2), images, seen["state"][t], seen["instruction"][t], seen["is_first"][t]))
+did = {name: [getattr(result, name) for result in results] for name in ("actions", "scores")}
+np.savez(sys.argv[3], embedding=opened.embeddings()["open the faucet"], **did)
+"""
+
+
+@pytest.mark.skipif(not BASE.exists(), reason="needs `make .base/.installed`")
+def test_a_venv_of_the_base_dependencies_acts_as_the_checkpoint_does(trained, written, tmp_path):
+    params, assets, _ = checkpoints.load_params(trained.workdir)
+    policy, steps = live.build(params, assets, slots=2), []
+    for t in range(8):
+        steps.append(agreement.observations(policy.spec, 2, seed=t) | {"is_first": np.full(2, t == 5)})
+    flat = [step["images"] for step in steps]
+    arrays = {f"images/{name}": np.stack([images[name] for images in flat]) for name in flat[0]}
+    arrays |= {key: np.stack([step[key] for step in steps]) for key in ("state", "instruction", "is_first")}
+    np.savez(tmp_path / "seen.npz", **arrays)
+    command = [str(BASE), "-c", ROBOT, str(written.path), str(tmp_path / "seen.npz"), str(tmp_path / "did.npz")]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    did = np.load(tmp_path / "did.npz")
+    expected = [policy.act(np.arange(2), **step) for step in steps]
+    np.testing.assert_allclose(did["scores"], [action.scores for action in expected], atol=1e-5)
+    np.testing.assert_allclose(did["actions"], [action.actions for action in expected], atol=1e-6)
+    assert did["embedding"].shape == (512,)
+
+
+def untrained(config) -> tuple[dict, checkpoints.Assets]:
+    """Parameters and assets of an experiment as its training would save them at step 0, at its full size."""
+    action, observation = metaworld.action_spec(config.env), metaworld.observation_spec(config.env)
+    statistics = unit_statistics(observation.state_dim)
+    dataset = checkpoints.DatasetAssets(action, observation, statistics, unit_statistics(action.dims), 0.1)
+    config = inputs.with_value_range(config, 0.1)
+    assets = checkpoints.Assets(action, observation, {"collected": dataset}, ENCODER, 512, checkpoints.plain_config(config), "", {})
+    network = Network.create(config.model, action, observation, 512)
+    return jax.jit(network.init)(jax.random.key(0)), assets
+
+
+@pytest.mark.parametrize("beam, window", [(1, "per_frame"), (3, "window")])
+@pytest.mark.parametrize("module, agent", [(quickstart, "q_transformer"), (quickstart, "bc"), (metaworld_mt10, "q_transformer")])
+def test_every_shipped_config_exports_to_what_it_was(module, agent, beam, window, tmp_path):
+    if beam > 1 and module is metaworld_mt10:
+        pytest.skip("the other two show it")
+    config = module.get_config(agent)
+    config.model.attention = window
+    params, assets = untrained(config)
+    about = artefact.build(params, assets, str(tmp_path / "policy"), {"workdir": "", "step": 0}, beam=beam).about
+    assert about["agreement"]["max_difference"] < 1e-4 and about["agreement"]["other_bins"] <= about["agreement"]["ties"]
+
+
+def test_fixed_batches_and_what_they_do_not_hold(trained, tmp_path):
+    opened = artefact.write(trained.workdir, str(tmp_path / "policy"), batches=(1, 2))
+    assert opened.policy(2, (1,)).buckets == (1, 2)
+    with pytest.raises(UserError, match=r"batches of \[1, 2\], not \[8\]"):
+        opened.policy(8)
+
+
+def test_what_was_changed_or_is_of_another_version_is_named(written, tmp_path):
+    for damage, message in [
+        (lambda folder: (folder / "params.safetensors").write_bytes(b"x" * 100), "params.safetensors has sha256 .*changed or damaged"),
+        (lambda folder: (folder / "programs" / "encode.any.bin").unlink(), "encode.any.bin is missing"),
+        (lambda folder: (folder / "policy.json").write_text("{"), "cannot be read"),
+        (lambda folder: (folder / "policy.json").write_text(json.dumps({"schema": 99})), "schema 99, this version reads 1"),
+        (shutil.rmtree, "holds no policy.json"),
+    ]:
+        folder = tmp_path / "policy"
+        shutil.copytree(written.path, folder)
+        damage(folder)
+        with pytest.raises(UserError, match=message):
+            artefacts.load(str(folder))
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_policy_that_differs_is_not_written(trained):
+    """Another score on the same prefix, or another bin that is no tie, is refused."""
+    params, assets, _ = checkpoints.load_params(trained.workdir)
+    one, other = (live.build(p, assets, slots=1) for p in (params, jax.tree.map(lambda x: x * 1.01, params)))
+    with pytest.raises(UserError, match="does not agree with the checkpoint"):
+        agreement.compare(one, other, "float32")
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--batches=1,x"], "--batches=1,x"),
+        (["--dataset=other"], "not on 'other'"),
+        (["--output=tests"], "exists and is no policy artefact"),
+        (["--instructions=nowhere"], "--instructions=nowhere cannot be read"),
+    ],
+)
+def test_the_door_says_what_is_wrong(trained, flags, message):
+    result = door("export", f"--config.workdir={trained.workdir}", *flags, check=False)
+    assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr

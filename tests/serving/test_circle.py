@@ -1,0 +1,119 @@
+"""Collect, train, export, serve, record, train on what was recorded: with a policy that solves its tasks."""
+
+import json
+import struct
+import subprocess
+
+import numpy as np
+import pytest
+
+from qt_jax.envs import metaworld
+from qt_jax.envs import metaworld_tasks as tasks
+from qt_jax.serving import wire
+from qt_jax.serving.client import Client
+from tests import skilled
+from tests.conftest import ROOT, door
+from tests.serving.conftest import Serving, serve
+
+CONFIG = "tests/skilled.py"
+OPENPI = ROOT / ".openpi/bin/python"
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("skilled")
+    door("collect", f"--config.data.path={folder / 'data'}", config=CONFIG)
+    door("train", f"--config.data.path={folder / 'data'}", f"--config.workdir={folder}", config=CONFIG)
+    door("export", f"--config.workdir={folder}", config=CONFIG)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recording(workdir):
+    serving = serve(workdir / "policy", workdir / "log", "--slots=4", f"--record={workdir / 'recorded'}")
+    yield serving
+    serving.process.kill()
+
+
+def episode(act, task: str, seed: int, finish) -> bool:
+    """A real simulator's episode; `finish` gets the observation after the last action and the outcome."""
+    env = metaworld.MetaWorldEnv(task, skilled.get_config().env)
+    try:
+        observation, _ = env.reset(seed=seed)
+        terminated = truncated = False
+        first = True
+        while not (terminated or truncated):
+            message = {"observation/state": observation["state"], "prompt": tasks.INSTRUCTIONS[task][0]} | (
+                {"reset": True} if first else {}
+            )
+            observation, _, terminated, truncated, _ = env.step(act(message)["actions"][0])
+            first = False
+        finish({"observation/state": observation["state"], "prompt": tasks.INSTRUCTIONS[task][0]}, terminated)
+        return terminated
+    finally:
+        env.close()
+
+
+class Robot:
+    """The process of tests/serving/openpi_robot.py."""
+
+    def __init__(self, url: str):
+        command = [str(OPENPI), "-I", "tests/serving/openpi_robot.py", url]
+        self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def ask(self, data: bytes) -> dict:
+        self._process.stdin.write(struct.pack("<I", len(data)) + data)
+        self._process.stdin.flush()
+        (size,) = struct.unpack("<I", self._process.stdout.read(4))
+        return wire.unpack(self._process.stdout.read(size))
+
+    def end(self) -> None:
+        self._process.stdin.close()
+        assert self._process.wait(timeout=10) == 0
+
+
+@pytest.mark.skipif(not OPENPI.exists(), reason="needs `make .openpi/.installed`")
+def test_openpi_client_drives_two_episodes_in_a_row_to_success(recording: Serving):
+    """Unmodified, in a venv of its own. The second episode begins by `reset` in one run and by a new connection in the other."""
+    robot = Robot(recording.url)
+    assert robot.ask(b"")["action"]["names"] == ["x", "y", "z", "gripper"]
+    steps = []
+
+    def act(message):
+        reply = robot.ask(wire.pack(message))
+        steps.append(reply["step"])
+        return reply
+
+    ignore = lambda last, success: None
+    assert episode(act, "faucet-open", 1, ignore) and episode(act, "drawer-close", 2, ignore)
+    assert steps.count(0) == 2
+    refused = json.loads(robot.ask(wire.pack({"prompt": "open"}))["refused"].split("\n", 1)[1])
+    assert refused["error"] == "bad_observation" and "observation/state" in refused["message"]
+    robot.ask(b"")  # a new client
+    unnamed = lambda message: act({key: value for key, value in message.items() if key != "reset"})
+    assert episode(unnamed, "faucet-open", 3, ignore) and steps.count(0) == 3
+    robot.end()
+
+
+def test_a_served_policy_is_evaluated_and_what_it_did_is_trained_on(recording: Serving, workdir):
+    evaluation = door("evaluate", f"--policy={recording.url}", f"--config.workdir={workdir / 'remote'}", "--config.evaluate.episodes=2",
+                      config=CONFIG)  # fmt: skip
+    door("evaluate", f"--config.workdir={workdir}", "--config.evaluate.episodes=2", config=CONFIG)
+    remote, local = (json.loads((folder / "evaluation.json").read_text()) for folder in (workdir / "remote", workdir))
+    assert remote["tasks"] == local["tasks"] and remote["method"] == local["method"], evaluation.stdout
+
+    client, outcomes = Client(recording.url), []
+    for seed in range(4):
+        outcomes.append(episode(client.infer, "faucet-open", 10 + seed, client.label))
+    failed = episode(lambda message: client.infer(message) | {"actions": np.zeros((1, 4))}, "drawer-close", 5, client.label)
+    client.infer({"observation/state": np.zeros(39, np.float32), "prompt": "open the faucet", "reset": True})  # gets no label
+    client.disconnect()
+    assert sum(outcomes) >= 3 and not failed
+    assert recording.end() == 0
+
+    shown = door("inspect", f"--data={workdir / 'recorded'}", config="").stdout
+    assert "5 episodes" in shown and f"{sum(outcomes) / 5:.0%}" in shown
+    assert door("validate", f"--data={workdir / 'recorded'}", config="").returncode == 0
+    again = door("train", f"--config.data.path={workdir / 'recorded'}", f"--config.workdir={workdir / 'again'}", "--config.train.steps=5",
+                 "--config.data.validation_fraction=0.0", "--config.train.log_every=1", config=CONFIG)  # fmt: skip
+    assert "5 episodes" not in again.stderr and (workdir / "again" / "checkpoints" / "5").exists()
