@@ -33,7 +33,7 @@ _CONFIG_OPTIONAL = ("inspect", "validate")
 
 _USAGE = (
     "usage: python -m qt_jax DOOR --config=experiments/FILE.py [--config.KEY=VALUE ...]\n\ndoors:\n"
-    + "\n".join(f"  {name:10}{text}" for name, text in DOORS.items())
+    + "\n".join(f"  {name:13}{text}" for name, text in DOORS.items())
     + "\n\n`python -m qt_jax DOOR --config=FILE --help` lists every setting with its default."
 )
 

@@ -93,8 +93,8 @@ def test_the_door_and_the_report(trained, tmp_path):
     shutil.copytree(trained.workdir, run)
     marked = "<p>before</p><!-- affordances --><!-- end of affordances --><p>after</p>"
     (run / "report.html").write_text(marked)
-    settings = [f"--config.workdir={run}", "--config.evaluate.affordances.states=4", "--config.evaluate.affordances.timed=(1, 2)"]
-    result = door("affordances", *settings)
+    ours = [f"--config.evaluate.affordances.{setting}" for setting in ("states=4", "decisions=3", "timed=(1, 2)")]
+    result = door("affordances", f"--config.workdir={run}", "--config.evaluate.max_decisions=5", *ours)
     assert "precision" in result.stdout and f"page: {run}/affordances.html" in result.stdout
     summary = json.loads((run / "affordances.json").read_text())
     made = summary["pairs"]
