@@ -81,5 +81,5 @@ export function lineUnder(place, values, limit, name, label) {
   const share = trace(place, values.map((x) => Math.min(x, high)), -0.05 * high, 1.05 * high, label, limit);
   const mark = tick(name, "limit");
   mark.style.top = `${100 * share}%`;
-  place.append(tick(`${number(high)}${most > high ? " and more" : ""}`, "high"), tick("0", "low"), mark);
+  place.append(tick(`${number(high)} ms${most > high ? " and more" : ""}`, "high"), tick("0", "low"), mark);
 }
