@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import signal
 import ssl
@@ -133,7 +134,9 @@ def _write(spool: Path, spec: Any) -> None:
             recorded = recording.Recording(
                 f"episode {index}", served.instruction, encoded, served.state, served.actions, served.success, None, spec.dt
             )
-            yield recording.finish(recorded, index, "policy")
+            finished = recording.finish(recorded, index, "policy")
+            plan = dataclasses.replace(finished.plan, task=served.task or finished.plan.task)
+            yield dataclasses.replace(finished, plan=plan)
 
     count = len(list(spool.glob("*.npz")))
     if not count:

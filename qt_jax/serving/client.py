@@ -84,9 +84,9 @@ class Client:
         """Value of each instruction in the session's last observation, float32 [K]."""
         return self.infer({"values": list(instructions)} | _named(session))["values"]
 
-    def label(self, observation: dict[str, Any], success: bool) -> str:
+    def label(self, observation: dict[str, Any], success: bool, task: str = "") -> str:
         """Ends a recorded episode with the observation after its last action; returns its name on the server."""
-        return self.infer(observation | {"label": {"success": success}})["recorded"]
+        return self.infer(observation | {"label": {"success": success, "task": task}})["recorded"]
 
     def disconnect(self) -> None:
         self._connection.close()

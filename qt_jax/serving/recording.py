@@ -16,9 +16,13 @@ MAX_STEPS = 5_000
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
-    """T actions, T + 1 observations: images {camera: uint8 [T+1, H, W, 3]}, state float32 [T+1, S], actions float32 [T, D]."""
+    """T actions, T + 1 observations: images {camera: uint8 [T+1, H, W, 3]}, state float32 [T+1, S], actions float32 [T, D].
+
+    task: the operator's name of it; empty: none was given.
+    """
 
     instruction: str
+    task: str
     images: dict[str, np.ndarray]
     state: np.ndarray
     actions: np.ndarray
@@ -48,7 +52,7 @@ class Recorder:
         with self._lock:
             self._drop(session)
 
-    def finish(self, last: Request, success: bool) -> str:
+    def finish(self, last: Request, success: bool, task: str) -> str:
         """Labels the session's episode, whose observation after the last action is `last`; returns its name.
 
         Raises:
@@ -67,7 +71,7 @@ class Recorder:
         arrays = {f"images/{name}": np.stack([r.images[name] for r in seen]) for name in last.images}
         with self._lock:
             path = self._folder / f"{len(list(self._folder.iterdir())):06d}.npz"
-            np.savez_compressed(path, instruction=instruction, success=success, state=np.stack([r.state for r in seen]),
+            np.savez_compressed(path, instruction=instruction, task=task, success=success, state=np.stack([r.state for r in seen]),
                                 actions=np.stack([action for _, action in steps]), **arrays)  # fmt: skip
         return path.stem
 
@@ -80,4 +84,4 @@ def read(folder: str) -> Iterator[Episode]:
     for path in sorted(Path(folder).glob("*.npz")):
         with np.load(path, allow_pickle=False) as file:
             images = {name.removeprefix("images/"): file[name] for name in file.files if name.startswith("images/")}
-            yield Episode(str(file["instruction"]), images, file["state"], file["actions"], bool(file["success"]))
+            yield Episode(str(file["instruction"]), str(file["task"]), images, file["state"], file["actions"], bool(file["success"]))

@@ -275,11 +275,12 @@ class Server:
     def _label(self, message: dict[str, Any], session: Any) -> dict[str, Any]:
         if self._recorder is None:
             raise Refused("not_recording", "This server records nothing; start it with --record DIR.")
-        success = message["label"].get("success") if isinstance(message["label"], dict) else None
-        if not isinstance(success, bool):
-            raise Refused("bad_observation", "Key 'label' is no {'success': true or false}.")
+        label = message["label"] if isinstance(message["label"], dict) else {}
+        success, task = label.get("success"), label.get("task", "")
+        if not isinstance(success, bool) or not isinstance(task, str) or len(task) > 100:
+            raise Refused("bad_observation", "Key 'label' is no {'success': true or false, 'task': its name, if you like}.")
         last = self._keys.request({key: value for key, value in message.items() if key != "label"}, session)
-        return {"recorded": self._recorder.finish(last, success)}
+        return {"recorded": self._recorder.finish(last, success, task)}
 
 
 def _error(code: str, message: str, in_history: bool, echo: dict[str, Any]) -> str:

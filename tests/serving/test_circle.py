@@ -84,7 +84,7 @@ def test_openpi_client_drives_two_episodes_in_a_row_to_success(recording: Servin
         steps.append(reply["step"])
         return reply
 
-    ignore = lambda last, success: None
+    ignore = lambda last, success, task: None
     assert episode(act, "faucet-open", 1, ignore) and episode(act, "drawer-close", 2, ignore)
     assert steps.count(0) == 2
     refused = json.loads(robot.ask(wire.pack({"prompt": "open"}))["refused"].split("\n", 1)[1])
@@ -112,8 +112,8 @@ def test_a_served_policy_is_evaluated_and_what_it_did_is_trained_on(recording: S
     assert recording.end() == 0
 
     shown = door("inspect", f"--data={workdir / 'recorded'}", config="").stdout
-    assert "5 episodes" in shown and f"{sum(outcomes) / 5:.0%}" in shown
+    assert "episodes      5: " in shown and f"{sum(outcomes) / 5:.1%} successful" in shown
     assert door("validate", f"--data={workdir / 'recorded'}", config="").returncode == 0
-    again = door("train", f"--config.data.path={workdir / 'recorded'}", f"--config.workdir={workdir / 'again'}", "--config.train.steps=5",
+    door("train", f"--config.data.path={workdir / 'recorded'}", f"--config.workdir={workdir / 'again'}", "--config.train.steps=5",
                  "--config.data.validation_fraction=0.0", "--config.train.log_every=1", config=CONFIG)  # fmt: skip
-    assert "5 episodes" not in again.stderr and (workdir / "again" / "checkpoints" / "5").exists()
+    assert (workdir / "again" / "checkpoints" / "5").exists()

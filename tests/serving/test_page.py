@@ -29,7 +29,7 @@ class Guarded:
         policy.warm_up()
         self._server = Server(
             Sessions(policy, lambda sentence: np.ones(artefact.spec.instruction_dim, np.float32)),
-            about={"artefact": artefact.path.name, "step": 20, "decoder": "greedy"},
+            about={"artefact": artefact.path.name, "training": artefact.training(), "decoder": "greedy"},
             keys=Keys({"front": "my camera/front"}, ("observation/state",)),
             access=Access(KEY),
         )
