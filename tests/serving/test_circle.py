@@ -41,14 +41,12 @@ def episode(act, task: str, seed: int, finish) -> bool:
     try:
         observation, _ = env.reset(seed=seed)
         terminated = truncated = False
-        first = True
+        seen = lambda: {"observation/state": observation["state"], "prompt": tasks.INSTRUCTIONS[task][0]}
+        begins = {"reset": True}
         while not (terminated or truncated):
-            message = {"observation/state": observation["state"], "prompt": tasks.INSTRUCTIONS[task][0]} | (
-                {"reset": True} if first else {}
-            )
-            observation, _, terminated, truncated, _ = env.step(act(message)["actions"][0])
-            first = False
-        finish({"observation/state": observation["state"], "prompt": tasks.INSTRUCTIONS[task][0]}, terminated)
+            observation, _, terminated, truncated, _ = env.step(act(seen() | begins)["actions"][0])
+            begins = {}
+        finish(seen(), terminated, task)
         return terminated
     finally:
         env.close()

@@ -130,12 +130,14 @@ def test_nothing_is_compiled_after_the_warm_up(policy):
 def test_beam_search_finds_what_trying_everything_finds(network, additive):
     """A beam as wide as there are prefixes is exhaustive; one of width 1 is greedy."""
     params, segment = make_params(network), make_segment(WINDOW, batch=1, seed=4)
-    frame = lambda t: network.encode_frame(params, {"front": segment.images["front"][:, t]}, {"front": np.ones(1, bool)},
+    encode = jax.jit(network.encode_frame)
+    frame = lambda t: encode(params, {"front": segment.images["front"][:, t]}, {"front": np.ones(1, bool)},
                                            segment.state[:, t], segment.instruction)  # fmt: skip
     cache = jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *[frame(t) for t in range(WINDOW)])
     mask, present = np.ones((1, WINDOW), bool), np.ones(network.action.dims, bool)
     score = (lambda logits, dim: jax.nn.log_softmax(scores(logits, dim))) if additive else scores
-    greedy, narrow = network.greedy(params, cache, mask, score), network.beam(params, cache, mask, score, 1, additive, present)
+    beam = jax.jit(lambda width: network.beam(params, cache, mask, score, width, additive, present), static_argnums=0)
+    greedy, narrow = jax.jit(network.greedy, static_argnums=3)(params, cache, mask, score), beam(1)
     np.testing.assert_array_equal(greedy[0], narrow[0])
     np.testing.assert_allclose(greedy[1], narrow[1], atol=1e-5)
 
@@ -143,10 +145,10 @@ def test_beam_search_finds_what_trying_everything_finds(network, additive):
     many = jax.tree.map(lambda x: np.repeat(x, len(every), axis=0), segment)
     tokens = np.array(many.tokens)
     tokens[:, -1] = every
-    logits = network.score(params, dataclasses.replace(many, tokens=tokens))[:, -1]
+    logits = jax.jit(network.score)(params, dataclasses.replace(many, tokens=tokens))[:, -1]
     forced = np.stack([score(logits[:, dim], dim) for dim in range(network.action.dims)], axis=1)
     chosen = np.take_along_axis(forced, every[..., None], axis=-1)[..., 0]
     best = every[np.argmax(chosen.sum(-1) if additive else chosen[:, -1])]
-    wide = network.beam(params, cache, mask, score, 64, additive, present)
+    wide = beam(64)
     np.testing.assert_array_equal(wide[0][0], best)
     np.testing.assert_allclose(wide[1][0], forced[np.flatnonzero((every == best).all(-1))[0]], atol=1e-4)
