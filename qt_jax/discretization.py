@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from qt_jax.specs import ActionSpec, Array
+from qt_jax.specs import ActionSpec
+
+if TYPE_CHECKING:
+    from qt_jax.segment import Array
 
 
 def tokenize(spec: ActionSpec, action: np.ndarray) -> np.ndarray:
@@ -17,6 +21,6 @@ def tokenize(spec: ActionSpec, action: np.ndarray) -> np.ndarray:
 
 def detokenize(spec: ActionSpec, tokens: Array) -> Array:
     """Bin indices [..., D] to the centres of the bins, float32 [..., D]: never outside the spec's bounds."""
-    xp = np if isinstance(tokens, np.ndarray) else jnp
+    xp = tokens.__array_namespace__()
     low, high, bins = (xp.asarray(x, xp.float32) for x in (spec.low, spec.high, spec.bins))
     return low + (tokens.astype(xp.float32) + 0.5) * (high - low) / bins
