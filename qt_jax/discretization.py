@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from qt_jax.specs import ActionSpec
-
-if TYPE_CHECKING:
-    from qt_jax.segment import Array
 
 
 def tokenize(spec: ActionSpec, action: np.ndarray) -> np.ndarray:
@@ -19,7 +16,7 @@ def tokenize(spec: ActionSpec, action: np.ndarray) -> np.ndarray:
     return np.clip(index, 0, bins - 1).astype(np.int32)
 
 
-def detokenize(spec: ActionSpec, tokens: Array) -> Array:
+def detokenize(spec: ActionSpec, tokens: Any) -> Any:
     """Bin indices [..., D] to the centres of the bins, float32 [..., D]: never outside the spec's bounds."""
     xp = tokens.__array_namespace__()
     low, high, bins = (xp.asarray(x, xp.float32) for x in (spec.low, spec.high, spec.bins))

@@ -65,7 +65,7 @@ def _programs(source: artefact.Artefact, config: dict[str, Any], output: Path) -
     """Writes encode.onnx and decode.onnx."""
     spec = source.spec
     settings = ml_collections.ConfigDict(checkpoints.frozen_config(config))
-    settings.model.dtype, settings.model.remat, settings.model.encoder_remat = "float32", "none", "none"
+    settings.model.update(dtype="float32", remat="none", encoder_remat="none")
     described = source.about["network"]
     action, observation = ActionSpec(**described["action"]), ObservationSpec(**described["observation"])
     network = Network.create(settings.model, action, observation, spec.instruction_dim)
