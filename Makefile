@@ -29,7 +29,7 @@ test: $(STAMP) .base/.installed .openpi/.installed lint
 	$(PY) -m pytest
 	$(PY) -m pytest -m tensorflow
 
-test-slow: $(STAMP) libtpu .beam/.installed .rerun/.installed
+test-slow: $(STAMP) libtpu .beam/.installed .onnx/.installed .rerun/.installed
 	$(PY) -m pytest -m slow
 
 lint: $(STAMP)
@@ -85,6 +85,13 @@ $(STAMP): requirements.txt setup.cfg pyproject.toml
 	$(VENV)/bin/uv pip install --quiet --python .beam/bin/python --editable '.[data,sim,beam]'
 	touch $@
 
+# The extra `onnx` in a venv of its own, with our Orbax: jax2onnx asks for an older one and imports none.
+.onnx/.installed: setup.cfg | $(STAMP)
+	$(PY) -m pip install --quiet uv
+	$(VENV)/bin/uv venv --quiet --clear --python $(PY) .onnx
+	grep orbax-checkpoint setup.cfg | $(VENV)/bin/uv pip install --quiet --python .onnx/bin/python --override - --editable '.[train,onnx]'
+	touch $@
+
 # The extra `rerun` beside the venv, half a gigabyte with its viewer: PYTHONPATH=.rerun
 .rerun/.installed: | $(STAMP)
 	$(PY) -m pip install --quiet --no-deps --upgrade --target .rerun rerun-sdk==0.41.0
@@ -101,4 +108,4 @@ libtpu: $(STAMP)
 	$(PY) -m pip install --quiet --no-deps --upgrade --target .libtpu libtpu==0.0.42.1
 
 clean:
-	rm -rf $(VENV) .base .openpi .beam .rerun .peer .libtpu data runs
+	rm -rf $(VENV) .base .openpi .beam .onnx .rerun .peer .libtpu data runs

@@ -23,7 +23,8 @@ from qt_jax.envs import metaworld
 from qt_jax.models import q_transformer as model
 from qt_jax.models.q_transformer import Network, parameter_count
 from qt_jax.models.transformer import Transformer
-from qt_jax.specs import ActionSpec, ObservationSpec, Segment
+from qt_jax.segment import Segment
+from qt_jax.specs import ActionSpec, ObservationSpec
 from qt_jax.text import DIM
 from qt_jax.training import chips, inputs, program
 from qt_jax.training.config import default_config

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
+from typing import Any
+
 import numpy as np
 
-from qt_jax.specs import ActionSpec, Array
+from qt_jax.specs import ActionSpec
 
 
 def tokenize(spec: ActionSpec, action: np.ndarray) -> np.ndarray:
@@ -15,8 +16,8 @@ def tokenize(spec: ActionSpec, action: np.ndarray) -> np.ndarray:
     return np.clip(index, 0, bins - 1).astype(np.int32)
 
 
-def detokenize(spec: ActionSpec, tokens: Array) -> Array:
+def detokenize(spec: ActionSpec, tokens: Any) -> Any:
     """Bin indices [..., D] to the centres of the bins, float32 [..., D]: never outside the spec's bounds."""
-    xp = np if isinstance(tokens, np.ndarray) else jnp
+    xp = tokens.__array_namespace__()
     low, high, bins = (xp.asarray(x, xp.float32) for x in (spec.low, spec.high, spec.bins))
     return low + (tokens.astype(xp.float32) + 0.5) * (high - low) / bins

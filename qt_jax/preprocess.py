@@ -1,17 +1,12 @@
-"""What training and serving must do alike: images, state normalisation, the window of past frames."""
+"""What training and serving must do alike: images, the window of past frames (the state's normalisation: statistics.py)."""
 
 from __future__ import annotations
-
-import dataclasses
-import hashlib
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qt_jax.errors import UserError
-from qt_jax.specs import Array
+from qt_jax.segment import Array
 
 
 def images_to_float(images: Array, size: tuple[int, int]) -> Array:
@@ -29,49 +24,6 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     from PIL import Image
 
     return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
-
-
-@dataclasses.dataclass(frozen=True)
-class Statistics:
-    """Of a dataset's states or actions, one float an entry: mean, standard deviation, 1% and 99% quantiles, least and greatest value."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    q01: tuple[float, ...]
-    q99: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Statistics:
-        """Reads `to_json`'s output.
-
-        Raises:
-            UserError: if a field is missing or the fingerprint does not match the numbers.
-        """
-        names = [field.name for field in dataclasses.fields(cls)]
-        missing = {*names, "fingerprint"} - set(value)
-        if missing:
-            raise UserError(f"Statistics lack {sorted(missing)}; export or train the checkpoint again.")
-        statistics = cls(*(tuple(value[name]) for name in names))
-        if statistics.fingerprint() != value["fingerprint"]:
-            raise UserError(
-                f"Statistics have fingerprint {statistics.fingerprint()}, expected {value['fingerprint']}: "
-                "the file was edited or damaged; restore it from the checkpoint it belongs to."
-            )
-        return statistics
-
-    def to_json(self) -> dict[str, Any]:
-        return {name: list(values) for name, values in dataclasses.asdict(self).items()} | {"fingerprint": self.fingerprint()}
-
-    def fingerprint(self) -> str:
-        return hashlib.sha256(np.asarray(dataclasses.astuple(self), np.float64).tobytes()).hexdigest()[:16]
-
-    def normalize(self, values: np.ndarray) -> np.ndarray:
-        """Raw [..., n] to float32 of about unit scale; a constant entry becomes 0; clipped to +-10."""
-        mean, std = np.asarray(self.mean), np.asarray(self.std)
-        scaled = np.where(std > 1e-6, (values - mean) / np.maximum(std, 1e-6), 0.0)
-        return np.clip(scaled, -10.0, 10.0).astype(np.float32)
 
 
 def windows(x: Array, window: int) -> Array:

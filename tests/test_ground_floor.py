@@ -7,8 +7,8 @@ import pytest
 from qt_jax import discretization, preprocess, text
 from qt_jax.data.index import _statistics
 from qt_jax.errors import UserError
-from qt_jax.preprocess import Statistics
 from qt_jax.specs import ActionSpec
+from qt_jax.statistics import Statistics
 
 SPEC = ActionSpec(("x", "gripper"), (-1.0, 0.0), (1.0, 2.0), (64, 2))
 

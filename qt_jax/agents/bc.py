@@ -10,7 +10,7 @@ import ml_collections
 
 from qt_jax import losses
 from qt_jax.models.q_transformer import Network
-from qt_jax.specs import Segment
+from qt_jax.segment import Segment
 
 USES_TARGET = False
 SCORE_NAME = "log-probability"

@@ -21,7 +21,7 @@ def define_flags() -> None:
 
 def main(config: Any) -> None:
     from qt_jax.errors import UserError
-    from qt_jax.export import artefact
+    from qt_jax.export import agreement, artefact
 
     values = flags.FLAGS
     try:
@@ -45,10 +45,9 @@ def main(config: Any) -> None:
         batches=batches,
         instructions=instructions,
     )
-    agreement, size = written.about["agreement"], sum(p.stat().st_size for p in written.path.rglob("*") if p.is_file())
+    size = sum(p.stat().st_size for p in written.path.rglob("*") if p.is_file())
     print(
         f"{written.path}: {size / 2**20:.1f} MiB, step {written.about['provenance']['step']}, {written.about['decoder']}\n"
-        f"agrees with the checkpoint in {agreement['decisions']} decisions: scores differ by up to {agreement['max_difference']:.2g} "
-        f"({agreement['tolerance']:g} allowed), {agreement['ties']:.1%} of dims are ties, {agreement['other_bins']:.1%} chose another bin\n"
+        f"{agreement.summary(written.about['agreement'], 'the checkpoint')}\n"
         f"serve it: python -m qt_jax serve --artefact={written.path}"
     )

@@ -24,11 +24,12 @@ DOORS = {
     "evaluate": "roll a trained policy out, with videos and an HTML report",
     "affordances": "a trained policy's values of instructions against what comes of them, as precision, recall and F1",
     "export": "a checkpoint as a policy artefact: what a robot loads",
+    "onnx": "adds ONNX programs to a policy artefact, for robots without jax; no --config",
     "serve": "a policy artefact over a websocket, for robots (openpi-client) and people (a page); no --config",
 }
 
-_OWN_FLAGS = ("convert", "repack", "inspect", "validate", "plan", "evaluate", "export", "serve")
-_WITHOUT_CONFIG = ("convert", "repack", "serve")
+_OWN_FLAGS = ("convert", "repack", "inspect", "validate", "plan", "evaluate", "export", "onnx", "serve")
+_WITHOUT_CONFIG = ("convert", "repack", "onnx", "serve")
 _CONFIG_OPTIONAL = ("inspect", "validate")
 
 _USAGE = (

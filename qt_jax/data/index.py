@@ -24,8 +24,8 @@ from qt_jax.data import episodes, records
 from qt_jax.data.records import BadRecord, BadShard, Directory, Shard
 from qt_jax.data.specs import DatasetSpec
 from qt_jax.errors import UserError
-from qt_jax.preprocess import Statistics
 from qt_jax.specs import DEMONSTRATION
+from qt_jax.statistics import Statistics
 
 SAMPLES = 100_000
 """Steps of a dataset kept for quantiles and histograms, at even distances."""

@@ -26,7 +26,7 @@ from qt_jax.data.order import Draw, Order, Reader
 from qt_jax.data.records import BadRecord
 from qt_jax.data.segments import Cutting, Layout, Prepared, Rows, prepare
 from qt_jax.errors import UserError
-from qt_jax.specs import Segment
+from qt_jax.segment import Segment
 
 
 @dataclasses.dataclass(frozen=True)

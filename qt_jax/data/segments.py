@@ -14,8 +14,10 @@ from qt_jax import discretization
 from qt_jax.data.buffers import Buffers
 from qt_jax.data.episodes import Episode, monte_carlo_returns
 from qt_jax.errors import UserError
-from qt_jax.preprocess import Statistics, resize
-from qt_jax.specs import ActionSpec, ObservationSpec, Segment, segment_struct
+from qt_jax.preprocess import resize
+from qt_jax.segment import Segment, segment_struct
+from qt_jax.specs import ActionSpec, ObservationSpec
+from qt_jax.statistics import Statistics
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from qt_jax.errors import UserError
-from qt_jax.serving.policy import Policy
+from qt_jax.serving.runtime import Runtime
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
 """Of scores, by compute dtype (default of this project): another order of sums, and what it does to a bfloat16."""
@@ -23,7 +23,7 @@ def observations(spec: Any, rows: int, seed: int) -> dict[str, Any]:
     }
 
 
-def compare(reference: Policy, other: Policy, dtype: str) -> dict[str, Any]:
+def compare(reference: Runtime, other: Runtime, dtype: str) -> dict[str, Any]:
     """Steps both through episodes longer than the window, two of them, and compares every score whose prefix is the same.
 
     Returns:
@@ -48,9 +48,17 @@ def compare(reference: Policy, other: Policy, dtype: str) -> dict[str, Any]:
         tie = (best[..., 1] - best[..., 0] < 2 * tolerance) & prefix
         if worst > tolerance or (~same & prefix & ~tie).any():
             raise UserError(
-                f"The exported policy does not agree with the checkpoint: scores differ by up to {worst:.3g}, {tolerance:g} is allowed for "
-                f"{dtype}. Report this with the config; export from a float32 model meanwhile."
+                f"The exported policy does not agree with its original: scores differ by up to {worst:.3g}, {tolerance:g} is allowed "
+                f"for {dtype}. Report this with the config; export from a float32 model meanwhile."
             )
         ties, differing, dims = ties + int(tie.sum()), differing + int((~same & prefix).sum()), dims + int(prefix.sum())
     return {"decisions": 2 * steps * rows, "max_difference": worst, "tolerance": tolerance, "ties": ties / dims,
             "other_bins": differing / dims}  # fmt: skip
+
+
+def summary(result: dict[str, Any], reference: str) -> str:
+    """`compare`'s result in one line."""
+    return (
+        f"agrees with {reference} in {result['decisions']} decisions: scores differ by up to {result['max_difference']:.2g} "
+        f"({result['tolerance']:g} allowed), {result['ties']:.1%} of dims are ties, {result['other_bins']:.1%} chose another bin"
+    )

@@ -21,7 +21,9 @@ from qt_jax import text
 from qt_jax.errors import UserError
 from qt_jax.export import agreement, live
 from qt_jax.serving import artefact
+from qt_jax.serving.folder import INSTRUCTIONS, POLICY, SCHEMA, checksum
 from qt_jax.serving.policy import Policy
+from qt_jax.specs import to_json
 from qt_jax.training import checkpoints
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -65,7 +67,7 @@ def build(
 ) -> artefact.Artefact:
     """As `write`, of parameters that are at hand; origin: the run's directory and step."""
     folder = Path(output)
-    if folder.exists() and any(folder.iterdir()) and not (folder / artefact.POLICY).exists():
+    if folder.exists() and any(folder.iterdir()) and not (folder / POLICY).exists():
         raise UserError(f"{folder} exists and is no policy artefact; choose another --output.")
     made = live.programs(assets, dataset, beam)
     flat = flattened(params)
@@ -76,17 +78,19 @@ def build(
     vectors = (
         np.stack([text.embed(s, assets.text_encoder) for s in instructions]) if instructions else np.zeros((0, assets.instruction_dim))
     )
-    safetensors.numpy.save_file({"embeddings": vectors.astype(np.float32)}, work / artefact.INSTRUCTIONS)
+    safetensors.numpy.save_file({"embeddings": vectors.astype(np.float32)}, work / INSTRUCTIONS)
     for batch in batches or (0,):
         for name, program in _programs(made, params, flat, batch).items():
             (work / artefact.program_file(name, batch)).write_bytes(program)
     about = {
-        "schema": artefact.SCHEMA,
+        "schema": SCHEMA,
         **artefact.describe(made.spec, made.statistics),
+        "network": {"action": to_json(assets.action), "observation": to_json(assets.observation)},
         "batches": sorted(batches),
+        "beam": beam,
         "decoder": "greedy" if beam == 1 else f"beam of {beam}",
         "instructions": list(instructions),
-        "sha256": {str(p.relative_to(work)): artefact.checksum(p) for p in sorted(work.rglob("*")) if p.is_file()},
+        "sha256": {str(p.relative_to(work)): checksum(p) for p in sorted(work.rglob("*")) if p.is_file()},
         "provenance": origin
         | {
             "dataset": dataset,
@@ -100,9 +104,9 @@ def build(
         "jax": jax.__version__,
         "platforms": list(PLATFORMS),
     }
-    (work / artefact.POLICY).write_text(json.dumps(about, indent=1))
+    (work / POLICY).write_text(json.dumps(about, indent=1))
     about["agreement"] = _compare(artefact.load(str(work)), params, made)
-    (work / artefact.POLICY).write_text(json.dumps(about, indent=1))
+    (work / POLICY).write_text(json.dumps(about, indent=1))
     shutil.rmtree(folder, ignore_errors=True)
     work.rename(folder)
     return artefact.load(str(folder))

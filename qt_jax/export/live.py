@@ -12,9 +12,9 @@ import numpy as np
 from qt_jax import agents
 from qt_jax.errors import UserError
 from qt_jax.models.q_transformer import Network
-from qt_jax.preprocess import Statistics
 from qt_jax.serving.policy import Decode, Encode, Policy
 from qt_jax.specs import PolicySpec
+from qt_jax.statistics import Statistics
 from qt_jax.training import checkpoints
 
 
@@ -40,17 +40,33 @@ def programs(assets: checkpoints.Assets, dataset: str = "collected", beam: int =
     if dataset not in assets.datasets:
         raise UserError(f"The policy was trained on the datasets {sorted(assets.datasets)}, not on {dataset!r}; name one of them.")
     config: Any = checkpoints.frozen_config(assets.config)
-    robot, network = assets.datasets[dataset], Network.create(config.model, assets.action, assets.observation, assets.instruction_dim)
+    robot = assets.datasets[dataset]
+    spec = PolicySpec(
+        action=robot.action,
+        observation=dataclasses.replace(robot.observation, image_size=assets.observation.image_size),
+        slots=robot.action.slots_in(assets.action),
+        window=config.model.window,
+        instruction_dim=assets.instruction_dim,
+        text_encoder=assets.text_encoder,
+        score_name=agents.get(config.agent.name).SCORE_NAME,
+        dt=robot.dt,
+    )
+    network = Network.create(config.model, assets.action, assets.observation, assets.instruction_dim)
+    return of_robot(config, network, spec, robot.state, beam)
+
+
+def of_robot(config: Any, network: Network, spec: PolicySpec, statistics: Statistics, beam: int) -> Programs:
+    """`programs` of a network and of the robot that `spec` describes."""
     agent = agents.get(config.agent.name)
-    bins = jnp.asarray(robot.action.bins_in(assets.action))
-    bin_mask = jnp.arange(assets.action.max_bins) < bins[:, None]
+    bins = jnp.asarray(spec.action.bins_in(network.action))
+    bin_mask = jnp.arange(network.action.max_bins) < bins[:, None]
 
     def encode(params, images, state, instruction):
-        batch = state.shape[0]
-        blank = jnp.zeros((batch, *assets.observation.image_size, 3), jnp.uint8)
-        seen = {camera: images.get(camera, blank) for camera in assets.observation.cameras}
-        mask = {camera: jnp.full(batch, camera in images) for camera in assets.observation.cameras}
-        padded = jnp.pad(state, [(0, 0), (0, assets.observation.state_dim - state.shape[1])])
+        batch, observation = state.shape[0], network.observation
+        blank = jnp.zeros((batch, *observation.image_size, 3), jnp.uint8)
+        seen = {camera: images.get(camera, blank) for camera in observation.cameras}
+        mask = {camera: jnp.full(batch, camera in images) for camera in observation.cameras}
+        padded = jnp.pad(state, [(0, 0), (0, observation.state_dim - state.shape[1])])
         return network.encode_frame(params, seen, mask, padded, instruction)
 
     def decode(params, cache, mask):
@@ -59,17 +75,7 @@ def programs(assets: checkpoints.Assets, dataset: str = "collected", beam: int =
             return network.greedy(params, cache, mask, scores)
         return network.beam(params, cache, mask, scores, beam, agent.ADDITIVE, np.asarray(bins) > 0)
 
-    spec = PolicySpec(
-        action=robot.action,
-        observation=dataclasses.replace(robot.observation, image_size=assets.observation.image_size),
-        slots=robot.action.slots_in(assets.action),
-        window=config.model.window,
-        instruction_dim=assets.instruction_dim,
-        text_encoder=assets.text_encoder,
-        score_name=agent.SCORE_NAME,
-        dt=robot.dt,
-    )
-    return Programs(spec, robot.state, encode, decode)
+    return Programs(spec, statistics, encode, decode)
 
 
 def build(params: dict, assets: checkpoints.Assets, slots: int, dataset: str = "collected", beam: int = 1) -> Policy:

@@ -16,7 +16,8 @@ from qt_jax.models.images import ImageTokenizer
 from qt_jax.models.placement import by_row
 from qt_jax.models.transformer import Transformer
 from qt_jax.preprocess import windows
-from qt_jax.specs import ActionSpec, ObservationSpec, Segment
+from qt_jax.segment import Segment
+from qt_jax.specs import ActionSpec, ObservationSpec
 
 ENCODERS = ("patch", "efficientnet_b3")
 ATTENTION = ("per_frame", "window")

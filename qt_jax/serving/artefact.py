@@ -3,50 +3,36 @@
 policy.json         what the policy is: specs, statistics, provenance, programs, checksums of every other file (`SCHEMA`)
 params.safetensors  the parameters
 programs/*.bin      `encode` and `decode` of serving/policy.py as StableHLO (jax.export), for cpu, cuda and tpu at once
+onnx/               the same as ONNX, where `python -m qt_jax onnx` added it (export/onnx.py)
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import hashlib
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import safetensors.numpy
 from jax import export
 
 from qt_jax.errors import UserError
-from qt_jax.preprocess import Statistics
+from qt_jax.serving.folder import Folder
 from qt_jax.serving.policy import Policy
-from qt_jax.specs import ActionSpec, ObservationSpec, PolicySpec, to_json
+from qt_jax.specs import PolicySpec, to_json
+from qt_jax.statistics import Statistics
 
-SCHEMA = 1
-POLICY, PARAMS, INSTRUCTIONS = "policy.json", "params.safetensors", "instructions.safetensors"
+PARAMS = "params.safetensors"
 PROGRAMS = ("encode", "decode")
 
 
-@dataclasses.dataclass(frozen=True)
-class Artefact:
-    """An opened folder whose files are what policy.json says they are.
+class Artefact(Folder):
+    """An opened folder, with the programs that run on jax."""
 
-    batches: compiled batch sizes, or () where the programs take any.
-    """
-
-    path: Path
-    spec: PolicySpec
-    statistics: Statistics
-    batches: tuple[int, ...]
-    about: dict[str, Any]
-
-    def embeddings(self) -> dict[str, np.ndarray]:
-        """{sentence: float32 [E]} of the instructions that were exported with the policy: for robots without a text encoder."""
-        vectors = safetensors.numpy.load_file(self.path / INSTRUCTIONS)["embeddings"]
-        return dict(zip(self.about["instructions"], vectors))
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """Compiled batch sizes, or () where the programs take any."""
+        return tuple(self.about["batches"])
 
     def training(self) -> dict[str, Any]:
         """What a server tells of the training: agent, episodes, step, and success in the data."""
@@ -93,35 +79,6 @@ def describe(spec: PolicySpec, statistics: Statistics) -> dict[str, Any]:
     return {"spec": to_json(spec), "state": statistics.to_json()}
 
 
-def checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def load(path: str) -> Artefact:
-    """Opens an artefact; every file is compared with its checksum.
-
-    Raises:
-        UserError: if there is none, a newer version wrote it, or a file is missing or was changed.
-    """
-    folder = Path(path)
-    try:
-        about = json.loads((folder / POLICY).read_text())
-    except FileNotFoundError:
-        raise UserError(f"{folder} holds no {POLICY}; give the folder that `python -m qt_jax export` wrote.") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / POLICY} cannot be read ({error}); export the policy again.") from error
-    if about.get("schema") != SCHEMA:
-        raise UserError(f"{folder / POLICY} has schema {about.get('schema')!r}, this version reads {SCHEMA}; export the policy again.")
-    for name, expected in about["sha256"].items():
-        file = folder / name
-        if not file.is_file():
-            raise UserError(f"{file} is missing; copy the whole folder, or export the policy again.")
-        if (found := checksum(file)) != expected:
-            raise UserError(f"{file} has sha256 {found[:16]}..., expected {expected[:16]}...: it was changed or damaged; copy it again.")
-    spec = about["spec"] | {
-        "action": ActionSpec(**about["spec"]["action"]),
-        "observation": ObservationSpec(**about["spec"]["observation"]),
-        "slots": tuple(about["spec"]["slots"]),
-    }
-    return Artefact(folder, PolicySpec(**spec), Statistics.from_json(about["state"]), tuple(about["batches"]), about)
+    """Opens an artefact; every file is compared with its checksum. Raises: see `Folder.open`."""
+    return Artefact.open(path)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Sequence
 import numpy as np
 
 from qt_jax.errors import UserError
-from qt_jax.serving.policy import Action, Policy, check
+from qt_jax.serving.runtime import Action, Runtime, check
 
 
 class Refused(UserError):
@@ -64,7 +64,7 @@ class Sessions:
         embed: sentence -> float [E].
     """
 
-    def __init__(self, policy: Policy, embed: Callable[[str], np.ndarray]):
+    def __init__(self, policy: Runtime, embed: Callable[[str], np.ndarray]):
         self.policy, self._embed = policy, embed
         self._episodes: dict[Hashable, _Episode] = {}
         self._free = list(range(policy.slots))[::-1]

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from qt_jax.specs import Segment
+from qt_jax.segment import Segment
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -20,8 +20,8 @@ from orbax.checkpoint import checkpoint_managers as managers
 import qt_jax
 from qt_jax import specs, storage
 from qt_jax.errors import UserError
-from qt_jax.preprocess import Statistics
 from qt_jax.specs import ActionSpec, ObservationSpec
+from qt_jax.statistics import Statistics
 from qt_jax.training.peers import check_barrier
 from qt_jax.training.state import TrainState
 

@@ -14,7 +14,7 @@ from qt_jax.data.mixture import Mixture
 from qt_jax.data.segments import Cutting
 from qt_jax.data.tables import Entry
 from qt_jax.errors import UserError
-from qt_jax.preprocess import Statistics
+from qt_jax.statistics import Statistics
 from qt_jax.training import checkpoints
 
 

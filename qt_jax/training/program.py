@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import ml_collections
 
-from qt_jax import agents, specs
+from qt_jax import agents
 from qt_jax.errors import UserError
 from qt_jax.models.q_transformer import Network
+from qt_jax.segment import Segment, segment_struct
 from qt_jax.training import mesh, sharding
 from qt_jax.training.state import init_state, train_step
 
@@ -22,7 +23,7 @@ class Program:
 
     mesh: jax.sharding.Mesh
     state: Any
-    batch: specs.Segment
+    batch: Segment
     step: jax.stages.Compiled
 
     def init(self, config: Any, network: Network) -> Any:
@@ -49,9 +50,7 @@ def build(config: Any, network: Network, device_mesh: jax.sharding.Mesh) -> Prog
     """Compiles the train step of `config` for that mesh (real devices, or a topology's)."""
     shapes = jax.eval_shape(functools.partial(init_state, config, network))
     state = sharding.abstract(shapes, sharding.of_state(device_mesh, shapes))
-    batch = specs.segment_struct(
-        network.action, network.observation, network.instruction_dim, config.data.batch_size, config.data.segment_length
-    )
+    batch = segment_struct(network.action, network.observation, network.instruction_dim, config.data.batch_size, config.data.segment_length)
     split = mesh.batch_sharding(device_mesh)
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split), batch)
     with jax.set_mesh(device_mesh):
@@ -59,7 +58,7 @@ def build(config: Any, network: Network, device_mesh: jax.sharding.Mesh) -> Prog
     return Program(device_mesh, state, batch, step)
 
 
-def step_flops(config: Any, network: Network, state: Any, batch: specs.Segment) -> float:
+def step_flops(config: Any, network: Network, state: Any, batch: Segment) -> float:
     """FLOPs of a step over the whole batch as the method needs them, whatever is recomputed.
 
     3F (online, forward and backward), and 1F more with a target network; F = one forward pass, counted in the program before optimisation

@@ -11,7 +11,7 @@ import optax
 
 from qt_jax import agents, losses
 from qt_jax.models.q_transformer import Network
-from qt_jax.specs import Segment
+from qt_jax.segment import Segment
 from qt_jax.training.augment import augment
 
 DECAYED = ("kernel", "head")

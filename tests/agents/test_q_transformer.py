@@ -10,7 +10,8 @@ import numpy as np
 
 from qt_jax import losses
 from qt_jax.agents import q_transformer
-from qt_jax.specs import ActionSpec, Segment
+from qt_jax.segment import Segment
+from qt_jax.specs import ActionSpec
 
 ACTION = ActionSpec(("x", "gripper"), (-1.0, -1.0), (1.0, 1.0), (3, 2))
 

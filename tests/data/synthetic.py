@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from qt_jax.preprocess import Statistics
+from qt_jax.statistics import Statistics
 
 LENGTHS = tuple(range(1, 25))
 """Of the episodes of `numbers`."""

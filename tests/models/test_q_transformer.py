@@ -9,7 +9,8 @@ import pytest
 
 from qt_jax.models import q_transformer
 from qt_jax.models.q_transformer import Network, parameter_count
-from qt_jax.specs import ActionSpec, ObservationSpec, Segment
+from qt_jax.segment import Segment
+from qt_jax.specs import ActionSpec, ObservationSpec
 
 ACTION = ActionSpec(("x", "y", "g"), (-1.0,) * 3, (1.0,) * 3, (8, 8, 2))
 WINDOW = 3

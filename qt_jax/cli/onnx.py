@@ -1,0 +1,28 @@
+"""`onnx`: adds ONNX programs to a policy artefact, for robots without jax, and compares them with the artefact before they are kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from absl import flags
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("artefact", "", "The folder that `export` wrote.")
+
+
+def main() -> None:
+    from qt_jax.errors import UserError
+    from qt_jax.export import agreement, onnx
+
+    folder = flags.FLAGS.artefact
+    if not folder:
+        raise UserError("--artefact is missing; give the folder that `python -m qt_jax export` wrote.")
+    added = onnx.write(folder)["onnx"]
+    files = sorted(Path(folder, onnx.FOLDER).iterdir())
+    size = sum(file.stat().st_size for file in files) / 2**20
+    print(
+        f"{folder}: {', '.join(file.name for file in files)}, {size:.1f} MiB, {added['dtype']}\n"
+        f"{agreement.summary(added['agreement'], 'the artefact')}\n"
+        "act with it: qt_jax.serving.onnx_policy.load, which needs numpy and onnxruntime alone"
+    )

@@ -1,0 +1,145 @@
+"""An artefact's `encode` and `decode` as ONNX, for robots without jax (serving/onnx_policy.py runs them). Needs the extra `onnx`.
+
+They are traced anew from the parameters and the network that policy.json describes, in float32 (onnxruntime multiplies no bfloat16 on a
+CPU) and for one row, with the parameters inside. jax2onnx sees jax's own operations alone, not Flax.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import safetensors.numpy
+from jax.extend.core import Literal
+
+from qt_jax.errors import UserError
+from qt_jax.export import agreement, live
+from qt_jax.export.artefact import unflattened
+from qt_jax.models.q_transformer import Network
+from qt_jax.serving import artefact
+from qt_jax.serving.folder import POLICY, checksum
+from qt_jax.serving.onnx_policy import CACHE, FOLDER, PARTS, OnnxPolicy, image_name
+from qt_jax.specs import ActionSpec, ObservationSpec
+from qt_jax.training import checkpoints
+
+Inputs = dict[str, jax.ShapeDtypeStruct]
+
+
+def write(path: str) -> dict[str, Any]:
+    """Adds `onnx/` to an artefact, compared with what the artefact itself does, and records it in policy.json, which is returned.
+
+    Raises:
+        UserError: if there is no artefact, a part does not convert (by name, with the operation), or the two do not agree.
+    """
+    source = artefact.load(path)
+    config = source.about["provenance"]["config"]
+    reference = source.policy(min(source.batches or (1,)))
+    work = source.path / f"{FOLDER}.incomplete"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    _programs(source, config, work)
+    found = agreement.compare(reference, OnnxPolicy(source.spec, source.statistics, work, reference.slots), config["model"]["dtype"])
+    shutil.rmtree(source.path / FOLDER, ignore_errors=True)
+    work.rename(source.path / FOLDER)
+    versions = {name: importlib.metadata.version(name) for name in ("jax2onnx", "onnx", "onnxruntime")}
+    others = {name: known for name, known in source.about["sha256"].items() if not name.startswith(f"{FOLDER}/")}
+    added = {f"{FOLDER}/{file.name}": checksum(file) for file in sorted((source.path / FOLDER).iterdir())}
+    about = source.about | {"sha256": others | added, "onnx": {"agreement": found, "dtype": "float32", **versions}}
+    draft = source.path / f"{POLICY}.incomplete"
+    draft.write_text(json.dumps(about, indent=1))
+    os.replace(draft, source.path / POLICY)
+    return about
+
+
+def _programs(source: artefact.Artefact, config: dict[str, Any], output: Path) -> None:
+    """Writes encode.onnx and decode.onnx."""
+    spec = source.spec
+    settings = ml_collections.ConfigDict(checkpoints.frozen_config(config))
+    settings.model.update(dtype="float32", remat="none", encoder_remat="none")
+    described = source.about["network"]
+    action, observation = ActionSpec(**described["action"]), ObservationSpec(**described["observation"])
+    network = Network.create(settings.model, action, observation, spec.instruction_dim)
+    like = jax.eval_shape(network.init, jax.random.key(0))
+    params = unflattened(jax.device_put(safetensors.numpy.load_file(source.path / artefact.PARAMS)), like)
+    made = live.of_robot(settings, network, spec, source.statistics, source.about["beam"])
+
+    struct = lambda dtype, *shape: jax.ShapeDtypeStruct((1, *shape), dtype)
+    cameras = spec.observation.cameras
+    inputs = {image_name(camera): struct(np.uint8, *spec.observation.image_size, 3) for camera in cameras}
+    inputs |= {"state": struct(np.float32, spec.observation.state_dim), "instruction": struct(np.float32, spec.instruction_dim)}
+
+    def encode(*leaves):
+        *images, state, instruction = leaves
+        return made.encode(params, dict(zip(cameras, images)), state, instruction)
+
+    leaves, structure = jax.tree.flatten(jax.eval_shape(encode, *inputs.values()))
+    caches = {f"{CACHE}{number}": leaf for number, leaf in enumerate(leaves)}
+    window = {name: struct(leaf.dtype, spec.window, *leaf.shape[1:]) for name, leaf in caches.items()}
+
+    def decode(*leaves):
+        *cache, mask = leaves
+        return made.decode(params, structure.unflatten(cache), mask)
+
+    programs = (encode, inputs, list(caches)), (decode, window | {"mask": struct(np.bool_, spec.window)}, ["tokens", "scores"])
+    for part, (program, takes, gives) in zip(PARTS, programs):
+        convert(part, program, takes, gives, output / f"{part}.onnx")
+
+
+def convert(part: str, program: Callable, inputs: Inputs, outputs: list[str], path: Path) -> None:
+    """Writes `program`, a function of `inputs`' arrays whose result has the leaves `outputs`, as ONNX (large constants: PATH.data beside).
+
+    Raises:
+        UserError: naming the part and the operation that did not convert.
+    """
+    try:
+        import jax2onnx
+    except ImportError as error:
+        raise UserError(f"The export to ONNX needs jax2onnx ({error}); run it in the venv that `make .onnx/.installed` builds.") from error
+    traced = jax.make_jaxpr(program)(*inputs.values())
+    replayed = lambda *arrays: tuple(_replay(traced.jaxpr, traced.consts, *arrays))
+    names = {"input_names": list(inputs), "output_names": outputs}
+    try:
+        jax2onnx.to_onnx(replayed, list(inputs.values()), model_name=part, return_mode="file", output_path=path, **names)
+    except Exception as error:  # whatever a converter of one of some hundred operations raises
+        operation = re.search(r"primitive '(\w+)'", str(error))
+        why = f"jax's operation {operation[1]!r} has no converter" if operation else " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"The part {part!r} of the policy does not convert to ONNX: {why}.") from error
+    for data in path.parent.glob(f"{path.name}.data"):
+        data.chmod(path.stat().st_mode)
+
+
+def _replay(jaxpr: Any, consts: Any, *inputs: Any) -> list[Any]:
+    """A jaxpr's outputs, its calls inlined and its branches chosen where no input decides: of a `platform_dependent` the default."""
+    values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *inputs]))
+    read = lambda variables: [v.val if isinstance(v, Literal) else values[v] for v in variables]
+    for equation in jaxpr.eqns:
+        name, params, arguments = equation.primitive.name, equation.params, read(equation.invars)
+        if name == "platform_index":
+            results = [params["platforms"].index(None)]
+        elif name == "cond" and _known(arguments[:1]):
+            branch = params["branches"][int(arguments[0])]
+            results = _replay(branch.jaxpr, branch.consts, *arguments[1:])
+        elif name in ("jit", "custom_jvp_call", "custom_vjp_call"):
+            inner = params["jaxpr" if name == "jit" else "call_jaxpr"]
+            results = _replay(inner.jaxpr, inner.consts, *arguments)
+        else:
+            counts = _known(arguments) and all(v.aval.dtype.kind in "ib" for v in equation.outvars)  # parameters stay as they are stored
+            with jax.ensure_compile_time_eval() if counts else contextlib.nullcontext():
+                results = equation.primitive.bind(*arguments, **params)
+            results = results if equation.primitive.multiple_results else [results]
+        values.update(zip(equation.outvars, results))
+    return read(jaxpr.outvars)
+
+
+def _known(values: list[Any]) -> bool:
+    return not any(isinstance(value, jax.core.Tracer) for value in values)

@@ -1,0 +1,95 @@
+"""The artefact's policy on onnxruntime, for robots without jax: numpy and onnxruntime are enough (`pip install --no-deps qt_jax`).
+
+`Sessions(onnx_policy.load(folder), embed)` of serving/sessions.py keeps episodes, and tells windows anew under a new instruction.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qt_jax import discretization
+from qt_jax.errors import UserError
+from qt_jax.serving.folder import Folder
+from qt_jax.serving.runtime import Action, check
+from qt_jax.specs import PolicySpec
+from qt_jax.statistics import Statistics
+
+FOLDER, PARTS, CACHE = "onnx", ("encode", "decode"), "cache."
+"""Below the artefact; its programs; how the names of what a frame is remembered by begin."""
+
+
+def load(path: str, slots: int = 1) -> OnnxPolicy:
+    """The policy of an artefact to which `python -m qt_jax onnx` added its programs.
+
+    Raises:
+        UserError: if there is none, a file is missing or was changed, or onnxruntime does not run a program.
+    """
+    folder = Folder.open(path)
+    if FOLDER not in folder.about:
+        raise UserError(f"{path} holds no ONNX programs; add them with `python -m qt_jax onnx --artefact={path}`.")
+    return OnnxPolicy(folder.spec, folder.statistics, folder.path / FOLDER, slots)
+
+
+class OnnxPolicy:
+    """A `Runtime` of `slots` episodes, each with its own window. The programs are of one row, so a call's rows run one after the other.
+
+    Args:
+        programs: folder of encode.onnx and decode.onnx.
+    """
+
+    def __init__(self, spec: PolicySpec, statistics: Statistics, programs: Path, slots: int = 1):
+        self.spec, self._statistics, self.slots = spec, statistics, slots
+        self._encode, self._decode = (_session(programs / f"{part}.onnx", part) for part in PARTS)
+        shapes = {node.name: node.shape[1:] for node in self._decode.get_inputs() if node.name.startswith(CACHE)}
+        self._cache = {name: np.zeros((slots, *shape), np.float32) for name, shape in shapes.items()}
+        self._mask = np.zeros((slots, spec.window), bool)
+
+    def act(
+        self, slot: np.ndarray, images: dict[str, np.ndarray], state: np.ndarray, instruction: np.ndarray, is_first: np.ndarray
+    ) -> Action:
+        """As `Policy.act` (serving/policy.py): M observations, raw; the windows are untouched where it raises a UserError."""
+        check(self.spec, images, state, instruction, rows=len(slot))
+        normalised, instruction = self._statistics.normalize(state), instruction.astype(np.float32)
+        decoded = []
+        for row, (episode, first) in enumerate(zip(slot, is_first)):
+            one = slice(row, row + 1)
+            inputs = {image_name(camera): image[one] for camera, image in images.items()}
+            decoded.append(self._step(episode, first, inputs | {"state": normalised[one], "instruction": instruction[one]}))
+        tokens, scores = (np.concatenate(part)[:, list(self.spec.slots)] for part in zip(*decoded))
+        return Action(discretization.detokenize(self.spec.action, tokens), tokens, scores)
+
+    def _step(self, slot: int, is_first: bool, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """Tokens [1, D'] and scores [1, D', N] of the network's dims; the slot's window goes one frame on."""
+        frame = _run(self._encode, inputs)
+        for name, kept in self._cache.items():
+            kept[slot] = np.concatenate([kept[slot, 1:], frame[name]])
+        self._mask[slot] = np.append(self._mask[slot, 1:] & ~is_first, True)
+        found = _run(self._decode, {name: kept[slot][None] for name, kept in self._cache.items()} | {"mask": self._mask[slot][None]})
+        return [found["tokens"], found["scores"]]
+
+
+def image_name(camera: str) -> str:
+    """Of `encode`'s input."""
+    return f"images.{camera}"
+
+
+def _session(path: Path, part: str) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(f"ONNX programs need onnxruntime ({error}): pip install onnxruntime") from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # constants that it folds away are no one's business
+    try:
+        return onnxruntime.InferenceSession(path, options)
+    except Exception as error:  # whatever onnxruntime raises
+        raise UserError(f"onnxruntime {onnxruntime.__version__} does not run the part {part!r}: {' '.join(str(error).split())}") from error
+
+
+def _run(session: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """{output: value}; a program takes of the inputs what it uses."""
+    names = [node.name for node in session.get_outputs()]
+    return dict(zip(names, session.run(names, {node.name: inputs[node.name] for node in session.get_inputs()})))

@@ -1,0 +1,56 @@
+"""What every runtime of a policy takes and gives, in numpy: serving/policy.py (jax) and serving/onnx_policy.py (onnxruntime)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Protocol
+
+import numpy as np
+
+from qt_jax.errors import UserError
+from qt_jax.specs import PolicySpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Action:
+    """actions float32 [M, D] inside the spec's bounds; tokens int32 [M, D]; scores float32 [M, D, N], -inf at absent bins."""
+
+    actions: np.ndarray
+    tokens: np.ndarray
+    scores: np.ndarray
+
+    @property
+    def chosen(self) -> np.ndarray:
+        """Scores of the chosen bins, [M, D]; the last dim's is that of the whole action."""
+        return np.take_along_axis(self.scores, self.tokens[..., None], axis=-1)[..., 0]
+
+
+class Runtime(Protocol):
+    """The policy of up to `slots` episodes at once."""
+
+    spec: PolicySpec
+    slots: int
+
+    def act(
+        self, slot: np.ndarray, images: dict[str, np.ndarray], state: np.ndarray, instruction: np.ndarray, is_first: np.ndarray
+    ) -> Action:
+        """See `Policy.act`."""
+
+
+def check(spec: PolicySpec, images: dict[str, np.ndarray], state: np.ndarray, instruction: np.ndarray, rows: int | None = None) -> None:
+    """Raises a UserError naming the field of an observation (of `rows` observations) that the policy does not take."""
+    observation, batch = spec.observation, () if rows is None else (rows,)
+    if set(images) != set(observation.cameras):
+        raise UserError(f"Observation has cameras {sorted(images)}, the policy expects {sorted(observation.cameras)}.")
+    for name, image in images.items():
+        _check(f"images[{name!r}]", image, (*batch, *observation.image_size, 3), np.uint8)
+    _check("state", state, (*batch, observation.state_dim), np.floating)
+    _check("instruction", instruction, (*batch, spec.instruction_dim), np.floating)
+
+
+def _check(name: str, value: np.ndarray, shape: tuple[int, ...], kind: Any) -> None:
+    if value.shape != shape or not np.issubdtype(value.dtype, kind):
+        found = f"{value.dtype}{list(value.shape)}"
+        raise UserError(f"Observation field {name} is {found}, the policy expects {kind.__name__}{list(shape)}.")
+    if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
+        raise UserError(f"Observation field {name} holds NaN or Inf; the policy expects finite numbers.")

@@ -1,0 +1,24 @@
+"""A robot's program, whatever runs its policy."""
+
+import json
+
+import numpy as np
+
+from qt_jax.serving import onnx_policy
+from qt_jax.serving.sessions import Request, Sessions
+
+
+def episode(policy) -> list[list[int]]:
+    """Tokens of five steps, told anew after three."""
+    rng, spec, tokens = np.random.default_rng(0), policy.spec, []
+    sessions = Sessions(policy, lambda text: np.full(spec.instruction_dim, 0.01 * len(text)))
+    for sentence in ["open", "open", "open", "close it", "close it"]:
+        images = {camera: rng.integers(0, 256, (*spec.observation.image_size, 3), np.uint8) for camera in spec.observation.cameras}
+        state = rng.normal(size=spec.observation.state_dim).astype(np.float32)
+        (decision,) = sessions.act([Request("a", images, state, sentence)])
+        tokens.append(decision.tokens.tolist())
+    return tokens
+
+
+def main(folder: str) -> None:
+    print(json.dumps(episode(onnx_policy.load(folder))))
