@@ -69,6 +69,7 @@ plan-sizes: $(STAMP) libtpu
 .peer/.installed:
 	$(PYTHON) -m venv .peer
 	.peer/bin/pip install --quiet q-transformer==0.5.0 torch==2.13.0
+	.peer/bin/pip uninstall --quiet --yes torchvision  # which does not load beside a CPU torch, and which nothing here needs
 	touch $@
 
 $(STAMP): requirements.txt setup.cfg pyproject.toml

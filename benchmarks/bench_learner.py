@@ -47,7 +47,7 @@ def main() -> None:
     commit = runs.code_commit("benchmarks")
     sizes = (*SHIPPED, *PEER, *(f"blocks_{name}" for name in PEER))
     ours = {name: child(sys.executable, "-m", "benchmarks.learner_step", name) for name in sizes}
-    peers = {name: child(PEER_PYTHON, "benchmarks/peer_q_transformer.py", name) for name in PEER}
+    peers = {name: child(PEER_PYTHON, "benchmarks/peer_q_transformer.py", "learn", name) for name in PEER}
     compared = {name: factors(ours[name], peers[name]) for name in PEER}
     runs.write(RESULTS, commit=commit, qt_jax=ours, q_transformer_pytorch=peers, factors=compared)
     print(table(ours, peers, compared))

@@ -6,7 +6,7 @@ For the laptop- and the paper-size network with random parameters, one robot, on
 - websocket: the real server in a process of its own, `qt_jax.serving.client` in another, the reply's total included;
 - uncached: the whole window encoded anew at each step, as a policy without the cache would;
 - values: the value of 10 instructions;
-- onnx: onnxruntime on the exported graphs, if `make .onnx/.installed` was run;
+- onnx: serving/onnx_policy.py in a process of its own, numpy and onnxruntime;
 - peer: q-transformer 0.5.0 from its own venv, `get_optimal_actions` at the sizes of benchmarks/peer_q_transformer.py.
 Writes experiments/results/bench_serving.json.
 """
@@ -30,7 +30,8 @@ from benchmarks import runs
 RESULT = Path("experiments/results/bench_serving.json")
 ROUNDS = {"laptop": 15, "paper": 4}
 STEPS = {"laptop": 30, "paper": 6}
-SIZES = tuple(ROUNDS)
+PEER_SIZES = {"laptop": "laptop", "paper": "rt1"}
+PEER_PYTHON, ONNX_PYTHON = ".peer/bin/python", ".onnx/bin/python"
 
 
 def export_untrained(size: str, folder: str) -> None:
@@ -103,6 +104,16 @@ def measure(size: str, folder: str) -> dict[str, Any]:
     }
 
 
+def measure_onnx(size: str, folder: str) -> dict[str, float]:
+    """One robot's control step on onnxruntime; in the venv of the extra `onnx`."""
+    from qt_jax.serving import onnx_policy
+
+    policy, rng = onnx_policy.load(folder), np.random.default_rng(0)
+    images, embedding = rng.integers(0, 256, (8, 1, 300, 300, 3), np.uint8), np.zeros((1, 512), np.float32)
+    step = lambda n: policy.act(np.zeros(1, int), {"front": images[n % 8]}, np.zeros((1, 0), np.float32), embedding, np.zeros(1, bool))
+    return _percentiles(_in_turns({"onnx": step}, size)["onnx"])
+
+
 def _in_turns(ways: dict[str, Callable[[int], Any]], size: str) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in ways}
     for way in ways.values():
@@ -122,17 +133,29 @@ def _percentiles(values: list[float]) -> dict[str, float]:
 
 
 def main() -> None:
-    results: dict[str, Any] = {}
-    for size in SIZES:
+    commit, results = runs.code_commit("benchmarks"), {}
+    for size in ROUNDS:
         with tempfile.TemporaryDirectory() as scratch:
             folder = f"{scratch}/policy"
-            for script in (f"bench_serving.export_untrained({size!r}, {folder!r})",):
-                subprocess.run([sys.executable, "-c", f"from benchmarks import bench_serving; {script}"], check=True)
-            script = f"import json; from benchmarks import bench_serving as b; print(json.dumps(b.measure({size!r}, {folder!r})))"
-            done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
-            results[size] = json.loads(done.stdout.splitlines()[-1])
+            _child(sys.executable, "-c", _call("export_untrained", size, folder))
+            _child(ONNX_PYTHON, "-m", "qt_jax", "onnx", f"--artefact={folder}")
+            results[size] = json.loads(_child(sys.executable, "-c", _call("measure", size, folder)))
+            results[size]["onnx"] = json.loads(_child(ONNX_PYTHON, "-c", _call("measure_onnx", size, folder)))
+            results[size]["peer"] = json.loads(_child(PEER_PYTHON, "benchmarks/peer_q_transformer.py", "act", PEER_SIZES[size]))
         print(f"{size}: {json.dumps(results[size], indent=1)}", flush=True)
-        runs.write(RESULT, **results)
+        runs.write(RESULT, commit=commit, **results)
+
+
+def _call(function: str, *arguments: str) -> str:
+    return f"import json; from benchmarks import bench_serving; print(json.dumps(bench_serving.{function}{arguments!r}))"
+
+
+def _child(*command: str) -> str:
+    """The last line that it prints."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    return done.stdout.splitlines()[-1]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The learner of the public PyTorch re-implementation, q-transformer 0.5.0, timed from its own venv: `.peer/bin/python THIS SIZE`.
+"""The public PyTorch re-implementation, q-transformer 0.5.0, timed from its own venv: `.peer/bin/python THIS learn|act SIZE`.
 
-Prints one line of JSON. Its own learner, optimiser, target network and mock data; image size, history, action dims and bins as
+Prints one line of JSON: of its learner, or of one action (`get_optimal_actions`, batch 1, nothing random). Its own learner, optimiser, target network and mock data; image size, history, action dims and bins as
 `benchmarks.learner_step.PEER`. Left out are its text models, which a learner step never runs: the embeddings come with the data.
 """
 
@@ -57,9 +57,21 @@ def build(size: dict) -> QLearner:
     )  # fmt: skip
 
 
-def main(name: str) -> None:
-    torch.set_num_threads(os.cpu_count())
-    size = SIZES[name]
+@torch.no_grad()
+def act(size: dict) -> dict:
+    model = build(size).model.eval()
+    video = torch.rand(1, 3, size["frames"], size["image_size"], size["image_size"])
+    text, milliseconds = torch.zeros(1, NoText.dim_latent), []
+    for _ in range(12):
+        start = time.perf_counter()
+        encoded = model.encode_state(video, text_embeds=text)
+        model.q_head.get_optimal_actions(encoded, prob_random_action=0.0)
+        milliseconds.append(1000 * (time.perf_counter() - start))
+    milliseconds = sorted(milliseconds[2:])
+    return {"p50_ms": statistics.median(milliseconds), "p99_ms": milliseconds[-1], "calls": len(milliseconds)}
+
+
+def learn(size: dict) -> dict:
     learner = build(size)
     starts, learn = [], learner.learn
 
@@ -79,22 +91,19 @@ def main(name: str) -> None:
     image = torch.randn(1, 3, size["image_size"], size["image_size"])
     with FlopCounterMode(display=False) as encoder, torch.no_grad():
         learner.model.vit(image, return_embeddings=True)
-    print(
-        json.dumps(
-            {
-                "parameters": sum(p.numel() for p in learner.model.parameters()),
-                "steps_per_s": 1 / seconds,
-                "transitions_per_s": size["batch_size"] / seconds,
-                "transitions_per_step": size["batch_size"],
-                "peak_memory_gib": memory,
-                "step_gflop": whole.get_total_flops() / 1e9,
-                "image_encoder_gflop_a_frame": encoder.get_total_flops() / 1e9,
-                # forward and backward of its states (3), its target network on next states and states (1 + 1); all frames of a window
-                "frame_passes_a_transition": 5 * size["frames"],
-            }
-        )
-    )
+    return {
+        "parameters": sum(p.numel() for p in learner.model.parameters()),
+        "steps_per_s": 1 / seconds,
+        "transitions_per_s": size["batch_size"] / seconds,
+        "transitions_per_step": size["batch_size"],
+        "peak_memory_gib": memory,
+        "step_gflop": whole.get_total_flops() / 1e9,
+        "image_encoder_gflop_a_frame": encoder.get_total_flops() / 1e9,
+        # forward and backward of its states (3), its target network on next states and states (1 + 1); all frames of a window
+        "frame_passes_a_transition": 5 * size["frames"],
+    }
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    torch.set_num_threads(os.cpu_count())
+    print(json.dumps({"learn": learn, "act": act}[sys.argv[1]](SIZES[sys.argv[2]])))
