@@ -41,8 +41,8 @@ def export_untrained(size: str, folder: str) -> None:
     from qt_jax.export import artefact
     from qt_jax.models import q_transformer
     from qt_jax.models.q_transformer import Network
-    from qt_jax.preprocess import Statistics
     from qt_jax.specs import ActionSpec, ObservationSpec
+    from qt_jax.statistics import Statistics
     from qt_jax.text import ENCODER
     from qt_jax.training import checkpoints, inputs
     from qt_jax.training.config import default_config

@@ -118,7 +118,7 @@ def test_a_policy_that_differs_is_not_written(trained):
     """Another score on the same prefix, or another bin that is no tie, is refused."""
     params, assets, _ = checkpoints.load_params(trained.workdir)
     one, other = (live.build(p, assets, slots=1) for p in (params, jax.tree.map(lambda x: x * 1.01, params)))
-    with pytest.raises(UserError, match="does not agree with the checkpoint"):
+    with pytest.raises(UserError, match="does not agree with its original"):
         agreement.compare(one, other, "float32")
 
 
