@@ -1,7 +1,8 @@
 """The public PyTorch re-implementation, q-transformer 0.5.0, timed from its own venv: `.peer/bin/python THIS learn|act SIZE`.
 
-Prints one line of JSON: of its learner, or of one action (`get_optimal_actions`, batch 1, nothing random). Its own learner, optimiser, target network and mock data; image size, history, action dims and bins as
-`benchmarks.learner_step.PEER`. Left out are its text models, which a learner step never runs: the embeddings come with the data.
+Prints one line of JSON: of its learner, or of one action (`get_optimal_actions`, batch 1, nothing random). Its own learner, optimiser,
+target network and mock data; image size, history, action dims and bins as `benchmarks.learner_step.PEER`. Left out are its text models,
+which neither runs: the embeddings come with the data.
 """
 
 import json
