@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import metaworld_mt10, quickstart
+from experiments import metaworld_mt10, quickstart, sizes
 from qt_jax.envs import metaworld
 from qt_jax.errors import UserError
 from qt_jax.export import agreement, artefact, live
@@ -81,14 +81,15 @@ def untrained(config) -> tuple[dict, checkpoints.Assets]:
         (quickstart, "q_transformer", 3, "window"),
         (quickstart, "bc", 1, "per_frame"),
         (metaworld_mt10, "q_transformer", 1, "per_frame"),
+        pytest.param(sizes, "rt1", 1, "per_frame", marks=pytest.mark.slow),  # bfloat16
     ],
 )
 def test_every_shipped_config_exports_to_what_it_was(module, agent, beam, attention, tmp_path):
     config = module.get_config(agent)
     config.model.attention = attention
     params, assets = untrained(config)
-    about = artefact.build(params, assets, str(tmp_path / "policy"), {"workdir": "", "step": 0}, beam=beam).about
-    assert about["agreement"]["max_difference"] < 1e-4 and about["agreement"]["other_bins"] <= about["agreement"]["ties"]
+    found = artefact.build(params, assets, str(tmp_path / "policy"), {"workdir": "", "step": 0}, beam=beam).about["agreement"]
+    assert found["max_difference"] < found["tolerance"] and found["other_bins"] <= found["ties"]
 
 
 def test_fixed_batches_and_what_they_do_not_hold(trained, tmp_path):
