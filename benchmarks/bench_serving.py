@@ -72,7 +72,7 @@ def measure(size: str, folder: str) -> dict[str, Any]:
     images = [rng.integers(0, 256, (300, 300, 3), np.uint8) for _ in range(8)]
     embedding = rng.normal(scale=0.05, size=512).astype(np.float32)
     no_state = np.zeros(0, np.float32)
-    sessions = Sessions(opened.policy(10, (1,)), lambda sentence: embedding)
+    sessions = Sessions(opened.policy(11, (1, 10)), lambda sentence: embedding)
     policy = sessions.policy
     policy.warm_up()
     raw_inputs = ({"front": images[0][None]}, no_state[None], embedding[None], np.zeros(1, bool))

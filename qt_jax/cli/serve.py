@@ -57,8 +57,7 @@ def main() -> None:
     spool = _spool(FLAGS.record) if FLAGS.record else None
     opened = artefact.load(FLAGS.artefact)
     keys = Keys.read(FLAGS.keys, opened.spec.observation) if FLAGS.keys else Keys.default(opened.spec.observation)
-    buckets = [2**n for n in range(FLAGS.slots.bit_length()) if not opened.batches or 2**n in opened.batches]
-    policy = opened.policy(FLAGS.slots, buckets)
+    policy = opened.policy(FLAGS.slots + 1, opened.batches or [2**n for n in range(FLAGS.slots.bit_length())])
     known = opened.embeddings()
     encode = functools.lru_cache(10_000)(functools.partial(text.embed, encoder=opened.spec.text_encoder))
     embed = lambda sentence: known[sentence] if sentence in known else encode(sentence)
@@ -66,7 +65,7 @@ def main() -> None:
     policy.warm_up()
     _warm_text(embed, known)
     server = Server(
-        Sessions(policy, embed),
+        Sessions(policy, embed, reserved=1),
         about={"artefact": opened.path.name, "decoder": opened.about["decoder"], "training": opened.training()},
         keys=keys,
         access=access.Access(key, frozenset(FLAGS.allow_host), frozenset(FLAGS.allow_origin)),

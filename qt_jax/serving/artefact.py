@@ -41,15 +41,15 @@ class Artefact(Folder):
         return {"agent": config["agent"]["name"], "episodes": config["data"]["episodes"], "step": origin["step"], "data": origin["data"]}
 
     def policy(self, slots: int = 1, buckets: Sequence[int] = ()) -> Policy:
-        """The policy of up to `slots` episodes at once; see `Policy` for `buckets`.
+        """The policy of up to `slots` episodes at once; see `Policy` for `buckets` (default: the artefact's batch sizes, if it has some).
 
         Raises:
             UserError: if a bucket is not among the artefact's batch sizes, or this jax cannot read its programs.
         """
-        buckets = tuple(sorted({*(b for b in buckets if b < slots), slots}))
+        buckets = tuple(buckets) or self.batches
         missing = [b for b in buckets if self.batches and b not in self.batches]
         if missing:
-            raise UserError(f"{self.path} holds programs for batches of {list(self.batches)}, not {missing}; serve or export with others.")
+            raise UserError(f"{self.path} holds programs for batches of {list(self.batches)}, not {missing}; export with these.")
         params = jax.device_put(safetensors.numpy.load_file(self.path / PARAMS))
         encode, decode = (functools.partial(self._call, {b: self._program(name, b) for b in self.batches or (0,)}) for name in PROGRAMS)
         return Policy(self.spec, self.statistics, params, encode, decode, slots, buckets)

@@ -26,7 +26,7 @@ class Policy:
         encode: (params, {camera: uint8 [M, H, W, 3]}, state [M, state_dim], instruction [M, E]) -> cache pytree, leaves [M, ...].
         decode: (params, window of caches [M, w, ...] oldest first, mask [M, w]) -> tokens [M, D'], scores [M, D', N] of the network's dims.
         statistics: of this robot's raw state.
-        buckets: batch sizes that are compiled; a call takes the least that is large enough. Default: `slots` alone.
+        buckets: batch sizes that are compiled; a call takes the least that is large enough, or the largest several times. Default: `slots`.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Policy:
         buckets: Sequence[int] = (),
     ):
         self.spec, self._statistics, self._params, self.slots = spec, statistics, params, slots
-        self.buckets = tuple(sorted({*(b for b in buckets if b < slots), slots}))
+        self.buckets = tuple(sorted(set(buckets))) or (slots,)
         devices = {device for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array) for device in leaf.devices()}
         self._device = devices.pop() if len(devices) == 1 else None
         self._frame = jax.eval_shape(encode, params, *self._inputs(self.buckets[0]))
@@ -88,14 +88,22 @@ class Policy:
             UserError: naming the field whose shape, dtype or values are wrong. The windows are untouched then.
         """
         check(self.spec, images, state, instruction, rows=len(slot))
-        rows = len(slot)
-        bucket = next(b for b in self.buckets if b >= rows)
-        filled = lambda x, value=0: np.pad(x, [(0, bucket - rows)] + [(0, 0)] * (x.ndim - 1), constant_values=value) if bucket > rows else x
-        normalised = self._statistics.normalize(state)
-        inputs = ({name: filled(image) for name, image in images.items()}, filled(normalised), filled(instruction.astype(np.float32)))
-        tokens, scores = self._run(filled(np.asarray(slot), self.slots), *inputs, filled(is_first))
-        tokens, scores = tokens[:rows], scores[:rows]
+        inputs = images, self._statistics.normalize(state), instruction.astype(np.float32), np.asarray(is_first)
+        parts = []
+        for start in range(0, len(slot), self.buckets[-1]):
+            rows = slice(start, start + self.buckets[-1])
+            parts.append(self._bucket(np.asarray(slot[rows]), *jax.tree.map(lambda x, rows=rows: x[rows], inputs)))
+        tokens, scores = (np.concatenate(part) for part in zip(*parts))
         return Action(discretization.detokenize(self.spec.action, tokens), tokens, scores)
+
+    def _bucket(self, slot: np.ndarray, *inputs: Any) -> tuple[np.ndarray, np.ndarray]:
+        """As many rows as the largest bucket has, or fewer."""
+        rows = len(slot)
+        if missing := next(b for b in self.buckets if b >= rows) - rows:
+            slot = np.pad(slot, (0, missing), constant_values=self.slots)
+            inputs = jax.tree.map(lambda x: np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)), inputs)
+        tokens, scores = self._run(slot, *inputs)
+        return tokens[:rows], scores[:rows]
 
     def _run(self, slot: np.ndarray, *inputs: Any) -> tuple[np.ndarray, np.ndarray]:
         slot = slot.astype(np.int32)

@@ -79,7 +79,7 @@ class Server:
         self._access, self._limits, self._recorder = access or Access(), limits or Limits(), recorder
         self._batcher = Batcher(sessions, budget_s)
         self._metrics, self._log, self._live = telemetry.Metrics(), telemetry.logger(), Live()
-        self._numbers = itertools.count()
+        self._numbers, self._told = itertools.count(), set()
         self._open = self._pending = 0
         self._draining = False
         self.metadata = about | {
@@ -238,6 +238,8 @@ class Server:
         if "label" in message:
             return wire.pack(self._label(message, session) | echo)
         request = self._keys.request(message, session)
+        if isinstance(request.instruction, str):
+            await self._embed([request.instruction])
         names.add(name)
         deadline_ms = asked.get("deadline_ms", self._limits.deadline_ms) or math.inf
         timed: Timed = await asyncio.wrap_future(self._batcher.submit(request, deadline_ms / 1000))
@@ -269,8 +271,16 @@ class Server:
         if not _sentences(instructions):
             raise Refused("bad_observation", f"Key 'values' holds no list of 1 to {MAX_VALUES} sentences.")
         start = time.perf_counter()
+        await self._embed(instructions)
         values = await asyncio.wrap_future(self._batcher.call(lambda: self._sessions.values(session, instructions)))
         return {"values": values, "instructions": instructions, "server_timing": {"total_ms": 1000 * (time.perf_counter() - start)}}
+
+    async def _embed(self, sentences: list[str]) -> None:
+        """New ones while the device serves other robots; what cannot be embedded is refused where it is asked."""
+        if new := [sentence for sentence in sentences if sentence not in self._told]:
+            with contextlib.suppress(UserError):
+                await asyncio.to_thread(lambda: [self._sessions.embedding(sentence) for sentence in new])
+                self._told = {*new, *itertools.islice(self._told, 10_000)}
 
     def _label(self, message: dict[str, Any], session: Any) -> dict[str, Any]:
         if self._recorder is None:

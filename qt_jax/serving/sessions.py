@@ -62,12 +62,14 @@ class Sessions:
 
     Args:
         embed: sentence -> float [E].
+        reserved: slots that no session takes, so that `values` always has one.
     """
 
-    def __init__(self, policy: Runtime, embed: Callable[[str], np.ndarray]):
+    def __init__(self, policy: Runtime, embed: Callable[[str], np.ndarray], reserved: int = 0):
         self.policy, self._embed = policy, embed
         self._episodes: dict[Hashable, _Episode] = {}
-        self._free = list(range(policy.slots))[::-1]
+        slots = list(range(policy.slots))[::-1]
+        self._reserved, self._free = slots[:reserved], slots[reserved:]
         self._lost: set[Hashable] = set()
 
     def __len__(self) -> int:
@@ -122,31 +124,33 @@ class Sessions:
     def values(self, session: Hashable, instructions: Sequence[str]) -> np.ndarray:
         """Value of each instruction in the session's current observation (its window told so from the start): max over bins of dim 1.
 
-        Uses as many free slots as there are instructions, in turns where fewer are free.
+        Uses as many free and reserved slots as there are instructions, in turns where there are fewer.
 
         Raises:
             Refused: `unknown_session`, or `sessions_full` if no slot is free.
         """
         if session not in self._episodes:
             raise Refused("unknown_session", f"Session {session!r} has no observation yet; send one first.")
-        if not self._free:
+        spare = self._reserved + self._free
+        if not spare:
             raise Refused("sessions_full", f"All {self.policy.slots} slots are in episodes; close one, or serve with more slots.")
         frames, values = list(self._episodes[session].frames), []
-        for start in range(0, len(instructions), len(self._free)):
-            part = instructions[start : start + len(self._free)]
-            told = [_Episode(slot, collections.deque(), self._embedding(text)) for slot, text in zip(self._free, part)]
+        for start in range(0, len(instructions), len(spare)):
+            part = instructions[start : start + len(spare)]
+            told = [_Episode(slot, collections.deque(), self.embedding(text)) for slot, text in zip(spare, part)]
             for place, frame in enumerate(frames):
                 action = self._step([(episode, frame, place == 0) for episode in told])
             values.append(action.scores[:, 0].max(-1))
         return np.concatenate(values)
 
-    def _embedding(self, instruction: str | np.ndarray) -> np.ndarray:
+    def embedding(self, instruction: str | np.ndarray) -> np.ndarray:
+        """float32 [E]; raises the UserError of `embed`."""
         return np.asarray(self._embed(instruction) if isinstance(instruction, str) else instruction, np.float32)
 
     def _open(self, request: Request) -> np.ndarray | Refused:
         """The embedding of a request that can be served, its session open."""
         try:
-            embedding = self._embedding(request.instruction)
+            embedding = self.embedding(request.instruction)
             check(self.policy.spec, request.images, request.state, embedding)
         except Refused as refused:
             return refused

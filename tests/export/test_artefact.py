@@ -94,9 +94,12 @@ def test_every_shipped_config_exports_to_what_it_was(module, agent, beam, attent
 
 def test_fixed_batches_and_what_they_do_not_hold(trained, tmp_path):
     opened = artefact.write(trained.workdir, str(tmp_path / "policy"), batches=(1, 2))
-    assert opened.policy(2, (1,)).buckets == (1, 2)
+    assert opened.policy(3).buckets == (1, 2)
+    inputs = agreement.observations(opened.spec, 3, seed=0) | {"is_first": np.ones(3, bool)}
+    three, two = opened.policy(3).act(np.arange(3), **inputs), opened.policy(3, (2,)).act(np.arange(3), **inputs)
+    np.testing.assert_allclose(three.scores, two.scores, atol=1e-5)
     with pytest.raises(UserError, match=r"batches of \[1, 2\], not \[8\]"):
-        opened.policy(8)
+        opened.policy(8, (1, 8))
 
 
 def test_what_was_changed_or_is_of_another_version_is_named(written, tmp_path):

@@ -51,7 +51,7 @@ def test_what_the_policy_does_not_expect_is_named_and_leaves_the_windows_alone()
 
 def test_a_warm_policy_compiles_nothing_more(artefact):
     """Not at the first request, nor after a failure emptied the windows."""
-    policy = artefact.policy(slots=2, buckets=(1,))
+    policy = artefact.policy(slots=2, buckets=(1, 2))
     policy.warm_up()
     for _ in range(2):
         policy.act(np.zeros(1, np.int32), *policy._inputs(1), np.ones(1, bool))

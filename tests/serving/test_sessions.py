@@ -21,7 +21,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def policy(network):
-    policy = make_policy(network, make_params(network), slots=3, buckets=(1,))
+    policy = make_policy(network, make_params(network), slots=3, buckets=(1, 3))
     policy.warm_up()
     return policy
 
