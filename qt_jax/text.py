@@ -37,7 +37,7 @@ def _users(encoder: str) -> Callable[[str], np.ndarray]:
         ) from error
 
 
-@functools.cache
+@functools.lru_cache(20_000)
 def _embed_one(instruction: str, encoder: str) -> tuple[float, ...]:
     if encoder == ENCODER:
         return tuple(np.asarray(_model().encode([instruction])[0], np.float32).tolist())

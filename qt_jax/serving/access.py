@@ -33,7 +33,7 @@ class Access:
         if not self._known(host):
             return 403, f"Host {host[:100]!r} is not this server's; serve with --allow_host to allow it."
         origin = headers.get("Origin")
-        if origin is not None and origin not in self.origins and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and origin not in self.origins and origin.lower().partition("://")[2] != host.lower():
             return 403, f"Origin {origin[:100]!r} is not this server's; serve with --allow_origin to allow it."
         if self.key is not None and not hmac.compare_digest(_presented(headers.get("Authorization", "")), self.key.encode()):
             return 401, "The API key is missing or wrong; send the header 'Authorization: Api-Key KEY'."

@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from typing import Any
 
+from qt_jax.serving.recording import Recorder
 from qt_jax.serving.sessions import Decision, Refused, Request, Sessions
 
 ACTIVE_S = 0.5
@@ -41,12 +42,15 @@ class Batcher:
     - `superseded`: a newer one of the session came before the device took it. It is not in the history.
     - `late`: its deadline passed before the device took it (not in the history) or while it was computed (in the history).
 
+    The `reset` of a request that is not in the history holds for the session's next one: an episode is never continued by accident.
+
     Args:
         budget_s: how long a request may wait for those of other active sessions. A lone one never waits.
     """
 
-    def __init__(self, sessions: Sessions, budget_s: float):
-        self._sessions, self._budget_s = sessions, budget_s
+    def __init__(self, sessions: Sessions, budget_s: float, recorder: Recorder | None = None):
+        self._sessions, self._budget_s, self._recorder = sessions, budget_s, recorder
+        self._reset_owed: set[Hashable] = set()
         self._changed = threading.Condition()
         self._waiting: dict[Hashable, _Waiting] = {}
         self._calls: collections.deque[tuple[Callable[[], Any], Future]] = collections.deque()
@@ -61,6 +65,9 @@ class Batcher:
         mine = _Waiting(request, now, now + deadline_s)
         with self._changed:
             older = self._waiting.pop(request.session, None)
+            if request.session in self._reset_owed or (older is not None and older.request.reset):
+                mine.request = dataclasses.replace(request, reset=True)
+            self._reset_owed.discard(request.session)
             self._waiting[request.session] = mine
             self._last[request.session] = now
             self._changed.notify()
@@ -82,9 +89,21 @@ class Batcher:
         with self._changed:
             waiting = self._waiting.pop(session, None)
             self._last.pop(session, None)
+            self._reset_owed.discard(session)
         if waiting is not None:
             waiting.future.set_exception(Refused("superseded", "The session was closed."))
-        self.call(lambda: self._sessions.close(session))
+        self.call(lambda: self._close(session))
+
+    def _close(self, session: Hashable) -> None:
+        self._sessions.close(session)
+        if self._recorder is not None:
+            self._recorder.taken(session)
+
+    def forget(self, session: Hashable) -> None:
+        """One that was never opened."""
+        with self._changed:
+            self._last.pop(session, None)
+            self._reset_owed.discard(session)
 
     def stop(self) -> None:
         """Answers what waits, then ends the thread."""
@@ -97,15 +116,16 @@ class Batcher:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._calls or self._stopping)
-                calls, self._calls = self._calls, collections.deque()
-                if not calls and self._waiting:
+                call = self._calls.popleft() if self._calls else None  # one between two batches: neither waits for many of the other
+                if call is None and self._waiting:
                     self._gather()
-                taken = list(self._waiting.values())[: self._sessions.policy.slots] if not calls else []
+                taken = list(self._waiting.values())[: self._sessions.policy.slots]
                 for waiting in taken:
                     del self._waiting[waiting.request.session]
-                if self._stopping and not taken and not calls:
+                if self._stopping and not taken and call is None:
                     return
-            for function, future in calls:
+            if call is not None:
+                function, future = call
                 _resolve(future, function)
             if taken:
                 self._serve(taken)
@@ -123,6 +143,9 @@ class Batcher:
         start = time.perf_counter()
         late = [w for w in taken if w.deadline < start]
         for waiting in late:
+            if waiting.request.reset:
+                with self._changed:
+                    self._reset_owed.add(waiting.request.session)
             waiting.future.set_exception(Refused("late", "Its deadline passed before it was taken; it is not in the history."))
         ready = [w for w in taken if w.deadline >= start]
         if not ready:
@@ -131,7 +154,7 @@ class Batcher:
             results = self._sessions.act([w.request for w in ready])
         except Exception:
             logging.getLogger(__name__).exception("a batch failed")
-            self._sessions.lose_all()
+            _lose_all(self._sessions)
             lost = Refused("internal", "The server failed at this batch, and every episode is lost; begin a new one with reset.")
             for waiting in ready:
                 waiting.future.set_exception(lost)
@@ -140,10 +163,21 @@ class Batcher:
         for waiting, result in zip(ready, results):
             if isinstance(result, Refused):
                 waiting.future.set_exception(result)
-            elif waiting.deadline < end:
+                continue
+            if self._recorder is not None:
+                self._recorder.record(waiting.request, result)
+            if waiting.deadline < end:
                 waiting.future.set_exception(Refused("late", "Its deadline passed while it was computed; it is in the history.", True))
             else:
                 waiting.future.set_result(Timed(result, start - waiting.arrived, end - start, len(ready)))
+
+
+def _lose_all(sessions: Sessions) -> None:
+    """The device's thread lives on whatever happens."""
+    try:
+        sessions.lose_all()
+    except Exception:
+        logging.getLogger(__name__).exception("the windows could not be emptied")
 
 
 def _future() -> Future:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -41,8 +42,16 @@ class Folder:
             raise UserError(f"{folder} holds no {POLICY}; give the folder that `python -m qt_jax export` wrote.") from None
         except (OSError, ValueError) as error:
             raise UserError(f"{folder / POLICY} cannot be read ({error}); export the policy again.") from error
-        if about.get("schema") != SCHEMA:
-            raise UserError(f"{folder / POLICY} has schema {about.get('schema')!r}, this version reads {SCHEMA}; export the policy again.")
+        schema = about.get("schema") if isinstance(about, dict) else None
+        if schema != SCHEMA:
+            raise UserError(f"{folder / POLICY} has schema {schema!r}, this version reads {SCHEMA}; export the policy again.")
+        try:
+            return cls._checked(folder, about)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{folder / POLICY} lacks what a policy needs ({error!r}); export the policy again.") from error
+
+    @classmethod
+    def _checked(cls, folder: Path, about: dict[str, Any]) -> Self:
         for name, expected in about["sha256"].items():
             file = folder / name
             if not file.is_file():
@@ -64,6 +73,17 @@ class Folder:
 
         vectors = safetensors.numpy.load_file(self.path / INSTRUCTIONS)["embeddings"]
         return dict(zip(self.about["instructions"], vectors))
+
+    def embedder(self) -> Callable[[str], np.ndarray]:
+        """What `Sessions` asks where there is no text encoder; it raises a UserError for sentences that were not exported."""
+        known = self.embeddings()
+
+        def embed(sentence: str) -> np.ndarray:
+            if sentence not in known:
+                raise UserError(f"{sentence!r} is not among the {len(known)} exported instructions; export with --instructions.")
+            return known[sentence]
+
+        return embed
 
 
 def checksum(path: Path) -> str:

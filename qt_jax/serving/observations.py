@@ -47,6 +47,9 @@ class Keys:
             known = {field.name for field in dataclasses.fields(cls)}
             if not isinstance(given, dict) or set(given) - known:
                 raise ValueError(f"expected an object with keys among {sorted(known)}")
+            for name in {"state", "ignore"} & set(given):
+                if not isinstance(given[name], list) or not all(isinstance(key, str) for key in given[name]):
+                    raise ValueError(f"{name!r} is {given[name]!r}, expected a list of keys")
             keys = cls(default.cameras | given.get("cameras", {}), tuple(given.get("state", default.state)),
                        given.get("prompt", default.prompt), tuple(given.get("ignore", ())))  # fmt: skip
         except (OSError, ValueError, TypeError) as error:

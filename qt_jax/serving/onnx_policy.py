@@ -47,6 +47,10 @@ class OnnxPolicy:
         self._cache = {name: np.zeros((slots, *shape), np.float32) for name, shape in shapes.items()}
         self._mask = np.zeros((slots, spec.window), bool)
 
+    def forget_all(self) -> None:
+        """Empties every window."""
+        self._mask[:] = False
+
     def act(
         self, slot: np.ndarray, images: dict[str, np.ndarray], state: np.ndarray, instruction: np.ndarray, is_first: np.ndarray
     ) -> Action:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
+import time
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 
 import numpy as np
 
+from qt_jax.errors import UserError
 from qt_jax.serving.sessions import Decision, Refused, Request
 
 MAX_STEPS = 5_000
@@ -30,36 +31,39 @@ class Episode:
 
 
 class Recorder:
-    """Keeps every episode under way in memory, and those that are labelled below `folder`. Unlabelled ones are counted and dropped."""
+    """Keeps every episode under way in memory, and those that are labelled below `folder`; unlabelled ones are dropped.
+
+    `record` and `taken` belong to the device's thread, so that they see a session's steps in their order.
+
+    Raises:
+        UserError: if the folder cannot be made.
+    """
 
     def __init__(self, folder: str):
         self._folder = Path(folder)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock = threading.Lock()
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder} cannot be made ({error.strerror}); give another --record.") from error
         self._steps: dict[Hashable, list[tuple[Request, np.ndarray]]] = {}
-        self.dropped = 0
 
     def record(self, request: Request, decision: Decision) -> None:
-        with self._lock:
-            if decision.step == 0:
-                self._drop(request.session)
-            steps = self._steps.setdefault(request.session, [])
-            if len(steps) < MAX_STEPS:
-                steps.append((request, decision.action))
+        if decision.step == 0:
+            self.taken(request.session)
+        steps = self._steps.setdefault(request.session, [])
+        if len(steps) < MAX_STEPS:
+            steps.append((request, decision.action))
 
-    def drop(self, session: Hashable) -> None:
-        """Forgets an episode without a label."""
-        with self._lock:
-            self._drop(session)
+    def taken(self, session: Hashable) -> list[tuple[Request, np.ndarray]]:
+        """The steps of the session's episode, which is forgotten."""
+        return self._steps.pop(session, [])
 
-    def finish(self, last: Request, success: bool, task: str) -> str:
-        """Labels the session's episode, whose observation after the last action is `last`; returns its name.
+    def write(self, steps: list[tuple[Request, np.ndarray]], last: Request, success: bool, task: str) -> str:
+        """Writes an episode, whose observation after the last action is `last`; returns its name.
 
         Raises:
-            Refused: `unknown_session` if nothing was served in it; `bad_observation` if it has no sentence or is too long.
+            Refused: `unknown_session` if it has no step; `bad_observation` if it has no sentence or is too long.
         """
-        with self._lock:
-            steps = self._steps.pop(last.session, None)
         if not steps:
             raise Refused("unknown_session", "This session has no step that could be labelled.")
         instruction = steps[-1][0].instruction
@@ -69,14 +73,12 @@ class Recorder:
             raise Refused("bad_observation", f"The episode has {MAX_STEPS} steps or more, too long to record.")
         seen = [request for request, _ in steps] + [last]
         arrays = {f"images/{name}": np.stack([r.images[name] for r in seen]) for name in last.images}
-        with self._lock:
-            path = self._folder / f"{len(list(self._folder.iterdir())):06d}.npz"
-            np.savez_compressed(path, instruction=instruction, task=task, success=success, state=np.stack([r.state for r in seen]),
+        path = self._folder / f"{time.time_ns()}.npz"
+        with path.with_suffix(".partial").open("wb") as file:
+            np.savez_compressed(file, instruction=instruction, task=task, success=success, state=np.stack([r.state for r in seen]),
                                 actions=np.stack([action for _, action in steps]), **arrays)  # fmt: skip
+        path.with_suffix(".partial").rename(path)
         return path.stem
-
-    def _drop(self, session: Hashable) -> None:
-        self.dropped += bool(self._steps.pop(session, None))
 
 
 def read(folder: str) -> Iterator[Episode]:

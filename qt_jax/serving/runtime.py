@@ -36,6 +36,9 @@ class Runtime(Protocol):
     ) -> Action:
         """See `Policy.act`."""
 
+    def forget_all(self) -> None:
+        """Empties every window."""
+
 
 def check(spec: PolicySpec, images: dict[str, np.ndarray], state: np.ndarray, instruction: np.ndarray, rows: int | None = None) -> None:
     """Raises a UserError naming the field of an observation (of `rows` observations) that the policy does not take."""

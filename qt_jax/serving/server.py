@@ -31,7 +31,8 @@ from qt_jax.serving.batching import Batcher, Timed
 from qt_jax.serving.live import Live
 from qt_jax.serving.observations import MAX_PROMPT, Keys, options
 from qt_jax.serving.recording import Recorder
-from qt_jax.serving.sessions import Refused, Request, Sessions
+from qt_jax.serving.runtime import check
+from qt_jax.serving.sessions import Refused, Sessions
 
 PAGE = Path(__file__).parent / "page"
 PAGE_FILES = {"/": ("index.html", "text/html"), "/page.js": ("page.js", "text/javascript"), "/page.css": ("page.css", "text/css"),
@@ -77,7 +78,7 @@ class Server:
         self._sessions, self._spec = sessions, sessions.policy.spec
         self._keys = keys or Keys.default(self._spec.observation)
         self._access, self._limits, self._recorder = access or Access(), limits or Limits(), recorder
-        self._batcher = Batcher(sessions, budget_s)
+        self._batcher = Batcher(sessions, budget_s, recorder)
         self._metrics, self._log, self._live = telemetry.Metrics(), telemetry.logger(), Live()
         self._numbers, self._told = itertools.count(), set()
         self._open = self._pending = 0
@@ -191,8 +192,6 @@ class Server:
     def _close_session(self, session: Any) -> None:
         self._batcher.close_session(session)
         self._live.close(session)
-        if self._recorder is not None:
-            self._recorder.drop(session)
 
     async def _answer(self, connection: ServerConnection, number: int, message: bytes | str, names: set[Any], pending: int) -> None:
         """One request, one reply: bytes, or text for an error."""
@@ -236,24 +235,27 @@ class Server:
             self._close_session(session)
             return wire.pack({"closed": True} | echo)
         if "label" in message:
-            return wire.pack(self._label(message, session) | echo)
+            return wire.pack(await self._label(message, session) | echo)
         request = self._keys.request(message, session)
-        if isinstance(request.instruction, str):
-            await self._embed([request.instruction])
         names.add(name)
         deadline_ms = asked.get("deadline_ms", self._limits.deadline_ms) or math.inf
-        timed: Timed = await asyncio.wrap_future(self._batcher.submit(request, deadline_ms / 1000))
-        return wire.pack(self._decided(request, timed, asked, start) | echo)
+        try:
+            timed: Timed = await asyncio.wrap_future(self._batcher.submit(request, deadline_ms / 1000))
+        except Refused as refused:
+            if refused.code == "sessions_full":
+                names.discard(name)
+                self._batcher.forget(session)
+            raise
+        if name in names:
+            self._live.record(request, timed.decision, 1000 * (time.perf_counter() - start))
+        return wire.pack(self._decided(timed, asked, start) | echo)
 
-    def _decided(self, request: Request, timed: Timed, asked: dict[str, Any], start: float) -> dict[str, Any]:
+    def _decided(self, timed: Timed, asked: dict[str, Any], start: float) -> dict[str, Any]:
         decision = timed.decision
         self._metrics.infer.observe(timed.infer_s)
         self._metrics.queue.observe(timed.queue_s)
         self._metrics.batch.observe(timed.batch)
-        if self._recorder is not None:
-            self._recorder.record(request, decision)
         total_ms, infer_ms = 1000 * (time.perf_counter() - start), 1000 * timed.infer_s
-        self._live.record(request, decision, total_ms)
         reply = {
             "actions": decision.action[None],
             "tokens": decision.tokens,
@@ -266,8 +268,6 @@ class Server:
         return reply | ({"scores": np.maximum(decision.scores, np.finfo(np.float32).min)} if asked.get("return_scores") else {})
 
     async def _values(self, instructions: Any, session: Any) -> dict[str, Any]:
-        if self._spec.score_name != "Q":
-            raise Refused("no_values", f"This policy's scores are {self._spec.score_name}, no values.")
         if not _sentences(instructions):
             raise Refused("bad_observation", f"Key 'values' holds no list of 1 to {MAX_VALUES} sentences.")
         start = time.perf_counter()
@@ -276,13 +276,14 @@ class Server:
         return {"values": values, "instructions": instructions, "server_timing": {"total_ms": 1000 * (time.perf_counter() - start)}}
 
     async def _embed(self, sentences: list[str]) -> None:
-        """New ones while the device serves other robots; what cannot be embedded is refused where it is asked."""
+        """New ones while the device serves other robots (an observation's own is embedded there, in the order of arrival)."""
         if new := [sentence for sentence in sentences if sentence not in self._told]:
             with contextlib.suppress(UserError):
                 await asyncio.to_thread(lambda: [self._sessions.embedding(sentence) for sentence in new])
                 self._told = {*new, *itertools.islice(self._told, 10_000)}
 
-    def _label(self, message: dict[str, Any], session: Any) -> dict[str, Any]:
+    async def _label(self, message: dict[str, Any], session: Any) -> dict[str, Any]:
+        """Writes the episode, and ends it."""
         if self._recorder is None:
             raise Refused("not_recording", "This server records nothing; start it with --record DIR.")
         label = message["label"] if isinstance(message["label"], dict) else {}
@@ -290,7 +291,13 @@ class Server:
         if not isinstance(success, bool) or not isinstance(task, str) or len(task) > 100:
             raise Refused("bad_observation", "Key 'label' is no {'success': true or false, 'task': its name, if you like}.")
         last = self._keys.request({key: value for key, value in message.items() if key != "label"}, session)
-        return {"recorded": self._recorder.finish(last, success, task)}
+        try:
+            check(self._spec, last.images, last.state, np.zeros(self._spec.instruction_dim, np.float32))
+        except UserError as error:
+            raise Refused("bad_observation", str(error)) from None
+        steps = await asyncio.wrap_future(self._batcher.call(lambda: self._recorder.taken(session)))
+        self._close_session(session)
+        return {"recorded": await asyncio.to_thread(self._recorder.write, steps, last, success, task)}
 
 
 def _error(code: str, message: str, in_history: bool, echo: dict[str, Any]) -> str:

@@ -127,8 +127,10 @@ class Sessions:
         Uses as many free and reserved slots as there are instructions, in turns where there are fewer.
 
         Raises:
-            Refused: `unknown_session`, or `sessions_full` if no slot is free.
+            Refused: `no_values`, `unknown_session`, or `sessions_full` if no slot is free.
         """
+        if self.policy.spec.score_name != "Q":
+            raise Refused("no_values", f"This policy's scores are of kind {self.policy.spec.score_name!r}, no values.")
         if session not in self._episodes:
             raise Refused("unknown_session", f"Session {session!r} has no observation yet; send one first.")
         spare = self._reserved + self._free

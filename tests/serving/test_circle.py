@@ -11,6 +11,7 @@ from qt_jax.envs import metaworld
 from qt_jax.envs import metaworld_tasks as tasks
 from qt_jax.serving import wire
 from qt_jax.serving.client import Client
+from qt_jax.serving.sessions import Refused
 from tests import skilled
 from tests.conftest import ROOT, door
 from tests.serving.conftest import Serving, serve
@@ -103,6 +104,11 @@ def test_a_served_policy_is_evaluated_and_what_it_did_is_trained_on(recording: S
     client, outcomes = Client(recording.url), []
     for seed in range(4):
         outcomes.append(episode(client.infer, "faucet-open", 10 + seed, client.label))
+    seen = {"observation/state": np.zeros(39, np.float32), "prompt": "open the faucet"}
+    client.infer(seen)
+    with pytest.raises(Refused, match="state holds NaN"):
+        client.label(seen | {"observation/state": np.full(39, np.nan, np.float32)}, False)
+    client.infer(seen | {"reset": True})
     failed = episode(lambda message: client.infer(message) | {"actions": np.zeros((1, 4))}, "drawer-close", 5, client.label)
     client.infer({"observation/state": np.zeros(39, np.float32), "prompt": "open the faucet", "reset": True})  # gets no label
     client.disconnect()

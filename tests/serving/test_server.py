@@ -178,6 +178,27 @@ def test_a_late_reply_says_whether_its_frame_counts(served, artefact):
     client.disconnect()
 
 
+def test_a_reset_that_is_superseded_or_late_holds_for_the_next(served, artefact):
+    sent = observations(artefact.spec, 9, 3)
+
+    async def burst(number):
+        async with connect(served.url, compression=None) as connection:
+            await connection.recv()
+            await connection.send(wire.pack(sent[0]))
+            await connection.recv()
+            for message in (sent[0], sent[1] | {"reset": True}, sent[2]):
+                await connection.send(wire.pack(message))
+            replies = [await connection.recv() for _ in range(3)]
+            return [wire.unpack(reply)["step"] for reply in replies if isinstance(reply, bytes)][-1]
+
+    assert all(asyncio.run(burst(number)) < 2 for number in range(10))  # at most one step after the reset, never the old episode's third
+    client = Client(served.url)
+    assert [client.infer(sent[0])["step"] for _ in range(3)] == [0, 1, 2]
+    refused = refusal(client, sent[1] | {"reset": True, "deadline_ms": 0.001})
+    assert client.infer(sent[2])["step"] == int(refused.in_history)
+    client.disconnect()
+
+
 def malformed(rng: np.random.Generator, good: bytes) -> bytes | str:
     array = lambda data, dtype, shape: msgpack.packb(
         {"observation/front": {b"__ndarray__": True, b"data": data, b"dtype": dtype, b"shape": shape}}
@@ -240,7 +261,13 @@ def test_a_message_that_is_too_large_closes_its_connection_alone(served, artefac
 
 @pytest.mark.parametrize(
     "headers, status",
-    [({"Origin": "http://evil.example"}, 403), ({"Host": "evil.example"}, 403), ({"Origin": "null"}, 403), ({}, 200)],
+    [
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "http://["}, 403),
+        ({"Host": "evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({}, 200),
+    ],
 )
 def test_other_pages_are_kept_out(served, headers, status):
     assert get(served, "/metrics", **headers)[0] == status
