@@ -170,7 +170,12 @@ class Sessions:
 
     def _step(self, rows: Sequence[tuple[_Episode, tuple[dict[str, np.ndarray], np.ndarray], bool]]) -> Action:
         frames = [frame for _, frame, _ in rows]
-        images = {name: np.stack([seen[name] for seen, _ in frames]) for name in self.policy.spec.observation.cameras}
-        state, embeddings = np.stack([state for _, state in frames]), np.stack([episode.embedding for episode, _, _ in rows])
+        images = {name: _stacked([seen[name] for seen, _ in frames]) for name in self.policy.spec.observation.cameras}
+        state, embeddings = _stacked([state for _, state in frames]), _stacked([episode.embedding for episode, _, _ in rows])
         slots, is_first = np.asarray([episode.slot for episode, _, _ in rows]), np.asarray([first for _, _, first in rows])
         return self.policy.act(slots, images, state, embeddings, is_first)
+
+
+def _stacked(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """`np.stack`, without the copy where there is one row: a lone robot's image."""
+    return rows[0][None] if len(rows) == 1 else np.stack(rows)
