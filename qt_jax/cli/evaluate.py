@@ -136,6 +136,11 @@ def _served(config: Any) -> Evaluated:
     theirs = told["observation"], list(told["action"]["names"])
     if theirs != mine:
         raise UserError(f"{flags.FLAGS.policy} serves a policy of {theirs}; config.env gives {mine}: give the config it was trained with.")
+    if config.evaluate.num_envs > told["sessions"]:
+        raise UserError(
+            f"config.evaluate.num_envs is {config.evaluate.num_envs}, {flags.FLAGS.policy} serves {told['sessions']} episodes at once; "
+            "give no more, or serve with more --slots."
+        )
     trained = told["training"]
     _check_data(config, flags.FLAGS.policy, trained["data"])
     return Evaluated(actor, tuple(mine[1]), trained["agent"], told["score"], trained["episodes"], trained["step"], trained["data"])

@@ -54,6 +54,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._waiting: dict[Hashable, _Waiting] = {}
         self._calls: collections.deque[tuple[Callable[[], Any], Future]] = collections.deque()
+        self._long_calls: collections.deque[tuple[Callable[[], Any], Future]] = collections.deque()
         self._last: dict[Hashable, float] = {}
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
@@ -76,11 +77,11 @@ class Batcher:
             older.future.set_exception(Refused("superseded", reason))
         return mine.future
 
-    def call(self, function: Callable[[], Any]) -> Future:
-        """Runs a function on the device's thread, between two batches."""
+    def call(self, function: Callable[[], Any], long: bool = False) -> Future:
+        """Runs a function on the device's thread: before the next batch, or, a long one, when its turn comes, one between two batches."""
         future = _future()
         with self._changed:
-            self._calls.append((function, future))
+            (self._long_calls if long else self._calls).append((function, future))
             self._changed.notify()
         return future
 
@@ -115,17 +116,18 @@ class Batcher:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._calls or self._stopping)
-                call = self._calls.popleft() if self._calls else None  # one between two batches: neither waits for many of the other
-                if call is None and self._waiting:
+                self._changed.wait_for(lambda: self._waiting or self._calls or self._long_calls or self._stopping)
+                if self._waiting and not self._calls and not self._long_calls:
                     self._gather()
+                calls, self._calls = [*self._calls], collections.deque()
+                if self._long_calls:
+                    calls.append(self._long_calls.popleft())
                 taken = list(self._waiting.values())[: self._sessions.policy.slots]
                 for waiting in taken:
                     del self._waiting[waiting.request.session]
-                if self._stopping and not taken and call is None:
+                if self._stopping and not taken and not calls:
                     return
-            if call is not None:
-                function, future = call
+            for function, future in calls:
                 _resolve(future, function)
             if taken:
                 self._serve(taken)
@@ -143,10 +145,7 @@ class Batcher:
         start = time.perf_counter()
         late = [w for w in taken if w.deadline < start]
         for waiting in late:
-            if waiting.request.reset:
-                with self._changed:
-                    self._reset_owed.add(waiting.request.session)
-            waiting.future.set_exception(Refused("late", "Its deadline passed before it was taken; it is not in the history."))
+            self._refuse(waiting, Refused("late", "Its deadline passed before it was taken; it is not in the history."))
         ready = [w for w in taken if w.deadline >= start]
         if not ready:
             return
@@ -162,7 +161,7 @@ class Batcher:
         end = time.perf_counter()
         for waiting, result in zip(ready, results):
             if isinstance(result, Refused):
-                waiting.future.set_exception(result)
+                self._refuse(waiting, result)
                 continue
             if self._recorder is not None:
                 self._recorder.record(waiting.request, result)
@@ -170,6 +169,13 @@ class Batcher:
                 waiting.future.set_exception(Refused("late", "Its deadline passed while it was computed; it is in the history.", True))
             else:
                 waiting.future.set_result(Timed(result, start - waiting.arrived, end - start, len(ready)))
+
+    def _refuse(self, waiting: _Waiting, refused: Refused) -> None:
+        """Of what is not in the history: its reset is owed."""
+        if waiting.request.reset and refused.code != "sessions_full":
+            with self._changed:
+                self._reset_owed.add(waiting.request.session)
+        waiting.future.set_exception(refused)
 
 
 def _lose_all(sessions: Sessions) -> None:

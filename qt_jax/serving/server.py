@@ -95,6 +95,7 @@ class Server:
             "score": self._spec.score_name,
             "control_period_s": self._spec.dt,
             "window": self._spec.window,
+            "sessions": sessions.limit,
             "begin_an_episode": "connect anew, or send reset: true with its first observation",
         }
 
@@ -137,7 +138,7 @@ class Server:
         refusal = self._access.refusal(request.headers)
         path = request.path.partition("?")[0]
         if path == "/healthz" and (refusal is None or refusal[0] == 401):
-            return _response(200, "text/plain", b"shutting down\n" if self._draining else b"OK\n")
+            return _response(503, "text/plain", b"shutting down\n") if self._draining else _response(200, "text/plain", b"OK\n")
         if refusal is not None:
             self._metrics.refused.labels(refusal[0]).inc()
             return _response(refusal[0], "text/plain", refusal[1].encode() + b"\n")
@@ -207,14 +208,13 @@ class Server:
             self._log.exception("a request failed", extra={"fields": {"connection": number}})
             code = "internal"
             reply = _error(code, "The server failed at this request; its log says why.", False, echo)
-        finally:
-            self._pending -= 1
         self._metrics.replies.labels(code).inc()
         self._metrics.total.observe(time.perf_counter() - start)
         if code != "ok":
             self._log.info("refused", extra={"fields": {"connection": number, "code": code, **echo}})
         with contextlib.suppress(ConnectionClosed):
             await connection.send(reply)
+        self._pending -= 1
 
     async def _reply(self, number: int, data: bytes | str, names: set[Any], pending: int, start: float, echo: dict[str, Any]) -> bytes:
         if self._draining:
@@ -272,7 +272,7 @@ class Server:
             raise Refused("bad_observation", f"Key 'values' holds no list of 1 to {MAX_VALUES} sentences.")
         start = time.perf_counter()
         await self._embed(instructions)
-        values = await asyncio.wrap_future(self._batcher.call(lambda: self._sessions.values(session, instructions)))
+        values = await asyncio.wrap_future(self._batcher.call(lambda: self._sessions.values(session, instructions), long=True))
         return {"values": values, "instructions": instructions, "server_timing": {"total_ms": 1000 * (time.perf_counter() - start)}}
 
     async def _embed(self, sentences: list[str]) -> None:

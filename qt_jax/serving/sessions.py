@@ -72,6 +72,11 @@ class Sessions:
         self._reserved, self._free = slots[:reserved], slots[reserved:]
         self._lost: set[Hashable] = set()
 
+    @property
+    def limit(self) -> int:
+        """Episodes at once."""
+        return self.policy.slots - len(self._reserved)
+
     def __len__(self) -> int:
         return len(self._episodes)
 
@@ -135,7 +140,7 @@ class Sessions:
             raise Refused("unknown_session", f"Session {session!r} has no observation yet; send one first.")
         spare = self._reserved + self._free
         if not spare:
-            raise Refused("sessions_full", f"All {self.policy.slots} slots are in episodes; close one, or serve with more slots.")
+            raise Refused("sessions_full", f"All {self.limit} slots are in episodes; close one, or serve with more slots.")
         frames, values = list(self._episodes[session].frames), []
         for start in range(0, len(instructions), len(spare)):
             part = instructions[start : start + len(spare)]
@@ -163,7 +168,7 @@ class Sessions:
         self._lost.discard(request.session)
         if request.session not in self._episodes:
             if not self._free:
-                return Refused("sessions_full", f"All {self.policy.slots} slots are in episodes; close one, or serve with more slots.")
+                return Refused("sessions_full", f"All {self.limit} slots are in episodes; close one, or serve with more slots.")
             window = self.policy.spec.window
             self._episodes[request.session] = _Episode(self._free.pop(), collections.deque(maxlen=window))
         return embedding
