@@ -1,9 +1,10 @@
 """`make bench-serving`: what a control step costs, from the compiled program to the socket, and beside it the PyTorch peer.
 
 For the laptop- and the paper-size network with random parameters, one robot, one 300x300 image, batch 1, in turns in one run; p50 and p99:
-- raw: the compiled step of the runtime, its arguments ready;
+- raw: the compiled step of the runtime, its arguments ready, each time another image;
 - runtime: `Sessions.act` from numpy to numpy;
 - websocket: the real server in a process of its own, `qt_jax.serving.client` in another, the reply's total included;
+- echo: the same message to a process of the websockets library that answers at once with nothing: what the transport alone takes;
 - uncached: the whole window encoded anew at each step, as a policy without the cache would;
 - values: the value of 10 instructions;
 - onnx: serving/onnx_policy.py in a process of its own, numpy and onnxruntime;
@@ -75,19 +76,19 @@ def measure(size: str, folder: str) -> dict[str, Any]:
     sessions = Sessions(opened.policy(11, (1, 10)), lambda sentence: embedding)
     policy = sessions.policy
     policy.warm_up()
-    raw_inputs = ({"front": images[0][None]}, no_state[None], embedding[None], np.zeros(1, bool))
+    raw_inputs = (no_state[None], embedding[None], np.zeros(1, bool))
     request = lambda n, told: Request("robot", {"front": images[n % 8]}, no_state, told)
     told_anew = [embedding, embedding + 1e-3]
 
     command = [sys.executable, "-m", "qt_jax", "serve", f"--artefact={folder}", "--port=0", "--slots=1"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
-        url = next(line for line in server.stdout if line.startswith("serving")).split()[1]
-        client = Client(url)
+    with _started(*command) as server, _started(sys.executable, "-c", "from benchmarks import bench_serving as b; b.echo()") as echoing:
+        client, echo = Client(_url(server)), Client(_url(echoing))
         message = lambda n: {"observation/front": images[n % 8], "instruction_embedding": embedding}
         ways: dict[str, Callable[[int], Any]] = {
-            "raw": lambda n: policy._run(np.zeros(1), *raw_inputs),
+            "raw": lambda n: policy._run(np.zeros(1), {"front": images[n % 8][None]}, *raw_inputs),
             "runtime": lambda n: sessions.act([request(n, embedding)]),
             "websocket": lambda n: client.infer(message(n)),
+            "echo": lambda n: echo.infer(message(n)),
             "uncached": lambda n: sessions.act([request(n, told_anew[n % 2])]),
             "values of 10": lambda n: sessions.values("robot", ["a sentence"] * 10),
         }
@@ -95,6 +96,7 @@ def measure(size: str, folder: str) -> dict[str, Any]:
         server_side = [client.infer(message(n))["server_timing"]["infer_ms"] for n in range(10)]
         client.disconnect()
         server.terminate()
+        echoing.terminate()
     overhead = statistics.median(w - r for w, r in zip(times["websocket"], times["raw"]))
     result = {name: _percentiles(values) for name, values in times.items()}
     return result | {
@@ -102,6 +104,35 @@ def measure(size: str, folder: str) -> dict[str, Any]:
         "websocket over raw, p50_ms": overhead,
         "cached share of uncached": result["runtime"]["p50_ms"] / result["uncached"]["p50_ms"],
     }
+
+
+def echo() -> None:
+    """A bare server of the websockets library; runs until it is ended."""
+    import asyncio
+
+    from websockets.asyncio.server import serve
+
+    from qt_jax.serving import wire
+
+    async def answer(connection: Any) -> None:
+        await connection.send(wire.pack({}))
+        async for _ in connection:
+            await connection.send(wire.pack({}))
+
+    async def run() -> None:
+        async with serve(answer, "127.0.0.1", 0, compression=None) as server:
+            print(f"serving ws://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
+            await asyncio.Future()
+
+    asyncio.run(run())
+
+
+def _started(*command: str) -> subprocess.Popen:
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+def _url(server: subprocess.Popen) -> str:
+    return next(line for line in server.stdout if line.startswith("serving")).split()[1]
 
 
 def measure_onnx(size: str, folder: str) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -46,14 +46,14 @@ def check(spec: PolicySpec, images: dict[str, np.ndarray], state: np.ndarray, in
     if set(images) != set(observation.cameras):
         raise UserError(f"Observation has cameras {sorted(images)}, the policy expects {sorted(observation.cameras)}.")
     for name, image in images.items():
-        _check(f"images[{name!r}]", image, (*batch, *observation.image_size, 3), np.uint8)
-    _check("state", state, (*batch, observation.state_dim), np.floating)
-    _check("instruction", instruction, (*batch, spec.instruction_dim), np.floating)
+        if image.shape != (*batch, *observation.image_size, 3) or image.dtype != np.uint8:
+            raise _unexpected(f"images[{name!r}]", image, "uint8", (*batch, *observation.image_size, 3))
+    for name, value, size in (("state", state, observation.state_dim), ("instruction", instruction, spec.instruction_dim)):
+        if value.shape != (*batch, size) or value.dtype.kind != "f":
+            raise _unexpected(name, value, "floating", (*batch, size))
+        if not np.isfinite(value).all():
+            raise UserError(f"Observation field {name} holds NaN or Inf; the policy expects finite numbers.")
 
 
-def _check(name: str, value: np.ndarray, shape: tuple[int, ...], kind: Any) -> None:
-    if value.shape != shape or not np.issubdtype(value.dtype, kind):
-        found = f"{value.dtype}{list(value.shape)}"
-        raise UserError(f"Observation field {name} is {found}, the policy expects {kind.__name__}{list(shape)}.")
-    if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
-        raise UserError(f"Observation field {name} holds NaN or Inf; the policy expects finite numbers.")
+def _unexpected(name: str, value: np.ndarray, kind: str, shape: tuple[int, ...]) -> UserError:
+    return UserError(f"Observation field {name} is {value.dtype}{list(value.shape)}, the policy expects {kind}{list(shape)}.")

@@ -32,7 +32,7 @@ from qt_jax.serving.live import Live
 from qt_jax.serving.observations import MAX_PROMPT, Keys, options
 from qt_jax.serving.recording import Recorder
 from qt_jax.serving.runtime import check
-from qt_jax.serving.sessions import Refused, Sessions
+from qt_jax.serving.sessions import Refused, Request, Sessions
 
 PAGE = Path(__file__).parent / "page"
 PAGE_FILES = {"/": ("index.html", "text/html"), "/page.js": ("page.js", "text/javascript"), "/page.css": ("page.css", "text/css"),
@@ -208,13 +208,13 @@ class Server:
             self._log.exception("a request failed", extra={"fields": {"connection": number}})
             code = "internal"
             reply = _error(code, "The server failed at this request; its log says why.", False, echo)
+        with contextlib.suppress(ConnectionClosed):
+            await connection.send(reply)
+        self._pending -= 1
         self._metrics.replies.labels(code).inc()
         self._metrics.total.observe(time.perf_counter() - start)
         if code != "ok":
             self._log.info("refused", extra={"fields": {"connection": number, "code": code, **echo}})
-        with contextlib.suppress(ConnectionClosed):
-            await connection.send(reply)
-        self._pending -= 1
 
     async def _reply(self, number: int, data: bytes | str, names: set[Any], pending: int, start: float, echo: dict[str, Any]) -> bytes:
         if self._draining:
@@ -246,26 +246,17 @@ class Server:
                 names.discard(name)
                 self._batcher.forget(session)
             raise
-        if name in names:
-            self._live.record(request, timed.decision, 1000 * (time.perf_counter() - start))
-        return wire.pack(self._decided(timed, asked, start) | echo)
+        total_ms = 1000 * (time.perf_counter() - start)
+        asyncio.get_running_loop().call_soon(self._note, request, timed, total_ms, names)  # once the reply is on its way
+        return wire.pack(_decided(timed, asked, total_ms) | echo)
 
-    def _decided(self, timed: Timed, asked: dict[str, Any], start: float) -> dict[str, Any]:
-        decision = timed.decision
+    def _note(self, request: Request, timed: Timed, total_ms: float, names: set[Any]) -> None:
+        """For the page and the metrics."""
         self._metrics.infer.observe(timed.infer_s)
         self._metrics.queue.observe(timed.queue_s)
         self._metrics.batch.observe(timed.batch)
-        total_ms, infer_ms = 1000 * (time.perf_counter() - start), 1000 * timed.infer_s
-        reply = {
-            "actions": decision.action[None],
-            "tokens": decision.tokens,
-            "scores_of_dims": decision.chosen,
-            "score": float(decision.chosen[-1]),
-            "step": decision.step,
-            "policy_timing": {"infer_ms": infer_ms},
-            "server_timing": {"infer_ms": infer_ms, "queue_ms": 1000 * timed.queue_s, "total_ms": total_ms, "batch": timed.batch},
-        }
-        return reply | ({"scores": np.maximum(decision.scores, np.finfo(np.float32).min)} if asked.get("return_scores") else {})
+        if request.session[1] in names:
+            self._live.record(request, timed.decision, total_ms)
 
     async def _values(self, instructions: Any, session: Any) -> dict[str, Any]:
         if not _sentences(instructions):
@@ -298,6 +289,21 @@ class Server:
         steps = await asyncio.wrap_future(self._batcher.call(lambda: self._recorder.taken(session)))
         self._close_session(session)
         return {"recorded": await asyncio.to_thread(self._recorder.write, steps, last, success, task)}
+
+
+def _decided(timed: Timed, asked: dict[str, Any], total_ms: float) -> dict[str, Any]:
+    """The reply with an action."""
+    decision, infer_ms = timed.decision, 1000 * timed.infer_s
+    reply = {
+        "actions": decision.action[None],
+        "tokens": decision.tokens,
+        "scores_of_dims": decision.chosen,
+        "score": float(decision.chosen[-1]),
+        "step": decision.step,
+        "policy_timing": {"infer_ms": infer_ms},
+        "server_timing": {"infer_ms": infer_ms, "queue_ms": 1000 * timed.queue_s, "total_ms": total_ms, "batch": timed.batch},
+    }
+    return reply | ({"scores": np.maximum(decision.scores, np.finfo(np.float32).min)} if asked.get("return_scores") else {})
 
 
 def _error(code: str, message: str, in_history: bool, echo: dict[str, Any]) -> str:
