@@ -31,6 +31,7 @@ FREE = ("workdir", "evaluate", "collect", "mesh", "distributed", "data", "optimi
 def define_flags() -> None:
     flags.DEFINE_string("policy", "", "ws:// or wss:// URL of a served policy to evaluate instead of config.workdir's checkpoint.")
     flags.DEFINE_string("api_key_file", "", "File with the server's API key; else the environment's QT_JAX_API_KEY.")
+    flags.DEFINE_string("ca", None, "PEM file of the certificates to trust, where the server at wss:// signed its own.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +131,7 @@ def _checkpoint(config: Any) -> Evaluated:
 
 def _served(config: Any) -> Evaluated:
     """Raises a UserError if the server's policy is of another robot than the config's simulator has."""
-    actor = client.Remote(client.Client(flags.FLAGS.policy, access.read_key(flags.FLAGS.api_key_file)))
+    actor = client.Remote(client.Client(flags.FLAGS.policy, access.read_key(flags.FLAGS.api_key_file), ca=flags.FLAGS.ca))
     told, observation = actor.metadata, metaworld.observation_spec(config.env)
     mine = Keys.default(observation).describe(observation), list(metaworld.action_spec(config.env).names)
     theirs = told["observation"], list(told["action"]["names"])

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import functools
 import signal
+import socket
 import ssl
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from absl import flags
 
 from qt_jax.errors import UserError
+from qt_jax.serving.access import cannot_listen
 
 FLAGS = flags.FLAGS
 
@@ -54,6 +56,7 @@ def main() -> None:
         raise UserError("--artefact is missing; give the folder that `python -m qt_jax export` wrote.")
     key, tls = access.read_key(FLAGS.api_key_file), _tls()
     access.check_bind(FLAGS.host, key, tls is not None, FLAGS.insecure)
+    _check_free(FLAGS.host, FLAGS.port)
     spool = _spool(FLAGS.record) if FLAGS.record else None
     opened = artefact.load(FLAGS.artefact)
     keys = Keys.read(FLAGS.keys, opened.spec.observation) if FLAGS.keys else Keys.default(opened.spec.observation)
@@ -88,6 +91,14 @@ async def _serve(server: Any, tls: ssl.SSLContext | None) -> None:
         print(f"serving {scheme[0]}://{FLAGS.host}:{port} (page: {scheme[1]}://{FLAGS.host}:{port}/)", flush=True)
         await ended.wait()
         print("shutting down: answering what is under way", flush=True)
+
+
+def _check_free(host: str, port: int) -> None:
+    """A taken port is told before the programs are compiled."""
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        raise cannot_listen(host, port, error) from error
 
 
 def _tls() -> ssl.SSLContext | None:

@@ -86,6 +86,10 @@ def read_key(path: str) -> str | None:
     return key
 
 
+def cannot_listen(host: str, port: int, error: OSError) -> UserError:
+    return UserError(f"{host}:{port} cannot be listened on ({error.strerror}); choose another --port.")
+
+
 def check_bind(host: str, key: str | None, tls: bool, insecure: bool) -> None:
     """Raises a UserError if others than this machine could reach an unguarded server."""
     try:

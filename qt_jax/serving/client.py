@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import time
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -27,13 +28,15 @@ class Client:
         url: ws://HOST:PORT or wss://HOST:PORT.
         timeout_s: for the connection, and for each reply.
         reconnect_s: for how long a lost connection is tried again.
+        ca: PEM file of the certificates to trust, of a wss:// server that signed its own; default: the system's.
 
     Raises:
-        UserError: if there is no server, or it refuses the key.
+        UserError: if there is no server, it refuses the key, or its certificate is not trusted.
     """
 
-    def __init__(self, url: str, api_key: str | None = None, timeout_s: float = 30.0, reconnect_s: float = 10.0):
+    def __init__(self, url: str, api_key: str | None = None, timeout_s: float = 30.0, reconnect_s: float = 10.0, ca: str | None = None):
         self._url, self._key, self._timeout_s, self._reconnect_s = url, api_key, timeout_s, reconnect_s
+        self._tls = _trusting(ca) if url.startswith("wss:") else None
         self._connection: ClientConnection | None = None
         self._connect()
 
@@ -43,13 +46,17 @@ class Client:
         while True:
             try:
                 self._connection = connect(
-                    self._url, additional_headers=headers, compression=None, max_size=None, open_timeout=self._timeout_s
+                    self._url, ssl=self._tls, additional_headers=headers, compression=None, max_size=None, open_timeout=self._timeout_s
                 )
                 self.metadata = wire.unpack(self._connection.recv(timeout=self._timeout_s))
                 return
             except InvalidStatus as error:
                 body = error.response.body.decode(errors="replace").strip()
                 raise UserError(f"{self._url} refuses the connection ({error.response.status_code}: {body}).") from None
+            except ssl.SSLCertVerificationError as error:
+                raise UserError(
+                    f"{self._url} has a certificate that is not trusted ({error.verify_message}); give the PEM file of one that is."
+                ) from None
             except (OSError, WebSocketException, TimeoutError, ValueError) as error:
                 if time.monotonic() > end:
                     raise UserError(
@@ -120,6 +127,13 @@ class Remote:
 
     def close(self, session: Hashable) -> None:
         self._client.infer({"close": True} | _named(session))
+
+
+def _trusting(ca: str | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except (OSError, ssl.SSLError) as error:
+        raise UserError(f"{ca} holds no certificates ({error}); expected a PEM file.") from error
 
 
 def _named(session: Any) -> dict[str, Any]:

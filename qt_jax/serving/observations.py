@@ -56,6 +56,9 @@ class Keys:
             raise UserError(f"--keys={path} cannot be read ({error}).") from error
         if set(keys.cameras) != set(default.cameras):
             raise UserError(f"--keys={path} names cameras {sorted(keys.cameras)}, the policy has {sorted(default.cameras)}.")
+        taken = [*keys.cameras.values(), *keys.state, keys.prompt, *keys.ignore, EMBEDDING, *OPTIONAL]
+        if twice := sorted({key for key in taken if taken.count(key) > 1}):
+            raise UserError(f"--keys={path} uses {twice} for more than one thing, the server's own keys among them; rename them.")
         return keys
 
     def describe(self, observation: ObservationSpec) -> dict[str, Any]:

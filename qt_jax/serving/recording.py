@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import zipfile
+import zlib
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 
@@ -82,8 +84,22 @@ class Recorder:
 
 
 def read(folder: str) -> Iterator[Episode]:
-    """The labelled episodes in the order in which they ended."""
+    """The labelled episodes in the order in which they ended.
+
+    Raises:
+        UserError: naming a file that is damaged.
+    """
     for path in sorted(Path(folder).glob("*.npz")):
-        with np.load(path, allow_pickle=False) as file:
-            images = {name.removeprefix("images/"): file[name] for name in file.files if name.startswith("images/")}
-            yield Episode(str(file["instruction"]), str(file["task"]), images, file["state"], file["actions"], bool(file["success"]))
+        try:
+            episode = _read(path)
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise UserError(
+                f"{path} cannot be read ({error}). Every episode is kept: move this file away, serve with the same --record, and end it."
+            ) from error
+        yield episode
+
+
+def _read(path: Path) -> Episode:
+    with np.load(path, allow_pickle=False) as file:
+        images = {name.removeprefix("images/"): file[name] for name in file.files if name.startswith("images/")}
+        return Episode(str(file["instruction"]), str(file["task"]), images, file["state"], file["actions"], bool(file["success"]))

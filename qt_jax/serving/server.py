@@ -26,7 +26,7 @@ from websockets.http11 import Response
 import qt_jax
 from qt_jax.errors import UserError
 from qt_jax.serving import telemetry, wire
-from qt_jax.serving.access import Access
+from qt_jax.serving.access import Access, cannot_listen
 from qt_jax.serving.batching import Batcher, Timed
 from qt_jax.serving.live import Live
 from qt_jax.serving.observations import MAX_PROMPT, Keys, options
@@ -116,7 +116,7 @@ class Server:
                 logger=_quiet(),
             )  # fmt: skip
         except OSError as error:
-            raise UserError(f"{host}:{port} cannot be listened on ({error.strerror}); choose another --port.") from error
+            raise cannot_listen(host, port, error) from error
         try:
             yield server
         finally:
@@ -217,15 +217,15 @@ class Server:
             self._log.info("refused", extra={"fields": {"connection": number, "code": code, **echo}})
 
     async def _reply(self, number: int, data: bytes | str, names: set[Any], pending: int, start: float, echo: dict[str, Any]) -> bytes:
-        if self._draining:
-            raise Refused("shutting_down", "The server is shutting down; connect again later.")
-        if pending >= self._limits.pending:
-            raise Refused("overloaded", f"This connection waits for {pending} replies already.")
         if isinstance(data, str):
             raise Refused("malformed", "A text message; expected msgpack as a binary one.")
         message = wire.unpack(data)
         asked = options(message)
         echo |= {key: asked[key] for key in ("session_id", "request_id") if key in asked}
+        if self._draining:
+            raise Refused("shutting_down", "The server is shutting down; connect again later.")
+        if pending >= self._limits.pending:
+            raise Refused("overloaded", f"This connection waits for {pending} replies already.")
         name = asked.get("session_id")
         session = (number, name)
         if "values" in message:
