@@ -22,7 +22,7 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     flags.DEFINE_string("artefact", "", "Folder that `export` wrote.")
     flags.DEFINE_string("host", "127.0.0.1", "Address to listen on. Others than loopback need a key and TLS, or --insecure.")
-    flags.DEFINE_integer("port", 8000, "Port to listen on; 0: a free one, which is printed.")
+    flags.DEFINE_integer("port", 8000, "Port to listen on; 0: a free one, which is printed.", lower_bound=0, upper_bound=65535)
     flags.DEFINE_integer("slots", 8, "Episodes at once.", lower_bound=1)
     flags.DEFINE_float("batch_budget_ms", 2.0, "How long a request may wait for other robots' to share its batch.", lower_bound=0)
     flags.DEFINE_float("deadline_ms", 0.0, "Of requests that name none; 0: none.", lower_bound=0)
@@ -104,11 +104,13 @@ def _check_free(host: str, port: int) -> None:
 def _tls() -> ssl.SSLContext | None:
     if not FLAGS.tls_cert and not FLAGS.tls_key:
         return None
+    if not FLAGS.tls_cert or not FLAGS.tls_key:
+        raise UserError(f"--tls_cert={FLAGS.tls_cert} --tls_key={FLAGS.tls_key}: TLS needs both; give the other PEM file too.")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        context.load_cert_chain(FLAGS.tls_cert, FLAGS.tls_key or None)
+        context.load_cert_chain(FLAGS.tls_cert, FLAGS.tls_key)
     except (OSError, ssl.SSLError) as error:
-        raise UserError(f"--tls_cert={FLAGS.tls_cert} --tls_key={FLAGS.tls_key} cannot be used ({error}).") from error
+        raise UserError(f"--tls_cert={FLAGS.tls_cert} --tls_key={FLAGS.tls_key} cannot be used ({error}); expected PEM files.") from error
     return context
 
 

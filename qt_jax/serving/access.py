@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import dataclasses
+import errno
 import hmac
 import ipaddress
 import os
@@ -75,8 +76,8 @@ def read_key(path: str) -> str | None:
     if path:
         try:
             key = Path(path).read_text().strip()
-        except OSError as error:
-            raise UserError(f"--api_key_file={path} cannot be read ({error.strerror}).") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--api_key_file={path} cannot be read ({error}); expected a text file with the key.") from error
     else:
         key = os.environ.get(KEY_VARIABLE, "").strip()
         if not key:
@@ -87,7 +88,9 @@ def read_key(path: str) -> str | None:
 
 
 def cannot_listen(host: str, port: int, error: OSError) -> UserError:
-    return UserError(f"{host}:{port} cannot be listened on ({error.strerror}); choose another --port.")
+    reason = os.strerror(error.errno) if error.errno else error.strerror
+    flag = "--port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
+    return UserError(f"{host}:{port} cannot be listened on ({reason}); choose another {flag}.")
 
 
 def check_bind(host: str, key: str | None, tls: bool, insecure: bool) -> None:

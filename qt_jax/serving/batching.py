@@ -98,7 +98,7 @@ class Batcher:
     def _close(self, session: Hashable) -> None:
         self._sessions.close(session)
         if self._recorder is not None:
-            self._recorder.taken(session)
+            self._recorder.forget(session)
 
     def forget(self, session: Hashable) -> None:
         """One that was never opened."""

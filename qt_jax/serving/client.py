@@ -7,6 +7,7 @@ import ssl
 import time
 from collections.abc import Hashable, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
@@ -35,6 +36,9 @@ class Client:
     """
 
     def __init__(self, url: str, api_key: str | None = None, timeout_s: float = 30.0, reconnect_s: float = 10.0, ca: str | None = None):
+        _check_url(url)
+        if api_key is not None and not (api_key := api_key.strip()).isprintable():
+            raise UserError("The API key holds what no header may; expected printable ASCII on one line.")
         self._url, self._key, self._timeout_s, self._reconnect_s = url, api_key, timeout_s, reconnect_s
         self._tls = _trusting(ca) if url.startswith("wss:") else None
         self._connection: ClientConnection | None = None
@@ -60,7 +64,7 @@ class Client:
             except (OSError, WebSocketException, TimeoutError, ValueError) as error:
                 if time.monotonic() > end:
                     raise UserError(
-                        f"{self._url} does not answer ({type(error).__name__}: {error}); start the server or correct the URL."
+                        f"{self._url} does not answer ({type(error).__name__}: {error}); start it, or correct the URL (wss:// is with TLS)."
                     ) from None
                 time.sleep(0.2)
 
@@ -127,6 +131,16 @@ class Remote:
 
     def close(self, session: Hashable) -> None:
         self._client.infer({"close": True} | _named(session))
+
+
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("ws", "wss") and parts.hostname and parts.port != 0
+    except ValueError:  # a port out of range
+        good = False
+    if not good:
+        raise UserError(f"{url!r} is no URL of a policy server; expected ws://HOST:PORT or wss://HOST:PORT.")
 
 
 def _trusting(ca: str | None) -> ssl.SSLContext:

@@ -50,8 +50,15 @@ class Keys:
             for name in {"state", "ignore"} & set(given):
                 if not isinstance(given[name], list) or not all(isinstance(key, str) for key in given[name]):
                     raise ValueError(f"{name!r} is {given[name]!r}, expected a list of keys")
-            keys = cls(default.cameras | given.get("cameras", {}), tuple(given.get("state", default.state)),
-                       given.get("prompt", default.prompt), tuple(given.get("ignore", ())))  # fmt: skip
+            cameras, prompt = given.get("cameras", {}), given.get("prompt", default.prompt)
+            if not isinstance(cameras, dict) or not all(isinstance(key, str) for key in cameras.values()):
+                raise ValueError(f"'cameras' is {cameras!r}, expected an object from the policy's cameras to the robot's keys")
+            if not isinstance(prompt, str):
+                raise ValueError(f"'prompt' is {prompt!r}, expected a key")
+            if given.get("state") and not observation.state_dim:
+                raise ValueError(f"'state' is {given['state']!r}, the policy has no state; name what it need not read under 'ignore'")
+            keys = cls(default.cameras | cameras, tuple(given.get("state", default.state)),
+                       prompt, tuple(given.get("ignore", ())))  # fmt: skip
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"--keys={path} cannot be read ({error}).") from error
         if set(keys.cameras) != set(default.cameras):
@@ -87,7 +94,10 @@ class Keys:
             return self._array(message, EMBEDDING)
         prompt = message.get(self.prompt)
         if not isinstance(prompt, str) or not 0 < len(prompt.strip()) or len(prompt) > MAX_PROMPT:
-            raise Refused("bad_observation", f"Observation key {self.prompt!r} holds no sentence of 1 to {MAX_PROMPT} letters.")
+            raise Refused(
+                "bad_observation",
+                f"Observation key {self.prompt!r} is {str(prompt)[:50]!r}, expected a sentence of 1 to {MAX_PROMPT} letters.",
+            )
         return prompt
 
     def _array(self, message: dict[str, Any], key: str) -> np.ndarray:

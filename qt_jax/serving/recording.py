@@ -35,7 +35,7 @@ class Episode:
 class Recorder:
     """Keeps every episode under way in memory, and those that are labelled below `folder`; unlabelled ones are dropped.
 
-    `record` and `taken` belong to the device's thread, so that they see a session's steps in their order.
+    `record`, `forget` and `take` belong to the device's thread, so that they see a session's steps in their order.
 
     Raises:
         UserError: if the folder cannot be made.
@@ -51,32 +51,46 @@ class Recorder:
 
     def record(self, request: Request, decision: Decision) -> None:
         if decision.step == 0:
-            self.taken(request.session)
+            self.forget(request.session)
         steps = self._steps.setdefault(request.session, [])
         if len(steps) < MAX_STEPS:
             steps.append((request, decision.action))
 
-    def taken(self, session: Hashable) -> list[tuple[Request, np.ndarray]]:
-        """The steps of the session's episode, which is forgotten."""
-        return self._steps.pop(session, [])
+    def forget(self, session: Hashable) -> None:
+        self._steps.pop(session, None)
+
+    def take(self, session: Hashable) -> list[tuple[Request, np.ndarray]]:
+        """The steps of the session's episode, which is forgotten here.
+
+        Raises:
+            Refused: `unknown_session` if it has no step; `bad_observation` if it has no sentence or is too long. It is kept then.
+        """
+        steps = self._steps.get(session)
+        if not steps:
+            raise Refused("unknown_session", "This session has no step that could be labelled.")
+        if not isinstance(steps[-1][0].instruction, str):
+            raise Refused("bad_observation", "An episode whose instruction is an embedding cannot be recorded; send the sentence.")
+        if len(steps) >= MAX_STEPS:
+            raise Refused("bad_observation", f"The episode has {MAX_STEPS} steps or more, too long to record.")
+        return self._steps.pop(session)
 
     def write(self, steps: list[tuple[Request, np.ndarray]], last: Request, success: bool, task: str) -> str:
         """Writes an episode, whose observation after the last action is `last`; returns its name.
 
         Raises:
-            Refused: `unknown_session` if it has no step; `bad_observation` if it has no sentence or is too long.
+            Refused: `not_written` if the disk does not take it.
         """
-        if not steps:
-            raise Refused("unknown_session", "This session has no step that could be labelled.")
-        instruction = steps[-1][0].instruction
-        if not isinstance(instruction, str):
-            raise Refused("bad_observation", "An episode whose instruction is an embedding cannot be recorded; send the sentence.")
-        if len(steps) >= MAX_STEPS:
-            raise Refused("bad_observation", f"The episode has {MAX_STEPS} steps or more, too long to record.")
+        try:
+            return self._write(steps, last, success, task)
+        except OSError as error:
+            raise Refused("not_written", f"The episode is lost: {self._folder} does not take it ({error.strerror}); make room.") from error
+
+    def _write(self, steps: list[tuple[Request, np.ndarray]], last: Request, success: bool, task: str) -> str:
         seen = [request for request, _ in steps] + [last]
         arrays = {f"images/{name}": np.stack([r.images[name] for r in seen]) for name in last.images}
         path = self._folder / f"{time.time_ns()}.npz"
         with path.with_suffix(".partial").open("wb") as file:
+            instruction = steps[-1][0].instruction
             np.savez_compressed(file, instruction=instruction, task=task, success=success, state=np.stack([r.state for r in seen]),
                                 actions=np.stack([action for _, action in steps]), **arrays)  # fmt: skip
         path.with_suffix(".partial").rename(path)

@@ -108,7 +108,8 @@ class Server:
         """
         observation = self._spec.observation
         image = math.prod(observation.image_size) * 3
-        largest = 2 * (len(observation.cameras) * image + 8 * (observation.state_dim + self._spec.instruction_dim)) + 2**16
+        # 8 bytes a number: images that are floats by mistake are read, and refused by name.
+        largest = 8 * (len(observation.cameras) * image + observation.state_dim + self._spec.instruction_dim) + 2**16
         try:
             server = await serve(
                 self._connected, host, port, ssl=tls, process_request=self._http, compression=None, max_size=largest, max_queue=16,
@@ -280,13 +281,14 @@ class Server:
         label = message["label"] if isinstance(message["label"], dict) else {}
         success, task = label.get("success"), label.get("task", "")
         if not isinstance(success, bool) or not isinstance(task, str) or len(task) > 100:
-            raise Refused("bad_observation", "Key 'label' is no {'success': true or false, 'task': its name, if you like}.")
+            told = "{'success': true or false, 'task': its name of at most 100 letters, if you like}"
+            raise Refused("bad_observation", f"Key 'label' is {str(message['label'])[:100]!r}, expected {told}.")
         last = self._keys.request({key: value for key, value in message.items() if key != "label"}, session)
         try:
             check(self._spec, last.images, last.state, np.zeros(self._spec.instruction_dim, np.float32))
         except UserError as error:
             raise Refused("bad_observation", str(error)) from None
-        steps = await asyncio.wrap_future(self._batcher.call(lambda: self._recorder.taken(session)))
+        steps = await asyncio.wrap_future(self._batcher.call(lambda: self._recorder.take(session)))
         self._close_session(session)
         return {"recorded": await asyncio.to_thread(self._recorder.write, steps, last, success, task)}
 

@@ -137,7 +137,7 @@ class Sessions:
         if self.policy.spec.score_name != "Q":
             raise Refused("no_values", f"This policy's scores are of kind {self.policy.spec.score_name!r}, no values.")
         if session not in self._episodes:
-            raise Refused("unknown_session", f"Session {session!r} has no observation yet; send one first.")
+            raise Refused("unknown_session", "This session has no observation yet; send one first.")
         spare = self._reserved + self._free
         if not spare:
             raise Refused("sessions_full", f"All {self.limit} slots are in episodes; close one, or serve with more slots.")

@@ -29,7 +29,8 @@ def unpack(data: bytes) -> dict[str, Any]:
     except Refused:
         raise
     except Exception as error:  # whatever msgpack raises at bytes of a stranger's
-        raise Refused("malformed", f"The message is no msgpack ({type(error).__name__}: {error}).") from None
+        reason = f"{type(error).__name__}: {error}".removesuffix(": ")
+        raise Refused("malformed", f"The message cannot be read ({reason}); expected msgpack, a map with strings as keys.") from None
     if not isinstance(message, dict):
         raise Refused("malformed", f"The message is a {type(message).__name__}, expected a map from names to values.")
     return message
@@ -47,7 +48,7 @@ def _unpacked(value: dict[Any, Any]) -> Any:
     if b"__ndarray__" in value:
         dtype, shape, data = _dtype(value), value.get(b"shape"), value.get(b"data")
         if not isinstance(shape, list) or len(shape) > MAX_DIMS or not all(type(n) is int and 0 <= n < 2**31 for n in shape):
-            raise Refused("malformed", f"An array has shape {shape!r}; expected at most {MAX_DIMS} sizes.")
+            raise Refused("malformed", f"An array has shape {shape!r}; expected at most {MAX_DIMS} sizes, none below 0.")
         if not isinstance(data, bytes) or len(data) != math.prod(shape) * dtype.itemsize:
             size = len(data) if isinstance(data, bytes) else "no"
             raise Refused("malformed", f"An array of {dtype.str}{shape} holds {size} bytes, expected {math.prod(shape) * dtype.itemsize}.")

@@ -60,10 +60,10 @@ class Device:
 
 
 @contextlib.asynccontextmanager
-async def hosted(artefact, policy, budget_s=0.002, **limits):
+async def hosted(artefact, policy, budget_s=0.002, recorder=None, **limits):
     """-> the URL of a server that ends with the block."""
     sessions = Sessions(policy, artefact.embeddings().get, reserved=1)
-    server = Server(sessions, about={}, limits=Limits(**limits), budget_s=budget_s)
+    server = Server(sessions, about={}, limits=Limits(**limits), budget_s=budget_s, recorder=recorder)
     async with server.listening("127.0.0.1", 0) as listening:
         yield f"ws://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
 
@@ -220,11 +220,51 @@ def test_over_tls_with_a_certificate_of_our_own(artefact, good, tmp_path):
         Client(serving.url, ca=str(tmp_path / "log"))
 
 
-def test_a_key_that_means_two_things_is_named(artefact, tmp_path):
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"state": ["joints", "reset"]}, r"uses \['reset'\] for more than one thing"),
+        ({"prompt": 5}, "'prompt' is 5, expected a key"),
+        ({"cameras": {"front": 5}}, "'cameras' is {'front': 5}, expected an object"),
+        ({"cameras": ["front"]}, r"'cameras' is \['front'\], expected an object"),
+    ],
+)
+def test_keys_that_no_robot_could_send_are_named(artefact, tmp_path, given, words):
     names = tmp_path / "keys.json"
-    names.write_text(json.dumps({"state": ["joints", "reset"]}))
-    with pytest.raises(UserError, match=r"uses \['reset'\] for more than one thing"):
+    names.write_text(json.dumps(given))
+    with pytest.raises(UserError, match=words):
         Keys.read(str(names), artefact.spec.observation)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8000", "127.0.0.1:8000", "ws://127.0.0.1:99999"])
+def test_what_is_no_url_of_a_server_is_told_at_once(url):
+    with pytest.raises(UserError, match="is no URL of a policy server"):
+        Client(url)
+
+
+def test_a_key_with_a_line_break_is_not_printed():
+    with pytest.raises(UserError, match="holds what no header may") as caught:
+        Client("ws://127.0.0.1:1", api_key="se\ncret")
+    assert "cret" not in str(caught.value)
+
+
+def test_a_label_that_is_refused_leaves_its_episode_as_it_was(artefact, policy, good, tmp_path):
+    embedding = artefact.embeddings()[good["prompt"]]
+    told_by_vector = {key: value for key, value in good.items() if key != "prompt"} | {"instruction_embedding": embedding}
+    last = good | {"label": {"success": True}}
+
+    async def scene():
+        async with hosted(artefact, policy, recorder=recording.Recorder(str(tmp_path))) as url, robot(url) as connection:
+            assert (await ask(connection, told_by_vector))["step"] == 0
+            assert "send the sentence" in (await ask(connection, last))["message"]
+            assert (await ask(connection, good))["step"] == 1
+            assert "recorded" in await ask(connection, last)
+            assert (await ask(connection, good))["step"] == 0
+            tmp_path.rename(tmp_path.with_name("gone"))  # the disk fails
+            assert (await ask(connection, last))["error"] == "not_written"
+
+    asyncio.run(scene())
+    assert len(list(tmp_path.with_name("gone").glob("*.npz"))) == 1
 
 
 def test_a_damaged_recording_is_named(tmp_path):
