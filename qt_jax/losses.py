@@ -73,15 +73,14 @@ def autoregressive_targets(dim_maxima: jax.Array, last_target: jax.Array, action
     return jnp.stack(targets[::-1], axis=1)
 
 
-def q_transformer_targets(
-    q_target: jax.Array,
+def autoregressive_td_targets(
+    dim_values: jax.Array,
     r_t: jax.Array,
     discount_t: jax.Array,
     mc_return_t: jax.Array,
     is_last_t: jax.Array,
     is_terminal_t: jax.Array,
     action_mask: jax.Array,
-    bin_mask: jax.Array,
     *,
     n: int,
     backup: str,
@@ -90,17 +89,17 @@ def q_transformer_targets(
     """All targets of a segment from ONE pass of the target network, without gradient.
 
     Args:
-        q_target: [S, D, N] target Q, teacher-forced on the dataset's actions. The others: see the functions above.
+        dim_values: [S, D] value of the target Q over each dim's bins, teacher-forced on the dataset's actions: their maximum (Q-learning), or
+            their mean under a policy. The others: see the functions above.
         monte_carlo: target = max(backup, MC_t) in every dim of the step (paper fig. 2).
 
     Returns:
         targets [S, D], and the backup alone [S, D] (for the share of targets that MC lifts).
     """
-    chex.assert_rank(q_target, 3)
-    q_target = jax.lax.stop_gradient(q_target)
-    maxima = masked_max(q_target, bin_mask)
-    last = n_step_targets(r_t, discount_t, state_value(maxima, action_mask), is_last_t, is_terminal_t, n)
-    backups = autoregressive_targets(maxima, last, action_mask, backup)
+    chex.assert_rank(dim_values, 2)
+    dim_values = jax.lax.stop_gradient(dim_values)
+    last = n_step_targets(r_t, discount_t, state_value(dim_values, action_mask), is_last_t, is_terminal_t, n)
+    backups = autoregressive_targets(dim_values, last, action_mask, backup)
     return (jnp.maximum(backups, mc_return_t[:, None]) if monte_carlo else backups), backups
 
 
@@ -126,8 +125,29 @@ def conservative_fixed_point(p: float, target: float, q_min: float, alpha: float
 
 
 def sigmoid_values(logits: jax.Array, q_min: float, q_max: float) -> jax.Array:
-    """Q = q_min + (q_max - q_min) sigmoid(logit): logits [..., 1] -> Q [...]."""
-    return q_min + (q_max - q_min) * jax.nn.sigmoid(logits[..., 0])
+    """Q = q_min + (q_max - q_min) sigmoid(logit), element by element."""
+    return q_min + (q_max - q_min) * jax.nn.sigmoid(logits)
+
+
+def taken(values: jax.Array, tokens: jax.Array) -> jax.Array:
+    """Of each dim the value of the bin taken: [..., D, N], [..., D] -> [..., D]."""
+    return jnp.take_along_axis(values, tokens[..., None], axis=-1)[..., 0]
+
+
+def of_whole_action(dim_values: jax.Array, action_mask: jax.Array) -> jax.Array:
+    """The last present dim's, whose prefix is the whole action: [..., D], [..., D] -> [...]."""
+    last = jnp.max(jnp.where(action_mask, jnp.arange(action_mask.shape[-1]), 0), axis=-1)
+    return jnp.take_along_axis(dim_values, last[..., None], axis=-1)[..., 0]
+
+
+def expectile_loss(difference: jax.Array, expectile: float) -> jax.Array:
+    """|expectile - 1(u < 0)| u^2 (IQL, Kostrikov et al. 2021, Eq. 5), element by element."""
+    return jnp.abs(expectile - (difference < 0)) * jnp.square(difference)
+
+
+def advantage_weight(advantage: jax.Array, temperature: float, most: float) -> jax.Array:
+    """min(exp(A / temperature), most), without gradient (AWR, Peng et al. 2019; AWAC, Nair et al. 2020, Eq. 13)."""
+    return jax.lax.stop_gradient(jnp.minimum(jnp.exp(advantage / temperature), most))
 
 
 HISTOGRAM_PADDING = 3
@@ -171,7 +191,8 @@ def histogram_value_loss(taken_logits: jax.Array, target: jax.Array, q_min: floa
 
 def masked_sum(x: jax.Array, mask: jax.Array) -> Sum:
     """Sum over the mask and its count. Whoever reports or differentiates divides once, after adding all devices and microbatches."""
-    return jnp.sum(jnp.where(mask, x, 0.0)), jnp.sum(jnp.broadcast_to(mask, jnp.shape(x)))
+    x, mask = jnp.broadcast_arrays(x, mask)
+    return jnp.sum(jnp.where(mask, x, 0.0)), jnp.sum(mask)
 
 
 def mean(total: Sum) -> jax.Array:

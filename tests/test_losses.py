@@ -69,8 +69,9 @@ def test_absent_bins_are_out_of_the_maximum():
 
 
 def full_targets(q, mc=(0, 0), monte_carlo=True, reward=(0, 0)):
-    return losses.q_transformer_targets(
-        q, array(*reward), array(0.5, 0.5), array(*mc), flags(F, F), flags(F, F), flags([T, T], [T, T]), flags([T, T], [T, T]),
+    return losses.autoregressive_td_targets(
+        losses.masked_max(q, flags([T, T], [T, T])), array(*reward), array(0.5, 0.5), array(*mc), flags(F, F), flags(F, F),
+        flags([T, T], [T, T]),
         n=1, backup="chain", monte_carlo=monte_carlo,
     )[0]  # fmt: skip
 
@@ -81,6 +82,27 @@ def test_targets_of_a_segment():
     np.testing.assert_allclose(full_targets(q, mc=(0.4, 0))[0], [0.5, 0.4], rtol=1e-6)
     np.testing.assert_allclose(full_targets(q, mc=(0.4, 0), monte_carlo=False)[0], [0.5, 0.3], rtol=1e-6)
     np.testing.assert_allclose(full_targets(q, reward=(0.25, 0))[0], [0.5, 0.55], rtol=1e-6)
+
+
+@pytest.mark.parametrize("terminal", [T, F])
+def test_targets_of_given_dim_values(terminal):
+    """Such as means under a policy: chained over the dims, and the first present dim's is the state's value."""
+
+    def found(present, **settings):
+        return losses.autoregressive_td_targets(
+            array([0.1, 0.2], [0.3, 0.4], [0.9, 0.8]), array(0.25, 0.125, 0), array(0.5, 0.5, 0.5), array(0.3, 0.1, 0), flags(F, F, T),
+            flags(F, F, terminal), flags(*[present] * 3), **{"n": 1, "backup": "chain", "monte_carlo": False} | settings,
+        )  # fmt: skip
+
+    end = 0.125 if terminal else 0.125 + 0.5 * 0.9
+    targets, backups = found([T, T])
+    np.testing.assert_allclose(targets[:2], [[0.2, 0.25 + 0.5 * 0.3], [0.4, end]], rtol=1e-6)
+    np.testing.assert_array_equal(targets, backups)
+    np.testing.assert_allclose(found([T, T], n=2)[0][0], [0.2, 0.25 + 0.5 * end], rtol=1e-6)
+    np.testing.assert_allclose(found([F, T])[0][0, 1], 0.25 + 0.5 * 0.4, rtol=1e-6)
+    lifted, backups = found([T, T], monte_carlo=True)
+    np.testing.assert_allclose(lifted[0], [0.3, 0.4], rtol=1e-6)
+    np.testing.assert_allclose(backups[0], [0.2, 0.4], rtol=1e-6)
 
 
 def test_targets_carry_no_gradient():
@@ -119,7 +141,24 @@ def test_closed_form_fixed_point_of_equation_2():
 
 
 def test_sigmoid_values_stay_inside_the_value_range():
-    np.testing.assert_allclose(losses.sigmoid_values(array([-50.0], [0.0], [50.0]), -2.0, 1.0), [-2.0, -0.5, 1.0], atol=1e-5)
+    np.testing.assert_allclose(losses.sigmoid_values(array(-50.0, 0.0, 50.0), -2.0, 1.0), [-2.0, -0.5, 1.0], atol=1e-5)
+
+
+def test_taken_and_whole_action_values():
+    np.testing.assert_allclose(losses.taken(array([1, 2, 3], [4, 5, 6]), jnp.asarray([2, 0])), [3, 4])
+    of_dims, present = array([1, 2, 3], [4, 5, 6], [7, 8, 9]), flags([T, T, T], [F, T, F], [T, T, F])
+    np.testing.assert_allclose(losses.of_whole_action(of_dims, present), [3, 5, 8])
+
+
+def test_expectile_loss_weighs_the_two_sides():
+    np.testing.assert_allclose(losses.expectile_loss(array(2, -2, 0), 0.7), [0.7 * 4, 0.3 * 4, 0], rtol=1e-6)
+    np.testing.assert_allclose(losses.expectile_loss(array(2, -2), 0.5), [2, 2])
+
+
+def test_advantage_weights_are_clipped_and_carry_no_gradient():
+    advantage = array(0.2, -0.1, 9)
+    np.testing.assert_allclose(losses.advantage_weight(advantage, 0.1, 20.0), [np.exp(2), np.exp(-1), 20], rtol=1e-5)
+    assert not jax.grad(lambda x: losses.advantage_weight(x, 0.1, 20.0).sum())(advantage).any()
 
 
 def test_histogram_target_and_value():
@@ -145,6 +184,7 @@ def test_means_are_a_global_sum_over_a_global_count():
     total = losses.masked_sum(array([1, 2], [4, 100]), flags([T, T], [T, F]))
     np.testing.assert_allclose(total, (7, 3))
     np.testing.assert_allclose(losses.mean(total), 7 / 3, rtol=1e-6)
+    np.testing.assert_allclose(losses.masked_sum(array([1], [4]), flags([T, T], [T, F])), (6, 3))
     assert losses.mean(losses.masked_sum(array(5.0), flags(F))) == 0
 
 
@@ -162,9 +202,9 @@ def test_tabular_mdp_reaches_the_optimal_value_without_conservatism():
             nxt = jnp.where(moved, s + 1, s)
             done = moved & (s == states - 1)
             q = jnp.stack([jnp.stack([first[s], second[s, a[0]]]), jnp.stack([first[jnp.minimum(nxt, 2)], jnp.zeros(2)])])
-            targets, _ = losses.q_transformer_targets(
-                q, jnp.stack([jnp.where(done, 1.0, 0.0), 0.0]), jnp.full(2, discount), jnp.zeros(2), jnp.stack([F, done]),
-                jnp.stack([F, done]), jnp.ones((2, 2), bool), jnp.ones((2, 2), bool), n=1, backup="chain", monte_carlo=False,
+            targets, _ = losses.autoregressive_td_targets(
+                q.max(-1), jnp.stack([jnp.where(done, 1.0, 0.0), 0.0]), jnp.full(2, discount), jnp.zeros(2), jnp.stack([F, done]),
+                jnp.stack([F, done]), jnp.ones((2, 2), bool), n=1, backup="chain", monte_carlo=False,
             )  # fmt: skip
             return targets[0]
 

@@ -24,9 +24,23 @@ def get_config() -> ml_collections.ConfigDict:
     return config
 
 
+def outputs(config: Any) -> int:
+    return 1
+
+
+def log_probabilities(bin_mask: jax.Array, logits: jax.Array) -> jax.Array:
+    """logits [..., N] of which `bin_mask` exist -> log-probabilities, -inf at the others."""
+    return jax.nn.log_softmax(jnp.where(bin_mask, logits, -jnp.inf))
+
+
 def scores(config: Any, bin_mask: jax.Array, logits: jax.Array) -> jax.Array:
     """Log-probability of the bins of one dim."""
-    return jax.nn.log_softmax(jnp.where(bin_mask, logits[..., 0], -jnp.inf))
+    return log_probabilities(bin_mask, logits[..., 0])
+
+
+def imitable(segment: Segment) -> jax.Array:
+    """bool [B, S, D]: present dims of trainable steps, but for what hindsight relabelled."""
+    return segment.trainable[..., None] & segment.action_mask & ~segment.relabelled[:, None, None]
 
 
 def loss(
@@ -34,8 +48,9 @@ def loss(
 ) -> dict[str, losses.Sum]:
     """-log p(a^i | s, a^{1:i-1}), summed over trainable steps and present dims, and their count. What hindsight relabelled is left out."""
     bin_mask = segment.bin_mask(network.action.max_bins)[:, None]
-    logits = jnp.where(bin_mask, network.score(params, segment, dropout_key)[..., 0], -jnp.inf)
-    log_probs = jnp.take_along_axis(jax.nn.log_softmax(logits), segment.tokens[..., None], axis=-1)[..., 0]
-    mask = segment.trainable[..., None] & segment.action_mask & ~segment.relabelled[:, None, None]
-    accurate = jnp.argmax(logits, axis=-1) == segment.tokens
-    return {"loss": losses.masked_sum(-log_probs, mask), "token_accuracy": losses.masked_sum(accurate, mask)}
+    log_probs = log_probabilities(bin_mask, network.score(params, segment, dropout_key)[..., 0])
+    mask = imitable(segment)
+    return {
+        "loss": losses.masked_sum(-losses.taken(log_probs, segment.tokens), mask),
+        "token_accuracy": losses.masked_sum(jnp.argmax(log_probs, axis=-1) == segment.tokens, mask),
+    }

@@ -25,15 +25,27 @@ def get_config() -> ml_collections.ConfigDict:
     config.monte_carlo = True
     config.conservatism = "q_min"  # or "softmax" (CQL), "none"
     config.alpha = 1.0  # weight of the conservative term; both terms are means over trainable steps and present dims
-    config.value_loss = "squared"  # or "histogram" (HL-Gauss; needs config.model.atoms > 1)
+    config.value_loss = "squared"  # or "histogram" (HL-Gauss; config.model.atoms cells)
+    config.critics = 1  # or 2: targets and actions take the smaller Q (TD3, Fujimoto et al. 2018); config.model.atoms of them
     config.target_rate = 0.005  # Polyak (default of this project)
     return config
 
 
+def outputs(config: Any) -> int:
+    """The value that `config.model.atoms` must have; 0: more than a histogram's padding."""
+    return 0 if config.agent.value_loss == "histogram" else config.agent.critics
+
+
+def critics(config: Any, logits: jax.Array) -> jax.Array:
+    """[..., atoms] -> Q of each critic [..., K]."""
+    if config.agent.value_loss == "histogram":
+        return losses.histogram_values(logits, *config.value_range)[..., None]
+    return losses.sigmoid_values(logits, *config.value_range)
+
+
 def q_values(config: Any, logits: jax.Array) -> jax.Array:
-    """[..., atoms] -> Q [...]."""
-    to_q = losses.histogram_values if config.agent.value_loss == "histogram" else losses.sigmoid_values
-    return to_q(logits, *config.value_range)
+    """[..., atoms] -> Q [...], the least of the critics'."""
+    return critics(config, logits).min(-1)
 
 
 def scores(config: Any, bin_mask: jax.Array, logits: jax.Array) -> jax.Array:
@@ -42,10 +54,9 @@ def scores(config: Any, bin_mask: jax.Array, logits: jax.Array) -> jax.Array:
 
 
 def first_step_values(config: Any, network: Network, params: dict, segment: Segment) -> jax.Array:
-    """Q of the whole action taken at each segment's first step, [B] (its last dim that is present): its success should follow it."""
-    q = _taken(q_values(config, network.score(params, segment)), segment.tokens)[:, 0]
-    last = jnp.max(jnp.where(segment.action_mask[:, 0], jnp.arange(q.shape[1]), 0), axis=1)
-    return jnp.take_along_axis(q, last[:, None], axis=1)[:, 0]
+    """Q of the whole action taken at each segment's first step, [B]: its success should follow it."""
+    q = losses.taken(q_values(config, network.score(params, segment)), segment.tokens)
+    return losses.of_whole_action(q[:, 0], segment.action_mask[:, 0])
 
 
 def loss(
@@ -53,36 +64,31 @@ def loss(
 ) -> dict[str, losses.Sum]:
     """Eq. 2: value loss + alpha * conservative term, each a sum over trainable steps and present dims, and their count.
 
-    One online and one target pass over the segment.
+    One online and one target pass over the segment. With two critics each term is the mean of theirs.
     """
     agent, (q_min, q_max) = config.agent, config.value_range
     bin_mask = segment.bin_mask(network.action.max_bins)
     logits = network.score(params, segment, dropout_key)
-    q = q_values(config, logits)
+    q = critics(config, logits)
     q_target = q_values(config, network.score(target_params, segment))
-    discount = config.discount ** (segment.dt / config.dt_ref)
-
-    def segment_targets(q_target, r, discount, mc, is_last, is_terminal, action_mask, bin_mask):
-        return losses.q_transformer_targets(
-            q_target, r, discount, mc, is_last, is_terminal, action_mask, bin_mask,
-            n=agent.n_step, backup=agent.backup, monte_carlo=agent.monte_carlo,
-        )  # fmt: skip
-
-    targets, backups = jax.vmap(segment_targets)(
-        q_target, segment.reward, discount, segment.mc_return, segment.is_last, segment.is_terminal, segment.action_mask, bin_mask
-    )
-    q_taken = _taken(q, segment.tokens)
+    targets, backups = td_targets(config, losses.masked_max(q_target, bin_mask[:, None]), segment)
+    q_taken = jax.vmap(losses.taken, (-1, None), -1)(q, segment.tokens)
     if agent.value_loss == "histogram":
         taken_logits = jnp.take_along_axis(logits, segment.tokens[..., None, None], axis=-2)[..., 0, :]
         value_loss = lambda x, y: losses.histogram_value_loss(x, y, q_min, q_max)
         value_terms = jax.vmap(jax.vmap(jax.vmap(value_loss)))(taken_logits, targets)
     else:
-        value_terms = losses.squared_value_loss(q_taken, targets)
+        value_terms = losses.squared_value_loss(q_taken, targets[..., None]).mean(-1)
     penalty = lambda q, taken, mask: losses.conservative_penalty(q, taken, mask, q_min, agent.conservatism)
-    penalties = jax.vmap(jax.vmap(jax.vmap(penalty), (0, 0, None)))(q, segment.tokens, bin_mask)
+    by_critic = jax.vmap(penalty, (-1, None, None))
+    penalties = jax.vmap(jax.vmap(jax.vmap(by_critic), (0, 0, None)))(q, segment.tokens, bin_mask).mean(-1)
 
     mask = segment.trainable[..., None] & segment.action_mask
+    q, q_taken = q.min(-1), q_taken.min(-1)
     others = mask[..., None] & bin_mask[:, None] & (jnp.arange(q.shape[-1]) != segment.tokens[..., None])
+    best, second = jnp.moveaxis(jax.lax.top_k(jnp.where(bin_mask[:, None], q, q_min), 2)[0], -1, 0)
+    greedy = jnp.argmax(jnp.where(bin_mask[:, None], q, -jnp.inf), axis=-1)
+    edge = (greedy == 0) | (greedy == segment.bins[:, None] - 1)
     return {
         "loss": losses.masked_sum(value_terms + agent.alpha * penalties, mask),
         "value_loss": losses.masked_sum(value_terms, mask),
@@ -90,11 +96,22 @@ def loss(
         "td_error": losses.masked_sum(jnp.abs(q_taken - targets), mask),
         "q_taken": losses.masked_sum(q_taken, mask),
         "q_other": losses.masked_sum(q, others),
+        "q_greedy": losses.masked_sum(best, mask),
+        "action_gap": losses.masked_sum(best - second, mask),
+        "greedy_is_taken": losses.masked_sum(greedy == segment.tokens, mask),
+        "greedy_at_edge": losses.masked_sum(edge, mask),
         "target": losses.masked_sum(targets, mask),
+        "mc_return": losses.masked_sum(segment.mc_return[..., None], mask),
         "mc_clamp_share": losses.masked_sum(targets > backups, mask),
     }
 
 
-def _taken(q: jax.Array, tokens: jax.Array) -> jax.Array:
-    """[B, S, D, N], [B, S, D] -> [B, S, D]."""
-    return jnp.take_along_axis(q, tokens[..., None], axis=-1)[..., 0]
+def td_targets(config: Any, dim_values: jax.Array, segment: Segment) -> tuple[jax.Array, jax.Array]:
+    """Targets [B, S, D] of the values [B, S, D] of each dim's bins, and the backup alone."""
+    agent, discount = config.agent, config.discount ** (segment.dt / config.dt_ref)
+    backup = lambda *fields: losses.autoregressive_td_targets(
+        *fields, n=agent.n_step, backup=agent.backup, monte_carlo=agent.monte_carlo
+    )
+    return jax.vmap(backup)(
+        dim_values, segment.reward, discount, segment.mc_return, segment.is_last, segment.is_terminal, segment.action_mask
+    )

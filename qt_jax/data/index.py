@@ -35,7 +35,8 @@ SAMPLES = 100_000
 class Index:
     """Columns have one entry for each episode that is used.
 
-    shard, position, size: where the record lies. length: T. instruction, task: numbers into `instructions` and `tasks`.
+    shard, position, size: where the record lies. length: T. instruction, task, collector: numbers into `instructions`,
+    `tasks` and `collectors`.
     id_hash: a uniform number in [0, 1) from the episode's id, for splits. The others: see `_scan`.
     samples: {"action": float32 [n, D], "state": float32 [n, state_dim]}, raw. skipped, left_out: counts by reason.
     embeddings: float32 [instructions, E].
@@ -44,6 +45,7 @@ class Index:
     columns: dict[str, np.ndarray]
     instructions: tuple[str, ...]
     tasks: tuple[str, ...]
+    collectors: tuple[str, ...]
     embeddings: np.ndarray
     samples: dict[str, np.ndarray]
     statistics: dict[str, Statistics]
@@ -156,7 +158,7 @@ def _add(part: _Part, episode: episodes.Episode, place: tuple, fallback_id: str,
     dense = bool(np.any(episode.rewards[:-1] != np.float32(-step_penalty)))
     content = hashlib.sha256(identity.encode() + episode.actions.tobytes() + episode.rewards.tobytes()).digest()[:8]
     part.rows.append((*place, episode.length, episode.success, episode.terminal, episode.collector == DEMONSTRATION, episode.dt,
-                      episode.rewards[-1], dense, id_hash, episode.instruction, episode.task, content))  # fmt: skip
+                      episode.rewards[-1], dense, id_hash, episode.instruction, episode.task, episode.collector, content))  # fmt: skip
     part.embeddings.setdefault(episode.instruction, episode.embedding)
     for name, values in (("action", episode.actions), ("state", episode.state)):
         values = values.astype(np.float64)
@@ -182,10 +184,11 @@ def _merge(directory: Directory, parts: list[_Part], encoder: str | None, text_e
     rows = [row for part in parts for row in part.rows]
     if not rows:
         raise UserError(f"{directory.path} holds no episode that can be used; collect more or correct its DatasetSpec.")
-    *values, instruction, task, content = zip(*rows)
+    *values, instruction, task, collector, content = zip(*rows)
     columns = {name: np.asarray(value, dtype) for (name, dtype), value in zip(COLUMNS.items(), values)}
     instructions, columns["instruction"] = _numbered(instruction)
     tasks, columns["task"] = _numbered(task)
+    collectors, columns["collector"] = _numbered(collector)
     stored: dict[str, np.ndarray | None] = {}
     for part in parts:
         stored |= {key: value for key, value in part.embeddings.items() if stored.get(key) is None}
@@ -207,7 +210,7 @@ def _merge(directory: Directory, parts: list[_Part], encoder: str | None, text_e
         skipped[problem] = skipped.get(problem, 0) + 1
     fingerprint = hashlib.sha256(b"".join(content)).hexdigest()[:16]
     left_out = sum(part.left_out for part in parts)
-    return Index(columns, instructions, tasks, np.stack(embeddings), samples, statistics, skipped, left_out, fingerprint)
+    return Index(columns, instructions, tasks, collectors, np.stack(embeddings), samples, statistics, skipped, left_out, fingerprint)
 
 
 def _numbered(names: Iterable[str]) -> tuple[tuple[str, ...], np.ndarray]:
@@ -227,8 +230,9 @@ def _statistics(moments: list[tuple], samples: np.ndarray) -> Statistics:
 def _to_bytes(index: Index) -> bytes:
     buffer = io.BytesIO()
     rest = {
-        "instructions": index.instructions, "tasks": index.tasks, "skipped": index.skipped, "left_out": index.left_out,
-        "fingerprint": index.fingerprint, "statistics": {name: value.to_json() for name, value in index.statistics.items()},
+        "instructions": index.instructions, "tasks": index.tasks, "collectors": index.collectors, "skipped": index.skipped,
+        "left_out": index.left_out, "fingerprint": index.fingerprint,
+        "statistics": {name: value.to_json() for name, value in index.statistics.items()},
     }  # fmt: skip
     arrays = {f"columns/{k}": v for k, v in index.columns.items()} | {f"samples/{k}": v for k, v in index.samples.items()}
     np.savez(buffer, embeddings=index.embeddings, rest=np.frombuffer(json.dumps(rest).encode(), np.uint8), **arrays)
@@ -240,9 +244,9 @@ def _from_bytes(data: bytes) -> Index:
         rest = json.loads(arrays["rest"].tobytes())
         group = lambda prefix: {name.removeprefix(prefix): arrays[name] for name in arrays.files if name.startswith(prefix)}
         return Index(
-            group("columns/"), tuple(rest["instructions"]), tuple(rest["tasks"]), arrays["embeddings"], group("samples/"),
-            {name: Statistics.from_json(value) for name, value in rest["statistics"].items()}, rest["skipped"], rest["left_out"],
-            rest["fingerprint"],
+            group("columns/"), *(tuple(rest[name]) for name in ("instructions", "tasks", "collectors")), arrays["embeddings"],
+            group("samples/"), {name: Statistics.from_json(value) for name, value in rest["statistics"].items()}, rest["skipped"],
+            rest["left_out"], rest["fingerprint"],
         )  # fmt: skip
 
 

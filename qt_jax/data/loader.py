@@ -22,7 +22,8 @@ from qt_jax.data.buffers import Buffers
 from qt_jax.data.episodes import Episode
 from qt_jax.data.index import shard_of
 from qt_jax.data.mixture import Mixture
-from qt_jax.data.order import Draw, Order, Reader
+from qt_jax.data.order import Draw, Group, Order, Reader
+from qt_jax.data.pool import Pool
 from qt_jax.data.records import BadRecord
 from qt_jax.data.segments import Cutting, Layout, Prepared, Rows, prepare
 from qt_jax.errors import UserError
@@ -294,3 +295,23 @@ def validation_batches(recipe: Recipe, draws: list[Draw], *, batch_size: int, ro
         copies = start + rows >= len(draws)
         batch.trainable[copies] = batch.is_first[copies] = False
         yield batch
+
+
+def read_pool(recipe: Recipe, groups: Sequence[Group]) -> Pool:
+    """The segments of these groups' episodes.
+
+    Raises:
+        UserError: for data with images, or hindsight, which draws an instruction anew at each reading.
+    """
+    if recipe.mixture.observation.cameras or recipe.relabel_rate:
+        raise UserError("Only data without images (config.env.cameras=()) and config.data.relabel_rate=0 fit into one program's memory.")
+    reader = SegmentReader(recipe, capacity=1)
+    tables, embeddings, instruction, first, rows = [], {}, [], {}, 0
+    for source, episode in sorted({(group.source, int(episode)) for group in groups for episode in group.episodes}):
+        prepared = reader.episode(Draw(source, episode, 0, 0, 0))
+        kind = embeddings.setdefault(prepared.embedding.tobytes(), (len(embeddings), prepared.embedding))[0]
+        first[source, episode] = rows
+        rows += len(prepared.table)
+        tables.append(prepared.table)
+        instruction += [kind] * len(prepared.table)
+    return Pool(np.concatenate(tables), np.asarray(instruction, np.int32), np.stack([e for _, e in embeddings.values()]), first)

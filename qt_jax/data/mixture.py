@@ -22,7 +22,7 @@ from qt_jax.data.tables import Entry, interface
 from qt_jax.errors import UserError
 from qt_jax.specs import ActionSpec, ObservationSpec
 
-FILTERS = ("all", "successes", "demonstrations")
+FILTERS = ("all", "successes", "demonstrations", "demonstrations_and_failures")
 ACTION_BOUNDS = ("spec", "quantiles")
 
 
@@ -102,9 +102,15 @@ def _open(settings: Any, entry: Entry) -> Source:
         max_skipped=settings.max_skipped, workers=settings.workers, cache=settings.cache,
     )  # fmt: skip
     columns = index.columns
-    kept = {"all": np.full(len(index), True), "successes": columns["success"], "demonstrations": columns["demonstration"]}
-    kept = kept[settings.episodes]
+    success, demonstration = columns["success"], columns["demonstration"]
+    kept = {
+        "all": np.full(len(index), True),
+        "successes": success,
+        "demonstrations": demonstration,
+        "demonstrations_and_failures": demonstration | ~success,
+    }[settings.episodes]
     held_out = columns["id_hash"] < settings.validation_fraction
+    kept = kept & (_within_limits(index, settings.limits, ~held_out, entry.spec.path) | held_out)
     train = np.flatnonzero(kept & ~held_out)
     if not len(train):
         raise UserError(
@@ -113,6 +119,34 @@ def _open(settings: Any, entry: Entry) -> Source:
         )
     action = _bounded(entry, index) if settings.action_bounds == "quantiles" else entry.spec.action
     return Source(entry.name, entry.spec, directory, index, action, entry.weight, entry.balance, train, np.flatnonzero(kept & held_out))
+
+
+def limits(entries: Sequence[str]) -> dict[str, int]:
+    """("demonstration=10", ...) -> {"demonstration": 10, ...}.
+
+    Raises:
+        UserError: for what is not a collector's name, `=` and a count.
+    """
+    parsed = {name: count for name, _, count in (entry.partition("=") for entry in entries)}
+    if bad := [entry for entry in entries if not entry.partition("=")[2].isdigit()]:
+        raise UserError(f"config.data.limits has {bad}; expected entries such as 'demonstration=10'.")
+    return {name: int(count) for name, count in parsed.items()}
+
+
+def _within_limits(index: Index, entries: Sequence[str], eligible: np.ndarray, path: str) -> np.ndarray:
+    """bool [episodes]: the first so many eligible episodes of each task and collector, in the dataset's order; a smaller limit keeps some
+    of what a larger one does. Without entries all; with some, none of the collectors that they do not name."""
+    most = limits(entries)
+    if not most:
+        return eligible
+    if unknown := sorted(set(most) - set(index.collectors)):
+        raise UserError(f"config.data.limits names the collectors {unknown}; {path} has {sorted(index.collectors)}.")
+    kept = np.zeros(len(index), bool)
+    for number, name in enumerate(index.collectors):
+        for task in range(len(index.tasks)):
+            chosen = (index.columns["collector"] == number) & (index.columns["task"] == task) & eligible
+            kept[np.flatnonzero(chosen)[: most.get(name, 0)]] = True
+    return kept
 
 
 def _bounded(entry: Entry, index: Index) -> ActionSpec:

@@ -111,6 +111,7 @@ def prepare(episode: Episode, embedding: np.ndarray, layout: Layout) -> Prepared
         "action_mask": np.broadcast_to(bins > 0, (len(state), network.dims)),
         "reward": episode.rewards,
         "mc_return": _returns(episode, layout),
+        "return_to_go": np.cumsum(episode.rewards[::-1])[::-1],
         "is_first": step == 0,
         "is_last": ends,
         "is_terminal": ends & episode.terminal,

@@ -67,7 +67,8 @@ def of_robot(config: Any, network: Network, spec: PolicySpec, statistics: Statis
         seen = {camera: images.get(camera, blank) for camera in observation.cameras}
         mask = {camera: jnp.full(batch, camera in images) for camera in observation.cameras}
         padded = jnp.pad(state, [(0, 0), (0, observation.state_dim - state.shape[1])])
-        return network.encode_frame(params, seen, mask, padded, instruction)
+        wanted = jnp.full(batch, config.agent.get("target_return", 0.0))  # its rewards are 0 until success, so it stays what is to go
+        return network.encode_frame(params, seen, mask, padded, instruction, wanted)
 
     def decode(params, cache, mask):
         scores = lambda logits, dim: agent.scores(config, bin_mask[dim], logits)

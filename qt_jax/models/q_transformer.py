@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 from flax import nnx
 
+from qt_jax.losses import HISTOGRAM_PADDING
 from qt_jax.models.images import ImageTokenizer
 from qt_jax.models.placement import by_row
 from qt_jax.models.transformer import Transformer
@@ -38,7 +39,8 @@ def laptop() -> ml_collections.ConfigDict:
     config.mlp_ratio = 4
     config.dropout = 0.0
     config.dtype = "float32"
-    config.atoms = 1
+    config.atoms = 1  # outputs of each bin: those of the agent, or cells of a value distribution
+    config.return_token = False  # a frame has a token of its return-to-go (Decision Transformer)
     config.initial_value = 0.05
     config.scan_layers = False  # one compiled layer in a loop: shorter compilation and less memory for deep networks
     config.remat = "none"  # of each Transformer block: "none", "dots" or "full" (models/remat.py)
@@ -68,7 +70,8 @@ class QTransformer(nnx.Module):
         self.instruction_token = linear(instruction_dim, width)
         self.cameras = nnx.Dict({name: ImageTokenizer(config, instruction_dim, width, self.dtype, rngs) for name in observation.cameras})
         self.state_token = nnx.List([linear(observation.state_dim, width), linear(width, width)] if observation.state_dim else [])
-        frame_tokens = 1 + len(observation.cameras) * config.image_tokens + (1 if observation.state_dim else 0)
+        self.return_token = nnx.List([linear(1, width)] if config.return_token else [])
+        frame_tokens = 1 + len(observation.cameras) * config.image_tokens + len(self.return_token) + (1 if observation.state_dim else 0)
         self.token_position = nnx.Param(normal(rngs.params(), (frame_tokens, width)))
         self.start = nnx.Param(normal(rngs.params(), (width,)))
         self.bin_embedding = nnx.Param(normal(rngs.params(), (self.dims, self.max_bins, width)))
@@ -86,10 +89,11 @@ class QTransformer(nnx.Module):
         camera_mask: dict[str, jax.Array],
         state: jax.Array,
         instruction: jax.Array,
+        return_to_go: jax.Array | None = None,
         rngs: nnx.Rngs | None = None,
     ) -> Any:
-        """One frame each: {camera: uint8 [M, H, W, 3]}, {camera: bool [M]}, state [M, state_dim], instruction [M, E] -> cache pytree,
-        leaves [M, ...]. Of a camera that is not there only the tokens' positions are left."""
+        """One frame each: {camera: uint8 [M, H, W, 3]}, {camera: bool [M]}, state [M, state_dim], instruction [M, E], return_to_go [M]
+        (read with `config.return_token`) -> cache pytree, leaves [M, ...]. Of a camera that is not there only the tokens' positions are left."""
         tokens = [self.instruction_token(instruction)[:, None]]
         for name in sorted(self.cameras):
             seen = self.cameras[name](images[name], instruction)
@@ -97,6 +101,7 @@ class QTransformer(nnx.Module):
         if len(self.state_token):
             first, second = self.state_token
             tokens.append(second(jax.nn.gelu(first(state)))[:, None])
+        tokens += [embed(return_to_go[:, None])[:, None] for embed in self.return_token]
         tokens = by_row(jnp.concatenate(tokens, axis=1) + self.token_position[...].astype(self.dtype))
         return self.transformer.frame_cache(tokens, rngs)
 
@@ -107,7 +112,8 @@ class QTransformer(nnx.Module):
         unflat = lambda x: x.reshape(batch, steps, *x.shape[1:])
         each_step = lambda x: jnp.repeat(x, steps, axis=0)
         instruction, camera_mask = each_step(segment.instruction), jax.tree.map(each_step, segment.camera_mask)
-        cache = self.encode_frame(jax.tree.map(flat, segment.images), camera_mask, flat(segment.state), instruction, rngs)
+        cache = self.encode_frame(jax.tree.map(flat, segment.images), camera_mask, flat(segment.state), instruction,
+                                  flat(segment.return_to_go), rngs)  # fmt: skip
         cache = jax.tree.map(lambda x: flat(windows(unflat(x), self.window)), cache)
         frame_mask = flat(windows(segment.valid, self.window))
         # A step of padding has no frame at all; let it see itself, its output is masked by the agents.
@@ -188,9 +194,10 @@ class QTransformer(nnx.Module):
 
 
 def _initial_bias(atoms: int, value: float) -> np.ndarray:
-    """[atoms]: an output that starts at `value` of the way from q_min to q_max (a sparse-reward Q starts near 0)."""
-    if atoms == 1:
-        return np.asarray([math.log(value / (1 - value))], np.float32)
+    """[atoms]: outputs, or a distribution over so many cells, that start at `value` of the way from q_min to q_max (a sparse-reward Q starts
+    near 0)."""
+    if atoms <= 2 * HISTOGRAM_PADDING:
+        return np.full(atoms, math.log(value / (1 - value)), np.float32)
     rate = 1.0 / (value * atoms)  # an exponential fall over the atoms has its mean near `value`
     return (-rate * np.arange(atoms)).astype(np.float32)
 
@@ -220,8 +227,16 @@ class Network:
         rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
         return nnx.merge(self.graphdef, params).score(segment, rngs)
 
-    def encode_frame(self, params: dict, images: dict, camera_mask: dict, state: jax.Array, instruction: jax.Array) -> Any:
-        return nnx.merge(self.graphdef, params).encode_frame(images, camera_mask, state, instruction)
+    def encode_frame(
+        self,
+        params: dict,
+        images: dict,
+        camera_mask: dict,
+        state: jax.Array,
+        instruction: jax.Array,
+        return_to_go: jax.Array | None = None,
+    ) -> Any:
+        return nnx.merge(self.graphdef, params).encode_frame(images, camera_mask, state, instruction, return_to_go)
 
     def greedy(self, params: dict, window_cache: Any, frame_mask: jax.Array, scores: Any) -> tuple[jax.Array, jax.Array]:
         return nnx.merge(self.graphdef, params).greedy(window_cache, frame_mask, scores)

@@ -26,6 +26,8 @@ def default_config(agent: str = "q_transformer") -> ml_collections.ConfigDict:
     config.value_range = ()  # least and greatest attainable return; empty: of 1 for success and data.step_penalty a step
     config.agent = agents.get(agent).get_config()
     config.model = model.laptop()
+    config.model.atoms = agents.get(agent).outputs(config)
+    config.model.return_token = agent == "decision_transformer"
     config.data = ml_collections.ConfigDict()
     config.data.mixture = "collected"  # a mixture or dataset by name: qt_jax/data/mixtures.py and specs.py, or data.tables
     config.data.path = "data/default"  # of the dataset "collected", which `collect` and `convert` write
@@ -33,7 +35,8 @@ def default_config(agent: str = "q_transformer") -> ml_collections.ConfigDict:
     config.data.tables = ""  # a Python file of yours with SPECS and MIXTURES of your own
     config.data.cache = "~/.cache/qt_jax/data"  # indices of datasets, and files of buckets that must be local
     config.data.text_encoder = text.ENCODER  # or the name of the stored embeddings' encoder, or "module:function" of yours
-    config.data.episodes = "all"
+    config.data.episodes = "all"  # or "successes", "demonstrations", "demonstrations_and_failures"
+    config.data.limits = ()  # most episodes a task of each collector, such as ("demonstration=10", "noise=200"), no others; (): all
     config.data.validation_fraction = 0.05
     config.data.segment_length = 8
     config.data.batch_size = 32
@@ -131,19 +134,28 @@ def validate(config: Any, devices: int) -> None:
     parts = data * fsdp * config.train.accumulation
     require(config.data.batch_size > 0 and config.data.batch_size % parts == 0, "data.batch_size",
             f"a multiple of {parts} = mesh.data {data} x mesh.fsdp {fsdp} x train.accumulation {config.train.accumulation}")  # fmt: skip
-    if agent.name == "q_transformer":
-        require(agent.alpha >= 0, "agent.alpha", "at least 0")
-        require(0 < agent.target_rate <= 1, "agent.target_rate", "a number in (0, 1]")
-        require(agent.n_step >= 1, "agent.n_step", "at least 1")
-        require(agent.backup in losses.BACKUPS, "agent.backup", f"one of {losses.BACKUPS}")
-        require(agent.conservatism in losses.CONSERVATISM, "agent.conservatism", f"one of {losses.CONSERVATISM}")
-        require(agent.value_loss in ("squared", "histogram"), "agent.value_loss", "squared or histogram")
-        if agent.value_loss == "histogram":
-            least = 2 * losses.HISTOGRAM_PADDING + 1
-            require(config.model.atoms > least, "model.atoms", f"more than {least} with value_loss='histogram', such as 51")
+    ranges = {
+        "alpha": (lambda x: x >= 0, "at least 0"),
+        "target_rate": (lambda x: 0 < x <= 1, "a number in (0, 1]"),
+        "n_step": (lambda x: x >= 1, "at least 1"),
+        "backup": (lambda x: x in losses.BACKUPS, f"one of {losses.BACKUPS}"),
+        "conservatism": (lambda x: x in losses.CONSERVATISM, f"one of {losses.CONSERVATISM}"),
+        "value_loss": (lambda x: x in ("squared", "histogram"), "squared or histogram"),
+        "critics": (lambda x: x in ((1, 2) if agent.value_loss == "squared" else (1,)), "1, or 2 with value_loss='squared'"),
+        "expectile": (lambda x: 0 < x < 1, "a number in (0, 1)"),
+        "temperature": (lambda x: x > 0, "a positive number"),
+        "max_weight": (lambda x: x > 0, "a positive number"),
+    }
+    for key in sorted(set(agent) & set(ranges)):
+        test, expected = ranges[key]
+        require(test(agent[key]), f"agent.{key}", expected)
+    if agent.name in agents.AGENTS:
+        least, outputs = 2 * losses.HISTOGRAM_PADDING + 1, agents.get(agent.name).outputs(config)
+        if outputs:
+            require(config.model.atoms == outputs, "model.atoms", f"{outputs} with this config.agent")
         else:
-            require(config.model.atoms == 1, "model.atoms", "1 with value_loss='squared'")
-    else:
-        require(config.model.atoms == 1, "model.atoms", "1 (only value_loss='histogram' has atoms)")
+            require(config.model.atoms > least, "model.atoms", f"more than {least} with value_loss='histogram', such as 51")
+        conditioned = agent.name == "decision_transformer"
+        require(config.model.return_token == conditioned, "model.return_token", f"{conditioned} with agent {agent.name}")
     if problems:
         raise UserError("Bad config: " + "; ".join(problems) + ".")

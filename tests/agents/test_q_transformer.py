@@ -1,47 +1,21 @@
 """The whole loss of Eq. 2 against numbers worked out by hand: a three-bin dim, a two-bin gripper, one terminal transition."""
 
-import dataclasses
-import types
-
 import jax
-import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
-from qt_jax import losses
 from qt_jax.agents import q_transformer
-from qt_jax.segment import Segment
-from qt_jax.specs import ActionSpec
+from tests.agents import by_hand
+from tests.agents.by_hand import segment
 
-ACTION = ActionSpec(("x", "gripper"), (-1.0, -1.0), (1.0, 1.0), (3, 2))
-
-
-def logits(values):
-    """Q of one transition's bins (and of its last record) as the network's output [1, 2, D, N, 1]."""
-    q = jnp.asarray([[values, values]], jnp.float32)
-    return jax.scipy.special.logit(q)[..., None]
+ONLINE, TARGET = by_hand.logits(by_hand.Q, by_hand.Q), by_hand.logits(by_hand.Q_TARGET, by_hand.Q_TARGET)
+SECOND = [[0.3, 0.4, 0.6], [0.2, 0.8, 0.1]]
+SECOND_TARGET = [[0.2, 0.9, 0.4], [0.8, 0.65, 0.97]]
+TWINS = by_hand.outputs(ONLINE, by_hand.logits(SECOND, SECOND))
+TWIN_TARGETS = by_hand.outputs(TARGET, by_hand.logits(SECOND_TARGET, SECOND_TARGET))
 
 
-ONLINE = logits([[0.2, 0.5, 0.1], [0.4, 0.3, 0.9]])  # the gripper's third bin does not exist
-TARGET = logits([[0.6, 0.1, 0.3], [0.5, 0.7, 0.99]])
-NETWORK = types.SimpleNamespace(action=ACTION, score=lambda params, segment, dropout_key=None: params)
-
-
-def segment(reward=0.3, gripper=True):
-    row = lambda *values: jnp.asarray([values])
-    return Segment(
-        images={}, camera_mask={}, state=jnp.zeros((1, 2, 0)), instruction=jnp.zeros((1, 4)), tokens=jnp.asarray([[[1, 0], [0, 0]]]),
-        bins=jnp.asarray([[3, 2 if gripper else 0]]), relabelled=jnp.asarray([False]),
-        action_mask=jnp.asarray([[[True, gripper]] * 2]), reward=row(reward, 0.0), mc_return=row(reward, 0.0), dt=row(1.0, 1.0),
-        is_first=row(True, False), is_last=row(False, True), is_terminal=row(False, True), valid=row(True, True),
-        trainable=row(True, False), success=jnp.asarray([True]),
-    )  # fmt: skip
-
-
-def loss(batch, **settings):
-    config = ml_collections.ConfigDict({"agent": q_transformer.get_config(), "value_range": (0.0, 1.0), "discount": 0.5, "dt_ref": 1.0})
-    config.agent.update({"alpha": 2.0} | settings)
-    metrics = {name: losses.mean(total) for name, total in q_transformer.loss(config, NETWORK, ONLINE, TARGET, batch, None).items()}
+def loss(batch, online=ONLINE, target=TARGET, **settings):
+    metrics = by_hand.means(q_transformer, online, target, batch, **{"alpha": 2.0} | settings)
     return metrics["loss"], metrics
 
 
@@ -57,19 +31,46 @@ def test_loss_by_hand():
 
 
 def test_an_absent_dim_leaves_the_chain_and_both_means():
-    value, _ = loss(segment(gripper=False))
+    value, _ = loss(segment(bins=(3, 0)))
     np.testing.assert_allclose(value, 0.5 * (0.5 - 0.3) ** 2 + 2.0 * 0.5 * (0.2**2 + 0.1**2) / 2, rtol=1e-5)
 
 
 def test_the_monte_carlo_return_lifts_every_dim_and_the_reward_counts():
-    _, metrics = loss(segment(reward=0.9))
+    _, metrics = loss(segment([0.9]))
     np.testing.assert_allclose(metrics["target"], 0.9, rtol=1e-5)
     np.testing.assert_allclose(metrics["mc_clamp_share"], 0.5)
-    _, without = loss(segment(reward=0.9), monte_carlo=False)
+    _, without = loss(segment([0.9]), monte_carlo=False)
     np.testing.assert_allclose(without["target"], (0.7 + 0.9) / 2, rtol=1e-5)
 
 
 def test_steps_that_are_not_trainable_change_nothing():
-    batch = segment()
-    changed = dataclasses.replace(batch, reward=batch.reward.at[0, 1].set(5.0), tokens=batch.tokens.at[0, 1].set(1))
-    np.testing.assert_array_equal(loss(batch)[0], loss(changed)[0])
+    np.testing.assert_array_equal(loss(segment())[0], loss(by_hand.with_other_last_record(segment()))[0])
+
+
+def test_twin_critics_share_the_target_of_the_lesser_and_each_term_is_their_mean():
+    value, metrics = loss(segment(), TWINS, TWIN_TARGETS, critics=2)
+    # x: the gripper's lesser Q are min(0.5, 0.8) and min(0.7, 0.65).
+    expected_value = (0.5 * (0.5 - 0.65) ** 2 + 0.5 * (0.4 - 0.65) ** 2 + 0.5 * (0.4 - 0.3) ** 2 + 0.5 * (0.2 - 0.3) ** 2) / 4
+    expected_conservative = 0.5 * ((0.2**2 + 0.1**2) / 2 + (0.3**2 + 0.6**2) / 2 + 0.3**2 / 2 + 0.8**2 / 2) / 4
+    np.testing.assert_allclose(metrics["target"], (0.65 + 0.3) / 2, rtol=1e-5)
+    np.testing.assert_allclose(metrics["value_loss"], expected_value, rtol=1e-5)
+    np.testing.assert_allclose(metrics["conservative_loss"], expected_conservative, rtol=1e-5)
+    np.testing.assert_allclose(value, expected_value + 2.0 * expected_conservative, rtol=1e-5)
+    np.testing.assert_allclose(metrics["q_taken"], (0.4 + 0.2) / 2, rtol=1e-5)
+
+
+def test_twin_critics_bootstrap_from_the_lesser():
+    records = TWIN_TARGETS.at[0, 1].set(0.0)  # every Q of the second state 0.5
+    _, metrics = loss(segment([0.1], terminal=False), TWINS, records.at[0, 1, 0, :, 1].set(-np.log(3.0)), critics=2)
+    np.testing.assert_allclose(metrics["target"], (0.65 + 0.1 + 0.5 * 0.25) / 2, rtol=1e-5)
+
+
+def test_scores_of_twin_critics_are_the_lesser():
+    config, bin_mask = by_hand.config_of(q_transformer, critics=2), by_hand.ACTION.bin_mask()
+    np.testing.assert_allclose(q_transformer.scores(config, bin_mask[0], TWINS[0, 0, 0]), [0.2, 0.4, 0.1], rtol=1e-5)
+    np.testing.assert_allclose(q_transformer.scores(config, bin_mask[1], TWINS[0, 0, 1]), [0.2, 0.3, -np.inf], rtol=1e-5)
+
+
+def test_no_gradient_reaches_the_target_network():
+    gradient = jax.grad(lambda target: by_hand.sums(q_transformer, TWINS, target, segment(), critics=2)["loss"][0])(TWIN_TARGETS)
+    assert not gradient.any()

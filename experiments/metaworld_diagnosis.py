@@ -1,0 +1,28 @@
+"""State-only pools of five Meta-World tasks that no benchmark uses, on which the benchmark's configs were chosen: see diagnosis.md.
+
+`metaworld_diagnosis.py:q_transformer.half,few_noise,3` is a try (metaworld_tries.py) on a cell, with the pool and the seed 3: 100
+demonstrations, 60 noisy and 60 systematically failing autonomous episodes a task. Hardware: 2 CPU cores; a pool takes two minutes to
+collect.
+"""
+
+import ml_collections
+
+from experiments import metaworld_pools
+from experiments.metaworld_tries import CELLS, TRIES
+
+TASKS = ("sweep-into", "hammer", "peg-unplug-side", "push-wall", "coffee-pull")
+
+
+def get_config(arguments: str = "q_transformer.half,few_noise,0") -> ml_collections.ConfigDict:
+    tried, cell, seed = arguments.split(",")
+    agent, _, name = tried.partition(".")
+    config = metaworld_pools.get_config("metaworld_diagnosis", agent, int(seed))
+    config.workdir = f"runs/metaworld_diagnosis/{tried}/{cell}/{seed}"
+    config.env.tasks = TASKS
+    config.collect.autonomous = 120
+    config.train.steps = 2000
+    config.evaluate.episodes = 6
+    config.evaluate.max_decisions = 60
+    config.data.limits = CELLS[cell]
+    config.update_from_flattened_dict(TRIES[agent][name])
+    return config

@@ -1,0 +1,47 @@
+"""What the state-only Meta-World experiments share: pools of episodes from which each recipe selects, one network, one budget.
+
+A pool is collected once a seed; a run's `config.data.limits` (episodes a task of each collector) and `config.data.episodes` say what of it
+is trained on, so that recipes that differ in one thing share all the rest.
+"""
+
+import ml_collections
+
+from qt_jax.envs import collectors, metaworld
+from qt_jax.evaluation import settings
+from qt_jax.training.config import default_config
+
+SYSTEMATIC = ("perception_bias", "wrong_task", "stuck_gripper")
+"""Collectors whose errors have a direction; those of "noise" have mean zero."""
+
+
+def get_config(suite: str, agent: str, seed: int) -> ml_collections.ConfigDict:
+    """Of an agent on the pool of `seed`, which seeds the training too."""
+    config = default_config(agent)
+    config.workdir = f"runs/{suite}/{agent}_{seed}"
+    config.seed = seed
+    config.env = metaworld.get_config()
+    config.env.cameras = ()
+    config.env.state = "full"
+    config.env.max_decisions = 40
+    config.collect = collectors.get_config()
+    config.collect.seed = seed
+    config.collect.demonstrations = 100
+    config.collect.autonomous = 400
+    config.collect.mix = {"noise": 0.5} | {kind: 0.5 / len(SYSTEMATIC) for kind in SYSTEMATIC}
+    config.collect.noise_scale = (0.7, 1.2)
+    config.data.path = f"data/{suite}/{seed}"
+    config.data.validation_fraction = 0.0
+    config.data.segment_length = 5
+    config.data.batch_size = 64
+    config.model.window = 1
+    config.optimizer.learning_rate = 1e-3
+    config.train.steps = 5000
+    config.train.log_every = 100
+    config.train.validate_every = 1000
+    config.train.checkpoint_every = 5000
+    config.evaluate = settings.get_config()
+    config.evaluate.episodes = 10
+    config.evaluate.num_envs = 5
+    config.evaluate.max_decisions = 100  # Meta-World's own limit, 500 simulator steps
+    config.evaluate.videos = 0
+    return config

@@ -1,0 +1,90 @@
+"""Advantage-weighted actor-critic (AWAC, Nair et al. 2020) on the autoregressive Q; with `positive_filter` its actor imitates successful
+episodes alone, as AW-Opt's does (Lu et al. 2021). Outputs of each bin: the critic's and the policy's.
+
+The mean of Q under the policy, a sample in the papers, is exact here: dim by dim, over its bins.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from qt_jax import losses
+from qt_jax.agents import bc, q_transformer
+from qt_jax.models.q_transformer import Network
+from qt_jax.segment import Segment
+
+USES_TARGET = True
+SCORE_NAME = "log-probability"
+ADDITIVE = True
+
+CRITIC, POLICY = 0, 1
+"""Places among the outputs."""
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+    config.name = "awac"
+    config.n_step = 1
+    config.backup = "chain"
+    config.monte_carlo = False
+    config.temperature = 0.1  # lambda, of the advantages, whose returns lie in value_range
+    config.max_weight = 100.0
+    config.positive_filter = False
+    config.target_rate = 0.005
+    return config
+
+
+def outputs(config: Any) -> int:
+    return 2
+
+
+def scores(config: Any, bin_mask: jax.Array, logits: jax.Array) -> jax.Array:
+    """The policy's log-probability of the bins of one dim."""
+    return bc.log_probabilities(bin_mask, logits[..., POLICY])
+
+
+def _q(config: Any, logits: jax.Array) -> jax.Array:
+    return losses.sigmoid_values(logits[..., CRITIC], *config.value_range)
+
+
+def first_step_values(config: Any, network: Network, params: dict, segment: Segment) -> jax.Array:
+    """Q of the action taken at each segment's first step, [B]."""
+    q = losses.taken(_q(config, network.score(params, segment)), segment.tokens)
+    return losses.of_whole_action(q[:, 0], segment.action_mask[:, 0])
+
+
+def loss(
+    config: Any, network: Network, params: dict, target_params: dict, segment: Segment, dropout_key: jax.Array | None
+) -> dict[str, losses.Sum]:
+    """Squared error of Q(s, a^{1:i}) to the mean of the next dim's Q under the policy, or to r + gamma of the next step's first (Eq. 10 of
+    Nair et al., dim by dim) + cross-entropy weighted by exp(A^i / lambda) (Eq. 13), summed over trainable steps and present dims, and
+    their count; what is not imitated has no policy term."""
+    agent = config.agent
+    bin_mask = segment.bin_mask(network.action.max_bins)[:, None]
+    logits = network.score(params, segment, dropout_key)
+    q, log_probs = _q(config, logits), bc.log_probabilities(bin_mask, logits[..., POLICY])
+    probs = jax.lax.stop_gradient(jnp.exp(log_probs))
+    mean_target = jnp.sum(probs * _q(config, network.score(target_params, segment)), axis=-1)
+    targets, _ = q_transformer.td_targets(config, mean_target, segment)
+    q_taken = losses.taken(q, segment.tokens)
+    advantage = jax.lax.stop_gradient(q_taken - jnp.sum(probs * q, axis=-1))
+    weight = losses.advantage_weight(advantage, agent.temperature, agent.max_weight)
+    imitated = bc.imitable(segment)
+    if agent.positive_filter:
+        imitated &= segment.success[:, None, None]
+    policy_terms = jnp.where(imitated, -weight * losses.taken(log_probs, segment.tokens), 0.0)
+    critic_terms = losses.squared_value_loss(q_taken, targets)
+
+    mask = segment.trainable[..., None] & segment.action_mask
+    return {
+        "loss": losses.masked_sum(critic_terms + policy_terms, mask),
+        "critic_loss": losses.masked_sum(critic_terms, mask),
+        "policy_loss": losses.masked_sum(policy_terms, mask),
+        "advantage": losses.masked_sum(advantage, mask),
+        "weight": losses.masked_sum(weight, imitated),
+        "q_taken": losses.masked_sum(q_taken, mask),
+    }

@@ -1,0 +1,20 @@
+"""Conservative Q-learning (Kumar et al. 2020, its CQL(H)) on the autoregressive Q: TD targets without the Monte-Carlo bound, and
+logsumexp(Q) - Q(taken) of each dim as the conservative term."""
+
+from __future__ import annotations
+
+import ml_collections
+
+from qt_jax.agents import q_transformer
+from qt_jax.agents.q_transformer import ADDITIVE, SCORE_NAME, USES_TARGET, first_step_values, loss, outputs, scores
+
+__all__ = ["ADDITIVE", "SCORE_NAME", "USES_TARGET", "first_step_values", "get_config", "loss", "outputs", "scores"]
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = q_transformer.get_config()
+    config.name = "cql"
+    config.monte_carlo = False
+    config.conservatism = "softmax"
+    config.alpha = 0.1
+    return config

@@ -1,0 +1,21 @@
+"""Decision Transformer (Chen et al. 2021): behaviour cloning of everything, each frame told its return-to-go; at the robot it is told
+`config.agent.target_return`, which rewards of 0 until success leave as it is.
+
+Of its sequence (return, observation, action) the window holds returns and observations; earlier actions are not shown, as in the other
+agents here (with a window of one frame there are none).
+"""
+
+from __future__ import annotations
+
+import ml_collections
+
+from qt_jax.agents.bc import ADDITIVE, SCORE_NAME, USES_TARGET, first_step_values, loss, outputs, scores
+
+__all__ = ["ADDITIVE", "SCORE_NAME", "USES_TARGET", "first_step_values", "get_config", "loss", "outputs", "scores"]
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+    config.name = "decision_transformer"
+    config.target_return = 1.0
+    return config

@@ -1,0 +1,92 @@
+"""Implicit Q-learning (Kostrikov et al. 2021) on the shared network. Outputs of each bin: two critics', the policy's, and the state value's
+(its mean over the bins of the first dim, which sees no action)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from qt_jax import losses
+from qt_jax.agents import bc
+from qt_jax.models.q_transformer import Network
+from qt_jax.segment import Segment
+
+USES_TARGET = True
+SCORE_NAME = "log-probability"
+ADDITIVE = True
+
+POLICY, VALUE = 2, 3
+"""Places among the outputs; before them the critics."""
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+    config.name = "iql"
+    config.n_step = 1
+    config.expectile = 0.7
+    config.temperature = 0.1  # of the advantages, whose returns lie in value_range
+    config.max_weight = 100.0
+    config.target_rate = 0.005
+    return config
+
+
+def outputs(config: Any) -> int:
+    return 4
+
+
+def scores(config: Any, bin_mask: jax.Array, logits: jax.Array) -> jax.Array:
+    """The policy's log-probability of the bins of one dim."""
+    return bc.log_probabilities(bin_mask, logits[..., POLICY])
+
+
+def whole_action_values(config: Any, logits: jax.Array, segment: Segment) -> jax.Array:
+    """Q(s, a) of both critics, [2, B, S]."""
+    q = losses.sigmoid_values(jnp.moveaxis(logits[..., :POLICY], -1, 0), *config.value_range)
+    one = lambda q: losses.of_whole_action(losses.taken(q, segment.tokens), segment.action_mask)
+    return jax.vmap(one)(q)
+
+
+def state_values(config: Any, logits: jax.Array, segment: Segment, bin_mask: jax.Array) -> jax.Array:
+    """V(s), [B, S]: of the first dim that is present."""
+    mean = jnp.mean(logits[..., VALUE], axis=-1, where=bin_mask[:, None])
+    return jax.vmap(losses.state_value)(losses.sigmoid_values(mean, *config.value_range), segment.action_mask)
+
+
+def first_step_values(config: Any, network: Network, params: dict, segment: Segment) -> jax.Array:
+    """Q of the action taken at each segment's first step, [B]."""
+    return whole_action_values(config, network.score(params, segment), segment).min(0)[:, 0]
+
+
+def loss(
+    config: Any, network: Network, params: dict, target_params: dict, segment: Segment, dropout_key: jax.Array | None
+) -> dict[str, losses.Sum]:
+    """Expectile loss of V (Eq. 5) + squared TD error of the critics (Eq. 6) + advantage-weighted cross-entropy of the policy (Eq. 7),
+    summed over trainable steps and present dims, and their count; what hindsight relabelled has no policy term."""
+    agent = config.agent
+    bin_mask = segment.bin_mask(network.action.max_bins)
+    logits = network.score(params, segment, dropout_key)
+    q, v = whole_action_values(config, logits, segment), state_values(config, logits, segment, bin_mask)
+    q_target = jax.lax.stop_gradient(whole_action_values(config, network.score(target_params, segment), segment).min(0))
+    discount = config.discount ** (segment.dt / config.dt_ref)
+    backup = lambda *fields: losses.n_step_targets(*fields, agent.n_step)
+    targets = jax.vmap(backup)(segment.reward, discount, jax.lax.stop_gradient(v), segment.is_last, segment.is_terminal)
+    value_terms = losses.expectile_loss(q_target - v, agent.expectile)
+    critic_terms = losses.squared_value_loss(q, targets).mean(0)
+    weight = losses.advantage_weight(q_target - v, agent.temperature, agent.max_weight)
+    log_probs = losses.taken(bc.log_probabilities(bin_mask[:, None], logits[..., POLICY]), segment.tokens)
+
+    policy_terms = jnp.where(bc.imitable(segment), -weight[..., None] * log_probs, 0.0)
+
+    mask = segment.trainable[..., None] & segment.action_mask
+    return {
+        "loss": losses.masked_sum(policy_terms + (value_terms + critic_terms)[..., None], mask),
+        "value_loss": losses.masked_sum(value_terms[..., None], mask),
+        "critic_loss": losses.masked_sum(critic_terms[..., None], mask),
+        "policy_loss": losses.masked_sum(policy_terms, mask),
+        "advantage": losses.masked_sum((q_target - v)[..., None], mask),
+        "weight": losses.masked_sum(weight[..., None], mask),
+        "q_taken": losses.masked_sum(q.min(0)[..., None], mask),
+    }
