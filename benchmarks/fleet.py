@@ -1,26 +1,28 @@
-"""Many small state-only runs on one accelerator, trained (qt_jax/training/fleet.py) and evaluated there, from one file.
+"""Many small state-only runs on one accelerator (qt_jax/training/fleet.py), trained there and evaluated here.
 
-`pack` writes that file here from collected pools; `run` needs nothing but it, the simulator and the learner's packages: no TFDS, no text
-encoder, no network. It trains job after job in `--trainers` processes, evaluates the runs in `--evaluators` others, and writes a JSON line a
-run. What is not done by `--seconds` is left out, and a later `run` with the same output does it.
+`pack` writes what they need into one file: `train` does without TFDS, text encoder, simulator and network. `evaluate` plays the trained
+runs in the simulator, as the `evaluate` door does.
 """
 
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import dataclasses
 import json
 import lzma
 import multiprocessing
 import os
 import pickle
-import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+import tqdm
 
 from qt_jax.data.order import Group
 
@@ -61,8 +63,8 @@ class Pack:
     jobs: list[Job]
 
 
-def pack(configs: dict[str, dict[str, Any]], path: Path) -> None:
-    """Writes the file of jobs {name: {run: config}}; the configs of a job differ in data, seed and workdir alone."""
+def pack(configs: dict[str, Any], path: Path) -> None:
+    """Writes the file of these runs {name: config}; those that differ in data, seed and workdir alone become one job."""
     from qt_jax import text
     from qt_jax.cli import datasets
     from qt_jax.data import loader, mixture
@@ -70,23 +72,26 @@ def pack(configs: dict[str, dict[str, Any]], path: Path) -> None:
     from qt_jax.training import checkpoints, inputs
 
     used: dict[tuple, dict[str, Any]] = {}
-    jobs = []
-    for name, runs in configs.items():
-        members = []
-        for run, config in runs.items():
-            frozen, recipe, assets = inputs.load(config, datasets.entries(config))
-            groups = mixture.groups(recipe.mixture, recipe.cutting)
-            key = config.data.path, recipe.cutting, config.discount
-            one = used.setdefault(key, {"number": len(used), "recipe": recipe, "episodes": {}, "assets": assets})
-            for group in groups:
-                one["episodes"].setdefault(group.source, set()).update(map(int, group.episodes))
-            members.append(Member(run, one["number"], groups, config.seed))
-        jobs.append(Job(name, checkpoints.plain_config(frozen), tuple(members)))
+    jobs: dict[str, Job] = {}
+    for run, config in configs.items():
+        frozen, recipe, assets = inputs.load(config, datasets.entries(config))
+        groups = mixture.groups(recipe.mixture, recipe.cutting)
+        key = config.data.path, recipe.cutting, config.discount
+        one = used.setdefault(key, {"number": len(used), "recipe": recipe, "episodes": {}, "assets": assets})
+        for group in groups:
+            one["episodes"].setdefault(group.source, set()).update(map(int, group.episodes))
+        plain = checkpoints.plain_config(frozen)
+        program = {name: part for name, part in plain.items() if name not in ("data", "seed", "workdir", "collect")}
+        program["data"] = {name: plain["data"][name] for name in ("bins", "batch_size", "segment_length", "augment")}
+        job = jobs.setdefault(json.dumps(program, sort_keys=True), Job(run, plain, ()))
+        member = Member(run, one["number"], groups, config.seed)
+        jobs[json.dumps(program, sort_keys=True)] = dataclasses.replace(job, members=(*job.members, member))
     pools, statistics = [], []
     for one in used.values():
         everything = [Group(s, np.asarray(sorted(e)), np.ones(len(e), int), 1.0) for s, e in one["episodes"].items()]
         pools.append(loader.read_pool(one["recipe"], everything))
         statistics.append(one["recipe"].state_statistics["collected"])
+    jobs = sorted(jobs.values(), key=lambda job: -len(job.members))
     assets = next(iter(used.values()))["assets"]
     sentences = {tasks.INSTRUCTIONS[task][0]: text.embed(tasks.INSTRUCTIONS[task][0]) for task in assets.data if task != "all"}
     robot = assets.datasets["collected"]
@@ -131,22 +136,23 @@ def train_job(content: Pack, job: Job, folder: Path, deadline: float) -> None:
     numbers = sorted({member.pool for member in job.members})
     arrays, offsets = fleet.joined([pools[number] for number in numbers])
     place = dict(zip(numbers, offsets))
-    started = time.time()
-    rows = np.stack([
-        fleet.draws(fleet.Run(m.groups, m.pool, m.seed), pools[m.pool], place[m.pool], config.data.batch_size,
-                    config.data.shuffle_episodes, config.train.steps)
+    members = [
+        fleet.Draws(fleet.Run(m.groups, m.seed), pools[m.pool], place[m.pool], config.data.batch_size, config.data.shuffle_episodes)
         for m in job.members
-    ], axis=1)  # fmt: skip
-    drawn = time.time()
-    runs = fleet.Fleet(config, network, arrays, [m.seed for m in job.members])
-    curves, compiled = [], None
-    for start in range(0, config.train.steps, CHUNK):
-        metrics = jax.device_get(runs.train(rows[start : start + CHUNK]))
-        compiled = compiled or time.time()
-        curves.append({name: values.tolist() for name, values in metrics.items()})
-        if time.time() > deadline:
-            print(f"{job.name}: stopped at step {start + CHUNK} by the deadline", flush=True)
-            return
+    ]
+    take = lambda: np.stack([draws.take(CHUNK) for draws in members], axis=1)
+    started, compiled, curves = time.time(), None, []
+    with concurrent.futures.ThreadPoolExecutor(1) as ahead:
+        rows = ahead.submit(take)
+        runs = fleet.Fleet(config, network, arrays, [m.seed for m in job.members])
+        for start in range(0, config.train.steps, CHUNK):
+            now, rows = rows.result(), ahead.submit(take)
+            metrics = jax.device_get(runs.train(now))
+            compiled = compiled or time.time()
+            curves.append({name: values.tolist() for name, values in metrics.items()})
+            if time.time() > deadline:
+                print(f"{job.name}: stopped at step {start + CHUNK} by the deadline", flush=True)
+                return
     end = time.time()
     per_step = (end - compiled) / max(1, config.train.steps - CHUNK)
     for i, (member, params) in enumerate(zip(job.members, runs.params())):
@@ -154,14 +160,13 @@ def train_job(content: Pack, job: Job, folder: Path, deadline: float) -> None:
         last = {name: values[i] for name, values in curves[-1].items()}
         facts = {
             "job": job.name, "run": member.name, "pool": member.pool, "seed": member.seed, "config": job.config, "metrics": last,
-            "curve": {name: [c[name][i] for c in curves] for name in ("loss",)}, "train_s": end - drawn, "together": len(job.members),
+            "curve": {name: [c[name][i] for c in curves] for name in ("loss",)}, "train_s": end - started, "together": len(job.members),
             "step_ms": 1e3 * per_step, "device": jax.devices()[0].device_kind,
         }  # fmt: skip
         temporary = folder / f"{job.name}.{i}.tmp"
-        with open(temporary, "wb") as file:
-            pickle.dump((facts, params), file)
+        temporary.write_bytes(pickle.dumps((facts, jax.tree.map(lambda x: x.astype(np.float16), params))))
         temporary.rename(folder / f"{job.name}.{i}.todo")
-    print(f"{job.name}: {len(job.members)} runs, draws {drawn - started:.1f} s, first chunk {compiled - drawn:.1f} s, "
+    print(f"{job.name}: {len(job.members)} runs, first chunk {compiled - started:.1f} s, "
           f"{1e3 * per_step:.2f} ms a step, all {end - started:.1f} s", flush=True)  # fmt: skip
 
 
@@ -224,81 +229,84 @@ def evaluate(content: Pack, facts: dict[str, Any], params: dict, environments: _
     return result
 
 
-def _evaluator(path: Path, folder: Path, deadline: float, done: Any) -> None:
+def train(path: Path, output: Path, processes: int, seconds: float) -> None:
+    """Trains the jobs of a pack, for that long; writes files of runs and their parameters (float16), none above 15 MiB."""
+    deadline = time.time() + seconds
+    context = multiprocessing.get_context("spawn")
+    index = context.Value("i", 0)
+    with tempfile.TemporaryDirectory() as made:
+        learners = [context.Process(target=_trainer, args=(path, Path(made), deadline, index)) for _ in range(processes)]
+        for process in learners:
+            process.start()
+        for process in learners:
+            process.join()
+        output.mkdir(parents=True, exist_ok=True)
+        runs, size, number = [], 0, 0
+        for file in [*sorted(Path(made).glob("*.todo")), None]:
+            if file is None or size + file.stat().st_size > 15 * 2**20:
+                (output / f"{path.stem}_{number}.runs").write_bytes(pickle.dumps(runs))
+                runs, size, number = [], 0, number + 1
+            if file is not None:
+                runs.append(file.read_bytes())
+                size += file.stat().st_size
+    print(f"trained for {time.time() - deadline + seconds:.0f} s", flush=True)
+
+
+def evaluate_all(path: Path, folder: Path, output: Path, processes: int) -> None:
+    """Evaluates what `train` wrote into `folder`; a JSON line a run."""
+    context = multiprocessing.get_context("spawn")
+    os.environ |= {
+        "JAX_PLATFORMS": "cpu", "MUJOCO_GL": "disable", "QT_JAX_GL_PROBED": "disable", "OMP_NUM_THREADS": "1",
+        "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+        "JAX_COMPILATION_CACHE_DIR": "/tmp/fleet_cache", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }  # fmt: skip
+    runs = [run for file in sorted(folder.glob(f"{path.stem}_*.runs")) for run in pickle.loads(file.read_bytes())]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    known = {json.loads(line)["run"] for line in output.read_text().splitlines()} if output.exists() else set()
+    runs = [run for run in runs if pickle.loads(run)[0]["run"] not in known]
+    with context.Pool(processes, _open, (path,)) as pool, open(output, "a") as file:
+        for line in tqdm.tqdm(pool.imap_unordered(_evaluate_one, runs), total=len(runs)):
+            file.write(line + "\n")
+            file.flush()
+
+
+_OPENED: dict[str, Any] = {}
+
+
+def _open(path: Path) -> None:
+    _OPENED["pack"] = _load(path)
+
+
+def _evaluate_one(run: bytes) -> str:
     import ml_collections
+
     from qt_jax.training import checkpoints
 
-    content = _load(path)
-    environments = None
-    while time.time() < deadline:
-        claimed = None
-        for file in sorted(folder.glob("*.todo")):
-            try:
-                claimed = file.rename(file.with_suffix(f".{os.getpid()}"))
-                break
-            except FileNotFoundError:
-                continue
-        if claimed is None:
-            if done.is_set():
-                return
-            time.sleep(0.2)
-            continue
-        facts, params = pickle.loads(claimed.read_bytes())
-        config = checkpoints.frozen_config(facts["config"])
-        if environments is None:
-            settings = ml_collections.ConfigDict(config.env)
-            settings.max_decisions = config.evaluate.max_decisions or settings.max_decisions
-            environments = _Kept(settings)
-        start = time.time()
-        try:
-            outcome = evaluate(content, facts, params, environments, config)
-        except Exception as error:
-            print(f"{facts['job']} {facts['run']}: {type(error).__name__}: {error}", flush=True)
-            continue
-        line = {k: v for k, v in facts.items() if k != "config"} | {"success": outcome, "evaluate_s": time.time() - start}
-        claimed.with_suffix(".result").write_text(json.dumps(line))
-
-
-def run(path: Path, output: Path, trainers: int, evaluators: int, seconds: float) -> None:
-    """Trains and evaluates what `output` does not hold yet, for that long."""
-    deadline = time.time() + seconds
-    folder = Path("/tmp/fleet_runs")
-    subprocess.run(["rm", "-rf", str(folder)], check=True)
-    folder.mkdir()
-    context = multiprocessing.get_context("spawn")
-    index, done = context.Value("i", 0), context.Event()
-    learners = [context.Process(target=_trainer, args=(path, folder, deadline, index)) for _ in range(trainers)]
-    for process in learners:
-        process.start()
-    os.environ |= {
-        "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "MUJOCO_GL": "disable", "QT_JAX_GL_PROBED": "disable", "OMP_NUM_THREADS": "1",
-        "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
-    }  # fmt: skip
-    actors = [context.Process(target=_evaluator, args=(path, folder, deadline, done)) for _ in range(evaluators)]
-    for process in actors:
-        process.start()
-    for process in learners:
-        process.join()
-    print(f"trained after {time.time() - deadline + seconds:.0f} s", flush=True)
-    done.set()
-    for process in actors:
-        process.join(max(1.0, deadline - time.time()))
-        process.terminate()
-    results = [file.read_text() for file in sorted(folder.glob("*.result"))]
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text("".join(line + "\n" for line in results))
-    print(f"{len(results)} runs in {time.time() - deadline + seconds:.0f} s -> {output}", flush=True)
+    facts, params = pickle.loads(run)
+    config = checkpoints.frozen_config(facts["config"])
+    if "environments" not in _OPENED:
+        settings = ml_collections.ConfigDict(config.env)
+        settings.max_decisions = config.evaluate.max_decisions or settings.max_decisions
+        _OPENED["environments"] = _Kept(settings)
+    start = time.time()
+    params = jax.tree.map(lambda x: x.astype(np.float32), params)
+    outcome = evaluate(_OPENED["pack"], facts, params, _OPENED["environments"], config)
+    return json.dumps({k: v for k, v in facts.items() if k != "config"} | {"success": outcome, "evaluate_s": time.time() - start})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("action", choices=("train", "evaluate"))
     parser.add_argument("pack", type=Path)
-    parser.add_argument("output", type=Path)
-    parser.add_argument("--trainers", type=int, default=1)
-    parser.add_argument("--evaluators", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=3600.0)
+    parser.add_argument("folder", type=Path, help="of the runs that `train` writes and `evaluate` reads")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=3600.0, help="after which `train` gives up")
+    parser.add_argument("--output", type=Path, help="JSON lines that `evaluate` writes")
     given = parser.parse_args()
-    run(given.pack, given.output, given.trainers, given.evaluators, given.seconds)
+    if given.action == "train":
+        train(given.pack, given.folder, given.processes, given.seconds)
+    else:
+        evaluate_all(given.pack, given.folder, given.output, given.processes)
 
 
 if __name__ == "__main__":

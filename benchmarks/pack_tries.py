@@ -1,7 +1,8 @@
-"""`python -m benchmarks.pack_tries`: every try of the diagnosis, for benchmarks/fleet.py."""
+"""`python -m benchmarks.pack_tries [TRY ...]`: these tries of the diagnosis (none named: all), for benchmarks/fleet.py."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from benchmarks import fleet
@@ -12,15 +13,11 @@ PACK = Path(".fleet/tries.pack")
 SEEDS = (0, 1, 2)
 
 
-def main() -> None:
-    jobs = {}
-    for name in range(max(map(len, TRIES.values()))):
-        for agent, tries in TRIES.items():
-            tried = f"{agent}.{list(tries)[name]}"
-            runs = [f"{tried},{cell},{seed}" for cell in CELLS for seed in SEEDS]
-            jobs[tried] = {run: metaworld_diagnosis.get_config(run) for run in runs}
-    fleet.pack(jobs, PACK)
+def main(wanted: list[str]) -> None:
+    wanted = wanted or [f"{agent}.{name}" for agent, tries in TRIES.items() for name in tries]
+    runs = [f"{tried},{cell},{seed}" for tried in wanted for cell in CELLS for seed in SEEDS]
+    fleet.pack({run: metaworld_diagnosis.get_config(run) for run in runs}, PACK)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

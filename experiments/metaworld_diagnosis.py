@@ -20,7 +20,6 @@ def get_config(arguments: str = "q_transformer.half,few_noise,0") -> ml_collecti
     config.workdir = f"runs/metaworld_diagnosis/{tried}/{cell}/{seed}"
     config.env.tasks = TASKS
     config.collect.autonomous = 120
-    config.train.steps = 2000
     config.evaluate.episodes = 6
     config.evaluate.max_decisions = 60
     config.data.limits = CELLS[cell]

@@ -1,56 +1,67 @@
-"""The settings that were tried on the pools of the diagnosis, six a method, and what each was tried on; see diagnosis.md.
+"""The settings that were tried on the pools of the diagnosis, five a method, and what each was tried on; see diagnosis.md.
 
 `metaworld_diagnosis.py` names a try and a cell: `--config=experiments/metaworld_diagnosis.py:q_transformer.half,few_noise,3`.
 """
 
+HALF, MOSTLY, DROPOUT = {"data.balance.demonstrations": 0.5}, {"data.balance.demonstrations": 0.8}, {"model.dropout": 0.1}
+POSITIVE, LOGISTIC = {"agent.positive_filter": True}, {"agent.value_loss": "logistic"}
+SUCCESSES, DEMONSTRATIONS = {"data.episodes": "successes"}, {"data.episodes": "demonstrations"}
+
+
+def alpha(value: float) -> dict[str, float]:
+    return {"agent.alpha": value}
+
+
+def implicit(expectile: float, temperature: float) -> dict[str, float]:
+    return {"agent.expectile": expectile, "agent.temperature": temperature}
+
+
+def weighted(temperature: float) -> dict[str, float]:
+    return {"agent.temperature": temperature}
+
+
 TRIES = {
     "q_transformer": {
-        "half": {"data.balance.demonstrations": 0.5, "agent.alpha": 10.0},
-        "strong": {"data.balance.demonstrations": 0.5, "agent.alpha": 100.0},
-        "skip": {"data.balance.demonstrations": 0.5, "agent.alpha": 10.0, "agent.backup": "skip"},
-        "bins32": {"data.balance.demonstrations": 0.5, "agent.alpha": 4.9, "data.bins": 32},
-        "dropout": {"data.balance.demonstrations": 0.5, "agent.alpha": 10.0, "model.dropout": 0.1},
-        "histogram": {"data.balance.demonstrations": 0.5, "agent.alpha": 10.0, "agent.value_loss": "histogram", "model.atoms": 51},
+        "half": HALF | alpha(10.0),
+        "logistic": LOGISTIC | alpha(10.0),
+        "half_logistic": HALF | LOGISTIC | alpha(10.0),
+        "half_logistic_strong": HALF | LOGISTIC | alpha(100.0),
+        "half_logistic_skip": HALF | LOGISTIC | alpha(10.0) | {"agent.backup": "skip"},
     },
     "bc": {
         "all": {},
-        "successes": {"data.episodes": "successes"},
-        "demonstrations": {"data.episodes": "demonstrations"},
-        "half": {"data.episodes": "successes", "data.balance.demonstrations": 0.5},
-        "dropout": {"data.episodes": "demonstrations", "model.dropout": 0.1},
-        "bins32": {"data.episodes": "demonstrations", "data.bins": 32},
+        "successes": SUCCESSES,
+        "demonstrations": DEMONSTRATIONS,
+        "half": SUCCESSES | HALF,
+        "half_dropout": SUCCESSES | HALF | DROPOUT,
     },
     "decision_transformer": {
         "all": {},
-        "half": {"data.balance.demonstrations": 0.5},
-        "dropout": {"model.dropout": 0.1},
-        "half_dropout": {"data.balance.demonstrations": 0.5, "model.dropout": 0.1},
-        "half_bins32": {"data.balance.demonstrations": 0.5, "data.bins": 32},
-        "mostly": {"data.balance.demonstrations": 0.8},
+        "half": HALF,
+        "mostly": MOSTLY,
+        "dropout": DROPOUT,
+        "half_dropout": HALF | DROPOUT,
     },
     "iql": {
-        "mild": {"agent.expectile": 0.7, "agent.temperature": 0.1},
-        "sharp": {"agent.expectile": 0.9, "agent.temperature": 0.03},
-        "half": {"data.balance.demonstrations": 0.5, "agent.expectile": 0.7, "agent.temperature": 0.1},
-        "half_sharp": {"data.balance.demonstrations": 0.5, "agent.expectile": 0.9, "agent.temperature": 0.03},
-        "half_sharper": {"data.balance.demonstrations": 0.5, "agent.expectile": 0.9, "agent.temperature": 0.01},
-        "half_dropout": {"data.balance.demonstrations": 0.5, "agent.temperature": 0.03, "model.dropout": 0.1},
+        "mild": implicit(0.7, 0.1),
+        "half": HALF | implicit(0.7, 0.1),
+        "mostly": MOSTLY | implicit(0.7, 0.1),
+        "half_sharp": HALF | implicit(0.9, 0.03),
+        "half_dropout": HALF | DROPOUT | implicit(0.7, 0.03),
     },
     "cql": {
-        "weak": {"agent.alpha": 0.01},
-        "mild": {"agent.alpha": 0.1},
-        "strong": {"agent.alpha": 1.0},
-        "half_weak": {"data.balance.demonstrations": 0.5, "agent.alpha": 0.01},
-        "half": {"data.balance.demonstrations": 0.5, "agent.alpha": 0.1},
-        "half_strong": {"data.balance.demonstrations": 0.5, "agent.alpha": 1.0},
+        "mild": alpha(0.1),
+        "strong": alpha(1.0),
+        "half_strong": HALF | alpha(1.0),
+        "stronger": alpha(10.0),
+        "half_stronger": HALF | alpha(10.0),
     },
     "awac": {
-        "mild": {"agent.temperature": 0.1},
-        "sharp": {"agent.temperature": 0.03},
-        "positive": {"agent.temperature": 0.1, "agent.positive_filter": True},
-        "half": {"data.balance.demonstrations": 0.5, "agent.temperature": 0.1},
-        "half_sharp": {"data.balance.demonstrations": 0.5, "agent.temperature": 0.03},
-        "half_positive": {"data.balance.demonstrations": 0.5, "agent.temperature": 0.1, "agent.positive_filter": True},
+        "mild": weighted(0.1),
+        "positive": POSITIVE | weighted(0.1),
+        "half_positive": HALF | POSITIVE | weighted(0.1),
+        "half_sharp": HALF | weighted(0.03),
+        "half_positive_dropout": HALF | POSITIVE | DROPOUT | weighted(0.1),
     },
 }
 

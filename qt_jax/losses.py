@@ -10,6 +10,7 @@ from __future__ import annotations
 import chex
 import jax
 import jax.numpy as jnp
+import optax
 
 Sum = tuple[jax.Array, jax.Array]
 """A sum over steps and dims, and how many they are."""
@@ -103,19 +104,19 @@ def autoregressive_td_targets(
     return (jnp.maximum(backups, mc_return_t[:, None]) if monte_carlo else backups), backups
 
 
-def conservative_penalty(q: jax.Array, taken: jax.Array, bin_mask: jax.Array, q_min: float, variant: str) -> jax.Array:
-    """The term that keeps actions unseen in the data low, for one dim: q [N], taken [] -> [].
+def conservative_penalty(q: jax.Array, from_least: jax.Array, taken: jax.Array, bin_mask: jax.Array, variant: str) -> jax.Array:
+    """The term that keeps actions unseen in the data low, for one dim: q [N], its value loss to q_min [N], taken [] -> [].
 
-    "q_min" (paper Eq. 2): 1/2 * 1/(N_max - 1) * sum over the other bins that exist of (Q - q_min)^2; a dim with fewer bins still divides by
+    "q_min" (paper Eq. 2): 1/(N_max - 1) * sum over the other bins that exist of the value loss to q_min, 1/2 (Q - q_min)^2; a dim with fewer bins still divides by
     N_max - 1. "softmax" (CQL, Kumar et al. 2020): logsumexp(Q) - Q(taken). "none": 0.
     """
-    chex.assert_rank([q, taken, bin_mask], [1, 0, 1])
+    chex.assert_rank([q, from_least, taken, bin_mask], [1, 1, 0, 1])
     if variant == "none":
         return jnp.zeros((), q.dtype)
     if variant == "softmax":
         return jax.nn.logsumexp(jnp.where(bin_mask, q, -jnp.inf)) - q[taken]
     others = bin_mask & (jnp.arange(q.shape[0]) != taken)
-    return 0.5 * jnp.sum(jnp.where(others, jnp.square(q - q_min), 0.0)) / (q.shape[0] - 1)
+    return jnp.sum(jnp.where(others, from_least, 0.0)) / (q.shape[0] - 1)
 
 
 def conservative_fixed_point(p: float, target: float, q_min: float, alpha: float, max_bins: int) -> float:
@@ -179,6 +180,14 @@ def histogram_target(target: jax.Array, atoms: int, q_min: float, q_max: float, 
 def squared_value_loss(q_taken: jax.Array, target: jax.Array) -> jax.Array:
     """1/2 (Q - target)^2 (paper Eq. 2), elementwise."""
     return 0.5 * jnp.square(q_taken - target)
+
+
+def logistic_value_loss(logit: jax.Array, target: jax.Array, q_min: float, q_max: float) -> jax.Array:
+    """Cross-entropy of Q and the target as shares of the value range, elementwise (QT-Opt, Kalashnikov et al. 2018, section 4.2).
+
+    The least expected loss is where that of the squared error is, the mean target; but an output near an end of the sigmoid still learns.
+    """
+    return optax.sigmoid_binary_cross_entropy(logit, (target - q_min) / (q_max - q_min))
 
 
 def histogram_value_loss(taken_logits: jax.Array, target: jax.Array, q_min: float, q_max: float) -> jax.Array:

@@ -112,7 +112,7 @@ def test_targets_carry_no_gradient():
 
 def test_conservative_variants():
     q, mask = array(0.5, 0.2, 0.4, 0.9), flags(T, T, T, F)
-    penalty = lambda variant: losses.conservative_penalty(q, jnp.asarray(0), mask, 0.1, variant)
+    penalty = lambda variant: losses.conservative_penalty(q, losses.squared_value_loss(q, 0.1), jnp.asarray(0), mask, variant)
     np.testing.assert_allclose(penalty("q_min"), 0.5 * (0.1**2 + 0.3**2) / 3, rtol=1e-6)
     np.testing.assert_allclose(penalty("softmax"), np.log(np.exp([0.5, 0.2, 0.4]).sum()) - 0.5, rtol=1e-6)
     assert penalty("none") == 0
@@ -121,7 +121,7 @@ def test_conservative_variants():
 def test_two_bins_divide_by_the_largest_number_of_bins():
     q = jnp.zeros(256).at[1].set(0.6)
     mask = jnp.arange(256) < 2
-    np.testing.assert_allclose(losses.conservative_penalty(q, jnp.asarray(0), mask, 0.0, "q_min"), 0.5 * 0.36 / 255, rtol=1e-6)
+    np.testing.assert_allclose(losses.conservative_penalty(q, losses.squared_value_loss(q, 0.0), jnp.asarray(0), mask, "q_min"), 0.5 * 0.36 / 255, rtol=1e-6)
 
 
 def test_closed_form_fixed_point_of_equation_2():
@@ -131,7 +131,7 @@ def test_closed_form_fixed_point_of_equation_2():
 
     def expected_loss(q):
         per_taken = lambda a: (
-            losses.squared_value_loss(q[a], target) + alpha * losses.conservative_penalty(q, a, jnp.ones(bins, bool), 0.0, "q_min")
+            losses.squared_value_loss(q[a], target) + alpha * losses.conservative_penalty(q, losses.squared_value_loss(q, 0.0), a, jnp.ones(bins, bool), "q_min")
         )
         return jnp.sum(probabilities * jax.vmap(per_taken)(jnp.arange(bins)))
 

@@ -25,7 +25,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.monte_carlo = True
     config.conservatism = "q_min"  # or "softmax" (CQL), "none"
     config.alpha = 1.0  # weight of the conservative term; both terms are means over trainable steps and present dims
-    config.value_loss = "squared"  # or "histogram" (HL-Gauss; config.model.atoms cells)
+    config.value_loss = "squared"  # or "logistic" (cross-entropy), or "histogram" (HL-Gauss; config.model.atoms cells)
     config.critics = 1  # or 2: targets and actions take the smaller Q (TD3, Fujimoto et al. 2018); config.model.atoms of them
     config.target_rate = 0.005  # Polyak (default of this project)
     return config
@@ -73,15 +73,19 @@ def loss(
     q_target = q_values(config, network.score(target_params, segment))
     targets, backups = td_targets(config, losses.masked_max(q_target, bin_mask[:, None]), segment)
     q_taken = jax.vmap(losses.taken, (-1, None), -1)(q, segment.tokens)
+    taken_logits = jnp.take_along_axis(logits, segment.tokens[..., None, None], axis=-2)[..., 0, :]
+    from_least = losses.squared_value_loss(q, q_min)
     if agent.value_loss == "histogram":
-        taken_logits = jnp.take_along_axis(logits, segment.tokens[..., None, None], axis=-2)[..., 0, :]
         value_loss = lambda x, y: losses.histogram_value_loss(x, y, q_min, q_max)
         value_terms = jax.vmap(jax.vmap(jax.vmap(value_loss)))(taken_logits, targets)
+    elif agent.value_loss == "logistic":
+        value_terms = losses.logistic_value_loss(taken_logits, targets[..., None], q_min, q_max).mean(-1)
+        from_least = losses.logistic_value_loss(logits, q_min, q_min, q_max)
     else:
         value_terms = losses.squared_value_loss(q_taken, targets[..., None]).mean(-1)
-    penalty = lambda q, taken, mask: losses.conservative_penalty(q, taken, mask, q_min, agent.conservatism)
-    by_critic = jax.vmap(penalty, (-1, None, None))
-    penalties = jax.vmap(jax.vmap(jax.vmap(by_critic), (0, 0, None)))(q, segment.tokens, bin_mask).mean(-1)
+    penalty = lambda *fields: losses.conservative_penalty(*fields, agent.conservatism)
+    by_critic = jax.vmap(penalty, (-1, -1, None, None))
+    penalties = jax.vmap(jax.vmap(jax.vmap(by_critic), (0, 0, 0, None)))(q, from_least, segment.tokens, bin_mask).mean(-1)
 
     mask = segment.trainable[..., None] & segment.action_mask
     q, q_taken = q.min(-1), q_taken.min(-1)

@@ -23,10 +23,9 @@ from qt_jax.training.state import TrainState, init_state, train_step
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """groups: what it draws from; pool: the number of its pool."""
+    """groups: what it draws from."""
 
     groups: tuple[Group, ...]
-    pool: int
     seed: int
 
 
@@ -40,12 +39,19 @@ def joined(pools: Sequence[Pool]) -> tuple[dict[str, np.ndarray], list[int]]:
     return arrays, offsets[:-1].tolist()
 
 
-def draws(run: Run, pool: Pool, offset: int, batch_size: int, shuffle_episodes: int, steps: int) -> np.ndarray:
-    """Rows of the joined table that each batch of the run holds, int32 [steps, batch_size]: the loader's order."""
-    order = Order(run.groups, batch_size, -(-shuffle_episodes // (batch_size * len(run.groups))), run.seed)
-    reader = Reader(order, np.arange(batch_size))
-    rows = [[pool.first[d.source, d.episode] + d.cut for d in reader.batch(number)] for number in range(steps)]
-    return np.asarray(rows, np.int32) + offset
+class Draws:
+    """Rows of the joined table that a run's batches hold, from the first on, in the loader's order."""
+
+    def __init__(self, run: Run, pool: Pool, offset: int, batch_size: int, shuffle_episodes: int):
+        order = Order(run.groups, batch_size, -(-shuffle_episodes // (batch_size * len(run.groups))), run.seed)
+        self._reader, self._pool, self._offset, self._next = Reader(order, np.arange(batch_size)), pool, offset, 0
+
+    def take(self, batches: int) -> np.ndarray:
+        """int32 [batches, batch_size]."""
+        numbers = range(self._next, self._next + batches)
+        self._next += batches
+        rows = [[self._pool.first[d.source, d.episode] + d.cut for d in self._reader.batch(number)] for number in numbers]
+        return np.asarray(rows, np.int32) + self._offset
 
 
 def gather(arrays: dict[str, jax.Array], rows: jax.Array) -> Segment:

@@ -157,6 +157,51 @@ def test_a_share_of_a_kind_that_is_not_there_is_named(synthetic_root):
         make_iterator(recipe)
 
 
+def training_episodes(root, **data):
+    return make_recipe(root, **data).mixture.sources[0].train.tolist()
+
+
+def test_limits_keep_the_first_episodes_of_each_task_and_collector(synthetic_root):
+    """Of 24 episodes every third is a demonstration, the others are noise; the odd ones are another task."""
+    assert training_episodes(synthetic_root, limits=("demonstration=2", "noise=1")) == [0, 1, 2, 3, 6, 9]
+    assert training_episodes(synthetic_root, limits=("noise=2",)) == [1, 2, 4, 5], "no others"
+    assert training_episodes(synthetic_root, limits=("demonstration=99", "noise=99")) == list(range(24))
+    nested = [set(training_episodes(synthetic_root, limits=(f"noise={n}", "demonstration=1"))) for n in range(4)]
+    assert nested[0] < nested[1] < nested[2] < nested[3]
+
+
+def test_limits_count_training_episodes_and_leave_the_validation_split(synthetic_root):
+    whole, limited = (
+        make_recipe(synthetic_root, validation_fraction=0.5, limits=limits).mixture.sources[0] for limits in ((), ("noise=2",))
+    )
+    of_task = lambda odd: [e for e in whole.train if e % 3 and e % 2 == odd][:2]
+    assert limited.train.tolist() == sorted(of_task(0) + of_task(1)) and len(limited.train) == 4
+    np.testing.assert_array_equal(limited.validation, whole.validation)
+
+
+def test_a_filter_within_limits_leaves_the_datasets_outcomes(synthetic_root):
+    mixture = make_recipe(synthetic_root, limits=("noise=2",), episodes="successes").mixture
+    assert mixture.sources[0].train.tolist() == [1, 4]
+    assert mixture.success()["all"] == {"success": 2 / 3, "episodes": 24}
+
+
+def test_demonstrations_and_failures_leave_out_the_other_successes(synthetic_root):
+    assert training_episodes(synthetic_root, episodes="demonstrations_and_failures") == [e for e in range(24) if e % 3 != 1]
+
+
+@pytest.mark.parametrize(
+    "limits, message",
+    [
+        (("nois=1", "noise=1"), r"config.data.limits names the collectors \['nois'\]; .*numbers_tfrecord has \['demonstration', 'noise'\]"),
+        (("noise",), r"config.data.limits has \['noise'\]; expected entries such as 'demonstration=10'"),
+        (("noise=few", "demonstration=1", "noise=-1"), r"config.data.limits has \['noise=few', 'noise=-1'\]"),
+    ],
+)
+def test_wrong_limits_are_named(synthetic_root, limits, message):
+    with pytest.raises(UserError, match=message):
+        make_recipe(synthetic_root, limits=limits)
+
+
 def test_weights_and_balances_of_a_mixture(synthetic_root):
     config = make_config()
     one = dataclasses.replace(NUMBERS, path=f"{synthetic_root}/numbers_tfrecord")

@@ -166,6 +166,38 @@ def test_every_wrong_setting_is_named_at_once(config):
         validate(config, 8)
 
 
+@pytest.mark.parametrize(
+    "agent, key, value, expected",
+    [
+        ("iql", "agent.expectile", 1.0, r"a number in \(0, 1\)"),
+        ("iql", "agent.temperature", 0.0, "a positive number"),
+        ("awac", "agent.max_weight", -1.0, "a positive number"),
+        ("q_transformer", "agent.critics", 3, "1, or 2 with value_loss='squared'"),
+        ("iql", "model.atoms", 1, "4 with this config.agent"),
+        ("decision_transformer", "model.return_token", False, "True with agent decision_transformer"),
+        ("bc", "model.return_token", True, "False with agent bc"),
+    ],
+)
+def test_a_wrong_setting_of_an_agent_is_named(agent, key, value, expected):
+    config = tiny.get_config(agent)
+    validate(config, 1)
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=f"config.{key} is {value}, expected {expected}"):
+        validate(config, 1)
+
+
+def test_twin_critics_need_two_outputs_and_squared_errors():
+    config = tiny.get_config()
+    config.agent.critics = 2
+    with pytest.raises(UserError, match="config.model.atoms is 1, expected 2 with this config.agent"):
+        validate(config, 1)
+    config.model.atoms = 2
+    validate(config, 1)
+    config.agent.value_loss = "histogram"
+    with pytest.raises(UserError, match="config.agent.critics is 2, expected 1, or 2 with value_loss='squared'"):
+        validate(config, 1)
+
+
 def test_data_of_another_observation_is_refused(config):
     config.env.cameras = ()
     config.env.state = "full"

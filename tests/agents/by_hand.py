@@ -1,0 +1,73 @@
+"""What the losses worked out by hand share: an x of three bins and a gripper of two, of a network whose outputs are its parameters."""
+
+import dataclasses
+import types
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from qt_jax import losses
+from qt_jax.segment import Segment
+from qt_jax.specs import ActionSpec
+
+ACTION = ActionSpec(("x", "gripper"), (-1.0, -1.0), (1.0, 1.0), (3, 2))
+NETWORK = types.SimpleNamespace(action=ACTION, score=lambda params, segment, dropout_key=None: params)
+
+Q = [[0.2, 0.5, 0.1], [0.4, 0.3, 0.9]]  # the gripper's third bin does not exist
+Q_TARGET = [[0.6, 0.1, 0.3], [0.5, 0.7, 0.99]]
+PROBABILITIES = [[0.2, 0.5, 0.3], [0.25, 0.75, 9.0]]
+
+
+def logits(*records):
+    """Q of the bins of each record [D, N] as one output of the network [1, S, D, N, 1]."""
+    return jax.scipy.special.logit(jnp.asarray([records], jnp.float32))[..., None]
+
+
+def policy(*records):
+    return jnp.log(jnp.asarray([records], jnp.float32))[..., None]
+
+
+def outputs(*parts):
+    return jnp.concatenate(parts, axis=-1)
+
+
+def segment(rewards=(0.3,), bins=(3, 2), terminal=True):
+    """An episode of these rewards, of the actions (1, 0) and (2, 1)."""
+    steps = len(rewards)
+    row = lambda *values: jnp.asarray([values])
+    reward, last = row(*rewards, 0.0), row(*[False] * steps, True)
+    discounted = [sum(0.5**k * r for k, r in enumerate(rewards[t:])) for t in range(steps + 1)]
+    return Segment(
+        images={}, camera_mask={}, state=jnp.zeros((1, steps + 1, 0)), instruction=jnp.zeros((1, 4)),
+        tokens=jnp.asarray([[[1, 0], [2, 1]][:steps] + [[0, 0]]]) * (jnp.asarray(bins) > 0),
+        bins=jnp.asarray([bins]), relabelled=jnp.asarray([False]),
+        action_mask=jnp.asarray([[[size > 0 for size in bins]] * (steps + 1)]), reward=reward, mc_return=row(*discounted),
+        return_to_go=jnp.cumsum(reward[:, ::-1], axis=1)[:, ::-1], dt=jnp.ones((1, steps + 1)),
+        is_first=row(True, *[False] * steps), is_last=last, is_terminal=last & terminal, valid=last | True,
+        trainable=~last, success=jnp.asarray([terminal]),
+    )  # fmt: skip
+
+
+def with_other_last_record(batch):
+    """What its last record holds beside the observation means nothing."""
+    changes = {"reward": 5.0, "mc_return": 5.0, "return_to_go": 5.0, "tokens": 1}
+    return dataclasses.replace(batch, **{name: getattr(batch, name).at[0, -1].set(value) for name, value in changes.items()})
+
+
+def relabelled(batch):
+    return dataclasses.replace(batch, relabelled=jnp.asarray([True]))
+
+
+def config_of(agent, **settings):
+    config = ml_collections.ConfigDict({"agent": agent.get_config(), "value_range": (0.0, 1.0), "discount": 0.5, "dt_ref": 1.0})
+    config.agent.update(settings)
+    return config
+
+
+def sums(agent, params, target, batch, **settings):
+    return agent.loss(config_of(agent, **settings), NETWORK, params, target, batch, None)
+
+
+def means(*args, **settings):
+    return {name: losses.mean(total) for name, total in sums(*args, **settings).items()}
