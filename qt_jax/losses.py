@@ -90,8 +90,8 @@ def autoregressive_td_targets(
     """All targets of a segment from ONE pass of the target network, without gradient.
 
     Args:
-        dim_values: [S, D] value of the target Q over each dim's bins, teacher-forced on the dataset's actions: their maximum (Q-learning), or
-            their mean under a policy. The others: see the functions above.
+        dim_values: [S, D] value of the target Q over each dim's bins, teacher-forced on the dataset's actions: their maximum (Q-learning),
+            or their mean under a policy. The others: see the functions above.
         monte_carlo: target = max(backup, MC_t) in every dim of the step (paper fig. 2).
 
     Returns:
@@ -107,8 +107,8 @@ def autoregressive_td_targets(
 def conservative_penalty(q: jax.Array, from_least: jax.Array, taken: jax.Array, bin_mask: jax.Array, variant: str) -> jax.Array:
     """The term that keeps actions unseen in the data low, for one dim: q [N], its value loss to q_min [N], taken [] -> [].
 
-    "q_min" (paper Eq. 2): 1/(N_max - 1) * sum over the other bins that exist of the value loss to q_min, 1/2 (Q - q_min)^2; a dim with fewer bins still divides by
-    N_max - 1. "softmax" (CQL, Kumar et al. 2020): logsumexp(Q) - Q(taken). "none": 0.
+    "q_min" (paper Eq. 2): 1/(N_max - 1) * the sum over the other bins that exist of the value loss to q_min, 1/2 (Q - q_min)^2; a dim with
+    fewer bins still divides by N_max - 1. "softmax" (CQL, Kumar et al. 2020): logsumexp(Q) - Q(taken). "none": 0.
     """
     chex.assert_rank([q, from_least, taken, bin_mask], [1, 1, 0, 1])
     if variant == "none":

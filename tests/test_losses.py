@@ -110,6 +110,10 @@ def test_targets_carry_no_gradient():
     assert not np.any(gradient)
 
 
+def pulled(q, taken, mask, q_min=0.0):
+    return losses.conservative_penalty(q, losses.squared_value_loss(q, q_min), jnp.asarray(taken), mask, "q_min")
+
+
 def test_conservative_variants():
     q, mask = array(0.5, 0.2, 0.4, 0.9), flags(T, T, T, F)
     penalty = lambda variant: losses.conservative_penalty(q, losses.squared_value_loss(q, 0.1), jnp.asarray(0), mask, variant)
@@ -121,7 +125,7 @@ def test_conservative_variants():
 def test_two_bins_divide_by_the_largest_number_of_bins():
     q = jnp.zeros(256).at[1].set(0.6)
     mask = jnp.arange(256) < 2
-    np.testing.assert_allclose(losses.conservative_penalty(q, losses.squared_value_loss(q, 0.0), jnp.asarray(0), mask, "q_min"), 0.5 * 0.36 / 255, rtol=1e-6)
+    np.testing.assert_allclose(pulled(q, 0, mask), 0.5 * 0.36 / 255, rtol=1e-6)
 
 
 def test_closed_form_fixed_point_of_equation_2():
@@ -130,14 +134,27 @@ def test_closed_form_fixed_point_of_equation_2():
     probabilities = jnp.asarray([p] + [(1 - p) / (bins - 1)] * (bins - 1))
 
     def expected_loss(q):
-        per_taken = lambda a: (
-            losses.squared_value_loss(q[a], target) + alpha * losses.conservative_penalty(q, losses.squared_value_loss(q, 0.0), a, jnp.ones(bins, bool), "q_min")
-        )
+        per_taken = lambda a: losses.squared_value_loss(q[a], target) + alpha * pulled(q, a, jnp.ones(bins, bool))
         return jnp.sum(probabilities * jax.vmap(per_taken)(jnp.arange(bins)))
 
     q = jax.lax.fori_loop(0, 3000, lambda _, q: q - 0.5 * jax.grad(expected_loss)(q), jnp.full(bins, 0.5))
     np.testing.assert_allclose(q[0], losses.conservative_fixed_point(p, target, 0.0, alpha, bins), rtol=1e-4)
     np.testing.assert_allclose(losses.conservative_fixed_point(0.1, 1.0, 0.0, 1.0, 64), 0.875, atol=1e-3)
+
+
+def test_cross_entropy_by_hand_and_its_gradient():
+    """Q = 1/2 against a target three quarters up the range; the gradient is the error itself, wherever the sigmoid is."""
+    loss = lambda logit: losses.logistic_value_loss(logit, 0.5, -1.0, 1.0)
+    np.testing.assert_allclose(loss(jnp.asarray(0.0)), np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(loss)(jnp.asarray(-20.0)), -0.75, rtol=1e-5)
+
+
+def test_cross_entropy_has_the_fixed_point_of_equation_2():
+    p, target, alpha, bins = 0.2, 0.8, 1.5, 5
+    pull = alpha * (1 - p) / (bins - 1)
+    expected = lambda x: p * losses.logistic_value_loss(x, target, 0.0, 1.0) + pull * losses.logistic_value_loss(x, 0.0, 0.0, 1.0)
+    x = jax.lax.fori_loop(0, 2000, lambda _, x: x - jax.grad(expected)(x), jnp.asarray(0.0))
+    np.testing.assert_allclose(jax.nn.sigmoid(x), losses.conservative_fixed_point(p, target, 0.0, alpha, bins), rtol=1e-4)
 
 
 def test_sigmoid_values_stay_inside_the_value_range():

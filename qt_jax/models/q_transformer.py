@@ -92,8 +92,8 @@ class QTransformer(nnx.Module):
         return_to_go: jax.Array | None = None,
         rngs: nnx.Rngs | None = None,
     ) -> Any:
-        """One frame each: {camera: uint8 [M, H, W, 3]}, {camera: bool [M]}, state [M, state_dim], instruction [M, E], return_to_go [M]
-        (read with `config.return_token`) -> cache pytree, leaves [M, ...]. Of a camera that is not there only the tokens' positions are left."""
+        """One frame each: {camera: uint8 [M, H, W, 3]}, {camera: bool [M]}, state [M, state_dim], instruction [M, E], return_to_go [M] (with
+        `config.return_token`) -> cache pytree, leaves [M, ...]. Of a camera that is not there only the tokens' positions are left."""
         tokens = [self.instruction_token(instruction)[:, None]]
         for name in sorted(self.cameras):
             seen = self.cameras[name](images[name], instruction)
@@ -194,8 +194,8 @@ class QTransformer(nnx.Module):
 
 
 def _initial_bias(atoms: int, value: float) -> np.ndarray:
-    """[atoms]: outputs, or a distribution over so many cells, that start at `value` of the way from q_min to q_max (a sparse-reward Q starts
-    near 0)."""
+    """[atoms]: outputs, or a distribution over so many cells, that start at `value` of the way from q_min to q_max (a sparse-reward Q
+    starts near 0)."""
     if atoms <= 2 * HISTOGRAM_PADDING:
         return np.full(atoms, math.log(value / (1 - value)), np.float32)
     rate = 1.0 / (value * atoms)  # an exponential fall over the atoms has its mean near `value`

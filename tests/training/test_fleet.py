@@ -1,0 +1,41 @@
+"""Runs trained as one program are the runs that `train` makes one by one."""
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+
+from qt_jax.cli import datasets
+from qt_jax.data import loader, mixture
+from qt_jax.errors import UserError
+from qt_jax.models.q_transformer import Network
+from qt_jax.training import distributed, fleet, inputs, loop
+
+
+def test_a_fleet_takes_the_steps_of_the_loop(config):
+    config.env.cameras = ()
+    config.train.steps = 6
+    entries = datasets.entries(config)
+    with distributed.start(config.distributed) as peers:
+        alone = loop.train(ml_collections.FrozenConfigDict(config), entries, peers)
+    frozen, recipe, assets = inputs.load(config, entries)
+    network = Network.create(frozen.model, assets.action, assets.observation, assets.instruction_dim)
+    groups = mixture.groups(recipe.mixture, recipe.cutting)
+    pool = loader.read_pool(recipe, groups)
+    arrays, offsets = fleet.joined([pool, pool])
+    seeds = (config.seed + 1, config.seed)
+    draws = [fleet.Draws(fleet.Run(groups, seed), pool, offset, config.data.batch_size, config.data.shuffle_episodes)
+             for seed, offset in zip(seeds, offsets)]  # fmt: skip
+    runs = fleet.Fleet(frozen, network, arrays, seeds)
+    for steps in (4, 2):
+        metrics = runs.train(np.stack([d.take(steps) for d in draws], axis=1))
+    assert metrics["loss"].shape == (2,)
+    other, same = runs.params()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), alone.params, same)
+    assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(same)))
+
+
+def test_images_are_refused(config):
+    _, recipe, _ = inputs.load(config, datasets.entries(config))
+    with pytest.raises(UserError, match="without images"):
+        loader.read_pool(recipe, mixture.groups(recipe.mixture, recipe.cutting))
