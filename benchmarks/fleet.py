@@ -139,8 +139,9 @@ def train(content: Pack, job: Job) -> list[tuple[dict[str, Any], dict]]:
     ]
     start, metrics = time.time(), {}
     runs = fleet.Fleet(config, network, arrays, [m.seed for m in job.members])
-    for _ in range(0, config.train.steps, CHUNK):
-        metrics = jax.device_get(runs.train(np.stack([draws.take(CHUNK) for draws in members], axis=1)))
+    for start in range(0, config.train.steps, CHUNK):
+        steps = min(CHUNK, config.train.steps - start)
+        metrics = jax.device_get(runs.train(np.stack([draws.take(steps) for draws in members], axis=1)))
     facts = {"together": len(job.members), "train_s": time.time() - start, "device": jax.devices()[0].device_kind}
     return [
         (facts | {"run": member.name, "metrics": {name: float(values[i]) for name, values in metrics.items()}}, params)

@@ -1,6 +1,13 @@
-"""Recipes: what a run sees of its pool. Methods: an algorithm and the settings that the diagnosis chose for it (diagnosis.md)."""
+"""Recipes: what a run of the benchmark sees of its pool. Methods: an algorithm with the settings that the diagnosis chose for it
+(diagnosis.md). Ablations: what is changed of the method `q_transformer`."""
+
+from __future__ import annotations
+
+from typing import Any
 
 import ml_collections
+
+from experiments.metaworld_tries import TRIES
 
 RECIPES = {
     "a": (("demonstration=10", "noise=200"), "all"),
@@ -15,10 +22,48 @@ RECIPES = {
 a: few demonstrations and noisy autonomous episodes. b: few demonstrations and failures alone, about 8% positives (the paper's simulation).
 c: plentiful demonstrations and noisy episodes. d: as a, but with systematic errors."""
 
+ABLATIONS = {
+    "no_conservatism": {"agent.conservatism": "none"},
+    "softmax_conservatism": {"agent.conservatism": "softmax", "agent.alpha": 0.1},
+    "no_monte_carlo": {"agent.monte_carlo": False},
+    "skip": {"agent.backup": "skip"},
+    "n_step_3": {"agent.n_step": 3, "data.segment_length": 7},
+    "alpha_1": {"agent.alpha": 1.0},
+    "alpha_100": {"agent.alpha": 100.0},
+    "bins_16": {"data.bins": 16, "agent.alpha": 10.0 * 15 / 63},
+    "bins_32": {"data.bins": 32, "agent.alpha": 10.0 * 31 / 63},
+    "squared": {"agent.value_loss": "squared"},
+    "histogram": {"agent.value_loss": "histogram", "model.atoms": 51},
+    "two_critics": {"agent.critics": 2, "model.atoms": 2},
+    "window_per_frame": {"model.window": 2, "data.segment_length": 6},
+    "window_window": {"model.window": 2, "data.segment_length": 6, "model.attention": "window"},
+    "natural_batches": {"data.balance.demonstrations": None},
+    "mostly_demonstrations": {"data.balance.demonstrations": 0.8},
+}
+"""Over bin counts alpha / (N - 1) is held."""
 
-def select(config: ml_collections.ConfigDict, recipe: str, episodes: str = "all") -> None:
-    """What a run sees: the recipe's, of which `episodes` may keep less."""
+
+def apply(config: ml_collections.ConfigDict, settings: dict[str, Any], recipe: str | None = None) -> None:
+    """Sets a method's settings, on a recipe if one is given: then the method's filter narrows the recipe's."""
+    config.update_from_flattened_dict(settings)
+    if recipe is None:
+        return
     config.data.limits, of_recipe = RECIPES[recipe]
     successes_are_demonstrations = of_recipe == "demonstrations_and_failures"
     narrower = {"all": of_recipe, "successes": "demonstrations" if successes_are_demonstrations else "successes"}
-    config.data.episodes = narrower.get(episodes, episodes)
+    config.data.episodes = narrower.get(config.data.episodes, config.data.episodes)
+    if config.data.episodes == "demonstrations":
+        config.data.balance.demonstrations = None  # nothing else is there to balance with
+
+
+METHODS = {
+    "q_transformer": ("q_transformer", TRIES["q_transformer"]["half_logistic"]),
+    "bc_all": ("bc", TRIES["bc"]["all"]),
+    "bc_successes": ("bc", TRIES["bc"]["half"]),
+    "bc_demonstrations": ("bc", TRIES["bc"]["demonstrations"]),
+    "decision_transformer": ("decision_transformer", TRIES["decision_transformer"]["half"]),
+    "iql": ("iql", TRIES["iql"]["half"]),
+    "cql": ("cql", TRIES["cql"]["half_strong"]),
+    "awac": ("awac", TRIES["awac"]["half_positive"]),
+}
+METHODS |= {f"q_transformer.{name}": ("q_transformer", TRIES["q_transformer"]["half_logistic"] | a) for name, a in ABLATIONS.items()}

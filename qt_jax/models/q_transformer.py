@@ -92,7 +92,7 @@ class QTransformer(nnx.Module):
         return_to_go: jax.Array | None = None,
         rngs: nnx.Rngs | None = None,
     ) -> Any:
-        """One frame each: {camera: uint8 [M, H, W, 3]}, {camera: bool [M]}, state [M, state_dim], instruction [M, E], return_to_go [M] (with
+        """One frame each: {camera: uint8 [M, H, W, 3]}, {camera: bool [M]}, state [M, state_dim], instruction [M, E], return_to_go [M] (of
         `config.return_token`) -> cache pytree, leaves [M, ...]. Of a camera that is not there only the tokens' positions are left."""
         tokens = [self.instruction_token(instruction)[:, None]]
         for name in sorted(self.cameras):

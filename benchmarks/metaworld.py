@@ -1,0 +1,44 @@
+"""`python -m benchmarks.metaworld tries|benchmark [NAME ...]`: the runs of the diagnosis or the benchmark that are missing, one by one.
+
+NAME: tries or methods, in the order in which they are wanted; none: all tries, or all methods but the ablations. Results: JSON lines in
+experiments/results; stop it at any time. Pools that are not there are collected first.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from benchmarks import fleet, runs
+from experiments import metaworld_benchmark, metaworld_diagnosis
+from experiments.metaworld_recipes import METHODS, RECIPES
+from experiments.metaworld_tries import CELLS, TRIES
+
+RESULTS = Path("experiments/results/metaworld")
+SEEDS = {"tries": (0, 1), "benchmark": (0, 1, 2, 3, 4)}
+
+
+def wanted(part: str, names: list[str]) -> tuple[str, dict]:
+    """The experiment file and {run: config}."""
+    if part == "tries":
+        names = names or [f"{agent}.{name}" for agent, tries in TRIES.items() for name in tries]
+        module, cells = metaworld_diagnosis, CELLS
+    else:
+        names = names or [name for name in METHODS if "." not in name]
+        module, cells = metaworld_benchmark, RECIPES
+    chosen = [f"{name},{cell},{seed}" for seed in SEEDS[part] for cell in cells for name in names]
+    return f"experiments/{module.__name__.split('.')[-1]}.py", {run: module.get_config(run) for run in chosen}
+
+
+def main(part: str, names: list[str]) -> None:
+    experiment, configs = wanted(part, names)
+    for run, config in {config.data.path: (run, config) for run, config in configs.items()}.values():
+        if not (Path(config.data.path) / "1.0.0").exists():
+            runs.door("collect", f"{experiment}:{run}")
+    pack = Path(".fleet") / f"{part}.pack"
+    fleet.pack(configs, pack)
+    fleet.run(pack, RESULTS / f"{part}.jsonl", processes=2, together=1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])

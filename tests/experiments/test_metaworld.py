@@ -1,0 +1,49 @@
+"""The configs of the diagnosis and of the benchmark, and one tiny run through their runner."""
+
+import json
+
+import pytest
+
+from benchmarks import fleet, metaworld
+from experiments import metaworld_benchmark
+from experiments.metaworld_recipes import METHODS, RECIPES
+from qt_jax.training.config import validate
+
+
+@pytest.mark.parametrize("part", ["tries", "benchmark"])
+def test_every_run_has_a_valid_config_and_a_directory_of_its_own(part):
+    _, configs = metaworld.wanted(part, [])
+    for config in configs.values():
+        validate(config, devices=1)
+    assert len({config.workdir for config in configs.values()}) == len(configs)
+
+
+def test_every_ablation_is_valid_on_every_recipe():
+    for recipe in RECIPES:
+        for method in METHODS:
+            validate(metaworld_benchmark.get_config(f"{method},{recipe},0"), devices=1)
+
+
+def test_every_method_has_as_many_tries():
+    assert len({len(tries) for tries in metaworld.TRIES.values()}) == 1
+
+
+def test_a_methods_filter_narrows_its_recipes():
+    episodes = lambda method, recipe: metaworld_benchmark.get_config(f"{method},{recipe},0").data.episodes
+    assert episodes("q_transformer", "b") == episodes("bc_all", "b") == "demonstrations_and_failures"
+    assert episodes("bc_successes", "b") == "demonstrations" and episodes("bc_successes", "a") == "successes"
+
+
+def test_a_pack_is_run_once(config, tmp_path):
+    config.env.cameras = ()
+    config.train.steps, config.evaluate.episodes, config.evaluate.max_decisions = 2, 1, 3
+    other = config.copy_and_resolve_references()
+    other.seed += 1
+    fleet.pack({"one": config, "other": other}, tmp_path / "tiny.pack")
+    output = tmp_path / "runs.jsonl"
+    for _ in range(2):
+        fleet.run(tmp_path / "tiny.pack", output, processes=1, together=2)
+        lines = [json.loads(line) for line in output.read_text().splitlines()]
+        assert [line["run"] for line in lines] == ["one", "other"]
+    assert all(list(line["success"]) == ["faucet-open", "faucet-close"] for line in lines)
+    assert lines[0]["metrics"]["loss"] != lines[1]["metrics"]["loss"]
