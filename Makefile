@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 COMPILE := $(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --custom-compile-command 'make lock' --extra all
 
-.PHONY: libtpu quickstart test test-slow lint bench-state bench-quickstart bench-learner bench-loader bench-serving plan-sizes lock clean
+.PHONY: libtpu quickstart test test-slow lint bench-state bench-quickstart bench-learner bench-loader bench-serving metaworld-tries metaworld-benchmark metaworld-ablations metaworld-report plan-sizes lock clean
 
 QT := $(PY) -m qt_jax
 QUICKSTART := experiments/quickstart.py
@@ -51,6 +51,19 @@ bench-loader: data/quickstart/1.0.0
 bench-serving: $(STAMP) .peer/.installed .onnx/.installed
 	$(PY) -m benchmarks.bench_serving
 
+# The diagnosis and the benchmark (experiments/diagnosis.md): hours; each goes on where it was stopped.
+metaworld-tries: $(STAMP)
+	$(PY) -m benchmarks.metaworld tries
+
+metaworld-benchmark: $(STAMP)
+	$(PY) -m benchmarks.metaworld benchmark
+
+metaworld-ablations: $(STAMP)
+	$(PY) -m benchmarks.metaworld ablations
+
+metaworld-report: .plots/.installed
+	.plots/bin/python -m benchmarks.metaworld_report
+
 plan-sizes: $(STAMP) libtpu
 	$(PY) -m benchmarks.plan_sizes
 
@@ -63,6 +76,12 @@ plan-sizes: $(STAMP) libtpu
 .openpi/.installed: | $(STAMP)
 	$(PYTHON) -m venv --clear .openpi
 	.openpi/bin/pip install --quiet openpi-client==0.1.2 typing_extensions  # which it needs and does not declare
+	touch $@
+
+# rliable's plots want an older pandas than the rest.
+.plots/.installed:
+	$(PYTHON) -m venv .plots
+	.plots/bin/pip install --quiet rliable==1.2.0 arch==7.2.0 'pandas<3'
 	touch $@
 
 # The PyTorch peer in a venv of its own. Where PyPI's torch is not wanted: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu

@@ -1,7 +1,8 @@
-"""`python -m benchmarks.metaworld tries|benchmark [NAME ...]`: the runs of the diagnosis or the benchmark that are missing, one by one.
+"""`python -m benchmarks.metaworld tries|benchmark|ablations [NAME ...]`: the runs that are missing of a part, one by one.
 
-NAME: tries or methods, in the order in which they are wanted; none: all tries, or all methods but the ablations. Results: JSON lines in
-experiments/results; stop it at any time. Pools that are not there are collected first.
+tries: of the diagnosis. benchmark: every method on every recipe. ablations: of Q-Transformer, on recipe b. NAME: tries or methods, in
+the order in which they are wanted; none: all of the part. Results are JSON lines in experiments/results/metaworld; stop it at any time.
+Pools that are not there are collected first.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from experiments.metaworld_recipes import METHODS, RECIPES
 from experiments.metaworld_tries import CELLS, TRIES
 
 RESULTS = Path("experiments/results/metaworld")
-SEEDS = {"tries": (0, 1), "benchmark": (0, 1, 2, 3, 4)}
+SEEDS = {"tries": (0, 1), "benchmark": (0, 1, 2, 3, 4), "ablations": (0, 1, 2, 3, 4)}
 
 
 def wanted(part: str, names: list[str]) -> tuple[str, dict]:
@@ -24,8 +25,9 @@ def wanted(part: str, names: list[str]) -> tuple[str, dict]:
         names = names or [f"{agent}.{name}" for agent, tries in TRIES.items() for name in tries]
         module, cells = metaworld_diagnosis, CELLS
     else:
-        names = names or [name for name in METHODS if "." not in name]
-        module, cells = metaworld_benchmark, RECIPES
+        ablations = part == "ablations"
+        names = names or [name for name in METHODS if ("." in name) == ablations]
+        module, cells = metaworld_benchmark, ["b"] if ablations else RECIPES
     chosen = [f"{name},{cell},{seed}" for seed in SEEDS[part] for cell in cells for name in names]
     return f"experiments/{module.__name__.split('.')[-1]}.py", {run: module.get_config(run) for run in chosen}
 
