@@ -137,12 +137,12 @@ def train(content: Pack, job: Job) -> list[tuple[dict[str, Any], dict]]:
         fleet.Draws(fleet.Run(m.groups, m.seed), pools[m.pool], offsets[m.pool], config.data.batch_size, config.data.shuffle_episodes)
         for m in job.members
     ]
-    start, metrics = time.time(), {}
+    began, metrics = time.time(), {}
     runs = fleet.Fleet(config, network, arrays, [m.seed for m in job.members])
     for start in range(0, config.train.steps, CHUNK):
         steps = min(CHUNK, config.train.steps - start)
         metrics = jax.device_get(runs.train(np.stack([draws.take(steps) for draws in members], axis=1)))
-    facts = {"together": len(job.members), "train_s": time.time() - start, "device": jax.devices()[0].device_kind}
+    facts = {"together": len(job.members), "train_s": time.time() - began, "device": jax.devices()[0].device_kind}
     return [
         (facts | {"run": member.name, "metrics": {name: float(values[i]) for name, values in metrics.items()}}, params)
         for i, (member, params) in enumerate(zip(job.members, runs.params()))

@@ -32,9 +32,9 @@ def get_config(suite: str, agent: str, seed: int) -> ml_collections.ConfigDict:
     config.data.path = f"data/{suite}/{seed}"
     config.data.validation_fraction = 0.0
     config.data.segment_length = 5
-    config.data.batch_size = 64
+    config.data.batch_size = 32
     config.model.window = 1
-    config.model.layers, config.model.width, config.model.heads = 2, 64, 2
+    config.model.layers = 2
     config.optimizer.learning_rate = 1e-3
     config.train.steps = 2500
     config.train.log_every = 100

@@ -47,3 +47,4 @@ def test_a_pack_is_run_once(config, tmp_path):
         assert [line["run"] for line in lines] == ["one", "other"]
     assert all(list(line["success"]) == ["faucet-open", "faucet-close"] for line in lines)
     assert lines[0]["metrics"]["loss"] != lines[1]["metrics"]["loss"]
+    assert 0 < lines[0]["train_s"] < 600
