@@ -16,7 +16,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
-from rliable import library, metrics, plot_utils
+from rliable import library, metrics
 
 RESULTS = Path("experiments/results/metaworld")
 IMAGES = Path("docs/images")
@@ -56,7 +56,7 @@ def table(found: dict[str, dict[str, np.ndarray]]) -> str:
     estimates = {recipe: interval(by_method) for recipe, by_method in found.items()}
     for method in methods:
         cells = []
-        for recipe, (points, intervals) in estimates.items():
+        for points, intervals in estimates.values():
             if method not in points:
                 cells.append("not run")
                 continue
@@ -69,12 +69,19 @@ def table(found: dict[str, dict[str, np.ndarray]]) -> str:
 
 def improvement(found: dict[str, dict[str, np.ndarray]]) -> None:
     """Probability that a run of ours is above one of the other method on a task."""
-    figure, axes = plt.subplots(1, len(found), figsize=(4.2 * len(found), 3.2), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(1, len(found), figsize=(3.4 * len(found), 3.0), squeeze=False, layout="constrained", sharey=True)
     for axis, (recipe, by_method) in zip(axes[0], found.items()):
-        pairs = {f"{OURS},{other}": (by_method[OURS], x) for other, x in by_method.items() if other != OURS and "." not in other}
+        pairs = {other: (by_method[OURS], x) for other, x in by_method.items() if other != OURS and "." not in other}
         points, intervals = library.get_interval_estimates(pairs, metrics.probability_of_improvement, reps=REPETITIONS // 5)
-        plot_utils.plot_probability_of_improvement(points, intervals, ax=axis, figsize=(4, 3))
+        names = sorted(pairs, reverse=True)
+        middle = np.asarray([np.ravel(points[name])[0] for name in names])
+        low, high = np.asarray([np.ravel(intervals[name]) for name in names]).T
+        axis.errorbar(middle, range(len(names)), xerr=[middle - low, high - middle], fmt="o", capsize=3)
+        axis.axvline(0.5, color="grey", linewidth=0.8)
+        axis.set_yticks(range(len(names)), names)
+        axis.set_xlim(0, 1)
         axis.set_title(f"recipe {recipe}")
+    figure.supxlabel("P(Q-Transformer above the method on a task), 95%")
     figure.savefig(IMAGES / "metaworld_improvement.png", dpi=120)
 
 

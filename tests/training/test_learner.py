@@ -172,7 +172,7 @@ def test_every_wrong_setting_is_named_at_once(config):
         ("iql", "agent.expectile", 1.0, r"a number in \(0, 1\)"),
         ("iql", "agent.temperature", 0.0, "a positive number"),
         ("awac", "agent.max_weight", -1.0, "a positive number"),
-        ("q_transformer", "agent.critics", 3, "1, or 2 with value_loss='squared'"),
+        ("q_transformer", "agent.critics", 3, "1 or 2, and 1 with value_loss='histogram'"),
         ("iql", "model.atoms", 1, "4 with this config.agent"),
         ("decision_transformer", "model.return_token", False, "True with agent decision_transformer"),
         ("bc", "model.return_token", True, "False with agent bc"),
@@ -194,7 +194,7 @@ def test_twin_critics_need_two_outputs_and_squared_errors():
     config.model.atoms = 2
     validate(config, 1)
     config.agent.value_loss = "histogram"
-    with pytest.raises(UserError, match="config.agent.critics is 2, expected 1, or 2 with value_loss='squared'"):
+    with pytest.raises(UserError, match="config.agent.critics is 2, expected 1 or 2, and 1 with value_loss='histogram'"):
         validate(config, 1)
 
 
