@@ -187,6 +187,10 @@ _OPENED: dict[str, Any] = {}
 
 
 def _open(path: Path) -> None:
+    """In a worker, before JAX has a backend: one thread on a CPU, whose other cores have workers of their own; no rendering."""
+    os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    os.environ["MUJOCO_GL"] = os.environ["QT_JAX_GL_PROBED"] = "disable"
+    jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/qt_jax"))
     _OPENED["pack"] = _load(path)
 
 
@@ -214,11 +218,6 @@ def run(path: Path, output: Path, processes: int, together: int) -> None:
     for job in jobs:
         left = [member for member in job.members if member.name not in known]
         units += [dataclasses.replace(job, members=tuple(left[i : i + together])) for i in range(0, len(left), together)]
-    if jax.default_backend() == "cpu":
-        os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"  # a process a core
-    os.environ |= {"MUJOCO_GL": "disable", "QT_JAX_GL_PROBED": "disable", "OMP_NUM_THREADS": "1"}
-    cache = {"JAX_COMPILATION_CACHE_DIR": "~/.cache/qt_jax", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    os.environ |= {name: os.path.expanduser(value) for name, value in cache.items()}
     with multiprocessing.get_context("spawn").Pool(processes, _open, (path,)) as pool, open(output, "a") as file:
         for lines in tqdm.tqdm(pool.imap_unordered(_do, units), total=len(units)):
             file.write("".join(line + "\n" for line in lines))
