@@ -90,8 +90,9 @@ def loss(
     mask = segment.trainable[..., None] & segment.action_mask
     q, q_taken = q.min(-1), q_taken.min(-1)
     others = mask[..., None] & bin_mask[:, None] & (jnp.arange(q.shape[-1]) != segment.tokens[..., None])
-    best, second = jnp.moveaxis(jax.lax.top_k(jnp.where(bin_mask[:, None], q, q_min), 2)[0], -1, 0)
-    greedy = jnp.argmax(jnp.where(bin_mask[:, None], q, -jnp.inf), axis=-1)
+    present = jnp.where(bin_mask[:, None], q, q_min)
+    best, greedy = present.max(-1), jnp.argmax(present, axis=-1)
+    second = jnp.where(jnp.arange(q.shape[-1]) == greedy[..., None], q_min, present).max(-1)  # top_k would gather a split batch
     edge = (greedy == 0) | (greedy == segment.bins[:, None] - 1)
     return {
         "loss": losses.masked_sum(value_terms + agent.alpha * penalties, mask),
