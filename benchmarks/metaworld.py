@@ -2,12 +2,13 @@
 
 tries: of the diagnosis. benchmark: every method on every recipe. ablations: of Q-Transformer, on recipe b. NAME: tries or methods, in
 the order in which they are wanted; none: all of the part. Results are JSON lines in experiments/results/metaworld; stop it at any time.
-Pools that are not there are collected first.
+Pools that are not there are collected first. Each core has runs of its own; on an accelerator `--together=20` makes up to 20 one program.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
+import os
 from pathlib import Path
 
 from benchmarks import fleet, runs
@@ -32,15 +33,22 @@ def wanted(part: str, names: list[str]) -> tuple[str, dict]:
     return f"experiments/{module.__name__.split('.')[-1]}.py", {run: module.get_config(run) for run in chosen}
 
 
-def main(part: str, names: list[str]) -> None:
-    experiment, configs = wanted(part, names)
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=SEEDS)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--together", type=int, default=1)
+    given = parser.parse_args()
+    experiment, configs = wanted(given.part, given.names)
+    commit = runs.code_commit("experiments")
     for run, config in {config.data.path: (run, config) for run, config in configs.items()}.values():
         if not (Path(config.data.path) / "1.0.0").exists():
             runs.door("collect", f"{experiment}:{run}")
-    pack = Path(".fleet") / f"{part}.pack"
+    pack, output = Path(".fleet") / f"{given.part}.pack", RESULTS / f"{given.part}.jsonl"
     fleet.pack(configs, pack)
-    fleet.run(pack, RESULTS / f"{part}.jsonl", processes=2, together=1)
+    processes = os.cpu_count() if given.together == 1 else 1
+    fleet.run(pack, output, processes, given.together, experiment=experiment, commit=commit)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main()

@@ -39,12 +39,14 @@ def test_a_pack_is_run_once(config, tmp_path):
     config.train.steps, config.evaluate.episodes, config.evaluate.max_decisions = 2, 1, 3
     other = config.copy_and_resolve_references()
     other.seed += 1
-    fleet.pack({"one": config, "other": other}, tmp_path / "tiny.pack")
+    coarse = other.copy_and_resolve_references()
+    coarse.data.bins, coarse.data.segment_length = 8, 7
+    fleet.pack({"one": config, "other": other, "coarse": coarse}, tmp_path / "tiny.pack")
     output = tmp_path / "runs.jsonl"
     for _ in range(2):
-        fleet.run(tmp_path / "tiny.pack", output, processes=1, together=2)
+        fleet.run(tmp_path / "tiny.pack", output, processes=1, together=2, commit="abc")
         lines = [json.loads(line) for line in output.read_text().splitlines()]
-        assert [line["run"] for line in lines] == ["one", "other"]
+        assert [line["run"] for line in lines] == ["one", "other", "coarse"]
     assert all(list(line["success"]) == ["faucet-open", "faucet-close"] for line in lines)
     assert lines[0]["metrics"]["loss"] != lines[1]["metrics"]["loss"]
-    assert 0 < lines[0]["train_s"] < 600
+    assert 0 < lines[0]["train_s"] < 600 and lines[0]["commit"] == "abc" and [line["together"] for line in lines] == [2, 2, 1]
