@@ -1,4 +1,4 @@
-"""`make report-metaworld`: experiments/results/metaworld/benchmark.jsonl -> table.md and the figures in docs/images.
+"""`make metaworld-report`: benchmark.jsonl and ablations.jsonl in experiments/results/metaworld -> table.md and the figures in docs/images.
 
 Runs in a venv of its own (rliable's plots want an older pandas). A run's score is its success over a task's evaluation episodes; intervals
 are rliable's 95% stratified bootstrap over runs (seeds) and tasks (Agarwal et al. 2021).
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import collections
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -27,8 +29,7 @@ REPETITIONS = 5000
 def scores() -> dict[str, dict[str, np.ndarray]]:
     """{recipe: {method: success [seeds, tasks]}}, of the seeds that every method has on the recipe."""
     found: dict[str, dict[str, dict[int, list[float]]]] = collections.defaultdict(lambda: collections.defaultdict(dict))
-    for line in (RESULTS / "benchmark.jsonl").read_text().splitlines():
-        run = json.loads(line)
+    for run in runs():
         method, recipe, seed = run["run"].split(",")
         found[recipe][method][int(seed)] = [float(np.mean(episodes)) for _, episodes in sorted(run["success"].items())]
     result = {}
@@ -38,8 +39,10 @@ def scores() -> dict[str, dict[str, np.ndarray]]:
     return result
 
 
-def tasks() -> list[str]:
-    return sorted(json.loads((RESULTS / "benchmark.jsonl").read_text().splitlines()[0])["success"])
+def runs() -> list[dict[str, Any]]:
+    """Of both files."""
+    files = [RESULTS / f"{part}.jsonl" for part in ("benchmark", "ablations")]
+    return [json.loads(line) for file in files if file.exists() for line in file.read_text().splitlines()]
 
 
 def interval(by_method: dict[str, np.ndarray]) -> tuple[dict, dict]:
@@ -100,10 +103,12 @@ def bars(found: dict[str, dict[str, np.ndarray]], names: list[str]) -> None:
 
 
 def main() -> None:
+    if not runs():
+        sys.exit(f"{RESULTS} holds no runs of the benchmark yet; `make metaworld-benchmark` first.")
     found = scores()
     IMAGES.mkdir(parents=True, exist_ok=True)
     (RESULTS / "table.md").write_text(table(found))
-    bars(found, tasks())
+    bars(found, sorted(runs()[0]["success"]))
     improvement(found)
     print((RESULTS / "table.md").read_text())
 
