@@ -5,11 +5,16 @@
 
 HALF, MOSTLY, DROPOUT = {"data.balance.demonstrations": 0.5}, {"data.balance.demonstrations": 0.8}, {"model.dropout": 0.1}
 POSITIVE, LOGISTIC = {"agent.positive_filter": True}, {"agent.value_loss": "logistic"}
+SHORT = {"discount": 0.95}
 SUCCESSES, DEMONSTRATIONS = {"data.episodes": "successes"}, {"data.episodes": "demonstrations"}
 
 
 def alpha(value: float) -> dict[str, float]:
     return {"agent.alpha": value}
+
+
+def n_step(n: int) -> dict[str, int]:
+    return {"agent.n_step": n, "data.segment_length": 4 + n}
 
 
 def implicit(expectile: float, temperature: float) -> dict[str, float]:
@@ -27,6 +32,10 @@ TRIES = {
         "half_logistic": HALF | LOGISTIC | alpha(10.0),
         "half_logistic_strong": HALF | LOGISTIC | alpha(100.0),
         "half_logistic_skip": HALF | LOGISTIC | alpha(10.0) | {"agent.backup": "skip"},
+        "half_logistic_n5": HALF | LOGISTIC | alpha(10.0) | n_step(5),
+        "half_logistic_n10": HALF | LOGISTIC | alpha(10.0) | n_step(10),
+        "half_logistic_short": HALF | LOGISTIC | alpha(10.0) | SHORT,
+        "half_logistic_short_n5": HALF | LOGISTIC | alpha(10.0) | SHORT | n_step(5),
     },
     "bc": {
         "all": {},
