@@ -8,16 +8,15 @@ Pools that are not there are collected first. Each core has runs of its own; on 
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
-from benchmarks import fleet, runs
+from benchmarks import fleet, packs, runs
 from experiments import metaworld_benchmark, metaworld_diagnosis
 from experiments.metaworld_recipes import METHODS, RECIPES
 from experiments.metaworld_tries import CELLS, TRIES
 
 RESULTS = Path("experiments/results/metaworld")
-SEEDS = {"tries": (0, 1), "benchmark": (0, 1, 2, 3, 4), "ablations": (0, 1, 2, 3, 4)}
+SEEDS = {"tries": (0, 1, 2), "benchmark": (0, 1, 2, 3, 4), "ablations": (0, 1, 2, 3, 4)}
 
 
 def wanted(part: str, names: list[str]) -> tuple[str, dict]:
@@ -38,6 +37,7 @@ def main() -> None:
     parser.add_argument("part", choices=SEEDS)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--together", type=int, default=1)
+    parser.add_argument("--pack", action="store_true", help="only write .fleet/PART.pack, for `python -m benchmarks.fleet` elsewhere")
     given = parser.parse_args()
     experiment, configs = wanted(given.part, given.names)
     commit = runs.code_commit("experiments")
@@ -45,9 +45,9 @@ def main() -> None:
         if not (Path(config.data.path) / "1.0.0").exists():
             runs.door("collect", f"{experiment}:{run}")
     pack, output = Path(".fleet") / f"{given.part}.pack", RESULTS / f"{given.part}.jsonl"
-    fleet.pack(configs, pack)
-    processes = os.cpu_count() if given.together == 1 else 1
-    fleet.run(pack, output, processes, given.together, experiment=experiment, commit=commit)
+    packs.write(configs, pack, experiment=experiment, commit=commit)
+    if not given.pack:
+        fleet.run(pack, output, given.together)
 
 
 if __name__ == "__main__":

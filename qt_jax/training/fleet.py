@@ -1,7 +1,7 @@
 """Several small state-only runs as one program: the train step of every run, mapped over runs, with all of their segments on the device.
 
-For seeds and datasets of one config on an accelerator that a single small run would leave idle. Run r takes the same segments in the same
-order as `train` would with the loader, and the same step; only the order of floating-point sums differs.
+For seeds, datasets and settings (`TRACED`) of one config, on an accelerator that a single small run would leave idle. Run r takes the same
+segments in the same order as `train` would with the loader, and the same step; only the order of floating-point sums differs.
 """
 
 from __future__ import annotations
@@ -21,14 +21,6 @@ from qt_jax.segment import Segment
 from qt_jax.training.state import TrainState, init_state, train_step
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """groups: what it draws from."""
-
-    groups: tuple[Group, ...]
-    seed: int
-
-
 def joined(pools: Sequence[Pool]) -> tuple[dict[str, np.ndarray], list[int]]:
     """The arrays of all pools one after the other, and where each begins."""
     offsets = np.cumsum([0, *(len(pool.table) for pool in pools)])
@@ -39,19 +31,11 @@ def joined(pools: Sequence[Pool]) -> tuple[dict[str, np.ndarray], list[int]]:
     return arrays, offsets[:-1].tolist()
 
 
-class Draws:
-    """Rows of the joined table that a run's batches hold, from the first on, in the loader's order."""
-
-    def __init__(self, run: Run, pool: Pool, offset: int, batch_size: int, shuffle_episodes: int):
-        order = Order(run.groups, batch_size, -(-shuffle_episodes // (batch_size * len(run.groups))), run.seed)
-        self._reader, self._pool, self._offset, self._next = Reader(order, np.arange(batch_size)), pool, offset, 0
-
-    def take(self, batches: int) -> np.ndarray:
-        """int32 [batches, batch_size]."""
-        numbers = range(self._next, self._next + batches)
-        self._next += batches
-        rows = [[self._pool.first[d.source, d.episode] + d.cut for d in self._reader.batch(number)] for number in numbers]
-        return np.asarray(rows, np.int32) + self._offset
+def rows(groups: tuple[Group, ...], pool: Pool, *, seed: int, steps: int, batch_size: int, shuffle_episodes: int) -> np.ndarray:
+    """Rows of the pool's table that a run's batches hold, in the loader's order: int32 [steps, batch_size]."""
+    order = Order(groups, batch_size, -(-shuffle_episodes // (batch_size * len(groups))), seed)
+    reader = Reader(order, np.arange(batch_size))
+    return np.asarray([[pool.first[d.source, d.episode] + d.cut for d in reader.batch(step)] for step in range(steps)], np.int32)
 
 
 def gather(arrays: dict[str, jax.Array], rows: jax.Array) -> Segment:
@@ -61,27 +45,26 @@ def gather(arrays: dict[str, jax.Array], rows: jax.Array) -> Segment:
 
 
 class Fleet:
-    """`config`: of all runs but for their seeds, with a value range."""
+    """config: of all runs, with a value range; own: of each run its values of `TRACED`, those that the config has."""
 
-    def __init__(self, config: Any, network: Network, arrays: dict[str, np.ndarray], seeds: Sequence[int]):
+    def __init__(self, config: Any, network: Network, arrays: dict[str, np.ndarray], own: Sequence[dict[str, float]]):
         self._arrays = jax.device_put(arrays)
-        of_seed = lambda seed: _Seeded(config, seed)
-        seeds = jnp.asarray(seeds)
+        self._own = {name: jnp.asarray([values[name] for values in own]) for name in own[0]}
 
-        def step(states: TrainState, arrays: Any, rows: jax.Array) -> tuple[TrainState, dict]:
-            one = lambda state, rows, seed: train_step(of_seed(seed), network, state, gather(arrays, rows))
-            return jax.vmap(one)(states, rows, seeds)
+        def step(states: TrainState, own: Any, arrays: Any, rows: jax.Array) -> tuple[TrainState, dict]:
+            one = lambda state, own, rows: train_step(_With(config, own), network, state, gather(arrays, rows))
+            return jax.vmap(one)(states, own, rows)
 
-        def steps(states: TrainState, arrays: Any, rows: jax.Array) -> tuple[TrainState, dict]:
-            states, metrics = jax.lax.scan(lambda states, rows: step(states, arrays, rows), states, rows)
+        def steps(states: TrainState, own: Any, arrays: Any, rows: jax.Array) -> tuple[TrainState, dict]:
+            states, metrics = jax.lax.scan(lambda states, rows: step(states, own, arrays, rows), states, rows)
             return states, jax.tree.map(lambda x: x.mean(0), metrics)
 
         self._steps = jax.jit(steps, donate_argnums=0)
-        self.states = jax.jit(jax.vmap(lambda seed: init_state(of_seed(seed), network)))(seeds)
+        self.states = jax.jit(jax.vmap(lambda own: init_state(_With(config, own), network)))(self._own)
 
     def train(self, rows: np.ndarray) -> dict[str, jax.Array]:
         """Steps on rows [steps, runs, B]; mean metrics of each run."""
-        self.states, metrics = self._steps(self.states, self._arrays, rows)
+        self.states, metrics = self._steps(self.states, self._own, self._arrays, rows)
         return metrics
 
     def params(self) -> list[dict]:
@@ -91,12 +74,20 @@ class Fleet:
         return [jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(count)]
 
 
+TRACED = ("seed", "discount", "agent.alpha", "agent.temperature", "agent.expectile")
+"""Settings in which the runs of a fleet may differ: numbers that no shape and no choice depends on."""
+
+
 @dataclasses.dataclass(frozen=True)
-class _Seeded:
-    """A config whose seed may be traced."""
+class _With:
+    """A config in which these values, {dotted name: value}, are others."""
 
     _config: Any
-    seed: Any
+    _values: dict[str, Any]
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._config, name)
+        if name in self._values:
+            return self._values[name]
+        inner = {key.removeprefix(f"{name}."): value for key, value in self._values.items() if key.startswith(f"{name}.")}
+        value = getattr(self._config, name)
+        return _With(value, inner) if inner else value

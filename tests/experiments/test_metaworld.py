@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import fleet, metaworld
+from benchmarks import fleet, metaworld, packs
 from experiments import metaworld_benchmark
 from experiments.metaworld_recipes import METHODS, RECIPES
 from qt_jax.training.config import validate
@@ -41,10 +41,10 @@ def test_a_pack_is_run_once(config, tmp_path):
     other.seed += 1
     coarse = other.copy_and_resolve_references()
     coarse.data.bins, coarse.data.segment_length = 8, 7
-    fleet.pack({"one": config, "other": other, "coarse": coarse}, tmp_path / "tiny.pack")
-    output = tmp_path / "runs.jsonl"
+    pack, output = tmp_path / "tiny.pack", tmp_path / "runs.jsonl"
+    packs.write({"one": config, "other": other, "coarse": coarse}, pack, commit="abc")
     for _ in range(2):
-        fleet.run(tmp_path / "tiny.pack", output, processes=1, together=2, commit="abc")
+        fleet.run(pack, output, together=2, processes=1)
         lines = [json.loads(line) for line in output.read_text().splitlines()]
         assert [line["run"] for line in lines] == ["one", "other", "coarse"]
     assert all(list(line["success"]) == ["faucet-open", "faucet-close"] for line in lines)

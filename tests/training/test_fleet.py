@@ -23,12 +23,12 @@ def test_a_fleet_takes_the_steps_of_the_loop(config):
     groups = mixture.groups(recipe.mixture, recipe.cutting)
     pool = loader.read_pool(recipe, groups)
     arrays, offsets = fleet.joined([pool, pool])
-    seeds = (config.seed + 1, config.seed)
-    draws = [fleet.Draws(fleet.Run(groups, seed), pool, offset, config.data.batch_size, config.data.shuffle_episodes)
-             for seed, offset in zip(seeds, offsets)]  # fmt: skip
-    runs = fleet.Fleet(frozen, network, arrays, seeds)
-    for steps in (4, 2):
-        metrics = runs.train(np.stack([d.take(steps) for d in draws], axis=1))
+    own = [{"seed": config.seed + 1, "agent.alpha": 3.0}, {"seed": config.seed, "agent.alpha": config.agent.alpha}]
+    settings = {"steps": 6, "batch_size": config.data.batch_size, "shuffle_episodes": config.data.shuffle_episodes}
+    rows = [fleet.rows(groups, pool, seed=values["seed"], **settings) + offset for values, offset in zip(own, offsets)]
+    runs = fleet.Fleet(frozen, network, arrays, own)
+    for part in np.split(np.stack(rows, axis=1), [4]):
+        metrics = runs.train(part)
     assert metrics["loss"].shape == (2,)
     other, same = runs.params()
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), alone.params, same)

@@ -1,0 +1,116 @@
+"""All that many small state-only runs need, in one file: on the machine that trains them there need be no TFDS, RLDS files or text encoder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import lzma
+import pickle
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from qt_jax.data.order import Group
+from qt_jax.data.pool import Pool
+from qt_jax.envs import metaworld_tasks as tasks
+from qt_jax.specs import ActionSpec, ObservationSpec
+from qt_jax.statistics import Statistics
+from qt_jax.training import checkpoints, fleet
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """One pool as a network sees it: its segments, statistics of its raw states, action and observation."""
+
+    pool: Pool
+    statistics: Statistics
+    action: ActionSpec
+    observation: ObservationSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One run of a job. data: number of what it is trained on, among the job's; groups: what it draws from; own: its `fleet.TRACED`."""
+
+    name: str
+    data: int
+    groups: tuple[Group, ...]
+    own: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """Runs that differ in data and `fleet.TRACED` alone: one program. config: plain, of one of them; data: which of the pack's."""
+
+    config: dict[str, Any]
+    data: tuple[int, ...]
+    members: tuple[Member, ...]
+
+    def config_of(self, member: Member) -> Any:
+        config = ml_collections.ConfigDict(checkpoints.frozen_config(self.config))
+        config.update_from_flattened_dict(member.own)
+        return ml_collections.FrozenConfigDict(config)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pack:
+    """sentences: {instruction: embedding}; facts: what is to stand in every run's row."""
+
+    data: list[Data]
+    instruction_dim: int
+    dt: float
+    sentences: dict[str, np.ndarray]
+    jobs: list[Job]
+    facts: dict[str, Any]
+
+
+def write(configs: dict[str, Any], path: Path, **facts: Any) -> None:
+    """Writes the file of these runs, {name: config}."""
+    from qt_jax import text
+    from qt_jax.cli import datasets
+    from qt_jax.data import loader, mixture
+    from qt_jax.training import inputs
+
+    wanted: dict[Any, tuple[Any, list[Group]]] = {}
+    programs: dict[str, list[tuple[str, Any, Any, tuple[Group, ...]]]] = {}
+    for run, config in configs.items():
+        frozen, recipe, assets = inputs.load(config, datasets.entries(config))
+        groups = mixture.groups(recipe.mixture, recipe.cutting)
+        key = config.data.path, config.data.step_penalty, config.discount, recipe.layout(0)  # all that decides what a segment holds
+        wanted.setdefault(key, (recipe, []))[1].extend(groups)
+        programs.setdefault(_program(frozen, recipe), []).append((run, frozen, key, groups))
+    data = [
+        Data(loader.read_pool(recipe, groups), layout.state, layout.network_action, layout.network_observation)
+        for (*_, layout), (recipe, groups) in wanted.items()
+    ]
+    numbers = {key: number for number, key in enumerate(wanted)}
+    jobs = []
+    for runs in programs.values():
+        own = tuple(sorted({numbers[key] for _, _, key, _ in runs}))
+        members = tuple(Member(run, own.index(numbers[key]), groups, _traced(frozen)) for run, frozen, key, groups in runs)
+        jobs.append(Job(checkpoints.plain_config(runs[0][1]), own, members))
+    sentences = {tasks.INSTRUCTIONS[task][0]: text.embed(tasks.INSTRUCTIONS[task][0]) for task in assets.data if task != "all"}
+    content = Pack(data, assets.instruction_dim, assets.datasets["collected"].dt, sentences, jobs, facts)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(lzma.compress(pickle.dumps(content), preset=1))
+    print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB, {len(data)} pools, {len(jobs)} programs, {len(configs)} runs")
+
+
+def read(path: Path) -> Pack:
+    return pickle.loads(lzma.decompress(path.read_bytes()))
+
+
+def _traced(config: Any) -> dict[str, float]:
+    places = {name: (config[name.split(".")[0]] if "." in name else config, name.split(".")[-1]) for name in fleet.TRACED}
+    return {name: section[key] for name, (section, key) in places.items() if key in section}
+
+
+def _program(config: Any, recipe: Any) -> str:
+    """Equal for runs that are the same program."""
+    shared = ml_collections.ConfigDict(config)
+    shared.update_from_flattened_dict({name: type(value)(0) for name, value in _traced(config).items()})
+    program = {name: part for name, part in checkpoints.plain_config(shared).items() if name not in ("data", "workdir", "collect")}
+    data = [config.data.batch_size, str(config.data.augment), repr((recipe.layout(0).network_action, recipe.cutting))]
+    return json.dumps([program, data], sort_keys=True)
