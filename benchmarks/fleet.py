@@ -1,4 +1,4 @@
-"""`python -m benchmarks.fleet PACK OUTPUT [--together N]`: trains and evaluates the runs of a pack (packs.py) that OUTPUT does not hold yet.
+"""`python -m benchmarks.fleet PACK OUTPUT [--together N]`: trains and evaluates the runs of a pack that OUTPUT does not hold yet.
 
 OUTPUT gets a JSON line a run, as they are done: stop it at any time. Each CPU core has runs of its own; with `--together=N` the machine's
 accelerator trains up to N runs of one program at once (training/fleet.py) and the CPU cores evaluate them.
@@ -38,7 +38,7 @@ from qt_jax.training import checkpoints, fleet
 CHUNK = 250
 """Steps between metrics."""
 
-PROGRAMS = 4
+PROGRAMS = 3
 """Jobs that an accelerator has at once: while one trains, others are compiled."""
 
 
@@ -59,22 +59,20 @@ def _network(content: Pack, job: Job) -> Network:
     return Network.create(checkpoints.frozen_config(job.config).model, data.action, data.observation, content.instruction_dim)
 
 
-def rows(content: Pack, unit: Unit) -> np.ndarray:
-    """What every run of the unit draws from its pool: int32 [steps, runs, B]."""
-    job, members = unit.of(content)
-    config = checkpoints.frozen_config(job.config)
+def rows(content: Pack, job: Job, member: Member) -> np.ndarray:
+    """What a run draws from its pool: int32 [steps, B]."""
+    config, pool = checkpoints.frozen_config(job.config), content.data[job.data[member.data]].pool
     settings = {"steps": config.train.steps, "batch_size": config.data.batch_size, "shuffle_episodes": config.data.shuffle_episodes}
-    pool = lambda member: content.data[job.data[member.data]].pool
-    return np.stack([fleet.rows(m.groups, pool(m), seed=int(m.own["seed"]), **settings) for m in members], axis=1)
+    return fleet.rows(member.groups, pool, seed=int(member.own["seed"]), **settings)
 
 
-def train(content: Pack, unit: Unit, drawn: np.ndarray) -> tuple[list[dict[str, Any]], list[dict]]:
-    """Of each run of the unit what is to be known about its training, and its parameters."""
+def train(content: Pack, unit: Unit, drawn: Sequence[np.ndarray]) -> tuple[list[dict[str, Any]], list[dict]]:
+    """Of each run of the unit, with its `rows`, what is to be known about its training, and its parameters."""
     job, members = unit.of(content)
     arrays, offsets = fleet.joined([content.data[number].pool for number in job.data])  # of all: whoever of them runs, it is one program
     began, metrics = time.time(), {}
     runs = fleet.Fleet(checkpoints.frozen_config(job.config), _network(content, job), arrays, [member.own for member in members])
-    drawn = drawn + np.asarray([offsets[member.data] for member in members], np.int32)[:, None]
+    drawn = np.stack([own + offsets[member.data] for own, member in zip(drawn, members)], axis=1)
     for start in range(0, len(drawn), CHUNK):
         metrics = jax.device_get(runs.train(drawn[start : start + CHUNK]))
     facts = {"together": len(members), "train_s": time.time() - began, "device": jax.devices()[0].device_kind}
@@ -128,8 +126,9 @@ def _open(path: Path) -> None:
     _OPENED["pack"] = packs.read(path)
 
 
-def _rows(unit: Unit) -> np.ndarray:
-    return rows(_OPENED["pack"], unit)
+def _rows(unit: Unit, place: int) -> np.ndarray:
+    job, members = unit.of(_OPENED["pack"])
+    return rows(_OPENED["pack"], job, members[place])
 
 
 def _evaluate(unit: Unit, place: int, facts: dict[str, Any], params: dict) -> dict[str, Any]:
@@ -145,15 +144,15 @@ def _evaluate(unit: Unit, place: int, facts: dict[str, Any], params: dict) -> di
 
 
 def _do(unit: Unit) -> list[dict[str, Any]]:
-    facts, params = train(_OPENED["pack"], unit, _rows(unit))
+    facts, params = train(_OPENED["pack"], unit, [_rows(unit, place) for place in range(len(unit.members))])
     return [_evaluate(unit, place, *each) for place, each in enumerate(zip(facts, params))]
 
 
 def _on_accelerator(pool: Any, content: Pack, units: Sequence[Unit]) -> Iterator[dict[str, Any]]:
-    drawn = [pool.apply_async(_rows, (unit,)) for unit in units]
+    drawn = [[pool.apply_async(_rows, (unit, place)) for place in range(len(unit.members))] for unit in units]
 
     def train_one(number: int) -> list[Any]:
-        facts, params = train(content, units[number], drawn[number].get())
+        facts, params = train(content, units[number], [own.get() for own in drawn[number]])
         return [pool.apply_async(_evaluate, (units[number], place, *each)) for place, each in enumerate(zip(facts, params))]
 
     with concurrent.futures.ThreadPoolExecutor(PROGRAMS) as threads:

@@ -1,4 +1,4 @@
-"""All that many small state-only runs need, in one file: on the machine that trains them there need be no TFDS, RLDS files or text encoder."""
+"""All that many small state-only runs need, in one file: what trains them needs no TFDS, no RLDS files and no text encoder."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def write(configs: dict[str, Any], path: Path, **facts: Any) -> None:
     for run, config in configs.items():
         frozen, recipe, assets = inputs.load(config, datasets.entries(config))
         groups = mixture.groups(recipe.mixture, recipe.cutting)
-        key = config.data.path, config.data.step_penalty, config.discount, recipe.layout(0)  # all that decides what a segment holds
+        key = config.data.path, config.data.step_penalty, recipe.layout(0)  # all that decides what a segment holds
         wanted.setdefault(key, (recipe, []))[1].extend(groups)
         programs.setdefault(_program(frozen, recipe), []).append((run, frozen, key, groups))
     data = [

@@ -40,6 +40,7 @@ class Recipe:
     dt_ref: float
     value_range: tuple[float, float]
     step_penalty: float
+    time_limits: str
     relabel_rate: float
     paraphrase_cosine: float
     seed: int
@@ -50,7 +51,7 @@ class Recipe:
     def layout(self, source: int) -> Layout:
         own = self.mixture.sources[source]
         return Layout(own.action, self.mixture.action, self.mixture.observation, self.state_statistics[own.name], self.cutting,
-                      self.discount, self.dt_ref, self.value_range)  # fmt: skip
+                      self.discount, self.dt_ref, self.value_range, self.time_limits)  # fmt: skip
 
 
 class SegmentReader:

@@ -58,6 +58,9 @@ class Cutting:
         return has_context & has_bootstrap & (step < episode_length)
 
 
+TIME_LIMITS = ("bootstrap", "terminal")
+
+
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """How one dataset's numbers go into the network's arrays.
@@ -73,6 +76,7 @@ class Layout:
     discount: float
     dt_ref: float
     value_range: tuple[float, float]
+    time_limits: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +101,8 @@ def table_dtype(action: ActionSpec, observation: ObservationSpec, length: int) -
 
 def prepare(episode: Episode, embedding: np.ndarray, layout: Layout) -> Prepared:
     """Raises a UserError if a return lies outside the value range."""
+    if layout.time_limits == "terminal":
+        episode = dataclasses.replace(episode, terminal=True)
     network, observation = layout.network_action, layout.network_observation
     bins = layout.own.bins_in(network)
     tokens = np.zeros((episode.length, network.dims), np.int32)

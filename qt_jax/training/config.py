@@ -10,6 +10,7 @@ from ml_collections import config_dict
 from qt_jax import agents, losses, text
 from qt_jax.data.mixture import ACTION_BOUNDS, FILTERS
 from qt_jax.data.mixtures import KINDS
+from qt_jax.data.segments import TIME_LIMITS
 from qt_jax.errors import UserError
 from qt_jax.models import q_transformer as model
 from qt_jax.models import remat
@@ -51,6 +52,7 @@ def default_config(agent: str = "q_transformer") -> ml_collections.ConfigDict:
     config.data.workers = 0  # processes that read and decode; 0: the training process does
     config.data.max_skipped = 0  # damaged episodes of a dataset that may be left out
     config.data.step_penalty = 0.0  # taken from the reward of every step
+    config.data.time_limits = "bootstrap"  # from o_T, where one cut an episode short; or "terminal": such an episode ended with nothing
     config.data.relabel_rate = 0.0  # of the episodes, told another task's instruction, at which they failed (hindsight)
     config.data.paraphrase_cosine = 0.9  # instructions nearer than this are the same task to hindsight
     config.data.augment = augment.get_config()
@@ -110,6 +112,7 @@ def validate(config: Any, devices: int) -> None:
     require(config.data.episodes in FILTERS, "data.episodes", f"one of {FILTERS}")
     require(0 <= config.data.validation_fraction < 1, "data.validation_fraction", "a number in [0, 1)")
     require(config.data.action_bounds in ACTION_BOUNDS, "data.action_bounds", f"one of {ACTION_BOUNDS}")
+    require(config.data.time_limits in TIME_LIMITS, "data.time_limits", f"one of {TIME_LIMITS}")
     require(0 <= config.data.relabel_rate < 1, "data.relabel_rate", "a share in [0, 1)")
     require(0 < config.data.paraphrase_cosine <= 1, "data.paraphrase_cosine", "a number in (0, 1]")
     for key in ("image_size", "bins", "workers", "max_skipped", "step_penalty", "memory_mib"):

@@ -36,6 +36,7 @@ def load(config: Any, entries: Sequence[Entry]) -> tuple[ml_collections.FrozenCo
         dt_ref=config.dt_ref,
         value_range=config.value_range,
         step_penalty=config.data.step_penalty,
+        time_limits=config.data.time_limits,
         relabel_rate=config.data.relabel_rate,
         paraphrase_cosine=config.data.paraphrase_cosine,
         seed=config.seed,

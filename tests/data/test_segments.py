@@ -26,9 +26,9 @@ def make_episode(length: int, terminal: bool = True, dt: float = 1.0) -> Episode
                    rewards, terminal, terminal, dt)  # fmt: skip
 
 
-def cut(episode, number, cutting, network_action=ACTION, cameras=(), state_dim=1):
+def cut(episode, number, cutting, network_action=ACTION, cameras=(), state_dim=1, time_limits="bootstrap"):
     observation = ObservationSpec(cameras, (8, 8), state_dim, "")
-    layout = Layout(ACTION, network_action, observation, unit_statistics(1), cutting, 0.5, 1.0, (0.0, 1.0))
+    layout = Layout(ACTION, network_action, observation, unit_statistics(1), cutting, 0.5, 1.0, (0.0, 1.0), time_limits)
     rows = segments.Rows(layout, 4, 1, Buffers())
     rows.fill(0, segments.prepare(episode, np.zeros(4, np.float32), layout), number, cutting)
     batch = rows.segment()
@@ -59,6 +59,14 @@ def test_too_short_segments_are_refused():
 def test_monte_carlo_returns_over_the_whole_episode():
     np.testing.assert_allclose(monte_carlo_returns(make_episode(3), 0.5, 1.0, 0.0), [0.25, 0.5, 1.0])
     np.testing.assert_allclose(monte_carlo_returns(make_episode(2, dt=2.0), 0.5, 1.0, 0.0), [0.25, 1.0])
+
+
+def test_a_time_limit_may_end_an_episode_for_good():
+    cutting = Cutting(8, 1, 1)
+    bootstrapped, ended = (cut(make_episode(3, terminal=False), 0, cutting, time_limits=limits) for limits in ("bootstrap", "terminal"))
+    np.testing.assert_array_equal(bootstrapped.pop("is_terminal"), [False] * 8)
+    np.testing.assert_array_equal(ended.pop("is_terminal"), [False] * 3 + [True] + [False] * 4)
+    jax.tree.map(np.testing.assert_array_equal, bootstrapped, ended)
 
 
 def test_monte_carlo_of_a_truncated_episode_is_a_lower_bound_with_q_min():
