@@ -38,7 +38,7 @@ from qt_jax.training import checkpoints, fleet
 CHUNK = 250
 """Steps between metrics."""
 
-PROGRAMS = 3
+PROGRAMS = 4
 """Jobs that an accelerator has at once: while one trains, others are compiled."""
 
 

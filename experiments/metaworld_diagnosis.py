@@ -22,6 +22,7 @@ def get_config(arguments: str = "q_transformer.half,few_noise,0") -> ml_collecti
     config.collect.autonomous = 120
     config.evaluate.episodes = 6
     config.evaluate.max_decisions = 60
+    config.train.steps = 2000
     config.data.limits = CELLS[cell]
     config.update_from_flattened_dict(TRIES[agent][name])
     return config

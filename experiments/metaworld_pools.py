@@ -32,14 +32,14 @@ def get_config(suite: str, agent: str, seed: int) -> ml_collections.ConfigDict:
     config.data.path = f"data/{suite}/{seed}"
     config.data.validation_fraction = 0.0
     config.data.segment_length = 5
-    config.data.batch_size = 64
+    config.data.batch_size = 32
     config.model.window = 1
     config.model.layers = 2
     config.optimizer.learning_rate = 1e-3
-    config.train.steps = 3000
+    config.train.steps = 2500
     config.train.log_every = 100
     config.train.validate_every = 1000
-    config.train.checkpoint_every = 3000
+    config.train.checkpoint_every = 2500
     config.evaluate = settings.get_config()
     config.evaluate.episodes = 10
     config.evaluate.num_envs = 5

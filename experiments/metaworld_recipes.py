@@ -55,13 +55,13 @@ def apply(config: ml_collections.ConfigDict, settings: dict[str, Any], recipe: s
 
 
 METHODS = {
-    "q_transformer": ("q_transformer", TRIES["q_transformer"]["half_logistic"]),
+    "q_transformer": ("q_transformer", TRIES["q_transformer"]["half_fast_ended"]),
     "bc_all": ("bc", TRIES["bc"]["all"]),
     "bc_successes": ("bc", TRIES["bc"]["half"]),
     "bc_demonstrations": ("bc", TRIES["bc"]["demonstrations"]),
     "decision_transformer": ("decision_transformer", TRIES["decision_transformer"]["half"]),
     "iql": ("iql", TRIES["iql"]["half"]),
-    "cql": ("cql", TRIES["cql"]["half_strong"]),
+    "cql": ("cql", TRIES["cql"]["half_fast"]),
     "awac": ("awac", TRIES["awac"]["half_positive"]),
 }
-METHODS |= {f"q_transformer.{name}": ("q_transformer", TRIES["q_transformer"]["half_logistic"] | a) for name, a in ABLATIONS.items()}
+METHODS |= {f"q_transformer.{name}": ("q_transformer", TRIES["q_transformer"]["half_fast_ended"] | a) for name, a in ABLATIONS.items()}

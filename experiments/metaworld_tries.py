@@ -3,18 +3,17 @@
 `metaworld_diagnosis.py` names a try and a cell: `--config=experiments/metaworld_diagnosis.py:q_transformer.half,few_noise,3`.
 """
 
-HALF, MOSTLY, DROPOUT = {"data.balance.demonstrations": 0.5}, {"data.balance.demonstrations": 0.8}, {"model.dropout": 0.1}
+HALF, MOSTLY, SOME = ({"data.balance.demonstrations": share} for share in (0.5, 0.8, 0.3))
+DROPOUT = {"model.dropout": 0.1}
 POSITIVE, LOGISTIC = {"agent.positive_filter": True}, {"agent.value_loss": "logistic"}
-SHORT, WINDOW = {"discount": 0.95}, {"model.window": 2, "data.segment_length": 6}
 SUCCESSES, DEMONSTRATIONS = {"data.episodes": "successes"}, {"data.episodes": "demonstrations"}
+FAST, FASTER = {"agent.target_rate": 0.03}, {"agent.target_rate": 0.1}
+ENDED = {"data.time_limits": "terminal"}
+SKIP_5 = {"agent.backup": "skip", "agent.n_step": 5, "data.segment_length": 9}
 
 
 def alpha(value: float) -> dict[str, float]:
     return {"agent.alpha": value}
-
-
-def n_step(n: int) -> dict[str, int]:
-    return {"agent.n_step": n, "data.segment_length": 4 + n}
 
 
 def implicit(expectile: float, temperature: float) -> dict[str, float]:
@@ -27,14 +26,14 @@ def weighted(temperature: float) -> dict[str, float]:
 
 TRIES = {
     "q_transformer": {
-        "half_logistic": HALF | LOGISTIC | alpha(10.0),
-        "half_logistic_n5": HALF | LOGISTIC | alpha(10.0) | n_step(5),
-        "half_logistic_n10": HALF | LOGISTIC | alpha(10.0) | n_step(10),
-        "half_logistic_n10_dropout": HALF | LOGISTIC | alpha(10.0) | n_step(10) | DROPOUT,
-        "half_logistic_n10_mild": HALF | LOGISTIC | alpha(3.0) | n_step(10),
-        "half_logistic_n10_weak": HALF | LOGISTIC | alpha(1.0) | n_step(10),
-        "half_logistic_short": HALF | LOGISTIC | alpha(10.0) | SHORT,
-        "half_logistic_short_n5": HALF | LOGISTIC | alpha(10.0) | SHORT | n_step(5),
+        "half": HALF | LOGISTIC | alpha(10.0),
+        "half_fast": HALF | LOGISTIC | alpha(10.0) | FAST,
+        "half_fast_ended": HALF | LOGISTIC | alpha(10.0) | FAST | ENDED,
+        "half_faster_ended": HALF | LOGISTIC | alpha(10.0) | FASTER | ENDED,
+        "half_fast_ended_mild": HALF | LOGISTIC | alpha(3.0) | FAST | ENDED,
+        "half_fast_ended_dropout": HALF | LOGISTIC | alpha(10.0) | FAST | ENDED | DROPOUT,
+        "half_fast_ended_skip_5": HALF | LOGISTIC | alpha(10.0) | FAST | ENDED | SKIP_5,
+        "half_fast_ended_skip_5_mild": HALF | LOGISTIC | alpha(3.0) | FAST | ENDED | SKIP_5,
     },
     "bc": {
         "all": {},
@@ -48,43 +47,43 @@ TRIES = {
     },
     "decision_transformer": {
         "all": {},
+        "some": SOME,
         "half": HALF,
         "mostly": MOSTLY,
         "dropout": DROPOUT,
+        "some_dropout": SOME | DROPOUT,
         "half_dropout": HALF | DROPOUT,
         "mostly_dropout": MOSTLY | DROPOUT,
-        "half_window": HALF | WINDOW,
-        "dropout_window": DROPOUT | WINDOW,
     },
     "iql": {
         "mild": implicit(0.7, 0.1),
         "half": HALF | implicit(0.7, 0.1),
-        "mostly": MOSTLY | implicit(0.7, 0.1),
-        "half_sharp": HALF | implicit(0.9, 0.03),
-        "half_dropout": HALF | DROPOUT | implicit(0.7, 0.03),
-        "mostly_dropout": MOSTLY | DROPOUT | implicit(0.9, 0.03),
-        "half_dropout_n10": HALF | DROPOUT | implicit(0.7, 0.03) | n_step(10),
-        "half_dropout_n10_sharp": HALF | DROPOUT | implicit(0.9, 0.01) | n_step(10),
+        "half_fast": HALF | FAST | implicit(0.7, 0.03),
+        "half_fast_sharp": HALF | FAST | implicit(0.9, 0.03),
+        "mostly_fast": MOSTLY | FAST | implicit(0.7, 0.03),
+        "half_dropout": HALF | DROPOUT | implicit(0.7, 0.1),
+        "half_fast_ended_dropout": HALF | FAST | ENDED | DROPOUT | implicit(0.7, 0.03),
+        "mostly_fast_ended_dropout": MOSTLY | FAST | ENDED | DROPOUT | implicit(0.7, 0.1),
     },
     "cql": {
         "mild": alpha(0.1),
-        "strong": alpha(1.0),
-        "stronger": alpha(10.0),
         "half_mild": HALF | alpha(0.1),
-        "half_strong": HALF | alpha(1.0),
-        "half_stronger": HALF | alpha(10.0),
-        "half_strong_n10": HALF | alpha(1.0) | n_step(10),
-        "half_strong_dropout": HALF | alpha(1.0) | DROPOUT,
+        "half": HALF | alpha(1.0),
+        "half_strong": HALF | alpha(10.0),
+        "half_fast": HALF | FAST | alpha(1.0),
+        "half_fast_ended": HALF | FAST | ENDED | alpha(1.0),
+        "half_fast_ended_strong": HALF | FAST | ENDED | alpha(10.0),
+        "half_fast_ended_dropout": HALF | FAST | ENDED | DROPOUT | alpha(1.0),
     },
     "awac": {
         "mild": weighted(0.1),
-        "positive": POSITIVE | weighted(0.1),
-        "half_positive": HALF | POSITIVE | weighted(0.1),
         "half_sharp": HALF | weighted(0.03),
-        "half_positive_sharp": HALF | POSITIVE | weighted(0.03),
+        "half_positive": HALF | POSITIVE | weighted(0.1),
+        "half_positive_fast_ended": HALF | POSITIVE | FAST | ENDED | weighted(0.1),
+        "half_positive_fast_ended_sharp": HALF | POSITIVE | FAST | ENDED | weighted(0.03),
         "half_positive_dropout": HALF | POSITIVE | DROPOUT | weighted(0.1),
-        "mostly_positive_dropout": MOSTLY | POSITIVE | DROPOUT | weighted(0.1),
-        "half_positive_dropout_n10": HALF | POSITIVE | DROPOUT | weighted(0.1) | n_step(10),
+        "half_positive_fast_ended_dropout": HALF | POSITIVE | FAST | ENDED | DROPOUT | weighted(0.1),
+        "mostly_positive_fast_ended_dropout": MOSTLY | POSITIVE | FAST | ENDED | DROPOUT | weighted(0.1),
     },
 }
 

@@ -74,7 +74,7 @@ class Fleet:
         return [jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(count)]
 
 
-TRACED = ("seed", "discount", "agent.alpha", "agent.temperature", "agent.expectile")
+TRACED = ("seed", "discount", "agent.alpha", "agent.temperature", "agent.expectile", "agent.target_rate")
 """Settings in which the runs of a fleet may differ: numbers that no shape and no choice depends on."""
 
 
