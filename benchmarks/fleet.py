@@ -54,7 +54,7 @@ class Unit:
         return job, [job.members[number] for number in self.members]
 
 
-def _network(content: Pack, job: Job) -> Network:
+def network_of(content: Pack, job: Job) -> Network:
     data = content.data[job.data[0]]
     return Network.create(checkpoints.frozen_config(job.config).model, data.action, data.observation, content.instruction_dim)
 
@@ -71,7 +71,7 @@ def train(content: Pack, unit: Unit, drawn: Sequence[np.ndarray]) -> tuple[list[
     job, members = unit.of(content)
     arrays, offsets = fleet.joined([content.data[number].pool for number in job.data])  # of all: whoever of them runs, it is one program
     began, metrics = time.time(), {}
-    runs = fleet.Fleet(checkpoints.frozen_config(job.config), _network(content, job), arrays, [member.own for member in members])
+    runs = fleet.Fleet(checkpoints.frozen_config(job.config), network_of(content, job), arrays, [member.own for member in members])
     drawn = np.stack([own + offsets[member.data] for own, member in zip(drawn, members)], axis=1)
     for start in range(0, len(drawn), CHUNK):
         metrics = jax.device_get(runs.train(drawn[start : start + CHUNK]))
@@ -101,7 +101,7 @@ def evaluate(content: Pack, job: Job, member: Member, params: dict, environments
     action = data.action
     spec = PolicySpec(action, data.observation, action.slots_in(action), config.model.window, content.instruction_dim, "packed",
                       agents.get(config.agent.name).SCORE_NAME, content.dt)  # fmt: skip
-    made = live.of_robot(config, _network(content, job), spec, data.statistics, beam=1)
+    made = live.of_robot(config, network_of(content, job), spec, data.statistics, beam=1)
     policy = Policy(spec, data.statistics, params, made.encode, made.decode, config.evaluate.num_envs)
     actor = Sessions(policy, content.sentences.__getitem__)
     seed = lambda job: collectors.environment_seed(collectors.episode_seed("evaluate", config.evaluate.seed, job.task, job.index))
@@ -117,7 +117,7 @@ def evaluate(content: Pack, job: Job, member: Member, params: dict, environments
 _OPENED: dict[str, Any] = {}
 
 
-def _open(path: Path) -> None:
+def open_pack(path: Path) -> None:
     """In a worker, before JAX has a backend: one thread on a CPU, whose other cores have workers of their own; no rendering."""
     os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
     os.environ["MUJOCO_GL"] = os.environ["QT_JAX_GL_PROBED"] = "disable"
@@ -126,14 +126,19 @@ def _open(path: Path) -> None:
     _OPENED["pack"] = packs.read(path)
 
 
+def opened() -> Pack:
+    """A worker's pack."""
+    return _OPENED["pack"]
+
+
 def _rows(unit: Unit, place: int) -> np.ndarray:
-    job, members = unit.of(_OPENED["pack"])
-    return rows(_OPENED["pack"], job, members[place])
+    job, members = unit.of(opened())
+    return rows(opened(), job, members[place])
 
 
 def _evaluate(unit: Unit, place: int, facts: dict[str, Any], params: dict) -> dict[str, Any]:
     """The row of one run of the unit."""
-    content, start = _OPENED["pack"], time.time()
+    content, start = opened(), time.time()
     job, members = unit.of(content)
     config = checkpoints.frozen_config(job.config)
     settings = ml_collections.ConfigDict(config.env)
@@ -144,7 +149,7 @@ def _evaluate(unit: Unit, place: int, facts: dict[str, Any], params: dict) -> di
 
 
 def _do(unit: Unit) -> list[dict[str, Any]]:
-    facts, params = train(_OPENED["pack"], unit, [_rows(unit, place) for place in range(len(unit.members))])
+    facts, params = train(opened(), unit, [_rows(unit, place) for place in range(len(unit.members))])
     return [_evaluate(unit, place, *each) for place, each in enumerate(zip(facts, params))]
 
 
@@ -171,7 +176,7 @@ def run(path: Path, output: Path, together: int, processes: int | None = None) -
         left = [place for place, member in enumerate(job.members) if member.name not in known]
         units += [Unit(number, tuple(left[i : i + together])) for i in range(0, len(left), together)]
     count = sum(len(unit.members) for unit in units)
-    with multiprocessing.get_context("spawn").Pool(processes or os.cpu_count(), _open, (path,)) as pool, open(output, "a") as file:
+    with multiprocessing.get_context("spawn").Pool(processes or os.cpu_count(), open_pack, (path,)) as pool, open(output, "a") as file:
         if together == 1:
             done = (row for rows in pool.imap_unordered(_do, units) for row in rows)
         else:

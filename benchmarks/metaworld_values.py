@@ -1,0 +1,64 @@
+"""`python -m benchmarks.metaworld_values`: whether Q-Transformer's values tell what failed from what succeeded, on the autonomous episodes
+that it was trained on (the diagnosis' systematic failures). A line a try and seed in experiments/results/metaworld/values.jsonl.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from scipy.stats import mannwhitneyu
+
+from benchmarks import fleet, packs, runs
+from benchmarks.metaworld import RESULTS
+from experiments import metaworld_diagnosis
+from qt_jax.agents import q_transformer
+from qt_jax.training.fleet import gather, joined
+
+TRIES = ("half", "half_fast", "half_fast_ended", "half_fast_ended_skip_5")
+SEEDS = (0, 1, 2)
+PACK = Path(".fleet/values.pack")
+DEMONSTRATIONS = 0
+"""Place of their group where a batch is balanced; the others' episodes are autonomous."""
+
+
+def separation(content: packs.Pack, job: packs.Job, member: packs.Member, params: dict) -> dict[str, float]:
+    """Mean Q of the action taken at each segment's first step, of episodes that succeeded and that failed, and the AUC of Q for success
+    (.5: the values do not tell them apart)."""
+    config, network, pool = job.config_of(member), fleet.network_of(content, job), content.data[job.data[member.data]].pool
+    arrays, _ = joined([pool])
+    autonomous = [group for place, group in enumerate(member.groups) if place != DEMONSTRATIONS]
+    episodes = [(group.source, int(e), cuts) for group in autonomous for e, cuts in zip(group.episodes, group.cuts)]
+    rows = np.concatenate([pool.first[source, episode] + np.arange(cuts) for source, episode, cuts in episodes])
+    values = jax.jit(lambda rows: q_transformer.first_step_values(config, network, params, gather(arrays, rows)))
+    q = np.concatenate([values(part) for part in np.array_split(rows, -(-len(rows) // 512))])
+    success = arrays["success"][rows]
+    auc = mannwhitneyu(q[success], q[~success]).statistic / (success.sum() * (~success).sum())
+    return {"q_success": float(q[success].mean()), "q_failure": float(q[~success].mean()), "auc": float(auc)}
+
+
+def _row(unit: fleet.Unit) -> dict[str, Any]:
+    content = fleet.opened()
+    job, (member,) = unit.of(content)
+    _, (params,) = fleet.train(content, unit, [fleet.rows(content, job, member)])
+    return {"run": member.name} | separation(content, job, member, params) | content.facts
+
+
+def main() -> None:
+    names = [f"q_transformer.{name},few_systematic,{seed}" for seed in SEEDS for name in TRIES]
+    commit = runs.code_commit("experiments")
+    packs.write({name: metaworld_diagnosis.get_config(name) for name in names}, PACK, commit=commit)
+    jobs = packs.read(PACK).jobs
+    units = [fleet.Unit(number, (place,)) for number, job in enumerate(jobs) for place in range(len(job.members))]
+    with multiprocessing.get_context("spawn").Pool(os.cpu_count(), fleet.open_pack, (PACK,)) as pool:
+        rows = sorted(pool.imap_unordered(_row, units), key=lambda row: row["run"])
+    (RESULTS / "values.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+if __name__ == "__main__":
+    main()
