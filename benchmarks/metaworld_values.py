@@ -35,7 +35,8 @@ def separation(content: packs.Pack, job: packs.Job, member: packs.Member, params
     autonomous = [group for place, group in enumerate(member.groups) if place != DEMONSTRATIONS]
     episodes = [(group.source, int(e), cuts) for group in autonomous for e, cuts in zip(group.episodes, group.cuts)]
     rows = np.concatenate([pool.first[source, episode] + np.arange(cuts) for source, episode, cuts in episodes])
-    values = jax.jit(lambda rows: q_transformer.first_step_values(config, network, params, gather(arrays, rows)))
+    on_device = jax.device_put(arrays)
+    values = jax.jit(lambda rows: q_transformer.first_step_values(config, network, params, gather(on_device, rows)))
     q = np.concatenate([values(part) for part in np.array_split(rows, -(-len(rows) // 512))])
     success = arrays["success"][rows]
     auc = mannwhitneyu(q[success], q[~success]).statistic / (success.sum() * (~success).sum())
