@@ -33,7 +33,7 @@ test-slow: $(STAMP) libtpu .beam/.installed .onnx/.installed .rerun/.installed
 	$(PY) -m pytest -m slow
 
 lint: $(STAMP)
-	$(VENV)/bin/ruff check qt_jax experiments benchmarks tests
+	$(VENV)/bin/ruff check qt_jax experiments launch benchmarks tests
 	$(VENV)/bin/lint-imports --no-logo
 
 bench-state: $(STAMP)

@@ -1,0 +1,132 @@
+"""What is to be run: an experiment with its settings, or each run of a sweep of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import math
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from qt_jax import storage
+from qt_jax.errors import EXIT_HUNG, EXIT_PEER_LOST, EXIT_PREEMPTED, UserError
+from qt_jax.training import checkpoints, mesh
+from qt_jax.training.config import validate
+
+AGAIN = (EXIT_PREEMPTED, EXIT_HUNG, EXIT_PEER_LOST, 134)
+"""Exit statuses after which the same command is started again; 134: JAX's own abort when process 0 is killed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run. overrides: {"agent.alpha": 3.0} beside those of all runs; settings: `--config.KEY=VALUE` of all that differs from the file;
+    evaluate: whether the trained policy is rolled out too."""
+
+    name: str
+    experiment: str
+    overrides: dict[str, Any]
+    settings: tuple[str, ...]
+    config: ml_collections.ConfigDict
+    evaluate: bool = False
+
+    @property
+    def workdir(self) -> str:
+        return self.config.workdir
+
+    def commands(self, python: str = "python") -> list[list[str]]:
+        """That start it, and that continue it wherever it was stopped."""
+        doors = ("train", "evaluate") if self.evaluate else ("train",)
+        return [[python, "-m", "qt_jax", door, f"--config={self.experiment}", *self.settings] for door in doors]
+
+    def shell(self, python: str = "python") -> str:
+        """`commands` as one line of a shell."""
+        return " && ".join(shlex.join(command) for command in self.commands(python))
+
+    def step(self) -> int:
+        """Of its last complete checkpoint; 0 where there is none."""
+        return checkpoints.latest_step(self.workdir) if checkpoints.exists(self.workdir) else 0
+
+    def finished(self) -> bool:
+        evaluated = not self.evaluate or (storage.directory(self.workdir) / "evaluation.json").exists()
+        return evaluated and self.step() >= self.config.train.steps
+
+
+def single(experiment: str, settings: Sequence[str], evaluate: bool = False) -> Run:
+    """The run of an experiment file. Raises a UserError for settings that the file does not have."""
+    config = resolve(experiment, settings)
+    return Run(Path(config.workdir).name, experiment, {}, tuple(settings), config, evaluate)
+
+
+def sweep(path: str, settings: Sequence[str], evaluate: bool = False) -> list[Run]:
+    """Every run of a sweep, each in a directory whose name says in what it differs: the same one whenever the sweep is expanded.
+
+    Args:
+        path: a file with CONFIG, an experiment file, and `overrides()`, which yields {"agent.alpha": 3.0, "seed": 1} for each run.
+        settings: `--config.KEY=VALUE` for all runs. A `config.workdir` among them is the directory of the whole sweep.
+
+    Raises:
+        UserError: for a file without these, runs that are the same, or settings that the experiment does not have.
+    """
+    module = _load(path)
+    root, others = f"runs/sweeps/{Path(path).stem}", []
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        root, others = (value, others) if key == "--config.workdir" else (root, [*others, setting])
+    runs = {}
+    for overrides in module.overrides():
+        name = name_of(overrides)
+        if name in runs or not overrides:
+            raise UserError(
+                f"{path}: overrides() gives the run {name or 'without any override'!r} twice; every run must differ from the others."
+            )
+        given = tuple(f"--config.{key}={value}" for key, value in ({"workdir": f"{root}/{name}"} | overrides).items())
+        runs[name] = Run(name, module.CONFIG, overrides, (*others, *given), resolve(module.CONFIG, (*others, *given)), evaluate)
+    if not runs:
+        raise UserError(f"{path}: overrides() gives no run.")
+    return list(runs.values())
+
+
+def name_of(overrides: dict[str, Any]) -> str:
+    """A directory's name: `alpha=3.0,seed=1`; with whole keys where two end alike."""
+    last = {key: key.rpartition(".")[2] for key in overrides}
+    shown = last if len(set(last.values())) == len(last) else {key: key for key in overrides}
+    return ",".join(f"{shown[key]}={re.sub('[^A-Za-z0-9.+_-]', '', str(value))}" for key, value in overrides.items())
+
+
+def resolve(experiment: str, settings: Sequence[str]) -> ml_collections.ConfigDict:
+    """The config of `--config=experiment` with these settings, as the doors read it.
+
+    Raises:
+        UserError: if there is no such file, setting or value.
+    """
+    given, values = ["launch", f"--config={experiment}", *settings], flags.FlagValues()
+    try:
+        config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=given)
+        values(given)
+        config = values.config
+        validate(config, math.prod(max(config.mesh[axis], 1) for axis in mesh.AXES))
+    except UserError:
+        raise
+    except Exception as error:  # whatever a config file or a value raised
+        while error.__cause__ is not None:
+            error = error.__cause__
+        raise UserError(f"{experiment} with {shlex.join(settings) or 'its own settings'}: {' '.join(str(error).split())}") from error
+    return config
+
+
+def _load(path: str) -> Any:
+    spec = importlib.util.spec_from_file_location("sweep", path)
+    if spec is None or not Path(path).exists():
+        raise UserError(f"There is no sweep {path}; give a file such as experiments/sweeps/alpha.py.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if missing := [name for name in ("CONFIG", "overrides") if not hasattr(module, name)]:
+        raise UserError(f"{path} has no {' and no '.join(missing)}; a sweep has CONFIG, an experiment file, and overrides(), a generator.")
+    return module

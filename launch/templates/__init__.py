@@ -1,0 +1,18 @@
+"""The scripts that launchers fill in."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+_FOLDER = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+)
+_FOLDER.filters["quote"] = shlex.quote
+
+
+def render(template: str, /, **values: Any) -> str:
+    return _FOLDER.get_template(template).render(values)

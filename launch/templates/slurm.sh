@@ -1,0 +1,35 @@
+#!/bin/bash
+#SBATCH --job-name={{ name }}
+#SBATCH --nodes={{ nodes }}
+#SBATCH --ntasks-per-node=1
+{% for option in options -%}
+#SBATCH {{ option }}
+{% endfor -%}
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --signal=TERM@{{ notice_s }}
+#SBATCH --output={{ log }}
+{%- if runs|length > 1 %}
+#SBATCH --array=0-{{ runs|length - 1 }}{{ at_once }}
+{%- endif %}
+# One task a host. {{ notice_s }} s before the time limit, and at a preemption, SLURM sends the tasks SIGTERM: they save and leave with 75.
+
+commands=(
+{%- for run in runs %}
+  {{ run.shell(python)|quote }}
+{%- endfor %}
+)
+cd {{ directory|quote }} || exit 2
+{%- for line in setup %}
+{{ line }}
+{%- endfor %}
+
+srun --kill-on-bad-exit=1 bash -c "${commands[${SLURM_ARRAY_TASK_ID:-0}]}"
+status=$?
+case $status in
+  {{ again|join('|') }})  # saved, hung or lost a process: the same command continues from the last checkpoint
+    if [ "${SLURM_RESTART_COUNT:-0}" -lt {{ restarts }} ]; then
+      scontrol requeue "$SLURM_JOB_ID" && sleep 60  # until SLURM ends this script
+    fi ;;
+esac
+exit $status

@@ -1,0 +1,64 @@
+"""Where a run came from, in its directory: `config.json`, the resolved config, and a line of `starts.jsonl` each time it starts."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import qt_jax
+from qt_jax import storage
+from qt_jax.training import checkpoints
+
+_VARIABLES = ("CUDA_VISIBLE_DEVICES", "JAX_", "LD_LIBRARY_PATH", "LIBTPU_", "MUJOCO_GL", "NCCL_", "SLURM_", "TPU_", "XLA_")
+"""Beginnings of the names of environment variables that are kept; others may hold secrets."""
+
+
+def record(config: Any) -> None:
+    """Writes both files of `config.workdir`; the first process does."""
+    if jax.process_index():
+        return
+    folder = storage.directory(config.workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    storage.replace_text(folder / "config.json", json.dumps(checkpoints.plain_config(config), indent=1, sort_keys=True) + "\n")
+    path = folder / "starts.jsonl"
+    before = path.read_text() if path.exists() else ""
+    storage.replace_text(path, before + json.dumps(_start()) + "\n")  # an object store cannot append
+
+
+def _start() -> dict[str, Any]:
+    devices = jax.devices()
+    return {
+        "time": time.time(),
+        "command": shlex.join([sys.executable, *sys.argv]),
+        "directory": os.getcwd(),
+        "qt_jax": qt_jax.__version__,
+        **_commit(Path(qt_jax.__file__).parent),
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "processes": jax.process_count(),
+        "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith(_VARIABLES)},
+        "packages": {package.name: package.version for package in importlib.metadata.distributions()},
+    }
+
+
+def _commit(package: Path) -> dict[str, Any]:
+    """The commit of the code, and the files that differ from it; nothing where it is not in a repository."""
+    git = lambda *arguments: subprocess.run(
+        ["git", "-C", str(package), *arguments], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "changed": git("status", "--porcelain").splitlines()}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "changed": []}

@@ -1,0 +1,119 @@
+"""Sweeps, and what each launcher would run."""
+
+import json
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from launch import results
+from launch.__main__ import main
+from launch.runs import name_of, resolve, single, sweep
+from qt_jax.errors import UserError
+from tests.conftest import ROOT
+
+SWEEP = "tests/launch/tiny_sweep.py"
+BUCKET = ("--config=tests/tiny.py", "--config.workdir=gs://lab/runs/tiny", "--config.agent.alpha=3.0")
+DRY = {
+    "slurm": ("--nodes=2", "--option=--gpus-per-node=8", "--python=python"),
+    "tpu-vm": ("--name=slice", "--zone=us-west4-a", "--accelerator=v5litepod-16", "--version=v2-alpha-tpuv5-lite", "--spot", "--delete"),
+    "gke": ("--image=r/qt:1", "--accelerator=tpu-v5-lite-podslice", "--topology=4x4", "--hosts=4", "--chips=4"),
+}
+LOCAL_SLURM = ("--config=tests/tiny.py", "--config.agent.alpha=3.0")
+
+
+def launch(*arguments, **settings):
+    command = [sys.executable, "-m", "launch", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, **settings)
+
+
+def rendered(where, capsys, *given):
+    main([where, *DRY[where], "--dry-run", *given])
+    return capsys.readouterr().out
+
+
+@pytest.mark.slow  # a minute
+def test_a_sweep_killed_halfway_ends_with_six_finished_runs_and_none_repeated(dataset_path, tmp_path):
+    settings = [f"--config.data.path={dataset_path}", f"--config.workdir={tmp_path}", "--config.env.cameras=()"]
+    settings += ["--config.train.steps=4", "--config.train.checkpoint_every=2"]
+    command = [sys.executable, "-m", "launch", "local", f"--sweep={SWEEP}", "--workers=2", *settings]
+    finished = lambda: sorted(path.parts[-3] for path in tmp_path.glob("*/checkpoints/4"))
+    first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while len(finished()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    first.send_signal(signal.SIGKILL)  # its runs go on, and hold their locks
+    before = finished()
+    assert 2 <= len(before) < 6
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert len(finished()) == 6
+    starts = {path.parent.name: len(path.read_text().splitlines()) for path in tmp_path.glob("*/starts.jsonl")}
+    assert all(starts[name] == 1 for name in before) and max(starts.values()) <= 2
+    for path in tmp_path.glob("*/metrics.jsonl"):
+        assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [4, 4]  # of training and of validation
+
+    results.collect(sweep(SWEEP, settings))
+    table = (tmp_path / "table.csv").read_text().splitlines()
+    assert table[0] == "agent.alpha,seed,step,validation/loss,workdir" and len(table) == 7 and "4/4" in table[1]
+    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_runs_have_stable_names_and_every_override_is_checked():
+    runs = sweep(SWEEP, ["--config.train.steps=7"])
+    assert [run.name for run in runs][:2] == ["alpha=1.0,seed=0", "alpha=1.0,seed=1"]
+    assert runs[0].workdir == "runs/sweeps/tiny_sweep/alpha=1.0,seed=0" and runs[3].config.agent.alpha == 3.0
+    assert runs[0].config.train.steps == 7
+    assert name_of({"data.limits": ("a=1", "b=2"), "x.y": "p/q"}) == "limits=a1b2,y=pq"
+    assert name_of({"a.steps": 1, "b.steps": 2}) == "a.steps=1,b.steps=2"
+    with pytest.raises(UserError, match='Did you mean "alpha"'):
+        sweep(SWEEP, ["--config.agent.alhpa=1"])
+    with pytest.raises(UserError, match="agent.target_rate is 2.0"):
+        resolve("tests/tiny.py", ["--config.agent.target_rate=2.0"])
+    with pytest.raises(UserError, match="no sweep"):
+        sweep("tests/launch/none.py", [])
+
+
+@pytest.mark.parametrize("where", DRY)
+def test_every_launcher_names_the_same_command_and_starts_again(where, capsys):
+    """slurm writes its log where the run is, so its run is on a disk."""
+    given = LOCAL_SLURM if where == "slurm" else BUCKET
+    text, command = rendered(where, capsys, *given), shlex.join(single(given[0].partition("=")[2], given[1:]).commands()[0])
+    if where == "gke":
+        (jobset,) = yaml.safe_load_all(text)
+        job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
+        pod = job["template"]["spec"]
+        assert shlex.join(pod["containers"][0]["command"]) == command and job["completions"] == 4
+        assert pod["terminationGracePeriodSeconds"] == 180 and jobset["spec"]["failurePolicy"]["maxRestarts"] == 20
+        assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"][:4] == [75, 76, 77, 134]
+    else:
+        assert command in text and "75|76|77|134" in text and "SIGTERM" in text
+        assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
+
+
+def test_slurm_makes_an_array_of_a_sweep(capsys):
+    text = rendered("slurm", capsys, f"--sweep={SWEEP}", "--at-once=2")
+    assert "#SBATCH --array=0-5%2" in text and "#SBATCH --signal=TERM@180" in text and "scontrol requeue" in text
+    assert len(re.findall(r"^  'python -m qt_jax train .*'$", text, re.M)) == 6
+
+
+@pytest.mark.parametrize("arguments, told", [
+    (("local", "--config=tests/tiny.py", "--workers=0", "--config.workdir=/tmp/none"), "--workers is 0"),
+    (("slurm", "--config=tests/tiny.py", "--nodes=2", "--evaluate", "--dry-run"), "rollouts are one process's"),
+    (("local", "--config=tests/tiny.py", "--wrokers=2"), "Unknown argument '--wrokers=2'"),
+    (("gke", *DRY["gke"], "--config=tests/tiny.py", "--config.workdir=runs/x"), "give a bucket"),
+    (("collect", f"--sweep={SWEEP}", "--config.workdir=/tmp/qt_jax_none"), "none has any metrics"),
+])  # fmt: skip
+def test_bad_input_is_one_line(arguments, told):
+    with pytest.raises(UserError, match=told):
+        main(arguments)
+
+
+def test_the_door_prints_one_line():
+    done = launch("slurm", "--config=tests/tiny.py", "--config.train.stpes=3", "--dry-run")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "steps" in done.stderr
