@@ -1,4 +1,4 @@
-"""Recipes: what a run of the benchmark sees of its pool. Methods: an algorithm with the settings that the diagnosis chose for it
+"""Recipes: what a run of the benchmark sees of its pool. Methods: an algorithm with the best of its tries by mean success of the two cells
 (diagnosis.md). Ablations: what is changed of the method `q_transformer`."""
 
 from __future__ import annotations
@@ -26,17 +26,20 @@ ABLATIONS = {
     "no_conservatism": {"agent.conservatism": "none"},
     "softmax_conservatism": {"agent.conservatism": "softmax", "agent.alpha": 0.1},
     "no_monte_carlo": {"agent.monte_carlo": False},
-    "skip": {"agent.backup": "skip"},
-    "n_step_3": {"agent.n_step": 3, "data.segment_length": 7},
+    "chain": {"agent.backup": "chain"},
+    "n_step_1": {"agent.n_step": 1, "data.segment_length": 5},
+    "chain_n_step_1": {"agent.backup": "chain", "agent.n_step": 1, "data.segment_length": 5},
     "alpha_1": {"agent.alpha": 1.0},
-    "alpha_100": {"agent.alpha": 100.0},
-    "bins_16": {"data.bins": 16, "agent.alpha": 10.0 * 15 / 63},
-    "bins_32": {"data.bins": 32, "agent.alpha": 10.0 * 31 / 63},
+    "alpha_30": {"agent.alpha": 30.0},
+    "bins_16": {"data.bins": 16, "agent.alpha": 3.0 * 15 / 63},
+    "bins_32": {"data.bins": 32, "agent.alpha": 3.0 * 31 / 63},
     "squared": {"agent.value_loss": "squared"},
     "histogram": {"agent.value_loss": "histogram", "model.atoms": 51},
     "two_critics": {"agent.critics": 2, "model.atoms": 2},
-    "window_per_frame": {"model.window": 2, "data.segment_length": 6},
-    "window_window": {"model.window": 2, "data.segment_length": 6, "model.attention": "window"},
+    "slow_target": {"agent.target_rate": 0.005},
+    "bootstrapped_limits": {"data.time_limits": "bootstrap"},
+    "window_per_frame": {"model.window": 2, "data.segment_length": 10},
+    "window_window": {"model.window": 2, "data.segment_length": 10, "model.attention": "window"},
     "natural_batches": {"data.balance.demonstrations": None},
     "mostly_demonstrations": {"data.balance.demonstrations": 0.8},
 }
@@ -55,13 +58,13 @@ def apply(config: ml_collections.ConfigDict, settings: dict[str, Any], recipe: s
 
 
 METHODS = {
-    "q_transformer": ("q_transformer", TRIES["q_transformer"]["half_fast_ended"]),
+    "q_transformer": ("q_transformer", TRIES["q_transformer"]["half_fast_ended_skip_5_mild"]),
     "bc_all": ("bc", TRIES["bc"]["all"]),
-    "bc_successes": ("bc", TRIES["bc"]["half"]),
-    "bc_demonstrations": ("bc", TRIES["bc"]["demonstrations"]),
-    "decision_transformer": ("decision_transformer", TRIES["decision_transformer"]["half"]),
-    "iql": ("iql", TRIES["iql"]["half"]),
+    "bc_successes": ("bc", TRIES["bc"]["successes_dropout"]),
+    "bc_demonstrations": ("bc", TRIES["bc"]["demonstrations_dropout"]),
+    "decision_transformer": ("decision_transformer", TRIES["decision_transformer"]["some_dropout"]),
+    "iql": ("iql", TRIES["iql"]["mostly_fast_ended_dropout"]),
     "cql": ("cql", TRIES["cql"]["half_fast"]),
-    "awac": ("awac", TRIES["awac"]["half_positive"]),
+    "awac": ("awac", TRIES["awac"]["half_positive_fast_ended"]),
 }
-METHODS |= {f"q_transformer.{name}": ("q_transformer", TRIES["q_transformer"]["half_fast_ended"] | a) for name, a in ABLATIONS.items()}
+METHODS |= {f"q_transformer.{name}": ("q_transformer", METHODS["q_transformer"][1] | a) for name, a in ABLATIONS.items()}
