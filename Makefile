@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 COMPILE := $(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --custom-compile-command 'make lock' --extra all
 
-.PHONY: libtpu quickstart test test-slow lint bench-state bench-quickstart bench-learner bench-loader bench-serving metaworld-tries metaworld-benchmark metaworld-ablations metaworld-report plan-sizes lock clean
+.PHONY: libtpu quickstart test test-slow lint bench-state bench-quickstart bench-learner bench-loader bench-serving metaworld-tries metaworld-values metaworld-benchmark metaworld-ablations metaworld-report plan-sizes lock clean
 
 QT := $(PY) -m qt_jax
 QUICKSTART := experiments/quickstart.py
@@ -54,6 +54,9 @@ bench-serving: $(STAMP) .peer/.installed .onnx/.installed
 # The diagnosis and the benchmark (experiments/diagnosis.md): hours; each goes on where it was stopped.
 metaworld-tries: $(STAMP)
 	$(PY) -m benchmarks.metaworld tries
+
+metaworld-values: $(STAMP)
+	$(PY) -m benchmarks.metaworld_values
 
 metaworld-benchmark: $(STAMP)
 	$(PY) -m benchmarks.metaworld benchmark

@@ -32,6 +32,13 @@ def wanted(part: str, names: list[str]) -> tuple[str, dict]:
     return f"experiments/{module.__name__.split('.')[-1]}.py", {run: module.get_config(run) for run in chosen}
 
 
+def collect(experiment: str, configs: dict) -> None:
+    """The pools of these runs that are not there."""
+    for run, config in {config.data.path: (run, config) for run, config in configs.items()}.values():
+        if not (Path(config.data.path) / "1.0.0").exists():
+            runs.door("collect", f"{experiment}:{run}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=SEEDS)
@@ -41,9 +48,7 @@ def main() -> None:
     given = parser.parse_args()
     experiment, configs = wanted(given.part, given.names)
     commit = runs.code_commit("experiments")
-    for run, config in {config.data.path: (run, config) for run, config in configs.items()}.values():
-        if not (Path(config.data.path) / "1.0.0").exists():
-            runs.door("collect", f"{experiment}:{run}")
+    collect(experiment, configs)
     pack, output = Path(".fleet") / f"{given.part}.pack", RESULTS / f"{given.part}.jsonl"
     packs.write(configs, pack, experiment=experiment, commit=commit)
     if not given.pack:

@@ -19,13 +19,15 @@ def main(file: str) -> None:
     for line in (RESULTS / file).read_text().splitlines():
         run = json.loads(line)
         name, cell, _ = run["run"].split(",")
-        cells.setdefault((name, cell), []).append(run)
+        for row in (cell, "together"):
+            cells.setdefault((name, row), []).append(run)
     print("| try | cell | seeds | success | greedy bin on an edge |\n|---|---|---|---|---|")
     for (name, cell), found in sorted(cells.items()):
         row = success_rate([episode for run in found for episodes in run["success"].values() for episode in episodes])
         edges = [run["metrics"]["greedy_at_edge"] for run in found if "greedy_at_edge" in run["metrics"]]
         edge = f"{statistics.mean(edges):.0%}" if edges else ""
-        print(f"| {name} | {cell} | {len(found)} | {row['success']:.0%} [{row['low']:.0%}, {row['high']:.0%}] | {edge} |")
+        seeds = len({run["run"].rpartition(",")[2] for run in found})
+        print(f"| {name} | {cell} | {seeds} | {row['success']:.0%} [{row['low']:.0%}, {row['high']:.0%}] | {edge} |")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from scipy.stats import mannwhitneyu
 
-from benchmarks import fleet, packs, runs
+from benchmarks import fleet, metaworld, packs, runs
 from benchmarks.metaworld import RESULTS
 from experiments import metaworld_diagnosis
 from qt_jax.agents import q_transformer
@@ -52,8 +52,10 @@ def _row(unit: fleet.Unit) -> dict[str, Any]:
 
 def main() -> None:
     names = [f"q_transformer.{name},few_systematic,{seed}" for seed in SEEDS for name in TRIES]
+    configs = {name: metaworld_diagnosis.get_config(name) for name in names}
     commit = runs.code_commit("experiments")
-    packs.write({name: metaworld_diagnosis.get_config(name) for name in names}, PACK, commit=commit)
+    metaworld.collect("experiments/metaworld_diagnosis.py", configs)
+    packs.write(configs, PACK, commit=commit)
     jobs = packs.read(PACK).jobs
     units = [fleet.Unit(number, (place,)) for number, job in enumerate(jobs) for place in range(len(job.members))]
     with multiprocessing.get_context("spawn").Pool(os.cpu_count(), fleet.open_pack, (PACK,)) as pool:

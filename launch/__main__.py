@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from launch import gke, local, results, slurm, tpu_vm
 from launch.runs import Run, single, sweep
@@ -16,7 +18,7 @@ from qt_jax.errors import EXIT_USER_ERROR, UserError
 EPILOG = """Every --config.KEY=VALUE is passed on to `python -m qt_jax train`; for a sweep --config.workdir is the whole sweep's directory.
 
   python -m launch local --sweep=experiments/sweeps/alpha.py --workers=2 --evaluate
-  python -m launch slurm --config=experiments/fractal.py --nodes=4 --option=--gpus-per-node=8 --option=--time=24:00:00 --dry-run
+  python -m launch slurm --config=experiments/quickstart.py --nodes=4 --option=--gpus-per-node=8 --option=--time=24:00:00 --dry-run
   python -m launch collect --sweep=experiments/sweeps/alpha.py
 """
 
@@ -104,23 +106,22 @@ def _local(runs: list[Run], given: argparse.Namespace) -> None:
     local.launch(runs, given.workers, tuple(filter(None, given.gpus.split(","))), given.restarts)
 
 
+def _of(settings: type, given: argparse.Namespace) -> Any:
+    """A launcher's settings, which bear the names of its arguments."""
+    return settings(**{field.name: getattr(given, field.name) for field in dataclasses.fields(settings)})
+
+
 def _slurm(runs: list[Run], given: argparse.Namespace) -> None:
-    cluster = slurm.Cluster(
-        given.nodes, tuple(given.option), tuple(given.setup), given.python, given.at_once, given.notice_s, given.restarts
-    )
-    name = Path(given.sweep or runs[0].name).stem
+    name = Path(given.sweep).stem if given.sweep else runs[0].name
     directory = Path(storage.directory(os.path.dirname(runs[0].workdir) if given.sweep else runs[0].workdir))
-    text = slurm.script(runs, name, str(directory), cluster)
+    text = slurm.script(runs, name, str(directory), _of(slurm.Cluster, given))
     if given.dry_run:
         return print(text, end="")
     print(slurm.submit(directory / "slurm.sh", text, given.test_only))
 
 
 def _tpu_vm(runs: list[Run], given: argparse.Namespace) -> None:
-    text = tpu_vm.script(
-        runs,
-        tpu_vm.Slice(given.name, given.zone, given.accelerator, given.version, given.project, given.spot, given.delete, given.restarts),
-    )
+    text = tpu_vm.script(runs, _of(tpu_vm.Slice, given))
     if given.dry_run:
         return print(text, end="")
     path = Path(f"runs/{given.name}.sh")
@@ -130,9 +131,7 @@ def _tpu_vm(runs: list[Run], given: argparse.Namespace) -> None:
 
 
 def _gke(runs: list[Run], given: argparse.Namespace) -> None:
-    pool = gke.Pool(given.image, given.accelerator, given.hosts, given.chips, given.topology, given.namespace, given.service_account,
-                    given.grace_s, given.restarts)  # fmt: skip
-    print(gke.manifests(runs, pool), end="")  # which is a dry run: kubectl applies it
+    print(gke.manifests(runs, _of(gke.Pool, given)), end="")  # which is a dry run: kubectl applies it
 
 
 STARTS = {"local": _local, "slurm": _slurm, "tpu-vm": _tpu_vm, "gke": _gke}

@@ -22,11 +22,11 @@ class Pool:
     accelerator: str
     hosts: int
     chips: int
-    topology: str = ""
-    namespace: str = "default"
-    service_account: str = "default"
-    grace_s: int = 180
-    restarts: int = 20
+    topology: str
+    namespace: str
+    service_account: str
+    grace_s: int
+    restarts: int
 
 
 def manifest(run: Run, pool: Pool) -> dict[str, Any]:
@@ -35,9 +35,13 @@ def manifest(run: Run, pool: Pool) -> dict[str, Any]:
         raise UserError(
             f"config.workdir is {run.workdir!r}, on a disk that goes with the pod; give a bucket: --config.workdir=gs://BUCKET/runs/NAME."
         )
-    name = _kubernetes_name(run.name)
-    resource = "google.com/tpu" if pool.topology else "nvidia.com/gpu"
-    selector = {"cloud.google.com/gke-tpu-accelerator": pool.accelerator, "cloud.google.com/gke-tpu-topology": pool.topology}
+    metadata: dict[str, Any] = {"name": _kubernetes_name(run.name), "namespace": pool.namespace}
+    if pool.topology:  # a slice is a node pool, which one run has for itself
+        resource = "google.com/tpu"
+        selector = {"cloud.google.com/gke-tpu-accelerator": pool.accelerator, "cloud.google.com/gke-tpu-topology": pool.topology}
+        metadata["annotations"] = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
+    else:
+        resource, selector = "nvidia.com/gpu", {"cloud.google.com/gke-accelerator": pool.accelerator}
     container = {
         "name": "qt-jax",
         "image": pool.image,
@@ -48,7 +52,7 @@ def manifest(run: Run, pool: Pool) -> dict[str, Any]:
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": pool.grace_s,
         "serviceAccountName": pool.service_account,
-        "nodeSelector": selector if pool.topology else {"cloud.google.com/gke-accelerator": pool.accelerator},
+        "nodeSelector": selector,
         "containers": [container],
     }
     # A status that asks for a start again, or a lost node, fails the job, and the JobSet starts all of its pods anew; any other ends it.
@@ -65,11 +69,7 @@ def manifest(run: Run, pool: Pool) -> dict[str, Any]:
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
         "kind": "JobSet",
-        "metadata": {
-            "name": name,
-            "namespace": pool.namespace,
-            "annotations": {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"},
-        },
+        "metadata": metadata,
         "spec": {
             "failurePolicy": {"maxRestarts": pool.restarts, "rules": rules},
             "replicatedJobs": [{"name": "hosts", "replicas": 1, "template": {"spec": job}}],

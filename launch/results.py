@@ -51,7 +51,7 @@ def _measured(run: Run) -> dict[str, float]:
             values |= json.loads(line)
         del values["step"], values["time"]
     if (folder / "evaluation.json").exists():
-        values[SUCCESS] = json.loads((folder / "evaluation.json").read_text())["tasks"]["all"]["success"]
+        values[SUCCESS] = json.loads((folder / "evaluation.json").read_text())["overall"]["success"]
     return values
 
 
@@ -76,10 +76,7 @@ def plot(axes: Sequence[str], points: Sequence[tuple[dict[str, Any], float]], me
         groups: dict[Any, list[float]] = {}
         for overrides, value in points:
             groups.setdefault(overrides.get(axis), []).append(value)
-        places = {
-            setting: place
-            for place, setting in enumerate(sorted(groups, key=lambda s: (isinstance(s, str), s is None, s if s is not None else 0)))
-        }
+        places = {setting: place for place, setting in enumerate(groups)}  # in the sweep's own order
         for setting, values in groups.items():
             panel.plot([places[setting]] * len(values), values, "o", color="tab:blue", alpha=0.5)
         panel.plot(list(places.values()), [sum(groups[s]) / len(groups[s]) for s in places], color="tab:orange", label="mean")

@@ -14,16 +14,16 @@ from qt_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """nodes: of each run. options: more of sbatch's, such as --gpus-per-node=8, as they stand in the script. setup: lines of shell before
+    """nodes: of each run. option: more of sbatch's, such as --gpus-per-node=8, as they stand in the script. setup: lines of shell before
     the run (modules). at_once: runs of an array at the same time, 0: all. notice_s: from SIGTERM to the time limit."""
 
-    nodes: int = 1
-    options: tuple[str, ...] = ()
-    setup: tuple[str, ...] = ()
-    python: str = "python"
-    at_once: int = 0
-    notice_s: int = 180
-    restarts: int = 20
+    nodes: int
+    option: Sequence[str]
+    setup: Sequence[str]
+    python: str
+    at_once: int
+    notice_s: int
+    restarts: int
 
 
 def script(runs: Sequence[Run], name: str, log_directory: str, cluster: Cluster) -> str:

@@ -26,10 +26,10 @@ class Slice:
     zone: str
     accelerator: str
     version: str
-    project: str = ""
-    spot: bool = False
-    delete: bool = False
-    restarts: int = 20
+    project: str
+    spot: bool
+    delete: bool
+    restarts: int
 
 
 def script(runs: Sequence[Run], slice_: Slice) -> str:

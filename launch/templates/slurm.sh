@@ -2,8 +2,8 @@
 #SBATCH --job-name={{ name }}
 #SBATCH --nodes={{ nodes }}
 #SBATCH --ntasks-per-node=1
-{% for option in options -%}
-#SBATCH {{ option }}
+{% for line in option -%}
+#SBATCH {{ line }}
 {% endfor -%}
 #SBATCH --requeue
 #SBATCH --open-mode=append

@@ -19,7 +19,8 @@ import qt_jax
 from qt_jax import storage
 from qt_jax.training import checkpoints
 
-_VARIABLES = ("CUDA_VISIBLE_DEVICES", "JAX_", "LD_LIBRARY_PATH", "LIBTPU_", "MUJOCO_GL", "NCCL_", "SLURM_", "TPU_", "XLA_")
+_VARIABLES = ("CUDA_VISIBLE_DEVICES", "JAX_", "LD_LIBRARY_PATH", "LIBTPU_", "MUJOCO_GL", "NCCL_", "SLURM_ARRAY",
+              "SLURM_JOB", "SLURM_N", "SLURM_PROC", "SLURM_RESTART", "TPU_", "XLA_")  # fmt: skip
 """Beginnings of the names of environment variables that are kept; others may hold secrets."""
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from launch import results
 from launch.__main__ import main
 from launch.runs import name_of, resolve, single, sweep
 from qt_jax.errors import UserError
-from tests.conftest import ROOT
+from tests.conftest import ROOT, door
 
 SWEEP = "tests/launch/tiny_sweep.py"
 BUCKET = ("--config=tests/tiny.py", "--config.workdir=gs://lab/runs/tiny", "--config.agent.alpha=3.0")
@@ -79,6 +80,19 @@ def test_runs_have_stable_names_and_every_override_is_checked():
         sweep("tests/launch/none.py", [])
 
 
+def test_collect_takes_the_success_of_rollouts_and_leaves_room_for_what_is_missing(trained, tmp_path, capsys):
+    """From what `train` and `evaluate` write."""
+    settings = [f"--config.workdir={tmp_path}"]
+    done, *_, missing = sweep(SWEEP, settings, evaluate=True)
+    shutil.copytree(trained.workdir, done.workdir)
+    door("evaluate", f"--config.workdir={done.workdir}", "--config.evaluate.episodes=1", "--config.evaluate.max_decisions=2")
+    assert done.finished() and not missing.finished()
+    results.collect(sweep(SWEEP, settings))
+    header, first, *_, last = capsys.readouterr().out.split("\n\n")[0].strip().splitlines()
+    assert header.split(" | ")[-2] == "success" and "| 20/20 | 0 |" in "".join((tmp_path / "table.md").read_text().splitlines()[2:3])
+    assert "| 0/20 |  |" in last
+
+
 @pytest.mark.parametrize("where", DRY)
 def test_every_launcher_names_the_same_command_and_starts_again(where, capsys):
     """slurm writes its log where the run is, so its run is on a disk."""
@@ -94,6 +108,14 @@ def test_every_launcher_names_the_same_command_and_starts_again(where, capsys):
     else:
         assert command in text and "75|76|77|134" in text and "SIGTERM" in text
         assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
+
+
+def test_gke_asks_for_gpus_where_there_is_no_topology(capsys):
+    given = [setting for setting in DRY["gke"] if "topology" not in setting]
+    main(["gke", *given, *BUCKET])
+    jobset = yaml.safe_load(capsys.readouterr().out)
+    pod = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    assert pod["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": 4} and "annotations" not in jobset["metadata"]
 
 
 def test_slurm_makes_an_array_of_a_sweep(capsys):
