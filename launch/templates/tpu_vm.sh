@@ -14,20 +14,24 @@ on_all() { "${tpu[@]}" ssh {{ name|quote }} "${where[@]}" --worker=all --command
 ready() { [ "$("${tpu[@]}" describe {{ name|quote }} "${where[@]}" --format='value(state)' 2>/dev/null)" = READY ]; }
 
 prepare() {
-  ready && return
-  "${tpu[@]}" delete {{ name|quote }} "${where[@]}" --quiet 2>/dev/null
-  "${tpu[@]}" create {{ name|quote }} "${where[@]}" {{ create|map('quote')|join(' ') }} || return
+  ready || make || return
   on_all 'mkdir -p qt_jax_code' &&
   git archive HEAD -o /tmp/qt_jax_code.tar && "${tpu[@]}" scp /tmp/qt_jax_code.tar {{ (name + ':')|quote }} "${where[@]}" --worker=all &&
   on_all {{ install|quote }}
 }
 
+make() {
+  "${tpu[@]}" delete {{ name|quote }} "${where[@]}" --quiet 2>/dev/null
+  "${tpu[@]}" create {{ name|quote }} "${where[@]}" {{ create|map('quote')|join(' ') }}
+}
+
 for command in "${commands[@]}"; do
+  status=1
   for ((start = 0; start <= {{ restarts }}; start++)); do
     prepare || { sleep 30; continue; }
     # A maintenance event or the end of a Spot slice reaches each host as SIGTERM: the run saves and leaves with 75.
     # The lock: where the connection alone was lost, the run before is still under way.
-    on_all "cd qt_jax_code && flock --timeout 600 /tmp/qt_jax.lock bash -c $(printf %q "$command")"
+    on_all "cd qt_jax_code && QT_JAX_COMMIT=$(git rev-parse HEAD) flock --timeout 600 /tmp/qt_jax.lock bash -c $(printf %q "$command")"
     status=$?
     case $status in
       0) break ;;

@@ -43,7 +43,7 @@ def _start() -> dict[str, Any]:
         "command": shlex.join([sys.executable, *sys.argv]),
         "directory": os.getcwd(),
         "qt_jax": qt_jax.__version__,
-        **_commit(Path(qt_jax.__file__).parent),
+        **commit_of(Path(qt_jax.__file__).parent),
         "host": platform.node(),
         "platform": platform.platform(),
         "python": platform.python_version(),
@@ -54,12 +54,12 @@ def _start() -> dict[str, Any]:
     }
 
 
-def _commit(package: Path) -> dict[str, Any]:
-    """The commit of the code, and the files that differ from it; nothing where it is not in a repository."""
+def commit_of(package: Path) -> dict[str, Any]:
+    """The commit of the code, and the files that differ from it; QT_JAX_COMMIT where it is in no repository (images, TPU hosts)."""
     git = lambda *arguments: subprocess.run(
         ["git", "-C", str(package), *arguments], capture_output=True, text=True, check=True
     ).stdout.strip()
     try:
         return {"commit": git("rev-parse", "HEAD"), "changed": git("status", "--porcelain").splitlines()}
     except (OSError, subprocess.CalledProcessError):
-        return {"commit": None, "changed": []}
+        return {"commit": os.environ.get("QT_JAX_COMMIT") or None, "changed": []}

@@ -1,6 +1,7 @@
 """Sweeps, and what each launcher would run."""
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -108,6 +109,29 @@ def test_every_launcher_names_the_same_command_and_starts_again(where, capsys):
     else:
         assert command in text and "75|76|77|134" in text and "SIGTERM" in text
         assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
+
+
+GCLOUD = """#!/bin/bash
+# Stands for gcloud, which no machine of the tests has: there is a slice once it was made; a training has the next status of $STATUSES.
+echo "$*" >> "$CALLS/calls"
+case "$*" in
+  *describe*) [ -e "$CALLS/made" ] && echo READY ;;
+  *create*) touch "$CALLS/made" ;;
+  *flock*) n=$(grep -c flock "$CALLS/calls"); exit "$(cut -d' ' -f"$n" <<< "$STATUSES")" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("statuses, ends_with, trainings", [("75 255 0", 0, 3), ("2 0", 2, 1), ("0", 0, 1)])
+def test_the_tpu_script_makes_a_slice_and_starts_again_what_asks_for_it(tmp_path, capsys, statuses, ends_with, trainings):
+    (tmp_path / "gcloud").write_text(GCLOUD)
+    (tmp_path / "gcloud").chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CALLS": str(tmp_path), "STATUSES": statuses}
+    text = rendered("tpu-vm", capsys, *BUCKET)
+    assert subprocess.run(["bash"], input=text, text=True, cwd=ROOT, env=environment, timeout=60).returncode == ends_with
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert [sum(word in call for call in calls) for word in ("create", "flock", "scp")] == [1, trainings, trainings]
+    assert ("delete" in calls[-1]) == (ends_with == 0)  # as --delete asks, when all is finished
 
 
 def test_gke_asks_for_gpus_where_there_is_no_topology(capsys):

@@ -18,6 +18,13 @@ def test_a_run_names_its_config_commit_command_and_environment(trained):
     assert "pytest" in start["command"] and start["packages"]["jax"] and start["devices"].endswith("cpu")
 
 
+def test_code_in_no_repository_has_its_commit_from_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("QT_JAX_COMMIT", "abc")
+    assert provenance.commit_of(tmp_path) == {"commit": "abc", "changed": []}
+    monkeypatch.delenv("QT_JAX_COMMIT")
+    assert provenance.commit_of(tmp_path)["commit"] is None
+
+
 def test_a_second_start_is_a_second_line_and_secrets_stay_out(trained, tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JWT", "secret")
     monkeypatch.setenv("SLURM_JOB_ID", "7")
