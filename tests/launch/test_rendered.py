@@ -1,0 +1,69 @@
+"""Every file that a cluster reads, by the checkers of its own kind."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+from launch.__main__ import main
+from tests.conftest import ROOT
+from tests.launch.test_launch import BUCKET, DRY, LOCAL_SLURM, SWEEP, rendered
+
+BIN = Path(sys.executable).parent
+JOBSET = yaml.safe_load((Path(__file__).parent / "jobset.schema.yaml").read_text())
+GPUS = ("--image=r/qt:1", "--accelerator=nvidia-h100-80gb", "--hosts=2", "--chips=8")
+
+
+def checked(program, *arguments, text=""):
+    done = subprocess.run([BIN / program, *arguments], input=text, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return done.stdout + done.stderr if done.returncode else ""
+
+
+@pytest.mark.parametrize("where, given", [
+    ("slurm", LOCAL_SLURM),
+    ("slurm", (f"--sweep={SWEEP}", "--at-once=2", "--setup=module load cuda", "--evaluate", "--nodes=1")),
+    ("tpu-vm", BUCKET),
+])  # fmt: skip
+def test_shellcheck_has_nothing_to_say(where, given, capsys):
+    text = rendered(where, capsys, *given)
+    assert not checked("shellcheck", "-", text=text)
+    assert "SC2086" in checked("shellcheck", "-", text=text + "\nls $HOME/$1\n")  # it did read it
+
+
+@pytest.mark.parametrize("name", ["Dockerfile.gpu", "Dockerfile.tpu"])
+def test_hadolint_has_nothing_to_say(name):
+    path = f"launch/docker/{name}"
+    assert not checked("hadolint", path)
+    assert "DL3006" in checked("hadolint", "-", text=(ROOT / path).read_text().replace(":3.11-slim-bookworm", ""))
+
+
+@pytest.mark.parametrize("pool", [DRY["gke"], GPUS])
+def test_jobsets_hold_to_their_schema_and_their_jobs_to_that_of_kubernetes(pool, capsys):
+    for jobset in jobsets(capsys, pool):
+        jsonschema.validate(jobset, JOBSET)
+        for job in jobset["spec"]["replicatedJobs"]:
+            kubernetes_validate.validate(as_job(job), kubernetes_validate.latest_version(), strict=True)
+
+
+def test_a_wrong_field_is_found(capsys):
+    (jobset,) = jobsets(capsys, DRY["gke"])
+    (job,) = jobset["spec"]["replicatedJobs"]
+    job["template"]["spec"]["paralelism"] = 1
+    with pytest.raises(kubernetes_validate.ValidationError, match="paralelism"):
+        kubernetes_validate.validate(as_job(job), kubernetes_validate.latest_version(), strict=True)
+    jobset["spec"]["failurePolicy"]["maxRestart"] = 1
+    with pytest.raises(jsonschema.ValidationError, match="maxRestart"):
+        jsonschema.validate(jobset, JOBSET)
+
+
+def jobsets(capsys, pool):
+    main(["gke", *pool, "--dry-run", *BUCKET])
+    return list(yaml.safe_load_all(capsys.readouterr().out))
+
+
+def as_job(job):
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "hosts"}, "spec": job["template"]["spec"]}
