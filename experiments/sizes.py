@@ -15,14 +15,13 @@ TRANSFORMERS = {"rt1": (8, 512, 8), "300m": (24, 1024, 16), "3b": (36, 2560, 20)
 
 
 def get_config(size: str = "rt1") -> ml_collections.ConfigDict:
-    config = default_config()
+    config = default_config(network=model.paper)
     config.workdir = f"runs/{size}"
     config.env = metaworld.get_config()
     config.env.image_size = 300
     config.env.bins = 256
     config.collect = collectors.get_config()
     config.evaluate = settings.get_config()
-    config.model = model.paper()
     config.model.layers, config.model.width, config.model.heads = TRANSFORMERS[size]
     config.data.segment_length = 12
     config.data.batch_size = 64

@@ -16,6 +16,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from qt_jax import storage
+from qt_jax.cli.settings import problem
 from qt_jax.errors import EXIT_HUNG, EXIT_PEER_LOST, EXIT_PREEMPTED, UserError
 from qt_jax.training import checkpoints, mesh
 from qt_jax.training.config import validate
@@ -115,9 +116,8 @@ def resolve(experiment: str, settings: Sequence[str]) -> ml_collections.ConfigDi
     except UserError:
         raise
     except Exception as error:  # whatever a config file or a value raised
-        while error.__cause__ is not None:
-            error = error.__cause__
-        raise UserError(f"{experiment} with {shlex.join(settings) or 'its own settings'}: {' '.join(str(error).split())}") from error
+        told = problem(error, given)
+        raise UserError(f"{experiment} with {shlex.join(settings) or 'its own settings'}: {told}") from error
     return config
 
 

@@ -32,8 +32,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.backup = "chain"
     config.monte_carlo = False
     config.temperature = 0.1  # lambda, of the advantages, whose returns lie in value_range
-    config.max_weight = 100.0
-    config.positive_filter = False
+    config.max_weight = 100.0  # of one action
+    config.positive_filter = False  # the policy imitates successful episodes alone
     config.target_rate = 0.005
     return config
 

@@ -17,5 +17,5 @@ __all__ = ["ADDITIVE", "SCORE_NAME", "USES_TARGET", "first_step_values", "get_co
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.name = "decision_transformer"
-    config.target_return = 1.0
+    config.target_return = 1.0  # what the policy is told at the robot
     return config

@@ -26,9 +26,9 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.name = "iql"
     config.n_step = 1
-    config.expectile = 0.7
+    config.expectile = 0.7  # of Q that V is
     config.temperature = 0.1  # of the advantages, whose returns lie in value_range
-    config.max_weight = 100.0
+    config.max_weight = 100.0  # of one action
     config.target_rate = 0.005
     return config
 

@@ -20,9 +20,9 @@ ADDITIVE = False
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.name = "q_transformer"
-    config.n_step = 1
+    config.n_step = 1  # environment steps of a backup
     config.backup = "chain"  # or "skip": no per-dimension maximisation
-    config.monte_carlo = True
+    config.monte_carlo = True  # targets are at least the return that followed
     config.conservatism = "q_min"  # or "softmax" (CQL), "none"
     config.alpha = 1.0  # weight of the conservative term; both terms are means over trainable steps and present dims
     config.value_loss = "squared"  # or "logistic" (cross-entropy), or "histogram" (HL-Gauss; config.model.atoms cells)

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from qt_jax.cli.settings import problem
 from qt_jax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_USER_ERROR, Preempted, UserError
 
 DOORS = {
@@ -88,13 +89,9 @@ def _parse(door: str, config: Any, argv: list[str]) -> list[str]:
     wants_help = {"-h", "--help"} & set(argv)
     try:
         rest = flags.FLAGS([argument for argument in argv if argument not in ("-h", "--help")])
-        settings = _flattened({} if config is None else config.value or {}, "--config")  # a file that cannot be read raises here
+        settings = {} if config is None else dict(config.value or {})  # a file that cannot be read raises here
     except Exception as error:  # whatever a config file or a value raised
-        while error.__cause__ is not None:
-            error = error.__cause__
-        text = " ".join(str(error).replace("\\n", " ").replace("\\'", "'").split())  # ml_collections quotes a quoted message
-        if " " not in text:  # ml_collections says no more than the key where it knows no near one
-            text = "unknown setting " + text.strip("\"'")
+        text = problem(error, argv)
         with_config = "" if config is None else " --config=FILE"
         print(f"qt_jax {door}: {text} (`python -m qt_jax {door}{with_config} --help` lists the settings)", file=sys.stderr)
         raise SystemExit(EXIT_USER_ERROR) from None
@@ -102,14 +99,7 @@ def _parse(door: str, config: Any, argv: list[str]) -> list[str]:
         print(f"{DOORS[door]}\n\n{_USAGE}")
         if door in _OWN_FLAGS:
             print(flags.FLAGS.module_help(f"qt_jax.cli.{door}"))
-        for key, value in sorted(settings.items()):
-            print(f"{key}={value!r}")
+        if settings:
+            print(importlib.import_module("qt_jax.cli.help").of(config.value))
         raise SystemExit(0)
     return rest
-
-
-def _flattened(values: Any, prefix: str) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flattened(value, f"{prefix}.{key}") if hasattr(value, "items") else {f"{prefix}.{key}": value}
-    return flat

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import ml_collections
@@ -23,11 +24,16 @@ def define_flags() -> None:
     flags.DEFINE_string("topology", "", "A TPU topology to compile for, such as v5e:4x4, v4:2x2x2 or v5p:2x2x4.")
     flags.DEFINE_integer("slices", 1, "So many slices of --topology, joined by the data centre's network.")
     flags.DEFINE_integer("devices", 0, "Or so many simulated CPU devices.")
+    flags.DEFINE_string("fits", "", "Or the smallest slice of v4, v5e, v5p or v6e, or number of a100, h100 or h200, that it fits.")
 
 
 def main(config: Any) -> None:
-    if bool(FLAGS.topology) == bool(FLAGS.devices):
-        raise UserError("Give one of --topology=v5e:4x4 (a TPU slice) and --devices=8 (simulated CPU devices).")
+    if sum(map(bool, (FLAGS.topology, FLAGS.devices, FLAGS.fits))) != 1:
+        raise UserError("Give one of --topology=v5e:4x4 (a TPU slice), --devices=8 (simulated CPU devices) and --fits=v5e (or h100).")
+    if FLAGS.fits:
+        for line in fits(config, FLAGS.fits):
+            print(line, flush=True)
+        return
     devices = topology.tpu_devices(FLAGS.topology, FLAGS.slices) if FLAGS.topology else topology.cpu_devices(FLAGS.devices)
     print(report(figures(config, devices)))
 
@@ -66,6 +72,28 @@ def figures(config: Any, devices: list[Any]) -> dict[str, Any]:
         values["memory_s"] = compiled.step.cost_analysis().get("bytes accessed", 0.0) / chip.bandwidth
         values["wire_s"] = sum(values["sent"].values()) / chip.interconnect
     return values
+
+
+def fits(config: Any, kind: str) -> Iterator[str]:
+    """A line for each slice or number of GPUs, from the smallest, to the first that has the memory for a train step of `config`.
+
+    Raises:
+        UserError: if none has, or the config fits none of the numbers of devices.
+    """
+    for name, devices, memory in topology.ascending(kind):
+        estimate = " (an estimate: compiled for CPUs)" if kind in topology.GPUS else ""
+        try:
+            needed = figures(config, devices)["memory"]["total"]
+        except UserError as error:
+            yield f"{name}: no; {error}"
+            continue
+        yield f"{name}: {'yes' if needed <= memory else 'no'}, {needed / 2**30:.2g} of {memory / 2**30:.0f} GiB on each{estimate}"
+        if needed <= memory:
+            return
+    raise UserError(
+        f"No {kind} that was tried has the memory; shard it (config.mesh.fsdp), recompute more (config.model.remat=full), or lower "
+        "config.data.batch_size or raise config.train.accumulation."
+    )
 
 
 def report(values: dict[str, Any]) -> str:

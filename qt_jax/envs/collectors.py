@@ -30,7 +30,7 @@ _POLICY_NAMES = {"peg-insert-side": "PegInsertionSide"}
 
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
-    config.seed = 0
+    config.seed = 0  # of initial conditions, noise and errors
     config.demonstrations = 100  # successful expert episodes a task
     config.autonomous = 200  # autonomous episodes a task
     config.mix = ml_collections.ConfigDict({"noise": 1.0})  # share of each kind of autonomous episode
@@ -38,8 +38,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.bias_m = (0.05, 0.1)  # length of the error in the perceived object position
     config.stuck_after = (3, 10)  # decisions before the gripper sticks
     config.early_limit = (4, 12)  # decisions before an early time limit
-    config.file_format = "array_record"
-    config.workers = 2
+    config.file_format = "array_record"  # or "tfrecord"
+    config.workers = 2  # processes
     config.runner = "local"  # or "beam": as an Apache Beam pipeline, on as many machines as its own runner has
     config.beam_options = ()  # Beam's own, such as ("--runner=DataflowRunner", "--project=lab")
     return config

@@ -32,13 +32,13 @@ STATE_DESCRIPTIONS = {
 def get_config() -> ml_collections.ConfigDict:
     """Defaults of this project; `experiments/` override them."""
     config = ml_collections.ConfigDict()
-    config.tasks = ("mt10",)
-    config.cameras = (CAMERA,)
-    config.image_size = 96
-    config.state = "proprioception"
-    config.action_repeat = 5
-    config.max_decisions = 60
-    config.bins = 64
+    config.tasks = ("mt10",)  # names of tasks; "mt10" and "mt50" stand for theirs
+    config.cameras = (CAMERA,)  # (): no images are rendered
+    config.image_size = 96  # pixels, square
+    config.state = "proprioception"  # of the arm alone; or "full", with the objects
+    config.action_repeat = 5  # simulator steps of one decision
+    config.max_decisions = 60  # time limit of an episode
+    config.bins = 64  # of each action dim
     return config
 
 

@@ -7,7 +7,7 @@ import ml_collections
 
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
-    config.seed = 0
+    config.seed = 0  # of initial conditions, which no collection has
     config.step = 0  # which of the kept checkpoints; 0: the latest
     config.dataset = "collected"  # the dataset whose robot acts
     config.episodes = 20  # a task

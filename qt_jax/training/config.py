@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import ml_collections
@@ -17,16 +18,22 @@ from qt_jax.models import remat
 from qt_jax.training import augment, distributed, mesh
 
 
-def default_config(agent: str = "q_transformer") -> ml_collections.ConfigDict:
-    """Defaults of this project for training; an experiment adds `env`, `collect` and `evaluate`, and overrides."""
+def default_config(
+    agent: str = "q_transformer", network: Callable[[], ml_collections.ConfigDict] = model.laptop
+) -> ml_collections.ConfigDict:
+    """Defaults of this project for training; an experiment adds `env`, `collect` and `evaluate`, and overrides.
+
+    Args:
+        network: its sizes, `model.laptop` or `model.paper`.
+    """
     config = ml_collections.ConfigDict()
-    config.workdir = "runs/default"
-    config.seed = 0
+    config.workdir = "runs/default"  # directory or bucket of the run: checkpoints, metrics, reports
+    config.seed = 0  # of initialisation, order of the data, dropout and augmentation
     config.discount = 0.98  # per dt_ref seconds; the ONE discount of data, loss and reports
-    config.dt_ref = 0.0625
+    config.dt_ref = 0.0625  # seconds
     config.value_range = ()  # least and greatest attainable return; empty: of 1 for success and data.step_penalty a step
     config.agent = agents.get(agent).get_config()
-    config.model = model.laptop()
+    config.model = network()
     config.model.atoms = agents.get(agent).outputs(config)
     config.model.return_token = agent == "decision_transformer"
     config.data = ml_collections.ConfigDict()
@@ -38,9 +45,9 @@ def default_config(agent: str = "q_transformer") -> ml_collections.ConfigDict:
     config.data.text_encoder = text.ENCODER  # or the name of the stored embeddings' encoder, or "module:function" of yours
     config.data.episodes = "all"  # or "successes", "demonstrations", "demonstrations_and_failures"
     config.data.limits = ()  # most episodes a task of each collector, such as ("demonstration=10", "noise=200"), no others; (): all
-    config.data.validation_fraction = 0.05
-    config.data.segment_length = 8
-    config.data.batch_size = 32
+    config.data.validation_fraction = 0.05  # of the episodes, by hash
+    config.data.segment_length = 8  # steps of one episode that are scored together
+    config.data.batch_size = 32  # segments, over all devices
     config.data.image_size = 0  # to which all images are resized, square; 0: as stored
     config.data.bins = 0  # of every action dim that has more than two; 0: the dataset's
     config.data.action_bounds = "spec"  # or "quantiles": 1% and 99% of each dataset's actions
@@ -57,23 +64,23 @@ def default_config(agent: str = "q_transformer") -> ml_collections.ConfigDict:
     config.data.paraphrase_cosine = 0.9  # instructions nearer than this are the same task to hindsight
     config.data.augment = augment.get_config()
     config.optimizer = ml_collections.ConfigDict()
-    config.optimizer.learning_rate = 3e-4
-    config.optimizer.warmup_steps = 200
+    config.optimizer.learning_rate = 3e-4  # the highest (AdamW)
+    config.optimizer.warmup_steps = 200  # linear
     config.optimizer.final_learning_rate = 0.1  # share of learning_rate at the last step (cosine)
     config.optimizer.weight_decay = 1e-4
-    config.optimizer.clip_norm = 1.0
+    config.optimizer.clip_norm = 1.0  # of the gradient
     config.mesh = mesh.get_config()
     config.distributed = distributed.get_config()
     config.train = ml_collections.ConfigDict()
-    config.train.steps = 1000
-    config.train.log_every = 50
-    config.train.validate_every = 500
-    config.train.checkpoint_every = 500
+    config.train.steps = 1000  # of the whole run
+    config.train.log_every = 50  # steps
+    config.train.validate_every = 500  # steps
+    config.train.checkpoint_every = 500  # steps
     config.train.keep_checkpoints = 2  # the latest
     config.train.keep_best = 0  # and as many with the least best_metric
-    config.train.best_metric = "validation/loss"
+    config.train.best_metric = "validation/loss"  # of keep_best
     config.train.accumulation = 1  # parts of a batch that pass one after the other; the step stays that of the whole batch
-    config.train.init_from = ""
+    config.train.init_from = ""  # a run whose parameters this one starts from
     config.train.compilation_cache = "~/.cache/qt_jax"  # compiled programs, kept between runs; empty: none
     config.train.step_timeout_s = 1800.0  # a step (or validation, or save) that takes longer ends the run with status 76
     config.train.save_timeout_s = 1200  # for all hosts to finish a save

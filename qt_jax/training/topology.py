@@ -3,15 +3,43 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from qt_jax.errors import UserError
+from qt_jax.training import chips
 
 LIBTPU = Path(".libtpu/libtpu/libtpu.so")
 """Where `make libtpu` puts the compiler."""
+
+
+_FLAT, _CUBES = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"), ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8")
+SLICES = {"v5e": _FLAT, "v6e": _FLAT, "v4": _CUBES, "v5p": _CUBES}
+"""Of each kind of TPU, from the smallest."""
+GPUS = {"a100": "NVIDIA A100", "h100": "NVIDIA H100", "h200": "NVIDIA H200"}
+GPU_COUNTS = (1, 2, 4, 8, 16, 32, 64)
+
+
+def ascending(kind: str) -> Iterator[tuple[str, list[Any], float]]:
+    """(name, devices, bytes of memory of one) of slices of a kind of TPU, or numbers of a GPU, from the smallest. For GPUs, whose compiler
+    needs one, they are simulated CPU devices.
+
+    Raises:
+        UserError: for an unknown kind, and as `tpu_devices`.
+    """
+    if kind in SLICES:
+        for shape in SLICES[kind]:
+            devices = tpu_devices(f"{kind}:{shape}")
+            yield f"{kind}:{shape}", devices, chips.published(devices[0].device_kind).memory
+    elif kind in GPUS:
+        devices = cpu_devices(max(GPU_COUNTS))
+        for count in GPU_COUNTS:
+            yield f"{count} x {kind}", devices[:count], chips.CHIPS[GPUS[kind]].memory
+    else:
+        raise UserError(f"--fits={kind}: expected one of {', '.join([*SLICES, *GPUS])}.")
 
 
 def cpu_devices(count: int) -> list[Any]:

@@ -29,10 +29,11 @@ def test_usage_and_unknown_door():
         ("train", ["--config.data.path=/nowhere"], "/nowhere holds no RLDS dataset"),
         ("train", ["--config.discount=2.0"], "config.discount is 2.0"),
         ("evaluate", ["--config.workdir=/nowhere"], "holds no checkpoint"),
-        ("collect", ["--config.collect.demonstration=3"], 'Did you mean "demonstrations"'),
+        ("collect", ["--config.collect.demonstration=3"], "--config.collect.demonstration; did you mean --config.collect.demonstrations?"),
         ("collect", ["--config.collect.demonstrations=-3"], "config.collect.demonstrations is -3, expected 0 or more"),
         ("collect", ["--config.env.action_repeat=0"], "config.env.action_repeat is 0; expected a positive number"),
-        ("train", ["--config.data.nokey=3"], "unknown setting nokey (`python -m qt_jax train --config=FILE --help` lists"),
+        ("train", ["--config.learning_rate=3"], "--config.learning_rate; did you mean --config.optimizer.learning_rate?"),
+        ("train", ["--config.data.nokey=3"], "unknown setting --config.data.nokey (`python -m qt_jax train --config=FILE --help` lists"),
         ("train", ["--config.data.batch_size=many"], "invalid literal for int"),
         ("train", ["--config=nowhere.py"], "No such file or directory: 'nowhere.py'"),
     ],
@@ -44,9 +45,11 @@ def test_errors_are_one_line(name, overrides, message):
     assert message in line and "Traceback" not in result.stderr
 
 
-def test_help_lists_every_setting():
-    result = door("train", "--help")
-    assert "--config.agent.alpha=1.0" in result.stdout and "--config.mesh.fsdp=1" in result.stdout
+def test_help_lists_every_setting_and_explains():
+    lines = {line.split("=")[0]: line for line in door("train", "--help").stdout.splitlines()}
+    assert re.fullmatch(r"--config.agent.alpha=1.0 +# weight of the conservative term.*", lines["--config.agent.alpha"])
+    assert re.fullmatch(r"--config.mesh.fsdp=1 +# shards of.*", lines["--config.mesh.fsdp"])
+    assert re.fullmatch(r"--config.env.bins=16 +# of each action dim", lines["--config.env.bins"])
 
 
 def test_evaluate_refuses_the_config_of_another_agent(trained):

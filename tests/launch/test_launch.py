@@ -73,7 +73,7 @@ def test_runs_have_stable_names_and_every_override_is_checked():
     assert runs[0].config.train.steps == 7
     assert name_of({"data.limits": ("a=1", "b=2"), "x.y": "p/q"}) == "limits=a1b2,y=pq"
     assert name_of({"a.steps": 1, "b.steps": 2}) == "a.steps=1,b.steps=2"
-    with pytest.raises(UserError, match='Did you mean "alpha"'):
+    with pytest.raises(UserError, match="did you mean --config.agent.alpha"):
         sweep(SWEEP, ["--config.agent.alhpa=1"])
     with pytest.raises(UserError, match="agent.target_rate is 2.0"):
         resolve("tests/tiny.py", ["--config.agent.target_rate=2.0"])

@@ -1,0 +1,34 @@
+"""What the experiments on real robots' data share: RT-1's network at its paper size, and batches of 64 segments of 12 frames.
+
+Planned, not run: nobody here has had the data and the accelerators. `plan` compiles each for chips that need not be here; what fits where:
+experiments/results/plan_experiments.md (`make plan-experiments`). All settings that method.md does not mark as published are defaults of
+this project, not the paper's.
+"""
+
+import ml_collections
+
+from qt_jax.models import q_transformer as model
+from qt_jax.training.config import default_config
+
+
+def get_config(mixture: str, agent: str) -> ml_collections.ConfigDict:
+    config = default_config(agent, model.paper)
+    config.data.mixture = mixture
+    config.data.root = "data/oxe"
+    config.data.image_size = 300
+    config.data.segment_length = 12
+    config.data.batch_size = 64
+    config.data.shuffle_episodes = 2048
+    config.data.memory_mib = 8192
+    config.data.read_threads = 16
+    config.data.augment.shift = 20
+    config.data.augment.brightness = 0.1
+    config.data.augment.contrast = 0.2
+    config.data.validation_fraction = 0.01
+    config.optimizer.learning_rate = 1e-4
+    config.optimizer.warmup_steps = 2000
+    config.train.steps = 200_000
+    config.train.log_every = 100
+    config.train.validate_every = 5000
+    config.train.checkpoint_every = 5000
+    return config

@@ -1,0 +1,60 @@
+"""Every experiment file: valid for every agent, and trained for two steps with a network of toy size on a few real episodes."""
+
+import importlib
+
+import pytest
+
+from qt_jax import agents
+from qt_jax.training import checkpoints
+from qt_jax.training.config import validate
+from tests.conftest import door, train
+from tests.tiny import get_config as tiny
+
+ROBOTS = ("fractal", "bridge", "oxe_mix")
+SIMULATED = {"metaworld_mt10": "reach", "metaworld_mt50": "lever-pull", "quickstart": "window-close"}
+SIZES = ("encoder", "patch_stages", "image_size", "image_tokens", "layers", "width", "heads")
+
+
+def experiment(name, agent):
+    return importlib.import_module(f"experiments.{name}").get_config(agent)
+
+
+@pytest.mark.parametrize("name", [*ROBOTS, *SIMULATED])
+@pytest.mark.parametrize("agent", sorted(agents.AGENTS))
+def test_every_agent_has_a_valid_config(name, agent):
+    config = experiment(name, agent)
+    validate(config, devices=4)
+    assert config.workdir == f"runs/{name}/{agent}"
+
+
+def shrunk(name, tmp_path):
+    config, small = experiment(name, "q_transformer"), tiny()
+    config.workdir = str(tmp_path / "run")
+    config.model.update({key: small.model[key] for key in SIZES})
+    config.data.cache = small.data.cache
+    config.data.batch_size, config.data.segment_length, config.model.window = 4, 5, min(config.model.window, 2)
+    config.data.validation_fraction = 0.0
+    config.train.steps = 2
+    return config
+
+
+def assert_trained(config):
+    assert int(train(config).step) == checkpoints.latest_step(config.workdir) == 2  # only finite parameters are saved
+
+
+@pytest.mark.parametrize("name", ROBOTS)
+def test_on_robots_data(name, synthetic_root, tmp_path):
+    config = shrunk(name, tmp_path)
+    config.data.root, config.data.image_size = synthetic_root, 32
+    assert_trained(config)
+
+
+@pytest.mark.parametrize("name", SIMULATED)
+def test_on_what_it_collects(name, tmp_path):
+    config = shrunk(name, tmp_path)
+    config.env.tasks = (SIMULATED[name],)
+    config.data.path = str(tmp_path / "data")
+    given = [f"--config.env.tasks=('{SIMULATED[name]}',)", f"--config.data.path={config.data.path}"]
+    given += ["--config.collect.demonstrations=1", "--config.collect.autonomous=2", "--config.collect.workers=1"]
+    door("collect", *given, config=f"experiments/{name}.py")
+    assert_trained(config)
