@@ -84,6 +84,7 @@ def default_config(
     config.train.compilation_cache = "~/.cache/qt_jax"  # compiled programs, kept between runs; empty: none
     config.train.step_timeout_s = 1800.0  # a step (or validation, or save) that takes longer ends the run with status 76
     config.train.save_timeout_s = 1200  # for all hosts to finish a save
+    config.train.wandb = ""  # project of Weights & Biases, beside TensorBoard; empty: none
     config.train.profile_start = 0  # first step of a trace for TensorBoard and Perfetto in workdir/profile; 0: none
     config.train.profile_steps = 5
     return config

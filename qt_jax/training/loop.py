@@ -71,7 +71,7 @@ def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
         born, productive_s, program.step_flops(config, network, compiled.state, compiled.batch), chips.total_peak(device_mesh)
     )
     meet("first step", config.distributed.start_timeout_s)
-    writer, dog = metrics.MetricWriter(config.workdir, start), Watchdog(config.train.step_timeout_s, peers)
+    writer, dog = metrics.MetricWriter(config, start, born), Watchdog(config.train.step_timeout_s, peers)
     profiler = Profiler(config.workdir, config.train.profile_start, config.train.profile_steps)
     try:
         with Preemption() as preemption:

@@ -1,4 +1,4 @@
-"""Metrics to a JSONL file, TensorBoard and a line on the terminal."""
+"""Metrics to a JSONL file, TensorBoard, Weights & Biases and a line on the terminal."""
 
 from __future__ import annotations
 
@@ -8,31 +8,37 @@ import math
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 from etils import epath
 
 from qt_jax import storage
 from qt_jax.errors import UserError
+from qt_jax.training import tracking
 
 
 class MetricWriter:
-    """`metrics.jsonl` (one object a line) and TensorBoard event files in the run's directory. Only the first process writes.
+    """`metrics.jsonl` (one object a line) and TensorBoard event files in the run's directory, and where `config.train.wandb` says so
+    Weights & Biases. Only the first process writes.
 
     Args:
         step: where the run continues; records of later steps, which it will write again, are dropped.
+        born: `first_start` of the run.
     """
 
-    def __init__(self, workdir: str, step: int):
+    def __init__(self, config: Any, step: int, born: float):
         from tensorboardX import SummaryWriter
 
-        self._board = None
+        self._board = self._tracker = None
         if jax.process_index():
             return
-        self._path = epath.Path(workdir) / "metrics.jsonl"
+        self._path = epath.Path(config.workdir) / "metrics.jsonl"
         before = self._path.read_text().splitlines() if self._path.exists() else []
         self._lines = [line for line in before if json.loads(line)["step"] <= step]
-        self._board = SummaryWriter(f"{workdir}/tensorboard", purge_step=step + 1 if before else None)
+        if config.train.wandb:
+            self._tracker = tracking.Tracker(config, born)
+        self._board = SummaryWriter(f"{config.workdir}/tensorboard", purge_step=step + 1 if before else None)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         if self._board:
@@ -40,10 +46,14 @@ class MetricWriter:
             storage.replace_text(self._path, "".join(line + "\n" for line in self._lines))  # an object store cannot append
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
+            if self._tracker:
+                self._tracker.write(step, values)
 
     def close(self) -> None:
         if self._board:
             self._board.close()
+        if self._tracker:
+            self._tracker.close()
 
 
 def first_start(workdir: str) -> float:

@@ -1,0 +1,56 @@
+"""A run's metrics in Weights & Biases, where `config.train.wandb` names a project."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from qt_jax import storage
+from qt_jax.errors import UserError
+from qt_jax.training import checkpoints
+
+
+class Tracker:
+    """A run there, with the resolved config and the work directory's name; a run that continues here continues there, too.
+
+    WANDB_MODE=offline writes it into `WORKDIR/wandb` (`wandb sync` sends it later); WANDB_ENTITY and the other variables mean what they
+    always do.
+
+    Args:
+        born: seconds since the epoch at which the run was first started (`metrics.first_start`).
+
+    Raises:
+        UserError: if wandb is not installed, or does not let us in.
+    """
+
+    def __init__(self, config: Any, born: float):
+        try:
+            import wandb
+        except ImportError:
+            raise UserError(
+                f"config.train.wandb is {config.train.wandb!r}, and wandb is not installed; run `pip install 'qt_jax[wandb]'`."
+            ) from None
+        folder = storage.directory(config.workdir)
+        try:
+            self._run = wandb.init(
+                project=config.train.wandb,
+                name=folder.name,
+                id=hashlib.sha256(f"{folder} {born}".encode()).hexdigest()[:16],
+                resume="allow",
+                config=checkpoints.plain_config(config),
+                dir=None if "://" in config.workdir else str(folder),
+                settings=wandb.Settings(console="off", quiet=True),
+            )
+        except (wandb.Error, OSError) as error:
+            raise UserError(
+                f"config.train.wandb is {config.train.wandb!r}: {' '.join(str(error).split())}; run `wandb login`, set WANDB_MODE=offline, "
+                "or leave it empty."
+            ) from error
+        # Not wandb's own step, which never goes back: a run that lost steps logs them again.
+        self._run.define_metric("*", step_metric="step")
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        self._run.log({"step": step, **values})
+
+    def close(self) -> None:
+        self._run.finish()
