@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 COMPILE := $(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --custom-compile-command 'make lock' --extra all
 
-.PHONY: libtpu quickstart test test-slow lint bench-state bench-quickstart bench-learner bench-loader bench-serving metaworld-tries metaworld-values metaworld-benchmark metaworld-ablations metaworld-report plan-sizes lock clean
+.PHONY: libtpu quickstart test test-slow lint bench-state bench-quickstart bench-learner bench-loader bench-serving metaworld-tries metaworld-values metaworld-benchmark metaworld-ablations metaworld-report plan-sizes plan-experiments lock clean
 
 QT := $(PY) -m qt_jax
 QUICKSTART := experiments/quickstart.py
@@ -69,6 +69,9 @@ metaworld-report: .plots/.installed
 
 plan-sizes: $(STAMP) libtpu
 	$(PY) -m benchmarks.plan_sizes
+
+plan-experiments: $(STAMP) libtpu
+	$(PY) -m benchmarks.plan_experiments
 
 # What a robot has: the base dependencies alone; and openpi-client, whose numpy is older.
 .base/.installed: setup.cfg | $(STAMP)

@@ -71,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     door.add_argument("--hosts", type=int, required=True, help="nodes of each run")
     door.add_argument("--chips", type=int, required=True, help="TPU chips or GPUs of a node")
     door.add_argument("--namespace", default="default")
+    door.add_argument("--queue", default="", help="of Kueue, such as multislice-queue in the clusters that XPK makes (default: none)")
     door.add_argument("--service-account", default="default", help="that may read pods and jobs, for several GPU nodes")
     door.add_argument("--grace-s", type=int, default=180, help="from SIGTERM to SIGKILL (default: 180)")
     door.add_argument("--restarts", type=int, default=20, help="of each run at most (default: 20)")

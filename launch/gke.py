@@ -1,4 +1,4 @@
-"""GKE: one JobSet a run (jobset.sigs.k8s.io, which XPK installs too), for TPU slices or GPU nodes."""
+"""GKE: one JobSet a run (jobset.sigs.k8s.io; XPK installs it in the clusters it makes), for TPU slices or GPU nodes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from qt_jax.errors import UserError
 @dataclasses.dataclass(frozen=True)
 class Pool:
     """Nodes that a run has. accelerator, topology: the labels of a TPU pool, such as tpu-v5-lite-podslice and 4x4; of a GPU pool, such as
-    nvidia-h100-80gb, accelerator alone. hosts, chips: of all nodes, and a node's chips or GPUs. grace_s: from SIGTERM to SIGKILL."""
+    nvidia-h100-80gb, accelerator alone. hosts, chips: of all nodes, and a node's chips or GPUs. queue: Kueue's, none: "". grace_s: from
+    SIGTERM to SIGKILL."""
 
     image: str
     accelerator: str
@@ -24,6 +25,7 @@ class Pool:
     chips: int
     topology: str
     namespace: str
+    queue: str
     service_account: str
     grace_s: int
     restarts: int
@@ -36,6 +38,8 @@ def manifest(run: Run, pool: Pool) -> dict[str, Any]:
             f"config.workdir is {run.workdir!r}, on a disk that goes with the pod; give a bucket: --config.workdir=gs://BUCKET/runs/NAME."
         )
     metadata: dict[str, Any] = {"name": _kubernetes_name(run.name), "namespace": pool.namespace}
+    if pool.queue:
+        metadata["labels"] = {"kueue.x-k8s.io/queue-name": pool.queue}
     if pool.topology:  # a slice is a node pool, which one run has for itself
         resource = "google.com/tpu"
         selector = {"cloud.google.com/gke-tpu-accelerator": pool.accelerator, "cloud.google.com/gke-tpu-topology": pool.topology}

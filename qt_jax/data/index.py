@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import tqdm
 
 from qt_jax import storage, text
 from qt_jax.data import episodes, records
@@ -83,12 +84,14 @@ def load(
     path = storage.directory(cache) / "index" / f"{key[:32]}.npz"
     if path.exists():
         return _from_bytes(path.read_bytes())
-    scan = functools.partial(_scan, directory, spec, step_penalty, cache)
-    if workers and len(directory.shards) > 1:
+    scan, shards = functools.partial(_scan, directory, spec, step_penalty, cache), range(len(directory.shards))
+    # On a terminal, and where it takes long: a bar.
+    shown = functools.partial(tqdm.tqdm, total=len(shards), desc=f"index of {directory.path}", unit="shard", delay=2, disable=None)
+    if workers and len(shards) > 1:
         with concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-            parts = list(pool.map(scan, range(len(directory.shards))))
+            parts = list(shown(pool.map(scan, shards)))
     else:
-        parts = list(map(scan, range(len(directory.shards))))
+        parts = list(shown(map(scan, shards)))
     index = _merge(directory, parts, stored_encoder(directory, spec), text_encoder, max_skipped)
     path.parent.mkdir(parents=True, exist_ok=True)
     storage.replace_bytes(path, _to_bytes(index))

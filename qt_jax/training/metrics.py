@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import math
 import sys
@@ -118,9 +119,10 @@ def check_finite(step: int, values: dict[str, float]) -> None:
 
 
 def progress(step: int, steps: int, values: dict[str, float]) -> None:
-    """One line that is rewritten on a terminal, and a line each on a log. Only the first process prints."""
+    """One line, rewritten on a terminal, a line each on a log, with the time left by `steps_per_s`. Only the first process prints."""
     if jax.process_index():
         return
     shown = "  ".join(f"{name.removeprefix('train/')} {value:.4g}" for name, value in values.items())
+    left = datetime.timedelta(seconds=round((steps - step) / values["steps_per_s"]))
     end = "\r" if sys.stdout.isatty() and step < steps else "\n"
-    print(f"step {step}/{steps}  {shown}", end=end, flush=True)
+    print(f"step {step}/{steps}  {shown}  left {left}", end=end, flush=True)

@@ -41,7 +41,7 @@ def test_hadolint_has_nothing_to_say(name):
     assert "DL3006" in checked("hadolint", "-", text=(ROOT / path).read_text().replace(":3.11-slim-bookworm", ""))
 
 
-@pytest.mark.parametrize("pool", [DRY["gke"], GPUS])
+@pytest.mark.parametrize("pool", [DRY["gke"], (*DRY["gke"], "--queue=multislice-queue"), GPUS])
 def test_jobsets_hold_to_their_schema_and_their_jobs_to_that_of_kubernetes(pool, capsys):
     for jobset in jobsets(capsys, pool):
         jsonschema.validate(jobset, JOBSET)
