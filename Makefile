@@ -26,7 +26,7 @@ runs/quickstart/q_transformer/evaluation.json: | runs/quickstart/bc/evaluation.j
 	$(QT) evaluate --config=$(QUICKSTART) --config.evaluate.references="('runs/quickstart/bc',)"
 
 test: $(STAMP) .base/.installed .openpi/.installed lint
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 	$(PY) -m pytest -m tensorflow
 
 test-slow: $(STAMP) libtpu .beam/.installed .onnx/.installed .rerun/.installed
