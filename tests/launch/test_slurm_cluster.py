@@ -1,0 +1,118 @@
+"""Trainings and a sweep through a real SLURM of two nodes, by the commands a user gives. `make slurm`, some minutes."""
+
+import os
+import re
+import signal
+import subprocess
+
+import jax
+import pytest
+
+from launch.runs import sweep
+from qt_jax.training import checkpoints
+from tests import tiny
+from tests.conftest import train
+from tests.launch import slurm_cluster
+from tests.launch.slurm_cluster import wait_for
+from tests.launch.test_launch import SWEEP, launch
+from tests.training.test_learner import equal_trees, metric_records
+
+pytestmark = pytest.mark.slurm
+
+STEPS = 200
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    with slurm_cluster.two_nodes() as conf, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", conf)
+        yield
+
+
+@pytest.fixture
+def config(dataset_path):
+    """Without images, so that most of the time is SLURM's."""
+    config = tiny.get_config()
+    config.data.path, config.env.cameras, config.train.steps = dataset_path, (), STEPS
+    return config
+
+
+def told(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def on_slurm(config, workdir, *arguments: str) -> subprocess.CompletedProcess:
+    """`python -m launch slurm` with what `config` sets, and the parameters sharded over the processes."""
+    settings = [f"--config.data.path={config.data.path}", "--config.env.cameras=()", f"--config.train.steps={config.train.steps}"]
+    return launch("slurm", *arguments, *settings, f"--config.workdir={workdir}", "--config.train.validate_every=100")
+
+
+def submitted(done: subprocess.CompletedProcess) -> str:
+    """The job's number."""
+    assert done.returncode == 0, done.stderr
+    return re.fullmatch(r"Submitted batch job (\d+)\n", done.stdout)[1]
+
+
+def of_job(job: str, field: str) -> list[str]:
+    """Of each of its tasks, where it is an array."""
+    return re.findall(rf"\b{field}=(\S+)", told("scontrol", "show", "job", job))
+
+
+def task(job: str, number: int) -> list[int]:
+    """The training process of that number, where it runs."""
+    found = slurm_cluster.processes(f"SLURM_CONF={os.environ['SLURM_CONF']}", f"SLURM_JOB_ID={job}", f"SLURM_PROCID={number}")
+    return [process for process in found if "qt_jax" in told("ps", "-o", "args=", "-p", str(process))]
+
+
+def test_slurm_is_asked_without_a_job_and_its_refusal_is_one_line(config, tmp_path):
+    taken, refused = (
+        on_slurm(config, tmp_path / "run", "--config=tests/tiny.py", "--test-only", f"--nodes={nodes}") for nodes in (2, 3)
+    )
+    assert taken.returncode == 0 and "to start at" in taken.stdout and "127.0.0.[2-3]" in taken.stdout
+    assert refused.returncode == 2 and re.search(r"^launch: sbatch refused .*Requested node configuration", refused.stderr, re.M)
+    assert not told("squeue", "-h")
+
+
+def test_a_training_on_two_nodes_stopped_in_every_way_ends_as_if_undisturbed(config, tmp_path):
+    """SIGTERM while it starts and while it trains, a process killed, and SLURM's own requeue: each time the job starts again."""
+    workdir = {name: tmp_path / name for name in ("disturbed", "undisturbed")}
+    job, other = (
+        submitted(on_slurm(config, path, "--config=tests/tiny.py", "--nodes=2", "--config.mesh.fsdp=2")) for path in workdir.values()
+    )
+    run = workdir["disturbed"]
+    told_so_far = lambda: "".join(path.read_text()[-3000:] for path in run.glob("slurm-*.log"))
+    step = lambda: checkpoints.latest_step(str(run)) if checkpoints.exists(str(run)) else 0
+    stops = {
+        "SIGTERM at the start": lambda: told("scancel", "--signal=TERM", job),
+        "SIGTERM": lambda: told("scancel", "--signal=TERM", job),
+        "SIGKILL of process 1": lambda: os.kill(*task(job, 1), signal.SIGKILL),
+        "requeue": lambda: told("scontrol", "requeue", job),
+    }
+    for number, (name, stop) in enumerate(stops.items()):
+        before = step()
+        wait_for(lambda: step() > before or (number == 0 and task(job, 1)), 600, told_so_far)
+        stop()
+        wait_for(lambda: of_job(job, "Restarts") == [str(number + 1)], 120, lambda: f"{name}: {told_so_far()}")
+        assert step() < STEPS, f"{name} came after the end"
+    wait_for(lambda: of_job(job, "JobState") == of_job(other, "JobState") == ["COMPLETED"], 600, told_so_far)
+
+    assert len((run / "starts.jsonl").read_text().splitlines()) == len(stops)  # the first stop came before the first start was told
+    assert "saved; the same command continues" in (text := next(run.glob("slurm-*.log")).read_text()) and "process 1 died" in text
+    found, expected = [], []
+    for path, state in zip(workdir.values(), (found, expected), strict=True):
+        config.workdir = str(path)
+        state.append(jax.device_get(train(config)))  # restored on one device; nothing is left to do
+    assert int(found[0].step) == STEPS
+    equal_trees(found, expected)
+    steps, undisturbed = ([record["step"] for record in metric_records(path)] for path in workdir.values())
+    assert steps == undisturbed
+
+
+def test_a_sweep_is_a_job_array_and_the_same_command_again_finds_it_finished(config, tmp_path):
+    config.train.steps = 4
+    job = submitted(on_slurm(config, tmp_path, f"--sweep={SWEEP}"))
+    wait_for(lambda: set(of_job(job, "JobState")) == {"COMPLETED"}, 600, lambda: told("squeue"))
+    assert sorted(of_job(job, "ArrayTaskId")) == [str(number) for number in range(6)]
+    assert all(run.step() == 4 for run in sweep(SWEEP, [f"--config.workdir={tmp_path}"]))
+    again = on_slurm(config, tmp_path, f"--sweep={SWEEP}")
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", "6 runs, 6 finished\n")
