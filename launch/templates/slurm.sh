@@ -27,7 +27,7 @@ cd {{ directory|quote }} || exit 2
 srun --kill-on-bad-exit=1 bash -c "${commands[${SLURM_ARRAY_TASK_ID:-0}]}"
 status=$?
 case $status in
-  {{ again|join('|') }})  # saved, hung or lost a process: the same command continues from the last checkpoint
+  {{ again|join('|') }})  # saved, hung, or lost a process (srun gives the highest status of all): the same command continues from the last checkpoint
     if [ "${SLURM_RESTART_COUNT:-0}" -lt {{ restarts }} ]; then
       scontrol requeue "$SLURM_JOB_ID" && sleep 60  # until SLURM ends this script
     fi ;;

@@ -73,6 +73,15 @@ def test_slurm_is_asked_without_a_job_and_its_refusal_is_one_line(config, tmp_pa
     assert not told("squeue", "-h")
 
 
+def test_a_job_that_is_cancelled_does_not_start_again(config, tmp_path):
+    job = submitted(on_slurm(config, tmp_path / "run", "--config=tests/tiny.py", "--nodes=2"))
+    of_it = lambda: slurm_cluster.processes(f"SLURM_JOB_ID={job}", f"SLURM_CONF={os.environ['SLURM_CONF']}")
+    wait_for(lambda: task(job, 0) and task(job, 1), 120, lambda: told("squeue"))
+    told("scancel", job)
+    wait_for(lambda: not of_it(), 120, lambda: f"{of_it()} are left")
+    assert of_job(job, "JobState") == ["CANCELLED"] and of_job(job, "Restarts") == ["0"]
+
+
 def test_a_training_on_two_nodes_stopped_in_every_way_ends_as_if_undisturbed(config, tmp_path):
     """SIGTERM while it starts and while it trains, a process killed, and SLURM's own requeue: each time the job starts again."""
     workdir = {name: tmp_path / name for name in ("disturbed", "undisturbed")}
