@@ -24,7 +24,8 @@ cd {{ directory|quote }} || exit 2
 {{ line }}
 {%- endfor %}
 
-srun --kill-on-bad-exit=1 bash -c "${commands[${SLURM_ARRAY_TASK_ID:-0}]}"
+# srun ends no process: the others' own end, by the roll call or the loss of one, says better why, and 143 is a SIGTERM from outside.
+srun --kill-on-bad-exit=0 --wait=0 bash -c "${commands[${SLURM_ARRAY_TASK_ID:-0}]}"
 status=$?
 case $status in
   {{ again|join('|') }})  # saved, hung, or lost a process (srun gives the highest status of all): the same command continues from the last checkpoint

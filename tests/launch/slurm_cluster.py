@@ -38,8 +38,8 @@ StateSaveLocation={directory}/state
 SlurmdSpoolDir={directory}/spool-%n
 SlurmctldPidFile={directory}/slurmctld.pid
 SlurmdPidFile={directory}/slurmd-%n.pid
-NodeName={nodes[0]} NodeAddr={nodes[0]} NodeHostname=localhost Port={ports[1]} CPUs=1
-NodeName={nodes[1]} NodeAddr={nodes[1]} NodeHostname=localhost Port={ports[2]} CPUs=1
+NodeName={nodes[0]} NodeAddr={nodes[0]} NodeHostname=localhost Port={ports[1]} CPUs=2
+NodeName={nodes[1]} NodeAddr={nodes[1]} NodeHostname=localhost Port={ports[2]} CPUs=2
 PartitionName=all Nodes=ALL Default=YES
 """
 

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 
 import jax
@@ -65,9 +66,7 @@ def task(job: str, number: int) -> list[int]:
 
 
 def test_slurm_is_asked_without_a_job_and_its_refusal_is_one_line(config, tmp_path):
-    taken, refused = (
-        on_slurm(config, tmp_path / "run", "--config=tests/tiny.py", "--test-only", f"--nodes={nodes}") for nodes in (2, 3)
-    )
+    taken, refused = (on_slurm(config, tmp_path / "run", "--config=tests/tiny.py", "--test-only", f"--nodes={nodes}") for nodes in (2, 3))
     assert taken.returncode == 0 and "to start at" in taken.stdout and "127.0.0.[2-3]" in taken.stdout
     assert refused.returncode == 2 and re.search(r"^launch: sbatch refused .*Requested node configuration", refused.stderr, re.M)
     assert not told("squeue", "-h")
@@ -82,6 +81,18 @@ def test_a_job_that_is_cancelled_does_not_start_again(config, tmp_path):
     assert of_job(job, "JobState") == ["CANCELLED"] and of_job(job, "Restarts") == ["0"]
 
 
+def test_a_process_that_cannot_start_ends_the_job_with_its_own_status(config, tmp_path):
+    """Process 0 finds its port taken, which is no reason to start again; process 1 hears nothing of it."""
+    arguments = "--config=tests/tiny.py", "--nodes=2", "--option=--hold", "--config.distributed.start_timeout_s=15"
+    job = submitted(on_slurm(config, tmp_path / "run", *arguments))
+    with socket.create_server(("", 61440 + 2 * int(job))):
+        told("scontrol", "release", job)
+        wait_for(lambda: of_job(job, "JobState") == ["FAILED"], 120, lambda: told("squeue"))
+    assert of_job(job, "ExitCode") == ["2:0"] and of_job(job, "Restarts") == ["0"]
+    log = next(tmp_path.glob("run/slurm-*.log")).read_text()
+    assert "Process 0 cannot listen" in log and "[0] did not reach" in log
+
+
 def test_a_training_on_two_nodes_stopped_in_every_way_ends_as_if_undisturbed(config, tmp_path):
     """SIGTERM while it starts and while it trains, a process killed, and SLURM's own requeue: each time the job starts again."""
     workdir = {name: tmp_path / name for name in ("disturbed", "undisturbed")}
@@ -91,21 +102,29 @@ def test_a_training_on_two_nodes_stopped_in_every_way_ends_as_if_undisturbed(con
     run = workdir["disturbed"]
     told_so_far = lambda: "".join(path.read_text()[-3000:] for path in run.glob("slurm-*.log"))
     step = lambda: checkpoints.latest_step(str(run)) if checkpoints.exists(str(run)) else 0
-    stops = {
-        "SIGTERM at the start": lambda: told("scancel", "--signal=TERM", job),
-        "SIGTERM": lambda: told("scancel", "--signal=TERM", job),
-        "SIGKILL of process 1": lambda: os.kill(*task(job, 1), signal.SIGKILL),
-        "requeue": lambda: told("scontrol", "requeue", job),
-    }
-    for number, (name, stop) in enumerate(stops.items()):
+    restarts = 0
+
+    def stop(how, when) -> None:
+        nonlocal restarts
+        wait_for(when, 600, told_so_far)
+        how()
+        restarts += 1
+        wait_for(lambda: of_job(job, "Restarts") == [str(restarts)], 120, told_so_far)
+        assert step() < STEPS, "the stop came after the end"
+
+    def saved_one_more():
         before = step()
-        wait_for(lambda: step() > before or (number == 0 and task(job, 1)), 600, told_so_far)
-        stop()
-        wait_for(lambda: of_job(job, "Restarts") == [str(number + 1)], 120, lambda: f"{name}: {told_so_far()}")
-        assert step() < STEPS, f"{name} came after the end"
+        return lambda: step() > before
+
+    terminate = lambda: told("scancel", "--signal=TERM", job)
+    stop(terminate, lambda: task(job, 1))
+    assert not (run / "starts.jsonl").exists()
+    stop(terminate, saved_one_more())
+    stop(lambda: os.kill(*task(job, 1), signal.SIGKILL), saved_one_more())
+    stop(lambda: told("scontrol", "requeue", job), saved_one_more())
     wait_for(lambda: of_job(job, "JobState") == of_job(other, "JobState") == ["COMPLETED"], 600, told_so_far)
 
-    assert len((run / "starts.jsonl").read_text().splitlines()) == len(stops)  # the first stop came before the first start was told
+    assert len((run / "starts.jsonl").read_text().splitlines()) == restarts  # the first stop came before the run had begun
     assert "saved; the same command continues" in (text := next(run.glob("slurm-*.log")).read_text()) and "process 1 died" in text
     found, expected = [], []
     for path, state in zip(workdir.values(), (found, expected), strict=True):
