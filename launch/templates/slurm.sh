@@ -24,11 +24,11 @@ cd {{ directory|quote }} || exit 2
 {{ line }}
 {%- endfor %}
 
-# srun ends no process: the others' own end, by the roll call or the loss of one, says better why, and 143 is a SIGTERM from outside.
+# A process that fails ends the others itself. Were srun to do it, their 143 would hide its status: srun gives the highest of all.
 srun --kill-on-bad-exit=0 --wait=0 bash -c "${commands[${SLURM_ARRAY_TASK_ID:-0}]}"
 status=$?
 case $status in
-  {{ again|join('|') }})  # saved, hung, or lost a process (srun gives the highest status of all): the same command continues from the last checkpoint
+  {{ again|join('|') }})  # saved, hung or lost a process: the same command continues from the last checkpoint
     if [ "${SLURM_RESTART_COUNT:-0}" -lt {{ restarts }} ]; then
       scontrol requeue "$SLURM_JOB_ID" && sleep 60  # until SLURM ends this script
     fi ;;
