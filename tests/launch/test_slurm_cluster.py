@@ -95,8 +95,8 @@ def test_a_process_that_cannot_start_ends_the_job_with_its_own_status(config, tm
 
 def test_a_training_on_two_nodes_stopped_in_every_way_ends_as_if_undisturbed(config, tmp_path):
     """SIGTERM while it starts and while it trains, a process killed, and SLURM's own requeue: each time the job starts again."""
-    workdir = {name: tmp_path / name for name in ("disturbed", "undisturbed")}
-    job, other = (
+    workdir = {name: tmp_path / name for name in ("undisturbed", "disturbed")}
+    other, job = (
         submitted(on_slurm(config, path, "--config=tests/tiny.py", "--nodes=2", "--config.mesh.fsdp=2")) for path in workdir.values()
     )
     run = workdir["disturbed"]
@@ -126,14 +126,12 @@ def test_a_training_on_two_nodes_stopped_in_every_way_ends_as_if_undisturbed(con
 
     assert len((run / "starts.jsonl").read_text().splitlines()) == restarts  # the first stop came before the run had begun
     assert "saved; the same command continues" in (text := next(run.glob("slurm-*.log")).read_text()) and "process 1 died" in text
-    found, expected = [], []
-    for path, state in zip(workdir.values(), (found, expected), strict=True):
-        config.workdir = str(path)
-        state.append(jax.device_get(train(config)))  # restored on one device; nothing is left to do
-    assert int(found[0].step) == STEPS
-    equal_trees(found, expected)
-    steps, undisturbed = ([record["step"] for record in metric_records(path)] for path in workdir.values())
-    assert steps == undisturbed
+    states, steps = [], []
+    for config.workdir in map(str, workdir.values()):
+        states.append(jax.device_get(train(config)))  # restored on one device; nothing is left to do
+        steps.append([record["step"] for record in metric_records(config.workdir)])
+    assert int(states[1].step) == STEPS and steps[0] == steps[1]
+    equal_trees(*states)
 
 
 def test_a_sweep_is_a_job_array_and_the_same_command_again_finds_it_finished(config, tmp_path):
