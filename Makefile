@@ -5,7 +5,8 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 COMPILE := $(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --custom-compile-command 'make lock' --extra all
 
-.PHONY: libtpu quickstart test test-slow lint bench-state bench-quickstart bench-learner bench-loader bench-serving metaworld-tries metaworld-values metaworld-benchmark metaworld-ablations metaworld-report plan-sizes plan-experiments lock clean
+.PHONY: libtpu quickstart test test-slow slurm lint lock clean bench-state bench-quickstart bench-learner bench-loader bench-serving \
+	metaworld-tries metaworld-values metaworld-benchmark metaworld-ablations metaworld-report plan-sizes plan-experiments
 
 QT := $(PY) -m qt_jax
 QUICKSTART := experiments/quickstart.py
@@ -31,6 +32,14 @@ test: $(STAMP) .base/.installed .openpi/.installed lint
 
 test-slow: $(STAMP) libtpu .beam/.installed .onnx/.installed .rerun/.installed
 	$(PY) -m pytest -m slow
+
+# A SLURM of two nodes on loopback, from Debian's packages.
+slurm: $(STAMP) /usr/sbin/slurmctld /usr/sbin/slurmd
+	$(PY) -m pytest -m slurm tests/launch
+
+/usr/sbin/slurmctld /usr/sbin/slurmd:
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends slurmctld slurmd slurm-client munge
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check qt_jax experiments launch benchmarks tests

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from launch.runs import AGAIN, Run
+from launch.runs import AGAIN, KILLED, Run
 from qt_jax.errors import UserError
 
 
@@ -60,7 +60,7 @@ def manifest(run: Run, pool: Pool) -> dict[str, Any]:
         "containers": [container],
     }
     # A status that asks for a start again, or a lost node, fails the job, and the JobSet starts all of its pods anew; any other ends it.
-    again = {"action": "FailJob", "onExitCodes": {"containerName": "qt-jax", "operator": "NotIn", "values": [*AGAIN, 137, 143]}}
+    again = {"action": "FailJob", "onExitCodes": {"containerName": "qt-jax", "operator": "NotIn", "values": [*AGAIN, *KILLED]}}
     job = {
         "parallelism": pool.hosts,
         "completions": pool.hosts,

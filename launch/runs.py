@@ -23,6 +23,8 @@ from qt_jax.training.config import validate
 
 AGAIN = (EXIT_PREEMPTED, EXIT_HUNG, EXIT_PEER_LOST, 134)
 """Exit statuses after which the same command is started again; 134: JAX's own abort when process 0 is killed."""
+KILLED = (137, 143)
+"""Statuses of a process that was killed, or told to stop before it could save: where the whole machine is the scheduler's, its doing."""
 
 
 @dataclasses.dataclass(frozen=True)

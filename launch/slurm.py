@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launch import templates
-from launch.runs import AGAIN, Run
+from launch.runs import AGAIN, KILLED, Run
 from qt_jax.errors import UserError
 
 
@@ -33,7 +33,7 @@ def script(runs: Sequence[Run], name: str, log_directory: str, cluster: Cluster)
     log = f"{log_directory}/slurm-{'%A_%a' if len(runs) > 1 else '%j'}.log"
     at_once = f"%{cluster.at_once}" if cluster.at_once else ""
     values = dataclasses.asdict(cluster) | {"at_once": at_once}
-    return templates.render("slurm.sh", name=name, runs=runs, log=log, directory=str(Path.cwd()), again=AGAIN, **values)
+    return templates.render("slurm.sh", name=name, runs=runs, log=log, directory=str(Path.cwd()), again=AGAIN + KILLED, **values)
 
 
 def submit(path: Path, text: str, test_only: bool = False) -> str:

@@ -24,7 +24,8 @@ cd {{ directory|quote }} || exit 2
 {{ line }}
 {%- endfor %}
 
-srun --kill-on-bad-exit=1 bash -c "${commands[${SLURM_ARRAY_TASK_ID:-0}]}"
+# A process that fails ends the others itself. Were srun to do it, their 143 would hide its status: srun gives the highest of all.
+srun --kill-on-bad-exit=0 --wait=0 bash -c "${commands[${SLURM_ARRAY_TASK_ID:-0}]}"
 status=$?
 case $status in
   {{ again|join('|') }})  # saved, hung or lost a process: the same command continues from the last checkpoint

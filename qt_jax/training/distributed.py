@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import socket
 from typing import Any
 
@@ -50,7 +51,9 @@ def find(settings: Any) -> Cluster | None:
     if not present or present[0].get_process_count() == 1:
         return None
     env = present[0]
-    address = env.get_coordinator_address(timeout_secs=settings.start_timeout_s, override_coordinator_port=None)
+    # JAX's port on SLURM is the job's number: the second one that we need is the next job's, which may run on the same nodes.
+    port = str(61440 + 2 * (int(os.environ["SLURM_JOB_ID"]) % 2048)) if env.name == "slurm" else None
+    address = env.get_coordinator_address(timeout_secs=settings.start_timeout_s, override_coordinator_port=port)
     return Cluster(address, env.get_process_count(), env.get_process_id())
 
 

@@ -145,6 +145,7 @@ def test_gke_asks_for_gpus_where_there_is_no_topology(capsys):
 def test_slurm_makes_an_array_of_a_sweep(capsys):
     text = rendered("slurm", capsys, f"--sweep={SWEEP}", "--at-once=2")
     assert "#SBATCH --array=0-5%2" in text and "#SBATCH --signal=TERM@180" in text and "scontrol requeue" in text
+    assert "75|76|77|134|137|143)" in text
     assert len(re.findall(r"^  'python -m qt_jax train .*'$", text, re.M)) == 6
 
 

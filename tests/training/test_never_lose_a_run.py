@@ -220,6 +220,19 @@ def test_a_port_that_is_taken_is_one_line(free_port):
         distributed.start(settings)
 
 
+def test_jobs_of_slurm_that_share_nodes_share_no_port(monkeypatch):
+    for name, value in {"STEP_NODELIST": "n[3-4]", "NTASKS": "2", "PROCID": "1", "LOCALID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    taken = set()
+    for job in (4095, 4096, 4097):  # the roll call takes the next port
+        monkeypatch.setenv("SLURM_JOB_ID", str(job))
+        found = distributed.find(distributed.get_config())
+        host, port = found.coordinator.split(":")
+        assert (host, found.num_processes, found.process_id) == ("n3", 2, 1) and int(port) < 65535
+        taken |= {int(port), int(port) + 1}
+    assert len(taken) == 6
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_process_that_falls_silent_or_fails_stops_the_other_by_name(config, free_port, number, tmp_path):
