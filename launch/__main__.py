@@ -118,7 +118,7 @@ def _slurm(runs: list[Run], given: argparse.Namespace) -> None:
     text = slurm.script(runs, name, str(directory), _of(slurm.Cluster, given))
     if given.dry_run:
         return print(text, end="")
-    print(slurm.submit(directory / "slurm.sh", text, given.test_only))
+    print(slurm.submit(directory, text, given.test_only))
 
 
 def _tpu_vm(runs: list[Run], given: argparse.Namespace) -> None:

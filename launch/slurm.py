@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,30 +27,39 @@ class Cluster:
     restarts: int
 
 
-def script(runs: Sequence[Run], name: str, log_directory: str, cluster: Cluster) -> str:
-    """The script of these runs. Raises a UserError for rollouts on several nodes."""
+def script(runs: Sequence[Run], name: str, directory: str, cluster: Cluster) -> str:
+    """Of these runs; it logs into `directory` and bears it as its comment. Raises a UserError for rollouts on several nodes."""
     if cluster.nodes > 1 and any(run.evaluate for run in runs):
         raise UserError(f"--evaluate with --nodes={cluster.nodes}: rollouts are one process's; train first, then evaluate with --nodes=1.")
-    log = f"{log_directory}/slurm-{'%A_%a' if len(runs) > 1 else '%j'}.log"
+    log = f"{directory}/slurm-{'%A_%a' if len(runs) > 1 else '%j'}.log"
     at_once = f"%{cluster.at_once}" if cluster.at_once else ""
-    values = dataclasses.asdict(cluster) | {"at_once": at_once}
-    return templates.render("slurm.sh", name=name, runs=runs, log=log, directory=str(Path.cwd()), again=AGAIN + KILLED, **values)
+    values = dataclasses.asdict(cluster) | {"at_once": at_once, "again": AGAIN + KILLED, "start": str(Path.cwd())}
+    return templates.render("slurm.sh", name=name, runs=runs, log=log, directory=directory, **values)
 
 
-def submit(path: Path, text: str, test_only: bool = False) -> str:
-    """Writes the script and gives it to sbatch, or only asks whether it would be taken.
+def submit(directory: Path, text: str, test_only: bool = False) -> str:
+    """Writes the script into the directory of the run or sweep, and gives it to sbatch, or only asks whether it would be taken.
 
     Returns: what sbatch says.
 
     Raises:
-        UserError: if there is no sbatch, or it refuses.
+        UserError: if there is no sbatch, it refuses, or a job of this directory waits or runs already.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    for line in _told("squeue", "--me", "--noheader", "--format=%A %k").splitlines():
+        job, _, comment = line.partition(" ")
+        if comment == str(directory):
+            raise UserError(f"{directory} has job {job} already, which continues by itself; wait for it, or `scancel {job}` first.")
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "slurm.sh"
     path.write_text(text)
+    return _told("sbatch", *(["--test-only"] if test_only else []), str(path))
+
+
+def _told(*command: str) -> str:
     try:
-        done = subprocess.run(["sbatch", *(["--test-only"] if test_only else []), str(path)], capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True)
     except FileNotFoundError:
-        raise UserError("There is no sbatch here; run this on the cluster's login node, or look at the script with --dry-run.") from None
+        raise UserError(f"There is no {command[0]} here; run this on the cluster's login node, or see the script with --dry-run.") from None
     if done.returncode:
-        raise UserError(f"sbatch refused {path}: {' '.join(done.stderr.split())}")
+        raise UserError(f"{shlex.join(command)} failed: {' '.join(done.stderr.split())}")
     return (done.stdout + done.stderr).strip()

@@ -1,5 +1,6 @@
 #!/bin/bash
 #SBATCH --job-name={{ name }}
+#SBATCH --comment={{ directory|quote }}
 #SBATCH --nodes={{ nodes }}
 #SBATCH --ntasks-per-node=1
 {% for line in option -%}
@@ -19,7 +20,7 @@ commands=(
   {{ run.shell(python)|quote }}
 {%- endfor %}
 )
-cd {{ directory|quote }} || exit 2
+cd {{ start|quote }} || exit 2
 {%- for line in setup %}
 {{ line }}
 {%- endfor %}

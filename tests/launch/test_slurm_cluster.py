@@ -68,7 +68,7 @@ def task(job: str, number: int) -> list[int]:
 def test_slurm_is_asked_without_a_job_and_its_refusal_is_one_line(config, tmp_path):
     taken, refused = (on_slurm(config, tmp_path / "run", "--config=tests/tiny.py", "--test-only", f"--nodes={nodes}") for nodes in (2, 3))
     assert taken.returncode == 0 and "to start at" in taken.stdout and "127.0.0.[2-3]" in taken.stdout
-    assert refused.returncode == 2 and re.search(r"^launch: sbatch refused .*Requested node configuration", refused.stderr, re.M)
+    assert refused.returncode == 2 and re.search(r"^launch: sbatch .* failed: .*Requested node configuration", refused.stderr, re.M)
     assert not told("squeue", "-h")
 
 
@@ -137,6 +137,8 @@ def test_a_training_on_two_nodes_stopped_in_every_way_ends_as_if_undisturbed(con
 def test_a_sweep_is_a_job_array_and_the_same_command_again_finds_it_finished(config, tmp_path):
     config.train.steps = 4
     job = submitted(on_slurm(config, tmp_path, f"--sweep={SWEEP}"))
+    twice = on_slurm(config, tmp_path, f"--sweep={SWEEP}")
+    assert twice.returncode == 2 and f"{tmp_path} has job {job} already" in twice.stderr
     wait_for(lambda: set(of_job(job, "JobState")) == {"COMPLETED"}, 600, lambda: told("squeue"))
     assert sorted(of_job(job, "ArrayTaskId")) == [str(number) for number in range(6)]
     assert all(run.step() == 4 for run in sweep(SWEEP, [f"--config.workdir={tmp_path}"]))
