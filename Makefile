@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 COMPILE := $(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --custom-compile-command 'make lock' --extra all
 
 .PHONY: libtpu quickstart test test-slow slurm lint lock clean bench-state bench-quickstart bench-learner bench-loader bench-serving \
-	metaworld-tries metaworld-values metaworld-benchmark metaworld-ablations metaworld-report plan-sizes plan-experiments
+	metaworld-tries metaworld-grid metaworld-values metaworld-benchmark metaworld-ablations metaworld-report plan-sizes plan-experiments
 
 QT := $(PY) -m qt_jax
 QUICKSTART := experiments/quickstart.py
@@ -63,6 +63,10 @@ bench-serving: $(STAMP) .peer/.installed .onnx/.installed
 # The diagnosis and the benchmark (experiments/diagnosis.md): hours; each goes on where it was stopped.
 metaworld-tries: $(STAMP)
 	$(PY) -m benchmarks.metaworld tries
+
+metaworld-grid: $(STAMP)
+	$(PY) -m benchmarks.metaworld grid
+	$(PY) -m benchmarks.metaworld_grid
 
 metaworld-values: $(STAMP)
 	$(PY) -m benchmarks.metaworld_values

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.metaworld tries|benchmark|ablations [NAME ...]`: the runs that are missing of a part, one by one.
+"""`python -m benchmarks.metaworld tries|grid|benchmark|ablations [NAME ...]`: the runs that are missing of a part, one by one.
 
-tries: of the diagnosis. benchmark: every method on every recipe. ablations: of Q-Transformer, on recipe b. NAME: tries or methods, in
-the order in which they are wanted; none: all of the part. Results are JSON lines in experiments/results/metaworld; stop it at any time.
+tries, grid: of the diagnosis. benchmark: every method on every recipe. ablations: of Q-Transformer, on recipe b. NAME: tries or methods;
+none: all of the part. Results are JSON lines in experiments/results/metaworld; stop it at any time.
 Pools that are not there are collected first. Each core has runs of its own; on an accelerator `--together=20` makes up to 20 one program.
 """
 
@@ -11,24 +11,28 @@ import argparse
 from pathlib import Path
 
 from benchmarks import fleet, packs, runs
-from experiments import metaworld_benchmark, metaworld_diagnosis
+from experiments import metaworld_benchmark, metaworld_diagnosis, metaworld_grid
 from experiments.metaworld_recipes import METHODS, RECIPES
 from experiments.metaworld_tries import CELLS, TRIES
 
 RESULTS = Path("experiments/results/metaworld")
-SEEDS = {"tries": (0, 1, 2), "benchmark": (0, 1, 2, 3, 4), "ablations": (0, 1, 2, 3, 4)}
+SEEDS = {"tries": (0, 1, 2), "grid": (0, 1, 2, 3, 4), "benchmark": (0, 1, 2, 3, 4), "ablations": (0, 1, 2, 3, 4)}
 
 
 def wanted(part: str, names: list[str]) -> tuple[str, dict]:
     """The experiment file and {run: config}."""
     if part == "tries":
-        names = names or [f"{agent}.{name}" for agent, tries in TRIES.items() for name in tries]
-        module, cells = metaworld_diagnosis, CELLS
+        module, runs_of = metaworld_diagnosis, [(f"{agent}.{name}", cell) for cell in CELLS for agent, t in TRIES.items() for name in t]
+    elif part == "grid":
+        module, runs_of = metaworld_grid, metaworld_grid.names()
     else:
         ablations = part == "ablations"
-        names = names or [name for name in METHODS if ("." in name) == ablations]
-        module, cells = metaworld_benchmark, ["b"] if ablations else RECIPES
-    chosen = [f"{name},{cell},{seed}" for seed in SEEDS[part] for cell in cells for name in names]
+        cells = ["b"] if ablations else RECIPES
+        module, runs_of = metaworld_benchmark, [(name, cell) for cell in cells for name in METHODS if ("." in name) == ablations]
+    known = {name for name, _ in runs_of}
+    if unknown := [name for name in names if name not in known]:
+        raise SystemExit(f"{unknown[0]!r} is none of {part}: {', '.join(sorted(known))}")
+    chosen = [f"{name},{cell},{seed}" for seed in SEEDS[part] for name, cell in runs_of if not names or name in names]
     return f"experiments/{module.__name__.split('.')[-1]}.py", {run: module.get_config(run) for run in chosen}
 
 

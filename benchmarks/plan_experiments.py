@@ -19,7 +19,11 @@ RESULT = Path("experiments/results/plan_experiments.md")
 
 def main() -> None:
     commit = runs.code_commit("experiments")
-    lines = [f"`make plan-experiments`, commit {commit}, {runs.MACHINE}: compiled, not run.", "", "| experiment | tried, from the smallest |"]
+    lines = [
+        f"`make plan-experiments`, commit {commit}, {runs.MACHINE}: compiled, not run.",
+        "",
+        "| experiment | tried, from the smallest |",
+    ]
     lines.append("|---|---|")
     for name in EXPERIMENTS:
         for kind in KINDS:

@@ -13,16 +13,22 @@ from experiments.metaworld_tries import CELLS, TRIES
 TASKS = ("sweep-into", "hammer", "peg-unplug-side", "push-wall", "coffee-pull")
 
 
-def get_config(arguments: str = "q_transformer.half,few_noise,0") -> ml_collections.ConfigDict:
-    tried, cell, seed = arguments.split(",")
-    agent, _, name = tried.partition(".")
-    config = metaworld_pools.get_config("metaworld_diagnosis", agent, int(seed))
-    config.workdir = f"runs/metaworld_diagnosis/{tried}/{cell}/{seed}"
+def base(agent: str, seed: int) -> ml_collections.ConfigDict:
+    """Of the pool of that seed, before anything was chosen."""
+    config = metaworld_pools.get_config("metaworld_diagnosis", agent, seed)
     config.env.tasks = TASKS
     config.collect.autonomous = 120
     config.evaluate.episodes = 6
     config.evaluate.max_decisions = 60
     config.train.steps = 2000
+    return config
+
+
+def get_config(arguments: str = "q_transformer.half,few_noise,0") -> ml_collections.ConfigDict:
+    tried, cell, seed = arguments.split(",")
+    agent, _, name = tried.partition(".")
+    config = base(agent, int(seed))
+    config.workdir = f"runs/metaworld_diagnosis/{tried}/{cell}/{seed}"
     config.data.limits = CELLS[cell]
     config.update_from_flattened_dict(TRIES[agent][name])
     return config

@@ -10,7 +10,7 @@ from experiments.metaworld_recipes import METHODS, RECIPES
 from qt_jax.training.config import validate
 
 
-@pytest.mark.parametrize("part", ["tries", "benchmark", "ablations"])
+@pytest.mark.parametrize("part", ["tries", "grid", "benchmark", "ablations"])
 def test_every_run_has_a_valid_config_and_a_directory_of_its_own(part):
     _, configs = metaworld.wanted(part, [])
     for config in configs.values():
