@@ -80,11 +80,12 @@ def train(content: Pack, unit: Unit, drawn: Sequence[np.ndarray]) -> tuple[list[
     return [row | facts for row in own], runs.params()
 
 
-class _Kept:
-    """Environments that stay open from run to run."""
+class Environments:
+    """Of a config with evaluation's time limit; they stay open from run to run."""
 
-    def __init__(self, settings: Any):
-        self._settings, self._open = settings, {}
+    def __init__(self, config: Any):
+        self._settings, self._open = ml_collections.ConfigDict(config.env), {}
+        self._settings.max_decisions = config.evaluate.max_decisions or config.env.max_decisions
 
     def __call__(self, task: str) -> Any:
         class Kept(metaworld.MetaWorldEnv):
@@ -95,7 +96,7 @@ class _Kept:
         return kept.pop() if kept else Kept(task, self._settings)
 
 
-def evaluate(content: Pack, job: Job, member: Member, params: dict, environments: _Kept) -> dict[str, list[bool]]:
+def evaluate(content: Pack, job: Job, member: Member, params: dict, environments: Environments) -> dict[str, list[bool]]:
     """Success of one run in each task's episodes, as the `evaluate` door has it."""
     config, data = job.config_of(member), content.data[job.data[member.data]]
     action = data.action
@@ -141,9 +142,7 @@ def _evaluate(unit: Unit, place: int, facts: dict[str, Any], params: dict) -> di
     content, start = opened(), time.time()
     job, members = unit.of(content)
     config = checkpoints.frozen_config(job.config)
-    settings = ml_collections.ConfigDict(config.env)
-    settings.max_decisions = config.evaluate.max_decisions or settings.max_decisions
-    environments = _OPENED.setdefault(settings.to_json(), _Kept(settings))
+    environments = _OPENED.setdefault(repr((config.env, config.evaluate.max_decisions)), Environments(config))
     success = evaluate(content, job, members[place], params, environments)
     return facts | {"success": success, "evaluate_s": time.time() - start} | content.facts
 

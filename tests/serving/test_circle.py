@@ -7,11 +7,13 @@ import subprocess
 import numpy as np
 import pytest
 
+from benchmarks import fleet, packs
 from qt_jax.envs import metaworld
 from qt_jax.envs import metaworld_tasks as tasks
 from qt_jax.serving import wire
 from qt_jax.serving.client import Client
 from qt_jax.serving.sessions import Refused
+from qt_jax.training import checkpoints
 from tests import skilled
 from tests.conftest import ROOT, door
 from tests.serving.conftest import Serving, serve
@@ -121,3 +123,18 @@ def test_a_served_policy_is_evaluated_and_what_it_did_is_trained_on(recording: S
     door("train", f"--config.data.path={workdir / 'recorded'}", f"--config.workdir={workdir / 'again'}", "--config.train.steps=5",
                  "--config.data.validation_fraction=0.0", "--config.train.log_every=1", config=CONFIG)  # fmt: skip
     assert (workdir / "again" / "checkpoints" / "5").exists()
+
+
+def test_what_the_benchmark_measures_of_a_policy_is_what_evaluate_does(workdir, tmp_path):
+    """Of some episodes with a time limit at which about half of them have succeeded."""
+    config = skilled.get_config()
+    config.data.path, config.evaluate.max_decisions = str(workdir / "data"), 14
+    packs.write({"skilled": config}, tmp_path / "pack")
+    content = packs.read(tmp_path / "pack")
+    (job,) = content.jobs
+    params, *_ = checkpoints.load_params(str(workdir))
+    found = fleet.evaluate(content, job, job.members[0], params, fleet.Environments(config))
+    door("evaluate", f"--config.workdir={workdir}", "--config.evaluate.max_decisions=14", config=CONFIG)
+    told = json.loads((workdir / "evaluation.json").read_text())["tasks"]
+    assert {task: np.mean(episodes) for task, episodes in found.items()} == {task: row["success"] for task, row in told.items()}
+    assert any(0 < row["success"] < 1 for row in told.values()), told
