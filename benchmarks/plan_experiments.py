@@ -1,39 +1,45 @@
 """`make plan-experiments`: the smallest TPU slice and number of GPUs that each experiment file fits, by `plan --fits`.
 
-Compiled, nothing was run; for GPUs on CPUs, which is an estimate. About ten minutes for each slice tried of a paper-size network. Writes
-experiments/results/plan_experiments.md.
+Compiled, nothing was run; for GPUs on CPUs, which is an estimate. About ten minutes for each slice tried of a paper-size network; it goes on
+where it was stopped. Writes experiments/results/plan_experiments.json and .md.
 """
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 from benchmarks import runs
 
-EXPERIMENTS = ("quickstart", "metaworld_mt10", "metaworld_mt50", "bridge", "fractal", "oxe_mix")
-KINDS = ("v5e", "v5p", "h100")
-RESULT = Path("experiments/results/plan_experiments.md")
+EXPERIMENTS = ("quickstart", "metaworld_mt10", "metaworld_mt50", "fractal", "bridge", "oxe_mix")
+KINDS = ("v5e", "h100")
+RESULT = Path("experiments/results/plan_experiments.json")
+
+
+def table(rows: list[dict]) -> str:
+    lines = ["`make plan-experiments`: compiled, not run.", "", "| experiment | tried, from the smallest | commit |", "|---|---|---|"]
+    lines += [f"| {row['experiment']} | {'<br>'.join(row['tried'])} | {row['commit']} |" for row in rows]
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     commit = runs.code_commit("experiments")
-    lines = [
-        f"`make plan-experiments`, commit {commit}, {runs.MACHINE}: compiled, not run.",
-        "",
-        "| experiment | tried, from the smallest |",
-    ]
-    lines.append("|---|---|")
-    for name in EXPERIMENTS:
-        for kind in KINDS:
+    rows = json.loads(RESULT.read_text())["rows"] if RESULT.exists() else []
+    known = {(row["experiment"], row["kind"]) for row in rows}
+    for kind in KINDS:
+        for name in EXPERIMENTS:
+            if (name, kind) in known:
+                continue
             command = [sys.executable, "-m", "qt_jax", "plan", f"--config=experiments/{name}.py", f"--fits={kind}"]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 sys.exit(f"{name} on {kind}: {done.stderr[-2000:]}")
-            lines.append(f"| {name} | {'<br>'.join(done.stdout.splitlines())} |")
-            print(lines[-1], flush=True)
-            RESULT.write_text("\n".join(lines) + "\n")
+            rows.append({"experiment": name, "kind": kind, "tried": done.stdout.splitlines(), "commit": commit})
+            print(json.dumps(rows[-1]), flush=True)
+            runs.write(RESULT, rows=rows)
+            RESULT.with_suffix(".md").write_text(table(rows))
 
 
 if __name__ == "__main__":
