@@ -16,7 +16,7 @@ from qt_jax.data.order import Draw
 from qt_jax.data.tables import Entry
 from qt_jax.errors import Preempted, UserError
 from qt_jax.models.q_transformer import Network, parameter_count
-from qt_jax.training import checkpoints, chips, inputs, mesh, metrics, program, provenance, sharding
+from qt_jax.training import checkpoints, chips, inputs, mesh, metrics, program, provenance, sharding, tracking
 from qt_jax.training.config import validate
 from qt_jax.training.peers import Peers, meet
 from qt_jax.training.preemption import Preemption
@@ -44,6 +44,7 @@ def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
     # Before the compilation, which may take minutes: all that can be refused.
     checkpointer.check_same_run(assets)
     provenance.record(config)
+    tracker = tracking.Tracker(config, born) if config.train.wandb and jax.process_index() == 0 else None
     iterator = loader.TrainingIterator(
         recipe,
         batch_size=batch_size,
@@ -71,7 +72,7 @@ def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
         born, productive_s, program.step_flops(config, network, compiled.state, compiled.batch), chips.total_peak(device_mesh)
     )
     meet("first step", config.distributed.start_timeout_s)
-    writer, dog = metrics.MetricWriter(config, start, born), Watchdog(config.train.step_timeout_s, peers)
+    writer, dog = metrics.MetricWriter(config.workdir, start, tracker), Watchdog(config.train.step_timeout_s, peers)
     profiler = Profiler(config.workdir, config.train.profile_start, config.train.profile_steps)
     try:
         with Preemption() as preemption:

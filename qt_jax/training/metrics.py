@@ -9,37 +9,33 @@ import math
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 from etils import epath
 
 from qt_jax import storage
 from qt_jax.errors import UserError
-from qt_jax.training import tracking
+from qt_jax.training.tracking import Tracker
 
 
 class MetricWriter:
-    """`metrics.jsonl` (one object a line) and TensorBoard event files in the run's directory, and where `config.train.wandb` says so
-    Weights & Biases. Only the first process writes.
+    """`metrics.jsonl` (one object a line) and TensorBoard event files in the run's directory. Only the first process writes.
 
     Args:
         step: where the run continues; records of later steps, which it will write again, are dropped.
-        born: `first_start` of the run.
+        tracker: that is told too, and closed with this.
     """
 
-    def __init__(self, config: Any, step: int, born: float):
+    def __init__(self, workdir: str, step: int, tracker: Tracker | None):
         from tensorboardX import SummaryWriter
 
-        self._board = self._tracker = None
+        self._board, self._tracker = None, tracker
         if jax.process_index():
             return
-        self._path = epath.Path(config.workdir) / "metrics.jsonl"
+        self._path = epath.Path(workdir) / "metrics.jsonl"
         before = self._path.read_text().splitlines() if self._path.exists() else []
         self._lines = [line for line in before if json.loads(line)["step"] <= step]
-        if config.train.wandb:
-            self._tracker = tracking.Tracker(config, born)
-        self._board = SummaryWriter(f"{config.workdir}/tensorboard", purge_step=step + 1 if before else None)
+        self._board = SummaryWriter(f"{workdir}/tensorboard", purge_step=step + 1 if before else None)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         if self._board:
