@@ -39,7 +39,6 @@ def rendered(where, capsys, *given):
     return capsys.readouterr().out
 
 
-@pytest.mark.slow  # a minute
 def test_a_sweep_killed_halfway_ends_with_six_finished_runs_and_none_repeated(dataset_path, tmp_path):
     settings = [f"--config.data.path={dataset_path}", f"--config.workdir={tmp_path}", "--config.env.cameras=()"]
     settings += ["--config.train.steps=4", "--config.train.checkpoint_every=2"]
