@@ -1,7 +1,7 @@
 """`make plan-experiments`: the smallest TPU slice and number of GPUs that each experiment file fits, by `plan --fits`.
 
-Compiled, nothing was run; for GPUs on CPUs, which is an estimate. About ten minutes for each slice tried of a paper-size network; started
-again it goes on. Writes experiments/results/plan_experiments.json and .md.
+Compiled, nothing was run; for GPUs by the TPU compiler, an estimate. About ten minutes for each slice tried of a paper-size network.
+Started again it goes on. Writes experiments/results/plan_experiments.json and .md.
 """
 
 from __future__ import annotations

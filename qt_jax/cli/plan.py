@@ -81,7 +81,7 @@ def fits(config: Any, kind: str) -> Iterator[str]:
         UserError: if none has, or the config fits none of the numbers of devices.
     """
     for name, devices, memory in topology.ascending(kind):
-        estimate = " (an estimate: compiled for CPUs)" if kind in topology.GPUS else ""
+        estimate = " (an estimate: compiled for as many TPU v5p)" if kind in topology.GPUS else ""
         try:
             needed = figures(config, devices)["memory"]["total"]
         except UserError as error:

@@ -21,11 +21,12 @@ SLICES = {"v5e": _FLAT, "v6e": _FLAT, "v4": _CUBES, "v5p": _CUBES}
 """Of each kind of TPU, from the smallest."""
 GPUS = {"a100": "NVIDIA A100", "h100": "NVIDIA H100", "h200": "NVIDIA H200"}
 GPU_COUNTS = (1, 2, 4, 8, 16, 32, 64)
+STAND_IN = "v5p:4x4x4"
+"""For GPUs, whose compiler needs one: chips of this, compiled for in the same number."""
 
 
 def ascending(kind: str) -> Iterator[tuple[str, list[Any], float]]:
-    """(name, devices, bytes of memory of one) of slices of a kind of TPU, or numbers of a GPU, from the smallest. For GPUs, whose compiler
-    needs one, they are simulated CPU devices.
+    """(name, devices, bytes of memory of one) of slices of a kind of TPU, or numbers of a GPU (chips of the stand-in), from the smallest.
 
     Raises:
         UserError: for an unknown kind, and as `tpu_devices`.
@@ -35,7 +36,7 @@ def ascending(kind: str) -> Iterator[tuple[str, list[Any], float]]:
             devices = tpu_devices(f"{kind}:{shape}")
             yield f"{kind}:{shape}", devices, chips.published(devices[0].device_kind).memory
     elif kind in GPUS:
-        devices = cpu_devices(max(GPU_COUNTS))
+        devices = tpu_devices(STAND_IN)
         for count in GPU_COUNTS:
             yield f"{count} x {kind}", devices[:count], chips.CHIPS[GPUS[kind]].memory
     else:

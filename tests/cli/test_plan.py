@@ -99,6 +99,8 @@ def test_a_missing_compiler_names_the_command(monkeypatch, tmp_path):
     monkeypatch.setenv("TPU_LIBRARY_PATH", str(tmp_path / "none.so"))
     result = plan("--topology=v5e:4x4", check=False)
     assert result.returncode == 2 and "run `make libtpu`" in result.stderr
+    result = plan("--fits=h10", check=False)
+    assert result.returncode == 2 and "--fits=h10: expected one of v5e, v6e, v4, v5p, a100, h100, h200." in result.stderr
 
 
 needs_compiler = pytest.mark.skipif(not (ROOT / topology.LIBTPU).exists(), reason="needs `make libtpu`")
@@ -118,6 +120,14 @@ needs_compiler = pytest.mark.skipif(not (ROOT / topology.LIBTPU).exists(), reaso
 def test_the_real_tpu_compiler_takes_the_train_step(config, flags):
     text = plan("--topology=v5e:4x4", *flags, config=config).stdout
     assert "16 x TPU v5 lite" in text and "fits TPU v5 lite: yes" in text and "step time (modelled" in text
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_the_smallest_slice_and_number_of_gpus_that_a_config_fits():
+    assert re.fullmatch(r"v5e:2x2: yes, [\d.]+ of 16 GiB on each\n", plan("--fits=v5e", config="quickstart").stdout)
+    one, two = plan("--fits=h100", "--config.mesh.fsdp=2", config="quickstart").stdout.splitlines()
+    assert "1 x h100: no; config.mesh.data=-1, config.mesh.fsdp=2" in one and re.match(r"2 x h100: yes, [\d.]+ of 80 GiB on each \(an estimate", two)
 
 
 @pytest.mark.slow

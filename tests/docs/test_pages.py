@@ -81,9 +81,7 @@ def test_data(folder, synthetic_root):
 
 def test_cluster(folder):
     for command in commands("cluster.md"):
-        said = run(folder, command)
-        if "plan" in command:
-            assert "GiB" in said or "MiB" in said
+        run(folder, command)
     sweep = folder / "runs" / "sweeps" / "alpha"
     table = (sweep / "table.csv").read_text().splitlines()
     assert len(table) == 7 and "validation/loss" in table[0] and (sweep / "sweep.png").exists()
