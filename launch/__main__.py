@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import os
 import sys
 from collections.abc import Sequence
@@ -34,9 +35,12 @@ def parser() -> argparse.ArgumentParser:
     rollouts.add_argument("--evaluate", action="store_true", help="roll each trained policy out, too")
 
     top = argparse.ArgumentParser(
-        prog="python -m launch", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m launch",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    doors = top.add_subparsers(dest="where", required=True)
+    doors = top.add_subparsers(dest="where", required=True, parser_class=functools.partial(argparse.ArgumentParser, allow_abbrev=False))
     door = doors.add_parser("local", parents=[starts, rollouts], help="processes on this machine")
     door.add_argument("--workers", type=int, default=1, help="runs at once (default: 1)")
     door.add_argument("--gpus", default="", help="such as 0,1,2,3: each run has one of them, so many at once at most")
@@ -76,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     door.add_argument("--grace-s", type=int, default=180, help="from SIGTERM to SIGKILL (default: 180)")
     door.add_argument("--restarts", type=int, default=20, help="of each run at most (default: 20)")
 
-    door = doors.add_parser("collect", parents=[what, rollouts], help="a sweep's runs as a table and plots")
+    door = doors.add_parser("collect", parents=[what], help="a sweep's runs as a table and plots")
     door.add_argument(
         "--metric", default="", help="of metrics.jsonl or `success` of the rollouts (default: success, or else validation/loss)"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -37,7 +38,7 @@ def manifest(run: Run, pool: Pool) -> dict[str, Any]:
         raise UserError(
             f"config.workdir is {run.workdir!r}, on a disk that goes with the pod; give a bucket: --config.workdir=gs://BUCKET/runs/NAME."
         )
-    metadata: dict[str, Any] = {"name": _kubernetes_name(run.name), "namespace": pool.namespace}
+    metadata: dict[str, Any] = {"name": _kubernetes_name(run), "namespace": pool.namespace}
     if pool.queue:
         metadata["labels"] = {"kueue.x-k8s.io/queue-name": pool.queue}
     if pool.topology:  # a slice is a node pool, which one run has for itself
@@ -86,7 +87,7 @@ def manifests(runs: Sequence[Run], pool: Pool) -> str:
     return yaml.safe_dump_all([manifest(run, pool) for run in runs], sort_keys=False)
 
 
-def _kubernetes_name(name: str) -> str:
-    """A DNS label: of a long name the end, where a sweep's runs differ."""
-    label = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
-    return f"qt-{label[-40:].strip('-')}"
+def _kubernetes_name(run: Run) -> str:
+    """A DNS label: of a long name the end, where a sweep's runs differ most; and of its directory a hash, so that no two are alike."""
+    label = re.sub("[^a-z0-9]+", "-", run.name.lower()).strip("-")
+    return f"qt-{label[-32:].strip('-')}-{hashlib.sha256(run.workdir.encode()).hexdigest()[:6]}"

@@ -17,7 +17,7 @@ from typing import TextIO
 
 from launch.runs import AGAIN, Run
 from qt_jax import storage
-from qt_jax.errors import EXIT_PREEMPTED, UserError
+from qt_jax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, UserError
 
 
 class Launcher:
@@ -28,6 +28,7 @@ class Launcher:
 
     def __init__(self, workers: int, gpus: Sequence[str] = (), restarts: int = 3):
         self._workers, self._restarts, self._stopping = min(workers, len(gpus) or workers), restarts, threading.Event()
+        self.stopped_by = 0  # a signal
         self._gpus: queue.SimpleQueue[str] = queue.SimpleQueue()
         for gpu in gpus or [""] * self._workers:
             self._gpus.put(gpu)
@@ -43,7 +44,8 @@ class Launcher:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _stop(self, *_) -> None:
+    def _stop(self, number: int, _) -> None:
+        self.stopped_by = number
         self._stopping.set()
         for child in list(self._children):
             child.terminate()
@@ -103,11 +105,15 @@ def _last_line(log: str) -> str:
 
 
 def launch(runs: Sequence[Run], workers: int, gpus: Sequence[str], restarts: int) -> None:
-    """Raises a UserError if some run did not finish."""
+    """Raises a UserError if some run did not finish; ends with 75 or 130 where SIGTERM or Ctrl-C came."""
     if workers < 1:
         raise UserError(f"--workers is {workers}; expected at least 1.")
-    statuses = Launcher(workers, gpus, restarts)(runs)
+    launcher = Launcher(workers, gpus, restarts)
+    statuses = launcher(runs)
     failed = {name: status for name, status in statuses.items() if status}
+    if failed and launcher.stopped_by:
+        print(f"launch: told to stop; {len(failed)} of {len(runs)} runs are left, the same command continues with them", file=sys.stderr)
+        raise SystemExit(EXIT_INTERRUPTED if launcher.stopped_by == signal.SIGINT else EXIT_PREEMPTED)
     if failed:
         shown = ", ".join(f"{name} (status {status})" for name, status in failed.items())
-        raise UserError(f"{len(failed)} of {len(runs)} runs did not finish: {shown}; the same command continues with them.")
+        raise UserError(f"{len(failed)} of {len(runs)} runs did not finish: {shown}; their log.txt says why.")

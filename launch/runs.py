@@ -57,8 +57,13 @@ class Run:
         return checkpoints.latest_step(self.workdir) if checkpoints.exists(self.workdir) else 0
 
     def finished(self) -> bool:
-        evaluated = not self.evaluate or (storage.directory(self.workdir) / "evaluation.json").exists()
-        return evaluated and self.step() >= self.config.train.steps
+        """Raises a UserError if what its directory holds is finished, but of another config."""
+        if self.step() < self.config.train.steps:
+            return False
+        saved, asked = checkpoints.load_assets(self.workdir).config, checkpoints.plain_config(self.config)
+        asked["value_range"] = asked["value_range"] or saved["value_range"]
+        checkpoints.refuse_other_config(saved, asked, self.workdir, bound=("config.train.steps",))
+        return not self.evaluate or (storage.directory(self.workdir) / "evaluation.json").exists()
 
 
 def single(experiment: str, settings: Sequence[str], evaluate: bool = False) -> Run:
@@ -83,11 +88,11 @@ def sweep(path: str, settings: Sequence[str], evaluate: bool = False) -> list[Ru
         key, _, value = setting.partition("=")
         root, others = (value, others) if key == "--config.workdir" else (root, [*others, setting])
     runs = {}
-    for overrides in module.overrides():
+    for overrides in _overrides(path, module):
         name = name_of(overrides)
-        if name in runs or not overrides:
+        if name in runs:
             raise UserError(
-                f"{path}: overrides() gives the run {name or 'without any override'!r} twice; every run must differ from the others."
+                f"{path}: overrides() gives two runs of the name {name!r}; every run must differ from the others, by its name too."
             )
         given = tuple(f"--config.{key}={value}" for key, value in ({"workdir": f"{root}/{name}"} | overrides).items())
         runs[name] = Run(name, module.CONFIG, overrides, (*others, *given), resolve(module.CONFIG, (*others, *given)), evaluate)
@@ -128,7 +133,23 @@ def _load(path: str) -> Any:
     if spec is None or not Path(path).exists():
         raise UserError(f"There is no sweep {path}; give a file such as experiments/sweeps/alpha.py.")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever a user's file raises
+        raise UserError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
     if missing := [name for name in ("CONFIG", "overrides") if not hasattr(module, name)]:
         raise UserError(f"{path} has no {' and no '.join(missing)}; a sweep has CONFIG, an experiment file, and overrides(), a generator.")
     return module
+
+
+def _overrides(path: str, module: Any) -> list[dict[str, Any]]:
+    try:
+        found = list(module.overrides())
+    except Exception as error:  # whatever a user's function raises
+        raise UserError(f"{path}: overrides() raised {type(error).__name__}: {error}") from error
+    for overrides in found:
+        if not (isinstance(overrides, dict) and overrides and all(isinstance(key, str) for key in overrides)) or "workdir" in overrides:
+            raise UserError(
+                f'{path}: overrides() gives {overrides!r}; expected settings such as {{"agent.alpha": 3.0}}, without a workdir.'
+            )
+    return found

@@ -31,7 +31,10 @@ def script(runs: Sequence[Run], name: str, directory: str, cluster: Cluster) -> 
     """Of these runs; it logs into `directory` and bears it as its comment. Raises a UserError for rollouts on several nodes."""
     if cluster.nodes > 1 and any(run.evaluate for run in runs):
         raise UserError(f"--evaluate with --nodes={cluster.nodes}: rollouts are one process's; train first, then evaluate with --nodes=1.")
-    log = f"{directory}/slurm-{'%A_%a' if len(runs) > 1 else '%j'}.log"
+    wrong = [option for option in cluster.option if not option.startswith("-")]
+    if wrong:
+        raise UserError(f"--option={wrong[0]} is no option of sbatch; give it with its dashes, such as --option=--{wrong[0]}.")
+    log = f"{directory.replace('%', '%%')}/slurm-{'%A_%a' if len(runs) > 1 else '%j'}.log"
     at_once = f"%{cluster.at_once}" if cluster.at_once else ""
     values = dataclasses.asdict(cluster) | {"at_once": at_once, "again": AGAIN + KILLED, "start": str(Path.cwd())}
     return templates.render("slurm.sh", name=name, runs=runs, log=log, directory=directory, **values)

@@ -1,15 +1,15 @@
 #!/bin/bash
-#SBATCH --job-name={{ name }}
-#SBATCH --comment={{ directory|quote }}
-#SBATCH --nodes={{ nodes }}
-#SBATCH --ntasks-per-node=1
 {% for line in option -%}
 #SBATCH {{ line }}
 {% endfor -%}
+#SBATCH --job-name={{ name|quote }}
+#SBATCH --comment={{ directory|quote }}
+#SBATCH --nodes={{ nodes }}
+#SBATCH --ntasks-per-node=1
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --signal=TERM@{{ notice_s }}
-#SBATCH --output={{ log }}
+#SBATCH --output={{ log|quote }}
 {%- if runs|length > 1 %}
 #SBATCH --array=0-{{ runs|length - 1 }}{{ at_once }}
 {%- endif %}

@@ -13,7 +13,7 @@ import time
 import pytest
 import yaml
 
-from launch import results
+from launch import gke, results
 from launch.__main__ import main
 from launch.runs import name_of, resolve, single, sweep
 from qt_jax.errors import UserError
@@ -87,6 +87,8 @@ def test_collect_takes_the_success_of_rollouts_and_leaves_room_for_what_is_missi
     shutil.copytree(trained.workdir, done.workdir)
     door("evaluate", f"--config.workdir={done.workdir}", "--config.evaluate.episodes=1", "--config.evaluate.max_decisions=2")
     assert done.finished() and not missing.finished()
+    with pytest.raises(UserError, match="was made with config.discount=0.98, this run has 0.9;"):
+        sweep(SWEEP, [*settings, "--config.discount=0.9"])[0].finished()
     results.collect(sweep(SWEEP, settings))
     header, first, *_, last = capsys.readouterr().out.split("\n\n")[0].strip().splitlines()
     assert header.split(" | ")[-2] == "success" and "| 20/20 | 0 |" in "".join((tmp_path / "table.md").read_text().splitlines()[2:3])
@@ -133,6 +135,28 @@ def test_the_tpu_script_makes_a_slice_and_starts_again_what_asks_for_it(tmp_path
     assert ("delete" in calls[-1]) == (ends_with == 0)  # as --delete asks, when all is finished
 
 
+@pytest.mark.parametrize("body, told", [
+    ("raise KeyError('x')", r"overrides\(\) raised KeyError: 'x'"),
+    ("return [5]", "gives 5; expected settings"),
+    ("return [{'seed': 1}, {'seed': 1}]", "two runs of the name 'seed=1'"),
+    ("return [{'seed': 1, 'workdir': 'x'}]", "without a workdir"),
+    ("return []", "gives no run"),
+    ("return (", "cannot be loaded: SyntaxError"),
+])  # fmt: skip
+def test_a_faulty_sweep_is_one_line(body, told, tmp_path):
+    (tmp_path / "faulty.py").write_text(f"CONFIG = 'tests/tiny.py'\ndef overrides():\n    {body}\n")
+    with pytest.raises(UserError, match=told):
+        sweep(str(tmp_path / "faulty.py"), [])
+
+
+def test_no_two_jobsets_have_the_same_name(tmp_path):
+    tail = {"train.init_from": "gs://lab/runs/a-long-name-of-a-run-before", "agent.conservatism": "softmax"}
+    (tmp_path / "long.py").write_text(f"CONFIG = 'tests/tiny.py'\ndef overrides():\n    return [{{'seed': n, **{tail}}} for n in (0, 1)]\n")
+    runs = sweep(str(tmp_path / "long.py"), ["--config.workdir=gs://lab/w"])
+    names = {gke.manifest(run, gke.Pool("r", "x", 1, 1, "", "default", "", "default", 180, 20))["metadata"]["name"] for run in runs}
+    assert len(names) == 2 and all(len(name) < 50 for name in names)
+
+
 def test_gke_asks_for_gpus_where_there_is_no_topology(capsys):
     given = [setting for setting in DRY["gke"] if "topology" not in setting]
     main(["gke", *given, *BUCKET])
@@ -152,6 +176,8 @@ def test_slurm_makes_an_array_of_a_sweep(capsys):
     (("local", "--config=tests/tiny.py", "--workers=0", "--config.workdir=/tmp/none"), "--workers is 0"),
     (("slurm", "--config=tests/tiny.py", "--nodes=2", "--evaluate", "--dry-run"), "rollouts are one process's"),
     (("local", "--config=tests/tiny.py", "--wrokers=2"), "Unknown argument '--wrokers=2'"),
+    (("local", "--config=tests/tiny.py", "--worker=2"), "Unknown argument '--worker=2'"),
+    (("slurm", "--config=tests/tiny.py", "--option=partition=gpu", "--dry-run"), "is no option of sbatch"),
     (("gke", *DRY["gke"], "--config=tests/tiny.py", "--config.workdir=runs/x"), "give a bucket"),
     (("collect", f"--sweep={SWEEP}", "--config.workdir=/tmp/qt_jax_none"), "none has any metrics"),
 ])  # fmt: skip
