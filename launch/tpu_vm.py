@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
 from collections.abc import Sequence
 
 from launch import templates
@@ -33,11 +34,14 @@ class Slice:
 
 
 def script(runs: Sequence[Run], slice_: Slice) -> str:
-    """Raises a UserError for work directories that die with the slice."""
+    """Raises a UserError for work directories that die with the slice, and an experiment that is not in the commit that goes there."""
     if local := [run.workdir for run in runs if "://" not in run.workdir]:
         raise UserError(
             f"config.workdir is {local[0]!r}, on a disk that goes with the slice; give a bucket: --config.workdir=gs://BUCKET/runs/NAME."
         )
+    file = runs[0].experiment.partition(":")[0]
+    if subprocess.run(["git", "cat-file", "-e", f"HEAD:./{file}"], capture_output=True).returncode:
+        raise UserError(f"{file} is not in the commit HEAD, which is what the slice gets; put it into the repository and commit it.")
     create = [f"--accelerator-type={slice_.accelerator}", f"--version={slice_.version}", *(["--spot"] if slice_.spot else [])]
     where = [f"--zone={slice_.zone}", *([f"--project={slice_.project}"] if slice_.project else [])]
     return templates.render(

@@ -26,7 +26,7 @@ def folder(tmp_path_factory) -> Path:
     """A reader's clone, in which `make quickstart` ran."""
     here = tmp_path_factory.mktemp("reader")
     for path in ROOT.iterdir():
-        if path.name not in ("data", "runs", ".git"):
+        if path.name not in ("data", "runs"):
             (here / path.name).symlink_to(path)
     listed = subprocess.run(["make", "-n", "quickstart"], cwd=here, capture_output=True, text=True, check=True).stdout
     commands = [line for line in listed.splitlines() if " -m qt_jax " in line]

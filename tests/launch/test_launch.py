@@ -179,6 +179,7 @@ def test_slurm_makes_an_array_of_a_sweep(capsys):
     (("local", "--config=tests/tiny.py", "--worker=2"), "Unknown argument '--worker=2'"),
     (("slurm", "--config=tests/tiny.py", "--option=partition=gpu", "--dry-run"), "is no option of sbatch"),
     (("gke", *DRY["gke"], "--config=tests/tiny.py", "--config.workdir=runs/x"), "give a bucket"),
+    (("tpu-vm", *DRY["tpu-vm"], f"--config={ROOT}/tests/tiny.py", *BUCKET[1:], "--dry-run"), "is not in the commit HEAD"),
     (("collect", f"--sweep={SWEEP}", "--config.workdir=/tmp/qt_jax_none"), "none has any metrics"),
 ])  # fmt: skip
 def test_bad_input_is_one_line(arguments, told):
