@@ -1,4 +1,4 @@
-"""The settings that were tried on the pools of the diagnosis, twelve a method: eight, then four around the best of
+"""The settings that were tried on the pools of the diagnosis, ten a method: eight, then two around the best of
 them; and what each was tried on. See diagnosis.md.
 
 `metaworld_diagnosis.py` names a try and a cell: `--config=experiments/metaworld_diagnosis.py:q_transformer.half,few_noise,3`.
@@ -7,14 +7,12 @@ them; and what each was tried on. See diagnosis.md.
 HALF, MOSTLY, SOME, FEW = ({"data.balance.demonstrations": share} for share in (0.5, 0.8, 0.3, 0.2))
 DROPOUT, MORE_DROPOUT = ({"model.dropout": rate} for rate in (0.1, 0.2))
 BINS_32 = {"data.bins": 32}
-WINDOW_2 = {"model.window": 2, "data.segment_length": 10}
 POSITIVE, LOGISTIC = {"agent.positive_filter": True}, {"agent.value_loss": "logistic"}
 SUCCESSES, DEMONSTRATIONS = {"data.episodes": "successes"}, {"data.episodes": "demonstrations"}
 FAST, FASTER = {"agent.target_rate": 0.03}, {"agent.target_rate": 0.1}
 ENDED = {"data.time_limits": "terminal"}
-FIVE = {"agent.n_step": 5, "data.segment_length": 9}
-SKIP_5 = {"agent.backup": "skip"} | FIVE
-SKIP_10 = {"agent.backup": "skip", "agent.n_step": 10, "data.segment_length": 14}
+SKIP_5 = {"agent.backup": "skip", "agent.n_step": 5, "data.segment_length": 9}
+SHORT = {"discount": 0.95}
 
 
 def alpha(value: float) -> dict[str, float]:
@@ -40,9 +38,7 @@ TRIES = {
         "half_fast_ended_skip_5": HALF | LOGISTIC | alpha(10.0) | FAST | ENDED | SKIP_5,
         "half_fast_ended_skip_5_mild": HALF | LOGISTIC | alpha(3.0) | FAST | ENDED | SKIP_5,
         "some_fast_ended_skip_5_mild": SOME | LOGISTIC | alpha(3.0) | FAST | ENDED | SKIP_5,
-        "half_fast_ended_skip_5_milder": HALF | LOGISTIC | alpha(1.0) | FAST | ENDED | SKIP_5,
-        "half_fast_ended_skip_5_mild_bins_32": HALF | LOGISTIC | alpha(3.0 * 31 / 63) | FAST | ENDED | SKIP_5 | BINS_32,
-        "half_fast_ended_skip_10_mild": HALF | LOGISTIC | alpha(3.0) | FAST | ENDED | SKIP_10,
+        "half_fast_ended_skip_5_mild_short": HALF | LOGISTIC | alpha(3.0) | FAST | ENDED | SKIP_5 | SHORT,
     },
     "bc": {
         "all": {},
@@ -53,10 +49,8 @@ TRIES = {
         "half": SUCCESSES | HALF,
         "half_dropout": SUCCESSES | HALF | DROPOUT,
         "mostly_dropout": SUCCESSES | MOSTLY | DROPOUT,
-        "some_dropout": SUCCESSES | SOME | DROPOUT,
         "successes_more_dropout": SUCCESSES | MORE_DROPOUT,
         "successes_dropout_bins_32": SUCCESSES | DROPOUT | BINS_32,
-        "successes_dropout_window_2": SUCCESSES | DROPOUT | WINDOW_2,
     },
     "decision_transformer": {
         "all": {},
@@ -69,8 +63,6 @@ TRIES = {
         "mostly_dropout": MOSTLY | DROPOUT,
         "few_dropout": FEW | DROPOUT,
         "some_more_dropout": SOME | MORE_DROPOUT,
-        "some_dropout_bins_32": SOME | DROPOUT | BINS_32,
-        "some_dropout_window_2": SOME | DROPOUT | WINDOW_2,
     },
     "iql": {
         "mild": implicit(0.7, 0.1),
@@ -81,10 +73,8 @@ TRIES = {
         "half_dropout": HALF | DROPOUT | implicit(0.7, 0.1),
         "half_fast_ended_dropout": HALF | FAST | ENDED | DROPOUT | implicit(0.7, 0.03),
         "mostly_fast_ended_dropout": MOSTLY | FAST | ENDED | DROPOUT | implicit(0.7, 0.1),
-        "mostly_dropout_milder": MOSTLY | DROPOUT | implicit(0.7, 0.3),
+        "mostly_fast_ended_dropout_short": MOSTLY | FAST | ENDED | DROPOUT | implicit(0.7, 0.1) | SHORT,
         "mostly_dropout_median": MOSTLY | DROPOUT | implicit(0.5, 0.1),
-        "mostly_fast_ended_dropout_bins_32": MOSTLY | FAST | ENDED | DROPOUT | implicit(0.7, 0.1) | BINS_32,
-        "mostly_fast_ended_dropout_5": MOSTLY | FAST | ENDED | DROPOUT | implicit(0.7, 0.1) | FIVE,
     },
     "cql": {
         "mild": alpha(0.1),
@@ -95,10 +85,8 @@ TRIES = {
         "half_fast_ended": HALF | FAST | ENDED | alpha(1.0),
         "half_fast_ended_strong": HALF | FAST | ENDED | alpha(10.0),
         "half_fast_ended_dropout": HALF | FAST | ENDED | DROPOUT | alpha(1.0),
-        "half_fast_logistic": HALF | FAST | LOGISTIC | alpha(1.0),
+        "half_fast_short": HALF | FAST | alpha(1.0) | SHORT,
         "half_fast_skip_5": HALF | FAST | SKIP_5 | alpha(1.0),
-        "half_fast_bins_32": HALF | FAST | BINS_32 | alpha(1.0),
-        "mostly_fast": MOSTLY | FAST | alpha(1.0),
     },
     "awac": {
         "mild": weighted(0.1),
@@ -109,10 +97,8 @@ TRIES = {
         "half_positive_dropout": HALF | POSITIVE | DROPOUT | weighted(0.1),
         "half_positive_fast_ended_dropout": HALF | POSITIVE | FAST | ENDED | DROPOUT | weighted(0.1),
         "mostly_positive_fast_ended_dropout": MOSTLY | POSITIVE | FAST | ENDED | DROPOUT | weighted(0.1),
-        "some_positive_fast_ended": SOME | POSITIVE | FAST | ENDED | weighted(0.1),
+        "half_positive_fast_ended_short": HALF | POSITIVE | FAST | ENDED | weighted(0.1) | SHORT,
         "half_positive_fast_ended_mild": HALF | POSITIVE | FAST | ENDED | weighted(0.3),
-        "half_positive_fast_ended_bins_32": HALF | POSITIVE | FAST | ENDED | weighted(0.1) | BINS_32,
-        "half_positive_fast_ended_skip_5": HALF | POSITIVE | FAST | ENDED | weighted(0.1) | SKIP_5,
     },
 }
 
