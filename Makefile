@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 COMPILE := $(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --custom-compile-command 'make lock' --extra all
 
 .PHONY: libtpu quickstart test test-slow slurm lint lock clean bench-state bench-quickstart bench-learner bench-loader bench-serving \
-	metaworld-tries metaworld-grid metaworld-values metaworld-benchmark metaworld-ablations metaworld-report plan-sizes plan-experiments
+	metaworld-tries metaworld-grid metaworld-values metaworld-benchmark metaworld-ablations scene-benchmark metaworld-report plan-sizes plan-experiments
 
 QT := $(PY) -m qt_jax
 QUICKSTART := experiments/quickstart.py
@@ -62,20 +62,23 @@ bench-serving: $(STAMP) .peer/.installed .onnx/.installed
 
 # The diagnosis and the benchmark (experiments/diagnosis.md): hours; each goes on where it was stopped.
 metaworld-tries: $(STAMP)
-	$(PY) -m benchmarks.metaworld tries
+	$(PY) -m benchmarks.claim tries
 
 metaworld-grid: $(STAMP)
-	$(PY) -m benchmarks.metaworld grid
+	$(PY) -m benchmarks.claim grid
 	$(PY) -m benchmarks.metaworld_grid
 
 metaworld-values: $(STAMP)
 	$(PY) -m benchmarks.metaworld_values
 
 metaworld-benchmark: $(STAMP)
-	$(PY) -m benchmarks.metaworld benchmark
+	$(PY) -m benchmarks.claim benchmark
 
 metaworld-ablations: $(STAMP)
-	$(PY) -m benchmarks.metaworld ablations
+	$(PY) -m benchmarks.claim ablations
+
+scene-benchmark: $(STAMP)
+	$(PY) -m benchmarks.claim scene
 
 metaworld-report: .plots/.installed
 	.plots/bin/python -m benchmarks.metaworld_report

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import dataclasses
+import itertools
 import json
 import multiprocessing
 import os
@@ -25,8 +26,7 @@ import tqdm
 from benchmarks import packs
 from benchmarks.packs import Job, Member, Pack
 from qt_jax import agents
-from qt_jax.envs import collectors, metaworld
-from qt_jax.envs import metaworld_tasks as tasks
+from qt_jax.envs import collectors, suites
 from qt_jax.evaluation import rollouts
 from qt_jax.export import live
 from qt_jax.models.q_transformer import Network
@@ -37,6 +37,9 @@ from qt_jax.training import checkpoints, fleet
 
 CHUNK = 250
 """Steps between metrics."""
+
+CURVE_EPISODES = 2
+"""Of each task, at a point of a learning curve."""
 
 PROGRAMS = 4
 """Jobs that an accelerator has at once: while one trains, others are compiled."""
@@ -66,29 +69,35 @@ def rows(content: Pack, job: Job, member: Member) -> np.ndarray:
     return fleet.rows(member.groups, pool, seed=int(member.own["seed"]), **settings)
 
 
-def train(content: Pack, unit: Unit, drawn: Sequence[np.ndarray]) -> tuple[list[dict[str, Any]], list[dict]]:
-    """Of each run of the unit, with its `rows`, what is to be known about its training, and its parameters."""
+def train(content: Pack, unit: Unit, drawn: Sequence[np.ndarray]) -> tuple[list[dict[str, Any]], list[dict[int, dict]]]:
+    """Of each run of the unit, with its `rows`, what is to be known about its training, and its parameters {steps: params}: of the points
+    of its learning curve, and last those of its end."""
     job, members = unit.of(content)
     arrays, offsets = fleet.joined([content.data[number].pool for number in job.data])  # of all: whoever of them runs, it is one program
     began, metrics = time.time(), {}
     runs = fleet.Fleet(checkpoints.frozen_config(job.config), network_of(content, job), arrays, [member.own for member in members])
     drawn = np.stack([own + offsets[member.data] for own, member in zip(drawn, members)], axis=1)
-    for start in range(0, len(drawn), CHUNK):
-        metrics = jax.device_get(runs.train(drawn[start : start + CHUNK]))
+    params: list[dict[int, dict]] = [{} for _ in members]
+    ends = [{*member.curve, len(drawn)} for member in members]
+    for start, stop in itertools.pairwise(sorted({*range(0, len(drawn), CHUNK), *itertools.chain(*ends)})):
+        metrics = jax.device_get(runs.train(drawn[start:stop]))
+        if any(stop in own for own in ends):
+            for own, reached, now in zip(ends, params, runs.params()):
+                reached |= {stop: now} if stop in own else {}
     facts = {"together": len(members), "train_s": time.time() - began, "device": jax.devices()[0].device_kind}
     own = [{"run": m.name, "metrics": {name: float(values[i]) for name, values in metrics.items()}} for i, m in enumerate(members)]
-    return [row | facts for row in own], runs.params()
+    return [row | facts for row in own], params
 
 
 class Environments:
     """Of a config with evaluation's time limit; they stay open from run to run."""
 
     def __init__(self, config: Any):
-        self._settings, self._open = ml_collections.ConfigDict(config.env), {}
+        self._settings, self._open, self._suite = ml_collections.ConfigDict(config.env), {}, suites.of(config)
         self._settings.max_decisions = config.evaluate.max_decisions or config.env.max_decisions
 
     def __call__(self, task: str) -> Any:
-        class Kept(metaworld.MetaWorldEnv):
+        class Kept(self._suite.Environment):
             def close(self) -> None:
                 kept.append(self)
 
@@ -96,8 +105,10 @@ class Environments:
         return kept.pop() if kept else Kept(task, self._settings)
 
 
-def evaluate(content: Pack, job: Job, member: Member, params: dict, environments: Environments) -> dict[str, list[bool]]:
-    """Success of one run in each task's episodes, as the `evaluate` door has it."""
+def evaluate(
+    content: Pack, job: Job, member: Member, params: dict, environments: Environments, episodes: int | None = None
+) -> dict[str, list[bool]]:
+    """Success of one run in each task's episodes, as the `evaluate` door has it; episodes: the first so many alone."""
     config, data = job.config_of(member), content.data[job.data[member.data]]
     action = data.action
     spec = PolicySpec(action, data.observation, action.slots_in(action), config.model.window, content.instruction_dim, "packed",
@@ -105,11 +116,11 @@ def evaluate(content: Pack, job: Job, member: Member, params: dict, environments
     made = live.of_robot(config, network_of(content, job), spec, data.statistics, beam=1)
     policy = Policy(spec, data.statistics, params, made.encode, made.decode, config.evaluate.num_envs)
     actor = Sessions(policy, content.sentences.__getitem__)
-    seed = lambda job: collectors.environment_seed(collectors.episode_seed("evaluate", config.evaluate.seed, job.task, job.index))
-    begin = lambda env, job: [env.reset(seed=seed(job))[0]]
+    suite = suites.of(config)
+    begin = lambda env, job: [env.reset(seed=collectors.evaluation_seed(config, job.task, job.index))[0]]
     result = {}
-    for task in metaworld.suite_tasks(config.env.tasks):
-        jobs = [rollouts.Job(task, i, tasks.INSTRUCTIONS[task][0]) for i in range(config.evaluate.episodes)]
+    for task in suite.suite_tasks(config.env.tasks):
+        jobs = [rollouts.Job(task, i, suite.INSTRUCTIONS[task][0]) for i in range(episodes or config.evaluate.episodes)]
         done = rollouts.run(actor, config.evaluate.num_envs, jobs, environments, begin)
         result[task] = [bool(r.success) for r in done]
     return result
@@ -137,13 +148,16 @@ def _rows(unit: Unit, place: int) -> np.ndarray:
     return rows(opened(), job, members[place])
 
 
-def _evaluate(unit: Unit, place: int, facts: dict[str, Any], params: dict) -> dict[str, Any]:
-    """The row of one run of the unit."""
+def _evaluate(unit: Unit, place: int, facts: dict[str, Any], params: dict[int, dict]) -> dict[str, Any]:
+    """The row of one run of the unit; params: as from `train`."""
     content, start = opened(), time.time()
     job, members = unit.of(content)
     config = checkpoints.frozen_config(job.config)
     environments = _OPENED.setdefault(repr((config.env, config.evaluate.max_decisions)), Environments(config))
-    success = evaluate(content, job, members[place], params, environments)
+    *points, (_, last) = params.items()
+    success = evaluate(content, job, members[place], last, environments)
+    curve = {step: evaluate(content, job, members[place], then, environments, CURVE_EPISODES) for step, then in points}
+    facts |= {"curve": curve} if curve else {}
     return facts | {"success": success, "evaluate_s": time.time() - start} | content.facts
 
 

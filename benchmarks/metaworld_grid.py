@@ -11,7 +11,7 @@ import json
 import numpy as np
 from scipy import stats
 
-from benchmarks.metaworld import RESULTS
+from benchmarks.claim import RESULTS
 from experiments.metaworld_grid import CELLS, SEEN
 
 OURS = "q_transformer.all"

@@ -10,7 +10,7 @@ import json
 import statistics
 import sys
 
-from benchmarks.metaworld import RESULTS
+from benchmarks.claim import RESULTS
 from qt_jax.evaluation.statistics import success_rate
 
 

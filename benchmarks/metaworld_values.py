@@ -14,8 +14,8 @@ import jax
 import numpy as np
 from scipy.stats import mannwhitneyu
 
-from benchmarks import fleet, metaworld, packs, runs
-from benchmarks.metaworld import RESULTS
+from benchmarks import claim, fleet, packs, runs
+from benchmarks.claim import RESULTS
 from experiments import metaworld_diagnosis
 from qt_jax.agents import q_transformer
 from qt_jax.training.fleet import gather, joined
@@ -47,14 +47,15 @@ def _row(unit: fleet.Unit) -> dict[str, Any]:
     content = fleet.opened()
     job, (member,) = unit.of(content)
     _, (params,) = fleet.train(content, unit, [fleet.rows(content, job, member)])
-    return {"run": member.name} | separation(content, job, member, params) | content.facts
+    (last,) = params.values()
+    return {"run": member.name} | separation(content, job, member, last) | content.facts
 
 
 def main() -> None:
     names = [f"q_transformer.{name},few_systematic,{seed}" for seed in SEEDS for name in TRIES]
     configs = {name: metaworld_diagnosis.get_config(name) for name in names}
     commit = runs.code_commit("experiments")
-    metaworld.collect("experiments/metaworld_diagnosis.py", configs)
+    claim.collect("experiments/metaworld_diagnosis.py", configs)
     packs.write(configs, PACK, commit=commit)
     jobs = packs.read(PACK).jobs
     units = [fleet.Unit(number, (place,)) for number, job in enumerate(jobs) for place in range(len(job.members))]

@@ -6,7 +6,9 @@ import dataclasses
 import json
 import lzma
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import ml_collections
@@ -14,7 +16,7 @@ import numpy as np
 
 from qt_jax.data.order import Group
 from qt_jax.data.pool import Pool
-from qt_jax.envs import metaworld_tasks as tasks
+from qt_jax.envs import suites
 from qt_jax.specs import ActionSpec, ObservationSpec
 from qt_jax.statistics import Statistics
 from qt_jax.training import checkpoints, fleet
@@ -32,12 +34,14 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """One run of a job. data: number of what it is trained on, among the job's; groups: what it draws from; own: its `fleet.TRACED`."""
+    """One run of a job. data: number of what it is trained on, among the job's; groups: what it draws from; own: its `fleet.TRACED`; curve:
+    steps after which it is evaluated on the way."""
 
     name: str
     data: int
     groups: tuple[Group, ...]
     own: dict[str, float]
+    curve: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +70,8 @@ class Pack:
     facts: dict[str, Any]
 
 
-def write(configs: dict[str, Any], path: Path, **facts: Any) -> None:
-    """Writes the file of these runs, {name: config}."""
+def write(configs: dict[str, Any], path: Path, curves: Mapping[str, tuple[int, ...]] = MappingProxyType({}), **facts: Any) -> None:
+    """Writes the file of these runs, {name: config}; curves: {name: steps of its learning curve}, of those that have one."""
     from qt_jax import text
     from qt_jax.cli import datasets
     from qt_jax.data import loader, mixture
@@ -89,9 +93,12 @@ def write(configs: dict[str, Any], path: Path, **facts: Any) -> None:
     jobs = []
     for runs in programs.values():
         own = tuple(sorted({numbers[key] for _, _, key, _ in runs}))
-        members = tuple(Member(run, own.index(numbers[key]), groups, _traced(frozen)) for run, frozen, key, groups in runs)
+        members = tuple(
+            Member(run, own.index(numbers[key]), groups, _traced(frozen), curves.get(run, ())) for run, frozen, key, groups in runs
+        )
         jobs.append(Job(checkpoints.plain_config(runs[0][1]), own, members))
-    sentences = {tasks.INSTRUCTIONS[task][0]: text.embed(tasks.INSTRUCTIONS[task][0]) for task in assets.data if task != "all"}
+    instructions = suites.of(config).INSTRUCTIONS
+    sentences = {instructions[task][0]: text.embed(instructions[task][0]) for task in assets.data if task != "all"}
     content = Pack(data, assets.instruction_dim, assets.datasets["collected"].dt, sentences, jobs, facts)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(lzma.compress(pickle.dumps(content), preset=1))

@@ -6,14 +6,16 @@ pool takes five to eight minutes to collect, a run about two and a half to train
 
 import ml_collections
 
-from experiments import metaworld_pools
+from experiments import pools
 from experiments.metaworld_recipes import METHODS, apply
+from qt_jax.envs import metaworld
 
 
 def get_config(arguments: str = "q_transformer,a,0") -> ml_collections.ConfigDict:
     method, recipe, seed = arguments.split(",")
     agent, settings = METHODS[method]
-    config = metaworld_pools.get_config("metaworld_benchmark", agent, int(seed))
+    config = pools.get_config("metaworld_benchmark", agent, int(seed), metaworld.get_config())
+    config.env.max_decisions = 40
     config.workdir = f"runs/metaworld_benchmark/{method}/{recipe}/{seed}"
     config.evaluate.seed = 1  # the diagnosis used 0
     apply(config, settings, recipe)

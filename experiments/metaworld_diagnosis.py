@@ -7,16 +7,18 @@ collect.
 
 import ml_collections
 
-from experiments import metaworld_pools
+from experiments import pools
 from experiments.metaworld_tries import CELLS, TRIES
+from qt_jax.envs import metaworld
 
 TASKS = ("sweep-into", "hammer", "peg-unplug-side", "push-wall", "coffee-pull")
 
 
 def base(agent: str, seed: int) -> ml_collections.ConfigDict:
     """Of the pool of that seed, before anything was chosen."""
-    config = metaworld_pools.get_config("metaworld_diagnosis", agent, seed)
+    config = pools.get_config("metaworld_diagnosis", agent, seed, metaworld.get_config())
     config.env.tasks = TASKS
+    config.env.max_decisions = 40
     config.collect.autonomous = 120
     config.evaluate.episodes = 6
     config.evaluate.max_decisions = 60

@@ -11,8 +11,7 @@ from etils import epath
 
 from qt_jax import text
 from qt_jax.cli import evaluate
-from qt_jax.envs import metaworld
-from qt_jax.envs import metaworld_tasks as tasks
+from qt_jax.envs import collectors, suites
 from qt_jax.errors import UserError
 from qt_jax.evaluation import affordance_page, affordances, rollouts
 from qt_jax.export import live
@@ -21,7 +20,8 @@ from qt_jax.serving.sessions import Sessions
 
 
 def main(config: Any) -> None:
-    settings, task_names = config.evaluate, metaworld.suite_tasks(config.env.tasks)
+    settings, simulator = config.evaluate, suites.of(config)
+    task_names = simulator.suite_tasks(config.env.tasks)
     wanted, counts = settings.affordances, tuple(settings.affordances.timed)
     if wanted.states < 2 or wanted.decisions < 0 or min(counts, default=0) < 1:
         raise UserError(
@@ -32,9 +32,11 @@ def main(config: Any) -> None:
     params, assets, step = evaluate.load(config)
     made = live.programs(assets, settings.dataset)
     affordances.refuse_without_values(made.spec)
-    scenes = affordances.scenes(task_names, tasks.SHARED_SCENES)
-    if config.env.state == "full" and max(map(len, scenes)) > 1:
-        raise UserError("config.env.state is 'full', which holds one task's goal: no other instruction can be asked. Use 'proprioception'.")
+    scenes = affordances.scenes(task_names, simulator.SHARED_SCENES)
+    if config.env.state in simulator.STATE_HAS_GOAL and max(map(len, scenes)) > 1:
+        raise UserError(
+            f"config.env.state is {config.env.state!r}, which holds one task's goal: nothing else can be asked. Use 'proprioception'."
+        )
     references = {workdir: evaluate.reference(workdir, task_names, "affordances.json", "affordances") for workdir in settings.references}
     params, embed = jax.device_put(params), functools.partial(text.embed, encoder=made.spec.text_encoder)
     # One slot more than environments: values are asked in slots beside that of the state.
@@ -42,7 +44,7 @@ def main(config: Any) -> None:
     suite = _suite(config, scenes, sessions)
     states = affordances.states(suite, wanted.states, wanted.decisions or config.env.max_decisions, settings.seed)
     rows = affordances.pairs(suite, sessions, states)
-    sentences = [sentences[0] for sentences in tasks.INSTRUCTIONS.values()]
+    sentences = [sentences[0] for sentences in simulator.INSTRUCTIONS.values()]
     trained = assets.config
     summary = {
         "method": f"{trained['agent']['name']}, {trained['data']['episodes']}, relabel_rate {trained['data']['relabel_rate']:g}",
@@ -61,7 +63,8 @@ def main(config: Any) -> None:
 
 
 def _suite(config: Any, scenes: list[tuple[str, ...]], sessions: Sessions) -> affordances.Suite:
-    make_env = lambda task: metaworld.MetaWorldEnv(task, evaluate.env_config(config))
+    simulator = suites.of(config)
+    make_env = lambda task: simulator.Environment(task, evaluate.env_config(config))
 
     def run(jobs, begin):
         with tqdm.tqdm(total=len(jobs), desc="affordances", unit="episode") as bar:
@@ -69,8 +72,8 @@ def _suite(config: Any, scenes: list[tuple[str, ...]], sessions: Sessions) -> af
 
     return affordances.Suite(
         scenes=scenes,
-        instructions={task: tasks.INSTRUCTIONS[task][0] for scene in scenes for task in scene},
+        instructions={task: simulator.INSTRUCTIONS[task][0] for scene in scenes for task in scene},
         make_env=make_env,
-        seed=functools.partial(evaluate.environment_seed, config),
+        seed=functools.partial(collectors.evaluation_seed, config),
         run=run,
     )

@@ -17,13 +17,14 @@ import tqdm
 
 from qt_jax.cli import beam_collect
 from qt_jax.data import rlds_writer
-from qt_jax.envs import collectors, gl, metaworld
+from qt_jax.envs import collectors, gl, suites
 from qt_jax.errors import UserError
 
 
 def main(config: Any) -> None:
-    task_names = metaworld.suite_tasks(config.env.tasks)
-    observation = metaworld.observation_spec(config.env)
+    suite = suites.of(config)
+    task_names = suite.suite_tasks(config.env.tasks)
+    observation = suite.observation_spec(config.env)
     rlds_writer.check_runner(config.collect.runner)
     if observation.cameras:
         gl.require_backend()  # before the workers start, so that they inherit the choice
@@ -31,9 +32,9 @@ def main(config: Any) -> None:
     if not batches:
         raise UserError("config.collect has demonstrations=0 and autonomous=0; give at least one episode a task.")
     dataset = dict(
-        action=metaworld.action_spec(config.env),
+        action=suite.action_spec(config.env),
         observation=observation,
-        description=f"Meta-World {', '.join(task_names)}; state: {observation.state_description}",
+        description=f"{config.env.suite}: {', '.join(task_names)}; state: {observation.state_description}",
         file_format=config.collect.file_format,
     )
     if config.collect.runner == "local":

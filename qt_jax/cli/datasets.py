@@ -15,9 +15,9 @@ def entries(config: Any) -> tuple[Entry, ...]:
     """Raises a UserError for a name that no table has."""
     own = {}
     if "env" in config:
-        from qt_jax.envs import metaworld  # a cluster that trains on robots' data has no simulator
+        from qt_jax.envs import suites  # a cluster that trains on robots' data has no simulator
 
-        own[COLLECTED] = metaworld.dataset_spec(config.env, config.data.path)
+        own[COLLECTED] = suites.dataset_spec(config)
     elif config.data.mixture == COLLECTED:
         own[COLLECTED] = described.spec(config.data.path)
     return tables.resolve(config.data, own)

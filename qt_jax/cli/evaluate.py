@@ -13,8 +13,7 @@ from absl import flags
 from etils import epath
 
 from qt_jax import text
-from qt_jax.envs import collectors, gl, metaworld
-from qt_jax.envs import metaworld_tasks as tasks
+from qt_jax.envs import collectors, gl, suites
 from qt_jax.errors import UserError
 from qt_jax.evaluation import report, rollouts, statistics
 from qt_jax.evaluation.rollouts import Job
@@ -48,14 +47,15 @@ class Evaluated:
 
 
 def main(config: Any) -> None:
-    settings, task_names = config.evaluate, metaworld.suite_tasks(config.env.tasks)
+    settings, suite = config.evaluate, suites.of(config)
+    task_names = suite.suite_tasks(config.env.tasks)
     check(config)
     evaluated = _served(config) if flags.FLAGS.policy else _checkpoint(config)
     references = {workdir: reference(workdir, task_names, "evaluation.json", "evaluate") for workdir in settings.references}
     episodes = range(settings.episodes)
-    own = [Job(task, i, tasks.INSTRUCTIONS[task][0]) for task in task_names for i in episodes]
-    swaps = [(a, b) for pair in tasks.SHARED_SCENES if set(pair) <= set(task_names) for a, b in (pair, pair[::-1])]
-    swapped = [Job(a, i, tasks.INSTRUCTIONS[b][0]) for a, b in swaps for i in episodes]
+    own = [Job(task, i, suite.INSTRUCTIONS[task][0]) for task in task_names for i in episodes]
+    swaps = [(a, b) for pair in suite.SHARED_SCENES if set(pair) <= set(task_names) for a, b in (pair, pair[::-1])]
+    swapped = [Job(a, i, suite.INSTRUCTIONS[b][0]) for a, b in swaps for i in episodes]
     results = _run(config, evaluated.actor, sorted(own + swapped, key=lambda job: job.task))
     swap_results = [r for r in results if r.job in swapped]
     results = [r for r in results if r.job not in swapped]
@@ -65,7 +65,7 @@ def main(config: Any) -> None:
         {
             "task": a,
             "own": summary["tasks"][a],
-            "other_instruction": tasks.INSTRUCTIONS[b][0],
+            "other_instruction": suite.INSTRUCTIONS[b][0],
             "other": statistics.success_rate([r.success for r in swap_results if r.job.task == a]),
         }
         for a, b in swaps
@@ -116,7 +116,7 @@ def load(config: Any) -> tuple[dict, checkpoints.Assets, int]:
 
 
 def _check_data(config: Any, policy: str, data: dict[str, Any]) -> None:
-    missing = sorted(set(metaworld.suite_tasks(config.env.tasks)) - set(data))
+    missing = sorted(set(suites.of(config).suite_tasks(config.env.tasks)) - set(data))
     if missing:
         raise UserError(f"{policy} was trained without data of {missing}; evaluate tasks among {sorted(set(data) - {'all'})}.")
 
@@ -132,8 +132,9 @@ def _checkpoint(config: Any) -> Evaluated:
 def _served(config: Any) -> Evaluated:
     """Raises a UserError if the server's policy is of another robot than the config's simulator has."""
     actor = client.Remote(client.Client(flags.FLAGS.policy, access.read_key(flags.FLAGS.api_key_file), ca=flags.FLAGS.ca))
-    told, observation = actor.metadata, metaworld.observation_spec(config.env)
-    mine = Keys.default(observation).describe(observation), list(metaworld.action_spec(config.env).names)
+    suite, told = suites.of(config), actor.metadata
+    observation = suite.observation_spec(config.env)
+    mine = Keys.default(observation).describe(observation), list(suite.action_spec(config.env).names)
     theirs = told["observation"], list(told["action"]["names"])
     if theirs != mine:
         raise UserError(f"{flags.FLAGS.policy} serves a policy of {theirs}; config.env gives {mine}: give the config it was trained with.")
@@ -145,11 +146,6 @@ def _served(config: Any) -> Evaluated:
     trained = told["training"]
     _check_data(config, flags.FLAGS.policy, trained["data"])
     return Evaluated(actor, tuple(mine[1]), trained["agent"], told["score"], trained["episodes"], trained["step"], trained["data"])
-
-
-def environment_seed(config: Any, task: str, index: int) -> int:
-    """Of evaluation episode `index` of a task."""
-    return collectors.environment_seed(collectors.episode_seed("evaluate", config.evaluate.seed, task, index))
 
 
 def env_config(config: Any) -> Any:
@@ -178,14 +174,15 @@ def named(summaries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _run(config: Any, actor: rollouts.Actor, jobs: list[Job]) -> list[rollouts.Rollout]:
+    suite = suites.of(config)
     with tqdm.tqdm(total=len(jobs), desc="evaluate", unit="episode") as bar:
         return rollouts.run(
             actor,
             config.evaluate.num_envs,
             jobs,
-            lambda task: metaworld.MetaWorldEnv(task, env_config(config)),
-            lambda env, job: [env.reset(seed=environment_seed(config, job.task, job.index))[0]],
-            trace=lambda job: job.index < config.evaluate.videos and job.instruction == tasks.INSTRUCTIONS[job.task][0],
+            lambda task: suite.Environment(task, env_config(config)),
+            lambda env, job: [env.reset(seed=collectors.evaluation_seed(config, job.task, job.index))[0]],
+            trace=lambda job: job.index < config.evaluate.videos and job.instruction == suite.INSTRUCTIONS[job.task][0],
             on_done=lambda rollout: bar.update(),
         )
 

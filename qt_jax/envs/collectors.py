@@ -13,8 +13,8 @@ import ml_collections
 import numpy as np
 from PIL import Image
 
-from qt_jax.envs import gl, metaworld
-from qt_jax.envs import metaworld_tasks as tasks
+from qt_jax.envs import suites
+from qt_jax.envs.suite_env import SuiteEnv
 from qt_jax.errors import UserError
 from qt_jax.specs import DEMONSTRATION
 
@@ -24,8 +24,6 @@ SPLITS = {"collect": 0, "evaluate": 1}
 MAX_DEMONSTRATION_TRIES = 20
 BATCH = 10
 """Episodes that share one environment."""
-
-_POLICY_NAMES = {"peg-insert-side": "PegInsertionSide"}
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -68,13 +66,18 @@ class Episode:
     dt: float
 
 
-def episode_seed(split: str, seed: int, task: str, index: int, attempt: int = 0) -> np.random.SeedSequence:
-    """Collection and evaluation draw from streams that share no entropy key, whatever their seeds are."""
-    return np.random.SeedSequence((SPLITS[split], seed, tasks.MT50.index(task), index, attempt))
+def episode_seed(split: str, seed: int, place: int, index: int, attempt: int = 0) -> np.random.SeedSequence:
+    """place: of the task in its suite. Collection and evaluation draw from streams that share no entropy key, whatever their seeds are."""
+    return np.random.SeedSequence((SPLITS[split], seed, place, index, attempt))
 
 
 def environment_seed(sequence: np.random.SeedSequence) -> int:
     return int(sequence.generate_state(1)[0])
+
+
+def evaluation_seed(config: Any, task: str, index: int) -> int:
+    """Environment seed of evaluation episode `index` of a task."""
+    return environment_seed(episode_seed("evaluate", config.evaluate.seed, suites.of(config).TASKS.index(task), index))
 
 
 def plan_episodes(config: ml_collections.ConfigDict, task_names: tuple[str, ...]) -> list[list[EpisodePlan]]:
@@ -99,27 +102,16 @@ def plan_episodes(config: ml_collections.ConfigDict, task_names: tuple[str, ...]
     return [one_task[start : start + BATCH] for start in range(0, len(collectors), BATCH) for one_task in plans]
 
 
-class Expert:
-    """Meta-World's scripted policy of a task, clipped to the action bounds."""
-
-    def __init__(self, task: str):
-        policies = gl.import_simulator("metaworld.policies")
-        name = _POLICY_NAMES.get(task, "".join(part.capitalize() for part in task.split("-")))
-        self._policy = getattr(policies, f"Sawyer{name}V3Policy")()
-
-    def __call__(self, simulator_state: np.ndarray) -> np.ndarray:
-        return np.clip(self._policy.get_action(simulator_state), -1.0, 1.0).astype(np.float32)
-
-
 class Behaviour:
     """An expert and what is wrong with it in this episode."""
 
-    def __init__(self, config: ml_collections.ConfigDict, plan: EpisodePlan, task_names: tuple[str, ...], rng: np.random.Generator):
+    def __init__(self, experiment: Any, plan: EpisodePlan, rng: np.random.Generator):
+        config, suite = experiment.collect, suites.of(experiment)
         kind, task = plan.collector, plan.task
         if kind == "wrong_task":
-            others = [name for name in task_names if name != task] or [name for name in tasks.MT10 if name != task]
-            task = str(rng.choice(others))
-        self._expert = Expert(task)
+            others = lambda names: [name for name in suite.suite_tasks(names) if name != task]
+            task = str(rng.choice(others(experiment.env.tasks) or others(suite.get_config().tasks)))
+        self._expert, self._misperceived = suite.Expert(task), suite.misperceived
         self._rng = rng
         self._noise = rng.uniform(*config.noise_scale) if kind == "noise" else 0.0
         direction = rng.normal(size=3)
@@ -130,14 +122,12 @@ class Behaviour:
         self._decisions = 0
         self._gripper = 0.0
 
-    def __call__(self, simulator_state: np.ndarray) -> np.ndarray:
-        perceived = simulator_state.copy()
-        perceived[4:7] += self._bias
-        action = self._expert(perceived)
+    def __call__(self, simulator_state: Any) -> np.ndarray:
+        action = self._expert(self._misperceived(simulator_state, self._bias))
         action = np.clip(action + self._noise * self._rng.normal(size=action.shape), -1.0, 1.0)
         if self._stuck_after is not None and self._decisions >= self._stuck_after:
-            action[3] = self._gripper
-        self._gripper = action[3]
+            action[-1] = self._gripper
+        self._gripper = action[-1]
         self._decisions += 1
         return action.astype(np.float32)
 
@@ -148,30 +138,31 @@ def collect_episodes(config: Any, plans: list[EpisodePlan]) -> list[Episode]:
     Raises:
         UserError: if the expert fails `MAX_DEMONSTRATION_TRIES` times in a row.
     """
-    env = metaworld.MetaWorldEnv(plans[0].task, config.env)  # slower to make than an episode is to run
+    env = suites.of(config).Environment(plans[0].task, config.env)  # slower to make than an episode is to run
     try:
         return [_collect(env, config, plan) for plan in plans]
     finally:
         env.close()
 
 
-def _collect(env: metaworld.MetaWorldEnv, config: Any, plan: EpisodePlan) -> Episode:
+def _collect(env: SuiteEnv, config: Any, plan: EpisodePlan) -> Episode:
     """A demonstration is repeated from new initial conditions until it succeeds, as a person's would be before it is kept."""
-    task_names = metaworld.suite_tasks(config.env.tasks)
+    suite = suites.of(config)
     for attempt in range(MAX_DEMONSTRATION_TRIES):
-        sequence = episode_seed("collect", config.collect.seed, plan.task, plan.index, attempt)
+        sequence = episode_seed("collect", config.collect.seed, suite.TASKS.index(plan.task), plan.index, attempt)
         rng = np.random.default_rng(sequence.spawn(1)[0])
-        behaviour = Behaviour(config.collect, plan, task_names, rng)
-        episode = _rollout(env, behaviour, plan, environment_seed(sequence), rng)
+        episode = _rollout(env, Behaviour(config, plan, rng), plan, environment_seed(sequence))
         if episode.success or plan.collector != DEMONSTRATION:
-            return dataclasses.replace(episode, dt=metaworld.decision_dt(config.env, plan.task))
+            instruction = str(rng.choice(suite.INSTRUCTIONS[plan.task]))
+            return dataclasses.replace(episode, instruction=instruction, dt=suite.decision_dt(config.env, plan.task))
     raise UserError(
         f"The expert of {plan.task!r} failed {MAX_DEMONSTRATION_TRIES} times in a row within config.env.max_decisions="
         f"{config.env.max_decisions}; allow more decisions or a smaller config.env.action_repeat."
     )
 
 
-def _rollout(env: metaworld.MetaWorldEnv, behaviour: Behaviour, plan: EpisodePlan, seed: int, rng: np.random.Generator) -> Episode:
+def _rollout(env: SuiteEnv, behaviour: Behaviour, plan: EpisodePlan, seed: int) -> Episode:
+    """Without its instruction and dt."""
     limit = {} if behaviour.max_decisions is None else {"max_decisions": behaviour.max_decisions}
     observation, _ = env.reset(seed=seed, options=limit)
     images: dict[str, list[bytes]] = {name: [_jpeg(image)] for name, image in observation["images"].items()}
@@ -185,8 +176,7 @@ def _rollout(env: metaworld.MetaWorldEnv, behaviour: Behaviour, plan: EpisodePla
         states.append(observation["state"])
         for name, image in observation["images"].items():
             images[name].append(_jpeg(image))
-    instruction = str(rng.choice(tasks.INSTRUCTIONS[plan.task]))
-    return Episode(plan, instruction, images, np.stack(states), np.stack(actions), np.float32(rewards), terminated, 0.0)
+    return Episode(plan, "", images, np.stack(states), np.stack(actions), np.float32(rewards), terminated, 0.0)
 
 
 def _jpeg(image: np.ndarray) -> bytes:

@@ -37,7 +37,7 @@ class State:
 
 @dataclasses.dataclass
 class Suite:
-    """A suite of tasks whose episodes can be begun in any state (`replay`, as MetaWorldEnv has it).
+    """A suite of tasks whose episodes can be begun in any state (`replay`, as SuiteEnv has it).
 
     scenes: tasks that share scene and start. seed: environment seed of episode `index` of a task. run: rollouts.run with actor and
     environments bound: (jobs, begin) -> rollouts.

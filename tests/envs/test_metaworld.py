@@ -23,7 +23,7 @@ def test_every_task_has_instructions_a_simulator_and_an_expert():
     sentences = [s for group in tasks.INSTRUCTIONS.values() for s in group]
     assert len(set(sentences)) == len(sentences) and all(len(group) >= 2 for group in tasks.INSTRUCTIONS.values())
     for task in tasks.MT50:
-        collectors.Expert(task)
+        metaworld.Expert(task)
 
 
 def test_suites_and_unknown_tasks():
@@ -34,7 +34,7 @@ def test_suites_and_unknown_tasks():
 
 
 def test_a_seed_fixes_the_start_whatever_ran_before():
-    env = metaworld.MetaWorldEnv("push", make_config(**STATE_ONLY))
+    env = metaworld.Environment("push", make_config(**STATE_ONLY))
     first, _ = env.reset(seed=5)
     for _ in range(7):
         env.step(np.asarray([0.5, 1.0, -0.5, 1.0]))
@@ -46,13 +46,13 @@ def test_a_seed_fixes_the_start_whatever_ran_before():
 
 def test_success_terminates_and_the_limit_truncates():
     config = make_config(max_decisions=6, **STATE_ONLY)
-    env = metaworld.MetaWorldEnv("reach", config)
+    env = metaworld.Environment("reach", config)
     env.reset(seed=0)
     outcomes = [env.step(np.zeros(4))[1:4] for _ in range(6)]
     assert outcomes == [(0.0, False, False)] * 5 + [(0.0, False, True)]
-    env = metaworld.MetaWorldEnv("reach", make_config(**STATE_ONLY))
+    env = metaworld.Environment("reach", make_config(**STATE_ONLY))
     env.reset(seed=0)
-    expert, done = collectors.Expert("reach"), False
+    expert, done = metaworld.Expert("reach"), False
     while not done:
         _, reward, terminated, truncated, _ = env.step(expert(env.simulator_state))
         done = terminated or truncated
@@ -61,13 +61,13 @@ def test_success_terminates_and_the_limit_truncates():
 
 def test_a_finer_action_repeat_keeps_the_time_limit():
     config = make_config(max_decisions=30, **STATE_ONLY)
-    assert metaworld.MetaWorldEnv("pick-place", config).max_decisions == 50
+    assert metaworld.Environment("pick-place", config).max_decisions == 50
     assert metaworld.decision_dt(config, "pick-place") == pytest.approx(3 * 0.0125)
 
 
 def test_proprioception_hides_objects_and_goal():
     """What image mode is told beside the image: hand and gripper alone, so it is the same for two different goals."""
-    env = metaworld.MetaWorldEnv("push", make_config(cameras=()))
+    env = metaworld.Environment("push", make_config(cameras=()))
     observations = [env.reset(seed=seed)[0]["state"] for seed in (1, 2)]
     assert observations[0].shape == (4,)
     np.testing.assert_allclose(*observations, atol=1e-6)
@@ -76,7 +76,7 @@ def test_proprioception_hides_objects_and_goal():
 @pytest.mark.parametrize("task", ["reach", "faucet-open", "drawer-open"])
 def test_images_look_like_a_scene(task):
     """A garbage frame is flat, or noise, or changes between two renders of one state."""
-    env = metaworld.MetaWorldEnv(task, make_config(image_size=96))
+    env = metaworld.Environment(task, make_config(image_size=96))
     image = env.reset(seed=3)[0]["images"]["front"]
     assert image.shape == (96, 96, 3) and image.dtype == np.uint8
     assert 60 < image.mean() < 190 and image.std() > 20
@@ -94,7 +94,7 @@ def test_shared_scenes_start_alike_and_no_marker_tells_them_apart():
     for pair in tasks.SHARED_SCENES:
         images = []
         for task in pair:
-            env = metaworld.MetaWorldEnv(task, make_config())
+            env = metaworld.Environment(task, make_config())
             images.append(env.reset(seed=9)[0]["images"]["front"])
             env.close()
         np.testing.assert_array_equal(*images)
@@ -104,8 +104,8 @@ def test_a_replayed_state_is_the_same_in_all_tasks_of_its_scene():
     """To a success and beyond it, which would end an episode; then each task's own episode goes on from there."""
     for pair in tasks.SHARED_SCENES:
         for done in pair:
-            env = metaworld.MetaWorldEnv(done, make_config(max_decisions=60))
-            expert, seen, actions, terminated = collectors.Expert(done), [env.reset(seed=9)[0]], [], False
+            env = metaworld.Environment(done, make_config(max_decisions=60))
+            expert, seen, actions, terminated = metaworld.Expert(done), [env.reset(seed=9)[0]], [], False
             while not terminated:
                 actions.append(expert(env.simulator_state))
                 observation, _, terminated, truncated, _ = env.step(actions[-1])
@@ -115,7 +115,7 @@ def test_a_replayed_state_is_the_same_in_all_tasks_of_its_scene():
             actions = np.stack(actions * 2)[: len(actions) + 2]
             restored = {}
             for task in pair:
-                env = metaworld.MetaWorldEnv(task, make_config(max_decisions=2))
+                env = metaworld.Environment(task, make_config(max_decisions=2))
                 (before,), success = env.replay(9, actions[:5])
                 np.testing.assert_array_equal(before["images"]["front"], seen[5]["images"]["front"])
                 np.testing.assert_array_equal(before["state"], seen[5]["state"])
@@ -132,7 +132,7 @@ def test_a_replayed_state_is_the_same_in_all_tasks_of_its_scene():
 
 def test_collection_and_evaluation_start_from_different_conditions():
     seeds = {
-        split: {collectors.environment_seed(collectors.episode_seed(split, 0, task, i)) for task in tasks.MT10 for i in range(300)}
+        split: {collectors.environment_seed(collectors.episode_seed(split, 0, place, i)) for place in range(10) for i in range(300)}
         for split in collectors.SPLITS
     }
     assert not seeds["collect"] & seeds["evaluate"]

@@ -4,15 +4,15 @@ import json
 
 import pytest
 
-from benchmarks import fleet, metaworld, packs
+from benchmarks import claim, fleet, packs
 from experiments import metaworld_benchmark
 from experiments.metaworld_recipes import METHODS, RECIPES
 from qt_jax.training.config import validate
 
 
-@pytest.mark.parametrize("part", ["tries", "grid", "benchmark", "ablations"])
+@pytest.mark.parametrize("part", list(claim.SEEDS))
 def test_every_run_has_a_valid_config_and_a_directory_of_its_own(part):
-    _, configs = metaworld.wanted(part, [])
+    _, configs = claim.wanted(part, [])
     for config in configs.values():
         validate(config, devices=1)
     assert len({config.workdir for config in configs.values()}) == len(configs)
@@ -25,7 +25,7 @@ def test_every_ablation_is_valid_on_every_recipe():
 
 
 def test_every_method_has_as_many_tries():
-    assert len({len(tries) for tries in metaworld.TRIES.values()}) == 1
+    assert len({len(tries) for tries in claim.TRIES.values()}) == 1
 
 
 def test_a_methods_filter_narrows_its_recipes():
@@ -42,12 +42,13 @@ def test_a_pack_is_run_once(config, tmp_path):
     coarse = other.copy_and_resolve_references()
     coarse.data.bins, coarse.data.segment_length = 8, 7
     pack, output = tmp_path / "tiny.pack", tmp_path / "runs.jsonl"
-    packs.write({"one": config, "other": other, "coarse": coarse}, pack, commit="abc")
+    packs.write({"one": config, "other": other, "coarse": coarse}, pack, {"one": (1,)}, commit="abc")
     for _ in range(2):
         fleet.run(pack, output, together=2, processes=1)
         lines = [json.loads(line) for line in output.read_text().splitlines()]  # a program's as it ends
         assert sorted(line["run"] for line in lines) == ["coarse", "one", "other"]
     assert all(list(line["success"]) == ["faucet-open", "faucet-close"] for line in lines)
     one, other, coarse = (next(line for line in lines if line["run"] == run) for run in ("one", "other", "coarse"))
+    assert "curve" not in other and {n: len(episodes) for n, episodes in one["curve"]["1"].items()} == dict.fromkeys(one["success"], 2)
     assert one["metrics"]["loss"] != other["metrics"]["loss"]
     assert 0 < one["train_s"] < 600 and one["commit"] == "abc" and [one["together"], other["together"], coarse["together"]] == [2, 2, 1]

@@ -40,7 +40,7 @@ def recording(workdir):
 
 def episode(act, task: str, seed: int, finish) -> bool:
     """A real simulator's episode; `finish` gets the observation after the last action and the outcome."""
-    env = metaworld.MetaWorldEnv(task, skilled.get_config().env)
+    env = metaworld.Environment(task, skilled.get_config().env)
     try:
         observation, _ = env.reset(seed=seed)
         terminated = truncated = False

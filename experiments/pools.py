@@ -1,4 +1,4 @@
-"""What the state-only Meta-World experiments share: pools of episodes from which each recipe selects, one network, one budget.
+"""What the state-only experiments about the paper's claim share: pools of episodes from which each recipe selects, one network, one budget.
 
 A pool is collected once a seed; a run's `config.data.limits` (episodes a task of each collector) and `config.data.episodes` say what of it
 is trained on, so that recipes that differ in one thing share all the rest.
@@ -6,7 +6,7 @@ is trained on, so that recipes that differ in one thing share all the rest.
 
 import ml_collections
 
-from qt_jax.envs import collectors, metaworld
+from qt_jax.envs import collectors
 from qt_jax.evaluation import settings
 from qt_jax.training.config import default_config
 
@@ -14,22 +14,21 @@ SYSTEMATIC = ("perception_bias", "wrong_task", "stuck_gripper")
 """Collectors whose errors have a direction; those of "noise" have mean zero."""
 
 
-def get_config(suite: str, agent: str, seed: int) -> ml_collections.ConfigDict:
-    """Of an agent on the pool of `seed`, which seeds the training too."""
+def get_config(name: str, agent: str, seed: int, env: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Of an agent on the pool of `seed`, which seeds the training too; env: of the simulator's suite, whose images are left out."""
     config = default_config(agent)
-    config.workdir = f"runs/{suite}/{agent}_{seed}"
+    config.workdir = f"runs/{name}/{agent}_{seed}"
     config.seed = seed
-    config.env = metaworld.get_config()
+    config.env = env
     config.env.cameras = ()
     config.env.state = "full"
-    config.env.max_decisions = 40
     config.collect = collectors.get_config()
     config.collect.seed = seed
     config.collect.demonstrations = 100
     config.collect.autonomous = 400
     config.collect.mix = {"noise": 0.5} | {kind: 0.5 / len(SYSTEMATIC) for kind in SYSTEMATIC}
     config.collect.noise_scale = (0.7, 1.2)
-    config.data.path = f"data/{suite}/{seed}"
+    config.data.path = f"data/{name}/{seed}"
     config.data.validation_fraction = 0.0
     config.data.segment_length = 5
     config.data.batch_size = 32
@@ -43,6 +42,6 @@ def get_config(suite: str, agent: str, seed: int) -> ml_collections.ConfigDict:
     config.evaluate = settings.get_config()
     config.evaluate.episodes = 10
     config.evaluate.num_envs = 5
-    config.evaluate.max_decisions = 100  # Meta-World's own limit, 500 simulator steps
+    config.evaluate.max_decisions = 100
     config.evaluate.videos = 0
     return config

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.metaworld tries|grid|benchmark|ablations [NAME ...]`: the runs that are missing of a part, one by one.
+"""`python -m benchmarks.claim tries|grid|benchmark|ablations|scene [NAME ...]`: the runs that are missing of a part, one by one.
 
-tries, grid: of the diagnosis. benchmark: every method on every recipe. ablations: of Q-Transformer, on recipe b. NAME: tries or methods;
-none: all of the part. Results are JSON lines in experiments/results/metaworld; stop it at any time.
+tries, grid: of the diagnosis. benchmark: every method on every recipe. ablations: of Q-Transformer, on recipe b. scene: every method on
+the second suite. NAME: tries or methods; none: all of the part. Results are JSON lines in experiments/results; stop it at any time.
 Pools that are not there are collected first. Each core has runs of its own; on an accelerator `--together=20` makes up to 20 one program.
 """
 
@@ -11,12 +11,15 @@ import argparse
 from pathlib import Path
 
 from benchmarks import fleet, packs, runs
-from experiments import metaworld_benchmark, metaworld_diagnosis, metaworld_grid
+from experiments import metaworld_benchmark, metaworld_diagnosis, metaworld_grid, scene_benchmark
 from experiments.metaworld_recipes import METHODS, RECIPES
 from experiments.metaworld_tries import CELLS, TRIES
 
 RESULTS = Path("experiments/results/metaworld")
-SEEDS = {"tries": (0, 1, 2), "grid": (0, 1, 2, 3, 4), "benchmark": (0, 1, 2, 3, 4), "ablations": (0, 1, 2, 3, 4)}
+SEEDS = {"tries": 3, "grid": 5, "benchmark": 5, "ablations": 5, "scene": 5}
+SCENE_RECIPES = ("a", "d")
+CURVE = (500, 1000, 1500, 2000)
+"""Steps after which the methods are evaluated on recipe b, and again at the end."""
 
 
 def wanted(part: str, names: list[str]) -> tuple[str, dict]:
@@ -26,13 +29,13 @@ def wanted(part: str, names: list[str]) -> tuple[str, dict]:
     elif part == "grid":
         module, runs_of = metaworld_grid, metaworld_grid.names()
     else:
-        ablations = part == "ablations"
-        cells = ["b"] if ablations else RECIPES
-        module, runs_of = metaworld_benchmark, [(name, cell) for cell in cells for name in METHODS if ("." in name) == ablations]
+        module = scene_benchmark if part == "scene" else metaworld_benchmark
+        cells = {"benchmark": RECIPES, "ablations": ["b"], "scene": SCENE_RECIPES}[part]
+        runs_of = [(name, cell) for cell in cells for name in METHODS if ("." in name) == (part == "ablations")]
     known = {name for name, _ in runs_of}
     if unknown := [name for name in names if name not in known]:
         raise SystemExit(f"{unknown[0]!r} is none of {part}: {', '.join(sorted(known))}")
-    chosen = [f"{name},{cell},{seed}" for seed in SEEDS[part] for name, cell in runs_of if not names or name in names]
+    chosen = [f"{name},{cell},{seed}" for seed in range(SEEDS[part]) for name, cell in runs_of if not names or name in names]
     return f"experiments/{module.__name__.split('.')[-1]}.py", {run: module.get_config(run) for run in chosen}
 
 
@@ -53,8 +56,9 @@ def main() -> None:
     experiment, configs = wanted(given.part, given.names)
     commit = runs.code_commit("experiments")
     collect(experiment, configs)
-    pack, output = Path(".fleet") / f"{given.part}.pack", RESULTS / f"{given.part}.jsonl"
-    packs.write(configs, pack, experiment=experiment, commit=commit)
+    pack, output = Path(".fleet") / f"{given.part}.pack", (RESULTS.parent if given.part == "scene" else RESULTS) / f"{given.part}.jsonl"
+    curves = {run: CURVE for run in configs if given.part == "benchmark" and ",b," in run}
+    packs.write(configs, pack, curves, experiment=experiment, commit=commit)
     if not given.pack:
         fleet.run(pack, output, given.together)
 
