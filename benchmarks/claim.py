@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks import fleet, packs, runs
 from experiments import metaworld_benchmark, metaworld_diagnosis, metaworld_grid, scene_benchmark
 from experiments.metaworld_recipes import METHODS, RECIPES
-from experiments.metaworld_tries import CELLS, TRIES
+from experiments.metaworld_tries import CELLS, PROBES, TRIES
 
 RESULTS = Path("experiments/results/metaworld")
 SEEDS = {"tries": 3, "grid": 5, "benchmark": 5, "ablations": 5, "scene": 5}
@@ -25,7 +25,8 @@ CURVE = (500, 1000, 1500, 2000)
 def wanted(part: str, names: list[str]) -> tuple[str, dict]:
     """The experiment file and {run: config}."""
     if part == "tries":
-        module, runs_of = metaworld_diagnosis, [(f"{agent}.{name}", cell) for cell in CELLS for agent, t in TRIES.items() for name in t]
+        tries = [*(f"{agent}.{name}" for agent, own in TRIES.items() for name in own), *PROBES]
+        module, runs_of = metaworld_diagnosis, [(name, cell) for cell in CELLS for name in tries]
     elif part == "grid":
         module, runs_of = metaworld_grid, metaworld_grid.names()
     else:

@@ -188,6 +188,7 @@ def run(path: Path, output: Path, together: int, processes: int | None = None) -
     for number, job in enumerate(content.jobs):
         left = [place for place, member in enumerate(job.members) if member.name not in known]
         units += [Unit(number, tuple(left[i : i + together])) for i in range(0, len(left), together)]
+    units.sort(key=lambda unit: unit.members)  # seed after seed, where a job's members are seeds
     count = sum(len(unit.members) for unit in units)
     with multiprocessing.get_context("spawn").Pool(processes or os.cpu_count(), open_pack, (path,)) as pool, open(output, "a") as file:
         if together == 1:

@@ -8,7 +8,7 @@ collect.
 import ml_collections
 
 from experiments import pools
-from experiments.metaworld_tries import CELLS, TRIES
+from experiments.metaworld_tries import CELLS, PROBES, TRIES
 from qt_jax.envs import metaworld
 
 TASKS = ("sweep-into", "hammer", "peg-unplug-side", "push-wall", "coffee-pull")
@@ -32,5 +32,5 @@ def get_config(arguments: str = "q_transformer.half,few_noise,0") -> ml_collecti
     config = base(agent, int(seed))
     config.workdir = f"runs/metaworld_diagnosis/{tried}/{cell}/{seed}"
     config.data.limits = CELLS[cell]
-    config.update_from_flattened_dict(TRIES[agent][name])
+    config.update_from_flattened_dict(PROBES.get(tried) or TRIES[agent][name])
     return config

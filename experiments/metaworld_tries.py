@@ -1,4 +1,4 @@
-"""The settings that were tried on the pools of the diagnosis, ten a method: eight, then two around the best of
+"""The settings that were tried on the pools of the diagnosis, eleven a method: eight, then three around the best of
 them; and what each was tried on. See diagnosis.md.
 
 `metaworld_diagnosis.py` names a try and a cell: `--config=experiments/metaworld_diagnosis.py:q_transformer.half,few_noise,3`.
@@ -39,6 +39,7 @@ TRIES = {
         "half_fast_ended_skip_5_mild": HALF | LOGISTIC | alpha(3.0) | FAST | ENDED | SKIP_5,
         "some_fast_ended_skip_5_mild": SOME | LOGISTIC | alpha(3.0) | FAST | ENDED | SKIP_5,
         "half_fast_ended_skip_5_mild_short": HALF | LOGISTIC | alpha(3.0) | FAST | ENDED | SKIP_5 | SHORT,
+        "half_fast_ended_skip_5_milder": HALF | LOGISTIC | alpha(1.0) | FAST | ENDED | SKIP_5,
     },
     "bc": {
         "all": {},
@@ -51,6 +52,7 @@ TRIES = {
         "mostly_dropout": SUCCESSES | MOSTLY | DROPOUT,
         "successes_more_dropout": SUCCESSES | MORE_DROPOUT,
         "successes_dropout_bins_32": SUCCESSES | DROPOUT | BINS_32,
+        "some_dropout": SUCCESSES | SOME | DROPOUT,
     },
     "decision_transformer": {
         "all": {},
@@ -63,6 +65,7 @@ TRIES = {
         "mostly_dropout": MOSTLY | DROPOUT,
         "few_dropout": FEW | DROPOUT,
         "some_more_dropout": SOME | MORE_DROPOUT,
+        "few": FEW,
     },
     "iql": {
         "mild": implicit(0.7, 0.1),
@@ -75,6 +78,7 @@ TRIES = {
         "mostly_fast_ended_dropout": MOSTLY | FAST | ENDED | DROPOUT | implicit(0.7, 0.1),
         "mostly_fast_ended_dropout_short": MOSTLY | FAST | ENDED | DROPOUT | implicit(0.7, 0.1) | SHORT,
         "mostly_dropout_median": MOSTLY | DROPOUT | implicit(0.5, 0.1),
+        "mostly_dropout_milder": MOSTLY | DROPOUT | implicit(0.7, 0.3),
     },
     "cql": {
         "mild": alpha(0.1),
@@ -87,6 +91,7 @@ TRIES = {
         "half_fast_ended_dropout": HALF | FAST | ENDED | DROPOUT | alpha(1.0),
         "half_fast_short": HALF | FAST | alpha(1.0) | SHORT,
         "half_fast_skip_5": HALF | FAST | SKIP_5 | alpha(1.0),
+        "half_fast_logistic": HALF | FAST | LOGISTIC | alpha(1.0),
     },
     "awac": {
         "mild": weighted(0.1),
@@ -99,8 +104,12 @@ TRIES = {
         "mostly_positive_fast_ended_dropout": MOSTLY | POSITIVE | FAST | ENDED | DROPOUT | weighted(0.1),
         "half_positive_fast_ended_short": HALF | POSITIVE | FAST | ENDED | weighted(0.1) | SHORT,
         "half_positive_fast_ended_mild": HALF | POSITIVE | FAST | ENDED | weighted(0.3),
+        "some_positive_fast_ended": SOME | POSITIVE | FAST | ENDED | weighted(0.1),
     },
 }
+
+PROBES = {"decision_transformer.some_dropout_successes": SOME | DROPOUT | SUCCESSES}
+"""What was run to understand the tries, and is not chosen from."""
 
 SYSTEMATIC = ("perception_bias=20", "wrong_task=20", "stuck_gripper=20")
 CELLS = {
