@@ -84,7 +84,7 @@ def train(content: Pack, unit: Unit, drawn: Sequence[np.ndarray]) -> tuple[list[
         if any(stop in own for own in ends):
             for own, reached, now in zip(ends, params, runs.params()):
                 reached |= {stop: now} if stop in own else {}
-    facts = {"together": len(members), "train_s": time.time() - began, "device": jax.devices()[0].device_kind}
+    facts = {"together": len(members), "steps": len(drawn), "train_s": time.time() - began, "device": jax.devices()[0].device_kind}
     own = [{"run": m.name, "metrics": {name: float(values[i]) for name, values in metrics.items()}} for i, m in enumerate(members)]
     return [row | facts for row in own], params
 

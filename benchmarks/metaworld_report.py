@@ -1,13 +1,15 @@
-"""`make metaworld-report`: benchmark.jsonl and ablations.jsonl in experiments/results/metaworld -> table.md and the figures in docs/images.
+"""`make metaworld-report`: the runs of the benchmark, the ablations and the second suite -> tables in experiments/results, README.md and
+experiments/diagnosis.md, and figures in docs/images.
 
 Runs in a venv of its own (rliable's plots want an older pandas). A run's score is its success over a task's evaluation episodes; intervals
-are rliable's 95% stratified bootstrap over runs (seeds) and tasks (Agarwal et al. 2021).
+are rliable's 95% stratified bootstrap over runs (seeds) and tasks (Agarwal et al. 2021). Seeds are those that every method has on a recipe.
 """
 
 from __future__ import annotations
 
 import collections
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,61 +22,61 @@ import matplotlib.pyplot as plt
 import numpy as np
 from rliable import library, metrics
 
-RESULTS = Path("experiments/results/metaworld")
+RESULTS = Path("experiments/results")
 IMAGES = Path("docs/images")
 OURS = "q_transformer"
 REPETITIONS = 5000
 
+Scores = dict[str, dict[str, np.ndarray]]
+"""{recipe: {method: success [seeds, tasks]}}"""
 
-def scores() -> dict[str, dict[str, np.ndarray]]:
-    """{recipe: {method: success [seeds, tasks]}}, of the seeds that every method has on the recipe."""
-    found: dict[str, dict[str, dict[int, list[float]]]] = collections.defaultdict(lambda: collections.defaultdict(dict))
-    for run in runs():
+
+def runs(file: str) -> list[dict[str, Any]]:
+    path = RESULTS / file
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def scores(found: list[dict[str, Any]]) -> Scores:
+    by_seed: dict[str, dict[str, dict[int, list[float]]]] = collections.defaultdict(lambda: collections.defaultdict(dict))
+    for run in found:
         method, recipe, seed = run["run"].split(",")
-        found[recipe][method][int(seed)] = [float(np.mean(episodes)) for _, episodes in sorted(run["success"].items())]
+        by_seed[recipe][method][int(seed)] = [float(np.mean(episodes)) for _, episodes in sorted(run["success"].items())]
     result = {}
-    for recipe, methods in sorted(found.items()):
-        common = sorted(set.intersection(*(set(seeds) for seeds in methods.values())))
-        result[recipe] = {method: np.asarray([seeds[seed] for seed in common]) for method, seeds in methods.items()}
+    for recipe, methods in sorted(by_seed.items()):
+        if common := sorted(set.intersection(*(set(seeds) for seeds in methods.values()))):
+            result[recipe] = {method: np.asarray([seeds[seed] for seed in common]) for method, seeds in methods.items()}
     return result
 
 
-def runs() -> list[dict[str, Any]]:
-    """Of both files."""
-    files = [RESULTS / f"{part}.jsonl" for part in ("benchmark", "ablations")]
-    return [json.loads(line) for file in files if file.exists() for line in file.read_text().splitlines()]
-
-
 def interval(by_method: dict[str, np.ndarray]) -> tuple[dict, dict]:
-    """IQM of each method and its 95% interval [low, high]."""
-    points, intervals = library.get_interval_estimates(
+    """IQM and mean of each method, and their 95% intervals [low, high]."""
+    return library.get_interval_estimates(
         by_method, lambda x: np.asarray([metrics.aggregate_iqm(x), metrics.aggregate_mean(x)]), reps=REPETITIONS
     )
-    return points, intervals
 
 
-def table(found: dict[str, dict[str, np.ndarray]]) -> str:
+def table(found: Scores) -> str:
     methods = sorted({method for by_method in found.values() for method in by_method}, key=lambda name: (name != OURS, name))
-    lines = ["| method | " + " | ".join(f"{recipe}, IQM (mean)" for recipe in found) + " |", "|---" * (len(found) + 1) + "|"]
-    estimates = {recipe: interval(by_method) for recipe, by_method in found.items()}
+    lines = ["| method | " + " | ".join(f"{recipe}: IQM (mean)" for recipe in found) + " |", "|---" * (len(found) + 1) + "|"]
+    estimates = [interval(by_method) for by_method in found.values()]
     for method in methods:
         cells = []
-        for points, intervals in estimates.values():
-            if method not in points:
+        for points, intervals in estimates:
+            if method in points:
+                (iqm, mean), (low, high) = points[method], intervals[method][:, 0]
+                cells.append(f"{iqm:.0%} [{low:.0%}, {high:.0%}] ({mean:.0%})")
+            else:
                 cells.append("not run")
-                continue
-            (iqm, mean), (low, high) = points[method], intervals[method][:, 0]
-            cells.append(f"{iqm:.0%} [{low:.0%}, {high:.0%}] ({mean:.0%})")
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     seeds = ", ".join(f"{recipe}: {len(next(iter(by_method.values())))}" for recipe, by_method in found.items())
     return "\n".join([*lines, "", f"Seeds: {seeds}.", ""])
 
 
-def improvement(found: dict[str, dict[str, np.ndarray]]) -> None:
+def improvement(found: Scores, name: str) -> None:
     """Probability that a run of ours is above one of the other method on a task."""
     figure, axes = plt.subplots(1, len(found), figsize=(3.4 * len(found), 3.0), squeeze=False, layout="constrained", sharey=True)
     for axis, (recipe, by_method) in zip(axes[0], found.items()):
-        pairs = {other: (by_method[OURS], x) for other, x in by_method.items() if other != OURS and "." not in other}
+        pairs = {other: (by_method[OURS], x) for other, x in by_method.items() if other != OURS}
         points, intervals = library.get_interval_estimates(pairs, metrics.probability_of_improvement, reps=REPETITIONS // 5)
         names = sorted(pairs, reverse=True)
         middle = np.asarray([np.ravel(points[name])[0] for name in names])
@@ -85,32 +87,76 @@ def improvement(found: dict[str, dict[str, np.ndarray]]) -> None:
         axis.set_xlim(0, 1)
         axis.set_title(f"recipe {recipe}")
     figure.supxlabel("P(Q-Transformer above the method on a task), 95%")
-    figure.savefig(IMAGES / "metaworld_improvement.png", dpi=120)
+    figure.savefig(IMAGES / f"{name}_improvement.png", dpi=120)
 
 
-def bars(found: dict[str, dict[str, np.ndarray]], names: list[str]) -> None:
+def bars(found: Scores, name: str, tasks: list[str]) -> None:
     """Mean success of each method in each task, over seeds."""
     figure, axes = plt.subplots(len(found), 1, figsize=(11, 2.6 * len(found)), squeeze=False, layout="constrained", sharex=True)
     for axis, (recipe, by_method) in zip(axes[:, 0], found.items()):
-        shown = {method: x for method, x in by_method.items() if "." not in method}
-        for k, (method, x) in enumerate(sorted(shown.items(), key=lambda item: (item[0] != OURS, item[0]))):
-            axis.bar(np.arange(len(names)) + k * 0.8 / len(shown) - 0.4, x.mean(0), 0.8 / len(shown), label=method, align="edge")
+        for k, (method, x) in enumerate(sorted(by_method.items(), key=lambda item: (item[0] != OURS, item[0]))):
+            left = np.arange(len(tasks)) + k * 0.8 / len(by_method) - 0.4
+            axis.bar(left, x.mean(0), 0.8 / len(by_method), label=method, align="edge")
         axis.set_ylabel(f"recipe {recipe}: success")
         axis.set_ylim(0, 1.02)
     axes[0, 0].legend(ncols=4, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1.0))
-    axes[-1, 0].set_xticks(range(len(names)), names, rotation=25, ha="right")
-    figure.savefig(IMAGES / "metaworld_tasks.png", dpi=120)
+    axes[-1, 0].set_xticks(range(len(tasks)), tasks, rotation=25, ha="right")
+    figure.savefig(IMAGES / f"{name}_tasks.png", dpi=120)
+
+
+def curves(found: list[dict[str, Any]], name: str) -> None:
+    """Mean success over training: the few episodes of each point on the way, and all of the last."""
+    by_step: dict[str, dict[int, list[list[float]]]] = collections.defaultdict(lambda: collections.defaultdict(list))
+    for run in found:
+        method = run["run"].split(",")[0]
+        for step, success in [*run["curve"].items(), (run["steps"], run["success"])]:
+            by_step[method][int(step)].append([float(np.mean(episodes)) for _, episodes in sorted(success.items())])
+    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
+    for method, steps in sorted(by_step.items(), key=lambda item: (item[0] != OURS, item[0])):
+        x = {str(step): np.asarray(values) for step, values in sorted(steps.items())}
+        points, intervals = library.get_interval_estimates(x, lambda x: np.asarray([metrics.aggregate_mean(x)]), reps=REPETITIONS // 5)
+        at = [int(step) for step in x]
+        (line,) = axis.plot(at, [points[step][0] for step in x], marker="o", label=method, linewidth=2.5 if method == OURS else 1.2)
+        low, high = np.asarray([intervals[step][:, 0] for step in x]).T
+        axis.fill_between(at, low, high, color=line.get_color(), alpha=0.12)
+    axis.set(xlabel="training steps", ylabel="mean success, 95%", ylim=(0, 1))
+    axis.legend(fontsize=8)
+    figure.savefig(IMAGES / f"{name}_curves.png", dpi=120)
+
+
+def insert(text: str, page: Path, part: str) -> None:
+    """Between the lines of the page that mark the table of that part."""
+    begin, end = f"<!-- {part}: written by make metaworld-report -->\n", f"<!-- end of {part} -->\n"
+    place = re.compile(f"(?<={re.escape(begin)}).*?(?={re.escape(end)})", re.DOTALL)
+    content, count = place.subn(lambda _: text, page.read_text())
+    if count != 1:
+        sys.exit(f"{page} has {count} places for {part}; expected one between {begin.strip()!r} and {end.strip()!r}.")
+    page.write_text(content)
+
+
+def report(file: str, name: str, page: str) -> None:
+    """Tables and figures of one part."""
+    found = runs(file)
+    if not (by_recipe := scores(found)):
+        print(f"{file}: no recipe yet of which every method has a seed")
+        return
+    text = table(by_recipe)
+    (RESULTS / file).with_suffix(".md").write_text(text)
+    print(f"{file}\n{text}")
+    insert(text, Path(page), name)
+    if name == "ablations":
+        return
+    bars(by_recipe, name, sorted(found[0]["success"]))
+    improvement(by_recipe, name)
+    if with_curve := [run for run in found if "curve" in run]:
+        curves(with_curve, name)
 
 
 def main() -> None:
-    if not runs():
-        sys.exit(f"{RESULTS} holds no runs of the benchmark yet; `make metaworld-benchmark` first.")
-    found = scores()
     IMAGES.mkdir(parents=True, exist_ok=True)
-    (RESULTS / "table.md").write_text(table(found))
-    bars(found, sorted(runs()[0]["success"]))
-    improvement(found)
-    print((RESULTS / "table.md").read_text())
+    report("metaworld/benchmark.jsonl", "metaworld", "README.md")
+    report("metaworld/ablations.jsonl", "ablations", "experiments/diagnosis.md")
+    report("scene.jsonl", "scene", "README.md")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from qt_jax.specs import ActionSpec, ObservationSpec
 SIMULATOR_STEP_S = 0.0125
 """Seconds of one simulator step: MuJoCo's 2.5 ms times Meta-World's frame skip of 5."""
 
-TASKS = tasks.MT50
+TASKS, INSTRUCTIONS, SHARED_SCENES = tasks.MT50, tasks.INSTRUCTIONS, tasks.SHARED_SCENES
 STATE_HAS_GOAL = ("full",)
 CAMERA = "front"
 MARKER_RGBA = (0.1, 0.8, 0.2, 1.0)

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from qt_jax.envs import collectors, ogbench_scene, suites
-from qt_jax.errors import UserError
+from qt_jax.envs import collectors, ogbench_scene
 from tests import tiny
 
 
@@ -72,13 +71,3 @@ def test_collection_fails_in_every_way_and_is_repeatable():
     assert episodes[0].success and not all(episode.success for episode in episodes)
     assert {episode.instruction for episode in episodes} <= set(ogbench_scene.INSTRUCTIONS["drawer-close"])
     assert all(episode.dt == 0.05 and episode.actions.shape[1] == 5 for episode in episodes)
-
-
-def test_unknown_names():
-    config = tiny.get_config()
-    config.env = make_config(tasks=("fly",))
-    with pytest.raises(UserError, match=r"unknown tasks \['fly'\]"):
-        suites.dataset_spec(config)
-    config.env.suite = "atari"
-    with pytest.raises(UserError, match="config.env.suite is 'atari'; expected one of metaworld, ogbench_scene"):
-        suites.of(config)
