@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 COMPILE := $(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --custom-compile-command 'make lock' --extra all
 
 .PHONY: libtpu quickstart test test-slow slurm lint lock clean bench-state bench-quickstart bench-learner bench-loader bench-serving \
-	metaworld-tries metaworld-grid metaworld-values metaworld-benchmark metaworld-ablations scene-benchmark metaworld-report plan-sizes plan-experiments
+	metaworld-tries metaworld-grid metaworld-values metaworld-benchmark metaworld-ablations metaworld-images scene-benchmark metaworld-report plan-sizes plan-experiments
 
 QT := $(PY) -m qt_jax
 QUICKSTART := experiments/quickstart.py
@@ -76,6 +76,9 @@ metaworld-benchmark: $(STAMP)
 
 metaworld-ablations: $(STAMP)
 	$(PY) -m benchmarks.claim ablations
+
+metaworld-images: $(STAMP)
+	$(PY) -m benchmarks.metaworld_images
 
 scene-benchmark: $(STAMP)
 	$(PY) -m benchmarks.claim scene

@@ -157,6 +157,7 @@ def main() -> None:
     report("metaworld/benchmark.jsonl", "metaworld", "README.md")
     report("metaworld/ablations.jsonl", "ablations", "experiments/diagnosis.md")
     report("scene.jsonl", "scene", "README.md")
+    report("metaworld/images.jsonl", "images", "README.md")
 
 
 if __name__ == "__main__":

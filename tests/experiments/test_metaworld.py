@@ -5,7 +5,8 @@ import json
 import pytest
 
 from benchmarks import claim, fleet, packs
-from experiments import metaworld_benchmark
+from benchmarks import metaworld_images as metaworld_images_runner
+from experiments import metaworld_benchmark, metaworld_images
 from experiments.metaworld_recipes import METHODS, RECIPES
 from qt_jax.training.config import validate
 
@@ -22,6 +23,13 @@ def test_every_ablation_is_valid_on_every_recipe():
     for recipe in RECIPES:
         for method in METHODS:
             validate(metaworld_benchmark.get_config(f"{method},{recipe},0"), devices=1)
+
+
+def test_runs_from_images_are_valid_and_see_no_object_poses():
+    for method in metaworld_images_runner.METHODS:
+        config = metaworld_images.get_config(f"{method},0")
+        validate(config, devices=1)
+        assert config.env.cameras and config.env.state == "proprioception" and config.data.limits == RECIPES["a"][0]
 
 
 def test_every_method_has_as_many_tries():

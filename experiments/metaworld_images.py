@@ -1,0 +1,33 @@
+"""The benchmark from images: `metaworld_images.py:METHOD,SEED` (names: metaworld_recipes.py), on recipe a and the six tasks of MT10 that
+need no grasp and no marker.
+
+64x64 images and the arm's own state, no object poses; the rest as metaworld_benchmark.py has it. A pool, one a seed, holds 10
+demonstrations and 200 noisy episodes a task. Hardware: 2 CPU cores.
+"""
+
+import ml_collections
+
+from experiments import pools
+from experiments.metaworld_recipes import METHODS, apply
+from qt_jax.envs import metaworld
+
+TASKS = ("door-open", "drawer-open", "drawer-close", "button-press-topdown", "window-open", "window-close")
+
+
+def get_config(arguments: str = "q_transformer,0") -> ml_collections.ConfigDict:
+    method, seed = arguments.split(",")
+    agent, settings = METHODS[method]
+    config = pools.get_config("metaworld_images", agent, int(seed), metaworld.get_config())
+    config.workdir = f"runs/metaworld_images/{method}/{seed}"
+    config.env.tasks = TASKS
+    config.env.cameras = (metaworld.CAMERA,)
+    config.env.image_size = 64
+    config.env.state = "proprioception"
+    config.env.max_decisions = 40
+    config.collect.demonstrations = 10
+    config.collect.autonomous = 200
+    config.collect.mix = ml_collections.ConfigDict({"noise": 1.0})
+    config.data.augment.shift = 4
+    config.evaluate.seed = 1  # the diagnosis used 0
+    apply(config, settings, "a")
+    return config
