@@ -1,7 +1,8 @@
 """`python -m benchmarks.claim tries|grid|benchmark|ablations|scene [NAME ...]`: the runs that are missing of a part, one by one.
 
 tries, grid: of the diagnosis. benchmark: every method on every recipe. ablations: of Q-Transformer, on recipe b. scene: every method on
-the second suite. NAME: tries or methods; none: all of the part. Results are JSON lines in experiments/results; stop it at any time.
+the second suite. NAME: a try or method, or one row or run of it (`q_transformer,a`, `q_transformer,a,0`); none: all of the part. Results
+are JSON lines in experiments/results; stop it at any time. `--output=again.jsonl` runs again what is there already.
 Pools that are not there are collected first. Each core has runs of its own; on an accelerator `--together=20` makes up to 20 one program.
 """
 
@@ -33,10 +34,11 @@ def wanted(part: str, names: list[str]) -> tuple[str, dict]:
         module = scene_benchmark if part == "scene" else metaworld_benchmark
         cells = {"benchmark": RECIPES, "ablations": ["b"], "scene": SCENE_RECIPES}[part]
         runs_of = [(name, cell) for cell in cells for name in METHODS if ("." in name) == (part == "ablations")]
-    known = {name for name, _ in runs_of}
-    if unknown := [name for name in names if name not in known]:
-        raise SystemExit(f"{unknown[0]!r} is none of {part}: {', '.join(sorted(known))}")
-    chosen = [f"{name},{cell},{seed}" for seed in range(SEEDS[part]) for name, cell in runs_of if not names or name in names]
+    every = [f"{name},{cell},{seed}" for seed in range(SEEDS[part]) for name, cell in runs_of]
+    beginning = lambda name: [run for run in every if f"{run},".startswith(f"{name},")]
+    if unknown := [name for name in names if not beginning(name)]:
+        raise SystemExit(f"{unknown[0]!r} is none of {part}: {', '.join(sorted({name for name, _ in runs_of}))}")
+    chosen = [run for run in every if not names or any(run in beginning(name) for name in names)]
     return f"experiments/{module.__name__.split('.')[-1]}.py", {run: module.get_config(run) for run in chosen}
 
 
@@ -53,11 +55,13 @@ def main() -> None:
     parser.add_argument("names", nargs="*")
     parser.add_argument("--together", type=int, default=1)
     parser.add_argument("--pack", action="store_true", help="only write .fleet/PART.pack, for `python -m benchmarks.fleet` elsewhere")
+    parser.add_argument("--output", type=Path, help="file of the results; what it holds is not run again")
     given = parser.parse_args()
     experiment, configs = wanted(given.part, given.names)
     commit = runs.code_commit("experiments")
     collect(experiment, configs)
-    pack, output = Path(".fleet") / f"{given.part}.pack", (RESULTS.parent if given.part == "scene" else RESULTS) / f"{given.part}.jsonl"
+    pack = Path(".fleet") / f"{given.part}.pack"
+    output = given.output or (RESULTS.parent if given.part == "scene" else RESULTS) / f"{given.part}.jsonl"
     curves = {run: CURVE for run in configs if given.part == "benchmark" and ",b," in run}
     packs.write(configs, pack, curves, experiment=experiment, commit=commit)
     if not given.pack:

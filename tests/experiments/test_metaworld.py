@@ -19,6 +19,14 @@ def test_every_run_has_a_valid_config_and_a_directory_of_its_own(part):
     assert len({config.workdir for config in configs.values()}) == len(configs)
 
 
+def test_a_row_and_a_run_can_be_named():
+    names = lambda *given: list(claim.wanted("benchmark", list(given))[1])
+    assert names("iql,a") == [f"iql,a,{seed}" for seed in range(5)] and names("iql,a,3", "awac,b,0") == ["awac,b,0", "iql,a,3"]
+    assert len(names("bc_all")) == 20
+    with pytest.raises(SystemExit, match="'bc' is none of benchmark: awac, bc_all"):
+        names("bc")
+
+
 def test_every_ablation_is_valid_on_every_recipe():
     for recipe in RECIPES:
         for method in METHODS:
