@@ -74,7 +74,8 @@ def table(found: Scores) -> str:
 
 def improvement(found: Scores, name: str) -> None:
     """Probability that a run of ours is above one of the other method on a task."""
-    figure, axes = plt.subplots(1, len(found), figsize=(3.4 * len(found), 3.0), squeeze=False, layout="constrained", sharey=True)
+    size = 3.4 * len(found), 1.2 + 0.25 * max(map(len, found.values()))
+    figure, axes = plt.subplots(1, len(found), figsize=size, squeeze=False, layout="constrained", sharey=True)
     for axis, (recipe, by_method) in zip(axes[0], found.items()):
         pairs = {other: (by_method[OURS], x) for other, x in by_method.items() if other != OURS}
         points, intervals = library.get_interval_estimates(pairs, metrics.probability_of_improvement, reps=REPETITIONS // 5)
@@ -135,8 +136,10 @@ def insert(text: str, page: Path, part: str) -> None:
 
 
 def report(file: str, name: str, page: str) -> None:
-    """Tables and figures of one part."""
+    """Table and figures of one part."""
     found = runs(file)
+    if name == "ablations" and found:
+        found += [run for run in runs("metaworld/benchmark.jsonl") if run["run"].startswith(f"{OURS},b,")]
     if not (by_recipe := scores(found)):
         print(f"{file}: no recipe yet of which every method has a seed")
         return
@@ -144,10 +147,10 @@ def report(file: str, name: str, page: str) -> None:
     (RESULTS / file).with_suffix(".md").write_text(text)
     print(f"{file}\n{text}")
     insert(text, Path(page), name)
+    improvement(by_recipe, name)
     if name == "ablations":
         return
     bars(by_recipe, name, sorted(found[0]["success"]))
-    improvement(by_recipe, name)
     if with_curve := [run for run in found if "curve" in run]:
         curves(with_curve, name)
 
