@@ -25,7 +25,7 @@ from rliable import library, metrics
 RESULTS = Path("experiments/results")
 IMAGES = Path("docs/images")
 OURS = "q_transformer"
-REPETITIONS = 5000
+REPETITIONS = 2000
 
 Scores = dict[str, dict[str, np.ndarray]]
 """{recipe: {method: success [seeds, tasks]}}"""
