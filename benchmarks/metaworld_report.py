@@ -74,7 +74,7 @@ def table(found: Scores) -> str:
 
 def improvement(found: Scores, name: str) -> None:
     """Probability that a run of ours is above one of the other method on a task."""
-    size = 3.4 * len(found), 1.2 + 0.25 * max(map(len, found.values()))
+    size = 2.6 + 3.0 * len(found), 1.2 + 0.25 * max(map(len, found.values()))
     figure, axes = plt.subplots(1, len(found), figsize=size, squeeze=False, layout="constrained", sharey=True)
     for axis, (recipe, by_method) in zip(axes[0], found.items()):
         pairs = {other: (by_method[OURS], x) for other, x in by_method.items() if other != OURS}
@@ -87,7 +87,7 @@ def improvement(found: Scores, name: str) -> None:
         axis.set_yticks(range(len(names)), names)
         axis.set_xlim(0, 1)
         axis.set_title(f"recipe {recipe}")
-    figure.supxlabel("P(Q-Transformer above the method on a task), 95%")
+    figure.supxlabel("P(Q-Transformer above it on a task), 95%")
     figure.savefig(IMAGES / f"{name}_improvement.png", dpi=120)
 
 
