@@ -90,7 +90,7 @@ def train(content: Pack, unit: Unit, drawn: Sequence[np.ndarray]) -> tuple[list[
 
 
 class Environments:
-    """Of a config with evaluation's time limit; they stay open from run to run."""
+    """Of a config with evaluation's time limit. They stay open from run to run, but where the suite itself keeps its one scene."""
 
     def __init__(self, config: Any):
         self._settings, self._open, self._suite = ml_collections.ConfigDict(config.env), {}, suites.of(config)
@@ -101,6 +101,8 @@ class Environments:
             def close(self) -> None:
                 kept.append(self)
 
+        if self._suite.ONE_SCENE:
+            return self._suite.Environment(task, self._settings)
         kept = self._open.setdefault(task, [])
         return kept.pop() if kept else Kept(task, self._settings)
 

@@ -33,6 +33,7 @@ INSTRUCTIONS: dict[str, tuple[str, ...]] = {
 TASKS = tuple(INSTRUCTIONS)
 SHARED_SCENES = tuple(zip(TASKS[::2], TASKS[1::2]))
 STATE_HAS_GOAL = ()
+ONE_SCENE = True
 
 DRAWER_SLIDE = {"drawer-open": -0.16, "drawer-close": 0.0}
 WINDOW_SLIDE = {"window-open": 0.2, "window-close": 0.0}
@@ -43,6 +44,9 @@ REACHED_M = 0.04
 
 START = {"drawer": (-0.1, -0.06), "window": (0.08, 0.12), "cube": ((0.33, 0.03), (0.42, 0.07))}
 """Ranges from which starts are drawn, each some way from the goals of both of its tasks."""
+
+HOME = (0.425, 0.0, 0.3)
+"""Where an oracle goes when its object is where it should be: only another task's sees that."""
 
 CAMERA = "front"
 STATE_DESCRIPTIONS = {
@@ -190,10 +194,6 @@ class Expert:
         return np.float32(self._oracle.select_action(None, simulator_state | goal(self._task, simulator_state)))
 
 
-HOME = (0.425, 0.0, 0.3)
-"""Where an oracle goes when its object is where it should be: only another task's sees that."""
-
-
 def goal(task: str, info: dict[str, Any]) -> dict[str, Any]:
     """What OGBench's oracles are told of their goal."""
     if task in DRAWER_SLIDE:
@@ -204,16 +204,10 @@ def goal(task: str, info: dict[str, Any]) -> dict[str, Any]:
         return {"privileged/target_window_handle_pos": info["privileged/window_handle_pos"] + (travel, 0.0, 0.0)}
     if task in BUTTON:
         top = info[f"privileged/button_{BUTTON[task]}_top_pos"]
-        return {
-            "privileged/target_button": BUTTON[task],
-            "privileged/target_button_state": 0,
-            "privileged/target_button_top_pos": top,
-        }
-    return {
-        "privileged/target_block": 0,
-        "privileged/target_block_pos": np.asarray(CUBE_XYZ[task]),
-        "privileged/target_block_yaw": info["privileged/block_0_yaw"],
-    }
+        told = {"target_button": BUTTON[task], "target_button_state": 0, "target_button_top_pos": top}
+        return {f"privileged/{name}": value for name, value in told.items()}
+    told = {"target_block": 0, "target_block_pos": np.asarray(CUBE_XYZ[task]), "target_block_yaw": info["privileged/block_0_yaw"]}
+    return {f"privileged/{name}": value for name, value in told.items()}
 
 
 def misperceived(simulator_state: dict[str, Any], bias: np.ndarray) -> dict[str, Any]:

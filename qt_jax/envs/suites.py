@@ -2,7 +2,8 @@
 
 A suite has `get_config`, `suite_tasks` (of names), `TASKS` (all; their places seed episodes), `INSTRUCTIONS` {task: sentences, the first is
 evaluation's}, `SHARED_SCENES` (pairs that only the instruction tells apart), `STATE_HAS_GOAL` (kinds of state that hold one task's goal),
-`action_spec`, `observation_spec`, `decision_dt`, `Environment` (a SuiteEnv), `Expert` (privileged state -> action), `misperceived`.
+`ONE_SCENE` (whose simulators serve all tasks), `action_spec`, `observation_spec`, `decision_dt`, `Environment` (a SuiteEnv), `Expert`
+(privileged state -> action), `misperceived`.
 """
 
 from __future__ import annotations
