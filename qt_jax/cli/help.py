@@ -16,7 +16,6 @@ _SECTIONS = {
     "mesh.": "training.mesh:get_config",
     "distributed.": "training.distributed:get_config",
     "data.augment.": "training.augment:get_config",
-    "env.": "envs.metaworld:get_config",
     "collect.": "envs.collectors:get_config",
     "evaluate.": "evaluation.settings:get_config",
 }
@@ -27,6 +26,7 @@ _DEFAULT = re.compile(r"^ +config\.([\w.]+) = .+?  # (.+)$", re.M)
 def of(config: Any) -> str:
     """A line for each setting of `config`."""
     places = [*_SECTIONS.items(), ("agent.", f"agents.{config.agent.name}:get_config")]
+    places += [("env.", f"envs.{config.env.suite}:get_config")] if "env" in config else []
     said: dict[str, str] = {}
     for section, place in places:
         if not section or section.split(".")[0] in config:  # a machine without a simulator has no `env` here, and imports none

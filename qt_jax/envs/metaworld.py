@@ -12,7 +12,6 @@ import numpy as np
 from qt_jax.envs import gl, suite_env
 from qt_jax.envs import metaworld_tasks as tasks
 from qt_jax.envs.suite_env import SuiteEnv
-from qt_jax.errors import UserError
 from qt_jax.specs import ActionSpec, ObservationSpec
 
 SIMULATOR_STEP_S = 0.0125
@@ -46,17 +45,8 @@ def get_config() -> ml_collections.ConfigDict:
 
 
 def suite_tasks(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Tasks by name (with or without Meta-World's '-v3'); 'mt10' and 'mt50' stand for theirs.
-
-    Raises:
-        UserError: for a name that is not a Meta-World task.
-    """
-    suites = {"mt10": tasks.MT10, "mt50": tasks.MT50}
-    chosen = tuple(task for name in names for task in suites.get(name, (name.removesuffix("-v3"),)))
-    unknown = [name for name in chosen if name not in tasks.INSTRUCTIONS]
-    if unknown or not chosen:
-        raise UserError(f"config.env.tasks has unknown tasks {unknown}; expected 'mt10', 'mt50' or some of {', '.join(tasks.MT50)}.")
-    return chosen
+    """Tasks by name (with or without Meta-World's '-v3'); 'mt10' and 'mt50' stand for theirs. Raises a UserError for another."""
+    return suite_env.tasks_named(tuple(name.removesuffix("-v3") for name in names), {"mt10": tasks.MT10, "mt50": tasks.MT50}, TASKS)
 
 
 def action_spec(config: ml_collections.ConfigDict) -> ActionSpec:
@@ -84,51 +74,39 @@ class Environment(SuiteEnv):
 
     def __init__(self, task: str, config: ml_collections.ConfigDict):
         (self.task,) = suite_tasks([task])
-        super().__init__(config, action_spec(config), observation_spec(config), action_repeat(config, self.task))
-        env_dict = gl.import_simulator("metaworld.env_dict")
-        self._env = env_dict.ALL_V3_ENVIRONMENTS[f"{self.task}-v3"]()
-        self._env._partially_observable = False  # the goal is part of the 39 numbers, as in Meta-World's MT benchmarks
-        self._env._freeze_rand_vec = False
-        self._env.seeded_rand_vec = True
-        self._env._set_task_called = True
-        self._env.__dict__.pop("sawyer_observation_space", None)
+        simulator = gl.import_simulator("metaworld.env_dict").ALL_V3_ENVIRONMENTS[f"{self.task}-v3"]()
+        instruction, repeat = INSTRUCTIONS[self.task][0], action_repeat(config, self.task)
+        super().__init__(instruction, simulator, config, action_spec(config), observation_spec(config), repeat)
+        simulator._partially_observable = False  # the goal is part of the 39 numbers, as in Meta-World's MT benchmarks
+        simulator._freeze_rand_vec = False
+        simulator.seeded_rand_vec = True
+        simulator._set_task_called = True
+        simulator.max_path_length = math.inf  # time is kept in decisions
+        simulator.__dict__.pop("sawyer_observation_space", None)
         if self.task in tasks.OBJECT_RANGE:
             low, high = tasks.OBJECT_RANGE[self.task]
-            self._env._random_reset_space = gymnasium.spaces.Box(np.asarray(low), np.asarray(high), dtype=np.float64)
-        _recolour_markers(self._env.model, visible=self.task in tasks.GOAL_NEEDS_MARKER)
-
-    @property
-    def instruction(self) -> str:
-        return tasks.INSTRUCTIONS[self.task][0]
-
-    @property
-    def model(self) -> Any:
-        return self._env.model
-
-    @property
-    def data(self) -> Any:
-        return self._env.data
+            simulator._random_reset_space = gymnasium.spaces.Box(np.asarray(low), np.asarray(high), dtype=np.float64)
+        _recolour_markers(simulator.model, visible=self.task in tasks.GOAL_NEEDS_MARKER)
 
     def _begin(self, seed: int | None) -> None:
         if seed is not None:
-            self._env.seed(seed)
-        self._env.reset()
-        self._env.max_path_length = math.inf  # time is kept in decisions
+            self._simulator.seed(seed)
+        self._simulator.reset()
         self.simulator_state = self._settled_state()
 
     def _simulate(self, action: np.ndarray) -> bool:
-        self.simulator_state, _, _, _, info = self._env.step(np.asarray(action, np.float32))
+        self.simulator_state, _, _, _, info = self._simulator.step(np.asarray(action, np.float32))
         return bool(info["success"])
 
     def _settled_state(self) -> np.ndarray:
         """The 39 numbers after a reset. Some tasks move bodies without recomputing the kinematics: the first frame and state would be
         those of the previous place."""
-        gl.import_simulator("mujoco").mj_forward(self._env.model, self._env.data)
-        for site in self._env._target_site_config:
-            self._env._set_pos_site(*site)
-        state = self._env._get_obs()
+        gl.import_simulator("mujoco").mj_forward(self._simulator.model, self._simulator.data)
+        for site in self._simulator._target_site_config:
+            self._simulator._set_pos_site(*site)
+        state = self._simulator._get_obs()
         state[18:36] = state[:18]
-        self._env._prev_obs = state[:18].copy()
+        self._simulator._prev_obs = state[:18].copy()
         return state
 
     def _state(self) -> np.ndarray:
@@ -143,7 +121,7 @@ class Environment(SuiteEnv):
 
     def close(self) -> None:
         super().close()
-        self._env.close()
+        self._simulator.close()
 
 
 class Expert:

@@ -13,7 +13,6 @@ import numpy as np
 
 from qt_jax.envs import gl, suite_env
 from qt_jax.envs.suite_env import SuiteEnv
-from qt_jax.errors import UserError
 from qt_jax.specs import ActionSpec, ObservationSpec
 
 SIMULATOR_STEP_S = 0.05
@@ -59,9 +58,9 @@ STATE_DESCRIPTIONS = {
 def get_config() -> ml_collections.ConfigDict:
     """Defaults of this project."""
     config = ml_collections.ConfigDict()
-    config.suite = "ogbench_scene"
+    config.suite = "ogbench_scene"  # or "metaworld"
     config.tasks = ("all",)  # names of tasks; "all" stands for the eight
-    config.cameras = ()  # (CAMERA,): images are rendered
+    config.cameras = ()  # ("front",): images are rendered
     config.image_size = 96  # pixels, square
     config.state = "full"  # or "proprioception", of the arm alone
     config.action_repeat = 1  # control periods of one decision
@@ -71,16 +70,8 @@ def get_config() -> ml_collections.ConfigDict:
 
 
 def suite_tasks(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Tasks by name; "all" stands for all of them.
-
-    Raises:
-        UserError: for a name that is none.
-    """
-    chosen = tuple(task for name in names for task in (TASKS if name == "all" else (name,)))
-    unknown = [name for name in chosen if name not in TASKS]
-    if unknown or not chosen:
-        raise UserError(f"config.env.tasks has unknown tasks {unknown}; expected 'all' or some of {', '.join(TASKS)}.")
-    return chosen
+    """Tasks by name; "all" stands for all of them. Raises a UserError for a name that is none."""
+    return suite_env.tasks_named(names, {"all": TASKS}, TASKS)
 
 
 def action_spec(config: ml_collections.ConfigDict) -> ActionSpec:
@@ -102,37 +93,25 @@ class Environment(SuiteEnv):
 
     def __init__(self, task: str, config: ml_collections.ConfigDict):
         (self.task,) = suite_tasks((task,))
-        super().__init__(config, action_spec(config), observation_spec(config), config.action_repeat)
-        self._scene = _CLOSED.pop() if _CLOSED else _scene_class()(env_type="scene", mode="data_collection", visualize_info=False)
-
-    @property
-    def instruction(self) -> str:
-        return INSTRUCTIONS[self.task][0]
-
-    @property
-    def model(self) -> Any:
-        return self._scene.model
-
-    @property
-    def data(self) -> Any:
-        return self._scene.data
+        scene = _CLOSED.pop() if _CLOSED else _scene_class()(env_type="scene", mode="data_collection", visualize_info=False)
+        super().__init__(INSTRUCTIONS[self.task][0], scene, config, action_spec(config), observation_spec(config), config.action_repeat)
 
     def _begin(self, seed: int | None) -> None:
-        _, self.simulator_state = self._scene.reset(seed=seed)
+        _, self.simulator_state = self._simulator.reset(seed=seed)
 
     def _simulate(self, action: np.ndarray) -> bool:
-        *_, self.simulator_state = self._scene.step(np.clip(action, -1.0, 1.0))
+        *_, self.simulator_state = self._simulator.step(np.clip(action, -1.0, 1.0))
         return succeeded(self.task, self.simulator_state)
 
     def _state(self) -> np.ndarray:
-        return self._scene.compute_observation()
+        return self._simulator.compute_observation()
 
     def _camera(self) -> Any:
         return CAMERA
 
     def close(self) -> None:
         super().close()
-        _CLOSED.append(self._scene)
+        _CLOSED.append(self._simulator)
 
 
 _CLOSED: list[Any] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import collections
 from typing import Any
 
@@ -14,19 +15,29 @@ from qt_jax.errors import UserError
 from qt_jax.specs import ActionSpec, ObservationSpec
 
 
-class SuiteEnv(gymnasium.Env):
+class SuiteEnv(gymnasium.Env, abc.ABC):
     """One task. The first success terminates the episode; `config.max_decisions` truncates it.
 
     Observations are {"images": {camera: uint8 [H, W, 3]}, "state": float32 [state_dim]}; `reset(seed=)` fixes the whole episode,
-    whatever ran before; `reset(options={"max_decisions": n})` gives one episode a limit of its own. A suite defines what is left
-    undefined here; `simulator_state` is what its scripted experts see.
+    whatever ran before; `reset(options={"max_decisions": n})` gives one episode a limit of its own. A suite defines what is
+    abstract here; `simulator_state` is what its scripted experts see.
     """
 
     simulator_state: Any
 
-    def __init__(self, config: ml_collections.ConfigDict, action: ActionSpec, observation: ObservationSpec, repeat: int):
+    def __init__(
+        self,
+        instruction: str,
+        simulator: Any,
+        config: ml_collections.ConfigDict,
+        action: ActionSpec,
+        observation: ObservationSpec,
+        repeat: int,
+    ):
+        """simulator: what has MuJoCo's `model` and `data`."""
         if observation.cameras:
             gl.require_backend()
+        self.instruction, self._simulator = instruction, simulator
         self._config, self._spec, self._repeat = config, observation, repeat
         self._renderers: dict[int, Any] = {}
         self._decisions = 0
@@ -39,29 +50,21 @@ class SuiteEnv(gymnasium.Env):
             state=gymnasium.spaces.Box(-np.inf, np.inf, (observation.state_dim,), np.float32),
         )
 
+    @abc.abstractmethod
     def _begin(self, seed: int | None) -> None:
         """A new episode, and its `simulator_state`."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _simulate(self, action: np.ndarray) -> bool:
         """One simulator step; whether its state is a success."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _state(self) -> np.ndarray:
         """Of which an observation's state is the beginning."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _camera(self) -> Any:
         """What mujoco.Renderer.update_scene takes as a camera."""
-        raise NotImplementedError
-
-    @property
-    def model(self) -> Any:
-        raise NotImplementedError
-
-    @property
-    def data(self) -> Any:
-        raise NotImplementedError
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         self._set_limit((options or {}).get("max_decisions", self._config.max_decisions))
@@ -108,14 +111,15 @@ class SuiteEnv(gymnasium.Env):
         gl.require_backend()
         mujoco = gl.import_simulator("mujoco")
 
+        model = self._simulator.model
         if size not in self._renderers:
-            self.model.vis.quality.shadowsize = 1  # shadows and multisampling cost 10-40x on a software renderer
-            self.model.vis.quality.offsamples = 0
-            self.model.vis.global_.offwidth = max(self.model.vis.global_.offwidth, size)
-            self.model.vis.global_.offheight = max(self.model.vis.global_.offheight, size)
-            self._renderers[size] = mujoco.Renderer(self.model, size, size)
+            model.vis.quality.shadowsize = 1  # shadows and multisampling cost 10-40x on a software renderer
+            model.vis.quality.offsamples = 0
+            model.vis.global_.offwidth = max(model.vis.global_.offwidth, size)
+            model.vis.global_.offheight = max(model.vis.global_.offheight, size)
+            self._renderers[size] = mujoco.Renderer(model, size, size)
         renderer = self._renderers[size]
-        renderer.update_scene(self.data, self._camera())
+        renderer.update_scene(self._simulator.data, self._camera())
         renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
         renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
         return renderer.render().copy()
@@ -141,3 +145,17 @@ def observation_spec(config: ml_collections.ConfigDict, camera: str, states: dic
             raise UserError(f"config.env.{key} is {config[key]}; expected a positive number.")
     dim, description = states[config.state]
     return ObservationSpec(config.cameras, (config.image_size,) * 2, dim, description)
+
+
+def tasks_named(names: tuple[str, ...], groups: dict[str, tuple[str, ...]], known: tuple[str, ...]) -> tuple[str, ...]:
+    """Of the suite whose tasks are `known`: each name is a task's, or a group's {name: its tasks}.
+
+    Raises:
+        UserError: for a name that is neither.
+    """
+    chosen = tuple(task for name in names for task in groups.get(name, (name,)))
+    unknown = [name for name in chosen if name not in known]
+    if unknown or not chosen:
+        expected = ", ".join(map(repr, groups))
+        raise UserError(f"config.env.tasks has unknown tasks {unknown}; expected {expected} or some of {', '.join(known)}.")
+    return chosen

@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+from experiments import scene_benchmark
+from qt_jax.cli import help
 from tests.conftest import ROOT, assert_group_ends, door
 
 
@@ -50,6 +52,10 @@ def test_help_lists_every_setting_and_explains():
     assert re.fullmatch(r"--config.agent.alpha=1.0 +# weight of the conservative term.*", lines["--config.agent.alpha"])
     assert re.fullmatch(r"--config.mesh.fsdp=1 +# shards of.*", lines["--config.mesh.fsdp"])
     assert re.fullmatch(r"--config.env.bins=16 +# of each action dim", lines["--config.env.bins"])
+
+
+def test_help_explains_the_settings_of_the_suite_that_is_chosen():
+    assert re.search(r"^--config.env.tasks=\('all',\) +# .*the eight$", help.of(scene_benchmark.get_config()), re.M)
 
 
 def test_evaluate_refuses_the_config_of_another_agent(trained):

@@ -49,7 +49,7 @@ def test_experts_are_told_what_the_scene_itself_aims_at():
     """OGBench's own targets of drawer, window and button, for the goals that ours have."""
     env = ogbench_scene.Environment("drawer-open", make_config())
     env.reset(seed=1)
-    scene = env._scene
+    scene = env._simulator
     scene.model.site("drawer_handle_center_target").pos[1] = ogbench_scene.DRAWER_SLIDE["drawer-open"]
     scene.model.site("window_handle_center_target").pos[0] = ogbench_scene.WINDOW_SLIDE["window-close"]
     scene._target_button, scene._target_button_states = 1, np.asarray([0, 0])
