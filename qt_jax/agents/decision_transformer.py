@@ -1,8 +1,8 @@
 """Decision Transformer (Chen et al. 2021): behaviour cloning of everything, each frame told its return-to-go; at the robot it is told
 `config.agent.target_return`, which rewards of 0 until success leave as it is.
 
-Of its sequence (return, observation, action) the window holds returns and observations; earlier actions are not shown, as in the other
-agents here (with a window of one frame there are none).
+Its sequence (return, observation, action) is the window: each frame with its return-to-go, and the actions at all frames but the newest
+(`config.model.past_actions`), which no earlier one sees and of which those before the episode are masked. A window of one frame has none.
 """
 
 from __future__ import annotations

@@ -149,7 +149,9 @@ def _programs(made: live.Programs, like: dict, flat: dict[str, np.ndarray], batc
     window = jax.tree.map(lambda x: jax.ShapeDtypeStruct((x.shape[0], spec.window, *x.shape[1:]), x.dtype), frame)
     exported = {
         "encode": export.export(encode, platforms=PLATFORMS)(params, *inputs),
-        "decode": export.export(decode, platforms=PLATFORMS)(params, window, struct(jnp.bool_, spec.window)),
+        "decode": export.export(decode, platforms=PLATFORMS)(
+            params, window, struct(jnp.bool_, spec.window), struct(jnp.int32, spec.window, spec.action.dims)
+        ),
     }
     return {name: bytes(program.serialize()) for name, program in exported.items()}
 

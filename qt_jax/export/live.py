@@ -70,11 +70,12 @@ def of_robot(config: Any, network: Network, spec: PolicySpec, statistics: Statis
         wanted = jnp.full(batch, config.agent.get("target_return", 0.0))  # its rewards are 0 until success, so it stays what is to go
         return network.encode_frame(params, seen, mask, padded, instruction, wanted)
 
-    def decode(params, cache, mask):
+    def decode(params, cache, mask, executed):
         scores = lambda logits, dim: agent.scores(config, bin_mask[dim], logits)
+        past = executed @ np.eye(network.action.dims, dtype=np.int32)[list(spec.slots)]  # 0 where it has no dim, as in training
         if beam == 1:
-            return network.greedy(params, cache, mask, scores)
-        return network.beam(params, cache, mask, scores, beam, agent.ADDITIVE, np.asarray(bins) > 0)
+            return network.greedy(params, cache, mask, past, scores)
+        return network.beam(params, cache, mask, past, scores, beam, agent.ADDITIVE, np.asarray(bins) > 0)
 
     return Programs(spec, statistics, encode, decode)
 

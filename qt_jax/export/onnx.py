@@ -87,10 +87,11 @@ def _programs(source: artefact.Artefact, config: dict[str, Any], output: Path) -
     window = {name: struct(leaf.dtype, spec.window, *leaf.shape[1:]) for name, leaf in caches.items()}
 
     def decode(*leaves):
-        *cache, mask = leaves
-        return made.decode(params, structure.unflatten(cache), mask)
+        *cache, mask, executed = leaves
+        return made.decode(params, structure.unflatten(cache), mask, executed)
 
-    programs = (encode, inputs, list(caches)), (decode, window | {"mask": struct(np.bool_, spec.window)}, ["tokens", "scores"])
+    window |= {"mask": struct(np.bool_, spec.window), "executed": struct(np.int32, spec.window, spec.action.dims)}
+    programs = (encode, inputs, list(caches)), (decode, window, ["tokens", "scores"])
     for part, (program, takes, gives) in zip(PARTS, programs):
         convert(part, program, takes, gives, output / f"{part}.onnx")
 

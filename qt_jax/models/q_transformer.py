@@ -15,7 +15,7 @@ from flax import nnx
 from qt_jax.losses import HISTOGRAM_PADDING
 from qt_jax.models.images import ImageTokenizer
 from qt_jax.models.placement import by_row
-from qt_jax.models.transformer import Transformer
+from qt_jax.models.transformer import Transformer, past_actions
 from qt_jax.preprocess import windows
 from qt_jax.segment import Segment
 from qt_jax.specs import ActionSpec, ObservationSpec
@@ -41,6 +41,7 @@ def laptop() -> ml_collections.ConfigDict:
     config.dtype = "float32"  # of the activations: or "bfloat16"
     config.atoms = 1  # outputs of each bin: those of the agent, or cells of a value distribution
     config.return_token = False  # a frame has a token of its return-to-go (Decision Transformer)
+    config.past_actions = False  # an action is chosen knowing those at the window's earlier frames (Decision Transformer)
     config.initial_value = 0.05  # of every Q at first, as a share of value_range
     config.scan_layers = False  # one compiled layer in a loop: shorter compilation and less memory for deep networks
     config.remat = "none"  # of each Transformer block: "none", "dots" or "full" (models/remat.py)
@@ -82,6 +83,8 @@ class QTransformer(nnx.Module):
         self.head_bias = nnx.Param(
             jnp.broadcast_to(_initial_bias(self.atoms, config.initial_value), (self.dims, self.max_bins, self.atoms))
         )
+        past = past_actions(config)
+        self.past_position = nnx.Param(normal(rngs.params(), (past, width))) if past else None
 
     def encode_frame(
         self,
@@ -119,14 +122,16 @@ class QTransformer(nnx.Module):
         # A step of padding has no frame at all; let it see itself, its output is masked by the agents.
         frame_mask = frame_mask.at[:, -1].set(True)
         context = self.transformer.context(cache, frame_mask, rngs)
-        outputs = self.transformer.decode(context, frame_mask, self._action_inputs(flat(segment.tokens)), rngs)
+        actions = self._after_past(flat(windows(segment.tokens, self.window)), self._action_inputs(flat(segment.tokens)))
+        outputs = self.transformer.decode(context, frame_mask, actions, rngs)
         return unflat(self._logits(outputs, slice(None)))
 
-    def greedy(self, window_cache: Any, frame_mask: jax.Array, scores: Any) -> tuple[jax.Array, jax.Array]:
+    def greedy(self, window_cache: Any, frame_mask: jax.Array, executed: jax.Array, scores: Any) -> tuple[jax.Array, jax.Array]:
         """Decodes dim after dim with a key-value cache.
 
         Args:
             window_cache: cache leaves [M, w, ...]. frame_mask: [M, w].
+            executed: int [M, w, D], bins of the actions at the window's frames; the newest frame's are not looked at.
             scores: logits [M, N, atoms] of one dim and its index -> [M, N]; absent bins -inf. The agent's.
 
         Returns:
@@ -137,6 +142,7 @@ class QTransformer(nnx.Module):
         action, earlier, tokens, values = jnp.broadcast_to(self.start[...], shape), None, [], []
         for i in range(self.dims):
             inputs = (action + self.dim_position[...][i]).astype(self.dtype)
+            inputs = inputs if i else self._after_past(executed, inputs)
             output, earlier = self.transformer.decode_step(context, frame_mask, inputs, earlier)
             values.append(scores(self._logits(output, slice(i, i + 1))[:, 0], i))
             tokens.append(jnp.argmax(values[-1], axis=-1))
@@ -144,7 +150,14 @@ class QTransformer(nnx.Module):
         return jnp.stack(tokens, axis=1).astype(jnp.int32), jnp.stack(values, axis=1)
 
     def beam(
-        self, window_cache: Any, frame_mask: jax.Array, scores: Any, width: int, additive: bool, present: np.ndarray
+        self,
+        window_cache: Any,
+        frame_mask: jax.Array,
+        executed: jax.Array,
+        scores: Any,
+        width: int,
+        additive: bool,
+        present: np.ndarray,
     ) -> tuple[jax.Array, jax.Array]:
         """As `greedy`, but the `width` best prefixes are kept from dim to dim, and the best whole action is returned.
 
@@ -163,6 +176,7 @@ class QTransformer(nnx.Module):
         rows = jnp.arange(batch)[:, None]
         for i in range(self.dims):
             inputs = (action + self.dim_position[...][i]).astype(self.dtype)
+            inputs = inputs if i else self._after_past(wide(executed), inputs)
             output, earlier = self.transformer.decode_step(context, mask, inputs, earlier)
             value = scores(self._logits(output, slice(i, i + 1))[:, 0], i).reshape(batch, width, -1)
             if present[i]:
@@ -185,6 +199,14 @@ class QTransformer(nnx.Module):
         embedded = by_row(jnp.einsum("mdn,dnw->mdw", by_row(jax.nn.one_hot(tokens, self.max_bins)), self.bin_embedding[...]))
         start = jnp.broadcast_to(self.start[...], (tokens.shape[0], 1, embedded.shape[-1]))
         return by_row((jnp.concatenate([start, embedded[:, :-1]], axis=1) + self.dim_position[...]).astype(self.dtype))
+
+    def _after_past(self, executed: jax.Array, inputs: jax.Array) -> jax.Array:
+        """Past actions' tokens before `inputs` [M, n, width]; executed: tokens [M, w, D] at the window's frames, oldest first."""
+        if self.past_position is None:
+            return inputs
+        bins = by_row(jax.nn.one_hot(executed[:, :-1], self.max_bins))
+        past = by_row(jnp.einsum("mpdn,dnw->mpw", bins, self.bin_embedding[...]) + self.past_position[...])
+        return by_row(jnp.concatenate([past.astype(self.dtype), inputs], axis=1))
 
     def _logits(self, outputs: jax.Array, dims: slice) -> jax.Array:
         """[M, d, width] -> [M, d, N, atoms]; the head is float32 at least, whatever the compute dtype."""
@@ -238,13 +260,13 @@ class Network:
     ) -> Any:
         return nnx.merge(self.graphdef, params).encode_frame(images, camera_mask, state, instruction, return_to_go)
 
-    def greedy(self, params: dict, window_cache: Any, frame_mask: jax.Array, scores: Any) -> tuple[jax.Array, jax.Array]:
-        return nnx.merge(self.graphdef, params).greedy(window_cache, frame_mask, scores)
+    def greedy(self, params: dict, *inputs: Any) -> tuple[jax.Array, jax.Array]:
+        """See `QTransformer.greedy`."""
+        return nnx.merge(self.graphdef, params).greedy(*inputs)
 
-    def beam(
-        self, params: dict, window_cache: Any, frame_mask: jax.Array, scores: Any, width: int, additive: bool, present: np.ndarray
-    ) -> tuple[jax.Array, jax.Array]:
-        return nnx.merge(self.graphdef, params).beam(window_cache, frame_mask, scores, width, additive, present)
+    def beam(self, params: dict, *inputs: Any) -> tuple[jax.Array, jax.Array]:
+        """See `QTransformer.beam`."""
+        return nnx.merge(self.graphdef, params).beam(*inputs)
 
 
 def parameter_count(params: dict) -> int:

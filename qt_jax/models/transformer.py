@@ -3,7 +3,8 @@
 What a frame contributes is computed once and cached across control steps:
   "per_frame": a frame's tokens attend within their frame; the cache is each layer's keys and values. Nothing in it ever changes.
   "window" (as RT-1): the Transformer runs causally over the frames of each step's window; the cache is the frames' tokens.
-Action tokens attend to the frames of the window (learned bias on relative age) and to earlier dims of the same step.
+Action tokens attend to the frames of the window (learned bias on relative age) and to earlier dims of the same step; before those, with
+`config.past_actions`, to a token of the action at each earlier frame of the window.
 
 The parameters of all layers are stacked on a leading axis, whether `config.scan_layers` compiles one layer (a loop) or all of them, so
 either reads the other's checkpoints.
@@ -58,10 +59,11 @@ def _mask_bias(mask: jax.Array) -> jax.Array:
 
 
 class Transformer(nnx.Module):
-    """Frame tokens F a frame, D action tokens a step, `config.window` frames, `config.layers` layers L."""
+    """Frame tokens F a frame, P past actions and D action tokens a step, `config.window` frames, `config.layers` layers L."""
 
     def __init__(self, config, action_dims: int, frame_tokens: int, dtype, rngs: nnx.Rngs):
         self.mode, self.window, self.layers = config.attention, config.window, config.layers
+        self.past = past_actions(config)
         self.dims, self.frame_tokens, self.dtype = action_dims, frame_tokens, dtype
         self.scan, self.remat = config.scan_layers, config.remat
         make_block = nnx.vmap(lambda rngs: Block(config, dtype, rngs), in_axes=0, out_axes=0)
@@ -119,38 +121,50 @@ class Transformer(nnx.Module):
 
         return self._over_layers(layer, x, None, rngs)[1]
 
-    def _context_bias(self, age_bias: jax.Array, frame_mask: jax.Array) -> jax.Array:
-        """age_bias [heads, w] of a layer -> [M, heads, 1, w*F]: absent frames masked, present ones by age."""
-        bias = age_bias[None] + _mask_bias(frame_mask)[:, None]
-        return jnp.repeat(bias, self.frame_tokens, axis=-1)[:, :, None]
+    def _bias(self, age_bias: jax.Array, frame_mask: jax.Array, queries: int, keys: int) -> jax.Array:
+        """Of the last `queries` of the first `keys` action tokens: age_bias [heads, w] of a layer -> [M, heads, queries, w*F + keys].
+
+        Absent frames and their actions are masked, present frames biased by age, action tokens see none that comes later.
+        """
+        frames = jnp.repeat(age_bias[None] + _mask_bias(frame_mask)[:, None], self.frame_tokens, axis=-1)[:, :, None]
+        frames = jnp.broadcast_to(frames, (*frames.shape[:2], queries, frames.shape[-1]))
+        causal = jnp.tril(jnp.ones((queries, keys), bool), keys - queries)
+        there = jnp.pad(frame_mask[:, : self.past], [(0, 0), (0, keys - self.past)], constant_values=True)
+        actions = _mask_bias(causal & there[:, None, None])
+        actions = jnp.broadcast_to(actions, (*frames.shape[:3], keys))
+        return jnp.concatenate([frames, actions], axis=-1).astype(self.dtype)
 
     def decode(self, context: KeysValues, frame_mask: jax.Array, actions: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Teacher-forced: action inputs [M, D, width] (start token, a^1 .. a^{D-1}) -> outputs [M, D, width]."""
-        causal = _mask_bias(jnp.tril(jnp.ones((self.dims, self.dims), bool)))
+        """Teacher-forced: action inputs [M, P + D, width] (past actions, start token, a^1 .. a^{D-1}) -> outputs [M, D, width]."""
+        count = actions.shape[1]
 
         def layer(block, _, actions, inputs, key):
             context, age_bias = inputs
-            frames = self._context_bias(age_bias, frame_mask)
-            frames = jnp.broadcast_to(frames, (*frames.shape[:2], self.dims, frames.shape[-1]))
-            steps = jnp.broadcast_to(causal, (*frames.shape[:3], self.dims))
-            bias = jnp.concatenate([frames, steps], axis=-1).astype(self.dtype)
+            bias = self._bias(age_bias, frame_mask, count, count)
             return block(actions, _joined(context, block.keys_values(actions)), bias, key), None
 
-        return self._over_layers(layer, actions, (context, self.age_bias[...]), rngs)[0]
+        return self._over_layers(layer, actions, (context, self.age_bias[...]), rngs)[0][:, self.past :]
 
     def decode_step(
-        self, context: KeysValues, frame_mask: jax.Array, action: jax.Array, earlier: KeysValues | None
+        self, context: KeysValues, frame_mask: jax.Array, actions: jax.Array, earlier: KeysValues | None
     ) -> tuple[jax.Array, KeysValues]:
-        """One more dim: input [M, 1, width] and earlier dims' keys and values [L, M, i, heads, head_dim] -> output and the longer ones."""
+        """The next inputs [M, n, width] after those of the keys and values [L, M, i, heads, head_dim] (at first all past actions and the
+        start token, then dim after dim) -> output [M, 1, width] of the last, and the longer keys and values."""
 
-        def layer(block, _, action, inputs, key):
+        def layer(block, _, actions, inputs, key):
             context, age_bias, earlier = inputs
-            own = block.keys_values(action)
+            own = block.keys_values(actions)
             own = own if earlier is None else _joined(earlier, own)
-            bias = jnp.pad(self._context_bias(age_bias, frame_mask), [(0, 0)] * 3 + [(0, own[0].shape[1])])
-            return block(action, _joined(context, own), bias.astype(self.dtype), key), own
+            bias = self._bias(age_bias, frame_mask, actions.shape[1], own[0].shape[1])
+            return block(actions, _joined(context, own), bias, key), own
 
-        return self._over_layers(layer, action, (context, self.age_bias[...], earlier), None)
+        outputs, longer = self._over_layers(layer, actions, (context, self.age_bias[...], earlier), None)
+        return outputs[:, -1:], longer
+
+
+def past_actions(config) -> int:
+    """Tokens P of a step's past actions: of all frames of the window but the newest."""
+    return config.window - 1 if config.past_actions else 0
 
 
 def _joined(first: KeysValues, second: KeysValues) -> KeysValues:

@@ -15,7 +15,7 @@ from qt_jax.errors import UserError
 from qt_jax.specs import ActionSpec, ObservationSpec, PolicySpec
 from qt_jax.statistics import Statistics
 
-SCHEMA = 1
+SCHEMA = 2
 POLICY, INSTRUCTIONS = "policy.json", "instructions.safetensors"
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from qt_jax import discretization
 from qt_jax.errors import UserError
 from qt_jax.serving.folder import Folder
-from qt_jax.serving.runtime import Action, check
+from qt_jax.serving.runtime import Action, check, undecided
 from qt_jax.specs import PolicySpec
 from qt_jax.statistics import Statistics
 
@@ -46,33 +46,45 @@ class OnnxPolicy:
         shapes = {node.name: node.shape[1:] for node in self._decode.get_inputs() if node.name.startswith(CACHE)}
         self._cache = {name: np.zeros((slots, *shape), np.float32) for name, shape in shapes.items()}
         self._mask = np.zeros((slots, spec.window), bool)
+        self._actions = np.zeros((slots, spec.window, spec.action.dims), np.int32)
 
     def forget_all(self) -> None:
         """Empties every window."""
         self._mask[:] = False
 
     def act(
-        self, slot: np.ndarray, images: dict[str, np.ndarray], state: np.ndarray, instruction: np.ndarray, is_first: np.ndarray
+        self,
+        slot: np.ndarray,
+        images: dict[str, np.ndarray],
+        state: np.ndarray,
+        instruction: np.ndarray,
+        is_first: np.ndarray,
+        executed: np.ndarray | None = None,
     ) -> Action:
         """As `Policy.act` (serving/policy.py): M observations, raw; the windows are untouched where it raises a UserError."""
         check(self.spec, images, state, instruction, rows=len(slot))
         normalised, instruction = self._statistics.normalize(state), instruction.astype(np.float32)
+        executed = undecided(self.spec, len(slot)) if executed is None else executed
         decoded = []
-        for row, (episode, first) in enumerate(zip(slot, is_first)):
+        for row, (episode, first, done) in enumerate(zip(slot, is_first, executed)):
             one = slice(row, row + 1)
             inputs = {image_name(camera): image[one] for camera, image in images.items()}
-            decoded.append(self._step(episode, first, inputs | {"state": normalised[one], "instruction": instruction[one]}))
-        tokens, scores = (np.concatenate(part)[:, list(self.spec.slots)] for part in zip(*decoded))
+            decoded.append(self._step(episode, first, done, inputs | {"state": normalised[one], "instruction": instruction[one]}))
+        tokens, scores = (np.concatenate(part) for part in zip(*decoded))
         return Action(discretization.detokenize(self.spec.action, tokens), tokens, scores)
 
-    def _step(self, slot: int, is_first: bool, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-        """Tokens [1, D'] and scores [1, D', N] of the network's dims; the slot's window goes one frame on."""
+    def _step(self, slot: int, is_first: bool, executed: np.ndarray, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """Tokens [1, D] and scores [1, D, N]; the slot's window goes one frame on."""
         frame = _run(self._encode, inputs)
         for name, kept in self._cache.items():
             kept[slot] = np.concatenate([kept[slot, 1:], frame[name]])
         self._mask[slot] = np.append(self._mask[slot, 1:] & ~is_first, True)
-        found = _run(self._decode, {name: kept[slot][None] for name, kept in self._cache.items()} | {"mask": self._mask[slot][None]})
-        return [found["tokens"], found["scores"]]
+        self._actions[slot] = np.pad(self._actions[slot, 1:], [(0, 1), (0, 0)])
+        window = self._cache | {"mask": self._mask, "executed": self._actions}
+        found = _run(self._decode, {name: kept[slot][None] for name, kept in window.items()})
+        tokens, scores = (found[name][:, list(self.spec.slots)] for name in ("tokens", "scores"))
+        self._actions[slot, -1] = np.where(executed < 0, tokens[0], executed)
+        return [tokens, scores]
 
 
 def image_name(camera: str) -> str:

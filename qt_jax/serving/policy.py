@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from qt_jax import discretization
-from qt_jax.serving.runtime import Action, check
+from qt_jax.serving.runtime import Action, check, undecided
 from qt_jax.specs import PolicySpec
 from qt_jax.statistics import Statistics
 
 Encode = Callable[[Any, dict[str, jax.Array], jax.Array, jax.Array], Any]
-Decode = Callable[[Any, Any, jax.Array], tuple[jax.Array, jax.Array]]
+Decode = Callable[[Any, Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
 class Policy:
@@ -24,7 +24,8 @@ class Policy:
     Args:
         params: whatever `encode` and `decode` take first.
         encode: (params, {camera: uint8 [M, H, W, 3]}, state [M, state_dim], instruction [M, E]) -> cache pytree, leaves [M, ...].
-        decode: (params, window of caches [M, w, ...] oldest first, mask [M, w]) -> tokens [M, D'], scores [M, D', N] of the network's dims.
+        decode: (params, window of caches [M, w, ...] oldest first, mask [M, w], bins [M, w, D] of the robot's actions at these frames but
+            the newest) -> tokens [M, D'], scores [M, D', N] of the network's dims.
         statistics: of this robot's raw state.
         buckets: batch sizes that are compiled; a call takes the least that is large enough, or the largest several times. Default: `slots`.
     """
@@ -46,23 +47,25 @@ class Policy:
         self._frame = jax.eval_shape(encode, params, *self._inputs(self.buckets[0]))
         self.forget_all()
 
-        def step(params, cache, mask, slot, images, state, instruction, is_first):
+        def step(params, past, slot, images, state, instruction, is_first, executed):
+            cache, mask, actions = past
             new = encode(params, images, state, instruction)
             window = jax.tree.map(lambda kept, frame: jnp.concatenate([kept[slot, 1:], frame[:, None]], axis=1), cache, new)
             seen = jnp.pad(mask[slot, 1:] & ~is_first[:, None], [(0, 0), (0, 1)], constant_values=True)
-            tokens, scores = decode(params, window, seen)
-            cache = jax.tree.map(lambda kept, rows: kept.at[slot].set(rows), cache, window)
-            own = jnp.asarray(spec.slots)
-            return cache, mask.at[slot].set(seen), tokens[:, own], scores[:, own]
+            done = jnp.pad(actions[slot, 1:], [(0, 0), (0, 1), (0, 0)])
+            tokens, scores = (x[:, jnp.asarray(spec.slots)] for x in decode(params, window, seen, done))
+            done = done.at[:, -1].set(jnp.where(executed < 0, tokens, executed))
+            return jax.tree.map(lambda kept, rows: kept.at[slot].set(rows), past, (window, seen, done)), tokens, scores
 
-        self._step = jax.jit(step, donate_argnums=(1, 2))
+        self._step = jax.jit(step, donate_argnums=1)
 
     def forget_all(self) -> None:
         """Empties every window."""
         shape = (self.slots + 1, self.spec.window)  # one slot more: of the rows that fill a batch up to its bucket
-        empty = jax.tree.map(lambda x: jnp.zeros((*shape, *x.shape[1:]), x.dtype), self._frame), jnp.zeros(shape, bool)
+        cache = jax.tree.map(lambda x: jnp.zeros((*shape, *x.shape[1:]), x.dtype), self._frame)
+        empty = cache, jnp.zeros(shape, bool), jnp.zeros((*shape, self.spec.action.dims), jnp.int32)
         # Exported programs give arrays that are bound to their device: with others at first, the next step would be compiled again.
-        self._cache, self._mask = jax.device_put(empty, self._device)
+        self._past = jax.device_put(empty, self._device)
 
     def _inputs(self, rows: int) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
         observation = self.spec.observation
@@ -72,10 +75,16 @@ class Policy:
     def warm_up(self) -> None:
         """Compiles every bucket, so that no later call has to."""
         for bucket in self.buckets:
-            self._run(np.full(bucket, self.slots), *self._inputs(bucket), np.ones(bucket, bool))
+            self._run(np.full(bucket, self.slots), *self._inputs(bucket), np.ones(bucket, bool), undecided(self.spec, bucket))
 
     def act(
-        self, slot: np.ndarray, images: dict[str, np.ndarray], state: np.ndarray, instruction: np.ndarray, is_first: np.ndarray
+        self,
+        slot: np.ndarray,
+        images: dict[str, np.ndarray],
+        state: np.ndarray,
+        instruction: np.ndarray,
+        is_first: np.ndarray,
+        executed: np.ndarray | None = None,
     ) -> Action:
         """One control step of M of the episodes.
 
@@ -83,12 +92,15 @@ class Policy:
             slot: int [M], which episodes, each at most once.
             images: {camera: uint8 [M, H, W, 3]}. state: raw, float [M, state_dim]. instruction: float [M, E] embeddings.
             is_first: bool [M]; True forgets the slot's past, as at the start of an episode in training.
+            executed: int [M, D], of a frame that is told again: the bins of the action that followed it; -1, and by default: those that are
+                decided now. Later decisions of a policy with `config.model.past_actions` know them.
 
         Raises:
             UserError: naming the field whose shape, dtype or values are wrong. The windows are untouched then.
         """
         check(self.spec, images, state, instruction, rows=len(slot))
-        inputs = images, self._statistics.normalize(state), instruction.astype(np.float32), np.asarray(is_first)
+        executed = undecided(self.spec, len(slot)) if executed is None else executed
+        inputs = images, self._statistics.normalize(state), instruction.astype(np.float32), np.asarray(is_first), executed
         parts = []
         for start in range(0, len(slot), self.buckets[-1]):
             rows = slice(start, start + self.buckets[-1])
@@ -107,5 +119,5 @@ class Policy:
 
     def _run(self, slot: np.ndarray, *inputs: Any) -> tuple[np.ndarray, np.ndarray]:
         slot = slot.astype(np.int32)
-        self._cache, self._mask, tokens, scores = self._step(self._params, self._cache, self._mask, slot, *inputs)
+        self._past, tokens, scores = self._step(self._params, self._past, slot, *inputs)
         return np.asarray(tokens), np.asarray(scores)

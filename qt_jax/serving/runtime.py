@@ -32,12 +32,23 @@ class Runtime(Protocol):
     slots: int
 
     def act(
-        self, slot: np.ndarray, images: dict[str, np.ndarray], state: np.ndarray, instruction: np.ndarray, is_first: np.ndarray
+        self,
+        slot: np.ndarray,
+        images: dict[str, np.ndarray],
+        state: np.ndarray,
+        instruction: np.ndarray,
+        is_first: np.ndarray,
+        executed: np.ndarray | None = None,
     ) -> Action:
         """See `Policy.act`."""
 
     def forget_all(self) -> None:
         """Empties every window."""
+
+
+def undecided(spec: PolicySpec, rows: int) -> np.ndarray:
+    """`executed` of frames at which the policy decides."""
+    return np.full((rows, spec.action.dims), -1, np.int32)
 
 
 def check(spec: PolicySpec, images: dict[str, np.ndarray], state: np.ndarray, instruction: np.ndarray, rows: int | None = None) -> None:

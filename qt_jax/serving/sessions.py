@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Sequence
 import numpy as np
 
 from qt_jax.errors import UserError
-from qt_jax.serving.runtime import Action, Runtime, check
+from qt_jax.serving.runtime import Action, Runtime, check, undecided
 
 
 class Refused(UserError):
@@ -47,6 +47,15 @@ class Decision:
     chosen: np.ndarray
     scores: np.ndarray
     step: int
+
+
+@dataclasses.dataclass
+class _Frame:
+    """What was seen, and the bins [D] of what was done then: -1 until it is decided."""
+
+    images: dict[str, np.ndarray]
+    state: np.ndarray
+    tokens: np.ndarray
 
 
 @dataclasses.dataclass
@@ -115,13 +124,14 @@ class Sessions:
                 episode.step = 0
             told_anew = episode.step > 0 and not np.array_equal(embedding, episode.embedding)
             episode.embedding = embedding
-            episode.frames.append((request.images, request.state))
+            episode.frames.append(_Frame(request.images, request.state, undecided(self.policy.spec, 1)[0]))
             rows.append(list(episode.frames)[0 if told_anew else -1 :])
         for place in range(max(map(len, rows)) - 1):  # the window again, its first frame as an episode's first
             again = [(e, row, place == 0) for e, row in zip(episodes, rows) if place < len(row) - 1]
             self._step([(e, row[place], first) for e, row, first in again])
         action = self._step([(e, row[-1], e.step == 0) for e, row in zip(episodes, rows)])
         for row, (number, episode) in enumerate(zip(accepted, episodes)):
+            episode.frames[-1].tokens = action.tokens[row]
             results[number] = Decision(action.actions[row], action.tokens[row], action.chosen[row], action.scores[row], episode.step)
             episode.step += 1
         return results
@@ -173,12 +183,12 @@ class Sessions:
             self._episodes[request.session] = _Episode(self._free.pop(), collections.deque(maxlen=window))
         return embedding
 
-    def _step(self, rows: Sequence[tuple[_Episode, tuple[dict[str, np.ndarray], np.ndarray], bool]]) -> Action:
-        frames = [frame for _, frame, _ in rows]
-        images = {name: _stacked([seen[name] for seen, _ in frames]) for name in self.policy.spec.observation.cameras}
-        state, embeddings = _stacked([state for _, state in frames]), _stacked([episode.embedding for episode, _, _ in rows])
-        slots, is_first = np.asarray([episode.slot for episode, _, _ in rows]), np.asarray([first for _, _, first in rows])
-        return self.policy.act(slots, images, state, embeddings, is_first)
+    def _step(self, rows: Sequence[tuple[_Episode, _Frame, bool]]) -> Action:
+        episodes, frames, is_first = zip(*rows)
+        images = {name: _stacked([frame.images[name] for frame in frames]) for name in self.policy.spec.observation.cameras}
+        state, embeddings = _stacked([frame.state for frame in frames]), _stacked([episode.embedding for episode in episodes])
+        slots, executed = np.asarray([episode.slot for episode in episodes]), np.stack([frame.tokens for frame in frames])
+        return self.policy.act(slots, images, state, embeddings, np.asarray(is_first), executed)
 
 
 def _stacked(rows: Sequence[np.ndarray]) -> np.ndarray:

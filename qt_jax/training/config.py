@@ -35,7 +35,7 @@ def default_config(
     config.agent = agents.get(agent).get_config()
     config.model = network()
     config.model.atoms = agents.get(agent).outputs(config)
-    config.model.return_token = agent == "decision_transformer"
+    config.model.return_token = config.model.past_actions = agent == "decision_transformer"
     config.data = ml_collections.ConfigDict()
     config.data.mixture = "collected"  # a mixture or dataset by name: qt_jax/data/mixtures.py and specs.py, or data.tables
     config.data.path = "data/default"  # of the dataset "collected", which `collect` and `convert` write

@@ -1,4 +1,4 @@
-"""The properties of method.md, section 3, at two layers and in both attention modes."""
+"""The properties of method.md, section 3, at two layers, in both attention modes and with past actions."""
 
 import dataclasses
 
@@ -65,20 +65,32 @@ def greedy_rollout(network, params, segment):
     """The cached rollout a policy does: one new frame a step. Returns tokens [B, S, D] and scores [B, S, D, N]."""
     batch, steps = segment.tokens.shape[:2]
     window, mask, outputs = None, jnp.zeros((batch, WINDOW), bool), []
+    executed = jnp.zeros((batch, WINDOW, segment.tokens.shape[2]), jnp.int32)
+    encode, greedy = jax.jit(network.encode_frame), jax.jit(network.greedy, static_argnums=4)
     for t in range(steps):
         images = {name: frames[:, t] for name, frames in segment.images.items()}
-        frame = network.encode_frame(params, images, segment.camera_mask, segment.state[:, t], segment.instruction)
+        frame = encode(params, images, segment.camera_mask, segment.state[:, t], segment.instruction)
         if window is None:
             window = jax.tree.map(lambda x: jnp.zeros((batch, WINDOW, *x.shape[1:]), x.dtype), frame)
         window = jax.tree.map(lambda w, f: jnp.concatenate([w[:, 1:], f[:, None]], 1), window, frame)
         mask = jnp.concatenate([mask[:, 1:], jnp.ones((batch, 1), bool)], 1)
-        outputs.append(network.greedy(params, window, mask, scores))
+        executed = jnp.concatenate([executed[:, 1:], jnp.full_like(executed[:, :1], 7)], 1)  # the newest's are not looked at
+        outputs.append(greedy(params, window, mask, executed, scores))
+        executed = executed.at[:, -1].set(outputs[-1][0])
     return tuple(np.stack(x, axis=1) for x in zip(*outputs))
 
 
-@pytest.fixture(params=q_transformer.ATTENTION, scope="module")
+MODES = {
+    "per_frame": {},
+    "window": {"attention": "window"},
+    "past_actions": {"past_actions": True},
+    "window_past_actions": {"attention": "window", "past_actions": True},
+}
+
+
+@pytest.fixture(params=MODES, scope="module")
 def setup(request):
-    network = make_network(request.param)
+    network = make_network(**MODES[request.param])
     params = make_params(network)
     score = jax.jit(network.score)
     return network, params, lambda segment: np.asarray(score(params, segment)), make_segment()
@@ -91,14 +103,15 @@ def test_shape_and_dtype(setup):
 
 
 @pytest.mark.parametrize("dim", [0, 1, 2])
-def test_an_action_dim_changes_later_outputs_of_its_step_alone(setup, dim):
-    _, _, score, segment = setup
+def test_an_action_dim_changes_later_outputs_of_its_step_and_with_past_actions_the_steps_whose_window_it_is_in(setup, dim):
+    network, _, score, segment = setup
     tokens = segment.tokens.copy()
     tokens[:, 4, dim] = 1 - tokens[:, 4, dim]
     before, after = score(segment), score(dataclasses.replace(segment, tokens=tokens))
     changed = np.abs(before - after).max((0, 3, 4)) > 1e-5
     expected = np.zeros((STEPS, 3), bool)
     expected[4, dim + 1 :] = True
+    expected[5 : 4 + WINDOW] = network.config.past_actions
     np.testing.assert_array_equal(changed, expected)
 
 

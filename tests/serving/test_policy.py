@@ -11,13 +11,13 @@ from qt_jax.errors import UserError
 from qt_jax.serving.policy import Policy
 from qt_jax.specs import PolicySpec
 from tests.data.synthetic import unit_statistics
-from tests.models.test_q_transformer import ACTION, WINDOW, make_network, make_params, make_segment, scores
+from tests.models.test_q_transformer import ACTION, MODES, WINDOW, make_network, make_params, make_segment, scores
 
 
 def make_policy(network, params, slots, buckets=()):
     slots_in = network.action.slots_in(network.action)
     spec = PolicySpec(network.action, network.observation, slots_in, WINDOW, network.instruction_dim, "test", "Q", 0.1)
-    decode = lambda params, cache, mask: network.greedy(params, cache, mask, scores)
+    decode = lambda params, cache, mask, executed: network.greedy(params, cache, mask, executed, scores)
 
     def encode(params, images, state, instruction):
         seen = {name: jnp.ones(len(frames), bool) for name, frames in images.items()}
@@ -59,10 +59,10 @@ def test_a_warm_policy_compiles_nothing_more(artefact):
     assert policy._step._cache_size() == 2
 
 
-@pytest.mark.parametrize("attention", ["per_frame", "window"])
-def test_runtime_agrees_with_the_teacher_forced_pass(attention):
+@pytest.mark.parametrize("mode", MODES)
+def test_runtime_agrees_with_the_teacher_forced_pass(mode):
     """Two slots out of step: a longer episode than the window, and one that ends and starts anew in its slot."""
-    network = make_network(attention)
+    network = make_network(**MODES[mode])
     params = make_params(network)
     policy, score = make_policy(network, params, slots=2), jax.jit(network.score)
     one, first, second = make_segment(9, batch=1, seed=1), make_segment(4, batch=1, seed=2), make_segment(5, batch=1, seed=3)

@@ -63,6 +63,21 @@ def test_a_new_instruction_is_as_if_the_whole_window_had_been_told_so(policy, ch
     assert np.abs(changed[0].chosen - always[0].chosen).max() > 1e-3
 
 
+def test_a_window_told_anew_remembers_the_actions_that_were_executed():
+    """Not those that the policy would have chosen under the new instruction."""
+    network = make_network(past_actions=True)
+    params, segment = make_params(network), make_segment(WINDOW + 1, batch=1, seed=5)
+    policy = make_policy(network, params, slots=2)
+    sessions = Sessions(policy, EMBEDDINGS.get)
+    decisions = played(sessions, 0, frames_of(5, WINDOW + 1), ["open"] * WINDOW + ["close"])
+    done = np.stack([decision.tokens for decision in decisions])[None]
+    told = dataclasses.replace(segment, instruction=EMBEDDINGS["close"][None], tokens=done)
+    forced = np.asarray(jax.jit(network.score)(params, told))[0, -1, :, :, 0]
+    present = network.action.bin_mask()
+    np.testing.assert_allclose(decisions[-1].scores[present], forced[present], atol=1e-4)
+    np.testing.assert_allclose(sessions.values(0, ["close"]), forced[0].max(), atol=1e-4)
+
+
 def test_a_reset_forgets_the_episode(policy):
     first, second = frames_of(6, 4), frames_of(7, 4)
     sessions = Sessions(policy, EMBEDDINGS.get)
@@ -136,8 +151,9 @@ def test_beam_search_finds_what_trying_everything_finds(network, additive):
     cache = jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *[frame(t) for t in range(WINDOW)])
     mask, present = np.ones((1, WINDOW), bool), np.ones(network.action.dims, bool)
     score = (lambda logits, dim: jax.nn.log_softmax(scores(logits, dim))) if additive else scores
-    beam = jax.jit(lambda width: network.beam(params, cache, mask, score, width, additive, present), static_argnums=0)
-    greedy, narrow = jax.jit(network.greedy, static_argnums=3)(params, cache, mask, score), beam(1)
+    done = np.array(segment.tokens)
+    beam = jax.jit(lambda width: network.beam(params, cache, mask, done, score, width, additive, present), static_argnums=0)
+    greedy, narrow = jax.jit(network.greedy, static_argnums=4)(params, cache, mask, done, score), beam(1)
     np.testing.assert_array_equal(greedy[0], narrow[0])
     np.testing.assert_allclose(greedy[1], narrow[1], atol=1e-5)
 
