@@ -21,6 +21,9 @@ from qt_jax.specs import ActionSpec, ObservationSpec
 from qt_jax.statistics import Statistics
 from qt_jax.training import checkpoints, fleet
 
+COMPRESSION = [{"id": lzma.FILTER_LZMA2, "preset": 3, "dict_size": 2**27}]
+"""Looks back over 128 MiB, so that what several pools of one seed have in common is in the file once."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Data:
@@ -101,7 +104,7 @@ def write(configs: dict[str, Any], path: Path, curves: Mapping[str, tuple[int, .
     sentences = {instructions[task][0]: text.embed(instructions[task][0]) for task in assets.data if task != "all"}
     content = Pack(data, assets.instruction_dim, assets.datasets["collected"].dt, sentences, jobs, facts)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(lzma.compress(pickle.dumps(content), preset=1))
+    path.write_bytes(lzma.compress(pickle.dumps(content), filters=COMPRESSION))
     print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB, {len(data)} pools, {len(jobs)} programs, {len(configs)} runs")
 
 

@@ -109,9 +109,9 @@ def test_what_was_changed_or_is_of_another_version_is_named(written, tmp_path):
         (lambda folder: (folder / "params.safetensors").write_bytes(b"x" * 100), "params.safetensors has sha256 .*changed or damaged"),
         (lambda folder: (folder / "programs" / "encode.any.bin").unlink(), "encode.any.bin is missing"),
         (lambda folder: (folder / "policy.json").write_text("{"), "cannot be read"),
-        (lambda folder: (folder / "policy.json").write_text(json.dumps({"schema": 99})), "schema 99, this version reads 1"),
-        (lambda folder: (folder / "policy.json").write_text("[]"), "schema None, this version reads 1"),
-        (lambda folder: (folder / "policy.json").write_text(json.dumps({"schema": 1})), "lacks what a policy needs"),
+        (lambda folder: (folder / "policy.json").write_text(json.dumps({"schema": 99})), "schema 99, this version reads 2"),
+        (lambda folder: (folder / "policy.json").write_text("[]"), "schema None, this version reads 2"),
+        (lambda folder: (folder / "policy.json").write_text(json.dumps({"schema": 2})), "lacks what a policy needs"),
         (shutil.rmtree, "holds no policy.json"),
     ]:
         folder = tmp_path / "policy"
