@@ -1,7 +1,7 @@
 """`python -m benchmarks.claim tries|grid|benchmark|ablations|scene [NAME ...]`: the runs that are missing of a part, one by one.
 
-tries, grid: of the diagnosis. benchmark: every method on every recipe. ablations: of Q-Transformer, on recipe b. scene: every method on
-the second suite. NAME: a try or method, or one row or run of it (`q_transformer,a`, `q_transformer,a,0`); none: all of the part. Results
+tries, grid: of the diagnosis. benchmark: every method on every recipe. ablations: of Q-Transformer, most on recipe b. scene: every
+method on the second suite. NAME: a try or method, or one row or run of it (`q_transformer,a`, `q_transformer,a,0`); none: all of the part. Results
 are JSON lines in experiments/results; stop it at any time. `--output=again.jsonl` runs again what is there already.
 Pools that are not there are collected first. Each core has runs of its own; on an accelerator `--together=20` makes up to 20 one program.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks import fleet, packs, runs
 from experiments import metaworld_benchmark, metaworld_diagnosis, metaworld_grid, scene_benchmark
-from experiments.metaworld_recipes import METHODS, RECIPES
+from experiments.metaworld_recipes import ABLATED_ON, METHODS, RECIPES
 from experiments.metaworld_tries import CELLS, PROBES, TRIES
 
 RESULTS = Path("experiments/results/metaworld")
@@ -30,10 +30,11 @@ def wanted(part: str, names: list[str]) -> tuple[str, dict]:
         module, runs_of = metaworld_diagnosis, [(name, cell) for cell in CELLS for name in tries]
     elif part == "grid":
         module, runs_of = metaworld_grid, metaworld_grid.names()
+    elif part == "ablations":
+        module, runs_of = metaworld_benchmark, [(f"q_transformer.{name}", cell) for name, cells in ABLATED_ON.items() for cell in cells]
     else:
-        module = scene_benchmark if part == "scene" else metaworld_benchmark
-        cells = {"benchmark": RECIPES, "ablations": ["b"], "scene": SCENE_RECIPES}[part]
-        runs_of = [(name, cell) for cell in cells for name in METHODS if ("." in name) == (part == "ablations")]
+        module, cells = (scene_benchmark, SCENE_RECIPES) if part == "scene" else (metaworld_benchmark, RECIPES)
+        runs_of = [(name, cell) for cell in cells for name in METHODS if "." not in name]
     every = [f"{name},{cell},{seed}" for seed in range(SEEDS[part]) for name, cell in runs_of]
     beginning = lambda name: [run for run in every if f"{run},".startswith(f"{name},")]
     if unknown := [name for name in names if not beginning(name)]:

@@ -72,9 +72,22 @@ def table(found: Scores) -> str:
     return "\n".join([*lines, "", f"Seeds: {seeds}.", ""])
 
 
+def by_task(found: Scores, tasks: list[str]) -> str:
+    """Mean success over seeds of each method in each task."""
+    lines = []
+    for recipe, by_method in found.items():
+        lines += [f"| recipe {recipe} | " + " | ".join(by_method) + " |", "|---" * (len(by_method) + 1) + "|"]
+        means = [x.mean(0) for x in by_method.values()]
+        lines += [f"| {task} | " + " | ".join(f"{mean[k]:.0%}" for mean in means) + " |" for k, task in enumerate(tasks)]
+        lines.append("")
+    return "\n".join(lines)
+
+
 def improvement(found: Scores, name: str) -> None:
-    """Probability that a run of ours is above one of the other method on a task."""
-    size = 2.6 + 3.0 * len(found), 1.2 + 0.25 * max(map(len, found.values()))
+    """Probability that a run of ours is above one of the other method on a task; of the recipes that all methods were run on."""
+    every = max(map(len, found.values()))
+    found = {recipe: by_method for recipe, by_method in found.items() if len(by_method) == every}
+    size = 2.6 + 3.0 * len(found), 1.2 + 0.25 * every
     figure, axes = plt.subplots(1, len(found), figsize=size, squeeze=False, layout="constrained", sharey=True)
     for axis, (recipe, by_method) in zip(axes[0], found.items()):
         pairs = {other: (by_method[OURS], x) for other, x in by_method.items() if other != OURS}
@@ -121,7 +134,7 @@ def curves(found: list[dict[str, Any]], name: str) -> None:
         low, high = np.asarray([intervals[step][:, 0] for step in x]).T
         axis.fill_between(at, low, high, color=line.get_color(), alpha=0.12)
     axis.set(xlabel="training steps", ylabel="mean success, 95%", ylim=(0, 1))
-    axis.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside right upper")
     figure.savefig(IMAGES / f"{name}_curves.png", dpi=120)
 
 
@@ -139,18 +152,19 @@ def report(file: str, name: str, page: str) -> None:
     """Table and figures of one part."""
     found = runs(file)
     if name == "ablations" and found:
-        found += [run for run in runs("metaworld/benchmark.jsonl") if run["run"].startswith(f"{OURS},b,")]
+        recipes = {run["run"].split(",")[1] for run in found}
+        found += [run for run in runs("metaworld/benchmark.jsonl") if run["run"].split(",")[:-1] in [[OURS, recipe] for recipe in recipes]]
     if not (by_recipe := scores(found)):
         print(f"{file}: no recipe yet of which every method has a seed")
         return
-    text = table(by_recipe)
-    (RESULTS / file).with_suffix(".md").write_text(text)
+    text, tasks = table(by_recipe), sorted(found[0]["success"])
+    (RESULTS / file).with_suffix(".md").write_text(f"{text}\n{by_task(by_recipe, tasks)}")
     print(f"{file}\n{text}")
     insert(text, Path(page), name)
     improvement(by_recipe, name)
     if name == "ablations":
         return
-    bars(by_recipe, name, sorted(found[0]["success"]))
+    bars(by_recipe, name, tasks)
     if with_curve := [run for run in found if "curve" in run]:
         curves(with_curve, name)
 

@@ -46,6 +46,9 @@ ABLATIONS = {
 }
 """Over bin counts alpha / (N - 1) is held."""
 
+ABLATED_ON = dict.fromkeys(ABLATIONS, ("b",)) | {"natural_batches": ("a", "b", "d")}
+"""{ablation: recipes}. natural_batches: also where BC on successes, which has such batches, is better in some tasks (diagnosis.md)."""
+
 
 def apply(config: ml_collections.ConfigDict, settings: dict[str, Any], recipe: str) -> None:
     """Sets a method's settings and a recipe, which the method's filter narrows."""
