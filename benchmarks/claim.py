@@ -1,8 +1,8 @@
 """`python -m benchmarks.claim tries|grid|benchmark|ablations|scene [NAME ...]`: the runs that are missing of a part, one by one.
 
-tries, grid: of the diagnosis. benchmark: every method on every recipe. ablations: of Q-Transformer, most on recipe b. scene: every
-method on the second suite. NAME: a try or method, or one row or run of it (`q_transformer,a`, `q_transformer,a,0`); none: all of the part. Results
-are JSON lines in experiments/results; stop it at any time. `--output=again.jsonl` runs again what is there already.
+tries, grid: of the diagnosis. benchmark: every method on every recipe. ablations: of Q-Transformer, most on recipe b. scene: every method
+on the second suite. NAME: a try or method, or one row or run of it (`q_transformer,a`, `q_transformer,a,0`); none: all of the part.
+Results are JSON lines in experiments/results; stop it at any time. `--output=again.jsonl` runs again what is there already.
 Pools that are not there are collected first. Each core has runs of its own; on an accelerator `--together=20` makes up to 20 one program.
 """
 
