@@ -83,25 +83,32 @@ def by_task(found: Scores, tasks: list[str]) -> str:
     return "\n".join(lines)
 
 
-def improvement(found: Scores, name: str) -> None:
+def improvement(found: Scores, name: str) -> str:
     """Probability that a run of ours is above one of the other method on a task; of the recipes that all methods were run on."""
     every = max(map(len, found.values()))
     found = {recipe: by_method for recipe, by_method in found.items() if len(by_method) == every}
-    size = 2.6 + 3.0 * len(found), 1.2 + 0.25 * every
-    figure, axes = plt.subplots(1, len(found), figsize=size, squeeze=False, layout="constrained", sharey=True)
+    others = sorted({method for by_method in found.values() for method in by_method if method != OURS})
+    figure, axes = plt.subplots(
+        1, len(found), figsize=(2.6 + 3.0 * len(found), 1.2 + 0.25 * every), squeeze=False, layout="constrained", sharey=True
+    )
+    columns = []
     for axis, (recipe, by_method) in zip(axes[0], found.items()):
-        pairs = {other: (by_method[OURS], x) for other, x in by_method.items() if other != OURS}
+        pairs = {other: (by_method[OURS], by_method[other]) for other in others}
         points, intervals = library.get_interval_estimates(pairs, metrics.probability_of_improvement, reps=REPETITIONS // 5)
-        names = sorted(pairs, reverse=True)
-        middle = np.asarray([np.ravel(points[name])[0] for name in names])
-        low, high = np.asarray([np.ravel(intervals[name]) for name in names]).T
-        axis.errorbar(middle, range(len(names)), xerr=[middle - low, high - middle], fmt="o", capsize=3)
+        middle = np.asarray([np.ravel(points[other])[0] for other in others])
+        low, high = np.asarray([np.ravel(intervals[other]) for other in others]).T
+        axis.errorbar(middle, range(len(others)), xerr=[middle - low, high - middle], fmt="o", capsize=3)
         axis.axvline(0.5, color="grey", linewidth=0.8)
-        axis.set_yticks(range(len(names)), names)
+        axis.set_yticks(range(len(others)), others)
         axis.set_xlim(0, 1)
         axis.set_title(f"recipe {recipe}")
+        columns.append([f"{m:.2f} [{lo:.2f}, {hi:.2f}]" for m, lo, hi in zip(middle, low, high)])
+    axes[0, 0].invert_yaxis()
     figure.supxlabel("P(Q-Transformer above it on a task), 95%")
     figure.savefig(IMAGES / f"{name}_improvement.png", dpi=120)
+    lines = ["| P(Q-Transformer above it on a task) | " + " | ".join(found) + " |", "|---" * (len(found) + 1) + "|"]
+    lines += [f"| {other} | " + " | ".join(cells) + " |" for other, *cells in zip(others, *columns)]
+    return "\n".join([*lines, ""])
 
 
 def bars(found: Scores, name: str, tasks: list[str]) -> None:
@@ -158,10 +165,10 @@ def report(file: str, name: str, page: str) -> None:
         print(f"{file}: no recipe yet of which every method has a seed")
         return
     text, tasks = table(by_recipe), sorted(found[0]["success"])
-    (RESULTS / file).with_suffix(".md").write_text(f"{text}\n{by_task(by_recipe, tasks)}")
+    pages = [text, improvement(by_recipe, name), by_task(by_recipe, tasks)]
+    (RESULTS / file).with_suffix(".md").write_text("\n".join(pages))
     print(f"{file}\n{text}")
     insert(text, Path(page), name)
-    improvement(by_recipe, name)
     if name == "ablations":
         return
     bars(by_recipe, name, tasks)
