@@ -66,6 +66,7 @@ def measure(size: str, folder: str) -> dict[str, Any]:
     """Everything that runs in this process and the server's, in turns."""
     from qt_jax.serving import artefact
     from qt_jax.serving.client import Client
+    from qt_jax.serving.runtime import undecided
     from qt_jax.serving.sessions import Request, Sessions
 
     opened = artefact.load(folder)
@@ -76,7 +77,7 @@ def measure(size: str, folder: str) -> dict[str, Any]:
     sessions = Sessions(opened.policy(11, (1, 10)), lambda sentence: embedding)
     policy = sessions.policy
     policy.warm_up()
-    raw_inputs = (no_state[None], embedding[None], np.zeros(1, bool))
+    raw_inputs = (no_state[None], embedding[None], np.zeros(1, bool), undecided(opened.spec, 1))
     request = lambda n, told: Request("robot", {"front": images[n % 8]}, no_state, told)
     told_anew = [embedding, embedding + 1e-3]
 

@@ -136,7 +136,7 @@ def measure_blocks(name: str) -> dict[str, float]:
     steps, config = config.data.batch_size * config.data.segment_length * 4, config.model
     config.dropout = 0.0
     frame_tokens = 1 + config.image_tokens
-    graphdef, params = nnx.split(Transformer(config, action.dims, frame_tokens, jnp.float32, nnx.Rngs(0)))
+    graphdef, params = nnx.split(Transformer(config, frame_tokens, jnp.float32, nnx.Rngs(0)))
 
     def forward(params, tokens, actions):
         transformer = nnx.merge(graphdef, params)

@@ -11,6 +11,7 @@ import collections
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,24 +45,34 @@ def scores(found: list[dict[str, Any]]) -> Scores:
     result = {}
     for recipe, methods in sorted(by_seed.items()):
         if common := sorted(set.intersection(*(set(seeds) for seeds in methods.values()))):
-            result[recipe] = {method: np.asarray([seeds[seed] for seed in common]) for method, seeds in methods.items()}
+            result[recipe] = {method: np.asarray([methods[method][seed] for seed in common]) for method in sorted(methods, key=_order)}
     return result
 
 
-def interval(by_method: dict[str, np.ndarray]) -> tuple[dict, dict]:
-    """IQM and mean of each method, and their 95% intervals [low, high]."""
-    return library.get_interval_estimates(
-        by_method, lambda x: np.asarray([metrics.aggregate_iqm(x), metrics.aggregate_mean(x)]), reps=REPETITIONS
-    )
+def _order(method: str) -> tuple[bool, str]:
+    """Ours first."""
+    return method != OURS, method
+
+
+def estimates(by_name: dict[str, Any], statistic: Callable, repetitions: int = REPETITIONS) -> tuple[dict, dict]:
+    """The statistic of each, and its 95% interval [low, high]."""
+    return library.get_interval_estimates(by_name, statistic, reps=repetitions, random_state=np.random.RandomState(0))
+
+
+def cost(found: list[dict[str, Any]]) -> str:
+    """What the runs on CPU cores took."""
+    seconds = [run["train_s"] + run["evaluate_s"] for run in found if run["device"] == "cpu" and run["together"] == 1]
+    return f"{len(found)} runs. " + (f"{len(seconds)} of them on a CPU core each: {np.mean(seconds):.0f} s in the mean." if seconds else "")
 
 
 def table(found: Scores) -> str:
-    methods = sorted({method for by_method in found.values() for method in by_method}, key=lambda name: (name != OURS, name))
+    methods = sorted({method for by_method in found.values() for method in by_method}, key=_order)
     lines = ["| method | " + " | ".join(f"{recipe}: IQM (mean)" for recipe in found) + " |", "|---" * (len(found) + 1) + "|"]
-    estimates = [interval(by_method) for by_method in found.values()]
+    both = lambda x: np.asarray([metrics.aggregate_iqm(x), metrics.aggregate_mean(x)])
+    estimated = [estimates(by_method, both) for by_method in found.values()]
     for method in methods:
         cells = []
-        for points, intervals in estimates:
+        for points, intervals in estimated:
             if method in points:
                 (iqm, mean), (low, high) = points[method], intervals[method][:, 0]
                 cells.append(f"{iqm:.0%} [{low:.0%}, {high:.0%}] ({mean:.0%})")
@@ -69,7 +80,7 @@ def table(found: Scores) -> str:
                 cells.append("not run")
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     seeds = ", ".join(f"{recipe}: {len(next(iter(by_method.values())))}" for recipe, by_method in found.items())
-    return "\n".join([*lines, "", f"Seeds: {seeds}.", ""])
+    return "\n".join([*lines, "", f"Seeds: {seeds}. "])
 
 
 def by_task(found: Scores, tasks: list[str]) -> str:
@@ -94,7 +105,7 @@ def improvement(found: Scores, name: str) -> str:
     columns = []
     for axis, (recipe, by_method) in zip(axes[0], found.items()):
         pairs = {other: (by_method[OURS], by_method[other]) for other in others}
-        points, intervals = library.get_interval_estimates(pairs, metrics.probability_of_improvement, reps=REPETITIONS // 5)
+        points, intervals = estimates(pairs, metrics.probability_of_improvement, REPETITIONS // 5)
         middle = np.asarray([np.ravel(points[other])[0] for other in others])
         low, high = np.asarray([np.ravel(intervals[other]) for other in others]).T
         axis.errorbar(middle, range(len(others)), xerr=[middle - low, high - middle], fmt="o", capsize=3)
@@ -115,7 +126,7 @@ def bars(found: Scores, name: str, tasks: list[str]) -> None:
     """Mean success of each method in each task, over seeds."""
     figure, axes = plt.subplots(len(found), 1, figsize=(11, 2.6 * len(found)), squeeze=False, layout="constrained", sharex=True)
     for axis, (recipe, by_method) in zip(axes[:, 0], found.items()):
-        for k, (method, x) in enumerate(sorted(by_method.items(), key=lambda item: (item[0] != OURS, item[0]))):
+        for k, (method, x) in enumerate(by_method.items()):
             left = np.arange(len(tasks)) + k * 0.8 / len(by_method) - 0.4
             axis.bar(left, x.mean(0), 0.8 / len(by_method), label=method, align="edge")
         axis.set_ylabel(f"recipe {recipe}: success")
@@ -133,9 +144,10 @@ def curves(found: list[dict[str, Any]], name: str) -> None:
         for step, success in [*run["curve"].items(), (run["steps"], run["success"])]:
             by_step[method][int(step)].append([float(np.mean(episodes)) for _, episodes in sorted(success.items())])
     figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
-    for method, steps in sorted(by_step.items(), key=lambda item: (item[0] != OURS, item[0])):
+    for method in sorted(by_step, key=_order):
+        steps = by_step[method]
         x = {str(step): np.asarray(values) for step, values in sorted(steps.items())}
-        points, intervals = library.get_interval_estimates(x, lambda x: np.asarray([metrics.aggregate_mean(x)]), reps=REPETITIONS // 5)
+        points, intervals = estimates(x, lambda x: np.asarray([metrics.aggregate_mean(x)]))
         at = [int(step) for step in x]
         (line,) = axis.plot(at, [points[step][0] for step in x], marker="o", label=method, linewidth=2.5 if method == OURS else 1.2)
         low, high = np.asarray([intervals[step][:, 0] for step in x]).T
@@ -164,7 +176,7 @@ def report(file: str, name: str, page: str) -> None:
     if not (by_recipe := scores(found)):
         print(f"{file}: no recipe yet of which every method has a seed")
         return
-    text, tasks = table(by_recipe), sorted(found[0]["success"])
+    text, tasks = f"{table(by_recipe)}{cost(found)}\n", sorted(found[0]["success"])
     pages = [text, improvement(by_recipe, name), by_task(by_recipe, tasks)]
     (RESULTS / file).with_suffix(".md").write_text("\n".join(pages))
     print(f"{file}\n{text}")

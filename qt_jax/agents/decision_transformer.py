@@ -1,8 +1,9 @@
 """Decision Transformer (Chen et al. 2021): behaviour cloning of everything, each frame told its return-to-go; at the robot it is told
 `config.agent.target_return`, which rewards of 0 until success leave as it is.
 
-Its sequence (return, observation, action) is the window: each frame with its return-to-go, and the actions at all frames but the newest
-(`config.model.past_actions`), which no earlier one sees and of which those before the episode are masked. A window of one frame has none.
+Its sequence is the window: frames, each with its return-to-go, and the actions at all of them but the newest (`config.model.past_actions`):
+tokens before those of the step's own action, which see the window's frames and the actions before them and are masked before the episode's
+start. Frames see no action. A window of one frame has no past actions.
 """
 
 from __future__ import annotations

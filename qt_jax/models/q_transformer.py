@@ -77,7 +77,7 @@ class QTransformer(nnx.Module):
         self.start = nnx.Param(normal(rngs.params(), (width,)))
         self.bin_embedding = nnx.Param(normal(rngs.params(), (self.dims, self.max_bins, width)))
         self.dim_position = nnx.Param(normal(rngs.params(), (self.dims, width)))
-        self.transformer = Transformer(config, self.dims, frame_tokens, self.dtype, rngs)
+        self.transformer = Transformer(config, frame_tokens, self.dtype, rngs)
         self.head_norm = nnx.LayerNorm(width, rngs=rngs)
         self.head = nnx.Param(normal(rngs.params(), (self.dims, width, self.max_bins * self.atoms)))
         self.head_bias = nnx.Param(
@@ -122,7 +122,8 @@ class QTransformer(nnx.Module):
         # A step of padding has no frame at all; let it see itself, its output is masked by the agents.
         frame_mask = frame_mask.at[:, -1].set(True)
         context = self.transformer.context(cache, frame_mask, rngs)
-        actions = self._after_past(flat(windows(segment.tokens, self.window)), self._action_inputs(flat(segment.tokens)))
+        past = jax.tree.map(lambda x: flat(windows(x, self.window)), self._past(segment.tokens))
+        actions = self._after_past(past, self._action_inputs(flat(segment.tokens)))
         outputs = self.transformer.decode(context, frame_mask, actions, rngs)
         return unflat(self._logits(outputs, slice(None)))
 
@@ -142,7 +143,7 @@ class QTransformer(nnx.Module):
         action, earlier, tokens, values = jnp.broadcast_to(self.start[...], shape), None, [], []
         for i in range(self.dims):
             inputs = (action + self.dim_position[...][i]).astype(self.dtype)
-            inputs = inputs if i else self._after_past(executed, inputs)
+            inputs = inputs if i else self._after_past(self._past(executed), inputs)
             output, earlier = self.transformer.decode_step(context, frame_mask, inputs, earlier)
             values.append(scores(self._logits(output, slice(i, i + 1))[:, 0], i))
             tokens.append(jnp.argmax(values[-1], axis=-1))
@@ -176,7 +177,7 @@ class QTransformer(nnx.Module):
         rows = jnp.arange(batch)[:, None]
         for i in range(self.dims):
             inputs = (action + self.dim_position[...][i]).astype(self.dtype)
-            inputs = inputs if i else self._after_past(wide(executed), inputs)
+            inputs = inputs if i else self._after_past(self._past(wide(executed)), inputs)
             output, earlier = self.transformer.decode_step(context, mask, inputs, earlier)
             value = scores(self._logits(output, slice(i, i + 1))[:, 0], i).reshape(batch, width, -1)
             if present[i]:
@@ -195,18 +196,25 @@ class QTransformer(nnx.Module):
 
     def _action_inputs(self, tokens: jax.Array) -> jax.Array:
         """tokens [M, D] -> inputs [M, D, width]: position i holds the action of dim i-1, so output i never sees a^i or later."""
-        # A matrix product: the gradient of a look-up is a scatter, slow on TPUs and clumsy where the table is sharded.
-        embedded = by_row(jnp.einsum("mdn,dnw->mdw", by_row(jax.nn.one_hot(tokens, self.max_bins)), self.bin_embedding[...]))
+        embedded = self._embedded(tokens)
         start = jnp.broadcast_to(self.start[...], (tokens.shape[0], 1, embedded.shape[-1]))
         return by_row((jnp.concatenate([start, embedded[:, :-1]], axis=1) + self.dim_position[...]).astype(self.dtype))
 
-    def _after_past(self, executed: jax.Array, inputs: jax.Array) -> jax.Array:
-        """Past actions' tokens before `inputs` [M, n, width]; executed: tokens [M, w, D] at the window's frames, oldest first."""
-        if self.past_position is None:
+    def _embedded(self, tokens: jax.Array) -> jax.Array:
+        """[M, ..., D] -> [M, ..., D, width]"""
+        # A matrix product: the gradient of a look-up is a scatter, slow on TPUs and clumsy where the table is sharded.
+        return by_row(jnp.einsum("...dn,dnw->...dw", by_row(jax.nn.one_hot(tokens, self.max_bins)), self.bin_embedding[...]))
+
+    def _past(self, tokens: jax.Array) -> jax.Array | None:
+        """Each action as one vector, [M, T, D] -> [M, T, width]; None of a network that sees no past actions."""
+        return None if self.past_position is None else self._embedded(tokens).sum(axis=2)
+
+    def _after_past(self, actions: jax.Array | None, inputs: jax.Array) -> jax.Array:
+        """`inputs` [M, n, width] after the tokens of the actions [M, w, width] at all frames of the window but the newest, oldest first."""
+        if actions is None:
             return inputs
-        bins = by_row(jax.nn.one_hot(executed[:, :-1], self.max_bins))
-        past = by_row(jnp.einsum("mpdn,dnw->mpw", bins, self.bin_embedding[...]) + self.past_position[...])
-        return by_row(jnp.concatenate([past.astype(self.dtype), inputs], axis=1))
+        past = (actions[:, :-1] + self.past_position[...]).astype(self.dtype)
+        return by_row(jnp.concatenate([past, inputs], axis=1))
 
     def _logits(self, outputs: jax.Array, dims: slice) -> jax.Array:
         """[M, d, width] -> [M, d, N, atoms]; the head is float32 at least, whatever the compute dtype."""

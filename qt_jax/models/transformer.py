@@ -61,10 +61,10 @@ def _mask_bias(mask: jax.Array) -> jax.Array:
 class Transformer(nnx.Module):
     """Frame tokens F a frame, P past actions and D action tokens a step, `config.window` frames, `config.layers` layers L."""
 
-    def __init__(self, config, action_dims: int, frame_tokens: int, dtype, rngs: nnx.Rngs):
+    def __init__(self, config, frame_tokens: int, dtype, rngs: nnx.Rngs):
         self.mode, self.window, self.layers = config.attention, config.window, config.layers
         self.past = past_actions(config)
-        self.dims, self.frame_tokens, self.dtype = action_dims, frame_tokens, dtype
+        self.frame_tokens, self.dtype = frame_tokens, dtype
         self.scan, self.remat = config.scan_layers, config.remat
         make_block = nnx.vmap(lambda rngs: Block(config, dtype, rngs), in_axes=0, out_axes=0)
         self.blocks = nnx.split_rngs(splits=config.layers)(make_block)(rngs)

@@ -93,7 +93,7 @@ class Policy:
             images: {camera: uint8 [M, H, W, 3]}. state: raw, float [M, state_dim]. instruction: float [M, E] embeddings.
             is_first: bool [M]; True forgets the slot's past, as at the start of an episode in training.
             executed: int [M, D], of a frame that is told again: the bins of the action that followed it; -1, and by default: those that are
-                decided now. Later decisions of a policy with `config.model.past_actions` know them.
+                decided now. Later decisions of a policy with `config.model.past_actions` know them. Not checked.
 
         Raises:
             UserError: naming the field whose shape, dtype or values are wrong. The windows are untouched then.

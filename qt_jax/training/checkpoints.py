@@ -18,8 +18,9 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as managers
 
 import qt_jax
-from qt_jax import specs, storage
+from qt_jax import agents, specs, storage
 from qt_jax.errors import UserError
+from qt_jax.models import q_transformer
 from qt_jax.specs import ActionSpec, ObservationSpec
 from qt_jax.statistics import Statistics
 from qt_jax.training.peers import check_barrier
@@ -80,6 +81,10 @@ class Assets:
     @classmethod
     def from_json(cls, value: dict[str, Any], where: Any) -> Assets:
         missing = {field.name for field in dataclasses.fields(cls)} - set(value)
+        if not missing:
+            saved = value["config"]
+            known = {"agent": agents.get(saved["agent"]["name"]).get_config(), "model": q_transformer.laptop()}
+            missing = {f"config.{part}.{name}" for part, settings in known.items() for name in set(settings) - set(saved[part])}
         if missing:
             raise UserError(f"{where}: the checkpoint's assets lack {sorted(missing)}; it was written by another version, train it again.")
         return cls(

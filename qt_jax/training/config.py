@@ -167,6 +167,7 @@ def validate(config: Any, devices: int) -> None:
         else:
             require(config.model.atoms > least, "model.atoms", f"more than {least} with value_loss='histogram', such as 51")
         conditioned = agent.name == "decision_transformer"
-        require(config.model.return_token == conditioned, "model.return_token", f"{conditioned} with agent {agent.name}")
+        for name in ("return_token", "past_actions"):
+            require(config.model[name] == conditioned, f"model.{name}", f"{conditioned} with agent {agent.name}")
     if problems:
         raise UserError("Bad config: " + "; ".join(problems) + ".")

@@ -81,7 +81,7 @@ def untrained(config) -> tuple[dict, checkpoints.Assets]:
         (quickstart, "q_transformer", 3, "window"),
         (quickstart, "bc", 1, "per_frame"),
         (metaworld_mt10, "q_transformer", 1, "per_frame"),
-        (metaworld_mt10, "decision_transformer", 1, "per_frame"),
+        (quickstart, "decision_transformer", 2, "window"),
         (metaworld_mt10, "iql", 1, "per_frame"),
         pytest.param(sizes, "rt1", 1, "per_frame", marks=pytest.mark.slow),  # bfloat16
     ],

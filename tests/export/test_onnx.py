@@ -9,8 +9,10 @@ from qt_jax.errors import UserError
 from qt_jax.export import artefact
 from qt_jax.serving import onnx_policy
 from qt_jax.serving.artefact import load
+from tests import tiny
 from tests.conftest import ROOT
 from tests.export import onnx_robot
+from tests.export.test_artefact import untrained
 
 PYTHON = ROOT / ".onnx/bin/python"
 pytestmark = pytest.mark.slow
@@ -50,6 +52,13 @@ def test_a_robot_without_jax_acts_as_the_artefact_does(trained, tmp_path):
     (tmp_path / "policy/onnx/decode.onnx").write_bytes(b"")
     with pytest.raises(UserError, match="decode.onnx has sha256"):
         onnx_policy.load(folder)
+
+
+def test_a_robot_without_jax_knows_its_past_actions(tmp_path):
+    folder = str(tmp_path / "policy")
+    artefact.build(*untrained(tiny.get_config("decision_transformer")), folder, {"workdir": "", "step": 0}, beam=2)
+    run("-m", "qt_jax", "onnx", f"--artefact={folder}")
+    assert json.loads(run("-c", WITHOUT_JAX, folder)) == onnx_robot.episode(load(folder).policy())
 
 
 def test_what_does_not_convert_is_named(tmp_path):

@@ -176,6 +176,8 @@ def test_every_wrong_setting_is_named_at_once(config):
         ("iql", "model.atoms", 1, "4 with this config.agent"),
         ("decision_transformer", "model.return_token", False, "True with agent decision_transformer"),
         ("bc", "model.return_token", True, "False with agent bc"),
+        ("decision_transformer", "model.past_actions", False, "True with agent decision_transformer"),
+        ("q_transformer", "model.past_actions", True, "False with agent q_transformer"),
     ],
 )
 def test_a_wrong_setting_of_an_agent_is_named(agent, key, value, expected):

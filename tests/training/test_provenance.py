@@ -1,9 +1,13 @@
 """Where a run came from, as its directory says."""
 
+import dataclasses
 import json
 import subprocess
 from pathlib import Path
 
+import pytest
+
+from qt_jax.errors import UserError
 from qt_jax.training import checkpoints, provenance
 from tests.conftest import ROOT
 
@@ -16,6 +20,13 @@ def test_a_run_names_its_config_commit_command_and_environment(trained):
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     assert start["commit"] == (head or None)
     assert start["command"] and start["packages"]["jax"] and start["devices"].endswith("cpu")
+
+
+def test_assets_of_another_version_say_what_they_lack(trained):
+    value = json.loads(json.dumps(dataclasses.asdict(checkpoints.load_assets(trained.workdir))))
+    del value["config"]["model"]["past_actions"]
+    with pytest.raises(UserError, match=r"lack \['config.model.past_actions'\]; it was written by another version"):
+        checkpoints.Assets.from_json(value, "runs/old")
 
 
 def test_code_in_no_repository_has_its_commit_from_the_environment(tmp_path, monkeypatch):
