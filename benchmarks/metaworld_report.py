@@ -44,7 +44,7 @@ def scores(found: list[dict[str, Any]]) -> Scores:
         by_seed[recipe][method][int(seed)] = [float(np.mean(episodes)) for _, episodes in sorted(run["success"].items())]
     result = {}
     for recipe, methods in sorted(by_seed.items()):
-        if common := sorted(set.intersection(*(set(seeds) for seeds in methods.values()))):
+        if OURS in methods and (common := sorted(set.intersection(*(set(seeds) for seeds in methods.values())))):
             result[recipe] = {method: np.asarray([methods[method][seed] for seed in common]) for method in sorted(methods, key=_order)}
     return result
 
@@ -62,7 +62,7 @@ def estimates(by_name: dict[str, Any], statistic: Callable, repetitions: int = R
 def cost(found: list[dict[str, Any]]) -> str:
     """What the runs on CPU cores took."""
     seconds = [run["train_s"] + run["evaluate_s"] for run in found if run["device"] == "cpu" and run["together"] == 1]
-    return f"{len(found)} runs. " + (f"{len(seconds)} of them on a CPU core each: {np.mean(seconds):.0f} s in the mean." if seconds else "")
+    return f"{len(found)} runs. " + (f"{len(seconds)} of them on a CPU core each, median {np.median(seconds):.0f} s." if seconds else "")
 
 
 def table(found: Scores) -> str:
