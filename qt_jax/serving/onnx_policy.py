@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from qt_jax import discretization
 from qt_jax.errors import UserError
 from qt_jax.serving.folder import Folder
-from qt_jax.serving.runtime import Action, check, undecided
+from qt_jax.serving.runtime import Runtime
 from qt_jax.specs import PolicySpec
 from qt_jax.statistics import Statistics
 
@@ -33,7 +32,7 @@ def load(path: str, slots: int = 1) -> OnnxPolicy:
     return OnnxPolicy(folder.spec, folder.statistics, folder.path / FOLDER, slots)
 
 
-class OnnxPolicy:
+class OnnxPolicy(Runtime):
     """A `Runtime` of `slots` episodes, each with its own window. The programs are of one row, so a call's rows run one after the other.
 
     Args:
@@ -41,7 +40,7 @@ class OnnxPolicy:
     """
 
     def __init__(self, spec: PolicySpec, statistics: Statistics, programs: Path, slots: int = 1):
-        self.spec, self._statistics, self.slots = spec, statistics, slots
+        super().__init__(spec, statistics, slots)
         self._encode, self._decode = (_session(programs / f"{part}.onnx", part) for part in PARTS)
         shapes = {node.name: node.shape[1:] for node in self._decode.get_inputs() if node.name.startswith(CACHE)}
         self._cache = {name: np.zeros((slots, *shape), np.float32) for name, shape in shapes.items()}
@@ -49,29 +48,16 @@ class OnnxPolicy:
         self._actions = np.zeros((slots, spec.window, spec.action.dims), np.int32)
 
     def forget_all(self) -> None:
-        """Empties every window."""
         self._mask[:] = False
 
-    def act(
-        self,
-        slot: np.ndarray,
-        images: dict[str, np.ndarray],
-        state: np.ndarray,
-        instruction: np.ndarray,
-        is_first: np.ndarray,
-        executed: np.ndarray | None = None,
-    ) -> Action:
-        """As `Policy.act` (serving/policy.py): M observations, raw; the windows are untouched where it raises a UserError."""
-        check(self.spec, images, state, instruction, rows=len(slot))
-        normalised, instruction = self._statistics.normalize(state), instruction.astype(np.float32)
-        executed = undecided(self.spec, len(slot)) if executed is None else executed
+    def _decide(self, slot: np.ndarray, images: dict, *inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         decoded = []
-        for row, (episode, first, done) in enumerate(zip(slot, is_first, executed)):
-            one = slice(row, row + 1)
-            inputs = {image_name(camera): image[one] for camera, image in images.items()}
-            decoded.append(self._step(episode, first, done, inputs | {"state": normalised[one], "instruction": instruction[one]}))
+        for row, (episode, state, instruction, is_first, executed) in enumerate(zip(slot, *inputs)):
+            seen = {image_name(camera): image[row][None] for camera, image in images.items()}
+            seen |= {"state": state[None], "instruction": instruction[None]}
+            decoded.append(self._step(episode, is_first, executed, seen))
         tokens, scores = (np.concatenate(part) for part in zip(*decoded))
-        return Action(discretization.detokenize(self.spec.action, tokens), tokens, scores)
+        return tokens, scores
 
     def _step(self, slot: int, is_first: bool, executed: np.ndarray, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         """Tokens [1, D] and scores [1, D, N]; the slot's window goes one frame on."""

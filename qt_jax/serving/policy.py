@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qt_jax import discretization
-from qt_jax.serving.runtime import Action, check, undecided
+from qt_jax.serving.runtime import Runtime, undecided
 from qt_jax.specs import PolicySpec
 from qt_jax.statistics import Statistics
 
@@ -18,15 +17,14 @@ Encode = Callable[[Any, dict[str, jax.Array], jax.Array, jax.Array], Any]
 Decode = Callable[[Any, Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
-class Policy:
-    """The policy of up to `slots` episodes at once, each with its own window of past frames.
+class Policy(Runtime):
+    """A `Runtime` of two jax functions.
 
     Args:
         params: whatever `encode` and `decode` take first.
         encode: (params, {camera: uint8 [M, H, W, 3]}, state [M, state_dim], instruction [M, E]) -> cache pytree, leaves [M, ...].
         decode: (params, window of caches [M, w, ...] oldest first, mask [M, w], bins [M, w, D] of the robot's actions at these frames but
             the newest) -> tokens [M, D'], scores [M, D', N] of the network's dims.
-        statistics: of this robot's raw state.
         buckets: batch sizes that are compiled; a call takes the least that is large enough, or the largest several times. Default: `slots`.
     """
 
@@ -40,7 +38,8 @@ class Policy:
         slots: int,
         buckets: Sequence[int] = (),
     ):
-        self.spec, self._statistics, self._params, self.slots = spec, statistics, params, slots
+        super().__init__(spec, statistics, slots)
+        self._params = params
         self.buckets = tuple(sorted(set(buckets))) or (slots,)
         devices = {device for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array) for device in leaf.devices()}
         self._device = devices.pop() if len(devices) == 1 else None
@@ -60,7 +59,6 @@ class Policy:
         self._step = jax.jit(step, donate_argnums=1)
 
     def forget_all(self) -> None:
-        """Empties every window."""
         shape = (self.slots + 1, self.spec.window)  # one slot more: of the rows that fill a batch up to its bucket
         cache = jax.tree.map(lambda x: jnp.zeros((*shape, *x.shape[1:]), x.dtype), self._frame)
         empty = cache, jnp.zeros(shape, bool), jnp.zeros((*shape, self.spec.action.dims), jnp.int32)
@@ -77,36 +75,13 @@ class Policy:
         for bucket in self.buckets:
             self._run(np.full(bucket, self.slots), *self._inputs(bucket), np.ones(bucket, bool), undecided(self.spec, bucket))
 
-    def act(
-        self,
-        slot: np.ndarray,
-        images: dict[str, np.ndarray],
-        state: np.ndarray,
-        instruction: np.ndarray,
-        is_first: np.ndarray,
-        executed: np.ndarray | None = None,
-    ) -> Action:
-        """One control step of M of the episodes.
-
-        Args:
-            slot: int [M], which episodes, each at most once.
-            images: {camera: uint8 [M, H, W, 3]}. state: raw, float [M, state_dim]. instruction: float [M, E] embeddings.
-            is_first: bool [M]; True forgets the slot's past, as at the start of an episode in training.
-            executed: int [M, D], of a frame that is told again: the bins of the action that followed it; -1, and by default: those that are
-                decided now. Later decisions of a policy with `config.model.past_actions` know them. Not checked.
-
-        Raises:
-            UserError: naming the field whose shape, dtype or values are wrong. The windows are untouched then.
-        """
-        check(self.spec, images, state, instruction, rows=len(slot))
-        executed = undecided(self.spec, len(slot)) if executed is None else executed
-        inputs = images, self._statistics.normalize(state), instruction.astype(np.float32), np.asarray(is_first), executed
+    def _decide(self, slot: np.ndarray, *inputs: Any) -> tuple[np.ndarray, np.ndarray]:
         parts = []
         for start in range(0, len(slot), self.buckets[-1]):
             rows = slice(start, start + self.buckets[-1])
-            parts.append(self._bucket(np.asarray(slot[rows]), *jax.tree.map(lambda x, rows=rows: x[rows], inputs)))
+            parts.append(self._bucket(slot[rows], *jax.tree.map(lambda x, rows=rows: x[rows], inputs)))
         tokens, scores = (np.concatenate(part) for part in zip(*parts))
-        return Action(discretization.detokenize(self.spec.action, tokens), tokens, scores)
+        return tokens, scores
 
     def _bucket(self, slot: np.ndarray, *inputs: Any) -> tuple[np.ndarray, np.ndarray]:
         """As many rows as the largest bucket has, or fewer."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 
+from qt_jax import discretization
 from qt_jax.errors import UserError
 from qt_jax.specs import PolicySpec
+from qt_jax.statistics import Statistics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +28,11 @@ class Action:
         return np.take_along_axis(self.scores, self.tokens[..., None], axis=-1)[..., 0]
 
 
-class Runtime(Protocol):
-    """The policy of up to `slots` episodes at once."""
+class Runtime(abc.ABC):
+    """The policy of up to `slots` episodes at once, each with its own window of past frames; statistics: of this robot's raw state."""
 
-    spec: PolicySpec
-    slots: int
+    def __init__(self, spec: PolicySpec, statistics: Statistics, slots: int):
+        self.spec, self._statistics, self.slots = spec, statistics, slots
 
     def act(
         self,
@@ -40,8 +43,29 @@ class Runtime(Protocol):
         is_first: np.ndarray,
         executed: np.ndarray | None = None,
     ) -> Action:
-        """See `Policy.act`."""
+        """One control step of M of the episodes.
 
+        Args:
+            slot: int [M], which episodes, each at most once.
+            images: {camera: uint8 [M, H, W, 3]}. state: raw, float [M, state_dim]. instruction: float [M, E] embeddings.
+            is_first: bool [M]; True forgets the slot's past, as at the start of an episode in training.
+            executed: int [M, D], of a frame that is told again: the bins of the action that followed it; -1, and by default: those that are
+                decided now. Later decisions of a policy with `config.model.past_actions` know them. Not checked.
+
+        Raises:
+            UserError: naming the field whose shape, dtype or values are wrong. The windows are untouched then.
+        """
+        check(self.spec, images, state, instruction, rows=len(slot))
+        executed = undecided(self.spec, len(slot)) if executed is None else executed
+        inputs = images, self._statistics.normalize(state), instruction.astype(np.float32), np.asarray(is_first), executed
+        tokens, scores = self._decide(np.asarray(slot), *inputs)
+        return Action(discretization.detokenize(self.spec.action, tokens), tokens, scores)
+
+    @abc.abstractmethod
+    def _decide(self, slot: np.ndarray, *inputs: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens [M, D] and scores [M, D, N]. inputs: as `act` has them, the state normalised, nothing left out."""
+
+    @abc.abstractmethod
     def forget_all(self) -> None:
         """Empties every window."""
 
