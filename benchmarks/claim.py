@@ -9,7 +9,9 @@ Pools that are not there are collected first. Each core has runs of its own; on 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
+from typing import Any
 
 from benchmarks import fleet, packs, runs
 from experiments import metaworld_benchmark, metaworld_diagnosis, metaworld_grid, scene_benchmark
@@ -21,6 +23,15 @@ SEEDS = {"tries": 3, "grid": 5, "benchmark": 5, "ablations": 5, "scene": 5}
 SCENE_RECIPES = ("a", "d")
 CURVE = (500, 1000, 1500, 2000)
 """Steps after which the methods are evaluated on recipe b, and again at the end."""
+
+
+def results(part: str) -> Path:
+    return (RESULTS.parent if part == "scene" else RESULTS) / f"{part}.jsonl"
+
+
+def rows(file: Path) -> list[dict[str, Any]]:
+    """The runs that are in a file of results."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def wanted(part: str, names: list[str]) -> tuple[str, dict]:
@@ -58,11 +69,15 @@ def main() -> None:
     parser.add_argument("--pack", action="store_true", help="only write .fleet/PART.pack, for `python -m benchmarks.fleet` elsewhere")
     parser.add_argument("--output", type=Path, help="file of the results; what it holds is not run again")
     given = parser.parse_args()
+    output = given.output or results(given.part)
     experiment, configs = wanted(given.part, given.names)
+    known = {run["run"] for run in rows(output)}
+    configs = {run: config for run, config in configs.items() if run not in known}
+    if not configs:
+        raise SystemExit(f"{output} holds all of these runs; `--output=again.jsonl` runs them again.")
     commit = runs.code_commit("experiments")
     collect(experiment, configs)
     pack = Path(".fleet") / f"{given.part}.pack"
-    output = given.output or (RESULTS.parent if given.part == "scene" else RESULTS) / f"{given.part}.jsonl"
     curves = {run: CURVE for run in configs if given.part == "benchmark" and ",b," in run}
     packs.write(configs, pack, curves, experiment=experiment, commit=commit)
     if not given.pack:

@@ -55,14 +55,14 @@ def _order(method: str) -> tuple[bool, str]:
 
 
 def estimates(by_name: dict[str, Any], statistic: Callable, repetitions: int = REPETITIONS) -> tuple[dict, dict]:
-    """The statistic of each, and its 95% interval [low, high]."""
+    """The statistic of each, and its 95% interval [low, high], which says nothing where there is one seed."""
     return library.get_interval_estimates(by_name, statistic, reps=repetitions, random_state=np.random.RandomState(0))
 
 
 def cost(found: list[dict[str, Any]]) -> str:
     """What the runs on CPU cores took."""
     seconds = [run["train_s"] + run["evaluate_s"] for run in found if run["device"] == "cpu" and run["together"] == 1]
-    return f"{len(found)} runs. " + (f"{len(seconds)} of them on a CPU core each, median {np.median(seconds):.0f} s." if seconds else "")
+    return f"{len(found)} runs" + (f", {len(seconds)} of them on a CPU core each, median {np.median(seconds):.0f} s." if seconds else ".")
 
 
 def table(found: Scores) -> str:
@@ -72,15 +72,16 @@ def table(found: Scores) -> str:
     estimated = [estimates(by_method, both) for by_method in found.values()]
     for method in methods:
         cells = []
-        for points, intervals in estimated:
+        for by_method, (points, intervals) in zip(found.values(), estimated):
             if method in points:
                 (iqm, mean), (low, high) = points[method], intervals[method][:, 0]
-                cells.append(f"{iqm:.0%} [{low:.0%}, {high:.0%}] ({mean:.0%})")
+                interval = f" [{low:.0%}, {high:.0%}]" if len(by_method[method]) > 1 else ""
+                cells.append(f"{iqm:.0%}{interval} ({mean:.0%})")
             else:
                 cells.append("not run")
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     seeds = ", ".join(f"{recipe}: {len(next(iter(by_method.values())))}" for recipe, by_method in found.items())
-    return "\n".join([*lines, "", f"Seeds: {seeds}. "])
+    return "\n".join([*lines, "", f"Seeds: {seeds}."])
 
 
 def by_task(found: Scores, tasks: list[str]) -> str:
@@ -92,6 +93,20 @@ def by_task(found: Scores, tasks: list[str]) -> str:
         lines += [f"| {task} | " + " | ".join(f"{mean[k]:.0%}" for mean in means) + " |" for k, task in enumerate(tasks)]
         lines.append("")
     return "\n".join(lines)
+
+
+LEARNED = ("mc_return", "q_taken", "q_greedy", "q_other", "action_gap", "greedy_is_taken", "greedy_at_edge")
+
+
+def learned(found: list[dict[str, Any]], recipes: list[str]) -> str:
+    """Our learner's metrics over its last training batches, mean over seeds."""
+    lines = []
+    for recipe in recipes:
+        own = [run["metrics"] for run in found if run["run"].startswith(f"{OURS},{recipe},") and "metrics" in run]
+        if own:
+            lines.append(f"| {recipe} | " + " | ".join(f"{np.mean([m[name] for m in own]):.2f}" for name in LEARNED) + " |")
+    head = [f"| {OURS}'s batches | " + " | ".join(LEARNED) + " |", "|---" * (len(LEARNED) + 1) + "|"]
+    return "\n".join([*head, *lines, ""]) if lines else ""
 
 
 def improvement(found: Scores, name: str) -> str:
@@ -129,7 +144,8 @@ def bars(found: Scores, name: str, tasks: list[str]) -> None:
         for k, (method, x) in enumerate(by_method.items()):
             left = np.arange(len(tasks)) + k * 0.8 / len(by_method) - 0.4
             axis.bar(left, x.mean(0), 0.8 / len(by_method), label=method, align="edge")
-        axis.set_ylabel(f"recipe {recipe}: success")
+        axis.set_ylabel("success")
+        axis.set_title(f"recipe {recipe}", loc="right", fontsize=10)
         axis.set_ylim(0, 1.02)
     axes[0, 0].legend(ncols=4, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1.0))
     axes[-1, 0].set_xticks(range(len(tasks)), tasks, rotation=25, ha="right")
@@ -176,9 +192,11 @@ def report(file: str, name: str, page: str) -> None:
     if not (by_recipe := scores(found)):
         print(f"{file}: no recipe yet of which every method has a seed")
         return
-    text, tasks = f"{table(by_recipe)}{cost(found)}\n", sorted(found[0]["success"])
-    pages = [text, improvement(by_recipe, name), by_task(by_recipe, tasks)]
-    (RESULTS / file).with_suffix(".md").write_text("\n".join(pages))
+    text, tasks = f"{table(by_recipe)} {cost(found)}\n", sorted(found[0]["success"])
+    with_interval = {recipe: by_method for recipe, by_method in by_recipe.items() if len(by_method[OURS]) > 1}
+    compared = improvement(with_interval, name) if with_interval else ""
+    pages = [text, compared, learned(found, list(by_recipe)), by_task(by_recipe, tasks)]
+    (RESULTS / file).with_suffix(".md").write_text("\n".join(filter(None, pages)))
     print(f"{file}\n{text}")
     insert(text, Path(page), name)
     if name == "ablations":

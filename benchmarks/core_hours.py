@@ -1,0 +1,36 @@
+"""`python -m benchmarks.core_hours`: how long each part of `benchmarks.claim` takes on CPU cores, before it is started.
+
+From the runs in experiments/results that had a core each: the median time of a step of each algorithm and of an evaluation episode. Without
+the pools, and with whatever else those cores did.
+"""
+
+from __future__ import annotations
+
+import collections
+import statistics
+
+from benchmarks.claim import SEEDS, results, rows, wanted
+from qt_jax.envs import suites
+
+
+def main() -> None:
+    step, episode = collections.defaultdict(list), []
+    configs = {part: wanted(part, [])[1] for part in SEEDS}
+    for part, of_part in configs.items():
+        for run in rows(results(part)):
+            if run["device"] == "cpu" and run["together"] == 1 and run["run"] in of_part:
+                config = of_part[run["run"]]
+                step[config.agent.name].append(run["train_s"] / config.train.steps)
+                episode.append(run["evaluate_s"] / sum(map(len, run["success"].values())))
+    seconds = {agent: statistics.median(values) for agent, values in step.items()}
+    print("| part | runs | core-hours |\n|---|---|---|")
+    for part, of_part in configs.items():
+        hours = 0.0
+        for config in of_part.values():
+            episodes = config.evaluate.episodes * len(suites.of(config).suite_tasks(config.env.tasks))
+            hours += (config.train.steps * seconds[config.agent.name] + episodes * statistics.median(episode)) / 3600
+        print(f"| {part} | {len(of_part)} | {hours:.0f} |")
+
+
+if __name__ == "__main__":
+    main()
