@@ -82,6 +82,7 @@ metaworld-images: $(STAMP)
 
 scene-benchmark: $(STAMP)
 	$(PY) -m benchmarks.claim scene
+	$(PY) -m benchmarks.claim scene_ablations
 
 metaworld-report: .plots/.installed
 	.plots/bin/python -m benchmarks.metaworld_report

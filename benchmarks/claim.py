@@ -1,7 +1,8 @@
-"""`python -m benchmarks.claim tries|grid|benchmark|ablations|scene [NAME ...]`: the runs that are missing of a part, one by one.
+"""`python -m benchmarks.claim PART [NAME ...]`: the runs that are missing of a part, one by one.
 
 tries, grid: of the diagnosis. benchmark: every method on every recipe. ablations: of Q-Transformer, most on recipe b. scene: every method
-on the second suite. NAME: a try or method, or one row or run of it (`q_transformer,a`, `q_transformer,a,0`); none: all of the part.
+on the second suite. scene_ablations: of Q-Transformer there. NAME: a try or method, or one row or run of it (`q_transformer,a`,
+`q_transformer,a,0`); none: all of the part.
 Results are JSON lines in experiments/results; stop it at any time. `--output=again.jsonl` runs again what is there already.
 Pools that are not there are collected first. Each core has runs of its own; on an accelerator `--together=20` makes up to 20 one program.
 """
@@ -15,18 +16,18 @@ from typing import Any
 
 from benchmarks import fleet, packs, runs
 from experiments import metaworld_benchmark, metaworld_diagnosis, metaworld_grid, scene_benchmark
-from experiments.metaworld_recipes import ABLATED_ON, METHODS, RECIPES
+from experiments.metaworld_recipes import ABLATED_ON, METHODS, RECIPES, SCENE_ABLATED_ON
 from experiments.metaworld_tries import CELLS, PROBES, TRIES
 
 RESULTS = Path("experiments/results/metaworld")
-SEEDS = {"tries": 3, "grid": 5, "benchmark": 5, "ablations": 5, "scene": 5}
+SEEDS = {"tries": 3, "grid": 5, "benchmark": 5, "ablations": 5, "scene": 5, "scene_ablations": 3}
 SCENE_RECIPES = ("a", "d")
 CURVE = (500, 1000, 1500, 2000)
 """Steps after which the methods are evaluated on recipe b, and again at the end."""
 
 
 def results(part: str) -> Path:
-    return (RESULTS.parent if part == "scene" else RESULTS) / f"{part}.jsonl"
+    return (RESULTS.parent if part.startswith("scene") else RESULTS) / f"{part}.jsonl"
 
 
 def rows(file: Path) -> list[dict[str, Any]]:
@@ -41,8 +42,9 @@ def wanted(part: str, names: list[str]) -> tuple[str, dict]:
         module, runs_of = metaworld_diagnosis, [(name, cell) for cell in CELLS for name in tries]
     elif part == "grid":
         module, runs_of = metaworld_grid, metaworld_grid.names()
-    elif part == "ablations":
-        module, runs_of = metaworld_benchmark, [(f"q_transformer.{name}", cell) for name, cells in ABLATED_ON.items() for cell in cells]
+    elif part.endswith("ablations"):
+        module, ablated = (metaworld_benchmark, ABLATED_ON) if part == "ablations" else (scene_benchmark, SCENE_ABLATED_ON)
+        runs_of = [(f"q_transformer.{name}", cell) for name, cells in ablated.items() for cell in cells]
     else:
         module, cells = (scene_benchmark, SCENE_RECIPES) if part == "scene" else (metaworld_benchmark, RECIPES)
         runs_of = [(name, cell) for cell in cells for name in METHODS if "." not in name]
@@ -74,7 +76,8 @@ def main() -> None:
     known = {run["run"] for run in rows(output)}
     configs = {run: config for run, config in configs.items() if run not in known}
     if not configs:
-        raise SystemExit(f"{output} holds all of these runs; `--output=again.jsonl` runs them again.")
+        print(f"{output} holds all of these runs; `--output=again.jsonl` runs them again.")
+        return
     commit = runs.code_commit("experiments")
     collect(experiment, configs)
     pack = Path(".fleet") / f"{given.part}.pack"

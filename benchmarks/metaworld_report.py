@@ -27,6 +27,8 @@ RESULTS = Path("experiments/results")
 IMAGES = Path("docs/images")
 OURS = "q_transformer"
 REPETITIONS = 2000
+ABLATED = {"ablations": "metaworld/benchmark.jsonl", "scene_ablations": "scene.jsonl"}
+"""{ablations: the file that has the method which is ablated}"""
 
 Scores = dict[str, dict[str, np.ndarray]]
 """{recipe: {method: success [seeds, tasks]}}"""
@@ -187,9 +189,9 @@ def insert(text: str, page: Path, part: str) -> None:
 def report(file: str, name: str, page: str) -> None:
     """Table and figures of one part."""
     found = runs(file)
-    if name == "ablations" and found:
+    if found and name in ABLATED:
         recipes = {run["run"].split(",")[1] for run in found}
-        found += [run for run in runs("metaworld/benchmark.jsonl") if run["run"].split(",")[:-1] in [[OURS, recipe] for recipe in recipes]]
+        found += [run for run in runs(ABLATED[name]) if run["run"].split(",")[:-1] in [[OURS, recipe] for recipe in recipes]]
     if not (by_recipe := scores(found)):
         print(f"{file}: no recipe yet of which every method has a seed")
         return
@@ -200,7 +202,7 @@ def report(file: str, name: str, page: str) -> None:
     (RESULTS / file).with_suffix(".md").write_text("\n".join(filter(None, pages)))
     print(f"{file}\n{text}")
     insert(text, Path(page), name)
-    if name == "ablations":
+    if name in ABLATED:
         return
     bars(by_recipe, name, tasks)
     if with_curve := [run for run in found if "curve" in run]:
@@ -212,6 +214,7 @@ def main() -> None:
     report("metaworld/benchmark.jsonl", "metaworld", "README.md")
     report("metaworld/ablations.jsonl", "ablations", "experiments/diagnosis.md")
     report("scene.jsonl", "scene", "README.md")
+    report("scene_ablations.jsonl", "scene_ablations", "experiments/diagnosis.md")
     report("metaworld/images.jsonl", "images", "README.md")
 
 

@@ -49,6 +49,9 @@ ABLATIONS = {
 ABLATED_ON = dict.fromkeys(ABLATIONS, ("b",)) | {"natural_batches": ("a", "b", "d")}
 """{ablation: recipes}. natural_batches: also where BC on successes, which has such batches, is better in some tasks (diagnosis.md)."""
 
+SCENE_ABLATED_ON = {"natural_batches": ("a", "d")}
+"""{ablation: recipes} on the second suite. Chosen after its table was seen, to explain it."""
+
 
 def apply(config: ml_collections.ConfigDict, settings: dict[str, Any], recipe: str) -> None:
     """Sets a method's settings and a recipe, which the method's filter narrows."""

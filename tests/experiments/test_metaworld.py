@@ -27,6 +27,12 @@ def test_a_row_and_a_run_can_be_named():
         names("bc")
 
 
+def test_a_part_that_is_complete_is_no_error(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["claim", "grid"])
+    claim.main()
+    assert capsys.readouterr().out.startswith("experiments/results/metaworld/grid.jsonl holds all of these runs")
+
+
 def test_every_ablation_is_valid_on_every_recipe():
     for recipe in RECIPES:
         for method in METHODS:
