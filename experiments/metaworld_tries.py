@@ -1,5 +1,5 @@
 """The settings that were tried on the pools of the diagnosis, eleven a method: eight, then three around the best of
-them; and what each was tried on. See diagnosis.md.
+them; four more of each but Q-Transformer, after a review; and what each was tried on. See diagnosis.md.
 
 `metaworld_diagnosis.py` names a try and a cell: `--config=experiments/metaworld_diagnosis.py:q_transformer.half,few_noise,3`.
 """
@@ -11,7 +11,9 @@ POSITIVE, LOGISTIC = {"agent.positive_filter": True}, {"agent.value_loss": "logi
 SUCCESSES, DEMONSTRATIONS = {"data.episodes": "successes"}, {"data.episodes": "demonstrations"}
 FAST, FASTER = {"agent.target_rate": 0.03}, {"agent.target_rate": 0.1}
 ENDED = {"data.time_limits": "terminal"}
-SKIP_5 = {"agent.backup": "skip", "agent.n_step": 5, "data.segment_length": 9}
+STEPS_5 = {"agent.n_step": 5, "data.segment_length": 9}
+SKIP_5 = STEPS_5 | {"agent.backup": "skip"}
+MONTE_CARLO = {"agent.monte_carlo": True}
 SHORT = {"discount": 0.95}
 
 
@@ -25,6 +27,15 @@ def implicit(expectile: float, temperature: float) -> dict[str, float]:
 
 def weighted(temperature: float) -> dict[str, float]:
     return {"agent.temperature": temperature}
+
+
+def softmax(alpha: float, temperature: float) -> dict[str, float]:
+    return {"agent.alpha": alpha, "agent.temperature": temperature}
+
+
+def window(frames: int) -> dict[str, int]:
+    """With as many trainable steps in a segment as one frame has."""
+    return {"model.window": frames, "data.segment_length": 4 + frames}
 
 
 TRIES = {
@@ -53,6 +64,10 @@ TRIES = {
         "successes_more_dropout": SUCCESSES | MORE_DROPOUT,
         "successes_dropout_bins_32": SUCCESSES | DROPOUT | BINS_32,
         "some_dropout": SUCCESSES | SOME | DROPOUT,
+        "half_more_dropout": SUCCESSES | HALF | MORE_DROPOUT,
+        "mostly_more_dropout": SUCCESSES | MOSTLY | MORE_DROPOUT,
+        "successes_dropout_window_2": SUCCESSES | DROPOUT | window(2),
+        "successes_dropout_window_4": SUCCESSES | DROPOUT | window(4),
     },
     "decision_transformer": {
         "all": {},
@@ -66,6 +81,10 @@ TRIES = {
         "few_dropout": FEW | DROPOUT,
         "some_more_dropout": SOME | MORE_DROPOUT,
         "few": FEW,
+        "some_dropout_window_2": SOME | DROPOUT | window(2),
+        "some_dropout_window_4": SOME | DROPOUT | window(4),
+        "some_window_2": SOME | window(2),
+        "half_dropout_window_4": HALF | DROPOUT | window(4),
     },
     "iql": {
         "mild": implicit(0.7, 0.1),
@@ -79,6 +98,10 @@ TRIES = {
         "mostly_fast_ended_dropout_short": MOSTLY | FAST | ENDED | DROPOUT | implicit(0.7, 0.1) | SHORT,
         "mostly_dropout_median": MOSTLY | DROPOUT | implicit(0.5, 0.1),
         "mostly_dropout_milder": MOSTLY | DROPOUT | implicit(0.7, 0.3),
+        "mostly_fast_ended_actor_dropout_short": MOSTLY | FAST | ENDED | DROPOUT | implicit(0.7, 0.1) | SHORT,
+        "mostly_fast_ended_actor_dropout_5": MOSTLY | FAST | ENDED | DROPOUT | STEPS_5 | implicit(0.7, 0.1),
+        "half_fast_ended_actor_dropout_5": HALF | FAST | ENDED | DROPOUT | STEPS_5 | implicit(0.7, 0.1),
+        "mostly_fast_ended_actor_dropout_5_sharp": MOSTLY | FAST | ENDED | DROPOUT | STEPS_5 | implicit(0.7, 0.03),
     },
     "cql": {
         "mild": alpha(0.1),
@@ -92,6 +115,10 @@ TRIES = {
         "half_fast_short": HALF | FAST | alpha(1.0) | SHORT,
         "half_fast_skip_5": HALF | FAST | SKIP_5 | alpha(1.0),
         "half_fast_logistic": HALF | FAST | LOGISTIC | alpha(1.0),
+        "half_fast_ended_cold": HALF | FAST | ENDED | softmax(0.1, 0.03),
+        "half_fast_ended_skip_5_cold": HALF | FAST | ENDED | SKIP_5 | softmax(0.1, 0.03),
+        "half_fast_ended_skip_5_colder": HALF | FAST | ENDED | SKIP_5 | softmax(0.1, 0.01),
+        "half_fast_ended_skip_5_cold_strong": HALF | FAST | ENDED | SKIP_5 | softmax(1.0, 0.03),
     },
     "awac": {
         "mild": weighted(0.1),
@@ -105,6 +132,10 @@ TRIES = {
         "half_positive_fast_ended_short": HALF | POSITIVE | FAST | ENDED | weighted(0.1) | SHORT,
         "half_positive_fast_ended_mild": HALF | POSITIVE | FAST | ENDED | weighted(0.3),
         "some_positive_fast_ended": SOME | POSITIVE | FAST | ENDED | weighted(0.1),
+        "half_positive_fast_ended_skip_5": HALF | POSITIVE | FAST | ENDED | SKIP_5 | weighted(0.1),
+        "half_positive_fast_ended_skip_5_monte_carlo": HALF | POSITIVE | FAST | ENDED | SKIP_5 | MONTE_CARLO | weighted(0.1),
+        "half_positive_fast_ended_monte_carlo": HALF | POSITIVE | FAST | ENDED | MONTE_CARLO | weighted(0.1),
+        "half_positive_fast_ended_skip_5_actor_dropout": HALF | POSITIVE | FAST | ENDED | SKIP_5 | DROPOUT | weighted(0.1),
     },
 }
 

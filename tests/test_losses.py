@@ -111,14 +111,16 @@ def test_targets_carry_no_gradient():
 
 
 def pulled(q, taken, mask, q_min=0.0):
-    return losses.conservative_penalty(q, losses.squared_value_loss(q, q_min), jnp.asarray(taken), mask, "q_min")
+    return losses.conservative_penalty(q, losses.squared_value_loss(q, q_min), jnp.asarray(taken), mask, "q_min", 1.0)
 
 
 def test_conservative_variants():
     q, mask = array(0.5, 0.2, 0.4, 0.9), flags(T, T, T, F)
-    penalty = lambda variant: losses.conservative_penalty(q, losses.squared_value_loss(q, 0.1), jnp.asarray(0), mask, variant)
+    from_least = losses.squared_value_loss(q, 0.1)
+    penalty = lambda variant, temperature=1.0: losses.conservative_penalty(q, from_least, jnp.asarray(0), mask, variant, temperature)
     np.testing.assert_allclose(penalty("q_min"), 0.5 * (0.1**2 + 0.3**2) / 3, rtol=1e-6)
     np.testing.assert_allclose(penalty("softmax"), np.log(np.exp([0.5, 0.2, 0.4]).sum()) - 0.5, rtol=1e-6)
+    np.testing.assert_allclose(penalty("softmax", 0.1), 0.1 * np.log(np.exp([5.0, 2.0, 4.0]).sum()) - 0.5, rtol=1e-5)
     assert penalty("none") == 0
 
 

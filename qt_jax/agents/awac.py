@@ -1,7 +1,8 @@
 """Advantage-weighted actor-critic (AWAC, Nair et al. 2020) on the autoregressive Q; with `positive_filter` its actor imitates successful
 episodes alone, as AW-Opt's does (Lu et al. 2021). Outputs of each bin: the critic's and the policy's.
 
-The mean of Q under the policy, a sample in the papers, is exact here: dim by dim, over its bins.
+The mean of Q under the policy, a sample in the papers, is exact here: dim by dim, over its bins. Dropout is the
+actor's alone.
 """
 
 from __future__ import annotations
@@ -65,9 +66,10 @@ def loss(
     their count; what is not imitated has no policy term."""
     agent = config.agent
     bin_mask = segment.bin_mask(network.action.max_bins)[:, None]
-    logits = network.score(params, segment, dropout_key)
-    q, log_probs = _q(config, logits), bc.log_probabilities(bin_mask, logits[..., POLICY])
-    probs = jax.lax.stop_gradient(jnp.exp(log_probs))
+    logits = network.score(params, segment)
+    dropped = logits if dropout_key is None else network.score(params, segment, dropout_key)
+    q, log_probs = _q(config, logits), bc.log_probabilities(bin_mask, dropped[..., POLICY])
+    probs = jax.lax.stop_gradient(jnp.exp(bc.log_probabilities(bin_mask, logits[..., POLICY])))
     mean_target = jnp.sum(probs * _q(config, network.score(target_params, segment)), axis=-1)
     targets, _ = q_transformer.td_targets(config, mean_target, segment)
     q_taken = losses.taken(q, segment.tokens)
@@ -87,4 +89,5 @@ def loss(
         "advantage": losses.masked_sum(advantage, mask),
         "weight": losses.masked_sum(weight, imitated),
         "q_taken": losses.masked_sum(q_taken, mask),
+        "mc_return": losses.masked_sum(segment.mc_return[..., None], mask),
     }

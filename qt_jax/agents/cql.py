@@ -1,5 +1,5 @@
 """Conservative Q-learning (Kumar et al. 2020, its CQL(H)) on the autoregressive Q: TD targets without the Monte-Carlo bound, and
-logsumexp(Q) - Q(taken) of each dim as the conservative term."""
+T logsumexp(Q/T) - Q(taken) of each dim as the conservative term."""
 
 from __future__ import annotations
 

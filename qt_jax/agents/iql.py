@@ -1,5 +1,6 @@
 """Implicit Q-learning (Kostrikov et al. 2021) on the shared network. Outputs of each bin: two critics', the policy's, and the state value's
-(its mean over the bins of the first dim, which sees no action)."""
+(its mean over the bins of the first dim, which sees no action). Dropout is the policy's alone: the expectile of a difference lifts V above
+what its own noise is the mean of, and the bootstrap adds that up."""
 
 from __future__ import annotations
 
@@ -67,7 +68,8 @@ def loss(
     summed over trainable steps and present dims, and their count; what hindsight relabelled has no policy term."""
     agent = config.agent
     bin_mask = segment.bin_mask(network.action.max_bins)
-    logits = network.score(params, segment, dropout_key)
+    logits = network.score(params, segment)
+    dropped = logits if dropout_key is None else network.score(params, segment, dropout_key)
     q, v = whole_action_values(config, logits, segment), state_values(config, logits, segment, bin_mask)
     q_target = jax.lax.stop_gradient(whole_action_values(config, network.score(target_params, segment), segment).min(0))
     discount = config.discount ** (segment.dt / config.dt_ref)
@@ -76,7 +78,7 @@ def loss(
     value_terms = losses.expectile_loss(q_target - v, agent.expectile)
     critic_terms = losses.squared_value_loss(q, targets).mean(0)
     weight = losses.advantage_weight(q_target - v, agent.temperature, agent.max_weight)
-    log_probs = losses.taken(bc.log_probabilities(bin_mask[:, None], logits[..., POLICY]), segment.tokens)
+    log_probs = losses.taken(bc.log_probabilities(bin_mask[:, None], dropped[..., POLICY]), segment.tokens)
 
     policy_terms = jnp.where(bc.imitable(segment), -weight[..., None] * log_probs, 0.0)
 
@@ -89,4 +91,5 @@ def loss(
         "advantage": losses.masked_sum((q_target - v)[..., None], mask),
         "weight": losses.masked_sum(weight[..., None], mask),
         "q_taken": losses.masked_sum(q.min(0)[..., None], mask),
+        "mc_return": losses.masked_sum(segment.mc_return[..., None], mask),
     }

@@ -24,6 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.backup = "chain"  # or "skip": no per-dimension maximisation
     config.monte_carlo = True  # targets are at least the return that followed
     config.conservatism = "q_min"  # or "softmax" (CQL), "none"
+    config.temperature = 1.0  # of "softmax", of returns in value_range
     config.alpha = 1.0  # weight of the conservative term; both terms are means over trainable steps and present dims
     config.value_loss = "squared"  # or "logistic" (cross-entropy), or "histogram" (HL-Gauss; config.model.atoms cells)
     config.critics = 1  # or 2: targets and actions take the smaller Q (TD3, Fujimoto et al. 2018); config.model.atoms of them
@@ -83,7 +84,7 @@ def loss(
         from_least = losses.logistic_value_loss(logits, q_min, q_min, q_max)
     else:
         value_terms = losses.squared_value_loss(q_taken, targets[..., None]).mean(-1)
-    penalty = lambda *fields: losses.conservative_penalty(*fields, agent.conservatism)
+    penalty = lambda *fields: losses.conservative_penalty(*fields, agent.conservatism, agent.temperature)
     by_critic = jax.vmap(penalty, (-1, -1, None, None))
     penalties = jax.vmap(jax.vmap(jax.vmap(by_critic), (0, 0, 0, None)))(q, from_least, segment.tokens, bin_mask).mean(-1)
 

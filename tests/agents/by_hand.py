@@ -71,3 +71,12 @@ def sums(agent, params, target, batch, **settings):
 
 def means(*args, **settings):
     return {name: losses.mean(total) for name, total in sums(*args, **settings).items()}
+
+
+def only_the_policy_has_dropout(agent, params, target, batch):
+    """A network that answers a dropout key with half its outputs: the values' terms and the weights are as without."""
+    half = types.SimpleNamespace(action=ACTION, score=lambda params, segment, key=None: params if key is None else params / 2)
+    dropped = agent.loss(config_of(agent), half, params, target, batch, jax.random.key(0))
+    plain = sums(agent, params, target, batch)
+    same = {name: bool(dropped[name][0] == plain[name][0]) for name in plain}
+    return not same.pop("loss") and not same.pop("policy_loss") and all(same.values())

@@ -76,6 +76,10 @@ def test_steps_that_are_not_trainable_change_nothing():
     np.testing.assert_array_equal(one["loss"], other["loss"])
 
 
+def test_only_the_policy_has_dropout():
+    assert by_hand.only_the_policy_has_dropout(awac, ONLINE, TARGET, segment())
+
+
 def test_gradients_by_hand():
     """The critic learns from its own term alone, though it is in the weights; the policy from its own, though it is in the targets."""
     total = lambda online, target: by_hand.sums(awac, online, target, segment(terminal=False))["loss"][0]

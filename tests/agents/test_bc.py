@@ -19,14 +19,15 @@ class FixedLogits:
 
 
 def test_cross_entropy_by_hand():
-    """Uniform logits: log 8 for the dims of 8 bins, log 2 for the gripper's two; only trainable steps count."""
+    """Logits of 0, 1, ..., 7 in each dim, of which the gripper has two; only trainable steps count."""
     segment = make_segment(steps=3, batch=1)
-    trainable = np.asarray([[True, True, False]])
-    object.__setattr__(segment, "trainable", trainable)
-    logits = jnp.zeros((1, 3, 3, 8, 1)).at[0, 2].set(50.0 * jnp.arange(8)[:, None])
+    object.__setattr__(segment, "trainable", np.asarray([[True, True, False]]))
+    object.__setattr__(segment, "tokens", np.asarray([[[7, 2, 0], [0, 5, 1], [3, 3, 1]]]))
+    logits = jnp.broadcast_to(jnp.arange(8.0)[:, None], (1, 3, 3, 8, 1)).at[0, 2].multiply(50.0)
     sums = bc.loss(None, FixedLogits(logits), {}, None, segment, None)
-    np.testing.assert_allclose(sums["loss"], (2 * (2 * np.log(8) + np.log(2)), 6), rtol=1e-6)
-    assert 0 <= losses.mean(sums["token_accuracy"]) <= 1
+    of_eight, of_two = np.log(np.exp(np.arange(8.0)).sum()), np.log(np.exp([0.0, 1.0]).sum())
+    np.testing.assert_allclose(sums["loss"], (4 * of_eight + 2 * of_two - (7 + 2 + 0 + 0 + 5 + 1), 6), rtol=1e-6)
+    np.testing.assert_allclose(losses.mean(sums["token_accuracy"]), 2 / 6, rtol=1e-6)
 
 
 def test_relabelled_segments_are_not_imitated():

@@ -84,6 +84,10 @@ def test_steps_that_are_not_trainable_change_nothing():
     np.testing.assert_array_equal(one["loss"], other["loss"])
 
 
+def test_only_the_policy_has_dropout():
+    assert by_hand.only_the_policy_has_dropout(iql, ONLINE, TARGET, segment())
+
+
 def test_gradients_by_hand():
     """The value learns from its own term alone, though it is in the weights and, of the state after a cut, in the targets."""
     total = lambda online, target: by_hand.sums(iql, online, target, segment(terminal=False))["loss"][0]
