@@ -6,38 +6,16 @@ Success of each method, mean over seeds, and the two differences that the grid i
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
-from scipy import stats
 
-from benchmarks.claim import RESULTS
+from benchmarks.paired import difference, scores
 from experiments.metaworld_grid import CELLS, SEEN
 
 OURS = "q_transformer.all"
 
 
-def scores() -> dict[tuple[str, str], dict[int, float]]:
-    """{(method, cell): {seed: success}}."""
-    found: dict[tuple[str, str], dict[int, float]] = {}
-    for line in (RESULTS / "grid.jsonl").read_text().splitlines():
-        run = json.loads(line)
-        method, cell, seed = run["run"].split(",")
-        found.setdefault((method, cell), {})[int(seed)] = float(np.mean([s for episodes in run["success"].values() for s in episodes]))
-    return found
-
-
-def difference(ours: dict[int, float], other: dict[int, float]) -> str:
-    seeds = sorted(set(ours) & set(other))
-    values = np.asarray([ours[seed] - other[seed] for seed in seeds])
-    if len(seeds) < 2:
-        return ""
-    half = stats.t.ppf(0.975, len(seeds) - 1) * stats.sem(values)
-    return f"{values.mean():+.0%} [{values.mean() - half:+.0%}, {values.mean() + half:+.0%}]"
-
-
 def main() -> None:
-    found = scores()
+    found = scores("grid.jsonl")
     print("| cell | seeds | " + " | ".join(SEEN) + " | Q-T(all) - Q-T(successes) | Q-T(all) - best BC |")
     print("|---" * (len(SEEN) + 4) + "|")
     for cell in CELLS:

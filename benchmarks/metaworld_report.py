@@ -98,41 +98,47 @@ def by_task(found: Scores, tasks: list[str]) -> str:
     return "\n".join(lines)
 
 
-LEARNED = ("mc_return", "q_taken", "q_greedy", "q_other", "action_gap", "greedy_is_taken", "greedy_at_edge")
+LEARNED = (
+    "transitions", "mc_return", "target", "q_taken", "q_greedy", "q_other", "action_gap", "greedy_is_taken", "greedy_at_edge", "weight",
+)  # fmt: skip
 
 
-def learned(found: list[dict[str, Any]], recipes: list[str]) -> str:
-    """Our learner's metrics over its last training batches, mean over seeds."""
-    lines = []
-    for recipe in recipes:
-        own = [run["metrics"] for run in found if run["run"].startswith(f"{OURS},{recipe},") and "metrics" in run]
-        if own:
-            lines.append(f"| {recipe} | " + " | ".join(f"{np.mean([m[name] for m in own]):.2f}" for name in LEARNED) + " |")
-    head = [f"| {OURS}'s batches | " + " | ".join(LEARNED) + " |", "|---" * (len(LEARNED) + 1) + "|"]
-    return "\n".join([*head, *lines, ""]) if lines else ""
+def learned(found: list[dict[str, Any]]) -> str:
+    """The learners' metrics over their last training batches, mean over seeds; transitions: of a batch."""
+    by_row: dict[tuple[str, str], list[dict[str, float]]] = collections.defaultdict(list)
+    for run in found:
+        if "metrics" in run:
+            method, recipe, _ = run["run"].split(",")
+            by_row[recipe, method].append(run["metrics"])
+    if not by_row:
+        return ""
+    lines = ["| recipe | method | " + " | ".join(LEARNED) + " |", "|---" * (len(LEARNED) + 2) + "|"]
+    for (recipe, method), own in sorted(by_row.items(), key=lambda row: (row[0][0], _order(row[0][1]))):
+        cells = [f"{np.mean([m[name] for m in own]):.{0 if name == 'transitions' else 2}f}" if name in own[0] else "" for name in LEARNED]
+        lines.append(f"| {recipe} | {method} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, ""])
 
 
 def improvement(found: Scores, name: str) -> str:
-    """Probability that a run of ours is above one of the other method on a task; of the recipes that all methods were run on."""
-    every = max(map(len, found.values()))
-    found = {recipe: by_method for recipe, by_method in found.items() if len(by_method) == every}
+    """Probability that a run of ours is above one of the other method on a task, of the methods that were run on a recipe."""
     others = sorted({method for by_method in found.values() for method in by_method if method != OURS})
     figure, axes = plt.subplots(
-        1, len(found), figsize=(2.6 + 3.0 * len(found), 1.2 + 0.25 * every), squeeze=False, layout="constrained", sharey=True
+        1, len(found), figsize=(2.6 + 3.0 * len(found), 1.45 + 0.25 * len(others)), squeeze=False, layout="constrained", sharey=True
     )
     columns = []
     for axis, (recipe, by_method) in zip(axes[0], found.items()):
-        pairs = {other: (by_method[OURS], by_method[other]) for other in others}
+        pairs = {other: (by_method[OURS], by_method[other]) for other in others if other in by_method}
         points, intervals = estimates(pairs, metrics.probability_of_improvement, REPETITIONS // 5)
-        middle = np.asarray([np.ravel(points[other])[0] for other in others])
-        low, high = np.asarray([np.ravel(intervals[other]) for other in others]).T
-        axis.errorbar(middle, range(len(others)), xerr=[middle - low, high - middle], fmt="o", capsize=3)
+        middle = np.asarray([np.ravel(points[other])[0] for other in pairs])
+        low, high = np.asarray([np.ravel(intervals[other]) for other in pairs]).T
+        axis.errorbar(middle, [others.index(other) for other in pairs], xerr=[middle - low, high - middle], fmt="o", capsize=3)
         axis.axvline(0.5, color="grey", linewidth=0.8)
         axis.set_yticks(range(len(others)), others)
         axis.set_xlim(0, 1)
         axis.set_title(f"recipe {recipe}")
-        columns.append([f"{m:.2f} [{lo:.2f}, {hi:.2f}]" for m, lo, hi in zip(middle, low, high)])
-    axes[0, 0].invert_yaxis()
+        cells = {other: f"{m:.2f} [{lo:.2f}, {hi:.2f}]" for other, m, lo, hi in zip(pairs, middle, low, high)}
+        columns.append([cells.get(other, "not run") for other in others])
+    axes[0, 0].set_ylim(len(others) - 0.5, -0.5)
     figure.supxlabel("P(Q-Transformer above it on a task), 95%")
     figure.savefig(IMAGES / f"{name}_improvement.png", dpi=120)
     lines = ["| P(Q-Transformer above it on a task) | " + " | ".join(found) + " |", "|---" * (len(found) + 1) + "|"]
@@ -198,7 +204,7 @@ def report(file: str, name: str, page: str) -> None:
     text, tasks = f"{table(by_recipe)} {cost(found)}\n", sorted(found[0]["success"])
     with_interval = {recipe: by_method for recipe, by_method in by_recipe.items() if len(by_method[OURS]) > 1}
     compared = improvement(with_interval, name) if with_interval else ""
-    pages = [text, compared, learned(found, list(by_recipe)), by_task(by_recipe, tasks)]
+    pages = [text, compared, learned(found), by_task(by_recipe, tasks)]
     (RESULTS / file).with_suffix(".md").write_text("\n".join(filter(None, pages)))
     print(f"{file}\n{text}")
     insert(text, Path(page), name)

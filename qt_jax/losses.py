@@ -122,12 +122,6 @@ def conservative_penalty(
     return jnp.sum(jnp.where(others, from_least, 0.0)) / (q.shape[0] - 1)
 
 
-def conservative_fixed_point(p: float, target: float, q_min: float, alpha: float, max_bins: int) -> float:
-    """Where Eq. 2 settles for a bin taken with probability p: (p y + beta q_min) / (p + beta), beta = alpha (1 - p) / (N_max - 1)."""
-    beta = alpha * (1.0 - p) / (max_bins - 1)
-    return (p * target + beta * q_min) / (p + beta)
-
-
 def sigmoid_values(logits: jax.Array, q_min: float, q_max: float) -> jax.Array:
     """Q = q_min + (q_max - q_min) sigmoid(logit), element by element."""
     return q_min + (q_max - q_min) * jax.nn.sigmoid(logits)

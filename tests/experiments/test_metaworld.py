@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import claim, fleet, packs
+from benchmarks import claim, fleet, packs, paired
 from benchmarks import metaworld_images as metaworld_images_runner
 from experiments import metaworld_benchmark, metaworld_images
 from experiments.metaworld_recipes import METHODS, RECIPES
@@ -25,6 +25,19 @@ def test_a_row_and_a_run_can_be_named():
     assert len(names("bc_all")) == 20
     with pytest.raises(SystemExit, match="'bc' is none of benchmark: awac, bc_all"):
         names("bc")
+
+
+def test_differences_are_paired_by_seed():
+    assert paired.difference({0: 0.5, 1: 0.7, 2: 0.9}, {0: 0.4, 1: 0.4}) == "+20% [-107%, +147%]"  # .1 and .3; t of one degree is 12.7
+    assert paired.difference({0: 0.5}, {0: 0.4}) == ""
+
+
+def test_bins_are_ablated_with_alpha_over_bins_held():
+    strength = lambda config: config.agent.alpha / ((config.data.bins or config.env.bins) - 1)
+    of = lambda method: metaworld_benchmark.get_config(f"{method},b,0")
+    for bins in (16, 32):
+        assert of(f"q_transformer.bins_{bins}").data.bins == bins
+        assert strength(of(f"q_transformer.bins_{bins}")) == pytest.approx(strength(of("q_transformer")))
 
 
 def test_a_part_that_is_complete_is_no_error(monkeypatch, capsys):

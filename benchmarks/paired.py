@@ -1,0 +1,55 @@
+"""`python -m benchmarks.paired FILE ONE OTHER`: success of one try or method less that of another in each cell or recipe, and in all.
+
+Paired by seed, which the two share (pool, initialisation, order and evaluation episodes), with 95% t intervals over seeds. FILE: of
+experiments/results/metaworld, such as tries.jsonl.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+from scipy import stats
+
+from benchmarks.claim import RESULTS, rows
+
+Successes = dict[int, float]
+"""{seed: success}"""
+
+
+def scores(file: str) -> dict[tuple[str, str], Successes]:
+    """{(method, cell): {seed: success}}."""
+    found: dict[tuple[str, str], Successes] = {}
+    for run in rows(RESULTS / file):
+        method, cell, seed = run["run"].split(",")
+        found.setdefault((method, cell), {})[int(seed)] = float(np.mean([s for episodes in run["success"].values() for s in episodes]))
+    return found
+
+
+def difference(one: Successes, other: Successes) -> str:
+    """Of the seeds that both have; nothing if that is one."""
+    seeds = sorted(set(one) & set(other))
+    values = np.asarray([one[seed] - other[seed] for seed in seeds])
+    if len(seeds) < 2:
+        return ""
+    half = stats.t.ppf(0.975, len(seeds) - 1) * stats.sem(values)
+    return f"{values.mean():+.0%} [{values.mean() - half:+.0%}, {values.mean() + half:+.0%}]"
+
+
+def main(file: str, one: str, other: str) -> None:
+    found = scores(file)
+    cells = sorted({cell for method, cell in found if method == one} & {cell for method, cell in found if method == other})
+    if not cells:
+        sys.exit(f"{file} has no cell of both {one!r} and {other!r}; it has {', '.join(sorted({method for method, _ in found}))}.")
+    print(f"| cell | seeds | {one} | {other} | difference |\n|---|---|---|---|---|")
+    every: list[tuple[Successes, Successes]] = [(found[one, cell], found[other, cell]) for cell in cells]
+    common = set.intersection(*(set(successes) for pair in every for successes in pair))
+    mean = lambda place: {seed: float(np.mean([pair[place][seed] for pair in every])) for seed in common}
+    for cell, (ours, theirs) in [*zip(cells, every), ("together", (mean(0), mean(1)))]:
+        both = sorted(set(ours) & set(theirs))
+        values = [f"{np.mean([successes[seed] for seed in both]):.0%}" if both else "" for successes in (ours, theirs)]
+        print(f"| {cell} | {len(both)} | {' | '.join(values)} | {difference(ours, theirs)} |")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
