@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 COMPILE := $(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --custom-compile-command 'make lock' --extra all
 
 .PHONY: libtpu quickstart test test-slow slurm lint lock clean bench-state bench-quickstart bench-learner bench-loader bench-serving \
-	metaworld-tries metaworld-grid metaworld-values metaworld-benchmark metaworld-ablations metaworld-images scene-benchmark metaworld-report plan-sizes plan-experiments
+	metaworld-tries metaworld-grid metaworld-values metaworld-states metaworld-benchmark metaworld-ablations metaworld-images scene-benchmark metaworld-report plan-sizes plan-experiments
 
 QT := $(PY) -m qt_jax
 QUICKSTART := experiments/quickstart.py
@@ -70,6 +70,9 @@ metaworld-grid: $(STAMP)
 
 metaworld-values: $(STAMP)
 	$(PY) -m benchmarks.metaworld_values
+
+metaworld-states: $(STAMP)
+	$(PY) -m benchmarks.metaworld_states
 
 metaworld-benchmark: $(STAMP)
 	$(PY) -m benchmarks.claim benchmark

@@ -1,0 +1,134 @@
+"""`python -m benchmarks.metaworld_states`: what the benchmark's policies make of states that they were not trained on, on recipe a.
+
+Of demonstrations that a run did not see (the pool has 100 a task, the recipe 10): how often the greedy bin of a dim is the expert's, how
+many bins lie between the two, and how often it is the first or the last where the expert's is not; each dim after the expert's own dims
+before it. Of the policy's own episodes: its score (Q, where there is one) of the actions it took, in those that succeed and in those that
+fail. A line a run in experiments/results/metaworld/states.jsonl; prints each task's means over seeds.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import statistics
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import claim, fleet, packs, runs
+from experiments import metaworld_benchmark
+from qt_jax import agents, text
+from qt_jax.envs import suites
+from qt_jax.training.fleet import gather, joined
+
+METHODS = ("q_transformer", "awac", "decision_transformer", "bc_demonstrations")
+SEEDS = (0, 1, 2)
+PACK, RESULTS = Path(".fleet/states.pack"), claim.RESULTS / "states.jsonl"
+UNSEEN = " on demonstrations"
+
+
+def configs(names: list[str], get_config: Any = metaworld_benchmark.get_config) -> dict[str, Any]:
+    """Of these runs, and beside each one that reads all demonstrations as the run would."""
+    found = {name: get_config(name) for name in names}
+    for name in names:
+        config = get_config(name)
+        config.data.limits, config.data.episodes = ("demonstration=100",), "demonstrations"
+        config.data.balance.demonstrations = None
+        found[name + UNSEEN] = config
+    return found
+
+
+def unseen(content: packs.Pack, job: packs.Job, member: packs.Member, params: dict) -> dict[str, dict[str, float]]:
+    """{task: {metric: mean over the dims of unseen demonstrations}}."""
+    config, network, pool = job.config_of(member), fleet.network_of(content, job), content.data[job.data[member.data]].pool
+    agent, last_bin = agents.get(config.agent.name), network.action.max_bins - 1
+    beside = next(other for job in content.jobs for other in job.members if other.name == member.name + UNSEEN)
+    seen = {(group.source, int(episode)) for group in member.groups for episode in group.episodes}
+    episodes = [(group.source, int(e), cuts) for group in beside.groups for e, cuts in zip(group.episodes, group.cuts)]
+    rows = np.concatenate([pool.first[s, e] + np.arange(cuts) for s, e, cuts in episodes if (s, e) not in seen])
+    arrays, _ = joined([pool])
+    on_device = jax.device_put(arrays)
+
+    @jax.jit
+    def compared(rows: jax.Array) -> dict[str, jax.Array]:
+        segment = gather(on_device, rows)
+        scores = agent.scores(config, segment.bin_mask(network.action.max_bins)[:, None], network.score(params, segment))
+        greedy, mask = jnp.argmax(scores, -1), segment.trainable[..., None] & segment.action_mask
+        at_edge = lambda bins: (bins == 0) | (bins == last_bin)
+        found = {
+            "same": greedy == segment.tokens,
+            "bins_off": jnp.abs(greedy - segment.tokens),
+            "at_edge": at_edge(greedy) & ~at_edge(segment.tokens),
+        }
+        return {name: jnp.where(mask, x, 0).sum((1, 2)) for name, x in found.items()} | {"dims": mask.sum((1, 2))}
+
+    parts = [compared(part) for part in np.array_split(rows, -(-len(rows) // 256))]
+    sums = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    suite, told = suites.of(config), pool.embeddings[pool.instruction[rows]]
+    result = {}
+    for task in suite.suite_tasks(config.env.tasks):
+        own = np.any([np.isclose(told, text.embed(sentence)).all(-1) for sentence in suite.INSTRUCTIONS[task]], axis=0)
+        dims = sums["dims"][own].sum()
+        result[task] = {name: float(x[own].sum() / dims) for name, x in sums.items() if name != "dims"}
+    return result
+
+
+def expected(content: packs.Pack, job: packs.Job, member: packs.Member, params: dict) -> dict[str, dict[str, Any]]:
+    """{task: success, and the mean score of the whole actions of episodes that succeeded and that failed}."""
+    config = job.config_of(member)
+    result = {}
+    for task, done in fleet.evaluate(content, job, member, params, fleet.Environments(config)).items():
+        result[task] = {"success": statistics.mean(bool(rollout.success) for rollout in done)}
+        for name, wanted in (("score_in_success", True), ("score_in_failure", False)):
+            if own := [float(rollout.chosen_scores[:, -1].mean()) for rollout in done if bool(rollout.success) == wanted]:
+                result[task][name] = statistics.mean(own)
+    return result
+
+
+def _row(unit: fleet.Unit) -> dict[str, Any]:
+    content = fleet.opened()
+    job, (member,) = unit.of(content)
+    _, (params,) = fleet.train(content, unit, [fleet.rows(content, job, member)])
+    (last,) = params.values()
+    found, own = unseen(content, job, member, last), expected(content, job, member, last)
+    return {"run": member.name, "tasks": {task: found[task] | own[task] for task in found}} | content.facts
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    names = ("same", "bins_off", "at_edge", "success", "score_in_success", "score_in_failure")
+    found: dict[tuple[str, str], list[dict[str, float]]] = {}
+    for row in rows:
+        for task, values in row["tasks"].items():
+            found.setdefault((task, row["run"].split(",")[0]), []).append(values)
+    lines = ["| task | method | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
+    for (task, method), seeds in sorted(found.items()):
+        known = [[values[name] for values in seeds if name in values] for name in names]
+        lines.append(f"| {task} | {method} | " + " | ".join(f"{statistics.mean(x):.2f}" if x else "" for x in known) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    every = configs([f"{method},a,{seed}" for seed in SEEDS for method in METHODS])
+    if not RESULTS.exists():
+        commit = runs.code_commit("experiments")
+        claim.collect("experiments/metaworld_benchmark.py", {name: config for name, config in every.items() if UNSEEN not in name})
+        packs.write(every, PACK, commit=commit)
+        jobs = packs.read(PACK).jobs
+        units = [
+            fleet.Unit(number, (place,))
+            for number, job in enumerate(jobs)
+            for place, member in enumerate(job.members)
+            if UNSEEN not in member.name
+        ]
+        with multiprocessing.get_context("spawn").Pool(os.cpu_count(), fleet.open_pack, (PACK,)) as pool:
+            done = sorted(pool.imap_unordered(_row, units), key=lambda row: row["run"])
+        RESULTS.write_text("".join(json.dumps(row) + "\n" for row in done))
+    print(table(claim.rows(RESULTS)))
+
+
+if __name__ == "__main__":
+    main()
