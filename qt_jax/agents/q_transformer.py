@@ -24,7 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.backup = "chain"  # or "skip": no per-dimension maximisation
     config.monte_carlo = True  # targets are at least the return that followed
     config.conservatism = "q_min"  # or "softmax" (CQL), "none"
-    config.temperature = 1.0  # of "softmax", of returns in value_range
+    config.temperature = 1.0  # of "softmax", which lets go of a bin that stands out by several of it
     config.alpha = 1.0  # weight of the conservative term; both terms are means over trainable steps and present dims
     config.value_loss = "squared"  # or "logistic" (cross-entropy), or "histogram" (HL-Gauss; config.model.atoms cells)
     config.critics = 1  # or 2: targets and actions take the smaller Q (TD3, Fujimoto et al. 2018); config.model.atoms of them
