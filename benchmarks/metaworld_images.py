@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from benchmarks import runs
-from benchmarks.claim import RESULTS
+from benchmarks.claim import RESULTS, rows
 from experiments import metaworld_images
 
 EXPERIMENT = "experiments/metaworld_images.py"
@@ -21,7 +21,7 @@ RECIPE = "a from images"
 
 def main() -> None:
     commit, output = runs.code_commit("experiments"), RESULTS / "images.jsonl"
-    known = {json.loads(line)["run"] for line in output.read_text().splitlines()} if output.exists() else set()
+    known = {row["run"] for row in rows(output)}
     for seed in SEEDS:
         for method in METHODS:
             run = f"{method},{RECIPE},{seed}"

@@ -114,7 +114,8 @@ def learned(found: list[dict[str, Any]]) -> str:
         return ""
     lines = ["| recipe | method | " + " | ".join(LEARNED) + " |", "|---" * (len(LEARNED) + 2) + "|"]
     for (recipe, method), own in sorted(by_row.items(), key=lambda row: (row[0][0], _order(row[0][1]))):
-        cells = [f"{np.mean([m[name] for m in own]):.{0 if name == 'transitions' else 2}f}" if name in own[0] else "" for name in LEARNED]
+        known = {name: [metrics[name] for metrics in own if name in metrics] for name in LEARNED}
+        cells = [f"{np.mean(x):.{0 if name == 'transitions' else 2}f}" if x else "" for name, x in known.items()]
         lines.append(f"| {recipe} | {method} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])
 

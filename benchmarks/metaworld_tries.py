@@ -7,11 +7,10 @@ FILE: of experiments/results/metaworld, such as tries_h100.jsonl; default: tries
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 
-from benchmarks.claim import RESULTS
+from benchmarks.claim import RESULTS, rows
 from qt_jax.evaluation.statistics import success_rate
 
 METRICS = ("greedy_at_edge", "mc_return", "q_taken", "q_other")
@@ -19,8 +18,7 @@ METRICS = ("greedy_at_edge", "mc_return", "q_taken", "q_other")
 
 def main(file: str) -> None:
     cells: dict[tuple[str, str], list[dict]] = {}
-    for line in (RESULTS / file).read_text().splitlines():
-        run = json.loads(line)
+    for run in rows(RESULTS / file):
         name, cell, _ = run["run"].split(",")
         for row in (cell, "together"):
             cells.setdefault((name, row), []).append(run)

@@ -20,6 +20,12 @@ def test_loss_by_hand():
     np.testing.assert_allclose(found["loss"], value + 2.0 * (X_PENALTY + GRIPPER_PENALTY) / 2, rtol=1e-5)
 
 
+def test_a_temperature_sharpens_the_penalty():
+    found = by_hand.means(cql, ONLINE, TARGET, segment(), temperature=0.1)
+    x, gripper = (0.1 * np.log(np.exp(np.divide(q, 0.1)).sum()) for q in ([0.2, 0.5, 0.1], [0.4, 0.3]))
+    np.testing.assert_allclose(found["conservative_loss"], (x - 0.5 + gripper - 0.4) / 2, rtol=1e-4)
+
+
 def test_an_absent_dim_leaves_the_loss():
     found = by_hand.means(cql, ONLINE, TARGET, segment(bins=(3, 0)), alpha=2.0)
     np.testing.assert_allclose(found["loss"], 0.5 * (0.5 - 0.3) ** 2 + 2.0 * X_PENALTY, rtol=1e-5)
