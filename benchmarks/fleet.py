@@ -107,10 +107,10 @@ class Environments:
         return kept.pop() if kept else Kept(task, self._settings)
 
 
-def evaluate(
-    content: Pack, job: Job, member: Member, params: dict, environments: Environments, episodes: int | None = None
+def episodes(
+    content: Pack, job: Job, member: Member, params: dict, environments: Environments, count: int | None = None
 ) -> dict[str, list[rollouts.Rollout]]:
-    """One run in each task's episodes, as the `evaluate` door has it; episodes: the first so many alone."""
+    """One run in each task's episodes, as the `evaluate` door has it; count: the first so many alone."""
     config, data = job.config_of(member), content.data[job.data[member.data]]
     action = data.action
     spec = PolicySpec(action, data.observation, action.slots_in(action), config.model.window, content.instruction_dim, "packed",
@@ -122,9 +122,14 @@ def evaluate(
     begin = lambda env, job: [env.reset(seed=collectors.evaluation_seed(config, job.task, job.index))[0]]
     result = {}
     for task in suite.suite_tasks(config.env.tasks):
-        jobs = [rollouts.Job(task, i, suite.INSTRUCTIONS[task][0]) for i in range(episodes or config.evaluate.episodes)]
+        jobs = [rollouts.Job(task, i, suite.INSTRUCTIONS[task][0]) for i in range(count or config.evaluate.episodes)]
         result[task] = rollouts.run(actor, config.evaluate.num_envs, jobs, environments, begin)
     return result
+
+
+def evaluate(*of_run: Any) -> dict[str, list[bool]]:
+    """Success of `episodes`."""
+    return {task: [bool(rollout.success) for rollout in done] for task, done in episodes(*of_run).items()}
 
 
 _OPENED: dict[str, Any] = {}
@@ -156,13 +161,8 @@ def _evaluate(unit: Unit, place: int, facts: dict[str, Any], params: dict[int, d
     config = checkpoints.frozen_config(job.config)
     environments = _OPENED.setdefault(repr((config.env, config.evaluate.max_decisions)), Environments(config))
     *points, (_, last) = params.items()
-
-    def successes(params: dict, episodes: int | None = None) -> dict[str, list[bool]]:
-        found = evaluate(content, job, members[place], params, environments, episodes)
-        return {task: [bool(rollout.success) for rollout in done] for task, done in found.items()}
-
-    success = successes(last)
-    curve = {step: successes(then, CURVE_EPISODES) for step, then in points}
+    success = evaluate(content, job, members[place], last, environments)
+    curve = {step: evaluate(content, job, members[place], then, environments, CURVE_EPISODES) for step, then in points}
     facts |= {"curve": curve} if curve else {}
     return facts | {"success": success, "evaluate_s": time.time() - start} | content.facts
 

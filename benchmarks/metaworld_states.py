@@ -81,7 +81,7 @@ def expected(content: packs.Pack, job: packs.Job, member: packs.Member, params: 
     """{task: success, and the mean score of the whole actions of episodes that succeeded and that failed}."""
     config = job.config_of(member)
     result = {}
-    for task, done in fleet.evaluate(content, job, member, params, fleet.Environments(config)).items():
+    for task, done in fleet.episodes(content, job, member, params, fleet.Environments(config)).items():
         result[task] = {"success": statistics.mean(bool(rollout.success) for rollout in done)}
         for name, wanted in (("score_in_success", True), ("score_in_failure", False)):
             if own := [float(rollout.chosen_scores[:, -1].mean()) for rollout in done if bool(rollout.success) == wanted]:
