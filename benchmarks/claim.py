@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks import fleet, packs, runs
 from experiments import metaworld_benchmark, metaworld_diagnosis, metaworld_grid, scene_benchmark
 from experiments.metaworld_recipes import ABLATED_ON, METHODS, RECIPES, SCENE_ABLATED_ON
-from experiments.metaworld_tries import CELLS, PROBES, TRIES
+from experiments.metaworld_tries import CELLS, PROBES, SEED_0, TRIES
 
 RESULTS = Path("experiments/results/metaworld")
 SEEDS = {"tries": 3, "grid": 5, "benchmark": 5, "ablations": 5, "scene": 5, "scene_ablations": 3}
@@ -48,7 +48,7 @@ def wanted(part: str, names: list[str]) -> tuple[str, dict]:
     else:
         module, cells = (scene_benchmark, SCENE_RECIPES) if part == "scene" else (metaworld_benchmark, RECIPES)
         runs_of = [(name, cell) for cell in cells for name in METHODS if "." not in name]
-    every = [f"{name},{cell},{seed}" for seed in range(SEEDS[part]) for name, cell in runs_of]
+    every = [f"{name},{cell},{seed}" for seed in range(SEEDS[part]) for name, cell in runs_of if not (seed and name in SEED_0)]
     beginning = lambda name: [run for run in every if f"{run},".startswith(f"{name},")]
     if unknown := [name for name in names if not beginning(name)]:
         raise SystemExit(f"{unknown[0]!r} is none of {part}: {', '.join(sorted({name for name, _ in runs_of}))}")

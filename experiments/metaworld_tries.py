@@ -1,5 +1,6 @@
 """The settings that were tried on the pools of the diagnosis, eleven a method: eight, then three around the best of
-them; four more of each but Q-Transformer, after a review; and what each was tried on. See diagnosis.md.
+them; four more of each but Q-Transformer, after a review, of which SEED_0 was tried on one seed alone; and what each was tried on. See
+diagnosis.md.
 
 `metaworld_diagnosis.py` names a try and a cell: `--config=experiments/metaworld_diagnosis.py:q_transformer.half,few_noise,3`.
 """
@@ -138,6 +139,25 @@ TRIES = {
         "half_positive_fast_ended_skip_5_actor_dropout": HALF | POSITIVE | FAST | ENDED | SKIP_5 | DROPOUT | weighted(0.1),
     },
 }
+
+SEED_0 = (
+    "bc.half_more_dropout",
+    "bc.mostly_more_dropout",
+    "bc.successes_dropout_window_2",
+    "bc.successes_dropout_window_4",
+    "decision_transformer.some_dropout_window_2",
+    "decision_transformer.some_dropout_window_4",
+    "decision_transformer.some_window_2",
+    "decision_transformer.half_dropout_window_4",
+    "iql.mostly_fast_ended_actor_dropout_short",
+    "iql.mostly_fast_ended_actor_dropout_5",
+    "iql.mostly_fast_ended_actor_dropout_5_sharp",
+    "cql.half_fast_ended_cold",
+    "cql.half_fast_ended_skip_5_colder",
+    "awac.half_positive_fast_ended_skip_5",
+    "awac.half_positive_fast_ended_skip_5_actor_dropout",
+)
+"""Run on seed 0 alone: of the last four of a method, all but the better two of those that are above the best of its eleven there."""
 
 PROBES = {"decision_transformer.some_dropout_successes": SOME | DROPOUT | SUCCESSES}
 """What was run to understand the tries, and is not chosen from."""

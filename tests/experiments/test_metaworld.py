@@ -8,6 +8,7 @@ from benchmarks import claim, fleet, packs, paired
 from benchmarks import metaworld_images as metaworld_images_runner
 from experiments import metaworld_benchmark, metaworld_images
 from experiments.metaworld_recipes import METHODS, RECIPES
+from experiments.metaworld_tries import SEED_0
 from qt_jax.training.config import validate
 
 
@@ -25,6 +26,12 @@ def test_a_row_and_a_run_can_be_named():
     assert len(names("bc_all")) == 20
     with pytest.raises(SystemExit, match="'bc' is none of benchmark: awac, bc_all"):
         names("bc")
+
+
+def test_what_seed_0_decided_against_is_not_run_on_the_others():
+    _, configs = claim.wanted("tries", [])
+    seeds = lambda name: [run.split(",")[-1] for run in configs if run.startswith(f"{name},few_noise,")]
+    assert all(seeds(name) == ["0"] for name in SEED_0) and seeds("cql.half_fast_ended_skip_5_cold") == ["0", "1", "2"]
 
 
 def test_differences_are_paired_by_seed():
