@@ -157,7 +157,7 @@ SEED_0 = (
     "awac.half_positive_fast_ended_skip_5",
     "awac.half_positive_fast_ended_skip_5_actor_dropout",
 )
-"""Run on seed 0 alone: of the last four of a method, all but the better two of those that are above the best of its eleven there."""
+"""Run on seed 0 alone: of the last four of a method, all but the better two of those that are above its frozen try there."""
 
 PROBES = {"decision_transformer.some_dropout_successes": SOME | DROPOUT | SUCCESSES}
 """What was run to understand the tries, and is not chosen from."""
