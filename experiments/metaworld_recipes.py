@@ -71,8 +71,8 @@ METHODS = {
     "bc_successes": ("bc", TRIES["bc"]["successes_dropout"]),
     "bc_demonstrations": ("bc", TRIES["bc"]["demonstrations_dropout"]),
     "decision_transformer": ("decision_transformer", TRIES["decision_transformer"]["some_dropout"]),
-    "iql": ("iql", TRIES["iql"]["mostly_fast_ended_dropout_short"]),
-    "cql": ("cql", TRIES["cql"]["half_fast_short"]),
-    "awac": ("awac", TRIES["awac"]["half_positive_fast_ended"]),
+    "iql": ("iql", TRIES["iql"]["half_fast_ended_actor_dropout_5"]),
+    "cql": ("cql", TRIES["cql"]["half_fast_ended_skip_5_cold"]),
+    "awac": ("awac", TRIES["awac"]["half_positive_fast_ended_monte_carlo"]),
 }
 METHODS |= {f"q_transformer.{name}": ("q_transformer", METHODS["q_transformer"][1] | a) for name, a in ABLATIONS.items()}
