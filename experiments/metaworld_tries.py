@@ -6,9 +6,11 @@ diagnosis.md.
 """
 
 HALF, MOSTLY, SOME, FEW = ({"data.balance.demonstrations": share} for share in (0.5, 0.8, 0.3, 0.2))
+FEW_FAILURES = {"data.balance.failures": 0.25}
 DROPOUT, MORE_DROPOUT = ({"model.dropout": rate} for rate in (0.1, 0.2))
 BINS_32 = {"data.bins": 32}
 POSITIVE, LOGISTIC = {"agent.positive_filter": True}, {"agent.value_loss": "logistic"}
+HISTOGRAM = {"agent.value_loss": "histogram", "model.atoms": 51}
 SUCCESSES, DEMONSTRATIONS = {"data.episodes": "successes"}, {"data.episodes": "demonstrations"}
 FAST, FASTER = {"agent.target_rate": 0.03}, {"agent.target_rate": 0.1}
 ENDED = {"data.time_limits": "terminal"}
@@ -16,6 +18,14 @@ STEPS_5 = {"agent.n_step": 5, "data.segment_length": 9}
 SKIP_5 = STEPS_5 | {"agent.backup": "skip"}
 MONTE_CARLO = {"agent.monte_carlo": True}
 SHORT = {"discount": 0.95}
+
+
+def kinds(demonstrations: float, successes: float) -> dict[str, float]:
+    """Shares of a batch; the rest failures."""
+    return {"data.balance.demonstrations": demonstrations, "data.balance.successes": successes}
+
+
+EVEN = kinds(0.35, 0.35)
 
 
 def alpha(value: float) -> dict[str, float]:
@@ -52,6 +62,10 @@ TRIES = {
         "some_fast_ended_skip_5_mild": SOME | LOGISTIC | alpha(3.0) | FAST | ENDED | SKIP_5,
         "half_fast_ended_skip_5_mild_short": HALF | LOGISTIC | alpha(3.0) | FAST | ENDED | SKIP_5 | SHORT,
         "half_fast_ended_skip_5_milder": HALF | LOGISTIC | alpha(1.0) | FAST | ENDED | SKIP_5,
+        "even_fast_ended_skip_5_mild": EVEN | LOGISTIC | alpha(3.0) | FAST | ENDED | SKIP_5,
+        "many_successes_fast_ended_skip_5_mild": kinds(0.25, 0.5) | LOGISTIC | alpha(3.0) | FAST | ENDED | SKIP_5,
+        "few_failures_fast_ended_skip_5_mild": FEW_FAILURES | LOGISTIC | alpha(3.0) | FAST | ENDED | SKIP_5,
+        "half_fast_ended_skip_5_mild_histogram": HALF | HISTOGRAM | alpha(3.0) | FAST | ENDED | SKIP_5,
     },
     "bc": {
         "all": {},
@@ -86,6 +100,7 @@ TRIES = {
         "some_dropout_window_4": SOME | DROPOUT | window(4),
         "some_window_2": SOME | window(2),
         "half_dropout_window_4": HALF | DROPOUT | window(4),
+        "even_dropout": EVEN | DROPOUT,
     },
     "iql": {
         "mild": implicit(0.7, 0.1),
@@ -103,6 +118,7 @@ TRIES = {
         "mostly_fast_ended_actor_dropout_5": MOSTLY | FAST | ENDED | DROPOUT | STEPS_5 | implicit(0.7, 0.1),
         "half_fast_ended_actor_dropout_5": HALF | FAST | ENDED | DROPOUT | STEPS_5 | implicit(0.7, 0.1),
         "mostly_fast_ended_actor_dropout_5_sharp": MOSTLY | FAST | ENDED | DROPOUT | STEPS_5 | implicit(0.7, 0.03),
+        "even_fast_ended_actor_dropout_5": EVEN | FAST | ENDED | DROPOUT | STEPS_5 | implicit(0.7, 0.1),
     },
     "cql": {
         "mild": alpha(0.1),
@@ -120,6 +136,7 @@ TRIES = {
         "half_fast_ended_skip_5_cold": HALF | FAST | ENDED | SKIP_5 | softmax(0.1, 0.03),
         "half_fast_ended_skip_5_colder": HALF | FAST | ENDED | SKIP_5 | softmax(0.1, 0.01),
         "half_fast_ended_skip_5_cold_strong": HALF | FAST | ENDED | SKIP_5 | softmax(1.0, 0.03),
+        "even_fast_ended_skip_5_cold": EVEN | FAST | ENDED | SKIP_5 | softmax(0.1, 0.03),
     },
     "awac": {
         "mild": weighted(0.1),
@@ -137,6 +154,7 @@ TRIES = {
         "half_positive_fast_ended_skip_5_monte_carlo": HALF | POSITIVE | FAST | ENDED | SKIP_5 | MONTE_CARLO | weighted(0.1),
         "half_positive_fast_ended_monte_carlo": HALF | POSITIVE | FAST | ENDED | MONTE_CARLO | weighted(0.1),
         "half_positive_fast_ended_skip_5_actor_dropout": HALF | POSITIVE | FAST | ENDED | SKIP_5 | DROPOUT | weighted(0.1),
+        "even_positive_fast_ended_monte_carlo": EVEN | POSITIVE | FAST | ENDED | MONTE_CARLO | weighted(0.1),
     },
 }
 
@@ -156,6 +174,14 @@ SEED_0 = (
     "cql.half_fast_ended_skip_5_colder",
     "awac.half_positive_fast_ended_skip_5",
     "awac.half_positive_fast_ended_skip_5_actor_dropout",
+    "q_transformer.even_fast_ended_skip_5_mild",
+    "q_transformer.many_successes_fast_ended_skip_5_mild",
+    "q_transformer.few_failures_fast_ended_skip_5_mild",
+    "q_transformer.half_fast_ended_skip_5_mild_histogram",
+    "decision_transformer.even_dropout",
+    "iql.even_fast_ended_actor_dropout_5",
+    "cql.even_fast_ended_skip_5_cold",
+    "awac.even_positive_fast_ended_monte_carlo",
 )
 """Run on seed 0 alone: of the last four of a method, all but the better two of those that are above its frozen try there."""
 

@@ -66,9 +66,9 @@ def test_runs_from_images_are_valid_and_see_no_object_poses():
         assert config.env.cameras and config.env.state == "proprioception" and config.data.limits == RECIPES["a"][0]
 
 
-def test_every_other_method_has_four_tries_more_than_ours():
+def test_no_other_method_has_fewer_tries_than_ours():
     counts = {agent: len(tries) for agent, tries in claim.TRIES.items()}
-    assert counts.pop("q_transformer") == 11 and set(counts.values()) == {15}
+    assert counts["q_transformer"] == min(counts.values()) == 15
 
 
 def test_a_methods_filter_narrows_its_recipes():
