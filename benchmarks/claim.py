@@ -10,29 +10,23 @@ Pools that are not there are collected first. Each core has runs of its own; on 
 from __future__ import annotations
 
 import argparse
-import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
 
-from benchmarks import fleet, packs, runs
+from benchmarks import fleet, packs, results, runs
 from experiments import metaworld_benchmark, metaworld_diagnosis, metaworld_grid, scene_benchmark
 from experiments.metaworld_recipes import ABLATED_ON, METHODS, RECIPES, SCENE_ABLATED_ON
 from experiments.metaworld_tries import CELLS, PROBES, SEED_0, TRIES
 
-RESULTS = Path("experiments/results/metaworld")
 SEEDS = {"tries": 3, "grid": 5, "benchmark": 5, "ablations": 5, "scene": 5, "scene_ablations": 3}
 SCENE_RECIPES = ("a", "d")
 CURVE = (500, 1000, 1500, 2000)
 """Steps after which the methods are evaluated on recipe b, and again at the end."""
 
 
-def results(part: str) -> Path:
-    return (RESULTS.parent if part.startswith("scene") else RESULTS) / f"{part}.jsonl"
-
-
-def rows(file: Path) -> list[dict[str, Any]]:
-    """The runs that are in a file of results."""
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+def output_of(part: str) -> Path:
+    return (results.ALL if part.startswith("scene") else results.METAWORLD) / f"{part}.jsonl"
 
 
 def wanted(part: str, names: list[str]) -> tuple[str, dict]:
@@ -56,11 +50,14 @@ def wanted(part: str, names: list[str]) -> tuple[str, dict]:
     return f"experiments/{module.__name__.split('.')[-1]}.py", {run: module.get_config(run) for run in chosen}
 
 
-def collect(experiment: str, configs: dict) -> None:
-    """The pools of these runs that are not there."""
-    for run, config in {config.data.path: (run, config) for run, config in configs.items()}.values():
+def packed(experiment: str, name: str, configs: dict, curves: Mapping[str, tuple[int, ...]] = MappingProxyType({})) -> Path:
+    """.fleet/NAME.pack of these runs, {run: config}, and of their pools, which are collected where they are not there."""
+    commit, pack = runs.code_commit("experiments"), Path(".fleet") / f"{name}.pack"
+    for run, config in configs.items():
         if not (Path(config.data.path) / "1.0.0").exists():
             runs.door("collect", f"{experiment}:{run}")
+    packs.write(configs, pack, curves, experiment=experiment, commit=commit)
+    return pack
 
 
 def main() -> None:
@@ -71,18 +68,15 @@ def main() -> None:
     parser.add_argument("--pack", action="store_true", help="only write .fleet/PART.pack, for `python -m benchmarks.fleet` elsewhere")
     parser.add_argument("--output", type=Path, help="file of the results; what it holds is not run again")
     given = parser.parse_args()
-    output = given.output or results(given.part)
+    output = given.output or output_of(given.part)
     experiment, configs = wanted(given.part, given.names)
-    known = {run["run"] for run in rows(output)}
+    known = {row["run"] for row in results.rows(output)}
     configs = {run: config for run, config in configs.items() if run not in known}
     if not configs:
         print(f"{output} holds all of these runs; `--output=again.jsonl` runs them again.")
         return
-    commit = runs.code_commit("experiments")
-    collect(experiment, configs)
-    pack = Path(".fleet") / f"{given.part}.pack"
     curves = {run: CURVE for run in configs if given.part == "benchmark" and ",b," in run}
-    packs.write(configs, pack, curves, experiment=experiment, commit=commit)
+    pack = packed(experiment, given.part, configs, curves)
     if not given.pack:
         fleet.run(pack, output, given.together)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import collections
 import statistics
 
-from benchmarks.claim import SEEDS, results, rows, wanted
+from benchmarks.claim import SEEDS, output_of, wanted
+from benchmarks.results import rows
 from qt_jax.envs import suites
 
 
@@ -17,7 +18,7 @@ def main() -> None:
     step, episode = collections.defaultdict(list), []
     configs = {part: wanted(part, [])[1] for part in SEEDS}
     for part, of_part in configs.items():
-        for run in rows(results(part)):
+        for run in rows(output_of(part)):
             if run["device"] == "cpu" and run["together"] == 1 and run["run"] in of_part:
                 config = of_part[run["run"]]
                 step[config.agent.name].append(run["train_s"] / config.train.steps)

@@ -10,11 +10,10 @@ import argparse
 import concurrent.futures
 import dataclasses
 import itertools
-import json
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import ml_collections
 import numpy as np
 import tqdm
 
-from benchmarks import packs
+from benchmarks import packs, results
 from benchmarks.packs import Job, Member, Pack
 from qt_jax import agents
 from qt_jax.envs import collectors, suites
@@ -149,6 +148,14 @@ def opened() -> Pack:
     return _OPENED["pack"]
 
 
+def trained(unit: Unit) -> tuple[Pack, Job, Member, dict]:
+    """In a worker: the one run of the unit, and its parameters at the end."""
+    content = opened()
+    job, (member,) = unit.of(content)
+    _, (params,) = train(content, unit, [_rows(unit, 0)])
+    return content, job, member, params[max(params)]
+
+
 def _rows(unit: Unit, place: int) -> np.ndarray:
     job, members = unit.of(opened())
     return rows(opened(), job, members[place])
@@ -186,24 +193,27 @@ def _on_accelerator(pool: Any, content: Pack, units: Sequence[Unit]) -> Iterator
                 yield row.get()
 
 
-def run(path: Path, output: Path, together: int, processes: int | None = None) -> None:
-    """processes: on the CPU; as many as there are cores, where not given."""
+def run(
+    path: Path, output: Path, together: int = 1, processes: int | None = None, do: Callable[[Unit], list[dict[str, Any]]] = _do,
+    beside: Collection[str] = (),
+) -> None:  # fmt: skip
+    """processes: on the CPU; as many as there are cores, where not given. do: of a CPU process, the rows of a unit. beside: members of the
+    pack that are only there to be read, by what does others."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    known = {json.loads(line)["run"] for line in output.read_text().splitlines()} if output.exists() else set()
+    known = {row["run"] for row in results.rows(output)} | {*beside}
     content, units = packs.read(path), []
     for number, job in enumerate(content.jobs):
         left = [place for place, member in enumerate(job.members) if member.name not in known]
         units += [Unit(number, tuple(left[i : i + together])) for i in range(0, len(left), together)]
     units.sort(key=lambda unit: unit.members)  # seed after seed, where a job's members are seeds
     count = sum(len(unit.members) for unit in units)
-    with multiprocessing.get_context("spawn").Pool(processes or os.cpu_count(), open_pack, (path,)) as pool, open(output, "a") as file:
+    with multiprocessing.get_context("spawn").Pool(processes or os.cpu_count(), open_pack, (path,)) as pool:
         if together == 1:
-            done = (row for rows in pool.imap_unordered(_do, units) for row in rows)
+            done = (row for rows in pool.imap_unordered(do, units) for row in rows)
         else:
             done = _on_accelerator(pool, content, units)
         for row in tqdm.tqdm(done, total=count):
-            file.write(json.dumps(row) + "\n")
-            file.flush()
+            results.add(output, row)
 
 
 def main() -> None:

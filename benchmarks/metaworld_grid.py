@@ -15,7 +15,7 @@ OURS = "q_transformer.all"
 
 
 def main() -> None:
-    found = scores("grid.jsonl")
+    found = scores("metaworld/grid.jsonl")
     print("| cell | seeds | " + " | ".join(SEEN) + " | Q-T(all) - Q-T(successes) | Q-T(all) - best BC |")
     print("|---" * (len(SEEN) + 4) + "|")
     for cell in CELLS:

@@ -6,11 +6,9 @@ experiments/results/metaworld/images.jsonl, as the state-only runs have them.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from benchmarks import runs
-from benchmarks.claim import RESULTS, rows
+from benchmarks import results, runs
 from experiments import metaworld_images
 
 EXPERIMENT = "experiments/metaworld_images.py"
@@ -20,8 +18,8 @@ RECIPE = "a from images"
 
 
 def main() -> None:
-    commit, output = runs.code_commit("experiments"), RESULTS / "images.jsonl"
-    known = {row["run"] for row in rows(output)}
+    commit, output = runs.code_commit("experiments"), results.METAWORLD / "images.jsonl"
+    known = {row["run"] for row in results.rows(output)}
     for seed in SEEDS:
         for method in METHODS:
             run = f"{method},{RECIPE},{seed}"
@@ -34,8 +32,7 @@ def main() -> None:
             counts = {task: (round(row["success"] * row["episodes"]), row["episodes"]) for task, row in found["tasks"].items()}
             success = {task: [True] * good + [False] * (count - good) for task, (good, count) in counts.items()}  # in no order
             row = {"run": run, "success": success, "training_minutes": found["training_minutes"], "device": runs.MACHINE}
-            with output.open("a") as file:
-                file.write(json.dumps(row | {"experiment": EXPERIMENT, "commit": commit}) + "\n")
+            results.add(output, row | {"experiment": EXPERIMENT, "commit": commit})
 
 
 if __name__ == "__main__":

@@ -2,13 +2,13 @@
 experiments/diagnosis.md, and figures in docs/images.
 
 Runs in a venv of its own (rliable's plots want an older pandas). A run's score is its success over a task's evaluation episodes; intervals
-are rliable's 95% stratified bootstrap over runs (seeds) and tasks (Agarwal et al. 2021). Seeds are those that every method has on a recipe.
+are rliable's 95% stratified bootstrap, which draws each task's runs (seeds) anew (Agarwal et al. 2021). Seeds are those that every method
+has on a recipe. An ablation is compared with Q-Transformer on the seeds that it has, paired.
 """
 
 from __future__ import annotations
 
 import collections
-import json
 import re
 import sys
 from collections.abc import Callable
@@ -23,20 +23,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 from rliable import library, metrics
 
-RESULTS = Path("experiments/results")
+from benchmarks import paired, results
+
 IMAGES = Path("docs/images")
 OURS = "q_transformer"
 REPETITIONS = 2000
-ABLATED = {"ablations": "metaworld/benchmark.jsonl", "scene_ablations": "scene.jsonl"}
-"""{ablations: the file that has the method which is ablated}"""
 
 Scores = dict[str, dict[str, np.ndarray]]
 """{recipe: {method: success [seeds, tasks]}}"""
-
-
-def runs(file: str) -> list[dict[str, Any]]:
-    path = RESULTS / file
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def scores(found: list[dict[str, Any]]) -> Scores:
@@ -46,7 +40,7 @@ def scores(found: list[dict[str, Any]]) -> Scores:
         by_seed[recipe][method][int(seed)] = [float(np.mean(episodes)) for _, episodes in sorted(run["success"].items())]
     result = {}
     for recipe, methods in sorted(by_seed.items()):
-        if OURS in methods and (common := sorted(set.intersection(*(set(seeds) for seeds in methods.values())))):
+        if common := sorted(set.intersection(*(set(seeds) for seeds in methods.values()))):
             result[recipe] = {method: np.asarray([methods[method][seed] for seed in common]) for method in sorted(methods, key=_order)}
     return result
 
@@ -70,16 +64,16 @@ def cost(found: list[dict[str, Any]]) -> str:
 
 def table(found: Scores) -> str:
     methods = sorted({method for by_method in found.values() for method in by_method}, key=_order)
-    lines = ["| method | " + " | ".join(f"{recipe}: IQM (mean)" for recipe in found) + " |", "|---" * (len(found) + 1) + "|"]
+    lines = ["| method | " + " | ".join(f"{recipe}: IQM (mean), %" for recipe in found) + " |", "|---" * (len(found) + 1) + "|"]
     both = lambda x: np.asarray([metrics.aggregate_iqm(x), metrics.aggregate_mean(x)])
     estimated = [estimates(by_method, both) for by_method in found.values()]
     for method in methods:
         cells = []
         for by_method, (points, intervals) in zip(found.values(), estimated):
             if method in points:
-                (iqm, mean), (low, high) = points[method], intervals[method][:, 0]
-                interval = f" [{low:.0%}, {high:.0%}]" if len(by_method[method]) > 1 else ""
-                cells.append(f"{iqm:.0%}{interval} ({mean:.0%})")
+                interval = "{:.0f} [{:.0f}, {:.0f}]" if len(by_method[method]) > 1 else "{:.0f}"
+                iqm, mean = (interval.format(*(100 * value for value in own)) for own in zip(points[method], *intervals[method]))
+                cells.append(f"{iqm} ({mean})")
             else:
                 cells.append("not run")
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
@@ -129,7 +123,7 @@ def improvement(found: Scores, name: str) -> str:
     columns = []
     for axis, (recipe, by_method) in zip(axes[0], found.items()):
         pairs = {other: (by_method[OURS], by_method[other]) for other in others if other in by_method}
-        points, intervals = estimates(pairs, metrics.probability_of_improvement, REPETITIONS // 5)
+        points, intervals = estimates(pairs, metrics.probability_of_improvement, REPETITIONS // 2)
         middle = np.asarray([np.ravel(points[other])[0] for other in pairs])
         low, high = np.asarray([np.ravel(intervals[other]) for other in pairs]).T
         axis.errorbar(middle, [others.index(other) for other in pairs], xerr=[middle - low, high - middle], fmt="o", capsize=3)
@@ -195,33 +189,66 @@ def insert(text: str, page: Path, part: str) -> None:
 
 def report(file: str, name: str, page: str) -> None:
     """Table and figures of one part."""
-    found = runs(file)
-    if found and name in ABLATED:
-        recipes = {run["run"].split(",")[1] for run in found}
-        found += [run for run in runs(ABLATED[name]) if run["run"].split(",")[:-1] in [[OURS, recipe] for recipe in recipes]]
-    if not (by_recipe := scores(found)):
+    found = results.rows(results.ALL / file)
+    by_recipe = {recipe: by_method for recipe, by_method in scores(found).items() if OURS in by_method}
+    if not by_recipe:
         print(f"{file}: no recipe yet of which every method has a seed")
         return
     text, tasks = f"{table(by_recipe)} {cost(found)}\n", sorted(found[0]["success"])
     with_interval = {recipe: by_method for recipe, by_method in by_recipe.items() if len(by_method[OURS]) > 1}
     compared = improvement(with_interval, name) if with_interval else ""
     pages = [text, compared, learned(found), by_task(by_recipe, tasks)]
-    (RESULTS / file).with_suffix(".md").write_text("\n".join(filter(None, pages)))
+    (results.ALL / file).with_suffix(".md").write_text("\n".join(filter(None, pages)))
     print(f"{file}\n{text}")
     insert(text, Path(page), name)
-    if name in ABLATED:
-        return
     bars(by_recipe, name, tasks)
     if with_curve := [run for run in found if "curve" in run]:
         curves(with_curve, name)
 
 
+def only_table(file: str, name: str, page: str) -> None:
+    insert(f"{table(scores(results.rows(results.ALL / file)))}\n", Path(page), name)
+
+
+def ablated(file: str, of: str, name: str, page: str) -> None:
+    """Table and figure of what ablations differ by from Q-Transformer, whose own runs are in the file `of`."""
+    found, ours = paired.scores(file), paired.scores(of)
+    if not found:
+        print(f"{file}: no run yet")
+        return
+    recipes, methods = (sorted({key[place] for key in found}) for place in (1, 0))
+    lines = ["| recipe | ablation | seeds | Q-Transformer there | ablated | difference |", "|---" * 6 + "|"]
+    size = (3 + 3 * len(recipes), 1.5 + 0.25 * len(methods))
+    figure, axes = plt.subplots(1, len(recipes), figsize=size, squeeze=False, layout="constrained", sharey=True)
+    for (method, recipe), own in sorted(found.items(), key=lambda row: row[0][::-1]):
+        whole = {seed: ours[OURS, recipe][seed] for seed in own}
+        mean, half = paired.interval(own, whole)
+        means = " | ".join(f"{np.mean(list(x.values())):.0%}" for x in (whole, own))
+        difference = paired.difference(own, whole) or f"{mean:+.0%}"
+        lines.append(f"| {recipe} | {method.removeprefix(f'{OURS}.')} | {len(own)} | {means} | {difference} |")
+        style = {"xerr": half, "fmt": "o"} if len(own) > 1 else {"fmt": "x"}
+        axes[0, recipes.index(recipe)].errorbar(mean, methods.index(method), color="C0", capsize=3, **style)
+    for axis, recipe in zip(axes[0], recipes):
+        axis.axvline(0, color="grey", linewidth=0.8)
+        axis.set(title=f"recipe {recipe}", xlim=(-1, 0.5))
+    axes[0, 0].set_yticks(range(len(methods)), [method.removeprefix(f"{OURS}.") for method in methods])
+    axes[0, 0].set_ylim(len(methods) - 0.5, -0.5)
+    figure.supxlabel("success less Q-Transformer's, paired by seed, 95% t interval; x: one seed")
+    figure.savefig(IMAGES / f"{name}.png", dpi=120)
+    rows = results.rows(results.ALL / file)
+    text = "\n".join([*lines, "", cost(rows), ""])
+    (results.ALL / file).with_suffix(".md").write_text(text + "\n" + learned(rows))
+    print(f"{file}\n{text}")
+    insert(text, Path(page), name)
+
+
 def main() -> None:
     IMAGES.mkdir(parents=True, exist_ok=True)
     report("metaworld/benchmark.jsonl", "metaworld", "README.md")
-    report("metaworld/ablations.jsonl", "ablations", "experiments/diagnosis.md")
+    ablated("metaworld/ablations.jsonl", "metaworld/benchmark.jsonl", "ablations", "experiments/diagnosis.md")
+    only_table("metaworld/benchmark_first.jsonl", "first choice", "experiments/diagnosis.md")
     report("scene.jsonl", "scene", "README.md")
-    report("scene_ablations.jsonl", "scene_ablations", "experiments/diagnosis.md")
+    ablated("scene_ablations.jsonl", "scene.jsonl", "scene_ablations", "experiments/diagnosis.md")
     report("metaworld/images.jsonl", "images", "README.md")
 
 

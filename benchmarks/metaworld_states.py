@@ -8,18 +8,14 @@ fail. A line a run in experiments/results/metaworld/states.jsonl; prints each ta
 
 from __future__ import annotations
 
-import json
-import multiprocessing
-import os
 import statistics
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import claim, fleet, packs, runs
+from benchmarks import claim, fleet, packs, results
 from experiments import metaworld_benchmark
 from qt_jax import agents, text
 from qt_jax.envs import suites
@@ -27,7 +23,7 @@ from qt_jax.training.fleet import gather, joined
 
 METHODS = ("q_transformer", "awac", "decision_transformer", "bc_demonstrations")
 SEEDS = (0, 1, 2)
-PACK, RESULTS = Path(".fleet/states.pack"), claim.RESULTS / "states.jsonl"
+OUTPUT = results.METAWORLD / "states.jsonl"
 UNSEEN = " on demonstrations"
 
 
@@ -43,7 +39,7 @@ def configs(names: list[str], get_config: Any = metaworld_benchmark.get_config) 
 
 
 def unseen(content: packs.Pack, job: packs.Job, member: packs.Member, params: dict) -> dict[str, dict[str, float]]:
-    """{task: {metric: mean over the dims of unseen demonstrations}}."""
+    """{task: {metric: mean over the dims of unseen demonstrations}}; at_edge: over those that have the expert elsewhere."""
     config, network, pool = job.config_of(member), fleet.network_of(content, job), content.data[job.data[member.data]].pool
     agent, last_bin = agents.get(config.agent.name), network.action.max_bins - 1
     beside = next(other for job in content.jobs for other in job.members if other.name == member.name + UNSEEN)
@@ -59,43 +55,42 @@ def unseen(content: packs.Pack, job: packs.Job, member: packs.Member, params: di
         scores = agent.scores(config, segment.bin_mask(network.action.max_bins)[:, None], network.score(params, segment))
         greedy, mask = jnp.argmax(scores, -1), segment.trainable[..., None] & segment.action_mask
         at_edge = lambda bins: (bins == 0) | (bins == last_bin)
+        within = ~at_edge(segment.tokens)
         found = {
-            "same": greedy == segment.tokens,
-            "bins_off": jnp.abs(greedy - segment.tokens),
-            "at_edge": at_edge(greedy) & ~at_edge(segment.tokens),
+            "same": (greedy == segment.tokens, mask),
+            "bins_off": (jnp.abs(greedy - segment.tokens), mask),
+            "at_edge": (at_edge(greedy), mask & within),
         }
-        return {name: jnp.where(mask, x, 0).sum((1, 2)) for name, x in found.items()} | {"dims": mask.sum((1, 2))}
+        return {name: (jnp.where(of, x, 0).sum((1, 2)), of.sum((1, 2))) for name, (x, of) in found.items()}
 
     parts = [compared(part) for part in np.array_split(rows, -(-len(rows) // 256))]
-    sums = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    sums = {name: [np.concatenate(sums) for sums in zip(*(part[name] for part in parts))] for name in parts[0]}
     suite, told = suites.of(config), pool.embeddings[pool.instruction[rows]]
     result = {}
     for task in suite.suite_tasks(config.env.tasks):
         own = np.any([np.isclose(told, text.embed(sentence)).all(-1) for sentence in suite.INSTRUCTIONS[task]], axis=0)
-        dims = sums["dims"][own].sum()
-        result[task] = {name: float(x[own].sum() / dims) for name, x in sums.items() if name != "dims"}
+        result[task] = {name: float(x[own].sum() / dims[own].sum()) for name, (x, dims) in sums.items()}
     return result
 
 
 def expected(content: packs.Pack, job: packs.Job, member: packs.Member, params: dict) -> dict[str, dict[str, Any]]:
     """{task: success, and the mean score of the whole actions of episodes that succeeded and that failed}."""
     config = job.config_of(member)
+    of_dims = agents.get(config.agent.name).ADDITIVE
+    scored = lambda chosen: chosen.sum(-1) if of_dims else chosen[:, -1]
     result = {}
     for task, done in fleet.episodes(content, job, member, params, fleet.Environments(config)).items():
         result[task] = {"success": statistics.mean(bool(rollout.success) for rollout in done)}
         for name, wanted in (("score_in_success", True), ("score_in_failure", False)):
-            if own := [float(rollout.chosen_scores[:, -1].mean()) for rollout in done if bool(rollout.success) == wanted]:
+            if own := [float(scored(rollout.chosen_scores).mean()) for rollout in done if bool(rollout.success) == wanted]:
                 result[task][name] = statistics.mean(own)
     return result
 
 
-def _row(unit: fleet.Unit) -> dict[str, Any]:
-    content = fleet.opened()
-    job, (member,) = unit.of(content)
-    _, (params,) = fleet.train(content, unit, [fleet.rows(content, job, member)])
-    (last,) = params.values()
-    found, own = unseen(content, job, member, last), expected(content, job, member, last)
-    return {"run": member.name, "tasks": {task: found[task] | own[task] for task in found}} | content.facts
+def _do(unit: fleet.Unit) -> list[dict[str, Any]]:
+    of_run = content, *_ = fleet.trained(unit)
+    found, own = unseen(*of_run), expected(*of_run)
+    return [{"run": of_run[2].name, "tasks": {task: found[task] | own[task] for task in found}} | content.facts]
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -113,21 +108,9 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     every = configs([f"{method},a,{seed}" for seed in SEEDS for method in METHODS])
-    if not RESULTS.exists():
-        commit = runs.code_commit("experiments")
-        claim.collect("experiments/metaworld_benchmark.py", {name: config for name, config in every.items() if UNSEEN not in name})
-        packs.write(every, PACK, commit=commit)
-        jobs = packs.read(PACK).jobs
-        units = [
-            fleet.Unit(number, (place,))
-            for number, job in enumerate(jobs)
-            for place, member in enumerate(job.members)
-            if UNSEEN not in member.name
-        ]
-        with multiprocessing.get_context("spawn").Pool(os.cpu_count(), fleet.open_pack, (PACK,)) as pool:
-            done = sorted(pool.imap_unordered(_row, units), key=lambda row: row["run"])
-        RESULTS.write_text("".join(json.dumps(row) + "\n" for row in done))
-    print(table(claim.rows(RESULTS)))
+    pack = claim.packed("experiments/metaworld_benchmark.py", "states", every)
+    fleet.run(pack, OUTPUT, do=_do, beside=[name for name in every if UNSEEN in name])
+    print(table(results.rows(OUTPUT)))
 
 
 if __name__ == "__main__":

@@ -4,25 +4,20 @@ that it was trained on (the diagnosis' systematic failures). A line a try and se
 
 from __future__ import annotations
 
-import json
-import multiprocessing
-import os
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from scipy.stats import mannwhitneyu
 
-from benchmarks import claim, fleet, packs, runs
-from benchmarks.claim import RESULTS
+from benchmarks import claim, fleet, packs, results
 from experiments import metaworld_diagnosis
 from qt_jax.agents import q_transformer
 from qt_jax.training.fleet import gather, joined
 
 TRIES = ("half", "half_fast", "half_fast_ended", "half_fast_ended_skip_5")
 SEEDS = (0, 1, 2)
-PACK = Path(".fleet/values.pack")
+OUTPUT = results.METAWORLD / "values.jsonl"
 DEMONSTRATIONS = 0
 """Place of their group where a batch is balanced; the others' episodes are autonomous."""
 
@@ -43,25 +38,15 @@ def separation(content: packs.Pack, job: packs.Job, member: packs.Member, params
     return {"q_success": float(q[success].mean()), "q_failure": float(q[~success].mean()), "auc": float(auc)}
 
 
-def _row(unit: fleet.Unit) -> dict[str, Any]:
-    content = fleet.opened()
-    job, (member,) = unit.of(content)
-    _, (params,) = fleet.train(content, unit, [fleet.rows(content, job, member)])
-    (last,) = params.values()
-    return {"run": member.name} | separation(content, job, member, last) | content.facts
+def _do(unit: fleet.Unit) -> list[dict[str, Any]]:
+    content, job, member, params = fleet.trained(unit)
+    return [{"run": member.name} | separation(content, job, member, params) | content.facts]
 
 
 def main() -> None:
     names = [f"q_transformer.{name},few_systematic,{seed}" for seed in SEEDS for name in TRIES]
     configs = {name: metaworld_diagnosis.get_config(name) for name in names}
-    commit = runs.code_commit("experiments")
-    claim.collect("experiments/metaworld_diagnosis.py", configs)
-    packs.write(configs, PACK, commit=commit)
-    jobs = packs.read(PACK).jobs
-    units = [fleet.Unit(number, (place,)) for number, job in enumerate(jobs) for place in range(len(job.members))]
-    with multiprocessing.get_context("spawn").Pool(os.cpu_count(), fleet.open_pack, (PACK,)) as pool:
-        rows = sorted(pool.imap_unordered(_row, units), key=lambda row: row["run"])
-    (RESULTS / "values.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    fleet.run(claim.packed("experiments/metaworld_diagnosis.py", "values", configs), OUTPUT, do=_do)
 
 
 if __name__ == "__main__":

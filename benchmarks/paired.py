@@ -1,7 +1,7 @@
 """`python -m benchmarks.paired FILE ONE OTHER`: success of one try or method less that of another in each cell or recipe, and in all.
 
 Paired by seed, which the two share (pool, initialisation, order and evaluation episodes), with 95% t intervals over seeds. FILE: of
-experiments/results/metaworld, such as tries.jsonl.
+experiments/results, such as metaworld/tries.jsonl.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 import numpy as np
 from scipy import stats
 
-from benchmarks.claim import RESULTS, rows
+from benchmarks import results
 
 Successes = dict[int, float]
 """{seed: success}"""
@@ -20,20 +20,26 @@ Successes = dict[int, float]
 def scores(file: str) -> dict[tuple[str, str], Successes]:
     """{(method, cell): {seed: success}}."""
     found: dict[tuple[str, str], Successes] = {}
-    for run in rows(RESULTS / file):
+    for run in results.rows(results.ALL / file):
         method, cell, seed = run["run"].split(",")
         found.setdefault((method, cell), {})[int(seed)] = float(np.mean([s for episodes in run["success"].values() for s in episodes]))
     return found
 
 
-def difference(one: Successes, other: Successes) -> str:
-    """Of the seeds that both have; nothing if that is one."""
+def interval(one: Successes, other: Successes) -> tuple[float, float]:
+    """Mean difference of the seeds that both have, and half the width of its interval: infinite if that is one seed."""
     seeds = sorted(set(one) & set(other))
     values = np.asarray([one[seed] - other[seed] for seed in seeds])
-    if len(seeds) < 2:
+    half = stats.t.ppf(0.975, len(seeds) - 1) * stats.sem(values) if len(seeds) > 1 else np.inf
+    return float(values.mean()), float(half)
+
+
+def difference(one: Successes, other: Successes) -> str:
+    """Nothing where there are no two seeds."""
+    if len(set(one) & set(other)) < 2:
         return ""
-    half = stats.t.ppf(0.975, len(seeds) - 1) * stats.sem(values)
-    return f"{values.mean():+.0%} [{values.mean() - half:+.0%}, {values.mean() + half:+.0%}]"
+    mean, half = interval(one, other)
+    return f"{mean:+.0%} [{mean - half:+.0%}, {mean + half:+.0%}]"
 
 
 def main(file: str, one: str, other: str) -> None:

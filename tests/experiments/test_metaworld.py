@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import claim, fleet, packs, paired
+from benchmarks import claim, fleet, metaworld_tries, packs, paired
 from benchmarks import metaworld_images as metaworld_images_runner
 from experiments import metaworld_benchmark, metaworld_images
 from experiments.metaworld_recipes import METHODS, RECIPES
@@ -18,6 +18,14 @@ def test_every_run_has_a_valid_config_and_a_directory_of_its_own(part):
     for config in configs.values():
         validate(config, devices=1)
     assert len({config.workdir for config in configs.values()}) == len(configs)
+
+
+def test_tries_are_pooled_over_the_seeds_that_both_cells_have():
+    row = lambda cell, seed, success: {"run": f"bc.x,{cell},{seed}", "success": {"push": [success]}, "metrics": {}}
+    text = metaworld_tries.table([row("noise", 0, True), row("noise", 1, False), row("systematic", 0, True)])
+    assert [line.split(" | ")[1:4] for line in text.splitlines()[2:]] == [
+        ["noise", "2", "50% [9%, 91%]"], ["systematic", "1", "100% [21%, 100%]"], ["together", "1", "100% [34%, 100%]"],
+    ]  # fmt: skip
 
 
 def test_a_row_and_a_run_can_be_named():
