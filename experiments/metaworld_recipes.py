@@ -26,6 +26,7 @@ c: plentiful demonstrations and noisy episodes. d: as a, but with systematic err
 ABLATIONS = {
     "no_conservatism": {"agent.conservatism": "none"},
     "softmax_conservatism": {"agent.conservatism": "softmax", "agent.alpha": 0.1},
+    "softmax_conservatism_cold": {"agent.conservatism": "softmax", "agent.alpha": 0.1, "agent.temperature": 0.03},
     "no_monte_carlo": {"agent.monte_carlo": False},
     "chain": {"agent.backup": "chain"},
     "n_step_1": {"agent.n_step": 1, "data.segment_length": 5},

@@ -107,19 +107,19 @@ def autoregressive_td_targets(
 def conservative_penalty(
     q: jax.Array, from_least: jax.Array, taken: jax.Array, bin_mask: jax.Array, variant: str, temperature: float
 ) -> jax.Array:
-    """The term that keeps actions unseen in the data low, for one dim: q [N], its value loss to q_min [N], taken [] -> [].
+    """The term that keeps actions unseen in the data low: q [..., N], its value loss to q_min [..., N], taken [...] -> [...].
 
     "q_min" (paper Eq. 2): 1/(N_max - 1) * the sum over the other bins that exist of the value loss to q_min, 1/2 (Q - q_min)^2; a dim with
     fewer bins still divides by N_max - 1. "softmax" (CQL, Kumar et al. 2020): T logsumexp(Q/T) - Q(taken), which lets
     go of a bin that stands out by several T; at T = 1 no bin of returns in [0, 1] does (default of this project). "none": 0.
     """
-    chex.assert_rank([q, from_least, taken, bin_mask], [1, 1, 0, 1])
     if variant == "none":
-        return jnp.zeros((), q.dtype)
+        return jnp.zeros(q.shape[:-1], q.dtype)
+    is_taken = jnp.arange(q.shape[-1]) == taken[..., None]
     if variant == "softmax":
-        return temperature * jax.nn.logsumexp(jnp.where(bin_mask, q / temperature, -jnp.inf)) - q[taken]
-    others = bin_mask & (jnp.arange(q.shape[0]) != taken)
-    return jnp.sum(jnp.where(others, from_least, 0.0)) / (q.shape[0] - 1)
+        of_taken = jnp.sum(jnp.where(is_taken, q, 0.0), axis=-1)
+        return temperature * jax.nn.logsumexp(jnp.where(bin_mask, q / temperature, -jnp.inf), axis=-1) - of_taken
+    return jnp.sum(jnp.where(bin_mask & ~is_taken, from_least, 0.0), axis=-1) / (q.shape[-1] - 1)
 
 
 def sigmoid_values(logits: jax.Array, q_min: float, q_max: float) -> jax.Array:

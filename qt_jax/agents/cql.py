@@ -17,4 +17,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.monte_carlo = False
     config.conservatism = "softmax"
     config.alpha = 0.1
+    config.temperature = 0.03  # of returns in [0, 1] (default of this project)
     return config

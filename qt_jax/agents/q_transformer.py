@@ -84,9 +84,9 @@ def loss(
         from_least = losses.logistic_value_loss(logits, q_min, q_min, q_max)
     else:
         value_terms = losses.squared_value_loss(q_taken, targets[..., None]).mean(-1)
-    penalty = lambda *fields: losses.conservative_penalty(*fields, agent.conservatism, agent.temperature)
-    by_critic = jax.vmap(penalty, (-1, -1, None, None))
-    penalties = jax.vmap(jax.vmap(jax.vmap(by_critic), (0, 0, 0, None)))(q, from_least, segment.tokens, bin_mask).mean(-1)
+    critics_first = (jnp.moveaxis(x, -1, 0) for x in (q, from_least))
+    unseen = (segment.tokens, bin_mask[:, None], agent.conservatism, agent.temperature)
+    penalties = losses.conservative_penalty(*critics_first, *unseen).mean(0)
 
     mask = segment.trainable[..., None] & segment.action_mask
     q, q_taken = q.min(-1), q_taken.min(-1)

@@ -44,6 +44,11 @@ def test_two_steps_bootstrap_from_the_mean_under_the_policy(terminal):
     np.testing.assert_allclose(found["critic_loss"], 0.5 * squares / 4, rtol=1e-4)
 
 
+def test_the_monte_carlo_return_lifts_the_critics_targets():
+    found = by_hand.means(awac, ONLINE, TARGET, segment([0.9]), monte_carlo=True)
+    np.testing.assert_allclose(found["critic_loss"], (0.5 * (0.5 - 0.9) ** 2 + 0.5 * (0.4 - 0.9) ** 2) / 2, rtol=1e-4)
+
+
 def test_an_absent_dim_leaves_the_loss():
     found = by_hand.means(awac, ONLINE, TARGET, segment(bins=(3, 0)))
     np.testing.assert_allclose(found["loss"], 0.5 * (0.5 - 0.3) ** 2 - X_WEIGHT * np.log(0.5), rtol=1e-4)

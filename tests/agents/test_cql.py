@@ -14,7 +14,7 @@ GRIPPER_PENALTY = np.log(np.exp(0.4) + np.exp(0.3)) - 0.4
 
 
 def test_loss_by_hand():
-    found = by_hand.means(cql, ONLINE, TARGET, segment(), alpha=2.0)
+    found = by_hand.means(cql, ONLINE, TARGET, segment(), alpha=2.0, temperature=1.0)
     value = (0.5 * (0.5 - 0.7) ** 2 + 0.5 * (0.4 - 0.3) ** 2) / 2
     np.testing.assert_allclose(found["conservative_loss"], (X_PENALTY + GRIPPER_PENALTY) / 2, rtol=1e-5)
     np.testing.assert_allclose(found["loss"], value + 2.0 * (X_PENALTY + GRIPPER_PENALTY) / 2, rtol=1e-5)
@@ -27,7 +27,7 @@ def test_a_temperature_sharpens_the_penalty():
 
 
 def test_an_absent_dim_leaves_the_loss():
-    found = by_hand.means(cql, ONLINE, TARGET, segment(bins=(3, 0)), alpha=2.0)
+    found = by_hand.means(cql, ONLINE, TARGET, segment(bins=(3, 0)), alpha=2.0, temperature=1.0)
     np.testing.assert_allclose(found["loss"], 0.5 * (0.5 - 0.3) ** 2 + 2.0 * X_PENALTY, rtol=1e-5)
 
 
@@ -49,7 +49,7 @@ def test_steps_that_are_not_trainable_change_nothing():
 
 def test_gradients_by_hand():
     """Of the value and conservative terms alone: the targets have none."""
-    total = lambda online, target: by_hand.sums(cql, online, target, segment(), alpha=2.0)["loss"][0]
+    total = lambda online, target: by_hand.sums(cql, online, target, segment(), alpha=2.0, temperature=1.0)["loss"][0]
     gradient, of_target = jax.grad(total, (0, 1))(ONLINE, TARGET)
     assert not of_target.any() and not gradient[0, 1].any()
     q = np.asarray([0.2, 0.5, 0.1])

@@ -30,6 +30,20 @@ def test_loss_by_hand():
     np.testing.assert_allclose(value, expected_value + 2.0 * expected_conservative, rtol=1e-5)
 
 
+def test_two_skipped_steps_with_cross_entropy_by_hand():
+    """As the benchmark has it: no dim is maximised over within a step, and the pull, too, is a cross-entropy."""
+    target = by_hand.logits(by_hand.Q_TARGET, by_hand.Q_TARGET, [[0.1, 0.2, 0.9], [0.8, 0.6, 0.99]])
+    settings = {"backup": "skip", "n_step": 2, "value_loss": "logistic", "monte_carlo": False}
+    value, metrics = loss(segment([0.1, 0.3], terminal=False), by_hand.logits(*[by_hand.Q] * 3), target, **settings)
+    first, second = 0.1 + 0.5 * 0.3 + 0.25 * 0.9, 0.3 + 0.5 * 0.9  # both to the last record's x, for every dim
+    cross_entropy = lambda q, y: -y * np.log(q) - (1 - y) * np.log(1 - q)
+    expected_value = sum(cross_entropy(q, y) for q, y in ((0.5, first), (0.4, first), (0.1, second), (0.3, second))) / 4
+    pulled = np.log([0.8, 0.9, 0.7, 0.8, 0.5, 0.6])  # 1 - Q of the bins not taken
+    np.testing.assert_allclose(metrics["target"], (first + second) / 2, rtol=1e-5)
+    np.testing.assert_allclose(metrics["value_loss"], expected_value, rtol=1e-5)
+    np.testing.assert_allclose(value, expected_value - 2.0 * pulled.sum() / 2 / 4, rtol=1e-5)
+
+
 def test_an_absent_dim_leaves_the_chain_and_both_means():
     value, _ = loss(segment(bins=(3, 0)))
     np.testing.assert_allclose(value, 0.5 * (0.5 - 0.3) ** 2 + 2.0 * 0.5 * (0.2**2 + 0.1**2) / 2, rtol=1e-5)
