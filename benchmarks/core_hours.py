@@ -1,17 +1,24 @@
 """`python -m benchmarks.core_hours`: how long each part of `benchmarks.claim` takes on CPU cores, before it is started.
 
-From the runs in experiments/results that had a core each: the median time of a step of each algorithm and of an evaluation episode. Without
-the pools, and with whatever else those cores did.
+From the runs in experiments/results that had a core each: the median time of a step of each algorithm with each length of segment, window
+and number of outputs, or where no run had these of the algorithm, and of an evaluation episode. Without the pools, and with whatever else
+those cores did.
 """
 
 from __future__ import annotations
 
 import collections
 import statistics
+from typing import Any
 
 from benchmarks.claim import SEEDS, output_of, wanted
 from benchmarks.results import rows
 from qt_jax.envs import suites
+
+
+def kind(config: Any) -> tuple[Any, ...]:
+    """What the time of a step depends on most; first the algorithm."""
+    return config.agent.name, config.data.segment_length, config.model.window, config.model.atoms
 
 
 def main() -> None:
@@ -21,15 +28,17 @@ def main() -> None:
         for run in rows(output_of(part)):
             if run["device"] == "cpu" and run["together"] == 1 and run["run"] in of_part:
                 config = of_part[run["run"]]
-                step[config.agent.name].append(run["train_s"] / config.train.steps)
+                for key in (kind(config), config.agent.name):
+                    step[key].append(run["train_s"] / config.train.steps)
                 episode.append(run["evaluate_s"] / sum(map(len, run["success"].values())))
-    seconds = {agent: statistics.median(values) for agent, values in step.items()}
+    seconds = {key: statistics.median(values) for key, values in step.items()}
     print("| part | runs | core-hours |\n|---|---|---|")
     for part, of_part in configs.items():
         hours = 0.0
         for config in of_part.values():
             episodes = config.evaluate.episodes * len(suites.of(config).suite_tasks(config.env.tasks))
-            hours += (config.train.steps * seconds[config.agent.name] + episodes * statistics.median(episode)) / 3600
+            of_step = seconds.get(kind(config), seconds[config.agent.name])
+            hours += (config.train.steps * of_step + episodes * statistics.median(episode)) / 3600
         print(f"| {part} | {len(of_part)} | {hours:.0f} |")
 
 

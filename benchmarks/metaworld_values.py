@@ -1,9 +1,12 @@
 """`python -m benchmarks.metaworld_values`: whether Q-Transformer's values tell what failed from what succeeded, on the autonomous episodes
-that it was trained on (the diagnosis' systematic failures). A line a try and seed in experiments/results/metaworld/values.jsonl.
+that it was trained on (the diagnosis' systematic failures), and how far before a success they know of it. A line a try and seed in
+experiments/results/metaworld/values.jsonl; prints each try's means over seeds.
 """
 
 from __future__ import annotations
 
+import itertools
+import statistics
 from typing import Any
 
 import jax
@@ -15,16 +18,18 @@ from experiments import metaworld_diagnosis
 from qt_jax.agents import q_transformer
 from qt_jax.training.fleet import gather, joined
 
-TRIES = ("half", "half_fast", "half_fast_ended", "half_fast_ended_skip_5")
+TRIES = ("half", "half_fast", "half_fast_ended", "half_fast_ended_skip_5", "half_fast_ended_skip_5_mild")
 SEEDS = (0, 1, 2)
 OUTPUT = results.METAWORLD / "values.jsonl"
+LEFT = (0, 5, 10, 20, 40)
+"""Decisions to a success, at which ranges of them begin."""
 DEMONSTRATIONS = 0
 """Place of their group where a batch is balanced; the others' episodes are autonomous."""
 
 
 def separation(content: packs.Pack, job: packs.Job, member: packs.Member, params: dict) -> dict[str, float]:
-    """Mean Q of the action taken at each segment's first step, of episodes that succeeded and that failed, and the AUC of Q for success
-    (.5: the values do not tell them apart)."""
+    """Mean Q of the action taken at each segment's first step, of episodes that succeeded, in all and so many decisions before, and that
+    failed, and the AUC of Q for success (.5: the values do not tell them apart)."""
     config, network, pool = job.config_of(member), fleet.network_of(content, job), content.data[job.data[member.data]].pool
     arrays, _ = joined([pool])
     autonomous = [group for place, group in enumerate(member.groups) if place != DEMONSTRATIONS]
@@ -35,7 +40,11 @@ def separation(content: packs.Pack, job: packs.Job, member: packs.Member, params
     q = np.concatenate([values(part) for part in np.array_split(rows, -(-len(rows) // 512))])
     success = arrays["success"][rows]
     auc = mannwhitneyu(q[success], q[~success]).statistic / (success.sum() * (~success).sum())
-    return {"q_success": float(q[success].mean()), "q_failure": float(q[~success].mean()), "auc": float(auc)}
+    left = np.full(len(rows), np.inf)
+    left[success] = np.round(np.log(arrays["mc_return"][rows[success], 0]) / np.log(config.discount))  # its one reward is the last
+    before = {f"q_{low}_left": q[(left >= low) & (left < high)] for low, high in itertools.pairwise(LEFT)}
+    found = {"q_success": q[success], "q_failure": q[~success]} | before
+    return {name: float(values.mean()) for name, values in found.items()} | {"auc": float(auc)}
 
 
 def _do(unit: fleet.Unit) -> list[dict[str, Any]]:
@@ -47,6 +56,12 @@ def main() -> None:
     names = [f"q_transformer.{name},few_systematic,{seed}" for seed in SEEDS for name in TRIES]
     configs = {name: metaworld_diagnosis.get_config(name) for name in names}
     fleet.run(claim.packed("experiments/metaworld_diagnosis.py", "values", configs), OUTPUT, do=_do)
+    rows = results.rows(OUTPUT)
+    metrics = [name for name, value in rows[0].items() if isinstance(value, float)]
+    print("| try | " + " | ".join(metrics) + " |\n" + "|---" * (len(metrics) + 1) + "|")
+    for name in TRIES:
+        own = [row for row in rows if row["run"].startswith(f"q_transformer.{name},")]
+        print(f"| {name} | " + " | ".join(f"{statistics.mean(row[metric] for row in own):.3f}" for metric in metrics) + " |")
 
 
 if __name__ == "__main__":

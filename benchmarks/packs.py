@@ -82,12 +82,14 @@ def write(configs: dict[str, Any], path: Path, curves: Mapping[str, tuple[int, .
 
     wanted: dict[Any, tuple[Any, list[Group]]] = {}
     programs: dict[str, list[tuple[str, Any, Any, tuple[Group, ...]]]] = {}
+    told: set[str] = set()
     for run, config in configs.items():
         frozen, recipe, assets = inputs.load(config, datasets.entries(config))
         groups = mixture.groups(recipe.mixture, recipe.cutting)
         key = config.data.path, config.data.step_penalty, recipe.layout(0)  # all that decides what a segment holds
         wanted.setdefault(key, (recipe, []))[1].extend(groups)
         programs.setdefault(_program(frozen, recipe), []).append((run, frozen, key, groups))
+        told |= {suites.of(config).INSTRUCTIONS[task][0] for task in assets.data if task != "all"}
     data = [
         Data(loader.read_pool(recipe, groups), layout.state, layout.network_action, layout.network_observation)
         for (*_, layout), (recipe, groups) in wanted.items()
@@ -100,8 +102,7 @@ def write(configs: dict[str, Any], path: Path, curves: Mapping[str, tuple[int, .
             Member(run, own.index(numbers[key]), groups, _traced(frozen), curves.get(run, ())) for run, frozen, key, groups in runs
         )
         jobs.append(Job(checkpoints.plain_config(runs[0][1]), own, members))
-    instructions = suites.of(config).INSTRUCTIONS
-    sentences = {instructions[task][0]: text.embed(instructions[task][0]) for task in assets.data if task != "all"}
+    sentences = {sentence: text.embed(sentence) for sentence in sorted(told)}
     content = Pack(data, assets.instruction_dim, assets.datasets["collected"].dt, sentences, jobs, facts)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(lzma.compress(pickle.dumps(content), filters=COMPRESSION))

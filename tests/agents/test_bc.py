@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -20,9 +22,8 @@ class FixedLogits:
 
 def test_cross_entropy_by_hand():
     """Logits of 0, 1, ..., 7 in each dim, of which the gripper has two; only trainable steps count."""
-    segment = make_segment(steps=3, batch=1)
-    object.__setattr__(segment, "trainable", np.asarray([[True, True, False]]))
-    object.__setattr__(segment, "tokens", np.asarray([[[7, 2, 0], [0, 5, 1], [3, 3, 1]]]))
+    trainable, tokens = np.asarray([[True, True, False]]), np.asarray([[[7, 2, 0], [0, 5, 1], [3, 3, 1]]])
+    segment = dataclasses.replace(make_segment(steps=3, batch=1), trainable=trainable, tokens=tokens)
     logits = jnp.broadcast_to(jnp.arange(8.0)[:, None], (1, 3, 3, 8, 1)).at[0, 2].multiply(50.0)
     sums = bc.loss(None, FixedLogits(logits), {}, None, segment, None)
     of_eight, of_two = np.log(np.exp(np.arange(8.0)).sum()), np.log(np.exp([0.0, 1.0]).sum())
@@ -31,8 +32,7 @@ def test_cross_entropy_by_hand():
 
 
 def test_relabelled_segments_are_not_imitated():
-    segment = make_segment(steps=3, batch=2)
-    object.__setattr__(segment, "relabelled", np.asarray([False, True]))
+    segment = dataclasses.replace(make_segment(steps=3, batch=2), relabelled=np.asarray([False, True]))
     sums = bc.loss(None, FixedLogits(jnp.zeros((2, 3, 3, 8, 1))), {}, None, segment, None)
     np.testing.assert_allclose(sums["loss"], (3 * (2 * np.log(8) + np.log(2)), 9), rtol=1e-6)
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import claim, fleet, metaworld_tries, packs, paired
+from benchmarks import claim, fleet, metaworld_tries, packs, paired, results
 from benchmarks import metaworld_images as metaworld_images_runner
 from experiments import metaworld_benchmark, metaworld_images
 from experiments.metaworld_recipes import METHODS, RECIPES
@@ -55,10 +55,12 @@ def test_bins_are_ablated_with_alpha_over_bins_held():
         assert strength(of(f"q_transformer.bins_{bins}")) == pytest.approx(strength(of("q_transformer")))
 
 
-def test_a_part_that_is_complete_is_no_error(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["claim", "grid"])
+def test_a_part_that_is_complete_is_no_error(monkeypatch, capsys, tmp_path):
+    for run in claim.wanted("grid", [])[1]:
+        results.add(tmp_path / "done.jsonl", {"run": run})
+    monkeypatch.setattr("sys.argv", ["claim", "grid", f"--output={tmp_path}/done.jsonl"])
     claim.main()
-    assert capsys.readouterr().out.startswith("experiments/results/metaworld/grid.jsonl holds all of these runs")
+    assert capsys.readouterr().out.startswith(f"{tmp_path}/done.jsonl holds all of these runs")
 
 
 def test_every_ablation_is_valid_on_every_recipe():
