@@ -58,9 +58,10 @@ def apply(config: ml_collections.ConfigDict, settings: dict[str, Any], recipe: s
     """Sets a method's settings and a recipe, which the method's filter narrows."""
     config.update_from_flattened_dict(settings)
     config.data.limits, of_recipe = RECIPES[recipe]
-    successes_are_demonstrations = of_recipe == "demonstrations_and_failures"
-    narrower = {"all": of_recipe, "successes": "demonstrations" if successes_are_demonstrations else "successes"}
-    config.data.episodes = narrower.get(config.data.episodes, config.data.episodes)
+    if config.data.episodes == "all":
+        config.data.episodes = of_recipe
+    elif config.data.episodes == "successes" and of_recipe == "demonstrations_and_failures":
+        config.data.episodes = "demonstrations"
     if config.data.episodes == "demonstrations":
         config.data.balance.demonstrations = None  # nothing else is there to balance with
 
