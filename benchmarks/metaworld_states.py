@@ -87,7 +87,7 @@ def expected(content: packs.Pack, job: packs.Job, member: packs.Member, params: 
     return result
 
 
-def _do(unit: fleet.Unit) -> list[dict[str, Any]]:
+def measure(unit: fleet.Unit) -> list[dict[str, Any]]:
     of_run = content, *_ = fleet.trained(unit)
     found, own = unseen(*of_run), expected(*of_run)
     return [{"run": of_run[2].name, "tasks": {task: found[task] | own[task] for task in found}} | content.facts]
@@ -109,7 +109,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     every = configs([f"{method},a,{seed}" for seed in SEEDS for method in METHODS])
     pack = claim.packed("experiments/metaworld_benchmark.py", "states", every)
-    fleet.run(pack, OUTPUT, do=_do, beside=[name for name in every if UNSEEN in name])
+    fleet.run(pack, OUTPUT, do=measure, beside=[name for name in every if UNSEEN in name])
     print(table(results.rows(OUTPUT)))
 
 

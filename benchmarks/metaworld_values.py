@@ -47,7 +47,7 @@ def separation(content: packs.Pack, job: packs.Job, member: packs.Member, params
     return {name: float(values.mean()) for name, values in found.items()} | {"auc": float(auc)}
 
 
-def _do(unit: fleet.Unit) -> list[dict[str, Any]]:
+def measure(unit: fleet.Unit) -> list[dict[str, Any]]:
     content, job, member, params = fleet.trained(unit)
     return [{"run": member.name} | separation(content, job, member, params) | content.facts]
 
@@ -55,7 +55,7 @@ def _do(unit: fleet.Unit) -> list[dict[str, Any]]:
 def main() -> None:
     names = [f"q_transformer.{name},few_systematic,{seed}" for seed in SEEDS for name in TRIES]
     configs = {name: metaworld_diagnosis.get_config(name) for name in names}
-    fleet.run(claim.packed("experiments/metaworld_diagnosis.py", "values", configs), OUTPUT, do=_do)
+    fleet.run(claim.packed("experiments/metaworld_diagnosis.py", "values", configs), OUTPUT, do=measure)
     rows = results.rows(OUTPUT)
     metrics = [name for name, value in rows[0].items() if isinstance(value, float)]
     print("| try | " + " | ".join(metrics) + " |\n" + "|---" * (len(metrics) + 1) + "|")

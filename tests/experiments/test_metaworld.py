@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import claim, fleet, metaworld_tries, packs, paired, results
+from benchmarks import claim, fleet, metaworld_states, metaworld_tries, packs, paired, results
 from benchmarks import metaworld_images as metaworld_images_runner
 from experiments import metaworld_benchmark, metaworld_images
 from experiments.metaworld_recipes import METHODS, RECIPES
@@ -105,3 +105,17 @@ def test_a_pack_is_run_once(config, tmp_path):
     assert "curve" not in other and {n: len(episodes) for n, episodes in one["curve"]["1"].items()} == dict.fromkeys(one["success"], 2)
     assert one["metrics"]["loss"] != other["metrics"]["loss"]
     assert 0 < one["train_s"] < 600 and one["commit"] == "abc" and [one["together"], other["together"], coarse["together"]] == [2, 2, 1]
+
+
+def test_states_are_measured_beside_demonstrations_that_the_run_does_not_see(config, tmp_path):
+    config.env.cameras, config.data.limits, config.data.validation_fraction = (), ("demonstration=1",), 0.0
+    config.train.steps, config.evaluate.episodes, config.evaluate.max_decisions = 2, 1, 3
+    configs = metaworld_states.configs(["bc,a,0"], lambda name: config.copy_and_resolve_references())
+    packs.write(configs, tmp_path / "states.pack", commit="abc")
+    beside = [name for name in configs if name != "bc,a,0"]
+    fleet.run(tmp_path / "states.pack", tmp_path / "states.jsonl", processes=1, do=metaworld_states.measure, beside=beside)
+    (row,) = results.rows(tmp_path / "states.jsonl")
+    assert row["run"] == "bc,a,0" and row["commit"] == "abc" and set(row["tasks"]) == {"faucet-open", "faucet-close"}
+    for found in row["tasks"].values():
+        assert found["same"] < 1 and 0 < found["bins_off"] < 16 and found["success"] == 0 and "score_in_success" not in found
+    assert "| faucet-open | bc | " in metaworld_states.table([row])
