@@ -178,10 +178,8 @@ SEED_0 = (
     "q_transformer.many_successes_fast_ended_skip_5_mild",
     "q_transformer.few_failures_fast_ended_skip_5_mild",
     "q_transformer.half_fast_ended_skip_5_mild_histogram",
-    "decision_transformer.even_dropout",
     "iql.even_fast_ended_actor_dropout_5",
     "cql.even_fast_ended_skip_5_cold",
-    "awac.even_positive_fast_ended_monte_carlo",
 )
 """Run on seed 0 alone: of the last four of a method, all but the better two of those that are above its frozen try there."""
 
