@@ -1,6 +1,6 @@
 """The settings that were tried on the pools of the diagnosis, eleven a method: eight, then three around the best of
-them; four more of each but Q-Transformer, after a review, of which SEED_0 was tried on one seed alone; and what each was tried on. See
-diagnosis.md.
+them; then four more, after a review, and after another one the balance EVEN, of which SEED_0 was tried on one seed alone; and what each was
+tried on. See diagnosis.md. The first eleven of IQL and AWAC with dropout were run at commits before afe9472, where the values had it too.
 
 `metaworld_diagnosis.py` names a try and a cell: `--config=experiments/metaworld_diagnosis.py:q_transformer.half,few_noise,3`.
 """
@@ -181,7 +181,7 @@ SEED_0 = (
     "iql.even_fast_ended_actor_dropout_5",
     "cql.even_fast_ended_skip_5_cold",
 )
-"""Run on seed 0 alone: of the last four of a method, all but the better two of those that are above its frozen try there."""
+"""Run on seed 0 alone: of the last tries of a method, all but the better two of those that are above its best there."""
 
 PROBES = {"decision_transformer.some_dropout_successes": SOME | DROPOUT | SUCCESSES}
 """What was run to understand the tries, and is not chosen from."""
