@@ -135,7 +135,10 @@ _OPENED: dict[str, Any] = {}
 
 
 def open_pack(path: Path) -> None:
-    """In a worker, before JAX has a backend: one thread on a CPU, whose other cores have workers of their own; no rendering."""
+    """In a worker, before JAX has a backend: it stays on one core, the others have workers of their own; no rendering."""
+    cores = sorted(os.sched_getaffinity(0))
+    (number,) = multiprocessing.current_process()._identity  # counts the processes of the pool
+    os.sched_setaffinity(0, {cores[number % len(cores)]})
     os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
     os.environ["MUJOCO_GL"] = os.environ["QT_JAX_GL_PROBED"] = "disable"
     jax.config.update("jax_platforms", "cpu")
