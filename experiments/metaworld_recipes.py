@@ -31,6 +31,9 @@ ABLATIONS = {
     "chain": {"agent.backup": "chain"},
     "n_step_1": {"agent.n_step": 1, "data.segment_length": 5},
     "chain_n_step_1": {"agent.backup": "chain", "agent.n_step": 1, "data.segment_length": 5},
+    "chain_n_step_1_no_monte_carlo": {
+        "agent.backup": "chain", "agent.n_step": 1, "data.segment_length": 5, "agent.monte_carlo": False,
+    },  # fmt: skip
     "alpha_1": {"agent.alpha": 1.0},
     "alpha_30": {"agent.alpha": 30.0},
     "bins_16": {"data.bins": 16, "agent.alpha": 3.0 * 15 / 63},
