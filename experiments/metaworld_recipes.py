@@ -23,17 +23,22 @@ RECIPES = {
 a: few demonstrations and noisy autonomous episodes. b: few demonstrations and failures alone, 9% positives (the paper's simulation: 8%).
 c: plentiful demonstrations and noisy episodes. d: as a, but with systematic errors."""
 
+ONE_STEP = {"agent.n_step": 1, "data.segment_length": 5}
+CHAIN = ONE_STEP | {"agent.backup": "chain"}
+"""One step at a time, with maximisation over each dim: of all backups here the one that a value travels slowest with."""
+SLOW_TARGET = {"agent.target_rate": 0.005}
+
 ABLATIONS = {
     "no_conservatism": {"agent.conservatism": "none"},
     "softmax_conservatism": {"agent.conservatism": "softmax", "agent.alpha": 0.1},
     "softmax_conservatism_cold": {"agent.conservatism": "softmax", "agent.alpha": 0.1, "agent.temperature": 0.03},
     "no_monte_carlo": {"agent.monte_carlo": False},
     "chain": {"agent.backup": "chain"},
-    "n_step_1": {"agent.n_step": 1, "data.segment_length": 5},
-    "chain_n_step_1": {"agent.backup": "chain", "agent.n_step": 1, "data.segment_length": 5},
-    "chain_n_step_1_no_monte_carlo": {
-        "agent.backup": "chain", "agent.n_step": 1, "data.segment_length": 5, "agent.monte_carlo": False,
-    },  # fmt: skip
+    "n_step_1": ONE_STEP,
+    "chain_n_step_1": CHAIN,
+    "chain_n_step_1_no_monte_carlo": CHAIN | {"agent.monte_carlo": False},
+    "chain_n_step_1_slow_target": CHAIN | SLOW_TARGET,
+    "chain_n_step_1_slow_target_no_monte_carlo": CHAIN | SLOW_TARGET | {"agent.monte_carlo": False},
     "alpha_1": {"agent.alpha": 1.0},
     "alpha_30": {"agent.alpha": 30.0},
     "bins_16": {"data.bins": 16, "agent.alpha": 3.0 * 15 / 63},
@@ -41,7 +46,7 @@ ABLATIONS = {
     "squared": {"agent.value_loss": "squared"},
     "histogram": {"agent.value_loss": "histogram", "model.atoms": 51},
     "two_critics": {"agent.critics": 2, "model.atoms": 2},
-    "slow_target": {"agent.target_rate": 0.005},
+    "slow_target": SLOW_TARGET,
     "bootstrapped_limits": {"data.time_limits": "bootstrap"},
     "window_per_frame": {"model.window": 2, "data.segment_length": 10},
     "window_window": {"model.window": 2, "data.segment_length": 10, "model.attention": "window"},
