@@ -1,5 +1,5 @@
 """The settings that were tried on the pools of the diagnosis, eleven a method: eight, then three around the best of
-them; then four more, after a review, and after another one the balance EVEN, of which SEED_0 was tried on one seed alone; and what each was
+them; then four more, after a review, and after another one the balance EVEN, and after a third four of BC on everything; SEED_0 was tried on one seed alone; and what each was
 tried on. See diagnosis.md. The first eleven of IQL and AWAC with dropout were run at commits before afe9472, where the values had it too.
 
 `metaworld_diagnosis.py` names a try and a cell: `--config=experiments/metaworld_diagnosis.py:q_transformer.half,few_noise,3`.
@@ -83,6 +83,10 @@ TRIES = {
         "mostly_more_dropout": SUCCESSES | MOSTLY | MORE_DROPOUT,
         "successes_dropout_window_2": SUCCESSES | DROPOUT | window(2),
         "successes_dropout_window_4": SUCCESSES | DROPOUT | window(4),
+        "all_dropout": DROPOUT,
+        "all_half": HALF,
+        "all_half_dropout": HALF | DROPOUT,
+        "all_mostly_dropout": MOSTLY | DROPOUT,
     },
     "decision_transformer": {
         "all": {},
@@ -159,6 +163,10 @@ TRIES = {
 }
 
 SEED_0 = (
+    "bc.all_dropout",
+    "bc.all_half",
+    "bc.all_half_dropout",
+    "bc.all_mostly_dropout",
     "bc.half_more_dropout",
     "bc.mostly_more_dropout",
     "bc.successes_dropout_window_2",
