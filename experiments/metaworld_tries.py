@@ -1,6 +1,6 @@
-"""The settings that were tried on the pools of the diagnosis, eleven a method: eight, then three around the best of
-them; then four more, after a review, and after another one the balance EVEN, and after a third four of BC on everything; SEED_0 was tried on one seed alone; and what each was
-tried on. See diagnosis.md. The first eleven of IQL and AWAC with dropout were run at commits before afe9472, where the values had it too.
+"""The settings that were tried on the pools of the diagnosis, eleven a method: eight, then three around the best of them; then four more,
+after a review; then the balance EVEN; then four of BC on everything. SEED_0: tried on one seed alone. And what each was tried on. See
+diagnosis.md. The first eleven of IQL and AWAC with dropout were run at commits before afe9472, where the values had it too.
 
 `metaworld_diagnosis.py` names a try and a cell: `--config=experiments/metaworld_diagnosis.py:q_transformer.half,few_noise,3`.
 """
