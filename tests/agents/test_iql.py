@@ -46,14 +46,32 @@ def test_loss_by_hand():
     np.testing.assert_allclose(found["loss"], VALUE_LOSS + CRITIC_LOSS + policy_loss, rtol=1e-4)
 
 
-@pytest.mark.parametrize("terminal", [True, False])
-def test_two_steps_bootstrap_from_the_state_value(terminal):
+def two_records(batch, **settings):
+    """Critics' loss of two transitions with V of .12 and .73 after them, and a function of their targets that should give it."""
     online, target = network_outputs(by_hand.Q, SECOND, -1.0, -2.0, 1.0), network_outputs(by_hand.Q_TARGET, SECOND_TARGET, 7.0, 7.0, 7.0)
-    found = by_hand.means(iql, online, target, segment([0.1, 0.3], (3, 2), terminal))
-    first, second = 0.1 + 0.5 / (1 + np.exp(2.0)), 0.3 + (0.0 if terminal else 0.5 / (1 + np.exp(-1.0)))
     # Q of the gripper's bins taken, the first and then the second.
-    squares = (0.4 - first) ** 2 + (0.6 - first) ** 2 + (0.3 - second) ** 2 + (0.8 - second) ** 2
-    np.testing.assert_allclose(found["critic_loss"], 0.5 * squares / 4, rtol=1e-4)
+    squares = lambda first, second: (0.4 - first) ** 2 + (0.6 - first) ** 2 + (0.3 - second) ** 2 + (0.8 - second) ** 2
+    return by_hand.means(iql, online, target, batch, **settings)["critic_loss"], lambda *targets: 0.5 * squares(*targets) / 4
+
+
+V_SECOND, V_LAST = 1 / (1 + np.exp(2.0)), 1 / (1 + np.exp(-1.0))
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_two_records_bootstrap_from_the_state_value(terminal):
+    found, expected = two_records(segment([0.1, 0.3], (3, 2), terminal))
+    np.testing.assert_allclose(found, expected(0.1 + 0.5 * V_SECOND, 0.3 + (0.0 if terminal else 0.5 * V_LAST)), rtol=1e-4)
+
+
+def test_two_steps_at_once_and_what_is_left_of_them():
+    found, expected = two_records(segment([0.1, 0.3], terminal=False), n_step=2)
+    np.testing.assert_allclose(found, expected(0.1 + 0.5 * 0.3 + 0.25 * V_LAST, 0.3 + 0.5 * V_LAST), rtol=1e-4)
+
+
+def test_a_decision_of_twice_the_reference_is_discounted_twice():
+    batch = segment([0.1, 0.3], terminal=False)
+    found, expected = two_records(dataclasses.replace(batch, dt=2 * batch.dt))
+    np.testing.assert_allclose(found, expected(0.1 + 0.25 * V_SECOND, 0.3 + 0.25 * V_LAST), rtol=1e-4)
 
 
 def test_without_a_gripper_x_is_the_whole_action():

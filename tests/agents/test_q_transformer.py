@@ -1,7 +1,11 @@
 """The whole loss of Eq. 2 against numbers worked out by hand: a three-bin dim, a two-bin gripper, one terminal transition."""
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
+from scipy import stats
 
 from qt_jax.agents import q_transformer
 from tests.agents import by_hand
@@ -42,6 +46,34 @@ def test_two_skipped_steps_with_cross_entropy_by_hand():
     np.testing.assert_allclose(metrics["target"], (first + second) / 2, rtol=1e-5)
     np.testing.assert_allclose(metrics["value_loss"], expected_value, rtol=1e-5)
     np.testing.assert_allclose(value, expected_value - 2.0 * pulled.sum() / 2 / 4, rtol=1e-5)
+
+
+def test_histograms_by_hand():
+    """Two cells over the value range and three more at each side; every output flat, so that Q is .5, but of the x taken."""
+    taken = np.arange(1, 9) / 36
+    flat = jnp.zeros((1, 2, 2, 3, 8))
+    value, metrics = loss(segment(), flat.at[0, 0, 0, 1].set(np.log(taken)), flat, value_loss="histogram")
+    edges = np.linspace(-1.5, 2.5, 9)
+
+    def divergence(y, predicted):
+        p = np.diff(stats.norm.cdf(edges, y, 0.75 * 0.5))
+        p /= p.sum()
+        return np.sum(p * np.log(p / predicted))
+
+    expected_value = (divergence(0.5, taken) + divergence(0.3, np.full(8, 1 / 8))) / 2  # x: the gripper's best Q; gripper: the reward
+    np.testing.assert_allclose(metrics["value_loss"], expected_value, rtol=1e-4)
+    np.testing.assert_allclose(metrics["q_taken"], (taken @ (edges[1:] + edges[:-1]) / 2 + 0.5) / 2, rtol=1e-5)
+    pulled = (0.5 * (0.5**2 + 0.5**2) / 2 + 0.5 * 0.5**2 / 2) / 2
+    np.testing.assert_allclose(value, expected_value + 2.0 * pulled, rtol=1e-4)
+
+
+def test_a_decision_of_twice_the_reference_is_discounted_twice():
+    batch = segment([0.1, 0.3], terminal=False)
+    slow = dataclasses.replace(batch, dt=2 * batch.dt)
+    records = by_hand.logits(by_hand.Q, by_hand.Q, by_hand.Q), by_hand.logits(*[by_hand.Q_TARGET] * 3)
+    _, metrics = loss(slow, *records, monte_carlo=False)
+    # x: the gripper's best Q, .7; gripper: the reward and the next x's best Q, .6.
+    np.testing.assert_allclose(metrics["target"], (0.7 + (0.1 + 0.25 * 0.6) + 0.7 + (0.3 + 0.25 * 0.6)) / 4, rtol=1e-5)
 
 
 def test_an_absent_dim_leaves_the_chain_and_both_means():
