@@ -45,7 +45,9 @@ def wanted(part: str, names: list[str]) -> tuple[str, dict]:
     every = [f"{name},{cell},{seed}" for seed in range(SEEDS[part]) for name, cell in runs_of if not (seed and name in SEED_0)]
     beginning = lambda name: [run for run in every if f"{run},".startswith(f"{name},")]
     if unknown := [name for name in names if not beginning(name)]:
-        raise SystemExit(f"{unknown[0]!r} is none of {part}: {', '.join(sorted({name for name, _ in runs_of}))}")
+        places = zip(("names", "recipes or cells", "seeds"), zip(*(run.split(",") for run in every)))
+        known = "; ".join(f"{what}: {', '.join(sorted(set(values)))}" for what, values in places)
+        raise SystemExit(f"{unknown[0]!r} is none of the {len(every)} runs of {part}. {known}")
     chosen = [run for run in every if not names or any(run in beginning(name) for name in names)]
     return f"experiments/{module.__name__.split('.')[-1]}.py", {run: module.get_config(run) for run in chosen}
 
@@ -64,10 +66,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=SEEDS)
     parser.add_argument("names", nargs="*")
-    parser.add_argument("--together", type=int, default=1)
+    parser.add_argument("--together", type=fleet.positive, default=1, metavar="N")
     parser.add_argument("--pack", action="store_true", help="only write .fleet/PART.pack, for `python -m benchmarks.fleet` elsewhere")
     parser.add_argument("--output", type=Path, help="file of the results; what it holds is not run again")
     given = parser.parse_args()
+    if given.pack and given.together > 1:
+        parser.error("--pack runs nothing: give --together to `python -m benchmarks.fleet` there")
     output = given.output or output_of(given.part)
     experiment, configs = wanted(given.part, given.names)
     known = {row["run"] for row in results.rows(output)}

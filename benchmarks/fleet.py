@@ -219,12 +219,21 @@ def run(
             results.add(output, row)
 
 
+def positive(text: str) -> int:
+    """Of a command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a whole number from 1")
+    return int(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pack", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--together", type=int, default=1)
+    parser.add_argument("--together", type=positive, default=1, metavar="N")
     given = parser.parse_args()
+    if not given.pack.exists():
+        parser.error(f"{given.pack} does not exist; `python -m benchmarks.claim PART --pack` writes .fleet/PART.pack")
     run(given.pack, given.output, given.together)
 
 

@@ -1,11 +1,13 @@
-"""`make metaworld-images`: Q-Transformer, behaviour cloning of the successes and the best other method from images, three seeds.
+"""`python -m benchmarks.metaworld_images [METHOD,SEED ...]`: Q-Transformer, behaviour cloning of the successes and the best other method
+from images, three seeds; without names all.
 
-Through the doors that a user has; a finished run is not repeated, an unfinished one goes on. A JSON line a run in
-experiments/results/metaworld/images.jsonl, as the state-only runs have them.
+Through the doors that a user has; an unfinished run goes on. A JSON line a run in experiments/results/metaworld/images.jsonl, as the
+state-only runs have them. `--output=again.jsonl` runs again what is there already, where runs/metaworld_images does not have it.
 """
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from benchmarks import results, runs
@@ -18,21 +20,27 @@ RECIPE = "a from images"
 
 
 def main() -> None:
-    commit, output = runs.code_commit("experiments"), results.METAWORLD / "images.jsonl"
-    known = {row["run"] for row in results.rows(output)}
-    for seed in SEEDS:
-        for method in METHODS:
-            run = f"{method},{RECIPE},{seed}"
-            if run in known:
-                continue
-            config = metaworld_images.get_config(f"{method},{seed}")
-            if not (Path(config.data.path) / "1.0.0").exists():
-                runs.door("collect", f"{EXPERIMENT}:{method},{seed}")
-            found = runs.train_and_evaluate(f"{EXPERIMENT}:{method},{seed}", Path(config.workdir))
-            counts = {task: (round(row["success"] * row["episodes"]), row["episodes"]) for task, row in found["tasks"].items()}
-            success = {task: [True] * good + [False] * (count - good) for task, (good, count) in counts.items()}  # in no order
-            row = {"run": run, "success": success, "training_minutes": found["training_minutes"], "device": runs.MACHINE}
-            results.add(output, row | {"experiment": EXPERIMENT, "commit": commit})
+    every = [f"{method},{seed}" for seed in SEEDS for method in METHODS]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="METHOD,SEED")
+    parser.add_argument("--output", type=Path, default=results.METAWORLD / "images.jsonl")
+    given = parser.parse_args()
+    if unknown := [name for name in given.names if name not in every]:
+        parser.error(f"{unknown[0]!r} is none of {' '.join(every)}")
+    commit, known = runs.code_commit("experiments"), {row["run"] for row in results.rows(given.output)}
+    for name in given.names or every:
+        method, seed = name.split(",")
+        run = f"{method},{RECIPE},{seed}"
+        if run in known:
+            continue
+        config = metaworld_images.get_config(name)
+        if not (Path(config.data.path) / "1.0.0").exists():
+            runs.door("collect", f"{EXPERIMENT}:{name}")
+        found = runs.train_and_evaluate(f"{EXPERIMENT}:{name}", Path(config.workdir))
+        counts = {task: (round(row["success"] * row["episodes"]), row["episodes"]) for task, row in found["tasks"].items()}
+        success = {task: [True] * good + [False] * (count - good) for task, (good, count) in counts.items()}  # in no order
+        row = {"run": run, "success": success, "training_minutes": found["training_minutes"], "device": runs.MACHINE}
+        results.add(given.output, row | {"experiment": EXPERIMENT, "commit": commit})
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def settings() -> str:
 
 
 def main(file: str) -> None:
-    print(table(results.rows(results.METAWORLD / file)))
+    print(table(results.existing(results.METAWORLD / file, "success")))
     if file == CURRENT:
         print(f"\n{settings()}")
 

@@ -20,7 +20,7 @@ Successes = dict[int, float]
 def scores(file: str) -> dict[tuple[str, str], Successes]:
     """{(method, cell): {seed: success}}."""
     found: dict[tuple[str, str], Successes] = {}
-    for run in results.rows(results.ALL / file):
+    for run in results.existing(results.ALL / file, "success"):
         method, cell, seed = run["run"].split(",")
         found.setdefault((method, cell), {})[int(seed)] = float(np.mean([s for episodes in run["success"].values() for s in episodes]))
     return found
@@ -58,4 +58,6 @@ def main(file: str, one: str, other: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit(f"{len(sys.argv) - 1} arguments; expected three:\n{__doc__}")
     main(*sys.argv[1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,17 @@ METAWORLD = ALL / "metaworld"
 
 def rows(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def existing(file: Path, field: str) -> list[dict[str, Any]]:
+    """The rows of a file that someone named, each with that field."""
+    if not file.exists():
+        known = sorted(str(path.relative_to(ALL)) for path in ALL.rglob("*.jsonl"))
+        sys.exit(f"{file} does not exist; {ALL} has {', '.join(known)}.")
+    found = rows(file)
+    if without := sum(field not in row for row in found):
+        sys.exit(f"{file} has {without} rows without {field!r}; expected a file of runs that were evaluated.")
+    return found
 
 
 def add(file: Path, row: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ def door(name: str, config: str, *overrides: str) -> None:
 
 def code_commit(experiment: str) -> str:
     """The last commit that changed the code or this experiment, so that a figure is never of other code than it says."""
-    paths = ["--", "qt_jax", experiment, "requirements.txt", ":!experiments/results"]
+    paths = ["--", "qt_jax", experiment, "requirements.txt", ":!experiments/*.md", ":!experiments/results"]
     git = lambda *arguments: subprocess.run(["git", *arguments, *paths], capture_output=True, text=True, check=True).stdout.strip()
     if changed := git("status", "--porcelain"):
         sys.exit(f"Commit your changes first, so that the figures name the code they are of:\n{changed}")

@@ -32,7 +32,7 @@ def test_a_row_and_a_run_can_be_named():
     names = lambda *given: list(claim.wanted("benchmark", list(given))[1])
     assert names("iql,a") == [f"iql,a,{seed}" for seed in range(5)] and names("iql,a,3", "awac,b,0") == ["awac,b,0", "iql,a,3"]
     assert len(names("bc_all")) == 20
-    with pytest.raises(SystemExit, match="'bc' is none of benchmark: awac, bc_all"):
+    with pytest.raises(SystemExit, match="'bc' is none of the 180 runs of benchmark. names: awac, bc_all,.* recipes or cells: a, b, c, d; seeds: 0, 1,"):
         names("bc")
 
 
@@ -45,6 +45,13 @@ def test_what_seed_0_decided_against_is_not_run_on_the_others():
 def test_differences_are_paired_by_seed():
     assert paired.difference({0: 0.5, 1: 0.7, 2: 0.9}, {0: 0.4, 1: 0.4}) == "+20% [-107%, +147%]"  # .1 and .3; t of one degree is 12.7
     assert paired.difference({0: 0.5}, {0: 0.4}) == ""
+
+
+def test_files_that_are_not_there_or_hold_no_evaluations_are_refused():
+    with pytest.raises(SystemExit, match="nosuch.jsonl does not exist; experiments/results has .*metaworld/benchmark.jsonl"):
+        paired.main("nosuch.jsonl", "q_transformer", "bc_all")
+    with pytest.raises(SystemExit, match="rows without 'success'"):
+        paired.main("metaworld/values.jsonl", "q_transformer", "bc_all")
 
 
 def test_bins_are_ablated_with_alpha_over_bins_held():
