@@ -46,7 +46,8 @@ class ActionDim(Dim):
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """kinds: {of `KINDS`: episodes}. dt: {seconds: episodes}. tasks: (name, episodes, share of success). samples: behind the actions."""
+    """kinds: {of `KINDS`: episodes}. dt: {seconds: episodes}. tasks, collectors: (name, episodes, success).
+    samples: behind the actions."""
 
     name: str
     weight: float
@@ -61,6 +62,7 @@ class Summary:
     lengths: np.ndarray
     dt: dict[float, int]
     tasks: list[tuple[str, int, float]]
+    collectors: list[tuple[str, int, float]]
     instructions: list[tuple[str, int]]
     left_out: int
     skipped: dict[str, int]
@@ -92,7 +94,11 @@ def summary(source: Source) -> Summary:
     index, directory = source.index, source.directory
     columns, success = index.columns, index.columns["success"]
     seconds, episodes = np.unique(columns["dt"], return_counts=True)
-    tasks = [(name, int((member := columns["task"] == i).sum()), float(success[member].mean())) for i, name in enumerate(index.tasks)]
+
+    def groups(column: str, names: tuple[str, ...]) -> list[tuple[str, int, float]]:
+        found = [(name, int((member := columns[column] == i).sum()), float(success[member].mean())) for i, name in enumerate(names)]
+        return sorted(found, key=lambda row: (-row[1], row[0]))
+
     told = np.bincount(columns["instruction"], minlength=len(index.instructions))
     return Summary(
         name=source.name,
@@ -107,7 +113,8 @@ def summary(source: Source) -> Summary:
         kinds={kind: int(members.sum()) for kind, members in kinds(source).items()},
         lengths=columns["length"],
         dt=dict(zip(map(float, seconds), map(int, episodes))),
-        tasks=sorted(tasks, key=lambda row: (-row[1], row[0])),
+        tasks=groups("task", index.tasks),
+        collectors=groups("collector", index.collectors),
         instructions=sorted(zip(index.instructions, map(int, told)), key=lambda row: (-row[1], row[0])),
         left_out=index.left_out,
         skipped=index.skipped,
@@ -147,9 +154,10 @@ def text(found: Summary) -> str:
     if found.left_out:
         lines.append(f"  left out      {found.left_out:,} by the standardiser")
     lines += [f"  skipped       {count:,}: {reason}" for reason, count in found.skipped.items()]
-    width = max(len(name) for name, *_ in [*found.tasks[:TOP], *found.instructions[:TOP]])
-    lines += ["", f"  {'task':{width}}{'episodes':>10}{'success':>9}"]
-    lines += [f"  {name:{width}}{episodes:>10,}{share:>9.0%}" for name, episodes, share in found.tasks[:TOP]]
+    width = max(len(name) for name, *_ in [*found.tasks[:TOP], *found.collectors[:TOP], *found.instructions[:TOP], ("collector",)])
+    for what, groups in (("collector", found.collectors), ("task", found.tasks)):
+        lines += ["", f"  {what:{width}}{'episodes':>10}{'success':>9}"]
+        lines += [f"  {name:{width}}{episodes:>10,}{share:>9.0%}" for name, episodes, share in groups[:TOP]]
     if [name for name, *_ in found.tasks] != [name for name, _ in found.instructions]:
         lines += [_more(found.tasks), f"  {'instruction':{width}}{'episodes':>10}"]
         lines += [f"  {name:{width}}{episodes:>10,}" for name, episodes in found.instructions[:TOP]]

@@ -39,6 +39,7 @@ def test_the_numbers(recipe):
     assert (found.episodes, found.steps, found.training, found.validation, found.median) == (24, 300, 24, 0, 12.5)
     assert found.kinds == {"demonstrations": 8, "successes": 8, "failures": 8} and found.success == pytest.approx(2 / 3)
     assert found.tasks == [("even", 12, pytest.approx(2 / 3)), ("odd", 12, pytest.approx(2 / 3))]
+    assert found.collectors == [("noise", 16, pytest.approx(1 / 2)), ("demonstration", 8, 1.0)]
     assert found.instructions == [(name, 6) for name in ("lift the ring", "push the cube", "raise the ring", "shove the cube")]
     assert list(found.dt.values()) == [24] and found.samples == 300
     (x,) = found.actions
@@ -55,6 +56,7 @@ def test_the_table(recipe):
     assert "  episodes      24: 8 successful demonstrations, 8 other successes, 8 failures; 66.7% successful" in lines
     assert "  lengths       min 1, median 12.5, max 24  |████████████████████████|" in lines
     assert "  dt            0.1 s (10 Hz) in 24 episodes" in lines
+    assert "  demonstration          8     100%" in lines
     assert "  even                  12      67%" in lines and "  lift the ring          6" in lines
     (x,) = [line for line in lines if line.startswith("  x ")]
     assert "0.08, 0.52    15.7%, 22.0%    11 of 11  |" in x
