@@ -57,11 +57,12 @@ def main() -> None:
     configs = {name: metaworld_diagnosis.get_config(name) for name in names}
     fleet.run(claim.packed("experiments/metaworld_diagnosis.py", "values", configs), OUTPUT, do=measure)
     rows = results.rows(OUTPUT)
-    metrics = [name for name, value in rows[0].items() if isinstance(value, float)]
+    metrics = list(dict.fromkeys(name for row in rows for name, value in row.items() if isinstance(value, float)))
     print("| try | " + " | ".join(metrics) + " |\n" + "|---" * (len(metrics) + 1) + "|")
     for name in TRIES:
         own = [row for row in rows if row["run"].startswith(f"q_transformer.{name},")]
-        print(f"| {name} | " + " | ".join(f"{statistics.mean(row[metric] for row in own):.3f}" for metric in metrics) + " |")
+        known = [[row[metric] for row in own if metric in row] for metric in metrics]  # the first four tries' rows have three
+        print(f"| {name} | " + " | ".join(f"{statistics.mean(x):.3f}" if x else "" for x in known) + " |")
 
 
 if __name__ == "__main__":
