@@ -28,9 +28,10 @@ def main() -> None:
     if unknown := [name for name in given.names if name not in every]:
         parser.error(f"{unknown[0]!r} is none of {' '.join(every)}")
     commit, known = runs.code_commit("experiments"), {row["run"] for row in results.rows(given.output)}
-    for name in given.names or every:
-        method, seed = name.split(",")
-        run = f"{method},{RECIPE},{seed}"
+    wanted = {name: name.replace(",", f",{RECIPE},") for name in given.names or every}
+    if known.issuperset(wanted.values()):
+        print(f"{given.output} holds all of these runs; `--output=again.jsonl` runs them again.")
+    for name, run in wanted.items():
         if run in known:
             continue
         config = metaworld_images.get_config(name)

@@ -227,7 +227,7 @@ def ablated(file: str, of: str, name: str, page: str) -> None:
         axes[0, recipes.index(recipe)].errorbar(mean, methods.index(method), color="C0", capsize=3, **style)
     for axis, recipe in zip(axes[0], recipes):
         axis.axvline(0, color="grey", linewidth=0.8)
-        axis.set(title=f"recipe {recipe}", xlim=(-1, 0.5))
+        axis.set(title=f"recipe {recipe}", xlim=(-1, 0.5), xticks=(-1, -0.5, 0, 0.5))
     axes[0, 0].set_yticks(range(len(methods)), [method.removeprefix(f"{OURS}.") for method in methods])
     axes[0, 0].set_ylim(len(methods) - 0.5, -0.5)
     figure.supxlabel("success less Q-Transformer's, paired by seed, 95% t interval; x: one seed")

@@ -3,7 +3,7 @@
 Of demonstrations that a run did not see (the pool has 100 a task, the recipe 10): how often the greedy bin of a dim is the expert's, how
 many bins lie between the two, and how often it is the first or the last where the expert's is not; each dim after the expert's own dims
 before it. Of the policy's own episodes: its score (Q, where there is one) of the actions it took, in those that succeed and in those that
-fail. A line a run in experiments/results/metaworld/states.jsonl; prints each task's means over seeds.
+fail. A line a run in experiments/results/metaworld/states.jsonl; prints means over seeds, of each task and of all.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
     for row in rows:
         for task, values in row["tasks"].items():
-            found.setdefault((task, row["run"].split(",")[0]), []).append(values)
+            for group in (task, "all tasks"):
+                found.setdefault((group, row["run"].split(",")[0]), []).append(values)
     lines = ["| task | method | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
     for (task, method), seeds in sorted(found.items()):
         known = [[values[name] for values in seeds if name in values] for name in names]
