@@ -21,10 +21,11 @@ from qt_jax.errors import EXIT_HUNG, EXIT_PEER_LOST, EXIT_PREEMPTED, UserError
 from qt_jax.training import checkpoints, mesh
 from qt_jax.training.config import validate
 
-AGAIN = (EXIT_PREEMPTED, EXIT_HUNG, EXIT_PEER_LOST, 134)
-"""Exit statuses after which the same command is started again; 134: JAX's own abort when process 0 is killed."""
-KILLED = (137, 143)
-"""Statuses of a process that was killed, or told to stop before it could save: where the whole machine is the scheduler's, its doing."""
+AGAIN = (EXIT_PREEMPTED, EXIT_HUNG, EXIT_PEER_LOST, 134, 143)
+"""Exit statuses after which the same command is started again; 134: JAX's own abort when process 0 is killed; 143: SIGTERM came before
+the run could save."""
+KILLED = (137,)
+"""Of a process that was killed: where the whole machine is the scheduler's, its doing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +65,16 @@ class Run:
         asked["value_range"] = asked["value_range"] or saved["value_range"]
         checkpoints.refuse_other_config(saved, asked, self.workdir, bound=("config.train.steps",))
         return not self.evaluate or (storage.directory(self.workdir) / "evaluation.json").exists()
+
+
+def check_devices(runs: Sequence[Run], devices: int, slices: int = 1) -> None:
+    """Raises a UserError for a run whose mesh or batch does not suit that many devices in all, of so many slices."""
+    for run in runs:
+        try:
+            validate(run.config, devices)
+            mesh.axis_across(run.config.mesh, devices, slices)
+        except UserError as error:
+            raise UserError(f"{run.name} on {devices} devices: {error}") from None
 
 
 def single(experiment: str, settings: Sequence[str], evaluate: bool = False) -> Run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shlex
 import subprocess
 from collections.abc import Sequence
@@ -28,12 +29,21 @@ class Cluster:
 
 
 def script(runs: Sequence[Run], name: str, directory: str, cluster: Cluster) -> str:
-    """Of these runs; it logs into `directory` and bears it as its comment. Raises a UserError for rollouts on several nodes."""
+    """Of these runs; it logs into `directory` and bears it as its comment.
+
+    Raises:
+        UserError: for rollouts on several nodes, options that are none, and a directory that no line of the script can name.
+    """
     if cluster.nodes > 1 and any(run.evaluate for run in runs):
         raise UserError(f"--evaluate with --nodes={cluster.nodes}: rollouts are one process's; train first, then evaluate with --nodes=1.")
     wrong = [option for option in cluster.option if not option.startswith("-")]
     if wrong:
         raise UserError(f"--option={wrong[0]} is no option of sbatch; give it with its dashes, such as --option=--{wrong[0]}.")
+    for what, value in (("config.workdir", directory), *(("--option", option) for option in cluster.option)):
+        if re.search(r"[\x00-\x1f\x7f]", value):
+            raise UserError(f"{what} is {value!r}: no line of the script can hold it; give it without line breaks and the like.")
+    if "\\" in directory:  # with one SLURM fills no job's number into the log's name
+        raise UserError(f"config.workdir is {directory!r}; give it without a backslash, which SLURM takes for its own.")
     log = f"{directory.replace('%', '%%')}/slurm-{'%A_%a' if len(runs) > 1 else '%j'}.log"
     at_once = f"%{cluster.at_once}" if cluster.at_once else ""
     values = dataclasses.asdict(cluster) | {"at_once": at_once, "again": AGAIN + KILLED, "start": str(Path.cwd())}
