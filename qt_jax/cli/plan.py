@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_collections
@@ -14,7 +14,7 @@ from qt_jax.cli import datasets
 from qt_jax.data import tables
 from qt_jax.errors import UserError
 from qt_jax.models.q_transformer import Network, parameter_count
-from qt_jax.training import chips, hlo, inputs, mesh, program, topology
+from qt_jax.training import chips, communication, hlo, inputs, mesh, program, topology
 from qt_jax.training.config import validate
 
 FLAGS = flags.FLAGS
@@ -42,9 +42,10 @@ def figures(config: Any, devices: list[Any]) -> dict[str, Any]:
     """What the compiled train step of `config` on these devices needs and, on chips with published peaks, how long it may take.
 
     Returns:
-        bytes on each device (`memory`, compiled), bytes that a step sends (`sent`, compiled: the arrays that a device's group gathers or
-        reduces), FLOPs of a step on each device (`flops`, from the program before optimisation) and, modelled, seconds (`compute_s`,
-        `memory_s`, `wire_s`; of scanned layers `memory_s` counts one).
+        bytes on each device (`memory`, compiled), what a step sends (`sent`, compiled: {kind: bytes of the arrays that a device's group
+        gathers or reduces, how often, over what}), FLOPs of a step on each device (`flops`, from the program before optimisation) and,
+        modelled, seconds (`compute_s`, `memory_s`, `wire_s`, of which `between_s` between slices; of scanned layers `memory_s` counts
+        one).
 
     Raises:
         UserError: if the config does not fit that many devices.
@@ -55,6 +56,7 @@ def figures(config: Any, devices: list[Any]) -> dict[str, Any]:
     config = inputs.with_value_range(config, config.dt_ref)  # which changes numbers in the program alone
     network = Network.create(config.model, *tables.interface(chosen, config.data.image_size), text.DIM)
     compiled = program.build(config, network, mesh.make_mesh(config.mesh, devices))
+    exchanges = hlo.collectives(compiled.step.as_text())
     values = {
         "agent": config.agent.name,
         "parameters": parameter_count(compiled.state.params),
@@ -63,15 +65,30 @@ def figures(config: Any, devices: list[Any]) -> dict[str, Any]:
         "scanned": config.model.scan_layers,
         "mesh": dict(compiled.mesh.shape),
         "memory": program.memory(compiled),
-        "sent": hlo.collectives(compiled.step.as_text()),
+        "sent": sent(exchanges),
         "flops": program.step_flops(config, network, compiled.state, compiled.batch) / len(devices),
     }
     if chip := chips.published(values["device"]):
         values["device_memory"] = chip.memory
         values["compute_s"] = values["flops"] / chip.flops
         values["memory_s"] = compiled.step.cost_analysis().get("bytes accessed", 0.0) / chip.bandwidth
-        values["wire_s"] = sum(values["sent"].values()) / chip.interconnect
+        within, between = communication.seconds(exchanges, compiled.mesh.devices.reshape(-1), chip)
+        values |= {"wire_s": within + between, "between_s": between}
     return values
+
+
+def sent(exchanges: Mapping[hlo.Collective, int]) -> dict[str, tuple[float, int, str]]:
+    """{kind: (bytes, how often, over how many)} of a step."""
+    found: dict[str, list[tuple[hlo.Collective, int]]] = {}
+    for exchange, times in exchanges.items():
+        name = exchange.kind + (" between slices" if exchange.slices > 1 else "")
+        found.setdefault(name, []).append((exchange, times))
+    table = {}
+    for name, parts in sorted(found.items()):
+        over = sorted({exchange.slices if exchange.slices > 1 else len(exchange.groups[0]) for exchange, _ in parts})
+        size = sum(exchange.size * times for exchange, times in parts)
+        table[name] = (size, sum(times for _, times in parts), " or ".join(map(str, over)))
+    return table
 
 
 def fits(config: Any, kind: str) -> Iterator[str]:
@@ -106,17 +123,18 @@ def report(values: dict[str, Any]) -> str:
         "memory on each device (compiled):",
         program.memory_table(parts).rstrip(),
         "sent by each step (compiled; bytes of the arrays that a device's group gathers or reduces):",
-        *(f"  {name:20}{size / 2**20:12,.1f} MiB" for name, size in sorted(values["sent"].items())),
+        *(f"  {name:34}{size / 2**20:12,.1f} MiB in {times}, over {over}" for name, (size, times, over) in values["sent"].items()),
         f"method's FLOPs of a step on each device (from the program before optimisation): {values['flops'] / 1e9:,.1f} GFLOP",
     ]
     if "device_memory" in values:
         compute, memory, wire = (values[name] * 1e3 for name in ("compute_s", "memory_s", "wire_s"))
         once = " (at least: the compiler counts a loop's body once)" if values["scanned"] else ""
+        far = f" (of it {values['between_s'] * 1e3:.3g} ms between slices)" if values["between_s"] else ""
         slowest, held = max(compute, memory), parts["total"] / values["device_memory"]
         lines += [
             f"fits {kind}: {'yes' if held <= 1 else 'NO'}, {held:.1%} of its {values['device_memory'] / 2**30:.0f} GiB",
             f"step time (modelled from published peaks): compute {compute:.3g} ms, memory {memory:.3g} ms{once}, communication "
-            f"{wire:.3g} ms; between {max(slowest, wire):.3g} ms (all overlapped) and {slowest + wire:.3g} ms (none)",
+            f"{wire:.3g} ms{far}; between {max(slowest, wire):.3g} ms (all overlapped) and {slowest + wire:.3g} ms (none)",
             f"scaling efficiency (modelled, no overlap): {slowest / (slowest + wire):.0%}",
         ]
     return "\n".join(lines)
