@@ -19,12 +19,16 @@ from qt_jax.errors import EXIT_USER_ERROR, UserError
 
 def main(arguments: Sequence[str]) -> None:
     given, settings = parser(__doc__).parse_known_args(arguments)
-    if unknown := [setting for setting in settings if not setting.startswith("--config.") or "=" not in setting]:
+    if unknown := [
+        setting for setting in settings if not setting.startswith("--config.") or "=" not in setting
+    ]:
         raise UserError(
             f"Unknown argument {unknown[0]!r}; `python -m launch {given.where} --help` lists them, settings are --config.KEY=VALUE."
         )
     evaluate = getattr(given, "evaluate", False)
-    runs = sweep(given.sweep, settings, evaluate) if given.sweep else [single(given.config, settings, evaluate)]
+    runs = (
+        sweep(given.sweep, settings, evaluate) if given.sweep else [single(given.config, settings, evaluate)]
+    )
     if given.where == "collect":
         return results.collect(runs, given.metric)
     # A dry run asks no bucket, and kubectl itself leaves a JobSet as it is that is there.
@@ -57,7 +61,10 @@ def _slurm(runs: list[Run], given: argparse.Namespace) -> None:
 
 def _tpu_vm(runs: list[Run], given: argparse.Namespace) -> None:
     if uncommitted := commit.differing(commit.files_of(runs)):
-        told = f"The slice gets the commit HEAD, and {commit.listed(uncommitted)}; commit what the runs need, or take it back."
+        told = (
+            f"The slice gets the commit HEAD, and {commit.listed(uncommitted)}; commit what the runs need, "
+            "or take it back."
+        )
         if not given.dry_run:
             raise UserError(told)
         print(f"launch: without --dry-run refused: {told}", file=sys.stderr)

@@ -10,11 +10,12 @@ from typing import NoReturn
 
 from qt_jax.errors import UserError
 
-EPILOG = """Every --config.KEY=VALUE is passed on to `python -m qt_jax train`; for a sweep --config.workdir is the whole sweep's directory.
+EPILOG = """Every --config.KEY=VALUE is passed on to `python -m qt_jax train`; for a sweep --config.workdir is
+the whole sweep's directory.
 
   python -m launch local --sweep=experiments/sweeps/alpha.py --workers=2 --evaluate
-  python -m launch slurm --config=experiments/quickstart.py --nodes=4 --option=--gpus-per-node=8 --option=--time=24:00:00 --dry-run
-  python -m launch collect --sweep=experiments/sweeps/alpha.py
+  python -m launch slurm --config=experiments/quickstart.py --nodes=4 --option=--gpus-per-node=8
+  --option=--time=24:00:00 --dry-run python -m launch collect --sweep=experiments/sweeps/alpha.py
 """
 
 
@@ -183,7 +184,8 @@ def _gke(door: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KIND/NAME:/PATH",
-        help="pvc/CLAIM:/data, gcs/BUCKET:/data, nfs/SERVER/EXPORT:/data, secret/NAME:/keys, configmap/NAME:/etc/lab, memory/8Gi:/dev/shm",
+        help="pvc/CLAIM:/data, gcs/BUCKET:/data, nfs/SERVER/EXPORT:/data, secret/NAME:/keys, "
+        "configmap/NAME:/etc/lab, memory/8Gi:/dev/shm",
     )
     door.add_argument(
         "--node-selector",

@@ -21,8 +21,8 @@ def head() -> str:
 
 
 def files_of(runs: Sequence[Run]) -> list[str]:
-    """Files of the repository, as they are named from here, that these runs use: experiments, files and modules that settings name, all
-    that was imported in this process to resolve them, and the package."""
+    """Files of the repository, as they are named from here, that these runs use: experiments, files and
+    modules that settings name, all that was imported in this process to resolve them, and the package."""
     package = [path for name in SHIPPED for path in (Path(name), *Path(name).rglob("*")) if path.is_file()]
     named = [Path(name) for run in runs for name in (run.experiment.partition(":")[0], *_named(run))]
     return sorted({str(path) for path in [*named, *_imported(), *package] if "__pycache__" not in path.parts})
@@ -48,7 +48,8 @@ def _imported() -> Iterator[Path]:
 
 
 def differing(files: Sequence[str]) -> dict[str, str]:
-    """{file: how}: those that the commit HEAD does not have as they are here, and what the package has lost since."""
+    """{file: how}: those that the commit HEAD does not have as they are here, and what the package has lost
+    since."""
     entries = [entry.partition("\t") for entry in _git("ls-tree", "-r", "-z", "HEAD").split("\0") if entry]
     committed = {path: about.split()[2] for about, _, path in entries}
     package = [path for path in committed if path.partition("/")[0] in SHIPPED]
@@ -78,7 +79,8 @@ def _git(*arguments: str, text: str = "") -> str:
         raise UserError("There is no git here, which knows the code that the slice is to have.") from None
     if done.returncode:
         raise UserError(
-            f"git {arguments[0]} failed: {' '.join(done.stderr.split())}; launch from the root of a repository with a commit, "
+            f"git {arguments[0]} failed: {' '.join(done.stderr.split())}; launch from the root of a "
+            "repository with a commit, "
             "which is what the slice gets."
         )
     return done.stdout

@@ -23,8 +23,9 @@ HOSTS = "hosts"
 @dataclasses.dataclass(frozen=True)
 class Pool:
     """Nodes that a run has. accelerator, topology: the labels of a TPU pool, such as tpu-v5-lite-podslice and 4x4; of a GPU pool, such as
-    nvidia-h100-80gb, accelerator alone. hosts: of a slice, or of all GPUs; chips: a node's chips or GPUs. queue: Kueue's, none: "". env,
-    secret, volume, node_selector, toleration: as the arguments have them. grace_s: from SIGTERM to SIGKILL."""
+    nvidia-h100-80gb, accelerator alone. hosts: of a slice, or of all GPUs; chips: a node's chips or GPUs.
+    queue: Kueue's, none: "". env, secret, volume, node_selector, toleration: as the arguments have them.
+    grace_s: from SIGTERM to SIGKILL."""
 
     image: str
     accelerator: str
@@ -45,7 +46,8 @@ class Pool:
 
 
 def check(runs: Sequence[Run], pool: Pool) -> None:
-    """Raises a UserError where chips, hosts, topology, mesh and batch do not agree, or a work directory dies with the pod."""
+    """Raises a UserError where chips, hosts, topology, mesh and batch do not agree, or a work directory dies
+    with the pod."""
     lasting = pods.lasting(pool.volume)
     for run in runs:
         if "://" not in run.workdir and not any(run.workdir.startswith(f"{path}/") for path in lasting):
@@ -56,18 +58,22 @@ def check(runs: Sequence[Run], pool: Pool) -> None:
     for name in ("namespace", "service_account", "queue"):
         value = getattr(pool, name)
         if value and not re.fullmatch(pods.NAME, value):
-            raise UserError(f"--{name.replace('_', '-')}={value!r}: expected lower-case letters, digits and dashes.")
+            raise UserError(
+                f"--{name.replace('_', '-')}={value!r}: expected lower-case letters, digits and dashes."
+            )
     cores = 1
     if pool.topology:
         tpus.check(pool.accelerator, pool.topology, pool.hosts, pool.chips)
         cores = tpus.KINDS[pool.accelerator].cores
     elif not pool.accelerator.startswith("nvidia-"):
         raise UserError(
-            f"--accelerator={pool.accelerator} without --topology: give a GPU such as nvidia-h100-80gb, or the topology of the TPU "
-            "slice, such as 4x4."
+            f"--accelerator={pool.accelerator} without --topology: give a GPU such as nvidia-h100-80gb, or "
+            "the topology of the TPU slice, such as 4x4."
         )
     elif pool.slices > 1:
-        raise UserError(f"--slices={pool.slices} without --topology: several slices are TPUs'; of GPUs give all --hosts.")
+        raise UserError(
+            f"--slices={pool.slices} without --topology: several slices are TPUs'; of GPUs give all --hosts."
+        )
     check_devices(runs, pool.slices * pool.hosts * pool.chips * cores, pool.slices)
 
 
@@ -79,8 +85,13 @@ def manifest(run: Run, pool: Pool) -> dict[str, Any]:
         metadata["labels"] = {"kueue.x-k8s.io/queue-name": pool.queue}
     if pool.topology:  # a slice is a node pool, which one run has for itself
         resource = "google.com/tpu"
-        selector = {"cloud.google.com/gke-tpu-accelerator": pool.accelerator, "cloud.google.com/gke-tpu-topology": pool.topology}
-        metadata["annotations"] = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
+        selector = {
+            "cloud.google.com/gke-tpu-accelerator": pool.accelerator,
+            "cloud.google.com/gke-tpu-topology": pool.topology,
+        }
+        metadata["annotations"] = {
+            "alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"
+        }
     else:
         resource, selector = "nvidia.com/gpu", {"cloud.google.com/gke-accelerator": pool.accelerator}
     container = {
@@ -105,7 +116,10 @@ def manifest(run: Run, pool: Pool) -> dict[str, Any]:
         if any("csi" in volume for volume in pod["volumes"]):
             template["metadata"] = {"annotations": {"gke-gcsfuse/volumes": "true"}}
     # A status that asks for a start again, or a lost node, fails the job, and the JobSet starts all of its pods anew; any other ends it.
-    again = {"action": "FailJob", "onExitCodes": {"containerName": "qt-jax", "operator": "NotIn", "values": sorted(AGAIN + KILLED)}}
+    again = {
+        "action": "FailJob",
+        "onExitCodes": {"containerName": "qt-jax", "operator": "NotIn", "values": sorted(AGAIN + KILLED)},
+    }
     job = {
         "parallelism": pool.hosts,
         "completions": pool.hosts,
@@ -127,8 +141,9 @@ def manifest(run: Run, pool: Pool) -> dict[str, Any]:
 
 
 def _each_other(run: Run, pool: Pool, name: str) -> list[str]:
-    """Settings by which GPU hosts find each other, so that none asks the Kubernetes API, for which its account needs rights; TPU hosts
-    know by variables that GKE sets. The first host has the name that JobSet gives it, each has its number from Kubernetes."""
+    """Settings by which GPU hosts find each other, so that none asks the Kubernetes API, for which its
+    account needs rights; TPU hosts know by variables that GKE sets. The first host has the name that JobSet
+    gives it, each has its number from Kubernetes."""
     if pool.topology or run.config.distributed.coordinator or run.config.distributed.num_processes:
         return []
     if pool.hosts == 1:

@@ -1,4 +1,5 @@
-"""What a pod is given beside its command: environment, secrets, volumes, nodes; from arguments to Kubernetes' fields."""
+"""What a pod is given beside its command: environment, secrets, volumes, nodes; from arguments to Kubernetes'
+fields."""
 
 from __future__ import annotations
 
@@ -63,7 +64,8 @@ def tolerations(arguments: Sequence[str]) -> list[dict[str, str]]:
         match = re.fullmatch("([A-Za-z0-9][-A-Za-z0-9_./]*)(=[-A-Za-z0-9_.]*)?(:[A-Za-z]+)?", argument)
         if not match or (match[3] and match[3][1:] not in _EFFECTS):
             raise UserError(
-                f"--toleration={argument}: expected KEY, KEY=VALUE or KEY=VALUE:EFFECT with one of {', '.join(_EFFECTS)}."
+                f"--toleration={argument}: expected KEY, KEY=VALUE or KEY=VALUE:EFFECT with one of "
+                f"{', '.join(_EFFECTS)}."
             )
         value = {"operator": "Equal", "value": match[2][1:]} if match[2] else {"operator": "Exists"}
         found.append({"key": match[1], **value} | ({"effect": match[3][1:]} if match[3] else {}))
@@ -111,7 +113,8 @@ def _source(argument: str, kind: str, name: str) -> dict[str, Any]:
     if kind == "memory" and re.fullmatch(r"\d+(\.\d+)?([KMGT]i?)?", name):
         return {"emptyDir": {"medium": "Memory", "sizeLimit": name}}
     raise UserError(
-        f"{given}: expected one of pvc/CLAIM, gcs/BUCKET, nfs/SERVER/EXPORT, secret/NAME, configmap/NAME and memory/SIZE "
+        f"{given}: expected one of pvc/CLAIM, gcs/BUCKET, nfs/SERVER/EXPORT, secret/NAME, configmap/NAME and "
+        "memory/SIZE "
         "(such as 8Gi), then :/PATH."
     )
 
@@ -119,6 +122,7 @@ def _source(argument: str, kind: str, name: str) -> dict[str, Any]:
 def _object(argument: str, name: str) -> str:
     if not re.fullmatch(_OBJECT, name):
         raise UserError(
-            f"{argument}: {name!r} is no name of Kubernetes; expected lower-case letters, digits, dashes and dots."
+            f"{argument}: {name!r} is no name of Kubernetes; expected lower-case letters, digits, dashes and "
+            "dots."
         )
     return name

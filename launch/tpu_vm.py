@@ -22,8 +22,9 @@ INSTALL = " && ".join((
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """A TPU slice: accelerator such as v5litepod-16, software version such as v2-alpha-tpuv5-lite. delete: when all runs are finished.
-    wait_s: for capacity, each time. restarts: of each run, and failures in a row to bring it to the slice."""
+    """A TPU slice: accelerator such as v5litepod-16, software version such as v2-alpha-tpuv5-lite. delete:
+    when all runs are finished. wait_s: for capacity, each time. restarts: of each run, and failures in a row
+    to bring it to the slice."""
 
     name: str
     zone: str
@@ -40,7 +41,8 @@ def script(runs: Sequence[Run], commit: str, slice_: Slice) -> str:
     """Of these runs with the code of a commit.
 
     Raises:
-        UserError: for work directories that die with the slice, a batch or mesh that does not suit its chips, and names that gcloud
+        UserError: for work directories that die with the slice, a batch or mesh that does not suit its chips,
+        and names that gcloud
             cannot take.
     """
     if local := [run.workdir for run in runs if "://" not in run.workdir]:
@@ -49,7 +51,8 @@ def script(runs: Sequence[Run], commit: str, slice_: Slice) -> str:
         )
     if not re.fullmatch("[a-z]([-a-z0-9]{0,61}[a-z0-9])?", slice_.name):
         raise UserError(
-            f"--name={slice_.name!r}: expected lower-case letters, digits and dashes, a letter first, such as qt-1."
+            f"--name={slice_.name!r}: expected lower-case letters, digits and dashes, a letter first, such "
+            "as qt-1."
         )
     for argument in ("zone", "accelerator", "version", "project"):
         value = getattr(slice_, argument)
@@ -64,7 +67,16 @@ def script(runs: Sequence[Run], commit: str, slice_: Slice) -> str:
     ]
     where = [f"--zone={slice_.zone}", *([f"--project={slice_.project}"] if slice_.project else [])]
     return templates.render(
-        "tpu_vm.sh", name=slice_.name, runs=runs, start=str(Path.cwd()), commit=commit, python=".venv/bin/python", where=where,
-        create=create, install=INSTALL, again=AGAIN + KILLED, wait_s=slice_.wait_s, restarts=slice_.restarts, delete=slice_.delete,
-        bad_input=EXIT_USER_ERROR, temporary=EXIT_PREEMPTED,
-    )  # fmt: skip
+        "tpu_vm.sh",
+        **dataclasses.asdict(slice_),
+        runs=runs,
+        start=str(Path.cwd()),
+        commit=commit,
+        python=".venv/bin/python",
+        where=where,
+        create=create,
+        install=INSTALL,
+        again=AGAIN + KILLED,
+        bad_input=EXIT_USER_ERROR,
+        temporary=EXIT_PREEMPTED,
+    )

@@ -13,8 +13,9 @@ _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A kind of TPU by GKE's label. shapes: of its slices, (): cubes of three dimensions; on_one_host: numbers of chips that one host
-    has, all others are on hosts of four; cores: devices that JAX sees on a chip."""
+    """A kind of TPU by GKE's label. shapes: of its slices, (): cubes of three dimensions; on_one_host:
+    numbers of chips that one host has, all others are on hosts of four; cores: devices that JAX sees on a
+    chip."""
 
     shapes: tuple[str, ...] = ()
     on_one_host: tuple[int, ...] = (4,)
@@ -35,7 +36,8 @@ KINDS = {
 
 
 def check(accelerator: str, topology: str, hosts: int, chips: int) -> None:
-    """Raises a UserError where a slice of that topology does not have so many hosts of so many chips, or there is none."""
+    """Raises a UserError where a slice of that topology does not have so many hosts of so many chips, or
+    there is none."""
     if accelerator not in KINDS:
         raise UserError(
             f"--accelerator={accelerator} with --topology={topology}: expected one of {', '.join(KINDS)}."
@@ -54,12 +56,14 @@ def check(accelerator: str, topology: str, hosts: int, chips: int) -> None:
     if (hosts, chips) not in fitting:
         expected = " or ".join(f"--hosts={count} --chips={each}" for count, each in fitting)
         raise UserError(
-            f"--hosts={hosts} --chips={chips}: {accelerator} of {topology} has {total} chips, expected {expected}."
+            f"--hosts={hosts} --chips={chips}: {accelerator} of {topology} has {total} chips, expected "
+            f"{expected}."
         )
 
 
 def _is_cuboid(topology: str) -> bool:
-    """Whether it is a slice of a three-dimensional torus: less than a cube of 4x4x4, or of such cubes, the longest side last."""
+    """Whether it is a slice of a three-dimensional torus: less than a cube of 4x4x4, or of such cubes, the
+    longest side last."""
     if not re.fullmatch(r"[1-9]\d*x[1-9]\d*x[1-9]\d*", topology):
         return False
     sides = [int(side) for side in topology.split("x")]
@@ -69,6 +73,7 @@ def _is_cuboid(topology: str) -> bool:
 
 
 def devices_of_type(accelerator: str) -> int | None:
-    """Devices of an accelerator type of Cloud TPU, which counts cores or chips: `v4-16` has 8, `v5litepod-16` 16; None if unknown."""
+    """Devices of an accelerator type of Cloud TPU, which counts cores or chips: `v4-16` has 8, `v5litepod-16`
+    16; None if unknown."""
     match = re.fullmatch(r"(v2|v3|v4|v5p|v5litepod|v6e)-(\d+)", accelerator)
     return match and int(match[2]) // (2 if match[1] in ("v4", "v5p") else 1)

@@ -16,8 +16,8 @@ _FOLDER.filters["quote"] = shlex.quote
 
 
 def _directive(value: str) -> str:
-    """A value as sbatch reads it in a line of the script: unlike a shell, it takes # for a comment within quotes too, and \\ for an
-    escape."""
+    """A value as sbatch reads it in a line of the script: unlike a shell, it takes # for a comment within
+    quotes too, and \\ for an escape."""
     return '"' + re.sub(r'([\\"#])', r"\\\1", value) + '"'
 
 

@@ -21,20 +21,38 @@ FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("topology", "", "A TPU topology to compile for, such as v5e:4x4, v4:2x2x2 or v5p:2x2x4.")
-    flags.DEFINE_integer("slices", 1, "So many slices of --topology, joined by the data centre's network.")
-    flags.DEFINE_integer("devices", 0, "Or so many simulated CPU devices.")
-    flags.DEFINE_string("fits", "", "Or the smallest slice of v4, v5e, v5p or v6e, or number of a100, h100 or h200, that it fits.")
+    flags.DEFINE_string(
+        "topology", "", "A TPU topology to compile for, such as v5e:4x4, v4:2x2x2 or v5p:2x2x4."
+    )
+    joined = "So many slices of --topology, joined by the data centre's network."
+    flags.DEFINE_integer("slices", 1, joined, lower_bound=1)
+    flags.DEFINE_integer("devices", 0, "Or so many simulated CPU devices.", lower_bound=0)
+    flags.DEFINE_string(
+        "fits",
+        "",
+        "Or the smallest slice of v4, v5e, v5p or v6e, or number of a100, h100 or h200, that it fits.",
+    )
 
 
 def main(config: Any) -> None:
     if sum(map(bool, (FLAGS.topology, FLAGS.devices, FLAGS.fits))) != 1:
-        raise UserError("Give one of --topology=v5e:4x4 (a TPU slice), --devices=8 (simulated CPU devices) and --fits=v5e (or h100).")
+        raise UserError(
+            "Give one of --topology=v5e:4x4 (a TPU slice), --devices=8 (simulated CPU devices) and "
+            "--fits=v5e (or h100)."
+        )
+    if FLAGS.slices > 1 and not FLAGS.topology:
+        raise UserError(
+            f"--slices={FLAGS.slices} without --topology: give the topology of a slice, such as v5e:4x4."
+        )
     if FLAGS.fits:
         for line in fits(config, FLAGS.fits):
             print(line, flush=True)
         return
-    devices = topology.tpu_devices(FLAGS.topology, FLAGS.slices) if FLAGS.topology else topology.cpu_devices(FLAGS.devices)
+    devices = (
+        topology.tpu_devices(FLAGS.topology, FLAGS.slices)
+        if FLAGS.topology
+        else topology.cpu_devices(FLAGS.devices)
+    )
     print(report(figures(config, devices)))
 
 
@@ -42,10 +60,10 @@ def figures(config: Any, devices: list[Any]) -> dict[str, Any]:
     """What the compiled train step of `config` on these devices needs and, on chips with published peaks, how long it may take.
 
     Returns:
-        bytes on each device (`memory`, compiled), what a step sends (`sent`, compiled: {kind: bytes of the arrays that a device's group
-        gathers or reduces, how often, over what}), FLOPs of a step on each device (`flops`, from the program before optimisation) and,
-        modelled, seconds (`compute_s`, `memory_s`, `wire_s`, of which `between_s` between slices; of scanned layers `memory_s` counts
-        one).
+        bytes on each device (`memory`, compiled), what a step sends (`sent`, compiled: {kind: bytes of the
+        arrays that a device's group gathers or reduces, how often, over what}), FLOPs of a step on each
+        device (`flops`, from the program before optimisation) and, modelled, seconds (`compute_s`,
+        `memory_s`, `wire_s`, of which `between_s` between slices; of scanned layers `memory_s` counts one).
 
     Raises:
         UserError: if the config does not fit that many devices.
@@ -78,17 +96,18 @@ def figures(config: Any, devices: list[Any]) -> dict[str, Any]:
 
 
 def sent(exchanges: Mapping[hlo.Collective, int]) -> dict[str, tuple[float, int, str]]:
-    """{kind: (bytes, how often, over how many)} of a step."""
-    found: dict[str, list[tuple[hlo.Collective, int]]] = {}
+    """{kind: (bytes, how often, over how many devices or slices)} of a step."""
+    table: dict[str, tuple[float, int, set[int]]] = {}
     for exchange, times in exchanges.items():
-        name = exchange.kind + (" between slices" if exchange.slices > 1 else "")
-        found.setdefault(name, []).append((exchange, times))
-    table = {}
-    for name, parts in sorted(found.items()):
-        over = sorted({exchange.slices if exchange.slices > 1 else len(exchange.groups[0]) for exchange, _ in parts})
-        size = sum(exchange.size * times for exchange, times in parts)
-        table[name] = (size, sum(times for _, times in parts), " or ".join(map(str, over)))
-    return table
+        far = exchange.slices > 1
+        name = f"{exchange.kind} between slices" if far else exchange.kind
+        size, count, over = table.get(name, (0.0, 0, set()))
+        many = exchange.slices if far else len(exchange.groups[0])
+        table[name] = (size + times * exchange.size, count + times, over | {many})
+    return {
+        name: (size, count, " or ".join(map(str, sorted(over))))
+        for name, (size, count, over) in sorted(table.items())
+    }
 
 
 def fits(config: Any, kind: str) -> Iterator[str]:
@@ -123,7 +142,10 @@ def report(values: dict[str, Any]) -> str:
         "memory on each device (compiled):",
         program.memory_table(parts).rstrip(),
         "sent by each step (compiled; bytes of the arrays that a device's group gathers or reduces):",
-        *(f"  {name:34}{size / 2**20:12,.1f} MiB in {times}, over {over}" for name, (size, times, over) in values["sent"].items()),
+        *(
+            f"  {name:34}{size / 2**20:12,.1f} MiB in {times}, over {over}"
+            for name, (size, times, over) in values["sent"].items()
+        ),
         f"method's FLOPs of a step on each device (from the program before optimisation): {values['flops'] / 1e9:,.1f} GFLOP",
     ]
     if "device_memory" in values:
@@ -134,7 +156,8 @@ def report(values: dict[str, Any]) -> str:
         lines += [
             f"fits {kind}: {'yes' if held <= 1 else 'NO'}, {held:.1%} of its {values['device_memory'] / 2**30:.0f} GiB",
             f"step time (modelled from published peaks): compute {compute:.3g} ms, memory {memory:.3g} ms{once}, communication "
-            f"{wire:.3g} ms{far}; between {max(slowest, wire):.3g} ms (all overlapped) and {slowest + wire:.3g} ms (none)",
+            f"{wire:.3g} ms{far}; between {max(slowest, wire):.3g} ms (all overlapped) and "
+            f"{slowest + wire:.3g} ms (none)",
             f"scaling efficiency (modelled, no overlap): {slowest / (slowest + wire):.0%}",
         ]
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """Published peak figures of accelerators, and the measured matmul peak where there are none.
 
-TPU: cloud.google.com/tpu/docs (v4, v5e, v5p, v6e system architecture; v4's network is taken for v5p's). GPU: NVIDIA's data sheets
-(dense, SXM; the network of its DGX). Peaks are bf16.
+TPU: cloud.google.com/tpu/docs (v4, v5e, v5p, v6e system architecture; v4's network is taken for v5p's). GPU:
+NVIDIA's data sheets (dense, SXM; the network of its DGX). Peaks are bf16.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """flops: bf16 FLOP/s. memory: bytes. bandwidth: bytes/s of the memory. interconnect: bytes/s of all links of a chip, one way.
-    network: bytes/s of a chip's share of its host's network, one way."""
+    """flops: bf16 FLOP/s. memory: bytes. bandwidth: bytes/s of the memory. interconnect: bytes/s of all links
+    of a chip, one way. network: bytes/s of a chip's share of its host's network, one way."""
 
     flops: float
     memory: float

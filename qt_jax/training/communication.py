@@ -1,4 +1,5 @@
-"""How long a step's exchanges may take, modelled: rings within a slice, the data centre's network between slices."""
+"""How long a step's exchanges may take, modelled: rings within a slice, the data centre's network between
+slices."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ NETWORK_S = 50e-6
 
 @dataclasses.dataclass(frozen=True)
 class _Group:
-    """chips: of it in each slice. slices: that it is in. links: share of a chip's links that lie along it. hops: between its farthest
-    chips of a slice."""
+    """chips: of it in each slice. slices: that it is in. links: share of a chip's links that lie along it.
+    hops: between its farthest chips of a slice."""
 
     chips: float
     slices: int
@@ -29,9 +30,10 @@ class _Group:
 def seconds(found: Mapping[Collective, int], devices: Sequence[Any], chip: Chip) -> tuple[float, float]:
     """Of all of them one after the other, within slices and between slices.
 
-    Of n devices each sends (n - 1) / n of the array to gather or to scatter it, and both to reduce it for all. What crosses slices is
-    first reduced within each, so that a chip sends its own part of the array alone. A group along one axis of the torus uses the links
-    of that axis alone; wrap-around links are not counted on.
+    Of n devices each sends (n - 1) / n of the array to gather or to scatter it, and both to reduce it for
+    all. What crosses slices is first reduced within each, so that a chip sends its own part of the array
+    alone. A group along one axis of the torus uses the links of that axis alone; wrap-around links are not
+    counted on.
 
     Args:
         found: how often a step makes each exchange.
@@ -40,7 +42,8 @@ def seconds(found: Mapping[Collective, int], devices: Sequence[Any], chip: Chip)
     own = [device for device in devices if _slice(device) == _slice(devices[0])]
     within = between = 0.0
     for exchange, times in found.items():
-        # A program for several slices counts the devices of one slice, and leaves what lies between to the runtime.
+        # A program for several slices counts the devices of one slice, and leaves what lies between to the
+        # runtime.
         counted = own if max((max(group) for group in exchange.groups), default=0) < len(own) else devices
         groups = {_group([counted[number] for number in group], own) for group in exchange.groups}
         costs = [_seconds(exchange, group, chip) for group in groups or {_Group(1, exchange.slices, 1.0, 0)}]

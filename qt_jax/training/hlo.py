@@ -11,22 +11,43 @@ from collections.abc import Iterator
 
 import numpy as np
 
-_WIDTHS = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
+_WIDTHS = {
+    "pred": 1,
+    "s8": 1,
+    "u8": 1,
+    "s16": 2,
+    "u16": 2,
+    "bf16": 2,
+    "f16": 2,
+    "s32": 4,
+    "u32": 4,
+    "f32": 4,
+    "s64": 8,
+    "u64": 8,
+    "f64": 8,
+}
 _KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 _COLLECTIVE = re.compile(rf"^\s*(?:ROOT )?%?[\w.-]+ = (.*?) ({_KINDS})(-start)?\(")
 _CONTINUED = re.compile(r'"flag_start":"\d')
 """On TPUs, of a collective that an earlier fusion started, and that this one has under way or ends."""
-_BETWEEN_SLICES = re.compile(r'^\s*(?:ROOT )?%?[\w.-]+ = (.*?) send\(.*_xla_megascale_target="\{([\d,:]+)\}.*_transfer_type="(\w+)"')
+_BETWEEN_SLICES = re.compile(
+    r'^\s*(?:ROOT )?%?[\w.-]+ = (.*?) send\(.*_xla_megascale_target="\{([\d,:]+)\}.*_transfer_type="(\w+)"'
+)
 """On TPUs, of what the runtime sends over the data centre's network."""
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{\s*$")
 _CALLED = re.compile(r"(?:calls|body|to_apply)=%?([\w.-]+)")
-_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}|true_computation=(\S+), false_computation=(\S+?),?(?:\s|$)")
+_BRANCHES = re.compile(
+    r"branch_computations=\{([^}]*)\}|true_computation=(\S+), false_computation=(\S+?),?(?:\s|$)"
+)
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CONDITION = re.compile(r"condition=%?([\w.-]+)")
 _BOUND = re.compile(r"compare\([^,]*, %?([\w.-]+)\), direction=LT")
 _LISTED = re.compile(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]*\})\}")
 _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
-_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((?:\[([\d,]+)\](?:T\(([\d,]+)\))?|([\d,]+))\))? ?\{([^}]*)\}")
+_MESH = re.compile(
+    r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((?:\[([\d,]+)\](?:T\(([\d,]+)\))?|([\d,]+))\))? "
+    r"?\{([^}]*)\}"
+)
 _PARTITIONS = re.compile(r"^HloModule .*num_partitions=(\d+)", re.M)
 
 
@@ -34,9 +55,10 @@ _PARTITIONS = re.compile(r"^HloModule .*num_partitions=(\d+)", re.M)
 class Collective:
     """An exchange between devices.
 
-    kind: all-reduce, all-gather, reduce-scatter, all-to-all or collective-permute. size: bytes of the array that a device ends up with
-    (all-gather), reduces (all-reduce, reduce-scatter) or exchanges. groups: of devices that exchange with each other, by the program's
-    numbers. slices: so many, between which each device exchanges with its like (groups is then empty); 1: within groups.
+    kind: all-reduce, all-gather, reduce-scatter, all-to-all or collective-permute. size: bytes of the array
+    that a device ends up with (all-gather), reduces (all-reduce, reduce-scatter) or exchanges. groups: of
+    devices that exchange with each other, by the program's numbers. slices: so many, between which each
+    device exchanges with its like (groups is then empty); 1: within groups.
     """
 
     kind: str
@@ -46,7 +68,8 @@ class Collective:
 
 
 def collectives(text: str) -> dict[Collective, int]:
-    """How often one execution makes each: a loop's body as often as it runs; of alternatives the one that sends most.
+    """How often one execution makes each: a loop's body as often as it runs; of alternatives the one that
+    sends most.
 
     Raises:
         ValueError: for a loop whose length is not to be read, or groups in a form that is not known.
@@ -70,7 +93,12 @@ def collectives(text: str) -> dict[Collective, int]:
                     times = _trips(line, lines) if " while(" in line else 1
                     counted.update({found: times * count for found, count in inside.items()})
             if branches := _BRANCHES.search(line):
-                names = (branches[1] or f"{branches[2]},{branches[3]}").replace("%", "").replace(" ", "").split(",")
+                names = (
+                    (branches[1] or f"{branches[2]},{branches[3]}")
+                    .replace("%", "")
+                    .replace(" ", "")
+                    .split(",")
+                )
                 counted.update(max(map(within, names), key=_sent))
         return counted
 
@@ -82,7 +110,8 @@ def _sent(counted: collections.Counter[Collective]) -> float:
 
 
 def _trips(line: str, lines: dict[str, list[str]]) -> int:
-    """Of a loop: as the compiler notes it, or, where it does not (TPU), the constant that JAX's loops count up to."""
+    """Of a loop: as the compiler notes it, or, where it does not (TPU), the constant that JAX's loops count
+    up to."""
     if noted := _TRIPS.search(line):
         return int(noted[1])
     condition = lines[_CONDITION.search(line)[1]]
@@ -102,7 +131,9 @@ def _exchanges(line: str, fused: bool, everyone: range) -> Iterator[Collective]:
     elif (match := _COLLECTIVE.match(line)) and not _CONTINUED.search(line):
         groups = _groups(line) or (tuple(everyone),)
         kind = "reduce-scatter" if fused else match[2]
-        size = _size(match[1], match[2], bool(match[3])) * (len(groups[0]) if match[2] == "reduce-scatter" else 1)
+        size = _size(match[1], match[2], bool(match[3])) * (
+            len(groups[0]) if match[2] == "reduce-scatter" else 1
+        )
         yield Collective(kind, size, groups)
 
 
@@ -131,7 +162,8 @@ def _sizes(result: str) -> list[int]:
 
 
 def _groups(line: str) -> tuple[tuple[int, ...], ...]:
-    """As they are listed, counted ({groups, size} of a range, transposed) or named by axes of a mesh; (): all devices."""
+    """As they are listed, counted ({groups, size} of a range, transposed) or named by axes of a mesh; (): all
+    devices."""
     if match := _LISTED.search(line):
         return tuple(tuple(_integers(group)) for group in re.findall(r"\{([\d,]+)\}", match[1]))
     if match := _IOTA.search(line):

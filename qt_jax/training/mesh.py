@@ -44,7 +44,8 @@ def axis_sizes(settings: Any, devices: int) -> tuple[int, int, int]:
 
 
 def axis_across(settings: Any, devices: int, slices: int) -> int:
-    """Number of the axis (of `AXES`) that the slow network between slices carries: `data` if it divides, else `fsdp`.
+    """Number of the axis (of `AXES`) that the slow network between slices carries: `data` if it divides, else
+    `fsdp`.
 
     Raises:
         UserError: if neither is a multiple of the slices.
@@ -53,7 +54,10 @@ def axis_across(settings: Any, devices: int, slices: int) -> int:
     for axis in (0, 1):
         if sizes[axis] % slices == 0:
             return axis
-    raise UserError(f"config.mesh.data={sizes[0]} and config.mesh.fsdp={sizes[1]}: one must be a multiple of the {slices} slices.")
+    raise UserError(
+        f"config.mesh.data={sizes[0]} and config.mesh.fsdp={sizes[1]}: one must be a multiple of the "
+        f"{slices} slices."
+    )
 
 
 def make_mesh(settings: Any, devices: list[Any] | None = None) -> jax.sharding.Mesh:

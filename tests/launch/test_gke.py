@@ -26,8 +26,9 @@ def job(capsys, *given):
 
 
 @pytest.mark.parametrize("accelerator, topology, hosts, chips", [
-    ("tpu-v5-lite-podslice", "1x1", 1, 1), ("tpu-v5-lite-podslice", "2x4", 1, 8), ("tpu-v5-lite-podslice", "2x4", 2, 4),
-    ("tpu-v5-lite-podslice", "16x16", 64, 4), ("tpu-v5-lite-device", "2x4", 1, 8), ("tpu-v6e-slice", "4x8", 8, 4),
+    ("tpu-v5-lite-podslice", "1x1", 1, 1), ("tpu-v5-lite-podslice", "2x4", 1, 8),
+    ("tpu-v5-lite-podslice", "2x4", 2, 4), ("tpu-v5-lite-podslice", "16x16", 64, 4),
+    ("tpu-v5-lite-device", "2x4", 1, 8), ("tpu-v6e-slice", "4x8", 8, 4),
     ("tpu-v4-podslice", "2x2x1", 1, 4), ("tpu-v4-podslice", "4x4x8", 32, 4), ("tpu-v5p-slice", "2x2x4", 4, 4),
     ("tpu-v5p-slice", "8x8x12", 192, 4), ("tpu-v3-device", "2x2", 1, 4), ("tpu7x", "2x2x2", 2, 4),
 ])  # fmt: skip
@@ -57,10 +58,10 @@ def test_slices_that_there_are_not(accelerator, topology, hosts, chips, told):
 
 @pytest.mark.parametrize("given, told", [
     ((*TPUS, "--config.data.batch_size=24"), "on 16 devices: .*batch_size is 24, expected a multiple of 16"),
-    ((*TPUS, "--config.mesh.fsdp=3", "--config.data.batch_size=48"), "on 16 devices: .*fsdp=3, config.mesh.tensor=1: together 3 on 16"),
+    ((*TPUS, "--config.mesh.fsdp=3", "--config.data.batch_size=48"), "on 16 devices: .*together 3 on 16"),
     ((*TPUS, "--config.train.accumulation=2"), "on 16 devices: .*expected a multiple of 32"),
     ((*TPUS, "--slices=2"), "on 32 devices: .*expected a multiple of 32"),
-    ((*TPUS, "--slices=3", "--config.data.batch_size=48", "--config.mesh.data=1", "--config.mesh.fsdp=16", "--config.mesh.tensor=3"),
+    ((*TPUS, "--slices=3", "--config.mesh.data=1", "--config.mesh.fsdp=16", "--config.mesh.tensor=3"),
      "config.mesh.data=1 and config.mesh.fsdp=16: one must be a multiple of the 3 slices"),
     ((*GPUS, "--hosts=3"), "on 24 devices: .*expected a multiple of 24"),
     ((*GPUS, "--slices=2"), "several slices are TPUs'"),
@@ -149,8 +150,10 @@ def test_volumes_secrets_and_nodes(capsys):
     given += [f"--toleration={taint}" for taint in ("a", "a/b=c:NoSchedule", "d:NoExecute")]
     _, replicated, pod, container = job(capsys, *GPUS, *BUCKET, *given, "--config.workdir=/data/runs/a")
     assert [volume.popitem()[1] for volume in pod["volumes"]] == [
-        {"claimName": "data-1"}, {"driver": "gcsfuse.csi.storage.gke.io", "volumeAttributes": {"bucketName": "lab"}},
-        {"server": "10.0.0.2", "path": "/export"}, {"secretName": "key"}, {"name": "c"}, {"medium": "Memory", "sizeLimit": "8Gi"},
+        {"claimName": "data-1"},
+        {"driver": "gcsfuse.csi.storage.gke.io", "volumeAttributes": {"bucketName": "lab"}},
+        {"server": "10.0.0.2", "path": "/export"}, {"secretName": "key"}, {"name": "c"},
+        {"medium": "Memory", "sizeLimit": "8Gi"},
     ]  # fmt: skip
     assert [mount["mountPath"] for mount in container["volumeMounts"]] == [
         "/data",
@@ -175,8 +178,9 @@ def test_volumes_secrets_and_nodes(capsys):
 
 
 @pytest.mark.parametrize("given", [
-    "--env=A", "--env=1A=b", "--env=A B=c", "--secret=My_Secret", "--volume=/data", "--volume=disk/x:/data", "--volume=pvc/x:data",
-    "--volume=pvc/A_B:/data", "--volume=nfs/server:/data", "--volume=memory/lots:/data", "--node-selector=spot", "--toleration=a:Never",
+    "--env=A", "--env=1A=b", "--env=A B=c", "--secret=My_Secret", "--volume=/data", "--volume=disk/x:/data",
+    "--volume=pvc/x:data", "--volume=pvc/A_B:/data", "--volume=nfs/server:/data",
+    "--volume=memory/lots:/data", "--node-selector=spot", "--toleration=a:Never",
 ])  # fmt: skip
 def test_what_kubernetes_would_not_take_is_one_line(given):
     with pytest.raises(

@@ -21,12 +21,31 @@ from qt_jax.errors import UserError
 from tests.conftest import ROOT, door
 
 SWEEP = "tests/launch/tiny_sweep.py"
-BUCKET = ("--config=tests/tiny.py", "--config.workdir=gs://lab/runs/tiny", "--config.agent.alpha=3.0", "--config.data.batch_size=16")
+BUCKET = (
+    "--config=tests/tiny.py",
+    "--config.workdir=gs://lab/runs/tiny",
+    "--config.agent.alpha=3.0",
+    "--config.data.batch_size=16",
+)
 DRY = {
     "slurm": ("--nodes=2", "--option=--gpus-per-node=8", "--python=python"),
-    "tpu-vm": ("--name=slice", "--zone=us-west4-a", "--accelerator=v5litepod-16", "--version=v2-alpha-tpuv5-lite", "--spot", "--delete"),
-    "gke": ("--image=r/qt:1", "--accelerator=tpu-v5-lite-podslice", "--topology=4x4", "--hosts=4", "--chips=4"),
+    "tpu-vm": (
+        "--name=slice",
+        "--zone=us-west4-a",
+        "--accelerator=v5litepod-16",
+        "--version=v2-alpha-tpuv5-lite",
+        "--spot",
+        "--delete",
+    ),
+    "gke": (
+        "--image=r/qt:1",
+        "--accelerator=tpu-v5-lite-podslice",
+        "--topology=4x4",
+        "--hosts=4",
+        "--chips=4",
+    ),
 }
+SLURM = ("slurm", "--config=tests/tiny.py", "--dry-run")
 LOCAL_SLURM = ("--config=tests/tiny.py", "--config.agent.alpha=3.0")
 
 
@@ -41,7 +60,11 @@ def rendered(where, capsys, *given):
 
 
 def test_a_sweep_killed_halfway_ends_with_six_finished_runs_and_none_repeated(dataset_path, tmp_path):
-    settings = [f"--config.data.path={dataset_path}", f"--config.workdir={tmp_path}", "--config.env.cameras=()"]
+    settings = [
+        f"--config.data.path={dataset_path}",
+        f"--config.workdir={tmp_path}",
+        "--config.env.cameras=()",
+    ]
     settings += ["--config.train.steps=4", "--config.train.checkpoint_every=2"]
     command = [sys.executable, "-m", "launch", "local", f"--sweep={SWEEP}", "--workers=2", *settings]
     finished = lambda: sorted(path.parts[-3] for path in tmp_path.glob("*/checkpoints/4"))
@@ -55,14 +78,21 @@ def test_a_sweep_killed_halfway_ends_with_six_finished_runs_and_none_repeated(da
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stdout + again.stderr
     assert len(finished()) == 6
-    starts = {path.parent.name: len(path.read_text().splitlines()) for path in tmp_path.glob("*/starts.jsonl")}
+    starts = {
+        path.parent.name: len(path.read_text().splitlines()) for path in tmp_path.glob("*/starts.jsonl")
+    }
     assert all(starts[name] == 1 for name in before) and max(starts.values()) <= 2
     for path in tmp_path.glob("*/metrics.jsonl"):
-        assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [4, 4]  # of training and of validation
+        assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [
+            4,
+            4,
+        ]  # of training and of validation
 
     results.collect(sweep(SWEEP, settings))
     table = (tmp_path / "table.csv").read_text().splitlines()
-    assert table[0] == "agent.alpha,seed,step,validation/loss,workdir" and len(table) == 7 and "4/4" in table[1]
+    assert (
+        table[0] == "agent.alpha,seed,step,validation/loss,workdir" and len(table) == 7 and "4/4" in table[1]
+    )
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -86,13 +116,20 @@ def test_collect_takes_the_success_of_rollouts_and_leaves_room_for_what_is_missi
     settings = [f"--config.workdir={tmp_path}"]
     done, *_, missing = sweep(SWEEP, settings, evaluate=True)
     shutil.copytree(trained.workdir, done.workdir)
-    door("evaluate", f"--config.workdir={done.workdir}", "--config.evaluate.episodes=1", "--config.evaluate.max_decisions=2")
+    door(
+        "evaluate",
+        f"--config.workdir={done.workdir}",
+        "--config.evaluate.episodes=1",
+        "--config.evaluate.max_decisions=2",
+    )
     assert done.finished() and not missing.finished()
     with pytest.raises(UserError, match="was made with config.discount=0.98, this run has 0.9;"):
         sweep(SWEEP, [*settings, "--config.discount=0.9"])[0].finished()
     results.collect(sweep(SWEEP, settings))
     header, first, *_, last = capsys.readouterr().out.split("\n\n")[0].strip().splitlines()
-    assert header.split(" | ")[-2] == "success" and "| 20/20 | 0 |" in "".join((tmp_path / "table.md").read_text().splitlines()[2:3])
+    assert header.split(" | ")[-2] == "success" and "| 20/20 | 0 |" in "".join(
+        (tmp_path / "table.md").read_text().splitlines()[2:3]
+    )
     assert "| 0/20 |  |" in last
 
 
@@ -100,13 +137,19 @@ def test_collect_takes_the_success_of_rollouts_and_leaves_room_for_what_is_missi
 def test_every_launcher_names_the_same_command_and_starts_again(where, capsys):
     """slurm writes its log where the run is, so its run is on a disk."""
     given = LOCAL_SLURM if where == "slurm" else BUCKET
-    text, command = rendered(where, capsys, *given), shlex.join(single(given[0].partition("=")[2], given[1:]).commands()[0])
+    text, command = (
+        rendered(where, capsys, *given),
+        shlex.join(single(given[0].partition("=")[2], given[1:]).commands()[0]),
+    )
     if where == "gke":
         (jobset,) = yaml.safe_load_all(text)
         job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
         pod = job["template"]["spec"]
         assert shlex.join(pod["containers"][0]["command"]) == command and job["completions"] == 4
-        assert pod["terminationGracePeriodSeconds"] == 180 and jobset["spec"]["failurePolicy"]["maxRestarts"] == 20
+        assert (
+            pod["terminationGracePeriodSeconds"] == 180
+            and jobset["spec"]["failurePolicy"]["maxRestarts"] == 20
+        )
         values = job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"]
         assert values == [75, 76, 77, 134, 137, 143]  # Kubernetes takes them in order alone
     else:
@@ -130,28 +173,30 @@ def test_a_faulty_sweep_is_one_line(body, told, tmp_path):
 
 def test_slurm_makes_an_array_of_a_sweep(capsys):
     text = rendered("slurm", capsys, f"--sweep={SWEEP}", "--at-once=2")
-    assert "#SBATCH --array=0-5%2" in text and "#SBATCH --signal=TERM@180" in text and "scontrol requeue" in text
+    assert (
+        "#SBATCH --array=0-5%2" in text and "#SBATCH --signal=TERM@180" in text and "scontrol requeue" in text
+    )
     assert "75|76|77|134|143|137)" in text
     assert len(re.findall(r"^  'python -m qt_jax train .*'$", text, re.M)) == 6
 
 
 @pytest.mark.parametrize("arguments, told", [
-    (("local", "--config=tests/tiny.py", "--workers=0", "--config.workdir=/tmp/none"), "--workers: '0', expected a whole number"),
+    (("local", "--config=tests/tiny.py", "--workers=0"), "--workers: '0', expected"),
     (("slurm", "--config=tests/tiny.py", "--nodes=2", "--evaluate", "--dry-run"), "rollouts are one process's"),
     (("local", "--config=tests/tiny.py", "--wrokers=2"), "Unknown argument '--wrokers=2'"),
     (("local", "--config=tests/tiny.py", "--worker=2"), "Unknown argument '--worker=2'"),
     (("slurm", "--config=tests/tiny.py", "--option=partition=gpu", "--dry-run"), "is no option of sbatch"),
     (("gke", *DRY["gke"], "--config=tests/tiny.py", "--config.workdir=runs/x"), "give a bucket"),
-    (("slurm", "--config=tests/tiny.py", "--dry-run", "--nodes=0"), "--nodes: '0', expected a whole number, 1 or more"),
-    (("slurm", "--config=tests/tiny.py", "--dry-run", "--notice-s=-5"), "--notice-s: '-5', expected a whole number, 1 to 65535"),
-    (("slurm", "--config=tests/tiny.py", "--dry-run", "--restarts=-1"), "--restarts: '-1', expected a whole number, 0 or more"),
-    (("slurm", "--config=tests/tiny.py", "--dry-run", "--at-once=x"), "--at-once: 'x', expected"),
+    ((*SLURM, "--nodes=0"), "--nodes: '0', expected a whole number, 1 or more"),
+    ((*SLURM, "--notice-s=-5"), "--notice-s: '-5', expected a whole number, 1 to 65535"),
+    ((*SLURM, "--restarts=-1"), "--restarts: '-1', expected a whole number, 0 or more"),
+    ((*SLURM, "--at-once=x"), "--at-once: 'x', expected"),
     (("gke", *DRY["gke"], "--chips=0", *BUCKET), "--chips: '0', expected"),
-    (("gke", *DRY["gke"][1:], *BUCKET), "arguments are required: --image; `python -m launch gke --help` lists"),
+    (("gke", *DRY["gke"][1:], *BUCKET), "required: --image; `python -m launch gke --help` lists"),
     (("tpu-vm", *DRY["tpu-vm"], "--wait-s=-1", *BUCKET), "--wait-s: '-1', expected"),
-    (("slurm", "--config=tests/tiny.py", "--dry-run", "--config.workdir=/tmp/a\ntouch b #"), "config.workdir is '/tmp/a.ntouch b #'"),
-    (("slurm", "--config=tests/tiny.py", "--dry-run", "--config.workdir=/tmp/a\\b"), "without a backslash"),
-    (("slurm", "--config=tests/tiny.py", "--dry-run", "--option=--time=1\nrm x"), "no line of the script can hold it"),
+    ((*SLURM, "--config.workdir=/tmp/a\ntouch b #"), "config.workdir is '/tmp/a.ntouch b #'"),
+    ((*SLURM, "--config.workdir=/tmp/a\\b"), "without a backslash"),
+    ((*SLURM, "--option=--time=1\nrm x"), "no line of the script can hold it"),
     (("collect", f"--sweep={SWEEP}", "--config.workdir=/tmp/qt_jax_none"), "none has any metrics"),
 ])  # fmt: skip
 def test_bad_input_is_one_line(arguments, told):
@@ -160,27 +205,43 @@ def test_bad_input_is_one_line(arguments, told):
 
 
 def test_slurm_reads_every_value_as_it_was_given(capsys, tmp_path):
-    """A `#` would end a line of #SBATCH even within quotes; the command itself is bash's, and may hold anything."""
+    """A `#` would end a line of #SBATCH even within quotes; the command itself is bash's, and may hold
+    anything."""
     strange = "a 'b' \"c\" #d é$(touch x)`touch x`"
     settings = [f"--config.workdir={tmp_path}/{strange}", "--config.data.path=-one\n#SBATCH --nodes=9\ntwo"]
     text = rendered("slurm", capsys, "--config=tests/tiny.py", *settings)
-    assert "#SBATCH --job-name=\"a 'b' \\\"c\\\" \\#d é$(touch x)`touch x`\"\n" in text
-    (tmp_path / "srun").write_text("#!/bin/bash\nexec \"${@: -3}\"\n")
+    assert '#SBATCH --job-name="a \'b\' \\"c\\" \\#d é$(touch x)`touch x`"\n' in text
+    (tmp_path / "srun").write_text('#!/bin/bash\nexec "${@: -3}"\n')
     (tmp_path / "python").write_text('#!/bin/bash\nprintf "%s\\0" "$@" > given\n')
     for name in ("srun", "python"):
         (tmp_path / name).chmod(0o755)
     text = re.sub("^cd .*", f"cd {tmp_path}", text, flags=re.M)
-    subprocess.run(["bash"], input=text, text=True, env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, check=True, timeout=60)
+    subprocess.run(
+        ["bash"],
+        input=text,
+        text=True,
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        check=True,
+        timeout=60,
+    )
     assert (tmp_path / "given").read_text().split("\0")[4:6] == settings and not (tmp_path / "x").exists()
 
 
 def test_a_run_that_is_told_to_stop_before_it_could_save_starts_again(tmp_path, monkeypatch):
     """On this machine too, where Python has such an end as a negative number."""
     (tmp_path / "run").mkdir()
-    script = "import os, pathlib, signal; p = pathlib.Path('n'); p.write_text(p.read_text() + '.' if p.exists() else '.'); " \
+    script = (
+        "import os, pathlib, signal; p = pathlib.Path('n'); p.write_text(p.read_text() + '.' if p.exists() "
+        "else '.'); "
         "os.kill(os.getpid(), signal.SIGTERM if len(p.read_text()) < 3 else signal.SIGKILL)"
-    run = types.SimpleNamespace(name="run", workdir=str(tmp_path / "run"), finished=lambda: False, step=lambda: 0,
-                                commands=lambda python: [[python, "-c", script]])  # fmt: skip
+    )
+    run = types.SimpleNamespace(
+        name="run",
+        workdir=str(tmp_path / "run"),
+        finished=lambda: False,
+        step=lambda: 0,
+        commands=lambda python: [[python, "-c", script]],
+    )
     monkeypatch.chdir(tmp_path)
     assert local.Launcher(1)([run]) == {"run": 137} and (tmp_path / "n").read_text() == "..."
 

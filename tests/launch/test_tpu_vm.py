@@ -1,4 +1,5 @@
-"""The script for TPU VMs, with stand-ins for gcloud and sleep: what it waits for, what it starts again, what ends it."""
+"""The script for TPU VMs, with stand-ins for gcloud and sleep: what it waits for, what it starts again, what
+ends it."""
 
 import os
 import re
@@ -12,8 +13,9 @@ from qt_jax.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, UserError
 from tests.launch.test_launch import BUCKET, DRY, rendered
 
 GCLOUD = r"""#!/bin/bash
-# There is a slice once it was made. In $CALLS: `refusals` has a line for each time that it cannot be made, `states` an answer for each
-# time that it is asked for (!: words of an error); a training ends with the next status of `statuses`.
+# There is a slice once it was made. In $CALLS: `refusals` has a line for each time that it cannot be made,
+# `states` an answer for each time that it is asked for (!: words of an error); a training ends with the next
+# status of `statuses`.
 next() { [ -s "$CALLS/$1" ] && head -n1 "$CALLS/$1" && sed -i 1d "$CALLS/$1"; }
 echo "$*" >> "$CALLS/calls"
 case "$*" in
@@ -22,13 +24,13 @@ case "$*" in
       [ "${answer#!}" = "$answer" ] || { echo "ERROR: ${answer#!}" >&2; exit 1; }
       echo "$answer"
     elif [ -e "$CALLS/made" ]; then echo READY
-    else echo "ERROR: (gcloud.compute.tpus.tpu-vm.describe) NOT_FOUND: Resource 'nodes/slice' was not found" >&2; exit 1
+    else echo "ERROR: (gcloud) NOT_FOUND: Resource 'nodes/slice' was not found" >&2; exit 1
     fi ;;
-  *create*) if refusal=$(next refusals); then echo "$refusal" >&2; exit 1; fi; touch "$CALLS/made" ;;
+  *create*) if refusal=$(next refusals); then printf "%b\n" "$refusal" >&2; exit 1; fi; touch "$CALLS/made" ;;
   *flock*) exit "$(next statuses)" ;;
 esac
 """
-NO_CAPACITY = 'ERROR: {"code": 8, "message": "There is no more capacity in the zone \\"us-west4-a\\"; you can try in another zone"}'
+NO_CAPACITY = "ERROR: (gcloud) There is no more capacity in the zone; you can try in another zone"
 
 
 @pytest.fixture(autouse=True)
@@ -74,9 +76,11 @@ def test_it_makes_a_slice_and_starts_again_what_asks_for_it(tmp_path, capsys, st
 
 
 def test_capacity_is_waited_for_and_counts_as_no_failure(tmp_path, capsys):
-    quota = "ERROR: Quota limit 'TPUV5sLitepodPerProjectPerZoneForTPUAPI' has been exceeded. Limit: 16 in zone us-west4-a."
+    quota = (
+        "ERROR: Quota limit 'TPUV5sLitepodPerProjectPerZone' has been exceeded. Limit: 16 in zone us-west4-a."
+    )
     refusals = [
-        NO_CAPACITY,
+        f"WARNING: your credentials have no quota project\\n{NO_CAPACITY}",
         NO_CAPACITY,
         quota,
         "ERROR: The zone does not have enough resources available to fulfill the request.",
@@ -94,7 +98,8 @@ def test_capacity_that_does_not_come_ends_it_within_the_bound(tmp_path, capsys):
 @pytest.mark.parametrize("message", [
     "(gcloud.compute.tpus.tpu-vm.describe) You do not currently have an active account selected.",
     "(gcloud.compute.tpus.tpu-vm.describe) The required property [project] is not currently set.",
-    "(gcloud.compute.tpus.tpu-vm.describe) Reauthentication failed. cannot prompt during non-interactive execution.",
+    "(gcloud.compute.tpus.tpu-vm.describe) Reauthentication failed. cannot prompt during non-interactive "
+    "execution.",
     "(gcloud) PERMISSION_DENIED: Cloud TPU API has not been used in project 12 before or it is disabled.",
     "(gcloud) API [tpu.googleapis.com] not enabled on project [lab].",
     "(gcloud) User [a@b.c] does not have permission to access projects instance [lab] (or it may not exist)",
@@ -147,7 +152,8 @@ def test_other_failures_are_counted(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("states, created, deleted", [
-    (["!Unable to find the server at tpu.googleapis.com", "READY"], 0, 0),  # nothing is known of the slice: it stays
+    (["!Unable to find the server", "READY"], 0, 0),  # nothing is known of the slice: it stays
+    (["!auth tokens: Max retries exceeded, please run: gcloud auth login", "READY"], 0, 0),
     (["CREATING", "REPAIRING", "READY"], 0, 0),
     (["PREEMPTED"], 1, 1),
     (["READY"], 0, 0),
@@ -165,7 +171,8 @@ def test_every_value_reaches_the_training_as_it_was_given(tmp_path, capsys):
     ]
     (tmp_path / "qt_jax_code/.venv/bin").mkdir(parents=True)
     for name, text in {
-        "gcloud": '#!/bin/bash\ncase "$*" in *describe*) echo READY ;; *flock*) last="${!#}"; exec bash -c "${last#--command=}" ;; esac',
+        "gcloud": "#!/bin/bash\ncase $* in *describe*) echo READY ;; *flock*) "
+        'last="${!#}"; exec bash -c "${last#--command=}" ;; esac',
         "flock": '#!/bin/bash\nexec "${@:4}"',
         "qt_jax_code/.venv/bin/python": '#!/bin/bash\nprintf "%s\\0" "$@" > given',
     }.items():

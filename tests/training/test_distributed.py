@@ -9,7 +9,13 @@ from jax._src.clusters import ClusterEnv, K8sCluster
 from qt_jax.errors import UserError
 from qt_jax.training import distributed
 
-SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n1", "SLURM_NTASKS": "8", "SLURM_PROCID": "3", "SLURM_LOCALID": "0"}
+SLURM = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_STEP_NODELIST": "n1",
+    "SLURM_NTASKS": "8",
+    "SLURM_PROCID": "3",
+    "SLURM_LOCALID": "0",
+}
 
 
 def find(**given):
@@ -34,8 +40,10 @@ def test_one_process_that_was_asked_for_is_alone_within_an_allocation_of_many():
 @pytest.mark.usefixtures("slurm")
 @pytest.mark.parametrize("given", [
     {"num_processes": 4}, {"process_id": 2}, {"num_processes": -1}, {"num_processes": 1, "process_id": 3},
-    {"coordinator": "h", "num_processes": 2, "process_id": 0}, {"coordinator": "h:x", "num_processes": 2, "process_id": 0},
-    {"coordinator": "h:70000", "num_processes": 2, "process_id": 0}, {"coordinator": "h:99", "num_processes": 2, "process_id": 2},
+    {"coordinator": "h", "num_processes": 2, "process_id": 0},
+    {"coordinator": "h:x", "num_processes": 2, "process_id": 0},
+    {"coordinator": "h:70000", "num_processes": 2, "process_id": 0},
+    {"coordinator": "h:99", "num_processes": 2, "process_id": 2},
     {"coordinator": "h:99"},
 ])  # fmt: skip
 def test_half_of_a_cluster_is_refused_and_not_passed_over(given):
@@ -75,7 +83,16 @@ def test_one_pod_needs_no_right_to_list_pods(monkeypatch):
     monkeypatch.setenv("JOB_COMPLETION_INDEX", "0")
     assert find(num_processes=1) is None
     assert find(coordinator="h:99", num_processes=2, process_id=1) == distributed.Cluster("h:99", 2, 1)
-    with pytest.raises(UserError, match="not to be found out .*403 - Forbidden.*; set config.distributed.num_processes=1"):
+    with pytest.raises(
+        UserError, match="not to be found out .*403 - Forbidden.*; set config.distributed.num_processes=1"
+    ):
+        find()
+
+
+def test_a_pod_with_a_number_and_nobody_to_ask_is_not_alone(monkeypatch):
+    """As in our images, which have no package `kubernetes`; else each of many would train by itself."""
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "3")
+    with pytest.raises(UserError, match="has a number within a job"):
         find()
 
 
