@@ -76,6 +76,7 @@ class Launcher:
             if self._stopping.is_set():
                 child.terminate()
             status = child.wait()
+            status = 128 - status if status < 0 else status  # of a signal, as shells count it
             self._children.remove(child)
             if status == 0:
                 commands = commands[1:]

@@ -21,10 +21,11 @@ from qt_jax.errors import EXIT_HUNG, EXIT_PEER_LOST, EXIT_PREEMPTED, UserError
 from qt_jax.training import checkpoints, mesh
 from qt_jax.training.config import validate
 
-AGAIN = (EXIT_PREEMPTED, EXIT_HUNG, EXIT_PEER_LOST, 134)
-"""Exit statuses after which the same command is started again; 134: JAX's own abort when process 0 is killed."""
-KILLED = (137, 143)
-"""Statuses of a process that was killed, or told to stop before it could save: where the whole machine is the scheduler's, its doing."""
+AGAIN = (EXIT_PREEMPTED, EXIT_HUNG, EXIT_PEER_LOST, 134, 143)
+"""Exit statuses after which the same command is started again; 134: JAX's own abort when process 0 is killed;
+143: SIGTERM came before the run could save."""
+KILLED = (137,)
+"""Of a process that was killed: where the whole machine is the scheduler's, its doing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,9 @@ class Run:
     def commands(self, python: str = "python") -> list[list[str]]:
         """That start it, and that continue it wherever it was stopped."""
         doors = ("train", "evaluate") if self.evaluate else ("train",)
-        return [[python, "-m", "qt_jax", door, f"--config={self.experiment}", *self.settings] for door in doors]
+        return [
+            [python, "-m", "qt_jax", door, f"--config={self.experiment}", *self.settings] for door in doors
+        ]
 
     def shell(self, python: str = "python") -> str:
         """`commands` as one line of a shell."""
@@ -64,6 +67,17 @@ class Run:
         asked["value_range"] = asked["value_range"] or saved["value_range"]
         checkpoints.refuse_other_config(saved, asked, self.workdir, bound=("config.train.steps",))
         return not self.evaluate or (storage.directory(self.workdir) / "evaluation.json").exists()
+
+
+def check_devices(runs: Sequence[Run], devices: int, slices: int = 1) -> None:
+    """Raises a UserError for a run whose mesh or batch does not suit that many devices in all, of so many
+    slices."""
+    for run in runs:
+        try:
+            validate(run.config, devices)
+            mesh.axis_across(run.config.mesh, devices, slices)
+        except UserError as error:
+            raise UserError(f"{run.name} on {devices} devices: {error}") from None
 
 
 def single(experiment: str, settings: Sequence[str], evaluate: bool = False) -> Run:
@@ -94,8 +108,17 @@ def sweep(path: str, settings: Sequence[str], evaluate: bool = False) -> list[Ru
             raise UserError(
                 f"{path}: overrides() gives two runs of the name {name!r}; every run must differ from the others, by its name too."
             )
-        given = tuple(f"--config.{key}={value}" for key, value in ({"workdir": f"{root}/{name}"} | overrides).items())
-        runs[name] = Run(name, module.CONFIG, overrides, (*others, *given), resolve(module.CONFIG, (*others, *given)), evaluate)
+        given = tuple(
+            f"--config.{key}={value}" for key, value in ({"workdir": f"{root}/{name}"} | overrides).items()
+        )
+        runs[name] = Run(
+            name,
+            module.CONFIG,
+            overrides,
+            (*others, *given),
+            resolve(module.CONFIG, (*others, *given)),
+            evaluate,
+        )
     if not runs:
         raise UserError(f"{path}: overrides() gives no run.")
     return list(runs.values())
@@ -105,7 +128,9 @@ def name_of(overrides: dict[str, Any]) -> str:
     """A directory's name: `alpha=3.0,seed=1`; with whole keys where two end alike."""
     last = {key: key.rpartition(".")[2] for key in overrides}
     shown = last if len(set(last.values())) == len(last) else {key: key for key in overrides}
-    return ",".join(f"{shown[key]}={re.sub('[^A-Za-z0-9.+_-]', '', str(value))}" for key, value in overrides.items())
+    return ",".join(
+        f"{shown[key]}={re.sub('[^A-Za-z0-9.+_-]', '', str(value))}" for key, value in overrides.items()
+    )
 
 
 def resolve(experiment: str, settings: Sequence[str]) -> ml_collections.ConfigDict:
@@ -138,7 +163,10 @@ def _load(path: str) -> Any:
     except Exception as error:  # whatever a user's file raises
         raise UserError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
     if missing := [name for name in ("CONFIG", "overrides") if not hasattr(module, name)]:
-        raise UserError(f"{path} has no {' and no '.join(missing)}; a sweep has CONFIG, an experiment file, and overrides(), a generator.")
+        raise UserError(
+            f"{path} has no {' and no '.join(missing)}; a sweep has CONFIG, an experiment file, and "
+            "overrides(), a generator."
+        )
     return module
 
 
@@ -148,7 +176,10 @@ def _overrides(path: str, module: Any) -> list[dict[str, Any]]:
     except Exception as error:  # whatever a user's function raises
         raise UserError(f"{path}: overrides() raised {type(error).__name__}: {error}") from error
     for overrides in found:
-        if not (isinstance(overrides, dict) and overrides and all(isinstance(key, str) for key in overrides)) or "workdir" in overrides:
+        if (
+            not (isinstance(overrides, dict) and overrides and all(isinstance(key, str) for key in overrides))
+            or "workdir" in overrides
+        ):
             raise UserError(
                 f'{path}: overrides() gives {overrides!r}; expected settings such as {{"agent.alpha": 3.0}}, without a workdir.'
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shlex
 import subprocess
 from collections.abc import Sequence
@@ -28,15 +29,45 @@ class Cluster:
 
 
 def script(runs: Sequence[Run], name: str, directory: str, cluster: Cluster) -> str:
-    """Of these runs; it logs into `directory` and bears it as its comment. Raises a UserError for rollouts on several nodes."""
+    """Of these runs; it logs into `directory` and bears it as its comment.
+
+    Raises:
+        UserError: for rollouts on several nodes, options that are none, and a directory that no line of the
+        script can name.
+    """
     if cluster.nodes > 1 and any(run.evaluate for run in runs):
-        raise UserError(f"--evaluate with --nodes={cluster.nodes}: rollouts are one process's; train first, then evaluate with --nodes=1.")
+        raise UserError(
+            f"--evaluate with --nodes={cluster.nodes}: rollouts are one process's; train first, then "
+            "evaluate with --nodes=1."
+        )
     wrong = [option for option in cluster.option if not option.startswith("-")]
     if wrong:
-        raise UserError(f"--option={wrong[0]} is no option of sbatch; give it with its dashes, such as --option=--{wrong[0]}.")
+        raise UserError(
+            f"--option={wrong[0]} is no option of sbatch; give it with its dashes, such as "
+            f"--option=--{wrong[0]}."
+        )
+    named = [
+        ("config.workdir", directory),
+        ("--sweep", name),
+        *(("--option", option) for option in cluster.option),
+    ]
+    for what, value in named:
+        if re.search(r"[\x00-\x1f\x7f]", value):
+            raise UserError(
+                f"{what} is {value!r}: no line of the script can hold it; give it without line breaks and "
+                "the like."
+            )
+    if "\\" in directory:  # with one SLURM fills no job's number into the log's name
+        raise UserError(
+            f"config.workdir is {directory!r}; give it without a backslash, which SLURM takes for its own."
+        )
     log = f"{directory.replace('%', '%%')}/slurm-{'%A_%a' if len(runs) > 1 else '%j'}.log"
     at_once = f"%{cluster.at_once}" if cluster.at_once else ""
-    values = dataclasses.asdict(cluster) | {"at_once": at_once, "again": AGAIN + KILLED, "start": str(Path.cwd())}
+    values = dataclasses.asdict(cluster) | {
+        "at_once": at_once,
+        "again": AGAIN + KILLED,
+        "start": str(Path.cwd()),
+    }
     return templates.render("slurm.sh", name=name, runs=runs, log=log, directory=directory, **values)
 
 
@@ -51,7 +82,10 @@ def submit(directory: Path, text: str, test_only: bool = False) -> str:
     for line in _told("squeue", "--me", "--noheader", "--format=%A %k").splitlines():
         job, _, comment = line.partition(" ")
         if comment == str(directory):
-            raise UserError(f"{directory} has job {job} already, which continues by itself; wait for it, or `scancel {job}` first.")
+            raise UserError(
+                f"{directory} has job {job} already, which continues by itself; wait for it, or `scancel "
+                f"{job}` first."
+            )
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "slurm.sh"
     path.write_text(text)
@@ -62,7 +96,10 @@ def _told(*command: str) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True)
     except FileNotFoundError:
-        raise UserError(f"There is no {command[0]} here; run this on the cluster's login node, or see the script with --dry-run.") from None
+        raise UserError(
+            f"There is no {command[0]} here; run this on the cluster's login node, or see the script with "
+            "--dry-run."
+        ) from None
     if done.returncode:
         raise UserError(f"{shlex.join(command)} failed: {' '.join(done.stderr.split())}")
     return (done.stdout + done.stderr).strip()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
-from launch import templates
-from launch.runs import AGAIN, Run
-from qt_jax.errors import UserError
+from launch import templates, tpus
+from launch.runs import AGAIN, KILLED, Run, check_devices
+from qt_jax.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, UserError
 
 INSTALL = " && ".join((
     "cd qt_jax_code",
@@ -21,7 +22,9 @@ INSTALL = " && ".join((
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """A TPU slice: accelerator such as v5litepod-16, software version such as v2-alpha-tpuv5-lite. delete: when all runs are finished."""
+    """A TPU slice: accelerator such as v5litepod-16, software version such as v2-alpha-tpuv5-lite. delete:
+    when all runs are finished. wait_s: for capacity, each time. restarts: of each run, and failures in a row
+    to bring it to the slice."""
 
     name: str
     zone: str
@@ -30,21 +33,50 @@ class Slice:
     project: str
     spot: bool
     delete: bool
+    wait_s: int
     restarts: int
 
 
-def script(runs: Sequence[Run], slice_: Slice) -> str:
-    """Raises a UserError for work directories that die with the slice, and an experiment that is not in the commit that goes there."""
+def script(runs: Sequence[Run], commit: str, slice_: Slice) -> str:
+    """Of these runs with the code of a commit.
+
+    Raises:
+        UserError: for work directories that die with the slice, a batch or mesh that does not suit its chips,
+        and names that gcloud
+            cannot take.
+    """
     if local := [run.workdir for run in runs if "://" not in run.workdir]:
         raise UserError(
             f"config.workdir is {local[0]!r}, on a disk that goes with the slice; give a bucket: --config.workdir=gs://BUCKET/runs/NAME."
         )
-    file = runs[0].experiment.partition(":")[0]
-    if subprocess.run(["git", "cat-file", "-e", f"HEAD:./{file}"], capture_output=True).returncode:
-        raise UserError(f"{file} is not in the commit HEAD, which is what the slice gets; put it into the repository and commit it.")
-    create = [f"--accelerator-type={slice_.accelerator}", f"--version={slice_.version}", *(["--spot"] if slice_.spot else [])]
+    if not re.fullmatch("[a-z]([-a-z0-9]{0,61}[a-z0-9])?", slice_.name):
+        raise UserError(
+            f"--name={slice_.name!r}: expected lower-case letters, digits and dashes, a letter first, such "
+            "as qt-1."
+        )
+    for argument in ("zone", "accelerator", "version", "project"):
+        value = getattr(slice_, argument)
+        if value and not re.fullmatch("[A-Za-z0-9][A-Za-z0-9.:_-]*", value):
+            raise UserError(f"--{argument}={value!r}: expected letters, digits, dots and dashes.")
+    if devices := tpus.devices_of_type(slice_.accelerator):
+        check_devices(runs, devices)
+    create = [
+        f"--accelerator-type={slice_.accelerator}",
+        f"--version={slice_.version}",
+        *(["--spot"] if slice_.spot else []),
+    ]
     where = [f"--zone={slice_.zone}", *([f"--project={slice_.project}"] if slice_.project else [])]
     return templates.render(
-        "tpu_vm.sh", name=slice_.name, runs=runs, python=".venv/bin/python", where=where, create=create, install=INSTALL, again=AGAIN,
-        restarts=slice_.restarts, delete=slice_.delete,
-    )  # fmt: skip
+        "tpu_vm.sh",
+        **dataclasses.asdict(slice_),
+        runs=runs,
+        start=str(Path.cwd()),
+        commit=commit,
+        python=".venv/bin/python",
+        where=where,
+        create=create,
+        install=INSTALL,
+        again=AGAIN + KILLED,
+        bad_input=EXIT_USER_ERROR,
+        temporary=EXIT_PREEMPTED,
+    )

@@ -2,14 +2,14 @@
 {% for line in option -%}
 #SBATCH {{ line }}
 {% endfor -%}
-#SBATCH --job-name={{ name|quote }}
-#SBATCH --comment={{ directory|quote }}
+#SBATCH --job-name={{ name|directive }}
+#SBATCH --comment={{ directory|directive }}
 #SBATCH --nodes={{ nodes }}
 #SBATCH --ntasks-per-node=1
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --signal=TERM@{{ notice_s }}
-#SBATCH --output={{ log|quote }}
+#SBATCH --output={{ log|directive }}
 {%- if runs|length > 1 %}
 #SBATCH --array=0-{{ runs|length - 1 }}{{ at_once }}
 {%- endif %}

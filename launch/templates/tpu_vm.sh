@@ -1,5 +1,8 @@
 #!/bin/bash
-# {{ runs|length }} run{{ '' if runs|length == 1 else 's, one after the other,' }} on all hosts of the TPU slice {{ name }}. Made anew where it was preempted; stopped with Ctrl-C, it leaves the slice.
+# {{ runs|length }} run{{ '' if runs|length == 1 else 's, one after the other,' }} on all hosts
+# of the TPU slice {{ name }}, with the code of commit {{ commit }}.
+# The slice is made anew where it was preempted, and waited for where there is no capacity;
+# stopped with Ctrl-C, this leaves it.
 set -u
 tpu=(gcloud compute tpus tpu-vm)
 where=({{ where|map('quote')|join(' ') }})
@@ -8,38 +11,124 @@ commands=(
   {{ run.shell(python)|quote }}
 {%- endfor %}
 )
+cd {{ start|quote }} || exit {{ bad_input }}
+tmp=$(mktemp -d) || exit 1
+trap 'rm -rf "$tmp"' EXIT
+waited=0  # s for a slice, since there was one
+
+leave() { echo "launch tpu-vm: $2" >&2; exit "$1"; }
 
 on_all() { "${tpu[@]}" ssh {{ name|quote }} "${where[@]}" --worker=all --command="$1"; }
 
-ready() { [ "$("${tpu[@]}" describe {{ name|quote }} "${where[@]}" --format='value(state)' 2>/dev/null)" = READY ]; }
+# ask VERB ARGUMENT...: gcloud's answer in $tmp/answer, its error (or else all that it says) in $tmp/said.
+# Leaves at once where no later try could end otherwise.
+ask() {
+  "${tpu[@]}" "$1" {{ name|quote }} "${where[@]}" "${@:2}" --quiet \
+    < /dev/null > "$tmp/answer" 2> "$tmp/all" && return
+  sed -n '/^ERROR/,$p' "$tmp/all" > "$tmp/said"
+  [ -s "$tmp/said" ] || cp "$tmp/all" "$tmp/said"
+  if matches "$never" && ! matches "$network"; then
+    said=$(grep -Ei -m1 "$never" "$tmp/said")
+    leave {{ bad_input }} "gcloud cannot make or reach the slice: ${said#ERROR: } (login, project, the \
+TPU API, its quota and your rights are set once, by hand: see \`gcloud init\`)"
+  fi
+  return 1
+}
+matches() { grep -Eiq "$1" "$tmp/said"; }
+# No login, project, right or billing, an API that is off, no quota, no gcloud, an argument that is none.
+never='active account|auth login|reauth|invalid_grant|unauthenticated|unauthorized|credentials'
+never+='|required property|project property|set project|project.*(not|n.t) (exist|found)|consumer_invalid'
+never+='|permission.?denied|not have (the )?[a-z. ]*permission|permission.*denied|forbidden|billing'
+never+='|service_disabled|has not been used|api.*(not enabled|disabled)'
+never+='|limit(.?value)?[^a-z0-9]*(of |is )?[^a-z0-9]*0(\.0+)?(\.?[^0-9.]|\.?$)'
+never+='|failed to load|must have python|command not found'
+never+='|invalid.?argument|invalid (value|choice)|unrecognized argument|argument --|not a valid'
+never+='|must be specified'
+never+='|(zone|location|accelerator|version).*(not found|not exist|unknown)'
+never+='|unknown (zone|location|accelerator)'
+# Of these gcloud says that one should log in again, too.
+network='connectionpool|max retries|timed? ?out|unable to find the server|name resolution|unreachable'
+network+='|connection (reset|refused|aborted)'
+# No capacity now, or others of the project have the quota.
+later='capacity|stockout|resource.?(pool.)?exhausted|(sufficient|enough) resources|currently unavailable'
+later+='|quota|try again later|"?code"?: 8\b'
 
-prepare() {
-  ready || make || return
-  on_all 'mkdir -p qt_jax_code' &&
-  git archive HEAD -o /tmp/qt_jax_code.tar && "${tpu[@]}" scp /tmp/qt_jax_code.tar {{ (name + ':')|quote }} "${where[@]}" --worker=all &&
+in_one_line() { tr -s '[:space:]' ' ' < "$tmp/said" | cut -c1-300; }
+
+# Another try in $1 s, for up to {{ wait_s }} s in all.
+wait_for_slice() {
+  [ $((waited + $1)) -le {{ wait_s }} ] ||
+    leave {{ temporary }} "$2, for $waited s (--wait-s={{ wait_s }}); the same command tries again"
+  echo "$2, after $waited s; next try in $1 s" >&2
+  sleep "$1"
+  waited=$((waited + $1))
+}
+
+# A slice that is ready, however long it takes; fails where something else is wrong.
+have_slice() {
+  local state made="" pause=30
+  while :; do
+    if ask describe '--format=value(state)'; then
+      state=$(< "$tmp/answer")
+    elif [ -s "$tmp/said" ] && ! matches 'not.?found'; then
+      return 1  # the network, it may be: nothing is known of the slice
+    else
+      state=
+    fi
+    case $state in
+      READY) waited=0; return 0 ;;
+      *ING) wait_for_slice 30 "the slice is $state"; continue ;;
+      ?*) ask delete || return ;;  # preempted, stopped or broken
+      *) [ -z "$made" ] || return ;;  # gcloud says that it made one, and there is none
+    esac
+    if ask create {{ create|map('quote')|join(' ') }}; then
+      made=yes
+    else
+      matches "$later" || return
+      wait_for_slice "$pause" "no capacity for the slice ($(in_one_line))"
+      pause=$((pause < 240 ? pause * 2 : 240))
+    fi
+  done
+}
+
+bring_code() {
+  true > "$tmp/said"
+  git archive {{ commit }} -o "$tmp/qt_jax_code.tar" && on_all 'mkdir -p qt_jax_code' &&
+  "${tpu[@]}" scp "$tmp/qt_jax_code.tar" {{ (name + ':')|quote }} "${where[@]}" --worker=all &&
   on_all {{ install|quote }}
 }
 
-make() {
-  "${tpu[@]}" delete {{ name|quote }} "${where[@]}" --quiet 2>/dev/null
-  "${tpu[@]}" create {{ name|quote }} "${where[@]}" {{ create|map('quote')|join(' ') }}
+# Returns once all hosts have the code.
+prepare() {
+  local failures=0
+  until have_slice && bring_code; do
+    failures=$((failures + 1))
+    cat "$tmp/said" >&2
+    [ "$failures" -le {{ restarts }} ] ||
+      leave 1 "$failures failures in a row to bring the code to the slice (--restarts={{ restarts }})"
+    sleep 30
+  done
 }
 
+command -v gcloud > /dev/null ||
+  leave {{ bad_input }} "there is no gcloud here; install the Google Cloud CLI and run \`gcloud init\`"
 for command in "${commands[@]}"; do
-  status=1
-  for ((start = 0; start <= {{ restarts }}; start++)); do
-    prepare || { sleep 30; continue; }
+  for ((start = 0; ; start++)); do
+    prepare
     # A maintenance event or the end of a Spot slice reaches each host as SIGTERM: the run saves and leaves with 75.
     # The lock: where the connection alone was lost, the run before is still under way.
-    on_all "cd qt_jax_code && QT_JAX_COMMIT=$(git rev-parse HEAD) flock --timeout 600 /tmp/qt_jax.lock bash -c $(printf %q "$command")"
+    on_all "cd qt_jax_code && QT_JAX_COMMIT={{ commit }} \
+flock --timeout 600 /tmp/qt_jax.lock bash -c $(printf %q "$command")"
     status=$?
     case $status in
       0) break ;;
-      {{ again|join('|') }}|255) echo "status $status: continues from the last checkpoint" >&2 ;;  # 255: the connection was lost
+      {{ again|join('|') }}|255) ;;  # 255: the connection was lost
       *) exit $status ;;
     esac
+    [ "$start" -lt {{ restarts }} ] ||
+      leave "$status" "status $status after $start restarts (--restarts={{ restarts }})"
+    echo "status $status: continues from the last checkpoint" >&2
   done
-  [ "$status" = 0 ] || exit "$status"
 done
 {%- if delete %}
 "${tpu[@]}" delete {{ name|quote }} "${where[@]}" --quiet

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_collections
@@ -14,27 +14,45 @@ from qt_jax.cli import datasets
 from qt_jax.data import tables
 from qt_jax.errors import UserError
 from qt_jax.models.q_transformer import Network, parameter_count
-from qt_jax.training import chips, hlo, inputs, mesh, program, topology
+from qt_jax.training import chips, communication, hlo, inputs, mesh, program, topology
 from qt_jax.training.config import validate
 
 FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("topology", "", "A TPU topology to compile for, such as v5e:4x4, v4:2x2x2 or v5p:2x2x4.")
-    flags.DEFINE_integer("slices", 1, "So many slices of --topology, joined by the data centre's network.")
-    flags.DEFINE_integer("devices", 0, "Or so many simulated CPU devices.")
-    flags.DEFINE_string("fits", "", "Or the smallest slice of v4, v5e, v5p or v6e, or number of a100, h100 or h200, that it fits.")
+    flags.DEFINE_string(
+        "topology", "", "A TPU topology to compile for, such as v5e:4x4, v4:2x2x2 or v5p:2x2x4."
+    )
+    joined = "So many slices of --topology, joined by the data centre's network."
+    flags.DEFINE_integer("slices", 1, joined, lower_bound=1)
+    flags.DEFINE_integer("devices", 0, "Or so many simulated CPU devices.", lower_bound=0)
+    flags.DEFINE_string(
+        "fits",
+        "",
+        "Or the smallest slice of v4, v5e, v5p or v6e, or number of a100, h100 or h200, that it fits.",
+    )
 
 
 def main(config: Any) -> None:
     if sum(map(bool, (FLAGS.topology, FLAGS.devices, FLAGS.fits))) != 1:
-        raise UserError("Give one of --topology=v5e:4x4 (a TPU slice), --devices=8 (simulated CPU devices) and --fits=v5e (or h100).")
+        raise UserError(
+            "Give one of --topology=v5e:4x4 (a TPU slice), --devices=8 (simulated CPU devices) and "
+            "--fits=v5e (or h100)."
+        )
+    if FLAGS.slices > 1 and not FLAGS.topology:
+        raise UserError(
+            f"--slices={FLAGS.slices} without --topology: give the topology of a slice, such as v5e:4x4."
+        )
     if FLAGS.fits:
         for line in fits(config, FLAGS.fits):
             print(line, flush=True)
         return
-    devices = topology.tpu_devices(FLAGS.topology, FLAGS.slices) if FLAGS.topology else topology.cpu_devices(FLAGS.devices)
+    devices = (
+        topology.tpu_devices(FLAGS.topology, FLAGS.slices)
+        if FLAGS.topology
+        else topology.cpu_devices(FLAGS.devices)
+    )
     print(report(figures(config, devices)))
 
 
@@ -42,9 +60,10 @@ def figures(config: Any, devices: list[Any]) -> dict[str, Any]:
     """What the compiled train step of `config` on these devices needs and, on chips with published peaks, how long it may take.
 
     Returns:
-        bytes on each device (`memory`, compiled), bytes that a step sends (`sent`, compiled: the arrays that a device's group gathers or
-        reduces), FLOPs of a step on each device (`flops`, from the program before optimisation) and, modelled, seconds (`compute_s`,
-        `memory_s`, `wire_s`; of scanned layers `memory_s` counts one).
+        bytes on each device (`memory`, compiled), what a step sends (`sent`, compiled: {kind: bytes of the
+        arrays that a device's group gathers or reduces, how often, over what}), FLOPs of a step on each
+        device (`flops`, from the program before optimisation) and, modelled, seconds (`compute_s`,
+        `memory_s`, `wire_s`, of which `between_s` between slices; of scanned layers `memory_s` counts one).
 
     Raises:
         UserError: if the config does not fit that many devices.
@@ -55,6 +74,7 @@ def figures(config: Any, devices: list[Any]) -> dict[str, Any]:
     config = inputs.with_value_range(config, config.dt_ref)  # which changes numbers in the program alone
     network = Network.create(config.model, *tables.interface(chosen, config.data.image_size), text.DIM)
     compiled = program.build(config, network, mesh.make_mesh(config.mesh, devices))
+    exchanges = hlo.collectives(compiled.step.as_text())
     values = {
         "agent": config.agent.name,
         "parameters": parameter_count(compiled.state.params),
@@ -63,15 +83,31 @@ def figures(config: Any, devices: list[Any]) -> dict[str, Any]:
         "scanned": config.model.scan_layers,
         "mesh": dict(compiled.mesh.shape),
         "memory": program.memory(compiled),
-        "sent": hlo.collectives(compiled.step.as_text()),
+        "sent": sent(exchanges),
         "flops": program.step_flops(config, network, compiled.state, compiled.batch) / len(devices),
     }
     if chip := chips.published(values["device"]):
         values["device_memory"] = chip.memory
         values["compute_s"] = values["flops"] / chip.flops
         values["memory_s"] = compiled.step.cost_analysis().get("bytes accessed", 0.0) / chip.bandwidth
-        values["wire_s"] = sum(values["sent"].values()) / chip.interconnect
+        within, between = communication.seconds(exchanges, compiled.mesh.devices.reshape(-1), chip)
+        values |= {"wire_s": within + between, "between_s": between}
     return values
+
+
+def sent(exchanges: Mapping[hlo.Collective, int]) -> dict[str, tuple[float, int, str]]:
+    """{kind: (bytes, how often, over how many devices or slices)} of a step."""
+    table: dict[str, tuple[float, int, set[int]]] = {}
+    for exchange, times in exchanges.items():
+        far = exchange.slices > 1
+        name = f"{exchange.kind} between slices" if far else exchange.kind
+        size, count, over = table.get(name, (0.0, 0, set()))
+        many = exchange.slices if far else len(exchange.groups[0])
+        table[name] = (size + times * exchange.size, count + times, over | {many})
+    return {
+        name: (size, count, " or ".join(map(str, sorted(over))))
+        for name, (size, count, over) in sorted(table.items())
+    }
 
 
 def fits(config: Any, kind: str) -> Iterator[str]:
@@ -106,17 +142,22 @@ def report(values: dict[str, Any]) -> str:
         "memory on each device (compiled):",
         program.memory_table(parts).rstrip(),
         "sent by each step (compiled; bytes of the arrays that a device's group gathers or reduces):",
-        *(f"  {name:20}{size / 2**20:12,.1f} MiB" for name, size in sorted(values["sent"].items())),
+        *(
+            f"  {name:34}{size / 2**20:12,.1f} MiB in {times}, over {over}"
+            for name, (size, times, over) in values["sent"].items()
+        ),
         f"method's FLOPs of a step on each device (from the program before optimisation): {values['flops'] / 1e9:,.1f} GFLOP",
     ]
     if "device_memory" in values:
         compute, memory, wire = (values[name] * 1e3 for name in ("compute_s", "memory_s", "wire_s"))
         once = " (at least: the compiler counts a loop's body once)" if values["scanned"] else ""
+        far = f" (of it {values['between_s'] * 1e3:.3g} ms between slices)" if values["between_s"] else ""
         slowest, held = max(compute, memory), parts["total"] / values["device_memory"]
         lines += [
             f"fits {kind}: {'yes' if held <= 1 else 'NO'}, {held:.1%} of its {values['device_memory'] / 2**30:.0f} GiB",
             f"step time (modelled from published peaks): compute {compute:.3g} ms, memory {memory:.3g} ms{once}, communication "
-            f"{wire:.3g} ms; between {max(slowest, wire):.3g} ms (all overlapped) and {slowest + wire:.3g} ms (none)",
+            f"{wire:.3g} ms{far}; between {max(slowest, wire):.3g} ms (all overlapped) and "
+            f"{slowest + wire:.3g} ms (none)",
             f"scaling efficiency (modelled, no overlap): {slowest / (slowest + wire):.0%}",
         ]
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 """Published peak figures of accelerators, and the measured matmul peak where there are none.
 
-TPU: cloud.google.com/tpu/docs (v4, v5e, v5p, v6e system architecture). GPU: NVIDIA's data sheets (dense, SXM). Peaks are bf16.
+TPU: cloud.google.com/tpu/docs (v4, v5e, v5p, v6e system architecture; v4's network is taken for v5p's). GPU:
+NVIDIA's data sheets (dense, SXM; the network of its DGX). Peaks are bf16.
 """
 
 from __future__ import annotations
@@ -16,22 +17,24 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """flops: bf16 FLOP/s. memory: bytes. bandwidth: bytes/s of the memory. interconnect: bytes/s of all links of a chip, one way."""
+    """flops: bf16 FLOP/s. memory: bytes. bandwidth: bytes/s of the memory. interconnect: bytes/s of all links
+    of a chip, one way. network: bytes/s of a chip's share of its host's network, one way."""
 
     flops: float
     memory: float
     bandwidth: float
     interconnect: float
+    network: float
 
 
 CHIPS = {
-    "TPU v4": Chip(275e12, 32 * 2**30, 1228e9, 300e9),
-    "TPU v5 lite": Chip(197e12, 16 * 2**30, 819e9, 200e9),
-    "TPU v5": Chip(459e12, 95 * 2**30, 2765e9, 600e9),
-    "TPU v6 lite": Chip(918e12, 32 * 2**30, 1640e9, 448e9),
-    "NVIDIA A100": Chip(312e12, 80 * 2**30, 2039e9, 300e9),
-    "NVIDIA H100": Chip(989e12, 80 * 2**30, 3350e9, 450e9),
-    "NVIDIA H200": Chip(989e12, 141 * 2**30, 4800e9, 450e9),
+    "TPU v4": Chip(275e12, 32 * 2**30, 1228e9, 300e9, 6.25e9),
+    "TPU v5 lite": Chip(197e12, 16 * 2**30, 819e9, 200e9, 3.125e9),
+    "TPU v5": Chip(459e12, 95 * 2**30, 2765e9, 600e9, 6.25e9),
+    "TPU v6 lite": Chip(918e12, 32 * 2**30, 1640e9, 448e9, 12.5e9),
+    "NVIDIA A100": Chip(312e12, 80 * 2**30, 2039e9, 300e9, 25e9),
+    "NVIDIA H100": Chip(989e12, 80 * 2**30, 3350e9, 450e9, 50e9),
+    "NVIDIA H200": Chip(989e12, 141 * 2**30, 4800e9, 450e9, 50e9),
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import ml_collections
-from jax._src.clusters import ClusterEnv
+from jax._src.clusters import ClusterEnv, K8sCluster
 
 from qt_jax.errors import UserError
 from qt_jax.training.peers import Peers, join
@@ -17,11 +17,15 @@ from qt_jax.training.peers import Peers, join
 
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
-    config.coordinator = ""  # host:port of process 0; empty: found from SLURM, GKE, TPU metadata or OpenMPI, else one process
-    config.num_processes = 0
-    config.process_id = -1
+    config.coordinator = (
+        ""  # host:port of process 0; empty: found from SLURM, GKE, TPU metadata or OpenMPI, else one process
+    )
+    config.num_processes = 0  # 1, without a coordinator: one process, whatever it runs in
+    config.process_id = -1  # from 0, with a coordinator
     config.start_timeout_s = 300  # until every process is there
-    config.heartbeat_timeout_s = 30  # without a word from a process until the others stop; a death stops them at once
+    config.heartbeat_timeout_s = (
+        30  # without a word from a process until the others stop; a death stops them at once
+    )
     return config
 
 
@@ -38,22 +42,52 @@ def find(settings: Any) -> Cluster | None:
     """The cluster that `config.distributed` or the environment describes; None for a single process.
 
     Raises:
-        UserError: if the settings are incomplete.
+        UserError: if the settings are incomplete, or an environment of many processes does not tell which
+        they are.
     """
+    given = (
+        f"config.distributed has coordinator={settings.coordinator!r}, "
+        f"num_processes={settings.num_processes}, process_id={settings.process_id}"
+    )
     if settings.coordinator:
-        if not 0 <= settings.process_id < settings.num_processes or ":" not in settings.coordinator:
-            raise UserError(
-                f"config.distributed has coordinator={settings.coordinator!r}, num_processes={settings.num_processes}, "
-                f"process_id={settings.process_id}; give host:port, the number of processes and this one's number from 0."
-            )
+        port = settings.coordinator.rpartition(":")[2]
+        in_range = port.isdecimal() and 0 < int(port) < 2**16
+        if not (in_range and 0 <= settings.process_id < settings.num_processes):
+            raise UserError(f"{given}; give host:port, the number of processes and this one's number from 0.")
         return Cluster(settings.coordinator, settings.num_processes, settings.process_id)
-    present = [env for env in ClusterEnv._cluster_types if not env.opt_in_only_method and env.is_env_present()]
-    if not present or present[0].get_process_count() == 1:
+    if settings.num_processes == 1 and settings.process_id in (-1, 0):
+        return None  # whatever the environment has beside it
+    if (settings.num_processes, settings.process_id) != (0, -1):
+        raise UserError(
+            f"{given}; give coordinator=host:port with them, none of the three to have them found, or "
+            "num_processes=1 for a process alone."
+        )
+    try:
+        return _found(settings.start_timeout_s)
+    except Exception as error:  # whatever a metadata server, the Kubernetes API or their libraries raise
+        raise UserError(
+            f"Which processes take part is not to be found out ({' '.join(str(error).split())}); set "
+            "config.distributed.num_processes=1 for this one alone, or coordinator, num_processes and "
+            "process_id."
+        ) from error
+
+
+def _found(timeout_s: int) -> Cluster | None:
+    """What JAX finds in the environment. On Kubernetes it asks the API, for which an account needs rights: a
+    pod that bears no number within a job is one process by itself."""
+    numbered = "JOB_COMPLETION_INDEX" in os.environ
+    kinds = [kind for kind in ClusterEnv._cluster_types if not kind.opt_in_only_method]
+    env = next(
+        (kind for kind in kinds if (numbered or kind is not K8sCluster) and kind.is_env_present()), None
+    )
+    if env is None and numbered:
+        raise RuntimeError("this pod has a number within a job, and no package `kubernetes` to ask with")
+    if env is None or env.get_process_count() == 1:
         return None
-    env = present[0]
-    # JAX's port on SLURM is the job's number: the second one that we need is the next job's, which may run on the same nodes.
+    # JAX's port on SLURM is the job's number: the second one that we need is the next job's, which may run on
+    # the same nodes.
     port = str(61440 + 2 * (int(os.environ["SLURM_JOB_ID"]) % 2048)) if env.name == "slurm" else None
-    address = env.get_coordinator_address(timeout_secs=settings.start_timeout_s, override_coordinator_port=port)
+    address = env.get_coordinator_address(timeout_secs=timeout_s, override_coordinator_port=port)
     return Cluster(address, env.get_process_count(), env.get_process_id())
 
 
@@ -67,18 +101,28 @@ def start(settings: Any) -> Peers:
     if cluster is None or cluster.num_processes == 1:
         return Peers()
     if settings.heartbeat_timeout_s < 5:
-        raise UserError(f"config.distributed.heartbeat_timeout_s is {settings.heartbeat_timeout_s}; give 5 seconds or more.")
+        raise UserError(
+            f"config.distributed.heartbeat_timeout_s is {settings.heartbeat_timeout_s}; give 5 seconds or "
+            "more."
+        )
     host, port = cluster.coordinator.rsplit(":", 1)
     if cluster.process_id == 0:
         _check_free(int(port))
     neighbour = int(port) + (1 if int(port) < 65535 else -1)
-    peers = join((host, neighbour), cluster.num_processes, cluster.process_id, settings.start_timeout_s, settings.heartbeat_timeout_s)
+    peers = join(
+        (host, neighbour),
+        cluster.num_processes,
+        cluster.process_id,
+        settings.start_timeout_s,
+        settings.heartbeat_timeout_s,
+    )
     jax.distributed.initialize(
         cluster.coordinator,
         cluster.num_processes,
         cluster.process_id,
         initialization_timeout=settings.start_timeout_s,
-        heartbeat_timeout_seconds=2 * settings.heartbeat_timeout_s,  # JAX's own abort names nobody: `peers` speaks first
+        heartbeat_timeout_seconds=2
+        * settings.heartbeat_timeout_s,  # JAX's own abort names nobody: `peers` speaks first
     )
     return peers
 
@@ -88,4 +132,6 @@ def _check_free(port: int) -> None:
     try:
         socket.create_server(("", port)).close()
     except (OSError, OverflowError) as error:
-        raise UserError(f"Process 0 cannot listen on port {port} ({error}); set config.distributed.coordinator.") from error
+        raise UserError(
+            f"Process 0 cannot listen on port {port} ({error}); set config.distributed.coordinator."
+        ) from error

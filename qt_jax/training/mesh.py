@@ -43,10 +43,27 @@ def axis_sizes(settings: Any, devices: int) -> tuple[int, int, int]:
     return tuple(devices // fixed if size == -1 else size for size in sizes)
 
 
+def axis_across(settings: Any, devices: int, slices: int) -> int:
+    """Number of the axis (of `AXES`) that the slow network between slices carries: `data` if it divides, else
+    `fsdp`.
+
+    Raises:
+        UserError: if neither is a multiple of the slices.
+    """
+    sizes = axis_sizes(settings, devices)
+    for axis in (0, 1):
+        if sizes[axis] % slices == 0:
+            return axis
+    raise UserError(
+        f"config.mesh.data={sizes[0]} and config.mesh.fsdp={sizes[1]}: one must be a multiple of the "
+        f"{slices} slices."
+    )
+
+
 def make_mesh(settings: Any, devices: list[Any] | None = None) -> jax.sharding.Mesh:
     """The mesh of `config.mesh` over `devices` (default: all), `tensor` innermost, where links are fastest.
 
-    Over several slices (TPU slices, or NVLink domains) the slow network carries one axis only: `data` if it divides, else `fsdp`.
+    Over several slices (TPU slices, or NVLink domains) the slow network carries one axis only: `axis_across`.
 
     Raises:
         UserError: if the sizes do not fit the devices or the slices.
@@ -57,9 +74,7 @@ def make_mesh(settings: Any, devices: list[Any] | None = None) -> jax.sharding.M
     if slices == 1:
         grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     else:
-        across = next((i for i in (0, 1) if sizes[i] % slices == 0), None)
-        if across is None:
-            raise UserError(f"config.mesh.data={sizes[0]} and config.mesh.fsdp={sizes[1]}: one must be a multiple of the {slices} slices.")
+        across = axis_across(settings, len(devices), slices)
         between = [slices if i == across else 1 for i in range(3)]
         within = [size // many for size, many in zip(sizes, between)]
         grid = mesh_utils.create_hybrid_device_mesh(within, between, devices, allow_split_physical_axes=True)

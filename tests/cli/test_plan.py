@@ -9,9 +9,11 @@ import jax
 import pytest
 
 from experiments import metaworld_mt10
+from qt_jax.cli import plan as plan_door
 from qt_jax.envs import metaworld
 from qt_jax.models.q_transformer import Network
-from qt_jax.training import hlo, sharding, topology
+from qt_jax.training import sharding, topology
+from qt_jax.training.hlo import Collective
 from qt_jax.training.state import init_state
 from tests.conftest import ROOT
 
@@ -54,41 +56,19 @@ def test_bytes_sent_agree_with_a_count_by_hand(mesh):
     assert mebibytes(text, "parameters") == pytest.approx(held / 2**20, abs=0.06)
 
 
-def test_loops_count_as_often_as_they_run():
-    text = """
-%body (p: f32[4]) -> f32[4] {
-  %all-reduce.1 = f32[4]{0} all-reduce(%p), replica_groups={{0,1}}, to_apply=%add
-}
-
-ENTRY %main (x: f32[4]) -> f32[4] {
-  %while.1 = f32[4] while(%x), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"3"}}
-  %reduce-scatter.1 = f32[2]{0} reduce-scatter(%while.1), replica_groups=[4,2]<=[8], dimensions={0}, to_apply=%add
-  %all-gather.1 = (f32[2]{0}, f32[4]{0}) all-gather-start(%reduce-scatter.1), replica_groups={{0,1}}, dimensions={0}
-}
-"""
-    assert hlo.collectives(text) == {"all-reduce": 3 * 16, "reduce-scatter": 16, "all-gather": 16}
-
-
-def test_a_loop_without_a_note_is_as_long_as_its_bound():
-    """As the TPU's compiler writes it."""
-    text = """
-%cond (p: (s32[], f32[4])) -> pred[] {
-  %constant.7 = s32[]{:T(128)} constant(6)
-  %i = s32[] get-tuple-element(%p), index=0
-  ROOT %lt = pred[] compare(%i, %constant.7), direction=LT, metadata={op_name="while/cond/lt"}
-}
-
-%body (p: (s32[], f32[4])) -> (s32[], f32[4]) {
-  %all-reduce.1 = f32[4]{0} all-reduce(%x), replica_groups={{0,1}}, to_apply=%add
-}
-
-ENTRY %main (x: f32[4]) -> f32[4] {
-  %while.1 = (s32[], f32[4]) while(%t), condition=%cond, body=%body, metadata={op_name="while"}
-}
-"""
-    assert hlo.collectives(text) == {"all-reduce": 6 * 16}
-    with pytest.raises(ValueError, match="a loop whose length"):
-        hlo.collectives(text.replace("direction=LT", "direction=NE"))
+def test_what_is_sent_is_told_by_kind_and_what_crosses_slices_apart():
+    pair, four = ((0, 1),), ((0, 1, 2, 3),)
+    exchanges = {Collective("all-reduce", 2**20, pair): 3, Collective("all-reduce", 2**19, four): 2}
+    exchanges[Collective("all-reduce", 2**18, (), slices=8)] = 4
+    sent = plan_door.sent(exchanges)
+    assert sent == {"all-reduce": (2**22, 5, "2 or 4"), "all-reduce between slices": (2**20, 4, "8")}
+    values = dict(agent="bc", parameters=1, batch=(8, 5), mesh={"data": 16}, scanned=False, flops=1e9)
+    values |= dict(sent=sent, device="TPU v5 lite", device_memory=2**34, memory={"total": 2**30})
+    values |= dict(compute_s=2e-3, memory_s=3e-3, wire_s=1e-3, between_s=4e-4)
+    text = plan_door.report(values)
+    assert "all-reduce between slices" in text and "1.0 MiB in 4, over 8" in text
+    assert "communication 1 ms (of it 0.4 ms between slices); between 3 ms (all overlapped) and 4 ms" in text
+    assert "efficiency (modelled, no overlap): 75%" in text
 
 
 def test_what_to_plan_for_must_be_said():
@@ -147,5 +127,6 @@ def test_several_slices_send_gradients_between_them_and_weights_within():
         plan("--topology=v5e:2x2", f"--slices={slices}", "--config.mesh.fsdp=4", f"--config.data.batch_size={32 * slices}").stdout
         for slices in (1, 2)
     )
-    assert "data 2 x fsdp 4 x tensor 1" in two
+    assert "data 2 x fsdp 4 x tensor 1" in two and "ms between slices)" in two and "between slices" not in one
+    assert mebibytes(two, "all-reduce between slices") > 0
     assert mebibytes(two, "all-gather") == pytest.approx(mebibytes(one, "all-gather"), rel=0.1)

@@ -11,15 +11,20 @@ import yaml
 
 from launch.__main__ import main
 from tests.conftest import ROOT
+from tests.launch.test_gke import GPUS
 from tests.launch.test_launch import BUCKET, DRY, LOCAL_SLURM, SWEEP, rendered
 
 BIN = Path(sys.executable).parent
 JOBSET = yaml.safe_load((Path(__file__).parent / "jobset.schema.yaml").read_text())
-GPUS = ("--image=r/qt:1", "--accelerator=nvidia-h100-80gb", "--hosts=2", "--chips=8")
+GIVEN = ("--env=A=$(B)", "--secret=wandb", "--volume=pvc/a:/a", "--volume=gcs/b:/b", "--volume=nfs/s/e:/n",
+         "--volume=secret/s:/s", "--volume=configmap/c:/c", "--volume=memory/8Gi:/dev/shm",
+         "--node-selector=a.b/c=d", "--toleration=a=b:NoSchedule")  # fmt: skip
 
 
 def checked(program, *arguments, text=""):
-    done = subprocess.run([BIN / program, *arguments], input=text, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [BIN / program, *arguments], input=text, cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
     return done.stdout + done.stderr if done.returncode else ""
 
 
@@ -38,10 +43,14 @@ def test_shellcheck_has_nothing_to_say(where, given, capsys):
 def test_hadolint_has_nothing_to_say(name):
     path = f"launch/docker/{name}"
     assert not checked("hadolint", path)
-    assert "DL3006" in checked("hadolint", "-", text=(ROOT / path).read_text().replace(":3.11-slim-bookworm", ""))
+    assert "DL3006" in checked(
+        "hadolint", "-", text=(ROOT / path).read_text().replace(":3.11-slim-bookworm", "")
+    )
 
 
-@pytest.mark.parametrize("pool", [DRY["gke"], (*DRY["gke"], "--queue=multislice-queue"), GPUS])
+@pytest.mark.parametrize(
+    "pool", [DRY["gke"], (*DRY["gke"], "--queue=multislice-queue"), GPUS, (*GPUS, *GIVEN)]
+)
 def test_jobsets_hold_to_their_schema_and_their_jobs_to_that_of_kubernetes(pool, capsys):
     for jobset in jobsets(capsys, pool):
         jsonschema.validate(jobset, JOBSET)
@@ -66,4 +75,9 @@ def jobsets(capsys, pool):
 
 
 def as_job(job):
-    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "hosts"}, "spec": job["template"]["spec"]}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "hosts"},
+        "spec": job["template"]["spec"],
+    }

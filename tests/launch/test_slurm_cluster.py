@@ -72,6 +72,17 @@ def test_slurm_is_asked_without_a_job_and_its_refusal_is_one_line(config, tmp_pa
     assert not told("squeue", "-h")
 
 
+def test_slurm_has_a_strange_directory_as_it_is_named(config, tmp_path):
+    run = tmp_path / "a 'b' \"c\" #d é$(touch x) 5%"
+    held = "--config=tests/tiny.py", "--option=--hold"
+    job = submitted(on_slurm(config, run, *held))
+    shown = told("scontrol", "show", "job", job)
+    for field in (f"JobName={run.name}", f"Comment={run} ", f"StdOut={run}%/slurm-{job}.log"):
+        assert f"{field}\n" in shown
+    assert f"has job {job} already" in on_slurm(config, run, *held).stderr
+    told("scancel", job)
+
+
 def test_a_job_that_is_cancelled_does_not_start_again(config, tmp_path):
     job = submitted(on_slurm(config, tmp_path / "run", "--config=tests/tiny.py", "--nodes=2"))
     of_it = lambda: slurm_cluster.processes(f"SLURM_JOB_ID={job}", f"SLURM_CONF={os.environ['SLURM_CONF']}")

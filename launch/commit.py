@@ -1,0 +1,86 @@
+"""The commit that a launcher ships, and what of a run's code is not in it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from launch.runs import Run
+from qt_jax.cli.settings import flattened
+from qt_jax.errors import UserError
+
+SHIPPED = ("qt_jax", "setup.cfg", "pyproject.toml", "requirements-tpu.txt")
+"""What every run needs of the repository: the package, and what installs it."""
+
+
+def head() -> str:
+    return _git("rev-parse", "HEAD").strip()
+
+
+def files_of(runs: Sequence[Run]) -> list[str]:
+    """Files of the repository, as they are named from here, that these runs use: experiments, files and
+    modules that settings name, all that was imported in this process to resolve them, and the package."""
+    package = [path for name in SHIPPED for path in (Path(name), *Path(name).rglob("*")) if path.is_file()]
+    named = [Path(name) for run in runs for name in (run.experiment.partition(":")[0], *_named(run))]
+    return sorted({str(path) for path in [*named, *_imported(), *package] if "__pycache__" not in path.parts})
+
+
+def _named(run: Run) -> Iterator[str]:
+    for value in flattened(run.config).values():
+        for text in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(text, str):
+                module = text.partition(":")[0].replace(".", "/") + ".py"  # of "module:function"
+                yield from (path for path in (text, module) if os.path.isfile(path))
+
+
+def _imported() -> Iterator[Path]:
+    here = Path.cwd().resolve()
+    for module in list(sys.modules.values()):
+        path = Path(getattr(module, "__file__", None) or "").resolve()
+        if path.is_relative_to(here) and path.is_file():
+            path = path.relative_to(here)
+            installed = path.parts[0].startswith(".") or "site-packages" in path.parts
+            if not installed and path.parts[0] != "launch":  # which only runs here
+                yield path
+
+
+def differing(files: Sequence[str]) -> dict[str, str]:
+    """{file: how}: those that the commit HEAD does not have as they are here, and what the package has lost
+    since."""
+    entries = [entry.partition("\t") for entry in _git("ls-tree", "-r", "-z", "HEAD").split("\0") if entry]
+    committed = {path: about.split()[2] for about, _, path in entries}
+    package = [path for path in committed if path.partition("/")[0] in SHIPPED]
+    found = {path: "is not in the commit HEAD" for path in files if path not in committed}
+    found |= {
+        path: "is deleted here"
+        for path in (*files, *package)
+        if path in committed and not os.path.exists(path)
+    }
+    both = [path for path in files if path not in found]
+    hashes = _git("hash-object", "--stdin-paths", text="\n".join(both)).split()
+    return found | {
+        path: "differs from the commit HEAD" for path, blob in zip(both, hashes) if committed[path] != blob
+    }
+
+
+def listed(found: dict[str, str], most: int = 3) -> str:
+    """`differing` in words."""
+    shown = "; ".join(f"{path} {how}" for path, how in list(found.items())[:most])
+    return shown + (f"; and {len(found) - most} more files" if len(found) > most else "")
+
+
+def _git(*arguments: str, text: str = "") -> str:
+    try:
+        done = subprocess.run(["git", *arguments], input=text, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise UserError("There is no git here, which knows the code that the slice is to have.") from None
+    if done.returncode:
+        raise UserError(
+            f"git {arguments[0]} failed: {' '.join(done.stderr.split())}; launch from the root of a "
+            "repository with a commit, "
+            "which is what the slice gets."
+        )
+    return done.stdout

@@ -1,0 +1,128 @@
+"""What a pod is given beside its command: environment, secrets, volumes, nodes; from arguments to Kubernetes'
+fields."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from qt_jax.errors import UserError
+
+NAME = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+"""Of an object of Kubernetes, as all of them may have it."""
+_OBJECT = "[a-z0-9]([-.a-z0-9]*[a-z0-9])?"
+_LASTING = ("pvc", "nfs")  # a bucket is reached as gs://, with all that a file system promises
+_EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
+
+
+def literal(text: str) -> str:
+    """A text that is still itself once Kubernetes has replaced $(NAME) and $$ in it."""
+    return text.replace("$", "$$")
+
+
+def environment(env: Sequence[str], secrets: Sequence[str]) -> dict[str, Any]:
+    """A container's `env` and `envFrom`."""
+    fields: dict[str, Any] = {}
+    if env:
+        fields["env"] = [{"name": name, "value": literal(value)} for name, value in map(_variable, env)]
+    if secrets:
+        fields["envFrom"] = [{"secretRef": {"name": _object(f"--secret={name}", name)}} for name in secrets]
+    return fields
+
+
+def _variable(argument: str) -> tuple[str, str]:
+    name, equals, value = argument.partition("=")
+    if not equals or not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
+        raise UserError(
+            f"--env={argument}: expected NAME=VALUE, such as XLA_FLAGS=--xla_gpu_enable_triton_gemm=false."
+        )
+    return name, value
+
+
+def labels(selectors: Sequence[str]) -> dict[str, str]:
+    """{label: value} of nodes."""
+    found = {}
+    for argument in selectors:
+        label, equals, value = argument.partition("=")
+        if not (
+            equals
+            and re.fullmatch("[A-Za-z0-9][-A-Za-z0-9_./]*", label)
+            and re.fullmatch("[-A-Za-z0-9_.]*", value)
+        ):
+            raise UserError(
+                f"--node-selector={argument}: expected LABEL=VALUE, such as cloud.google.com/gke-spot=true."
+            )
+        found[label] = value
+    return found
+
+
+def tolerations(arguments: Sequence[str]) -> list[dict[str, str]]:
+    """Of taints as kubectl writes them: KEY, KEY=VALUE, KEY:EFFECT, KEY=VALUE:EFFECT."""
+    found = []
+    for argument in arguments:
+        match = re.fullmatch("([A-Za-z0-9][-A-Za-z0-9_./]*)(=[-A-Za-z0-9_.]*)?(:[A-Za-z]+)?", argument)
+        if not match or (match[3] and match[3][1:] not in _EFFECTS):
+            raise UserError(
+                f"--toleration={argument}: expected KEY, KEY=VALUE or KEY=VALUE:EFFECT with one of "
+                f"{', '.join(_EFFECTS)}."
+            )
+        value = {"operator": "Equal", "value": match[2][1:]} if match[2] else {"operator": "Exists"}
+        found.append({"key": match[1], **value} | ({"effect": match[3][1:]} if match[3] else {}))
+    return found
+
+
+def volumes(arguments: Sequence[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """A pod's `volumes` and its container's `volumeMounts`."""
+    sources, mounts = [], []
+    for number, argument in enumerate(arguments):
+        kind, name, path = _volume(argument)
+        sources.append({"name": f"volume-{number}"} | _source(argument, kind, name))
+        mounts.append({"name": f"volume-{number}", "mountPath": path})
+    paths = [mount["mountPath"] for mount in mounts]
+    if twice := [path for path in paths if paths.count(path) > 1]:
+        raise UserError(f"--volume is given twice for {twice[0]}; give each a path of its own.")
+    return sources, mounts
+
+
+def lasting(arguments: Sequence[str]) -> list[str]:
+    """Paths of volumes that outlive a pod."""
+    return [path.rstrip("/") for kind, _, path in map(_volume, arguments) if kind in _LASTING]
+
+
+def _volume(argument: str) -> tuple[str, str, str]:
+    match = re.fullmatch(r"(\w+)/([^:]+):(/[^:]+)", argument)
+    if not match:
+        raise UserError(f"--volume={argument}: expected KIND/NAME:/PATH, such as pvc/datasets:/data.")
+    return match[1], match[2], match[3]
+
+
+def _source(argument: str, kind: str, name: str) -> dict[str, Any]:
+    given = f"--volume={argument}"
+    if kind == "pvc":
+        return {"persistentVolumeClaim": {"claimName": _object(given, name)}}
+    if kind == "secret":
+        return {"secret": {"secretName": _object(given, name)}}
+    if kind == "configmap":
+        return {"configMap": {"name": _object(given, name)}}
+    if kind == "gcs":
+        return {"csi": {"driver": "gcsfuse.csi.storage.gke.io", "volumeAttributes": {"bucketName": name}}}
+    if kind == "nfs" and "/" in name:
+        server, _, export = name.partition("/")
+        return {"nfs": {"server": server, "path": f"/{export}"}}
+    if kind == "memory" and re.fullmatch(r"\d+(\.\d+)?([KMGT]i?)?", name):
+        return {"emptyDir": {"medium": "Memory", "sizeLimit": name}}
+    raise UserError(
+        f"{given}: expected one of pvc/CLAIM, gcs/BUCKET, nfs/SERVER/EXPORT, secret/NAME, configmap/NAME and "
+        "memory/SIZE "
+        "(such as 8Gi), then :/PATH."
+    )
+
+
+def _object(argument: str, name: str) -> str:
+    if not re.fullmatch(_OBJECT, name):
+        raise UserError(
+            f"{argument}: {name!r} is no name of Kubernetes; expected lower-case letters, digits, dashes and "
+            "dots."
+        )
+    return name

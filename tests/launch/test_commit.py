@@ -1,0 +1,98 @@
+"""What a slice would get other than it is here."""
+
+import subprocess
+import sys
+import types
+
+import ml_collections
+import pytest
+
+from launch import commit
+from launch.__main__ import main
+from qt_jax.errors import UserError
+from tests.launch.test_launch import BUCKET, DRY
+
+FILES = (
+    "qt_jax/a.py",
+    "qt_jax/b.py",
+    "setup.cfg",
+    "mine/experiment.py",
+    "mine/helper.py",
+    "mine/tables.py",
+    "notes.md",
+)
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A repository of these files, in which `mine.helper` was imported."""
+    for name in FILES:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"# {name}\n")
+    for command in (
+        ["init", "-q"],
+        ["add", "-A"],
+        ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-q", "-m", "all"],
+    ):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(
+        sys.modules, "mine.helper", types.SimpleNamespace(__file__=str(tmp_path / "mine/helper.py"))
+    )
+    return tmp_path
+
+
+def differing(tables="", encoder="usem3"):
+    config = ml_collections.ConfigDict({"data": {"tables": tables, "text_encoder": encoder, "limits": ()}})
+    return commit.differing(
+        commit.files_of([types.SimpleNamespace(experiment="mine/experiment.py:bc", config=config)])
+    )
+
+
+def test_what_the_runs_use_must_be_in_the_commit(repository):
+    assert not differing("mine/tables.py", "mine.helper:encode") and len(commit.head()) == 40
+    (repository / "notes.md").write_text("other")  # which no run reads
+    (repository / "free.py").write_text("x")
+    (repository / "qt_jax/__pycache__").mkdir()
+    (repository / "qt_jax/__pycache__/a.pyc").write_text("x")
+    assert not differing()
+    for name in ("mine/experiment.py", "mine/helper.py", "qt_jax/b.py", "setup.cfg"):
+        (repository / name).write_text("other")
+        subprocess.run(["git", "add", name], check=True)  # not enough
+    (repository / "qt_jax/a.py").unlink()
+    (repository / "qt_jax/new.py").write_text("x")
+    differs = dict.fromkeys(
+        ("mine/experiment.py", "mine/helper.py", "qt_jax/b.py", "setup.cfg"), "differs from the commit HEAD"
+    )
+    found = differing("free.py", "mine.tables:f")
+    assert found == differs | {
+        "free.py": "is not in the commit HEAD",
+        "qt_jax/new.py": "is not in the commit HEAD",
+        "qt_jax/a.py": "is deleted here",
+    }
+    assert commit.listed(found).endswith(
+        "and 4 more files"
+    ) and "free.py is not in the commit HEAD; " in commit.listed(found)
+
+
+def test_a_folder_without_a_commit_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    with pytest.raises(UserError, match="git rev-parse failed: .* launch from the root of a repository"):
+        commit.head()
+
+
+def test_the_launcher_refuses_and_a_dry_run_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(commit, "differing", lambda files: {"tests/tiny.py": "differs from the commit HEAD"})
+    monkeypatch.setattr("launch.runs.Run.finished", lambda run: False)
+    with pytest.raises(
+        UserError,
+        match="The slice gets the commit HEAD, and tests/tiny.py differs from the commit HEAD; commit",
+    ):
+        main(["tpu-vm", *DRY["tpu-vm"], *BUCKET])
+    main(["tpu-vm", *DRY["tpu-vm"], *BUCKET, "--dry-run"])
+    told = capsys.readouterr()
+    assert (
+        "without --dry-run refused: The slice gets the commit HEAD, and tests/tiny.py differs" in told.err
+        and commit.head() in told.out
+    )
