@@ -12,7 +12,7 @@ import simplejpeg
 
 from qt_jax import text
 from qt_jax.data import convert, described
-from qt_jax.data.convert import recording
+from qt_jax.data.convert import bounds, recording
 from qt_jax.errors import UserError
 from tests.conftest import ROOT
 from tests.data import recordings
@@ -27,7 +27,7 @@ def source(root, kind, **flags):
 
 
 def all_of(opened):
-    return [episode for unit in opened.units for _, episode in opened.read(unit)]
+    return list(convert.episodes(opened, []))
 
 
 def shown(jpegs):
@@ -173,7 +173,9 @@ def test_no_success_key_asks_for_a_flag(tmp_path):
 
 
 def test_a_dim_that_never_moves_has_a_range():
-    spec = recording.action_spec(["x", "y"], np.float32([1, -1]), np.float32([1, 1]))
+    seen = bounds.Bounds(["x", "y"])
+    seen.add("r", np.float32([[1, -1], [1, 1]]))
+    spec = seen.spec()
     assert spec.low == (0, -1) and spec.high == (2, 1)
 
 
@@ -248,14 +250,14 @@ def no_frequency(folder):
         ("lerobot", lambda folder: (folder / "meta/tasks.jsonl").write_text("{"), {}, "tasks.jsonl does not parse"),
         ("lerobot", lambda folder: (folder / "meta/episodes.jsonl").write_text(""), {}, "holds no episode"),
         ("lerobot", edited("meta/tasks.jsonl", "open the drawer", ""), {}, "task_index 0, to which the metadata has no text"),
-        ("lerobot", edited("meta/episodes.jsonl", '"length": 6', '"length": 9'), {}, "metadata says \\(2, 9\\)"),
-        ("lerobot", edited("meta/episodes_stats.jsonl", "-0.", "0."), {}, "actions outside the least and greatest"),
+        ("lerobot", edited("meta/episodes.jsonl", '"length": 6', '"length": 9'), {}, "episode 2 has 6 frames, the metadata says 9"),
         ("lerobot", cut("data/*/episode_000001.parquet"), {}, "episode_000001.parquet: episode 1 cannot be read .* is damaged"),
-        ("lerobot", cut("videos/*/observation.images.wrist/episode_000002.mp4"), {}, "000002.mp4 has 0 frames .* \\(ffmpeg: "),
+        ("lerobot", cut("videos/*/observation.images.wrist/episode_000002.mp4"), {},
+         "episode 2, step 0, camera 'wrist': .*000002.mp4 does not decode \\(ffmpeg: "),
         ("lerobot", lambda folder: shutil.copy(folder / "videos/chunk-000/observation.images.front/episode_000001.mp4",
-         folder / "videos/chunk-000/observation.images.front/episode_000000.mp4"), {}, "000000.mp4 has 4 frames .* expected 5"),
+         folder / "videos/chunk-000/observation.images.front/episode_000000.mp4"), {}, "000000.mp4 has no frame within 0.01 s of 0.4 s"),
         ("v3", cut("meta/tasks.parquet"), {}, "meta cannot be read"),
-        ("v3", cut("data/*/file-001.parquet"), {}, "file-001.parquet cannot be read"),
+        ("v3", cut("data/*/file-001.parquet"), {}, "file-001.parquet: episode 2 cannot be read"),
         ("hdf5", cut("part_1.hdf5"), {}, "part_1.hdf5 cannot be opened"),
         ("hdf5", no_instruction, {}, "part_0.hdf5: data/demo_2 has no instruction"),
         ("hdf5", no_frequency, {}, "does not say how fast it was recorded"),
