@@ -15,13 +15,18 @@ from qt_jax.errors import UserError
 
 _CLOCK_S = 1e-4
 """What float32 times and a video's ticks may differ by."""
+_EARLIER_S = 1.0
+"""A key frame is looked for so long before the first frame that is wanted: files are searched by the times of decoding,
+and after a key frame in the middle of a film the next frames may lack what they refer to."""
 _SHOWN = re.compile(rb"showinfo.*\bn: *\d+ .*pts_time:(\S+)")
 _LENGTH = re.compile(rb"Duration: (\d+):(\d+):([\d.]+), start: ([-\d.]+)")
-_WRONG = re.compile(rb"\[(?:error|fatal)\] (.*)|(corrupt decoded frame)")
+_SAID = re.compile(rb"\[error\] (.*)")
+_WRONG = re.compile(rb"corrupt decoded frame|Error submitting|Error opening|Invalid data found|\[fatal\]")
+"""What leaves a mark on the frames; decoders call more an error that does not."""
 
 
 def frames(path: str, times: np.ndarray, tolerance_s: float) -> Iterator[np.ndarray]:
-    """For each of `times`, which grow, the frame that is shown then: uint8 [H, W, 3].
+    """For each of `times`, which grow, the frame that is nearest: uint8 [H, W, 3].
 
     Frames between them, before and after, are passed over.
 
@@ -34,44 +39,16 @@ def frames(path: str, times: np.ndarray, tolerance_s: float) -> Iterator[np.ndar
     """
     import imageio_ffmpeg  # for its ffmpeg; its own reader knows no times
 
-    # Without an accurate seek the frames come from a key frame before the first time on, with their own times.
-    seek = (
-        ["-noaccurate_seek", "-seek_timestamp", "1", "-ss", f"{times[0] - tolerance_s:.6f}"]
-        if times[0] > tolerance_s
-        else []
-    )
-    command = [
-        imageio_ffmpeg.get_ffmpeg_exe(),
-        "-nostdin",
-        "-hide_banner",
-        "-nostats",
-        "-loglevel",
-        "level+info",
-    ]
-    command += [
-        "-threads",
-        "1",
-        "-copyts",
-        *seek,
-        "-i",
-        path,
-    ]  # one thread: the log keeps step with the frames
-    command += [
-        "-an",
-        "-fps_mode",
-        "passthrough",
-        "-vf",
-        "showinfo=checksum=0",
-        "-f",
-        "image2pipe",
-        "-c:v",
-        "ppm",
-        "-",
-    ]
+    start_s = times[0] - _EARLIER_S
+    # Without an accurate seek the frames come from a key frame on, with their own times.
+    seek = ["-noaccurate_seek", "-seek_timestamp", "1", "-ss", f"{start_s:.6f}"] if start_s > 0 else []
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-hide_banner", "-nostats", "-loglevel", "level+info"]
+    command += ["-threads", "1", "-copyts", *seek, "-i", path]  # one thread: the log keeps step with the frames
+    command += ["-an", "-fps_mode", "passthrough", "-vf", "showinfo=checksum=0", "-f", "image2pipe", "-c:v", "ppm", "-"]
     with tempfile.NamedTemporaryFile() as written, open(written.name, "rb") as read:
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=written) as process:
             try:
-                yield from _at(path, times, tolerance_s, process.stdout, _Log(path, read, process))
+                yield from _at(path, times, tolerance_s, process.stdout, _Log(read, process))
             finally:
                 process.kill()
 
@@ -88,28 +65,34 @@ def length_s(path: str) -> float:
 class _Log:
     """ffmpeg's messages, among them the time of each frame before it comes."""
 
-    def __init__(self, path: str, lines: IO[bytes], process: subprocess.Popen):
-        self._path, self._lines, self._process, self._rest = path, lines, process, b""
+    def __init__(self, lines: IO[bytes], process: subprocess.Popen):
+        self._lines, self._process, self._said = lines, process, ""
 
-    def next_time(self) -> float | None:
-        """Of the next frame; None at the end. Raises UserError for what the decoder finds wrong before it."""
+    def next_frame(self) -> tuple[float | None, str]:
+        """The time of the next frame, None at the end; and what the decoder finds wrong before it, if anything."""
+        wrong = ""
+        for line in self._whole_lines():
+            if told := _SAID.search(line):
+                self._said = told[1].decode(errors="replace").strip()[:200]
+            if mark := _WRONG.search(line):
+                wrong = self._said or mark[0].decode()
+            if shown := _SHOWN.search(line):
+                return float(shown[1].replace(b"NOPTS", b"nan")), wrong
+        return None, wrong
+
+    def _whole_lines(self) -> Iterator[bytes]:
+        rest = b""
         while True:
             ended = self._process.poll() is not None  # before the read: what it wrote last is read then
             line = self._lines.readline()
-            self._rest += line
-            if not line.endswith(b"\n"):
-                if ended and not line:
-                    return None
+            rest += line
+            if rest.endswith(b"\n"):
+                yield rest
+                rest = b""
+            elif ended and not line:
+                return
+            elif not line:
                 time.sleep(0.001)
-                continue
-            line, self._rest = self._rest, b""
-            if wrong := _WRONG.search(line):
-                said = (wrong[1] or wrong[2]).decode(errors="replace").strip()[:200]
-                raise UserError(
-                    f"{self._path} does not decode (ffmpeg: {said}); the file is damaged or incomplete, copy it again."
-                )
-            if shown := _SHOWN.search(line):
-                return float(shown[1].replace(b"NOPTS", b"nan"))
 
 
 def _at(
@@ -119,26 +102,27 @@ def _at(
     before: tuple[float, np.ndarray] | None = None
     place = 0
     while place < len(times):
-        at = log.next_time()
+        at, wrong = log.next_frame()
+        if wrong and (at is None or at >= times[0] - tolerance_s):
+            raise UserError(
+                f"{path} does not decode (ffmpeg: {wrong}); the file is damaged or incomplete, copy it again."
+            )
         after = None if at is None else (at, _ppm(stream))
         while place < len(times) and (at is None or at >= times[place] - _CLOCK_S):
-            near = [shown for shown in (before, after) if shown is not None]
-            nearest = min(
-                near, key=lambda shown, wanted=times[place]: abs(shown[0] - wanted), default=(np.nan, None)
-            )
-            if not abs(nearest[0] - times[place]) <= tolerance_s + _CLOCK_S:
-                has = (
-                    f"the nearest are at {' and '.join(f'{shown[0]:g} s' for shown in near)}"
-                    if near
-                    else "it has none"
-                )
-                raise UserError(
-                    f"{path} has no frame within {tolerance_s:g} s of {times[place]:g} s ({has}); the video and the rows do not "
-                    "belong together: copy the dataset again, or give a wider --tolerance_s."
-                )
-            yield nearest[1]
+            yield _nearest(path, times[place], tolerance_s, [one for one in (before, after) if one is not None])
             place += 1
         before = after or before
+
+
+def _nearest(path: str, wanted: float, tolerance_s: float, near: list[tuple[float, np.ndarray]]) -> np.ndarray:
+    at, frame = min(near, key=lambda one: abs(one[0] - wanted), default=(np.nan, None))
+    if not abs(at - wanted) <= tolerance_s + _CLOCK_S:
+        has = f"the nearest are at {' and '.join(f'{at:g} s' for at, _ in near)}" if near else "it has none"
+        raise UserError(
+            f"{path} has no frame within {tolerance_s:g} s of {wanted:g} s ({has}); the video and the rows do not "
+            "belong together: copy the dataset again, or give a wider --tolerance_s."
+        )
+    return frame
 
 
 def _ppm(stream: IO[bytes]) -> np.ndarray:
