@@ -8,7 +8,6 @@ action moves to the transition before it.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -22,6 +21,8 @@ from qt_jax.specs import ActionSpec, ObservationSpec
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
+    """task: the instruction itself: recordings are told apart by what the robot was told, to the letter."""
+
     task: str
     collector: str
     index: int
@@ -110,7 +111,7 @@ def finish(recording: Recording, index: int, collector: str) -> Episode:
         if first >= last:
             rewards[-1] += recording.rewards[last:].sum()
     return Episode(
-        plan=Plan(_slug(recording.instruction), collector, index),
+        plan=Plan(recording.instruction, collector, index),
         instruction=recording.instruction,
         images=_images(recording, length + 1),
         state=recording.state[: length + 1],
@@ -174,11 +175,6 @@ def _images(recording: Recording, count: int) -> dict[str, list[bytes]]:
             ):
                 rlds_writer.check_size(recording.name, expected)
     return images
-
-
-def _slug(instruction: str) -> str:
-    """A task's name: recordings are told apart by what the robot was told."""
-    return re.sub(r"[^a-z0-9]+", "-", instruction.lower()).strip("-") or instruction
 
 
 def per_step(values: np.ndarray, key: str, name: str) -> np.ndarray:
