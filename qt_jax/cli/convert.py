@@ -50,7 +50,8 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "cut",
         [],
-        "LeRobot: gap, instruction: make two episodes where timestamps jump, or where the task changes. [refused]",
+        "LeRobot: gap, instruction: make two episodes where timestamps jump, or where the task changes. "
+        "[refused]",
     )
     flags.DEFINE_float(
         "tolerance_s",
@@ -77,7 +78,8 @@ def main() -> None:
     for flag in ("input", "format", "output"):
         if not FLAGS[flag].value:
             raise UserError(
-                f"--{flag} is missing; give --input=FOLDER --format={'|'.join(convert.FORMATS)} --output=data/NAME."
+                f"--{flag} is missing; give --input=FOLDER --format={'|'.join(convert.FORMATS)} "
+                "--output=data/NAME."
             )
     rlds_writer.check_runner(FLAGS.runner)
     source = convert.open_source(settings())
@@ -103,7 +105,8 @@ def main() -> None:
     observation, action = source.observation, source.action
     print(f"{path}: {source.episodes - len(source.skips.errors) + bad} episodes")
     print(
-        f"  cameras {', '.join(observation.cameras) or 'none'} at {observation.image_size}, state of {observation.state_dim}"
+        f"  cameras {', '.join(observation.cameras) or 'none'} at {observation.image_size}, state of "
+        f"{observation.state_dim}"
     )
     print(
         "  actions "
@@ -121,7 +124,8 @@ def settings() -> convert.Settings:
         raise UserError(f"--image_size is {','.join(size)!r}; expected HEIGHT,WIDTH such as 96,128.")
     if unknown := set(FLAGS.cut) - set(convert.CUTS):
         raise UserError(
-            f"--cut is {','.join(FLAGS.cut)!r}; expected some of {','.join(convert.CUTS)}, not {sorted(unknown)[0]!r}."
+            f"--cut is {','.join(FLAGS.cut)!r}; expected some of {','.join(convert.CUTS)}, not "
+            f"{sorted(unknown)[0]!r}."
         )
     optional = lambda value: None if value is None else tuple(value)
     return convert.Settings(

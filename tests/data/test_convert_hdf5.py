@@ -1,4 +1,5 @@
-"""HDF5 files as labs have them: what is not as it should be is used, or refused by name before anything is written."""
+"""HDF5 files as labs have them: what is not as it should be is used, or refused by name before anything is
+written."""
 
 import h5py
 import numpy as np
@@ -114,12 +115,18 @@ def test_pixels_of_any_kind(tmp_path, array, kept):
     np.testing.assert_allclose(shown(all_of(opened)[0].images["cam"]), kept(frames()), atol=12)
 
 
-def test_what_1_means_is_the_whole_cameras_to_say(tmp_path):
-    dark = np.zeros((STEPS, *SIZE, 3), np.float32)
-    episode(tmp_path / "a.hdf5", images__cam=dark + 1.0)  # by itself it would be white
-    episode(tmp_path / "b.hdf5", images__cam=dark + 200.0)
-    first, second = all_of(source(tmp_path, "hdf5", **FLAGS))
-    assert shown(first.images["cam"]).max() <= 3 and shown(second.images["cam"]).min() >= 197
+def test_what_1_means_is_the_same_in_all_episodes(tmp_path):
+    level = lambda value: np.full((STEPS, *SIZE, 3), value, np.float32)
+    for name, value in {"a": 1.0, "b": 200.0, "c": 90.0, "black": 0.0}.items():
+        episode(tmp_path / f"{name}.hdf5", images__cam=level(value))
+    with pytest.raises(
+        UserError, match="a.hdf5: / has pixels of 'images/cam' from 0 to 1, others to 255; leave it out"
+    ):
+        source(tmp_path, "hdf5", **FLAGS)
+    shades = [
+        shown(one.images["cam"]).mean() for one in all_of(source(tmp_path, "hdf5", max_skipped=1, **FLAGS))
+    ]
+    np.testing.assert_allclose(shades, [200, 0, 90], atol=2)
 
 
 DEPTH = np.ones((STEPS, *SIZE), np.uint16)
@@ -150,7 +157,9 @@ def test_images_that_cannot_be_used_are_refused_by_name(tmp_path, name, array, w
 
 def test_floats_beyond_255(tmp_path):
     path = episode(tmp_path / "e.hdf5", images__cam=np.float32(frames()) / 128 - 1)
-    with pytest.raises(UserError, match="images/cam has pixels from -1 to .*, expected 0 to 1 or 0 to 255"):
+    with pytest.raises(
+        UserError, match=r"'cam' \(float32 .*, neither from 0 to 1 nor from 0 to 255\).* --cameras= \(none\)"
+    ):
         source(path, "hdf5", **FLAGS)
 
 
@@ -278,6 +287,19 @@ def test_episodes_of_other_dims_and_none_that_is_left(tmp_path):
         source(tmp_path, "hdf5", **FLAGS)
     with pytest.raises(UserError, match="no episode is left of 3; the last: .* has no instruction"):
         source(tmp_path, "hdf5", max_skipped=9, success="all", fps=10.0)
+
+
+def test_a_demo_without_its_actions_is_a_bad_episode(tmp_path):
+    path = robomimic(tmp_path / "a.hdf5")
+    with h5py.File(path, "a") as file:
+        del file["data/demo_1/actions"], file["data/demo_2/rewards"]
+    with pytest.raises(UserError, match="demo_1 has features .*, expected 'action' among them"):
+        source(path, "hdf5")
+    opened = source(path, "hdf5", max_skipped=2)
+    assert (
+        opened.episodes == 1
+        and "demo_2 has no 'rewards', expected it as in the other" in opened.skips.lines()[2]
+    )
 
 
 def test_an_action_under_another_key(tmp_path):

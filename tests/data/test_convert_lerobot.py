@@ -1,4 +1,5 @@
-"""LeRobot folders as they turn up: what is not as it should be is used, or refused by name before anything is written."""
+"""LeRobot folders as they turn up: what is not as it should be is used, or refused by name before anything is
+written."""
 
 import json
 import shutil
@@ -73,7 +74,7 @@ def test_a_state_elsewhere_is_asked_for(folder):
     ):
         source(root, "lerobot")
     assert source(root, "lerobot", state=("joints",)).observation.state_dim == 3
-    assert source(root, "lerobot", state=()).notes == ("not used: joints",)
+    assert source(root, "lerobot", state=()).notes == ("not used: joints, next.reward",)
 
 
 def test_two_keys_of_an_action_are_asked_for(folder):
@@ -133,7 +134,7 @@ def test_images_that_cannot_be_used_are_refused_by_name(tmp_path, key, feature, 
         source(root, "lerobot")
     with pytest.raises(UserError, match=f"has '{short}', {why}; leave it out"):
         source(root, "lerobot", cameras=("front", short))
-    assert source(root, "lerobot", cameras=("front", "wrist")).notes == (f"not used: {key}",)
+    assert source(root, "lerobot", cameras=("front", "wrist")).notes == (f"not used: next.reward, {key}",)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +154,7 @@ def test_a_gap_in_the_timestamps(folder, version):
     recordings.edit_rows(root, "timestamp", lambda episode, step, at: at + 0.1 * (episode == 0 and step >= 3))
     with pytest.raises(
         UserError,
-        match="episode 0, step 3: its timestamp is 0.4 s, 0.2 s after the one before; expected 0.1 s at 10 fps",
+        match="episode 0, step 3: its timestamp is 0.4 s, 0.2 s after the one before; expected 0.1 s at 10",
     ):
         source(root, "lerobot")
     if version != "v3.0":  # whose video goes on into the next episode
@@ -278,9 +279,10 @@ def test_numbers_that_are_none_are_named(folder, version, column, what):
         root, column, lambda episode, step, value: spoiled(value) if (episode, step) == (1, 2) else value
     )
     flags = {"success": "none", "reward": "next.reward"} if column == "next.reward" else {}
+    file = "file-000" if version == "v3.0" else "episode_000001"
     with pytest.raises(
         UserError,
-        match=f"{'file-000' if version == 'v3.0' else 'episode_000001'}.parquet: episode 1, step 2: {what} is nan",
+        match=f"{file}.parquet: episode 1, step 2: {what} is nan",
     ):
         source(root, "lerobot", **flags)
     opened = source(root, "lerobot", max_skipped=1, **flags)
@@ -297,7 +299,7 @@ def test_splits(folder, version):
         source(root, "lerobot")
     assert lengths(source(root, "lerobot", split="train")) == [4, 3]
     opened = source(root, "lerobot", split="val")
-    assert lengths(opened) == [3] and opened.notes == ("split val: 1 of 3 episodes",)
+    assert lengths(opened) == [3] and opened.notes[-1] == "split val: 1 of 3 episodes"
     assert opened.action != source(root, "lerobot", split="all").action
     with pytest.raises(UserError, match=r"--split is 'test'; .* has splits train \(2\), val \(1\)"):
         source(root, "lerobot", split="test")
@@ -375,6 +377,6 @@ def test_an_outlier_is_named_with_its_place(folder):
         "action",
         lambda episode, step, value: [1000.0, value[1]] if (episode, step) == (1, 2) else value,
     )
-    (warning,) = source(root, "lerobot").notes
+    _, warning = source(root, "lerobot").notes
     assert "episode_000001.parquet: episode 1, step 2: action 'shoulder' is 1000, an outlier" in warning
     assert "config.data.action_bounds=quantiles" in warning

@@ -1,4 +1,5 @@
-"""Folders of recorded episodes -> what `rlds_writer` writes: one file a format, and what they share in `recording`.
+"""Folders of recorded episodes -> what `rlds_writer` writes: one file a format, and what they share in
+`recording`.
 
 A format opens a folder into a `Source`: its units of work, each of which a Beam worker can read by itself.
 """

@@ -38,7 +38,8 @@ class Bounds:
             self._samples, self._stride = [np.concatenate(self._samples)[::2]], 2 * self._stride
 
     def spec(self) -> ActionSpec:
-        """Bounds as the data has them; a dim that never moves gets a range around its value. Bins are the learner's choice."""
+        """Bounds as the data has them; a dim that never moves gets a range around its value. Bins are the
+        learner's choice."""
         still = self._low >= self._high
         low, high = np.where(still, self._low - 1.0, self._low), np.where(still, self._high + 1.0, self._high)
         return ActionSpec(
@@ -48,8 +49,10 @@ class Bounds:
     def warnings(self) -> list[str]:
         """A line for each bound that a few values make."""
         return [
-            f"{self._places[one.dim, one.bound > one.rest[1]]}: action {self._names[one.dim]!r} is {one.bound:g}, an outlier: nearly all "
-            f"others lie in [{one.rest[0]:.3g}, {one.rest[1]:.3g}] and would share a few bins; mend or leave out the episode, or train "
+            f"{self._places[one.dim, one.bound > one.rest[1]]}: action {self._names[one.dim]!r} is "
+            f"{one.bound:g}, an outlier: nearly all "
+            f"others lie in [{one.rest[0]:.3g}, {one.rest[1]:.3g}] and would share a few bins; mend or leave "
+            "out the episode, or train "
             "with config.data.action_bounds=quantiles"
             for one in statistics.outlying(np.concatenate(self._samples), self._low, self._high)
         ]

@@ -19,15 +19,20 @@ _LEAST = 8
 class Stream:
     """One dataset.
 
-    role: "camera"; "vector"; "refused", an image that cannot be used; or "other". why: of the last two. size: height and width of a
-    camera's frames, (0, 0) where they are encoded. dims: of a vector. floats: whether a camera's values are.
+    role: "camera"; "vector"; "refused", an image that cannot be used; or "other". why: of the last two. dims:
+    of a vector.
+    scale: what brings a camera of floats to 0..255; 0 of other cameras, and of black images alone, which do
+    not tell.
     """
 
     role: str
     why: str = ""
-    size: tuple[int, int] = (0, 0)
     dims: int = 0
-    floats: bool = False
+    scale: float = 0.0
+
+    def told(self) -> str:
+        """For people."""
+        return f"a {self.role}" + (f" of {self.dims}" if self.dims else f" ({self.why})" if self.why else "")
 
 
 def of(group: Any) -> dict[str, Stream]:
@@ -37,12 +42,23 @@ def of(group: Any) -> dict[str, Stream]:
 
 def datasets(group: Any, folders: tuple[str, ...] = OBSERVATIONS) -> dict[str, Any]:
     """{path below one of `folders`: dataset}."""
+    return {path: item for key in folders if key in group for path, item in _below(group[key]).items()}
+
+
+def columns(group: Any) -> dict[str, tuple[int, ...]]:
+    """{path: shape} of what is no observation."""
+    found: dict[str, tuple[int, ...]] = {}
+    for key, item in group.items():
+        if hasattr(item, "shape"):
+            found[key] = tuple(item.shape)
+        elif key not in (*OBSERVATIONS, "next_obs", "mask", "data"):
+            found |= {f"{key}/{path}": tuple(below.shape) for path, below in _below(item).items()}
+    return found
+
+
+def _below(group: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for key in folders:
-        if key in group:
-            group[key].visititems(
-                lambda name, item: found.update({name: item} if hasattr(item, "shape") else {})
-            )
+    group.visititems(lambda name, item: found.update({name: item} if hasattr(item, "shape") else {}))
     return found
 
 
@@ -53,7 +69,7 @@ def stream(path: str, item: Any) -> Stream:
     shape, kind = tuple(item.shape), item.dtype.kind
     told = f"{item.dtype} {list(shape[1:])} a step"
     pictures = len(shape) in (3, 4) and min(images.channels(shape[1:])[0]) >= _LEAST
-    if images.DEPTH.search(path) and (pictures or len(shape) == 2):
+    if images.DEPTH.search(path) and pictures and images.channels(shape[1:])[1] != 3:
         return Stream("refused", f"depth, {told}")
     if pictures:
         return _pictures(item, told)
@@ -64,7 +80,7 @@ def stream(path: str, item: Any) -> Stream:
 
 
 def _pictures(item: Any, told: str) -> Stream:
-    size, count, _ = images.channels(tuple(item.shape[1:]))
+    _, count, _ = images.channels(tuple(item.shape[1:]))
     floats = item.dtype.kind == "f"
     if count not in (1, 3, 4):
         return Stream("refused", f"{told}, expected 1, 3 or 4 channels")
@@ -72,7 +88,16 @@ def _pictures(item: Any, told: str) -> Stream:
         return Stream("refused", f"{told}, depth or grey: expected uint8")
     if not floats and item.dtype != np.uint8:
         return Stream("refused", f"{told}, expected uint8 or float")
-    return Stream("camera", size=size, floats=floats)
+    return _of_floats(item, told) if floats else Stream("camera")
+
+
+def _of_floats(item: Any, told: str) -> Stream:
+    """What 1 means is for all frames of an episode together to say."""
+    pixels = np.asarray(item)
+    least, greatest = (float(pixels.min()), float(pixels.max())) if pixels.size else (0.0, 0.0)
+    if not (least >= 0.0 and greatest <= 255.0):
+        return Stream("refused", f"{told}, neither from 0 to 1 nor from 0 to 255")
+    return Stream("camera", scale=0.0 if greatest == 0.0 else 255.0 if greatest <= 1.0 else 1.0)
 
 
 def _is_encoded(item: Any) -> bool:

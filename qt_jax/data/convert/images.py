@@ -44,14 +44,16 @@ def encoded(
         except Exception as error:  # Pillow's and simplejpeg's are of many kinds
             line = (str(error).splitlines() or [""])[0][:200]
             raise UserError(
-                f"{where(count)}: the image does not decode ({type(error).__name__}: {line}); the file is damaged, copy it again."
+                f"{where(count)}: the image does not decode ({type(error).__name__}: {line}); the file is "
+                "damaged, copy it again."
             ) from error
         yield image
         count += 1
 
 
 def jpeg(frame: bytes | np.ndarray, size: tuple[int, int], resize: bool) -> bytes:
-    """A JPEG of `size` (height, width) of an encoded image or a uint8 [H, W, 3]; a JPEG that fits is passed on as it is.
+    """A JPEG of `size` (height, width) of an encoded image or a uint8 [H, W, 3]; a JPEG that fits is passed
+    on as it is.
 
     Raises:
         UserError: if it has another size and `resize` is False, or more than 8 bits a pixel.
@@ -68,7 +70,8 @@ def jpeg(frame: bytes | np.ndarray, size: tuple[int, int], resize: bool) -> byte
     if frame.shape[:2] != size:
         if not resize:
             raise UserError(
-                f"an image is {frame.shape[0]}x{frame.shape[1]}, expected {size[0]}x{size[1]}; give --image_size=HEIGHT,WIDTH."
+                f"an image is {frame.shape[0]}x{frame.shape[1]}, expected {size[0]}x{size[1]}; give "
+                "--image_size=HEIGHT,WIDTH."
             )
         frame = np.asarray(Image.fromarray(frame).resize(size[::-1], Image.Resampling.BILINEAR))
     return simplejpeg.encode_jpeg(np.ascontiguousarray(frame), QUALITY, "RGB", "420")
@@ -88,13 +91,15 @@ def _decoded(image: bytes) -> np.ndarray:
     opened = Image.open(io.BytesIO(image))
     if opened.mode.startswith(_DEEP):
         raise UserError(
-            f"an image has more than 8 bits a pixel (mode {opened.mode}), as depth has; leave it out with --cameras."
+            f"an image has more than 8 bits a pixel (mode {opened.mode}), as depth has; leave it out with "
+            "--cameras."
         )
     return np.asarray(opened.convert("RGB"))
 
 
 def channels(shape: tuple[int, ...]) -> tuple[tuple[int, int], int, bool]:
-    """(height, width), channels and whether these stand first, of the shape of one frame; a grey one may have no dim for them."""
+    """(height, width), channels and whether these stand first, of the shape of one frame; a grey one may have
+    no dim for them."""
     if len(shape) == 2:
         return shape, 1, False
     first = shape[0] in (1, 3, 4) and shape[2] not in (1, 3, 4)
@@ -103,7 +108,8 @@ def channels(shape: tuple[int, ...]) -> tuple[tuple[int, int], int, bool]:
 
 
 def rgb(frame: np.ndarray, scale: float) -> np.ndarray:
-    """uint8 [H, W, 3] of a grey, RGB or RGBA frame with its channels last or first, or none; alpha is left out.
+    """uint8 [H, W, 3] of a grey, RGB or RGBA frame with its channels last or first, or none; alpha is left
+    out.
 
     Args:
         scale: what brings a frame of floats to 0..255; 1 for uint8.

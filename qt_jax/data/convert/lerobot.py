@@ -1,8 +1,10 @@
-"""LeRobot datasets: versions 2.0 and 2.1 (a file an episode) and 3.0 (many episodes a file), images in the parquet files or as video.
+"""LeRobot datasets: versions 2.0 and 2.1 (a file an episode) and 3.0 (many episodes a file), images in the
+parquet files or as video.
 
-A frame holds an observation and the action taken there; nothing holds the observation after the last action, so the final action of
-each episode is given up (see `recording`). All columns of numbers are read before anything is written: they give the bounds of the
-actions (the dataset's own statistics are not relied on) and the episodes that are bad.
+A frame holds an observation and the action taken there; nothing holds the observation after the last action,
+so the final action of each episode is given up (see `recording`). All columns of numbers are read before
+anything is written: they give the bounds of the actions (the dataset's own statistics are not relied on) and
+the episodes that are bad.
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ class Layout:
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """Rows [start, stop) of an episode, which become one of ours. index: its rank. observed: whether row `stop` follows the last action."""
+    """Rows [start, stop) of an episode, which become one of ours. index: its rank. observed: whether row
+    `stop` follows the last action."""
 
     index: int
     entry: Entry
@@ -94,7 +97,8 @@ def _layout(given: Settings, metadata: Metadata) -> tuple[Layout, ObservationSpe
     action = settings.action_key(given, features, name)
     if not lerobot_meta.is_vector(action, features[action]):
         raise UserError(
-            f"--action={action}: {name} has it as {features[action]['dtype']}, expected numbers; give --action=KEY."
+            f"--action={action}: {name} has it as {features[action]['dtype']}, expected numbers; give "
+            "--action=KEY."
         )
     keys = settings.short_names(
         [key for key, feature in features.items() if lerobot_meta.is_image(feature)], ".", reserved="state"
@@ -131,8 +135,8 @@ def _layout(given: Settings, metadata: Metadata) -> tuple[Layout, ObservationSpe
     success = settings.success_key(given, sorted(one_number), "next.success", name)
     wanted = {action, "task_index", "episode_index", *state, given.reward, success} - {"", "all", "none"}
     columns = wanted | ({"timestamp"} & set(features))
-    used = {keys[short] for short in cameras} | set(state) | {action}
-    unused = sorted(key for key in {*vectors, *keys.values()} - used)
+    used = {keys[short] for short in cameras} | wanted
+    unused = sorted(set(features) - used - set(lerobot_meta.OWN))
     layout = Layout(
         root=name,
         fps=metadata.fps,
@@ -197,13 +201,15 @@ def _read(given: Settings, layout: Layout, pieces: list[Piece]) -> Iterator[tupl
 
 def _longer_videos(layout: Layout, entry: Entry, table: Any) -> tuple[str, ...]:
     """A note of each video that goes on after the last row, by more than a frame."""
-    end_s, notes = _times(layout, table)[-1] + 2.0 / layout.fps, []
+    last_s, notes = _times(layout, table)[-1], []
     for key in layout.cameras:
         if key in entry.clips and entry.clips[key].alone:
             length_s = video.length_s(f"{layout.root}/{entry.clips[key].path}")
-            if length_s > end_s + 0.5 / layout.fps:
-                told = f"the video of {layout.cameras[key]!r} lasts {length_s:.4g} s, the rows end at {end_s - 2.0 / layout.fps:.4g} s"
-                notes.append(f"{_name(layout, entry)}: {told}; the rest is not used")
+            if length_s > last_s + 2.5 / layout.fps:
+                notes.append(
+                    f"{_name(layout, entry)}: the video of {layout.cameras[key]!r} lasts {length_s:.4g} s, the "
+                    f"rows end at {last_s:.4g} s; the rest is not used"
+                )
     return tuple(notes)
 
 
@@ -224,7 +230,8 @@ def _tables(layout: Layout, entries: list[Entry], columns: tuple[str, ...]) -> I
         why = str(error)
     except Exception as error:
         line = (str(error).splitlines() or [""])[0][:200]
-        why = f"cannot be read ({type(error).__name__}: {line}); the file is damaged or incomplete, copy it again."
+        told = f"{type(error).__name__}: {line}"
+        why = f"cannot be read ({told}); the file is damaged or incomplete, copy it again."
     for entry in left.values():
         yield entry, UserError(f"{_name(layout, entry)} {why}")
 
@@ -238,7 +245,8 @@ def _episode_tables(file: str, columns: list[str]) -> Iterator[tuple[int, Any]]:
     with pq.ParquetFile(file) as content:
         if missing := sorted(set(columns) - set(content.schema_arrow.names)):
             raise UserError(
-                f"has no column {', '.join(missing)}, expected it as in meta/info.json; copy or record it again."
+                f"has no column {', '.join(missing)}, expected it as in meta/info.json; copy or record it "
+                "again."
             )
         for batch in content.iter_batches(batch_size=256, columns=columns):
             numbers = batch["episode_index"].to_numpy()
@@ -255,10 +263,12 @@ def _episode_tables(file: str, columns: list[str]) -> Iterator[tuple[int, Any]]:
 def _cut(
     given: Settings, layout: Layout, entry: Entry, table: Any | UserError, name: str
 ) -> list[tuple[int, int, bool]]:
-    """(start, stop, whether row `stop` is what followed) of each part of an episode: the whole of it, where nothing cuts it.
+    """(start, stop, whether row `stop` is what followed) of each part of an episode: the whole of it, where
+    nothing cuts it.
 
     Raises:
-        UserError: for a gap in its timestamps, or a second instruction, unless --cut makes two episodes of it.
+        UserError: for a gap in its timestamps, or a second instruction, unless --cut makes two episodes of
+        it.
     """
     if isinstance(table, UserError):
         raise table
@@ -268,8 +278,10 @@ def _cut(
     if gaps and "gap" not in given.cut:
         step = min(gaps)
         raise UserError(
-            f"{name}, step {step}: its timestamp is {times[step]:.4g} s, {times[step] - times[step - 1]:.4g} s after the one before; "
-            f"expected {step_s:.4g} s at {layout.fps:g} fps. --cut=gap makes two episodes of it, a wider --tolerance_s takes it as it is."
+            f"{name}, step {step}: its timestamp is {times[step]:.4g} s, {times[step] - times[step - 1]:.4g} "
+            "s after the one before; "
+            f"expected {step_s:.4g} s at {layout.fps:g} fps. --cut=gap makes two episodes of it, a wider "
+            "--tolerance_s takes it as it is."
         )
     told = [_told(layout, task) for task in table["task_index"].to_pylist()]
     changes = (
@@ -278,8 +290,10 @@ def _cut(
     if changes and "instruction" not in given.cut:
         step = min(changes)
         raise UserError(
-            f"{name}, step {step}: its task changes from {told[step - 1]!r} to {told[step]!r}, expected one instruction an episode. "
-            "--cut=instruction makes an episode of each part, --instruction='...' tells all episodes the same."
+            f"{name}, step {step}: its task changes from {told[step - 1]!r} to {told[step]!r}, expected one "
+            "instruction an episode. "
+            "--cut=instruction makes an episode of each part, --instruction='...' tells all episodes the "
+            "same."
         )
     edges = [0, *sorted(gaps | changes), entry.length]
     return [(start, stop, stop < entry.length and stop not in gaps) for start, stop in zip(edges, edges[1:])]
@@ -318,7 +332,8 @@ def _recording(given: Settings, layout: Layout, piece: Piece, table: Any) -> Rec
     actions = _vectors(rows[layout.action])[:count]
     if actions.shape[1] != layout.dims:
         raise UserError(
-            f"{name} has {actions.shape[1]} dims of {layout.action!r}, meta/info.json says {layout.dims}; leave it out."
+            f"{name} has {actions.shape[1]} dims of {layout.action!r}, meta/info.json says {layout.dims}; "
+            "leave it out."
         )
     column = lambda key: _vectors(rows[key])[:count, 0]
     task = rows["task_index"][0].as_py()

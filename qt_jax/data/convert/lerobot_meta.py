@@ -1,4 +1,5 @@
-"""What a LeRobot dataset's metadata says: episodes and where they lie, tasks, features. Versions 2.0, 2.1 and 3.0 come out alike."""
+"""What a LeRobot dataset's metadata says: episodes and where they lie, tasks, features. Versions 2.0, 2.1 and
+3.0 come out alike."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ import numpy as np
 from qt_jax.data.convert import images
 from qt_jax.errors import UserError
 
-_OWN = ("timestamp", "frame_index", "episode_index", "index", "task_index")
-"""Columns that are LeRobot's own."""
+OWN = ("timestamp", "frame_index", "episode_index", "index", "task_index", "next.done")
+"""Columns that every dataset has, and that say nothing that is not known otherwise."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +86,8 @@ def _version(info: dict[str, Any], root: Path) -> int:
     if version.startswith("v3."):
         return 3
     raise UserError(
-        f"{root}/meta/info.json says codebase_version {version!r}; expected v2.0, v2.1 or v3.0: convert it with LeRobot's own tool."
+        f"{root}/meta/info.json says codebase_version {version!r}; expected v2.0, v2.1 or v3.0: convert it "
+        "with LeRobot's own tool."
     )
 
 
@@ -190,13 +192,14 @@ def is_vector(key: str, feature: dict[str, Any]) -> bool:
     """Numbers that may be an action or a part of the state."""
     return (
         feature["dtype"].startswith(("float", "int", "uint", "bool"))
-        and key not in _OWN
+        and key not in OWN
         and not key.startswith("next.")
     )
 
 
 def height_width_channels(feature: dict[str, Any]) -> tuple[int, int, int]:
-    """Which of the shape's numbers is which stands beside it; without that, the number of channels gives itself away."""
+    """Which of the shape's numbers is which stands beside it; without that, the number of channels gives
+    itself away."""
     names, shape = feature.get("names"), tuple(feature["shape"])
     if len(shape) == 3 and isinstance(names, list) and names:
         first = str(names[0]).lower().startswith("c")

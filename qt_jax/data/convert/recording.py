@@ -1,8 +1,8 @@
 """What a recorded episode is, whatever its format, and how it becomes an episode of ours.
 
-Our episodes end with o_T, the observation after the last action. Most recordings do not have it: each frame holds an observation and
-the action taken there. Then the final action is given up, and the observation before it becomes o_T; a reward or a success of that
-action moves to the transition before it.
+Our episodes end with o_T, the observation after the last action. Most recordings do not have it: each frame
+holds an observation and the action taken there. Then the final action is given up, and the observation before
+it becomes o_T; a reward or a success of that action moves to the transition before it.
 """
 
 from __future__ import annotations
@@ -47,9 +47,10 @@ class Episode:
 class Source:
     """An opened folder, whose numbers were looked at.
 
-    read(unit): the (index, episode) pairs of one of `units`, a UserError in place of an episode that cannot be read; both are picklable.
-    episodes: how many there are to read. notes: what of the input is not used, and what is worth a look. skips: the episodes that are
-    left out already, and how many more may be.
+    read(unit): the (index, episode) pairs of one of `units`, a UserError in place of an episode that cannot
+    be read; both are picklable.
+    episodes: how many there are to read. notes: what of the input is not used, and what is worth a look.
+    skips: the episodes that are left out already, and how many more may be.
     """
 
     units: list[Any]
@@ -74,7 +75,8 @@ class Frames:
 class Recording:
     """T actions with T or T + 1 observations.
 
-    name: file and episode, with which every message begins. success: the outcome, or for each action whether it solved the task.
+    name: file and episode, with which every message begins. success: the outcome, or for each action whether
+    it solved the task.
     first: what step of the episode in the file its first is.
     """
 
@@ -126,7 +128,8 @@ def check(recording: Recording) -> int:
     """How many transitions there are, without a look at the images.
 
     Raises:
-        UserError: if observations, actions and what stands beside them do not belong together, are not finite, or too few.
+        UserError: if observations, actions and what stands beside them do not belong together, are not
+        finite, or too few.
     """
     name, given = recording.name, len(recording.actions)
     lengths = {"state": len(recording.state)} | {
@@ -146,7 +149,8 @@ def check(recording: Recording) -> int:
         if column is not None and np.ndim(column):
             if len(column) != given:
                 raise UserError(
-                    f"{name} has {given} actions and {len(column)} values of its {what}; expected one for each action."
+                    f"{name} has {given} actions and {len(column)} values of its {what}; expected one for "
+                    "each action."
                 )
             values[what] = column[:, None]
     for what, rows in values.items():
@@ -154,14 +158,16 @@ def check(recording: Recording) -> int:
         if len(bad):
             step, dim = bad[0]
             raise UserError(
-                f"{name}, step {recording.first + step}: {what}[{dim}] is {rows[step, dim]:g}, expected a finite number; mend the "
+                f"{name}, step {recording.first + step}: {what}[{dim}] is {rows[step, dim]:g}, expected a "
+                "finite number; mend the "
                 "file or leave the episode out."
             )
     return observed - 1
 
 
 def _images(recording: Recording, count: int) -> dict[str, list[bytes]]:
-    """The first `count` frames of each camera; refused as soon as it shows that they come to more than a record holds."""
+    """The first `count` frames of each camera; refused as soon as it shows that they come to more than a
+    record holds."""
     images: dict[str, list[bytes]] = {camera: [] for camera in recording.frames}
     size, seen, total = 0, 0, count * len(images)
     for camera, frames in recording.frames.items():
@@ -188,7 +194,8 @@ def per_step(values: np.ndarray, key: str, name: str) -> np.ndarray:
         values = values[:, 0]
     if values.ndim != 1:
         raise UserError(
-            f"{name}: {key} has shape {values.shape}, expected one number a step: [T] or [T, 1]; name another key."
+            f"{name}: {key} has shape {values.shape}, expected one number a step: [T] or "
+            "[T, 1]; name another key."
         )
     return values
 
@@ -197,14 +204,16 @@ def outcome(key: str, column: Callable[[str], np.ndarray], name: str) -> bool | 
     """What the success flag or key says of an episode.
 
     Raises:
-        UserError: for a key that does not mark success: a shaped reward would end each episode at its first step.
+        UserError: for a key that does not mark success: a shaped reward would end each episode at its first
+        step.
     """
     if key in ("all", "none"):
         return key == "all"
     values = column(key)
     if len(values) and (not values.min() >= 0 or len(set(values[values != 0].tolist())) > 1):
         raise UserError(
-            f"{name}: {key} goes from {values.min():.3g} to {values.max():.3g} in several steps, expected 0 or one positive value "
+            f"{name}: {key} goes from {values.min():.3g} to {values.max():.3g} in several steps, expected 0 "
+            "or one positive value "
             "at success; give --success=all, none or another key."
         )
     return values > 0

@@ -46,7 +46,8 @@ class Settings:
 
 
 def short_names(keys: Iterable[str], separator: str, reserved: str = "") -> dict[str, str]:
-    """{name: key}: of each key the last part, or as many of its last parts, joined by _, as tell it from the others.
+    """{name: key}: of each key the last part, or as many of its last parts, joined by _, as tell it from the
+    others.
 
     Args:
         reserved: a name that none may have.
@@ -81,7 +82,8 @@ def choose(
     for key in wanted or ():
         if key not in available:
             raise UserError(
-                f"{flag}={','.join(wanted or ())}: {name} has no {key!r}; expected some of {sorted(available)}."
+                f"{flag}={','.join(wanted or ())}: {name} has no {key!r}; expected some of "
+                f"{sorted(available)}."
             )
     return list(default) if wanted is None else list(wanted)
 
@@ -100,12 +102,14 @@ def cameras(
     for key in settings.cameras or ():
         if key in refused:
             raise UserError(
-                f"--cameras={','.join(settings.cameras or ())}: {name} has {key!r}, {refused[key]}; leave it out."
+                f"--cameras={','.join(settings.cameras or ())}: {name} has {key!r}, {refused[key]}; leave it "
+                "out."
             )
     if settings.cameras is None and refused:
         each = ", ".join(f"{key!r} ({why})" for key, why in sorted(refused.items()))
         raise UserError(
-            f"{name} has images that cannot be used: {each}; leave them out with --cameras={','.join(sorted(usable))}"
+            f"{name} has images that cannot be used: {each}; leave them out with "
+            f"--cameras={','.join(sorted(usable))}"
             f"{'' if usable else ' (none)'}."
         )
     return choose("--cameras", settings.cameras, usable, sorted(usable), name)
@@ -129,7 +133,8 @@ def image_size(settings: Settings, sizes: dict[str, tuple[int, int]], name: str)
         return settings.image_size
     if len(set(sizes.values())) > 1:
         raise UserError(
-            f"{name} has cameras of different sizes {sizes}; give --image_size=HEIGHT,WIDTH to resize them, or --cameras."
+            f"{name} has cameras of different sizes {sizes}; give --image_size=HEIGHT,WIDTH to resize them, "
+            "or --cameras."
         )
     return next(iter(sizes.values()), (0, 0))
 
@@ -139,7 +144,8 @@ def success_key(settings: Settings, keys: Iterable[str], own: str, name: str) ->
     keys = list(keys)
     if not settings.success and own not in keys:
         raise UserError(
-            f"{name} has no {own!r} to tell success by; give --success=all, --success=none or --success=KEY, of {keys}."
+            f"{name} has no {own!r} to tell success by; give --success=all, --success=none or --success=KEY, "
+            f"of {keys}."
         )
     for flag in ("success", "reward"):
         value = getattr(settings, flag)
@@ -164,12 +170,14 @@ def split(settings: Settings, parts: Mapping[str, set], everything: set, kind: s
     if settings.split:
         if settings.split not in parts:
             raise UserError(
-                f"--split is {settings.split!r}; {name} has {kind} {counts or 'none'}; expected one of them, or all."
+                f"--split is {settings.split!r}; {name} has {kind} {counts or 'none'}; expected one of them, "
+                "or all."
             )
         return parts[settings.split]
     if any(episodes != everything for episodes in parts.values()):
         raise UserError(
-            f"{name} has {kind} {counts} of its {len(everything)} episodes, and one dataset is written; give --split={next(iter(parts))}, "
+            f"{name} has {kind} {counts} of its {len(everything)} episodes, and one dataset is written; give "
+            f"--split={next(iter(parts))}, "
             "another of them, or --split=all."
         )
     return everything
@@ -187,6 +195,7 @@ def instruction(settings: Settings, said: str, why: str) -> str:
     told = settings.instruction or said.strip() or settings.fallback_instruction
     if not told:
         raise UserError(
-            f"{why}; give --instruction='open the drawer' for all episodes, or --fallback_instruction for those without one alone."
+            f"{why}; give --instruction='open the drawer' for all episodes, or --fallback_instruction for "
+            "those without one alone."
         )
     return told

@@ -75,5 +75,6 @@ def naming(name: str, read: Callable[[], Any]) -> Any:
     except Exception as error:
         line = (str(error).splitlines() or [""])[0][:200]
         raise UserError(
-            f"{name} cannot be read ({type(error).__name__}: {line}); the file is damaged or incomplete, copy it again."
+            f"{name} cannot be read ({type(error).__name__}: {line}); the file is damaged or incomplete, "
+            "copy it again."
         ) from error

@@ -16,8 +16,8 @@ from qt_jax.errors import UserError
 _CLOCK_S = 1e-4
 """What float32 times and a video's ticks may differ by."""
 _EARLIER_S = 1.0
-"""A key frame is looked for so long before the first frame that is wanted: files are searched by the times of decoding,
-and after a key frame in the middle of a film the next frames may lack what they refer to."""
+"""A key frame is looked for so long before the first frame that is wanted: files are searched by the times of
+decoding, and after a key frame in the middle of a film the next frames may lack what they refer to."""
 _SHOWN = re.compile(rb"showinfo.*\bn: *\d+ .*pts_time:(\S+)")
 _LENGTH = re.compile(rb"Duration: (\d+):(\d+):([\d.]+), start: ([-\d.]+)")
 _SAID = re.compile(rb"\[error\] (.*)")
@@ -35,16 +35,42 @@ def frames(path: str, times: np.ndarray, tolerance_s: float) -> Iterator[np.ndar
         tolerance_s: how far a frame's time may be off.
 
     Raises:
-        UserError: where there is no frame at such a time, the video does not open, or the decoder finds it damaged.
+        UserError: where there is no frame at such a time, the video does not open, or the decoder finds it
+        damaged.
     """
     import imageio_ffmpeg  # for its ffmpeg; its own reader knows no times
 
     start_s = times[0] - _EARLIER_S
     # Without an accurate seek the frames come from a key frame on, with their own times.
     seek = ["-noaccurate_seek", "-seek_timestamp", "1", "-ss", f"{start_s:.6f}"] if start_s > 0 else []
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-hide_banner", "-nostats", "-loglevel", "level+info"]
-    command += ["-threads", "1", "-copyts", *seek, "-i", path]  # one thread: the log keeps step with the frames
-    command += ["-an", "-fps_mode", "passthrough", "-vf", "showinfo=checksum=0", "-f", "image2pipe", "-c:v", "ppm", "-"]
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        "-nostdin",
+        "-hide_banner",
+        "-nostats",
+        "-loglevel",
+        "level+info",
+    ]
+    command += [
+        "-threads",
+        "1",
+        "-copyts",
+        *seek,
+        "-i",
+        path,
+    ]  # one thread: the log keeps step with the frames
+    command += [
+        "-an",
+        "-fps_mode",
+        "passthrough",
+        "-vf",
+        "showinfo=checksum=0",
+        "-f",
+        "image2pipe",
+        "-c:v",
+        "ppm",
+        "-",
+    ]
     with tempfile.NamedTemporaryFile() as written, open(written.name, "rb") as read:
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=written) as process:
             try:
@@ -69,7 +95,8 @@ class _Log:
         self._lines, self._process, self._said = lines, process, ""
 
     def next_frame(self) -> tuple[float | None, str]:
-        """The time of the next frame, None at the end; and what the decoder finds wrong before it, if anything."""
+        """The time of the next frame, None at the end; and what the decoder finds wrong before it, if
+        anything."""
         wrong = ""
         for line in self._whole_lines():
             if told := _SAID.search(line):
@@ -109,18 +136,22 @@ def _at(
             )
         after = None if at is None else (at, _ppm(stream))
         while place < len(times) and (at is None or at >= times[place] - _CLOCK_S):
-            yield _nearest(path, times[place], tolerance_s, [one for one in (before, after) if one is not None])
+            yield _nearest(
+                path, times[place], tolerance_s, [one for one in (before, after) if one is not None]
+            )
             place += 1
         before = after or before
 
 
-def _nearest(path: str, wanted: float, tolerance_s: float, near: list[tuple[float, np.ndarray]]) -> np.ndarray:
+def _nearest(
+    path: str, wanted: float, tolerance_s: float, near: list[tuple[float, np.ndarray]]
+) -> np.ndarray:
     at, frame = min(near, key=lambda one: abs(one[0] - wanted), default=(np.nan, None))
     if not abs(at - wanted) <= tolerance_s + _CLOCK_S:
         has = f"the nearest are at {' and '.join(f'{at:g} s' for at, _ in near)}" if near else "it has none"
         raise UserError(
-            f"{path} has no frame within {tolerance_s:g} s of {wanted:g} s ({has}); the video and the rows do not "
-            "belong together: copy the dataset again, or give a wider --tolerance_s."
+            f"{path} has no frame within {tolerance_s:g} s of {wanted:g} s ({has}); the video and the rows "
+            "do not belong together: copy the dataset again, or give a wider --tolerance_s."
         )
     return frame
 
