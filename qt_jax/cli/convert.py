@@ -13,75 +13,40 @@ FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    flags.DEFINE_string(
-        "input",
-        "",
-        "The folder to read; for HDF5 one file will do. On several machines: the same path on each.",
-    )
+    flags.DEFINE_string("input", "", "The folder to read; for HDF5 one file will do. On several machines: the same path on each.")
     flags.DEFINE_enum("format", None, sorted(convert.FORMATS), "What is in it.")
     flags.DEFINE_string("output", "", "Where the dataset goes: config.data.path of the training to come.")
-    flags.DEFINE_string(
-        "success",
-        "",
-        "all, none, or a key that is positive where the task is solved. [next.success, rewards]",
-    )
-    flags.DEFINE_string(
-        "reward", "", "A key to take rewards from. [1 at the transition that succeeds, else 0]"
-    )
-    flags.DEFINE_string(
-        "instruction", "", "What the robot was told, in all episodes. [what each episode says]"
-    )
-    flags.DEFINE_string(
-        "fallback_instruction", "", "What it was told in the episodes that do not say it. [these are refused]"
-    )
-    flags.DEFINE_string(
-        "collector", "demonstration", "Who acted: demonstration, or the kind of autonomous episode."
-    )
+    flags.DEFINE_string("success", "", "all, none, or a key that is positive where the task is solved. [next.success, rewards]")
+    flags.DEFINE_string("reward", "", "A key to take rewards from. [1 at the transition that succeeds, else 0]")
+    flags.DEFINE_string("instruction", "", "What the robot was told, in all episodes. [what each episode says]")
+    told = "What it was told in the episodes that do not say it. [these are refused]"
+    flags.DEFINE_string("fallback_instruction", "", told)
+    flags.DEFINE_string("collector", "demonstration", "Who acted: demonstration, or the kind of autonomous episode.")
     flags.DEFINE_float("fps", 0.0, "Decisions a second, where the files do not say it.", lower_bound=0.0)
     flags.DEFINE_list("cameras", None, "Cameras to keep. [all]")
     flags.DEFINE_string("action", "", "The key of the action. [action or actions]")
-    flags.DEFINE_list(
-        "state", None, "Keys to join to the state vector. [observation.state or state; of HDF5 all vectors]"
-    )
+    joined = "Keys to join to the state vector. [observation.state or state; all vectors of HDF5]"
+    flags.DEFINE_list("state", None, joined)
     flags.DEFINE_list("image_size", None, "HEIGHT,WIDTH to resize all images to. [as they are]")
-    flags.DEFINE_string(
-        "split", "", "LeRobot's split or robomimic's filter key to write, or all. [all, if none is held out]"
-    )
-    flags.DEFINE_list(
-        "cut",
-        [],
-        "LeRobot: gap, instruction: make two episodes where timestamps jump, or where the task changes. "
-        "[refused]",
-    )
-    flags.DEFINE_float(
-        "tolerance_s",
-        0.0,
-        "LeRobot: how far timestamps and frames may be off. [a tenth of a step]",
-        lower_bound=0.0,
-    )
-    flags.DEFINE_integer(
-        "max_skipped",
-        0,
-        "So many bad episodes are left out, named and counted; one more ends it.",
-        lower_bound=0,
-    )
+    part = "LeRobot's split or robomimic's filter key to write, or all. [all, if none is held out]"
+    flags.DEFINE_string("split", "", part)
+    cut = "LeRobot: gap, instruction: two episodes where timestamps jump, or the task changes. [refused]"
+    flags.DEFINE_list("cut", [], cut)
+    off = "LeRobot: how far timestamps and frames may be off. [a tenth of a step]"
+    flags.DEFINE_float("tolerance_s", 0.0, off, lower_bound=0.0)
+    skipped = "So many bad episodes are left out, named and counted; one more ends it."
+    flags.DEFINE_integer("max_skipped", 0, skipped, lower_bound=0)
     flags.DEFINE_enum("file_format", "array_record", rlds_writer.FILE_FORMATS, "Of the dataset.")
     flags.DEFINE_enum("runner", "local", rlds_writer.RUNNERS, "Here, or as an Apache Beam pipeline.")
-    flags.DEFINE_multi_string(
-        "beam_options",
-        [],
-        "Beam's own, such as --beam_options=--runner=DirectRunner; give it once an option.",
-    )
+    flags.DEFINE_multi_string("beam_options", [], "Beam's own, such as --beam_options=--runner=DirectRunner; give it once an option.")
 
 
 def main() -> None:
     for flag in ("input", "format", "output"):
         if not FLAGS[flag].value:
-            raise UserError(
-                f"--{flag} is missing; give --input=FOLDER --format={'|'.join(convert.FORMATS)} "
-                "--output=data/NAME."
-            )
+            raise UserError(f"--{flag} is missing; give --input=FOLDER --format={'|'.join(convert.FORMATS)} --output=data/NAME.")
     rlds_writer.check_runner(FLAGS.runner)
+    rlds_writer.check_free(FLAGS.output)
     source = convert.open_source(settings())
     dataset = dict(
         action=source.action,
@@ -94,28 +59,19 @@ def main() -> None:
         print(note, flush=True)
     bad, notes = len(source.skips.errors), []
     if FLAGS.runner == "local":
-        episodes = tqdm.tqdm(
-            convert.episodes(source, notes), total=source.episodes, desc="convert", unit="episode"
-        )
-        path = rlds_writer.write(FLAGS.output, episodes, **dataset)
+        episodes = convert.episodes(source, notes)
+        shown = tqdm.tqdm(episodes, total=source.episodes, desc="convert", unit="episode")
+        path = rlds_writer.write(FLAGS.output, shown, **dataset)
     else:
-        path = rlds_writer.write_with_beam(
-            FLAGS.output, source.units, convert.strictly(source), options=FLAGS.beam_options, **dataset
-        )
+        read = convert.strictly(source)
+        beam = dict(options=FLAGS.beam_options)
+        path = rlds_writer.write_with_beam(FLAGS.output, source.units, read, **beam, **dataset)
     observation, action = source.observation, source.action
     print(f"{path}: {source.episodes - len(source.skips.errors) + bad} episodes")
-    print(
-        f"  cameras {', '.join(observation.cameras) or 'none'} at {observation.image_size}, state of "
-        f"{observation.state_dim}"
-    )
-    print(
-        "  actions "
-        + ", ".join(
-            f"{name} [{low:.3g}, {high:.3g}]"
-            for name, low, high in zip(action.names, action.low, action.high)
-        )
-    )
-    print("".join(f"{line}\n" for line in [*skips.grouped(notes), *source.skips.lines()]), end="")
+    print(f"  cameras {', '.join(observation.cameras) or 'none'} at {observation.image_size}, state of {observation.state_dim}")
+    print("  actions " + ", ".join(f"{name} [{low:.3g}, {high:.3g}]" for name, low, high in zip(action.names, action.low, action.high)))
+    for line in (*skips.grouped(notes), *source.skips.lines()):
+        print(line)
 
 
 def settings() -> convert.Settings:

@@ -54,6 +54,13 @@ def write(
     return _prepare(target, lambda: ((index, _example(episode)) for index, episode in enumerate(episodes)))
 
 
+def check_free(path: str) -> epath.Path:
+    """Raises UserError if a dataset is there already."""
+    if (epath.Path(path) / VERSION).exists():
+        raise UserError(f"{epath.Path(path) / VERSION} already holds a dataset; delete it or choose another path.")
+    return epath.Path(path)
+
+
 def check_size(name: str, size: float) -> None:
     """Raises UserError for an episode whose `size` in bytes, known or expected, is more than a record holds."""
     if size > MAX_RECORD:
@@ -126,9 +133,7 @@ class _Target:
 def _prepare(target: _Target, generate: Callable[[], Any], **beam: Any) -> epath.Path:
     if target.file_format not in FILE_FORMATS:
         raise UserError(f"file_format is {target.file_format!r}; expected one of {FILE_FORMATS}.")
-    path = epath.Path(target.path)
-    if (path / VERSION).exists():
-        raise UserError(f"{path / VERSION} already holds a dataset; delete it or choose another path.")
+    path = check_free(target.path)
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()  # the door shows its own

@@ -70,7 +70,10 @@ def open_source(given: Settings) -> Source:
     entries = metadata.entries
     chosen = settings.split(given, metadata.splits, {entry.number for entry in entries}, "splits", str(root))
     entries = [entry for entry in entries if entry.number in chosen]
-    layout, observation, notes = _layout(given, metadata)
+    try:
+        layout, observation, notes = _layout(given, metadata)
+    except KeyError as error:
+        raise UserError(f"{root}/meta/info.json has a feature without {error}; copy it again.") from error
     if len(entries) < len(metadata.entries):
         notes.append(f"split {given.split}: {len(entries)} of {len(metadata.entries)} episodes")
     files = [list(group) for _, group in itertools.groupby(entries, lambda entry: entry.file)]
@@ -160,11 +163,11 @@ def _survey(
     for entries in files:
         good = []
         for entry, table in _tables(layout, entries, layout.columns):
+            if isinstance(table, UserError):
+                skips.add(table)
+                continue
             name = _name(layout, entry)
-            for start, stop, observed in (
-                skips.attempt(name, functools.partial(_cut, given, layout, entry, table, name)) or ()
-            ):
-                piece = Piece(0, entry, start, stop, observed)
+            for piece in skips.attempt(name, functools.partial(_cut, given, layout, entry, table)) or ():
                 recording = skips.attempt(name, functools.partial(_checked, given, layout, piece, table))
                 if recording is not None:
                     bounds.add(recording.name, recording.actions, recording.first)
@@ -260,43 +263,35 @@ def _episode_tables(file: str, columns: list[str]) -> Iterator[tuple[int, Any]]:
         yield parts[0]["episode_index"][0].as_py(), pa.Table.from_batches(parts)
 
 
-def _cut(
-    given: Settings, layout: Layout, entry: Entry, table: Any | UserError, name: str
-) -> list[tuple[int, int, bool]]:
-    """(start, stop, whether row `stop` is what followed) of each part of an episode: the whole of it, where
-    nothing cuts it.
+def _cut(given: Settings, layout: Layout, entry: Entry, table: Any) -> list[Piece]:
+    """The parts of an episode, without their indices: the whole of it, where nothing cuts it.
 
     Raises:
-        UserError: for a gap in its timestamps, or a second instruction, unless --cut makes two episodes of
-        it.
+        UserError: for a gap in its timestamps or a second instruction, unless --cut makes two episodes of it.
     """
-    if isinstance(table, UserError):
-        raise table
+    name = _name(layout, entry)
     times, step_s = _times(layout, table), 1.0 / layout.fps
-    off = np.abs(np.diff(times) - step_s) > _tolerance_s(given, layout)
-    gaps = set((np.flatnonzero(off) + 1).tolist())
+    in_time = np.abs(np.diff(times) - step_s) <= _tolerance_s(given, layout)
+    gaps = set((np.flatnonzero(~in_time) + 1).tolist())
     if gaps and "gap" not in given.cut:
         step = min(gaps)
         raise UserError(
-            f"{name}, step {step}: its timestamp is {times[step]:.4g} s, {times[step] - times[step - 1]:.4g} "
-            "s after the one before; "
-            f"expected {step_s:.4g} s at {layout.fps:g} fps. --cut=gap makes two episodes of it, a wider "
-            "--tolerance_s takes it as it is."
+            f"{name}, step {step}: its timestamp is {times[step]:.4g} s, {times[step] - times[step - 1]:.4g} s "
+            f"after the one before; expected {step_s:.4g} s at {layout.fps:g} fps. --cut=gap makes two episodes of "
+            "it, a wider --tolerance_s takes it as it is."
         )
     told = [_told(layout, task) for task in table["task_index"].to_pylist()]
-    changes = (
-        set() if given.instruction else {step for step in range(1, len(told)) if told[step] != told[step - 1]}
-    )
+    changes = {step for step in range(1, len(told)) if told[step] != told[step - 1] and not given.instruction}
     if changes and "instruction" not in given.cut:
         step = min(changes)
         raise UserError(
             f"{name}, step {step}: its task changes from {told[step - 1]!r} to {told[step]!r}, expected one "
-            "instruction an episode. "
-            "--cut=instruction makes an episode of each part, --instruction='...' tells all episodes the "
-            "same."
+            "instruction an episode. --cut=instruction makes an episode of each part, --instruction='...' tells "
+            "all episodes the same."
         )
     edges = [0, *sorted(gaps | changes), entry.length]
-    return [(start, stop, stop < entry.length and stop not in gaps) for start, stop in zip(edges, edges[1:])]
+    observed = lambda stop: stop < entry.length and stop not in gaps
+    return [Piece(0, entry, start, stop, observed(stop)) for start, stop in zip(edges, edges[1:])]
 
 
 def _told(layout: Layout, task: int | None) -> str:
@@ -326,7 +321,8 @@ def _vectors(column: Any, dtype: type = np.float32) -> np.ndarray:
 
 def _recording(given: Settings, layout: Layout, piece: Piece, table: Any) -> Recording:
     """Of a table that need not hold images as long as none is read."""
-    name = _name(layout, piece.entry)
+    name, whole = _name(layout, piece.entry), piece.stop - piece.start == piece.entry.length
+    name += "" if whole else f" from step {piece.start} to {piece.stop - 1}"
     rows = table.slice(piece.start, piece.stop - piece.start + piece.observed)
     count = piece.stop - piece.start
     actions = _vectors(rows[layout.action])[:count]

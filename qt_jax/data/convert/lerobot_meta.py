@@ -59,6 +59,8 @@ def read(root: Path) -> Metadata:
         raise UserError(
             f"{root}/meta lacks {error}; expected the files of a LeRobot dataset, version 2.0 to 3.0."
         ) from error
+    if not found.fps > 0:
+        raise UserError(f"{root}/meta/info.json says {found.fps:g} fps, expected more than 0; correct it.")
     if not entries:
         raise UserError(f"{root} holds no episode (meta/info.json lists 0).")
     if len(entries) < (listed := info.get("total_episodes") or 0):
