@@ -155,8 +155,9 @@ def test_images_that_cannot_be_used_are_refused_by_name(tmp_path, name, array, w
     assert opened.notes == (f"not used: {name.replace('__', '/')}",)
 
 
-def test_floats_beyond_255(tmp_path):
-    path = episode(tmp_path / "e.hdf5", images__cam=np.float32(frames()) / 128 - 1)
+@pytest.mark.parametrize("least, greatest", [(-1.0, 1.0), (0.0, 1.5), (0.0, 1000.0), (0.0, np.nan)])
+def test_floats_of_another_range(tmp_path, least, greatest):
+    path = episode(tmp_path / "e.hdf5", images__cam=np.float32(frames()) / 255 * (greatest - least) + least)
     with pytest.raises(
         UserError, match=r"'cam' \(float32 .*, neither from 0 to 1 nor from 0 to 255\).* --cameras= \(none\)"
     ):

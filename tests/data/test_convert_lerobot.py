@@ -249,8 +249,9 @@ def test_a_video_longer_than_its_rows_is_noted(folder):
     notes = []
     first, *_ = convert.episodes(source(root, "lerobot"), notes)
     np.testing.assert_allclose(shown(first.images["front"]), frames[:5], atol=16)
-    (note,) = notes
-    assert "episode 0: the video of 'front' lasts 0.9 s, the rows end at 0.4 s" in note
+    longer, ended = notes
+    assert "episode 0: the video of 'front' lasts 0.9 s, the rows end at 0.4 s" in longer
+    assert "episode 2: 2 actions after its success, at step 2, are not used" in ended
 
 
 def test_what_the_decoder_finds_is_told(folder):

@@ -11,6 +11,7 @@ import numpy as np
 from qt_jax.data.convert import images
 
 OBSERVATIONS = ("obs", "observations")
+_ROUNDING = 1e-3
 _LEAST = 8
 """Pixels: what has fewer in a direction is a matrix."""
 
@@ -95,9 +96,9 @@ def _of_floats(item: Any, told: str) -> Stream:
     """What 1 means is for all frames of an episode together to say."""
     pixels = np.asarray(item)
     least, greatest = (float(pixels.min()), float(pixels.max())) if pixels.size else (0.0, 0.0)
-    if not (least >= 0.0 and greatest <= 255.0):
+    if not (least >= -_ROUNDING and (greatest <= 1.0 + _ROUNDING or 8.0 <= greatest <= 255.0 + _ROUNDING)):
         return Stream("refused", f"{told}, neither from 0 to 1 nor from 0 to 255")
-    return Stream("camera", scale=0.0 if greatest == 0.0 else 255.0 if greatest <= 1.0 else 1.0)
+    return Stream("camera", scale=0.0 if greatest == 0.0 else 255.0 if greatest < 8.0 else 1.0)
 
 
 def _is_encoded(item: Any) -> bool:

@@ -120,5 +120,5 @@ def rgb(frame: np.ndarray, scale: float) -> np.ndarray:
     elif first:
         frame = np.moveaxis(frame, 0, -1)
     if frame.dtype != np.uint8:
-        frame = np.rint(np.asarray(frame, np.float32) * scale).astype(np.uint8)
+        frame = np.rint(np.clip(np.asarray(frame, np.float32) * scale, 0.0, 255.0)).astype(np.uint8)
     return np.repeat(frame, 3, axis=-1) if count == 1 else frame[..., :3]

@@ -198,7 +198,8 @@ def _read(given: Settings, layout: Layout, pieces: list[Piece]) -> Iterator[tupl
             read = functools.partial(_recording, given, layout, piece, table)
             index, episode = finished(_name(layout, entry), read, piece.index, given.collector)
             if isinstance(episode, Episode) and piece.stop == entry.length:
-                episode = dataclasses.replace(episode, notes=_longer_videos(layout, entry, table))
+                notes = (*episode.notes, *_longer_videos(layout, entry, table))
+                episode = dataclasses.replace(episode, notes=notes)
             yield index, episode
 
 
@@ -361,7 +362,7 @@ def _frames(given: Settings, layout: Layout, piece: Piece, rows: Any, key: str) 
             times = clip.start_s + _times(layout, rows, piece.start)[:count]
             frames = video.frames(f"{layout.root}/{clip.path}", times, _tolerance_s(given, layout))
         else:
-            frames = (_embedded(image, layout.root) for image in rows[key].slice(0, count).to_pylist())
+            frames = (_embedded(image.as_py(), layout.root) for image in rows[key].slice(0, count))
         yield from images.encoded(frames, layout.size, given.image_size is not None, where)
 
     return Frames(len(rows), read)

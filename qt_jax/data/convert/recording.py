@@ -105,6 +105,8 @@ def finish(recording: Recording, index: int, collector: str) -> Episode:
         else len(recording.actions)
     )
     length = min(last, first + 1)
+    after = last - length
+    told = f"{recording.name}: {after} actions after its success, at step {recording.first + first}, are not used"
     rewards = np.zeros(length, np.float32)
     if recording.rewards is None:
         rewards[-1] = success
@@ -121,6 +123,7 @@ def finish(recording: Recording, index: int, collector: str) -> Episode:
         rewards=rewards,
         success=success,
         dt=recording.dt,
+        notes=(told,) if after else (),
     )
 
 
