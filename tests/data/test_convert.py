@@ -1,6 +1,7 @@
 """Recordings of other tools, converted by the real door and read by TFDS, value by value."""
 
 import dataclasses
+import errno
 import json
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ import simplejpeg
 
 from qt_jax import text
 from qt_jax.data import convert, described
-from qt_jax.data.convert import bounds, recording
+from qt_jax.data.convert import bounds, recording, skips
 from qt_jax.errors import UserError
 from tests.conftest import ROOT
 from tests.data import recordings
@@ -266,7 +267,7 @@ def no_frequency(folder):
          folder / "videos/chunk-000/observation.images.front/episode_000000.mp4"), {}, "000000.mp4 has no frame within 0.01 s of 0.4 s"),
         ("v3", cut("meta/tasks.parquet"), {}, "meta cannot be read"),
         ("v3", cut("data/*/file-001.parquet"), {}, "file-001.parquet: episode 2 cannot be read"),
-        ("hdf5", cut("part_1.hdf5"), {}, "part_1.hdf5 cannot be opened"),
+        ("hdf5", cut("part_1.hdf5"), {}, "part_1.hdf5 cannot be read"),
         ("hdf5", no_instruction, {}, "part_0.hdf5: data/demo_2 has no instruction"),
         ("hdf5", no_frequency, {}, "does not say how fast it was recorded"),
         ("hdf5", None, {"cameras": ("side",)}, "has no 'side'; expected some of \\['front_image'\\]"),
@@ -297,3 +298,22 @@ def test_the_doors_error_lines(flags, message):
     assert result.returncode == 2 and "Traceback" not in result.stderr
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("qt_jax convert:")]
     assert message in line
+
+
+def test_what_is_no_damage_is_not_called_so():
+    denied = skips.unreadable(PermissionError(13, "Permission denied"))
+    assert "PermissionError" in denied and denied.endswith("give this account the right to read it.")
+    for error in (MemoryError(), OSError(errno.EMFILE, "Too many open files")):
+        with pytest.raises(type(error)):  # and no episode is skipped for it
+            skips.Skips(9).attempt("e.hdf5", lambda error=error: skips.unreadable(error))
+
+
+def test_notes_and_bad_episodes_for_people():
+    notes = [f"e{i}.hdf5, step {i}: 0.{i} s" for i in range(12)]
+    assert skips.grouped([*notes, "not used: x"]) == ["e0.hdf5, step 0: 0.0 s (and 11 more like it)", "not used: x"]
+    counted = skips.Skips(12)
+    for note in notes:
+        counted.add(UserError(note))
+    assert counted.lines()[0] == "12 episodes left out:" and counted.lines()[-1] == "  and 2 more"
+    with pytest.raises(UserError, match="^one more. It is bad episode 13, --max_skipped is 12.$"):
+        counted.add(UserError("one more."))

@@ -262,7 +262,7 @@ def test_bad_episodes_are_left_out_and_counted(tmp_path):
     first, *lines = opened.skips.lines()
     assert first == "5 episodes left out:"
     told = (
-        "e4.hdf5 cannot be opened",
+        "e4.hdf5 cannot be read",
         "e0.hdf5: /, step 4: action[1] is nan",
         "e1.hdf5: /, step 2: state[0] is inf",
     )

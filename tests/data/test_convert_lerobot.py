@@ -417,7 +417,7 @@ def test_a_missing_column_is_no_damage(folder):
         root, features=features | {"observation.force": {"dtype": "float32", "shape": [2], "names": None}}
     )
     with pytest.raises(
-        UserError, match="episode 0 has no column observation.force, expected it as in meta/info.json"
+        UserError, match="episode 0 has no column observation.force, expected as in meta/info.json"
     ):
         source(root, "lerobot", state=("observation.force",))
 

@@ -38,21 +38,17 @@ class Bounds:
             self._samples, self._stride = [np.concatenate(self._samples)[::2]], 2 * self._stride
 
     def spec(self) -> ActionSpec:
-        """Bounds as the data has them; a dim that never moves gets a range around its value. Bins are the
-        learner's choice."""
+        """Bounds as the data has them; a dim that never moves gets a range around its value."""
         still = self._low >= self._high
         low, high = np.where(still, self._low - 1.0, self._low), np.where(still, self._high + 1.0, self._high)
-        return ActionSpec(
-            tuple(self._names), tuple(low.tolist()), tuple(high.tolist()), bins=(2,) * len(self._names)
-        )
+        bins = (2,) * len(self._names)  # the learner's choice
+        return ActionSpec(tuple(self._names), tuple(low.tolist()), tuple(high.tolist()), bins)
 
     def warnings(self) -> list[str]:
         """A line for each bound that a few values make."""
         return [
             f"{self._places[one.dim, one.bound > one.rest[1]]}: action {self._names[one.dim]!r} is "
-            f"{one.bound:g}, an outlier: nearly all "
-            f"others lie in [{one.rest[0]:.3g}, {one.rest[1]:.3g}] and would share a few bins; mend or leave "
-            "out the episode, or train "
-            "with config.data.action_bounds=quantiles"
+            f"{one.bound:g}, an outlier: nearly all others lie in [{one.rest[0]:.3g}, {one.rest[1]:.3g}] and "
+            "would share a few bins; mend the episode, or train with config.data.action_bounds=quantiles"
             for one in statistics.outlying(np.concatenate(self._samples), self._low, self._high)
         ]

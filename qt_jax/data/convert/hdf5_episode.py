@@ -14,6 +14,7 @@ import numpy as np
 from qt_jax.data.convert import hdf5_streams, images, settings
 from qt_jax.data.convert.recording import Frames, Recording, outcome, per_step
 from qt_jax.data.convert.settings import Settings
+from qt_jax.data.convert.skips import naming
 from qt_jax.errors import UserError
 
 _INSTRUCTION = ("language_instruction", "instruction", "lang", "task_description")
@@ -51,13 +52,7 @@ class Layout:
 def open_file(file: str | Path) -> Any:
     import h5py
 
-    try:
-        return h5py.File(file, "r")
-    except OSError as error:
-        told = str(error)[:200]
-        raise UserError(
-            f"{file} cannot be opened ({told}); the file is damaged or no HDF5, copy it again."
-        ) from error
+    return naming(str(file), lambda: h5py.File(file, "r"))
 
 
 def recording(given: Settings, layout: Layout, content: Any, place: Place) -> Recording:

@@ -23,7 +23,7 @@ from qt_jax.data.convert.bounds import Bounds
 from qt_jax.data.convert.lerobot_meta import Entry, Metadata
 from qt_jax.data.convert.recording import Episode, Frames, Recording, Source, check, finished, outcome
 from qt_jax.data.convert.settings import Settings
-from qt_jax.data.convert.skips import Skips
+from qt_jax.data.convert.skips import Skips, unreadable
 from qt_jax.errors import UserError
 from qt_jax.specs import ObservationSpec
 
@@ -233,9 +233,7 @@ def _tables(layout: Layout, entries: list[Entry], columns: tuple[str, ...]) -> I
     except UserError as error:
         why = str(error)
     except Exception as error:
-        line = (str(error).splitlines() or [""])[0][:200]
-        told = f"{type(error).__name__}: {line}"
-        why = f"cannot be read ({told}); the file is damaged or incomplete, copy it again."
+        why = unreadable(error)
     for entry in left.values():
         yield entry, UserError(f"{_name(layout, entry)} {why}")
 
@@ -249,8 +247,7 @@ def _episode_tables(file: str, columns: list[str]) -> Iterator[tuple[int, Any]]:
     with pq.ParquetFile(file) as content:
         if missing := sorted(set(columns) - set(content.schema_arrow.names)):
             raise UserError(
-                f"has no column {', '.join(missing)}, expected it as in meta/info.json; copy or record it "
-                "again."
+                f"has no column {', '.join(missing)}, expected as in meta/info.json; copy it again."
             )
         for batch in content.iter_batches(batch_size=256, columns=columns):
             numbers = batch["episode_index"].to_numpy()

@@ -76,8 +76,7 @@ class Recording:
     """T actions with T or T + 1 observations.
 
     name: file and episode, with which every message begins. success: the outcome, or for each action whether
-    it solved the task.
-    first: what step of the episode in the file its first is.
+    it solved the task. first: what step of the episode in the file its first is.
     """
 
     name: str
@@ -99,14 +98,9 @@ def finish(recording: Recording, index: int, collector: str) -> Episode:
     """
     last = check(recording)
     success = bool(np.any(recording.success))
-    first = (
-        int(np.argmax(recording.success))
-        if success and np.ndim(recording.success)
-        else len(recording.actions)
-    )
+    marked = success and np.ndim(recording.success) > 0
+    first = int(np.argmax(recording.success)) if marked else len(recording.actions)
     length = min(last, first + 1)
-    after = last - length
-    told = f"{recording.name}: {after} actions after its success, at step {recording.first + first}, are not used"
     rewards = np.zeros(length, np.float32)
     if recording.rewards is None:
         rewards[-1] = success
@@ -114,6 +108,8 @@ def finish(recording: Recording, index: int, collector: str) -> Episode:
         rewards[:] = recording.rewards[:length]
         if first >= last:
             rewards[-1] += recording.rewards[last:].sum()
+    at = recording.first + first
+    notes = (f"{recording.name}: {last - length} actions after its success, at step {at}, are not used",)
     return Episode(
         plan=Plan(recording.instruction, collector, index),
         instruction=recording.instruction,
@@ -123,7 +119,7 @@ def finish(recording: Recording, index: int, collector: str) -> Episode:
         rewards=rewards,
         success=success,
         dt=recording.dt,
-        notes=(told,) if after else (),
+        notes=notes if length < last else (),
     )
 
 
@@ -131,13 +127,12 @@ def check(recording: Recording) -> int:
     """How many transitions there are, without a look at the images.
 
     Raises:
-        UserError: if observations, actions and what stands beside them do not belong together, are not
-        finite, or too few.
+        UserError: if observations, actions and what is beside them do not belong together, are not finite,
+            or too few.
     """
     name, given = recording.name, len(recording.actions)
-    lengths = {"state": len(recording.state)} | {
-        camera: frames.count for camera, frames in recording.frames.items()
-    }
+    lengths = {"state": len(recording.state)}
+    lengths |= {camera: frames.count for camera, frames in recording.frames.items()}
     observed = min(lengths.values())
     if set(lengths.values()) not in ({given}, {given + 1}):
         raise UserError(
@@ -162,15 +157,13 @@ def check(recording: Recording) -> int:
             step, dim = bad[0]
             raise UserError(
                 f"{name}, step {recording.first + step}: {what}[{dim}] is {rows[step, dim]:g}, expected a "
-                "finite number; mend the "
-                "file or leave the episode out."
+                "finite number; mend the file or leave the episode out."
             )
     return observed - 1
 
 
 def _images(recording: Recording, count: int) -> dict[str, list[bytes]]:
-    """The first `count` frames of each camera; refused as soon as it shows that they come to more than a
-    record holds."""
+    """The first `count` frames of each camera; refused once it shows that they are more than a record holds."""
     images: dict[str, list[bytes]] = {camera: [] for camera in recording.frames}
     size, seen, total = 0, 0, count * len(images)
     for camera, frames in recording.frames.items():
@@ -178,10 +171,9 @@ def _images(recording: Recording, count: int) -> dict[str, list[bytes]]:
             images[camera].append(frame)
             size, seen = size + len(frame), seen + 1
             # What is to come is reckoned from what came: the more of it, the surer.
-            expected = size * total / seen
-            if size > rlds_writer.MAX_RECORD or (
-                seen >= 16 and expected > rlds_writer.MAX_RECORD * (1.25 - 0.25 * seen / total)
-            ):
+            expected, doubt = size * total / seen, 0.25 * (1.0 - seen / total)
+            surely = seen >= 16 and expected > rlds_writer.MAX_RECORD * (1.0 + doubt)
+            if surely or size > rlds_writer.MAX_RECORD:
                 rlds_writer.check_size(recording.name, expected)
     return images
 
@@ -207,8 +199,7 @@ def outcome(key: str, column: Callable[[str], np.ndarray], name: str) -> bool | 
     """What the success flag or key says of an episode.
 
     Raises:
-        UserError: for a key that does not mark success: a shaped reward would end each episode at its first
-        step.
+        UserError: for a key that does not mark success: a shaped reward would end an episode at its first step.
     """
     if key in ("all", "none"):
         return key == "all"
@@ -216,8 +207,7 @@ def outcome(key: str, column: Callable[[str], np.ndarray], name: str) -> bool | 
     if len(values) and (not values.min() >= 0 or len(set(values[values != 0].tolist())) > 1):
         raise UserError(
             f"{name}: {key} goes from {values.min():.3g} to {values.max():.3g} in several steps, expected 0 "
-            "or one positive value "
-            "at success; give --success=all, none or another key."
+            "or one positive value at success; give --success=all, none or another key."
         )
     return values > 0
 

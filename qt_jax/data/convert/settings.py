@@ -46,8 +46,7 @@ class Settings:
 
 
 def short_names(keys: Iterable[str], separator: str, reserved: str = "") -> dict[str, str]:
-    """{name: key}: of each key the last part, or as many of its last parts, joined by _, as tell it from the
-    others.
+    """{name: key}: of each key the last part, or as many of its last, joined by _, as tell it from the others.
 
     Args:
         reserved: a name that none may have.
@@ -109,8 +108,7 @@ def cameras(
         each = ", ".join(f"{key!r} ({why})" for key, why in sorted(refused.items()))
         raise UserError(
             f"{name} has images that cannot be used: {each}; leave them out with "
-            f"--cameras={','.join(sorted(usable))}"
-            f"{'' if usable else ' (none)'}."
+            f"--cameras={','.join(sorted(usable)) or ' (none)'}."
         )
     return choose("--cameras", settings.cameras, usable, sorted(usable), name)
 
@@ -177,8 +175,7 @@ def split(settings: Settings, parts: Mapping[str, set], everything: set, kind: s
     if any(episodes != everything for episodes in parts.values()):
         raise UserError(
             f"{name} has {kind} {counts} of its {len(everything)} episodes, and one dataset is written; give "
-            f"--split={next(iter(parts))}, "
-            "another of them, or --split=all."
+            f"--split={next(iter(parts))}, another of them, or --split=all."
         )
     return everything
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
+import errno
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from qt_jax.errors import UserError
@@ -22,12 +22,10 @@ class Skips:
         """Raises UserError for one more than allowed."""
         self.errors.append(error)
         if len(self.errors) > self.allowed:
-            more = (
-                f"It is bad episode {len(self.errors)}, --max_skipped is {self.allowed}."
-                if self.allowed
-                else ""
-            )
-            raise UserError(f"{error} {more or 'Or leave bad episodes out, counted: --max_skipped=N.'}")
+            remedy = "Or leave bad episodes out, counted: --max_skipped=N."
+            if self.allowed:
+                remedy = f"It is bad episode {len(self.errors)}, --max_skipped is {self.allowed}."
+            raise UserError(f"{error} {remedy}")
 
     def none_left(self, name: str) -> UserError:
         """The error of a dataset all of whose episodes are left out."""
@@ -54,27 +52,39 @@ class Skips:
         ]
 
 
-def grouped(notes: list[str]) -> list[str]:
+def grouped(notes: Iterable[str]) -> list[str]:
     """Notes that differ in their numbers alone as one, with how many there are."""
-    kinds = collections.Counter(re.sub(r"\d+", "#", note) for note in notes)
-    first: dict[str, str] = {}
+    kinds: dict[str, list[str]] = {}
     for note in notes:
-        first.setdefault(re.sub(r"\d+", "#", note), note)
-    return [
-        note + (f" (and {kinds[kind] - 1} more like it)" if kinds[kind] > 1 else "")
-        for kind, note in first.items()
-    ]
+        kinds.setdefault(re.sub(r"\d[\d.]*", "#", note), []).append(note)
+    more = lambda alike: f" (and {len(alike) - 1} more like it)" if len(alike) > 1 else ""
+    return [alike[0] + more(alike) for alike in kinds.values()]
 
 
 def naming(name: str, read: Callable[[], Any]) -> Any:
-    """What `read` gives, or a UserError that names the damaged episode."""
+    """What `read` gives, or a UserError that names the episode that cannot be read."""
     try:
         return read()
     except UserError:
         raise
     except Exception as error:
-        line = (str(error).splitlines() or [""])[0][:200]
-        raise UserError(
-            f"{name} cannot be read ({type(error).__name__}: {line}); the file is damaged or incomplete, "
-            "copy it again."
-        ) from error
+        raise UserError(f"{name} {unreadable(error)}") from error
+
+
+def unreadable(error: Exception) -> str:
+    """What is said of an episode or a file after its name: damage only where nothing else was the cause.
+
+    Raises:
+        Exception: the error itself, where the file has no part in it.
+    """
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) in (
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOSPC,
+    ):
+        raise error
+    line = (str(error).splitlines() or [""])[0][:200]
+    remedy = "the file is damaged or incomplete, copy it again"
+    if isinstance(error, PermissionError):
+        remedy = "give this account the right to read it"
+    return f"cannot be read ({type(error).__name__}: {line}); {remedy}."
