@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-
 import tqdm
 from absl import flags
 
 from qt_jax.data import convert, rlds_writer
+from qt_jax.data.convert import skips
 from qt_jax.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -20,11 +19,23 @@ def define_flags() -> None:
     flags.DEFINE_string("success", "", "all, none, or a key that is positive where the task is solved. [next.success, rewards]")
     flags.DEFINE_string("reward", "", "A key to take rewards from. [1 at the transition that succeeds, else 0]")
     flags.DEFINE_string("instruction", "", "What the robot was told, in all episodes. [what each episode says]")
+    told = "What it was told in the episodes that do not say it. [these are refused]"
+    flags.DEFINE_string("fallback_instruction", "", told)
     flags.DEFINE_string("collector", "demonstration", "Who acted: demonstration, or the kind of autonomous episode.")
     flags.DEFINE_float("fps", 0.0, "Decisions a second, where the files do not say it.", lower_bound=0.0)
     flags.DEFINE_list("cameras", None, "Cameras to keep. [all]")
-    flags.DEFINE_list("state", None, "Keys to join to the state vector. [observation.state, or all vectors of HDF5]")
+    flags.DEFINE_string("action", "", "The key of the action. [action or actions]")
+    joined = "Keys to join to the state vector. [observation.state or state; all vectors of HDF5]"
+    flags.DEFINE_list("state", None, joined)
     flags.DEFINE_list("image_size", None, "HEIGHT,WIDTH to resize all images to. [as they are]")
+    part = "LeRobot's split or robomimic's filter key to write, or all. [all, if none is held out]"
+    flags.DEFINE_string("split", "", part)
+    cut = "LeRobot: gap, instruction: two episodes where timestamps jump, or the task changes. [refused]"
+    flags.DEFINE_list("cut", [], cut)
+    off = "LeRobot: how far timestamps and frames may be off. [a tenth of a step]"
+    flags.DEFINE_float("tolerance_s", 0.0, off, lower_bound=0.0)
+    skipped = "So many bad episodes are left out, named and counted; one more ends it."
+    flags.DEFINE_integer("max_skipped", 0, skipped, lower_bound=0)
     flags.DEFINE_enum("file_format", "array_record", rlds_writer.FILE_FORMATS, "Of the dataset.")
     flags.DEFINE_enum("runner", "local", rlds_writer.RUNNERS, "Here, or as an Apache Beam pipeline.")
     flags.DEFINE_multi_string("beam_options", [], "Beam's own, such as --beam_options=--runner=DirectRunner; give it once an option.")
@@ -35,24 +46,43 @@ def main() -> None:
         if not FLAGS[flag].value:
             raise UserError(f"--{flag} is missing; give --input=FOLDER --format={'|'.join(convert.FORMATS)} --output=data/NAME.")
     rlds_writer.check_runner(FLAGS.runner)
+    rlds_writer.check_free(FLAGS.output)
     source = convert.open_source(settings())
-    dataset = dict(action=source.action, observation=source.observation, description=source.description, file_format=FLAGS.file_format)
+    dataset = dict(
+        action=source.action,
+        observation=source.observation,
+        description=source.description,
+        file_format=FLAGS.file_format,
+    )
     dataset["reward"] = "stored" if FLAGS.reward else "success"
+    for note in skips.grouped(source.notes):
+        print(note, flush=True)
+    bad, notes = len(source.skips.errors), []
     if FLAGS.runner == "local":
-        episodes = (episode for _, episode in itertools.chain.from_iterable(map(source.read, source.units)))
-        path = rlds_writer.write(FLAGS.output, tqdm.tqdm(episodes, total=source.episodes, desc="convert", unit="episode"), **dataset)
+        episodes = convert.episodes(source, notes)
+        shown = tqdm.tqdm(episodes, total=source.episodes, desc="convert", unit="episode")
+        path = rlds_writer.write(FLAGS.output, shown, **dataset)
     else:
-        path = rlds_writer.write_with_beam(FLAGS.output, source.units, source.read, options=FLAGS.beam_options, **dataset)
+        read = convert.strictly(source)
+        beam = dict(options=FLAGS.beam_options)
+        path = rlds_writer.write_with_beam(FLAGS.output, source.units, read, **beam, **dataset)
     observation, action = source.observation, source.action
-    print(f"{path}: {source.episodes} episodes")
+    print(f"{path}: {source.episodes - len(source.skips.errors) + bad} episodes")
     print(f"  cameras {', '.join(observation.cameras) or 'none'} at {observation.image_size}, state of {observation.state_dim}")
     print("  actions " + ", ".join(f"{name} [{low:.3g}, {high:.3g}]" for name, low, high in zip(action.names, action.low, action.high)))
+    for line in (*skips.grouped(notes), *source.skips.lines()):
+        print(line)
 
 
 def settings() -> convert.Settings:
     size = FLAGS.image_size
     if size is not None and not (len(size) == 2 and all(part.isdigit() and int(part) for part in size)):
         raise UserError(f"--image_size is {','.join(size)!r}; expected HEIGHT,WIDTH such as 96,128.")
+    if unknown := set(FLAGS.cut) - set(convert.CUTS):
+        raise UserError(
+            f"--cut is {','.join(FLAGS.cut)!r}; expected some of {','.join(convert.CUTS)}, not "
+            f"{sorted(unknown)[0]!r}."
+        )
     optional = lambda value: None if value is None else tuple(value)
     return convert.Settings(
         input=FLAGS.input,
@@ -60,9 +90,15 @@ def settings() -> convert.Settings:
         success=FLAGS.success,
         reward=FLAGS.reward,
         instruction=FLAGS.instruction,
+        fallback_instruction=FLAGS.fallback_instruction,
         collector=FLAGS.collector,
         fps=FLAGS.fps,
         cameras=optional(FLAGS.cameras),
+        action=FLAGS.action,
         state=optional(FLAGS.state),
         image_size=size and (int(size[0]), int(size[1])),
+        split=FLAGS.split,
+        cut=tuple(FLAGS.cut),
+        tolerance_s=FLAGS.tolerance_s,
+        max_skipped=FLAGS.max_skipped,
     )

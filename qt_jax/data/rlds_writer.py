@@ -26,6 +26,8 @@ from qt_jax.specs import ActionSpec, ObservationSpec
 FILE_FORMATS = ("tfrecord", "array_record")
 RUNNERS = ("local", "beam")
 VERSION = "1.0.0"
+MAX_RECORD = 2**31 - 1
+"""Bytes of an episode: a protocol buffer holds no more."""
 
 
 def write(
@@ -50,6 +52,22 @@ def write(
     """
     target = _Target(path, action, observation, description, file_format, reward)
     return _prepare(target, lambda: ((index, _example(episode)) for index, episode in enumerate(episodes)))
+
+
+def check_free(path: str) -> epath.Path:
+    """Raises UserError if a dataset is there already."""
+    if (epath.Path(path) / VERSION).exists():
+        raise UserError(f"{epath.Path(path) / VERSION} already holds a dataset; delete it or choose another path.")
+    return epath.Path(path)
+
+
+def check_size(name: str, size: float) -> None:
+    """Raises UserError for an episode whose `size` in bytes, known or expected, is more than a record holds."""
+    if size > MAX_RECORD:
+        raise UserError(
+            f"{name} comes to {size / 2**30:.3g} GiB, expected at most {MAX_RECORD / 2**30:.3g} GiB, all that a "
+            "record holds; give smaller images (--image_size), fewer cameras (--cameras), or shorter episodes."
+        )
 
 
 def check_runner(runner: str) -> None:
@@ -115,9 +133,7 @@ class _Target:
 def _prepare(target: _Target, generate: Callable[[], Any], **beam: Any) -> epath.Path:
     if target.file_format not in FILE_FORMATS:
         raise UserError(f"file_format is {target.file_format!r}; expected one of {FILE_FORMATS}.")
-    path = epath.Path(target.path)
-    if (path / VERSION).exists():
-        raise UserError(f"{path / VERSION} already holds a dataset; delete it or choose another path.")
+    path = check_free(target.path)
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()  # the door shows its own
@@ -189,10 +205,14 @@ def _builder(tfds: Any, target: _Target, generate: Callable[[], Any]):
 
 
 def _example(episode: Any) -> dict[str, Any]:
-    rlds, plan = import_rlds(), episode.plan
+    plan = episode.plan
+    identity = f"{plan.task}/{plan.collector}/{plan.index:06d}"
+    pixels = sum(len(frame) for frames in episode.images.values() for frame in frames)
+    check_size(f"Episode {identity}", pixels + episode.state.nbytes + episode.actions.nbytes)
+    rlds = import_rlds()
     return {
         rlds.STEPS: list(_steps(rlds, episode)),
-        "episode_id": f"{plan.task}/{plan.collector}/{plan.index:06d}",
+        "episode_id": identity,
         "task": plan.task,
         "collector": plan.collector,
         "instruction": episode.instruction,

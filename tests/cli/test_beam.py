@@ -57,9 +57,11 @@ def test_convert(tmp_path, make, kind):
 def test_a_workers_error_is_one_line_and_leaves_no_dataset(tmp_path, options):
     folder = recordings.lerobot(tmp_path / "recorded")
     broken = folder / "data/chunk-000/episode_000001.parquet"
-    broken.write_bytes(broken.read_bytes()[:100])
+    spoil = lambda episode, step, image: {**image, "bytes": b"none"} if (episode, step) == (1, 2) else image
+    recordings.edit_rows(folder, "observation.images.front", spoil)  # what only a worker looks at
     flags = ["--format=lerobot", "--runner=beam", *(f"--beam_options={option}" for option in options)]
     result = run(PYTHON, "convert", f"--input={folder}", f"--output={tmp_path}/beam", *flags, check=False)
     assert result.returncode == 2, result.stderr[-3000:]
-    assert result.stderr.splitlines()[-1].startswith(f"qt_jax convert: {broken}: episode 1 cannot be read")
+    expected = f"qt_jax convert: {broken}: episode 1, step 2, camera 'front'"
+    assert result.stderr.splitlines()[-1].startswith(expected)
     assert not (tmp_path / "beam/1.0.0").exists()

@@ -39,10 +39,10 @@ def encoded(image, kind):
     return buffer.getvalue()
 
 
-def _video(path, frames):
+def video(path, frames, fps=FPS):
     path.parent.mkdir(parents=True, exist_ok=True)
     sharp = ["-crf", "4", "-g", "2"]
-    writer = imageio_ffmpeg.write_frames(str(path), SIZE[::-1], fps=FPS, codec="libx264", macro_block_size=2, output_params=sharp)
+    writer = imageio_ffmpeg.write_frames(str(path), SIZE[::-1], fps=fps, codec="libx264", macro_block_size=2, output_params=sharp)
     writer.send(None)
     for image in frames:
         writer.send(np.ascontiguousarray(image))
@@ -70,12 +70,11 @@ def _rows(episode, start, kind):
     return pa.table(rows)
 
 
-def lerobot(root, *, version="v2.1", kind="PNG"):
-    """A dataset of three episodes. kind: "PNG" or "JPEG" in the parquet files, or "video"."""
+def lerobot(root, *, version="v2.1", kind="PNG", features=()):
+    """A dataset of three episodes. kind: "PNG" or "JPEG" in the parquet files, or "video". features: more, in info.json alone."""
     image = {"dtype": "video" if kind == "video" else "image", "shape": [*SIZE, 3], "names": ["height", "width", "channels"]}
     scalar = lambda dtype: {"dtype": dtype, "shape": [1], "names": None}
     two = version.startswith("v2")
-    depth = {**image, "shape": [*SIZE, 1], "info": {"video.is_depth_map": True}}  # to be passed over
     info = {
         "codebase_version": version, "robot_type": "arm", "fps": FPS, "total_episodes": 3, "chunks_size": 2, "splits": {"train": "0:3"},
         "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet" if two
@@ -84,11 +83,11 @@ def lerobot(root, *, version="v2.1", kind="PNG"):
         else "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4",
         "features": {
             **{key: image for key in CAMERAS},
-            **({} if kind == "video" else {"observation.images.depth": depth}),
             "observation.state": {"dtype": "float32", "shape": [3], "names": ["x", "y", "z"]},
             "action": {"dtype": "float32", "shape": [2], "names": {"motors": ["shoulder", "gripper"]}},
             "next.reward": scalar("float32"), "next.success": scalar("bool"), "timestamp": scalar("float32"),
             "frame_index": scalar("int64"), "episode_index": scalar("int64"), "index": scalar("int64"), "task_index": scalar("int64"),
+            **dict(features),
         },
     }  # fmt: skip
     (root / "meta").mkdir(parents=True)
@@ -111,7 +110,7 @@ def _version_2(root, info, kind):
         file.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(_rows(i, sum(LENGTHS[:i]), kind), file)
         for key, camera in CAMERAS.items() if kind == "video" else ():
-            _video(root / info["video_path"].format(video_key=key, **place), [frame(i, step, camera) for step in range(LENGTHS[i])])
+            video(root / info["video_path"].format(video_key=key, **place), [frame(i, step, camera) for step in range(LENGTHS[i])])
 
 
 def _version_3(root, info, kind):
@@ -133,7 +132,7 @@ def _version_3(root, info, kind):
     pq.write_table(tables[2], root / "data/chunk-000/file-001.parquet")
     for key, camera in CAMERAS.items() if kind == "video" else ():
         frames = [frame(i, step, camera) for i in range(3) for step in range(LENGTHS[i])]
-        _video(root / info["video_path"].format(video_key=key, chunk_index=0, file_index=0), frames)
+        video(root / info["video_path"].format(video_key=key, chunk_index=0, file_index=0), frames)
 
 
 def robomimic(root, *, next_obs=True):
@@ -174,3 +173,26 @@ def one_episode_a_file(root):
             file["observations/images/front"] = np.stack([frame(i, step, "front") for step in range(LENGTHS[i])])
             file.attrs["fps"] = FPS
     return root
+
+
+def edit_rows(folder, column, change):
+    """Rewrites a column of a LeRobot dataset of any version: `change(episode, step, value)` of each value."""
+    for file in sorted(folder.glob("data/*/*.parquet")):
+        table = pq.read_table(file)
+        rows = zip(table["episode_index"].to_pylist(), table["frame_index"].to_pylist(), table[column].to_pylist())
+        values = pa.array([change(*row) for row in rows], table.schema.field(column).type)
+        pq.write_table(table.set_column(table.column_names.index(column), column, values), file)
+
+
+def edit_info(folder, **changes):
+    path = folder / "meta/info.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def rename(folder, old, new):
+    """A feature of a LeRobot dataset."""
+    path = folder / "meta/info.json"
+    path.write_text(path.read_text().replace(f'"{old}"', f'"{new}"'))
+    for file in folder.glob("data/*/*.parquet"):
+        table = pq.read_table(file)
+        pq.write_table(table.rename_columns([new if name == old else name for name in table.column_names]), file)

@@ -1,6 +1,7 @@
 """Recordings of other tools, converted by the real door and read by TFDS, value by value."""
 
 import dataclasses
+import errno
 import json
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ import simplejpeg
 
 from qt_jax import text
 from qt_jax.data import convert, described
-from qt_jax.data.convert import recording
+from qt_jax.data.convert import bounds, recording, skips
 from qt_jax.errors import UserError
 from tests.conftest import ROOT
 from tests.data import recordings
@@ -27,7 +28,7 @@ def source(root, kind, **flags):
 
 
 def all_of(opened):
-    return [episode for unit in opened.units for _, episode in opened.read(unit)]
+    return list(convert.episodes(opened, []))
 
 
 def shown(jpegs):
@@ -59,7 +60,7 @@ def test_lerobot(tmp_path, version, kind, atol):
         for camera in ("front", "wrist"):
             expect(episode, number, length, camera, camera, atol)
         assert episode.instruction == recordings.TASKS[number % 2]
-        assert episode.plan == recording.Plan(episode.instruction.replace(" ", "-"), "demonstration", number)
+        assert episode.plan == recording.Plan(episode.instruction, "demonstration", number)
     if kind == "JPEG":
         assert episodes[0].images["front"][1] == recordings.encoded(recordings.frame(0, 1, "front"), "JPEG")
 
@@ -67,7 +68,7 @@ def test_lerobot(tmp_path, version, kind, atol):
 @pytest.mark.parametrize("next_obs", [True, False])
 def test_robomimic(tmp_path, next_obs):
     episodes = all_of(source(recordings.robomimic(tmp_path, next_obs=next_obs), "hdf5"))
-    assert [e.plan.task for e in episodes] == ["open-the-drawer", "open-the-drawer", "close-the-drawer"]
+    assert [e.plan.task for e in episodes] == ["open the drawer", "open the drawer", "close the drawer"]
     for episode, number, length in zip(episodes, (0, 2, 1), (5, 3, 4) if next_obs else (4, 3, 3), strict=True):
         if length < recordings.LENGTHS[number]:
             expect(episode, number, length, "front_image", "front", 8)
@@ -148,7 +149,7 @@ def test_one_episode_a_file_with_its_last_observation(tmp_path):
         state, action = recordings.vectors(number)
         np.testing.assert_array_equal(episode.actions, action[:-1])
         np.testing.assert_array_equal(episode.state, state)
-        assert episode.success and episode.rewards[-1] == 1 and episode.plan.task == "pour-the-tea"
+        assert episode.success and episode.rewards[-1] == 1 and episode.plan.task == "pour the tea"
 
 
 def test_flags_choose_what_is_kept(tmp_path):
@@ -173,11 +174,21 @@ def test_no_success_key_asks_for_a_flag(tmp_path):
 
 
 def test_a_dim_that_never_moves_has_a_range():
-    spec = recording.action_spec(["x", "y"], np.float32([1, -1]), np.float32([1, 1]))
+    seen = bounds.Bounds(["x", "y"])
+    seen.add("r", np.float32([[1, -1], [1, 1]]))
+    spec = seen.spec()
     assert spec.low == (0, -1) and spec.high == (2, 1)
 
 
 SHORT = recording.Recording("r", "go", {}, np.zeros((1, 2)), np.zeros((1, 2)), False, None, 0.1)
+
+
+def test_different_instructions_are_different_tasks():
+    told = ["rotate 90", "rotate -90", "rotate +90", "Rotate 90", "rotate  90", "rotate 9/0", "!", "?"]
+    told += ["把红色方块放到A", "把蓝色方块放到A"]
+    long = dataclasses.replace(SHORT, state=np.zeros((2, 2)))
+    episodes = [recording.finish(dataclasses.replace(long, instruction=one), 0, "demonstration") for one in told]
+    assert len({episode.plan.task for episode in episodes}) == len(told)
 
 
 @pytest.mark.parametrize(
@@ -248,15 +259,15 @@ def no_frequency(folder):
         ("lerobot", lambda folder: (folder / "meta/tasks.jsonl").write_text("{"), {}, "tasks.jsonl does not parse"),
         ("lerobot", lambda folder: (folder / "meta/episodes.jsonl").write_text(""), {}, "holds no episode"),
         ("lerobot", edited("meta/tasks.jsonl", "open the drawer", ""), {}, "task_index 0, to which the metadata has no text"),
-        ("lerobot", edited("meta/episodes.jsonl", '"length": 6', '"length": 9'), {}, "metadata says \\(2, 9\\)"),
-        ("lerobot", edited("meta/episodes_stats.jsonl", "-0.", "0."), {}, "actions outside the least and greatest"),
+        ("lerobot", edited("meta/episodes.jsonl", '"length": 6', '"length": 9'), {}, "episode 2 has 6 frames, the metadata says 9"),
         ("lerobot", cut("data/*/episode_000001.parquet"), {}, "episode_000001.parquet: episode 1 cannot be read .* is damaged"),
-        ("lerobot", cut("videos/*/observation.images.wrist/episode_000002.mp4"), {}, "000002.mp4 has 0 frames .* \\(ffmpeg: "),
+        ("lerobot", cut("videos/*/observation.images.wrist/episode_000002.mp4"), {},
+         "episode 2, step 0, camera 'wrist': .*000002.mp4 does not decode \\(ffmpeg: "),
         ("lerobot", lambda folder: shutil.copy(folder / "videos/chunk-000/observation.images.front/episode_000001.mp4",
-         folder / "videos/chunk-000/observation.images.front/episode_000000.mp4"), {}, "000000.mp4 has 4 frames .* expected 5"),
+         folder / "videos/chunk-000/observation.images.front/episode_000000.mp4"), {}, "000000.mp4 has no frame within 0.01 s of 0.4 s"),
         ("v3", cut("meta/tasks.parquet"), {}, "meta cannot be read"),
-        ("v3", cut("data/*/file-001.parquet"), {}, "file-001.parquet cannot be read"),
-        ("hdf5", cut("part_1.hdf5"), {}, "part_1.hdf5 cannot be opened"),
+        ("v3", cut("data/*/file-001.parquet"), {}, "file-001.parquet: episode 2 cannot be read"),
+        ("hdf5", cut("part_1.hdf5"), {}, "part_1.hdf5 cannot be read"),
         ("hdf5", no_instruction, {}, "part_0.hdf5: data/demo_2 has no instruction"),
         ("hdf5", no_frequency, {}, "does not say how fast it was recorded"),
         ("hdf5", None, {"cameras": ("side",)}, "has no 'side'; expected some of \\['front_image'\\]"),
@@ -287,3 +298,22 @@ def test_the_doors_error_lines(flags, message):
     assert result.returncode == 2 and "Traceback" not in result.stderr
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("qt_jax convert:")]
     assert message in line
+
+
+def test_what_is_no_damage_is_not_called_so():
+    denied = skips.unreadable(PermissionError(13, "Permission denied"))
+    assert "PermissionError" in denied and denied.endswith("give this account the right to read it.")
+    for error in (MemoryError(), OSError(errno.EMFILE, "Too many open files")):
+        with pytest.raises(type(error)):  # and no episode is skipped for it
+            skips.Skips(9).attempt("e.hdf5", lambda error=error: skips.unreadable(error))
+
+
+def test_notes_and_bad_episodes_for_people():
+    notes = [f"e{i}.hdf5, step {i}: 0.{i} s" for i in range(12)]
+    assert skips.grouped([*notes, "not used: x"]) == ["e0.hdf5, step 0: 0.0 s (and 11 more like it)", "not used: x"]
+    counted = skips.Skips(12)
+    for note in notes:
+        counted.add(UserError(note))
+    assert counted.lines()[0] == "12 episodes left out:" and counted.lines()[-1] == "  and 2 more"
+    with pytest.raises(UserError, match="^one more. It is bad episode 13, --max_skipped is 12.$"):
+        counted.add(UserError("one more."))

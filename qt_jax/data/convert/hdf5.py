@@ -1,13 +1,16 @@
-"""HDF5: files of demonstrations as robomimic has them (`data/demo_0/{obs/*, actions, rewards, dones}`), or of one episode each
-(`action`, `observations/*`).
+"""HDF5: files of demonstrations as robomimic has them (`data/demo_0/{obs/*, actions, rewards, dones}`), or of
+one episode each (`action`, `observations/*`).
 
-The last observation is taken from `next_obs` where that is there, or is the observation that follows the last action.
+The last observation is taken from `next_obs` where that is there, or is the observation that follows the last
+action. All numbers are read before anything is written.
 """
 
 from __future__ import annotations
 
+import collections
+import contextlib
+import dataclasses
 import functools
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,177 +18,236 @@ from typing import Any
 
 import numpy as np
 
-from qt_jax.data.convert import images
-from qt_jax.data.convert.recording import (
-    Episode,
-    Recording,
-    Settings,
-    Source,
-    action_spec,
-    choose,
-    finished,
-    image_size,
-    naming,
-    outcome,
-    success_key,
-)
+from qt_jax.data.convert import hdf5_episode, hdf5_streams, images, settings
+from qt_jax.data.convert.bounds import Bounds
+from qt_jax.data.convert.hdf5_episode import Layout, Place, open_file
+from qt_jax.data.convert.hdf5_streams import Stream
+from qt_jax.data.convert.recording import Episode, Recording, Source, check, finished
+from qt_jax.data.convert.settings import Settings
+from qt_jax.data.convert.skips import Skips
 from qt_jax.errors import UserError
 from qt_jax.specs import ObservationSpec
 
 SUFFIXES = (".hdf5", ".h5")
-_INSTRUCTION = ("language_instruction", "instruction", "lang", "task_description")
-_JSON = ("problem_info", "ep_meta", "env_args")
-"""Attributes that hold JSON: LIBERO's, robocasa's and robomimic's."""
+_KNOWN = ("dones", "compress_len")
+"""What says nothing that is not known otherwise."""
 
 
-def open_source(settings: Settings) -> Source:
-    root = Path(settings.input)
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """What is the same in all episodes: dims of the action, and what stands at each path of the
+    observations."""
+
+    dims: int
+    streams: tuple[tuple[str, Stream], ...]
+
+
+def open_source(given: Settings) -> Source:
+    root = Path(given.input)
     files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.suffix in SUFFIXES)
     if not files:
-        raise UserError(f"{root} holds no file *{' or *'.join(SUFFIXES)}; expected HDF5 episodes, or give another --format.")
-    units, low, high = [], [], []
+        raise UserError(
+            f"{root} holds no file *{' or *'.join(SUFFIXES)}; expected HDF5 episodes, or another --format."
+        )
+    for flag, value in (("cut", given.cut), ("tolerance_s", given.tolerance_s)):
+        if value:
+            raise UserError(
+                f"--{flag} is for LeRobot's timestamps and tasks, HDF5 has none of them; leave it out."
+            )
+    skips, notes = Skips(given.max_skipped), []
+    places = list(_places(given, files, skips, notes))
+    shapes = {place: skips.attempt(place.name, functools.partial(_shape, given, place)) for place in places}
+    shapes = {place: shape for place, shape in shapes.items() if shape}
+    if not shapes:
+        raise skips.none_left(str(root))
+
+    usual = collections.Counter(shapes.values()).most_common(1)[0][0]
+    model = next(place for place, shape in shapes.items() if shape == usual)
+    layout, observation = _layout(given, model, usual, notes)
+    layout = dataclasses.replace(layout, scales=_scales(layout, shapes.values()))
+    bounds, units = Bounds([f"a{i}" for i in range(usual.dims)]), []
+    for place, shape in shapes.items():
+        survey = functools.partial(_survey, given, layout, place, shape, model, usual)
+        if (recording := skips.attempt(place.name, survey)) is not None:
+            bounds.add(recording.name, recording.actions)
+            units.append((len(units), place))
+    if not units:
+        raise skips.none_left(str(root))
+    return Source(
+        units=units,
+        episodes=len(units),
+        read=functools.partial(_read, given, layout),
+        action=bounds.spec(),
+        observation=observation,
+        description=f"Converted from HDF5, {root.name}",
+        notes=(*notes, *bounds.warnings()),
+        skips=skips,
+    )
+
+
+def _places(given: Settings, files: list[Path], skips: Skips, notes: list[str]) -> Iterator[Place]:
+    """The episodes that --split takes, demo_2 before demo_10."""
+    taken = everything = 0
     for file in files:
-        with _open(file) as content:
-            for group in _episodes(content, file):
-                actions = content[group][_action(content[group])]
-                if actions.ndim != 2 or not len(actions):
-                    raise UserError(f"{file}: {actions.name} has shape {actions.shape}, expected [steps, dims].")
-                low.append(np.min(actions, axis=0))
-                high.append(np.max(actions, axis=0))
-                units.append((len(units), str(file), group))
-    if len({len(bound) for bound in low}) > 1:
-        raise UserError(f"{root} has actions of {sorted({len(bound) for bound in low})} dims; convert each robot's episodes by themselves.")
-    with _open(files[0]) as content:
-        cameras, state, observation = _observation(settings, content[units[0][2]], files[0])
-        per_step = sorted(key for key, item in content[units[0][2]].items() if hasattr(item, "shape") and item.ndim == 1)
-    key = success_key(settings, per_step, "rewards", str(files[0]))
-    names = [f"a{i}" for i in range(len(low[0]))]
-    read = functools.partial(_read, settings, tuple(cameras), tuple(state), observation.image_size, key)
-    action = action_spec(names, np.min(low, axis=0), np.max(high, axis=0))
-    return Source(units, len(units), read, action, observation, f"Converted from HDF5, {root.name}")
+        groups, masks = skips.attempt(str(file), functools.partial(_groups, given, file)) or ((), {})
+        chosen = settings.split(given, masks, set(groups), "masks", str(file)) if groups else ()
+        taken, everything = taken + len(chosen), everything + len(groups)
+        number = lambda group: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", group)]
+        yield from (Place(str(file), group) for group in sorted(chosen, key=number))
+    if taken < everything:
+        notes.append(f"mask {given.split}: {taken} of {everything} episodes")
 
 
-def _open(file: Path) -> Any:
-    import h5py
-
-    try:
-        return h5py.File(file, "r")
-    except OSError as error:
-        raise UserError(f"{file} cannot be opened ({str(error)[:200]}); the file is damaged or no HDF5, copy it again.") from error
-
-
-def _episodes(content: Any, file: Path) -> list[str]:
-    """The groups of a file that are episodes, demo_2 before demo_10."""
-    groups = [f"data/{name}" for name, item in content.get("data", {}).items() if hasattr(item, "keys") and _action(item)]
-    if not groups and _action(content):
-        groups = ["/"]
-    if not groups:
-        raise UserError(f"{file} has keys {sorted(content)}; expected data/demo_0/actions (robomimic) or action and observations.")
-    return sorted(groups, key=lambda group: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", group)])
-
-
-def _action(group: Any) -> str:
-    return next((key for key in ("actions", "action") if key in group), "")
-
-
-def _observations(group: Any) -> dict[str, Any]:
-    """{last part of its path: data} of all observations."""
-    found: dict[str, Any] = {}
-    for key in ("obs", "observations"):
-        if key in group:
-            group[key].visititems(lambda name, item: found.update({name.split("/")[-1]: item} if hasattr(item, "shape") else {}))
-    return found
+def _groups(given: Settings, file: Path) -> tuple[list[str], dict[str, set[str]]]:
+    """The episodes of a file, and its masks."""
+    with open_file(file) as content:
+        groups = [f"data/{name}" for name, item in content.get("data", {}).items() if hasattr(item, "keys")]
+        if not any(
+            _has_action(given, content[group]) for group in groups
+        ):  # else one without is a bad episode
+            groups = ["/"]
+        if groups == ["/"] and not _has_action(given, content):
+            wanted = given.action or "action", given.action or "actions"
+            raise UserError(
+                f"{file} has keys {sorted(content)}; expected {wanted[0]} and observations, or (robomimic) "
+                f"data/demo_0/{wanted[1]}; give --action=KEY."
+            )
+        masks = {}
+        for name, item in content.get("mask", {}).items():
+            demos = np.asarray(item).reshape(-1).tolist()
+            masks[name] = {f"data/{demo.decode() if isinstance(demo, bytes) else demo}" for demo in demos}
+            if lost := sorted(masks[name] - set(groups)):
+                raise UserError(
+                    f"{file}: mask/{name} names {lost[0]}, which is not there; mend it, or copy the file "
+                    "again."
+                )
+    return groups, masks
 
 
-def _observation(settings: Settings, group: Any, file: Path) -> tuple[list[str], list[str], ObservationSpec]:
-    found = _observations(group)
-    cameras = {key: item for key, item in found.items() if item.ndim == 4 and item.shape[-1] == 3 and item.dtype == np.uint8}
-    vectors = {key: item for key, item in found.items() if item.ndim in (1, 2) and item.dtype.kind in "fiu" and item.dtype != np.uint8}
-    name = f"{file}{group.name}"
-    chosen = choose("--cameras", settings.cameras, cameras, sorted(cameras), name)
-    state = choose("--state", settings.state, vectors, sorted(vectors), name)
-    dims = {key: int(np.prod(vectors[key].shape[1:])) for key in state}
-    size = image_size(settings, {key: cameras[key].shape[1:3] for key in chosen}, name)
-    description = ", ".join(f"{key} ({dim})" for key, dim in dims.items())
-    return chosen, state, ObservationSpec(tuple(chosen), size, sum(dims.values()), description)
+def _has_action(given: Settings, group: Any) -> bool:
+    return any(key in group for key in ([given.action] if given.action else ("actions", "action")))
+
+
+def _shape(given: Settings, place: Place) -> Shape:
+    with open_file(place.file) as content:
+        group = content[place.group]
+        actions = group[settings.action_key(given, group, place.name)]
+        shape = getattr(actions, "shape", "of a group")
+        if len(shape) != 2 or not shape[0]:
+            raise UserError(
+                f"{place.name}: the action has shape {shape}, expected [steps, dims]; give --action=KEY."
+            )
+        return Shape(shape[1], tuple(sorted(hdf5_streams.of(group).items())))
+
+
+def _layout(given: Settings, place: Place, shape: Shape, notes: list[str]) -> tuple[Layout, ObservationSpec]:
+    """As the usual episode has it, but for the scales; what is left out is added to `notes`."""
+    streams, name = dict(shape.streams), place.name
+    of = lambda *roles: [path for path, stream in streams.items() if stream.role in roles]
+    pictures = settings.short_names(of("camera", "refused"), "/", reserved="state")
+    refused = {
+        short: streams[path].why for short, path in pictures.items() if streams[path].role == "refused"
+    }
+    usable = {short: path for short, path in pictures.items() if short not in refused}
+    cameras = settings.cameras(given, usable, refused, name)
+    vectors = settings.short_names(of("vector"), "/")
+    state = settings.choose("--state", given.state, vectors, sorted(vectors), name)
+    dims = {short: streams[vectors[short]].dims for short in state}
+    with open_file(place.file) as content:
+        group = content[place.group]
+        columns, found = hdf5_streams.columns(group), hdf5_streams.datasets(group)
+        sizes = {short: _size(found[usable[short]], f"{name}: {short}") for short in cameras}
+    size = settings.image_size(given, sizes, name)
+    description = ", ".join(f"{short} ({dim})" for short, dim in dims.items())
+    observation = ObservationSpec(tuple(cameras), size, sum(dims.values()), description)
+
+    action = settings.action_key(given, columns, name)
+    named = ("rewards", given.success, given.reward)  # of whatever shape: who reads them says what is wrong
+    per_step = [key for key, shape in columns.items() if shape[1:] in ((), (1,)) or key in named]
+    success = settings.success_key(given, sorted(per_step), "rewards", name)
+    used = {*(usable[short] for short in cameras), *(vectors[short] for short in state)}
+    unused = [path for path in streams if path not in used]
+    unused += sorted(set(columns) - {action, success, given.reward, *_KNOWN})
+    if unused:
+        notes.append(f"not used: {', '.join(unused)}")
+    names = {usable[short]: short for short in cameras}
+    return Layout(names, tuple(vectors[short] for short in state), size, action, success, {}), observation
+
+
+def _size(item: Any, name: str) -> tuple[int, int]:
+    """Of a camera's frames: that of the first that is whole."""
+    for frame in hdf5_streams.frames(item, 1.0):
+        with contextlib.suppress(UserError):
+            return images.size(frame)
+    raise UserError(f"{name} has no image that decodes; the file is damaged, copy it again.")
+
+
+def _scales(layout: Layout, shapes: Any) -> dict[str, float]:
+    """{path: the usual scale of a camera of floats}."""
+    counts: dict[str, collections.Counter] = {path: collections.Counter() for path in layout.cameras}
+    for shape in shapes:
+        for path, stream in shape.streams:
+            if path in counts and stream.scale:
+                counts[path][stream.scale] += 1
+    return {path: count.most_common(1)[0][0] for path, count in counts.items() if count}
+
+
+def _survey(
+    given: Settings, layout: Layout, place: Place, shape: Shape, model: Place, usual: Shape
+) -> Recording:
+    """An episode, whose images are not read."""
+    _compare(given, layout, place, shape, model, usual)
+    with open_file(place.file) as content:
+        recording = hdf5_episode.recording(given, layout, content, place)
+        check(recording)
+    return recording
+
+
+def _compare(given: Settings, layout: Layout, place: Place, shape: Shape, model: Place, usual: Shape) -> None:
+    """Raises UserError where an episode is not like the usual one in what is used of it."""
+    name, ours, theirs = place.name, dict(shape.streams), dict(usual.streams)
+    if shape.dims != usual.dims:
+        raise UserError(
+            f"{name} has actions of {shape.dims} dims, {model.name} of {usual.dims}; convert each robot by "
+            "itself."
+        )
+    more = [path for path, one in ours.items() if path not in theirs and one.role in _free(given)]
+    if lacking := [path for path in (*layout.cameras, *layout.state) if path not in ours]:
+        told = f"has no observation {lacking[0]!r}, which {model.name} has"
+    elif more:
+        told = f"has an observation {more[0]!r}, which {model.name} has not"
+    else:
+        for path in (*layout.cameras, *layout.state):
+            one, other = ours[path], theirs[path]
+            if (one.role, one.dims) != (other.role, other.dims):
+                raise UserError(
+                    f"{name} has {path!r} as {one.told()}, {model.name} as {other.told()}; leave it out."
+                )
+            if one.scale and one.scale != layout.scales[path]:
+                reach, usual_reach = (
+                    "1" if scale == 255.0 else "255" for scale in (one.scale, layout.scales[path])
+                )
+                raise UserError(
+                    f"{name} has pixels of {path!r} from 0 to {reach}, others to {usual_reach}; leave it out."
+                )
+        return
+    raise UserError(
+        f"{name} {told}; convert files of another kind by themselves, or choose with --cameras and --state."
+    )
+
+
+def _free(given: Settings) -> tuple[str, ...]:
+    """Roles of which all that is there is asked for."""
+    return ("camera", "refused") * (given.cameras is None) + ("vector",) * (given.state is None)
 
 
 def _read(
-    settings: Settings, cameras: tuple[str, ...], state: tuple[str, ...], size: tuple[int, int], success: str, unit: tuple[int, str, str]
-) -> Iterator[tuple[int, Episode]]:
-    index, file, group = unit
-    name = f"{file}: {group}"
-    recording = naming(name, lambda: _recording(settings, cameras, state, size, success, file, group, name))
-    yield from finished(iter([(index, recording)]), settings.collector)
-
-
-def _recording(
-    settings: Settings,
-    cameras: tuple[str, ...],
-    state: tuple[str, ...],
-    size: tuple[int, int],
-    success: str,
-    file: str,
-    group: str,
-    name: str,
-) -> Recording:
-    with _open(Path(file)) as content:
-        episode = content[group]
-        observations = _observations(episode)
-        following = episode.get("next_obs", {})
-        actions = np.asarray(episode[_action(episode)], np.float32)
-
-        def column(key: str) -> np.ndarray:
-            if key not in episode:
-                raise UserError(f"{name} has no {key!r}, which the first episode has; expected keys {sorted(episode)}.")
-            return np.asarray(episode[key])
-
-        def entries(key: str) -> list[np.ndarray]:
-            if key not in observations:
-                raise UserError(f"{name} has no observation {key!r}, which the first episode has; expected {sorted(observations)}.")
-            values = list(observations[key])
-            return values + [following[key][-1]] if len(values) == len(actions) and has_next else values
-
-        has_next = all(key in following for key in (*cameras, *state))
-        vectors = [np.asarray(entries(key), np.float32).reshape(-1, int(np.prod(observations[key].shape[1:]))) for key in state]
-        count = len(observations[(*cameras, *state)[0]]) + has_next
-        return Recording(
-            name=name,
-            instruction=settings.instruction or _instruction(content, episode, name),
-            images={key: [images.jpeg(frame, size, settings.image_size is not None) for frame in entries(key)] for key in cameras},
-            state=np.concatenate(vectors, axis=1) if vectors else np.zeros((count, 0), np.float32),
-            actions=actions,
-            success=outcome(success, column, name),
-            rewards=column(settings.reward) if settings.reward else None,
-            dt=1.0 / (settings.fps or _frequency(content, episode, name)),
-        )
-
-
-def _attributes(content: Any, episode: Any) -> dict[str, Any]:
-    """Of the file, its `data` group and the episode, JSON opened; the nearest to the episode wins."""
-    found: dict[str, Any] = {}
-    for group in (content, content.get("data", content), episode):
-        attributes = dict(group.attrs)
-        for key in _JSON:
-            if key in attributes:
-                found |= json.loads(attributes[key])
-        found |= attributes
-    return found
-
-
-def _instruction(content: Any, episode: Any, name: str) -> str:
-    attributes = _attributes(content, episode)
-    for key in _INSTRUCTION:
-        if key in attributes:
-            value = attributes[key]
-            return "".join(value) if isinstance(value, list | tuple) else value.decode() if isinstance(value, bytes) else str(value)
-    raise UserError(f"{name} has no instruction (an attribute {' or '.join(_INSTRUCTION)}); give --instruction='open the drawer'.")
-
-
-def _frequency(content: Any, episode: Any, name: str) -> float:
-    attributes = _attributes(content, episode)
-    arguments = attributes | attributes.get("env_kwargs", {})
-    for key in ("fps", "control_freq"):
-        if key in arguments:
-            return float(arguments[key])
-    raise UserError(f"{name} does not say how fast it was recorded (an attribute fps, or control_freq in env_args); give --fps=20.")
+    given: Settings, layout: Layout, unit: tuple[int, Place]
+) -> Iterator[tuple[int, Episode | UserError]]:
+    index, place = unit
+    try:
+        with open_file(place.file) as content:
+            read = functools.partial(hdf5_episode.recording, given, layout, content, place)
+            yield finished(place.name, read, index, given.collector)
+    except UserError as error:
+        yield index, error

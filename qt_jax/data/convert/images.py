@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-import subprocess
-import tempfile
-from collections.abc import Iterator
-from typing import IO
+import re
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import simplejpeg
@@ -15,57 +13,112 @@ from PIL import Image
 from qt_jax.errors import UserError
 
 QUALITY = 95
+SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF")
+"""How an encoded image begins: JPEG, PNG, WebP."""
+DEPTH = re.compile("depth|rgbd|disparity", re.IGNORECASE)
+"""In the name of what is no picture, or not alone."""
+_DEEP = ("I", "F")
+"""Pillow's modes of 16 and 32 bits begin so: depth, most often, which 8 bits would cut off."""
+
+
+def encoded(
+    frames: Iterator[bytes | np.ndarray], size: tuple[int, int], resize: bool, where: Callable[[int], str]
+) -> Iterator[bytes]:
+    """Each frame as `jpeg` makes it.
+
+    Args:
+        where: what a frame's number is called in an error: file, episode, step and camera.
+
+    Raises:
+        UserError: for a frame that cannot be had, does not decode, or has another size.
+    """
+    count = 0
+    while True:
+        try:
+            frame = next(frames, None)
+            if frame is None:
+                return
+            image = jpeg(frame, size, resize)
+        except UserError as error:
+            raise UserError(f"{where(count)}: {error}") from error
+        except Exception as error:  # Pillow's and simplejpeg's are of many kinds
+            line = (str(error).splitlines() or [""])[0][:200]
+            raise UserError(
+                f"{where(count)}: the image does not decode ({type(error).__name__}: {line}); the file is "
+                "damaged, copy it again."
+            ) from error
+        yield image
+        count += 1
 
 
 def jpeg(frame: bytes | np.ndarray, size: tuple[int, int], resize: bool) -> bytes:
-    """A JPEG of `size` (height, width) of an encoded image or a uint8 [H, W, 3]; a JPEG that fits is passed on as it is.
+    """A JPEG of `size` (height, width) of an encoded image or a uint8 [H, W, 3]; a JPEG that fits is passed
+    on as it is.
 
     Raises:
-        UserError: if it has another size and `resize` is False.
+        UserError: if it has another size and `resize` is False, or more than 8 bits a pixel.
+        Exception: if it does not decode, of the decoder's kind.
     """
     if isinstance(frame, bytes):
         if frame[:2] == b"\xff\xd8":
             height, width, colours, _ = simplejpeg.decode_jpeg_header(frame)
             if (height, width) == size and colours == "YCbCr":
+                # Small: it finds what is cut off or damaged as well, and costs less.
+                simplejpeg.decode_jpeg(frame, fastdct=True, min_height=1, min_width=1, min_factor=8)
                 return frame
-        frame = np.asarray(Image.open(io.BytesIO(frame)).convert("RGB"))
+        frame = _decoded(frame)
     if frame.shape[:2] != size:
         if not resize:
-            raise UserError(f"An image is {frame.shape[0]}x{frame.shape[1]}, expected {size[0]}x{size[1]}; give --image_size=HEIGHT,WIDTH.")
+            raise UserError(
+                f"an image is {frame.shape[0]}x{frame.shape[1]}, expected {size[0]}x{size[1]}; give "
+                "--image_size=HEIGHT,WIDTH."
+            )
         frame = np.asarray(Image.fromarray(frame).resize(size[::-1], Image.Resampling.BILINEAR))
     return simplejpeg.encode_jpeg(np.ascontiguousarray(frame), QUALITY, "RGB", "420")
 
 
-def video(path: str, start: float, count: int, fps: float) -> Iterator[np.ndarray]:
-    """`count` frames, uint8 [H, W, 3], from `start` seconds on.
+def size(frame: bytes | np.ndarray) -> tuple[int, int]:
+    """Height and width. Raises UserError for bytes that are no image."""
+    if isinstance(frame, bytes):
+        try:
+            return Image.open(io.BytesIO(frame)).size[::-1]
+        except Exception as error:
+            raise UserError(f"the image does not decode ({type(error).__name__}).") from error
+    return frame.shape[:2]
 
-    Raises:
-        UserError: if the video does not open or ends before.
-    """
-    import imageio_ffmpeg  # for its ffmpeg; its own reader gives up on a machine that is busy
 
-    seek = ["-ss", f"{start - 0.5 / fps:.6f}"] if start > 0 else []  # between two frames: rounding cannot lose the first
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-loglevel", "error", *seek, "-i", path]
-    command += ["-frames:v", str(count), "-fps_mode", "passthrough", "-f", "image2pipe", "-c:v", "ppm", "-"]
-    seen = 0
-    with tempfile.TemporaryFile() as log, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as process:
-        while size := _ppm_size(process.stdout):
-            frame = process.stdout.read(3 * size[0] * size[1])
-            seen += 1
-            yield np.frombuffer(frame, np.uint8).reshape(size[1], size[0], 3)
-        log.seek(0)
-        said = log.readline().decode(errors="replace").strip()
-    if seen < count:
+def _decoded(image: bytes) -> np.ndarray:
+    opened = Image.open(io.BytesIO(image))
+    if opened.mode.startswith(_DEEP):
         raise UserError(
-            f"{path} has {seen} frames from {start:g} s on, expected {count}{f' (ffmpeg: {said[:200]})' if said else ''}; "
-            "the file is damaged or incomplete, copy it again."
+            f"an image has more than 8 bits a pixel (mode {opened.mode}), as depth has; leave it out with "
+            "--cameras."
         )
+    return np.asarray(opened.convert("RGB"))
 
 
-def _ppm_size(stream: IO[bytes]) -> tuple[int, int] | None:
-    """Width and height of the next image of a stream of PPM; None at its end."""
-    if not stream.readline():  # P6
-        return None
-    width, height = map(int, stream.readline().split())
-    stream.readline()  # 255
-    return width, height
+def channels(shape: tuple[int, ...]) -> tuple[tuple[int, int], int, bool]:
+    """(height, width), channels and whether these stand first, of the shape of one frame; a grey one may have
+    no dim for them."""
+    if len(shape) == 2:
+        return shape, 1, False
+    first = shape[0] in (1, 3, 4) and shape[2] not in (1, 3, 4)
+    height, width, count = (*shape[1:], shape[0]) if first else shape
+    return (height, width), count, first
+
+
+def rgb(frame: np.ndarray, scale: float) -> np.ndarray:
+    """uint8 [H, W, 3] of a grey, RGB or RGBA frame with its channels last or first, or none; alpha is left
+    out.
+
+    Args:
+        scale: what brings a frame of floats to 0..255; 1 for uint8.
+    """
+    _, count, first = channels(frame.shape)
+    if frame.ndim == 2:
+        frame = frame[..., None]
+    elif first:
+        frame = np.moveaxis(frame, 0, -1)
+    if frame.dtype != np.uint8:
+        frame = np.rint(np.clip(np.asarray(frame, np.float32) * scale, 0.0, 255.0)).astype(np.uint8)
+    return np.repeat(frame, 3, axis=-1) if count == 1 else frame[..., :3]

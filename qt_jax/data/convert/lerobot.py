@@ -1,7 +1,10 @@
-"""LeRobot datasets: versions 2.0 and 2.1 (a file an episode) and 3.0 (many episodes a file), images in the parquet files or as video.
+"""LeRobot datasets: versions 2.0 and 2.1 (a file an episode) and 3.0 (many episodes a file), images in the
+parquet files or as video.
 
-A frame holds an observation and the action taken there; nothing holds the observation after the last action, so the final action of
-each episode is given up (see `recording`).
+A frame holds an observation and the action taken there; nothing holds the observation after the last action,
+so the final action of each episode is given up (see `recording`). All columns of numbers are read before
+anything is written: they give the bounds of the actions (the dataset's own statistics are not relied on) and
+the episodes that are bad.
 """
 
 from __future__ import annotations
@@ -9,50 +12,23 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from qt_jax.data.convert import images
-from qt_jax.data.convert.recording import (
-    Episode,
-    Recording,
-    Settings,
-    Source,
-    action_spec,
-    choose,
-    finished,
-    image_size,
-    naming,
-    outcome,
-    success_key,
-)
+from qt_jax.data.convert import images, lerobot_meta, settings, video
+from qt_jax.data.convert.bounds import Bounds
+from qt_jax.data.convert.lerobot_meta import Entry, Metadata
+from qt_jax.data.convert.recording import Episode, Frames, Recording, Source, check, finished, outcome
+from qt_jax.data.convert.settings import Settings
+from qt_jax.data.convert.skips import Skips, unreadable
 from qt_jax.errors import UserError
 from qt_jax.specs import ObservationSpec
 
-STATE = "observation.state"
-
-
-@dataclasses.dataclass(frozen=True)
-class Clip:
-    """Where one camera's frames of an episode are."""
-
-    path: str
-    start_s: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """An episode as the metadata lists it. index: its rank, by which the dataset is ordered; number: LeRobot's own."""
-
-    index: int
-    number: int
-    length: int
-    file: str
-    clips: dict[str, Clip]
+STATES = ("observation.state", "state")
+"""Where the state stands: LeRobot's own place, and that of openpi's conversions."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,244 +39,332 @@ class Layout:
     fps: float
     cameras: dict[str, str]
     size: tuple[int, int]
+    action: str
+    dims: int
     state: tuple[str, ...]
     success: str
     tasks: dict[int, str]
-    low: np.ndarray
-    high: np.ndarray
+    columns: tuple[str, ...]
+    """Of numbers."""
 
 
-def open_source(settings: Settings) -> Source:
-    root = Path(settings.input)
-    info = _info(root)
-    if settings.fps:
-        raise UserError(f"--fps is {settings.fps:g}; leave it out, a LeRobot dataset says itself how fast it was recorded.")
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """Rows [start, stop) of an episode, which become one of ours. index: its rank. observed: whether row
+    `stop` follows the last action."""
+
+    index: int
+    entry: Entry
+    start: int
+    stop: int
+    observed: bool
+
+
+def open_source(given: Settings) -> Source:
+    root = Path(given.input)
+    if given.fps:
+        raise UserError(
+            f"--fps is {given.fps:g}; leave it out, a LeRobot dataset says itself how fast it was recorded."
+        )
+    metadata = lerobot_meta.read(root)
+    entries = metadata.entries
+    chosen = settings.split(given, metadata.splits, {entry.number for entry in entries}, "splits", str(root))
+    entries = [entry for entry in entries if entry.number in chosen]
     try:
-        features, fps = info["features"], float(info["fps"])
-        tasks, entries = (_version_3 if _version(info, root) == 3 else _version_2)(root, info)
+        layout, observation, notes = _layout(given, metadata)
     except KeyError as error:
-        raise UserError(f"{root}/meta lacks {error}; expected the files of a LeRobot dataset, version 2.0 to 3.0.") from error
-    if not entries:
-        raise UserError(f"{root} holds no episode (meta/info.json lists 0).")
-    known = {key: feature for key, feature in features.items() if feature["dtype"] in ("image", "video")}
-    colour = {_short(key): key for key, feature in known.items() if _height_width_channels(feature)[2] == 3 and not _is_depth(feature)}
-    vectors = {key: feature for key, feature in features.items() if feature["dtype"].startswith(("float", "int")) and key.startswith("obs")}
-    if "action" not in features:
-        raise UserError(f"{root} has features {sorted(features)}, expected 'action' among them.")
-    chosen = choose("--cameras", settings.cameras, colour, sorted(colour), str(root))
-    state = choose("--state", settings.state, vectors, [STATE] if STATE in vectors else [], str(root))
-    sizes = {name: _height_width_channels(known[colour[name]])[:2] for name in chosen}
-    dims = {key: int(np.prod(vectors[key]["shape"])) for key in state}
-    description = ", ".join(f"{key}: {' '.join(_names(vectors[key]))}" for key in state)
-    observation = ObservationSpec(tuple(chosen), image_size(settings, sizes, str(root)), sum(dims.values()), description)
-    per_frame = sorted(key for key, feature in features.items() if list(feature["shape"]) == [1] and feature["dtype"] != "string")
-    key = success_key(settings, per_frame, "next.success", str(root))
-    cameras = {colour[name]: name for name in chosen}
+        raise UserError(f"{root}/meta/info.json has a feature without {error}; copy it again.") from error
+    if len(entries) < len(metadata.entries):
+        notes.append(f"split {given.split}: {len(entries)} of {len(metadata.entries)} episodes")
     files = [list(group) for _, group in itertools.groupby(entries, lambda entry: entry.file)]
-    low, high = _bounds(root, files)
-    layout = Layout(str(root), fps, cameras, observation.image_size, tuple(state), key, tasks, low, high)
-    action = action_spec(_names(features["action"]), low, high)
+    bounds, skips = Bounds(lerobot_meta.names(metadata.features[layout.action])), Skips(given.max_skipped)
+    units = [unit for unit in _survey(given, layout, files, bounds, skips) if unit]
+    if not units:
+        raise skips.none_left(str(root))
+    read = functools.partial(_read, given, layout)
     return Source(
-        files, len(entries), functools.partial(_read, settings, layout), action, observation, f"Converted from LeRobot, {root.name}"
+        units=units,
+        episodes=sum(map(len, units)),
+        read=read,
+        action=bounds.spec(),
+        observation=observation,
+        description=f"Converted from LeRobot, {root.name}",
+        notes=(*notes, *bounds.warnings()),
+        skips=skips,
     )
 
 
-def _info(root: Path) -> dict[str, Any]:
-    try:
-        return json.loads((root / "meta/info.json").read_text())
-    except FileNotFoundError:
-        raise UserError(f"{root} holds no meta/info.json; expected a LeRobot dataset, or give another --format.") from None
-    except ValueError as error:
-        raise UserError(f"{root}/meta/info.json does not parse ({error}); copy it again.") from error
+def _layout(given: Settings, metadata: Metadata) -> tuple[Layout, ObservationSpec, list[str]]:
+    """With notes of what is left out."""
+    features, name = metadata.features, str(metadata.root)
+    action = settings.action_key(given, features, name)
+    if not lerobot_meta.is_vector(action, features[action]):
+        raise UserError(
+            f"--action={action}: {name} has it as {features[action]['dtype']}, expected numbers; give "
+            "--action=KEY."
+        )
+    keys = settings.short_names(
+        [key for key, feature in features.items() if lerobot_meta.is_image(feature)], ".", reserved="state"
+    )
+    refused = {
+        short: why for short, key in keys.items() if (why := lerobot_meta.why_unusable(key, features[key]))
+    }
+    usable = {short: features[key] for short, key in keys.items() if short not in refused}
+    cameras = settings.cameras(given, usable, refused, name)
 
-
-def _version(info: dict[str, Any], root: Path) -> int:
-    version = str(info.get("codebase_version", ""))
-    if version.startswith("v2."):
-        return 2
-    if version.startswith("v3."):
-        return 3
-    raise UserError(
-        f"{root}/meta/info.json says codebase_version {version!r}; expected v2.0, v2.1 or v3.0: convert it with LeRobot's own tool."
+    vectors = {
+        key: feature
+        for key, feature in features.items()
+        if key != action and lerobot_meta.is_vector(key, feature)
+    }
+    default = [key for key in STATES if key in vectors][:1]
+    if vectors and not default and given.state is None:
+        raise UserError(
+            f"{name} has no {STATES[0]!r}; give --state=KEY, of {sorted(vectors)}, or --state= for none."
+        )
+    state = settings.choose("--state", given.state, vectors, default, name)
+    dims = {key: int(np.prod(vectors[key]["shape"])) for key in state}
+    description = ", ".join(f"{key}: {' '.join(lerobot_meta.names(vectors[key]))}" for key in state)
+    sizes = {short: lerobot_meta.height_width_channels(usable[short])[:2] for short in cameras}
+    observation = ObservationSpec(
+        tuple(cameras), settings.image_size(given, sizes, name), sum(dims.values()), description
     )
 
+    one_number = [
+        key
+        for key, feature in features.items()
+        if list(feature["shape"]) == [1] and feature["dtype"] != "string"
+    ]
+    success = settings.success_key(given, sorted(one_number), "next.success", name)
+    wanted = {action, "task_index", "episode_index", *state, given.reward, success} - {"", "all", "none"}
+    columns = wanted | ({"timestamp"} & set(features))
+    used = {keys[short] for short in cameras} | wanted
+    unused = sorted(set(features) - used - set(lerobot_meta.OWN))
+    layout = Layout(
+        root=name,
+        fps=metadata.fps,
+        cameras={keys[short]: short for short in cameras},
+        size=observation.image_size,
+        action=action,
+        dims=int(np.prod(features[action]["shape"])),
+        state=tuple(state),
+        success=success,
+        tasks=metadata.tasks,
+        columns=tuple(sorted(columns)),
+    )
+    return layout, observation, [f"not used: {', '.join(unused)}"] if unused else []
 
-def _version_2(root: Path, info: dict[str, Any]) -> tuple[dict[int, str], list[Entry]]:
-    tasks = {line["task_index"]: line["task"] for line in _lines(root / "meta/tasks.jsonl")}
-    episodes = sorted(_lines(root / "meta/episodes.jsonl"), key=lambda line: line["episode_index"])
-    videos = [key for key, feature in info["features"].items() if feature["dtype"] == "video"]
-    entries = []
-    for index, line in enumerate(episodes):
-        number = line["episode_index"]
-        place = {"episode_chunk": number // info["chunks_size"], "episode_index": number, "total_episodes": info.get("total_episodes")}
-        clips = {key: Clip(info["video_path"].format(video_key=key, **place), 0.0) for key in videos}
-        entries.append(Entry(index, number, line["length"], info["data_path"].format(**place), clips))
-    return tasks, entries
+
+def _survey(
+    given: Settings, layout: Layout, files: list[list[Entry]], bounds: Bounds, skips: Skips
+) -> Iterator[list[Piece]]:
+    """The pieces of each file whose numbers are good; the bad are counted."""
+    index = itertools.count()
+    for entries in files:
+        good = []
+        for entry, table in _tables(layout, entries, layout.columns):
+            if isinstance(table, UserError):
+                skips.add(table)
+                continue
+            name = _name(layout, entry)
+            for piece in skips.attempt(name, functools.partial(_cut, given, layout, entry, table)) or ():
+                recording = skips.attempt(name, functools.partial(_checked, given, layout, piece, table))
+                if recording is not None:
+                    bounds.add(recording.name, recording.actions, recording.first)
+                    good.append(dataclasses.replace(piece, index=next(index)))
+        yield good
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def _checked(given: Settings, layout: Layout, piece: Piece, table: Any) -> Recording:
+    recording = _recording(given, layout, piece, table)
+    check(recording)
+    return recording
+
+
+def _name(layout: Layout, entry: Entry) -> str:
+    return f"{layout.root}/{entry.file}: episode {entry.number}"
+
+
+def _read(given: Settings, layout: Layout, pieces: list[Piece]) -> Iterator[tuple[int, Episode | UserError]]:
+    entries = {piece.entry.number: piece.entry for piece in pieces}
+    stored = [key for key in layout.cameras if key not in pieces[0].entry.clips]
+    for entry, table in _tables(layout, list(entries.values()), (*layout.columns, *stored)):
+        for piece in pieces:
+            if piece.entry.number != entry.number:
+                continue
+            if isinstance(table, UserError):
+                yield piece.index, table
+                continue
+            read = functools.partial(_recording, given, layout, piece, table)
+            index, episode = finished(_name(layout, entry), read, piece.index, given.collector)
+            if isinstance(episode, Episode) and piece.stop == entry.length:
+                notes = (*episode.notes, *_longer_videos(layout, entry, table))
+                episode = dataclasses.replace(episode, notes=notes)
+            yield index, episode
+
+
+def _longer_videos(layout: Layout, entry: Entry, table: Any) -> tuple[str, ...]:
+    """A note of each video that goes on after the last row, by more than a frame."""
+    last_s, notes = _times(layout, table)[-1], []
+    for key in layout.cameras:
+        if key in entry.clips and entry.clips[key].alone:
+            length_s = video.length_s(f"{layout.root}/{entry.clips[key].path}")
+            if length_s > last_s + 2.5 / layout.fps:
+                notes.append(
+                    f"{_name(layout, entry)}: the video of {layout.cameras[key]!r} lasts {length_s:.4g} s, the "
+                    f"rows end at {last_s:.4g} s; the rest is not used"
+                )
+    return tuple(notes)
+
+
+def _tables(layout: Layout, entries: list[Entry], columns: tuple[str, ...]) -> Iterator[tuple[Entry, Any]]:
+    """The rows of each of `entries`, all of one file, or a UserError that says why not."""
+    left = {entry.number: entry for entry in entries}
     try:
-        return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; expected it in a LeRobot dataset of version 2, copy it again.") from None
-    except ValueError as error:
-        raise UserError(f"{path} does not parse ({error}); copy it again.") from error
-
-
-def _version_3(root: Path, info: dict[str, Any]) -> tuple[dict[int, str], list[Entry]]:
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(root / "meta/tasks.parquet").to_pydict()
-        text = next(key for key in ("task", "__index_level_0__") if key in table)  # a pandas index, named or not
-        tasks = dict(zip(table["task_index"], table[text]))
-        videos = [key for key, feature in info["features"].items() if feature["dtype"] == "video"]
-        columns = ["episode_index", "length", "data/chunk_index", "data/file_index"]
-        columns += [f"videos/{key}/{field}" for key in videos for field in ("chunk_index", "file_index", "from_timestamp")]
-        rows = [row for file in sorted(root.glob("meta/episodes/*/*.parquet")) for row in pq.read_table(file, columns=columns).to_pylist()]
+        for number, table in _episode_tables(f"{layout.root}/{entries[0].file}", list(columns)):
+            if (entry := left.pop(number, None)) is None:
+                continue  # of another split, or bad
+            if len(table) != entry.length:
+                told = f"has {len(table)} frames, the metadata says {entry.length}; copy the dataset again."
+                yield entry, UserError(f"{_name(layout, entry)} {told}")
+            else:
+                yield entry, table
+        why = "is not there, the metadata lists it; copy the dataset again."
+    except UserError as error:
+        why = str(error)
     except Exception as error:
-        line = (str(error).splitlines() or [""])[0][:200]
-        raise UserError(f"{root}/meta cannot be read ({type(error).__name__}: {line}); copy it again.") from error
-    entries = []
-    for index, row in enumerate(sorted(rows, key=lambda row: row["episode_index"])):
-        place = lambda prefix, row=row: {name: row[f"{prefix}/{name}"] for name in ("chunk_index", "file_index")}
-        clips = {
-            key: Clip(info["video_path"].format(video_key=key, **place(f"videos/{key}")), row[f"videos/{key}/from_timestamp"])
-            for key in videos
-        }
-        entries.append(Entry(index, row["episode_index"], row["length"], info["data_path"].format(**place("data")), clips))
-    return tasks, entries
+        why = unreadable(error)
+    for entry in left.values():
+        yield entry, UserError(f"{_name(layout, entry)} {why}")
 
 
-def _short(key: str) -> str:
-    """The camera's own name: observation.images.front -> front."""
-    return key.rsplit(".", 1)[-1]
-
-
-def _height_width_channels(feature: dict[str, Any]) -> tuple[int, int, int]:
-    """Which of the shape's numbers is which stands beside it; without that, LeRobot writes the height first."""
-    names, shape = feature.get("names"), feature["shape"]
-    if isinstance(names, list) and names[0].startswith("channel"):
-        return shape[1], shape[2], shape[0]
-    return tuple(shape)
-
-
-def _is_depth(feature: dict[str, Any]) -> bool:
-    infos = (feature.get("info") or {}) | (feature.get("video_info") or {})
-    return bool(infos.get("is_depth_map") or infos.get("video.is_depth_map"))
-
-
-def _names(feature: dict[str, Any]) -> list[str]:
-    """Of the dims of a vector; LeRobot has a list, a dict of lists, or none."""
-    names = feature.get("names")
-    if isinstance(names, dict):
-        names = [name for group in names.values() for name in (group if isinstance(group, list) else [group])]
-    count = int(np.prod(feature["shape"]))
-    return [str(name) for name in names] if names and len(set(map(str, names))) == count else [f"a{i}" for i in range(count)]
-
-
-def _bounds(root: Path, files: list[list[Entry]]) -> tuple[np.ndarray, np.ndarray]:
-    """Least and greatest action of each dim: from the metadata, else from all files."""
-    overall, each = root / "meta/stats.json", root / "meta/episodes_stats.jsonl"
-    if overall.exists():
-        stats = [json.loads(overall.read_text())]
-    elif each.exists():
-        stats = [line["stats"] for line in _lines(each)]
-    else:
-        stats = []
-        for entries in files:
-            path = root / entries[0].file
-            actions = naming(str(path), lambda path=path: _vectors(_table(path, ["action"])["action"]))
-            stats.append({"action": {"min": actions.min(axis=0), "max": actions.max(axis=0)}})
-    low, high = (np.float32([entry["action"][bound] for entry in stats]) for bound in ("min", "max"))
-    return low.min(axis=0), high.max(axis=0)
-
-
-def _table(path: Path, columns: list[str]) -> Any:
+def _episode_tables(file: str, columns: list[str]) -> Iterator[tuple[int, Any]]:
+    """(number, table) of each episode, in the file's order, without holding the whole file."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    return pq.read_table(path, columns=columns)
+    parts: list[Any] = []
+    with pq.ParquetFile(file) as content:
+        if missing := sorted(set(columns) - set(content.schema_arrow.names)):
+            raise UserError(
+                f"has no column {', '.join(missing)}, expected as in meta/info.json; copy it again."
+            )
+        for batch in content.iter_batches(batch_size=256, columns=columns):
+            numbers = batch["episode_index"].to_numpy()
+            edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1), len(numbers)]
+            for start, end in zip(edges, edges[1:]):
+                if parts and parts[0]["episode_index"][0].as_py() != numbers[start]:
+                    yield parts[0]["episode_index"][0].as_py(), pa.Table.from_batches(parts)
+                    parts = []
+                parts.append(batch.slice(start, end - start))
+    if parts:
+        yield parts[0]["episode_index"][0].as_py(), pa.Table.from_batches(parts)
 
 
-def _vectors(column: Any) -> np.ndarray:
-    """float32 [rows, dims] of a column of lists or of numbers."""
+def _cut(given: Settings, layout: Layout, entry: Entry, table: Any) -> list[Piece]:
+    """The parts of an episode, without their indices: the whole of it, where nothing cuts it.
+
+    Raises:
+        UserError: for a gap in its timestamps or a second instruction, unless --cut makes two episodes of it.
+    """
+    name = _name(layout, entry)
+    times, step_s = _times(layout, table), 1.0 / layout.fps
+    in_time = np.abs(np.diff(times) - step_s) <= _tolerance_s(given, layout)
+    gaps = set((np.flatnonzero(~in_time) + 1).tolist())
+    if gaps and "gap" not in given.cut:
+        step = min(gaps)
+        raise UserError(
+            f"{name}, step {step}: its timestamp is {times[step]:.4g} s, {times[step] - times[step - 1]:.4g} s "
+            f"after the one before; expected {step_s:.4g} s at {layout.fps:g} fps. --cut=gap makes two episodes of "
+            "it, a wider --tolerance_s takes it as it is."
+        )
+    told = [_told(layout, task) for task in table["task_index"].to_pylist()]
+    changes = {step for step in range(1, len(told)) if told[step] != told[step - 1] and not given.instruction}
+    if changes and "instruction" not in given.cut:
+        step = min(changes)
+        raise UserError(
+            f"{name}, step {step}: its task changes from {told[step - 1]!r} to {told[step]!r}, expected one "
+            "instruction an episode. --cut=instruction makes an episode of each part, --instruction='...' tells "
+            "all episodes the same."
+        )
+    edges = [0, *sorted(gaps | changes), entry.length]
+    observed = lambda stop: stop < entry.length and stop not in gaps
+    return [Piece(0, entry, start, stop, observed(stop)) for start, stop in zip(edges, edges[1:])]
+
+
+def _told(layout: Layout, task: int | None) -> str:
+    return str(layout.tasks.get(task) or "").strip()
+
+
+def _times(layout: Layout, table: Any, first: int = 0) -> np.ndarray:
+    """Seconds from the start of the episode, of rows from `first` on."""
+    if "timestamp" not in layout.columns:
+        return np.arange(first, first + len(table)) / layout.fps
+    return _vectors(table["timestamp"], np.float64)[:, 0]
+
+
+def _tolerance_s(given: Settings, layout: Layout) -> float:
+    return given.tolerance_s or 0.1 / layout.fps
+
+
+def _vectors(column: Any, dtype: type = np.float32) -> np.ndarray:
+    """[rows, dims] of a column of lists or of numbers."""
     import pyarrow as pa
 
     values = column.combine_chunks()
     while pa.types.is_nested(values.type):
         values = values.flatten()
-    return np.asarray(values, np.float32).reshape(len(column), -1)
+    return np.asarray(values, dtype).reshape(len(column), -1)
 
 
-def _read(settings: Settings, layout: Layout, entries: list[Entry]) -> Iterator[tuple[int, Episode]]:
-    yield from finished(_recordings(settings, layout, entries), settings.collector)
-
-
-def _recordings(settings: Settings, layout: Layout, entries: list[Entry]) -> Iterator[tuple[int, Recording]]:
-    file = f"{layout.root}/{entries[0].file}"
-    stored = [key for key in layout.cameras if key not in entries[0].clips]
-    keys = {"action", "task_index", "episode_index", *layout.state, *stored, settings.reward, layout.success} - {"", "all", "none"}
-    tables = _episode_tables(file, sorted(keys))
-    for entry in entries:
-        name = f"{file}: episode {entry.number}"
-        yield entry.index, naming(name, lambda entry=entry, name=name: _recording(settings, layout, entry, next(tables, None), name))
-
-
-def _episode_tables(file: str, columns: list[str]) -> Iterator[Any]:
-    """One table an episode, in the file's order, without holding the whole file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    parts: list[Any] = []
-    for batch in pq.ParquetFile(file).iter_batches(batch_size=256, columns=columns):
-        numbers = batch["episode_index"].to_numpy()
-        edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1), len(numbers)]
-        for start, end in zip(edges, edges[1:]):
-            if parts and parts[0]["episode_index"][0].as_py() != numbers[start]:
-                yield pa.Table.from_batches(parts)
-                parts = []
-            parts.append(batch.slice(start, end - start))
-    if parts:
-        yield pa.Table.from_batches(parts)
-
-
-def _recording(settings: Settings, layout: Layout, entry: Entry, table: Any, name: str) -> Recording:
-    found = None if table is None else (table["episode_index"][0].as_py(), len(table))
-    if found != (entry.number, entry.length):
-        raise UserError(f"{name} has (number, frames) {found}, the metadata says {(entry.number, entry.length)}; copy the dataset again.")
-    actions = _vectors(table["action"])
-    if (actions < layout.low - 1e-4).any() or (actions > layout.high + 1e-4).any():
+def _recording(given: Settings, layout: Layout, piece: Piece, table: Any) -> Recording:
+    """Of a table that need not hold images as long as none is read."""
+    name, whole = _name(layout, piece.entry), piece.stop - piece.start == piece.entry.length
+    name += "" if whole else f" from step {piece.start} to {piece.stop - 1}"
+    rows = table.slice(piece.start, piece.stop - piece.start + piece.observed)
+    count = piece.stop - piece.start
+    actions = _vectors(rows[layout.action])[:count]
+    if actions.shape[1] != layout.dims:
         raise UserError(
-            f"{name} has actions outside the least and greatest of the metadata's statistics; compute those again with LeRobot."
+            f"{name} has {actions.shape[1]} dims of {layout.action!r}, meta/info.json says {layout.dims}; "
+            "leave it out."
         )
-    resize = settings.image_size is not None
-    column = lambda key: _vectors(table[key])[:, 0]
-    frames = {}
-    for key, camera in layout.cameras.items():
-        if key in entry.clips:
-            clip = entry.clips[key]
-            shown = images.video(f"{layout.root}/{clip.path}", clip.start_s, entry.length, layout.fps)
-        else:
-            shown = (_embedded(image, layout.root) for image in table[key].to_pylist())
-        frames[camera] = [images.jpeg(frame, layout.size, resize) for frame in shown]
+    column = lambda key: _vectors(rows[key])[:count, 0]
+    task = rows["task_index"][0].as_py()
     return Recording(
         name=name,
-        instruction=settings.instruction or _instruction(layout, table["task_index"][0].as_py(), name),
-        images=frames,
-        state=np.concatenate([_vectors(table[key]) for key in layout.state] or [np.zeros((entry.length, 0), np.float32)], axis=1),
+        instruction=settings.instruction(
+            given, _told(layout, task), f"{name} has task_index {task}, to which the metadata has no text"
+        ),
+        frames={camera: _frames(given, layout, piece, rows, key) for key, camera in layout.cameras.items()},
+        state=np.concatenate(
+            [_vectors(rows[key]) for key in layout.state] or [np.zeros((len(rows), 0), np.float32)], axis=1
+        ),
         actions=actions,
         success=outcome(layout.success, column, name),
-        rewards=column(settings.reward) if settings.reward else None,
+        rewards=column(given.reward) if given.reward else None,
         dt=1.0 / layout.fps,
+        first=piece.start,
     )
+
+
+def _frames(given: Settings, layout: Layout, piece: Piece, rows: Any, key: str) -> Frames:
+    where = lambda step: (
+        f"{_name(layout, piece.entry)}, step {piece.start + step}, camera {layout.cameras[key]!r}"
+    )
+
+    def read(count: int) -> Iterator[bytes]:
+        if key in piece.entry.clips:
+            clip = piece.entry.clips[key]
+            times = clip.start_s + _times(layout, rows, piece.start)[:count]
+            frames = video.frames(f"{layout.root}/{clip.path}", times, _tolerance_s(given, layout))
+        else:
+            frames = (_embedded(image.as_py(), layout.root) for image in rows[key].slice(0, count))
+        yield from images.encoded(frames, layout.size, given.image_size is not None, where)
+
+    return Frames(len(rows), read)
 
 
 def _embedded(image: dict[str, Any], root: str) -> bytes:
     """A parquet file holds an image's bytes, or the path where they are."""
     return image["bytes"] if image["bytes"] is not None else (Path(root) / image["path"]).read_bytes()
-
-
-def _instruction(layout: Layout, task: int, name: str) -> str:
-    if not layout.tasks.get(task, "").strip():
-        raise UserError(f"{name} has task_index {task}, to which the metadata has no text; give --instruction='open the drawer'.")
-    return layout.tasks[task]

@@ -1,0 +1,145 @@
+"""One episode of an HDF5 file, as a recording."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qt_jax.data.convert import hdf5_streams, images, settings
+from qt_jax.data.convert.recording import Frames, Recording, outcome, per_step
+from qt_jax.data.convert.settings import Settings
+from qt_jax.data.convert.skips import naming
+from qt_jax.errors import UserError
+
+_INSTRUCTION = ("language_instruction", "instruction", "lang", "task_description")
+_JSON = ("problem_info", "ep_meta", "env_args")
+"""Attributes that hold JSON: LIBERO's, robocasa's and robomimic's."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """An episode: a group of a file."""
+
+    file: str
+    group: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.file}: {self.group}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """What a worker needs to read any episode.
+
+    cameras: {path: name in our dataset}. scales: {path: what brings a camera of floats to 0..255}.
+    """
+
+    cameras: dict[str, str]
+    state: tuple[str, ...]
+    size: tuple[int, int]
+    action: str
+    success: str
+    scales: dict[str, float]
+
+
+def open_file(file: str | Path) -> Any:
+    import h5py
+
+    return naming(str(file), lambda: h5py.File(file, "r"))
+
+
+def recording(given: Settings, layout: Layout, content: Any, place: Place) -> Recording:
+    """Frames are read from `content` while it is open."""
+    episode, name = content[place.group], place.name
+    observations = hdf5_streams.datasets(episode)
+    following = hdf5_streams.datasets(episode, ("next_obs",))
+    actions = np.asarray(episode[layout.action], np.float32)
+    has_next = all(path in following for path in (*layout.cameras, *layout.state))
+    with_next = lambda path: has_next and len(observations[path]) == len(actions)
+
+    def column(key: str) -> np.ndarray:
+        if key not in episode:
+            raise UserError(
+                f"{name} has no {key!r}, expected it as in the other episodes; it has {sorted(episode)}."
+            )
+        return per_step(episode[key], key, name)
+
+    def vector(path: str) -> np.ndarray:
+        rows = np.asarray(observations[path], np.float32).reshape(len(observations[path]), -1)
+        if not with_next(path):
+            return rows
+        return np.concatenate([rows, np.asarray(following[path][-1:], np.float32).reshape(1, -1)])
+
+    def frames(path: str) -> Frames:
+        scale = layout.scales.get(path, 1.0)
+        where = lambda step: f"{name}, step {step}, camera {layout.cameras[path]!r}"
+
+        def read(count: int) -> Iterator[bytes]:
+            shown = hdf5_streams.frames(observations[path], scale)
+            if with_next(path):
+                last = hdf5_streams.frames(following[path], scale, len(following[path]) - 1)
+                shown = itertools.chain(shown, last)
+            resize = given.image_size is not None
+            yield from images.encoded(itertools.islice(shown, count), layout.size, resize, where)
+
+        return Frames(len(observations[path]) + with_next(path), read)
+
+    vectors = [vector(path) for path in layout.state]
+    shown = {camera: frames(path) for path, camera in layout.cameras.items()}
+    counts = [len(rows) for rows in vectors] or [next(iter(shown.values())).count]
+    if len(set(counts)) > 1:
+        raise UserError(
+            f"{name} has state vectors of {counts} steps, expected one number; leave some out with --state."
+        )
+    return Recording(
+        name=name,
+        instruction=_instruction(given, content, episode, name),
+        frames=shown,
+        state=np.concatenate(vectors, axis=1) if vectors else np.zeros((counts[0], 0), np.float32),
+        actions=actions,
+        success=outcome(layout.success, column, name),
+        rewards=column(given.reward) if given.reward else None,
+        dt=1.0 / (given.fps or _frequency(content, episode, name)),
+    )
+
+
+def _attributes(content: Any, episode: Any) -> dict[str, Any]:
+    """Of the file, its `data` group and the episode, JSON opened; the nearest to the episode wins."""
+    found: dict[str, Any] = {}
+    for group in (content, content.get("data", content), episode):
+        attributes = dict(group.attrs)
+        for key in _JSON:
+            if key in attributes:
+                found |= json.loads(attributes[key])
+        found |= attributes
+    return found
+
+
+def _instruction(given: Settings, content: Any, episode: Any, name: str) -> str:
+    attributes = _attributes(content, episode)
+    value = next((attributes[key] for key in _INSTRUCTION if key in attributes), "")
+    if isinstance(value, list | tuple):
+        value = "".join(value)
+    said = value.decode() if isinstance(value, bytes) else str(value)
+    return settings.instruction(
+        given, said, f"{name} has no instruction (an attribute {' or '.join(_INSTRUCTION)})"
+    )
+
+
+def _frequency(content: Any, episode: Any, name: str) -> float:
+    attributes = _attributes(content, episode)
+    arguments = attributes | attributes.get("env_kwargs", {})
+    for key in ("fps", "control_freq"):
+        if key in arguments:
+            return float(arguments[key])
+    raise UserError(
+        f"{name} does not say how fast it was recorded (an attribute fps, or control_freq in env_args); give "
+        "--fps=20."
+    )

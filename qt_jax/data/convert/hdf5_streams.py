@@ -1,0 +1,128 @@
+"""What the datasets of an HDF5 episode's observations are: cameras, vectors, or what cannot be used."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from qt_jax.data.convert import images
+
+OBSERVATIONS = ("obs", "observations")
+_ROUNDING = 1e-3
+_LEAST = 8
+"""Pixels: what has fewer in a direction is a matrix."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """One dataset.
+
+    role: "camera"; "vector"; "refused", an image that cannot be used; or "other". why: of the last two. dims:
+    of a vector.
+    scale: what brings a camera of floats to 0..255; 0 of other cameras, and of black images alone, which do
+    not tell.
+    """
+
+    role: str
+    why: str = ""
+    dims: int = 0
+    scale: float = 0.0
+
+    def told(self) -> str:
+        """For people."""
+        return f"a {self.role}" + (f" of {self.dims}" if self.dims else f" ({self.why})" if self.why else "")
+
+
+def of(group: Any) -> dict[str, Stream]:
+    """{path below obs or observations: stream} of an episode's group."""
+    return {path: stream(path, item) for path, item in datasets(group).items()}
+
+
+def datasets(group: Any, folders: tuple[str, ...] = OBSERVATIONS) -> dict[str, Any]:
+    """{path below one of `folders`: dataset}."""
+    return {path: item for key in folders if key in group for path, item in _below(group[key]).items()}
+
+
+def columns(group: Any) -> dict[str, tuple[int, ...]]:
+    """{path: shape} of what is no observation."""
+    found: dict[str, tuple[int, ...]] = {}
+    for key, item in group.items():
+        if hasattr(item, "shape"):
+            found[key] = tuple(item.shape)
+        elif key not in (*OBSERVATIONS, "next_obs", "mask", "data"):
+            found |= {f"{key}/{path}": tuple(below.shape) for path, below in _below(item).items()}
+    return found
+
+
+def _below(group: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    group.visititems(lambda name, item: found.update({name: item} if hasattr(item, "shape") else {}))
+    return found
+
+
+def stream(path: str, item: Any) -> Stream:
+    """Of a dataset with a step in each of its first dim's entries."""
+    if _is_encoded(item):
+        return Stream("camera")
+    shape, kind = tuple(item.shape), item.dtype.kind
+    told = f"{item.dtype} {list(shape[1:])} a step"
+    pictures = len(shape) in (3, 4) and min(images.channels(shape[1:])[0]) >= _LEAST
+    if images.DEPTH.search(path) and pictures and images.channels(shape[1:])[1] != 3:
+        return Stream("refused", f"depth, {told}")
+    if pictures:
+        return _pictures(item, told)
+    in_folder = any("image" in part for part in path.split("/")[:-1])
+    if len(shape) in (1, 2) and kind in "fiub" and not (in_folder and item.dtype == np.uint8):
+        return Stream("vector", dims=int(np.prod(shape[1:])))
+    return Stream("refused" if in_folder else "other", f"{told}, neither pixels nor JPEG, PNG or WebP")
+
+
+def _pictures(item: Any, told: str) -> Stream:
+    _, count, _ = images.channels(tuple(item.shape[1:]))
+    floats = item.dtype.kind == "f"
+    if count not in (1, 3, 4):
+        return Stream("refused", f"{told}, expected 1, 3 or 4 channels")
+    if floats and count == 1:
+        return Stream("refused", f"{told}, depth or grey: expected uint8")
+    if not floats and item.dtype != np.uint8:
+        return Stream("refused", f"{told}, expected uint8 or float")
+    return _of_floats(item, told) if floats else Stream("camera")
+
+
+def _of_floats(item: Any, told: str) -> Stream:
+    """What 1 means is for all frames of an episode together to say."""
+    pixels = np.asarray(item)
+    least, greatest = (float(pixels.min()), float(pixels.max())) if pixels.size else (0.0, 0.0)
+    if not (least >= -_ROUNDING and (greatest <= 1.0 + _ROUNDING or 8.0 <= greatest <= 255.0 + _ROUNDING)):
+        return Stream("refused", f"{told}, neither from 0 to 1 nor from 0 to 255")
+    return Stream("camera", scale=0.0 if greatest == 0.0 else 255.0 if greatest < 8.0 else 1.0)
+
+
+def _is_encoded(item: Any) -> bool:
+    """Whether a step's entry is a file: bytes, of variable length or padded with zeros to one."""
+    padded = item.ndim == 2 and item.dtype == np.uint8
+    if not len(item) or not (padded or (item.ndim == 1 and item.dtype.kind in "OSV")):
+        return False
+    return any(
+        file_of(item[step]).startswith(images.SIGNATURES) for step in {0, len(item) // 2, len(item) - 1}
+    )
+
+
+def file_of(value: Any) -> bytes:
+    """An encoded image as stored, without its padding."""
+    if isinstance(value, np.ndarray):
+        value = value.tobytes()
+    elif isinstance(value, str):
+        value = value.encode(errors="surrogateescape")
+    return bytes(value).rstrip(b"\0")
+
+
+def frames(item: Any, scale: float, start: int = 0) -> Iterator[bytes | np.ndarray]:
+    """A camera's from `start` on, for `images.encoded`; read by whole chunks, which are compressed as one."""
+    encoded, block = _is_encoded(item), (item.chunks or (32,))[0]
+    for first in range(start, len(item), block):
+        for value in item[first : first + block]:
+            yield file_of(value) if encoded else images.rgb(value, scale)

@@ -1,0 +1,198 @@
+"""How a folder is to be read, and what its flags choose of what is there."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from qt_jax.errors import UserError
+
+CUTS = ("gap", "instruction")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The flags of `convert`."""
+
+    input: str
+    format: str
+    success: str = ""
+    """A key, positive where the task is solved; or "all" or "none". Empty: the format's own key."""
+    reward: str = ""
+    """A key; empty: 1 at the transition that succeeds."""
+    instruction: str = ""
+    """Of all episodes; empty: what each says."""
+    fallback_instruction: str = ""
+    """Of the episodes that say none; empty: they are refused."""
+    collector: str = "demonstration"
+    fps: float = 0.0
+    cameras: tuple[str, ...] | None = None
+    """None: all."""
+    action: str = ""
+    """A key; empty: action or actions."""
+    state: tuple[str, ...] | None = None
+    """Keys that are joined to the state vector; None: the format's own."""
+    image_size: tuple[int, int] | None = None
+    """Height and width that images are resized to; None: as they are."""
+    split: str = ""
+    """One of the dataset's own parts, or "all"; empty: all, if nothing is held out."""
+    cut: tuple[str, ...] = ()
+    """Some of `CUTS`: where an episode becomes two."""
+    tolerance_s: float = 0.0
+    """How far a time may be off; 0: a tenth of a step."""
+    max_skipped: int = 0
+    """So many bad episodes may be left out."""
+
+
+def short_names(keys: Iterable[str], separator: str, reserved: str = "") -> dict[str, str]:
+    """{name: key}: of each key the last part, or as many of its last, joined by _, as tell it from the others.
+
+    Args:
+        reserved: a name that none may have.
+
+    Raises:
+        UserError: if two keys differ in their separators alone.
+    """
+    parts = {key: key.split(separator) for key in keys}
+    counts = dict.fromkeys(parts, 1)
+    while True:
+        groups: dict[str, list[str]] = {}
+        for key, count in counts.items():
+            groups.setdefault("_".join(parts[key][-count:]), []).append(key)
+        alike = [key for name, group in groups.items() if len(group) > 1 or name == reserved for key in group]
+        if not alike:
+            return {name: key for name, (key,) in groups.items()}
+        longer = [key for key in alike if counts[key] < len(parts[key])]
+        if not longer:
+            raise UserError(f"The keys {alike} would have one name, or that of another input; rename them.")
+        for key in longer:
+            counts[key] += 1
+
+
+def choose(
+    flag: str, wanted: tuple[str, ...] | None, available: Mapping[str, Any], default: Iterable[str], name: str
+) -> list[str]:
+    """The keys that a flag names, or the default.
+
+    Raises:
+        UserError: for a key that is not there.
+    """
+    for key in wanted or ():
+        if key not in available:
+            raise UserError(
+                f"{flag}={','.join(wanted or ())}: {name} has no {key!r}; expected some of "
+                f"{sorted(available)}."
+            )
+    return list(default) if wanted is None else list(wanted)
+
+
+def cameras(
+    settings: Settings, usable: Mapping[str, Any], refused: Mapping[str, str], name: str
+) -> list[str]:
+    """The cameras to keep, by name.
+
+    Args:
+        refused: {name: why} of what looks like a camera's and cannot be used.
+
+    Raises:
+        UserError: for a camera that is not there or cannot be used. Without --cameras all are asked for.
+    """
+    for key in settings.cameras or ():
+        if key in refused:
+            raise UserError(
+                f"--cameras={','.join(settings.cameras or ())}: {name} has {key!r}, {refused[key]}; leave it "
+                "out."
+            )
+    if settings.cameras is None and refused:
+        each = ", ".join(f"{key!r} ({why})" for key, why in sorted(refused.items()))
+        raise UserError(
+            f"{name} has images that cannot be used: {each}; leave them out with "
+            f"--cameras={','.join(sorted(usable)) or ' (none)'}."
+        )
+    return choose("--cameras", settings.cameras, usable, sorted(usable), name)
+
+
+def action_key(settings: Settings, keys: Iterable[str], name: str) -> str:
+    """Raises UserError if it is not there, or not said which of two it is."""
+    keys = sorted(keys)
+    found = [settings.action] if settings.action else [key for key in ("action", "actions") if key in keys]
+    if len(found) > 1:
+        raise UserError(f"{name} has both 'action' and 'actions'; give --action=action or --action=actions.")
+    if not found or found[0] not in keys:
+        wanted = settings.action or "action"
+        raise UserError(f"{name} has features {keys}, expected {wanted!r} among them; give --action=KEY.")
+    return found[0]
+
+
+def image_size(settings: Settings, sizes: dict[str, tuple[int, int]], name: str) -> tuple[int, int]:
+    """Height and width of all cameras' images in the dataset."""
+    if settings.image_size:
+        return settings.image_size
+    if len(set(sizes.values())) > 1:
+        raise UserError(
+            f"{name} has cameras of different sizes {sizes}; give --image_size=HEIGHT,WIDTH to resize them, "
+            "or --cameras."
+        )
+    return next(iter(sizes.values()), (0, 0))
+
+
+def success_key(settings: Settings, keys: Iterable[str], own: str, name: str) -> str:
+    """ "all", "none" or a key that is there."""
+    keys = list(keys)
+    if not settings.success and own not in keys:
+        raise UserError(
+            f"{name} has no {own!r} to tell success by; give --success=all, --success=none or --success=KEY, "
+            f"of {keys}."
+        )
+    for flag in ("success", "reward"):
+        value = getattr(settings, flag)
+        if value and value not in keys and (flag == "reward" or value not in ("all", "none")):
+            expected = keys if flag == "reward" else ["all", "none", *keys]
+            raise UserError(f"--{flag} is {value!r}, which {name} does not have; expected one of {expected}.")
+    return settings.success or own
+
+
+def split(settings: Settings, parts: Mapping[str, set], everything: set, kind: str, name: str) -> set:
+    """The episodes of the part that --split names.
+
+    Args:
+        parts: {name: episodes}. kind: what the format calls them.
+
+    Raises:
+        UserError: for a part that is not there; or if none is named and some part holds episodes out.
+    """
+    if settings.split == "all":
+        return everything
+    counts = ", ".join(f"{part} ({len(episodes)})" for part, episodes in parts.items())
+    if settings.split:
+        if settings.split not in parts:
+            raise UserError(
+                f"--split is {settings.split!r}; {name} has {kind} {counts or 'none'}; expected one of them, "
+                "or all."
+            )
+        return parts[settings.split]
+    if any(episodes != everything for episodes in parts.values()):
+        raise UserError(
+            f"{name} has {kind} {counts} of its {len(everything)} episodes, and one dataset is written; give "
+            f"--split={next(iter(parts))}, another of them, or --split=all."
+        )
+    return everything
+
+
+def instruction(settings: Settings, said: str, why: str) -> str:
+    """What an episode's robot was told.
+
+    Args:
+        said: by the episode; may be blank. why: what is missing, as an error begins.
+
+    Raises:
+        UserError: if nobody says it.
+    """
+    told = settings.instruction or said.strip() or settings.fallback_instruction
+    if not told:
+        raise UserError(
+            f"{why}; give --instruction='open the drawer' for all episodes, or --fallback_instruction for "
+            "those without one alone."
+        )
+    return told

@@ -1,0 +1,164 @@
+"""Frames of a video at given times, through ffmpeg."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import IO
+
+import numpy as np
+
+from qt_jax.errors import UserError
+
+_CLOCK_S = 1e-4
+"""What float32 times and a video's ticks may differ by."""
+_EARLIER_S = 1.0
+"""A key frame is looked for so long before the first frame that is wanted: files are searched by the times of
+decoding, and after a key frame in the middle of a film the next frames may lack what they refer to."""
+_SHOWN = re.compile(rb"showinfo.*\bn: *\d+ .*pts_time:(\S+)")
+_LENGTH = re.compile(rb"Duration: (\d+):(\d+):([\d.]+), start: ([-\d.]+)")
+_SAID = re.compile(rb"\[error\] (.*)")
+_WRONG = re.compile(rb"corrupt decoded frame|Error submitting|Error opening|Invalid data found|\[fatal\]")
+"""What leaves a mark on the frames; decoders call more an error that does not."""
+
+
+def frames(path: str, times: np.ndarray, tolerance_s: float) -> Iterator[np.ndarray]:
+    """For each of `times`, which grow, the frame that is nearest: uint8 [H, W, 3].
+
+    Frames between them, before and after, are passed over.
+
+    Args:
+        times: seconds, on the video's own clock.
+        tolerance_s: how far a frame's time may be off.
+
+    Raises:
+        UserError: where there is no frame at such a time, the video does not open, or the decoder finds it
+        damaged.
+    """
+    import imageio_ffmpeg  # for its ffmpeg; its own reader knows no times
+
+    start_s = times[0] - _EARLIER_S
+    # Without an accurate seek the frames come from a key frame on, with their own times.
+    seek = ["-noaccurate_seek", "-seek_timestamp", "1", "-ss", f"{start_s:.6f}"] if start_s > 0 else []
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        "-nostdin",
+        "-hide_banner",
+        "-nostats",
+        "-loglevel",
+        "level+info",
+    ]
+    command += [
+        "-threads",
+        "1",
+        "-copyts",
+        *seek,
+        "-i",
+        path,
+    ]  # one thread: the log keeps step with the frames
+    command += [
+        "-an",
+        "-fps_mode",
+        "passthrough",
+        "-vf",
+        "showinfo=checksum=0",
+        "-f",
+        "image2pipe",
+        "-c:v",
+        "ppm",
+        "-",
+    ]
+    with tempfile.NamedTemporaryFile() as written, open(written.name, "rb") as read:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=written) as process:
+            try:
+                yield from _at(path, times, tolerance_s, process.stdout, _Log(read, process))
+            finally:
+                process.kill()
+
+
+def length_s(path: str) -> float:
+    """When a video ends, on its own clock; NaN where it does not say so."""
+    import imageio_ffmpeg
+
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-hide_banner", "-i", path]
+    said = _LENGTH.search(subprocess.run(command, capture_output=True).stderr)
+    return 3600 * int(said[1]) + 60 * int(said[2]) + float(said[3]) + float(said[4]) if said else np.nan
+
+
+class _Log:
+    """ffmpeg's messages, among them the time of each frame before it comes."""
+
+    def __init__(self, lines: IO[bytes], process: subprocess.Popen):
+        self._lines, self._process, self._said = lines, process, ""
+
+    def next_frame(self) -> tuple[float | None, str]:
+        """The time of the next frame, None at the end; and what the decoder finds wrong before it, if
+        anything."""
+        wrong = ""
+        for line in self._whole_lines():
+            if told := _SAID.search(line):
+                self._said = told[1].decode(errors="replace").strip()[:200]
+            if mark := _WRONG.search(line):
+                wrong = self._said or mark[0].decode()
+            if shown := _SHOWN.search(line):
+                return float(shown[1].replace(b"NOPTS", b"nan")), wrong
+        return None, wrong
+
+    def _whole_lines(self) -> Iterator[bytes]:
+        rest = b""
+        while True:
+            ended = self._process.poll() is not None  # before the read: what it wrote last is read then
+            line = self._lines.readline()
+            rest += line
+            if rest.endswith(b"\n"):
+                yield rest
+                rest = b""
+            elif ended and not line:
+                return
+            elif not line:
+                time.sleep(0.001)
+
+
+def _at(
+    path: str, times: np.ndarray, tolerance_s: float, stream: IO[bytes], log: _Log
+) -> Iterator[np.ndarray]:
+    """The nearest frame to each of `times`: of the one before a time and the one after."""
+    before: tuple[float, np.ndarray] | None = None
+    place = 0
+    while place < len(times):
+        at, wrong = log.next_frame()
+        if wrong and (at is None or at >= times[0] - tolerance_s):
+            raise UserError(
+                f"{path} does not decode (ffmpeg: {wrong}); the file is damaged or incomplete, copy it again."
+            )
+        after = None if at is None else (at, _ppm(stream))
+        while place < len(times) and (at is None or at >= times[place] - _CLOCK_S):
+            yield _nearest(
+                path, times[place], tolerance_s, [one for one in (before, after) if one is not None]
+            )
+            place += 1
+        before = after or before
+
+
+def _nearest(
+    path: str, wanted: float, tolerance_s: float, near: list[tuple[float, np.ndarray]]
+) -> np.ndarray:
+    at, frame = min(near, key=lambda one: abs(one[0] - wanted), default=(np.nan, None))
+    if not abs(at - wanted) <= tolerance_s + _CLOCK_S:
+        has = f"the nearest are at {' and '.join(f'{at:g} s' for at, _ in near)}" if near else "it has none"
+        raise UserError(
+            f"{path} has no frame within {tolerance_s:g} s of {wanted:g} s ({has}); the video and the rows "
+            "do not belong together: copy the dataset again, or give a wider --tolerance_s."
+        )
+    return frame
+
+
+def _ppm(stream: IO[bytes]) -> np.ndarray:
+    """The next image of a stream of PPM."""
+    stream.readline()  # P6
+    width, height = map(int, stream.readline().split())
+    stream.readline()  # 255
+    return np.frombuffer(stream.read(3 * width * height), np.uint8).reshape(height, width, 3)
