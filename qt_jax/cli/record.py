@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import shutil
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,14 +37,14 @@ def claim(record: str) -> Spool:
                 f"--record={record} holds a dataset already; choose another path, and train on both as a "
                 f"mixture.{more if waiting else ''}"
             )
-    for unfinished in path.glob(f"{rlds_writer.VERSION}.incomplete*"):
+    for unfinished in path.glob(f"incomplete.*_{rlds_writer.VERSION}"):  # as TFDS names what it has under way
         shutil.rmtree(unfinished)
     if spool.before:
         halves = f" Of {spool.halves} there is only a part, which is removed." if spool.halves else ""
         print(
-            f"--record={record}: a server before this one ({spool.before}) ended without writing its dataset. "
-            f"Its {waiting} labelled episodes are written when this one ends; those without a label are lost."
-            f"{halves}",
+            f"--record={record}: a server before this one ({spool.before}) ended without writing its "
+            f"dataset. Its {waiting} labelled episodes are written when this one ends; those without a label "
+            f"are lost.{halves}",
             flush=True,
         )
     return spool
@@ -57,7 +56,6 @@ def write(spool: Spool, recorder: Recorder, record: str, spec: PolicySpec, descr
     Raises:
         UserError: if it is not written, or if an episode is lost.
     """
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # whoever ends a server may close the terminal at once
     recorder.finish()
     count = len(spool.files())
     lost = (
@@ -70,8 +68,8 @@ def write(spool: Spool, recorder: Recorder, record: str, spec: PolicySpec, descr
         except Exception as error:  # whatever TFDS raises at a full disk
             reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             raise UserError(
-                f"--record={record} is not written ({(reason.splitlines() or [''])[0][:300]}). {count} labelled "
-                f"episodes are kept in {spool.folder}: serve with the same --record, and end it.{lost}"
+                f"--record={record} is not written ({reason.partition(chr(10))[0][:300]}). {count} labelled "
+                f"episodes are kept in {spool.folder}: make room, serve with this --record, and end it.{lost}"
             ) from error
         spool.clear()
         print(f"{path}: {count} episodes")

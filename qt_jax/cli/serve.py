@@ -47,8 +47,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "record",
         "",
-        "Write labelled episodes as an RLDS dataset to this path when the server ends; until then they are in "
-        "PATH.episodes, which one server may have at a time.",
+        "Write labelled episodes as an RLDS dataset to this path when the server ends; until then they are "
+        "in PATH.episodes, which one server may have at a time.",
     )
 
 
@@ -106,6 +106,7 @@ def _run(guard: Access, tls: ssl.SSLContext | None, recorder: Recorder | None) -
         recorder=recorder,
     )
     asyncio.run(_serve(server, _host(), FLAGS.port, tls))
+    signal.signal(signal.SIGHUP, lambda *_: _leave_what_is_gone())  # its terminal may be closed right after
     return opened.spec
 
 
@@ -125,7 +126,7 @@ async def _serve(server: Any, host: str, port: int, tls: ssl.SSLContext | None) 
 
 
 def _leave_what_is_gone() -> None:
-    """A terminal or a pipe that is closed: what is printed goes nowhere, instead of ending the server halfway."""
+    """Terminals and pipes that are closed: what is printed goes nowhere, instead of ending the server."""
     for stream in filter(None, (sys.stdout, sys.stderr)):
         poll = select.poll()
         poll.register(stream.fileno(), 0)

@@ -32,9 +32,10 @@ class EpisodeLost(UserError):
 
 
 class Client:
-    """One connection. Every request waits for its reply; not thread-safe. As a context manager it disconnects at the end.
+    """One connection. Every request waits for its reply; not thread-safe. A context manager that disconnects.
 
-    The connection lives in a thread of its own, and the caller only ever waits for that: whatever the network does, control comes back.
+    The connection lives in a thread of its own, and the caller only ever waits for that thread: whatever the
+    network does, control comes back in time.
 
     Args:
         url: ws://HOST:PORT or wss://HOST:PORT; an IPv6 address stands in brackets.
@@ -77,9 +78,8 @@ class Client:
                 self._drop()
                 if time.monotonic() + _PAUSE_S > end:
                     reason = f"{type(error).__name__}: {error}".removesuffix(": ")
-                    raise UserError(
-                        f"{self._url} does not answer ({reason}); start it, or correct the URL (wss:// is with TLS)."
-                    ) from None
+                    what = "start it, or correct the URL (wss:// is with TLS)"
+                    raise UserError(f"{self._url} does not answer ({reason}); {what}.") from None
                 time.sleep(_PAUSE_S)
                 attempt_s = min(self._timeout_s, max(end - time.monotonic(), _LEAST_S))
 
@@ -115,8 +115,10 @@ class Client:
         except (OSError, ConnectionClosed) as error:
             self._drop()  # a late reply must not be taken for the next one's
             self._connect(min(self._timeout_s, max(self._reconnect_s, _LEAST_S)))
-            late = isinstance(error, TimeoutError)
-            what = f"{self._url} did not answer within {self._timeout_s:g} s" if late else f"The connection to {self._url} broke ({error})"
+            if isinstance(error, TimeoutError):
+                what = f"{self._url} did not answer within {self._timeout_s:g} s"
+            else:
+                what = f"The connection to {self._url} broke ({error})"
             raise EpisodeLost(f"{what}; the episode is lost, begin a new one.") from None
         except BaseException:  # Ctrl-C: its reply is still to come
             self._drop()
@@ -235,7 +237,8 @@ def _check_url(url: str) -> None:
     except ValueError:  # a port out of range
         good = False
     if not good:
-        raise UserError(f"{url!r} is no URL of a policy server; expected ws://HOST:PORT or wss://HOST:PORT, IPv6 as [::1].")
+        expected = "ws://HOST:PORT or wss://HOST:PORT, IPv6 as [::1]"
+        raise UserError(f"{url!r} is no URL of a policy server; expected {expected}.")
 
 
 def _trusting(ca: str | None) -> ssl.SSLContext:

@@ -1,4 +1,4 @@
-"""A connection that holds no more than it should for a client that does not read, and answers whatever comes."""
+"""A connection that holds little for a client that does not read, and answers whatever comes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length
 
 
 class Connection(ServerConnection):
-    """Adds to the library's: pongs to a client that reads nothing do not pile up; what is no HTTP request, or has a
-    body, gets an answer before it is closed."""
+    """Adds to the library's: pongs to a client that reads nothing do not pile up; what is no HTTP request, or
+    has a body, gets an answer before it is closed."""
 
     _told = False
 

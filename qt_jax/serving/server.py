@@ -249,7 +249,8 @@ class Server:
         deadline_ms = asked.get("deadline_ms", self._limits.deadline_ms) or math.inf
         timed = await self._timed(peer, request, deadline_ms / 1000)
         total_ms = 1000 * (time.perf_counter() - start)
-        asyncio.get_running_loop().call_soon(self._note, request, timed, total_ms, peer.names)  # once the reply is on its way
+        # Once the reply is on its way.
+        asyncio.get_running_loop().call_soon(self._note, request, timed, total_ms, peer.names)
         return wire.pack(_decided(timed, asked, total_ms) | echo)
 
     async def _timed(self, peer: _Peer, request: Request, deadline_s: float) -> Timed:
@@ -259,7 +260,8 @@ class Server:
         try:
             return await asyncio.wrap_future(self._batcher.submit(request, deadline_s))
         except Refused:
-            if peer.asking[name] == 1 and request.session not in self._sessions:  # names that never act are not kept
+            # Names that never act are not kept.
+            if peer.asking[name] == 1 and request.session not in self._sessions:
                 peer.names.discard(name)
                 self._batcher.forget(request.session)
             raise

@@ -1,4 +1,4 @@
-"""The folder where labelled episodes wait, one file each, for the dataset at the end; one server's at a time."""
+"""The folder where labelled episodes wait for the dataset at the end, a file each; one server has it."""
 
 from __future__ import annotations
 

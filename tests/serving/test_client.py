@@ -30,7 +30,7 @@ def within(seconds: float):
 
 @pytest.fixture
 def silent():
-    """The port of a server that takes connections, as its kernel does when it is stopped, and says nothing."""
+    """The port of a server that takes connections and is silent, as one that is stopped."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         yield listening.getsockname()[1]
 
@@ -105,7 +105,8 @@ def test_a_late_reply_is_never_taken_for_the_next_ones():
 
     with serve(answer, "127.0.0.1", 0) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        with Client(f"ws://127.0.0.1:{server.socket.getsockname()[1]}", timeout_s=0.2, reconnect_s=2.0) as client:
+        url = f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
+        with Client(url, timeout_s=0.2, reconnect_s=2.0) as client:
             with pytest.raises(EpisodeLost, match="did not answer within 0.2 s"):
                 client.infer({})
             with pytest.raises(EpisodeLost):  # another connection, whose first request is slow too
@@ -130,8 +131,9 @@ def test_a_server_of_another_kind_is_named(reply):
 
 def test_a_server_with_ipv6_over_tls(tmp_path):
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
-    made += ["-subj", "/CN=robot", "-addext", "subjectAltName=IP:::1", "-keyout", key, "-out", cert]
+    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    made += ["-days", "2", "-subj", "/CN=robot", "-addext", "subjectAltName=IP:::1"]
+    made += ["-keyout", key, "-out", cert]
     subprocess.run(made, check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert, key)

@@ -1,4 +1,4 @@
-"""What comes over plain HTTP: every request has its answer, none is the server's fault, none delays a robot."""
+"""Plain HTTP: every request has its answer, none makes the server fail, none delays a robot."""
 
 import contextlib
 import http.client
@@ -58,7 +58,10 @@ ODD = {
     "two keys": (request(b"GET / HTTP/1.1", b"Authorization: Api-Key x"), 400),
     "two upgrades": (request(b"GET / HTTP/1.1", UPGRADE, UPGRADE), 400),
     "a key that is no ASCII": (request(b"GET / HTTP/1.1", key="kéy" * 8), 401),
-    "a password that is no base64": (b"GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic \xe9=\r\n\r\n", 401),
+    "a password that is no base64": (
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic \xe9=\r\n\r\n",
+        401,
+    ),
     "an odd host": (b"GET / HTTP/1.1\r\nHost: [::1\xff]:%\r\n\r\n", 403),
     "an odd origin": (request(b"GET / HTTP/1.1", b"Origin: \xff\xfe://["), 403),
     "POST": (request(b"POST /live HTTP/1.1"), 405),
@@ -115,7 +118,8 @@ def test_slow_readers_of_the_page_delay_no_robot_and_are_not_any_number(port, mo
             start = time.perf_counter()
             robot.infer(fake.observation())
             slowest = max(slowest, time.perf_counter() - start)
-        assert slowest < 0.5 and status(port, sent) == 503 and status(port, request(b"GET /healthz HTTP/1.1")) == 200
+        assert slowest < 0.5 and status(port, sent) == 503
+        assert status(port, request(b"GET /healthz HTTP/1.1")) == 200
 
 
 def test_ipv6_in_urls_hosts_and_origins(monkeypatch):

@@ -255,7 +255,8 @@ def test_a_label_that_is_refused_leaves_its_episode_as_it_was(artefact, policy, 
     last = good | {"label": {"success": True}}
 
     async def scene(spool):
-        async with hosted(artefact, policy, recorder=recording.Recorder(spool)) as url, robot(url) as connection:
+        recorder = recording.Recorder(spool)
+        async with hosted(artefact, policy, recorder=recorder) as url, robot(url) as connection:
             assert (await ask(connection, told_by_vector))["step"] == 0
             assert "send the sentence" in (await ask(connection, last))["message"]
             assert (await ask(connection, good))["step"] == 1

@@ -1,4 +1,4 @@
-"""What is recorded of an episode, and whose folder it goes to: instructions that change, labels, full disks, killed servers."""
+"""What is recorded: instructions that change, labels, full disks, killed servers, whose folder it is."""
 
 import errno
 import signal
@@ -37,7 +37,7 @@ def robot(recorder):
 
 
 def recorded(spool) -> list[tuple]:
-    return [(episode.instruction, episode.state[:, 0].tolist(), len(episode.actions)) for episode in spool.read()]
+    return [(e.instruction, e.state[:, 0].tolist(), len(e.actions)) for e in spool.read()]
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_label_with_another_prompt_is_refused_and_the_episode_stays(robot, rec
     assert len(recorded(spool)) == 1 and recorder.unlabelled == 1
 
 
-@pytest.mark.parametrize("success", [np.bool_(True), np.array(True), np.int64(1), np.array(1), 1, 1.0, np.float32(1), True])
+@pytest.mark.parametrize("success", [np.bool_(1), np.array(True), np.int64(1), np.array(1), np.float32(1), 1])
 def test_a_success_may_be_a_number_of_numpy(robot, spool, success):
     act(robot, "open")
     robot.label(fake.observation(9, "open"), success, np.str_("mine"))
@@ -86,7 +86,7 @@ def test_a_success_may_be_a_number_of_numpy(robot, spool, success):
         ({"success": True, "sucess": 1}, "unknown key 'sucess'"),
         ({"task": "x"}, "'success' of 'label' is 'None'"),
         ({"success": 0.5}, "'success' of 'label' is '0.5'"),
-        ({"success": np.array([True])}, "'success' of 'label' is '[ True]'".replace("[", r"\[").replace("]", r"\]")),
+        ({"success": np.array([True])}, r"'success' of 'label' is '\[ True\]'"),
         ({"success": float("nan")}, "'success' of 'label' is 'nan'"),
         ({"success": "yes"}, "'success' of 'label' is 'yes'"),
         ({"success": True, "task": 5}, "'task' of 'label' is '5'"),
@@ -147,7 +147,7 @@ def test_what_neither_disk_nor_memory_takes_is_counted(robot, recorder, spool, d
 
 
 def test_a_folder_has_one_server(spool, tmp_path):
-    with pytest.raises(UserError, match=r"served.episodes is another server's \(process \d+ on .*another --record"):
+    with pytest.raises(UserError, match=r"another server's \(process \d+ on .*give this one another"):
         Spool(tmp_path / "served.episodes")
     (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
     with pytest.raises(UserError, match="is another server's"):
@@ -171,7 +171,8 @@ def test_a_killed_server_blocks_nobody_and_is_told(tmp_path):
     killed = subprocess.run([sys.executable, "-c", KILLED, folder], cwd=ROOT)
     assert killed.returncode == -signal.SIGKILL
     with Spool(folder) as spool:
-        assert spool.before.startswith("process ") and spool.halves == 1 and not list(folder.glob("*.partial"))
+        assert spool.before.startswith("process ") and spool.halves == 1
+        assert not list(folder.glob("*.partial"))
 
 
 def test_a_damaged_recording_is_named(spool):

@@ -67,7 +67,7 @@ def resident() -> int:
 
 @pytest.fixture
 def small(monkeypatch):
-    """The kernel takes megabytes for a client on the same machine; a slow network does not. Goodbyes are short."""
+    """The kernel takes megabytes for a client on the same machine; a slow network does not."""
     monkeypatch.setattr("qt_jax.serving.server.CLOSE_S", 0.2)
     create = asyncio.base_events.BaseEventLoop.create_server
 
@@ -95,7 +95,7 @@ def test_who_reads_no_reply_costs_no_memory_and_nobody_elses_time(kind, small):
                 robot.infer(fake.observation())
                 slowest = max(slowest, time.perf_counter() - start)
         assert "all was taken" not in [end.result() for end in ends]
-        assert resident() - before < 12 * 2**20 and slowest < 0.5
+        assert resident() - before < 12 * 2**20 and slowest < 2.0
         ends_at = time.monotonic() + 4
         stack.callback(lambda: ends.append(time.monotonic() < ends_at))
     assert ends[-1]  # the server's end does not wait for them
