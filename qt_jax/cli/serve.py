@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import functools
+import os
+import select
 import signal
 import socket
 import ssl
-from pathlib import Path
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from qt_jax.errors import UserError
-from qt_jax.serving.access import cannot_listen
+from qt_jax.serving.access import Access, cannot_listen, netloc
+
+if TYPE_CHECKING:
+    from qt_jax.serving.recording import Recorder
+    from qt_jax.specs import PolicySpec
 
 FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
     flags.DEFINE_string("artefact", "", "Folder that `export` wrote.")
-    flags.DEFINE_string("host", "127.0.0.1", "Address to listen on. Others than loopback need a key and TLS, or --insecure.")
+    flags.DEFINE_string(
+        "host",
+        "127.0.0.1",
+        "IPv4 or IPv6 address to listen on. Others than loopback need a key and TLS, or --insecure.",
+    )
     flags.DEFINE_integer("port", 8000, "Port to listen on; 0: a free one, which is printed.", lower_bound=0, upper_bound=65535)
     flags.DEFINE_integer("slots", 8, "Episodes at once.", lower_bound=1)
     flags.DEFINE_float("batch_budget_ms", 2.0, "How long a request may wait for other robots' to share its batch.", lower_bound=0)
@@ -35,7 +44,12 @@ def define_flags() -> None:
     flags.DEFINE_bool("insecure", False, "Listen beyond loopback without key or TLS.")
     flags.DEFINE_list("allow_host", [], "Names in the Host header that are this server's, beside localhost, its own and IP addresses.")
     flags.DEFINE_list("allow_origin", [], "Origins of web pages elsewhere that may connect.")
-    flags.DEFINE_string("record", "", "Write labelled episodes as an RLDS dataset to this path when the server ends.")
+    flags.DEFINE_string(
+        "record",
+        "",
+        "Write labelled episodes as an RLDS dataset to this path when the server ends; until then they are "
+        "in PATH.episodes, which one server may have at a time.",
+    )
 
 
 def main() -> None:
@@ -45,19 +59,34 @@ def main() -> None:
         import websockets  # noqa: F401
     except ImportError as error:
         raise UserError(f"Serving needs the package {error.name}: pip install 'qt_jax[serve]'.") from error
-    from qt_jax import text
-    from qt_jax.serving import access, artefact
-    from qt_jax.serving.observations import Keys
-    from qt_jax.serving.recording import Recorder
-    from qt_jax.serving.server import Limits, Server
-    from qt_jax.serving.sessions import Sessions
+    from qt_jax.serving import access
 
     if not FLAGS.artefact:
         raise UserError("--artefact is missing; give the folder that `python -m qt_jax export` wrote.")
     key, tls = access.read_key(FLAGS.api_key_file), _tls()
-    access.check_bind(FLAGS.host, key, tls is not None, FLAGS.insecure)
-    _check_free(FLAGS.host, FLAGS.port)
-    spool = _spool(FLAGS.record) if FLAGS.record else None
+    access.check_bind(_host(), key, tls is not None, FLAGS.insecure)
+    _check_free(_host(), FLAGS.port)
+    guard = access.Access(key, access.hosts(FLAGS.allow_host), access.origins(FLAGS.allow_origin))
+    if not FLAGS.record:
+        _run(guard, tls, None)
+        return
+    from qt_jax.cli import record
+    from qt_jax.serving.recording import Recorder
+
+    with record.claim(FLAGS.record) as spool:
+        recorder = Recorder(spool)
+        spec = _run(guard, tls, recorder)
+        record.write(spool, recorder, FLAGS.record, spec, f"Served by {FLAGS.artefact}")
+
+
+def _run(guard: Access, tls: ssl.SSLContext | None, recorder: Recorder | None) -> PolicySpec:
+    """Serves until a signal comes; gives the policy's spec."""
+    from qt_jax import text
+    from qt_jax.serving import artefact
+    from qt_jax.serving.observations import Keys
+    from qt_jax.serving.server import Limits, Server
+    from qt_jax.serving.sessions import Sessions
+
     opened = artefact.load(FLAGS.artefact)
     keys = Keys.read(FLAGS.keys, opened.spec.observation) if FLAGS.keys else Keys.default(opened.spec.observation)
     policy = opened.policy(FLAGS.slots + 1, opened.batches or [2**n for n in range(FLAGS.slots.bit_length())])
@@ -71,32 +100,52 @@ def main() -> None:
         Sessions(policy, embed, reserved=1),
         about={"artefact": opened.path.name, "decoder": opened.about["decoder"], "training": opened.training()},
         keys=keys,
-        access=access.Access(key, frozenset(FLAGS.allow_host), frozenset(FLAGS.allow_origin)),
+        access=guard,
         limits=Limits(connections=FLAGS.connections, idle_timeout_s=FLAGS.idle_timeout_s, deadline_ms=FLAGS.deadline_ms),
         budget_s=FLAGS.batch_budget_ms / 1000,
-        recorder=Recorder(str(spool)) if spool else None,
+        recorder=recorder,
     )
-    asyncio.run(_serve(server, tls))
-    if spool:
-        _write(spool, opened.spec)
+    asyncio.run(_serve(server, _host(), FLAGS.port, tls))
+    signal.signal(signal.SIGHUP, lambda *_: _leave_what_is_gone())  # its terminal may be closed right after
+    return opened.spec
 
 
-async def _serve(server: Any, tls: ssl.SSLContext | None) -> None:
+async def _serve(server: Any, host: str, port: int, tls: ssl.SSLContext | None) -> None:
+    """Until a signal comes: SIGTERM, Ctrl-C, or SIGHUP, when the terminal or the connection to it is gone."""
     ended = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, ended.set)
-    async with server.listening(FLAGS.host, FLAGS.port, tls) as listening:
-        port = listening.sockets[0].getsockname()[1]
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    async with server.listening(host, port, tls) as listening:
+        place = netloc(host, listening.sockets[0].getsockname()[1])
         scheme = ("ws", "http") if tls is None else ("wss", "https")
-        print(f"serving {scheme[0]}://{FLAGS.host}:{port} (page: {scheme[1]}://{FLAGS.host}:{port}/)", flush=True)
+        print(f"serving {scheme[0]}://{place} (page: {scheme[1]}://{place}/)", flush=True)
         await ended.wait()
+        _leave_what_is_gone()
         print("shutting down: answering what is under way", flush=True)
+
+
+def _leave_what_is_gone() -> None:
+    """Terminals and pipes that are closed: what is printed goes nowhere, instead of ending the server."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+        if poll.poll(0):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+
+
+def _host() -> str:
+    """As sockets have it, also where it is given as a URL has it: [::1]."""
+    return FLAGS.host.removeprefix("[").removesuffix("]")
 
 
 def _check_free(host: str, port: int) -> None:
     """A taken port is told before the programs are compiled."""
     try:
-        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+        for family, *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            socket.create_server(address, family=family).close()
     except OSError as error:
         raise cannot_listen(host, port, error) from error
 
@@ -120,43 +169,3 @@ def _warm_text(embed: Any, known: dict[str, Any]) -> None:
         embed("open the drawer")
     except UserError as error:
         print(f"no new sentences: {error} Served are the {len(known)} exported instructions, and embeddings.", flush=True)
-
-
-def _spool(record: str) -> Path:
-    """Where labelled episodes wait."""
-    from qt_jax.data import rlds_writer
-
-    path = Path(record)
-    if (path / rlds_writer.VERSION).exists():
-        raise UserError(f"--record={record} holds a dataset already; choose another path, and train on both as a mixture.")
-    return path.with_name(f"{path.name}.episodes")
-
-
-def _write(spool: Path, spec: Any) -> None:
-    """The labelled episodes as a dataset; the files go when it is there."""
-    import shutil
-
-    from qt_jax.data import rlds_writer
-    from qt_jax.data.convert import images, recording
-    from qt_jax.serving.recording import read
-
-    def episodes() -> Any:
-        for index, served in enumerate(read(str(spool))):
-            encoded = {n: [images.jpeg(frame, spec.observation.image_size, False) for frame in x] for n, x in served.images.items()}
-            recorded = recording.Recording(
-                f"episode {index}", served.instruction, encoded, served.state, served.actions, served.success, None, spec.dt
-            )
-            finished = recording.finish(recorded, index, "policy")
-            plan = dataclasses.replace(finished.plan, task=served.task or finished.plan.task)
-            yield dataclasses.replace(finished, plan=plan)
-
-    count = len(list(spool.glob("*.npz")))
-    if not count:
-        print("no episode was labelled, nothing is written")
-        return
-    path = rlds_writer.write(
-        FLAGS.record, episodes(), action=spec.action, observation=spec.observation, description=f"Served by {FLAGS.artefact}",
-        file_format="array_record",
-    )  # fmt: skip
-    shutil.rmtree(spool)
-    print(f"{path}: {count} episodes")

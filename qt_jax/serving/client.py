@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import ssl
+import threading
 import time
-from collections.abc import Hashable, Sequence
-from typing import Any
+from collections.abc import Coroutine, Hashable, Sequence
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
-from websockets.sync.client import ClientConnection, connect
 
 from qt_jax.errors import UserError
 from qt_jax.serving import wire
 from qt_jax.serving.sessions import Decision, Refused, Request
+
+T = TypeVar("T")
+_PAUSE_S = 0.2
+"""Between two attempts to connect."""
+_LEAST_S = 1.0
+"""For an attempt to connect again, and for a goodbye."""
 
 
 class EpisodeLost(UserError):
@@ -23,12 +32,15 @@ class EpisodeLost(UserError):
 
 
 class Client:
-    """One connection. Every request waits for its reply; not thread-safe.
+    """One connection. Every request waits for its reply; not thread-safe. A context manager that disconnects.
+
+    The connection lives in a thread of its own, and the caller only ever waits for that thread: whatever the
+    network does, control comes back in time.
 
     Args:
-        url: ws://HOST:PORT or wss://HOST:PORT.
+        url: ws://HOST:PORT or wss://HOST:PORT; an IPv6 address stands in brackets.
         timeout_s: for the connection, and for each reply.
-        reconnect_s: for how long a lost connection is tried again.
+        reconnect_s: for how long a lost connection is tried again (at least once).
         ca: PEM file of the certificates to trust, of a wss:// server that signed its own; default: the system's.
 
     Raises:
@@ -42,18 +54,19 @@ class Client:
         self._url, self._key, self._timeout_s, self._reconnect_s = url, api_key, timeout_s, reconnect_s
         self._tls = _trusting(ca) if url.startswith("wss:") else None
         self._connection: ClientConnection | None = None
-        self._connect()
+        self._thread: _Thread | None = _Thread()
+        try:
+            self._connect(timeout_s)
+        except BaseException:
+            self.disconnect()
+            raise
 
-    def _connect(self) -> None:
-        headers = {"Authorization": f"Api-Key {self._key}"} if self._key else None
-        end = time.monotonic() + self._reconnect_s
+    def _connect(self, first_s: float) -> None:
+        """Tries for `reconnect_s`, the first time for `first_s`."""
+        end, attempt_s = time.monotonic() + self._reconnect_s, first_s
         while True:
             try:
-                self._connection = connect(
-                    self._url, ssl=self._tls, additional_headers=headers, compression=None, max_size=None, open_timeout=self._timeout_s
-                )
-                self.metadata = wire.unpack(self._connection.recv(timeout=self._timeout_s))
-                return
+                return self._wait(self._open(), attempt_s)
             except InvalidStatus as error:
                 body = error.response.body.decode(errors="replace").strip()
                 raise UserError(f"{self._url} refuses the connection ({error.response.status_code}: {body}).") from None
@@ -61,35 +74,77 @@ class Client:
                 raise UserError(
                     f"{self._url} has a certificate that is not trusted ({error.verify_message}); give the PEM file of one that is."
                 ) from None
-            except (OSError, WebSocketException, TimeoutError, ValueError) as error:
-                if time.monotonic() > end:
-                    raise UserError(
-                        f"{self._url} does not answer ({type(error).__name__}: {error}); start it, or correct the URL (wss:// is with TLS)."
-                    ) from None
-                time.sleep(0.2)
+            except (OSError, WebSocketException, ValueError) as error:
+                self._drop()
+                if time.monotonic() + _PAUSE_S > end:
+                    reason = f"{type(error).__name__}: {error}".removesuffix(": ")
+                    what = "start it, or correct the URL (wss:// is with TLS)"
+                    raise UserError(f"{self._url} does not answer ({reason}); {what}.") from None
+                time.sleep(_PAUSE_S)
+                attempt_s = min(self._timeout_s, max(end - time.monotonic(), _LEAST_S))
+
+    async def _open(self) -> None:
+        if self._connection is not None:  # of an attempt that was given up as it succeeded
+            self._connection.transport.abort()
+        self._connection = await connect(
+            self._url,
+            ssl=self._tls,
+            additional_headers={"Authorization": f"Api-Key {self._key}"} if self._key else None,
+            compression=None,
+            max_size=None,
+            open_timeout=None,
+            close_timeout=_LEAST_S,
+        )
+        self.metadata = wire.unpack(await self._connection.recv())
 
     def infer(self, observation: dict[str, Any]) -> dict[str, Any]:
         """One request as the server's metadata describes it -> its reply.
 
         Raises:
             Refused: what the server refuses, with its code; the connection stays usable.
-            EpisodeLost: if the connection broke; it is open again.
-            UserError: if it cannot be opened again, or no reply came in time.
+            EpisodeLost: if the connection broke or no reply came in time; it is open again.
+            UserError: if it cannot be opened again.
         """
+        message = wire.pack(observation)
+        if self._thread is None:
+            raise UserError(f"This client of {self._url} is disconnected; make another one.")
         try:
-            self._connection.send(wire.pack(observation))
-            reply = self._connection.recv(timeout=self._timeout_s)
-        except TimeoutError:
-            self._connection.close()
-            self._connect()  # a late reply must not be taken for the next one's
-            raise EpisodeLost(f"{self._url} did not answer within {self._timeout_s:g} s; the episode is lost, begin a new one.") from None
+            if self._connection is None:
+                raise ConnectionError("it was lost before")
+            reply = self._wait(self._ask(self._connection, message), self._timeout_s)
         except (OSError, ConnectionClosed) as error:
-            self._connect()
-            raise EpisodeLost(f"The connection to {self._url} broke ({error}); the episode is lost, begin a new one.") from None
-        if isinstance(reply, str):
-            told = json.loads(reply)
-            raise Refused(told["error"], told["message"], told["in_history"])
-        return wire.unpack(reply)
+            self._drop()  # a late reply must not be taken for the next one's
+            self._connect(min(self._timeout_s, max(self._reconnect_s, _LEAST_S)))
+            if isinstance(error, TimeoutError):
+                what = f"{self._url} did not answer within {self._timeout_s:g} s"
+            else:
+                what = f"The connection to {self._url} broke ({error})"
+            raise EpisodeLost(f"{what}; the episode is lost, begin a new one.") from None
+        except BaseException:  # Ctrl-C: its reply is still to come
+            self._drop()
+            raise
+        return _read(reply, self._url)
+
+    @staticmethod
+    async def _ask(connection: ClientConnection, message: bytes) -> bytes | str:
+        await connection.send(message)
+        return await connection.recv()
+
+    def _wait(self, coroutine: Coroutine[Any, Any, T], at_most_s: float) -> T:
+        """Its result. Raises TimeoutError if that does not come in time, whatever it hangs in."""
+        assert self._thread is not None
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._thread.loop)
+        try:
+            return future.result(at_most_s)
+        except BaseException:
+            future.cancel()
+            raise
+
+    def _drop(self) -> None:
+        """Forgets the connection, without a word to the server."""
+        connection, self._connection = self._connection, None
+        if connection is not None and self._thread is not None:
+            self._thread.loop.call_soon_threadsafe(connection.transport.abort)
 
     def values(self, instructions: Sequence[str], session: str | int | None = None) -> np.ndarray:
         """Value of each instruction in the session's last observation, float32 [K]."""
@@ -100,7 +155,38 @@ class Client:
         return self.infer(observation | {"label": {"success": success, "task": task}})["recorded"]
 
     def disconnect(self) -> None:
-        self._connection.close()
+        """Says goodbye, for at most a second; the client cannot be used any more."""
+        if self._thread is None:
+            return
+        if self._connection is not None:
+            with contextlib.suppress(OSError, WebSocketException):
+                self._wait(self._connection.close(), min(self._timeout_s, _LEAST_S))
+        self._drop()
+        self._thread.end()
+        self._thread = None
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.disconnect()
+
+
+class _Thread:
+    """An event loop in a thread, which a program that ends does not wait for."""
+
+    def __init__(self) -> None:
+        self._ready = threading.Event()
+        threading.Thread(target=asyncio.run, args=(self._live(),), name="policy client", daemon=True).start()
+        self._ready.wait()
+
+    async def _live(self) -> None:
+        self.loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
+        self._ready.set()
+        await self._ended.wait()
+
+    def end(self) -> None:
+        self.loop.call_soon_threadsafe(self._ended.set)
 
 
 class Remote:
@@ -133,6 +219,17 @@ class Remote:
         self._client.infer({"close": True} | _named(session))
 
 
+def _read(reply: bytes | str, url: str) -> dict[str, Any]:
+    if isinstance(reply, bytes):
+        return wire.unpack(reply)
+    try:
+        told = json.loads(reply)
+        refused = Refused(told["error"], told["message"], told["in_history"])
+    except (ValueError, TypeError, KeyError):
+        raise UserError(f"{url} answers {reply[:100]!r}; expected a policy server of qt_jax.") from None
+    raise refused
+
+
 def _check_url(url: str) -> None:
     try:
         parts = urlsplit(url)
@@ -140,7 +237,8 @@ def _check_url(url: str) -> None:
     except ValueError:  # a port out of range
         good = False
     if not good:
-        raise UserError(f"{url!r} is no URL of a policy server; expected ws://HOST:PORT or wss://HOST:PORT.")
+        expected = "ws://HOST:PORT or wss://HOST:PORT, IPv6 as [::1]"
+        raise UserError(f"{url!r} is no URL of a policy server; expected {expected}.")
 
 
 def _trusting(ca: str | None) -> ssl.SSLContext:

@@ -118,13 +118,18 @@ class Keys:
         return [*self.cameras.values(), *self.state, self.prompt]
 
 
+def plain(value: Any) -> Any:
+    """A numpy scalar, or an array without dims, as Python's own; anything else as it is."""
+    return value.item() if isinstance(value, (np.ndarray, np.generic)) and value.ndim == 0 else value
+
+
 def options(message: dict[str, Any]) -> dict[str, Any]:
     """The optional keys that are there. Raises Refused (`bad_observation`) naming one of a wrong type."""
     for key, kind in OPTIONAL.items():
-        value = message.get(key)
-        if isinstance(value, np.generic):
-            value = message[key] = value.item()
-        if key in message and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
+        if key not in message:
+            continue
+        value = message[key] = plain(message[key])
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             names = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
             raise Refused("bad_observation", f"Optional key {key!r} is {str(value)[:50]!r}, expected {names}.")
         if isinstance(value, str) and len(value) > 100:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import dataclasses
 import itertools
@@ -11,14 +12,11 @@ import logging
 import math
 import ssl
 import time
-from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from websockets.asyncio.server import Server as WebsocketServer
 from websockets.asyncio.server import ServerConnection, serve
-from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
@@ -28,20 +26,19 @@ from qt_jax.errors import UserError
 from qt_jax.serving import telemetry, wire
 from qt_jax.serving.access import Access, cannot_listen
 from qt_jax.serving.batching import Batcher, Timed
+from qt_jax.serving.connection import Connection
 from qt_jax.serving.live import Live
-from qt_jax.serving.observations import MAX_PROMPT, Keys, options
-from qt_jax.serving.recording import Recorder
+from qt_jax.serving.observations import MAX_PROMPT, Keys, options, plain
+from qt_jax.serving.pages import Pages
+from qt_jax.serving.recording import Label, Recorder
 from qt_jax.serving.runtime import check
 from qt_jax.serving.sessions import Refused, Request, Sessions
 
-PAGE = Path(__file__).parent / "page"
-PAGE_FILES = {"/": ("index.html", "text/html"), "/page.js": ("page.js", "text/javascript"), "/page.css": ("page.css", "text/css"),
-              "/charts.js": ("charts.js", "text/javascript")}  # fmt: skip
-CONTENT_SECURITY_POLICY = "; ".join(
-    [*(f"{kind}-src 'self'" for kind in ("script", "style", "connect")),
-     *(f"{kind} 'none'" for kind in ("default-src", "base-uri", "form-action", "frame-ancestors"))]
-)  # fmt: skip
 MAX_VALUES = 1000
+PENDING_BYTES = 2**25
+"""Of one connection's requests that wait for their replies."""
+CLOSE_S = 2.0
+"""For a closing handshake; then the connection is cut off."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +52,16 @@ class Limits:
     deadline_ms: float = 0.0
     pending: int = 256
     drain_s: float = 5.0
+
+
+@dataclasses.dataclass(eq=False)
+class _Peer:
+    """A connection. names: of its sessions. asking: how many requests of each are under way."""
+
+    connection: ServerConnection
+    number: int
+    names: set[Any] = dataclasses.field(default_factory=set)
+    asking: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
 
 class Server:
@@ -81,7 +88,8 @@ class Server:
         self._batcher = Batcher(sessions, budget_s, recorder)
         self._metrics, self._log, self._live = telemetry.Metrics(), telemetry.logger(), Live()
         self._numbers, self._told = itertools.count(), set()
-        self._open = self._pending = 0
+        self._open: set[ServerConnection] = set()
+        self._pending = 0
         self._draining = False
         self.metadata = about | {
             "server": f"qt_jax {qt_jax.__version__}",
@@ -98,6 +106,7 @@ class Server:
             "sessions": sessions.limit,
             "begin_an_episode": "connect anew, or send reset: true with its first observation",
         }
+        self._pages = Pages(self._access, self._metrics, self._live, self.metadata, lambda: len(sessions))
 
     @contextlib.asynccontextmanager
     async def listening(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> Any:
@@ -112,10 +121,20 @@ class Server:
         largest = 8 * (len(observation.cameras) * image + observation.state_dim + self._spec.instruction_dim) + 2**16
         try:
             server = await serve(
-                self._connected, host, port, ssl=tls, process_request=self._http, compression=None, max_size=largest, max_queue=16,
-                open_timeout=self._limits.open_timeout_s, ping_interval=20, ping_timeout=20, server_header=None,
+                self._connected,
+                host,
+                port,
+                ssl=tls,
+                process_request=self._http,
+                compression=None,
+                max_size=largest,
+                max_queue=4,
+                open_timeout=self._limits.open_timeout_s,
+                close_timeout=CLOSE_S,
+                server_header=None,
+                create_connection=Connection,
                 logger=_quiet(),
-            )  # fmt: skip
+            )
         except OSError as error:
             raise cannot_listen(host, port, error) from error
         try:
@@ -129,65 +148,50 @@ class Server:
         while self._pending and time.monotonic() < end:
             await asyncio.sleep(0.01)
         server.close()
-        await server.wait_closed()
+        try:
+            async with asyncio.timeout(CLOSE_S + 1):
+                await server.wait_closed()
+        except TimeoutError:  # who does not read keeps the library waiting
+            for connection in self._open:
+                connection.transport.abort()
+            await server.wait_closed()
         await asyncio.to_thread(self._batcher.stop)
 
-    # HTTP
-
     def _http(self, connection: ServerConnection, request: HttpRequest) -> Response | None:
-        """None lets a websocket's handshake go on."""
-        refusal = self._access.refusal(request.headers)
-        path = request.path.partition("?")[0]
-        if path == "/healthz" and (refusal is None or refusal[0] == 401):
-            return _response(503, "text/plain", b"shutting down\n") if self._draining else _response(200, "text/plain", b"OK\n")
-        if refusal is not None:
-            self._metrics.refused.labels(refusal[0]).inc()
-            return _response(refusal[0], "text/plain", refusal[1].encode() + b"\n")
-        if request.headers.get("Upgrade", "").lower() == "websocket":
-            if self._draining or self._open >= self._limits.connections:
-                self._metrics.refused.labels(503).inc()
-                return _response(503, "text/plain", b"The server is full or shutting down; try again later.\n")
-            return None
-        if path == "/metrics":
-            self._metrics.sessions.set(len(self._sessions))
-            return _response(200, "text/plain; version=0.0.4", self._metrics.text())
-        if path == "/live" or path.startswith("/live/"):
-            wanted = path.removeprefix("/live").removeprefix("/")
-            return _response(200, "application/json", json.dumps(self._live.summary(self.metadata, wanted)).encode())
-        if path.startswith("/frames/"):
-            frame = self._live.frame(path.removeprefix("/frames/"))
-            return _response(404, "text/plain", b"No such frame.\n") if frame is None else _response(200, "application/octet-stream", frame)
-        if path in PAGE_FILES:
-            name, kind = PAGE_FILES[path]
-            return _response(200, f"{kind}; charset=utf-8", (PAGE / name).read_bytes())
-        return _response(404, "text/plain", b"Nothing here; the page is at /.\n")
-
-    # Websocket
+        full = len(self._open) >= self._limits.connections
+        return self._pages.answer(connection, request, draining=self._draining, full=full)
 
     async def _connected(self, connection: ServerConnection) -> None:
         number, address = next(self._numbers), connection.remote_address
-        self._open += 1
+        self._open.add(connection)
         self._metrics.connections.inc()
         self._log.info("connected", extra={"fields": {"connection": number, "address": address}})
-        names: set[Any] = set()
-        tasks: set[asyncio.Task] = set()
+        peer = _Peer(connection, number)
+        waiting: dict[asyncio.Task, int] = {}  # and the bytes of its request
         try:
-            await connection.send(wire.pack(self.metadata))
+            async with asyncio.timeout(self._limits.idle_timeout_s):
+                await connection.send(wire.pack(self.metadata))
             while True:
+                await asyncio.sleep(0)  # the others' turn, however many messages are here already
                 async with asyncio.timeout(self._limits.idle_timeout_s):
                     message = await connection.recv()
-                task = asyncio.create_task(self._answer(connection, number, message, names, len(tasks)))
-                tasks.add(task)
-                task.add_done_callback(tasks.discard)
+                    held = sum(waiting.values())
+                    if len(waiting) >= self._limits.pending or (held and held + len(message) > PENDING_BYTES):
+                        # Here, not in a task: who does not read its replies is not read either.
+                        await self._answer(peer, message, overloaded=True)
+                        continue
+                task = asyncio.create_task(self._answer(peer, message))
+                waiting[task] = len(message)
+                task.add_done_callback(waiting.pop)
         except TimeoutError:
-            await connection.close(1000, "idle")
+            await _close(connection, "idle")
         except ConnectionClosed:
             pass
         finally:
-            self._open -= 1
+            self._open.discard(connection)
             self._metrics.connections.dec()
-            await asyncio.gather(*tasks)  # a request under way would open its session again
-            for name in names:
+            await asyncio.gather(*waiting)  # a request under way would open its session again
+            for name in peer.names:
                 self._close_session((number, name))
             self._log.info("disconnected", extra={"fields": {"connection": number, "address": address}})
 
@@ -195,29 +199,33 @@ class Server:
         self._batcher.close_session(session)
         self._live.close(session)
 
-    async def _answer(self, connection: ServerConnection, number: int, message: bytes | str, names: set[Any], pending: int) -> None:
+    async def _answer(self, peer: _Peer, message: bytes | str, overloaded: bool = False) -> None:
         """One request, one reply: bytes, or text for an error."""
         start, echo = time.perf_counter(), {}
         self._pending += 1
         try:
-            reply: bytes | str = await self._reply(number, message, names, pending, start, echo)
+            reply: bytes | str = await self._reply(peer, message, overloaded, start, echo)
             code = "ok"
         except Refused as refused:
             code = refused.code
             reply = _error(code, str(refused), refused.in_history, echo)
         except Exception:
-            self._log.exception("a request failed", extra={"fields": {"connection": number}})
+            self._log.exception("a request failed", extra={"fields": {"connection": peer.number}})
             code = "internal"
             reply = _error(code, "The server failed at this request; its log says why.", False, echo)
+        finally:
+            self._pending -= 1
+        del message  # a reply that is not read keeps no request
         with contextlib.suppress(ConnectionClosed):
-            await connection.send(reply)
-        self._pending -= 1
+            await peer.connection.send(reply)
         self._metrics.replies.labels(code).inc()
         self._metrics.total.observe(time.perf_counter() - start)
         if code != "ok":
-            self._log.info("refused", extra={"fields": {"connection": number, "code": code, **echo}})
+            self._log.info("refused", extra={"fields": {"connection": peer.number, "code": code, **echo}})
 
-    async def _reply(self, number: int, data: bytes | str, names: set[Any], pending: int, start: float, echo: dict[str, Any]) -> bytes:
+    async def _reply(
+        self, peer: _Peer, data: bytes | str, overloaded: bool, start: float, echo: dict[str, Any]
+    ) -> bytes:
         if isinstance(data, str):
             raise Refused("malformed", "A text message; expected msgpack as a binary one.")
         message = wire.unpack(data)
@@ -225,31 +233,42 @@ class Server:
         echo |= {key: asked[key] for key in ("session_id", "request_id") if key in asked}
         if self._draining:
             raise Refused("shutting_down", "The server is shutting down; connect again later.")
-        if pending >= self._limits.pending:
-            raise Refused("overloaded", f"This connection waits for {pending} replies already.")
+        if overloaded:
+            raise Refused("overloaded", "This connection waits for too many replies; read them first.")
         name = asked.get("session_id")
-        session = (number, name)
+        session = (peer.number, name)
         if "values" in message:
             return wire.pack(await self._values(message["values"], session) | echo)
-        if message.pop("close", None) is True:
-            names.discard(name)
+        if _closes(message):
+            peer.names.discard(name)
             self._close_session(session)
             return wire.pack({"closed": True} | echo)
         if "label" in message:
             return wire.pack(await self._label(message, session) | echo)
         request = self._keys.request(message, session)
-        names.add(name)
         deadline_ms = asked.get("deadline_ms", self._limits.deadline_ms) or math.inf
-        try:
-            timed: Timed = await asyncio.wrap_future(self._batcher.submit(request, deadline_ms / 1000))
-        except Refused as refused:
-            if refused.code == "sessions_full":
-                names.discard(name)
-                self._batcher.forget(session)
-            raise
+        timed = await self._timed(peer, request, deadline_ms / 1000)
         total_ms = 1000 * (time.perf_counter() - start)
-        asyncio.get_running_loop().call_soon(self._note, request, timed, total_ms, names)  # once the reply is on its way
+        # Once the reply is on its way.
+        asyncio.get_running_loop().call_soon(self._note, request, timed, total_ms, peer.names)
         return wire.pack(_decided(timed, asked, total_ms) | echo)
+
+    async def _timed(self, peer: _Peer, request: Request, deadline_s: float) -> Timed:
+        name = request.session[1]
+        peer.names.add(name)
+        peer.asking[name] += 1
+        try:
+            return await asyncio.wrap_future(self._batcher.submit(request, deadline_s))
+        except Refused:
+            # Names that never act are not kept.
+            if peer.asking[name] == 1 and request.session not in self._sessions:
+                peer.names.discard(name)
+                self._batcher.forget(request.session)
+            raise
+        finally:
+            peer.asking[name] -= 1
+            if not peer.asking[name]:
+                del peer.asking[name]
 
     def _note(self, request: Request, timed: Timed, total_ms: float, names: set[Any]) -> None:
         """For the page and the metrics."""
@@ -278,19 +297,23 @@ class Server:
         """Writes the episode, and ends it."""
         if self._recorder is None:
             raise Refused("not_recording", "This server records nothing; start it with --record DIR.")
-        label = message["label"] if isinstance(message["label"], dict) else {}
-        success, task = label.get("success"), label.get("task", "")
-        if not isinstance(success, bool) or not isinstance(task, str) or len(task) > 100:
-            told = "{'success': true or false, 'task': its name of at most 100 letters, if you like}"
-            raise Refused("bad_observation", f"Key 'label' is {str(message['label'])[:100]!r}, expected {told}.")
+        label = Label.read(message["label"])
         last = self._keys.request({key: value for key, value in message.items() if key != "label"}, session)
         try:
             check(self._spec, last.images, last.state, np.zeros(self._spec.instruction_dim, np.float32))
         except UserError as error:
             raise Refused("bad_observation", str(error)) from None
-        steps = await asyncio.wrap_future(self._batcher.call(lambda: self._recorder.take(session)))
+        steps = await asyncio.wrap_future(self._batcher.call(lambda: self._recorder.take(last)))
         self._close_session(session)
-        return {"recorded": await asyncio.to_thread(self._recorder.write, steps, last, success, task)}
+        return {"recorded": await asyncio.to_thread(self._recorder.write, steps, last, label)}
+
+
+async def _close(connection: ServerConnection, reason: str) -> None:
+    """Says goodbye, and cuts the connection off if that is not taken in time."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(2 * CLOSE_S):
+            await connection.close(1000, reason)
+    connection.transport.abort()
 
 
 def _decided(timed: Timed, asked: dict[str, Any], total_ms: float) -> dict[str, Any]:
@@ -312,26 +335,16 @@ def _error(code: str, message: str, in_history: bool, echo: dict[str, Any]) -> s
     return json.dumps({"error": code, "message": message, "in_history": in_history} | echo)
 
 
+def _closes(message: dict[str, Any]) -> bool:
+    close = plain(message.pop("close", False))
+    if not isinstance(close, bool):
+        raise Refused("bad_observation", f"Key 'close' is {str(close)[:50]!r}, expected true.")
+    return close
+
+
 def _sentences(value: Any) -> bool:
     sentence = lambda s: isinstance(s, str) and 0 < len(s.strip()) <= MAX_PROMPT
     return isinstance(value, list) and 0 < len(value) <= MAX_VALUES and all(map(sentence, value))
-
-
-def _response(status: int, kind: str, body: bytes) -> Response:
-    headers = Headers(
-        {
-            "Content-Type": kind,
-            "Content-Length": str(len(body)),
-            "Cache-Control": "no-store",
-            "Connection": "close",
-            "X-Content-Type-Options": "nosniff",
-            "Content-Security-Policy": CONTENT_SECURITY_POLICY,
-            "Referrer-Policy": "no-referrer",
-        }
-    )
-    if status == 401:
-        headers["WWW-Authenticate"] = 'Basic realm="qt_jax: any name, the API key as password"'
-    return Response(status, HTTPStatus(status).phrase, headers, body)
 
 
 def _quiet() -> Any:

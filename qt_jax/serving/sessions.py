@@ -89,6 +89,10 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._episodes)
 
+    def __contains__(self, session: Hashable) -> bool:
+        """Whether its episode is under way, or was lost and has not begun anew."""
+        return session in self._episodes or session in self._lost
+
     def close(self, session: Hashable) -> None:
         """Forgets an episode; unknown ones are forgotten already."""
         episode = self._episodes.pop(session, None)

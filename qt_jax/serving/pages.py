@@ -1,0 +1,138 @@
+"""What the server answers over plain HTTP: health, metrics, and the page for people with what it shows."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from websockets.asyncio.server import ServerConnection
+from websockets.datastructures import Headers, MultipleValuesError
+from websockets.http11 import Request, Response
+
+from qt_jax.serving.access import Access
+from qt_jax.serving.live import Live
+from qt_jax.serving.telemetry import Metrics
+
+FOLDER = Path(__file__).parent / "page"
+FILES = {
+    "/": ("index.html", "text/html"),
+    "/page.js": ("page.js", "text/javascript"),
+    "/page.css": ("page.css", "text/css"),
+    "/charts.js": ("charts.js", "text/javascript"),
+}
+CONTENT_SECURITY_POLICY = "; ".join(
+    [*(f"{kind}-src 'self'" for kind in ("script", "style", "connect")),
+     *(f"{kind} 'none'" for kind in ("default-src", "base-uri", "form-action", "frame-ancestors"))]
+)  # fmt: skip
+AT_ONCE = 32
+"""Answers under way; of slow readers there may be any number, and each would hold an image."""
+
+
+class Pages:
+    """The HTTP side of one server.
+
+    Args:
+        metadata: of the server, which the page shows. sessions: how many episodes are under way.
+    """
+
+    def __init__(
+        self,
+        access: Access,
+        metrics: Metrics,
+        live: Live,
+        metadata: dict[str, Any],
+        sessions: Callable[[], int],
+    ):
+        self._access, self._metrics, self._live, self._metadata, self._sessions = (
+            access,
+            metrics,
+            live,
+            metadata,
+            sessions,
+        )
+        self._files = {path: (kind, (FOLDER / name).read_bytes()) for path, (name, kind) in FILES.items()}
+        self._under_way: set[asyncio.Task] = set()
+
+    def answer(
+        self, connection: ServerConnection, request: Request, *, draining: bool, full: bool
+    ) -> Response | None:
+        """None lets a websocket's handshake go on; draining or full: the server takes no new one."""
+        try:
+            response = self._answer(request, draining, full)
+        except MultipleValuesError as error:
+            response = _text(400, f"Header {error} is there more than once.")
+        if response is not None and request.method == "HEAD":
+            response.body = b""  # its length is still told
+        if response is not None and response.body:
+            task = asyncio.create_task(connection.wait_closed())
+            self._under_way.add(task)
+            task.add_done_callback(self._under_way.discard)
+        return response
+
+    def _answer(self, request: Request, draining: bool, full: bool) -> Response | None:
+        if request.method not in ("GET", "HEAD"):
+            return _text(405, f"Method {request.method[:20]!r} is not served; use GET.")
+        refusal = self._access.refusal(request.headers)
+        path = request.path.partition("?")[0]
+        if path == "/healthz" and (refusal is None or refusal[0] == 401):
+            return _text(503, "shutting down") if draining else _text(200, "OK")
+        if refusal is not None:
+            return self._refused(*refusal)
+        if request.headers.get("Upgrade", "").lower() == "websocket":
+            return (
+                self._refused(503, "The server is full or shutting down; try again later.")
+                if draining or full
+                else None
+            )
+        if len(self._under_way) >= AT_ONCE:
+            return self._refused(503, f"{AT_ONCE} answers are under way already; try again later.")
+        if path == "/metrics":
+            self._metrics.sessions.set(self._sessions())
+            return _response(200, "text/plain; version=0.0.4", self._metrics.text())
+        if path == "/live" or path.startswith("/live/"):
+            wanted = path.removeprefix("/live").removeprefix("/")
+            return _response(
+                200, "application/json", json.dumps(self._live.summary(self._metadata, wanted)).encode()
+            )
+        if path.startswith("/frames/"):
+            frame = self._live.frame(path.removeprefix("/frames/"))
+            return (
+                _text(404, "No such frame.")
+                if frame is None
+                else _response(200, "application/octet-stream", frame)
+            )
+        if path in self._files:
+            kind, content = self._files[path]
+            return _response(200, f"{kind}; charset=utf-8", content)
+        return _text(404, "Nothing here; the page is at /.")
+
+    def _refused(self, status: int, reason: str) -> Response:
+        self._metrics.refused.labels(status).inc()
+        return _text(status, reason)
+
+
+def _text(status: int, line: str) -> Response:
+    return _response(status, "text/plain", line.encode() + b"\n")
+
+
+def _response(status: int, kind: str, body: bytes) -> Response:
+    headers = Headers(
+        {
+            "Content-Type": kind,
+            "Content-Length": str(len(body)),
+            "Cache-Control": "no-store",
+            "Connection": "close",
+            "X-Content-Type-Options": "nosniff",
+            "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+            "Referrer-Policy": "no-referrer",
+        }
+    )
+    if status == 401:
+        headers["WWW-Authenticate"] = 'Basic realm="qt_jax: any name, the API key as password"'
+    if status == 405:
+        headers["Allow"] = "GET, HEAD"
+    return Response(status, HTTPStatus(status).phrase, headers, body)

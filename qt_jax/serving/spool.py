@@ -1,0 +1,173 @@
+"""The folder where labelled episodes wait for the dataset at the end, a file each; one server has it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+import shutil
+import socket
+import time
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qt_jax.errors import UserError
+
+LOCK = "lock"
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+    """T actions, T + 1 observations.
+
+    images: {camera: uint8 [T+1, H, W, 3]}. state: float32 [T+1, S]. actions: float32 [T, D].
+    task: the operator's name of it; empty: none was given.
+    """
+
+    instruction: str
+    task: str
+    images: dict[str, np.ndarray]
+    state: np.ndarray
+    actions: np.ndarray
+    success: bool
+
+
+class Spool(contextlib.AbstractContextManager):
+    """Holds the folder's lock, until it is closed or the process ends, however that ends.
+
+    Files that a killed server had half written are removed.
+
+    Attributes:
+        before: who had it and did not end as servers do; empty: nobody.
+        halves: how many half-written files there were.
+
+    Raises:
+        UserError: if the folder cannot be made or locked, or is another server's.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        try:
+            self._lock, self.before = _locked(folder)
+            halves = list(folder.glob("*.partial"))
+            for half in halves:
+                half.unlink()
+        except OSError as error:
+            raise UserError(
+                f"{folder} cannot be made or locked ({error.strerror}); give another --record."
+            ) from error
+        self.halves = len(halves)
+
+    def files(self) -> list[Path]:
+        """In the order in which the episodes ended."""
+        return sorted(self.folder.glob("*.npz"))
+
+    def write(self, episode: Episode) -> str:
+        """Writes a file, whole or not at all; returns the episode's name.
+
+        Raises:
+            OSError: if the disk does not take it.
+        """
+        last = max((int(path.stem) for path in self.files() if path.stem.isdecimal()), default=-1)
+        path = self.folder / f"{last + 1:06d}.npz"
+        arrays: dict[str, Any] = {f"images/{name}": frames for name, frames in episode.images.items()}
+        arrays |= {
+            field.name: getattr(episode, field.name)
+            for field in dataclasses.fields(episode)
+            if field.name != "images"
+        }
+        partial = path.with_suffix(".partial")
+        try:
+            with partial.open("wb") as file:
+                np.savez_compressed(file, **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.rename(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        return path.stem
+
+    def read(self) -> Iterator[Episode]:
+        """The episodes in the order in which they ended.
+
+        Raises:
+            UserError: naming a file that is damaged.
+        """
+        for path in self.files():
+            try:
+                episode = _read(path)
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                raise UserError(
+                    f"{path} cannot be read ({error}). Every episode is kept: "
+                    "move this file away, serve with the same --record, and end it."
+                ) from error
+            yield episode
+
+    def __exit__(self, *_: Any) -> None:
+        """Lets another server have the folder; an empty one goes."""
+        if not self.files():
+            shutil.rmtree(self.folder, ignore_errors=True)
+        os.close(self._lock)
+
+    def clear(self) -> None:
+        """Deletes the episodes, which are elsewhere by now."""
+        for path in self.files():
+            path.unlink()
+
+
+def _locked(folder: Path) -> tuple[int, str]:
+    """The lock's file descriptor, and who left the lock's file behind."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = _owner(descriptor)
+            os.close(descriptor)
+            raise UserError(
+                f"{folder} is another server's ({owner}); "
+                "give this one another --record, and train on both as a mixture."
+            ) from None
+        if _is(folder / LOCK, descriptor):
+            owner = _owner(descriptor)
+            os.ftruncate(descriptor, 0)
+            started = time.strftime("%Y-%m-%d %H:%M:%S")
+            os.pwrite(
+                descriptor, f"process {os.getpid()} on {socket.gethostname()}, started {started}".encode(), 0
+            )
+            return descriptor, owner
+        os.close(descriptor)  # its owner ended meanwhile and took the folder away
+
+
+def _owner(descriptor: int) -> str:
+    return os.pread(descriptor, 200, 0).decode(errors="replace")
+
+
+def _is(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _read(path: Path) -> Episode:
+    with np.load(path, allow_pickle=False) as file:
+        images = {
+            name.removeprefix("images/"): file[name] for name in file.files if name.startswith("images/")
+        }
+        return Episode(
+            str(file["instruction"]),
+            str(file["task"]),
+            images,
+            file["state"],
+            file["actions"],
+            bool(file["success"]),
+        )

@@ -1,0 +1,156 @@
+"""How a server begins and ends: signals, a terminal that is gone, what was recorded, what is written."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from qt_jax.cli import record, serve
+from qt_jax.data import rlds_writer
+from qt_jax.errors import UserError
+from qt_jax.serving.client import Client
+from qt_jax.serving.recording import Recorder
+from tests.serving import fake
+from tests.serving.fake import act, label
+
+
+class Listening:
+    """A server that a signal ends."""
+
+    @contextlib.asynccontextmanager
+    async def listening(self, host, port, tls):
+        with socket.create_server((host, port), family=socket.AF_INET6) as listening:
+            asyncio.get_running_loop().call_later(0.05, os.kill, os.getpid(), self.number)
+            yield SimpleNamespace(sockets=[listening])
+
+    def __init__(self, number: signal.Signals):
+        self.number = number
+
+
+@pytest.fixture
+def handlers():
+    """As they were, afterwards."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_every_signal_that_ends_a_server_ends_it_in_order(number, handlers, capfd):
+    signal.signal(number, signal.default_int_handler)
+    asyncio.run(asyncio.wait_for(serve._serve(Listening(number), "::1", 0, None), 5))
+    said = capfd.readouterr().out
+    assert "serving ws://[::1]:" in said and "(page: http://[::1]:" in said and "shutting down" in said
+
+
+def test_a_server_of_nohup_stays(handlers):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with pytest.raises(TimeoutError):
+        asyncio.run(asyncio.wait_for(serve._serve(Listening(signal.SIGHUP), "::1", 0, None), 0.3))
+
+
+def test_what_is_printed_to_nobody_does_not_end_the_server(monkeypatch):
+    terminal, gone = os.openpty()
+    reader, pipe = os.pipe()
+    os.close(terminal)
+    os.close(reader)
+    with os.fdopen(gone, "w") as out, os.fdopen(pipe, "w") as errors:
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setattr(sys, "stderr", errors)
+        with pytest.raises(OSError):
+            os.write(out.fileno(), b"x")
+        serve._leave_what_is_gone()
+        print("shutting down", flush=True)
+        print("an error", file=sys.stderr, flush=True)
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """What `rlds_writer.write` was given, and did not write."""
+    written = []
+
+    def write(path, episodes, **about):
+        written.extend(episodes)
+        return path
+
+    monkeypatch.setattr(rlds_writer, "write", write)
+    return written
+
+
+def record_one(recorder: Recorder) -> None:
+    with fake.served(recorder=recorder) as port, Client(f"ws://127.0.0.1:{port}") as robot:
+        act(robot, "close", "open", "open")
+        label(robot, "open", task="mine")
+        act(robot, "open")
+
+
+def test_a_recording_from_its_beginning_to_the_dataset(tmp_path, written, handlers, capsys):
+    path = tmp_path / "served"
+    (path / "incomplete.ABC_1.0.0").mkdir(parents=True)
+    with record.claim(str(path)) as spool:
+        assert not list(path.iterdir()) and capsys.readouterr().out == ""
+        recorder = Recorder(spool)
+        record_one(recorder)
+        record.write(spool, recorder, str(path), fake.SPEC, "")
+    (episode,) = written
+    assert (episode.plan.task, episode.instruction, len(episode.actions)) == ("mine", "open", 2)
+    assert episode.success
+    said = capsys.readouterr().out
+    assert "served: 1 episodes" in said and "left out: 1 episodes without a label, 1 steps before" in said
+    assert [file.name for file in tmp_path.iterdir()] == ["served"]
+
+
+def test_what_an_earlier_server_left_is_told_and_written(tmp_path, written, handlers, monkeypatch, capsys):
+    path = str(tmp_path / "served")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    words = "No space left.*1 labelled episodes are kept in"
+    with monkeypatch.context() as patched, pytest.raises(UserError, match=words):
+        patched.setattr(rlds_writer, "write", full)
+        with record.claim(path) as spool:
+            recorder = Recorder(spool)
+            record_one(recorder)
+            record.write(spool, recorder, path, fake.SPEC, "")
+    capsys.readouterr()
+    with record.claim(path) as spool:
+        said = capsys.readouterr().out
+        assert "a server before this one (process " in said
+        assert "Its 1 labelled episodes are written when this one ends" in said
+        record.write(spool, Recorder(spool), path, fake.SPEC, "")
+    assert len(written) == 1
+
+
+def test_a_lost_episode_is_said_at_the_end_and_is_no_success(tmp_path, written, handlers, capsys):
+    lost = pytest.raises(UserError, match="1 labelled episodes are lost")
+    with record.claim(str(tmp_path / "served")) as spool, lost:
+        recorder = Recorder(spool)
+        recorder.lost = 1
+        record.write(spool, recorder, "served", fake.SPEC, "")
+    assert "no episode was labelled" not in capsys.readouterr().out and not written
+
+
+@pytest.mark.parametrize("name", ["gs://bucket/x", "/", "file"])
+def test_where_no_dataset_can_be_is_said_at_once(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=f"--record={name} is no folder of this machine"):
+        record.claim(name)
+
+
+def test_a_dataset_that_is_there_is_not_written_over(tmp_path):
+    (tmp_path / "served" / "1.0.0").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds a dataset already"):
+        record.claim(str(tmp_path / "served"))
+    assert [file.name for file in tmp_path.iterdir()] == ["served"]
+    (tmp_path / "served.episodes").mkdir()
+    (tmp_path / "served.episodes" / "000000.npz").touch()
+    with pytest.raises(UserError, match="served.episodes has 1 labelled episodes too; keep it"):
+        record.claim(str(tmp_path / "served"))

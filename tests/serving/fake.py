@@ -1,0 +1,85 @@
+"""A server of a policy that does nothing, in a thread: what the socket does needs no network."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+
+from qt_jax.serving.access import Access
+from qt_jax.serving.runtime import Runtime
+from qt_jax.serving.server import Limits, Server
+from qt_jax.serving.sessions import Sessions
+from qt_jax.specs import ActionSpec, ObservationSpec, PolicySpec
+from qt_jax.statistics import Statistics
+
+SPEC = PolicySpec(
+    action=ActionSpec(("x", "y"), (-1.0, -1.0), (1.0, 1.0), (4, 4)),
+    observation=ObservationSpec(("front",), (64, 64), 3, "joints"),
+    slots=(0, 1),
+    window=2,
+    instruction_dim=4,
+    text_encoder="none",
+    score_name="Q",
+    dt=0.1,
+)
+
+
+class Policy(Runtime):
+    def __init__(self, slots: int = 4):
+        zeros, ones = (0.0,) * 3, (1.0,) * 3
+        super().__init__(SPEC, Statistics(zeros, ones, zeros, ones, zeros, ones), slots)
+
+    def _decide(self, slot, *inputs):
+        return np.zeros((len(slot), 2), np.int32), np.zeros((len(slot), 2, 4), np.float32)
+
+    def forget_all(self):
+        pass
+
+
+def observation(number: float = 0.0, prompt: str = "open the faucet", **more) -> dict:
+    image = np.full((64, 64, 3), int(number), np.uint8)
+    seen = {"observation/front": image, "observation/state": np.full(3, number, np.float32)}
+    return seen | {"prompt": prompt} | more
+
+
+def act(robot, *told: str | None, **more) -> None:
+    """A step for each sentence, or for an embedding where it is None; the n-th from state n on."""
+    for number, prompt in enumerate(told):
+        seen = observation(number, prompt or "", **more)
+        if prompt is None:
+            seen["instruction_embedding"] = np.ones(4, np.float32)
+        robot.infer(seen)
+
+
+def label(robot, prompt: str = "open", **told) -> str:
+    return robot.infer(observation(9, prompt, label={"success": True} | told))["recorded"]
+
+
+@contextlib.contextmanager
+def served(
+    host: str = "127.0.0.1", recorder=None, access: Access | None = None, tls=None, slots: int = 4, **limits
+) -> Iterator[int]:
+    """-> the port of a server that ends with the block."""
+    sessions = Sessions(Policy(slots), lambda sentence: np.ones(4, np.float32), reserved=1)
+    server = Server(sessions, about={}, access=access, limits=Limits(**limits), recorder=recorder)
+    started, ends, found = threading.Event(), threading.Event(), {}
+
+    async def live() -> None:
+        async with server.listening(host, 0, tls) as listening:
+            found["port"] = listening.sockets[0].getsockname()[1]
+            started.set()
+            await asyncio.to_thread(ends.wait)
+
+    thread = threading.Thread(target=asyncio.run, args=(live(),))
+    thread.start()
+    assert started.wait(10)
+    try:
+        yield found["port"]
+    finally:
+        ends.set()
+        thread.join(30)
+        assert not thread.is_alive()

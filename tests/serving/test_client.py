@@ -1,0 +1,144 @@
+"""The client's own time limits, against servers that are slow, stopped or gone; what it reads."""
+
+import contextlib
+import json
+import socket
+import ssl
+import subprocess
+import threading
+import time
+
+import pytest
+from websockets.server import ServerProtocol
+from websockets.sync.server import serve
+
+from qt_jax.errors import UserError
+from qt_jax.serving import wire
+from qt_jax.serving.client import Client, EpisodeLost
+from tests.serving import fake
+
+LIMITS = {"timeout_s": 0.2, "reconnect_s": 0.3}
+ALLOWED_S = 0.2 + 0.3 + 1.0
+
+
+@contextlib.contextmanager
+def within(seconds: float):
+    start = time.monotonic()
+    yield
+    assert time.monotonic() - start < seconds
+
+
+@pytest.fixture
+def silent():
+    """The port of a server that takes connections and is silent, as one that is stopped."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening.getsockname()[1]
+
+
+@pytest.fixture
+def stopped():
+    """The same, once it has let one connection in and told it what it is."""
+
+    def welcome():
+        connections.append(listening.accept()[0])
+        protocol = ServerProtocol()
+        while not (requests := protocol.events_received()):
+            protocol.receive_data(connections[0].recv(4096))
+        protocol.send_response(protocol.accept(requests[0]))
+        protocol.send_binary(wire.pack({}))
+        connections[0].sendall(b"".join(protocol.data_to_send()))
+
+    connections: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=welcome, daemon=True).start()
+        yield listening.getsockname()[1]
+    for connection in connections:
+        connection.close()
+
+
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+def test_a_server_that_says_nothing_at_the_connection_is_given_up_in_time(silent, scheme):
+    with within(ALLOWED_S), pytest.raises(UserError, match="does not answer"):
+        Client(f"{scheme}://127.0.0.1:{silent}", **LIMITS)
+
+
+def test_a_handshake_that_comes_byte_by_byte_is_given_up_in_time(silent):
+    def drip():
+        connection, _ = listening.accept()
+        with connection, contextlib.suppress(OSError):
+            for byte in b"HTTP/1.1 101 Switching Protocols\r\n" * 3:
+                connection.sendall(bytes([byte]))
+                time.sleep(0.05)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=drip, daemon=True).start()
+        with within(ALLOWED_S), pytest.raises(UserError, match="does not answer"):
+            Client(f"ws://127.0.0.1:{listening.getsockname()[1]}", **LIMITS)
+
+
+@pytest.mark.parametrize("size", [10, 50_000_000])
+def test_a_server_that_stops_gives_control_back_in_time(stopped, size):
+    """Also one that leaves the request itself unread."""
+    client = Client(f"ws://127.0.0.1:{stopped}", **LIMITS)
+    with within(ALLOWED_S), pytest.raises(UserError, match="does not answer"):
+        client.infer({"prompt": "x" * size})
+    with within(ALLOWED_S), pytest.raises(UserError, match="does not answer"):  # and each time again
+        client.infer({})
+    with within(1.5):
+        client.disconnect()
+
+
+def test_a_goodbye_to_a_server_that_stops_ends_in_time(stopped):
+    with within(1.5), Client(f"ws://127.0.0.1:{stopped}", **LIMITS) as client:
+        assert client.metadata == {}
+    client.disconnect()  # again does nothing
+    with pytest.raises(UserError, match="is disconnected"):
+        client.infer({})
+
+
+def test_a_late_reply_is_never_taken_for_the_next_ones():
+    def answer(connection):
+        connection.send(wire.pack({}))
+        for number, _ in enumerate(connection):
+            time.sleep(0 if number else 0.3)
+            connection.send(wire.pack({"number": number}))
+
+    with serve(answer, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
+        with Client(url, timeout_s=0.2, reconnect_s=2.0) as client:
+            with pytest.raises(EpisodeLost, match="did not answer within 0.2 s"):
+                client.infer({})
+            with pytest.raises(EpisodeLost):  # another connection, whose first request is slow too
+                client.infer({})
+        server.shutdown()
+
+
+@pytest.mark.parametrize("reply", ["Traceback: boom", json.dumps({"error": "x"}), json.dumps([1])])
+def test_a_server_of_another_kind_is_named(reply):
+    def answer(connection):
+        connection.send(wire.pack({}))
+        connection.recv()
+        connection.send(reply)
+
+    with serve(answer, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with Client(f"ws://127.0.0.1:{server.socket.getsockname()[1]}") as client:
+            with pytest.raises(UserError, match="expected a policy server of qt_jax"):
+                client.infer({})
+        server.shutdown()
+
+
+def test_a_server_with_ipv6_over_tls(tmp_path):
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    made += ["-days", "2", "-subj", "/CN=robot", "-addext", "subjectAltName=IP:::1"]
+    made += ["-keyout", key, "-out", cert]
+    subprocess.run(made, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    with fake.served("::1", tls=context) as port:
+        with Client(f"wss://[::1]:{port}", ca=str(cert)) as client:
+            assert client.infer(fake.observation())["step"] == 0
+    with pytest.raises(UserError, match=r"IPv6 as \[::1\]"):
+        Client(f"ws://::1:{port}")

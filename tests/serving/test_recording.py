@@ -1,0 +1,181 @@
+"""What is recorded: instructions that change, labels, full disks, killed servers, whose folder it is."""
+
+import errno
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from qt_jax.errors import UserError
+from qt_jax.serving import recording
+from qt_jax.serving.client import Client
+from qt_jax.serving.recording import Label, Recorder
+from qt_jax.serving.sessions import Refused
+from qt_jax.serving.spool import Spool
+from tests.conftest import ROOT
+from tests.serving import fake
+from tests.serving.fake import act, label
+
+
+@pytest.fixture
+def spool(tmp_path):
+    with Spool(tmp_path / "served.episodes") as spool:
+        yield spool
+
+
+@pytest.fixture
+def recorder(spool):
+    return Recorder(spool)
+
+
+@pytest.fixture
+def robot(recorder):
+    with fake.served(recorder=recorder) as port, Client(f"ws://127.0.0.1:{port}") as client:
+        yield client
+
+
+def recorded(spool) -> list[tuple]:
+    return [(e.instruction, e.state[:, 0].tolist(), len(e.actions)) for e in spool.read()]
+
+
+@pytest.mark.parametrize(
+    "told, kept, left_out",
+    [
+        (("close", "close", "open", "open"), [2, 3, 9], 2),
+        (("open", "close", "open"), [2, 9], 2),
+        (("close", None, "open"), [2, 9], 2),
+        (("open", "open"), [0, 1, 9], 0),
+    ],
+)
+def test_another_instruction_cuts_the_episode(robot, recorder, spool, told, kept, left_out):
+    act(robot, *told)
+    label(robot)
+    assert recorded(spool) == [("open", kept, len(kept) - 1)] and recorder.left_out == left_out
+
+
+def test_each_part_may_have_its_label(robot, spool):
+    for number, prompt in enumerate(("close", "open")):
+        act(robot, prompt, prompt)
+        assert label(robot, prompt) == f"{number:06d}"
+    assert [told for told, *_ in recorded(spool)] == ["close", "open"]
+
+
+def test_a_label_with_another_prompt_is_refused_and_the_episode_stays(robot, recorder, spool):
+    act(robot, "open", "open")
+    with pytest.raises(Refused, match="prompt 'close', and the episode's instruction is 'open'"):
+        label(robot, "close")
+    label(robot)
+    act(robot, "open")
+    robot.infer(fake.observation(0, "open", reset=True))  # the step before has no label
+    assert len(recorded(spool)) == 1 and recorder.unlabelled == 1
+
+
+@pytest.mark.parametrize("success", [np.bool_(1), np.array(True), np.int64(1), np.array(1), np.float32(1), 1])
+def test_a_success_may_be_a_number_of_numpy(robot, spool, success):
+    act(robot, "open")
+    robot.label(fake.observation(9, "open"), success, np.str_("mine"))
+    (episode,) = spool.read()
+    assert episode.success is True and episode.task == "mine"
+
+
+@pytest.mark.parametrize(
+    "told, words",
+    [
+        ({"success": True, "sucess": 1}, "unknown key 'sucess'"),
+        ({"task": "x"}, "'success' of 'label' is 'None'"),
+        ({"success": 0.5}, "'success' of 'label' is '0.5'"),
+        ({"success": np.array([True])}, r"'success' of 'label' is '\[ True\]'"),
+        ({"success": float("nan")}, "'success' of 'label' is 'nan'"),
+        ({"success": "yes"}, "'success' of 'label' is 'yes'"),
+        ({"success": True, "task": 5}, "'task' of 'label' is '5'"),
+        (np.bool_(True), "'label' is 'True'"),
+        (None, "'label' is 'None'"),
+    ],
+)
+def test_what_is_no_label_is_named(told, words):
+    with pytest.raises(Refused, match=words):
+        Label.read(told)
+
+
+def test_other_options_may_be_of_numpy_too(robot):
+    act(robot, "open", reset=np.array(True), request_id=np.int64(3))
+    assert robot.infer({"close": np.bool_(True)}) == {"closed": True}
+    with pytest.raises(Refused, match="'close' is 'now'"):
+        robot.infer({"close": "now"})
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    """A function that says what the next writes do: raise, or not. They fail in the middle of the file."""
+    fails, save = [], np.savez_compressed
+
+    def saved(file, **arrays):
+        if fails:
+            file.write(b"some of it")
+            raise fails[-1]
+        save(file, **arrays)
+
+    monkeypatch.setattr(np, "savez_compressed", saved)
+    return lambda *error: fails.__setitem__(slice(None), error)
+
+
+def test_what_a_full_disk_does_not_take_is_kept_and_tried_again(robot, recorder, spool, disk):
+    disk(OSError(errno.ENOSPC, "No space left on device"))
+    for prompt in ("first", "second"):
+        act(robot, prompt)
+        with pytest.raises(Refused, match="No space left on device.*kept in memory") as refused:
+            label(robot, prompt)
+        assert refused.value.code == "not_written"
+    assert list(spool.folder.iterdir()) == [spool.folder / "lock"]  # no half of a file
+    disk()
+    act(robot, "third")
+    label(robot, "third")
+    assert [told for told, *_ in recorded(spool)] == ["first", "second", "third"] and recorder.lost == 0
+
+
+def test_what_neither_disk_nor_memory_takes_is_counted(robot, recorder, spool, disk, monkeypatch):
+    disk(OSError(errno.EIO, "Input/output error"))
+    monkeypatch.setattr(recording, "KEPT_BYTES", 50_000)  # of three frames there are two
+    for words in ("kept in memory", "kept in memory", "The episode is lost"):
+        act(robot, "open")
+        with pytest.raises(Refused, match=words):
+            label(robot)
+    recorder.finish()
+    assert recorder.lost == 3 and not spool.files()
+
+
+def test_a_folder_has_one_server(spool, tmp_path):
+    with pytest.raises(UserError, match=r"another server's \(process \d+ on .*give this one another"):
+        Spool(tmp_path / "served.episodes")
+    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
+    with pytest.raises(UserError, match="is another server's"):
+        Spool(tmp_path / "link" / "served.episodes")
+    Spool(tmp_path / "other.episodes").__exit__()
+    assert not (tmp_path / "other.episodes").exists()  # nothing was recorded
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from qt_jax.serving.spool import Spool
+spool = Spool(Path(sys.argv[1]))
+(spool.folder / "000007.partial").write_bytes(b"half")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_server_blocks_nobody_and_is_told(tmp_path):
+    folder = tmp_path / "served.episodes"
+    killed = subprocess.run([sys.executable, "-c", KILLED, folder], cwd=ROOT)
+    assert killed.returncode == -signal.SIGKILL
+    with Spool(folder) as spool:
+        assert spool.before.startswith("process ") and spool.halves == 1
+        assert not list(folder.glob("*.partial"))
+
+
+def test_a_damaged_recording_is_named(spool):
+    (spool.folder / "000001.npz").write_bytes(b"PK nothing")
+    with pytest.raises(UserError, match="000001.npz cannot be read"):
+        list(spool.read())
