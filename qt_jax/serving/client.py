@@ -117,7 +117,7 @@ class Remote:
         return self._client.metadata
 
     def act(self, requests: Sequence[Request]) -> list[Decision]:
-        """One request after the other. Raises Refused: what the server refuses first; those before it have acted."""
+        """Asks one after the other. Raises Refused: of the first that is; those before it have acted."""
         return [self._one(request) for request in requests]
 
     def _one(self, request: Request) -> Decision:

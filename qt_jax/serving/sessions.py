@@ -106,12 +106,13 @@ class Sessions:
         self.policy.forget_all()
 
     def act(self, requests: Sequence[Request]) -> list[Decision]:
-        """Takes one control step of each session that asks, in one batch. A session's first request begins its episode.
+        """Takes one control step of each session that asks, in one batch.
 
-        A session whose instruction differs from that before has its window encoded anew.
+        A session's first request begins its episode. One whose instruction differs from that before has its
+        window encoded anew.
 
         Raises:
-            Refused: why the first request that cannot be served is refused. Then none is taken: every session is as it was.
+            Refused: of the first request that cannot be served. Then none is: every session is as it was.
         """
         _check_once_each(requests)
         before = set(self._episodes)
@@ -124,9 +125,9 @@ class Sessions:
         return self._decide(requests, embeddings)
 
     def act_each(self, requests: Sequence[Request]) -> list[Decision | Refused]:
-        """As `act`, for robots that know nothing of each other: a refusal stands in its request's place, and the others act.
+        """As `act`, for robots that know nothing of each other: a refusal stands in its request's place.
 
-        What is refused leaves its session as it was.
+        The others act, and what is refused leaves its session as it was.
         """
         _check_once_each(requests)
         results: list[Any] = []
@@ -136,8 +137,8 @@ class Sessions:
             except Refused as refused:
                 results.append(refused)
         taken = [number for number, result in enumerate(results) if not isinstance(result, Refused)]
-        decisions = self._decide([requests[number] for number in taken], [results[number] for number in taken])
-        for number, decision in zip(taken, decisions):
+        decided = self._decide([requests[number] for number in taken], [results[number] for number in taken])
+        for number, decision in zip(taken, decided):
             results[number] = decision
         return results
 
@@ -182,7 +183,7 @@ class Sessions:
             raise Refused("unknown_session", "This session has no observation yet; send one first.")
         spare = self._reserved + self._free
         if not spare:
-            raise Refused("sessions_full", f"All {self.limit} slots are in episodes; close one, or serve with more slots.")
+            raise self._full()
         frames, values = list(self._episodes[session].frames), []
         for start in range(0, len(instructions), len(spare)):
             part = instructions[start : start + len(spare)]
@@ -201,10 +202,9 @@ class Sessions:
         if isinstance(instruction, np.ndarray):
             return instruction
         if not isinstance(instruction, str) or not instruction.strip():
-            raise UserError(
-                f"Observation field instruction is {shown(instruction)}, the policy expects a sentence such as "
-                f"'open the drawer', or its embedding, floating[{self.policy.spec.instruction_dim}]."
-            )
+            found, size = shown(instruction), self.policy.spec.instruction_dim
+            expected = f"a sentence such as 'open the drawer', or its embedding, floating[{size}]"
+            raise UserError(f"Observation field instruction is {found}, the policy expects {expected}.")
         return np.asarray(self._embed(instruction), np.float32)
 
     def _admit(self, request: Request) -> np.ndarray:
@@ -220,10 +220,14 @@ class Sessions:
             raise Refused("episode_lost", "The server failed in this episode; begin a new one with reset.")
         if request.session not in self._episodes:
             if not self._free:
-                raise Refused("sessions_full", f"All {self.limit} slots are in episodes; close one, or serve with more slots.")
+                raise self._full()
             window = self.policy.spec.window
             self._episodes[request.session] = _Episode(self._free.pop(), collections.deque(maxlen=window))
         return embedding
+
+    def _full(self) -> Refused:
+        reason = f"All {self.limit} slots are in episodes; close one, or serve with more slots."
+        return Refused("sessions_full", reason)
 
     def _step(self, rows: Sequence[tuple[_Episode, _Frame, bool]]) -> Action:
         episodes, frames, is_first = zip(*rows)

@@ -94,11 +94,11 @@ def test_a_reset_forgets_the_episode(policy):
 FRONT, STATE = np.zeros((16, 16, 3), np.uint8), np.zeros(4, np.float32)
 BAD = [
     ("images", {}, r"cameras \[\], the policy expects \['front'\]"),
-    ("images", {"front": FRONT, "wrist": FRONT}, r"cameras \['front', 'wrist'\], the policy expects \['front'\]"),
-    ("images", FRONT, r"images is uint8\[16, 16, 3\], the policy expects a dict of \['front'\]"),
-    ("images", {"front": FRONT[:4]}, r"images\['front'\] is uint8\[4, 16, 3\], the policy expects uint8\[16, 16, 3\]"),
+    ("images", {"front": FRONT, "wrist": FRONT}, r"cameras \['front', 'wrist'\], the policy expects"),
+    ("images", FRONT, r"images is uint8\[16, 16, 3\], the policy expects a dict: \['front'\]"),
+    ("images", {"front": FRONT[:4]}, r"images\['front'\] is uint8\[4, 16, 3\], .* uint8\[16, 16, 3\]"),
     ("images", {"front": FRONT.astype(np.float32)}, r"images\['front'\] is float32\[16, 16, 3\]"),
-    ("images", {"front": FRONT.tobytes()}, r"images\['front'\] is a bytes .*, the policy expects uint8\[16, 16, 3\]"),
+    ("images", {"front": FRONT.tobytes()}, r"images\['front'\] is a bytes .*, the policy expects uint8"),
     ("images", {"front": None}, r"images\['front'\] is a NoneType \(None\)"),
     ("state", np.zeros(7, np.float32), r"state is float32\[7\], the policy expects floating\[4\]"),
     ("state", np.asarray([0, np.nan, 0, 0]), "state holds NaN or Inf"),
@@ -111,7 +111,7 @@ BAD = [
     ("instruction", " \n", "instruction is a str"),
     ("instruction", b"open", r"instruction is a bytes \(b'open'\), the policy expects a sentence"),
     ("instruction", None, "instruction is a NoneType"),
-    ("instruction", np.zeros(5, np.float32), r"instruction is float32\[5\], the policy expects floating\[12\]"),
+    ("instruction", np.zeros(5, np.float32), r"instruction is float32\[5\], .* floating\[12\]"),
     ("instruction", np.full(12, np.inf, np.float32), "instruction holds NaN or Inf"),
 ]
 
@@ -121,7 +121,8 @@ def test_a_bad_observation_is_an_error_that_names_it_and_no_other_robot_s(policy
     frames = frames_of(8, 3)
     sessions, undisturbed = Sessions(policy, EMBEDDINGS.get), played(Sessions(policy, EMBEDDINGS.get), 0, frames, ["open"] * 3)
     played(sessions, 0, frames[:1], ["open"])
-    bad, other = dataclasses.replace(Request(0, *frames[1], "open"), **{field: value}), Request(1, *frames[0], "open")
+    bad = dataclasses.replace(Request(0, *frames[1], "open"), **{field: value})
+    other = Request(1, *frames[0], "open")
     with pytest.raises(UserError, match=message):
         sessions.act([other, bad])
     assert len(sessions) == 1  # the other has not begun
@@ -139,7 +140,8 @@ def test_more_sessions_than_slots_are_refused_until_one_closes(policy):
     with pytest.raises(Refused, match="All 3 slots are in episodes"):
         sessions.act(four)
     assert not len(sessions)
-    assert [getattr(result, "code", "") for result in sessions.act_each(four)] == ["", "", "", "sessions_full"]
+    codes = [getattr(result, "code", "") for result in sessions.act_each(four)]
+    assert codes == ["", "", "", "sessions_full"]
     sessions.close(1)
     sessions.act(four[3:])
 
