@@ -126,7 +126,7 @@ def _threads(wanted: int | None) -> int:
             len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         )
     if wanted < 1:
-        raise UserError(f"threads is {wanted}; give 1 or more, or None for one a core, {MAX_THREADS} at most.")
+        raise UserError(f"threads is {wanted}; give 1 or more, or None for one a core, to {MAX_THREADS}.")
     return wanted
 
 
