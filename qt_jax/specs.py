@@ -34,8 +34,10 @@ class ActionSpec:
         for name, low, high, bins in zip(self.names, self.low, self.high, self.bins):
             if not low < high:
                 raise UserError(f"ActionSpec: dim {name!r} has low {low} >= high {high}; give low < high.")
-            if bins < 2:
-                raise UserError(f"ActionSpec: dim {name!r} has {bins} bins; give at least 2.")
+            if not np.isfinite((low, high)).all():
+                raise UserError(f"ActionSpec: dim {name!r} has bounds {low} and {high}; give finite numbers.")
+            if bins < 2 or bins % 1:
+                raise UserError(f"ActionSpec: dim {name!r} has {bins} bins; give at least 2, a whole number.")
 
     @property
     def dims(self) -> int:
@@ -104,6 +106,18 @@ class PolicySpec:
     """What greedy decoding maximises: a value only where it is "Q"."""
     dt: float
     """Seconds from one control step to the next."""
+
+    def __post_init__(self):
+        if len(self.slots) != self.action.dims or len({*self.slots}) < len(self.slots) or min(self.slots) < 0:
+            raise UserError(f"PolicySpec: slots are {self.slots}; give {self.action.dims} dims, each once.")
+        if not 0 < self.dt < np.inf:
+            raise UserError(f"PolicySpec: dt is {self.dt}; give the seconds of a control step, above 0.")
+        for name in ("window", "instruction_dim"):
+            if getattr(self, name) < 1:
+                raise UserError(f"PolicySpec: {name} is {getattr(self, name)}; give 1 or more.")
+        for name in ("text_encoder", "score_name"):
+            if not isinstance(getattr(self, name), str) or not getattr(self, name):
+                raise UserError(f"PolicySpec: {name} is {getattr(self, name)!r}; give its name.")
 
 
 def to_json(spec: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from absl import flags
 
 def define_flags() -> None:
     flags.DEFINE_string("artefact", "", "The folder that `export` wrote.")
+    flags.DEFINE_integer("opset", 21, "Of ONNX, 13 or later. onnxruntime 1.17 runs up to 20, 1.18 up to 21.")
 
 
 def main() -> None:
@@ -18,11 +19,12 @@ def main() -> None:
     folder = flags.FLAGS.artefact
     if not folder:
         raise UserError("--artefact is missing; give the folder that `python -m qt_jax export` wrote.")
-    added = onnx.write(folder)["onnx"]
+    added = onnx.write(folder, flags.FLAGS.opset)["onnx"]
     files = sorted(Path(folder, onnx.FOLDER).iterdir())
     size = sum(file.stat().st_size for file in files) / 2**20
     print(
-        f"{folder}: {', '.join(file.name for file in files)}, {size:.1f} MiB, {added['dtype']}\n"
+        f"{folder}: {', '.join(file.name for file in files)}, {size:.1f} MiB, {added['dtype']}, "
+        f"opset {added['opset']}\n"
         f"{agreement.summary(added['agreement'], 'the artefact')}\n"
-        "act with it: qt_jax.serving.onnx_policy.load, which needs numpy and onnxruntime alone"
+        "act with it: qt_jax.serving.onnx_policy.load(FOLDER, threads=N); numpy and onnxruntime are enough"
     )

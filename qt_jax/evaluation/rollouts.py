@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from qt_jax.serving.sessions import Decision, Refused, Request
+from qt_jax.serving.sessions import Decision, Request
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Rollout:
 class Actor(Protocol):
     """`serving.sessions.Sessions`, or a served policy: `serving.client.Client`."""
 
-    def act(self, requests: Sequence[Request]) -> list[Decision | Refused]: ...
+    def act(self, requests: Sequence[Request]) -> list[Decision]: ...
 
     def close(self, session: Hashable) -> None: ...
 
@@ -71,11 +71,11 @@ def run(
                     first, *later = begin(env, job)
                     slots[i] = _Slot(number, job, env, first, trace(job))
                     for observation in later:
-                        _decide(actor, [slots[i]])
+                        actor.act([slots[i].request()])
                         slots[i].observation = observation
                     slots[i].see(video_size)
             active = [slot for slot in slots if slot is not None]
-            for slot, decision in zip(active, _decide(actor, active)):
+            for slot, decision in zip(active, actor.act([slot.request() for slot in active])):
                 slot.observation, _, terminated, truncated, _ = slot.env.step(decision.action)
                 slot.record(decision)
                 slot.see(video_size)
@@ -85,14 +85,6 @@ def run(
                     actor.close(slot.number)
                     slots[slots.index(slot)] = None
     return [done[i] for i in range(len(jobs))]
-
-
-def _decide(actor: Actor, slots: Sequence[_Slot]) -> list[Decision]:
-    decisions = actor.act([slot.request() for slot in slots])
-    for decision in decisions:
-        if isinstance(decision, Refused):
-            raise decision
-    return decisions
 
 
 class _Environments:

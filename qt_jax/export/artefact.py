@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-import json
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from qt_jax import text
 from qt_jax.errors import UserError
 from qt_jax.export import agreement, live
 from qt_jax.serving import artefact
-from qt_jax.serving.folder import INSTRUCTIONS, POLICY, SCHEMA, checksum
+from qt_jax.serving.folder import INSTRUCTIONS, POLICY, SCHEMA, seal
 from qt_jax.serving.policy import Policy
 from qt_jax.specs import to_json
 from qt_jax.training import checkpoints
@@ -67,21 +67,13 @@ def build(
 ) -> artefact.Artefact:
     """As `write`, of parameters that are at hand; origin: the run's directory and step."""
     folder = Path(output)
-    if folder.exists() and any(folder.iterdir()) and not (folder / POLICY).exists():
+    if folder.exists() and not (folder / POLICY).exists() and (folder.is_file() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is no policy artefact; choose another --output.")
     made = live.programs(assets, dataset, beam)
     flat = flattened(params)
-    work = folder.with_name(f"{folder.name}.incomplete")
-    shutil.rmtree(work, ignore_errors=True)
-    (work / "programs").mkdir(parents=True)
-    safetensors.numpy.save_file(flat, work / artefact.PARAMS)
     vectors = (
         np.stack([text.embed(s, assets.text_encoder) for s in instructions]) if instructions else np.zeros((0, assets.instruction_dim))
     )
-    safetensors.numpy.save_file({"embeddings": vectors.astype(np.float32)}, work / INSTRUCTIONS)
-    for batch in batches or (0,):
-        for name, program in _programs(made, params, flat, batch).items():
-            (work / artefact.program_file(name, batch)).write_bytes(program)
     about = {
         "schema": SCHEMA,
         **artefact.describe(made.spec, made.statistics),
@@ -90,7 +82,6 @@ def build(
         "beam": beam,
         "decoder": "greedy" if beam == 1 else f"beam of {beam}",
         "instructions": list(instructions),
-        "sha256": {str(p.relative_to(work)): checksum(p) for p in sorted(work.rglob("*")) if p.is_file()},
         "provenance": origin
         | {
             "dataset": dataset,
@@ -104,12 +95,36 @@ def build(
         "jax": jax.__version__,
         "platforms": list(PLATFORMS),
     }
-    (work / POLICY).write_text(json.dumps(about, indent=1))
-    about["agreement"] = _compare(artefact.load(str(work)), params, made)
-    (work / POLICY).write_text(json.dumps(about, indent=1))
-    shutil.rmtree(folder, ignore_errors=True)
-    work.rename(folder)
+    with replacing(folder) as work:
+        (work / "programs").mkdir()
+        safetensors.numpy.save_file(flat, work / artefact.PARAMS)
+        safetensors.numpy.save_file({"embeddings": vectors.astype(np.float32)}, work / INSTRUCTIONS)
+        for batch in batches or (0,):
+            for name, program in _programs(made, params, flat, batch).items():
+                (work / artefact.program_file(name, batch)).write_bytes(program)
+        seal(work, about)
+        seal(work, about | {"agreement": _compare(artefact.load(str(work)), params, made)})
     return artefact.load(str(folder))
+
+
+@contextlib.contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Gives an empty folder beside `folder`, which takes its place when the block has ended well.
+
+    Raises:
+        UserError: if the disk does not take it.
+    """
+    work = folder.with_name(f"{folder.name}.incomplete")
+    try:
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        yield work
+        shutil.rmtree(folder, ignore_errors=True)
+        work.rename(folder)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error}); make room, or choose another.") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _compare(written: artefact.Artefact, params: dict, made: live.Programs) -> dict[str, Any]:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import json
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -24,44 +22,44 @@ from jax.extend.core import Literal
 
 from qt_jax.errors import UserError
 from qt_jax.export import agreement, live
-from qt_jax.export.artefact import unflattened
+from qt_jax.export.artefact import replacing, unflattened
 from qt_jax.models.q_transformer import Network
 from qt_jax.serving import artefact
-from qt_jax.serving.folder import POLICY, checksum
-from qt_jax.serving.onnx_policy import CACHE, FOLDER, PARTS, OnnxPolicy, image_name
+from qt_jax.serving.folder import seal
+from qt_jax.serving.onnx_policy import FOLDER, OnnxPolicy
+from qt_jax.serving.programs import CACHE, PARTS, image_name
 from qt_jax.specs import ActionSpec, ObservationSpec
 from qt_jax.training import checkpoints
 
 Inputs = dict[str, jax.ShapeDtypeStruct]
 
 
-def write(path: str) -> dict[str, Any]:
+def write(path: str, opset: int) -> dict[str, Any]:
     """Adds `onnx/` to an artefact, compared with what the artefact itself does, and records it in policy.json, which is returned.
 
+    Args:
+        opset: version of ONNX's operations. The older, the older the onnxruntime that runs them.
+
     Raises:
-        UserError: if there is no artefact, a part does not convert (by name, with the operation), or the two do not agree.
+        UserError: if there is no artefact, a part does not convert (by name, with the operation) or not to
+            this opset, or the two do not agree.
     """
     source = artefact.load(path)
     config = source.about["provenance"]["config"]
     reference = source.policy(min(source.batches or (1,)))
-    work = source.path / f"{FOLDER}.incomplete"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
-    _programs(source, config, work)
-    found = agreement.compare(reference, OnnxPolicy(source.spec, source.statistics, work, reference.slots), config["model"]["dtype"])
-    shutil.rmtree(source.path / FOLDER, ignore_errors=True)
-    work.rename(source.path / FOLDER)
-    versions = {name: importlib.metadata.version(name) for name in ("jax2onnx", "onnx", "onnxruntime")}
-    others = {name: known for name, known in source.about["sha256"].items() if not name.startswith(f"{FOLDER}/")}
-    added = {f"{FOLDER}/{file.name}": checksum(file) for file in sorted((source.path / FOLDER).iterdir())}
-    about = source.about | {"sha256": others | added, "onnx": {"agreement": found, "dtype": "float32", **versions}}
-    draft = source.path / f"{POLICY}.incomplete"
-    draft.write_text(json.dumps(about, indent=1))
-    os.replace(draft, source.path / POLICY)
+    with replacing(source.path.resolve()) as work:
+        shutil.copytree(source.path, work, ignore=shutil.ignore_patterns(FOLDER), dirs_exist_ok=True)
+        (work / FOLDER).mkdir()
+        _programs(source, config, opset, work / FOLDER)
+        policy = OnnxPolicy(source, work / FOLDER, reference.slots)
+        found = agreement.compare(reference, policy, config["model"]["dtype"])
+        versions = {name: importlib.metadata.version(name) for name in ("jax2onnx", "onnx", "onnxruntime")}
+        about = source.about | {"onnx": {"agreement": found, "dtype": "float32", "opset": opset, **versions}}
+        seal(work, about)
     return about
 
 
-def _programs(source: artefact.Artefact, config: dict[str, Any], output: Path) -> None:
+def _programs(source: artefact.Artefact, config: dict[str, Any], opset: int, output: Path) -> None:
     """Writes encode.onnx and decode.onnx."""
     spec = source.spec
     settings = ml_collections.ConfigDict(checkpoints.frozen_config(config))
@@ -93,30 +91,42 @@ def _programs(source: artefact.Artefact, config: dict[str, Any], output: Path) -
     window |= {"mask": struct(np.bool_, spec.window), "executed": struct(np.int32, spec.window, spec.action.dims)}
     programs = (encode, inputs, list(caches)), (decode, window, ["tokens", "scores"])
     for part, (program, takes, gives) in zip(PARTS, programs):
-        convert(part, program, takes, gives, output / f"{part}.onnx")
+        convert(part, program, takes, gives, opset, output / f"{part}.onnx")
 
 
-def convert(part: str, program: Callable, inputs: Inputs, outputs: list[str], path: Path) -> None:
+def convert(part: str, program: Callable, inputs: Inputs, outputs: list[str], opset: int, path: Path) -> None:
     """Writes `program`, a function of `inputs`' arrays whose result has the leaves `outputs`, as ONNX (large constants: PATH.data beside).
 
     Raises:
-        UserError: naming the part and the operation that did not convert.
+        UserError: naming the part and the operation that did not convert, or that the opset does not have.
     """
     try:
         import jax2onnx
+        import onnx
     except ImportError as error:
         raise UserError(f"The export to ONNX needs jax2onnx ({error}); run it in the venv that `make .onnx/.installed` builds.") from error
     traced = jax.make_jaxpr(program)(*inputs.values())
     replayed = lambda *arrays: tuple(_replay(traced.jaxpr, traced.consts, *arrays))
     names = {"input_names": list(inputs), "output_names": outputs}
+    written = {"return_mode": "file", "output_path": path, "model_name": part, "opset": opset}
     try:
-        jax2onnx.to_onnx(replayed, list(inputs.values()), model_name=part, return_mode="file", output_path=path, **names)
+        jax2onnx.to_onnx(replayed, list(inputs.values()), **written, **names)
     except Exception as error:  # whatever a converter of one of some hundred operations raises
         operation = re.search(r"primitive '(\w+)'", str(error))
         why = f"jax's operation {operation[1]!r} has no converter" if operation else " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"The part {part!r} of the policy does not convert to ONNX: {why}.") from error
-    for data in path.parent.glob(f"{path.name}.data"):
-        data.chmod(path.stat().st_mode)
+    try:
+        model = onnx.load(path, load_external_data=False)
+        # The oldest format that has the opset: a runtime that runs the one then reads the other.
+        model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
+        onnx.save(model, path)
+        onnx.checker.check_model(path, full_check=True)
+    except Exception as error:  # the checker's, and what its parts raise
+        why = str(error).splitlines()[0]
+        raise UserError(
+            f"The part {part!r} of the policy cannot be written in ONNX's opset {opset} ({why}); "
+            f"give an --opset from 13 to {onnx.defs.onnx_opset_version()}."
+        ) from error
 
 
 def _replay(jaxpr: Any, consts: Any, *inputs: Any) -> list[Any]:

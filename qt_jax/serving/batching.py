@@ -150,7 +150,7 @@ class Batcher:
         if not ready:
             return
         try:
-            results = self._sessions.act([w.request for w in ready])
+            results = self._sessions.act_each([w.request for w in ready])
         except Exception:
             logging.getLogger(__name__).exception("a batch failed")
             _lose_all(self._sessions)

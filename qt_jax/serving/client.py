@@ -202,17 +202,15 @@ class Remote:
     def metadata(self) -> dict[str, Any]:
         return self._client.metadata
 
-    def act(self, requests: Sequence[Request]) -> list[Decision | Refused]:
+    def act(self, requests: Sequence[Request]) -> list[Decision]:
+        """Asks one after the other. Raises Refused: of the first that is; those before it have acted."""
         return [self._one(request) for request in requests]
 
-    def _one(self, request: Request) -> Decision | Refused:
+    def _one(self, request: Request) -> Decision:
         images = {f"observation/{name}": image for name, image in request.images.items()}
         state = {"observation/state": request.state} if request.state.size else {}
         told = {"prompt": request.instruction, "reset": request.reset, "return_scores": True}
-        try:
-            reply = self._client.infer(images | state | told | _named(request.session))
-        except Refused as refused:
-            return refused
+        reply = self._client.infer(images | state | told | _named(request.session))
         return Decision(reply["actions"][0], reply["tokens"], reply["scores_of_dims"], reply["scores"], reply["step"])
 
     def close(self, session: Hashable) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -78,17 +79,29 @@ def undecided(spec: PolicySpec, rows: int) -> np.ndarray:
 def check(spec: PolicySpec, images: dict[str, np.ndarray], state: np.ndarray, instruction: np.ndarray, rows: int | None = None) -> None:
     """Raises a UserError naming the field of an observation (of `rows` observations) that the policy does not take."""
     observation, batch = spec.observation, () if rows is None else (rows,)
+    cameras = sorted(observation.cameras)
+    if not isinstance(images, Mapping):
+        raise UserError(f"Observation field images is {shown(images)}, the policy expects a dict: {cameras}.")
     if set(images) != set(observation.cameras):
-        raise UserError(f"Observation has cameras {sorted(images)}, the policy expects {sorted(observation.cameras)}.")
+        raise UserError(f"Observation has cameras {sorted(map(str, images))}, the policy expects {cameras}.")
     for name, image in images.items():
-        if image.shape != (*batch, *observation.image_size, 3) or image.dtype != np.uint8:
-            raise _unexpected(f"images[{name!r}]", image, "uint8", (*batch, *observation.image_size, 3))
-    for name, value, size in (("state", state, observation.state_dim), ("instruction", instruction, spec.instruction_dim)):
-        if value.shape != (*batch, size) or value.dtype.kind != "f":
-            raise _unexpected(name, value, "floating", (*batch, size))
-        if not np.isfinite(value).all():
-            raise UserError(f"Observation field {name} holds NaN or Inf; the policy expects finite numbers.")
+        _check_field(f"images[{name!r}]", image, "uint8", (*batch, *observation.image_size, 3))
+    _check_field("state", state, "floating", (*batch, observation.state_dim))
+    _check_field("instruction", instruction, "floating", (*batch, spec.instruction_dim))
 
 
-def _unexpected(name: str, value: np.ndarray, kind: str, shape: tuple[int, ...]) -> UserError:
-    return UserError(f"Observation field {name} is {value.dtype}{list(value.shape)}, the policy expects {kind}{list(shape)}.")
+def _check_field(name: str, value: Any, kind: str, shape: tuple[int, ...]) -> None:
+    """kind: uint8, or floating, whose numbers are finite."""
+    good = isinstance(value, np.ndarray) and value.shape == shape
+    if not good or not (value.dtype == np.uint8 if kind == "uint8" else value.dtype.kind == "f"):
+        expected = f"{kind}{list(shape)}"
+        raise UserError(f"Observation field {name} is {shown(value)}, the policy expects {expected}.")
+    if kind == "floating" and not np.isfinite(value).all():
+        raise UserError(f"Observation field {name} holds NaN or Inf; the policy expects finite numbers.")
+
+
+def shown(value: Any) -> str:
+    """What came, in a few words: an array's dtype and shape, of anything else its type and how it begins."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype}{list(value.shape)}"
+    return f"a {type(value).__name__} ({' '.join(repr(value).split())[:40]})"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import numpy as np
 
 from qt_jax.errors import UserError
-from qt_jax.serving.runtime import Action, Runtime, check, undecided
+from qt_jax.serving.runtime import Action, Runtime, check, shown, undecided
 
 
 class Refused(UserError):
@@ -108,21 +109,51 @@ class Sessions:
         self._lost = lost
         self.policy.forget_all()
 
-    def act(self, requests: Sequence[Request]) -> list[Decision | Refused]:
-        """One control step of each session that asks, in one batch; what is refused leaves its session as it was.
+    def act(self, requests: Sequence[Request]) -> list[Decision]:
+        """Takes one control step of each session that asks, in one batch.
 
-        A session's first request begins its episode. One whose instruction differs from that before has its window encoded anew.
+        A session's first request begins its episode. One whose instruction differs from that before has its
+        window encoded anew.
+
+        Raises:
+            Refused: of the first request that cannot be served. Then none is: every session is as it was.
         """
-        if len({request.session for request in requests}) < len(requests):
-            raise ValueError("A session may ask once a batch.")
-        results: list[Decision | Refused] = [self._open(request) for request in requests]  # type: ignore[misc]
-        accepted = [number for number, result in enumerate(results) if isinstance(result, np.ndarray)]
-        if not accepted:
-            return results
-        episodes = [self._episodes[requests[number].session] for number in accepted]
+        _check_once_each(requests)
+        before = set(self._episodes)
+        try:
+            embeddings = [self._admit(request) for request in requests]
+        except Refused:
+            for session in set(self._episodes) - before:
+                self._free.append(self._episodes.pop(session).slot)
+            raise
+        return self._decide(requests, embeddings)
+
+    def act_each(self, requests: Sequence[Request]) -> list[Decision | Refused]:
+        """As `act`, for robots that know nothing of each other: a refusal stands in its request's place.
+
+        The others act, and what is refused leaves its session as it was.
+        """
+        _check_once_each(requests)
+        results: list[Any] = []
+        for request in requests:
+            try:
+                results.append(self._admit(request))
+            except Refused as refused:
+                results.append(refused)
+        taken = [number for number, result in enumerate(results) if not isinstance(result, Refused)]
+        decided = self._decide([requests[number] for number in taken], [results[number] for number in taken])
+        for number, decision in zip(taken, decided):
+            results[number] = decision
+        return results
+
+    def _decide(self, requests: Sequence[Request], embeddings: Sequence[np.ndarray]) -> list[Decision]:
+        """The control step of requests whose sessions are open."""
+        if not requests:
+            return []
+        episodes = [self._episodes[request.session] for request in requests]
         rows = []
-        for number, episode in zip(accepted, episodes):
-            request, embedding = requests[number], results[number]
+        for request, embedding, episode in zip(requests, embeddings, episodes):
+            self._lost.discard(request.session)
             if request.reset:
                 episode.frames.clear()
                 episode.step = 0
@@ -134,11 +165,13 @@ class Sessions:
             again = [(e, row, place == 0) for e, row in zip(episodes, rows) if place < len(row) - 1]
             self._step([(e, row[place], first) for e, row, first in again])
         action = self._step([(e, row[-1], e.step == 0) for e, row in zip(episodes, rows)])
-        for row, (number, episode) in enumerate(zip(accepted, episodes)):
+        decisions = []
+        for row, episode in enumerate(episodes):
             episode.frames[-1].tokens = action.tokens[row]
-            results[number] = Decision(action.actions[row], action.tokens[row], action.chosen[row], action.scores[row], episode.step)
+            found = action.actions[row], action.tokens[row], action.chosen[row], action.scores[row]
+            decisions.append(Decision(*found, episode.step))
             episode.step += 1
-        return results
+        return decisions
 
     def values(self, session: Hashable, instructions: Sequence[str]) -> np.ndarray:
         """Value of each instruction in the session's current observation (its window told so from the start): max over bins of dim 1.
@@ -154,7 +187,7 @@ class Sessions:
             raise Refused("unknown_session", "This session has no observation yet; send one first.")
         spare = self._reserved + self._free
         if not spare:
-            raise Refused("sessions_full", f"All {self.limit} slots are in episodes; close one, or serve with more slots.")
+            raise self._full()
         frames, values = list(self._episodes[session].frames), []
         for start in range(0, len(instructions), len(spare)):
             part = instructions[start : start + len(spare)]
@@ -165,27 +198,40 @@ class Sessions:
         return np.concatenate(values)
 
     def embedding(self, instruction: str | np.ndarray) -> np.ndarray:
-        """float32 [E]; raises the UserError of `embed`."""
-        return np.asarray(self._embed(instruction) if isinstance(instruction, str) else instruction, np.float32)
+        """Gives a sentence's embedding, float32 [E]; an array is taken for one as it is.
 
-    def _open(self, request: Request) -> np.ndarray | Refused:
-        """The embedding of a request that can be served, its session open."""
+        Raises:
+            UserError: if it is empty, or no sentence; and that of `embed`.
+        """
+        if isinstance(instruction, np.ndarray):
+            return instruction
+        if not isinstance(instruction, str) or not instruction.strip():
+            found, size = shown(instruction), self.policy.spec.instruction_dim
+            expected = f"a sentence such as 'open the drawer', or its embedding, floating[{size}]"
+            raise UserError(f"Observation field instruction is {found}, the policy expects {expected}.")
+        return np.asarray(self._embed(instruction), np.float32)
+
+    def _admit(self, request: Request) -> np.ndarray:
+        """The embedding of a request that can be served, its session open. Raises Refused: why it cannot."""
         try:
             embedding = self.embedding(request.instruction)
             check(self.policy.spec, request.images, request.state, embedding)
-        except Refused as refused:
-            return refused
+        except Refused:
+            raise
         except UserError as error:
-            return Refused("bad_observation", str(error))
+            raise Refused("bad_observation", str(error)) from error
         if request.session in self._lost and not request.reset:
-            return Refused("episode_lost", "The server failed in this episode; begin a new one with reset.")
-        self._lost.discard(request.session)
+            raise Refused("episode_lost", "The server failed in this episode; begin a new one with reset.")
         if request.session not in self._episodes:
             if not self._free:
-                return Refused("sessions_full", f"All {self.limit} slots are in episodes; close one, or serve with more slots.")
+                raise self._full()
             window = self.policy.spec.window
             self._episodes[request.session] = _Episode(self._free.pop(), collections.deque(maxlen=window))
         return embedding
+
+    def _full(self) -> Refused:
+        reason = f"All {self.limit} slots are in episodes; close one, or serve with more slots."
+        return Refused("sessions_full", reason)
 
     def _step(self, rows: Sequence[tuple[_Episode, _Frame, bool]]) -> Action:
         episodes, frames, is_first = zip(*rows)
@@ -193,6 +239,11 @@ class Sessions:
         state, embeddings = _stacked([frame.state for frame in frames]), _stacked([episode.embedding for episode in episodes])
         slots, executed = np.asarray([episode.slot for episode in episodes]), np.stack([frame.tokens for frame in frames])
         return self.policy.act(slots, images, state, embeddings, np.asarray(is_first), executed)
+
+
+def _check_once_each(requests: Sequence[Request]) -> None:
+    if len({request.session for request in requests}) < len(requests):
+        raise ValueError("A session may ask once a batch.")
 
 
 def _stacked(rows: Sequence[np.ndarray]) -> np.ndarray:

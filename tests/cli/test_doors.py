@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from unittest.mock import Mock
 
 import pytest
 
 from experiments import scene_benchmark
-from qt_jax.cli import help
+from qt_jax.cli import help, main, start
+from qt_jax.cli.doors import DOORS
 from tests.conftest import ROOT, assert_group_ends, door
 
 
@@ -22,6 +24,58 @@ def test_usage_and_unknown_door():
     assert "collect" in run("--help").stdout and run("--help").returncode == 0
     result = run("fly")
     assert result.returncode == 2 and "unknown door 'fly'" in result.stderr
+
+
+BASE = ROOT / ".base/bin/python"
+EVERY_DOOR = """
+import sys
+from qt_jax.cli import doors, main
+for arguments in [["--help"], *([door, *more] for door in doors.DOORS for more in ([], ["--help"]))]:
+    sys.argv = ["qt-jax", *arguments]
+    try:
+        main.run()
+    except SystemExit as end:
+        print("status", end.code, file=sys.stderr)
+"""
+
+
+@pytest.mark.skipif(not BASE.exists(), reason="needs `make .base/.installed`")
+def test_the_base_install_says_which_doors_there_are_and_what_to_install_for_each():
+    """In one process, which no door ends by a traceback."""
+    options = {"env": os.environ | {"PYTHONPATH": str(ROOT)}, "capture_output": True, "text": True, "timeout": 60}
+    told = subprocess.run([BASE, "-c", EVERY_DOOR], **options)
+    usage, (first, *lines) = told.stdout, told.stderr.splitlines()
+    assert first == "status 0" and all(re.search(rf"^  {name} +[a-z,]+ +\S", usage, re.M) for name in DOORS)
+    assert len(lines) == 4 * len(DOORS) and lines[1::2] == ["status 2"] * 2 * len(DOORS)
+    for name, one, other in zip(DOORS, lines[::4], lines[2::4]):
+        assert one == other and one.startswith(f"qt_jax {name}: the package absl is not installed; ")
+    assert "qt_jax train: the package absl is not installed; pip install 'qt_jax[train,data]'" in lines
+
+
+@pytest.mark.parametrize(
+    "name, package, remedy",
+    [
+        ("export", "flax", "pip install 'qt_jax[train]'"),
+        ("export", "gymnasium", "pip install 'qt_jax[train,sim]'"),
+        ("serve", "tensorflow_datasets", "pip install 'qt_jax[serve,data]'"),
+        ("collect", "metaworld", "pip install 'qt_jax[train,data,sim]'"),
+        ("onnx", "jax2onnx", "`make .onnx/.installed` builds"),
+    ],
+)
+def test_a_package_that_is_missing_later_is_one_line_too(monkeypatch, capsys, name, package, remedy):
+    missing = ModuleNotFoundError(f"No module named {package!r}", name=f"{package}.part")
+    monkeypatch.setattr(start, "run", Mock(side_effect=missing))
+    monkeypatch.setattr(sys, "argv", ["qt-jax", name])
+    with pytest.raises(SystemExit, match="2"):
+        main.run()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"qt_jax {name}: the package {package} is not installed; {remedy}")
+
+
+def test_a_config_of_the_user_s_that_imports_what_is_missing_is_told_so(tmp_path):
+    (tmp_path / "mine.py").write_text("import a_module_of_mine\n")
+    result = run("train", f"--config={tmp_path / 'mine.py'}")
+    assert result.returncode == 2 and "qt_jax train: No module named 'a_module_of_mine'" in result.stderr
 
 
 @pytest.mark.parametrize(

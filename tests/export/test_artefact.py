@@ -3,10 +3,12 @@
 import json
 import shutil
 import subprocess
+from unittest.mock import Mock
 
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from experiments import metaworld_mt10, quickstart, sizes
 from qt_jax.envs import metaworld
@@ -14,6 +16,7 @@ from qt_jax.errors import UserError
 from qt_jax.export import agreement, artefact, live
 from qt_jax.models.q_transformer import Network
 from qt_jax.serving import artefact as artefacts
+from qt_jax.serving import checksums
 from qt_jax.text import ENCODER
 from qt_jax.training import checkpoints, inputs
 from tests.conftest import ROOT, door
@@ -104,22 +107,65 @@ def test_fixed_batches_and_what_they_do_not_hold(trained, tmp_path):
         opened.policy(8, (1, 8))
 
 
-def test_what_was_changed_or_is_of_another_version_is_named(written, tmp_path):
-    for damage, message in [
-        (lambda folder: (folder / "params.safetensors").write_bytes(b"x" * 100), "params.safetensors has sha256 .*changed or damaged"),
-        (lambda folder: (folder / "programs" / "encode.any.bin").unlink(), "encode.any.bin is missing"),
-        (lambda folder: (folder / "policy.json").write_text("{"), "cannot be read"),
-        (lambda folder: (folder / "policy.json").write_text(json.dumps({"schema": 99})), "schema 99, this version reads 2"),
-        (lambda folder: (folder / "policy.json").write_text("[]"), "schema None, this version reads 2"),
-        (lambda folder: (folder / "policy.json").write_text(json.dumps({"schema": 2})), "lacks what a policy needs"),
-        (shutil.rmtree, "holds no policy.json"),
-    ]:
-        folder = tmp_path / "policy"
-        shutil.copytree(written.path, folder)
-        damage(folder)
-        with pytest.raises(UserError, match=message):
-            artefacts.load(str(folder))
-        shutil.rmtree(folder, ignore_errors=True)
+def told(folder, key, value):
+    """policy.json says so of the policy, or of its observations."""
+    about = json.loads((folder / "policy.json").read_text())
+    (about["spec"]["observation"] if key in about["spec"]["observation"] else about["spec"])[key] = value
+    (folder / "policy.json").write_text(json.dumps(about))
+
+
+def other_parameters(folder):
+    params = safetensors.numpy.load_file(folder / "params.safetensors")
+    params["start"] = params["start"][..., :-1]
+    safetensors.numpy.save_file(params, folder / "params.safetensors")
+
+
+def swap(folder):
+    one, other = (folder / "programs" / f"{part}.any.bin" for part in ("encode", "decode"))
+    one.rename(folder / "programs" / "kept")
+    other.rename(one)
+    (folder / "programs" / "kept").rename(other)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda f: told(f, "cameras", ["wrist"]), "encode.any.bin takes images.front uint8[32, 32, 3]"),
+        (lambda f: told(f, "image_size", [64, 32]), "says images.front uint8[64, 32, 3]: they are of two"),
+        (lambda f: told(f, "instruction_dim", 8), "encode.any.bin takes instruction float32[512]"),
+        (lambda f: told(f, "window", 3), "decode.any.bin takes cache.0 float32[2, "),
+        (swap, "encode.any.bin is no program 'encode'"),
+        (other_parameters, "params.safetensors holds start "),
+        (lambda f: (f / "programs/decode.any.bin").write_bytes(b"none"), "decode.any.bin cannot be read by"),
+    ],
+)
+def test_files_that_do_not_belong_together_are_refused_before_they_act(written, tmp_path, change, words):
+    """Their checksums are right."""
+    folder = tmp_path / "policy"
+    shutil.copytree(written.path, folder)
+    change(folder)
+    checksums.write(folder)
+    with pytest.raises(UserError) as caught:
+        artefacts.load(str(folder)).policy()
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_machine_that_the_programs_are_not_for_is_told(written, monkeypatch):
+    monkeypatch.setattr(jax.export, "default_export_platform", lambda: "rocm")
+    with pytest.raises(UserError, match="for cpu, cuda, tpu, jax is on rocm here; set JAX_PLATFORMS=cpu"):
+        written.policy()
+
+
+def test_an_export_that_fails_leaves_what_was_there(trained, written, tmp_path, monkeypatch):
+    folder = tmp_path / "policy"
+    shutil.copytree(written.path, folder)
+    monkeypatch.setattr(agreement, "compare", Mock(side_effect=UserError("they differ")))
+    with pytest.raises(UserError, match="they differ"):
+        artefact.write(trained.workdir, str(folder))
+    artefacts.load(str(folder))
+    assert [path.name for path in tmp_path.iterdir()] == ["policy"]
+    with pytest.raises(UserError, match="policy.json exists and is no policy artefact"):
+        artefact.write(trained.workdir, str(folder / "policy.json"))
 
 
 def test_a_policy_that_differs_is_not_written(trained):

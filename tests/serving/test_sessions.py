@@ -1,11 +1,13 @@
 """Episodes under way: the window across control steps, new instructions, beginnings, what is refused."""
 
 import dataclasses
+import re
 
 import jax
 import numpy as np
 import pytest
 
+from qt_jax.errors import UserError
 from qt_jax.serving.sessions import Refused, Request, Sessions
 from tests.models.test_q_transformer import WINDOW, make_network, make_params, make_segment, scores
 from tests.serving.test_policy import make_policy
@@ -89,19 +91,44 @@ def test_a_reset_forgets_the_episode(policy):
     assert [decision.step for decision in again] == [0, 1, 2, 3]
 
 
-def test_what_is_refused_leaves_its_session_as_it_was(policy):
+FRONT, STATE = np.zeros((16, 16, 3), np.uint8), np.zeros(4, np.float32)
+BAD = [
+    ("images", {}, r"cameras \[\], the policy expects \['front'\]"),
+    ("images", {"front": FRONT, "wrist": FRONT}, r"cameras \['front', 'wrist'\], the policy expects"),
+    ("images", FRONT, r"images is uint8\[16, 16, 3\], the policy expects a dict: \['front'\]"),
+    ("images", {"front": FRONT[:4]}, r"images\['front'\] is uint8\[4, 16, 3\], .* uint8\[16, 16, 3\]"),
+    ("images", {"front": FRONT.astype(np.float32)}, r"images\['front'\] is float32\[16, 16, 3\]"),
+    ("images", {"front": FRONT.tobytes()}, r"images\['front'\] is a bytes .*, the policy expects uint8"),
+    ("images", {"front": None}, r"images\['front'\] is a NoneType \(None\)"),
+    ("state", np.zeros(7, np.float32), r"state is float32\[7\], the policy expects floating\[4\]"),
+    ("state", np.asarray([0, np.nan, 0, 0]), "state holds NaN or Inf"),
+    ("state", np.asarray([0, 0, -np.inf, 0], np.float32), "state holds NaN or Inf"),
+    ("state", np.zeros(4, int), r"state is int64\[4\]"),
+    ("state", np.asarray(["0"] * 4), r"state is <U1\[4\]"),
+    ("state", "0 0 0 0", r"state is a str \('0 0 0 0'\)"),
+    ("state", [0.0] * 4, r"state is a list \(\[0.0, 0.0, 0.0, 0.0\]\), the policy expects floating\[4\]"),
+    ("instruction", "", r"instruction is a str \(''\), the policy expects a sentence"),
+    ("instruction", " \n", "instruction is a str"),
+    ("instruction", b"open", r"instruction is a bytes \(b'open'\), the policy expects a sentence"),
+    ("instruction", None, "instruction is a NoneType"),
+    ("instruction", np.zeros(5, np.float32), r"instruction is float32\[5\], .* floating\[12\]"),
+    ("instruction", np.full(12, np.inf, np.float32), "instruction holds NaN or Inf"),
+]
+
+
+@pytest.mark.parametrize("field, value, message", BAD)
+def test_a_bad_observation_is_an_error_that_names_it_and_no_other_robot_s(policy, field, value, message):
     frames = frames_of(8, 3)
     sessions, undisturbed = Sessions(policy, EMBEDDINGS.get), played(Sessions(policy, EMBEDDINGS.get), 0, frames, ["open"] * 3)
     played(sessions, 0, frames[:1], ["open"])
-    good = Request(0, *frames[1], "open")
-    bad = {
-        "images": {"front": np.zeros((4, 4, 3), np.uint8)}, "state": np.full(4, np.nan, np.float32), "instruction": np.zeros(5, np.float32),
-    }  # fmt: skip
-    for field, value in bad.items():
-        other = Request(1, *frames_of(9, 1)[0], "push")
-        refused, served = sessions.act([dataclasses.replace(good, **{field: value}), other])
-        assert isinstance(refused, Refused) and refused.code == "bad_observation" and field in str(refused)
-        assert not isinstance(served, Refused)
+    bad = dataclasses.replace(Request(0, *frames[1], "open"), **{field: value})
+    other = Request(1, *frames[0], "open")
+    with pytest.raises(UserError, match=message):
+        sessions.act([other, bad])
+    assert len(sessions) == 1  # the other has not begun
+    served, refused = sessions.act_each([other, bad])
+    assert refused.code == "bad_observation" and re.search(message, str(refused)) and "\n" not in str(refused)
+    np.testing.assert_allclose(served.scores, undisturbed[0].scores, atol=1e-5)
     after = played(sessions, 0, frames[1:], ["open"] * 2)
     for one, other in zip(undisturbed[1:], after):
         np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
@@ -109,10 +136,14 @@ def test_what_is_refused_leaves_its_session_as_it_was(policy):
 
 def test_more_sessions_than_slots_are_refused_until_one_closes(policy):
     sessions, frame = Sessions(policy, EMBEDDINGS.get), frames_of(1, 1)[0]
-    results = sessions.act([Request(number, *frame, "open") for number in range(4)])
-    assert [getattr(result, "code", "") for result in results] == ["", "", "", "sessions_full"]
+    four = [Request(number, *frame, "open") for number in range(4)]
+    with pytest.raises(Refused, match="All 3 slots are in episodes"):
+        sessions.act(four)
+    assert not len(sessions)
+    codes = [getattr(result, "code", "") for result in sessions.act_each(four)]
+    assert codes == ["", "", "", "sessions_full"]
     sessions.close(1)
-    assert not isinstance(sessions.act([Request(3, *frame, "open")])[0], Refused)
+    sessions.act(four[3:])
 
 
 def test_value_of_each_instruction_is_that_of_an_episode_told_so(policy):

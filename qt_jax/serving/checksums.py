@@ -1,0 +1,91 @@
+"""SHA256SUMS: the checksum of every file of a folder, as `sha256sum --check SHA256SUMS` reads them too."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from qt_jax.errors import UserError
+
+FILE = "SHA256SUMS"
+
+
+def write(folder: Path) -> None:
+    """Writes the checksums of all that is in the folder; every file gets the mode that new files have here.
+
+    Some libraries write files that their owner alone may read; a robot runs under an account of its own.
+    """
+    sums = "".join(f"{_checksum(file)}  {file.relative_to(folder).as_posix()}\n" for file in _files(folder))
+    (folder / FILE).write_text(sums)
+    mode = stat.S_IMODE((folder / FILE).stat().st_mode)  # as the umask has it
+    for file in _files(folder):
+        if stat.S_IMODE(file.stat().st_mode) != mode:
+            file.chmod(mode)
+
+
+def check(folder: Path) -> None:
+    """Compares every file with its checksum. Hidden files (.NAME) are the system's own.
+
+    Raises:
+        UserError: naming the file that is missing, unknown, changed or may not be read.
+    """
+    try:
+        listed = _read(folder)
+        for file, expected in listed.items():
+            _check_file(file, expected)
+        for file in _files(folder):
+            if file not in listed:
+                raise UserError(f"{file} is no part of the policy ({FILE}); move it away, or copy all again.")
+    except OSError as error:
+        raise unreadable(Path(error.filename or folder), folder, error) from error
+
+
+def unreadable(file: Path, folder: Path, error: OSError) -> UserError:
+    """Says why the file cannot be read, and the remedy."""
+    remedy = "copy the folder again"
+    if isinstance(error, PermissionError):
+        remedy = f"its owner lets others read it: `chmod -R a+rX {folder}`, and a+x for the folders above"
+    return UserError(f"{file} cannot be read ({error.strerror}); {remedy}.")
+
+
+def _check_file(file: Path, expected: str) -> None:
+    try:
+        found = _checksum(file)
+    except FileNotFoundError:
+        raise UserError(f"{file} is missing; copy the whole folder, or export the policy again.") from None
+    if found != expected:
+        why = f"sha256 {found[:16]}..., expected {expected[:16]}..." if file.stat().st_size else "it is empty"
+        raise UserError(f"{file} was changed or damaged ({why}); copy it again, or export the policy again.")
+
+
+def _read(folder: Path) -> dict[Path, str]:
+    file = folder / FILE
+    try:
+        lines = file.read_text().splitlines()
+    except FileNotFoundError:
+        raise UserError(
+            f"{file} is missing: the export or the copy did not end; copy the whole folder, or export again."
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{file} was changed or damaged ({error}); copy the whole folder again.") from error
+    found = [re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line) for line in lines]
+    if not found or not all(found):
+        line = found.index(None) + 1 if found else 1
+        raise UserError(f"{file} was changed or damaged (line {line}); copy the whole folder again.")
+    return {folder / match[2]: match[1] for match in found}
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All below the folder but the checksums and what is hidden."""
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.is_file() and not hidden and path != folder / FILE:
+            yield path
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

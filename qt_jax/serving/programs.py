@@ -1,0 +1,66 @@
+"""Whether an artefact's programs are of the policy that policy.json describes: by what they take and give."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from qt_jax.errors import UserError
+from qt_jax.specs import ActionSpec, PolicySpec
+
+PARTS, CACHE = ("encode", "decode"), "cache."
+"""The programs; how the names of what a frame is remembered by begin."""
+
+Arrays = dict[str, tuple[str, tuple[int, ...]]]
+"""{name: (dtype, shape of a row)}."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What the program in `file` takes and gives."""
+
+    file: Path
+    takes: Arrays
+    gives: Arrays
+
+
+def image_name(camera: str) -> str:
+    """Of `encode`'s input."""
+    return f"images.{camera}"
+
+
+def check(spec: PolicySpec, network: ActionSpec, encode: Program, decode: Program) -> None:
+    """Raises a UserError naming the program that is not of this spec, and its array."""
+    images = {
+        image_name(camera): ("uint8", (*spec.observation.image_size, 3))
+        for camera in spec.observation.cameras
+    }
+    vectors = {
+        "state": ("float32", (spec.observation.state_dim,)),
+        "instruction": ("float32", (spec.instruction_dim,)),
+    }
+    compare(encode.file, "takes", encode.takes, images | vectors)
+
+    remembered = {name: (dtype, (spec.window, *shape)) for name, (dtype, shape) in encode.gives.items()}
+    done = {"mask": ("bool", (spec.window,)), "executed": ("int32", (spec.window, spec.action.dims))}
+    compare(decode.file, "takes", decode.takes, remembered | done)
+
+    scores = ("float32", (network.dims, network.max_bins))
+    compare(decode.file, "gives", decode.gives, {"tokens": ("int32", (network.dims,)), "scores": scores})
+
+
+def compare(file: Path, does: str, found: Arrays, expected: Arrays) -> None:
+    """Raises a UserError naming the first array that `file` takes, gives or holds otherwise than expected."""
+    for name in sorted({*found, *expected}):
+        if found.get(name) != expected.get(name):
+            raise UserError(
+                f"{file} {does} {_shown(name, found)}, the rest of the policy says {_shown(name, expected)}: "
+                "they are of two exports. Copy the whole folder of one, or export again."
+            )
+
+
+def _shown(name: str, arrays: Arrays) -> str:
+    if name not in arrays:
+        return f"no {name}"
+    dtype, shape = arrays[name]
+    return f"{name} {dtype}{list(shape)}"
