@@ -73,6 +73,7 @@ def start(settings: Any) -> Peers:
         _check_free(int(port))
     neighbour = int(port) + (1 if int(port) < 65535 else -1)
     peers = join((host, neighbour), cluster.num_processes, cluster.process_id, settings.start_timeout_s, settings.heartbeat_timeout_s)
+    jax.config.update("jax_enable_preemption_service", False)  # until there is a step to save (preemption.py)
     jax.distributed.initialize(
         cluster.coordinator,
         cluster.num_processes,
