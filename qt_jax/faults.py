@@ -65,8 +65,8 @@ _TEXTS = (
 
 def find(error: BaseException) -> Fault | None:
     """What lies outside of the files that were read or written; None if nothing is known to."""
-    chain = list(_chain(error))
-    for one in chain:
+    causes = list(chain(error))
+    for one in causes:
         numbers = [
             getattr(one, "errno", None),
             *map(int, re.findall(r"(?:OS error|Errno) (\d+)", text_of(one))),
@@ -74,7 +74,7 @@ def find(error: BaseException) -> Fault | None:
         for number in numbers:
             if number in _OF_NUMBER:
                 return _OF_NUMBER[number]
-    for one in chain:
+    for one in causes:
         if isinstance(one, MemoryError):
             return _MEMORY
         for fault, pattern in _TEXTS:
@@ -86,7 +86,9 @@ def find(error: BaseException) -> Fault | None:
 
 
 def told(error: BaseException) -> str:
-    """The error's kind and first line."""
+    """The kind and first line of what the error came of."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
 
 
@@ -96,7 +98,7 @@ def text_of(error: BaseException) -> str:
     return re.sub(r"\"[^\"]*\"|'[^']*'", "''", text)
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def chain(error: BaseException) -> Iterator[BaseException]:
     """The error, and all that it came of or holds."""
     waiting, seen = [error], set()
     while waiting:

@@ -16,7 +16,7 @@ from qt_jax import faults
 from qt_jax.errors import UserError
 from qt_jax.training.peers import check_barrier
 
-_DAMAGE = r"DATA_LOSS|OUT_OF_RANGE|NOT_FOUND|was not found in the checkpoint|Error decoding|does not exist"
+_DAMAGE = r"DATA_LOSS|OUT_OF_RANGE|NOT_FOUND|Truncated|[Cc]orrupt|Error decoding|was not found in the checkpoint|does not exist"
 """What TensorStore and Orbax say of files that are cut short, changed or missing."""
 
 
@@ -46,10 +46,7 @@ def readable(directory: epath.Path, step: int) -> Iterator[None]:
 
 def _damaged(error: Exception) -> bool:
     kinds = FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError
-    causes = [error, error.__cause__, error.__context__]
-    return any(
-        isinstance(one, kinds) or re.search(_DAMAGE, faults.text_of(one)) for one in causes if one is not None
-    )
+    return any(isinstance(one, kinds) or re.search(_DAMAGE, faults.text_of(one)) for one in faults.chain(error))
 
 
 @contextlib.contextmanager
@@ -61,12 +58,12 @@ def written(directory: epath.Path) -> Iterator[None]:
         raise
     except Exception as error:
         check_barrier(error)
-        fault, steps = faults.find(error), steps_in(directory)
-        last = (
-            f"the last complete checkpoint is {directory / str(steps[-1])}"
-            if steps
-            else "there is no complete checkpoint yet"
-        )
+        fault = faults.find(error)
+        try:
+            steps = list_steps(directory)
+            last = f"the last complete checkpoint is {directory / str(steps[-1])}" if steps else "there is no complete checkpoint yet"
+        except UserError:
+            last = "the complete checkpoints stay as they are"
         what = f"{fault.what}, {faults.told(error)}" if fault else faults.told(error)
         remedy = fault.remedy if fault else "free or mount the storage"
         raise UserError(

@@ -280,7 +280,11 @@ def load_params(workdir: str, like: dict | None = None, step: int = 0) -> tuple[
 def _metadata(path: epath.Path) -> Any:
     """Shapes of a saved tree, as Orbax names its entries."""
     with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.metadata(path).item_metadata.tree
+        found = checkpointer.metadata(path).item_metadata
+    if found is None:  # Orbax does not say why
+        json.loads((path / "_METADATA").read_text())
+        raise FileNotFoundError(f"{path} has no metadata")
+    return found.tree
 
 
 def _expected(assets: Assets) -> Any:

@@ -53,8 +53,8 @@ class Preemption:
         """In the listener's thread."""
         if not self._begun:
             self._peers.stop(
-                f"{STOPPED[status]} before the first step, so that there is nothing to save; the same command starts again, from the last "
-                "checkpoint if there is one",
+                f"{STOPPED[status]} before the first step, so that there is nothing to save; the same command starts "
+                "again, from the last checkpoint if there is one.",
                 status,
             )
         if status == EXIT_INTERRUPTED and self._status:
