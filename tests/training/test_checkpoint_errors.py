@@ -62,8 +62,14 @@ def test_settings_of_the_run_are_in_no_checkpoint(workdir):
     [
         (state_of("a", "b"), "no parameter params.b.kernel, this config's network has (64, 64)"),
         (state_of("b"), "parameter params.a.kernel of shape (64, 64), this config's network has none"),
-        (state_of("a", shape=(64, 32)), "params.a.kernel of shape (64, 64), this config's network has (64, 32)"),
-        (dataclasses.replace(state_of("a"), target_params=state_of("a").params), "no parameter target_params.a.kernel"),
+        (
+            state_of("a", shape=(64, 32)),
+            "params.a.kernel of shape (64, 64), this config's network has (64, 32)",
+        ),
+        (
+            dataclasses.replace(state_of("a"), target_params=state_of("a").params),
+            "no parameter target_params.a.kernel",
+        ),
     ],
     ids=["one more", "another name", "another shape", "a target network"],
 )
@@ -73,11 +79,20 @@ def test_another_network_is_no_damage(workdir, wanted, expected):
 
 
 OUTSIDE = {
-    "memory": (JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8 bytes."), "memory ran out"),
+    "memory": (
+        JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8 bytes."),
+        "memory ran out",
+    ),
     "host memory": (MemoryError(), "memory ran out"),
     "permission": (PermissionError(13, "Permission denied"), "access is not permitted"),
-    "permission in a bucket": (ValueError("PERMISSION_DENIED: Error reading GCS object: HTTP 403"), "access is not permitted"),
-    "files": (ValueError("RESOURCE_EXHAUSTED: Failed to open [OS error 24: EMFILE Too many open files]"), "too many files"),
+    "permission in a bucket": (
+        ValueError("PERMISSION_DENIED: Error reading GCS object: HTTP 403"),
+        "access is not permitted",
+    ),
+    "files": (
+        ValueError("RESOURCE_EXHAUSTED: Failed to open [OS error 24: EMFILE Too many open files]"),
+        "too many files",
+    ),
     "disk": (OSError(errno.EIO, "Input/output error"), "the storage failed"),
     "network": (ValueError("UNAVAILABLE: connection to storage.example"), "the storage failed"),
     "stale": (OSError(errno.ESTALE, "Stale file handle"), "the storage failed"),
@@ -92,7 +107,12 @@ def test_what_lies_outside_of_the_files_is_told_with_its_own_remedy(workdir, mon
 
     monkeypatch.setattr(checkpoints.ocp.CheckpointManager, "restore", fails)
     message = said(workdir, state_of("a"))
-    assert expected in message and "leave them" in message and "damaged" not in message and "delete" not in message
+    assert (
+        expected in message
+        and "leave them" in message
+        and "damaged" not in message
+        and "delete" not in message
+    )
 
 
 def test_an_unknown_error_keeps_the_files(workdir, monkeypatch):
@@ -102,15 +122,23 @@ def test_an_unknown_error_keeps_the_files(workdir, monkeypatch):
 
 
 @pytest.mark.parametrize("harm", ["cut", "empty", "gone"])
-@pytest.mark.parametrize("name", ["train_state/_METADATA", "train_state/manifest.ocdbt", "clock/metadata", "data"])
+@pytest.mark.parametrize(
+    "name", ["train_state/_METADATA", "train_state/manifest.ocdbt", "clock/metadata", "data"]
+)
 def test_damage_is_called_damage(workdir, name, harm):
     step = workdir / "checkpoints" / "5"
-    path = max((step / "train_state").glob("ocdbt*/d/*"), key=lambda p: p.stat().st_size) if name == "data" else step / name
+    path = (
+        max((step / "train_state").glob("ocdbt*/d/*"), key=lambda p: p.stat().st_size)
+        if name == "data"
+        else step / name
+    )
     if harm == "gone":
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2 if harm == "cut" else 0])
-    assert "checkpoints/5 is damaged" in (message := said(workdir, state_of("a"))) and "continue from" in message
+    assert (
+        "checkpoints/5 is damaged" in (message := said(workdir, state_of("a"))) and "continue from" in message
+    )
 
 
 def test_assets_and_directories_that_cannot_be_read_are_not_damaged(workdir, monkeypatch):
@@ -133,7 +161,9 @@ def test_a_policy_of_other_code_is_named_at_the_export(trained, tmp_path, monkey
         return real(self, key) | {"new_head": jnp.zeros(3)}
 
     monkeypatch.setattr(checkpoints.q_transformer.Network, "init", one_more)
-    with pytest.raises(UserError, match=r"has no parameter new_head, this config's network has \(3,\).*is whole"):
+    with pytest.raises(
+        UserError, match=r"has no parameter new_head, this config's network has \(3,\).*is whole"
+    ):
         checkpoints.load_params(trained.workdir)
 
 
@@ -153,13 +183,17 @@ def test_a_save_that_fails_says_why_and_what_there_is(workdir, monkeypatch, numb
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(checkpointer._manager, "save", fails)
-    with pytest.raises(UserError, match=f"cannot be written .*{expected}.* the last complete checkpoint is .*checkpoints/5"):
+    with pytest.raises(
+        UserError, match=f"cannot be written .*{expected}.* the last complete checkpoint is .*checkpoints/5"
+    ):
         checkpointer.save(state_of("a"), {}, ASSETS, {}, {})
 
 
 def test_a_checkpoint_without_a_measure_is_no_best_one(tmp_path):
     """Told to stop before any validation, a run with keep_best is saved all the same."""
-    settings = SimpleNamespace(keep_best=1, best_metric="validation/loss", keep_checkpoints=1, save_timeout_s=60)
+    settings = SimpleNamespace(
+        keep_best=1, best_metric="validation/loss", keep_checkpoints=1, save_timeout_s=60
+    )
     checkpointer = checkpoints.Checkpointer(str(tmp_path), settings)
     with pytest.raises(UserError, match="measured are"):
         checkpointer.save(state_of("a"), {}, ASSETS, {}, {})
