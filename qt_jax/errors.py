@@ -12,7 +12,8 @@ EXIT_VIOLATIONS = 1
 """`validate` found violations, as linters have it."""
 EXIT_USER_ERROR = 2
 EXIT_PREEMPTED = 75
-"""SIGTERM came and the run was saved, or had no step to save: start the same command again (sysexits' EX_TEMPFAIL)."""
+"""SIGTERM came and the run was saved, or had no step to save: start the same command again (sysexits'
+EX_TEMPFAIL)."""
 EXIT_HUNG = 76
 """No step ended within config.train.step_timeout_s: start the same command again, on other machines if it happens twice."""
 EXIT_PEER_LOST = 77

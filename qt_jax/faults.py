@@ -1,4 +1,5 @@
-"""What a machine, a device or a store meant by an error: the files are not at fault, and something else is to be done."""
+"""What a machine, a device or a store meant by an error: the files are not at fault, and something else is to
+be done."""
 
 from __future__ import annotations
 
@@ -35,8 +36,9 @@ _NUMBERS = {
     _SPACE: "ENOSPC EDQUOT EFBIG",
     _ACCESS: "EACCES EPERM EKEYEXPIRED EKEYREVOKED EKEYREJECTED ENOKEY",
     _READ_ONLY: "EROFS",
-    _STORAGE: "EIO ESTALE EREMOTEIO ETIMEDOUT ECONNRESET ECONNREFUSED ECONNABORTED EHOSTUNREACH EHOSTDOWN ENETDOWN ENETUNREACH "
-    "ENETRESET ENOTCONN EPIPE ENODEV ENXIO ENOLINK ECOMM ESHUTDOWN EAGAIN EBUSY EINTR EBADF ENOLCK ENOTDIR ELOOP",
+    _STORAGE: "EIO ESTALE EREMOTEIO ETIMEDOUT ECONNRESET ECONNREFUSED ECONNABORTED EHOSTUNREACH EHOSTDOWN "
+    "ENETDOWN ENETUNREACH "
+    "ENETRESET ENOTCONN EPIPE ENODEV ENXIO ENOLINK ECOMM ESHUTDOWN EAGAIN EBUSY EINTR EBADF ENOLCK",
 }
 _OF_NUMBER = {
     getattr(errno, name): fault
@@ -50,13 +52,16 @@ _TEXTS = (
     (_SPACE, r"No space left|quota exceeded|File too large"),
     (
         _ACCESS,
-        r"PERMISSION_DENIED|UNAUTHENTICATED|Permission ?denied|Forbidden|Unauthorized|does not have [\w.]+ access|\b(?:401|403)\b",
+        r"PERMISSION_DENIED|UNAUTHENTICATED|Permission ?denied|Forbidden|Unauthorized|"
+        r"does not have [\w.]+ access|"
+        r"\b(?:401|403)\b",
     ),
     (_READ_ONLY, r"Read-only file system"),
     (_MEMORY, r"RESOURCE_EXHAUSTED|[Oo]ut of memory|OUT_OF_MEMORY|bad_alloc|Cannot allocate memory"),
     (
         _STORAGE,
-        r"UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|Input/output error|Stale (?:NFS )?file handle|[Tt]imed out|Connection|\b50[0-4]\b",
+        r"UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|Input/output error|Stale (?:NFS )?file handle|[Tt]imed out|"
+        r"Connection|\b50[0-4]\b",
     ),
     (_DEVICE, r"INTERNAL:|CUDA_ERROR|NCCL"),
 )
@@ -93,7 +98,8 @@ def told(error: BaseException) -> str:
 
 
 def text_of(error: BaseException) -> str:
-    """Its message without names of files and without TensorStore's specifications, in which anything may stand."""
+    """Its message without names of files and without TensorStore's specifications, in which anything may
+    stand."""
     text = re.split(r"\[tensorstore_spec|See full TensorStore details|\[source locations", str(error))[0]
     return re.sub(r"\"[^\"]*\"|'[^']*'", "''", text)
 

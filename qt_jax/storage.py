@@ -55,9 +55,10 @@ def writing(path: epath.Path) -> Iterator[None]:
         yield
     except (OSError, MemoryError) as error:
         fault = faults.find(error)
-        gone = "its directory is gone" if isinstance(error, FileNotFoundError) else ""
-        what, remedy = (fault.what, fault.remedy) if fault else (gone or "it failed", "look at the storage")
-        raise UserError(f"{path} cannot be written: {what} ({faults.told(error)}); {remedy}, and start again.") from error
+        gone = "its directory is gone" if isinstance(error, FileNotFoundError) else "it failed"
+        what, remedy = (fault.what, fault.remedy) if fault else (gone, "look at the storage")
+        told = faults.told(error)
+        raise UserError(f"{path} cannot be written: {what} ({told}); {remedy}, and start again.") from error
 
 
 def can_append(path: epath.Path) -> bool:
@@ -66,7 +67,7 @@ def can_append(path: epath.Path) -> bool:
 
 
 def append_line(path: epath.Path, line: str) -> None:
-    """Adds a line to a file, apart from one that was torn; in an object store the whole file is written again.
+    """Adds a line to a file, apart from one that was torn; an object store has the whole file written again.
 
     Raises:
         UserError: if it cannot be written.
@@ -83,7 +84,8 @@ def append_line(path: epath.Path, line: str) -> None:
 
 
 def json_lines(path: epath.Path) -> list[dict[str, Any]]:
-    """The objects of a file with one a line, none of a file that is not there. Lines that a crash tore are left out."""
+    """The objects of a file with one a line; none where there is no file. Lines that a crash tore are left
+    out."""
     text = path.read_bytes().decode(errors="replace") if path.exists() else ""
     found = []
     for line in text.split("\n"):

@@ -75,12 +75,14 @@ def run() -> None:
     if door != "collect":  # which has workers and a half-written dataset to clean up, by the exception
         signal.signal(signal.SIGINT, lambda *_: _leave(door, "interrupted", EXIT_INTERRUPTED))
     if door == "train":  # until it hears signals itself
-        signal.signal(signal.SIGTERM, lambda *_: _leave(door, "told to stop; the same command starts again", EXIT_PREEMPTED))
+        told = "told to stop; the same command starts again"
+        signal.signal(signal.SIGTERM, lambda *_: _leave(door, told, EXIT_PREEMPTED))
     app.run(main, flags_parser=lambda argv: _parse(door, config, argv))
 
 
 def _leave(door: str, why: str, status: int) -> NoReturn:
-    """At a signal: an exception may be lost in a callback of JAX, and a compilation under way would crash Python's own end."""
+    """At a signal: an exception may be lost in a callback of JAX, and a compilation under way would crash
+    Python's own end."""
     print(f"qt_jax {door}: {why}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(status)

@@ -16,13 +16,17 @@ from qt_jax import faults
 from qt_jax.errors import UserError
 from qt_jax.training.peers import check_barrier
 
-_DAMAGE = r"DATA_LOSS|OUT_OF_RANGE|NOT_FOUND|Truncated|[Cc]orrupt|Error decoding|was not found in the checkpoint|does not exist"
+_DAMAGE = (
+    r"DATA_LOSS|OUT_OF_RANGE|NOT_FOUND|Truncated|[Cc]orrupt|Error decoding|does not exist|"
+    r"was not found in the checkpoint"
+)
 """What TensorStore and Orbax say of files that are cut short, changed or missing."""
 
 
 @contextlib.contextmanager
 def readable(directory: epath.Path, step: int) -> Iterator[None]:
-    """Whatever fails within is one line: what lies outside of the checkpoint's files, that they are damaged, or that nobody knows."""
+    """Whatever fails within is one line: what lies outside of the checkpoint's files, that they are damaged,
+    or that nobody knows."""
     try:
         yield
     except UserError:
@@ -32,21 +36,24 @@ def readable(directory: epath.Path, step: int) -> Iterator[None]:
         path, why = directory / str(step), faults.told(error)
         if fault := faults.find(error):
             raise UserError(
-                f"{path} cannot be read: {fault.what} ({why}). Its files are not at fault, leave them; {fault.remedy}, and start again."
+                f"{path} cannot be read: {fault.what} ({why}). Its files are not at fault, leave them; "
+                f"{fault.remedy}, and start again."
             ) from error
         earlier = [s for s in steps_in(directory) if s < step]
         onwards = f"continue from {directory / str(earlier[-1])}" if earlier else "start from the beginning"
         if _damaged(error):
             raise UserError(f"{path} is damaged ({why}); delete or move it to {onwards}.") from error
         raise UserError(
-            f"{path} cannot be read ({why}); its files may be whole, so keep them: start again with the qt_jax and packages of its run "
-            f"(starts.jsonl), or move it away to {onwards}."
+            f"{path} cannot be read ({why}); its files may be whole, so keep them: start again with the "
+            "qt_jax and "
+            f"packages of its run (starts.jsonl), or move it away to {onwards}."
         ) from error
 
 
 def _damaged(error: Exception) -> bool:
     kinds = FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError
-    return any(isinstance(one, kinds) or re.search(_DAMAGE, faults.text_of(one)) for one in faults.chain(error))
+    causes = faults.chain(error)
+    return any(isinstance(one, kinds) or re.search(_DAMAGE, faults.text_of(one)) for one in causes)
 
 
 @contextlib.contextmanager
@@ -61,7 +68,8 @@ def written(directory: epath.Path) -> Iterator[None]:
         fault = faults.find(error)
         try:
             steps = list_steps(directory)
-            last = f"the last complete checkpoint is {directory / str(steps[-1])}" if steps else "there is no complete checkpoint yet"
+            last = f"is {directory / str(steps[-1])}" if steps else "does not exist yet"
+            last = f"the last complete checkpoint {last}"
         except UserError:
             last = "the complete checkpoints stay as they are"
         what = f"{fault.what}, {faults.told(error)}" if fault else faults.told(error)
@@ -72,7 +80,7 @@ def written(directory: epath.Path) -> Iterator[None]:
 
 
 def steps_in(directory: epath.Path) -> list[int]:
-    """Steps of the complete checkpoints; none where the directory cannot be listed (`list_steps` says why)."""
+    """As `list_steps`; none where the directory cannot be listed."""
     try:
         return list_steps(directory)
     except UserError:
@@ -80,7 +88,7 @@ def steps_in(directory: epath.Path) -> list[int]:
 
 
 def list_steps(directory: epath.Path) -> list[int]:
-    """Steps of the complete checkpoints. Raises a UserError if the directory is there and cannot be listed."""
+    """Steps of the complete checkpoints. Raises a UserError if a directory that is there cannot be listed."""
     try:
         return sorted(ocp.utils.checkpoint_steps(directory)) if directory.exists() else []
     except Exception as error:  # each store has its own
@@ -92,7 +100,8 @@ def list_steps(directory: epath.Path) -> list[int]:
 
 
 def refuse_other_shapes(saved: Any, expected: Any, path: Any) -> None:
-    """Raises a UserError that names the first parameter (or moment of the optimiser) that one of the trees lacks or has otherwise.
+    """Raises a UserError that names the first parameter (or moment of the optimiser) that one of the trees
+    lacks or has otherwise.
 
     Args:
         saved: Orbax's metadata of a tree. expected: the tree that is to be read.
@@ -105,8 +114,9 @@ def refuse_other_shapes(saved: Any, expected: Any, path: Any) -> None:
     has = f"parameter {name} of shape {theirs[name]}" if name in theirs else f"no parameter {name}"
     needs = str(mine[name]) if name in mine else "none"
     raise UserError(
-        f"{path} has {has}, this config's network has {needs}: it was trained with other settings or another version of the code, and is "
-        "whole. Use its config.model and action bins and the commit in its starts.jsonl, or another config.workdir."
+        f"{path} has {has}, this config's network has {needs}: it was trained with other settings or another "
+        "version of the code, and is whole. Use its config.model and action bins and the commit in its "
+        "starts.jsonl, or another config.workdir."
     )
 
 

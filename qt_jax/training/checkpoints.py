@@ -139,7 +139,9 @@ class Checkpointer:
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, position: dict, assets: Assets, clock: dict, metrics: dict[str, float] | None) -> None:
+    def save(
+        self, state: TrainState, position: dict, assets: Assets, clock: dict, metrics: dict[str, float] | None
+    ) -> None:
         """Returns as soon as the state is copied; the rest is written beside the next steps.
 
         Args:
@@ -152,6 +154,8 @@ class Checkpointer:
             raise UserError(
                 f"config.train.best_metric is {self._best_metric!r}, measured are {sorted(metrics)}; choose one of these or keep_best=0."
             )
+        best = self._best_metric if metrics is not None else None
+        measured = {best: metrics[best]} if best else None
         with written(self._directory):
             self._manager.save(
                 int(state.step),
@@ -162,30 +166,13 @@ class Checkpointer:
                     assets=ocp.args.JsonSave(assets.to_json()),
                     clock=ocp.args.JsonSave(clock),
                 ),
-                metrics={self._best_metric: metrics[self._best_metric]} if self._best_metric and metrics is not None else None,
+                metrics=measured,
             )
 
     def check(self) -> None:
         """Raises a UserError if a save under way failed. Call every step."""
         with written(self._directory):
             self._manager.check_for_errors()
-
-    def check_same_run(self, assets: Assets) -> dict[str, tuple[Any, Any]]:
-        """Settings that the latest checkpoint was made with otherwise, {config.KEY: (before, now)}; none if there is no checkpoint.
-
-        Raises:
-            UserError: if it was made with other data or a config that cannot go on from it, or cannot be read.
-        """
-        step = self.latest_step
-        if step is None:
-            return {}
-        path = self._directory / str(step)
-        saved = _load_assets(self._directory, step)
-        changes = refuse_to_continue(saved.config, assets.config, step, path)
-        for name in ("data_fingerprint", "datasets"):
-            if getattr(saved, name) != getattr(assets, name):
-                raise UserError(f"{path} was trained with other {name} than the data gives now: the dataset changed; take another workdir.")
-        return changes
 
     def restore(self, state: Any) -> tuple[TrainState, dict, dict]:
         """The latest checkpoint into the shapes and shardings of `state` (whatever mesh saved it), the data position and the clock.
@@ -200,10 +187,13 @@ class Checkpointer:
             restored = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
-                    train_state=ocp.args.StandardRestore(saved), data_iterator=ocp.args.JsonRestore(), clock=ocp.args.JsonRestore()
+                    train_state=ocp.args.StandardRestore(saved),
+                    data_iterator=ocp.args.JsonRestore(),
+                    clock=ocp.args.JsonRestore(),
                 ),
             )
-        return dataclasses.replace(state, **restored["train_state"]), restored["data_iterator"], restored["clock"]
+        state = dataclasses.replace(state, **restored["train_state"])
+        return state, restored["data_iterator"], restored["clock"]
 
     def wait(self) -> None:
         """For saves under way; raises a UserError if one failed."""
@@ -247,12 +237,32 @@ def load_assets(workdir: str, step: int = 0) -> Assets:
     Raises:
         UserError: if there is none, or another version wrote it.
     """
-    return _load_assets(_directory(workdir), _kept_step(workdir, step))
-
-
-def _load_assets(directory: epath.Path, step: int) -> Assets:
+    directory, step = _directory(workdir), _kept_step(workdir, step)
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer, readable(directory, step):
         return Assets.from_json(checkpointer.restore(directory / str(step) / "assets"), directory / str(step))
+
+
+def check_same_run(workdir: str, assets: Assets) -> dict[str, tuple[Any, Any]]:
+    """What the latest checkpoint below `workdir` was made with otherwise: {config.KEY: (before, now)}; {} if
+    there is none.
+
+    Call before a `Checkpointer` is made, which cleans up in the background.
+
+    Raises:
+        UserError: if it was made with other data or a config that cannot go on from it, or cannot be read.
+    """
+    if not exists(workdir):
+        return {}
+    step = latest_step(workdir)
+    path, saved = _directory(workdir) / str(step), load_assets(workdir, step)
+    changes = refuse_to_continue(saved.config, assets.config, step, path)
+    for name in ("data_fingerprint", "datasets"):
+        if getattr(saved, name) != getattr(assets, name):
+            raise UserError(
+                f"{path} was trained with other {name} than the data gives now: the dataset changed; take "
+                "another workdir."
+            )
+    return changes
 
 
 def load_params(workdir: str, like: dict | None = None, step: int = 0) -> tuple[dict, Assets, int]:

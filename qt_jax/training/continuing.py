@@ -9,9 +9,12 @@ from qt_jax.errors import UserError
 SAME_NUMBERS = ("model.remat", "model.encoder_remat", "model.scan_layers")
 """That change the memory and time of a step, and no number beyond rounding."""
 
-FREE = ("workdir", "train", "evaluate", "collect", "mesh", "distributed", "data.path", "data.root", "data.tables", "data.cache",
-        "data.read_threads", "data.workers", "data.memory_mib", "data.max_skipped", *SAME_NUMBERS)  # fmt: skip
-"""Sections and settings that may differ between a checkpoint's config and the one that resumes it: the data is known by its fingerprint."""
+FREE = (
+    "workdir", "train", "evaluate", "collect", "mesh", "distributed", "data.path", "data.root", "data.tables",
+    "data.cache", "data.read_threads", "data.workers", "data.memory_mib", "data.max_skipped", *SAME_NUMBERS,
+)  # fmt: skip
+"""Sections and settings that may differ between a checkpoint's config and the one that resumes it: the data
+is known by its fingerprint."""
 
 _SILENT = ("workdir", "evaluate", "collect", "distributed")
 _ABSENT = "no such setting"
@@ -42,7 +45,8 @@ def refuse_other_config(
 ) -> None:
     """Raises a UserError naming the first setting that differs, outside the `free` sections and settings.
 
-    The learning rate may be lowered (after a loss that was not finite). What is `bound` may be raised, whatever is free.
+    The learning rate may be lowered (after a loss that was not finite). What is `bound` may be raised,
+    whatever is free.
     """
     for key, (before, now) in differing(saved, current).items():
         section, setting = key.split(".")[1], key.removeprefix("config.")
@@ -54,25 +58,28 @@ def refuse_other_config(
             )
         if not allowed:
             raise UserError(
-                f"{path} was made with {key}={before!r}, this run has {now!r}; give the same value, another config.workdir, or start from "
-                "its parameters with config.train.init_from."
+                f"{path} was made with {key}={before!r}, this run has {now!r}; give the same value, another "
+                "config.workdir, or start from its parameters with config.train.init_from."
             )
 
 
 def refuse_to_continue(
     saved: dict[str, Any], current: dict[str, Any], step: int, path: Any
 ) -> dict[str, tuple[Any, Any]]:
-    """What the run has otherwise than its checkpoint of `step` at `path`: {config.KEY: (before, now)}, but for what no step depends on.
+    """What the run has otherwise than its checkpoint of `step` at `path`: {config.KEY: (before, now)}, but
+    for what no step depends on.
 
     Raises:
-        UserError: if a setting may not differ; a run that has ended takes more steps, and a lower learning rate only with them.
+        UserError: if a setting may not differ; a run that has ended takes more steps, and a lower learning
+            rate only with them.
     """
     refuse_other_config(saved, current, path, bound=("config.train.steps",))
     changes, rate = differing(saved, current), "config.optimizer.learning_rate"
     if rate in changes and step >= current["train"]["steps"]:
         before, now = changes[rate]
         raise UserError(
-            f"{path} is the end of a run with {rate}={before!r}, this run has {now!r} and no step is left; give the same value, raise "
+            f"{path} is the end of a run with {rate}={before!r}, this run has {now!r} and no step is left; "
+            "give the same value, raise "
             "config.train.steps, or take another config.workdir."
         )
     return {

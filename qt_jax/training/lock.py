@@ -1,4 +1,5 @@
-"""One training at a time in a run's directory: a second one's clean-up would delete the save that the first has under way."""
+"""One training at a time in a run's directory: a second one's clean-up would delete the save that the first
+has under way."""
 
 from __future__ import annotations
 
@@ -30,14 +31,15 @@ _SILENT_S = 3 * _BEAT_S
 
 
 def take(workdir: str, wait_s: float) -> FileLock | Lease | NoLock:
-    """The lock of a run's directory, for as long as this process lives or until it is closed. The first process of a run has it.
+    """The lock of a run's directory, until it is closed or this process ends. The first process of a run has
+    it.
 
-    On disks it is the operating system's, which ends with the process, however that ends. Buckets and file systems without such locks
-    have a lease instead: an object that its holder renews.
+    On disks it is the operating system's, which ends with the process, however that ends. Buckets and file
+    systems without such locks have a lease instead: an object that its holder renews.
 
     Raises:
-        UserError: naming the host, the process and since when, if another training is there and does not end within `wait_s`; or if the
-            directory cannot be written.
+        UserError: naming the host, the process and since when, if another training is there and does not end
+            within `wait_s`; or if the directory cannot be written.
     """
     if jax.process_index():
         return NoLock()
@@ -123,7 +125,8 @@ class Lease:
         self._thread.start()
 
     def _wait_for_others(self, waiting: _Waiting) -> None:
-        """Returns once nobody has the lease: it is gone, its process died on this machine, or it is silent."""
+        """Returns once nobody has the lease: it is gone, its process died on this machine, or it is
+        silent."""
         seen, since = _read(self._path), time.monotonic()
         while seen and not _died_here(seen) and time.monotonic() - since < _SILENT_S:
             time.sleep(_BEAT_S / 10)
@@ -149,7 +152,8 @@ class Lease:
                     self._lost = True
 
     def check(self) -> None:
-        """Raises a UserError if another training has taken the directory, or it was deleted. Call before writing."""
+        """Raises a UserError if another training has taken the directory, or it was deleted. Call before
+        writing."""
         if self._lost:
             raise UserError(_gone(self._folder))
 
@@ -196,8 +200,9 @@ class _Waiting:
 
 def _gone(folder: Any) -> str:
     return (
-        f"{folder} was deleted, moved or taken by another training while this one ran, which ends: what it had since its "
-        "last checkpoint is lost; start it again, in another config.workdir if that one is in use."
+        f"{folder} was deleted, moved or taken by another training while this one ran, which ends: what it "
+        "had since "
+        "its last checkpoint is lost; start it again, in another config.workdir if that one is in use."
     )
 
 
@@ -213,7 +218,8 @@ def _me() -> dict[str, Any]:
 
 
 def _machine() -> str:
-    """Of this boot and this container, in which a number of a process means one process; "" where there is no /proc."""
+    """Of this boot and this container, in which a number of a process means one process; "" where there is no
+    /proc."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
     except OSError:

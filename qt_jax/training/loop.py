@@ -35,8 +35,8 @@ def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
     """Trains on these datasets to `config.train.steps`, from the latest checkpoint in `config.workdir` if there is one.
 
     Raises:
-        UserError: for a bad config, bad data, a checkpoint that this config cannot go on from, another training in the same directory, or
-            a loss that is not finite.
+        UserError: for a bad config, bad data, a checkpoint that this config cannot go on from, another training
+            in the same directory, or a loss that is not finite.
         Preempted: SIGTERM or Ctrl-C came, and the run is saved.
     """
     with Preemption(peers) as preemption, contextlib.ExitStack() as closing:
@@ -47,9 +47,9 @@ def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
         network = Network.create(config.model, assets.action, assets.observation, assets.instruction_dim)
 
         lock = _closed(closing, take_lock(config.workdir, config.train.lock_wait_s))
-        checkpointer = _closed(closing, checkpoints.Checkpointer(config.workdir, config.train))
         # Before the compilation, which may take minutes: all that can be refused.
-        changes = checkpointer.check_same_run(assets)
+        changes = checkpoints.check_same_run(config.workdir, assets)
+        checkpointer = _closed(closing, checkpoints.Checkpointer(config.workdir, config.train))
         born = metrics.first_start(config.workdir)
         provenance.record(config, changes)
         tracker = tracking.Tracker(config, born) if config.train.wandb and jax.process_index() == 0 else None
@@ -83,7 +83,8 @@ def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
         meet("first step", config.distributed.start_timeout_s)
         writer = _closed(closing, metrics.MetricWriter(config.workdir, start, tracker))
         dog = _closed(closing, Watchdog(config.train.step_timeout_s, peers))
-        profiler = _closed(closing, Profiler(config.workdir, config.train.profile_start, config.train.profile_steps))
+        window = config.train.profile_start, config.train.profile_steps
+        profiler = _closed(closing, Profiler(config.workdir, *window))
 
         preemption.begin()
         pending: dict[str, jax.Array] = {}
@@ -98,7 +99,7 @@ def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
                 peers.doing = f"step {step}"
                 batch = mesh.put_batch(local, device_mesh, batch_size)
                 previous, (state, pending) = pending, compiled.step(state, batch)
-                # The check lags one step behind, so that the device never waits for it; before a save it is up to date.
+                # The check lags one step, so that the device never waits for it; before a save it is up to date.
                 metrics.check_finite(step - 1, jax.device_get(previous))
                 values = jax.device_get(pending) if step % config.train.log_every == 0 or final else {}
             leaving = preemption.due(step)
@@ -106,7 +107,8 @@ def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
             peers.doing = f"validation or saving after step {step}"
             if values:
                 metrics.check_finite(step, values)
-                values = {f"train/{k}": float(v) for k, v in values.items()} | meter.read(float(values["transitions"]))
+                speed = meter.read(float(values["transitions"]))
+                values = {f"train/{k}": float(v) for k, v in values.items()} | speed
                 values["read_amplification"] = iterator.read_amplification()
                 lock.check()
                 writer.write(step, values)
@@ -114,23 +116,30 @@ def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
 
             if validation and (final or (step % config.train.validate_every == 0 and not leaving)):
                 stop = preemption.told if not final else None
-                measured = validate_on(recipe, validation, validation_fn, state, device_mesh, batch_size, stop)
-                leaving = leaving if measured is not None else preemption.due(step)
-                writer.write(step, measured or {})
+                measured = validate_on(
+                    recipe, validation, validation_fn, state, device_mesh, batch_size, stop
+                )
+                if measured is None:
+                    leaving = preemption.due(step)
+                else:
+                    writer.write(step, measured)
             elif leaving:
                 measured = None  # of an earlier step: it does not tell how good this one is
 
-            if step % config.train.checkpoint_every == 0 or final or leaving:  # last: a run that resumes here has all metrics up to here
+            # Last: a run that resumes here has all metrics up to here.
+            if step % config.train.checkpoint_every == 0 or final or leaving:
                 metrics.check_finite(step, jax.device_get(pending))
                 lock.check()
                 writer.flush()
-                checkpointer.save(state, iterator.get_state(), assets, {"productive_s": meter.productive_s}, measured)
+                clock = {"productive_s": meter.productive_s}
+                checkpointer.save(state, iterator.get_state(), assets, clock, measured)
             checkpointer.check()
             dog.alive(step)
             if leaving and not final:
                 checkpointer.wait()
-                message = f"{STOPPED[leaving]} after step {step}, which is saved; the same command continues from there"
-                raise Preempted(message, leaving)
+                saved = f"after step {step}, which is saved; the same command continues from there"
+                raise Preempted(f"{STOPPED[leaving]} {saved}", leaving)
+        checkpointer.wait()  # while the watchdog still looks
     return state
 
 
@@ -147,11 +156,13 @@ def _closed(closing: contextlib.ExitStack, thing: Any) -> Any:
 
 def _resumed(step: int, config: Any, changes: dict[str, tuple[Any, Any]]) -> str:
     """A line of where a run continues, and one of what it has otherwise than before."""
-    line = f"resumed from step {step} of {config.train.steps}" + (": nothing is left to do" if step >= config.train.steps else "")
+    finished = ": nothing is left to do" if step >= config.train.steps else ""
+    line = f"resumed from step {step} of {config.train.steps}{finished}"
     if not changes:
         return line
     told = ", ".join(f"{key} {before!r} -> {now!r}" for key, (before, now) in changes.items())
-    return f"{line}\nwith other settings than before: {told}; the learning rate is now {float(learning_rate(config, step)):.3g}"
+    rate = float(learning_rate(config, step))
+    return f"{line}\nwith other settings than before: {told}; the learning rate is now {rate:.3g}"
 
 
 def _use_compilation_cache(path: str) -> None:
@@ -212,7 +223,8 @@ def validate_on(
     batch_size: int,
     stop: Callable[[], bool] | None = None,
 ) -> dict[str, float] | None:
-    """Means over validation transitions, and the AUC of the first step's value against success where the agent has values.
+    """Means over validation transitions, and the AUC of the first step's value against success where the
+    agent has values.
 
     None if `stop` says so on the way.
     """

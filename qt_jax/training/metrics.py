@@ -22,7 +22,8 @@ _REWRITE_S = 60.0
 class MetricWriter:
     """`metrics.jsonl` (one object a line) and TensorBoard event files in the run's directory. Only the first process writes.
 
-    A line is added to the file as it is written. An object store has no such thing: there the file is written anew once a minute, and
+    A line is added to the file as it is written. An object store has no such thing: there the file is written
+    anew once a minute, and
     whenever it is flushed.
 
     Args:
@@ -65,7 +66,8 @@ class MetricWriter:
             self._tracker.write(step, values)
 
     def flush(self) -> None:
-        """Writes what waits. Call before a checkpoint, so that it is never of a later step than the metrics."""
+        """Writes what waits. Call before a checkpoint, so that it is never of a later step than the
+        metrics."""
         if self._board and self._unwritten:
             with storage.writing(self._path):
                 storage.replace_text(self._path, "".join(self._kept))
@@ -80,7 +82,8 @@ class MetricWriter:
 
 
 def first_start(workdir: str) -> float:
-    """Seconds since the epoch at which a run in `workdir` was first started; now, if this is it. (Of the first process's clock.)
+    """Seconds since the epoch at which a run in `workdir` was first started; now, if this is it. (Of the
+    first process's clock.)
 
     A stamp that cannot be read, of a disk that was full, is made anew: from the first of `starts.jsonl`.
     """
@@ -149,7 +152,8 @@ def check_finite(step: int, values: dict[str, float]) -> None:
         if not math.isfinite(value):
             raise UserError(
                 f"Step {step}: {name} is {value}; training stopped and this state is not saved. Lower "
-                "config.optimizer.learning_rate and start again: the run goes on from its last checkpoint, with the optimiser, "
+                "config.optimizer.learning_rate and start again: the run goes on from its last checkpoint, "
+                "with the optimiser, "
                 "target network and position in the data that it has. Or look at the data of this step."
             )
 

@@ -19,9 +19,11 @@ STOPPED = {EXIT_PREEMPTED: "told to stop", EXIT_INTERRUPTED: "interrupted"}
 
 
 class Preemption:
-    """From entry to `begin` a signal ends the process at once: nothing is to be saved yet. After that it is a question for each step.
+    """From entry to `begin` a signal ends the process at once: nothing is to be saved yet. After that it is a
+    question for each step.
 
-    With several processes, JAX agrees on the step at which all of them save. A second Ctrl-C does not wait for the save.
+    With several processes, JAX agrees on the step at which all of them save. A second Ctrl-C does not wait
+    for the save.
     """
 
     def __init__(self, peers: Peers):
@@ -53,7 +55,8 @@ class Preemption:
         """In the listener's thread."""
         if not self._begun:
             self._peers.stop(
-                f"{STOPPED[status]} before the first step, so that there is nothing to save; the same command starts "
+                f"{STOPPED[status]} before the first step, so that there is nothing to save; the same "
+                "command starts "
                 "again, from the last checkpoint if there is one.",
                 status,
             )
@@ -69,7 +72,8 @@ class Preemption:
         return bool(self._status) and jax.process_count() == 1
 
     def due(self, step: int) -> int:
-        """The exit status with which to leave after this step, once it is saved; 0: go on. Every process must ask after every step."""
+        """The exit status with which to leave after this step, once it is saved; 0: go on. Every process must
+        ask after every step."""
         if jax.process_count() == 1:
             return self._status
         return (self._status or EXIT_PREEMPTED) if multihost_utils.reached_preemption_sync_point(step) else 0

@@ -29,8 +29,12 @@ class Program:
     def init(self, config: Any, network: Network) -> Any:
         """A fresh train state where it belongs; no device ever holds all of it."""
         shardings = jax.tree.map(lambda x: x.sharding, self.state)
-        begin = jax.jit(lambda settings: init_state(traced.With(config, settings), network), out_shardings=shardings)
-        return begin(jax.device_get(traced.values(config)))
+
+
+        def begin(settings: Any) -> Any:
+            return init_state(traced.With(config, settings), network)
+
+        return jax.jit(begin, out_shardings=shardings)(jax.device_get(traced.values(config)))
 
     def with_settings(self, config: Any) -> Any:
         """`state` with the settings of this config where they belong: what a checkpoint is restored into."""
@@ -66,11 +70,15 @@ def build(config: Any, network: Network, device_mesh: jax.sharding.Mesh) -> Prog
 
 
 def build_validation(config: Any, network: Network, program: Program) -> jax.stages.Compiled:
-    """Compiles `validation_step`: (state, batch) -> outputs on every device. Before the first step: later, a signal would wait for it."""
-    with_mesh = functools.partial(validation_step, config, network)
+    """Compiles `validation_step`: (state, batch) -> outputs on every device. Before the first step: later, a
+    signal would wait for it."""
     placed = jax.tree.map(lambda x: x.sharding, (program.state, program.batch))
-    function = jax.jit(with_mesh, in_shardings=placed, out_shardings=mesh.replicated(program.mesh))
-    return function.lower(program.state, program.batch).compile()
+    validate = jax.jit(
+        functools.partial(validation_step, config, network),
+        in_shardings=placed,
+        out_shardings=mesh.replicated(program.mesh),
+    )
+    return validate.lower(program.state, program.batch).compile()
 
 
 def step_flops(config: Any, network: Network, state: Any, batch: Segment) -> float:

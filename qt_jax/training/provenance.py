@@ -28,7 +28,8 @@ def record(config: Any, changes: dict[str, tuple[Any, Any]] | None = None) -> No
     """Writes both files of `config.workdir`; the first process does.
 
     Args:
-        changes: settings that the checkpoint which the run continues from was made with otherwise: {config.KEY: (before, now)}.
+        changes: settings that the checkpoint which the run continues from was made with otherwise:
+            {config.KEY: (before, now)}.
     """
     if jax.process_index():
         return

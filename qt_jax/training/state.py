@@ -23,9 +23,11 @@ DECAYED = ("kernel", "head")
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """step int32 []; params and target_params nested dicts ({} for agents without a target network); opt_state of optax.
+    """step int32 []; params and target_params nested dicts ({} for agents without a target network);
+    opt_state of optax.
 
-    settings: the config's `traced.values`, which the step reads in place of the config's own; no checkpoint has them.
+    settings: the config's `traced.values`, which the step reads in place of the config's own; no checkpoint
+        has them.
     """
 
     step: jax.Array
@@ -36,11 +38,12 @@ class TrainState:
 
     def saved(self) -> dict[str, Any]:
         """What a checkpoint holds, by field."""
-        return {"step": self.step, "params": self.params, "target_params": self.target_params, "opt_state": self.opt_state}
+        return {name: getattr(self, name) for name in ("step", "params", "target_params", "opt_state")}
 
 
 def learning_rate(config: Any, step: jax.Array | int) -> jax.Array:
-    """Of the update after `step` others: linear warm-up, then a cosine to its final share at `config.train.steps`, where it stays."""
+    """Of the update after `step` others: linear warm-up, then a cosine to its final share at
+    `config.train.steps`, where it stays."""
     settings, steps = config.optimizer, config.train.steps
     warmup = jnp.minimum(settings.warmup_steps, steps - 1)
     passed = jnp.clip((step - warmup) / (steps - warmup), 0.0, 1.0)
@@ -50,7 +53,8 @@ def learning_rate(config: Any, step: jax.Array | int) -> jax.Array:
 
 
 def make_optimizer(config: Any) -> optax.GradientTransformation:
-    """AdamW at `learning_rate`, gradients clipped by global norm; weight decay on matrices alone (`DECAYED`)."""
+    """AdamW at `learning_rate`, gradients clipped by global norm; weight decay on matrices alone
+    (`DECAYED`)."""
     settings, schedule = config.optimizer, functools.partial(learning_rate, config)
     decayed = lambda params: jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in DECAYED, params)
     return optax.chain(
@@ -62,7 +66,8 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
 def init_state(config: Any, network: Network) -> TrainState:
     params = network.init(jax.random.key(config.seed))
     target = jax.tree.map(jnp.copy, params) if agents.get(config.agent.name).USES_TARGET else {}
-    return TrainState(jnp.zeros((), jnp.int32), params, target, make_optimizer(config).init(params), traced.values(config))
+    moments = make_optimizer(config).init(params)
+    return TrainState(jnp.zeros((), jnp.int32), params, target, moments, traced.values(config))
 
 
 def train_step(config: Any, network: Network, state: TrainState, batch: Segment) -> tuple[TrainState, dict[str, jax.Array]]:

@@ -1,4 +1,5 @@
-"""Settings that are arguments of the compiled programs: runs that differ in these numbers alone, as those of a sweep, compile once."""
+"""Settings that are arguments of the compiled programs: runs that differ in these numbers alone, as those of
+a sweep, compile once."""
 
 from __future__ import annotations
 
@@ -9,9 +10,9 @@ import jax
 import jax.numpy as jnp
 
 TRACED = (
-    "seed", "discount", "train.steps", "optimizer.learning_rate", "optimizer.warmup_steps", "optimizer.final_learning_rate",
-    "optimizer.weight_decay", "optimizer.clip_norm", "agent.alpha", "agent.temperature", "agent.expectile", "agent.target_rate",
-    "agent.max_weight",
+    "seed", "discount", "train.steps", "optimizer.learning_rate", "optimizer.warmup_steps",
+    "optimizer.final_learning_rate", "optimizer.weight_decay", "optimizer.clip_norm", "agent.alpha",
+    "agent.temperature", "agent.expectile", "agent.target_rate", "agent.max_weight",
 )  # fmt: skip
 """Numbers that no shape and no choice depends on."""
 
