@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 COMPILE := $(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --custom-compile-command 'make lock' --extra all
 
-.PHONY: libtpu quickstart test test-slow slurm lint lock clean bench-state bench-quickstart bench-learner bench-loader bench-serving \
+.PHONY: libtpu quickstart test test-slow slurm lint lock clean clean-data-and-runs bench-state bench-quickstart bench-learner bench-loader bench-serving \
 	metaworld-tries metaworld-grid metaworld-values metaworld-states metaworld-benchmark metaworld-ablations metaworld-images scene-benchmark metaworld-report plan-sizes plan-experiments
 
 QT := $(PY) -m qt_jax
@@ -156,5 +156,10 @@ lock: $(STAMP)
 libtpu: $(STAMP)
 	$(PY) -m pip install --quiet --no-deps --upgrade --target .libtpu libtpu==0.0.42.1
 
+# What can be made again. Data and runs stay: `make clean-data-and-runs` is for them.
 clean:
-	rm -rf $(VENV) .base .openpi .beam .onnx .rerun .peer .libtpu data runs
+	rm -rf $(VENV) .base .openpi .beam .onnx .plots .rerun .peer .libtpu build *.egg-info .pytest_cache .ruff_cache .import_linter_cache
+	find qt_jax experiments launch benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-data-and-runs:
+	rm -rf data runs

@@ -46,10 +46,8 @@ def _measured(run: Run) -> dict[str, float]:
     """The last value of each of a run's metrics, and the success of its rollouts over all tasks."""
     values: dict[str, float] = {}
     folder = storage.directory(run.workdir)
-    if (folder / "metrics.jsonl").exists():
-        for line in (folder / "metrics.jsonl").read_text().splitlines():
-            values |= json.loads(line)
-        del values["step"], values["time"]
+    for record in storage.json_lines(folder / "metrics.jsonl"):
+        values |= {name: value for name, value in record.items() if name not in ("step", "time")}
     if (folder / "evaluation.json").exists():
         values[SUCCESS] = json.loads((folder / "evaluation.json").read_text())["overall"]["success"]
     return values

@@ -20,6 +20,7 @@ from qt_jax.cli.settings import problem
 from qt_jax.errors import EXIT_HUNG, EXIT_PEER_LOST, EXIT_PREEMPTED, UserError
 from qt_jax.training import checkpoints, mesh
 from qt_jax.training.config import validate
+from qt_jax.training.continuing import refuse_to_continue
 
 AGAIN = (EXIT_PREEMPTED, EXIT_HUNG, EXIT_PEER_LOST, 134, 143)
 """Exit statuses after which the same command is started again; 134: JAX's own abort when process 0 is killed;
@@ -65,7 +66,7 @@ class Run:
             return False
         saved, asked = checkpoints.load_assets(self.workdir).config, checkpoints.plain_config(self.config)
         asked["value_range"] = asked["value_range"] or saved["value_range"]
-        checkpoints.refuse_other_config(saved, asked, self.workdir, bound=("config.train.steps",))
+        refuse_to_continue(saved, asked, self.step(), self.workdir)
         return not self.evaluate or (storage.directory(self.workdir) / "evaluation.json").exists()
 
 

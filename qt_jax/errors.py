@@ -12,7 +12,8 @@ EXIT_VIOLATIONS = 1
 """`validate` found violations, as linters have it."""
 EXIT_USER_ERROR = 2
 EXIT_PREEMPTED = 75
-"""SIGTERM came and the run was saved: start the same command again (sysexits' EX_TEMPFAIL)."""
+"""SIGTERM came and the run was saved, or had no step to save: start the same command again (sysexits'
+EX_TEMPFAIL)."""
 EXIT_HUNG = 76
 """No step ended within config.train.step_timeout_s: start the same command again, on other machines if it happens twice."""
 EXIT_PEER_LOST = 77
@@ -23,4 +24,8 @@ EXIT_INTERRUPTED = 130
 
 
 class Preempted(Exception):
-    """The run was told to stop, and saved. Doors print it and exit with EXIT_PREEMPTED."""
+    """The run was told to stop by SIGTERM or Ctrl-C, and saved. Doors print it and exit with `status`."""
+
+    def __init__(self, message: str, status: int = EXIT_PREEMPTED):
+        super().__init__(message)
+        self.status = status

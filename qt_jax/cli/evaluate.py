@@ -22,8 +22,10 @@ from qt_jax.serving import access, client
 from qt_jax.serving.observations import Keys
 from qt_jax.serving.sessions import Sessions
 from qt_jax.training import checkpoints
+from qt_jax.training.continuing import SAME_NUMBERS
 
-FREE = ("workdir", "evaluate", "collect", "mesh", "distributed", "data", "optimizer", "seed", "train")
+FREE = ("workdir", "evaluate", "collect", "mesh", "distributed", "data", "optimizer", "seed", "train",
+        *SAME_NUMBERS)  # fmt: skip
 """What a policy's behaviour does not depend on once it is trained."""
 
 

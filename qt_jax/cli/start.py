@@ -39,20 +39,24 @@ def run(door: str) -> None:
             raise SystemExit(EXIT_USER_ERROR) from None
         except Preempted as notice:
             print(f"qt_jax {door}: {notice}", file=sys.stderr)
-            raise SystemExit(EXIT_PREEMPTED) from None
+            raise SystemExit(notice.status) from None
         except KeyboardInterrupt:
-            _leave(door)
+            _leave(door, "interrupted", EXIT_INTERRUPTED)
 
     if door != "collect":  # which has workers and a half-written dataset to clean up, by the exception
-        signal.signal(signal.SIGINT, lambda *_: _leave(door))
+        signal.signal(signal.SIGINT, lambda *_: _leave(door, "interrupted", EXIT_INTERRUPTED))
+    if door == "train":  # until it hears signals itself
+        told = "told to stop; the same command starts again"
+        signal.signal(signal.SIGTERM, lambda *_: _leave(door, told, EXIT_PREEMPTED))
     app.run(main, flags_parser=lambda argv: _parse(door, config, argv))
 
 
-def _leave(door: str) -> NoReturn:
-    """Ctrl-C: an exception may be lost in a callback of JAX, and a compilation under way would crash Python's own end."""
-    print(f"qt_jax {door}: interrupted", file=sys.stderr, flush=True)
+def _leave(door: str, why: str, status: int) -> NoReturn:
+    """Ends at a signal: an exception may be lost in a callback of JAX, and a compilation under way would crash
+    Python's own end."""
+    print(f"qt_jax {door}: {why}", file=sys.stderr, flush=True)
     sys.stdout.flush()
-    os._exit(EXIT_INTERRUPTED)
+    os._exit(status)
 
 
 def _parse(door: str, config: Any, argv: list[str]) -> list[str]:

@@ -8,8 +8,12 @@ import ml_collections
 
 from qt_jax.cli import datasets
 from qt_jax.training import distributed, loop
+from qt_jax.training.peers import Peers
+from qt_jax.training.preemption import Preemption
 
 
 def main(config: Any) -> None:
-    with distributed.start(config.distributed) as peers:
+    with Preemption(Peers()):
+        peers = distributed.start(config.distributed)
+    with peers:
         loop.train(ml_collections.FrozenConfigDict(config), datasets.entries(config), peers)

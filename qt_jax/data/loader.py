@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import functools
 import os
+import signal
 import sys
 import threading
 import time
@@ -178,7 +179,10 @@ class _Plan(grain.MapDataset):
 
 
 def _end_with(parent: int, worker: int, workers: int) -> None:
-    """In a worker process: a trainer that is killed leaves none of them behind."""
+    """In a worker process: a trainer that is killed leaves none behind, and one that is told to stop has them
+    until it has saved."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # which a terminal or a scheduler sends to all processes
+        signal.signal(number, signal.SIG_IGN)
 
     def watch() -> None:
         while os.getppid() == parent:

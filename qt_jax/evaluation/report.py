@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from etils import epath
 
+from qt_jax import storage
 from qt_jax.evaluation import affordance_page, plots
 from qt_jax.evaluation.rollouts import Rollout
 
@@ -32,8 +32,7 @@ def write(
         summary: of `evaluate`: rows per task and overall, the data's own rates under "data", instruction swaps under "language".
         methods: {name: summary} of this and other methods, shown side by side.
     """
-    metrics = folder / "metrics.jsonl"
-    records = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
+    records = storage.json_lines(folder / "metrics.jsonl")
     videos = folder / "videos"
     episodes = []
     for rollout in traced:

@@ -5,10 +5,8 @@ Saves are asynchronous and atomic: until all hosts have written, the directory h
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -23,12 +21,10 @@ from qt_jax.errors import UserError
 from qt_jax.models import q_transformer
 from qt_jax.specs import ActionSpec, ObservationSpec
 from qt_jax.statistics import Statistics
-from qt_jax.training.peers import check_barrier
+from qt_jax.training.checkpoint_errors import list_steps, readable, refuse_other_shapes, written
+from qt_jax.training.continuing import refuse_other_config as refuse_other_config
+from qt_jax.training.continuing import refuse_to_continue
 from qt_jax.training.state import TrainState
-
-_FREE = ("workdir", "train", "evaluate", "collect", "mesh", "distributed", "data.path", "data.root", "data.tables", "data.cache",
-         "data.read_threads", "data.workers", "data.memory_mib", "data.max_skipped")  # fmt: skip
-"""Sections and settings that may differ between a checkpoint's config and the one that resumes it: the data is known by its fingerprint."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,52 +132,47 @@ class Checkpointer:
             async_options=ocp.AsyncOptions(timeout_secs=settings.save_timeout_s),
             **best,
         )
-        with self._written():
+        with written(self._directory):
             self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     @property
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, position: dict, assets: Assets, clock: dict, metrics: dict[str, float]) -> None:
+    def save(
+        self, state: TrainState, position: dict, assets: Assets, clock: dict, metrics: dict[str, float] | None
+    ) -> None:
         """Returns as soon as the state is copied; the rest is written beside the next steps.
+
+        Args:
+            metrics: what validation measured; None: it was not due, and the checkpoint can be no best one.
 
         Raises:
             UserError: if this or an earlier save could not be written, or `best_metric` was not measured.
         """
-        if self._best_metric and self._best_metric not in metrics:
+        if self._best_metric and metrics is not None and self._best_metric not in metrics:
             raise UserError(
                 f"config.train.best_metric is {self._best_metric!r}, measured are {sorted(metrics)}; choose one of these or keep_best=0."
             )
-        with self._written():
+        best = self._best_metric if metrics is not None else None
+        measured = {best: metrics[best]} if best else None
+        with written(self._directory):
             self._manager.save(
                 int(state.step),
                 args=ocp.args.Composite(
-                    train_state=ocp.args.StandardSave(state),
+                    train_state=ocp.args.StandardSave(state.saved()),
                     params=ocp.args.StandardSave(state.params),
                     data_iterator=ocp.args.JsonSave(position),
                     assets=ocp.args.JsonSave(assets.to_json()),
                     clock=ocp.args.JsonSave(clock),
                 ),
-                metrics={self._best_metric: metrics[self._best_metric]} if self._best_metric else None,
+                metrics=measured,
             )
 
     def check(self) -> None:
         """Raises a UserError if a save under way failed. Call every step."""
-        with self._written():
+        with written(self._directory):
             self._manager.check_for_errors()
-
-    def check_same_run(self, assets: Assets) -> None:
-        """Raises a UserError if there is a latest checkpoint and it was made with another config or other data, or cannot be read."""
-        step = self.latest_step
-        if step is None:
-            return
-        path = self._directory / str(step)
-        saved = _load_assets(self._directory, step)
-        refuse_other_config(saved.config, assets.config, path, bound=("config.train.steps",))  # the schedule ends there
-        for name in ("data_fingerprint", "datasets"):
-            if getattr(saved, name) != getattr(assets, name):
-                raise UserError(f"{path} was trained with other {name} than the data gives now: the dataset changed; take another workdir.")
 
     def restore(self, state: Any) -> tuple[TrainState, dict, dict]:
         """The latest checkpoint into the shapes and shardings of `state` (whatever mesh saved it), the data position and the clock.
@@ -189,19 +180,24 @@ class Checkpointer:
         Raises:
             UserError: if it cannot be read.
         """
-        step = self.latest_step
-        with _readable(self._directory, step):
+        step, saved = self.latest_step, state.saved()
+        path = self._directory / str(step)
+        with readable(self._directory, step):
+            refuse_other_shapes(_metadata(path / "train_state"), saved, path)
             restored = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
-                    train_state=ocp.args.StandardRestore(state), data_iterator=ocp.args.JsonRestore(), clock=ocp.args.JsonRestore()
+                    train_state=ocp.args.StandardRestore(saved),
+                    data_iterator=ocp.args.JsonRestore(),
+                    clock=ocp.args.JsonRestore(),
                 ),
             )
-        return restored["train_state"], restored["data_iterator"], restored["clock"]
+        state = dataclasses.replace(state, **restored["train_state"])
+        return state, restored["data_iterator"], restored["clock"]
 
     def wait(self) -> None:
         """For saves under way; raises a UserError if one failed."""
-        with self._written():
+        with written(self._directory):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
@@ -209,54 +205,10 @@ class Checkpointer:
         self.wait()
         self._manager.close()
 
-    @contextlib.contextmanager
-    def _written(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            check_barrier(error)
-            steps = _steps(self._directory)
-            last = (
-                f"the last complete checkpoint is {self._directory / str(max(steps))}" if steps else "there is no complete checkpoint yet"
-            )
-            raise UserError(
-                f"{self._directory} cannot be written ({_first_line(error)}); free or mount the storage and start again: {last}."
-            ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
-
-
-def _steps(directory: epath.Path) -> list[int]:
-    """Steps of the complete checkpoints."""
-    try:
-        return sorted(ocp.utils.checkpoint_steps(directory)) if directory.exists() else []
-    except OSError:
-        return []
-
-
-@contextlib.contextmanager
-def _readable(directory: epath.Path, step: int) -> Iterator[None]:
-    """A damaged checkpoint is named and the one before offered, never used silently."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        check_barrier(error)
-        earlier = [s for s in _steps(directory) if s < step]
-        remedy = (
-            f"delete or move it to continue from {directory / str(earlier[-1])}"
-            if earlier
-            else "delete or move it to start from the beginning"
-        )
-        raise UserError(f"{directory / str(step)} is damaged ({_first_line(error)}); {remedy}.") from error
-
 
 def exists(workdir: str) -> bool:
     """Whether a run has a complete checkpoint."""
-    return bool(_steps(_directory(workdir)))
+    return bool(list_steps(_directory(workdir)))
 
 
 def latest_step(workdir: str) -> int:
@@ -268,13 +220,13 @@ def latest_step(workdir: str) -> int:
     directory = _directory(workdir)
     if not exists(workdir):
         raise UserError(f"{directory} holds no checkpoint; run `python -m qt_jax train --config=...` with this config.workdir first.")
-    return max(_steps(directory))
+    return max(list_steps(directory))
 
 
 def _kept_step(workdir: str, step: int) -> int:
     """`step` if that checkpoint was kept; 0: the latest."""
     latest = latest_step(workdir)
-    if step and step not in (kept := _steps(_directory(workdir))):
+    if step and step not in (kept := list_steps(_directory(workdir))):
         raise UserError(f"{_directory(workdir)} holds no checkpoint of step {step}; give one of {kept}, or 0 for the latest.")
     return step or latest
 
@@ -285,12 +237,32 @@ def load_assets(workdir: str, step: int = 0) -> Assets:
     Raises:
         UserError: if there is none, or another version wrote it.
     """
-    return _load_assets(_directory(workdir), _kept_step(workdir, step))
-
-
-def _load_assets(directory: epath.Path, step: int) -> Assets:
-    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer, _readable(directory, step):
+    directory, step = _directory(workdir), _kept_step(workdir, step)
+    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer, readable(directory, step):
         return Assets.from_json(checkpointer.restore(directory / str(step) / "assets"), directory / str(step))
+
+
+def check_same_run(workdir: str, assets: Assets) -> dict[str, tuple[Any, Any]]:
+    """What the latest checkpoint below `workdir` was made with otherwise: {config.KEY: (before, now)}; {} if
+    there is none.
+
+    Call before a `Checkpointer` is made, which cleans up in the background.
+
+    Raises:
+        UserError: if it was made with other data or a config that cannot go on from it, or cannot be read.
+    """
+    if not exists(workdir):
+        return {}
+    step = latest_step(workdir)
+    path, saved = _directory(workdir) / str(step), load_assets(workdir, step)
+    changes = refuse_to_continue(saved.config, assets.config, step, path)
+    for name in ("data_fingerprint", "datasets"):
+        if getattr(saved, name) != getattr(assets, name):
+            raise UserError(
+                f"{path} was trained with other {name} than the data gives now: the dataset changed; take "
+                "another workdir."
+            )
+    return changes
 
 
 def load_params(workdir: str, like: dict | None = None, step: int = 0) -> tuple[dict, Assets, int]:
@@ -305,20 +277,31 @@ def load_params(workdir: str, like: dict | None = None, step: int = 0) -> tuple[
     step = _kept_step(workdir, step)
     assets = load_assets(workdir, step)
     path = _directory(workdir) / str(step)
-    with ocp.StandardCheckpointer() as checkpointer, _readable(_directory(workdir), step):
-        metadata = checkpointer.metadata(path / "params").item_metadata.tree
+    with ocp.StandardCheckpointer() as checkpointer, readable(_directory(workdir), step):
+        metadata = _metadata(path / "params")
+        refuse_other_shapes(metadata, _expected(assets) if like is None else like, path)
         if like is None:
             sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
             abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), metadata)
             return _with_list_keys(checkpointer.restore(path / "params", abstract)), assets, step
-        theirs, mine = _shapes(_with_list_keys(metadata)), _shapes(like)
-        if theirs != mine:
-            name = next(n for n in sorted(set(mine) | set(theirs)) if mine.get(n) != theirs.get(n))
-            raise UserError(
-                f"{path} has parameter {name} of shape {theirs.get(name)}, this config's network has {mine.get(name)}; "
-                "use the config.model and action bins that it was trained with."
-            )
         return checkpointer.restore(path / "params", like), assets, step
+
+
+def _metadata(path: epath.Path) -> Any:
+    """Shapes of a saved tree, as Orbax names its entries."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        found = checkpointer.metadata(path).item_metadata
+    if found is None:  # Orbax does not say why
+        json.loads((path / "_METADATA").read_text())
+        raise FileNotFoundError(f"{path} has no metadata")
+    return found.tree
+
+
+def _expected(assets: Assets) -> Any:
+    """Shapes of the parameters that this code's network has with these assets."""
+    model = frozen_config(assets.config).model
+    network = q_transformer.Network.create(model, assets.action, assets.observation, assets.instruction_dim)
+    return jax.eval_shape(network.init, jax.random.key(0))
 
 
 def _with_list_keys(tree: Any) -> Any:
@@ -326,29 +309,3 @@ def _with_list_keys(tree: Any) -> Any:
     if not isinstance(tree, dict):
         return tree
     return {int(k) if isinstance(k, str) and k.isdigit() else k: _with_list_keys(v) for k, v in tree.items()}
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    return {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def refuse_other_config(
-    saved: dict[str, Any], current: dict[str, Any], path: Any, free: tuple[str, ...] = _FREE, bound: tuple[str, ...] = ()
-) -> None:
-    """Raises a UserError naming the first setting that differs, outside the `free` sections and settings or among the `bound` keys."""
-
-    def flatten(values: dict[str, Any], prefix: str = "config") -> dict[str, Any]:
-        flat = {}
-        for key, value in values.items():
-            flat.update(flatten(value, f"{prefix}.{key}") if isinstance(value, dict) else {f"{prefix}.{key}": value})
-        return flat
-
-    before, now = flatten(saved), flatten(current)
-    for key in sorted(set(before) | set(now)):
-        section, setting = key.split(".")[1], key.removeprefix("config.")
-        relevant = key in bound or not {section, setting} & set(free)
-        if relevant and before.get(key) != now.get(key):
-            raise UserError(
-                f"{path} was made with {key}={before.get(key)!r}, this run has {now.get(key)!r}; give the same value, another "
-                "config.workdir, or start from its parameters with config.train.init_from."
-            )

@@ -84,6 +84,7 @@ def default_config(
     config.train.compilation_cache = "~/.cache/qt_jax"  # compiled programs, kept between runs; empty: none
     config.train.step_timeout_s = 1800.0  # a step (or validation, or save) that takes longer ends the run with status 76
     config.train.save_timeout_s = 1200  # for all hosts to finish a save
+    config.train.lock_wait_s = 30.0  # for another training in workdir to end; then this one is refused
     config.train.wandb = ""  # project of Weights & Biases, beside TensorBoard; empty: none
     config.train.profile_start = 0  # first step of a trace for TensorBoard and Perfetto in workdir/profile; 0: none
     config.train.profile_steps = 5
@@ -102,6 +103,7 @@ def validate(config: Any, devices: int) -> None:
             problems.append(f"config.{key} is {value!r}, expected {expected}")
 
     require(agent.name in agents.AGENTS, "agent.name", f"one of {sorted(agents.AGENTS)}")
+    require(0 <= config.seed < 2**32, "seed", "a whole number from 0 to 2**32 - 1")
     require(0 < config.discount <= 1, "discount", "a number in (0, 1]")
     span = config.value_range
     require(not span or (len(span) == 2 and span[0] < span[1]), "value_range", "(least, greatest) attainable return, or ()")
@@ -132,7 +134,7 @@ def validate(config: Any, devices: int) -> None:
     positive = "steps log_every validate_every checkpoint_every keep_checkpoints accumulation step_timeout_s save_timeout_s profile_steps"
     for key in positive.split():
         require(config.train[key] > 0, f"train.{key}", "a positive number")
-    for key in ("keep_best", "profile_start"):
+    for key in ("keep_best", "profile_start", "lock_wait_s"):
         require(config.train[key] >= 0, f"train.{key}", "0 or more")
     if config.train.keep_best:
         due = f"a multiple of train.validate_every {config.train.validate_every}, since keep_best compares what validation measured"

@@ -116,6 +116,7 @@ def start(settings: Any) -> Peers:
         settings.start_timeout_s,
         settings.heartbeat_timeout_s,
     )
+    jax.config.update("jax_enable_preemption_service", False)  # until there is a step to save (preemption.py)
     jax.distributed.initialize(
         cluster.coordinator,
         cluster.num_processes,

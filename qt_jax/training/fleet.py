@@ -6,7 +6,6 @@ segments in the same order as `train` would with the loader, and the same step; 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +17,11 @@ from qt_jax.data.order import Group, Order, Reader
 from qt_jax.data.pool import Pool
 from qt_jax.models.q_transformer import Network
 from qt_jax.segment import Segment
+from qt_jax.training import traced
 from qt_jax.training.state import TrainState, init_state, train_step
+
+TRACED = tuple(name for name in traced.TRACED if name != "train.steps")
+"""Settings in which the runs of a fleet may differ."""
 
 
 def joined(pools: Sequence[Pool]) -> tuple[dict[str, np.ndarray], list[int]]:
@@ -49,22 +52,22 @@ class Fleet:
 
     def __init__(self, config: Any, network: Network, arrays: dict[str, np.ndarray], own: Sequence[dict[str, float]]):
         self._arrays = jax.device_put(arrays)
-        self._own = {name: jnp.asarray([values[name] for values in own]) for name in own[0]}
 
-        def step(states: TrainState, own: Any, arrays: Any, rows: jax.Array) -> tuple[TrainState, dict]:
-            one = lambda state, own, rows: train_step(_With(config, own), network, state, gather(arrays, rows))
-            return jax.vmap(one)(states, own, rows)
+        def step(states: TrainState, arrays: Any, rows: jax.Array) -> tuple[TrainState, dict]:
+            one = lambda state, rows: train_step(config, network, state, gather(arrays, rows))
+            return jax.vmap(one)(states, rows)
 
-        def steps(states: TrainState, own: Any, arrays: Any, rows: jax.Array) -> tuple[TrainState, dict]:
-            states, metrics = jax.lax.scan(lambda states, rows: step(states, own, arrays, rows), states, rows)
+        def steps(states: TrainState, arrays: Any, rows: jax.Array) -> tuple[TrainState, dict]:
+            states, metrics = jax.lax.scan(lambda states, rows: step(states, arrays, rows), states, rows)
             return states, jax.tree.map(lambda x: x.mean(0), metrics)
 
         self._steps = jax.jit(steps, donate_argnums=0)
-        self.states = jax.jit(jax.vmap(lambda own: init_state(_With(config, own), network)))(self._own)
+        differing = {name: jnp.asarray([values[name] for values in own]) for name in own[0]}
+        self.states = jax.jit(jax.vmap(lambda own: init_state(traced.With(config, own), network)))(differing)
 
     def train(self, rows: np.ndarray) -> dict[str, jax.Array]:
         """Steps on rows [steps, runs, B]; mean metrics of each run."""
-        self.states, metrics = self._steps(self.states, self._own, self._arrays, rows)
+        self.states, metrics = self._steps(self.states, self._arrays, rows)
         return metrics
 
     def params(self) -> list[dict]:
@@ -72,22 +75,3 @@ class Fleet:
         stacked = jax.device_get(self.states.params)
         count = len(jax.tree.leaves(stacked)[0])
         return [jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(count)]
-
-
-TRACED = ("seed", "discount", "agent.alpha", "agent.temperature", "agent.expectile", "agent.target_rate")
-"""Settings in which the runs of a fleet may differ: numbers that no shape and no choice depends on."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _With:
-    """A config in which these values, {dotted name: value}, are others."""
-
-    _config: Any
-    _values: dict[str, Any]
-
-    def __getattr__(self, name: str) -> Any:
-        if name in self._values:
-            return self._values[name]
-        inner = {key.removeprefix(f"{name}."): value for key, value in self._values.items() if key.startswith(f"{name}.")}
-        value = getattr(self._config, name)
-        return _With(value, inner) if inner else value

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
+import contextlib
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 from etils import epath
 from scipy.stats import mannwhitneyu
 
+from qt_jax import storage
 from qt_jax.data import loader
 from qt_jax.data.order import Draw
 from qt_jax.data.tables import Entry
@@ -18,10 +20,11 @@ from qt_jax.errors import Preempted, UserError
 from qt_jax.models.q_transformer import Network, parameter_count
 from qt_jax.training import checkpoints, chips, inputs, mesh, metrics, program, provenance, sharding, tracking
 from qt_jax.training.config import validate
+from qt_jax.training.lock import take as take_lock
 from qt_jax.training.peers import Peers, meet
-from qt_jax.training.preemption import Preemption
+from qt_jax.training.preemption import STOPPED, Preemption
 from qt_jax.training.profiler import Profiler
-from qt_jax.training.state import TrainState, validation_step
+from qt_jax.training.state import TrainState, learning_rate
 from qt_jax.training.watchdog import Watchdog
 
 MAX_VALIDATION_BATCHES = 32
@@ -32,93 +35,134 @@ def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
     """Trains on these datasets to `config.train.steps`, from the latest checkpoint in `config.workdir` if there is one.
 
     Raises:
-        UserError: for a bad config, bad data, a checkpoint of another config, or a loss that is not finite.
+        UserError: for a bad config, bad data, a checkpoint that this config cannot go on from, another training
+            in the same directory, or a loss that is not finite.
+        Preempted: SIGTERM or Ctrl-C came, and the run is saved.
     """
-    validate(config, jax.device_count())
-    _use_compilation_cache(config.train.compilation_cache)
-    device_mesh, batch_size = mesh.make_mesh(config.mesh), config.data.batch_size
-    config, recipe, assets = inputs.load(config, entries)
-    network = Network.create(config.model, assets.action, assets.observation, assets.instruction_dim)
-    checkpointer = checkpoints.Checkpointer(config.workdir, config.train)
-    born = metrics.first_start(config.workdir)
-    # Before the compilation, which may take minutes: all that can be refused.
-    checkpointer.check_same_run(assets)
-    provenance.record(config)
-    tracker = tracking.Tracker(config, born) if config.train.wandb and jax.process_index() == 0 else None
-    iterator = loader.TrainingIterator(
-        recipe,
-        batch_size=batch_size,
-        threads=config.data.read_threads,
-        workers=config.data.workers,
-        shuffle_episodes=config.data.shuffle_episodes,
-        memory=config.data.memory_mib * 2**20,
-        rows=mesh.local_rows(device_mesh, batch_size),
-    )
-    compiled = program.build(config, network, device_mesh)
-    _announce(config, compiled, recipe, iterator.segments)
-    validation = loader.validation_draws(recipe, MAX_VALIDATION_BATCHES * batch_size)
-    validation_fn = jax.jit(functools.partial(validation_step, config, network), out_shardings=mesh.replicated(device_mesh))
-    productive_s = 0.0
-    if checkpointer.latest_step is None:
-        state = _initial_state(config, network, compiled, assets)
-    else:
-        state, position, clock = checkpointer.restore(compiled.state)
-        iterator.set_state(position)
-        productive_s = clock["productive_s"]
-        finished = ": nothing is left to do" if int(state.step) >= config.train.steps else ""
-        _tell(f"resumed from step {int(state.step)} of {config.train.steps}{finished}")
-    start, steps = int(state.step), config.train.steps
-    meter = metrics.Meter(
-        born, productive_s, program.step_flops(config, network, compiled.state, compiled.batch), chips.total_peak(device_mesh)
-    )
-    meet("first step", config.distributed.start_timeout_s)
-    writer, dog = metrics.MetricWriter(config.workdir, start, tracker), Watchdog(config.train.step_timeout_s, peers)
-    profiler = Profiler(config.workdir, config.train.profile_start, config.train.profile_steps)
-    try:
-        with Preemption() as preemption:
-            pending: dict[str, jax.Array] = {}
-            measured: dict[str, float] = {}
-            for step in range(start + 1, steps + 1):
-                profiler.before(step)
-                final = step == steps
-                with meter.step():
-                    peers.doing = f"reading the data of step {step}"
-                    with meter.data_wait():
-                        local = next(iterator)
-                    peers.doing = f"step {step}"
-                    batch = mesh.put_batch(local, device_mesh, batch_size)
-                    previous, (state, pending) = pending, compiled.step(state, batch)
-                    # The check lags one step behind, so that the device never waits for it; before a save it is up to date.
-                    metrics.check_finite(step - 1, jax.device_get(previous))
-                    values = jax.device_get(pending) if step % config.train.log_every == 0 or final else {}
-                leaving = preemption.due(step)
-                peers.doing = f"validation or saving after step {step}"
-                if values:
-                    metrics.check_finite(step, values)
-                    values = {f"train/{k}": float(v) for k, v in values.items()} | meter.read(float(values["transitions"]))
-                    values["read_amplification"] = iterator.read_amplification()
-                    writer.write(step, values)
-                    metrics.progress(step, steps, {name: values[name] for name in SHOWN})
-                if (step % config.train.validate_every == 0 or final) and validation:
-                    measured = validate_on(recipe, validation, validation_fn, state, device_mesh, batch_size)
+    with Preemption(peers) as preemption, contextlib.ExitStack() as closing:
+        validate(config, jax.device_count())
+        _use_compilation_cache(config.train.compilation_cache)
+        device_mesh, batch_size = mesh.make_mesh(config.mesh), config.data.batch_size
+        config, recipe, assets = inputs.load(config, entries)
+        network = Network.create(config.model, assets.action, assets.observation, assets.instruction_dim)
+
+        lock = _closed(closing, take_lock(config.workdir, config.train.lock_wait_s))
+        # Before the compilation, which may take minutes: all that can be refused.
+        changes = checkpoints.check_same_run(config.workdir, assets)
+        checkpointer = _closed(closing, checkpoints.Checkpointer(config.workdir, config.train))
+        born = metrics.first_start(config.workdir)
+        provenance.record(config, changes)
+        tracker = tracking.Tracker(config, born) if config.train.wandb and jax.process_index() == 0 else None
+
+        iterator = loader.TrainingIterator(
+            recipe,
+            batch_size=batch_size,
+            threads=config.data.read_threads,
+            workers=config.data.workers,
+            shuffle_episodes=config.data.shuffle_episodes,
+            memory=config.data.memory_mib * 2**20,
+            rows=mesh.local_rows(device_mesh, batch_size),
+        )
+        _closed(closing, iterator)
+        compiled = program.build(config, network, device_mesh)
+        _announce(config, compiled, recipe, iterator.segments)
+        validation = loader.validation_draws(recipe, MAX_VALIDATION_BATCHES * batch_size)
+        validation_fn = program.build_validation(config, network, compiled) if validation else None
+
+        productive_s = 0.0
+        if checkpointer.latest_step is None:
+            state = _initial_state(config, network, compiled, assets)
+        else:
+            state, position, clock = checkpointer.restore(compiled.with_settings(config))
+            iterator.set_state(position)
+            productive_s = clock["productive_s"]
+            _tell(_resumed(int(state.step), config, changes))
+        start, steps = int(state.step), config.train.steps
+        flops = program.step_flops(config, network, compiled.state, compiled.batch)
+        meter = metrics.Meter(born, productive_s, flops, chips.total_peak(device_mesh))
+        meet("first step", config.distributed.start_timeout_s)
+        writer = _closed(closing, metrics.MetricWriter(config.workdir, start, tracker))
+        dog = _closed(closing, Watchdog(config.train.step_timeout_s, peers))
+        window = config.train.profile_start, config.train.profile_steps
+        profiler = _closed(closing, Profiler(config.workdir, *window))
+
+        preemption.begin()
+        pending: dict[str, jax.Array] = {}
+        measured: dict[str, float] | None = {}
+        for step in range(start + 1, steps + 1):
+            profiler.before(step)
+            final = step == steps
+            with meter.step():
+                peers.doing = f"reading the data of step {step}"
+                with meter.data_wait():
+                    local = next(iterator)
+                peers.doing = f"step {step}"
+                batch = mesh.put_batch(local, device_mesh, batch_size)
+                previous, (state, pending) = pending, compiled.step(state, batch)
+                # The check lags one step, so that the device never waits for it; before a save it is up to date.
+                metrics.check_finite(step - 1, jax.device_get(previous))
+                values = jax.device_get(pending) if step % config.train.log_every == 0 or final else {}
+            leaving = preemption.due(step)
+
+            peers.doing = f"validation or saving after step {step}"
+            if values:
+                metrics.check_finite(step, values)
+                speed = meter.read(float(values["transitions"]))
+                values = {f"train/{k}": float(v) for k, v in values.items()} | speed
+                values["read_amplification"] = iterator.read_amplification()
+                lock.check()
+                writer.write(step, values)
+                metrics.progress(step, steps, {name: values[name] for name in SHOWN})
+
+            if validation and (final or (step % config.train.validate_every == 0 and not leaving)):
+                stop = preemption.told if not final else None
+                measured = validate_on(
+                    recipe, validation, validation_fn, state, device_mesh, batch_size, stop
+                )
+                if measured is None:
+                    leaving = preemption.due(step)
+                else:
                     writer.write(step, measured)
-                if (
-                    step % config.train.checkpoint_every == 0 or final or leaving
-                ):  # last: a run that resumes here has all metrics up to here
-                    metrics.check_finite(step, jax.device_get(pending))
-                    checkpointer.save(state, iterator.get_state(), assets, {"productive_s": meter.productive_s}, measured)
-                checkpointer.check()
-                dog.alive(step)
-                if leaving and not final:
-                    checkpointer.wait()
-                    raise Preempted(f"told to stop after step {step}, which is saved; the same command continues from there")
-    finally:
-        profiler.close()
-        checkpointer.close()
-        writer.close()
-        iterator.close()
-        dog.close()
+            elif leaving:
+                measured = None  # of an earlier step: it does not tell how good this one is
+
+            # Last: a run that resumes here has all metrics up to here.
+            if step % config.train.checkpoint_every == 0 or final or leaving:
+                metrics.check_finite(step, jax.device_get(pending))
+                lock.check()
+                writer.flush()
+                clock = {"productive_s": meter.productive_s}
+                checkpointer.save(state, iterator.get_state(), assets, clock, measured)
+            checkpointer.check()
+            dog.alive(step)
+            if leaving and not final:
+                checkpointer.wait()
+                saved = f"after step {step}, which is saved; the same command continues from there"
+                raise Preempted(f"{STOPPED[leaving]} {saved}", leaving)
+        checkpointer.wait()  # while the watchdog still looks
     return state
+
+
+def _closed(closing: contextlib.ExitStack, thing: Any) -> Any:
+    """`thing`, which is closed at the end; after an error quietly, since that one is the news."""
+
+    def close(kind: Any, *_) -> None:
+        with contextlib.suppress(*([Exception] if kind else [])):
+            thing.close()
+
+    closing.push(close)
+    return thing
+
+
+def _resumed(step: int, config: Any, changes: dict[str, tuple[Any, Any]]) -> str:
+    """A line of where a run continues, and one of what it has otherwise than before."""
+    finished = ": nothing is left to do" if step >= config.train.steps else ""
+    line = f"resumed from step {step} of {config.train.steps}{finished}"
+    if not changes:
+        return line
+    told = ", ".join(f"{key} {before!r} -> {now!r}" for key, (before, now) in changes.items())
+    rate = float(learning_rate(config, step))
+    return f"{line}\nwith other settings than before: {told}; the learning rate is now {rate:.3g}"
 
 
 def _use_compilation_cache(path: str) -> None:
@@ -145,7 +189,9 @@ def _announce(config: Any, compiled: program.Program, recipe: loader.Recipe, seg
         f"memory on each device:\n{program.memory_table(parts)}"
     )
     if jax.process_index() == 0:
-        (epath.Path(config.workdir) / "sharding.txt").write_text(sharding.table(compiled.state.params))
+        path = storage.directory(config.workdir) / "sharding.txt"
+        with storage.writing(path):
+            storage.replace_text(path, sharding.table(compiled.state.params))
     program.check_memory(parts, jax.local_devices()[0])
 
 
@@ -165,16 +211,28 @@ def _initial_state(config: Any, network: Network, compiled: program.Program, ass
             )
     _tell(f"parameters from {config.train.init_from}, step {step}")
     target = jax.tree.map(lambda x: x.copy(), params) if state.target_params else {}
-    return TrainState(state.step, params, target, state.opt_state)
+    return dataclasses.replace(state, params=params, target_params=target)
 
 
 def validate_on(
-    recipe: loader.Recipe, draws: list[Draw], validation_fn: Any, state: TrainState, device_mesh: jax.sharding.Mesh, batch_size: int
-) -> dict[str, float]:
-    """Means over validation transitions, and the AUC of the first step's value against success where the agent has values."""
+    recipe: loader.Recipe,
+    draws: list[Draw],
+    validation_fn: Any,
+    state: TrainState,
+    device_mesh: jax.sharding.Mesh,
+    batch_size: int,
+    stop: Callable[[], bool] | None = None,
+) -> dict[str, float] | None:
+    """Means over validation transitions, and the AUC of the first step's value against success where the
+    agent has values.
+
+    None if `stop` says so on the way.
+    """
     rows = mesh.local_rows(device_mesh, batch_size)
     outputs = []
     for local in loader.validation_batches(recipe, draws, rows=rows, batch_size=batch_size):
+        if stop and stop():
+            return None
         outputs.append(jax.device_get(validation_fn(state, mesh.put_batch(local, device_mesh, batch_size))))
     totals = jax.tree.map(lambda *leaves: sum(map(float, leaves)), *(output["sums"] for output in outputs))
     result = {f"validation/{name}": total / max(count, 1.0) for name, (total, count) in totals.items()}

@@ -11,15 +11,20 @@ import time
 from collections.abc import Iterator
 
 import jax
-from etils import epath
 
 from qt_jax import storage
 from qt_jax.errors import UserError
 from qt_jax.training.tracking import Tracker
 
+_REWRITE_S = 60.0
+
 
 class MetricWriter:
     """`metrics.jsonl` (one object a line) and TensorBoard event files in the run's directory. Only the first process writes.
+
+    A line is added to the file as it is written. An object store has no such thing: there the file is written
+    anew once a minute, and
+    whenever it is flushed.
 
     Args:
         step: where the run continues; records of later steps, which it will write again, are dropped.
@@ -32,21 +37,44 @@ class MetricWriter:
         self._board, self._tracker = None, tracker
         if jax.process_index():
             return
-        self._path = epath.Path(workdir) / "metrics.jsonl"
-        before = self._path.read_text().splitlines() if self._path.exists() else []
-        self._lines = [line for line in before if json.loads(line)["step"] <= step]
-        self._board = SummaryWriter(f"{workdir}/tensorboard", purge_step=step + 1 if before else None)
+        self._path = storage.directory(workdir) / "metrics.jsonl"
+        before = storage.json_lines(self._path)
+        self._kept = [json.dumps(record) + "\n" for record in before if record.get("step", math.inf) <= step]
+        self._unwritten, self._written_at = 0, time.monotonic()
+        with storage.writing(self._path):
+            if self._path.exists():
+                storage.replace_text(self._path, "".join(self._kept))
+            self._board = SummaryWriter(f"{workdir}/tensorboard", purge_step=step + 1 if before else None)
+        if storage.can_append(self._path):
+            self._kept = []
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        if self._board:
-            self._lines.append(json.dumps({"step": step, "time": time.time(), **values}))
-            storage.replace_text(self._path, "".join(line + "\n" for line in self._lines))  # an object store cannot append
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
-            if self._tracker:
-                self._tracker.write(step, values)
+        """Raises a UserError if it cannot be written."""
+        if not self._board:
+            return
+        line = json.dumps({"step": step, "time": time.time(), **values})
+        if storage.can_append(self._path):
+            storage.append_line(self._path, line)
+        else:
+            self._kept.append(line + "\n")
+            self._unwritten += 1
+            if time.monotonic() - self._written_at > _REWRITE_S:
+                self.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+        if self._tracker:
+            self._tracker.write(step, values)
+
+    def flush(self) -> None:
+        """Writes what waits. Call before a checkpoint, so that it is never of a later step than the
+        metrics."""
+        if self._board and self._unwritten:
+            with storage.writing(self._path):
+                storage.replace_text(self._path, "".join(self._kept))
+            self._unwritten, self._written_at = 0, time.monotonic()
 
     def close(self) -> None:
+        self.flush()
         if self._board:
             self._board.close()
         if self._tracker:
@@ -54,12 +82,25 @@ class MetricWriter:
 
 
 def first_start(workdir: str) -> float:
-    """Seconds since the epoch at which a run in `workdir` was first started; now, if this is it. (Of the first process's clock.)"""
-    stamp, now = epath.Path(workdir) / "first_start", time.time()
-    if jax.process_index() == 0 and not stamp.exists():
-        stamp.parent.mkdir(parents=True, exist_ok=True)
-        stamp.write_text(repr(now))
-    return float(stamp.read_text()) if jax.process_index() == 0 else now
+    """Seconds since the epoch at which a run in `workdir` was first started; now, if this is it. (Of the
+    first process's clock.)
+
+    A stamp that cannot be read, of a disk that was full, is made anew: from the first of `starts.jsonl`.
+    """
+    folder, now = storage.directory(workdir), time.time()
+    stamp = folder / "first_start"
+    if jax.process_index():
+        return now
+    with storage.writing(stamp):
+        if stamp.exists():
+            with contextlib.suppress(ValueError):
+                if math.isfinite(born := float(stamp.read_text())):
+                    return born
+        starts = [start["time"] for start in storage.json_lines(folder / "starts.jsonl") if "time" in start]
+        born = min([now, *starts])
+        folder.mkdir(parents=True, exist_ok=True)
+        storage.replace_text(stamp, repr(born))
+    return born
 
 
 class Meter:
@@ -98,7 +139,8 @@ class Meter:
             "transitions_per_s": rate * transitions,
             "data_wait_share": self._waited / self._elapsed,
             "mfu": rate * self._flops / self._peak,
-            "goodput": self.productive_s / max(time.time() - self._born, 1e-9),
+            # A clock that was put back may say that less has passed than was productive.
+            "goodput": self.productive_s / max(time.time() - self._born, self.productive_s, 1e-9),
         }
         self._steps, self._elapsed, self._waited = 0, 0.0, 0.0
         return values
@@ -109,8 +151,10 @@ def check_finite(step: int, values: dict[str, float]) -> None:
     for name, value in values.items():
         if not math.isfinite(value):
             raise UserError(
-                f"Step {step}: {name} is {value}; training stopped and this state is not saved. Lower config.optimizer.learning_rate, or "
-                "look at the data with this step's batch."
+                f"Step {step}: {name} is {value}; training stopped and this state is not saved. Lower "
+                "config.optimizer.learning_rate and start again: the run goes on from its last checkpoint, "
+                "with the optimiser, "
+                "target network and position in the data that it has. Or look at the data of this step."
             )
 
 

@@ -74,7 +74,7 @@ class Peers:
 
     def stop(self, reason: str, status: int = EXIT_PEER_LOST, grace_s: float = 0.0) -> None:
         """Tells the others and ends this process, unless it leaves by itself within the grace."""
-        if self._process_id == 0 or status == EXIT_HUNG:
+        if self._process_id == 0 or status != EXIT_PEER_LOST:
             told = {"stop": reason, "status": status, "grace_s": grace_s}
             self._tell_all(told, [*self._connections.values(), *self._gone])
         if self._closing.wait(grace_s):
@@ -84,6 +84,7 @@ class Peers:
             for number, (at, doing) in list(self._heard.items())
         )
         where = f" This is process {self._process_id} on {socket.gethostname()}, at: {self.doing}{others}." if self._connections else ""
+        sys.stdout.flush()
         print(f"qt_jax train: {reason}{where}", file=sys.stderr, flush=True)
         if status == EXIT_HUNG:
             faulthandler.dump_traceback(all_threads=True)

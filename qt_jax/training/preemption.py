@@ -1,32 +1,79 @@
-"""SIGTERM (a scheduler's preemption notice) as a question that the loop asks after each step."""
+"""SIGTERM (a scheduler's preemption notice) and Ctrl-C, from a training's start-up to its last step."""
 
 from __future__ import annotations
 
+import os
 import signal
-from types import FrameType
+import sys
 
 import jax
+from jax._src import distributed
 from jax.experimental import multihost_utils
+
+from qt_jax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED
+from qt_jax.signals import Listener
+from qt_jax.training.peers import Peers
+
+STOPPED = {EXIT_PREEMPTED: "told to stop", EXIT_INTERRUPTED: "interrupted"}
+"""What the line of each exit status begins with."""
 
 
 class Preemption:
-    """From entry to exit SIGTERM only sets a flag. With several processes, JAX agrees on the step at which all of them save."""
+    """From entry to `begin` a signal ends the process at once: nothing is to be saved yet. After that it is a
+    question for each step.
 
-    def __init__(self):
-        self._told = False
+    With several processes, JAX agrees on the step at which all of them save. A second Ctrl-C does not wait
+    for the save.
+    """
+
+    def __init__(self, peers: Peers):
+        self._peers, self._begun, self._status = peers, False, 0
+        self._listener = Listener(
+            {
+                signal.SIGTERM: lambda: self._told(EXIT_PREEMPTED),
+                signal.SIGINT: lambda: self._told(EXIT_INTERRUPTED),
+            }
+        )
 
     def __enter__(self) -> Preemption:
-        if jax.process_count() == 1:
-            self._before = signal.signal(signal.SIGTERM, self._tell)
+        self._listener.__enter__()
         return self
 
     def __exit__(self, *_) -> None:
+        self._listener.__exit__()
+
+    def begin(self) -> None:
+        """There is something to save from now on."""
+        self._begun = True
+        if jax.process_count() > 1:
+            # Only now: from here on SIGTERM is JAX's, which in start-up would hear it and do nothing.
+            jax.config.update("jax_enable_preemption_service", True)
+            if distributed.global_state.preemption_sync_manager is None:
+                distributed.global_state.initialize_preemption_sync_manager()
+
+    def _told(self, status: int) -> None:
+        """In the listener's thread."""
+        if not self._begun:
+            self._peers.stop(
+                f"{STOPPED[status]} before the first step, so that there is nothing to save; the same "
+                "command starts "
+                "again, from the last checkpoint if there is one.",
+                status,
+            )
+        if status == EXIT_INTERRUPTED and self._status:
+            print("qt_jax train: interrupted again, before the run was saved", file=sys.stderr, flush=True)
+            os._exit(status)
+        self._status = self._status or status
+        if jax.process_count() > 1 and status == EXIT_INTERRUPTED:
+            os.kill(os.getpid(), signal.SIGTERM)  # which all processes then agree on
+
+    def told(self) -> bool:
+        """Whether this process, which has no others, is to save and leave."""
+        return bool(self._status) and jax.process_count() == 1
+
+    def due(self, step: int) -> int:
+        """The exit status with which to leave after this step, once it is saved; 0: go on. Every process must
+        ask after every step."""
         if jax.process_count() == 1:
-            signal.signal(signal.SIGTERM, self._before)
-
-    def _tell(self, number: int, frame: FrameType | None) -> None:
-        self._told = True
-
-    def due(self, step: int) -> bool:
-        """Whether to save and leave after this step. Every process must ask after every step."""
-        return self._told if jax.process_count() == 1 else multihost_utils.reached_preemption_sync_point(step)
+            return self._status
+        return (self._status or EXIT_PREEMPTED) if multihost_utils.reached_preemption_sync_point(step) else 0

@@ -13,8 +13,8 @@ from qt_jax import agents
 from qt_jax.errors import UserError
 from qt_jax.models.q_transformer import Network
 from qt_jax.segment import Segment, segment_struct
-from qt_jax.training import mesh, sharding
-from qt_jax.training.state import init_state, train_step
+from qt_jax.training import mesh, sharding, traced
+from qt_jax.training.state import init_state, train_step, validation_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,18 @@ class Program:
     def init(self, config: Any, network: Network) -> Any:
         """A fresh train state where it belongs; no device ever holds all of it."""
         shardings = jax.tree.map(lambda x: x.sharding, self.state)
-        return jax.jit(functools.partial(init_state, config, network), out_shardings=shardings)()
+
+
+        def begin(settings: Any) -> Any:
+            return init_state(traced.With(config, settings), network)
+
+        return jax.jit(begin, out_shardings=shardings)(jax.device_get(traced.values(config)))
+
+    def with_settings(self, config: Any) -> Any:
+        """`state` with the settings of this config where they belong: what a checkpoint is restored into."""
+        shardings = jax.tree.map(lambda x: x.sharding, self.state.settings)
+        settings = jax.jit(dict, out_shardings=shardings)(jax.device_get(traced.values(config)))
+        return dataclasses.replace(self.state, settings=settings)
 
 
 def jitted(config: Any, network: Network, state: Any, device_mesh: jax.sharding.Mesh) -> Any:
@@ -56,6 +67,18 @@ def build(config: Any, network: Network, device_mesh: jax.sharding.Mesh) -> Prog
     with jax.set_mesh(device_mesh):
         step = jitted(config, network, state, device_mesh).lower(state, batch).compile()
     return Program(device_mesh, state, batch, step)
+
+
+def build_validation(config: Any, network: Network, program: Program) -> jax.stages.Compiled:
+    """Compiles `validation_step`: (state, batch) -> outputs on every device. Before the first step: later, a
+    signal would wait for it."""
+    placed = jax.tree.map(lambda x: x.sharding, (program.state, program.batch))
+    validate = jax.jit(
+        functools.partial(validation_step, config, network),
+        in_shardings=placed,
+        out_shardings=mesh.replicated(program.mesh),
+    )
+    return validate.lower(program.state, program.batch).compile()
 
 
 def step_flops(config: Any, network: Network, state: Any, batch: Segment) -> float:

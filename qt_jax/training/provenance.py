@@ -24,16 +24,21 @@ _VARIABLES = ("CUDA_VISIBLE_DEVICES", "JAX_", "LD_LIBRARY_PATH", "LIBTPU_", "MUJ
 """Beginnings of the names of environment variables that are kept; others may hold secrets."""
 
 
-def record(config: Any) -> None:
-    """Writes both files of `config.workdir`; the first process does."""
+def record(config: Any, changes: dict[str, tuple[Any, Any]] | None = None) -> None:
+    """Writes both files of `config.workdir`; the first process does.
+
+    Args:
+        changes: settings that the checkpoint which the run continues from was made with otherwise:
+            {config.KEY: (before, now)}.
+    """
     if jax.process_index():
         return
     folder = storage.directory(config.workdir)
-    folder.mkdir(parents=True, exist_ok=True)
-    storage.replace_text(folder / "config.json", json.dumps(checkpoints.plain_config(config), indent=1, sort_keys=True) + "\n")
-    path = folder / "starts.jsonl"
-    before = path.read_text() if path.exists() else ""
-    storage.replace_text(path, before + json.dumps(_start()) + "\n")  # an object store cannot append
+    with storage.writing(folder / "config.json"):
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(checkpoints.plain_config(config), indent=1, sort_keys=True) + "\n"
+        storage.replace_text(folder / "config.json", text)
+    storage.append_line(folder / "starts.jsonl", json.dumps(_start() | {"other_settings": changes or {}}))
 
 
 def _start() -> dict[str, Any]:

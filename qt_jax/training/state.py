@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import optax
 from qt_jax import agents, losses
 from qt_jax.models.q_transformer import Network
 from qt_jax.segment import Segment
+from qt_jax.training import traced
 from qt_jax.training.augment import augment
 
 DECAYED = ("kernel", "head")
@@ -21,24 +23,39 @@ DECAYED = ("kernel", "head")
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """step int32 []; params and target_params nested dicts ({} for agents without a target network); opt_state of optax."""
+    """step int32 []; params and target_params nested dicts ({} for agents without a target network);
+    opt_state of optax.
+
+    settings: the config's `traced.values`, which the step reads in place of the config's own; no checkpoint
+        has them.
+    """
 
     step: jax.Array
     params: dict
     target_params: dict
     opt_state: Any
+    settings: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
+
+    def saved(self) -> dict[str, Any]:
+        """What a checkpoint holds, by field."""
+        return {name: getattr(self, name) for name in ("step", "params", "target_params", "opt_state")}
+
+
+def learning_rate(config: Any, step: jax.Array | int) -> jax.Array:
+    """Of the update after `step` others: linear warm-up, then a cosine to its final share at
+    `config.train.steps`, where it stays."""
+    settings, steps = config.optimizer, config.train.steps
+    warmup = jnp.minimum(settings.warmup_steps, steps - 1)
+    passed = jnp.clip((step - warmup) / (steps - warmup), 0.0, 1.0)
+    share = settings.final_learning_rate
+    falling = share + (1.0 - share) * 0.5 * (1.0 + jnp.cos(jnp.pi * passed))
+    return settings.learning_rate * jnp.where(step < warmup, step / jnp.maximum(warmup, 1), falling)
 
 
 def make_optimizer(config: Any) -> optax.GradientTransformation:
-    """AdamW on a warm-up and cosine schedule, gradients clipped by global norm; weight decay on matrices alone (`DECAYED`)."""
-    settings = config.optimizer
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0,
-        settings.learning_rate,
-        min(settings.warmup_steps, config.train.steps - 1),
-        config.train.steps,
-        settings.learning_rate * settings.final_learning_rate,
-    )
+    """AdamW at `learning_rate`, gradients clipped by global norm; weight decay on matrices alone
+    (`DECAYED`)."""
+    settings, schedule = config.optimizer, functools.partial(learning_rate, config)
     decayed = lambda params: jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in DECAYED, params)
     return optax.chain(
         optax.clip_by_global_norm(settings.clip_norm),
@@ -49,7 +66,8 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
 def init_state(config: Any, network: Network) -> TrainState:
     params = network.init(jax.random.key(config.seed))
     target = jax.tree.map(jnp.copy, params) if agents.get(config.agent.name).USES_TARGET else {}
-    return TrainState(jnp.zeros((), jnp.int32), params, target, make_optimizer(config).init(params))
+    moments = make_optimizer(config).init(params)
+    return TrainState(jnp.zeros((), jnp.int32), params, target, moments, traced.values(config))
 
 
 def train_step(config: Any, network: Network, state: TrainState, batch: Segment) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -58,7 +76,7 @@ def train_step(config: Any, network: Network, state: TrainState, batch: Segment)
     With `config.train.accumulation` > 1 the batch passes in that many parts; sums and counts are added and divided once, so the step is
     that of the whole batch (its dropout masks are others).
     """
-    agent = agents.get(config.agent.name)
+    agent, config = agents.get(config.agent.name), traced.With(config, state.settings)
     dropout_key, augment_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), state.step))
     batch = augment(batch, augment_key, config.data.augment)
 
@@ -90,12 +108,12 @@ def train_step(config: Any, network: Network, state: TrainState, batch: Segment)
         "param_norm": optax.global_norm(params),
         "transitions": jnp.sum(batch.trainable),
     }
-    return TrainState(state.step + 1, params, target, opt_state), metrics
+    return TrainState(state.step + 1, params, target, opt_state, state.settings), metrics
 
 
 def validation_step(config: Any, network: Network, state: TrainState, batch: Segment) -> dict[str, Any]:
     """The agent's sums without an update; for agents with values, those of each segment's first step beside what came of it."""
-    agent = agents.get(config.agent.name)
+    agent, config = agents.get(config.agent.name), traced.With(config, state.settings)
     outputs: dict[str, Any] = {"sums": agent.loss(config, network, state.params, state.target_params, batch, None)}
     if agent.first_step_values is not None:
         values = agent.first_step_values(config, network, state.params, batch)

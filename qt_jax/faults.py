@@ -1,0 +1,120 @@
+"""What a machine, a device or a store meant by an error: the files are not at fault, and something else is to
+be done."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import re
+from collections.abc import Iterator
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """what: the cause in a few words; remedy: the second half of a sentence, "... and start again"."""
+
+    what: str
+    remedy: str
+
+
+_FILES = Fault("too many files are open", "raise the limit (`ulimit -n`)")
+_MEMORY = Fault(
+    "memory ran out",
+    "free what else runs on this device or machine, or take one with more memory (or several)",
+)
+_SPACE = Fault("the storage is full", "free space there, or raise the quota")
+_ACCESS = Fault(
+    "access is not permitted", "look who owns it and who you are there (`ls -ld`; in a bucket, the login)"
+)
+_READ_ONLY = Fault("the storage is read-only", "mount it writable")
+_STORAGE = Fault("the storage failed or is not there", "look at the disk, the mount or the network")
+_DEVICE = Fault("the device failed", "look at the device and its driver")
+
+_NUMBERS = {
+    _FILES: "EMFILE ENFILE",
+    _MEMORY: "ENOMEM",
+    _SPACE: "ENOSPC EDQUOT EFBIG",
+    _ACCESS: "EACCES EPERM EKEYEXPIRED EKEYREVOKED EKEYREJECTED ENOKEY",
+    _READ_ONLY: "EROFS",
+    _STORAGE: "EIO ESTALE EREMOTEIO ETIMEDOUT ECONNRESET ECONNREFUSED ECONNABORTED EHOSTUNREACH EHOSTDOWN "
+    "ENETDOWN ENETUNREACH "
+    "ENETRESET ENOTCONN EPIPE ENODEV ENXIO ENOLINK ECOMM ESHUTDOWN EAGAIN EBUSY EINTR EBADF ENOLCK",
+}
+_OF_NUMBER = {
+    getattr(errno, name): fault
+    for fault, names in _NUMBERS.items()
+    for name in names.split()
+    if hasattr(errno, name)
+}
+
+_TEXTS = (
+    (_FILES, r"Too many open files"),
+    (_SPACE, r"No space left|quota exceeded|File too large"),
+    (
+        _ACCESS,
+        r"PERMISSION_DENIED|UNAUTHENTICATED|Permission ?denied|Forbidden|Unauthorized|"
+        r"does not have [\w.]+ access|"
+        r"\b(?:401|403)\b",
+    ),
+    (_READ_ONLY, r"Read-only file system"),
+    (_MEMORY, r"RESOURCE_EXHAUSTED|[Oo]ut of memory|OUT_OF_MEMORY|bad_alloc|Cannot allocate memory"),
+    (
+        _STORAGE,
+        r"UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|Input/output error|Stale (?:NFS )?file handle|[Tt]imed out|"
+        r"Connection|\b50[0-4]\b",
+    ),
+    (_DEVICE, r"INTERNAL:|CUDA_ERROR|NCCL"),
+)
+"""In this order: the stores' codes for too many files and no memory are the same."""
+
+
+def find(error: BaseException) -> Fault | None:
+    """What lies outside of the files that were read or written; None if nothing is known to."""
+    causes = list(chain(error))
+    for one in causes:
+        numbers = [
+            getattr(one, "errno", None),
+            *map(int, re.findall(r"(?:OS error|Errno) (\d+)", text_of(one))),
+        ]
+        for number in numbers:
+            if number in _OF_NUMBER:
+                return _OF_NUMBER[number]
+    for one in causes:
+        if isinstance(one, MemoryError):
+            return _MEMORY
+        for fault, pattern in _TEXTS:
+            if re.search(pattern, text_of(one)):
+                return fault
+        if isinstance(one, (TimeoutError, ConnectionError)):
+            return _STORAGE
+    return None
+
+
+def told(error: BaseException) -> str:
+    """The kind and first line of what the error came of."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+
+
+def text_of(error: BaseException) -> str:
+    """Its message without names of files and without TensorStore's specifications, in which anything may
+    stand."""
+    text = re.split(r"\[tensorstore_spec|See full TensorStore details|\[source locations", str(error))[0]
+    return re.sub(r"\"[^\"]*\"|'[^']*'", "''", text)
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """The error, and all that it came of or holds."""
+    waiting, seen = [error], set()
+    while waiting:
+        one = waiting.pop(0)
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        waiting += [
+            other
+            for other in (one.__cause__, one.__context__, *getattr(one, "exceptions", ()))
+            if other is not None
+        ]

@@ -1,0 +1,130 @@
+"""Why a checkpoint could not be read or written, and what to do: whole files are never to be deleted."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from qt_jax import faults
+from qt_jax.errors import UserError
+from qt_jax.training.peers import check_barrier
+
+_DAMAGE = (
+    r"DATA_LOSS|OUT_OF_RANGE|NOT_FOUND|Truncated|[Cc]orrupt|Error decoding|does not exist|"
+    r"was not found in the checkpoint"
+)
+"""What TensorStore and Orbax say of files that are cut short, changed or missing."""
+
+
+@contextlib.contextmanager
+def readable(directory: epath.Path, step: int) -> Iterator[None]:
+    """Whatever fails within is one line: what lies outside of the checkpoint's files, that they are damaged,
+    or that nobody knows."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        check_barrier(error)
+        path, why = directory / str(step), faults.told(error)
+        if fault := faults.find(error):
+            raise UserError(
+                f"{path} cannot be read: {fault.what} ({why}). Its files are not at fault, leave them; "
+                f"{fault.remedy}, and start again."
+            ) from error
+        earlier = [s for s in steps_in(directory) if s < step]
+        onwards = f"continue from {directory / str(earlier[-1])}" if earlier else "start from the beginning"
+        if _damaged(error):
+            raise UserError(f"{path} is damaged ({why}); delete or move it to {onwards}.") from error
+        raise UserError(
+            f"{path} cannot be read ({why}); its files may be whole, so keep them: start again with the "
+            "qt_jax and "
+            f"packages of its run (starts.jsonl), or move it away to {onwards}."
+        ) from error
+
+
+def _damaged(error: Exception) -> bool:
+    kinds = FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError
+    causes = faults.chain(error)
+    return any(isinstance(one, kinds) or re.search(_DAMAGE, faults.text_of(one)) for one in causes)
+
+
+@contextlib.contextmanager
+def written(directory: epath.Path) -> Iterator[None]:
+    """Whatever fails within is one line that names the last complete checkpoint."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        check_barrier(error)
+        fault = faults.find(error)
+        try:
+            steps = list_steps(directory)
+            last = f"is {directory / str(steps[-1])}" if steps else "does not exist yet"
+            last = f"the last complete checkpoint {last}"
+        except UserError:
+            last = "the complete checkpoints stay as they are"
+        what = f"{fault.what}, {faults.told(error)}" if fault else faults.told(error)
+        remedy = fault.remedy if fault else "free or mount the storage"
+        raise UserError(
+            f"{directory} cannot be written ({what}); {remedy}, and start again: {last}."
+        ) from error
+
+
+def steps_in(directory: epath.Path) -> list[int]:
+    """As `list_steps`; none where the directory cannot be listed."""
+    try:
+        return list_steps(directory)
+    except UserError:
+        return []
+
+
+def list_steps(directory: epath.Path) -> list[int]:
+    """Steps of the complete checkpoints. Raises a UserError if a directory that is there cannot be listed."""
+    try:
+        return sorted(ocp.utils.checkpoint_steps(directory)) if directory.exists() else []
+    except Exception as error:  # each store has its own
+        fault = faults.find(error)
+        what, remedy = (f"{fault.what}, ", fault.remedy) if fault else ("", "look at the storage")
+        raise UserError(
+            f"{directory} cannot be listed ({what}{faults.told(error)}); {remedy}, and start again."
+        ) from error
+
+
+def refuse_other_shapes(saved: Any, expected: Any, path: Any) -> None:
+    """Raises a UserError that names the first parameter (or moment of the optimiser) that one of the trees
+    lacks or has otherwise.
+
+    Args:
+        saved: Orbax's metadata of a tree. expected: the tree that is to be read.
+    """
+    theirs, mine = _shapes(saved), _shapes(expected)
+    if theirs == mine:
+        return
+    differing = [name for name in sorted(set(mine) | set(theirs)) if mine.get(name) != theirs.get(name)]
+    name = next((name for name in differing if "params" in name), differing[0])
+    has = f"parameter {name} of shape {theirs[name]}" if name in theirs else f"no parameter {name}"
+    needs = str(mine[name]) if name in mine else "none"
+    raise UserError(
+        f"{path} has {has}, this config's network has {needs}: it was trained with other settings or another "
+        "version of the code, and is whole. Use its config.model and action bins and the commit in its "
+        "starts.jsonl, or another config.workdir."
+    )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """By a name that is the same for a dict, a dataclass or a named tuple with these entries."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {".".join(map(_name, path)): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _name(key: Any) -> str:
+    return str(next(getattr(key, field) for field in ("key", "name", "idx") if hasattr(key, field)))

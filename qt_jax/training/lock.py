@@ -1,0 +1,243 @@
+"""One training at a time in a run's directory: a second one's clean-up would delete the save that the first
+has under way."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import fcntl
+import json
+import os
+import platform
+import sys
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import jax
+from etils import epath
+
+from qt_jax import storage
+from qt_jax.errors import UserError
+
+NAME = "train.lock"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_BEAT_S = 5.0
+_SILENT_S = 3 * _BEAT_S
+"""Without a new beat for so long, the holder of a lease is dead."""
+
+
+def take(workdir: str, wait_s: float) -> FileLock | Lease | NoLock:
+    """The lock of a run's directory, until it is closed or this process ends. The first process of a run has
+    it.
+
+    On disks it is the operating system's, which ends with the process, however that ends. Buckets and file
+    systems without such locks have a lease instead: an object that its holder renews.
+
+    Raises:
+        UserError: naming the host, the process and since when, if another training is there and does not end
+            within `wait_s`; or if the directory cannot be written.
+    """
+    if jax.process_index():
+        return NoLock()
+    folder = storage.directory(workdir)
+    with storage.writing(folder / NAME):
+        folder.mkdir(parents=True, exist_ok=True)
+        if "://" not in str(folder):
+            try:
+                return FileLock(folder, wait_s)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+        return Lease(folder, wait_s)
+
+
+class NoLock:
+    """Of the processes that another one locks for."""
+
+    def check(self) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
+class FileLock:
+    """`flock` on `train.lock`, which holds who has it."""
+
+    def __init__(self, folder: epath.Path, wait_s: float):
+        self._path = Path(folder) / NAME
+        self._waiting = _Waiting(folder, wait_s)
+        while not self._locked():
+            self._waiting.for_another(_read(folder / NAME))
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, json.dumps(_me()).encode(), 0)
+
+    def _locked(self) -> bool:
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self._there():
+                return True
+        except BlockingIOError:
+            pass
+        except OSError:
+            os.close(self._file)
+            raise
+        os.close(self._file)
+        return False
+
+    def _there(self) -> bool:
+        try:
+            found, mine = os.stat(self._path), os.fstat(self._file)
+        except FileNotFoundError:
+            return False
+        return (found.st_dev, found.st_ino) == (mine.st_dev, mine.st_ino)
+
+    def check(self) -> None:
+        """Raises a UserError if the directory is no longer the one that was locked. Call before writing."""
+        if not self._there():
+            raise UserError(_gone(self._path.parent))
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+class Lease:
+    """The object `train.lock`, which its holder writes anew every few seconds."""
+
+    def __init__(self, folder: epath.Path, wait_s: float):
+        self._folder, self._path, self._me = folder, folder / NAME, _me()
+        self._beat, self._lost, self._closing = 0, False, threading.Event()
+        waiting = _Waiting(folder, wait_s)
+        while True:
+            self._wait_for_others(waiting)
+            self._write()
+            time.sleep(
+                _BEAT_S / 10
+            )  # for another that saw the same silence to write, too: the last one has it
+            if self._mine():
+                break
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+        self._thread.start()
+
+    def _wait_for_others(self, waiting: _Waiting) -> None:
+        """Returns once nobody has the lease: it is gone, its process died on this machine, or it is
+        silent."""
+        seen, since = _read(self._path), time.monotonic()
+        while seen and not _died_here(seen) and time.monotonic() - since < _SILENT_S:
+            time.sleep(_BEAT_S / 10)
+            now = _read(self._path)
+            if now and now != seen:
+                waiting.for_another(now)
+                since = time.monotonic()
+            seen = now
+
+    def _write(self) -> None:
+        self._beat += 1
+        storage.replace_text(self._path, json.dumps(self._me | {"beat": self._beat}))
+
+    def _mine(self) -> bool:
+        return _read(self._path).get("id") == self._me["id"]
+
+    def _renew(self) -> None:
+        while not self._closing.wait(_BEAT_S) and not self._lost:
+            with contextlib.suppress(Exception):  # whatever a store raises that is away for a while
+                if self._mine():
+                    self._write()
+                else:
+                    self._lost = True
+
+    def check(self) -> None:
+        """Raises a UserError if another training has taken the directory, or it was deleted. Call before
+        writing."""
+        if self._lost:
+            raise UserError(_gone(self._folder))
+
+    def close(self) -> None:
+        self._closing.set()
+        self._thread.join()
+        with contextlib.suppress(Exception):
+            if self._mine():
+                self._path.unlink()
+
+
+class _Waiting:
+    """Patience with another training."""
+
+    def __init__(self, folder: Any, wait_s: float):
+        self._folder, self._wait_s, self._deadline, self._told = (
+            folder,
+            wait_s,
+            time.monotonic() + wait_s,
+            False,
+        )
+
+    def for_another(self, holder: dict[str, Any]) -> None:
+        """Waits a little. Raises a UserError that names the holder when it was enough."""
+        who = (
+            f"process {holder['pid']} on {holder['host']} has it since {holder['since']}"
+            if "pid" in holder
+            else "another process has it"
+        )
+        what = f"{self._folder} is in use by another training: {who}"
+        if time.monotonic() >= self._deadline:
+            raise UserError(
+                f"{what}; end that one (SIGTERM has it save and leave), or take another config.workdir."
+            )
+        if not self._told:
+            print(
+                f"{what}; waiting up to config.train.lock_wait_s={self._wait_s:g} s for its end",
+                file=sys.stderr,
+                flush=True,
+            )
+            self._told = True
+        time.sleep(0.2)
+
+
+def _gone(folder: Any) -> str:
+    return (
+        f"{folder} was deleted, moved or taken by another training while this one ran, which ends: what it "
+        "had since "
+        "its last checkpoint is lost; start it again, in another config.workdir if that one is in use."
+    )
+
+
+def _me() -> dict[str, Any]:
+    now = datetime.datetime.now(datetime.UTC).isoformat(sep=" ", timespec="seconds")
+    return {
+        "host": platform.node(),
+        "pid": os.getpid(),
+        "since": now,
+        "id": uuid.uuid4().hex,
+        "machine": _machine(),
+    }
+
+
+def _machine() -> str:
+    """Of this boot and this container, in which a number of a process means one process; "" where there is no
+    /proc."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def _died_here(holder: dict[str, Any]) -> bool:
+    return (
+        bool(_machine())
+        and holder.get("machine") == _machine()
+        and not Path(f"/proc/{holder.get('pid')}").exists()
+    )
+
+
+def _read(path: epath.Path) -> dict[str, Any]:
+    """Who has it; {} if nobody, or it was not written whole."""
+    try:
+        found = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
