@@ -94,7 +94,8 @@ def loss(
     present = jnp.where(bin_mask[:, None], q, q_min)
     best, greedy = present.max(-1), jnp.argmax(present, axis=-1)
     second = jnp.where(jnp.arange(q.shape[-1]) == greedy[..., None], q_min, present).max(-1)  # top_k would gather a split batch
-    edge = (greedy == 0) | (greedy == segment.bins[:, None] - 1)
+    bins = segment.bins[:, None]
+    edge = (greedy == 0) | (greedy == bins - 1)
     return {
         "loss": losses.masked_sum(value_terms + agent.alpha * penalties, mask),
         "value_loss": losses.masked_sum(value_terms, mask),
@@ -105,7 +106,7 @@ def loss(
         "q_greedy": losses.masked_sum(best, mask),
         "action_gap": losses.masked_sum(best - second, mask),
         "greedy_is_taken": losses.masked_sum(greedy == segment.tokens, mask),
-        "greedy_at_edge": losses.masked_sum(edge, mask),
+        "greedy_at_edge": losses.masked_sum(edge, mask & (bins > 2)),  # of two bins each is an edge
         "target": losses.masked_sum(targets, mask),
         "mc_return": losses.masked_sum(segment.mc_return[..., None], mask),
         "mc_clamp_share": losses.masked_sum(targets > backups, mask),

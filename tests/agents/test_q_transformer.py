@@ -67,6 +67,15 @@ def test_histograms_by_hand():
     np.testing.assert_allclose(value, expected_value + 2.0 * pulled, rtol=1e-4)
 
 
+def test_a_dim_of_two_bins_has_no_edges():
+    """x is greedy in its middle or last bin; the gripper, in its first, counts only where the robot has it in three bins."""
+    edges = lambda batch, q: float(loss(batch, by_hand.logits(q, q))[1]["greedy_at_edge"])
+    x_middle, x_last = [[0.2, 0.5, 0.1], [0.4, 0.3, 0.1]], [[0.2, 0.5, 0.9], [0.4, 0.3, 0.1]]
+    assert (edges(segment(), x_middle), edges(segment(), x_last)) == (0.0, 1.0)
+    assert edges(segment(bins=(3, 3)), x_middle) == 0.5
+    assert edges(segment(bins=(0, 2)), x_last) == edges(segment(bins=(2, 2)), x_middle) == 0.0
+
+
 def test_a_decision_of_twice_the_reference_is_discounted_twice():
     batch = segment([0.1, 0.3], terminal=False)
     slow = dataclasses.replace(batch, dt=2 * batch.dt)

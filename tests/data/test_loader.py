@@ -14,6 +14,7 @@ import pytest
 from qt_jax.data import loader, tables
 from qt_jax.data.loader import TrainingIterator
 from qt_jax.data.mixtures import Share
+from qt_jax.data.order import Draw
 from qt_jax.data.specs import DatasetSpec
 from qt_jax.data.standardisers import collected, fractal_arm
 from qt_jax.errors import UserError
@@ -241,6 +242,20 @@ def test_hindsight_tells_other_tasks_and_never_a_paraphrase_or_what_was_achieved
         assert not batch.relabelled[even_success].any()
     near = make_recipe(synthetic_root, relabel_rate=0.9, paraphrase_cosine=0.01)
     assert not any(batch.relabelled.any() for batch in take(make_iterator(near), 5)), "everything counts as a paraphrase"
+
+
+def test_hindsight_of_a_success_whose_last_observation_was_not_kept(synthetic_root):
+    """As a failure it is a transition shorter. A cut that it then lacks, of its last transition alone, is read as it was."""
+    recipe = make_recipe(synthetic_root, spec=dataclasses.replace(NUMBERS, last_record="transition"), relabel_rate=0.9)
+    columns, cutting = recipe.mixture.sources[0].index.columns, recipe.cutting
+    cuts = lambda length: len(cutting.starts(int(length)))
+    episodes = np.flatnonzero(columns["success"])
+    draws = [Draw(0, e, cut, 0, number) for number in range(4) for e in episodes for cut in range(cuts(columns["length"][e]))]
+    batch = loader.SegmentReader(recipe, capacity=8).batch(draws)
+    gone = np.asarray([draw.cut >= cuts(columns["length"][draw.episode] - 1) for draw in draws])
+    assert gone.any() and not batch.relabelled[gone].any() and batch.success[gone].all()
+    assert batch.relabelled[~gone].mean() > 0.7 and not batch.is_terminal[batch.relabelled].any()
+    assert (batch.trainable[gone].sum(axis=1) == cutting.n_step).all()
 
 
 def test_step_penalty_and_the_value_range_that_follows(synthetic_root):
