@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from qt_jax import losses
+from qt_jax.errors import require_one_of
 from qt_jax.models.q_transformer import Network
 from qt_jax.segment import Segment
 
@@ -39,6 +40,7 @@ def outputs(config: Any) -> int:
 
 def critics(config: Any, logits: jax.Array) -> jax.Array:
     """[..., atoms] -> Q of each critic [..., K]."""
+    require_one_of("config.agent.value_loss", config.agent.value_loss, losses.VALUE_LOSSES)
     if config.agent.value_loss == "histogram":
         return losses.histogram_values(logits, *config.value_range)[..., None]
     return losses.sigmoid_values(logits, *config.value_range)

@@ -19,7 +19,7 @@ from qt_jax.data.records import Directory
 from qt_jax.data.segments import Cutting
 from qt_jax.data.specs import DatasetSpec
 from qt_jax.data.tables import Entry, interface
-from qt_jax.errors import UserError
+from qt_jax.errors import UserError, require_one_of
 from qt_jax.specs import ActionSpec, ObservationSpec
 
 FILTERS = ("all", "successes", "demonstrations", "demonstrations_and_failures")
@@ -90,6 +90,8 @@ def open_mixture(settings: Any, entries: Sequence[Entry]) -> Mixture:
     Raises:
         UserError: for data that is missing, damaged, or without an episode that the filter keeps.
     """
+    for name, known in (("episodes", FILTERS), ("action_bounds", ACTION_BOUNDS)):
+        require_one_of(f"config.data.{name}", settings[name], known)
     action, observation = interface(entries, settings.image_size)
     sources = tuple(_open(settings, entry) for entry in entries)
     return Mixture(sources, action, observation, settings.text_encoder)

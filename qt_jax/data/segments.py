@@ -13,7 +13,7 @@ from PIL import Image
 from qt_jax import discretization
 from qt_jax.data.buffers import Buffers
 from qt_jax.data.episodes import Episode, monte_carlo_returns
-from qt_jax.errors import UserError
+from qt_jax.errors import UserError, require_one_of
 from qt_jax.preprocess import resize
 from qt_jax.segment import Segment, segment_struct
 from qt_jax.specs import ActionSpec, ObservationSpec
@@ -77,6 +77,9 @@ class Layout:
     dt_ref: float
     value_range: tuple[float, float]
     time_limits: str
+
+    def __post_init__(self):
+        require_one_of("config.data.time_limits", self.time_limits, TIME_LIMITS)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,16 +12,21 @@ import ml_collections
 import numpy as np
 from flax import nnx
 
+from qt_jax.errors import require_one_of
 from qt_jax.losses import HISTOGRAM_PADDING
-from qt_jax.models.images import ImageTokenizer
+from qt_jax.models.images import ENCODERS, ImageTokenizer
 from qt_jax.models.placement import by_row
-from qt_jax.models.transformer import Transformer, past_actions
+from qt_jax.models.remat import POLICIES
+from qt_jax.models.transformer import ATTENTION, Transformer, past_actions
 from qt_jax.preprocess import windows
 from qt_jax.segment import Segment
 from qt_jax.specs import ActionSpec, ObservationSpec
 
-ENCODERS = ("patch", "efficientnet_b3")
-ATTENTION = ("per_frame", "window")
+DTYPES = ("float32", "bfloat16")
+CHOICES = {
+    "encoder": tuple(ENCODERS), "attention": ATTENTION, "dtype": DTYPES, "remat": tuple(POLICIES), "encoder_remat": tuple(POLICIES)
+}  # fmt: skip
+"""Of these settings of `config.model` no other value has a meaning."""
 
 
 def laptop() -> ml_collections.ConfigDict:
@@ -63,6 +68,8 @@ class QTransformer(nnx.Module):
     """See method.md, section 3. Outputs logits; what they mean (Q, log-probability) is the agent's business."""
 
     def __init__(self, config, action: ActionSpec, observation: ObservationSpec, instruction_dim: int, rngs: nnx.Rngs):
+        for name, known in CHOICES.items():
+            require_one_of(f"config.model.{name}", config[name], known)
         self.dims, self.max_bins, self.atoms, self.window = action.dims, action.max_bins, config.atoms, config.window
         self.dtype = jnp.dtype(config.dtype)
         width = config.width

@@ -5,9 +5,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy import stats
 
 from qt_jax.agents import q_transformer
+from qt_jax.errors import UserError
 from tests.agents import by_hand
 from tests.agents.by_hand import segment
 
@@ -124,6 +126,12 @@ def test_scores_of_twin_critics_are_the_lesser():
     config, bin_mask = by_hand.config_of(q_transformer, critics=2), by_hand.ACTION.bin_mask()
     np.testing.assert_allclose(q_transformer.scores(config, bin_mask[0], TWINS[0, 0, 0]), [0.2, 0.4, 0.1], rtol=1e-5)
     np.testing.assert_allclose(q_transformer.scores(config, bin_mask[1], TWINS[0, 0, 1]), [0.2, 0.3, -np.inf], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["value_loss", "backup", "conservatism"])
+def test_an_unknown_choice_is_not_taken_for_another(name):
+    with pytest.raises(UserError, match=rf"config.agent.{name} is 'huber'; expected one of \('\w+', "):
+        jax.eval_shape(lambda: loss(segment(), **{name: "huber"}))
 
 
 def test_no_gradient_reaches_the_target_network():

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from qt_jax.data import loader, tables
+from qt_jax.data import loader, mixture, tables
 from qt_jax.data.loader import TrainingIterator
 from qt_jax.data.mixtures import Share
 from qt_jax.data.order import Draw
@@ -201,6 +201,12 @@ def test_demonstrations_and_failures_leave_out_the_other_successes(synthetic_roo
 def test_wrong_limits_are_named(synthetic_root, limits, message):
     with pytest.raises(UserError, match=message):
         make_recipe(synthetic_root, limits=limits)
+
+
+@pytest.mark.parametrize("name", ["episodes", "action_bounds"])
+def test_an_unknown_choice_is_named(name):
+    with pytest.raises(UserError, match=rf"config.data.{name} is 'best'; expected one of \("):
+        mixture.open_mixture(make_config(**{name: "best"}).data, [])
 
 
 def test_weights_and_balances_of_a_mixture(synthetic_root):

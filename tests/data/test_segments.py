@@ -69,6 +69,11 @@ def test_a_time_limit_may_end_an_episode_for_good():
     jax.tree.map(np.testing.assert_array_equal, bootstrapped, ended)
 
 
+def test_an_unknown_meaning_of_time_limits_is_named():
+    with pytest.raises(UserError, match=r"config.data.time_limits is 'end'; expected one of \('bootstrap', 'terminal'\)"):
+        cut(make_episode(3), 0, Cutting(8, 1, 1), time_limits="end")
+
+
 def test_monte_carlo_of_a_truncated_episode_is_a_lower_bound_with_q_min():
     np.testing.assert_allclose(monte_carlo_returns(make_episode(2, terminal=False), 0.5, 1.0, -4.0), [-1.0, -2.0])
     np.testing.assert_allclose(monte_carlo_returns(make_episode(2), 0.5, 1.0, -4.0), [0.5, 1.0])

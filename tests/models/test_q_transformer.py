@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from qt_jax.errors import UserError
 from qt_jax.models import q_transformer
 from qt_jax.models.q_transformer import Network, parameter_count
 from qt_jax.segment import Segment
@@ -181,6 +182,12 @@ def test_state_only_mode():
     segment = make_segment(cameras=())
     assert np.isfinite(network.score(params, segment)).all()
     assert "cameras" not in params or not params["cameras"]
+
+
+@pytest.mark.parametrize("name", q_transformer.CHOICES)
+def test_an_unknown_choice_is_named_with_those_that_are_known(name):
+    with pytest.raises(UserError, match=rf"config.model.{name} is 'resnet18'; expected one of \('\w+', "):
+        make_network(**{name: "resnet18"})
 
 
 def test_output_starts_near_the_least_value():
