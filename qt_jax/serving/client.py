@@ -127,7 +127,8 @@ class Remote:
             reply = self._client.infer(images | state | told | _named(request.session))
         except Refused as refused:
             return refused
-        return Decision(reply["actions"][0], reply["tokens"], reply["scores_of_dims"], reply["scores"], reply["step"])
+        told = (reply[name] for name in ("tokens", "scores_of_dims", "score", "scores", "step"))
+        return Decision(reply["actions"][0], *told)
 
     def close(self, session: Hashable) -> None:
         self._client.infer({"close": True} | _named(session))

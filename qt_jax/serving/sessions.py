@@ -40,11 +40,13 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """action float32 [D]; tokens int32 [D]; chosen float32 [D], the scores of the chosen bins; scores float32 [D, N]; step: from 0."""
+    """action float32 [D]; tokens int32 [D]; chosen float32 [D], the scores of the chosen bins; score: of the whole action;
+    scores float32 [D, N]; step: from 0."""
 
     action: np.ndarray
     tokens: np.ndarray
     chosen: np.ndarray
+    score: float
     scores: np.ndarray
     step: int
 
@@ -131,13 +133,15 @@ class Sessions:
             self._step([(e, row[place], first) for e, row, first in again])
         action = self._step([(e, row[-1], e.step == 0) for e, row in zip(episodes, rows)])
         for row, (number, episode) in enumerate(zip(accepted, episodes)):
-            episode.frames[-1].tokens = action.tokens[row]
-            results[number] = Decision(action.actions[row], action.tokens[row], action.chosen[row], action.scores[row], episode.step)
+            episode.frames[-1].tokens, chosen = action.tokens[row], action.chosen[row]
+            score = float(self.policy.spec.score(chosen))
+            results[number] = Decision(action.actions[row], action.tokens[row], chosen, score, action.scores[row], episode.step)
             episode.step += 1
         return results
 
     def values(self, session: Hashable, instructions: Sequence[str]) -> np.ndarray:
-        """Value of each instruction in the session's current observation (its window told so from the start): max over bins of dim 1.
+        """Value of each instruction in the session's current observation (its window told so from the start): max over bins of the
+        dim that is decided first.
 
         Uses as many free and reserved slots as there are instructions, in turns where there are fewer.
 
@@ -157,7 +161,7 @@ class Sessions:
             told = [_Episode(slot, collections.deque(), self.embedding(text)) for slot, text in zip(spare, part)]
             for place, frame in enumerate(frames):
                 action = self._step([(episode, frame, place == 0) for episode in told])
-            values.append(action.scores[:, 0].max(-1))
+            values.append(action.scores[:, self.policy.spec.decided[0]].max(-1))
         return np.concatenate(values)
 
     def embedding(self, instruction: str | np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from qt_jax.text import ENCODER
 from qt_jax.training import checkpoints, inputs
 from tests.conftest import ROOT, door
 from tests.data.synthetic import unit_statistics
+from tests.serving.told import Told
 
 BASE = ROOT / ".base/bin/python"
 
@@ -128,6 +129,16 @@ def test_a_policy_that_differs_is_not_written(trained):
     one, other = (live.build(p, assets, slots=1) for p in (params, jax.tree.map(lambda x: x * 1.01, params)))
     with pytest.raises(UserError, match="does not agree with its original"):
         agreement.compare(one, other, "float32")
+
+
+def test_what_follows_a_tie_is_not_compared_in_the_order_in_which_the_network_decides():
+    """Of the network's x, y, g the robot has g first: after a tie of x all may differ, before one of g nothing may."""
+    policy = lambda x, g: Told((2, 1, 0), scores=(x, (0.5, 0.0), g))
+    ahead, behind = (0.5, 0.50001), (0.50001, 0.5)
+    found = agreement.compare(policy(ahead, (0.1, 0.9)), policy(behind, (0.7, 0.3)), "float32")
+    assert found["other_bins"] == 1.0 and found["max_difference"] < 1e-4
+    with pytest.raises(UserError, match="scores differ by up to 0.6"):
+        agreement.compare(policy((0.1, 0.9), ahead), policy((0.7, 0.3), behind), "float32")
 
 
 @pytest.mark.parametrize(
