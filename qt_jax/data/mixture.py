@@ -161,21 +161,6 @@ def _bounded(entry: Entry, index: Index) -> ActionSpec:
     return dataclasses.replace(spec, low=low, high=high)
 
 
-def check_returns(mixture: Mixture, value_range: tuple[float, float], discount: float, dt_ref: float) -> None:
-    """Raises a UserError for an episode with returns outside the value range, as far as the index knows them (the rest: on reading)."""
-    low, high = value_range
-    for source in mixture.sources:
-        columns, penalty_free = source.index.columns, ~source.index.columns["dense"]
-        gamma = discount ** (columns["dt"].astype(np.float64) / dt_ref)
-        last = columns["final_reward"] + np.where(columns["terminal"], 0.0, gamma * low)
-        outside = np.flatnonzero(penalty_free & ((last < low - 1e-6) | (last > high + 1e-6)))
-        if outside.size:
-            raise UserError(
-                f"{source.spec.path}: episode {int(outside[0])} ends with a return of {last[outside[0]]:.4g}, outside config.value_range="
-                f"({low:g}, {high:g}); set config.value_range to the least and greatest attainable return."
-            )
-
-
 def groups(mixture: Mixture, cutting: Cutting) -> tuple[Group, ...]:
     """What the loader draws from: each source, divided into kinds where it has a balance.
 

@@ -103,7 +103,7 @@ def table_dtype(action: ActionSpec, observation: ObservationSpec, length: int) -
 
 
 def prepare(episode: Episode, embedding: np.ndarray, layout: Layout) -> Prepared:
-    """Raises a UserError if a return lies outside the value range."""
+    """All that an episode's segments need but their images, computed once."""
     if layout.time_limits == "terminal":
         episode = dataclasses.replace(episode, terminal=True)
     network, observation = layout.network_action, layout.network_observation
@@ -119,7 +119,7 @@ def prepare(episode: Episode, embedding: np.ndarray, layout: Layout) -> Prepared
         "tokens": tokens,
         "action_mask": np.broadcast_to(bins > 0, (len(state), network.dims)),
         "reward": episode.rewards,
-        "mc_return": _returns(episode, layout),
+        "mc_return": monte_carlo_returns(episode, layout.discount, layout.dt_ref, layout.value_range[0]),
         "return_to_go": np.cumsum(episode.rewards[::-1])[::-1],
         "is_first": step == 0,
         "is_last": ends,
@@ -175,17 +175,6 @@ class Rows:
         """The batch, once every row is filled."""
         fields = {name: np.ascontiguousarray(self._table[name]) for name in self._table.dtype.names}
         return Segment(images=self._images, camera_mask=self._camera_mask, instruction=self._instruction, **fields)
-
-
-def _returns(episode: Episode, layout: Layout) -> np.ndarray:
-    low, high = layout.value_range
-    returns = monte_carlo_returns(episode, layout.discount, layout.dt_ref, low)
-    if returns.min() < low - 1e-6 or returns.max() > high + 1e-6:
-        raise UserError(
-            f"Episode {episode.episode_id!r} has returns from {returns.min():.4g} to {returns.max():.4g}, outside config.value_range="
-            f"({low:g}, {high:g}); set config.value_range to the least and greatest attainable return."
-        )
-    return returns
 
 
 def decode_into(frame: np.ndarray, image: bytes) -> None:

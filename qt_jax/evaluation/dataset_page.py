@@ -32,6 +32,8 @@ def render(source: Source, found: Summary, shown: list[Shown], image_size: tuple
         labels=dataset_summary.LABELS,
         top=dataset_summary.TOP,
         rates=dataset_summary.rates(found),
+        spread=dataset_summary.spread,
+        held=dataset_summary.held(found),
         cameras=source.spec.observation.cameras,
         stored_size=source.spec.observation.image_size,
         image_size=image_size,

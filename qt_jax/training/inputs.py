@@ -8,7 +8,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from qt_jax.data import mixture
+from qt_jax.data import mixture, returns
 from qt_jax.data.loader import Recipe
 from qt_jax.data.mixture import Mixture
 from qt_jax.data.segments import Cutting
@@ -18,17 +18,24 @@ from qt_jax.statistics import Statistics
 from qt_jax.training import checkpoints
 
 
-def load(config: Any, entries: Sequence[Entry]) -> tuple[ml_collections.FrozenConfigDict, Recipe, checkpoints.Assets]:
+def load(
+    config: Any, entries: Sequence[Entry], any_returns: bool = False
+) -> tuple[ml_collections.FrozenConfigDict, Recipe, checkpoints.Assets]:
     """The config with its value range, the recipe of its segments, and the assets.
 
     State statistics are each dataset's own, or, with `config.train.init_from`, those of that run, where it had the dataset.
+
+    Args:
+        any_returns: also those outside the value range, to look at them.
 
     Raises:
         UserError: for bad data, or returns outside the value range.
     """
     opened = mixture.open_mixture(config.data, entries)
-    config = with_value_range(config, min(float(source.index.columns["dt"].min()) for source in opened.sources))
-    mixture.check_returns(opened, config.value_range, config.discount, config.dt_ref)
+    column = lambda name: np.concatenate([source.index.columns[name] for source in opened.sources])
+    config = with_value_range(config, float(column("dt").min()), int(column("length").max()))
+    if not any_returns:
+        returns.check(opened, config)
     recipe = Recipe(
         mixture=opened,
         cutting=Cutting(config.data.segment_length, config.model.window, config.agent.get("n_step", 1)),
@@ -66,15 +73,26 @@ def load(config: Any, entries: Sequence[Entry]) -> tuple[ml_collections.FrozenCo
     return config, recipe, assets
 
 
-def with_value_range(config: Any, shortest_dt: float) -> ml_collections.FrozenConfigDict:
-    """The config; an empty `value_range` becomes that of returns that pay 1 for success and cost `step_penalty` a step for ever."""
+def with_value_range(config: Any, shortest_dt: float, longest: int = 0) -> ml_collections.FrozenConfigDict:
+    """The config; an empty `value_range` becomes that of returns that pay 1 for success and cost `step_penalty` a step for ever.
+
+    Args:
+        longest: steps of the data's longest episode, which a message names; 0: not known.
+
+    Raises:
+        UserError: if penalties without a discount have no such bound.
+    """
     resolved = ml_collections.ConfigDict(config)
     if not resolved.value_range:
         low, penalty = 0.0, config.data.step_penalty
         if penalty:
             gamma = config.discount ** (shortest_dt / config.dt_ref)
             if gamma >= 1:
-                raise UserError("config.discount is 1 with a config.data.step_penalty: returns have no bound; set config.value_range.")
+                known = f"; the longest of the data has {longest}, which makes ({-penalty * longest:g}, 1)" if longest else ""
+                raise UserError(
+                    f"config.discount is 1 with config.data.step_penalty={penalty:g}: returns have no bound. Set config.value_range to "
+                    f"(-{penalty:g} x the most steps that an episode may have, 1){known}."
+                )
             low = -penalty / (1.0 - gamma)
         resolved.value_range = (low, 1.0)
     return ml_collections.FrozenConfigDict(resolved)

@@ -274,8 +274,11 @@ def test_step_penalty_and_the_value_range_that_follows(synthetic_root):
     rewards = batch.reward[batch.trainable]
     assert set(np.round(rewards, 4)) <= {np.float32(-0.01), np.float32(0.99)}
     config.discount = 1.0
-    with pytest.raises(UserError, match="returns have no bound"):
+    with pytest.raises(UserError, match=r"returns have no bound.*the longest of the data has 24, which makes \(-0.24, 1\)"):
         inputs.load(config, tables.resolve(config.data, own))
+    config.value_range = (-0.24, 1.0)
+    (batch,) = take(make_iterator(inputs.load(config, tables.resolve(config.data, own))[1]), 1)
+    assert batch.mc_return.min() >= np.float32(-0.24)
 
 
 def test_validation_covers_every_transition_once(synthetic_root):

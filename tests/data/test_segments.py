@@ -79,6 +79,17 @@ def test_monte_carlo_of_a_truncated_episode_is_a_lower_bound_with_q_min():
     np.testing.assert_allclose(monte_carlo_returns(make_episode(2), 0.5, 1.0, -4.0), [0.5, 1.0])
 
 
+def test_monte_carlo_of_a_truncated_episode_is_never_below_q_min():
+    """Without a discount the penalties before the cut and q_min after it add up to less than is attainable."""
+    rewards = np.float32([-0.1, -0.1, 0.9])
+    cut_off = dataclasses.replace(make_episode(3, terminal=False), rewards=rewards)
+    np.testing.assert_allclose(monte_carlo_returns(cut_off, 1.0, 1.0, -1.0), [-0.3, -0.2, -0.1], atol=1e-6)
+    np.testing.assert_allclose(monte_carlo_returns(cut_off, 1.0, 1.0, -0.2), [0.5, 0.6, 0.7], atol=1e-6)
+    failed = dataclasses.replace(cut_off, rewards=np.full(3, -0.1, np.float32))
+    np.testing.assert_allclose(monte_carlo_returns(failed, 1.0, 1.0, -1.0), [-1.0] * 3)
+    np.testing.assert_allclose(monte_carlo_returns(dataclasses.replace(failed, terminal=True), 1.0, 1.0, -1.0), [-0.3, -0.2, -0.1], atol=1e-6)
+
+
 def test_a_cut_holds_its_part_of_the_episode():
     first, second = (cut(make_episode(9), number, Cutting(6, 2, 1)) for number in range(2))
     np.testing.assert_array_equal(second["state"][:, 0], [4, 5, 6, 7, 8, 9])
@@ -149,9 +160,3 @@ def test_a_damaged_image_is_named():
     episode = dataclasses.replace(make_episode(6), images={"front": [b"\xff\xd8\xff broken"] * 7})
     with pytest.raises(UserError, match="Episode 'e6': image 'front' of step 0 does not decode"):
         cut(episode, 0, Cutting(4, 1, 1), cameras=("front",))
-
-
-def test_returns_outside_the_value_range_are_named():
-    episode = dataclasses.replace(make_episode(3), rewards=np.float32([0, 0, 5]))
-    with pytest.raises(UserError, match=r"'e3' has returns from .* to 5, outside config.value_range=\(0, 1\)"):
-        cut(episode, 0, Cutting(4, 1, 1))
