@@ -188,7 +188,7 @@ def logistic_value_loss(logit: jax.Array, target: jax.Array, q_min: float, q_max
     """Cross-entropy of Q and the target as shares of the value range, elementwise (QT-Opt, Kalashnikov et al. 2018, section 4.2).
 
     The least expected loss is where that of the squared error is, the mean target; but an output near an end of the sigmoid still learns.
-    `target` is clipped to the value range: beyond it the loss would have no minimum, and the logits would run away.
+    `target` is clipped to the value range: beyond it the loss has no minimum, and the logits would run away.
     """
     return optax.sigmoid_binary_cross_entropy(logit, jnp.clip((target - q_min) / (q_max - q_min), 0.0, 1.0))
 

@@ -107,11 +107,11 @@ class PolicySpec:
 
     @property
     def decided(self) -> tuple[int, ...]:
-        """The dims of `action` in the order in which the network decides them: the first sees no other, the last all."""
+        """Dims of `action` in the order in which the network decides them: the first sees no other, the last all."""
         return tuple(np.argsort(self.slots).tolist())
 
     def score(self, chosen: np.ndarray) -> np.ndarray:
-        """Of whole actions [...], from the scores of their bins [..., D]: log-probabilities add up, a Q is that of the dim decided last."""
+        """Of whole actions [...], from their bins' [..., D]: log-probabilities add up, Q is that of the last decided."""
         return chosen[..., self.decided[-1]] if self.score_name == "Q" else chosen.sum(-1)
 
 

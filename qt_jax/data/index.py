@@ -40,7 +40,7 @@ class Index:
     `tasks` and `collectors`.
     id_hash: a uniform number in [0, 1) from the episode's id, for splits. The others: see `_scan`.
     samples: {"action": float32 [n, D], "state": float32 [n, state_dim]}, raw. skipped, left_out: counts by reason.
-    embeddings: float32 [instructions, E]. rewards: float32, all rewards of the `dense` episodes, one after the other.
+    embeddings: float32 [instructions, E]. rewards: float32, those of the `dense` episodes, one after the other.
     """
 
     columns: dict[str, np.ndarray]
@@ -134,8 +134,8 @@ COLUMNS = {"shard": np.int32, "position": np.int64, "size": np.int64, "length": 
 
 
 def _scan(directory: Directory, spec: DatasetSpec, step_penalty: float, cache: str, number: int) -> _Part:
-    """One shard. `final_reward`, and `rewards` of what is `dense` (not just the penalty before it), let returns be known without the
-    record."""
+    """One shard. `final_reward`, and the rewards of what is `dense` (not just the penalty before it), let returns be
+    known without the record."""
     shard, part = directory.shards[number], _Part()
     name = f"{directory.path}: {shard.name}"
     quota = max(1, SAMPLES // len(directory.shards))
@@ -218,10 +218,9 @@ def _merge(directory: Directory, parts: list[_Part], encoder: str | None, text_e
         skipped[problem] = skipped.get(problem, 0) + 1
     fingerprint = hashlib.sha256(b"".join(content)).hexdigest()[:16]
     left_out = sum(part.left_out for part in parts)
-    rewards = np.concatenate([np.zeros(0, np.float32), *(rewards for part in parts for rewards in part.rewards)])
-    return Index(
-        columns, instructions, tasks, collectors, np.stack(embeddings), samples, statistics, skipped, left_out, fingerprint, rewards
-    )  # fmt: skip
+    rewards = np.concatenate([np.zeros(0, np.float32), *(paid for part in parts for paid in part.rewards)])
+    return Index(columns, instructions, tasks, collectors, np.stack(embeddings), samples, statistics, skipped,
+                 left_out, fingerprint, rewards)  # fmt: skip
 
 
 def _numbered(names: Iterable[str]) -> tuple[tuple[str, ...], np.ndarray]:
@@ -246,7 +245,8 @@ def _to_bytes(index: Index) -> bytes:
         "statistics": {name: value.to_json() for name, value in index.statistics.items()},
     }  # fmt: skip
     arrays = {f"columns/{k}": v for k, v in index.columns.items()} | {f"samples/{k}": v for k, v in index.samples.items()}
-    np.savez(buffer, embeddings=index.embeddings, rewards=index.rewards, rest=np.frombuffer(json.dumps(rest).encode(), np.uint8), **arrays)
+    arrays |= {"embeddings": index.embeddings, "rewards": index.rewards}
+    np.savez(buffer, rest=np.frombuffer(json.dumps(rest).encode(), np.uint8), **arrays)
     return buffer.getvalue()
 
 

@@ -82,8 +82,9 @@ class SegmentReader:
         if told is None:
             return own
         relabelled = lambda: episodes.relabelled(own.episode, told, self._recipe.step_penalty)
-        failed = self._kept((draw.source, draw.episode, told), lambda: self._prepared(draw.source, relabelled()))
-        # A success whose o_T was not kept is shorter as a failure, and may lack its last cut: that one stays as it is.
+        key = draw.source, draw.episode, told
+        failed = self._kept(key, lambda: self._prepared(draw.source, relabelled()))
+        # A success whose o_T was not kept is shorter as a failure; a last cut that it then lacks is read as it was.
         return failed if draw.cut < len(failed.table) else own
 
     def _kept(self, key: tuple, make: Callable[[], Prepared]) -> Prepared:

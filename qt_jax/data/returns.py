@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -18,7 +19,8 @@ class Returns:
     """Of all episodes of an index, one after the other.
 
     starts: int [episodes], where each begins. rewards: float32 [steps], the step penalty taken off.
-    discounted: float64 [steps], what the rest of the episode paid; nothing counts after its end, though a truncated one went on.
+    discounted: float64 [steps], what the rest of the episode paid. What a truncated one was not seen to be paid is no
+        part of it.
     """
 
     starts: np.ndarray
@@ -46,7 +48,9 @@ class Returns:
         return (self.least < low - margin) | (self.greatest > high + margin)
 
 
-def of_index(index: Index, step_penalty: float, discount: float, dt_ref: float, failed: bool = False) -> Returns:
+def of_index(
+    index: Index, step_penalty: float, discount: float, dt_ref: float, failed: bool = False
+) -> Returns:
     """failed: as hindsight has all episodes, paid nothing."""
     columns = index.columns
     lengths = columns["length"].astype(np.int64)
@@ -57,7 +61,7 @@ def of_index(index: Index, step_penalty: float, discount: float, dt_ref: float, 
         rewards[np.repeat(columns["dense"], lengths)] = index.rewards
     gamma = discount ** (columns["dt"].astype(np.float64) / dt_ref)
     discounted = rewards.astype(np.float64)
-    for back in range(2, int(lengths.max()) + 1):  # the last step but one of all episodes at once, then the one before
+    for back in range(2, int(lengths.max()) + 1):  # the last step but one of all episodes, then the one before
         has = np.flatnonzero(lengths >= back)
         place = ends[has] - back
         discounted[place] += gamma[has] * discounted[place + 1]
@@ -65,27 +69,31 @@ def of_index(index: Index, step_penalty: float, discount: float, dt_ref: float, 
 
 
 def check(mixture: Mixture, config: Any) -> None:
-    """Raises a UserError that names each dataset whose used episodes have a return outside `config.value_range`, and its own range."""
+    """Raises a UserError that names each dataset with returns outside `config.value_range`, and their own range.
+
+    Episodes that are neither trained on nor validated on do not count.
+    """
     low, high = config.value_range
     problems, spans = [], [(low, high)]
-    for source in mixture.sources:
+    kinds = ("", " as hindsight relabels it (config.data.relabel_rate)")[: 2 if config.data.relabel_rate else 1]
+    for source, kind in itertools.product(mixture.sources, kinds):
         used = np.union1d(source.train, source.validation)
-        for failed in (False, True) if config.data.relabel_rate else (False,):
-            returns = of_index(source.index, config.data.step_penalty, config.discount, config.dt_ref, failed)
-            least, greatest = returns.least[used].min(), returns.greatest[used].max()
-            spans.append((least, greatest))
-            outside = used[returns.outside(config.value_range)[used]]
-            if outside.size:
-                relabelled = " as hindsight relabels it (config.data.relabel_rate)" if failed else ""
-                problems.append(
-                    f"{source.name} ({source.directory.path}){relabelled} from {least:.6g} to {greatest:.6g}, {len(outside)} of "
-                    f"{len(used)} episodes outside, the first number {outside[0]} in {_shard(source, outside[0])}"
-                )
+        found = of_index(
+            source.index, config.data.step_penalty, config.discount, config.dt_ref, failed=bool(kind)
+        )
+        least, greatest = found.least[used].min(), found.greatest[used].max()
+        spans.append((least, greatest))
+        outside = used[found.outside(config.value_range)[used]]
+        if outside.size:
+            problems.append(
+                f"{source.name} ({source.directory.path}){kind} from {least:.6g} to {greatest:.6g}, {len(outside)} of "
+                f"{len(used)} episodes outside, the first number {outside[0]} in {_shard(source, outside[0])}"
+            )
     if problems:
         least, greatest = _rounded_outwards(*np.transpose(spans))
         raise UserError(
-            f"Returns lie outside config.value_range=({low:g}, {high:g}): {'; '.join(problems)}. Set config.value_range to the least and "
-            f"greatest attainable return, at least ({least:g}, {greatest:g})."
+            f"Returns lie outside config.value_range=({low:g}, {high:g}): {'; '.join(problems)}. Set config.value_range "
+            f"to the least and greatest attainable return, at least ({least:g}, {greatest:g})."
         )
 
 

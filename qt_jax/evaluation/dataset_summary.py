@@ -164,11 +164,11 @@ def text(found: Summary) -> str:
         f"  steps         {found.steps:,}",
         f"  lengths       min {lengths.min()}, median {found.median:g}, max {lengths.max()}  |{spark(counts)}|",
         f"  dt            {rates(found)}",
-        f"  rewards       {spread(found.returns.rewards)} of a step; {spread(found.returns.whole)} of an episode",
-        f"  returns       {spread(found.returns.discounted)}, discounted by {found.discount}",
+        f"  rewards       {rewards(found)}",
+        f"  returns       {discounted(found)}",
     ]
     if found.outside:
-        lines.append(f"  value range   {found.outside:,} episodes have returns outside {held(found)}; set config.value_range")
+        lines.append(f"  value range   {outside(found)}")
     if found.left_out:
         lines.append(f"  left out      {found.left_out:,} by the standardiser")
     lines += [f"  skipped       {count:,}: {reason}" for reason, count in found.skipped.items()]
@@ -201,12 +201,21 @@ def rates(found: Summary) -> str:
     return ", ".join(f"{dt:.4g} s ({1 / dt:.3g} Hz) in {count:,} episodes" for dt, count in found.dt.items())
 
 
-def spread(values: np.ndarray) -> str:
+def rewards(found: Summary) -> str:
+    return f"{_spread(found.returns.rewards)} of a step; {_spread(found.returns.whole)} of an episode"
+
+
+def discounted(found: Summary) -> str:
+    return f"{_spread(found.returns.discounted)}, discounted by {found.discount}"
+
+
+def outside(found: Summary) -> str:
+    low, high = found.value_range
+    return f"{found.outside:,} episodes have returns outside ({low:g}, {high:g}); set config.value_range"
+
+
+def _spread(values: np.ndarray) -> str:
     return f"{values.min():.4g} to {values.max():.4g}, mean {values.mean():.4g}"
-
-
-def held(found: Summary) -> str:
-    return "({:g}, {:g})".format(*found.value_range)
 
 
 def spark(counts: np.ndarray, columns: int = 32) -> str:

@@ -148,7 +148,7 @@ class EfficientNetB3(nnx.Module):
 
 
 ENCODERS = {"patch": PatchEncoder, "efficientnet_b3": EfficientNetB3}
-"""By `config.model.encoder`: (config.model, instruction_dim, dtype, rngs) -> (images [B, H, W, 3], instruction [B, E]) -> features."""
+"""By `config.model.encoder`: made of (config.model, instruction_dim, dtype, rngs)."""
 
 
 class TokenLearner(nnx.Module):

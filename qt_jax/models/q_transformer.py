@@ -24,8 +24,12 @@ from qt_jax.specs import ActionSpec, ObservationSpec
 
 DTYPES = ("float32", "bfloat16")
 CHOICES = {
-    "encoder": tuple(ENCODERS), "attention": ATTENTION, "dtype": DTYPES, "remat": tuple(POLICIES), "encoder_remat": tuple(POLICIES)
-}  # fmt: skip
+    "encoder": tuple(ENCODERS),
+    "attention": ATTENTION,
+    "dtype": DTYPES,
+    "remat": tuple(POLICIES),
+    "encoder_remat": tuple(POLICIES),
+}
 """Of these settings of `config.model` no other value has a meaning."""
 
 

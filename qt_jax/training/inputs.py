@@ -74,7 +74,7 @@ def load(
 
 
 def with_value_range(config: Any, shortest_dt: float, longest: int = 0) -> ml_collections.FrozenConfigDict:
-    """The config; an empty `value_range` becomes that of returns that pay 1 for success and cost `step_penalty` a step for ever.
+    """The config; an empty `value_range` becomes that of returns of 1 for success and `step_penalty` a step for ever.
 
     Args:
         longest: steps of the data's longest episode, which a message names; 0: not known.
@@ -88,10 +88,11 @@ def with_value_range(config: Any, shortest_dt: float, longest: int = 0) -> ml_co
         if penalty:
             gamma = config.discount ** (shortest_dt / config.dt_ref)
             if gamma >= 1:
-                known = f"; the longest of the data has {longest}, which makes ({-penalty * longest:g}, 1)" if longest else ""
+                least = f"; the longest of the data has {longest}, which makes ({-penalty * longest:g}, 1)"
                 raise UserError(
-                    f"config.discount is 1 with config.data.step_penalty={penalty:g}: returns have no bound. Set config.value_range to "
-                    f"(-{penalty:g} x the most steps that an episode may have, 1){known}."
+                    f"config.discount is 1 with config.data.step_penalty={penalty:g}: returns have no bound. Set "
+                    f"config.value_range to (-{penalty:g} x the most steps that an episode may have, 1)"
+                    f"{least if longest else ''}."
                 )
             low = -penalty / (1.0 - gamma)
         resolved.value_range = (low, 1.0)

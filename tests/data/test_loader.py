@@ -251,12 +251,13 @@ def test_hindsight_tells_other_tasks_and_never_a_paraphrase_or_what_was_achieved
 
 
 def test_hindsight_of_a_success_whose_last_observation_was_not_kept(synthetic_root):
-    """As a failure it is a transition shorter. A cut that it then lacks, of its last transition alone, is read as it was."""
-    recipe = make_recipe(synthetic_root, spec=dataclasses.replace(NUMBERS, last_record="transition"), relabel_rate=0.9)
+    """As a failure it is a transition shorter. A cut that it then lacks, of its last one alone, is read as it was."""
+    spec = dataclasses.replace(NUMBERS, last_record="transition")
+    recipe = make_recipe(synthetic_root, spec=spec, relabel_rate=0.9)
     columns, cutting = recipe.mixture.sources[0].index.columns, recipe.cutting
     cuts = lambda length: len(cutting.starts(int(length)))
-    episodes = np.flatnonzero(columns["success"])
-    draws = [Draw(0, e, cut, 0, number) for number in range(4) for e in episodes for cut in range(cuts(columns["length"][e]))]
+    read = [(number, e) for number in range(4) for e in np.flatnonzero(columns["success"])]
+    draws = [Draw(0, e, cut, 0, number) for number, e in read for cut in range(cuts(columns["length"][e]))]
     batch = loader.SegmentReader(recipe, capacity=8).batch(draws)
     gone = np.asarray([draw.cut >= cuts(columns["length"][draw.episode] - 1) for draw in draws])
     assert gone.any() and not batch.relabelled[gone].any() and batch.success[gone].all()
@@ -274,7 +275,7 @@ def test_step_penalty_and_the_value_range_that_follows(synthetic_root):
     rewards = batch.reward[batch.trainable]
     assert set(np.round(rewards, 4)) <= {np.float32(-0.01), np.float32(0.99)}
     config.discount = 1.0
-    with pytest.raises(UserError, match=r"returns have no bound.*the longest of the data has 24, which makes \(-0.24, 1\)"):
+    with pytest.raises(UserError, match=r"have no bound.*longest of the data has 24, which makes \(-0.24, 1\)"):
         inputs.load(config, tables.resolve(config.data, own))
     config.value_range = (-0.24, 1.0)
     (batch,) = take(make_iterator(inputs.load(config, tables.resolve(config.data, own))[1]), 1)

@@ -15,9 +15,12 @@ def index(*episodes, dt=1.0):
     rewards = [np.float32(paid) for paid, _ in episodes]
     dense = np.asarray([bool(paid[:-1].any()) for paid in rewards])
     columns = {
-        "length": np.asarray([len(paid) for paid in rewards], np.int32), "final_reward": np.float32([paid[-1] for paid in rewards]),
-        "dense": dense, "dt": np.full(len(rewards), dt, np.float32), "shard": np.zeros(len(rewards), np.int32),
-    }  # fmt: skip
+        "length": np.asarray([len(paid) for paid in rewards], np.int32),
+        "final_reward": np.float32([paid[-1] for paid in rewards]),
+        "dense": dense,
+        "dt": np.full(len(rewards), dt, np.float32),
+        "shard": np.zeros(len(rewards), np.int32),
+    }
     stored = np.concatenate([np.zeros(0, np.float32), *(paid for paid, told in zip(rewards, dense) if told)])
     return types.SimpleNamespace(columns=columns, rewards=stored)
 
@@ -25,10 +28,9 @@ def index(*episodes, dt=1.0):
 def source(name, *episodes, train=None, validation=()):
     shard = types.SimpleNamespace(name="train-00000")
     train = np.arange(len(episodes)) if train is None else np.asarray(train)
-    directory = types.SimpleNamespace(path=f"data/{name}", shards=[shard])
-    return types.SimpleNamespace(
-        name=name, index=index(*episodes), directory=directory, train=train, validation=np.asarray(validation, int)
-    )  # fmt: skip
+    directory, validation = types.SimpleNamespace(path=f"data/{name}", shards=[shard]), np.asarray(validation, int)
+    fields = {"name": name, "index": index(*episodes), "directory": directory, "train": train, "validation": validation}
+    return types.SimpleNamespace(**fields)
 
 
 def check(*sources, value_range=(0.0, 1.0), discount=0.5, step_penalty=0.0, relabel_rate=0.0):
@@ -40,7 +42,8 @@ def check(*sources, value_range=(0.0, 1.0), discount=0.5, step_penalty=0.0, rela
 
 
 def test_sparse_and_dense_episodes_by_hand():
-    found = returns.of_index(index(([0, 0, 1], True), ([2, -1, 4], False), ([3], True), dt=2.0), 0.0, 0.5, 1.0)
+    three = index(([0, 0, 1], True), ([2, -1, 4], False), ([3], True), dt=2.0)
+    found = returns.of_index(three, 0.0, 0.5, 1.0)
     np.testing.assert_allclose(found.discounted, [1 / 16, 1 / 4, 1, 2 + (-1 + 4 / 4) / 4, -1 + 4 / 4, 4, 3])
     np.testing.assert_allclose(found.whole, [1, 5, 3])
     np.testing.assert_allclose([found.least, found.greatest], [[1 / 16, 0, 3], [1, 4, 3]])
@@ -48,18 +51,20 @@ def test_sparse_and_dense_episodes_by_hand():
 
 
 def test_penalties_and_what_hindsight_makes_of_an_episode():
-    of_two = index(([0, 1], True))
-    of_two.columns["final_reward"] -= np.float32(0.25)
-    np.testing.assert_allclose(returns.of_index(of_two, 0.25, 0.5, 1.0).discounted, [-0.25 + 0.5 * 0.75, 0.75])
-    np.testing.assert_allclose(returns.of_index(of_two, 0.25, 0.5, 1.0, failed=True).discounted, [-0.25 - 0.125, -0.25])
+    one = index(([0, 1], True))
+    one.columns["final_reward"] -= np.float32(0.25)
+    of_two = lambda **kind: returns.of_index(one, 0.25, 0.5, 1.0, **kind).discounted
+    np.testing.assert_allclose(of_two(), [-0.25 + 0.5 * 0.75, 0.75])
+    np.testing.assert_allclose(of_two(failed=True), [-0.25 - 0.125, -0.25])
 
 
 def test_every_dataset_that_is_outside_is_named_with_its_range():
-    inside, dense = source("inside", ([0, 1], True)), source("dense", ([0.5, 0], True), ([2, 2, 0.5], True), ([0, 0.25], False))
+    inside = source("inside", ([0, 1], True))
+    dense = source("dense", ([0.5, 0], True), ([2, 2, 0.5], True), ([0, 0.25], False))
     check(inside)
     expected = (
-        r"outside config.value_range=\(0, 1\): dense \(data/dense\) from 0 to 3.125, 1 of 3 episodes outside, the first number 1 in "
-        r"train-00000; sparse \(data/sparse\) from -2 to -1, 1 of 1 episodes .* at least \(-2, 3.13\)"
+        r"outside config.value_range=\(0, 1\): dense \(data/dense\) from 0 to 3.125, 1 of 3 episodes outside, "
+        r"the first number 1 in train-00000; sparse \(data/sparse\) from -2 to -1, 1 of 1 episodes .* at least \(-2, 3.13\)"
     )
     with pytest.raises(UserError, match=expected):
         check(inside, dense, source("sparse", ([0, -2], False)))

@@ -70,7 +70,7 @@ def test_a_time_limit_may_end_an_episode_for_good():
 
 
 def test_an_unknown_meaning_of_time_limits_is_named():
-    with pytest.raises(UserError, match=r"config.data.time_limits is 'end'; expected one of \('bootstrap', 'terminal'\)"):
+    with pytest.raises(UserError, match=r"time_limits is 'end'; expected one of \('bootstrap', 'terminal'\)"):
         cut(make_episode(3), 0, Cutting(8, 1, 1), time_limits="end")
 
 
@@ -80,14 +80,15 @@ def test_monte_carlo_of_a_truncated_episode_is_a_lower_bound_with_q_min():
 
 
 def test_monte_carlo_of_a_truncated_episode_is_never_below_q_min():
-    """Without a discount the penalties before the cut and q_min after it add up to less than is attainable."""
+    """Without a discount, penalties before the cut and q_min after it add up to less than is attainable."""
     rewards = np.float32([-0.1, -0.1, 0.9])
     cut_off = dataclasses.replace(make_episode(3, terminal=False), rewards=rewards)
     np.testing.assert_allclose(monte_carlo_returns(cut_off, 1.0, 1.0, -1.0), [-0.3, -0.2, -0.1], atol=1e-6)
     np.testing.assert_allclose(monte_carlo_returns(cut_off, 1.0, 1.0, -0.2), [0.5, 0.6, 0.7], atol=1e-6)
     failed = dataclasses.replace(cut_off, rewards=np.full(3, -0.1, np.float32))
     np.testing.assert_allclose(monte_carlo_returns(failed, 1.0, 1.0, -1.0), [-1.0] * 3)
-    np.testing.assert_allclose(monte_carlo_returns(dataclasses.replace(failed, terminal=True), 1.0, 1.0, -1.0), [-0.3, -0.2, -0.1], atol=1e-6)
+    over = dataclasses.replace(failed, terminal=True)
+    np.testing.assert_allclose(monte_carlo_returns(over, 1.0, 1.0, -1.0), [-0.3, -0.2, -0.1], atol=1e-6)
 
 
 def test_a_cut_holds_its_part_of_the_episode():

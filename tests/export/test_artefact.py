@@ -132,7 +132,7 @@ def test_a_policy_that_differs_is_not_written(trained):
 
 
 def test_what_follows_a_tie_is_not_compared_in_the_order_in_which_the_network_decides():
-    """Of the network's x, y, g the robot has g first: after a tie of x all may differ, before one of g nothing may."""
+    """The robot has the network's x, y, g backwards: after a tie of x all may differ, before one of g nothing may."""
     policy = lambda x, g: Told((2, 1, 0), scores=(x, (0.5, 0.0), g))
     ahead, behind = (0.5, 0.50001), (0.50001, 0.5)
     found = agreement.compare(policy(ahead, (0.1, 0.9)), policy(behind, (0.7, 0.3)), "float32")

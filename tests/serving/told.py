@@ -13,10 +13,12 @@ SCORES = ((0.25, 0.75), (0.5, 0.0), (0.125, 0.875))
 class Told(Runtime):
     """slots: which of the network's dims the robot has, in its own order."""
 
-    def __init__(self, slots=(0, 1, 2), score_name="Q", scores=SCORES, cameras=("front",)):
+    def __init__(self, slots=(0, 1, 2), score_name="Q", scores=SCORES):
         count = len(slots)
-        action = ActionSpec(tuple("xyg"[slot] for slot in slots), (-1.0,) * count, (1.0,) * count, (2,) * count)
-        spec = PolicySpec(action, ObservationSpec(cameras, (16, 16), 4, "test"), slots, 3, 12, "test", score_name, 0.1)
+        names = tuple("xyg"[slot] for slot in slots)
+        action = ActionSpec(names, (-1.0,) * count, (1.0,) * count, (2,) * count)
+        seen = ObservationSpec(("front",), (16, 16), 4, "test")
+        spec = PolicySpec(action, seen, slots, 3, 12, "test", score_name, 0.1)
         super().__init__(spec, unit_statistics(4), slots=2)
         self._scores = np.asarray(scores)[list(slots)]
 
