@@ -104,6 +104,8 @@ class PolicySpec:
     """What greedy decoding maximises: a value only where it is "Q"."""
     dt: float
     """Seconds from one control step to the next."""
+    told_return: float | None = None
+    """The return that it is told an episode is to have (Decision Transformer); None: it is told none."""
 
     @property
     def decided(self) -> tuple[int, ...]:

@@ -97,6 +97,30 @@ def check(mixture: Mixture, config: Any) -> None:
         )
 
 
+TOLD_QUANTILE = 0.9
+"""Of the returns of successful episodes: a good one, and not the one stroke of luck (default of this project)."""
+
+
+def told(source: Source, config: Any) -> float:
+    """What a policy that is told a return is told at the robot: `config.agent.target_return`, or a good one of the training
+    episodes.
+
+    Raises:
+        UserError: if no training episode is like what is asked.
+    """
+    found = of_index(source.index, config.data.step_penalty, config.discount, config.dt_ref).whole[source.train]
+    asked, success = config.agent.target_return, source.index.columns["success"][source.train]
+    if asked is None:
+        good = found[success] if success.any() else found
+        return float(np.quantile(good, TOLD_QUANTILE, method="higher"))
+    if not found.min() <= asked <= found.max():
+        raise UserError(
+            f"config.agent.target_return is {asked:g}; the episodes of {source.name} ({source.directory.path}) have returns "
+            f"from {found.min():.6g} to {found.max():.6g}. Give one of these, or None for a good one of each dataset."
+        )
+    return float(asked)
+
+
 def _shard(source: Source, episode: int) -> str:
     return source.directory.shards[source.index.columns["shard"][episode]].name
 

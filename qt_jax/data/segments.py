@@ -120,7 +120,6 @@ def prepare(episode: Episode, embedding: np.ndarray, layout: Layout) -> Prepared
         "action_mask": np.broadcast_to(bins > 0, (len(state), network.dims)),
         "reward": episode.rewards,
         "mc_return": monte_carlo_returns(episode, layout.discount, layout.dt_ref, layout.value_range[0]),
-        "return_to_go": np.cumsum(episode.rewards[::-1])[::-1],
         "is_first": step == 0,
         "is_last": ends,
         "is_terminal": ends & episode.terminal,
@@ -133,7 +132,8 @@ def prepare(episode: Episode, embedding: np.ndarray, layout: Layout) -> Prepared
             part = values[start : start + length]
             row[: len(part)] = part
     table["trainable"] = [layout.cutting.trainable(start, episode.length) for start in starts]
-    table["bins"], table["dt"], table["success"], table["relabelled"] = bins, episode.dt, episode.success, episode.relabelled
+    table["bins"], table["dt"], table["success"] = bins, episode.dt, episode.success
+    table["episode_return"], table["relabelled"] = episode.rewards.sum(), episode.relabelled
     return Prepared(episode, embedding, table)
 
 

@@ -57,6 +57,7 @@ def load(
             recipe.state_statistics[source.name],
             source.index.statistics["action"],
             float(np.median(source.index.columns["dt"])),
+            returns.told(source, config) if config.model.return_token else None,
         )  # fmt: skip
         for source in opened.sources
     }

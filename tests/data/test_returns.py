@@ -5,6 +5,7 @@ import types
 import ml_collections
 import numpy as np
 import pytest
+from ml_collections import config_dict
 
 from qt_jax.data import returns
 from qt_jax.errors import UserError
@@ -20,6 +21,7 @@ def index(*episodes, dt=1.0):
         "dense": dense,
         "dt": np.full(len(rewards), dt, np.float32),
         "shard": np.zeros(len(rewards), np.int32),
+        "success": np.asarray([terminal for _, terminal in episodes]),
     }
     stored = np.concatenate([np.zeros(0, np.float32), *(paid for paid, told in zip(rewards, dense) if told)])
     return types.SimpleNamespace(columns=columns, rewards=stored)
@@ -83,6 +85,30 @@ def test_what_was_paid_before_an_episode_was_cut_off_must_lie_inside():
     check(penalised, value_range=(-1.0, 1.0), discount=1.0)
     with pytest.raises(UserError, match="from -1 to -0.25"):
         check(penalised, value_range=(-0.5, 1.0), discount=1.0)
+
+
+def told(*episodes, asked=None, **training):
+    config = ml_collections.ConfigDict({"discount": 0.5, "dt_ref": 1.0, "data": {"step_penalty": 0.0}})
+    config.agent = {"target_return": config_dict.placeholder(float)}
+    config.agent.target_return = asked
+    return returns.told(source("a", *episodes, **training), config)
+
+
+def test_a_policy_is_told_a_good_return_of_the_successful_training_episodes():
+    slow, quick, failed = ([-0.5, -0.5, 1.0], True), ([-0.5, 1.0], True), ([-0.5, -0.5], False)
+    assert told(([0, 0, 1], True), ([0, 0], False)) == 1.0
+    assert told(slow, quick, failed) == told(quick, failed) == 0.5
+    assert told(slow, quick, failed, train=[0, 2]) == 0.0
+    assert told(failed, failed) == -1.0
+    lucky = ([9.0], True)
+    assert told(*[quick] * 11, lucky) == 0.5, "one stroke of luck is not asked for again"
+
+
+def test_a_return_that_is_asked_for_must_be_like_the_datas():
+    episodes = ([-0.5, 1.0], True), ([-0.5, -0.5], False)
+    assert told(*episodes, asked=0.25) == 0.25
+    with pytest.raises(UserError, match=r"target_return is 1; the episodes of a \(data/a\) have returns from -1 to 0.5"):
+        told(*episodes, asked=1.0)
 
 
 def test_failures_of_hindsight_must_lie_inside():

@@ -100,11 +100,10 @@ def test_a_cut_holds_its_part_of_the_episode():
     assert second["reward"][4] == 1.0 and second["mc_return"][3] == 0.5
 
 
-def test_the_return_to_go_is_undiscounted_and_of_the_whole_episode():
-    rewards = np.float32([0, 0, 0.25, 0, 0, 0, 0, 0, 0.5])
-    first, second = (cut(dataclasses.replace(make_episode(9), rewards=rewards), number, Cutting(6, 2, 1)) for number in range(2))
-    np.testing.assert_array_equal(first["return_to_go"], [0.75, 0.75, 0.75, 0.5, 0.5, 0.5])
-    np.testing.assert_array_equal(second["return_to_go"], [0.5, 0.5, 0.5, 0.5, 0.5, 0.0])
+def test_the_return_of_an_episode_is_undiscounted_and_that_of_each_of_its_cuts():
+    rewards = np.float32([0, 0, 0.25, 0, 0, 0, 0, -0.5, 0.5])
+    paid = dataclasses.replace(make_episode(9), rewards=rewards)
+    assert [cut(paid, number, Cutting(6, 2, 1))["episode_return"] for number in range(2)] == [0.25, 0.25]
 
 
 def test_padding_is_not_valid():

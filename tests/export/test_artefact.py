@@ -68,7 +68,7 @@ def untrained(config) -> tuple[dict, checkpoints.Assets]:
     """Parameters and assets of an experiment as its training would save them at step 0, at its full size."""
     action, observation = metaworld.action_spec(config.env), metaworld.observation_spec(config.env)
     statistics = unit_statistics(observation.state_dim)
-    dataset = checkpoints.DatasetAssets(action, observation, statistics, unit_statistics(action.dims), 0.1)
+    dataset = checkpoints.DatasetAssets(action, observation, statistics, unit_statistics(action.dims), 0.1, told_return=1.0)
     config = inputs.with_value_range(config, 0.1)
     assets = checkpoints.Assets(action, observation, {"collected": dataset}, ENCODER, 512, checkpoints.plain_config(config), "", {})
     network = Network.create(config.model, action, observation, 512)

@@ -45,7 +45,7 @@ def make_segment(steps=STEPS, batch=2, cameras=("front",), state_dim=4, seed=0):
         tokens=rng.integers(0, 2, (batch, steps, 3)).astype(np.int32), bins=np.repeat(np.int32([ACTION.bins]), batch, axis=0),
         action_mask=np.ones((batch, steps, 3), bool),
         reward=np.zeros((batch, steps), np.float32), mc_return=np.zeros((batch, steps), np.float32),
-        return_to_go=np.ones((batch, steps), np.float32),
+        episode_return=np.ones(batch, np.float32),
         dt=np.ones((batch, steps), np.float32), is_first=zeros, is_last=zeros, is_terminal=zeros, valid=ones, trainable=ones,
         success=np.ones(batch, bool), relabelled=np.zeros(batch, bool),
     )  # fmt: skip
@@ -54,7 +54,7 @@ def make_segment(steps=STEPS, batch=2, cameras=("front",), state_dim=4, seed=0):
 def crop(segment: Segment, start: int, stop: int) -> Segment:
     take = lambda x: x[:, start:stop]
     fields = {f.name: getattr(segment, f.name) for f in dataclasses.fields(segment)}
-    kept = {"instruction", "success", "relabelled", "bins", "camera_mask"}
+    kept = {"instruction", "success", "episode_return", "relabelled", "bins", "camera_mask"}
     return Segment(**{k: v if k in kept else jax.tree.map(take, v) for k, v in fields.items()})
 
 
