@@ -1,5 +1,5 @@
-"""`make metaworld-report`: the runs of the benchmark, the ablations and the second suite -> tables in experiments/results, README.md and
-experiments/diagnosis.md, and figures in docs/images.
+"""`make metaworld-report`: the runs of the benchmark, the ablations and the second suite -> tables in experiments/results, docs/results.md
+and experiments/diagnosis.md, and figures in docs/images.
 
 Runs in a venv of its own (rliable's plots want an older pandas). A run's score is its success over a task's evaluation episodes; intervals
 are rliable's 95% stratified bootstrap, which draws each task's runs (seeds) anew (Agarwal et al. 2021). Seeds are those that every method
@@ -26,6 +26,7 @@ from rliable import library, metrics
 from benchmarks import paired, results
 
 IMAGES = Path("docs/images")
+RESULTS = "docs/results.md"
 OURS = "q_transformer"
 REPETITIONS = 2000
 
@@ -241,12 +242,12 @@ def ablated(file: str, of: str, name: str, page: str) -> None:
 
 def main() -> None:
     IMAGES.mkdir(parents=True, exist_ok=True)
-    report("metaworld/benchmark.jsonl", "metaworld", "README.md")
+    report("metaworld/benchmark.jsonl", "metaworld", RESULTS)
     ablated("metaworld/ablations.jsonl", "metaworld/benchmark.jsonl", "ablations", "experiments/diagnosis.md")
     only_table("metaworld/benchmark_first.jsonl", "first choice", "experiments/diagnosis.md")
-    report("scene.jsonl", "scene", "README.md")
+    report("scene.jsonl", "scene", RESULTS)
     ablated("scene_ablations.jsonl", "scene.jsonl", "scene_ablations", "experiments/diagnosis.md")
-    report("metaworld/images.jsonl", "images", "README.md")
+    report("metaworld/images.jsonl", "images", RESULTS)
 
 
 if __name__ == "__main__":
