@@ -129,4 +129,4 @@ def _rounded_outwards(lows: np.ndarray, highs: np.ndarray) -> tuple[float, float
     """The least and the greatest with few digits, to be copied."""
     low, high = float(lows.min()), float(highs.max())
     unit = 10.0 ** (math.floor(math.log10(high - low)) - 2)
-    return math.floor(round(low / unit, 6)) * unit, math.ceil(round(high / unit, 6)) * unit
+    return math.floor(round(low / unit, 3)) * unit, math.ceil(round(high / unit, 3)) * unit

@@ -8,6 +8,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from qt_jax import agents
 from qt_jax.data import mixture, returns
 from qt_jax.data.loader import Recipe
 from qt_jax.data.mixture import Mixture
@@ -29,12 +30,12 @@ def load(
         any_returns: also those outside the value range, to look at them.
 
     Raises:
-        UserError: for bad data, or returns outside the value range.
+        UserError: for bad data, or returns outside the value range where the agent has values.
     """
     opened = mixture.open_mixture(config.data, entries)
     column = lambda name: np.concatenate([source.index.columns[name] for source in opened.sources])
     config = with_value_range(config, float(column("dt").min()), int(column("length").max()))
-    if not any_returns:
+    if agents.has_values(config.agent.name) and not any_returns:
         returns.check(opened, config)
     recipe = Recipe(
         mixture=opened,
@@ -88,14 +89,14 @@ def with_value_range(config: Any, shortest_dt: float, longest: int = 0) -> ml_co
         low, penalty = 0.0, config.data.step_penalty
         if penalty:
             gamma = config.discount ** (shortest_dt / config.dt_ref)
-            if gamma >= 1:
+            if gamma >= 1 and agents.has_values(config.agent.name):
                 least = f"; the longest of the data has {longest}, which makes ({-penalty * longest:g}, 1)"
                 raise UserError(
                     f"config.discount is 1 with config.data.step_penalty={penalty:g}: returns have no bound. Set "
                     f"config.value_range to (-{penalty:g} x the most steps that an episode may have, 1)"
                     f"{least if longest else ''}."
                 )
-            low = -penalty / (1.0 - gamma)
+            low = -penalty / (1.0 - gamma) if gamma < 1 else 0.0
         resolved.value_range = (low, 1.0)
     return ml_collections.FrozenConfigDict(resolved)
 

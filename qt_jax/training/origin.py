@@ -32,7 +32,7 @@ def _pairs(before: Assets, now: Assets) -> dict[str, tuple[Any, Any]]:
     """{what: (the run's before, this one's)}"""
     pairs = {"config.agent.name": (_setting(before, "agent.name"), _setting(now, "agent.name"))}
     agent = pairs["config.agent.name"]
-    if agent[0] == agent[1] and agents.get(agent[0]).first_step_values is not None:
+    if agent[0] == agent[1] and agents.has_values(agent[0]):
         pairs |= {f"config.{key}": (_setting(before, key), _setting(now, key)) for key in VALUES}
     pairs["text encoder"] = before.text_encoder, now.text_encoder
     pairs |= _fields("observation", before.observation, now.observation, ("cameras", "state_dim"))

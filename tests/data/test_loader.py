@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from qt_jax.agents import bc
 from qt_jax.data import loader, mixture, tables
 from qt_jax.data.loader import TrainingIterator
 from qt_jax.data.mixtures import Share
@@ -280,6 +281,16 @@ def test_step_penalty_and_the_value_range_that_follows(synthetic_root):
     config.value_range = (-0.24, 1.0)
     (batch,) = take(make_iterator(inputs.load(config, tables.resolve(config.data, own))[1]), 1)
     assert batch.mc_return.min() >= np.float32(-0.24)
+
+
+def test_an_agent_without_values_needs_no_value_range(synthetic_root):
+    own = {"numbers": dataclasses.replace(NUMBERS, path=f"{synthetic_root}/numbers_tfrecord")}
+    config = make_config(mixture="numbers", step_penalty=0.5)
+    config.discount, config.agent = 1.0, bc.get_config()
+    entries = tables.resolve(config.data, own)
+    inputs.load(config, entries)
+    config.value_range = (0.0, 0.1)
+    inputs.load(config, entries)
 
 
 def test_validation_covers_every_transition_once(synthetic_root):
