@@ -12,7 +12,7 @@ class UserError(Exception):
 
 
 def require_one_of(name: str, value: Any, known: Iterable[Any]) -> None:
-    """Raises a UserError that lists what is known if a setting's value is none of it: none is taken for another."""
+    """Raises a UserError that lists what is known where a setting's value is none of it."""
     if value not in (known := tuple(known)):
         raise UserError(f"{name} is {value!r}; expected one of {known}.")
 

@@ -109,11 +109,11 @@ class PolicySpec:
 
     @property
     def decided(self) -> tuple[int, ...]:
-        """Dims of `action` in the order in which the network decides them: the first sees no other, the last all."""
+        """Dims of `action` in the order in which the network decides them; each sees those before it."""
         return tuple(np.argsort(self.slots).tolist())
 
     def score(self, chosen: np.ndarray) -> np.ndarray:
-        """Of whole actions [...], from their bins' [..., D]: log-probabilities add up, Q is that of the last decided."""
+        """Of whole actions [...], from their bins' [..., D]: the last decided Q; log-probabilities add up."""
         return chosen[..., self.decided[-1]] if self.score_name == "Q" else chosen.sum(-1)
 
 

@@ -1,13 +1,14 @@
-"""Decision Transformer (Chen et al. 2021): behaviour cloning of everything, each frame told a return; at the robot, a good
-one of the data.
+"""Decision Transformer (Chen et al. 2021): behaviour cloning of everything, each frame told a return; at the
+robot, a good one of the data.
 
-Chen et al. tell the return to go. At a robot that is what was asked for less the rewards so far, which nobody tells a
-robot. So each frame of an episode is told the return of the whole of it, which stays as it is, with step penalties and
-dense rewards too. With rewards of 0 until success the two are the same.
+Chen et al. tell the return-to-go. A robot would have to subtract its rewards from what it asked for, and
+nobody gives it any. So here each frame is told the return of its whole episode, whatever the rewards are.
+With rewards of 0 until success the two are the same.
 
-Its sequence is the window: frames, each with its return, and the actions at all of them but the newest (`config.model.past_actions`):
-tokens before those of the step's own action, which see the window's frames and the actions before them and are masked before the episode's
-start. Frames see no action. A window of one frame has no past actions.
+Its sequence is the window: frames, each with the return, and the actions at all of them but the newest
+(`config.model.past_actions`): tokens before those of the step's own action, which see the window's frames and
+the actions before them and are masked before the episode's start. Frames see no action. A window of one frame
+has no past actions.
 """
 
 from __future__ import annotations
@@ -23,5 +24,5 @@ __all__ = ["ADDITIVE", "SCORE_NAME", "USES_TARGET", "first_step_values", "get_co
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.name = "decision_transformer"
-    config.target_return = config_dict.placeholder(float)  # told at the robot; None: a good one of each dataset's successes
+    config.target_return = config_dict.placeholder(float)  # told at the robot; None: a good one of the data
     return config

@@ -150,9 +150,9 @@ def _check_numbers(episode: Episode, spec: DatasetSpec) -> None:
 def monte_carlo_returns(episode: Episode, discount: float, dt_ref: float, q_min: float) -> np.ndarray:
     """MC_t = sum_{j>=t} gamma^{j-t} r_j over the whole episode, float32 [T] (method.md, section 1).
 
-    For a truncated episode it is a lower bound of the value only with gamma^{T-t} q_min added, so that is added; where
-    that lies below q_min, as with a penalty and without a discount, q_min is the bound. Discounts are gamma^(dt/dt_ref)
-    a step.
+    For a truncated episode it is a lower bound of the value only with gamma^{T-t} q_min added, so it is;
+    where the sum lies below q_min, as with a penalty and without a discount, q_min is the bound. Discounts
+    are gamma^(dt/dt_ref) a step.
     """
     gamma = discount ** (episode.dt / dt_ref)
     value = 0.0 if episode.terminal else q_min

@@ -40,7 +40,7 @@ class Index:
     `tasks` and `collectors`.
     id_hash: a uniform number in [0, 1) from the episode's id, for splits. The others: see `_scan`.
     samples: {"action": float32 [n, D], "state": float32 [n, state_dim]}, raw. skipped, left_out: counts by reason.
-    embeddings: float32 [instructions, E]. rewards: float32, those of the `dense` episodes, one after the other.
+    embeddings: float32 [instructions, E]. rewards: float32, of the `dense` episodes, one after the other.
     """
 
     columns: dict[str, np.ndarray]
@@ -134,8 +134,8 @@ COLUMNS = {"shard": np.int32, "position": np.int64, "size": np.int64, "length": 
 
 
 def _scan(directory: Directory, spec: DatasetSpec, step_penalty: float, cache: str, number: int) -> _Part:
-    """One shard. `final_reward`, and the rewards of what is `dense` (not just the penalty before it), let returns be
-    known without the record."""
+    """One shard. `final_reward`, and all rewards where it is `dense` (not just the penalty before it), let
+    returns be known without the record."""
     shard, part = directory.shards[number], _Part()
     name = f"{directory.path}: {shard.name}"
     quota = max(1, SAMPLES // len(directory.shards))

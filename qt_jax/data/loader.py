@@ -84,7 +84,7 @@ class SegmentReader:
         relabelled = lambda: episodes.relabelled(own.episode, told, self._recipe.step_penalty)
         key = draw.source, draw.episode, told
         failed = self._kept(key, lambda: self._prepared(draw.source, relabelled()))
-        # A success whose o_T was not kept is shorter as a failure; a last cut that it then lacks is read as it was.
+        # A success whose o_T was not kept is shorter as a failure; the cut that it then lacks stays as it is.
         return failed if draw.cut < len(failed.table) else own
 
     def _kept(self, key: tuple, make: Callable[[], Prepared]) -> Prepared:

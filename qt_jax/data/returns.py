@@ -19,8 +19,7 @@ class Returns:
     """Of all episodes of an index, one after the other.
 
     starts: int [episodes], where each begins. rewards: float32 [steps], the step penalty taken off.
-    discounted: float64 [steps], what the rest of the episode paid. What a truncated one was not seen to be paid is no
-        part of it.
+    discounted: float64 [steps], what the rest of the episode paid; of a truncated one, as far as it was seen.
     """
 
     starts: np.ndarray
@@ -61,7 +60,7 @@ def of_index(
         rewards[np.repeat(columns["dense"], lengths)] = index.rewards
     gamma = discount ** (columns["dt"].astype(np.float64) / dt_ref)
     discounted = rewards.astype(np.float64)
-    for back in range(2, int(lengths.max()) + 1):  # the last step but one of all episodes, then the one before
+    for back in range(2, int(lengths.max()) + 1):  # the last step but one of all, then the one before
         has = np.flatnonzero(lengths >= back)
         place = ends[has] - back
         discounted[place] += gamma[has] * discounted[place + 1]
@@ -69,14 +68,15 @@ def of_index(
 
 
 def check(mixture: Mixture, config: Any) -> None:
-    """Raises a UserError that names each dataset with returns outside `config.value_range`, and their own range.
+    """Of all episodes that are trained on or validated on.
 
-    Episodes that are neither trained on nor validated on do not count.
+    Raises:
+        UserError: naming each dataset with returns outside `config.value_range`, and its own range.
     """
     low, high = config.value_range
     problems, spans = [], [(low, high)]
-    kinds = ("", " as hindsight relabels it (config.data.relabel_rate)")[: 2 if config.data.relabel_rate else 1]
-    for source, kind in itertools.product(mixture.sources, kinds):
+    relabelled = [" as hindsight relabels it (config.data.relabel_rate)"] if config.data.relabel_rate else []
+    for source, kind in itertools.product(mixture.sources, ["", *relabelled]):
         used = np.union1d(source.train, source.validation)
         found = of_index(
             source.index, config.data.step_penalty, config.discount, config.dt_ref, failed=bool(kind)
@@ -86,39 +86,44 @@ def check(mixture: Mixture, config: Any) -> None:
         outside = used[found.outside(config.value_range)[used]]
         if outside.size:
             problems.append(
-                f"{source.name} ({source.directory.path}){kind} from {least:.6g} to {greatest:.6g}, {len(outside)} of "
-                f"{len(used)} episodes outside, the first number {outside[0]} in {_shard(source, outside[0])}"
+                f"{_name(source)}{kind} from {least:.6g} to {greatest:.6g}, {len(outside)} of {len(used)} "
+                f"episodes outside, the first number {outside[0]} in {_shard(source, outside[0])}"
             )
     if problems:
         least, greatest = _rounded_outwards(*np.transpose(spans))
         raise UserError(
-            f"Returns lie outside config.value_range=({low:g}, {high:g}): {'; '.join(problems)}. Set config.value_range "
-            f"to the least and greatest attainable return, at least ({least:g}, {greatest:g})."
+            f"Returns lie outside config.value_range=({low:g}, {high:g}): {'; '.join(problems)}. Set it to "
+            f"the least and greatest attainable return, at least ({least:g}, {greatest:g})."
         )
 
 
 TOLD_QUANTILE = 0.9
-"""Of the returns of successful episodes: a good one, and not the one stroke of luck (default of this project)."""
+"""Of the returns of successful episodes: a good one, not the one stroke of luck (default of this project)."""
 
 
 def told(source: Source, config: Any) -> float:
-    """What a policy that is told a return is told at the robot: `config.agent.target_return`, or a good one of the training
-    episodes.
+    """The return that a policy is told at the robot: `config.agent.target_return`, or a good one of the
+    training episodes.
 
     Raises:
         UserError: if no training episode is like what is asked.
     """
-    found = of_index(source.index, config.data.step_penalty, config.discount, config.dt_ref).whole[source.train]
-    asked, success = config.agent.target_return, source.index.columns["success"][source.train]
+    every = of_index(source.index, config.data.step_penalty, config.discount, config.dt_ref)
+    found, asked = every.whole[source.train], config.agent.target_return
     if asked is None:
+        success = source.index.columns["success"][source.train]
         good = found[success] if success.any() else found
         return float(np.quantile(good, TOLD_QUANTILE, method="higher"))
     if not found.min() <= asked <= found.max():
         raise UserError(
-            f"config.agent.target_return is {asked:g}; the episodes of {source.name} ({source.directory.path}) have returns "
-            f"from {found.min():.6g} to {found.max():.6g}. Give one of these, or None for a good one of each dataset."
+            f"config.agent.target_return is {asked:g}; the episodes of {_name(source)} have returns from "
+            f"{found.min():.6g} to {found.max():.6g}. Give one of these, or None for a good one of the data."
         )
     return float(asked)
+
+
+def _name(source: Source) -> str:
+    return f"{source.name} ({source.directory.path})"
 
 
 def _shard(source: Source, episode: int) -> str:

@@ -60,10 +60,10 @@ def of_robot(config: Any, network: Network, spec: PolicySpec, statistics: Statis
     """`programs` of a network and of the robot that `spec` describes.
 
     Raises:
-        UserError: if the policy is told a return, and another version that did not know which one made the spec.
+        UserError: if the policy is told a return, and `spec` does not say which one.
     """
     if config.model.return_token and spec.told_return is None:
-        raise UserError("It is not stored which return this policy is to be told: another version made it. Train it again.")
+        raise UserError("Which return the policy is told is not stored: train it again with this version.")
     agent = agents.get(config.agent.name)
     bins = jnp.asarray(spec.action.bins_in(network.action))
     bin_mask = jnp.arange(network.action.max_bins) < bins[:, None]

@@ -106,8 +106,9 @@ class QTransformer(nnx.Module):
         episode_return: jax.Array | None = None,
         rngs: nnx.Rngs | None = None,
     ) -> Any:
-        """One frame each: {camera: uint8 [M, H, W, 3]}, {camera: bool [M]}, state [M, state_dim], instruction [M, E], episode_return [M]
-        (of `config.return_token`) -> cache pytree, leaves [M, ...]. Of a camera that is not there only the tokens' positions are left."""
+        """One frame each: {camera: uint8 [M, H, W, 3]}, {camera: bool [M]}, state [M, state_dim], instruction
+        [M, E], episode_return [M] (of `config.return_token`) -> cache pytree, leaves [M, ...]. Of a camera
+        that is not there only the tokens' positions are left."""
         tokens = [self.instruction_token(instruction)[:, None]]
         for name in sorted(self.cameras):
             seen = self.cameras[name](images[name], instruction)
@@ -277,7 +278,8 @@ class Network:
         instruction: jax.Array,
         episode_return: jax.Array | None = None,
     ) -> Any:
-        return nnx.merge(self.graphdef, params).encode_frame(images, camera_mask, state, instruction, episode_return)
+        module = nnx.merge(self.graphdef, params)
+        return module.encode_frame(images, camera_mask, state, instruction, episode_return)
 
     def greedy(self, params: dict, *inputs: Any) -> tuple[jax.Array, jax.Array]:
         """See `QTransformer.greedy`."""

@@ -40,8 +40,8 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """action float32 [D]; tokens int32 [D]; chosen float32 [D], the scores of the chosen bins; score: of the whole
-    action; scores float32 [D, N]; step: from 0."""
+    """action float32 [D]; tokens int32 [D]; chosen float32 [D], the scores of the chosen bins; score: of the
+    whole action; scores float32 [D, N]; step: from 0."""
 
     action: np.ndarray
     tokens: np.ndarray
@@ -133,15 +133,15 @@ class Sessions:
             self._step([(e, row[place], first) for e, row, first in again])
         action = self._step([(e, row[-1], e.step == 0) for e, row in zip(episodes, rows)])
         for row, (number, episode) in enumerate(zip(accepted, episodes)):
-            tokens, chosen = action.tokens[row], action.chosen[row]
+            tokens, chosen, scores = action.tokens[row], action.chosen[row], action.scores[row]
             episode.frames[-1].tokens, score = tokens, float(self.policy.spec.score(chosen))
-            results[number] = Decision(action.actions[row], tokens, chosen, score, action.scores[row], episode.step)
+            results[number] = Decision(action.actions[row], tokens, chosen, score, scores, episode.step)
             episode.step += 1
         return results
 
     def values(self, session: Hashable, instructions: Sequence[str]) -> np.ndarray:
-        """Value of each instruction in the session's current observation (its window told so from the start): max over
-        bins of the dim that is decided first.
+        """Value of each instruction in the session's current observation (its window told so from the start):
+        maximum over the bins of the dim that is decided first.
 
         Uses as many free and reserved slots as there are instructions, in turns where there are fewer.
 

@@ -33,8 +33,8 @@ _FREE = ("workdir", "train", "evaluate", "collect", "mesh", "distributed", "data
 
 @dataclasses.dataclass(frozen=True)
 class DatasetAssets:
-    """What a robot of one dataset needs: its own action and observation, statistics of its states (raw) and actions,
-    seconds a step, and the return that a policy which is told one is told there."""
+    """What a robot of one dataset needs: its own action and observation, statistics of its states (raw) and
+    actions, seconds a step, and the return that a policy is told there, if it is told one."""
 
     action: ActionSpec
     observation: ObservationSpec
@@ -44,8 +44,9 @@ class DatasetAssets:
     told_return: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {"action": specs.to_json(self.action), "observation": specs.to_json(self.observation), "state": self.state.to_json(),
-                "actions": self.actions.to_json(), "dt": self.dt, "told_return": self.told_return}  # fmt: skip
+        return {"action": specs.to_json(self.action), "observation": specs.to_json(self.observation),
+                "state": self.state.to_json(), "actions": self.actions.to_json(), "dt": self.dt,
+                "told_return": self.told_return}  # fmt: skip
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> DatasetAssets:

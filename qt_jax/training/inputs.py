@@ -16,7 +16,7 @@ from qt_jax.data.segments import Cutting
 from qt_jax.data.tables import Entry
 from qt_jax.errors import UserError
 from qt_jax.statistics import Statistics
-from qt_jax.training import checkpoints
+from qt_jax.training import checkpoints, origin
 
 
 def load(
@@ -30,7 +30,8 @@ def load(
         any_returns: also those outside the value range, to look at them.
 
     Raises:
-        UserError: for bad data, or returns outside the value range where the agent has values.
+        UserError: for bad data, returns outside the value range where the agent has values, or a run to start
+            from whose outputs mean something else.
     """
     opened = mixture.open_mixture(config.data, entries)
     column = lambda name: np.concatenate([source.index.columns[name] for source in opened.sources])
@@ -72,11 +73,13 @@ def load(
         data_fingerprint=opened.fingerprint,
         data=opened.success(),
     )
+    if config.train.init_from and not checkpoints.exists(config.workdir):
+        origin.check(config.train.init_from, assets)
     return config, recipe, assets
 
 
 def with_value_range(config: Any, shortest_dt: float, longest: int = 0) -> ml_collections.FrozenConfigDict:
-    """The config; an empty `value_range` becomes that of returns of 1 for success and `step_penalty` a step for ever.
+    """The config; an empty `value_range` becomes that of 1 for success and of `step_penalty` a step for ever.
 
     Args:
         longest: steps of the data's longest episode, which a message names; 0: not known.
@@ -90,11 +93,11 @@ def with_value_range(config: Any, shortest_dt: float, longest: int = 0) -> ml_co
         if penalty:
             gamma = config.discount ** (shortest_dt / config.dt_ref)
             if gamma >= 1 and agents.has_values(config.agent.name):
-                least = f"; the longest of the data has {longest}, which makes ({-penalty * longest:g}, 1)"
+                known = f"; the longest of the data has {longest}, which makes ({-penalty * longest:g}, 1)"
                 raise UserError(
-                    f"config.discount is 1 with config.data.step_penalty={penalty:g}: returns have no bound. Set "
-                    f"config.value_range to (-{penalty:g} x the most steps that an episode may have, 1)"
-                    f"{least if longest else ''}."
+                    f"config.discount is 1 with config.data.step_penalty={penalty:g}: returns have no bound. "
+                    f"Set config.value_range to (-{penalty:g} x the most steps that an episode may have, 1)"
+                    f"{known if longest else ''}."
                 )
             low = -penalty / (1.0 - gamma) if gamma < 1 else 0.0
         resolved.value_range = (low, 1.0)
@@ -106,8 +109,8 @@ def _state_statistics(config: Any, opened: Mixture) -> dict[str, Statistics]:
     if not config.train.init_from:
         return own
     # What its parameters expect; the new data's own would shift their inputs.
-    origin = config.workdir if checkpoints.exists(config.workdir) else config.train.init_from
-    before = checkpoints.load_assets(origin).datasets
+    run = config.workdir if checkpoints.exists(config.workdir) else config.train.init_from
+    before = checkpoints.load_assets(run).datasets
     return {name: before[name].state if name in before else statistics for name, statistics in own.items()}
 
 

@@ -16,7 +16,7 @@ from qt_jax.data.order import Draw
 from qt_jax.data.tables import Entry
 from qt_jax.errors import Preempted
 from qt_jax.models.q_transformer import Network, parameter_count
-from qt_jax.training import checkpoints, chips, inputs, mesh, metrics, origin, program, provenance, sharding, tracking
+from qt_jax.training import checkpoints, chips, inputs, mesh, metrics, program, provenance, sharding, tracking
 from qt_jax.training.config import validate
 from qt_jax.training.peers import Peers, meet
 from qt_jax.training.preemption import Preemption
@@ -43,8 +43,6 @@ def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
     born = metrics.first_start(config.workdir)
     # Before the compilation, which may take minutes: all that can be refused.
     checkpointer.check_same_run(assets)
-    if config.train.init_from and checkpointer.latest_step is None:
-        origin.check(config.train.init_from, assets)
     provenance.record(config)
     tracker = tracking.Tracker(config, born) if config.train.wandb and jax.process_index() == 0 else None
     iterator = loader.TrainingIterator(

@@ -1,4 +1,4 @@
-"""`config.train.init_from`: the run whose parameters another one starts from, and what they must have in common."""
+"""`config.train.init_from`: what a run must have in common with the one whose parameters it starts from."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from qt_jax.specs import ActionSpec
 from qt_jax.training.checkpoints import Assets, load_assets
 
 VALUES = ("value_range", "discount", "dt_ref", "data.step_penalty", "agent.value_loss", "model.atoms")
-"""Settings that say what an output that is a value means. What else an agent learns by, the data and the schedule may be others."""
+"""Settings that say what a value means. What else an agent learns by, data and schedule may be others."""
 ACTION = tuple(field.name for field in dataclasses.fields(ActionSpec))
 
 
 def check(init_from: str, now: Assets) -> None:
-    """Raises a UserError that names all in which that run differs so that its outputs would mean something else in this one."""
+    """Raises a UserError that names all in which that run differs so that its outputs mean something else."""
     before = load_assets(init_from)
     differing = {name: pair for name, pair in _pairs(before, now).items() if pair[0] != pair[1]}
     if differing:
         told = "; ".join(f"{name} {then}, this run has {own}" for name, (then, own) in differing.items())
         raise UserError(
-            f"config.train.init_from={init_from} was trained with {told}: its outputs mean something else. Give the same here, or start "
-            "from another run."
+            f"config.train.init_from={init_from} was trained with {told}: its outputs mean something else. "
+            "Give the same here, or start from another run."
         )
 
 
@@ -40,7 +40,8 @@ def _pairs(before: Assets, now: Assets) -> dict[str, tuple[Any, Any]]:
     # A robot's own bounds say what its bins are; where no robot is the same, those of the network do.
     pairs |= _fields("action", before.action, now.action, ("names", "bins") if shared else ACTION)
     for name in shared:
-        pairs |= _fields(f"action of {name}:", before.datasets[name].action, now.datasets[name].action, ACTION)
+        actions = before.datasets[name].action, now.datasets[name].action
+        pairs |= _fields(f"action of {name}:", *actions, ACTION)
     return pairs
 
 

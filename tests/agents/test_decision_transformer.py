@@ -80,5 +80,5 @@ def test_a_live_policy_is_told_the_return_that_is_stored_with_it():
         return max(np.abs(x - y).max() for x, y in zip(told, frame, strict=True))
 
     assert differs(0.5) < 1e-5 and differs(1.0) > 1e-3
-    with pytest.raises(UserError, match="which return this policy is to be told"):
+    with pytest.raises(UserError, match="Which return the policy is told is not stored"):
         made(None)

@@ -70,7 +70,7 @@ def test_histograms_by_hand():
 
 
 def test_a_dim_of_two_bins_has_no_edges():
-    """x is greedy in its middle or last bin; the gripper, in its first, counts only where it has three bins."""
+    """x is greedy in its middle or last bin; the gripper, in its first, counts where it has three bins."""
     edges = lambda batch, q: float(loss(batch, by_hand.logits(q, q))[1]["greedy_at_edge"])
     x_middle, x_last = [[0.2, 0.5, 0.1], [0.4, 0.3, 0.1]], [[0.2, 0.5, 0.9], [0.4, 0.3, 0.1]]
     assert (edges(segment(), x_middle), edges(segment(), x_last)) == (0.0, 1.0)

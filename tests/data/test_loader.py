@@ -252,7 +252,7 @@ def test_hindsight_tells_other_tasks_and_never_a_paraphrase_or_what_was_achieved
 
 
 def test_hindsight_of_a_success_whose_last_observation_was_not_kept(synthetic_root):
-    """As a failure it is a transition shorter. A cut that it then lacks, of its last one alone, is read as it was."""
+    """As a failure it is a transition shorter. A cut of that one alone is read as it was."""
     spec = dataclasses.replace(NUMBERS, last_record="transition")
     recipe = make_recipe(synthetic_root, spec=spec, relabel_rate=0.9)
     columns, cutting = recipe.mixture.sources[0].index.columns, recipe.cutting
@@ -276,7 +276,7 @@ def test_step_penalty_and_the_value_range_that_follows(synthetic_root):
     rewards = batch.reward[batch.trainable]
     assert set(np.round(rewards, 4)) <= {np.float32(-0.01), np.float32(0.99)}
     config.discount = 1.0
-    with pytest.raises(UserError, match=r"have no bound.*longest of the data has 24, which makes \(-0.24, 1\)"):
+    with pytest.raises(UserError, match=r"no bound.*longest of the data has 24, which makes \(-0.24, 1\)"):
         inputs.load(config, tables.resolve(config.data, own))
     config.value_range = (-0.24, 1.0)
     (batch,) = take(make_iterator(inputs.load(config, tables.resolve(config.data, own))[1]), 1)

@@ -30,9 +30,9 @@ def index(*episodes, dt=1.0):
 def source(name, *episodes, train=None, validation=()):
     shard = types.SimpleNamespace(name="train-00000")
     train = np.arange(len(episodes)) if train is None else np.asarray(train)
-    directory, validation = types.SimpleNamespace(path=f"data/{name}", shards=[shard]), np.asarray(validation, int)
-    fields = {"name": name, "index": index(*episodes), "directory": directory, "train": train, "validation": validation}
-    return types.SimpleNamespace(**fields)
+    directory = types.SimpleNamespace(path=f"data/{name}", shards=[shard])
+    split = {"train": train, "validation": np.asarray(validation, int)}
+    return types.SimpleNamespace(name=name, index=index(*episodes), directory=directory, **split)
 
 
 def check(*sources, value_range=(0.0, 1.0), discount=0.5, step_penalty=0.0, relabel_rate=0.0):
@@ -65,8 +65,9 @@ def test_every_dataset_that_is_outside_is_named_with_its_range():
     dense = source("dense", ([0.5, 0], True), ([2, 2, 0.5], True), ([0, 0.25], False))
     check(inside)
     expected = (
-        r"outside config.value_range=\(0, 1\): dense \(data/dense\) from 0 to 3.125, 1 of 3 episodes outside, "
-        r"the first number 1 in train-00000; sparse \(data/sparse\) from -2 to -1, 1 of 1 episodes .* at least \(-2, 3.13\)"
+        r"config.value_range=\(0, 1\): dense \(data/dense\) from 0 to 3.125, 1 of 3 episodes outside, "
+        r"the first number 1 in train-00000; sparse \(data/sparse\) from -2 to -1, 1 of 1 episodes "
+        r".* at least \(-2, 3.13\)"
     )
     with pytest.raises(UserError, match=expected):
         check(inside, dense, source("sparse", ([0, -2], False)))
@@ -107,7 +108,7 @@ def test_a_policy_is_told_a_good_return_of_the_successful_training_episodes():
 def test_a_return_that_is_asked_for_must_be_like_the_datas():
     episodes = ([-0.5, 1.0], True), ([-0.5, -0.5], False)
     assert told(*episodes, asked=0.25) == 0.25
-    with pytest.raises(UserError, match=r"target_return is 1; the episodes of a \(data/a\) have returns from -1 to 0.5"):
+    with pytest.raises(UserError, match=r"is 1; the episodes of a \(data/a\) have returns from -1 to 0.5"):
         told(*episodes, asked=1.0)
 
 

@@ -15,9 +15,9 @@ OTHER_BOUNDS = dataclasses.replace(ACTION, low=(-2.0, 0.0))
 
 
 def assets(action=ACTION, datasets=None, observation=("front",), encoder="use", agent="iql", **settings):
-    """Of a run; datasets: {name: its action}, by default "lab" with the network's; settings: "data__step_penalty" and the like."""
-    config = {"agent": {"name": agent}, "model": {"atoms": 4}, "data": {"step_penalty": 0.0}, "value_range": [0.0, 1.0],
-              "discount": 0.98, "dt_ref": 0.0625}  # fmt: skip
+    """Of a run; datasets: {name: its action}, by default "lab" with the network's; settings: "data__x" too."""
+    config = {"agent": {"name": agent}, "model": {"atoms": 4}, "data": {"step_penalty": 0.0}}
+    config |= {"value_range": [0.0, 1.0], "discount": 0.98, "dt_ref": 0.0625}
     for key, value in settings.items():
         section, _, name = key.rpartition("__")
         (config[section] if section else config)[name] = value
@@ -43,10 +43,10 @@ def check(monkeypatch, before, now):
         ({"data__step_penalty": 0.1}, "config.data.step_penalty 0.1, this run has 0.0"),
         ({"agent__value_loss": "histogram"}, "config.agent.value_loss histogram, this run has None"),
         ({"action": dataclasses.replace(ACTION, bins=(8, 2))}, "action bins .8, 2., this run has .16, 2."),
-        ({"action": ActionSpec(("x",), (-1.0,), (1.0,), (16,))}, "action names .'x',., this run has .'x', 'gripper'."),
+        ({"action": ActionSpec(("x",), (-1.0,), (1.0,), (16,))}, "names .'x',., this run has .'x', 'grip"),
         ({"datasets": {"lab": OTHER_BOUNDS}}, "action of lab: low .-2.0, 0.0., this run has .-1.0, 0.0."),
-        ({"action": OTHER_BOUNDS, "datasets": {"kitchen": OTHER_BOUNDS}}, "action low .-2.0, 0.0., this run has .-1.0, 0.0."),
-        ({"observation": ("front", "wrist")}, "observation cameras .'front', 'wrist'., this run has .'front',."),
+        ({"action": OTHER_BOUNDS, "datasets": {"kitchen": OTHER_BOUNDS}}, "action low .-2.0, 0.0., this run"),
+        ({"observation": ("front", "wrist")}, "cameras .'front', 'wrist'., this run has .'front',."),
         ({"encoder": "other"}, "text encoder other, this run has use"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
