@@ -113,7 +113,8 @@ def episodes(
     config, data = job.config_of(member), content.data[job.data[member.data]]
     action = data.action
     spec = PolicySpec(action, data.observation, action.slots_in(action), config.model.window, content.instruction_dim, "packed",
-                      agents.get(config.agent.name).SCORE_NAME, content.dt)  # fmt: skip
+                      agents.get(config.agent.name).SCORE_NAME, content.dt, told_return=1.0)  # fmt: skip
+    # Rewards of a pack are 0 until success: a Decision Transformer asks for 1.
     made = live.of_robot(config, network_of(content, job), spec, data.statistics, beam=1)
     policy = Policy(spec, data.statistics, params, made.encode, made.decode, config.evaluate.num_envs)
     actor = Sessions(policy, content.sentences.__getitem__)

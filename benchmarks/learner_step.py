@@ -72,8 +72,9 @@ def random_segment(config, action, observation) -> Segment:
         tokens=rng.integers(0, action.max_bins, (*shape, action.dims)).astype(np.int32),
         bins=np.repeat(np.int32([action.bins]), shape[0], axis=0),
         action_mask=np.ones((*shape, action.dims), bool),
-        reward=zeros, mc_return=zeros, return_to_go=zeros, dt=zeros + config.dt_ref, is_first=flags, is_last=flags, is_terminal=flags,
-        valid=~flags, trainable=trainable, success=np.ones(shape[0], bool), relabelled=np.zeros(shape[0], bool),
+        reward=zeros, mc_return=zeros, dt=zeros + config.dt_ref,
+        is_first=flags, is_last=flags, is_terminal=flags, valid=~flags, trainable=trainable,
+        success=np.ones(shape[0], bool), episode_return=zeros[:, 0], relabelled=np.zeros(shape[0], bool),
     )  # fmt: skip
 
 

@@ -1,11 +1,20 @@
 """The one error a person at the keyboard or at the robot is meant to read, and the exit statuses a scheduler is meant to act on."""
 
+from collections.abc import Iterable
+from typing import Any
+
 
 class UserError(Exception):
     """Bad input: the message is one line that names the value, what was expected and the remedy.
 
     Doors (`qt_jax/cli`) print it without a traceback and exit with status 2.
     """
+
+
+def require_one_of(name: str, value: Any, known: Iterable[Any]) -> None:
+    """Raises a UserError that lists what is known where a setting's value is none of it."""
+    if value not in (known := tuple(known)):
+        raise UserError(f"{name} is {value!r}; expected one of {known}.")
 
 
 EXIT_VIOLATIONS = 1

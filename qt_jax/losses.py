@@ -12,11 +12,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from qt_jax.errors import require_one_of
+
 Sum = tuple[jax.Array, jax.Array]
 """A sum over steps and dims, and how many they are."""
 
 BACKUPS = ("chain", "skip")
 CONSERVATISM = ("q_min", "softmax", "none")
+VALUE_LOSSES = ("squared", "logistic", "histogram")
 
 
 def masked_max(q: jax.Array, bin_mask: jax.Array) -> jax.Array:
@@ -65,6 +68,7 @@ def autoregressive_targets(dim_maxima: jax.Array, last_target: jax.Array, action
         last_target: [S] from `n_step_targets`. action_mask: [S, D] dims that are present.
     """
     chex.assert_rank([dim_maxima, last_target, action_mask], [2, 1, 2])
+    require_one_of("config.agent.backup", backup, BACKUPS)
     if backup == "skip":
         return jnp.broadcast_to(last_target[:, None], dim_maxima.shape)
     upcoming, targets = last_target, []
@@ -113,6 +117,7 @@ def conservative_penalty(
     fewer bins still divides by N_max - 1. "softmax" (CQL, Kumar et al. 2020): T logsumexp(Q/T) - Q(taken), which lets
     go of a bin that stands out by several T; at T = 1 no bin of returns in [0, 1] does (default of this project). "none": 0.
     """
+    require_one_of("config.agent.conservatism", variant, CONSERVATISM)
     if variant == "none":
         return jnp.zeros(q.shape[:-1], q.dtype)
     is_taken = jnp.arange(q.shape[-1]) == taken[..., None]
@@ -183,8 +188,9 @@ def logistic_value_loss(logit: jax.Array, target: jax.Array, q_min: float, q_max
     """Cross-entropy of Q and the target as shares of the value range, elementwise (QT-Opt, Kalashnikov et al. 2018, section 4.2).
 
     The least expected loss is where that of the squared error is, the mean target; but an output near an end of the sigmoid still learns.
+    `target` is clipped to the value range: beyond it the loss has no minimum, and the logits would run away.
     """
-    return optax.sigmoid_binary_cross_entropy(logit, (target - q_min) / (q_max - q_min))
+    return optax.sigmoid_binary_cross_entropy(logit, jnp.clip((target - q_min) / (q_max - q_min), 0.0, 1.0))
 
 
 def histogram_value_loss(taken_logits: jax.Array, target: jax.Array, q_min: float, q_max: float) -> jax.Array:

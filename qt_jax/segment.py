@@ -29,13 +29,14 @@ class Segment:
     tokens:       int32 [B, S, D], bins of the action; 0 in dims that the dataset does not have
     bins:         int32 [B, D], how many bins the dataset has in each dim; 0: it has no such dim
     action_mask:  bool [B, S, D], dims that the dataset has, at steps that are not padding
-    reward, mc_return, return_to_go: float32 [B, S]; mc_return is discounted, return_to_go is not; both are of the whole episode
+    reward, mc_return: float32 [B, S]; mc_return is the discounted return of the rest of the whole episode
     dt:           float32 [B, S], seconds that the action was held
     is_first, is_last, is_terminal: bool [B, S], RLDS flags of the records
     valid:        bool [B, S], False on padding
     trainable:    bool [B, S], transitions whose window and bootstrap lie inside the segment; each one of an episode is
                   trainable in exactly one segment
     success:      bool [B], the episode's outcome
+    episode_return: float32 [B], the sum of all rewards of the episode
     relabelled:   bool [B], the instruction is another task's, at which the episode failed (hindsight; nothing to imitate)
     """
 
@@ -48,7 +49,6 @@ class Segment:
     action_mask: Array
     reward: Array
     mc_return: Array
-    return_to_go: Array
     dt: Array
     is_first: Array
     is_last: Array
@@ -56,6 +56,7 @@ class Segment:
     valid: Array
     trainable: Array
     success: Array
+    episode_return: Array
     relabelled: Array
 
     def bin_mask(self, max_bins: int) -> Array:
@@ -73,7 +74,7 @@ def segment_struct(action: ActionSpec, observation: ObservationSpec, instruction
         camera_mask={name: whole(np.bool_) for name in observation.cameras},
         state=of(np.float32, observation.state_dim), instruction=whole(np.float32, instruction_dim),
         tokens=of(np.int32, action.dims), bins=whole(np.int32, action.dims), action_mask=of(np.bool_, action.dims),
-        reward=number, mc_return=number, return_to_go=number, dt=number,
+        reward=number, mc_return=number, dt=number,
         is_first=flag, is_last=flag, is_terminal=flag, valid=flag, trainable=flag,
-        success=whole(np.bool_), relabelled=whole(np.bool_),
+        success=whole(np.bool_), episode_return=whole(np.float32), relabelled=whole(np.bool_),
     )  # fmt: skip

@@ -106,6 +106,17 @@ class PolicySpec:
     """What greedy decoding maximises: a value only where it is "Q"."""
     dt: float
     """Seconds from one control step to the next."""
+    told_return: float | None = None
+    """The return that it is told an episode is to have (Decision Transformer); None: it is told none."""
+
+    @property
+    def decided(self) -> tuple[int, ...]:
+        """Dims of `action` in the order in which the network decides them; each sees those before it."""
+        return tuple(np.argsort(self.slots).tolist())
+
+    def score(self, chosen: np.ndarray) -> np.ndarray:
+        """Of whole actions [...], from their bins' [..., D]: the last decided Q; log-probabilities add up."""
+        return chosen[..., self.decided[-1]] if self.score_name == "Q" else chosen.sum(-1)
 
     def __post_init__(self):
         if len(self.slots) != self.action.dims or len({*self.slots}) < len(self.slots) or min(self.slots) < 0:

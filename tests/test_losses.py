@@ -165,6 +165,15 @@ def test_cross_entropy_has_the_fixed_point_of_equation_2():
     np.testing.assert_allclose(jax.nn.sigmoid(x), conservative_fixed_point(p, target, 0.0, alpha, bins), rtol=1e-4)
 
 
+@pytest.mark.parametrize("outside, end", [(1.4, 1.0), (-2.0, -1.0)])
+def test_cross_entropy_takes_a_target_beyond_the_value_range_for_its_end(outside, end):
+    """Else it falls without end as the logit runs away."""
+    loss = lambda logit, target: losses.logistic_value_loss(jnp.asarray(logit), target, -1.0, 1.0)
+    for logit in (-30.0, 0.0, 30.0):
+        np.testing.assert_array_equal(loss(logit, outside), loss(logit, end))
+        assert loss(logit, outside) >= 0
+
+
 def test_sigmoid_values_stay_inside_the_value_range():
     np.testing.assert_allclose(losses.sigmoid_values(array(-50.0, 0.0, 50.0), -2.0, 1.0), [-2.0, -0.5, 1.0], atol=1e-5)
 

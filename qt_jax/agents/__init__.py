@@ -32,3 +32,8 @@ def get(name: str) -> ModuleType:
     if name not in AGENTS:
         raise UserError(f"config.agent.name is {name!r}; expected one of {sorted(AGENTS)}.")
     return AGENTS[name]
+
+
+def has_values(name: str) -> bool:
+    """Whether outputs of the agent are returns, which lie in `config.value_range`."""
+    return get(name).first_step_values is not None

@@ -1,14 +1,20 @@
-"""Decision Transformer (Chen et al. 2021): behaviour cloning of everything, each frame told its return-to-go; at the robot it is told
-`config.agent.target_return`, which rewards of 0 until success leave as it is.
+"""Decision Transformer (Chen et al. 2021): behaviour cloning of everything, each frame told a return; at the
+robot, a good one of the data.
 
-Its sequence is the window: frames, each with its return-to-go, and the actions at all of them but the newest (`config.model.past_actions`):
-tokens before those of the step's own action, which see the window's frames and the actions before them and are masked before the episode's
-start. Frames see no action. A window of one frame has no past actions.
+Chen et al. tell the return-to-go. A robot would have to subtract its rewards from what it asked for, and
+nobody gives it any. So here each frame is told the return of its whole episode, whatever the rewards are.
+With rewards of 0 until success the two are the same.
+
+Its sequence is the window: frames, each with the return, and the actions at all of them but the newest
+(`config.model.past_actions`): tokens before those of the step's own action, which see the window's frames and
+the actions before them and are masked before the episode's start. Frames see no action. A window of one frame
+has no past actions.
 """
 
 from __future__ import annotations
 
 import ml_collections
+from ml_collections import config_dict
 
 from qt_jax.agents.bc import ADDITIVE, SCORE_NAME, USES_TARGET, first_step_values, loss, outputs, scores
 
@@ -18,5 +24,5 @@ __all__ = ["ADDITIVE", "SCORE_NAME", "USES_TARGET", "first_step_values", "get_co
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.name = "decision_transformer"
-    config.target_return = 1.0  # what the policy is told at the robot
+    config.target_return = config_dict.placeholder(float)  # told at the robot; None: a good one of the data
     return config

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from qt_jax import losses
+from qt_jax.errors import require_one_of
 from qt_jax.models.q_transformer import Network
 from qt_jax.segment import Segment
 
@@ -39,6 +40,7 @@ def outputs(config: Any) -> int:
 
 def critics(config: Any, logits: jax.Array) -> jax.Array:
     """[..., atoms] -> Q of each critic [..., K]."""
+    require_one_of("config.agent.value_loss", config.agent.value_loss, losses.VALUE_LOSSES)
     if config.agent.value_loss == "histogram":
         return losses.histogram_values(logits, *config.value_range)[..., None]
     return losses.sigmoid_values(logits, *config.value_range)
@@ -94,7 +96,8 @@ def loss(
     present = jnp.where(bin_mask[:, None], q, q_min)
     best, greedy = present.max(-1), jnp.argmax(present, axis=-1)
     second = jnp.where(jnp.arange(q.shape[-1]) == greedy[..., None], q_min, present).max(-1)  # top_k would gather a split batch
-    edge = (greedy == 0) | (greedy == segment.bins[:, None] - 1)
+    bins = segment.bins[:, None]
+    edge = (greedy == 0) | (greedy == bins - 1)
     return {
         "loss": losses.masked_sum(value_terms + agent.alpha * penalties, mask),
         "value_loss": losses.masked_sum(value_terms, mask),
@@ -105,7 +108,7 @@ def loss(
         "q_greedy": losses.masked_sum(best, mask),
         "action_gap": losses.masked_sum(best - second, mask),
         "greedy_is_taken": losses.masked_sum(greedy == segment.tokens, mask),
-        "greedy_at_edge": losses.masked_sum(edge, mask),
+        "greedy_at_edge": losses.masked_sum(edge, mask & (bins > 2)),  # of two bins each is an edge
         "target": losses.masked_sum(targets, mask),
         "mc_return": losses.masked_sum(segment.mc_return[..., None], mask),
         "mc_clamp_share": losses.masked_sum(targets > backups, mask),

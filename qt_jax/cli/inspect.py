@@ -26,11 +26,12 @@ def define_flags() -> None:
 def main(config: Any | None) -> None:
     config = datasets.select(config, FLAGS.data, FLAGS.dataset)
     recording = dataset_rerun.Recording(FLAGS.rerun) if FLAGS.rerun else None
-    _, recipe, _ = inputs.load(ml_collections.FrozenConfigDict(config), datasets.entries(config))
+    frozen = ml_collections.FrozenConfigDict(config)
+    _, recipe, _ = inputs.load(frozen, datasets.entries(config), any_returns=True)
     folder = storage.directory(FLAGS.output)
     folder.mkdir(parents=True, exist_ok=True)
     for source in recipe.mixture.sources:
-        found = dataset_summary.summary(source)
+        found = dataset_summary.summary(recipe, source)
         print(dataset_summary.text(found).rstrip())
         shown = shown_episodes.read(recipe, source, FLAGS.episodes)
         page = folder / f"{source.name}.html"

@@ -150,7 +150,8 @@ def _check_numbers(episode: Episode, spec: DatasetSpec) -> None:
 def monte_carlo_returns(episode: Episode, discount: float, dt_ref: float, q_min: float) -> np.ndarray:
     """MC_t = sum_{j>=t} gamma^{j-t} r_j over the whole episode, float32 [T] (method.md, section 1).
 
-    For a truncated episode it is a lower bound of the value only with gamma^{T-t} q_min added, so that is added. Discounts
+    For a truncated episode it is a lower bound of the value only with gamma^{T-t} q_min added, so it is;
+    where the sum lies below q_min, as with a penalty and without a discount, q_min is the bound. Discounts
     are gamma^(dt/dt_ref) a step.
     """
     gamma = discount ** (episode.dt / dt_ref)
@@ -158,7 +159,7 @@ def monte_carlo_returns(episode: Episode, discount: float, dt_ref: float, q_min:
     returns = np.empty(episode.length, np.float64)
     for t in range(episode.length - 1, -1, -1):
         value = returns[t] = episode.rewards[t] + gamma * value
-    return returns.astype(np.float32)
+    return (returns if episode.terminal else np.maximum(returns, q_min)).astype(np.float32)
 
 
 def relabelled(episode: Episode, instruction: str, step_penalty: float) -> Episode:

@@ -40,7 +40,7 @@ class Index:
     `tasks` and `collectors`.
     id_hash: a uniform number in [0, 1) from the episode's id, for splits. The others: see `_scan`.
     samples: {"action": float32 [n, D], "state": float32 [n, state_dim]}, raw. skipped, left_out: counts by reason.
-    embeddings: float32 [instructions, E].
+    embeddings: float32 [instructions, E]. rewards: float32, of the `dense` episodes, one after the other.
     """
 
     columns: dict[str, np.ndarray]
@@ -53,6 +53,7 @@ class Index:
     skipped: dict[str, int]
     left_out: int
     fingerprint: str
+    rewards: np.ndarray
 
     def __len__(self) -> int:
         return len(self.columns["length"])
@@ -121,6 +122,7 @@ class _Part:
     embeddings: dict[str, np.ndarray | None] = dataclasses.field(default_factory=dict)
     moments: dict[str, Any] = dataclasses.field(default_factory=dict)
     samples: dict[str, list[np.ndarray]] = dataclasses.field(default_factory=lambda: {"action": [], "state": []})
+    rewards: list[np.ndarray] = dataclasses.field(default_factory=list)
     stride: int = 1
     seen: int = 0
     problems: list[str] = dataclasses.field(default_factory=list)
@@ -132,7 +134,8 @@ COLUMNS = {"shard": np.int32, "position": np.int64, "size": np.int64, "length": 
 
 
 def _scan(directory: Directory, spec: DatasetSpec, step_penalty: float, cache: str, number: int) -> _Part:
-    """One shard. `final_reward` and `dense` (not just the penalty before it) let returns be checked without the record."""
+    """One shard. `final_reward`, and all rewards where it is `dense` (not just the penalty before it), let
+    returns be known without the record."""
     shard, part = directory.shards[number], _Part()
     name = f"{directory.path}: {shard.name}"
     quota = max(1, SAMPLES // len(directory.shards))
@@ -162,6 +165,8 @@ def _add(part: _Part, episode: episodes.Episode, place: tuple, fallback_id: str,
     content = hashlib.sha256(identity.encode() + episode.actions.tobytes() + episode.rewards.tobytes()).digest()[:8]
     part.rows.append((*place, episode.length, episode.success, episode.terminal, episode.collector == DEMONSTRATION, episode.dt,
                       episode.rewards[-1], dense, id_hash, episode.instruction, episode.task, episode.collector, content))  # fmt: skip
+    if dense:
+        part.rewards.append(episode.rewards)
     part.embeddings.setdefault(episode.instruction, episode.embedding)
     for name, values in (("action", episode.actions), ("state", episode.state)):
         values = values.astype(np.float64)
@@ -213,7 +218,9 @@ def _merge(directory: Directory, parts: list[_Part], encoder: str | None, text_e
         skipped[problem] = skipped.get(problem, 0) + 1
     fingerprint = hashlib.sha256(b"".join(content)).hexdigest()[:16]
     left_out = sum(part.left_out for part in parts)
-    return Index(columns, instructions, tasks, collectors, np.stack(embeddings), samples, statistics, skipped, left_out, fingerprint)
+    rewards = np.concatenate([np.zeros(0, np.float32), *(paid for part in parts for paid in part.rewards)])
+    return Index(columns, instructions, tasks, collectors, np.stack(embeddings), samples, statistics, skipped,
+                 left_out, fingerprint, rewards)  # fmt: skip
 
 
 def _numbered(names: Iterable[str]) -> tuple[tuple[str, ...], np.ndarray]:
@@ -238,7 +245,8 @@ def _to_bytes(index: Index) -> bytes:
         "statistics": {name: value.to_json() for name, value in index.statistics.items()},
     }  # fmt: skip
     arrays = {f"columns/{k}": v for k, v in index.columns.items()} | {f"samples/{k}": v for k, v in index.samples.items()}
-    np.savez(buffer, embeddings=index.embeddings, rest=np.frombuffer(json.dumps(rest).encode(), np.uint8), **arrays)
+    arrays |= {"embeddings": index.embeddings, "rewards": index.rewards}
+    np.savez(buffer, rest=np.frombuffer(json.dumps(rest).encode(), np.uint8), **arrays)
     return buffer.getvalue()
 
 
@@ -249,7 +257,7 @@ def _from_bytes(data: bytes) -> Index:
         return Index(
             group("columns/"), *(tuple(rest[name]) for name in ("instructions", "tasks", "collectors")), arrays["embeddings"],
             group("samples/"), {name: Statistics.from_json(value) for name, value in rest["statistics"].items()}, rest["skipped"],
-            rest["left_out"], rest["fingerprint"],
+            rest["left_out"], rest["fingerprint"], arrays["rewards"],
         )  # fmt: skip
 
 

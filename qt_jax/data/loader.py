@@ -83,7 +83,10 @@ class SegmentReader:
         if told is None:
             return own
         relabelled = lambda: episodes.relabelled(own.episode, told, self._recipe.step_penalty)
-        return self._kept((draw.source, draw.episode, told), lambda: self._prepared(draw.source, relabelled()))
+        key = draw.source, draw.episode, told
+        failed = self._kept(key, lambda: self._prepared(draw.source, relabelled()))
+        # A success whose o_T was not kept is shorter as a failure; the cut that it then lacks stays as it is.
+        return failed if draw.cut < len(failed.table) else own
 
     def _kept(self, key: tuple, make: Callable[[], Prepared]) -> Prepared:
         """One thread makes it, the others that want it wait."""

@@ -19,7 +19,7 @@ from qt_jax.data.records import Directory
 from qt_jax.data.segments import Cutting
 from qt_jax.data.specs import DatasetSpec
 from qt_jax.data.tables import Entry, interface
-from qt_jax.errors import UserError
+from qt_jax.errors import UserError, require_one_of
 from qt_jax.specs import ActionSpec, ObservationSpec
 
 FILTERS = ("all", "successes", "demonstrations", "demonstrations_and_failures")
@@ -90,6 +90,8 @@ def open_mixture(settings: Any, entries: Sequence[Entry]) -> Mixture:
     Raises:
         UserError: for data that is missing, damaged, or without an episode that the filter keeps.
     """
+    for name, known in (("episodes", FILTERS), ("action_bounds", ACTION_BOUNDS)):
+        require_one_of(f"config.data.{name}", settings[name], known)
     action, observation = interface(entries, settings.image_size)
     sources = tuple(_open(settings, entry) for entry in entries)
     return Mixture(sources, action, observation, settings.text_encoder)
@@ -157,21 +159,6 @@ def _bounded(entry: Entry, index: Index) -> ActionSpec:
         for given, measured, bins in zip(zip(spec.low, spec.high), zip(statistics.q01, statistics.q99), spec.bins)
     ))  # fmt: skip
     return dataclasses.replace(spec, low=low, high=high)
-
-
-def check_returns(mixture: Mixture, value_range: tuple[float, float], discount: float, dt_ref: float) -> None:
-    """Raises a UserError for an episode with returns outside the value range, as far as the index knows them (the rest: on reading)."""
-    low, high = value_range
-    for source in mixture.sources:
-        columns, penalty_free = source.index.columns, ~source.index.columns["dense"]
-        gamma = discount ** (columns["dt"].astype(np.float64) / dt_ref)
-        last = columns["final_reward"] + np.where(columns["terminal"], 0.0, gamma * low)
-        outside = np.flatnonzero(penalty_free & ((last < low - 1e-6) | (last > high + 1e-6)))
-        if outside.size:
-            raise UserError(
-                f"{source.spec.path}: episode {int(outside[0])} ends with a return of {last[outside[0]]:.4g}, outside config.value_range="
-                f"({low:g}, {high:g}); set config.value_range to the least and greatest attainable return."
-            )
 
 
 def groups(mixture: Mixture, cutting: Cutting) -> tuple[Group, ...]:

@@ -13,7 +13,7 @@ from PIL import Image
 from qt_jax import discretization
 from qt_jax.data.buffers import Buffers
 from qt_jax.data.episodes import Episode, monte_carlo_returns
-from qt_jax.errors import UserError
+from qt_jax.errors import UserError, require_one_of
 from qt_jax.preprocess import resize
 from qt_jax.segment import Segment, segment_struct
 from qt_jax.specs import ActionSpec, ObservationSpec
@@ -78,6 +78,9 @@ class Layout:
     value_range: tuple[float, float]
     time_limits: str
 
+    def __post_init__(self):
+        require_one_of("config.data.time_limits", self.time_limits, TIME_LIMITS)
+
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
@@ -100,7 +103,7 @@ def table_dtype(action: ActionSpec, observation: ObservationSpec, length: int) -
 
 
 def prepare(episode: Episode, embedding: np.ndarray, layout: Layout) -> Prepared:
-    """Raises a UserError if a return lies outside the value range."""
+    """All that an episode's segments need but their images, computed once."""
     if layout.time_limits == "terminal":
         episode = dataclasses.replace(episode, terminal=True)
     network, observation = layout.network_action, layout.network_observation
@@ -116,8 +119,7 @@ def prepare(episode: Episode, embedding: np.ndarray, layout: Layout) -> Prepared
         "tokens": tokens,
         "action_mask": np.broadcast_to(bins > 0, (len(state), network.dims)),
         "reward": episode.rewards,
-        "mc_return": _returns(episode, layout),
-        "return_to_go": np.cumsum(episode.rewards[::-1])[::-1],
+        "mc_return": monte_carlo_returns(episode, layout.discount, layout.dt_ref, layout.value_range[0]),
         "is_first": step == 0,
         "is_last": ends,
         "is_terminal": ends & episode.terminal,
@@ -130,7 +132,8 @@ def prepare(episode: Episode, embedding: np.ndarray, layout: Layout) -> Prepared
             part = values[start : start + length]
             row[: len(part)] = part
     table["trainable"] = [layout.cutting.trainable(start, episode.length) for start in starts]
-    table["bins"], table["dt"], table["success"], table["relabelled"] = bins, episode.dt, episode.success, episode.relabelled
+    table["bins"], table["dt"], table["success"] = bins, episode.dt, episode.success
+    table["episode_return"], table["relabelled"] = episode.rewards.sum(), episode.relabelled
     return Prepared(episode, embedding, table)
 
 
@@ -172,17 +175,6 @@ class Rows:
         """The batch, once every row is filled."""
         fields = {name: np.ascontiguousarray(self._table[name]) for name in self._table.dtype.names}
         return Segment(images=self._images, camera_mask=self._camera_mask, instruction=self._instruction, **fields)
-
-
-def _returns(episode: Episode, layout: Layout) -> np.ndarray:
-    low, high = layout.value_range
-    returns = monte_carlo_returns(episode, layout.discount, layout.dt_ref, low)
-    if returns.min() < low - 1e-6 or returns.max() > high + 1e-6:
-        raise UserError(
-            f"Episode {episode.episode_id!r} has returns from {returns.min():.4g} to {returns.max():.4g}, outside config.value_range="
-            f"({low:g}, {high:g}); set config.value_range to the least and greatest attainable return."
-        )
-    return returns
 
 
 def decode_into(frame: np.ndarray, image: bytes) -> None:

@@ -7,8 +7,11 @@ import dataclasses
 import numpy as np
 
 from qt_jax import discretization
+from qt_jax.data import returns
+from qt_jax.data.loader import Recipe
 from qt_jax.data.mixture import Source
 from qt_jax.data.mixtures import KINDS
+from qt_jax.data.returns import Returns
 
 TOP = 30
 """Tasks and instructions that are listed, the most frequent first."""
@@ -47,7 +50,7 @@ class ActionDim(Dim):
 @dataclasses.dataclass(frozen=True)
 class Summary:
     """kinds: {of `KINDS`: episodes}. dt: {seconds: episodes}. tasks, collectors: (name, episodes, success).
-    samples: behind the actions."""
+    discount: in words. samples: behind the actions."""
 
     name: str
     weight: float
@@ -66,6 +69,9 @@ class Summary:
     instructions: list[tuple[str, int]]
     left_out: int
     skipped: dict[str, int]
+    returns: Returns
+    discount: str
+    value_range: tuple[float, float]
     samples: int
     actions: list[ActionDim]
     state: list[Dim]
@@ -83,6 +89,11 @@ class Summary:
     def median(self) -> float:
         return float(np.median(self.lengths))
 
+    @property
+    def outside(self) -> int:
+        """Episodes with a return that the value range does not hold."""
+        return int(self.returns.outside(self.value_range).sum())
+
 
 def kinds(source: Source) -> dict[str, np.ndarray]:
     """{of `KINDS`: bool [episodes]}."""
@@ -90,7 +101,7 @@ def kinds(source: Source) -> dict[str, np.ndarray]:
     return dict(zip(KINDS, (success & demonstration, success & ~demonstration, ~success)))
 
 
-def summary(source: Source) -> Summary:
+def summary(recipe: Recipe, source: Source) -> Summary:
     index, directory = source.index, source.directory
     columns, success = index.columns, index.columns["success"]
     seconds, episodes = np.unique(columns["dt"], return_counts=True)
@@ -118,6 +129,9 @@ def summary(source: Source) -> Summary:
         instructions=sorted(zip(index.instructions, map(int, told)), key=lambda row: (-row[1], row[0])),
         left_out=index.left_out,
         skipped=index.skipped,
+        returns=returns.of_index(index, recipe.step_penalty, recipe.discount, recipe.dt_ref),
+        discount=f"{recipe.discount:g} a {recipe.dt_ref:g} s",
+        value_range=recipe.value_range,
         samples=len(index.samples["action"]),
         actions=_actions(source),
         state=[Dim(str(i), row) for i, row in enumerate(_rows(source, "state"))],
@@ -150,7 +164,11 @@ def text(found: Summary) -> str:
         f"  steps         {found.steps:,}",
         f"  lengths       min {lengths.min()}, median {found.median:g}, max {lengths.max()}  |{spark(counts)}|",
         f"  dt            {rates(found)}",
+        f"  rewards       {rewards(found)}",
+        f"  returns       {discounted(found)}",
     ]
+    if found.outside:
+        lines.append(f"  value range   {outside(found)}")
     if found.left_out:
         lines.append(f"  left out      {found.left_out:,} by the standardiser")
     lines += [f"  skipped       {count:,}: {reason}" for reason, count in found.skipped.items()]
@@ -181,6 +199,23 @@ def _tables(found: Summary) -> list[str]:
 
 def rates(found: Summary) -> str:
     return ", ".join(f"{dt:.4g} s ({1 / dt:.3g} Hz) in {count:,} episodes" for dt, count in found.dt.items())
+
+
+def rewards(found: Summary) -> str:
+    return f"{_spread(found.returns.rewards)} of a step; {_spread(found.returns.whole)} of an episode"
+
+
+def discounted(found: Summary) -> str:
+    return f"{_spread(found.returns.discounted)}, discounted by {found.discount}"
+
+
+def outside(found: Summary) -> str:
+    low, high = found.value_range
+    return f"{found.outside:,} episodes have returns outside ({low:g}, {high:g}); set config.value_range"
+
+
+def _spread(values: np.ndarray) -> str:
+    return f"{values.min():.4g} to {values.max():.4g}, mean {values.mean():.4g}"
 
 
 def spark(counts: np.ndarray, columns: int = 32) -> str:

@@ -36,13 +36,15 @@ def compare(reference: Runtime, other: Runtime, dtype: str) -> dict[str, Any]:
     """
     rows, steps, tolerance = min(reference.slots, other.slots), 2 * reference.spec.window + 2, TOLERANCE[dtype]
     slots, worst, ties, differing, dims = np.arange(rows), 0.0, 0, 0, 0
+    decided = list(reference.spec.decided)
     for step in range(2 * steps):
         inputs = observations(reference.spec, rows, seed=step)
         is_first = np.full(rows, step % steps == 0)
         expected = reference.act(slots, **inputs, is_first=is_first)
         found = other.act(slots, **inputs, is_first=is_first, executed=expected.tokens)
         same = expected.tokens == found.tokens
-        prefix = np.cumprod(np.pad(same, [(0, 0), (1, 0)], constant_values=True)[:, :-1], axis=1).astype(bool)
+        earlier = np.pad(same[:, decided], [(0, 0), (1, 0)], constant_values=True)[:, :-1]
+        prefix = np.cumprod(earlier, axis=1).astype(bool)[:, np.argsort(decided)]
         present = np.isfinite(expected.scores) & prefix[..., None]
         worst = max(worst, float(np.abs(expected.scores[present] - found.scores[present]).max()))
         best = np.sort(expected.scores, axis=-1)[..., -2:]

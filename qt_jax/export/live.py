@@ -50,13 +50,20 @@ def programs(assets: checkpoints.Assets, dataset: str = "collected", beam: int =
         text_encoder=assets.text_encoder,
         score_name=agents.get(config.agent.name).SCORE_NAME,
         dt=robot.dt,
+        told_return=robot.told_return,
     )
     network = Network.create(config.model, assets.action, assets.observation, assets.instruction_dim)
     return of_robot(config, network, spec, robot.state, beam)
 
 
 def of_robot(config: Any, network: Network, spec: PolicySpec, statistics: Statistics, beam: int) -> Programs:
-    """`programs` of a network and of the robot that `spec` describes."""
+    """`programs` of a network and of the robot that `spec` describes.
+
+    Raises:
+        UserError: if the policy is told a return, and `spec` does not say which one.
+    """
+    if config.model.return_token and spec.told_return is None:
+        raise UserError("Which return the policy is told is not stored: train it again with this version.")
     agent = agents.get(config.agent.name)
     bins = jnp.asarray(spec.action.bins_in(network.action))
     bin_mask = jnp.arange(network.action.max_bins) < bins[:, None]
@@ -67,7 +74,7 @@ def of_robot(config: Any, network: Network, spec: PolicySpec, statistics: Statis
         seen = {camera: images.get(camera, blank) for camera in observation.cameras}
         mask = {camera: jnp.full(batch, camera in images) for camera in observation.cameras}
         padded = jnp.pad(state, [(0, 0), (0, observation.state_dim - state.shape[1])])
-        wanted = jnp.full(batch, config.agent.get("target_return", 0.0))  # its rewards are 0 until success, so it stays what is to go
+        wanted = jnp.full(batch, spec.told_return, jnp.float32) if config.model.return_token else None
         return network.encode_frame(params, seen, mask, padded, instruction, wanted)
 
     def decode(params, cache, mask, executed):

@@ -55,8 +55,8 @@ class PatchEncoder(nnx.Module):
     On a CPU the gradient of a convolution is the slow part of a step, that of a matrix product is not: so few 3x3 convolutions.
     """
 
-    def __init__(self, stages, instruction_dim: int, dtype, rngs: nnx.Rngs, remat: str):
-        self.remat = remat
+    def __init__(self, config, instruction_dim: int, dtype, rngs: nnx.Rngs):
+        stages, self.remat = config.patch_stages, config.encoder_remat
         self.patches = tuple(patch for patch, _, _ in stages)
         self.embed, self.blocks = nnx.List(), nnx.List()
         channels = 3
@@ -126,8 +126,8 @@ class EfficientNetB3(nnx.Module):
         (1, 3, 1, 24, 2), (6, 3, 2, 32, 3), (6, 5, 2, 48, 3), (6, 3, 2, 96, 5), (6, 5, 1, 136, 5), (6, 5, 2, 232, 6), (6, 3, 1, 384, 2),
     )  # fmt: skip
 
-    def __init__(self, instruction_dim: int, dtype, rngs: nnx.Rngs, remat: str):
-        self.remat = remat
+    def __init__(self, config, instruction_dim: int, dtype, rngs: nnx.Rngs):
+        self.remat = config.encoder_remat
         self.stem = nnx.Conv(3, 40, (3, 3), strides=2, use_bias=False, dtype=dtype, rngs=rngs)
         self.stem_norm = nnx.GroupNorm(40, num_groups=8, dtype=dtype, rngs=rngs)
         self.blocks = nnx.List()
@@ -145,6 +145,10 @@ class EfficientNetB3(nnx.Module):
         for block in self.blocks:
             x = _call(block, x, instruction, self.remat)
         return jax.nn.silu(self.top_norm(self.top(x)))
+
+
+ENCODERS = {"patch": PatchEncoder, "efficientnet_b3": EfficientNetB3}
+"""By `config.model.encoder`: made of (config.model, instruction_dim, dtype, rngs)."""
 
 
 class TokenLearner(nnx.Module):
@@ -167,10 +171,7 @@ class ImageTokenizer(nnx.Module):
     def __init__(self, config, instruction_dim: int, width: int, dtype, rngs: nnx.Rngs):
         self.image_size = (config.image_size, config.image_size)
         self.dtype = dtype
-        if config.encoder == "efficientnet_b3":
-            self.encoder = EfficientNetB3(instruction_dim, dtype, rngs, config.encoder_remat)
-        else:
-            self.encoder = PatchEncoder(config.patch_stages, instruction_dim, dtype, rngs, config.encoder_remat)
+        self.encoder = ENCODERS[config.encoder](config, instruction_dim, dtype, rngs)
         channels = self.encoder.channels
         image = jax.ShapeDtypeStruct((1, *self.image_size, 3), jnp.float32)
         text = jax.ShapeDtypeStruct((1, instruction_dim), jnp.float32)

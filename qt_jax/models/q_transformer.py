@@ -12,16 +12,25 @@ import ml_collections
 import numpy as np
 from flax import nnx
 
+from qt_jax.errors import require_one_of
 from qt_jax.losses import HISTOGRAM_PADDING
-from qt_jax.models.images import ImageTokenizer
+from qt_jax.models.images import ENCODERS, ImageTokenizer
 from qt_jax.models.placement import by_row
-from qt_jax.models.transformer import Transformer, past_actions
+from qt_jax.models.remat import POLICIES
+from qt_jax.models.transformer import ATTENTION, Transformer, past_actions
 from qt_jax.preprocess import windows
 from qt_jax.segment import Segment
 from qt_jax.specs import ActionSpec, ObservationSpec
 
-ENCODERS = ("patch", "efficientnet_b3")
-ATTENTION = ("per_frame", "window")
+DTYPES = ("float32", "bfloat16")
+CHOICES = {
+    "encoder": tuple(ENCODERS),
+    "attention": ATTENTION,
+    "dtype": DTYPES,
+    "remat": tuple(POLICIES),
+    "encoder_remat": tuple(POLICIES),
+}
+"""Of these settings of `config.model` no other value has a meaning."""
 
 
 def laptop() -> ml_collections.ConfigDict:
@@ -40,7 +49,7 @@ def laptop() -> ml_collections.ConfigDict:
     config.dropout = 0.0
     config.dtype = "float32"  # of the activations: or "bfloat16"
     config.atoms = 1  # outputs of each bin: those of the agent, or cells of a value distribution
-    config.return_token = False  # a frame has a token of its return-to-go (Decision Transformer)
+    config.return_token = False  # a frame has a token of the episode's return (Decision Transformer)
     config.past_actions = False  # an action is chosen knowing those at the window's earlier frames (Decision Transformer)
     config.initial_value = 0.05  # of every Q at first, as a share of value_range
     config.scan_layers = False  # one compiled layer in a loop: shorter compilation and less memory for deep networks
@@ -63,6 +72,8 @@ class QTransformer(nnx.Module):
     """See method.md, section 3. Outputs logits; what they mean (Q, log-probability) is the agent's business."""
 
     def __init__(self, config, action: ActionSpec, observation: ObservationSpec, instruction_dim: int, rngs: nnx.Rngs):
+        for name, known in CHOICES.items():
+            require_one_of(f"config.model.{name}", config[name], known)
         self.dims, self.max_bins, self.atoms, self.window = action.dims, action.max_bins, config.atoms, config.window
         self.dtype = jnp.dtype(config.dtype)
         width = config.width
@@ -92,11 +103,12 @@ class QTransformer(nnx.Module):
         camera_mask: dict[str, jax.Array],
         state: jax.Array,
         instruction: jax.Array,
-        return_to_go: jax.Array | None = None,
+        episode_return: jax.Array | None = None,
         rngs: nnx.Rngs | None = None,
     ) -> Any:
-        """One frame each: {camera: uint8 [M, H, W, 3]}, {camera: bool [M]}, state [M, state_dim], instruction [M, E], return_to_go [M] (of
-        `config.return_token`) -> cache pytree, leaves [M, ...]. Of a camera that is not there only the tokens' positions are left."""
+        """One frame each: {camera: uint8 [M, H, W, 3]}, {camera: bool [M]}, state [M, state_dim], instruction
+        [M, E], episode_return [M] (of `config.return_token`) -> cache pytree, leaves [M, ...]. Of a camera
+        that is not there only the tokens' positions are left."""
         tokens = [self.instruction_token(instruction)[:, None]]
         for name in sorted(self.cameras):
             seen = self.cameras[name](images[name], instruction)
@@ -104,7 +116,7 @@ class QTransformer(nnx.Module):
         if len(self.state_token):
             first, second = self.state_token
             tokens.append(second(jax.nn.gelu(first(state)))[:, None])
-        tokens += [embed(return_to_go[:, None])[:, None] for embed in self.return_token]
+        tokens += [embed(episode_return[:, None])[:, None] for embed in self.return_token]
         tokens = by_row(jnp.concatenate(tokens, axis=1) + self.token_position[...].astype(self.dtype))
         return self.transformer.frame_cache(tokens, rngs)
 
@@ -116,7 +128,7 @@ class QTransformer(nnx.Module):
         each_step = lambda x: jnp.repeat(x, steps, axis=0)
         instruction, camera_mask = each_step(segment.instruction), jax.tree.map(each_step, segment.camera_mask)
         cache = self.encode_frame(jax.tree.map(flat, segment.images), camera_mask, flat(segment.state), instruction,
-                                  flat(segment.return_to_go), rngs)  # fmt: skip
+                                  each_step(segment.episode_return), rngs)  # fmt: skip
         cache = jax.tree.map(lambda x: flat(windows(unflat(x), self.window)), cache)
         frame_mask = flat(windows(segment.valid, self.window))
         # A step of padding has no frame at all; let it see itself, its output is masked by the agents.
@@ -264,9 +276,10 @@ class Network:
         camera_mask: dict,
         state: jax.Array,
         instruction: jax.Array,
-        return_to_go: jax.Array | None = None,
+        episode_return: jax.Array | None = None,
     ) -> Any:
-        return nnx.merge(self.graphdef, params).encode_frame(images, camera_mask, state, instruction, return_to_go)
+        module = nnx.merge(self.graphdef, params)
+        return module.encode_frame(images, camera_mask, state, instruction, episode_return)
 
     def greedy(self, params: dict, *inputs: Any) -> tuple[jax.Array, jax.Array]:
         """See `QTransformer.greedy`."""

@@ -22,6 +22,7 @@ from flax import nnx
 from qt_jax.models.placement import by_row
 from qt_jax.models.remat import rematerialised
 
+ATTENTION = ("per_frame", "window")
 KeysValues = tuple[jax.Array, jax.Array]
 
 

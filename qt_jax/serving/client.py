@@ -211,7 +211,8 @@ class Remote:
         state = {"observation/state": request.state} if request.state.size else {}
         told = {"prompt": request.instruction, "reset": request.reset, "return_scores": True}
         reply = self._client.infer(images | state | told | _named(request.session))
-        return Decision(reply["actions"][0], reply["tokens"], reply["scores_of_dims"], reply["scores"], reply["step"])
+        found = (reply[name] for name in ("tokens", "scores_of_dims", "score", "scores", "step"))
+        return Decision(reply["actions"][0], *found)
 
     def close(self, session: Hashable) -> None:
         self._client.infer({"close": True} | _named(session))

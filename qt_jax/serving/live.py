@@ -25,7 +25,7 @@ class Live:
         shown = self._shown.setdefault(request.session, empty)
         if decision.step == 0:
             shown["scores"].clear()
-        shown["scores"].append(float(decision.chosen[-1]))
+        shown["scores"].append(decision.score)
         shown["ms"].append(total_ms)
         shown |= {"request": request, "decision": decision, "at": time.time()}
         self._shown.move_to_end(request.session)

@@ -25,7 +25,7 @@ class Action:
 
     @property
     def chosen(self) -> np.ndarray:
-        """Scores of the chosen bins, [M, D]; the last dim's is that of the whole action."""
+        """Scores of the chosen bins, [M, D]; `PolicySpec.score` makes one of them."""
         return np.take_along_axis(self.scores, self.tokens[..., None], axis=-1)[..., 0]
 
 

@@ -41,11 +41,13 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """action float32 [D]; tokens int32 [D]; chosen float32 [D], the scores of the chosen bins; scores float32 [D, N]; step: from 0."""
+    """action float32 [D]; tokens int32 [D]; chosen float32 [D], the scores of the chosen bins; score: of the
+    whole action; scores float32 [D, N]; step: from 0."""
 
     action: np.ndarray
     tokens: np.ndarray
     chosen: np.ndarray
+    score: float
     scores: np.ndarray
     step: int
 
@@ -167,14 +169,15 @@ class Sessions:
         action = self._step([(e, row[-1], e.step == 0) for e, row in zip(episodes, rows)])
         decisions = []
         for row, episode in enumerate(episodes):
-            episode.frames[-1].tokens = action.tokens[row]
-            found = action.actions[row], action.tokens[row], action.chosen[row], action.scores[row]
-            decisions.append(Decision(*found, episode.step))
+            tokens, chosen, scores = action.tokens[row], action.chosen[row], action.scores[row]
+            episode.frames[-1].tokens, score = tokens, float(self.policy.spec.score(chosen))
+            decisions.append(Decision(action.actions[row], tokens, chosen, score, scores, episode.step))
             episode.step += 1
         return decisions
 
     def values(self, session: Hashable, instructions: Sequence[str]) -> np.ndarray:
-        """Value of each instruction in the session's current observation (its window told so from the start): max over bins of dim 1.
+        """Value of each instruction in the session's current observation (its window told so from the start):
+        maximum over the bins of the dim that is decided first.
 
         Uses as many free and reserved slots as there are instructions, in turns where there are fewer.
 
@@ -194,7 +197,7 @@ class Sessions:
             told = [_Episode(slot, collections.deque(), self.embedding(text)) for slot, text in zip(spare, part)]
             for place, frame in enumerate(frames):
                 action = self._step([(episode, frame, place == 0) for episode in told])
-            values.append(action.scores[:, 0].max(-1))
+            values.append(action.scores[:, self.policy.spec.decided[0]].max(-1))
         return np.concatenate(values)
 
     def embedding(self, instruction: str | np.ndarray) -> np.ndarray:

@@ -29,22 +29,25 @@ from qt_jax.training.state import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class DatasetAssets:
-    """What a robot of one dataset needs: its own action and observation, statistics of its states (raw) and actions, seconds a step."""
+    """What a robot of one dataset needs: its own action and observation, statistics of its states (raw) and
+    actions, seconds a step, and the return that a policy is told there, if it is told one."""
 
     action: ActionSpec
     observation: ObservationSpec
     state: Statistics
     actions: Statistics
     dt: float
+    told_return: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {"action": specs.to_json(self.action), "observation": specs.to_json(self.observation), "state": self.state.to_json(),
-                "actions": self.actions.to_json(), "dt": self.dt}  # fmt: skip
+        return {"action": specs.to_json(self.action), "observation": specs.to_json(self.observation),
+                "state": self.state.to_json(), "actions": self.actions.to_json(), "dt": self.dt,
+                "told_return": self.told_return}  # fmt: skip
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> DatasetAssets:
         return cls(ActionSpec(**value["action"]), ObservationSpec(**value["observation"]), Statistics.from_json(value["state"]),
-                   Statistics.from_json(value["actions"]), value["dt"])  # fmt: skip
+                   Statistics.from_json(value["actions"]), value["dt"], value.get("told_return"))  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,6 @@ from qt_jax.data.mixtures import KINDS
 from qt_jax.data.segments import TIME_LIMITS
 from qt_jax.errors import UserError
 from qt_jax.models import q_transformer as model
-from qt_jax.models import remat
 from qt_jax.training import augment, distributed, mesh
 
 
@@ -107,8 +106,8 @@ def validate(config: Any, devices: int) -> None:
     require(0 < config.discount <= 1, "discount", "a number in (0, 1]")
     span = config.value_range
     require(not span or (len(span) == 2 and span[0] < span[1]), "value_range", "(least, greatest) attainable return, or ()")
-    require(config.model.encoder in model.ENCODERS, "model.encoder", f"one of {model.ENCODERS}")
-    require(config.model.attention in model.ATTENTION, "model.attention", f"one of {model.ATTENTION}")
+    for key, known in model.CHOICES.items():
+        require(config.model[key] in known, f"model.{key}", f"one of {known}")
     for key in ("window", "layers", "width", "heads", "mlp_ratio", "image_size", "image_tokens", "atoms"):
         require(config.model[key] > 0, f"model.{key}", "a positive number")
     require(config.optimizer.learning_rate >= 0, "optimizer.learning_rate", "0 or more")
@@ -117,7 +116,6 @@ def validate(config: Any, devices: int) -> None:
     require(config.data.read_threads >= 0, "data.read_threads", "0 or more")
     require(bool(config.data.path), "data.path", "a directory")
     require(config.model.width % max(config.model.heads, 1) == 0, "model.width", "a multiple of config.model.heads")
-    require(config.model.dtype in ("float32", "bfloat16"), "model.dtype", "float32 or bfloat16")
     require(0 < config.model.initial_value < 1, "model.initial_value", "a number in (0, 1)")
     require(config.data.episodes in FILTERS, "data.episodes", f"one of {FILTERS}")
     require(0 <= config.data.validation_fraction < 1, "data.validation_fraction", "a number in [0, 1)")
@@ -139,8 +137,6 @@ def validate(config: Any, devices: int) -> None:
     if config.train.keep_best:
         due = f"a multiple of train.validate_every {config.train.validate_every}, since keep_best compares what validation measured"
         require(config.train.checkpoint_every % config.train.validate_every == 0, "train.checkpoint_every", due)
-    for key in ("remat", "encoder_remat"):
-        require(config.model[key] in remat.POLICIES, f"model.{key}", f"one of {tuple(remat.POLICIES)}")
     require(config.dt_ref > 0, "dt_ref", "a positive number of seconds")
     require(0 <= config.model.dropout < 1, "model.dropout", "a number in [0, 1)")
     data, fsdp, _ = mesh.axis_sizes(config.mesh, devices)
@@ -153,7 +149,7 @@ def validate(config: Any, devices: int) -> None:
         "n_step": (lambda x: x >= 1, "at least 1"),
         "backup": (lambda x: x in losses.BACKUPS, f"one of {losses.BACKUPS}"),
         "conservatism": (lambda x: x in losses.CONSERVATISM, f"one of {losses.CONSERVATISM}"),
-        "value_loss": (lambda x: x in ("squared", "logistic", "histogram"), "squared, logistic or histogram"),
+        "value_loss": (lambda x: x in losses.VALUE_LOSSES, f"one of {losses.VALUE_LOSSES}"),
         "critics": (lambda x: x in ((1,) if agent.value_loss == "histogram" else (1, 2)), "1 or 2, and 1 with value_loss='histogram'"),
         "expectile": (lambda x: 0 < x < 1, "a number in (0, 1)"),
         "temperature": (lambda x: x > 0, "a positive number"),

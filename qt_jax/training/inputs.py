@@ -8,27 +8,36 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from qt_jax.data import mixture
+from qt_jax import agents
+from qt_jax.data import mixture, returns
 from qt_jax.data.loader import Recipe
 from qt_jax.data.mixture import Mixture
 from qt_jax.data.segments import Cutting
 from qt_jax.data.tables import Entry
 from qt_jax.errors import UserError
 from qt_jax.statistics import Statistics
-from qt_jax.training import checkpoints
+from qt_jax.training import checkpoints, origin
 
 
-def load(config: Any, entries: Sequence[Entry]) -> tuple[ml_collections.FrozenConfigDict, Recipe, checkpoints.Assets]:
+def load(
+    config: Any, entries: Sequence[Entry], any_returns: bool = False
+) -> tuple[ml_collections.FrozenConfigDict, Recipe, checkpoints.Assets]:
     """The config with its value range, the recipe of its segments, and the assets.
 
     State statistics are each dataset's own, or, with `config.train.init_from`, those of that run, where it had the dataset.
 
+    Args:
+        any_returns: also those outside the value range, to look at them.
+
     Raises:
-        UserError: for bad data, or returns outside the value range.
+        UserError: for bad data, returns outside the value range where the agent has values, or a run to start
+            from whose outputs mean something else.
     """
     opened = mixture.open_mixture(config.data, entries)
-    config = with_value_range(config, min(float(source.index.columns["dt"].min()) for source in opened.sources))
-    mixture.check_returns(opened, config.value_range, config.discount, config.dt_ref)
+    column = lambda name: np.concatenate([source.index.columns[name] for source in opened.sources])
+    config = with_value_range(config, float(column("dt").min()), int(column("length").max()))
+    if agents.has_values(config.agent.name) and not any_returns:
+        returns.check(opened, config)
     recipe = Recipe(
         mixture=opened,
         cutting=Cutting(config.data.segment_length, config.model.window, config.agent.get("n_step", 1)),
@@ -50,6 +59,7 @@ def load(config: Any, entries: Sequence[Entry]) -> tuple[ml_collections.FrozenCo
             recipe.state_statistics[source.name],
             source.index.statistics["action"],
             float(np.median(source.index.columns["dt"])),
+            returns.told(source, config) if config.model.return_token else None,
         )  # fmt: skip
         for source in opened.sources
     }
@@ -63,19 +73,33 @@ def load(config: Any, entries: Sequence[Entry]) -> tuple[ml_collections.FrozenCo
         data_fingerprint=opened.fingerprint,
         data=opened.success(),
     )
+    if config.train.init_from and not checkpoints.exists(config.workdir):
+        origin.check(config.train.init_from, assets)
     return config, recipe, assets
 
 
-def with_value_range(config: Any, shortest_dt: float) -> ml_collections.FrozenConfigDict:
-    """The config; an empty `value_range` becomes that of returns that pay 1 for success and cost `step_penalty` a step for ever."""
+def with_value_range(config: Any, shortest_dt: float, longest: int = 0) -> ml_collections.FrozenConfigDict:
+    """The config; an empty `value_range` becomes that of 1 for success and of `step_penalty` a step for ever.
+
+    Args:
+        longest: steps of the data's longest episode, which a message names; 0: not known.
+
+    Raises:
+        UserError: if penalties without a discount have no such bound.
+    """
     resolved = ml_collections.ConfigDict(config)
     if not resolved.value_range:
         low, penalty = 0.0, config.data.step_penalty
         if penalty:
             gamma = config.discount ** (shortest_dt / config.dt_ref)
-            if gamma >= 1:
-                raise UserError("config.discount is 1 with a config.data.step_penalty: returns have no bound; set config.value_range.")
-            low = -penalty / (1.0 - gamma)
+            if gamma >= 1 and agents.has_values(config.agent.name):
+                known = f"; the longest of the data has {longest}, which makes ({-penalty * longest:g}, 1)"
+                raise UserError(
+                    f"config.discount is 1 with config.data.step_penalty={penalty:g}: returns have no bound. "
+                    f"Set config.value_range to (-{penalty:g} x the most steps that an episode may have, 1)"
+                    f"{known if longest else ''}."
+                )
+            low = -penalty / (1.0 - gamma) if gamma < 1 else 0.0
         resolved.value_range = (low, 1.0)
     return ml_collections.FrozenConfigDict(resolved)
 
@@ -85,8 +109,8 @@ def _state_statistics(config: Any, opened: Mixture) -> dict[str, Statistics]:
     if not config.train.init_from:
         return own
     # What its parameters expect; the new data's own would shift their inputs.
-    origin = config.workdir if checkpoints.exists(config.workdir) else config.train.init_from
-    before = checkpoints.load_assets(origin).datasets
+    run = config.workdir if checkpoints.exists(config.workdir) else config.train.init_from
+    before = checkpoints.load_assets(run).datasets
     return {name: before[name].state if name in before else statistics for name, statistics in own.items()}
 
 

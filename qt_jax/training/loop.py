@@ -16,7 +16,7 @@ from qt_jax import storage
 from qt_jax.data import loader
 from qt_jax.data.order import Draw
 from qt_jax.data.tables import Entry
-from qt_jax.errors import Preempted, UserError
+from qt_jax.errors import Preempted
 from qt_jax.models.q_transformer import Network, parameter_count
 from qt_jax.training import checkpoints, chips, inputs, mesh, metrics, program, provenance, sharding, tracking
 from qt_jax.training.config import validate
@@ -71,7 +71,7 @@ def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
 
         productive_s = 0.0
         if checkpointer.latest_step is None:
-            state = _initial_state(config, network, compiled, assets)
+            state = _initial_state(config, network, compiled)
         else:
             state, position, clock = checkpointer.restore(compiled.with_settings(config))
             iterator.set_state(position)
@@ -195,20 +195,11 @@ def _announce(config: Any, compiled: program.Program, recipe: loader.Recipe, seg
     program.check_memory(parts, jax.local_devices()[0])
 
 
-def _initial_state(config: Any, network: Network, compiled: program.Program, assets: checkpoints.Assets) -> TrainState:
+def _initial_state(config: Any, network: Network, compiled: program.Program) -> TrainState:
     state = compiled.init(config, network)
     if not config.train.init_from:
         return state
-    params, source, step = checkpoints.load_params(config.train.init_from, like=compiled.state.params)
-    differing = {name: (getattr(source, name), getattr(assets, name)) for name in ("action", "text_encoder")}
-    shared = set(source.datasets) & set(assets.datasets)
-    differing |= {f"action of {name}": (source.datasets[name].action, assets.datasets[name].action) for name in sorted(shared)}
-    for name, (before, now) in differing.items():
-        if before != now:
-            raise UserError(
-                f"config.train.init_from={config.train.init_from} was trained with another {name} ({before}) than this run ({now}); start "
-                "from a run with the same."
-            )
+    params, _, step = checkpoints.load_params(config.train.init_from, like=compiled.state.params)
     _tell(f"parameters from {config.train.init_from}, step {step}")
     target = jax.tree.map(lambda x: x.copy(), params) if state.target_params else {}
     return dataclasses.replace(state, params=params, target_params=target)

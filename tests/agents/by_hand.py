@@ -43,7 +43,7 @@ def segment(rewards=(0.3,), bins=(3, 2), terminal=True):
         tokens=jnp.asarray([[[1, 0], [2, 1]][:steps] + [[0, 0]]]) * (jnp.asarray(bins) > 0),
         bins=jnp.asarray([bins]), relabelled=jnp.asarray([False]),
         action_mask=jnp.asarray([[[size > 0 for size in bins]] * (steps + 1)]), reward=reward, mc_return=row(*discounted),
-        return_to_go=jnp.cumsum(reward[:, ::-1], axis=1)[:, ::-1], dt=jnp.ones((1, steps + 1)),
+        episode_return=reward.sum(axis=1), dt=jnp.ones((1, steps + 1)),
         is_first=row(True, *[False] * steps), is_last=last, is_terminal=last & terminal, valid=last | True,
         trainable=~last, success=jnp.asarray([terminal]),
     )  # fmt: skip
@@ -51,7 +51,7 @@ def segment(rewards=(0.3,), bins=(3, 2), terminal=True):
 
 def with_other_last_record(batch):
     """What its last record holds beside the observation means nothing."""
-    changes = {"reward": 5.0, "mc_return": 5.0, "return_to_go": 5.0, "tokens": 1}
+    changes = {"reward": 5.0, "mc_return": 5.0, "tokens": 1}
     return dataclasses.replace(batch, **{name: getattr(batch, name).at[0, -1].set(value) for name, value in changes.items()})
 
 

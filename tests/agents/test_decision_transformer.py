@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from qt_jax.agents import decision_transformer
+from qt_jax.errors import UserError
 from qt_jax.export import live
 from qt_jax.serving.policy import Policy
 from qt_jax.specs import ActionSpec, PolicySpec
@@ -30,22 +31,22 @@ def test_loss_by_hand():
 
 
 @pytest.mark.parametrize("attention", ["per_frame", "window"])
-def test_a_return_reaches_exactly_the_steps_of_its_window(attention):
+def test_the_return_of_its_episode_reaches_every_step(attention):
     network, batch = make_network(attention, cameras=(), return_token=True), make_segment(cameras=())
-    params, returns = make_params(network), batch.return_to_go.copy()
-    returns[:, 3] = 0.0
-    other = dataclasses.replace(batch, return_to_go=returns)
-    score = jax.jit(network.score)
-    changed = np.abs(score(params, batch) - score(params, other)).max((0, 2, 3, 4)) > 1e-5
-    np.testing.assert_array_equal(np.flatnonzero(changed), range(3, min(3 + WINDOW, STEPS)))
+    params, score = make_params(network), jax.jit(network.score)
+    other = dataclasses.replace(batch, episode_return=np.float32([1.0, 0.0]))
+    changed = np.abs(score(params, batch) - score(params, other)).max((2, 3, 4)) > 1e-5
+    np.testing.assert_array_equal(changed, [[False] * STEPS, [True] * STEPS])
 
 
 @pytest.mark.parametrize("beam", [1, 2])
 def test_a_robot_with_some_of_the_dims_remembers_its_actions_as_training_has_them(beam):
     network, batch = make_network(cameras=(), return_token=True, past_actions=True), make_segment(cameras=(), batch=1)
-    params, config = make_params(network), ml_collections.ConfigDict({"agent": decision_transformer.get_config()})
+    params, config = make_params(network), ml_collections.ConfigDict(
+        {"agent": decision_transformer.get_config(), "model": network.config}
+    )
     action = ActionSpec(("x", "g"), (-1.0,) * 2, (1.0,) * 2, (8, 2))
-    spec = PolicySpec(action, network.observation, (0, 2), WINDOW, network.instruction_dim, "test", "log-probability", 0.1)
+    spec = spec_of(network, action, (0, 2), told_return=1.0)
     made = live.of_robot(config, network, spec, unit_statistics(4), beam)
     policy = Policy(spec, unit_statistics(4), params, made.encode, made.decode, slots=1)
     step = lambda t: policy.act(np.zeros(1, int), {}, batch.state[:, t], batch.instruction, np.asarray([t == 0]))
@@ -59,17 +60,25 @@ def test_a_robot_with_some_of_the_dims_remembers_its_actions_as_training_has_the
         np.testing.assert_allclose(found[:, dim][:, present[dim]], expected, atol=1e-4)
 
 
-def test_a_live_policy_is_told_the_target_return():
+def spec_of(network, action, slots, told_return):
+    seen, size = network.observation, network.instruction_dim
+    return PolicySpec(action, seen, slots, WINDOW, size, "test", "log-probability", 0.1, told_return)
+
+
+def test_a_live_policy_is_told_the_return_that_is_stored_with_it():
     network, batch = make_network(cameras=(), return_token=True), make_segment(cameras=())
-    params, config = make_params(network), ml_collections.ConfigDict({"agent": decision_transformer.get_config()})
-    config.agent.target_return = 0.5
-    spec = PolicySpec(network.action, network.observation, (0, 1, 2), WINDOW, network.instruction_dim, "test", "log-probability", 0.1)
+    params = make_params(network)
+    config = ml_collections.ConfigDict({"agent": decision_transformer.get_config(), "model": network.config})
+    made = lambda told: live.of_robot(
+        config, network, spec_of(network, network.action, (0, 1, 2), told), unit_statistics(4), beam=1
+    )  # fmt: skip
     seen = batch.state[:, 0], batch.instruction
-    encode = jax.jit(live.of_robot(config, network, spec, unit_statistics(4), beam=1).encode)
-    told = jax.tree.leaves(encode(params, {}, *seen))
+    told = jax.tree.leaves(jax.jit(made(0.5).encode)(params, {}, *seen))
 
     def differs(value):
         frame = jax.tree.leaves(jax.jit(network.encode_frame)(params, {}, {}, *seen, jnp.full(2, value)))
         return max(np.abs(x - y).max() for x, y in zip(told, frame, strict=True))
 
     assert differs(0.5) < 1e-5 and differs(1.0) > 1e-3
+    with pytest.raises(UserError, match="Which return the policy is told is not stored"):
+        made(None)

@@ -5,9 +5,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy import stats
 
 from qt_jax.agents import q_transformer
+from qt_jax.errors import UserError
 from tests.agents import by_hand
 from tests.agents.by_hand import segment
 
@@ -67,6 +69,15 @@ def test_histograms_by_hand():
     np.testing.assert_allclose(value, expected_value + 2.0 * pulled, rtol=1e-4)
 
 
+def test_a_dim_of_two_bins_has_no_edges():
+    """x is greedy in its middle or last bin; the gripper, in its first, counts where it has three bins."""
+    edges = lambda batch, q: float(loss(batch, by_hand.logits(q, q))[1]["greedy_at_edge"])
+    x_middle, x_last = [[0.2, 0.5, 0.1], [0.4, 0.3, 0.1]], [[0.2, 0.5, 0.9], [0.4, 0.3, 0.1]]
+    assert (edges(segment(), x_middle), edges(segment(), x_last)) == (0.0, 1.0)
+    assert edges(segment(bins=(3, 3)), x_middle) == 0.5
+    assert edges(segment(bins=(0, 2)), x_last) == edges(segment(bins=(2, 2)), x_middle) == 0.0
+
+
 def test_a_decision_of_twice_the_reference_is_discounted_twice():
     batch = segment([0.1, 0.3], terminal=False)
     slow = dataclasses.replace(batch, dt=2 * batch.dt)
@@ -115,6 +126,12 @@ def test_scores_of_twin_critics_are_the_lesser():
     config, bin_mask = by_hand.config_of(q_transformer, critics=2), by_hand.ACTION.bin_mask()
     np.testing.assert_allclose(q_transformer.scores(config, bin_mask[0], TWINS[0, 0, 0]), [0.2, 0.4, 0.1], rtol=1e-5)
     np.testing.assert_allclose(q_transformer.scores(config, bin_mask[1], TWINS[0, 0, 1]), [0.2, 0.3, -np.inf], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["value_loss", "backup", "conservatism"])
+def test_an_unknown_choice_is_not_taken_for_another(name):
+    with pytest.raises(UserError, match=rf"config.agent.{name} is 'huber'; expected one of \('\w+', "):
+        jax.eval_shape(lambda: loss(segment(), **{name: "huber"}))
 
 
 def test_no_gradient_reaches_the_target_network():

@@ -11,9 +11,11 @@ import jax
 import numpy as np
 import pytest
 
-from qt_jax.data import loader, tables
+from qt_jax.agents import bc
+from qt_jax.data import loader, mixture, tables
 from qt_jax.data.loader import TrainingIterator
 from qt_jax.data.mixtures import Share
+from qt_jax.data.order import Draw
 from qt_jax.data.specs import DatasetSpec
 from qt_jax.data.standardisers import collected, fractal_arm
 from qt_jax.errors import UserError
@@ -202,6 +204,12 @@ def test_wrong_limits_are_named(synthetic_root, limits, message):
         make_recipe(synthetic_root, limits=limits)
 
 
+@pytest.mark.parametrize("name", ["episodes", "action_bounds"])
+def test_an_unknown_choice_is_named(name):
+    with pytest.raises(UserError, match=rf"config.data.{name} is 'best'; expected one of \("):
+        mixture.open_mixture(make_config(**{name: "best"}).data, [])
+
+
 def test_weights_and_balances_of_a_mixture(synthetic_root):
     config = make_config()
     one = dataclasses.replace(NUMBERS, path=f"{synthetic_root}/numbers_tfrecord")
@@ -243,6 +251,21 @@ def test_hindsight_tells_other_tasks_and_never_a_paraphrase_or_what_was_achieved
     assert not any(batch.relabelled.any() for batch in take(make_iterator(near), 5)), "everything counts as a paraphrase"
 
 
+def test_hindsight_of_a_success_whose_last_observation_was_not_kept(synthetic_root):
+    """As a failure it is a transition shorter. A cut of that one alone is read as it was."""
+    spec = dataclasses.replace(NUMBERS, last_record="transition")
+    recipe = make_recipe(synthetic_root, spec=spec, relabel_rate=0.9)
+    columns, cutting = recipe.mixture.sources[0].index.columns, recipe.cutting
+    cuts = lambda length: len(cutting.starts(int(length)))
+    read = [(number, e) for number in range(4) for e in np.flatnonzero(columns["success"])]
+    draws = [Draw(0, e, cut, 0, number) for number, e in read for cut in range(cuts(columns["length"][e]))]
+    batch = loader.SegmentReader(recipe, capacity=8).batch(draws)
+    gone = np.asarray([draw.cut >= cuts(columns["length"][draw.episode] - 1) for draw in draws])
+    assert gone.any() and not batch.relabelled[gone].any() and batch.success[gone].all()
+    assert batch.relabelled[~gone].mean() > 0.7 and not batch.is_terminal[batch.relabelled].any()
+    assert (batch.trainable[gone].sum(axis=1) == cutting.n_step).all()
+
+
 def test_step_penalty_and_the_value_range_that_follows(synthetic_root):
     config = make_config(step_penalty=0.01, mixture="numbers")
     own = {"numbers": dataclasses.replace(NUMBERS, path=f"{synthetic_root}/numbers_tfrecord")}
@@ -253,8 +276,21 @@ def test_step_penalty_and_the_value_range_that_follows(synthetic_root):
     rewards = batch.reward[batch.trainable]
     assert set(np.round(rewards, 4)) <= {np.float32(-0.01), np.float32(0.99)}
     config.discount = 1.0
-    with pytest.raises(UserError, match="returns have no bound"):
+    with pytest.raises(UserError, match=r"no bound.*longest of the data has 24, which makes \(-0.24, 1\)"):
         inputs.load(config, tables.resolve(config.data, own))
+    config.value_range = (-0.24, 1.0)
+    (batch,) = take(make_iterator(inputs.load(config, tables.resolve(config.data, own))[1]), 1)
+    assert batch.mc_return.min() >= np.float32(-0.24)
+
+
+def test_an_agent_without_values_needs_no_value_range(synthetic_root):
+    own = {"numbers": dataclasses.replace(NUMBERS, path=f"{synthetic_root}/numbers_tfrecord")}
+    config = make_config(mixture="numbers", step_penalty=0.5)
+    config.discount, config.agent = 1.0, bc.get_config()
+    entries = tables.resolve(config.data, own)
+    inputs.load(config, entries)
+    config.value_range = (0.0, 0.1)
+    inputs.load(config, entries)
 
 
 def test_validation_covers_every_transition_once(synthetic_root):

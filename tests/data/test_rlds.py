@@ -155,7 +155,7 @@ def test_nan_reward_is_named_with_episode_and_step(tmp_path):
 @pytest.mark.tensorflow
 def test_return_outside_the_value_range_is_named(tmp_path):
     path = rewritten(tmp_path, lambda e: dataclasses.replace(e, rewards=e.rewards * 5))
-    with pytest.raises(UserError, match=r"episode 0 ends with a return of 5, outside config.value_range=\(0, 1\)"):
+    with pytest.raises(UserError, match=r"value_range=\(0, 1\): collected .* to 5, 1 of 1 "):
         load_state_only(path, reward="stored")
 
 

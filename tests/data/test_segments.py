@@ -69,9 +69,26 @@ def test_a_time_limit_may_end_an_episode_for_good():
     jax.tree.map(np.testing.assert_array_equal, bootstrapped, ended)
 
 
+def test_an_unknown_meaning_of_time_limits_is_named():
+    with pytest.raises(UserError, match=r"time_limits is 'end'; expected one of \('bootstrap', 'terminal'\)"):
+        cut(make_episode(3), 0, Cutting(8, 1, 1), time_limits="end")
+
+
 def test_monte_carlo_of_a_truncated_episode_is_a_lower_bound_with_q_min():
     np.testing.assert_allclose(monte_carlo_returns(make_episode(2, terminal=False), 0.5, 1.0, -4.0), [-1.0, -2.0])
     np.testing.assert_allclose(monte_carlo_returns(make_episode(2), 0.5, 1.0, -4.0), [0.5, 1.0])
+
+
+def test_monte_carlo_of_a_truncated_episode_is_never_below_q_min():
+    """Without a discount, penalties before the cut and q_min after it add up to less than is attainable."""
+    rewards = np.float32([-0.1, -0.1, 0.9])
+    cut_off = dataclasses.replace(make_episode(3, terminal=False), rewards=rewards)
+    np.testing.assert_allclose(monte_carlo_returns(cut_off, 1.0, 1.0, -1.0), [-0.3, -0.2, -0.1], atol=1e-6)
+    np.testing.assert_allclose(monte_carlo_returns(cut_off, 1.0, 1.0, -0.2), [0.5, 0.6, 0.7], atol=1e-6)
+    failed = dataclasses.replace(cut_off, rewards=np.full(3, -0.1, np.float32))
+    np.testing.assert_allclose(monte_carlo_returns(failed, 1.0, 1.0, -1.0), [-1.0] * 3)
+    over = dataclasses.replace(failed, terminal=True)
+    np.testing.assert_allclose(monte_carlo_returns(over, 1.0, 1.0, -1.0), [-0.3, -0.2, -0.1], atol=1e-6)
 
 
 def test_a_cut_holds_its_part_of_the_episode():
@@ -83,11 +100,10 @@ def test_a_cut_holds_its_part_of_the_episode():
     assert second["reward"][4] == 1.0 and second["mc_return"][3] == 0.5
 
 
-def test_the_return_to_go_is_undiscounted_and_of_the_whole_episode():
-    rewards = np.float32([0, 0, 0.25, 0, 0, 0, 0, 0, 0.5])
-    first, second = (cut(dataclasses.replace(make_episode(9), rewards=rewards), number, Cutting(6, 2, 1)) for number in range(2))
-    np.testing.assert_array_equal(first["return_to_go"], [0.75, 0.75, 0.75, 0.5, 0.5, 0.5])
-    np.testing.assert_array_equal(second["return_to_go"], [0.5, 0.5, 0.5, 0.5, 0.5, 0.0])
+def test_the_return_of_an_episode_is_undiscounted_and_that_of_each_of_its_cuts():
+    rewards = np.float32([0, 0, 0.25, 0, 0, 0, 0, -0.5, 0.5])
+    paid = dataclasses.replace(make_episode(9), rewards=rewards)
+    assert [cut(paid, number, Cutting(6, 2, 1))["episode_return"] for number in range(2)] == [0.25, 0.25]
 
 
 def test_padding_is_not_valid():
@@ -144,9 +160,3 @@ def test_a_damaged_image_is_named():
     episode = dataclasses.replace(make_episode(6), images={"front": [b"\xff\xd8\xff broken"] * 7})
     with pytest.raises(UserError, match="Episode 'e6': image 'front' of step 0 does not decode"):
         cut(episode, 0, Cutting(4, 1, 1), cameras=("front",))
-
-
-def test_returns_outside_the_value_range_are_named():
-    episode = dataclasses.replace(make_episode(3), rewards=np.float32([0, 0, 5]))
-    with pytest.raises(UserError, match=r"'e3' has returns from .* to 5, outside config.value_range=\(0, 1\)"):
-        cut(episode, 0, Cutting(4, 1, 1))

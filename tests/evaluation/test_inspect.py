@@ -22,6 +22,7 @@ from qt_jax.preprocess import resize
 from qt_jax.specs import ActionSpec
 from qt_jax.training import inputs
 from tests.conftest import ROOT, door
+from tests.data.synthetic import LENGTHS
 from tests.data.test_loader import NUMBERS, make_recipe
 from tests.data.test_specs import make_config
 
@@ -35,7 +36,7 @@ def recipe(synthetic_root):
 
 def test_the_numbers(recipe):
     """By hand: of 300 steps t = 0, 1 (24 + 23 episodes) lie below the bounds, t = 13 to 23 (11 + ... + 1) above; each bin has one t."""
-    found = dataset_summary.summary(recipe.mixture.sources[0])
+    found = dataset_summary.summary(recipe, recipe.mixture.sources[0])
     assert (found.episodes, found.steps, found.training, found.validation, found.median) == (24, 300, 24, 0, 12.5)
     assert found.kinds == {"demonstrations": 8, "successes": 8, "failures": 8} and found.success == pytest.approx(2 / 3)
     assert found.tasks == [("even", 12, pytest.approx(2 / 3)), ("odd", 12, pytest.approx(2 / 3))]
@@ -52,15 +53,34 @@ def test_the_numbers(recipe):
 
 
 def test_the_table(recipe):
-    lines = dataset_summary.text(dataset_summary.summary(recipe.mixture.sources[0])).splitlines()
+    lines = dataset_summary.text(dataset_summary.summary(recipe, recipe.mixture.sources[0])).splitlines()
     assert "  episodes      24: 8 successful demonstrations, 8 other successes, 8 failures; 66.7% successful" in lines
     assert "  lengths       min 1, median 12.5, max 24  |████████████████████████|" in lines
     assert "  dt            0.1 s (10 Hz) in 24 episodes" in lines
+    assert "  rewards       0 to 1, mean 0.05333 of a step; 0 to 1, mean 0.6667 of an episode" in lines
+    gamma = 0.98 ** (0.1 / 0.0625)
+    successes = [length for number, length in enumerate(LENGTHS) if number % 3 < 2]
+    mean = sum(gamma**k for length in successes for k in range(length)) / 300
+    assert f"  returns       0 to 1, mean {mean:.4g}, discounted by 0.98 a 0.0625 s" in lines
     assert "  demonstration          8     100%" in lines
     assert "  even                  12      67%" in lines and "  lift the ring          6" in lines
     (x,) = [line for line in lines if line.startswith("  x ")]
     assert "0.08, 0.52    15.7%, 22.0%    11 of 11  |" in x
     assert max(map(len, lines)) <= 140
+
+
+def test_returns_outside_the_value_range_are_told_and_shown(synthetic_root):
+    """`inspect` opens what `train` refuses."""
+    config, path = make_config(synthetic_root, "numbers"), f"{synthetic_root}/numbers_tfrecord"
+    config.value_range = (0.0, 0.5)
+    entries = tables.resolve(config.data, {"numbers": dataclasses.replace(NUMBERS, path=path)})
+    with pytest.raises(UserError, match="Returns lie outside config.value_range="):
+        inputs.load(config, entries)
+    _, recipe, _ = inputs.load(config, entries, any_returns=True)
+    found = dataset_summary.summary(recipe, recipe.mixture.sources[0])
+    told = "16 episodes have returns outside (0, 0.5); set config.value_range"
+    assert f"  value range   {told}" in dataset_summary.text(found).splitlines()
+    assert told in dataset_page.render(recipe.mixture.sources[0], found, [], (32, 32))
 
 
 def test_spark_shows_what_is_not_zero():
@@ -95,7 +115,7 @@ def test_sheets_show_the_right_steps_at_the_networks_size(synthetic_root):
         seen = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture.partition(",")[2]))), int)
         expected = resize(decode(shown.episode.images["front"][step]), (32, 32))
         assert seen.shape == (32, 32, 3) and np.abs(seen - expected).mean() < 12, step
-    page = dataset_page.render(source, dataset_summary.summary(source), [shown], (32, 32))
+    page = dataset_page.render(source, dataset_summary.summary(recipe, source), [shown], (32, 32))
     assert page.count("<figure>") == 10 and "stored 256 × 320, learned from at 32 × 32" in page
 
 

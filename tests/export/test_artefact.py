@@ -21,6 +21,7 @@ from qt_jax.text import ENCODER
 from qt_jax.training import checkpoints, inputs
 from tests.conftest import ROOT, door
 from tests.data.synthetic import unit_statistics
+from tests.serving.told import Told
 
 BASE = ROOT / ".base/bin/python"
 
@@ -70,7 +71,8 @@ def untrained(config) -> tuple[dict, checkpoints.Assets]:
     """Parameters and assets of an experiment as its training would save them at step 0, at its full size."""
     action, observation = metaworld.action_spec(config.env), metaworld.observation_spec(config.env)
     statistics = unit_statistics(observation.state_dim)
-    dataset = checkpoints.DatasetAssets(action, observation, statistics, unit_statistics(action.dims), 0.1)
+    actions = unit_statistics(action.dims)
+    dataset = checkpoints.DatasetAssets(action, observation, statistics, actions, 0.1, told_return=1.0)
     config = inputs.with_value_range(config, 0.1)
     assets = checkpoints.Assets(action, observation, {"collected": dataset}, ENCODER, 512, checkpoints.plain_config(config), "", {})
     network = Network.create(config.model, action, observation, 512)
@@ -174,6 +176,16 @@ def test_a_policy_that_differs_is_not_written(trained):
     one, other = (live.build(p, assets, slots=1) for p in (params, jax.tree.map(lambda x: x * 1.01, params)))
     with pytest.raises(UserError, match="does not agree with its original"):
         agreement.compare(one, other, "float32")
+
+
+def test_what_follows_a_tie_is_not_compared_in_the_order_in_which_the_network_decides():
+    """The robot has x, y, g backwards: after a tie of x all may differ, before one of g nothing may."""
+    policy = lambda x, g: Told((2, 1, 0), scores=(x, (0.5, 0.0), g))
+    ahead, behind = (0.5, 0.50001), (0.50001, 0.5)
+    found = agreement.compare(policy(ahead, (0.1, 0.9)), policy(behind, (0.7, 0.3)), "float32")
+    assert found["other_bins"] == 1.0 and found["max_difference"] < 1e-4
+    with pytest.raises(UserError, match="scores differ by up to 0.6"):
+        agreement.compare(policy((0.1, 0.9), ahead), policy((0.7, 0.3), behind), "float32")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from qt_jax.errors import UserError
 from qt_jax.models import q_transformer
 from qt_jax.models.q_transformer import Network, parameter_count
 from qt_jax.segment import Segment
@@ -44,7 +45,7 @@ def make_segment(steps=STEPS, batch=2, cameras=("front",), state_dim=4, seed=0):
         tokens=rng.integers(0, 2, (batch, steps, 3)).astype(np.int32), bins=np.repeat(np.int32([ACTION.bins]), batch, axis=0),
         action_mask=np.ones((batch, steps, 3), bool),
         reward=np.zeros((batch, steps), np.float32), mc_return=np.zeros((batch, steps), np.float32),
-        return_to_go=np.ones((batch, steps), np.float32),
+        episode_return=np.ones(batch, np.float32),
         dt=np.ones((batch, steps), np.float32), is_first=zeros, is_last=zeros, is_terminal=zeros, valid=ones, trainable=ones,
         success=np.ones(batch, bool), relabelled=np.zeros(batch, bool),
     )  # fmt: skip
@@ -53,7 +54,7 @@ def make_segment(steps=STEPS, batch=2, cameras=("front",), state_dim=4, seed=0):
 def crop(segment: Segment, start: int, stop: int) -> Segment:
     take = lambda x: x[:, start:stop]
     fields = {f.name: getattr(segment, f.name) for f in dataclasses.fields(segment)}
-    kept = {"instruction", "success", "relabelled", "bins", "camera_mask"}
+    kept = {"instruction", "success", "episode_return", "relabelled", "bins", "camera_mask"}
     return Segment(**{k: v if k in kept else jax.tree.map(take, v) for k, v in fields.items()})
 
 
@@ -181,6 +182,12 @@ def test_state_only_mode():
     segment = make_segment(cameras=())
     assert np.isfinite(network.score(params, segment)).all()
     assert "cameras" not in params or not params["cameras"]
+
+
+@pytest.mark.parametrize("name", q_transformer.CHOICES)
+def test_an_unknown_choice_is_named_with_those_that_are_known(name):
+    with pytest.raises(UserError, match=rf"config.model.{name} is 'resnet18'; expected one of \('\w+', "):
+        make_network(**{name: "resnet18"})
 
 
 def test_output_starts_near_the_least_value():

@@ -11,6 +11,7 @@ from qt_jax.errors import UserError
 from qt_jax.serving.sessions import Refused, Request, Sessions
 from tests.models.test_q_transformer import WINDOW, make_network, make_params, make_segment, scores
 from tests.serving.test_policy import make_policy
+from tests.serving.told import Told
 
 RNG = np.random.default_rng(0)
 EMBEDDINGS = {text: RNG.normal(size=12).astype(np.float32) for text in ("open", "close", "push")}
@@ -156,6 +157,17 @@ def test_value_of_each_instruction_is_that_of_an_episode_told_so(policy):
     np.testing.assert_allclose(values[0], decisions[-1].scores[0].max(), atol=1e-5)
     with pytest.raises(Refused, match="no observation yet"):
         sessions.values(9, names)
+
+
+@pytest.mark.parametrize("score_name, of_whole", [("Q", 0.875), ("log-probability", 0.75 + 0.5 + 0.875)])
+@pytest.mark.parametrize("slots", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_a_robots_own_order_of_dims_changes_neither_values_nor_scores(slots, score_name, of_whole):
+    """A value is read where the network begins, the score of the whole action where it ends."""
+    sessions = Sessions(Told(slots, score_name), EMBEDDINGS.get)
+    (decision,) = played(sessions, 0, frames_of(0, 1), ["open"])
+    assert decision.score == of_whole
+    if score_name == "Q":
+        np.testing.assert_array_equal(sessions.values(0, ["open"]), [0.75])
 
 
 def test_nothing_is_compiled_after_the_warm_up(policy):

@@ -1,0 +1,56 @@
+"""`config.train.init_from`: what a run must have in common with the one whose parameters it starts from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from qt_jax import agents
+from qt_jax.errors import UserError
+from qt_jax.specs import ActionSpec
+from qt_jax.training.checkpoints import Assets, load_assets
+
+VALUES = ("value_range", "discount", "dt_ref", "data.step_penalty", "agent.value_loss", "model.atoms")
+"""Settings that say what a value means. What else an agent learns by, data and schedule may be others."""
+ACTION = tuple(field.name for field in dataclasses.fields(ActionSpec))
+
+
+def check(init_from: str, now: Assets) -> None:
+    """Raises a UserError that names all in which that run differs so that its outputs mean something else."""
+    before = load_assets(init_from)
+    differing = {name: pair for name, pair in _pairs(before, now).items() if pair[0] != pair[1]}
+    if differing:
+        told = "; ".join(f"{name} {then}, this run has {own}" for name, (then, own) in differing.items())
+        raise UserError(
+            f"config.train.init_from={init_from} was trained with {told}: its outputs mean something else. "
+            "Give the same here, or start from another run."
+        )
+
+
+def _pairs(before: Assets, now: Assets) -> dict[str, tuple[Any, Any]]:
+    """{what: (the run's before, this one's)}"""
+    pairs = {"config.agent.name": (_setting(before, "agent.name"), _setting(now, "agent.name"))}
+    agent = pairs["config.agent.name"]
+    if agent[0] == agent[1] and agents.has_values(agent[0]):
+        pairs |= {f"config.{key}": (_setting(before, key), _setting(now, key)) for key in VALUES}
+    pairs["text encoder"] = before.text_encoder, now.text_encoder
+    pairs |= _fields("observation", before.observation, now.observation, ("cameras", "state_dim"))
+    shared = sorted(set(before.datasets) & set(now.datasets))
+    # A robot's own bounds say what its bins are; where no robot is the same, those of the network do.
+    pairs |= _fields("action", before.action, now.action, ("names", "bins") if shared else ACTION)
+    for name in shared:
+        actions = before.datasets[name].action, now.datasets[name].action
+        pairs |= _fields(f"action of {name}:", *actions, ACTION)
+    return pairs
+
+
+def _fields(what: str, before: Any, now: Any, names: Sequence[str]) -> dict[str, tuple[Any, Any]]:
+    return {f"{what} {name}": (getattr(before, name), getattr(now, name)) for name in names}
+
+
+def _setting(assets: Assets, key: str) -> Any:
+    value: Any = assets.config
+    for part in key.split("."):
+        value = value.get(part)
+    return value
