@@ -49,8 +49,8 @@ def script(runs: Sequence[Run], name: str, directory: str, cluster: Cluster) -> 
 
 
 def _check(runs: Sequence[Run], name: str, directory: str, cluster: Cluster) -> None:
-    """Raises a UserError for rollouts on several nodes, options that are none or would be lost, and names that
-    no line of the script can hold."""
+    """Raises a UserError for rollouts on several nodes, options that are none or would be lost, and names
+    that no line of the script can hold."""
     if cluster.nodes > 1 and any(run.evaluate for run in runs):
         raise UserError(
             f"--evaluate with --nodes={cluster.nodes}: rollouts are one process's; train first, then "
