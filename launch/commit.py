@@ -80,7 +80,6 @@ def _git(*arguments: str, text: str = "") -> str:
     if done.returncode:
         raise UserError(
             f"git {arguments[0]} failed: {' '.join(done.stderr.split())}; launch from the root of a "
-            "repository with a commit, "
-            "which is what the slice gets."
+            "repository with a commit, which is what the slice gets."
         )
     return done.stdout

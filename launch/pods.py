@@ -114,8 +114,7 @@ def _source(argument: str, kind: str, name: str) -> dict[str, Any]:
         return {"emptyDir": {"medium": "Memory", "sizeLimit": name}}
     raise UserError(
         f"{given}: expected one of pvc/CLAIM, gcs/BUCKET, nfs/SERVER/EXPORT, secret/NAME, configmap/NAME and "
-        "memory/SIZE "
-        "(such as 8Gi), then :/PATH."
+        "memory/SIZE (such as 8Gi), then :/PATH."
     )
 
 

@@ -28,30 +28,47 @@ class Cluster:
     restarts: int
 
 
-def script(runs: Sequence[Run], name: str, directory: str, cluster: Cluster) -> str:
-    """Of these runs; it logs into `directory` and bears it as its comment.
+_SET = re.compile(
+    "--(job-name|comment|nodes|ntasks-per-node|no-requeue|open-mode|signal|output|array)(=.*)?|-[JNoa].*"
+)
+"""Options that the script has of its own, after the user's."""
 
-    Raises:
-        UserError: for rollouts on several nodes, options that are none, and a directory that no line of the
-        script can name.
-    """
+
+def script(runs: Sequence[Run], name: str, directory: str, cluster: Cluster) -> str:
+    """Of these runs; it logs into `directory` and bears it as its comment. Raises a UserError for what cannot
+    be in it."""
+    _check(runs, name, directory, cluster)
+    log = f"{directory.replace('%', '%%')}/slurm-{'%A_%a' if len(runs) > 1 else '%j'}.log"
+    at_once = f"%{cluster.at_once}" if cluster.at_once else ""
+    values = dataclasses.asdict(cluster) | {
+        "at_once": at_once,
+        "again": AGAIN + KILLED,
+        "start": str(Path.cwd()),
+    }
+    return templates.render("slurm.sh", name=name, runs=runs, log=log, directory=directory, **values)
+
+
+def _check(runs: Sequence[Run], name: str, directory: str, cluster: Cluster) -> None:
+    """Raises a UserError for rollouts on several nodes, options that are none or would be lost, and names
+    that no line of the script can hold."""
     if cluster.nodes > 1 and any(run.evaluate for run in runs):
         raise UserError(
             f"--evaluate with --nodes={cluster.nodes}: rollouts are one process's; train first, then "
             "evaluate with --nodes=1."
         )
-    wrong = [option for option in cluster.option if not option.startswith("-")]
-    if wrong:
-        raise UserError(
-            f"--option={wrong[0]} is no option of sbatch; give it with its dashes, such as "
-            f"--option=--{wrong[0]}."
-        )
-    named = [
-        ("config.workdir", directory),
-        ("--sweep", name),
-        *(("--option", option) for option in cluster.option),
-    ]
-    for what, value in named:
+    for option in cluster.option:
+        if not option.startswith("-"):
+            raise UserError(
+                f"--option={option} is no option of sbatch; give it with its dashes, such as "
+                f"--option=--{option}."
+            )
+        if _SET.fullmatch(option):
+            raise UserError(
+                f"--option={option} would be lost: the script sets it, from --nodes, --notice-s, --at-once "
+                "and the work directory."
+            )
+    options = [("--option", option) for option in cluster.option]
+    for what, value in [("config.workdir", directory), ("--sweep", name), *options]:
         if re.search(r"[\x00-\x1f\x7f]", value):
             raise UserError(
                 f"{what} is {value!r}: no line of the script can hold it; give it without line breaks and "
@@ -61,14 +78,6 @@ def script(runs: Sequence[Run], name: str, directory: str, cluster: Cluster) -> 
         raise UserError(
             f"config.workdir is {directory!r}; give it without a backslash, which SLURM takes for its own."
         )
-    log = f"{directory.replace('%', '%%')}/slurm-{'%A_%a' if len(runs) > 1 else '%j'}.log"
-    at_once = f"%{cluster.at_once}" if cluster.at_once else ""
-    values = dataclasses.asdict(cluster) | {
-        "at_once": at_once,
-        "again": AGAIN + KILLED,
-        "start": str(Path.cwd()),
-    }
-    return templates.render("slurm.sh", name=name, runs=runs, log=log, directory=directory, **values)
 
 
 def submit(directory: Path, text: str, test_only: bool = False) -> str:

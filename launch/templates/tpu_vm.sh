@@ -27,6 +27,7 @@ ask() {
     < /dev/null > "$tmp/answer" 2> "$tmp/all" && return
   sed -n '/^ERROR/,$p' "$tmp/all" > "$tmp/said"
   [ -s "$tmp/said" ] || cp "$tmp/all" "$tmp/said"
+  sed -i 's/This command is authenticated as.*//' "$tmp/said"
   if matches "$never" && ! matches "$network"; then
     said=$(grep -Ei -m1 "$never" "$tmp/said")
     leave {{ bad_input }} "gcloud cannot make or reach the slice: ${said#ERROR: } (login, project, the \
@@ -36,16 +37,16 @@ TPU API, its quota and your rights are set once, by hand: see \`gcloud init\`)"
 }
 matches() { grep -Eiq "$1" "$tmp/said"; }
 # No login, project, right or billing, an API that is off, no quota, no gcloud, an argument that is none.
-never='active account|auth login|reauth|invalid_grant|unauthenticated|unauthorized|credentials'
-never+='|required property|project property|set project|project.*(not|n.t) (exist|found)|consumer_invalid'
+never='active account selected|no active account|auth login|reauth|invalid_grant|unauthenticated|unauthorized|credentials'
+never+='|required property|project property|set project|consumer_invalid'
+never+='|\b(project|zone|location|accelerator( type)?|version):? [^ ]+ '
+never+='((was|is|does|could) )?(not|n.t) (be )?(exist|found)'
 never+='|permission.?denied|not have (the )?[a-z. ]*permission|permission.*denied|forbidden|billing'
 never+='|service_disabled|has not been used|api.*(not enabled|disabled)'
 never+='|limit(.?value)?[^a-z0-9]*(of |is )?[^a-z0-9]*0(\.0+)?(\.?[^0-9.]|\.?$)'
 never+='|failed to load|must have python|command not found'
 never+='|invalid.?argument|invalid (value|choice)|unrecognized argument|argument --|not a valid'
-never+='|must be specified'
-never+='|(zone|location|accelerator|version).*(not found|not exist|unknown)'
-never+='|unknown (zone|location|accelerator)'
+never+='|must be specified|unknown (zone|location|accelerator)'
 # Of these gcloud says that one should log in again, too.
 network='connectionpool|max retries|timed? ?out|unable to find the server|name resolution|unreachable'
 network+='|connection (reset|refused|aborted)'
@@ -115,7 +116,8 @@ command -v gcloud > /dev/null ||
 for command in "${commands[@]}"; do
   for ((start = 0; ; start++)); do
     prepare
-    # A maintenance event or the end of a Spot slice reaches each host as SIGTERM: the run saves and leaves with 75.
+    # A maintenance event or the end of a Spot slice reaches each host as SIGTERM: the run saves and leaves
+    # with 75, or with 143 where it had nothing to save yet.
     # The lock: where the connection alone was lost, the run before is still under way.
     on_all "cd qt_jax_code && QT_JAX_COMMIT={{ commit }} \
 flock --timeout 600 /tmp/qt_jax.lock bash -c $(printf %q "$command")"

@@ -18,6 +18,7 @@ from qt_jax.training import chips, communication, hlo, inputs, mesh, program, to
 from qt_jax.training.config import validate
 
 FLAGS = flags.FLAGS
+_BETWEEN = " between slices"
 
 
 def define_flags() -> None:
@@ -100,12 +101,13 @@ def sent(exchanges: Mapping[hlo.Collective, int]) -> dict[str, tuple[float, int,
     table: dict[str, tuple[float, int, set[int]]] = {}
     for exchange, times in exchanges.items():
         far = exchange.slices > 1
-        name = f"{exchange.kind} between slices" if far else exchange.kind
+        name = exchange.kind + _BETWEEN * far
         size, count, over = table.get(name, (0.0, 0, set()))
         many = exchange.slices if far else len(exchange.groups[0])
         table[name] = (size + times * exchange.size, count + times, over | {many})
+    units = {name: "slices" if name.endswith(_BETWEEN) else "devices" for name in table}
     return {
-        name: (size, count, " or ".join(map(str, sorted(over))))
+        name: (size, count, f"{' or '.join(map(str, sorted(over)))} {units[name]}")
         for name, (size, count, over) in sorted(table.items())
     }
 
@@ -143,7 +145,7 @@ def report(values: dict[str, Any]) -> str:
         program.memory_table(parts).rstrip(),
         "sent by each step (compiled; bytes of the arrays that a device's group gathers or reduces):",
         *(
-            f"  {name:34}{size / 2**20:12,.1f} MiB in {times}, over {over}"
+            f"  {name:34}{size / 2**20:12,.1f} MiB in {times} exchanges, over {over}"
             for name, (size, times, over) in values["sent"].items()
         ),
         f"method's FLOPs of a step on each device (from the program before optimisation): {values['flops'] / 1e9:,.1f} GFLOP",

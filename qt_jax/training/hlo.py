@@ -45,8 +45,8 @@ _BOUND = re.compile(r"compare\([^,]*, %?([\w.-]+)\), direction=LT")
 _LISTED = re.compile(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]*\})\}")
 _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _MESH = re.compile(
-    r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((?:\[([\d,]+)\](?:T\(([\d,]+)\))?|([\d,]+))\))? "
-    r"?\{([^}]*)\}"
+    r"replica_groups=mesh\[([^\]]*)\]"
+    r"(?:, device_ids=\((?:\[([\d,]+)\](?:T\(([\d,]+)\))?|([\d,]+))\))? ?\{([^}]*)\}"
 )
 _PARTITIONS = re.compile(r"^HloModule .*num_partitions=(\d+)", re.M)
 
@@ -93,12 +93,7 @@ def collectives(text: str) -> dict[Collective, int]:
                     times = _trips(line, lines) if " while(" in line else 1
                     counted.update({found: times * count for found, count in inside.items()})
             if branches := _BRANCHES.search(line):
-                names = (
-                    (branches[1] or f"{branches[2]},{branches[3]}")
-                    .replace("%", "")
-                    .replace(" ", "")
-                    .split(",")
-                )
+                names = re.findall(r"[\w.-]+", " ".join(filter(None, branches.groups())))
                 counted.update(max(map(within, names), key=_sent))
         return counted
 
@@ -131,10 +126,8 @@ def _exchanges(line: str, fused: bool, everyone: range) -> Iterator[Collective]:
     elif (match := _COLLECTIVE.match(line)) and not _CONTINUED.search(line):
         groups = _groups(line) or (tuple(everyone),)
         kind = "reduce-scatter" if fused else match[2]
-        size = _size(match[1], match[2], bool(match[3])) * (
-            len(groups[0]) if match[2] == "reduce-scatter" else 1
-        )
-        yield Collective(kind, size, groups)
+        parts = len(groups[0]) if match[2] == "reduce-scatter" else 1
+        yield Collective(kind, parts * _size(match[1], match[2], bool(match[3])), groups)
 
 
 def _span(text: str) -> int:

@@ -61,12 +61,13 @@ def test_what_is_sent_is_told_by_kind_and_what_crosses_slices_apart():
     exchanges = {Collective("all-reduce", 2**20, pair): 3, Collective("all-reduce", 2**19, four): 2}
     exchanges[Collective("all-reduce", 2**18, (), slices=8)] = 4
     sent = plan_door.sent(exchanges)
-    assert sent == {"all-reduce": (2**22, 5, "2 or 4"), "all-reduce between slices": (2**20, 4, "8")}
+    assert sent["all-reduce"] == (2**22, 5, "2 or 4 devices")
+    assert sent["all-reduce between slices"] == (2**20, 4, "8 slices")
     values = dict(agent="bc", parameters=1, batch=(8, 5), mesh={"data": 16}, scanned=False, flops=1e9)
     values |= dict(sent=sent, device="TPU v5 lite", device_memory=2**34, memory={"total": 2**30})
     values |= dict(compute_s=2e-3, memory_s=3e-3, wire_s=1e-3, between_s=4e-4)
     text = plan_door.report(values)
-    assert "all-reduce between slices" in text and "1.0 MiB in 4, over 8" in text
+    assert "all-reduce between slices" in text and "1.0 MiB in 4 exchanges, over 8 slices" in text
     assert "communication 1 ms (of it 0.4 ms between slices); between 3 ms (all overlapped) and 4 ms" in text
     assert "efficiency (modelled, no overlap): 75%" in text
 

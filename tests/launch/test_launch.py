@@ -196,6 +196,8 @@ def test_slurm_makes_an_array_of_a_sweep(capsys):
     (("tpu-vm", *DRY["tpu-vm"], "--wait-s=-1", *BUCKET), "--wait-s: '-1', expected"),
     ((*SLURM, "--config.workdir=/tmp/a\ntouch b #"), "config.workdir is '/tmp/a.ntouch b #'"),
     ((*SLURM, "--config.workdir=/tmp/a\\b"), "without a backslash"),
+    ((*SLURM, "--option=--output=log"), "--option=--output=log would be lost"),
+    ((*SLURM, "--option=-N4"), "--option=-N4 would be lost"),
     ((*SLURM, "--option=--time=1\nrm x"), "no line of the script can hold it"),
     (("collect", f"--sweep={SWEEP}", "--config.workdir=/tmp/qt_jax_none"), "none has any metrics"),
 ])  # fmt: skip

@@ -24,13 +24,14 @@ case "$*" in
       [ "${answer#!}" = "$answer" ] || { echo "ERROR: ${answer#!}" >&2; exit 1; }
       echo "$answer"
     elif [ -e "$CALLS/made" ]; then echo READY
-    else echo "ERROR: (gcloud) NOT_FOUND: Resource 'nodes/slice' was not found" >&2; exit 1
+    else echo "ERROR: NOT_FOUND: Resource 'projects/lab/locations/a/nodes/slice' was not found. $AS" >&2; exit 1
     fi ;;
   *create*) if refusal=$(next refusals); then printf "%b\n" "$refusal" >&2; exit 1; fi; touch "$CALLS/made" ;;
   *flock*) exit "$(next statuses)" ;;
 esac
 """
-NO_CAPACITY = "ERROR: (gcloud) There is no more capacity in the zone; you can try in another zone"
+AS = "This command is authenticated as a@b.c which is the active account, using the credentials in /key.json."
+NO_CAPACITY = "ERROR: (gcloud) There is no more capacity in the zone; you can try in another zone. " + AS
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +49,7 @@ def run(folder, capsys, *arguments, **answers):
     for name, text in {"gcloud": GCLOUD, "sleep": '#!/bin/bash\necho "$1" >> "$CALLS/slept"\n'}.items():
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
-    environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "CALLS": str(folder)}
+    environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "CALLS": str(folder), "AS": AS}
     text = rendered("tpu-vm", capsys, *BUCKET, *arguments).replace("git archive", "true git archive")
     done = subprocess.run(["bash"], input=text, capture_output=True, text=True, env=environment, timeout=60)
     slept = (folder / "slept").read_text().split() if (folder / "slept").exists() else []
@@ -101,6 +102,9 @@ def test_capacity_that_does_not_come_ends_it_within_the_bound(tmp_path, capsys):
     "(gcloud.compute.tpus.tpu-vm.describe) Reauthentication failed. cannot prompt during non-interactive "
     "execution.",
     "(gcloud) PERMISSION_DENIED: Cloud TPU API has not been used in project 12 before or it is disabled.",
+    "(gcloud) Project 'projects/123' not found or deleted.",
+    "(gcloud) The project lab does not exist.",
+    "(gcloud) INVALID_ARGUMENT: Location us-west9-z is not found.",
     "(gcloud) API [tpu.googleapis.com] not enabled on project [lab].",
     "(gcloud) User [a@b.c] does not have permission to access projects instance [lab] (or it may not exist)",
     "(gcloud.compute.tpus) Invalid choice: 'tpu-vm'.",
