@@ -211,8 +211,8 @@ def _longer_videos(layout: Layout, entry: Entry, table: Any) -> tuple[str, ...]:
             length_s = video.length_s(f"{layout.root}/{entry.clips[key].path}")
             if length_s > last_s + 2.5 / layout.fps:
                 notes.append(
-                    f"{_name(layout, entry)}: the video of {layout.cameras[key]!r} lasts {length_s:.4g} s, the "
-                    f"rows end at {last_s:.4g} s; the rest is not used"
+                    f"{_name(layout, entry)}: the video of {layout.cameras[key]!r} lasts {length_s:.4g} s, "
+                    f"the rows end at {last_s:.4g} s; the rest is not used"
                 )
     return tuple(notes)
 
@@ -273,10 +273,11 @@ def _cut(given: Settings, layout: Layout, entry: Entry, table: Any) -> list[Piec
     gaps = set((np.flatnonzero(~in_time) + 1).tolist())
     if gaps and "gap" not in given.cut:
         step = min(gaps)
+        after_s = times[step] - times[step - 1]
         raise UserError(
-            f"{name}, step {step}: its timestamp is {times[step]:.4g} s, {times[step] - times[step - 1]:.4g} s "
-            f"after the one before; expected {step_s:.4g} s at {layout.fps:g} fps. --cut=gap makes two episodes of "
-            "it, a wider --tolerance_s takes it as it is."
+            f"{name}, step {step}: its timestamp is {times[step]:.4g} s, {after_s:.4g} s after the one before; "
+            f"expected {step_s:.4g} s at {layout.fps:g} fps. --cut=gap makes two episodes of it, a wider "
+            "--tolerance_s takes it as it is."
         )
     told = [_told(layout, task) for task in table["task_index"].to_pylist()]
     changes = {step for step in range(1, len(told)) if told[step] != told[step - 1] and not given.instruction}
@@ -284,8 +285,8 @@ def _cut(given: Settings, layout: Layout, entry: Entry, table: Any) -> list[Piec
         step = min(changes)
         raise UserError(
             f"{name}, step {step}: its task changes from {told[step - 1]!r} to {told[step]!r}, expected one "
-            "instruction an episode. --cut=instruction makes an episode of each part, --instruction='...' tells "
-            "all episodes the same."
+            "instruction an episode. --cut=instruction makes an episode of each part, --instruction='...' "
+            "tells all episodes the same."
         )
     edges = [0, *sorted(gaps | changes), entry.length]
     observed = lambda stop: stop < entry.length and stop not in gaps
