@@ -432,3 +432,15 @@ def test_an_outlier_is_named_with_its_place(folder):
     _, warning = source(root, "lerobot").notes
     assert "episode_000001.parquet: episode 1, step 2: action 'shoulder' is 1000, an outlier" in warning
     assert "config.data.action_bounds=quantiles" in warning
+
+
+def test_images_that_are_not_there_are_missed_before_anything_is_written(folder):
+    root = folder("v2.1")
+    path = root / "data/chunk-000/episode_000001.parquet"
+    pq.write_table(pq.read_table(path).drop(["observation.images.wrist"]), path)
+    with pytest.raises(UserError, match="episode 1 has no column observation.images.wrist"):
+        source(root, "lerobot")
+    root = folder("v2.1-video")
+    (root / "videos/chunk-001/observation.images.wrist/episode_000002.mp4").unlink()
+    with pytest.raises(UserError, match="episode 2: .*wrist/episode_000002.mp4 is missing; copy the dataset"):
+        source(root, "lerobot")

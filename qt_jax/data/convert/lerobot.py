@@ -162,7 +162,7 @@ def _survey(
     index = itertools.count()
     for entries in files:
         good = []
-        for entry, table in _tables(layout, entries, layout.columns):
+        for entry, table in _tables(layout, entries, with_images=False):
             if isinstance(table, UserError):
                 skips.add(table)
                 continue
@@ -178,6 +178,12 @@ def _survey(
 def _checked(given: Settings, layout: Layout, piece: Piece, table: Any) -> Recording:
     recording = _recording(given, layout, piece, table)
     check(recording)
+    for key in layout.cameras:
+        if (
+            key in piece.entry.clips
+            and not (path := Path(layout.root) / piece.entry.clips[key].path).exists()
+        ):
+            raise UserError(f"{recording.name}: {path} is missing; copy the dataset again.")
     return recording
 
 
@@ -187,8 +193,7 @@ def _name(layout: Layout, entry: Entry) -> str:
 
 def _read(given: Settings, layout: Layout, pieces: list[Piece]) -> Iterator[tuple[int, Episode | UserError]]:
     entries = {piece.entry.number: piece.entry for piece in pieces}
-    stored = [key for key in layout.cameras if key not in pieces[0].entry.clips]
-    for entry, table in _tables(layout, list(entries.values()), (*layout.columns, *stored)):
+    for entry, table in _tables(layout, list(entries.values()), with_images=True):
         for piece in pieces:
             if piece.entry.number != entry.number:
                 continue
@@ -217,11 +222,13 @@ def _longer_videos(layout: Layout, entry: Entry, table: Any) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _tables(layout: Layout, entries: list[Entry], columns: tuple[str, ...]) -> Iterator[tuple[Entry, Any]]:
+def _tables(layout: Layout, entries: list[Entry], with_images: bool) -> Iterator[tuple[Entry, Any]]:
     """The rows of each of `entries`, all of one file, or a UserError that says why not."""
     left = {entry.number: entry for entry in entries}
+    stored = [key for key in layout.cameras if key not in entries[0].clips]
+    file, numbers = f"{layout.root}/{entries[0].file}", list(layout.columns)
     try:
-        for number, table in _episode_tables(f"{layout.root}/{entries[0].file}", list(columns)):
+        for number, table in _episode_tables(file, numbers + stored * with_images, expected=numbers + stored):
             if (entry := left.pop(number, None)) is None:
                 continue  # of another split, or bad
             if len(table) != entry.length:
@@ -238,14 +245,14 @@ def _tables(layout: Layout, entries: list[Entry], columns: tuple[str, ...]) -> I
         yield entry, UserError(f"{_name(layout, entry)} {why}")
 
 
-def _episode_tables(file: str, columns: list[str]) -> Iterator[tuple[int, Any]]:
+def _episode_tables(file: str, columns: list[str], expected: list[str]) -> Iterator[tuple[int, Any]]:
     """(number, table) of each episode, in the file's order, without holding the whole file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     parts: list[Any] = []
     with pq.ParquetFile(file) as content:
-        if missing := sorted(set(columns) - set(content.schema_arrow.names)):
+        if missing := sorted(set(expected) - set(content.schema_arrow.names)):
             raise UserError(
                 f"has no column {', '.join(missing)}, expected as in meta/info.json; copy it again."
             )
