@@ -345,6 +345,12 @@ def test_splits(folder, version):
     assert opened.action != source(root, "lerobot", split="all").action
     with pytest.raises(UserError, match=r"--split is 'test'; .* has splits train \(2\), val \(1\)"):
         source(root, "lerobot", split="test")
+    recordings.edit_info(root, splits={"train": "0:3", "test": "3:3"})
+    with pytest.raises(UserError, match="the part that --split names holds no episode"):
+        source(root, "lerobot", split="test")
+    recordings.edit_info(root, splits={"train": "most of it"})
+    with pytest.raises(UserError, match="has the split train: 'most of it'; expected a range such as '0:40'"):
+        source(root, "lerobot")
 
 
 def test_a_false_start(folder):
