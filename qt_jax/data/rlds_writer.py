@@ -56,17 +56,18 @@ def write(
 
 def check_free(path: str) -> epath.Path:
     """Raises UserError if a dataset is there already."""
-    if (epath.Path(path) / VERSION).exists():
-        raise UserError(f"{epath.Path(path) / VERSION} already holds a dataset; delete it or choose another path.")
-    return epath.Path(path)
+    place = epath.Path(path)
+    if (place / VERSION).exists():
+        raise UserError(f"{place / VERSION} already holds a dataset; delete it or choose another path.")
+    return place
 
 
 def check_size(name: str, size: float) -> None:
-    """Raises UserError for an episode whose `size` in bytes, known or expected, is more than a record holds."""
+    """Raises UserError for an episode of more bytes, known or expected, than a record holds."""
     if size > MAX_RECORD:
         raise UserError(
-            f"{name} comes to {size / 2**30:.3g} GiB, expected at most {MAX_RECORD / 2**30:.3g} GiB, all that a "
-            "record holds; give smaller images (--image_size), fewer cameras (--cameras), or shorter episodes."
+            f"{name} comes to {size / 2**30:.3g} GiB, expected at most {MAX_RECORD / 2**30:.3g} GiB, all that "
+            "a record holds; give smaller images (--image_size), fewer cameras (--cameras), or shorter episodes."
         )
 
 

@@ -42,7 +42,8 @@ def encoded(image, kind):
 def video(path, frames, fps=FPS):
     path.parent.mkdir(parents=True, exist_ok=True)
     sharp = ["-crf", "4", "-g", "2"]
-    writer = imageio_ffmpeg.write_frames(str(path), SIZE[::-1], fps=fps, codec="libx264", macro_block_size=2, output_params=sharp)
+    settings = dict(fps=fps, codec="libx264", macro_block_size=2, output_params=sharp)
+    writer = imageio_ffmpeg.write_frames(str(path), SIZE[::-1], **settings)
     writer.send(None)
     for image in frames:
         writer.send(np.ascontiguousarray(image))
@@ -71,7 +72,10 @@ def _rows(episode, start, kind):
 
 
 def lerobot(root, *, version="v2.1", kind="PNG", features=()):
-    """A dataset of three episodes. kind: "PNG" or "JPEG" in the parquet files, or "video". features: more, in info.json alone."""
+    """A dataset of three episodes.
+
+    kind: "PNG" or "JPEG" in the parquet files, or "video". features: more of them, in info.json alone.
+    """
     image = {"dtype": "video" if kind == "video" else "image", "shape": [*SIZE, 3], "names": ["height", "width", "channels"]}
     scalar = lambda dtype: {"dtype": dtype, "shape": [1], "names": None}
     two = version.startswith("v2")
@@ -110,7 +114,8 @@ def _version_2(root, info, kind):
         file.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(_rows(i, sum(LENGTHS[:i]), kind), file)
         for key, camera in CAMERAS.items() if kind == "video" else ():
-            video(root / info["video_path"].format(video_key=key, **place), [frame(i, step, camera) for step in range(LENGTHS[i])])
+            path = root / info["video_path"].format(video_key=key, **place)
+            video(path, [frame(i, step, camera) for step in range(LENGTHS[i])])
 
 
 def _version_3(root, info, kind):
@@ -179,7 +184,7 @@ def edit_rows(folder, column, change):
     """Rewrites a column of a LeRobot dataset of any version: `change(episode, step, value)` of each value."""
     for file in sorted(folder.glob("data/*/*.parquet")):
         table = pq.read_table(file)
-        rows = zip(table["episode_index"].to_pylist(), table["frame_index"].to_pylist(), table[column].to_pylist())
+        rows = zip(*(table[name].to_pylist() for name in ("episode_index", "frame_index", column)))
         values = pa.array([change(*row) for row in rows], table.schema.field(column).type)
         pq.write_table(table.set_column(table.column_names.index(column), column, values), file)
 

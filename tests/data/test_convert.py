@@ -99,11 +99,17 @@ def test_the_door_writes_all_of_it(tmp_path, make, kind, file_format):
         assert_holds(example, episode)
 
 
-def test_a_dataset_with_stored_rewards_says_so(tmp_path):
+def test_a_dataset_with_stored_rewards_says_so_and_what_it_leaves_out(tmp_path):
     folder = recordings.lerobot(tmp_path / "recorded")
-    flags = ("--success=none", "--reward=next.reward", "--instruction=tidy up", "--cameras=wrist")
+    spoil = lambda episode, step, image: {**image, "bytes": b"none"} if (episode, step) == (1, 2) else image
+    recordings.edit_rows(folder, "observation.images.wrist", spoil)
+    flags = ("--success=none", "--reward=next.reward", "--instruction=tidy up", "--cameras=wrist", "--max_skipped=1")
     result = run(f"--input={folder}", "--format=lerobot", f"--output={tmp_path}/converted", *flags)
     assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("not used: next.success, observation.images.front\n")
+    *_, count, bad = result.stdout.splitlines()
+    assert "converted/1.0.0: 2 episodes\n" in result.stdout and count == "1 episodes left out:"
+    assert "episode_000001.parquet: episode 1, step 2, camera 'wrist': the image does not decode" in bad
     assert described.spec(str(tmp_path / "converted")).reward == "stored"
 
 

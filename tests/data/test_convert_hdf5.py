@@ -1,9 +1,12 @@
 """HDF5 files as labs have them: what is not as it should be is used, or refused by name before anything is
 written."""
 
+import io
+
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 from qt_jax.data.convert import hdf5_streams
 from qt_jax.errors import UserError
@@ -153,6 +156,19 @@ def test_images_that_cannot_be_used_are_refused_by_name(tmp_path, name, array, w
         source(path, "hdf5", **FLAGS)
     opened = source(path, "hdf5", cameras=("front",), **FLAGS)
     assert opened.notes == (f"not used: {name.replace('__', '/')}",)
+
+
+def test_encoded_depth(tmp_path):
+    stored = io.BytesIO()
+    Image.fromarray(DEPTH[0]).save(stored, "PNG")
+    path = episode(
+        tmp_path / "e.hdf5", images__front=frames(), images__aligned=padded([stored.getvalue()] * STEPS)
+    )
+    with pytest.raises(
+        UserError, match=r"'aligned' \(of more than 8 bits a pixel, as depth has\); leave them out with"
+    ):
+        source(path, "hdf5", **FLAGS)
+    assert source(path, "hdf5", cameras=("front",), **FLAGS).notes == ("not used: images/aligned",)
 
 
 @pytest.mark.parametrize("least, greatest", [(-1.0, 1.0), (0.0, 1.5), (0.0, 1000.0), (0.0, np.nan)])

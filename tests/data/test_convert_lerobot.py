@@ -345,6 +345,12 @@ def test_splits(folder, version):
     assert opened.action != source(root, "lerobot", split="all").action
     with pytest.raises(UserError, match=r"--split is 'test'; .* has splits train \(2\), val \(1\)"):
         source(root, "lerobot", split="test")
+    recordings.edit_info(root, splits={"train": "0:3", "test": "3:3"})
+    with pytest.raises(UserError, match="the part that --split names holds no episode"):
+        source(root, "lerobot", split="test")
+    recordings.edit_info(root, splits={"train": "most of it"})
+    with pytest.raises(UserError, match="has the split train: 'most of it'; expected a range such as '0:40'"):
+        source(root, "lerobot")
 
 
 def test_a_false_start(folder):
@@ -432,3 +438,15 @@ def test_an_outlier_is_named_with_its_place(folder):
     _, warning = source(root, "lerobot").notes
     assert "episode_000001.parquet: episode 1, step 2: action 'shoulder' is 1000, an outlier" in warning
     assert "config.data.action_bounds=quantiles" in warning
+
+
+def test_images_that_are_not_there_are_missed_before_anything_is_written(folder):
+    root = folder("v2.1")
+    path = root / "data/chunk-000/episode_000001.parquet"
+    pq.write_table(pq.read_table(path).drop(["observation.images.wrist"]), path)
+    with pytest.raises(UserError, match="episode 1 has no column observation.images.wrist"):
+        source(root, "lerobot")
+    root = folder("v2.1-video")
+    (root / "videos/chunk-001/observation.images.wrist/episode_000002.mp4").unlink()
+    with pytest.raises(UserError, match="episode 2: .*wrist/episode_000002.mp4 is missing; copy the dataset"):
+        source(root, "lerobot")

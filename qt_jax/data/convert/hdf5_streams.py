@@ -66,7 +66,8 @@ def _below(group: Any) -> dict[str, Any]:
 def stream(path: str, item: Any) -> Stream:
     """Of a dataset with a step in each of its first dim's entries."""
     if _is_encoded(item):
-        return Stream("camera")
+        deep = any(map(images.is_deep, _some(item)))
+        return Stream("refused", "of more than 8 bits a pixel, as depth has") if deep else Stream("camera")
     shape, kind = tuple(item.shape), item.dtype.kind
     told = f"{item.dtype} {list(shape[1:])} a step"
     pictures = len(shape) in (3, 4) and min(images.channels(shape[1:])[0]) >= _LEAST
@@ -106,9 +107,12 @@ def _is_encoded(item: Any) -> bool:
     padded = item.ndim == 2 and item.dtype == np.uint8
     if not len(item) or not (padded or (item.ndim == 1 and item.dtype.kind in "OSV")):
         return False
-    return any(
-        file_of(item[step]).startswith(images.SIGNATURES) for step in {0, len(item) // 2, len(item) - 1}
-    )
+    return any(image.startswith(images.SIGNATURES) for image in _some(item))
+
+
+def _some(item: Any) -> list[bytes]:
+    """Of a camera's files the first, one in the middle and the last: some may be damaged."""
+    return [file_of(item[step]) for step in sorted({0, len(item) // 2, len(item) - 1})]
 
 
 def file_of(value: Any) -> bytes:

@@ -87,6 +87,14 @@ def size(frame: bytes | np.ndarray) -> tuple[int, int]:
     return frame.shape[:2]
 
 
+def is_deep(image: bytes) -> bool:
+    """Whether an encoded image has more than 8 bits a pixel; of what is no image: no."""
+    try:
+        return Image.open(io.BytesIO(image)).mode.startswith(_DEEP)
+    except Exception:  # Pillow's are of many kinds
+        return False
+
+
 def _decoded(image: bytes) -> np.ndarray:
     opened = Image.open(io.BytesIO(image))
     if opened.mode.startswith(_DEEP):

@@ -162,7 +162,7 @@ def _survey(
     index = itertools.count()
     for entries in files:
         good = []
-        for entry, table in _tables(layout, entries, layout.columns):
+        for entry, table in _tables(layout, entries, with_images=False):
             if isinstance(table, UserError):
                 skips.add(table)
                 continue
@@ -178,6 +178,12 @@ def _survey(
 def _checked(given: Settings, layout: Layout, piece: Piece, table: Any) -> Recording:
     recording = _recording(given, layout, piece, table)
     check(recording)
+    for key in layout.cameras:
+        if (
+            key in piece.entry.clips
+            and not (path := Path(layout.root) / piece.entry.clips[key].path).exists()
+        ):
+            raise UserError(f"{recording.name}: {path} is missing; copy the dataset again.")
     return recording
 
 
@@ -187,8 +193,7 @@ def _name(layout: Layout, entry: Entry) -> str:
 
 def _read(given: Settings, layout: Layout, pieces: list[Piece]) -> Iterator[tuple[int, Episode | UserError]]:
     entries = {piece.entry.number: piece.entry for piece in pieces}
-    stored = [key for key in layout.cameras if key not in pieces[0].entry.clips]
-    for entry, table in _tables(layout, list(entries.values()), (*layout.columns, *stored)):
+    for entry, table in _tables(layout, list(entries.values()), with_images=True):
         for piece in pieces:
             if piece.entry.number != entry.number:
                 continue
@@ -211,17 +216,19 @@ def _longer_videos(layout: Layout, entry: Entry, table: Any) -> tuple[str, ...]:
             length_s = video.length_s(f"{layout.root}/{entry.clips[key].path}")
             if length_s > last_s + 2.5 / layout.fps:
                 notes.append(
-                    f"{_name(layout, entry)}: the video of {layout.cameras[key]!r} lasts {length_s:.4g} s, the "
-                    f"rows end at {last_s:.4g} s; the rest is not used"
+                    f"{_name(layout, entry)}: the video of {layout.cameras[key]!r} lasts {length_s:.4g} s, "
+                    f"the rows end at {last_s:.4g} s; the rest is not used"
                 )
     return tuple(notes)
 
 
-def _tables(layout: Layout, entries: list[Entry], columns: tuple[str, ...]) -> Iterator[tuple[Entry, Any]]:
+def _tables(layout: Layout, entries: list[Entry], with_images: bool) -> Iterator[tuple[Entry, Any]]:
     """The rows of each of `entries`, all of one file, or a UserError that says why not."""
     left = {entry.number: entry for entry in entries}
+    stored = [key for key in layout.cameras if key not in entries[0].clips]
+    file, numbers = f"{layout.root}/{entries[0].file}", list(layout.columns)
     try:
-        for number, table in _episode_tables(f"{layout.root}/{entries[0].file}", list(columns)):
+        for number, table in _episode_tables(file, numbers + stored * with_images, expected=numbers + stored):
             if (entry := left.pop(number, None)) is None:
                 continue  # of another split, or bad
             if len(table) != entry.length:
@@ -238,14 +245,14 @@ def _tables(layout: Layout, entries: list[Entry], columns: tuple[str, ...]) -> I
         yield entry, UserError(f"{_name(layout, entry)} {why}")
 
 
-def _episode_tables(file: str, columns: list[str]) -> Iterator[tuple[int, Any]]:
+def _episode_tables(file: str, columns: list[str], expected: list[str]) -> Iterator[tuple[int, Any]]:
     """(number, table) of each episode, in the file's order, without holding the whole file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     parts: list[Any] = []
     with pq.ParquetFile(file) as content:
-        if missing := sorted(set(columns) - set(content.schema_arrow.names)):
+        if missing := sorted(set(expected) - set(content.schema_arrow.names)):
             raise UserError(
                 f"has no column {', '.join(missing)}, expected as in meta/info.json; copy it again."
             )
@@ -273,10 +280,11 @@ def _cut(given: Settings, layout: Layout, entry: Entry, table: Any) -> list[Piec
     gaps = set((np.flatnonzero(~in_time) + 1).tolist())
     if gaps and "gap" not in given.cut:
         step = min(gaps)
+        after_s = times[step] - times[step - 1]
         raise UserError(
-            f"{name}, step {step}: its timestamp is {times[step]:.4g} s, {times[step] - times[step - 1]:.4g} s "
-            f"after the one before; expected {step_s:.4g} s at {layout.fps:g} fps. --cut=gap makes two episodes of "
-            "it, a wider --tolerance_s takes it as it is."
+            f"{name}, step {step}: its timestamp is {times[step]:.4g} s, {after_s:.4g} s after the one before; "
+            f"expected {step_s:.4g} s at {layout.fps:g} fps. --cut=gap makes two episodes of it, a wider "
+            "--tolerance_s takes it as it is."
         )
     told = [_told(layout, task) for task in table["task_index"].to_pylist()]
     changes = {step for step in range(1, len(told)) if told[step] != told[step - 1] and not given.instruction}
@@ -284,8 +292,8 @@ def _cut(given: Settings, layout: Layout, entry: Entry, table: Any) -> list[Piec
         step = min(changes)
         raise UserError(
             f"{name}, step {step}: its task changes from {told[step - 1]!r} to {told[step]!r}, expected one "
-            "instruction an episode. --cut=instruction makes an episode of each part, --instruction='...' tells "
-            "all episodes the same."
+            "instruction an episode. --cut=instruction makes an episode of each part, --instruction='...' "
+            "tells all episodes the same."
         )
     edges = [0, *sorted(gaps | changes), entry.length]
     observed = lambda stop: stop < entry.length and stop not in gaps

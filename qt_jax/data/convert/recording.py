@@ -163,7 +163,7 @@ def check(recording: Recording) -> int:
 
 
 def _images(recording: Recording, count: int) -> dict[str, list[bytes]]:
-    """The first `count` frames of each camera; refused once it shows that they are more than a record holds."""
+    """The first `count` frames of each camera; refused once it shows that a record cannot hold them."""
     images: dict[str, list[bytes]] = {camera: [] for camera in recording.frames}
     size, seen, total = 0, 0, count * len(images)
     for camera, frames in recording.frames.items():
@@ -199,7 +199,7 @@ def outcome(key: str, column: Callable[[str], np.ndarray], name: str) -> bool | 
     """What the success flag or key says of an episode.
 
     Raises:
-        UserError: for a key that does not mark success: a shaped reward would end an episode at its first step.
+        UserError: for a key that marks no success: a shaped reward would end an episode at its first step.
     """
     if key in ("all", "none"):
         return key == "all"

@@ -46,7 +46,7 @@ class Settings:
 
 
 def short_names(keys: Iterable[str], separator: str, reserved: str = "") -> dict[str, str]:
-    """{name: key}: of each key the last part, or as many of its last, joined by _, as tell it from the others.
+    """{name: key}: of each key the last part, or as many, joined by _, as tell it from the others.
 
     Args:
         reserved: a name that none may have.

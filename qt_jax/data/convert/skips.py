@@ -29,8 +29,9 @@ class Skips:
 
     def none_left(self, name: str) -> UserError:
         """The error of a dataset all of whose episodes are left out."""
-        why = self.errors[-1] if self.errors else "Give another --split."
-        return UserError(f"{name}: no episode is left of {len(self.errors)}; the last: {why}")
+        if not self.errors:
+            return UserError(f"{name}: the part that --split names holds no episode; give another.")
+        return UserError(f"{name}: no episode is left of {len(self.errors)}; the last: {self.errors[-1]}")
 
     def attempt(self, name: str, read: Callable[[], Any]) -> Any:
         """What `read` gives; None where it is bad, which is counted."""
