@@ -21,13 +21,14 @@ def claim(record: str) -> Spool:
     Raises:
         UserError: if the dataset is there or could not be written, or if another server has the spool.
     """
-    from qt_jax.data import rlds_writer
-
     path = Path(record).resolve()
     if "://" in record or not path.name or (path.exists() and not path.is_dir()):
         raise UserError(f"--record={record} is no folder of this machine; expected a path for the dataset.")
-    if importlib.util.find_spec("tensorflow_datasets") is None:
-        raise UserError(f"--record={record} writes a dataset, which needs TFDS: pip install 'qt_jax[data]'.")
+    for package in ("tensorflow_datasets", "rlds", "simplejpeg"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"--record={record} needs the package {package}: pip install 'qt_jax[data]'.")
+    from qt_jax.data import rlds_writer
+
     spool = Spool(path.with_name(f"{path.name}.episodes"))
     waiting = len(spool.files())
     if (path / rlds_writer.VERSION).exists():

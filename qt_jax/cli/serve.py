@@ -144,7 +144,8 @@ def _host() -> str:
 def _check_free(host: str, port: int) -> None:
     """A taken port is told before the programs are compiled."""
     try:
-        for family, *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        places = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, *_, address in places:
             socket.create_server(address, family=family).close()
     except OSError as error:
         raise cannot_listen(host, port, error) from error

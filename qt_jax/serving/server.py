@@ -38,7 +38,7 @@ MAX_VALUES = 1000
 PENDING_BYTES = 2**25
 """Of one connection's requests that wait for their replies."""
 CLOSE_S = 2.0
-"""For a closing handshake; then the connection is cut off."""
+"""For a closing handshake, and for the replies before it; then the connection is cut off."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Server:
             await asyncio.sleep(0.01)
         server.close()
         try:
-            async with asyncio.timeout(CLOSE_S + 1):
+            async with asyncio.timeout(2 * CLOSE_S):
                 await server.wait_closed()
         except TimeoutError:  # who does not read keeps the library waiting
             for connection in self._open:

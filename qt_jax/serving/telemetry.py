@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import json
 import logging
+import queue
+import sys
+import threading
 import time
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -41,11 +46,48 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+class Unhurried(logging.Handler):
+    """Writes lines to stderr in a thread of its own: a terminal or a pipe that nobody reads holds up no robot.
+
+    Of the lines that wait, `at_most` are kept; more are counted.
+    """
+
+    def __init__(self, at_most: int = 10_000):
+        super().__init__()
+        self._lines: queue.Queue[str] = queue.Queue(at_most)
+        self._dropped = 0
+        threading.Thread(target=self._write, name="log", daemon=True).start()
+        atexit.register(self._finish)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._lines.put_nowait(self.format(record))
+        except queue.Full:
+            self._dropped += 1
+
+    def _write(self) -> None:
+        while True:
+            line = self._lines.get()
+            with self.lock:
+                dropped, self._dropped = self._dropped, 0
+            if dropped:
+                line += "\n" + json.dumps({"level": "warning", "event": "lines dropped", "count": dropped})
+            with contextlib.suppress(OSError, ValueError):
+                print(line, file=sys.stderr, flush=True)
+            self._lines.task_done()
+
+    def _finish(self) -> None:
+        """Waits for the last lines, but not for who does not read them."""
+        end = time.monotonic() + 1.0
+        while self._lines.unfinished_tasks and time.monotonic() < end:
+            time.sleep(0.01)
+
+
 def logger() -> logging.Logger:
     """`qt_jax.serving`, as JSON lines on stderr."""
     log = logging.getLogger("qt_jax.serving")
     if not log.handlers:
-        handler = logging.StreamHandler()
+        handler = Unhurried()
         handler.setFormatter(JsonLines())
         log.addHandler(handler)
         log.setLevel(logging.INFO)
