@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -104,4 +105,4 @@ def shown(value: Any) -> str:
     """What came, in a few words: an array's dtype and shape, of anything else its type and how it begins."""
     if isinstance(value, np.ndarray):
         return f"{value.dtype}{list(value.shape)}"
-    return f"a {type(value).__name__} ({' '.join(repr(value).split())[:40]})"
+    return f"a {type(value).__name__} ({' '.join(reprlib.repr(value).split())})"
