@@ -78,7 +78,7 @@ def usage() -> str:
     without = ", ".join(name for name, command in COMMANDS.items() if command.config == "none")
     return "\n".join(
         [
-            "usage: python -m qt_jax COMMAND --config=experiments/FILE.py [--config.KEY=VALUE ...] (or: qt-jax)",
+            "usage: python -m qt_jax COMMAND --config=experiments/FILE.py [--config.KEY=VALUE ...]",
             "",
             "commands, and the extras that they need (pip install 'qt_jax[train,data]'):",
             *lines,
