@@ -1,22 +1,22 @@
-"""The console entry, which the base install has too: opens a door, or says which there are or what it lacks."""
+"""The console entry, which the base install has too: runs a command, or says what there is or lacks."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 
-from qt_jax.cli.doors import DOORS, usage
+from qt_jax.cli.commands import COMMANDS, usage
 from qt_jax.errors import EXIT_USER_ERROR
 
 
 def run() -> None:
-    """Opens the door that the command line names."""
+    """Runs the command that the command line names."""
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help", "help"):
         print(usage())
         raise SystemExit(0 if len(sys.argv) > 1 else EXIT_USER_ERROR)
     name = sys.argv.pop(1)
-    if name not in DOORS:
-        print(f"qt_jax: unknown door {name!r}; expected one of {', '.join(DOORS)}.", file=sys.stderr)
+    if name not in COMMANDS:
+        print(f"qt_jax: unknown command {name!r}; expected one of {', '.join(COMMANDS)}.", file=sys.stderr)
         raise SystemExit(EXIT_USER_ERROR)
     try:
         importlib.import_module("qt_jax.cli.start").run(name)
@@ -24,6 +24,6 @@ def run() -> None:
         package = (error.name or str(error)).partition(".")[0]
         if package == "qt_jax":
             raise  # a fault of ours
-        remedy = DOORS[name].remedy(package)
+        remedy = COMMANDS[name].remedy(package)
         print(f"qt_jax {name}: the package {package} is not installed; {remedy}", file=sys.stderr)
         raise SystemExit(EXIT_USER_ERROR) from None

@@ -1,4 +1,4 @@
-"""Opens a door: its flags and its config file, and a UserError as one line."""
+"""Runs a command: its flags and its config file, and a UserError as one line."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from qt_jax.cli.doors import DOORS, usage
+from qt_jax.cli.commands import COMMANDS, usage
 from qt_jax.cli.settings import problem
 from qt_jax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_USER_ERROR, Preempted, UserError
 
 
 def run(door: str) -> None:
-    """Parses the rest of the command line and runs the door."""
-    opened, config = DOORS[door], None
+    """Parses the rest of the command line and runs the command."""
+    opened, config = COMMANDS[door], None
     if opened.config != "none":
         config = config_flags.DEFINE_config_file("config", None, "A file with get_config().", lock_config=True)
     if opened.flags:
@@ -73,8 +73,8 @@ def _parse(door: str, config: Any, argv: list[str]) -> list[str]:
         print(f"qt_jax {door}: {text} (`python -m qt_jax {door}{with_config} --help` lists the settings)", file=sys.stderr)
         raise SystemExit(EXIT_USER_ERROR) from None
     if wants_help:
-        print(f"{DOORS[door].does}\n\n{usage()}")
-        if DOORS[door].flags:
+        print(f"{COMMANDS[door].does}\n\n{usage()}")
+        if COMMANDS[door].flags:
             print(flags.FLAGS.module_help(f"qt_jax.cli.{door}"))
         if settings:
             print(importlib.import_module("qt_jax.cli.help").of(config.value))

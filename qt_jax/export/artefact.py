@@ -114,17 +114,21 @@ def replacing(folder: Path) -> Iterator[Path]:
     Raises:
         UserError: if the disk does not take it.
     """
-    work = folder.with_name(f"{folder.name}.incomplete")
+    folder = folder.resolve()
+    work, old = (folder.with_name(f"{folder.name}.{state}") for state in ("incomplete", "replaced"))
     try:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         yield work
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
         work.rename(folder)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error}); make room, or choose another.") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _compare(written: artefact.Artefact, params: dict, made: live.Programs) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def write(path: str, opset: int) -> dict[str, Any]:
     source = artefact.load(path)
     config = source.about["provenance"]["config"]
     reference = source.policy(min(source.batches or (1,)))
-    with replacing(source.path.resolve()) as work:
+    with replacing(source.path) as work:
         shutil.copytree(source.path, work, ignore=shutil.ignore_patterns(FOLDER), dirs_exist_ok=True)
         (work / FOLDER).mkdir()
         _programs(source, config, opset, work / FOLDER)

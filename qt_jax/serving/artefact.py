@@ -58,8 +58,8 @@ class Artefact(Folder):
         buckets = tuple(buckets) or self.batches
         missing = [b for b in buckets if self.batches and b not in self.batches]
         if missing:
-            held = f"{self.path} holds programs for batches of {list(self.batches)}"
-            raise UserError(f"{held}, not {missing}; export with these.")
+            has = f"{self.path} holds programs for batches of {list(self.batches)}"
+            raise UserError(f"{has}, not {missing}; export with these.")
         _check_platform(self.path, next(iter(self.exported.values())).platforms)
         params = safetensors.numpy.load_file(self.path / PARAMS)
         held = {name: (str(leaf.dtype), leaf.shape) for name, leaf in params.items()}
@@ -108,10 +108,8 @@ def _signature(part: str, exported: export.Exported) -> tuple[Arrays, Arrays]:
     (_, *inputs), _ = exported.in_tree.unflatten(exported.in_avals)
     if part == "encode":
         images, state, instruction = inputs
-        takes = {image_name(camera): image for camera, image in images.items()} | {
-            "state": state,
-            "instruction": instruction,
-        }
+        takes = {image_name(camera): image for camera, image in images.items()}
+        takes |= {"state": state, "instruction": instruction}
         gives = _numbered(exported.out_avals)
     else:
         window, mask, executed = inputs

@@ -38,7 +38,7 @@ def check(folder: Path) -> None:
             _check_file(file, expected)
         for file in _files(folder):
             if file not in listed:
-                raise UserError(f"{file} is no part of the policy ({FILE}); move it away, or copy all again.")
+                raise UserError(f"{file} is no part of the policy: {FILE} lacks it; move it away.")
     except OSError as error:
         raise unreadable(Path(error.filename or folder), folder, error) from error
 

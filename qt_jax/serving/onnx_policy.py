@@ -57,15 +57,9 @@ class OnnxPolicy(Runtime):
         super().__init__(described.spec, described.statistics, slots)
         files = [written / f"{part}.onnx" for part in PARTS]
         self._encode, self._decode = (_session(file, threads) for file in files)
-        programs.check(
-            self.spec,
-            described.network,
-            _described(files[0], self._encode),
-            _described(files[1], self._decode),
-        )
-        shapes = {
-            node.name: node.shape[1:] for node in self._decode.get_inputs() if node.name.startswith(CACHE)
-        }
+        encode, decode = _described(files[0], self._encode), _described(files[1], self._decode)
+        programs.check(self.spec, described.network, encode, decode)
+        shapes = {name: shape for name, (_, shape) in decode.takes.items() if name.startswith(CACHE)}
         self._cache = {name: np.zeros((slots, *shape), np.float32) for name, shape in shapes.items()}
         self._mask = np.zeros((slots, self.spec.window), bool)
         self._actions = np.zeros((slots, self.spec.window, self.spec.action.dims), np.int32)
@@ -82,9 +76,7 @@ class OnnxPolicy(Runtime):
         tokens, scores = (np.concatenate(part) for part in zip(*decoded))
         return tokens, scores
 
-    def _step(
-        self, slot: int, is_first: bool, executed: np.ndarray, inputs: dict[str, np.ndarray]
-    ) -> list[np.ndarray]:
+    def _step(self, slot: int, is_first: bool, executed: np.ndarray, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         """Tokens [1, D] and scores [1, D, N]; the slot's window goes one frame on."""
         frame = _run(self._encode, inputs)
         for name, kept in self._cache.items():
@@ -106,10 +98,8 @@ def _session(file: Path, threads: int | None) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # constants that it folds away are no one's business
     options.intra_op_num_threads = _threads(threads)
-    options.add_session_config_entry(
-        "session.intra_op.allow_spinning", "0"
-    )  # which would keep a core busy between steps
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    for pool in ("intra_op", "inter_op"):  # whose threads would keep their cores busy between two steps
+        options.add_session_config_entry(f"session.{pool}.allow_spinning", "0")
     try:
         return onnxruntime.InferenceSession(file, options)
     except Exception as error:  # whatever onnxruntime raises
@@ -121,10 +111,8 @@ def _session(file: Path, threads: int | None) -> Any:
 
 def _threads(wanted: int | None) -> int:
     if wanted is None:
-        return min(
-            MAX_THREADS,
-            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        )
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(MAX_THREADS, cores)
     if wanted < 1:
         raise UserError(f"threads is {wanted}; give 1 or more, or None for one a core, to {MAX_THREADS}.")
     return wanted
@@ -146,6 +134,4 @@ def _rows(nodes: list[Any]) -> Arrays:
 def _run(session: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """{output: value}; a program takes of the inputs what it uses."""
     names = [node.name for node in session.get_outputs()]
-    return dict(
-        zip(names, session.run(names, {node.name: inputs[node.name] for node in session.get_inputs()}))
-    )
+    return dict(zip(names, session.run(names, {node.name: inputs[node.name] for node in session.get_inputs()})))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -94,9 +95,11 @@ def _check_field(name: str, value: Any, kind: str, shape: tuple[int, ...]) -> No
     """kind: uint8, or floating, whose numbers are finite."""
     good = isinstance(value, np.ndarray) and value.shape == shape
     if not good or not (value.dtype == np.uint8 if kind == "uint8" else value.dtype.kind == "f"):
-        expected = f"{kind}{list(shape)}"
+        expected = f"{'' if isinstance(value, np.ndarray) else 'a numpy array, '}{kind}{list(shape)}"
         raise UserError(f"Observation field {name} is {shown(value)}, the policy expects {expected}.")
-    if kind == "floating" and not np.isfinite(value).all():
+    with np.errstate(over="ignore"):
+        finite = kind == "uint8" or np.isfinite(value.astype(np.float32)).all()  # which the networks see
+    if not finite:
         raise UserError(f"Observation field {name} holds NaN or Inf; the policy expects finite numbers.")
 
 
@@ -104,4 +107,4 @@ def shown(value: Any) -> str:
     """What came, in a few words: an array's dtype and shape, of anything else its type and how it begins."""
     if isinstance(value, np.ndarray):
         return f"{value.dtype}{list(value.shape)}"
-    return f"a {type(value).__name__} ({' '.join(repr(value).split())[:40]})"
+    return f"a {type(value).__name__} ({' '.join(reprlib.repr(value).split())[:40]})"

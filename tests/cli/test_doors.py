@@ -12,7 +12,7 @@ import pytest
 
 from experiments import scene_benchmark
 from qt_jax.cli import help, main, start
-from qt_jax.cli.doors import DOORS
+from qt_jax.cli.commands import COMMANDS
 from tests.conftest import ROOT, assert_group_ends, door
 
 
@@ -23,14 +23,14 @@ def run(*arguments):
 def test_usage_and_unknown_door():
     assert "collect" in run("--help").stdout and run("--help").returncode == 0
     result = run("fly")
-    assert result.returncode == 2 and "unknown door 'fly'" in result.stderr
+    assert result.returncode == 2 and "unknown command 'fly'" in result.stderr
 
 
 BASE = ROOT / ".base/bin/python"
 EVERY_DOOR = """
 import sys
-from qt_jax.cli import doors, main
-for arguments in [["--help"], *([door, *more] for door in doors.DOORS for more in ([], ["--help"]))]:
+from qt_jax.cli import commands, main
+for arguments in [["--help"], *([door, *more] for door in commands.COMMANDS for more in ([], ["--help"]))]:
     sys.argv = ["qt-jax", *arguments]
     try:
         main.run()
@@ -42,12 +42,13 @@ for arguments in [["--help"], *([door, *more] for door in doors.DOORS for more i
 @pytest.mark.skipif(not BASE.exists(), reason="needs `make .base/.installed`")
 def test_the_base_install_says_which_doors_there_are_and_what_to_install_for_each():
     """In one process, which no door ends by a traceback."""
-    options = {"env": os.environ | {"PYTHONPATH": str(ROOT)}, "capture_output": True, "text": True, "timeout": 60}
-    told = subprocess.run([BASE, "-c", EVERY_DOOR], **options)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    told = subprocess.run([BASE, "-c", EVERY_DOOR], env=environment, capture_output=True, text=True)
     usage, (first, *lines) = told.stdout, told.stderr.splitlines()
-    assert first == "status 0" and all(re.search(rf"^  {name} +[a-z,]+ +\S", usage, re.M) for name in DOORS)
-    assert len(lines) == 4 * len(DOORS) and lines[1::2] == ["status 2"] * 2 * len(DOORS)
-    for name, one, other in zip(DOORS, lines[::4], lines[2::4]):
+    assert first == "status 0"
+    assert all(re.search(rf"^  {name} +[a-z,]+ +\S", usage, re.M) for name in COMMANDS)
+    assert len(lines) == 4 * len(COMMANDS) and lines[1::2] == ["status 2"] * 2 * len(COMMANDS)
+    for name, one, other in zip(COMMANDS, lines[::4], lines[2::4]):
         assert one == other and one.startswith(f"qt_jax {name}: the package absl is not installed; ")
     assert "qt_jax train: the package absl is not installed; pip install 'qt_jax[train,data]'" in lines
 

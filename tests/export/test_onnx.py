@@ -1,6 +1,8 @@
 """The extra `onnx`, in the venv that `make .onnx/.installed` builds: the artefact's policy where there is no jax."""
 
 import json
+import os
+import stat
 import subprocess
 
 import pytest
@@ -23,11 +25,26 @@ import jax, numpy as np, pathlib, sys
 from qt_jax.errors import UserError
 from qt_jax.export import onnx
 number = jax.ShapeDtypeStruct((1,), np.float32)
-try:
-    onnx.convert("decode", lambda x: jax.pure_callback(abs, number, x), {"x": number}, ["y"], pathlib.Path(sys.argv[1]))
-except UserError as error:
-    print(error)
+squeeze = lambda x: jax.lax.squeeze(x, [0])
+for opset, program in ((21, lambda x: jax.pure_callback(abs, number, x)), (12, squeeze), (99, abs)):
+    try:
+        onnx.convert("decode", program, {"x": number}, ["y"], opset, pathlib.Path(sys.argv[1]))
+    except UserError as error:
+        print("refused:", error)
 """
+FORMATS = """
+import onnx, sys
+for path in sys.argv[1:]:
+    model = onnx.load(path)
+    print(model.ir_version, *[opset.version for opset in model.opset_import])
+"""
+
+
+def umask() -> int:
+    """Of this process."""
+    now = os.umask(0)
+    os.umask(now)
+    return now
 
 
 def run(*arguments):
@@ -42,15 +59,18 @@ def test_a_robot_without_jax_acts_as_the_artefact_does(trained, tmp_path):
     artefact.write(trained.workdir, folder)
     with pytest.raises(UserError, match="add them with `python -m qt_jax onnx"):
         onnx_policy.load(folder)
-    for _ in range(2):  # a second time in the place of the first
-        assert "agrees with the artefact in" in run("-m", "qt_jax", "onnx", f"--artefact={folder}")
+    programs = [f"{folder}/onnx/{part}.onnx" for part in ("encode", "decode")]
+    for flags, format in ((["--opset=17"], "8 17"), ([], "10 21")):  # the second in the place of the first
+        assert "agrees with the artefact in" in run("-m", "qt_jax", "onnx", f"--artefact={folder}", *flags)
+        assert run("-c", FORMATS, *programs).splitlines() == [format] * 2
     opened = load(folder)
+    modes = {stat.S_IMODE(file.stat().st_mode) for file in opened.path.rglob("*") if file.is_file()}
+    assert modes == {0o666 & ~umask()}
     agreement = opened.about["onnx"]["agreement"]
     assert agreement["max_difference"] <= agreement["tolerance"] and agreement["other_bins"] <= agreement["ties"] < 1
-    assert {"onnx/encode.onnx", "onnx/decode.onnx"} <= set(opened.about["sha256"])
     assert json.loads(run("-c", WITHOUT_JAX, folder)) == onnx_robot.episode(opened.policy())
     (tmp_path / "policy/onnx/decode.onnx").write_bytes(b"")
-    with pytest.raises(UserError, match="decode.onnx has sha256"):
+    with pytest.raises(UserError, match="decode.onnx was changed or damaged"):
         onnx_policy.load(folder)
 
 
@@ -62,5 +82,9 @@ def test_a_robot_without_jax_knows_its_past_actions(tmp_path):
 
 
 def test_what_does_not_convert_is_named(tmp_path):
-    line = run("-c", NO_CONVERTER, tmp_path / "decode.onnx").strip().splitlines()[-1]
-    assert line == "The part 'decode' of the policy does not convert to ONNX: jax's operation 'pure_callback' has no converter."
+    told = run("-c", NO_CONVERTER, tmp_path / "decode.onnx").splitlines()
+    operation, old, unknown = [line.partition(": ")[2] for line in told if line.startswith("refused: ")]
+    part = "The part 'decode' of the policy"
+    assert operation == f"{part} does not convert to ONNX: jax's operation 'pure_callback' has no converter."
+    assert old.startswith(f"{part} cannot be written in ONNX's opset 12 (") and "an --opset from 13 to" in old
+    assert unknown.startswith(f"{part} cannot be written in ONNX's opset 99 (")

@@ -67,7 +67,7 @@ def test_what_was_sealed_is_opened_and_sha256sum_agrees(folder):
         (
             "programs/decode.any.bin",
             b"new",
-            "decode.any.bin is no part of the policy (SHA256SUMS); move it away",
+            "decode.any.bin is no part of the policy: SHA256SUMS lacks it; move it away",
         ),
         (
             "policy.json",

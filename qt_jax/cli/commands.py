@@ -1,4 +1,4 @@
-"""The doors of the command line: what each does and needs. Nothing is imported that the base install lacks."""
+"""The commands: what each does and needs. Nothing is imported here that the base install lacks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
-class Door:
+class Command:
     """does: for the usage. extras: of qt_jax, comma between. config: "needed", "optional" or "none".
     flags: whether it has some of its own."""
 
@@ -16,7 +16,7 @@ class Door:
     flags: bool = True
 
     def remedy(self, package: str) -> str:
-        """What installs `package`, and all else that the door needs."""
+        """What installs `package`, and all else that the command needs."""
         if "onnx" in self.extras:  # pip finds no Orbax that suits both extras
             return "`make .onnx/.installed` builds a venv that has it"
         more = [extra for extra, its in SOMETIMES.items() if package in its and extra not in self.extras]
@@ -27,44 +27,44 @@ SOMETIMES = {
     "sim": ("dm_control", "gymnasium", "imageio", "metaworld", "mujoco", "ogbench"),  # a config with `env`
     "data": ("etils", "imageio_ffmpeg", "simplejpeg", "tensorflow_datasets"),  # `serve --record`
 }
-"""Packages that a door needs under some settings alone, by extra."""
+"""Packages that a command needs under some settings alone, by extra."""
 
-DOORS = {
-    "collect": Door(
+COMMANDS = {
+    "collect": Command(
         "collect a dataset in the simulator with scripted experts and realistic failures",
         "train,data,sim",
         flags=False,
     ),
-    "convert": Door("LeRobot or HDF5 episodes as a dataset", "data", "none"),
-    "repack": Door("a dataset's TFRecord files as ArrayRecord, for a global shuffle", "data", "none"),
-    "inspect": Door(
+    "convert": Command("LeRobot or HDF5 episodes as a dataset", "data", "none"),
+    "repack": Command("a dataset's TFRecord files as ArrayRecord, for a global shuffle", "data", "none"),
+    "inspect": Command(
         "what is in a config's datasets: tables, and a page with contact sheets; or in --data=PATH",
         "train,data",
         "optional",
     ),
-    "validate": Door(
+    "validate": Command(
         "every violation of RLDS' conventions, by episode and step; or in --data=PATH",
         "train,data",
         "optional",
     ),
-    "train": Door(
+    "train": Command(
         "train on a dataset; continues from the latest checkpoint in config.workdir",
         "train,data",
         flags=False,
     ),
-    "plan": Door(
+    "plan": Command(
         "compile a config's train step for devices that need not be here: memory, FLOPs, communication",
         "train,data",
     ),
-    "evaluate": Door("roll a trained policy out, with videos and an HTML report", "train,sim,serve"),
-    "affordances": Door(
+    "evaluate": Command("roll a trained policy out, with videos and an HTML report", "train,sim,serve"),
+    "affordances": Command(
         "a trained policy's values of instructions against what comes of them, as precision, recall and F1",
         "train,sim,serve",
         flags=False,
     ),
-    "export": Door("a checkpoint as a policy artefact: what a robot loads", "train"),
-    "onnx": Door("adds ONNX programs to a policy artefact, for robots without jax", "train,onnx", "none"),
-    "serve": Door(
+    "export": Command("a checkpoint as a policy artefact: what a robot loads", "train"),
+    "onnx": Command("adds ONNX programs to a policy artefact, for robots without jax", "train,onnx", "none"),
+    "serve": Command(
         "a policy artefact over a websocket, for robots (openpi-client) and people (a page)",
         "serve",
         "none",
@@ -73,18 +73,18 @@ DOORS = {
 
 
 def usage() -> str:
-    """Every door in a line: what it does, which extras it needs."""
-    lines = [f"  {name:12}{door.extras:16}{door.does}" for name, door in DOORS.items()]
-    without = ", ".join(name for name, door in DOORS.items() if door.config == "none")
+    """Every command in a line: what it does, which extras it needs."""
+    lines = [f"  {name:12}{command.extras:16}{command.does}" for name, command in COMMANDS.items()]
+    without = ", ".join(name for name, command in COMMANDS.items() if command.config == "none")
     return "\n".join(
         [
-            "usage: python -m qt_jax DOOR --config=experiments/FILE.py [--config.KEY=VALUE ...], or qt-jax DOOR",
+            "usage: python -m qt_jax COMMAND --config=experiments/FILE.py [--config.KEY=VALUE ...]",
             "",
-            "doors, and the extras that they need (pip install 'qt_jax[train,data]'):",
+            "commands, and the extras that they need (pip install 'qt_jax[train,data]'):",
             *lines,
             "",
             f"Without --config: {without}. A config with `env` needs sim too, `serve --record` data.",
-            "`python -m qt_jax DOOR --config=FILE --help` lists every setting with its default.",
-            "The base install loads an artefact and acts: qt_jax.serving.artefact, from Python (docs/robot.md).",
+            "`python -m qt_jax COMMAND --config=FILE --help` lists every setting with its default.",
+            "The base install loads an artefact and acts: qt_jax.serving.artefact in Python (docs/robot.md).",
         ]
     )
