@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import signal
@@ -16,6 +17,7 @@ from ml_collections import config_flags
 from qt_jax.cli.commands import COMMANDS, usage
 from qt_jax.cli.settings import problem
 from qt_jax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_USER_ERROR, Preempted, UserError
+from qt_jax.signals import Listener
 
 
 def run(door: str) -> None:
@@ -43,11 +45,14 @@ def run(door: str) -> None:
         except KeyboardInterrupt:
             _leave(door, "interrupted", EXIT_INTERRUPTED)
 
-    if door != "collect":  # which has workers and a half-written dataset to clean up, by the exception
-        signal.signal(signal.SIGINT, lambda *_: _leave(door, "interrupted", EXIT_INTERRUPTED))
-    if door == "train":  # until it hears signals itself
-        told = "told to stop; the same command starts again"
-        signal.signal(signal.SIGTERM, lambda *_: _leave(door, told, EXIT_PREEMPTED))
+    leave = {signal.SIGINT: functools.partial(_leave, door, "interrupted", EXIT_INTERRUPTED)}
+    if door == "train":  # until it has a step to save
+        told = "told to stop before the first step; the same command starts again"
+        leave[signal.SIGTERM] = functools.partial(_leave, door, told, EXIT_PREEMPTED)
+    if door == "serve":  # until it serves
+        signal.signal(signal.SIGINT, lambda *_: leave[signal.SIGINT]())
+    elif door != "collect":  # which has workers and a half-written dataset to clean up, by the exception
+        Listener(leave).__enter__()
     app.run(main, flags_parser=lambda argv: _parse(door, config, argv))
 
 

@@ -8,12 +8,10 @@ import ml_collections
 
 from qt_jax.cli import datasets
 from qt_jax.training import distributed, loop
-from qt_jax.training.peers import Peers
-from qt_jax.training.preemption import Preemption
+from qt_jax.training.checkpoint_errors import only_once
 
 
 def main(config: Any) -> None:
-    with Preemption(Peers()):
-        peers = distributed.start(config.distributed)
-    with peers:
+    only_once()
+    with distributed.start(config.distributed) as peers:
         loop.train(ml_collections.FrozenConfigDict(config), datasets.entries(config), peers)

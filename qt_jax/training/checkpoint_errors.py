@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import re
+import threading
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
+import absl.logging
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
@@ -97,6 +101,21 @@ def list_steps(directory: epath.Path) -> list[int]:
         raise UserError(
             f"{directory} cannot be listed ({what}{faults.told(error)}); {remedy}, and start again."
         ) from error
+
+
+def only_once() -> None:
+    """Has Orbax's threads print nothing of their own in this process: what fails in them, a `Checkpointer` raises."""
+
+    def elsewhere(record: logging.LogRecord) -> bool:
+        return "orbax" not in record.pathname
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        frames = traceback.walk_tb(failed.exc_traceback)
+        if not any("orbax" in frame.f_code.co_filename for frame, _ in frames):
+            before(failed)
+
+    before, threading.excepthook = threading.excepthook, hook
+    absl.logging.get_absl_logger().addFilter(elsewhere)
 
 
 def refuse_other_shapes(saved: Any, expected: Any, path: Any) -> None:

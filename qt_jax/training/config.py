@@ -63,7 +63,7 @@ def default_config(
     config.data.paraphrase_cosine = 0.9  # instructions nearer than this are the same task to hindsight
     config.data.augment = augment.get_config()
     config.optimizer = ml_collections.ConfigDict()
-    config.optimizer.learning_rate = 3e-4  # the highest (AdamW)
+    config.optimizer.learning_rate = 3e-4  # the highest (AdamW); may be lowered when a run continues
     config.optimizer.warmup_steps = 200  # linear
     config.optimizer.final_learning_rate = 0.1  # share of learning_rate at the last step (cosine)
     config.optimizer.weight_decay = 1e-4
@@ -71,7 +71,7 @@ def default_config(
     config.mesh = mesh.get_config()
     config.distributed = distributed.get_config()
     config.train = ml_collections.ConfigDict()
-    config.train.steps = 1000  # of the whole run
+    config.train.steps = 1000  # of the whole run; a run that continues may be given more
     config.train.log_every = 50  # steps
     config.train.validate_every = 500  # steps
     config.train.checkpoint_every = 500  # steps

@@ -26,7 +26,7 @@ from qt_jax.errors import UserError
 NAME = "train.lock"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _BEAT_S = 5.0
-_SILENT_S = 3 * _BEAT_S
+_SILENT_S = 6 * _BEAT_S
 """Without a new beat for so long, the holder of a lease is dead."""
 
 
@@ -116,17 +116,14 @@ class Lease:
         while True:
             self._wait_for_others(waiting)
             self._write()
-            time.sleep(
-                _BEAT_S / 10
-            )  # for another that saw the same silence to write, too: the last one has it
+            time.sleep(_BEAT_S / 10)  # another may have seen the same silence: who writes last has it
             if self._mine():
                 break
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
         self._thread.start()
 
     def _wait_for_others(self, waiting: _Waiting) -> None:
-        """Returns once nobody has the lease: it is gone, its process died on this machine, or it is
-        silent."""
+        """Returns once nobody has the lease: it is gone, its process died on this machine, or is silent."""
         seen, since = _read(self._path), time.monotonic()
         while seen and not _died_here(seen) and time.monotonic() - since < _SILENT_S:
             time.sleep(_BEAT_S / 10)
@@ -152,7 +149,7 @@ class Lease:
                     self._lost = True
 
     def check(self) -> None:
-        """Raises a UserError if another training has taken the directory, or it was deleted. Call before
+        """Raises a UserError if another training has the directory, or it was deleted. Call before
         writing."""
         if self._lost:
             raise UserError(_gone(self._folder))
@@ -169,12 +166,8 @@ class _Waiting:
     """Patience with another training."""
 
     def __init__(self, folder: Any, wait_s: float):
-        self._folder, self._wait_s, self._deadline, self._told = (
-            folder,
-            wait_s,
-            time.monotonic() + wait_s,
-            False,
-        )
+        self._folder, self._wait_s, self._told = folder, wait_s, False
+        self._deadline = time.monotonic() + wait_s
 
     def for_another(self, holder: dict[str, Any]) -> None:
         """Waits a little. Raises a UserError that names the holder when it was enough."""

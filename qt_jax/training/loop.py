@@ -35,7 +35,8 @@ def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
     """Trains on these datasets to `config.train.steps`, from the latest checkpoint in `config.workdir` if there is one.
 
     Raises:
-        UserError: for a bad config, bad data, a checkpoint that this config cannot go on from, another training
+        UserError: for a bad config, bad data, a checkpoint that this config cannot go on from, another
+            training
             in the same directory, or a loss that is not finite.
         Preempted: SIGTERM or Ctrl-C came, and the run is saved.
     """
@@ -99,7 +100,8 @@ def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
                 peers.doing = f"step {step}"
                 batch = mesh.put_batch(local, device_mesh, batch_size)
                 previous, (state, pending) = pending, compiled.step(state, batch)
-                # The check lags one step, so that the device never waits for it; before a save it is up to date.
+                # The check lags one step, so that the device never waits for it; before a save it is up to
+                # date.
                 metrics.check_finite(step - 1, jax.device_get(previous))
                 values = jax.device_get(pending) if step % config.train.log_every == 0 or final else {}
             leaving = preemption.due(step)

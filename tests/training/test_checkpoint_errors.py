@@ -3,11 +3,14 @@
 import dataclasses
 import errno
 import json
+import logging
 import os
 import shutil
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
+import absl.logging
 import jax
 import jax.numpy as jnp
 import optax
@@ -17,6 +20,7 @@ from jax.errors import JaxRuntimeError
 from qt_jax import faults
 from qt_jax.errors import UserError
 from qt_jax.training import checkpoints
+from qt_jax.training.checkpoint_errors import only_once
 from qt_jax.training.state import TrainState
 
 SETTINGS = SimpleNamespace(keep_best=0, best_metric="", keep_checkpoints=2, save_timeout_s=60)
@@ -200,6 +204,23 @@ def test_a_checkpoint_without_a_measure_is_no_best_one(tmp_path):
     checkpointer.save(state_of("a"), {}, ASSETS, {}, None)
     checkpointer.close()
     assert checkpoints.latest_step(str(tmp_path)) == 5
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_what_fails_in_orbax_threads_is_said_once(monkeypatch):
+    printed = []
+    monkeypatch.setattr(threading, "excepthook", printed.append)
+    monkeypatch.setattr(absl.logging.get_absl_logger(), "filters", [])
+    only_once()
+    for file in ("site-packages/orbax/futures.py", "qt_jax/loop.py"):
+        failing = {}
+        exec(compile("def fails():\n raise OSError(28, 'full')", file, "exec"), failing)
+        thread = threading.Thread(target=failing["fails"])
+        thread.start()
+        thread.join()
+    assert len(printed) == 1 and printed[0].exc_traceback.tb_next.tb_next.tb_frame.f_code.co_filename == "qt_jax/loop.py"
+    told = [logging.LogRecord("absl", logging.ERROR, path, 1, "", (), None) for path in ("orbax/future.py", "jax/x.py")]
+    assert [bool(absl.logging.get_absl_logger().filter(record)) for record in told] == [False, True]
 
 
 def test_names_of_files_tell_nothing():
