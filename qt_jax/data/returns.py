@@ -114,7 +114,8 @@ def told(source: Source, config: Any) -> float:
         success = source.index.columns["success"][source.train]
         good = found[success] if success.any() else found
         return float(np.quantile(good, TOLD_QUANTILE, method="higher"))
-    if not found.min() <= asked <= found.max():
+    margin = 1e-5 * max(1.0, abs(asked))  # float32 sums
+    if not found.min() - margin <= asked <= found.max() + margin:
         raise UserError(
             f"config.agent.target_return is {asked:g}; the episodes of {_name(source)} have returns from "
             f"{found.min():.6g} to {found.max():.6g}. Give one of these, or None for a good one of the data."

@@ -108,6 +108,7 @@ def test_a_policy_is_told_a_good_return_of_the_successful_training_episodes():
 def test_a_return_that_is_asked_for_must_be_like_the_datas():
     episodes = ([-0.5, 1.0], True), ([-0.5, -0.5], False)
     assert told(*episodes, asked=0.25) == 0.25
+    assert told(([-0.1, -0.1, 0.8], True), asked=0.6) == 0.6, "as the float32 rewards add up, not quite"
     with pytest.raises(UserError, match=r"is 1; the episodes of a \(data/a\) have returns from -1 to 0.5"):
         told(*episodes, asked=1.0)
 

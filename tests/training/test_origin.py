@@ -15,7 +15,7 @@ OTHER_BOUNDS = dataclasses.replace(ACTION, low=(-2.0, 0.0))
 
 
 def assets(action=ACTION, datasets=None, observation=("front",), encoder="use", agent="iql", **settings):
-    """Of a run; datasets: {name: its action}, by default "lab" with the network's; settings: "data__x" too."""
+    """Of a run; datasets: {name: its action}, by default "lab" with the network's; settings: "data__x=1"."""
     config = {"agent": {"name": agent}, "model": {"atoms": 4}, "data": {"step_penalty": 0.0}}
     config |= {"value_range": [0.0, 1.0], "discount": 0.98, "dt_ref": 0.0625}
     for key, value in settings.items():
