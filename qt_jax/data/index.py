@@ -36,8 +36,8 @@ SAMPLES = 100_000
 class Index:
     """Columns have one entry for each episode that is used.
 
-    shard, position, size: where the record lies. length: T. instruction, task, collector: numbers into `instructions`,
-    `tasks` and `collectors`.
+    shard, place, position, size: where the record lies; `place` counts the records of its file. length: T.
+    instruction, task, collector: numbers into `instructions`, `tasks` and `collectors`.
     id_hash: a uniform number in [0, 1) from the episode's id, for splits. The others: see `_scan`.
     samples: {"action": float32 [n, D], "state": float32 [n, state_dim]}, raw. skipped, left_out: counts by reason.
     embeddings: float32 [instructions, E].
@@ -127,8 +127,9 @@ class _Part:
     left_out: int = 0
 
 
-COLUMNS = {"shard": np.int32, "position": np.int64, "size": np.int64, "length": np.int32, "success": bool, "terminal": bool,
-           "demonstration": bool, "dt": np.float32, "final_reward": np.float32, "dense": bool, "id_hash": np.float64}  # fmt: skip
+COLUMNS = {"shard": np.int32, "place": np.int32, "position": np.int64, "size": np.int64, "length": np.int32,
+           "success": bool, "terminal": bool, "demonstration": bool, "dt": np.float32, "final_reward": np.float32,
+           "dense": bool, "id_hash": np.float64}  # fmt: skip
 
 
 def _scan(directory: Directory, spec: DatasetSpec, step_penalty: float, cache: str, number: int) -> _Part:
@@ -148,7 +149,8 @@ def _scan(directory: Directory, spec: DatasetSpec, step_penalty: float, cache: s
             if episode is None:
                 part.left_out += 1
                 continue
-            _add(part, episode, (number, position, len(record)), f"{shard.name}/{place}", step_penalty, quota)
+            lies = (number, place, position, len(record))
+            _add(part, episode, lies, f"{shard.name}/{place}", step_penalty, quota)
     except BadShard as error:
         missing = shard.examples - len(part.rows) - len(part.problems) - part.left_out
         part.problems += [f"{name} {error}; truncated or damaged, copy or collect it again"] * missing
@@ -251,6 +253,12 @@ def _from_bytes(data: bytes) -> Index:
             group("samples/"), {name: Statistics.from_json(value) for name, value in rest["statistics"].items()}, rest["skipped"],
             rest["left_out"], rest["fingerprint"],
         )  # fmt: skip
+
+
+def where(directory: Directory, index: Index, episode: int) -> str:
+    """Dataset, file and place in the file of an episode, as messages name it."""
+    shard, *_ = shard_of(directory, index, episode)
+    return f"{directory.path}: {shard.name}, episode {index.columns['place'][episode]}"
 
 
 def shard_of(directory: Directory, index: Index, episode: int) -> tuple[Shard, int, int]:

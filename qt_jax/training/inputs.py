@@ -41,6 +41,7 @@ def load(config: Any, entries: Sequence[Entry]) -> tuple[ml_collections.FrozenCo
         paraphrase_cosine=config.data.paraphrase_cosine,
         seed=config.seed,
         cache=config.data.cache,
+        max_skipped=config.data.max_skipped,
         state_statistics=_state_statistics(config, opened),
     )
     datasets = {

@@ -13,6 +13,7 @@ from scipy.stats import mannwhitneyu
 
 from qt_jax.data import loader
 from qt_jax.data.order import Draw
+from qt_jax.data.skips import Skips
 from qt_jax.data.tables import Entry
 from qt_jax.errors import Preempted, UserError
 from qt_jax.models.q_transformer import Network, parameter_count
@@ -55,7 +56,7 @@ def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
         rows=mesh.local_rows(device_mesh, batch_size),
     )
     compiled = program.build(config, network, device_mesh)
-    _announce(config, compiled, recipe, iterator.segments)
+    _announce(config, compiled, recipe, iterator)
     validation = loader.validation_draws(recipe, MAX_VALIDATION_BATCHES * batch_size)
     validation_fn = jax.jit(functools.partial(validation_step, config, network), out_shardings=mesh.replicated(device_mesh))
     productive_s = 0.0
@@ -97,10 +98,11 @@ def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
                     metrics.check_finite(step, values)
                     values = {f"train/{k}": float(v) for k, v in values.items()} | meter.read(float(values["transitions"]))
                     values["read_amplification"] = iterator.read_amplification()
+                    values["skipped_episodes"] = iterator.skips.count
                     writer.write(step, values)
                     metrics.progress(step, steps, {name: values[name] for name in SHOWN})
                 if (step % config.train.validate_every == 0 or final) and validation:
-                    measured = validate_on(recipe, validation, validation_fn, state, device_mesh, batch_size)
+                    measured = validate_on(recipe, validation, validation_fn, state, device_mesh, batch_size, iterator.skips)
                     writer.write(step, measured)
                 if (
                     step % config.train.checkpoint_every == 0 or final or leaving
@@ -131,7 +133,9 @@ def _tell(text: str) -> None:
         print(text, flush=True)
 
 
-def _announce(config: Any, compiled: program.Program, recipe: loader.Recipe, segments: int) -> None:
+def _announce(
+    config: Any, compiled: program.Program, recipe: loader.Recipe, iterator: loader.TrainingIterator
+) -> None:
     """What will run, and where everything lies; the whole table of shardings goes into the run's directory.
 
     Raises:
@@ -140,8 +144,9 @@ def _announce(config: Any, compiled: program.Program, recipe: loader.Recipe, seg
     shape = " x ".join(f"{axis} {size}" for axis, size in compiled.mesh.shape.items())
     parts = program.memory(compiled)
     _tell(
-        f"{inputs.describe(recipe)}\n"
-        f"{config.agent.name}: {parameter_count(compiled.state.params):,} parameters; {segments} segments an epoch; mesh {shape}\n"
+        f"{inputs.describe(recipe)}\n{iterator.memory_notice()}"
+        f"{config.agent.name}: {parameter_count(compiled.state.params):,} parameters; "
+        f"{iterator.segments} segments an epoch; mesh {shape}\n"
         f"memory on each device:\n{program.memory_table(parts)}"
     )
     if jax.process_index() == 0:
@@ -169,12 +174,18 @@ def _initial_state(config: Any, network: Network, compiled: program.Program, ass
 
 
 def validate_on(
-    recipe: loader.Recipe, draws: list[Draw], validation_fn: Any, state: TrainState, device_mesh: jax.sharding.Mesh, batch_size: int
+    recipe: loader.Recipe,
+    draws: list[Draw],
+    validation_fn: Any,
+    state: TrainState,
+    device_mesh: jax.sharding.Mesh,
+    batch_size: int,
+    skips: Skips,
 ) -> dict[str, float]:
     """Means over validation transitions, and the AUC of the first step's value against success where the agent has values."""
     rows = mesh.local_rows(device_mesh, batch_size)
     outputs = []
-    for local in loader.validation_batches(recipe, draws, rows=rows, batch_size=batch_size):
+    for local in loader.validation_batches(recipe, draws, rows=rows, batch_size=batch_size, skips=skips):
         outputs.append(jax.device_get(validation_fn(state, mesh.put_batch(local, device_mesh, batch_size))))
     totals = jax.tree.map(lambda *leaves: sum(map(float, leaves)), *(output["sums"] for output in outputs))
     result = {f"validation/{name}": total / max(count, 1.0) for name, (total, count) in totals.items()}

@@ -28,6 +28,8 @@ NUMBERS = DatasetSpec(
     last_record="observation", reward="success", dt=0.1,
 )  # fmt: skip
 
+FRAMES_SPEC = dataclasses.replace(NUMBERS, observation=ObservationSpec(("front",), (16, 16), 2, "e, t"))
+
 
 def make_config(**data):
     config = tiny.get_config()
@@ -43,8 +45,16 @@ def make_recipe(root, file_format="tfrecord", spec=NUMBERS, **data):
     return inputs.load(config, tables.resolve(config.data, own))[1]
 
 
+def frames_recipe(root, dataset="frames", **data):
+    """Of the synthetic episodes with a camera, two of which have a damaged image."""
+    config = make_config(**data)
+    own = {"frames": dataclasses.replace(FRAMES_SPEC, path=f"{root}/{dataset}")}
+    config.data.mixture = "frames"
+    return inputs.load(config, tables.resolve(config.data, own))[1]
+
+
 def make_iterator(recipe, **overrides):
-    return TrainingIterator(recipe, **(dict(batch_size=8, threads=2, shuffle_episodes=16) | overrides))
+    return TrainingIterator(recipe, **(dict(batch_size=8, threads=2, shuffle_episodes=16, memory=2**24) | overrides))
 
 
 def take(iterator, count):
@@ -80,15 +90,19 @@ def test_restored_at_every_step_the_next_batch_is_the_same(synthetic_root, file_
         equal(take(resumed, 1)[0], batches[step])
 
 
-def test_worker_processes_make_the_same_batches(synthetic_root):
-    recipe = make_recipe(synthetic_root, relabel_rate=0.3)
-    expected = take(make_iterator(recipe), 9)
+def test_worker_processes_make_the_same_batches(synthetic_root, capfd):
+    """Told other tasks now and then, and with frames that do not decode, of which the trainer itself hears."""
+    recipe = frames_recipe(synthetic_root, relabel_rate=0.3, max_skipped=2)
+    whole = make_iterator(recipe)
+    expected = take(whole, 9)
     workers = make_iterator(recipe, workers=2, threads=1)
     for one, other in zip(take(workers, 5), expected):
         equal(one, other)
     workers.set_state({"batches": 5})
     for one, other in zip(take(workers, 4), expected[5:]):
         equal(one, other)
+    assert workers.skips.count == whole.skips.count == 2 and workers._plan._memory == 2**23
+    assert capfd.readouterr().out.count("does not decode") == 4
 
 
 def test_workers_that_do_not_divide_the_rows_are_refused(synthetic_root):
