@@ -71,12 +71,23 @@ def curves(shown: Shown, action: ActionSpec) -> str:
 
 
 def sheet(shown: Shown, camera: str, size: tuple[int, int]) -> list[tuple[int, str]]:
-    """(step, picture) at even distances, as the network gets them: at `size`, unless that is large."""
+    """(step, picture) at even distances, as the network gets them: at `size`, unless that is large.
+
+    "" where the image does not decode.
+    """
     encoded = shown.episode.images[camera]
     scale = min(1.0, _LONGEST_SIDE / max(size))
     size = (round(size[0] * scale), round(size[1] * scale))
     chosen = np.unique(np.linspace(0, len(encoded) - 1, FRAMES).round().astype(int))
-    return [(int(step), _jpeg(resize(decode(encoded[step]), size))) for step in chosen]
+    return [(int(step), _picture(encoded[step], size)) for step in chosen]
+
+
+def _picture(encoded: bytes, size: tuple[int, int]) -> str:
+    try:
+        image = decode(encoded)
+    except Exception:  # Pillow's are of many kinds
+        return ""
+    return _jpeg(resize(image, size))
 
 
 def _jpeg(image: np.ndarray) -> str:

@@ -22,7 +22,7 @@ from qt_jax.preprocess import resize
 from qt_jax.specs import ActionSpec
 from qt_jax.training import inputs
 from tests.conftest import ROOT, door
-from tests.data.test_loader import NUMBERS, make_recipe
+from tests.data.test_loader import NUMBERS, frames_recipe, make_recipe
 from tests.data.test_specs import make_config
 
 
@@ -97,6 +97,15 @@ def test_sheets_show_the_right_steps_at_the_networks_size(synthetic_root):
         assert seen.shape == (32, 32, 3) and np.abs(seen - expected).mean() < 12, step
     page = dataset_page.render(source, dataset_summary.summary(source), [shown], (32, 32))
     assert page.count("<figure>") == 10 and "stored 256 × 320, learned from at 32 × 32" in page
+
+
+def test_an_image_that_does_not_decode_is_said_on_the_page(synthetic_root):
+    recipe = frames_recipe(synthetic_root)
+    source = recipe.mixture.sources[0]
+    shown = shown_episodes.read(recipe, source, 12)
+    assert [one.episode.episode_id for one in shown if "" in dict(dataset_plots.sheet(one, "front", (16, 16))).values()] == ["e5", "e2"]
+    page = dataset_page.render(source, dataset_summary.summary(source), shown[:8], (16, 16))
+    assert page.count("does not decode") == page.count("<figure>") - page.count("data:image/jpeg") > 0
 
 
 def test_the_door(dataset_path, tmp_path):
