@@ -115,7 +115,7 @@ def test_the_door(dataset_path, tmp_path):
     assert page.count('class="episode"') == len(re.findall(r"<h3>", page)) >= 2 and "http" not in page
     described = [sys.executable, "-m", "qt_jax", "inspect", f"--data={dataset_path}", f"--output={tmp_path}", "--episodes=0"]
     result = subprocess.run(described, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
-    assert re.search(r"gripper .* of 256 ", result.stdout) and "None is shown" in (tmp_path / "collected.html").read_text()
+    assert re.search(r"grip .* of 256 ", result.stdout) and "None is shown" in (tmp_path / "collected.html").read_text()
 
 
 def test_rerun_is_asked_for_and_not_installed(monkeypatch):
