@@ -39,7 +39,7 @@ def _sound(entry: Entry, settings: Any) -> bool:
     directory = records.open_directory(entry.spec.path)
     validator = Validator(
         directory, entry.spec, FLAGS.images, index.stored_encoder(directory, entry.spec) == settings.text_encoder,
-        settings.read_threads, settings.cache,
+        settings.read_threads, settings.cache, settings.validation_fraction,
     )  # fmt: skip
     path = storage.directory(FLAGS.output) / f"{entry.name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)

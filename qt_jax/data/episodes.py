@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 from typing import Any
 
@@ -93,6 +94,11 @@ def read(example: dict[str, Any], spec: DatasetSpec, step_penalty: float) -> Epi
     )
     _check_numbers(episode, spec)
     return episode
+
+
+def id_hash(identity: str) -> float:
+    """Uniform in [0, 1): what an episode's place in the training or the validation split is drawn from."""
+    return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big") / 2.0**64
 
 
 def _outcome(raw: Any, spec: DatasetSpec) -> tuple[bool, bool, np.ndarray | None]:

@@ -23,6 +23,7 @@ import tqdm
 from qt_jax import storage, text
 from qt_jax.data import episodes, records
 from qt_jax.data.records import BadRecord, BadShard, Directory, Shard
+from qt_jax.data.samples import Samples
 from qt_jax.data.specs import DatasetSpec
 from qt_jax.errors import UserError
 from qt_jax.specs import DEMONSTRATION
@@ -117,12 +118,10 @@ def stored_encoder(directory: Directory, spec: DatasetSpec) -> str | None:
 class _Part:
     """What one shard holds."""
 
+    samples: Samples
     rows: list[tuple] = dataclasses.field(default_factory=list)
     embeddings: dict[str, np.ndarray | None] = dataclasses.field(default_factory=dict)
     moments: dict[str, Any] = dataclasses.field(default_factory=dict)
-    samples: dict[str, list[np.ndarray]] = dataclasses.field(default_factory=lambda: {"action": [], "state": []})
-    stride: int = 1
-    seen: int = 0
     problems: list[str] = dataclasses.field(default_factory=list)
     left_out: int = 0
 
@@ -134,9 +133,9 @@ COLUMNS = {"shard": np.int32, "place": np.int32, "position": np.int64, "size": n
 
 def _scan(directory: Directory, spec: DatasetSpec, step_penalty: float, cache: str, number: int) -> _Part:
     """One shard. `final_reward` and `dense` (not just the penalty before it) let returns be checked without the record."""
-    shard, part = directory.shards[number], _Part()
+    shard = directory.shards[number]
+    part = _Part(Samples(max(1, SAMPLES // len(directory.shards))))
     name = f"{directory.path}: {shard.name}"
-    quota = max(1, SAMPLES // len(directory.shards))
     try:
         for place, (position, record) in enumerate(records.scan(shard, cache)):
             try:
@@ -150,16 +149,16 @@ def _scan(directory: Directory, spec: DatasetSpec, step_penalty: float, cache: s
                 part.left_out += 1
                 continue
             lies = (number, place, position, len(record))
-            _add(part, episode, lies, f"{shard.name}/{place}", step_penalty, quota)
+            _add(part, episode, lies, f"{shard.name}/{place}", step_penalty)
     except BadShard as error:
         missing = shard.examples - len(part.rows) - len(part.problems) - part.left_out
         part.problems += [f"{name} {error}; truncated or damaged, copy or collect it again"] * missing
     return part
 
 
-def _add(part: _Part, episode: episodes.Episode, place: tuple, fallback_id: str, step_penalty: float, quota: int) -> None:
+def _add(part: _Part, episode: episodes.Episode, place: tuple, fallback_id: str, step_penalty: float) -> None:
     identity = episode.episode_id or fallback_id
-    id_hash = int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big") / 2.0**64
+    id_hash = episodes.id_hash(identity)
     dense = bool(np.any(episode.rewards[:-1] != np.float32(-step_penalty)))
     content = hashlib.sha256(identity.encode() + episode.actions.tobytes() + episode.rewards.tobytes()).digest()[:8]
     part.rows.append((*place, episode.length, episode.success, episode.terminal, episode.collector == DEMONSTRATION, episode.dt,
@@ -170,13 +169,7 @@ def _add(part: _Part, episode: episodes.Episode, place: tuple, fallback_id: str,
         count, total, squares, low, high = part.moments.get(name, (0, 0.0, 0.0, np.inf, -np.inf))
         part.moments[name] = (count + len(values), total + values.sum(0), squares + np.square(values).sum(0),
                               np.minimum(low, values.min(0)), np.maximum(high, values.max(0)))  # fmt: skip
-    chosen = np.arange(-part.seen % part.stride, episode.length, part.stride)
-    part.seen += episode.length
-    part.samples["action"].append(episode.actions[chosen])
-    part.samples["state"].append(episode.state[chosen])
-    if sum(map(len, part.samples["action"])) > quota:
-        part.stride *= 2
-        part.samples = {name: [np.concatenate(values)[::2]] for name, values in part.samples.items()}
+    part.samples.add(episode.length, {"action": episode.actions, "state": episode.state})
 
 
 def _merge(directory: Directory, parts: list[_Part], encoder: str | None, text_encoder: str, max_skipped: int) -> Index:
@@ -204,12 +197,13 @@ def _merge(directory: Directory, parts: list[_Part], encoder: str | None, text_e
             f"Text encoder {text_encoder!r} gives vectors of lengths {sorted({len(e) for e in embeddings})} for the instructions of "
             f"{directory.path}; expected one length."
         )
-    thinnest = max(part.stride for part in parts)
+    parts_with_rows = [part for part in parts if part.rows]
+    thinnest = max(part.samples.stride for part in parts_with_rows)
     samples = {
-        name: np.concatenate([np.concatenate(part.samples[name])[:: thinnest // part.stride] for part in parts if part.rows])
+        name: np.concatenate([part.samples.rows(name)[:: thinnest // part.samples.stride] for part in parts_with_rows])
         for name in ("action", "state")
     }
-    statistics = {name: _statistics([part.moments[name] for part in parts if part.rows], samples[name]) for name in samples}
+    statistics = {name: _statistics([part.moments[name] for part in parts_with_rows], samples[name]) for name in samples}
     skipped: dict[str, int] = {}
     for problem in problems:
         skipped[problem] = skipped.get(problem, 0) + 1

@@ -119,7 +119,7 @@ class SegmentReader:
         if told is None:
             return own
         relabelled = lambda: episodes.relabelled(own.episode, told, self._recipe.step_penalty)
-        return self._kept.get((draw.source, draw.episode, told), lambda: self._prepared(draw, relabelled()))
+        return self._kept.get((draw.source, draw.episode, told), lambda: self._prepared(draw.source, relabelled()))
 
     def _read(self, draw: Draw) -> Prepared:
         source = self._recipe.mixture.sources[draw.source]
@@ -134,15 +134,11 @@ class SegmentReader:
             ) from error
         with self._lock:
             self.bytes_read += place[2]
-        return self._prepared(draw, episode)
+        return self._prepared(draw.source, episode)
 
-    def _prepared(self, draw: Draw, episode: Episode) -> Prepared:
-        source = self._recipe.mixture.sources[draw.source]
-        embedding = source.index.embeddings[source.index.instruction_numbers[episode.instruction]]
-        try:
-            return prepare(episode, embedding, self._layouts[draw.source])
-        except UserError as error:
-            raise UserError(f"{where(source.directory, source.index, draw.episode)}: {error}") from error
+    def _prepared(self, source: int, episode: Episode) -> Prepared:
+        index = self._recipe.mixture.sources[source].index
+        return prepare(episode, index.embeddings[index.instruction_numbers[episode.instruction]], self._layouts[source])
 
     def _told(self, draw: Draw) -> str | None:
         """With a chance of `relabel_rate`, another task's instruction for this reading of the episode."""

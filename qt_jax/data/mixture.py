@@ -11,7 +11,7 @@ import numpy as np
 
 from qt_jax import discretization
 from qt_jax.data import index as indices
-from qt_jax.data import records
+from qt_jax.data import outliers, records
 from qt_jax.data.index import Index
 from qt_jax.data.mixtures import KINDS
 from qt_jax.data.order import Group
@@ -42,8 +42,12 @@ class Source:
 
     def clipped(self) -> np.ndarray:
         """Share of the sampled actions outside the bins' range, [D]."""
-        samples = self.index.samples["action"]
-        return np.mean((samples < np.asarray(self.action.low)) | (samples > np.asarray(self.action.high)), axis=0)
+        below, above = discretization.beyond(self.action, self.index.samples["action"])
+        return np.mean(below | above, axis=0)
+
+    def outliers(self) -> list[str]:
+        """Of the bounds, as `outliers.lines` tells them."""
+        return outliers.lines(self.action, self.index.samples["action"])
 
     def bins_used(self) -> np.ndarray:
         """How many bins of each dim hold a sampled action, [D]."""

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from qt_jax import discretization
 from qt_jax.data.segments import decode
 from qt_jax.evaluation.dataset_summary import ActionDim
 from qt_jax.evaluation.figures import figure_uri, plt, uri
@@ -54,8 +55,10 @@ def curves(shown: Shown, action: ActionSpec) -> str:
     """Each action dim over the steps between its bounds, red where clipped; then reward and discounted return."""
     episode, steps = shown.episode, np.arange(shown.episode.length)
     figure, axes = _panels(action.dims + 1, 1.5)
-    for axis, name, low, high, values in zip(axes, action.names, action.low, action.high, episode.actions.T):
-        outside = (values < low) | (values > high)
+    clipped = np.logical_or(*discretization.beyond(action, episode.actions))
+    for axis, name, low, high, values, outside in zip(
+        axes, action.names, action.low, action.high, episode.actions.T, clipped.T
+    ):
         axis.axhline(low, color=_GREY, lw=0.7, ls="--")
         axis.axhline(high, color=_GREY, lw=0.7, ls="--")
         axis.plot(steps, values, color=_BLUE, lw=1, marker="." if episode.length < 40 else None, ms=4)

@@ -70,6 +70,7 @@ class Summary:
     actions: list[ActionDim]
     state: list[Dim]
     state_description: str
+    outliers: list[str]
 
     @property
     def episodes(self) -> int:
@@ -122,6 +123,7 @@ def summary(source: Source) -> Summary:
         actions=_actions(source),
         state=[Dim(str(i), row) for i, row in enumerate(_rows(source, "state"))],
         state_description=source.spec.observation.state_description,
+        outliers=source.outliers(),
     )
 
 
@@ -133,7 +135,7 @@ def _rows(source: Source, name: str) -> list[tuple[float, ...]]:
 def _actions(source: Source) -> list[ActionDim]:
     action, samples = source.action, source.index.samples["action"]
     tokens = discretization.tokenize(action, samples)
-    below, above = (samples < np.asarray(action.low)).mean(axis=0), (samples > np.asarray(action.high)).mean(axis=0)
+    below, above = (side.mean(axis=0) for side in discretization.beyond(action, samples))
     counts = [np.bincount(column, minlength=bins) for column, bins in zip(tokens.T, action.bins)]
     return list(map(ActionDim, action.names, _rows(source, "action"), action.low, action.high, counts, below.tolist(), above.tolist()))
 
@@ -172,6 +174,7 @@ def _tables(found: Summary) -> list[str]:
     for dim in found.actions:
         bounds, clipped, used = f"{dim.low:.3g}, {dim.high:.3g}", f"{dim.below:.1%}, {dim.above:.1%}", f"{dim.used} of {dim.bins}"
         lines.append(f"  {dim.name:{width}}{_numbers(dim)}   {bounds:>16}{clipped:>16}{used:>12}  |{spark(dim.counts)}|")
+    lines += [f"  worth a look: {line}" for line in found.outliers]
     if found.state:
         lines += ["", f"  {'state':{width}}{heads}   {found.state_description}"]
         lines += [f"  {dim.name:{width}}{_numbers(dim)}" for dim in found.state[:TOP]]

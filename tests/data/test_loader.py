@@ -378,7 +378,7 @@ def test_a_users_tables(tmp_path, synthetic_root):
     config = make_config(tables=str(file), mixture="lab", root=synthetic_root, bins=32)
     ours, bridge = tables.resolve(config.data, {})
     assert ours.weight == pytest.approx(2 / 3) and ours.spec.path == f"{synthetic_root}/fractal20220817_data"
-    assert ours.spec.action.bins == (2,) + (32,) * 7 and bridge.spec.action.bins == (32,) * 6 + (2,)
+    assert ours.spec.action.bins == (2, *(32,) * 6, 2) and bridge.spec.action.bins == (32,) * 6 + (2,)
     file.write_text("SPECS = 1 / 0")
     with pytest.raises(UserError, match="cannot be imported .ZeroDivisionError"):
         tables.resolve(config.data, {})
