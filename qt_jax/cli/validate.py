@@ -53,6 +53,8 @@ def _sound(entry: Entry, settings: Any) -> bool:
             if len(kept := examples.setdefault(violation.kind, [])) < FLAGS.limit:
                 kept.append(violation)
     print(f"{entry.name}: {directory.path}: {validator.episodes} episodes, {validator.steps} steps, {validator.decoded} images decoded")
+    for line in directory.splits():
+        print(f"  {line}")
     if validator.left_out:
         print(f"  {validator.left_out} episodes are left out by {entry.spec.standardise.__name__} and not looked at")
     for kind in filter(counts.get, KINDS):

@@ -89,7 +89,8 @@ class Mixture:
 def open_mixture(settings: Any, entries: Sequence[Entry]) -> Mixture:
     """Opens `config.data` and reads (or makes) each dataset's index.
 
-    An episode belongs to the validation split by a hash of its id, so the split survives filters, order and more data.
+    An episode belongs to the validation split by a hash of its id, so the split survives filters, order and more data; or, where
+    the dataset has a validation split of its own, as it says.
 
     Raises:
         UserError: for data that is missing, damaged, or without an episode that the filter keeps.
@@ -113,7 +114,8 @@ def _open(settings: Any, entry: Entry) -> Source:
         "demonstrations": demonstration,
         "demonstrations_and_failures": demonstration | ~success,
     }[settings.episodes]
-    held_out = columns["id_hash"] < settings.validation_fraction
+    own = directory.own_validation()
+    held_out = own[columns["shard"]] if own.any() else columns["id_hash"] < settings.validation_fraction
     kept = kept & (_within_limits(index, settings.limits, ~held_out, entry.spec.path) | held_out)
     train = np.flatnonzero(kept & ~held_out)
     if not len(train):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from qt_jax import discretization
 from qt_jax.specs import ActionSpec
-from qt_jax.statistics import outlying
+from qt_jax.statistics import Outlier, outlying
 
 
 class Extremes:
@@ -25,16 +23,18 @@ class Extremes:
                 step = int(values[:, dim].argmax())
                 self._values[side, dim], self._places[side][dim] = values[step, dim], f"{place}, step {step}"
 
-    def where(self, dim: int, greatest: bool) -> str:
-        return self._places[int(greatest)][dim]
+    def of(self, dim: int, greatest: bool) -> tuple[float, str]:
+        """The value and its place."""
+        side = int(greatest)
+        return float(self._values[side, dim]) * (1 if greatest else -1), self._places[side][dim]
 
 
-def lines(action: ActionSpec, samples: np.ndarray, where: Callable[[int, bool], str] | None = None) -> list[str]:
+def lines(action: ActionSpec, samples: np.ndarray, extremes: Extremes | None = None) -> list[str]:
     """One for each bound that lies far beyond nearly all actions: they share a few bins then.
 
     Args:
         samples: [n, D] of the actions.
-        where: gives the place of the least or (True) the greatest value of a dim.
+        extremes: of all actions, to name the outlier.
     """
     told, samples = [], samples[np.isfinite(samples).all(axis=1)]
     for outlier in outlying(samples, np.asarray(action.low), np.asarray(action.high)):
@@ -42,10 +42,19 @@ def lines(action: ActionSpec, samples: np.ndarray, where: Callable[[int, bool], 
         edges = np.zeros((2, action.dims))
         edges[:, dim] = start, end
         first, last = discretization.tokenize(action, edges)[:, dim]
-        place = f" ({where(dim, outlier.bound > end)})" if where else ""
         told.append(
-            f"action {action.names[dim]}: its bound {outlier.bound:g}{place} is an outlier: nearly all values lie "
-            f"from {start:.3g} to {end:.3g}, in {last - first + 1} of {action.bins[dim]} bins; correct the bound or "
-            "the data, or set config.data.action_bounds=quantiles"
+            f"{_what(action, outlier, extremes)}, an outlier: nearly all others lie in [{start:.3g}, {end:.3g}], in "
+            f"{last - first + 1} of {action.bins[dim]} bins; mend the data or the bound, or set "
+            "config.data.action_bounds=quantiles"
         )
     return told
+
+
+def _what(action: ActionSpec, outlier: Outlier, extremes: Extremes | None) -> str:
+    """The value, with its place first, or the bound alone where no value is near it."""
+    name, greatest = action.names[outlier.dim], outlier.bound > outlier.rest[1]
+    if extremes:
+        value, place = extremes.of(outlier.dim, greatest)
+        if abs(value - outlier.bound) < abs(value - outlier.rest[int(greatest)]):
+            return f"{place}: action {name!r} is {value:g}"
+    return f"action {name!r} has the bound {outlier.bound:g}"

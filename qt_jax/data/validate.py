@@ -112,7 +112,7 @@ class Validator:
             if below or above:
                 lines.append(f"action {name}: {below:.2%} below its bound {low:g}, {above:.2%} above {high:g}; they go to the edge bins")
         if self.steps:
-            lines += outliers.lines(action, self._samples.rows("action"), self._extremes.where)
+            lines += outliers.lines(action, self._samples.rows("action"), self._extremes)
         lines += self._duplicates.lines()
         if self.shaped:
             lines.append(f"{self.shaped} episodes have rewards other than 0 and 1, which the spec's reward='success' ignores")
@@ -162,8 +162,10 @@ class Validator:
         named = f"{shard.name}, episode {place}" + (f" ({raw.episode_id})" if raw.episode_id else "")
         self._samples.add(len(action), {"action": action})
         self._extremes.add(action, named)
-        split = episodes.id_hash(raw.episode_id or f"{shard.name}/{place}") < self.validation_fraction
-        self._duplicates.add(_content(raw, self.spec), named, raw.instruction, split)
+        held_out = episodes.id_hash(raw.episode_id or f"{shard.name}/{place}") < self.validation_fraction
+        if self.directory.own_validation().any():
+            held_out = shard.split != "train"
+        self._duplicates.add(_content(raw, self.spec), named, raw.instruction, held_out)
 
     def _look(self, example: dict[str, Any], raw: Standardised, pool: Any) -> _Found:
         self.shaped += self.spec.reward == "success" and not _sparse(raw)

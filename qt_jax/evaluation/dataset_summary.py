@@ -70,6 +70,7 @@ class Summary:
     actions: list[ActionDim]
     state: list[Dim]
     state_description: str
+    splits: list[str]
     outliers: list[str]
 
     @property
@@ -123,6 +124,7 @@ def summary(source: Source) -> Summary:
         actions=_actions(source),
         state=[Dim(str(i), row) for i, row in enumerate(_rows(source, "state"))],
         state_description=source.spec.observation.state_description,
+        splits=directory.splits(),
         outliers=source.outliers(),
     )
 
@@ -149,6 +151,7 @@ def text(found: Summary) -> str:
         f"  files         {found.shards} x {found.file_format}, {found.size / 2**20:,.1f} MiB; weight {found.weight:.3g} in the mixture",
         f"  episodes      {found.episodes:,}: {others}; {found.success:.1%} successful",
         f"  used          {found.training:,} for training, {found.validation:,} for validation",
+        *(f"                {line}" for line in found.splits),
         f"  steps         {found.steps:,}",
         f"  lengths       min {lengths.min()}, median {found.median:g}, max {lengths.max()}  |{spark(counts)}|",
         f"  dt            {rates(found)}",

@@ -45,7 +45,7 @@ def default_config(
     config.data.text_encoder = text.ENCODER  # or the name of the stored embeddings' encoder, or "module:function" of yours
     config.data.episodes = "all"  # or "successes", "demonstrations", "demonstrations_and_failures"
     config.data.limits = ()  # most episodes a task of each collector, such as ("demonstration=10", "noise=200"), no others; (): all
-    config.data.validation_fraction = 0.05  # of the episodes, by hash
+    config.data.validation_fraction = 0.05  # of the episodes, by hash; none where a dataset has its own split
     config.data.segment_length = 8  # steps of one episode that are scored together
     config.data.batch_size = 32  # segments, over all devices
     config.data.image_size = 0  # to which all images are resized, square; 0: as stored

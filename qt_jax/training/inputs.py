@@ -101,7 +101,7 @@ def describe(recipe: Recipe) -> str:
             f"{source.name}: {len(source.train)} training and {len(source.validation)} validation episodes of {len(index)}, "
             f"{index.columns['success'].mean():.0%} successful, weight {source.weight:.3g}; actions beyond the bins: {clipped}"
         )
-        lines += [f"  {line}" for line in source.outliers()]
+        lines += [f"  {line}" for line in (*source.directory.splits(), *source.outliers())]
         if index.left_out:
             lines.append(f"  {index.left_out} episodes are left out by {source.spec.standardise.__name__}")
         if index.skipped:

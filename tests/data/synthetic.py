@@ -285,8 +285,8 @@ def main(root: str) -> None:
     write(tfds, f"{root}/fractal20220817_data", *fractal(tfds), shards=2)
     write(tfds, f"{root}/bridge_dataset", *bridge(tfds), version="1.0.0")
     write(tfds, f"{root}/language_table", *language_table(tfds), version="0.0.1")
+    write(tfds, f"{root}/frames", *frames(tfds), shards=2)
     features, episodes = frames(tfds)
-    write(tfds, f"{root}/frames", features, episodes, shards=2)
     splits = {"val": episodes[8:10], "test": episodes[10:]}
     write(tfds, f"{root}/frames_splits", features, episodes[:8], others=splits)
     for file_format in ("tfrecord", "array_record"):

@@ -281,6 +281,19 @@ def test_validation_covers_every_transition_once(synthetic_root):
     assert len(loader.validation_draws(recipe, 5)) <= 5
 
 
+def test_a_datasets_own_validation_split_is_validated_on_and_another_split_is_told(synthetic_root):
+    recipe = frames_recipe(synthetic_root, "frames_splits", validation_fraction=0.5)
+    source = recipe.mixture.sources[0]
+    assert (len(source.train), len(source.validation)) == (8, 2)
+    (batch,) = loader.validation_batches(recipe, loader.validation_draws(recipe, 100)[::2], batch_size=2)
+    statistics = source.index.statistics["state"]
+    assert set(np.rint(batch.state[:, 0, 0] * statistics.std[0] + statistics.mean[0])) == {8, 9}
+    described = inputs.describe(recipe)
+    assert "8 training and 2 validation episodes of 10" in described
+    assert "  validation is the dataset's own split 'val', nothing of 'train'" in described.splitlines()
+    assert "  its split 'test', 2 episodes, is not read" in described.splitlines()
+
+
 def test_quantile_bounds_and_the_share_clipped(synthetic_root):
     by_spec = make_recipe(synthetic_root).mixture.sources[0]
     np.testing.assert_allclose(by_spec.clipped(), 0.0)
@@ -297,14 +310,6 @@ def test_statistics_of_the_whole_dataset(synthetic_root):
     np.testing.assert_allclose(statistics["state"].mean, states.mean(0))
     np.testing.assert_allclose(statistics["state"].std, states.std(0))
     np.testing.assert_allclose(statistics["state"].high, states.max(0))
-
-
-def test_a_second_start_reads_the_index_and_not_the_data(synthetic_root, monkeypatch):
-    make_recipe(synthetic_root)
-    monkeypatch.setattr("qt_jax.data.records.scan", None)
-    make_recipe(synthetic_root)
-    with pytest.raises(TypeError):
-        make_recipe(synthetic_root, step_penalty=0.125)  # other rewards, another index
 
 
 def test_a_damaged_record_is_an_error_or_a_counted_skip(synthetic_root, tmp_path):
