@@ -52,6 +52,7 @@ def read(example: dict[str, Any], spec: DatasetSpec, step_penalty: float) -> Epi
 
     Raises:
         BadRecord: for a missing key, a flag or shape against the spec, or a number that is not finite.
+        UserError: for an episode of another environment than the config's. Neither says which episode it is.
     """
     try:
         raw = spec.standardise(example)
@@ -135,20 +136,20 @@ def _check_numbers(episode: Episode, spec: DatasetSpec) -> None:
         value = getattr(episode, field)
         bad = np.argwhere(~np.isfinite(value)) if value is not None else np.empty(0)
         if bad.size:
-            raise BadRecord(f"has {field} that is not finite at step {bad[0][0]}")
+            raise BadRecord(f"{field} is not finite", None if field == "embedding" else int(bad[0][0]))
     if not (episode.dt and episode.dt > 0):
         raise BadRecord(f"holds its actions for {episode.dt} s, expected a positive time")
     if spec.expected_dt is None:
         return
     if episode.task not in spec.expected_dt:
         raise UserError(
-            f"{spec.path} holds episodes of {episode.task}, config.env.tasks={tuple(spec.expected_dt)} does not; name it there or give "
+            f"holds episodes of {episode.task}, config.env.tasks={tuple(spec.expected_dt)} does not; name it there or give "
             "other data."
         )
     expected = spec.expected_dt[episode.task]
     if not math.isclose(episode.dt, expected, rel_tol=1e-4):
         raise UserError(
-            f"{spec.path} holds each action of {episode.task} for {episode.dt:g} s, config.env.action_repeat for {expected:g} s; collect "
+            f"holds each action of {episode.task} for {episode.dt:g} s, config.env.action_repeat for {expected:g} s; collect "
             "again or change config.env."
         )
 

@@ -23,6 +23,7 @@ import tqdm
 
 from qt_jax import storage, text
 from qt_jax.data import code, episodes, records
+from qt_jax.data.episodes import Episode
 from qt_jax.data.records import BadRecord, BadShard, Directory, Shard
 from qt_jax.data.samples import Samples
 from qt_jax.data.specs import DatasetSpec
@@ -201,8 +202,10 @@ def _scan(directory: Directory, spec: DatasetSpec, step_penalty: float, cache: s
                     raise record
                 episode = episodes.read(directory.parse(record), spec, step_penalty)
             except BadRecord as error:
-                part.problems.append(f"{name}, episode {place}: {error}")
+                part.problems.append(records.named(f"{name}, episode {place}", error))
                 continue
+            except UserError as error:
+                raise UserError(records.named(f"{name}, episode {place}", error)) from error
             if episode is None:
                 part.left_out += 1
                 continue
@@ -215,7 +218,7 @@ def _scan(directory: Directory, spec: DatasetSpec, step_penalty: float, cache: s
     return part
 
 
-def _add(part: _Part, episode: episodes.Episode, place: tuple, fallback_id: str, step_penalty: float) -> None:
+def _add(part: _Part, episode: Episode, place: tuple, fallback_id: str, step_penalty: float) -> None:
     identity = episode.episode_id or fallback_id
     id_hash = episodes.id_hash(identity)
     dense = bool(np.any(episode.rewards[:-1] != np.float32(-step_penalty)))
@@ -312,6 +315,24 @@ def where(directory: Directory, index: Index, episode: int) -> str:
     """Dataset, file and place in the file of an episode, as messages name it."""
     shard, *_ = shard_of(directory, index, episode)
     return f"{directory.path}: {shard.name}, episode {index.columns['place'][episode]}"
+
+
+def read(
+    directory: Directory, index: Index, spec: DatasetSpec, episode: int, step_penalty: float, cache: str
+) -> Episode:
+    """An episode of the index, from storage.
+
+    Raises:
+        UserError: if it can no longer be read.
+    """
+    try:
+        record = records.read(*shard_of(directory, index, episode), cache)
+        return episodes.read(directory.parse(record), spec, step_penalty)
+    except (BadRecord, OSError) as error:
+        place = records.named(where(directory, index, episode), error)
+        raise UserError(
+            f"{place}, though it was sound when it was indexed; the dataset changed or its storage is failing."
+        ) from error
 
 
 def shard_of(directory: Directory, index: Index, episode: int) -> tuple[Shard, int, int]:

@@ -16,15 +16,14 @@ import jax
 import numpy as np
 from absl import flags
 
-from qt_jax.data import episodes, mixture, records
+from qt_jax.data import episodes, mixture
+from qt_jax.data import index as indices
 from qt_jax.data.buffers import Buffers
 from qt_jax.data.episodes import Episode
-from qt_jax.data.index import shard_of, where
 from qt_jax.data.kept import Kept
 from qt_jax.data.mixture import Mixture
 from qt_jax.data.order import Draw, Group, Order, Reader
 from qt_jax.data.pool import Pool
-from qt_jax.data.records import BadRecord
 from qt_jax.data.segments import BadFrame, Cutting, Layout, Prepared, Rows, prepare
 from qt_jax.data.skips import Met, Skips, pack
 from qt_jax.errors import UserError
@@ -98,7 +97,7 @@ class SegmentReader:
                 draw = self._instead(draw, turn)
         source, last = self._recipe.mixture.sources[draw.source], met[-1]
         raise UserError(
-            f"{source.name}: {where(source.directory, source.index, last.episode)}, step {last.step}: an image does "
+            f"{source.name}: {indices.where(source.directory, source.index, last.episode)}, step {last.step}: an image does "
             f"not decode, as in {MOST_BAD - 1} segments that were drawn for its row before; repair the dataset "
             "(`validate` lists all such images)."
         )
@@ -122,18 +121,12 @@ class SegmentReader:
         return self._kept.get((draw.source, draw.episode, told), lambda: self._prepared(draw.source, relabelled()))
 
     def _read(self, draw: Draw) -> Prepared:
-        source = self._recipe.mixture.sources[draw.source]
-        place = shard_of(source.directory, source.index, draw.episode)
-        try:
-            record = records.read(*place, self._recipe.cache)
-            episode = episodes.read(source.directory.parse(record), source.spec, self._recipe.step_penalty)
-        except BadRecord as error:
-            raise UserError(
-                f"{where(source.directory, source.index, draw.episode)}: {error}, though it was sound when it was "
-                "indexed; the dataset changed or its storage is failing."
-            ) from error
+        source, recipe = self._recipe.mixture.sources[draw.source], self._recipe
+        episode = indices.read(
+            source.directory, source.index, source.spec, draw.episode, recipe.step_penalty, recipe.cache
+        )
         with self._lock:
-            self.bytes_read += place[2]
+            self.bytes_read += int(source.index.columns["size"][draw.episode])
         return self._prepared(draw.source, episode)
 
     def _prepared(self, source: int, episode: Episode) -> Prepared:

@@ -32,6 +32,12 @@ class BadRecord(Exception):
         self.step = step
 
 
+def named(place: str, error: Exception) -> str:
+    """The error as a line that begins with the place, down to the step where that is known."""
+    step = getattr(error, "step", None)
+    return f"{place}: {error}" if step is None else f"{place}, step {step}: {error}"
+
+
 class BadShard(Exception):
     """Nothing after this point of a file can be read."""
 

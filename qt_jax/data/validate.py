@@ -149,7 +149,7 @@ class Validator:
             try:
                 episodes.read(example, self.spec, 0.0)
             except (BadRecord, UserError) as error:
-                found = [("unusable", None, str(error))]
+                found = [("unusable", getattr(error, "step", None), str(error))]
         for kind, step, text in found:
             yield kind, step, text, raw.episode_id
 
