@@ -57,4 +57,5 @@ def _what(action: ActionSpec, outlier: Outlier, extremes: Extremes | None) -> st
         value, place = extremes.of(outlier.dim, greatest)
         if abs(value - outlier.bound) < abs(value - outlier.rest[int(greatest)]):
             return f"{place}: action {name!r} is {value:g}"
-    return f"action {name!r} has the bound {outlier.bound:g}"
+        return f"action {name!r} has the bound {outlier.bound:g}"
+    return f"action {name!r} has the bound {outlier.bound:g} (`validate` names its step)"

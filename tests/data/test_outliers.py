@@ -28,10 +28,10 @@ def values(count=400):
 
 def test_an_outlier_that_became_the_bound_is_told_with_the_bins_that_are_left():
     (line,) = outliers.lines(ACTION, values())
-    assert line.startswith("action 'x' has the bound 1000, an outlier: nearly all others lie in [-0.00")
+    assert line.startswith("action 'x' has the bound 1000 (`validate` names its step), an outlier: nearly all others lie in [-0.00")
     assert "in 1 of 256 bins" in line and "config.data.action_bounds=quantiles" in line
     low = ActionSpec(ACTION.names, (-1000.0, 0.0), (0.01, 1.0), ACTION.bins)
-    assert outliers.lines(low, values())[0].startswith("action 'x' has the bound -1000, an outlier")
+    assert outliers.lines(low, values())[0].startswith("action 'x' has the bound -1000 (`")
 
 
 def test_an_outlier_is_named_with_its_place_first_where_a_value_is_one():
