@@ -1,8 +1,10 @@
-"""`make bench-memory`: memory of all reading processes together with episodes of 7 MB, by `config.data.memory_mib` and workers.
+"""`make bench-memory`: memory of all reading processes together with episodes of 7 MB, by
+`config.data.memory_mib` and workers.
 
-Each measurement is a process of its own: the greatest proportional set size of its whole tree while 40 batches are taken, once the
-workers have started. Beside the encoded episodes that are kept it holds the programs, the index and the decoded batches, so what counts
-is the difference to memory_mib=0. Writes experiments/results/bench_memory.json.
+Each measurement is a process of its own: the greatest proportional set size of its whole tree while 40
+batches are taken, once the workers have started. Beside the encoded episodes that are kept it holds the
+programs, the index and the decoded batches, so what counts is the difference to memory_mib=0. Writes
+experiments/results/bench_memory.json.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ BATCHES, ROWS = 40, 32
 
 
 def write() -> None:
-    """Small pictures, with zeros behind them up to the size of a large one: what is read weighs, what is decoded does not."""
+    """Small pictures, with zeros behind them up to the size of large ones: heavy to read, light to decode."""
     import simplejpeg
 
     from qt_jax.data import rlds_writer
@@ -50,7 +52,12 @@ def write() -> None:
     observation = ObservationSpec(("front",), (32, 32), 1, "none")
     action = ActionSpec(("x",), (-1.0,), (1.0,), (256,))
     rlds_writer.write(
-        str(DATA), episodes(), action=action, observation=observation, description="", file_format="array_record"
+        str(DATA),
+        episodes(),
+        action=action,
+        observation=observation,
+        description="",
+        file_format="array_record",
     )
 
 
@@ -87,12 +94,18 @@ def measure(memory_mib: int, workers: int) -> dict[str, float]:
     return {"memory_mib": memory_mib, "workers": workers, "tree_mib": round(most)}
 
 
+def print_measure(memory_mib: int, workers: int) -> None:
+    print(json.dumps(measure(memory_mib, workers)))
+
+
 def main() -> None:
     if not DATA.exists():
-        subprocess.run([sys.executable, "-c", "from benchmarks import bench_memory; bench_memory.write()"], check=True)
+        subprocess.run(
+            [sys.executable, "-c", "from benchmarks import bench_memory; bench_memory.write()"], check=True
+        )
     results = []
     for workers, memory in itertools.product((0, 2, 4), (0, 128, 512)):
-        script = f"import json; from benchmarks import bench_memory as b; print(json.dumps(b.measure({memory}, {workers})))"
+        script = f"from benchmarks import bench_memory as b; b.print_measure({memory}, {workers})"
         done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
         results.append(json.loads(done.stdout.splitlines()[-1]))
         print(results[-1], flush=True)

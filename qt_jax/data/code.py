@@ -1,7 +1,8 @@
-"""What functions do, as a digest: it changes with their code, that of what they call, and the constants they use.
+"""What functions do, as a digest: it changes with their code, that of what they call, and the constants they
+use.
 
-Followed are functions, classes and values of this project and of the functions' own packages; of libraries the names count alone.
-Comments, docstrings, and whatever else stands in the same files change nothing.
+Followed are functions, classes and values of this project and of the functions' own packages; of libraries
+the names count alone. Comments, docstrings, and whatever else stands in the same files change nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +20,15 @@ from typing import Any
 import numpy as np
 
 _LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
-_OF_CLASSES = ("__module__", "__dict__", "__weakref__", "__doc__", "__annotations__", "__firstlineno__", "__static_attributes__")
+_OF_CLASSES = (
+    "__module__",
+    "__dict__",
+    "__weakref__",
+    "__doc__",
+    "__annotations__",
+    "__firstlineno__",
+    "__static_attributes__",
+)
 
 
 def digest(*roots: Any) -> str:
@@ -68,8 +77,14 @@ class _Walk:
             self._all((value.func, value.args, value.keywords))
         elif isinstance(value, property):
             self._all((value.fget, value.fset))
-        elif wrapped := getattr(value, "__wrapped__", None) or getattr(value, "__func__", None) or getattr(value, "func", None):
-            self.value(wrapped)  # of functools.cache and its like, static and class methods, cached properties
+        elif (
+            wrapped := getattr(value, "__wrapped__", None)
+            or getattr(value, "__func__", None)
+            or getattr(value, "func", None)
+        ):
+            self.value(
+                wrapped
+            )  # of functools.cache and its like, static and class methods, cached properties
         elif isinstance(value, type):
             self._class(value)
         elif isinstance(value, np.ndarray):
@@ -103,7 +118,13 @@ class _Walk:
         if not self._is_own(value.__module__ or ""):
             self._tell(value.__module__, value.__qualname__)
             return
-        self._all((value.__defaults__, value.__kwdefaults__, [cell.cell_contents for cell in value.__closure__ or ()]))
+        self._all(
+            (
+                value.__defaults__,
+                value.__kwdefaults__,
+                [cell.cell_contents for cell in value.__closure__ or ()],
+            )
+        )
         names = self._code(value.__code__, value.__doc__, value.__globals__.get("__package__") or "")
         modules = []
         for name in names:
@@ -113,14 +134,24 @@ class _Walk:
             elif name in value.__globals__:
                 self._tell(name)
                 self.value(used)
-        for module in modules:  # which of a module's attributes are its functions' is not seen, so all names that it has count
+        for module in (
+            modules
+        ):  # which of a module's attributes are its functions' is not seen, so all names that it has count
             if self._is_own(module.__name__):
-                self._all(vars(module)[name] for name in names if name in vars(module) and name not in value.__globals__)
+                self._all(
+                    vars(module)[name]
+                    for name in names
+                    if name in vars(module) and name not in value.__globals__
+                )
 
     def _code(self, code: types.CodeType, doc: str | None, package: str) -> list[str]:
         """Tells of the instructions; returns the names that they look up, those of inner functions too."""
         inner = [const for const in code.co_consts if isinstance(const, types.CodeType)]
-        constants = [c for c in code.co_consts if not isinstance(c, types.CodeType) and not (doc is not None and c == doc)]
+        constants = [
+            c
+            for c in code.co_consts
+            if not isinstance(c, types.CodeType) and not (doc is not None and c == doc)
+        ]
         self._tell(code.co_code, code.co_exceptiontable, code.co_names, code.co_varnames)
         self._all(constants)
         for instruction in dis.get_instructions(code):
@@ -129,13 +160,18 @@ class _Walk:
         return [*code.co_names, *(name for one in inner for name in self._code(one, None, package))]
 
     def _import(self, name: str, package: str) -> None:
-        """Tells of an own module that is imported within a function: of its file, since it may not be loaded yet."""
+        """Tells of an own module that a function imports: of its file, since it may not be loaded yet."""
         for full in (name, f"{package}.{name}"):
             try:
                 found = importlib.util.find_spec(full)
             except (ImportError, ValueError, AttributeError):
                 continue
-            if found and found.origin and Path(found.origin).is_file() and not found.origin.startswith(_LIBRARIES):
+            if (
+                found
+                and found.origin
+                and Path(found.origin).is_file()
+                and not found.origin.startswith(_LIBRARIES)
+            ):
                 self._tell(full, Path(found.origin).read_bytes())
 
 

@@ -39,14 +39,14 @@ class Duplicates:
             return []
         more = ", ..." if self._copies > len(self._examples) else ""
         lines = [
-            f"{self._copies} episodes are duplicates of {len(self._repeated)} others (same actions, states and images): "
-            f"{', '.join(self._examples)}{more}"
+            f"{self._copies} episodes are duplicates of {len(self._repeated)} others (same actions, states "
+            f"and images): {', '.join(self._examples)}{more}"
         ]
         if self._told_otherwise:
             lines.append(f"{self._told_otherwise} of the duplicates have another instruction than the first")
         if self._across:
             lines.append(
-                f"{self._across} of the duplicates are on the other side of the split into training and validation than the first: "
-                "what is validated on was trained on"
+                f"{self._across} of the duplicates are on the other side of the split into training and "
+                "validation than the first: what is validated on was trained on"
             )
         return lines

@@ -143,14 +143,14 @@ def _check_numbers(episode: Episode, spec: DatasetSpec) -> None:
         return
     if episode.task not in spec.expected_dt:
         raise UserError(
-            f"holds episodes of {episode.task}, config.env.tasks={tuple(spec.expected_dt)} does not; name it there or give "
-            "other data."
+            f"holds episodes of {episode.task}, config.env.tasks={tuple(spec.expected_dt)} does not; name it "
+            "there or give other data."
         )
     expected = spec.expected_dt[episode.task]
     if not math.isclose(episode.dt, expected, rel_tol=1e-4):
         raise UserError(
-            f"holds each action of {episode.task} for {episode.dt:g} s, config.env.action_repeat for {expected:g} s; collect "
-            "again or change config.env."
+            f"holds each action of {episode.task} for {episode.dt:g} s, config.env.action_repeat for "
+            f"{expected:g} s; collect again or change config.env."
         )
 
 

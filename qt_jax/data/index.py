@@ -1,8 +1,9 @@
 """One pass over a dataset, kept on disk: where each episode lies and what it is, and statistics of its actions and states.
 
-The pass reads every record once, decodes no image, and checks what training relies on. Its result is cached under all that decides
-it: names and sizes of the dataset's files, the code that reads them, and the settings. A file with another time than it had is read
-once more, not parsed: the pass is repeated only if its records changed.
+The pass reads every record once, decodes no image, and checks what training relies on. Its result is cached
+under all that decides it: names and sizes of the dataset's files, the code that reads them, and the settings.
+A file with another time than it had is read once more, not parsed: the pass is repeated only if its records
+changed.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class Index:
     instruction, task, collector: numbers into `instructions`, `tasks` and `collectors`.
     id_hash: a uniform number in [0, 1) from the episode's id, for splits. The others: see `_scan`.
     samples: {"action": float32 [n, D], "state": float32 [n, state_dim]}, raw. skipped, left_out: counts by reason.
-    embeddings: float32 [instructions, E]. contents: a digest of each file's records; modified: each file's time when it was looked at.
+    embeddings: float32 [instructions, E]. contents: a digest of each file's records; modified: each file's
+        time when it was looked at.
     """
 
     columns: dict[str, np.ndarray]
@@ -85,14 +87,22 @@ def load(
     Raises:
         UserError: for more damaged records than `max_skipped`, each kind named with its place.
     """
-    path = storage.directory(cache) / "index" / f"{_key(directory, spec, step_penalty, text_encoder)[:32]}.npz"
+    path = (
+        storage.directory(cache) / "index" / f"{_key(directory, spec, step_penalty, text_encoder)[:32]}.npz"
+    )
     each = functools.partial(_of_shards, directory, workers)
     kept = _cached(path)
     if kept is not None and _holds(kept, directory, cache, each):
         index = kept
-        _check_damage([problem for problem, count in index.skipped.items() for _ in range(count)], directory, max_skipped)
+        _check_damage(
+            [problem for problem, count in index.skipped.items() for _ in range(count)],
+            directory,
+            max_skipped,
+        )
     else:
-        parts = each(functools.partial(_scan, directory, spec, step_penalty, cache), range(len(directory.shards)))
+        parts = each(
+            functools.partial(_scan, directory, spec, step_penalty, cache), range(len(directory.shards))
+        )
         index = _merge(directory, parts, stored_encoder(directory, spec), text_encoder, max_skipped)
     times = tuple(shard.modified for shard in directory.shards)
     if index is not kept or index.modified != times:
@@ -122,7 +132,9 @@ def _of_shards(directory: Directory, workers: int, function: Callable, shards: S
 def _holds(index: Index, directory: Directory, cache: str, each: Callable) -> bool:
     """Whether the records are those of the index: where a file has another time, it is read again to see."""
     touched = [i for i, shard in enumerate(directory.shards) if shard.modified != index.modified[i]]
-    contents = each(functools.partial(_content, cache), [directory.shards[i] for i in touched]) if touched else []
+    contents = (
+        each(functools.partial(_content, cache), [directory.shards[i] for i in touched]) if touched else []
+    )
     return contents == [index.contents[i] for i in touched]
 
 
@@ -135,7 +147,9 @@ def _content(cache: str, shard: Shard) -> str:
     return digest.hexdigest()
 
 
-def _telling(digest: Any, scanned: Iterable[tuple[int, bytes | BadRecord]]) -> Iterator[tuple[int, bytes | BadRecord]]:
+def _telling(
+    digest: Any, scanned: Iterable[tuple[int, bytes | BadRecord]]
+) -> Iterator[tuple[int, bytes | BadRecord]]:
     """What is scanned, the digest told of each record."""
     for position, record in scanned:
         digest.update(record if isinstance(record, bytes) else str(record).encode())
@@ -143,7 +157,7 @@ def _telling(digest: Any, scanned: Iterable[tuple[int, bytes | BadRecord]]) -> I
 
 
 def _key(directory: Directory, spec: DatasetSpec, step_penalty: float, text_encoder: str) -> str:
-    """Of all that an index depends on, but for the files' contents. Bounds, bins and the like are none of it."""
+    """Of all that an index depends on, but for the files' contents. Bounds and bins are none of it."""
     apart = ("path", "standardise", "achieves", "action", "observation")
     rest = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.name not in apart}
     read = (spec.action.dims, spec.observation.cameras, spec.observation.state_dim)
@@ -159,8 +173,8 @@ def _key(directory: Directory, spec: DatasetSpec, step_penalty: float, text_enco
 def _check_damage(problems: Sequence[str], directory: Directory, max_skipped: int) -> None:
     if len(problems) > max_skipped:
         raise UserError(
-            f"{problems[0]} ({len(problems)} damaged of {sum(s.examples for s in directory.shards)} episodes; "
-            f"config.data.max_skipped={max_skipped}). Repair the dataset or raise the cap."
+            f"{problems[0]} ({len(problems)} damaged of {sum(s.examples for s in directory.shards)} "
+            f"episodes; config.data.max_skipped={max_skipped}). Repair the dataset or raise the cap."
         )
 
 
@@ -185,8 +199,8 @@ class _Part:
 
 
 COLUMNS = {"shard": np.int32, "place": np.int32, "position": np.int64, "size": np.int64, "length": np.int32,
-           "success": bool, "terminal": bool, "demonstration": bool, "dt": np.float32, "final_reward": np.float32,
-           "dense": bool, "id_hash": np.float64}  # fmt: skip
+           "success": bool, "terminal": bool, "demonstration": bool, "dt": np.float32,
+           "final_reward": np.float32, "dense": bool, "id_hash": np.float64}  # fmt: skip
 
 
 def _scan(directory: Directory, spec: DatasetSpec, step_penalty: float, cache: str, number: int) -> _Part:
@@ -258,19 +272,25 @@ def _merge(directory: Directory, parts: list[_Part], encoder: str | None, text_e
     parts_with_rows = [part for part in parts if part.rows]
     thinnest = max(part.samples.stride for part in parts_with_rows)
     samples = {
-        name: np.concatenate([part.samples.rows(name)[:: thinnest // part.samples.stride] for part in parts_with_rows])
+        name: np.concatenate(
+            [part.samples.rows(name)[:: thinnest // part.samples.stride] for part in parts_with_rows]
+        )
         for name in ("action", "state")
     }
-    statistics = {name: _statistics([part.moments[name] for part in parts_with_rows], samples[name]) for name in samples}
+    statistics = {
+        name: _statistics([part.moments[name] for part in parts_with_rows], samples[name]) for name in samples
+    }
     skipped: dict[str, int] = {}
     for problem in problems:
         skipped[problem] = skipped.get(problem, 0) + 1
     fingerprint = hashlib.sha256(b"".join(content)).hexdigest()[:16]
     left_out = sum(part.left_out for part in parts)
-    contents, modified = zip(*((part.content, shard.modified) for part, shard in zip(parts, directory.shards)))
+    contents, modified = zip(
+        *((part.content, shard.modified) for part, shard in zip(parts, directory.shards))
+    )
     return Index(
-        columns, instructions, tasks, collectors, np.stack(embeddings), samples, statistics, skipped, left_out, fingerprint,
-        contents, modified,
+        columns, instructions, tasks, collectors, np.stack(embeddings), samples, statistics, skipped,
+        left_out, fingerprint, contents, modified,
     )  # fmt: skip
 
 
@@ -292,7 +312,8 @@ def _to_bytes(index: Index) -> bytes:
     buffer = io.BytesIO()
     rest = {
         "instructions": index.instructions, "tasks": index.tasks, "collectors": index.collectors, "skipped": index.skipped,
-        "left_out": index.left_out, "fingerprint": index.fingerprint, "contents": index.contents, "modified": index.modified,
+        "left_out": index.left_out, "fingerprint": index.fingerprint,
+        "contents": index.contents, "modified": index.modified,
         "statistics": {name: value.to_json() for name, value in index.statistics.items()},
     }  # fmt: skip
     arrays = {f"columns/{k}": v for k, v in index.columns.items()} | {f"samples/{k}": v for k, v in index.samples.items()}
@@ -331,7 +352,8 @@ def read(
     except (BadRecord, OSError) as error:
         place = records.named(where(directory, index, episode), error)
         raise UserError(
-            f"{place}, though it was sound when it was indexed; the dataset changed or its storage is failing."
+            f"{place}, though it was sound when it was indexed; the dataset changed or its storage "
+            "is failing."
         ) from error
 
 

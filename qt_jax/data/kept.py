@@ -12,7 +12,8 @@ from qt_jax.data.segments import Prepared
 class Kept:
     """Episodes by key, each made once while it is kept; the least recently wanted go first.
 
-    capacity: bytes of all that are kept; the newest stays whatever it weighs, so that its next cut needs no reading.
+    capacity: bytes of all that are kept; the newest stays whatever it weighs, so that its next cut needs no
+        reading.
     """
 
     def __init__(self, capacity: int):

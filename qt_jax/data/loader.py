@@ -61,8 +61,8 @@ class Recipe:
 class SegmentReader:
     """Segments by draw. Episodes stay in memory, encoded, up to `memory` bytes.
 
-    groups: what the draws are from; a segment with a frame that does not decode is replaced by another of its group.
-        Without groups, as for validation, its row trains and counts nothing.
+    groups: what the draws are from; a segment with a frame that does not decode is replaced by another of its
+        group. Without groups, as for validation, its row trains and counts nothing.
 
     bytes_read, bytes_used: of records from storage, and of the encoded frames that segments were made of.
     """
@@ -96,10 +96,10 @@ class SegmentReader:
                     return 0
                 draw = self._instead(draw, turn)
         source, last = self._recipe.mixture.sources[draw.source], met[-1]
+        place = indices.where(source.directory, source.index, last.episode)
         raise UserError(
-            f"{source.name}: {indices.where(source.directory, source.index, last.episode)}, step {last.step}: an image does "
-            f"not decode, as in {MOST_BAD - 1} segments that were drawn for its row before; repair the dataset "
-            "(`validate` lists all such images)."
+            f"{source.name}: {place}, step {last.step}: an image does not decode, as in {MOST_BAD - 1} segments "
+            "that were drawn for its row before; repair the dataset (`validate` lists all such images)."
         )
 
     def _instead(self, draw: Draw, turn: int) -> Draw:
@@ -118,7 +118,9 @@ class SegmentReader:
         if told is None:
             return own
         relabelled = lambda: episodes.relabelled(own.episode, told, self._recipe.step_penalty)
-        return self._kept.get((draw.source, draw.episode, told), lambda: self._prepared(draw.source, relabelled()))
+        return self._kept.get(
+            (draw.source, draw.episode, told), lambda: self._prepared(draw.source, relabelled())
+        )
 
     def _read(self, draw: Draw) -> Prepared:
         source, recipe = self._recipe.mixture.sources[draw.source], self._recipe
@@ -158,7 +160,9 @@ def other_tasks(source: mixture.Source, episode: int, cosine: float) -> np.ndarr
 class _Plan(grain.MapDataset):
     """Element i is part i % P of batch i // P: an equal share of the rows, always the same rows for the same part. Endless."""
 
-    def __init__(self, recipe: Recipe, order: Order, rows: np.ndarray, parts: int, first_batch: int, memory: int):
+    def __init__(
+        self, recipe: Recipe, order: Order, rows: np.ndarray, parts: int, first_batch: int, memory: int
+    ):
         super().__init__()
         self._recipe, self._order, self._rows = recipe, order, np.split(rows, parts)
         self._first, self._memory = first_batch, memory
@@ -204,8 +208,9 @@ class TrainingIterator:
         rows: which rows of the global batch to read here (default: all); the others belong to other hosts.
         threads: that each make whole batches, in this process, or, their share of the rows, in each of `workers` processes (0: none).
         shuffle_episodes: over all hosts, so many episodes have their segments shuffled together.
-        memory: bytes of encoded episodes that all reading processes here keep together; each of `workers` keeps its
-            share. Beside them each thread holds the episode that it reads, and the batches that it makes.
+        memory: bytes of encoded episodes that all reading processes here keep together; each of `workers`
+            keeps its share. Beside them each thread holds the episode that it reads, and the batches that it
+            makes.
         skips: told of frames that do not decode; by default one of this iterator's own.
 
     Raises:
@@ -245,7 +250,7 @@ class TrainingIterator:
         return sum(int(group.cuts.sum()) for group in self.order.groups)
 
     def memory_notice(self) -> str:
-        """A line, with its end, where the episodes that are shuffled together outgrow the memory; else empty."""
+        """A line, with its end, where the episodes shuffled together outgrow the memory; else empty."""
         sources = self._recipe.mixture.sources
         sizes = [sources[group.source].index.columns["size"][group.episodes] for group in self.order.groups]
         sizes = np.concatenate(sizes)
@@ -254,8 +259,8 @@ class TrainingIterator:
             return ""
         return (
             f"The {min(self._shuffled, len(sizes))} episodes that are shuffled together here take about "
-            f"{wanted / 2**20:,.0f} MiB, config.data.memory_mib keeps {self._memory / 2**20:,.0f}: each is read several "
-            "times; raise it or lower config.data.shuffle_episodes.\n"
+            f"{wanted / 2**20:,.0f} MiB, config.data.memory_mib keeps {self._memory / 2**20:,.0f}: each is "
+            "read several times; raise it or lower config.data.shuffle_episodes.\n"
         )
 
     def get_state(self) -> dict[str, int]:
@@ -312,12 +317,18 @@ def validation_draws(recipe: Recipe, limit: int) -> list[Draw]:
 
 
 def validation_batches(
-    recipe: Recipe, draws: list[Draw], *, batch_size: int, rows: np.ndarray | None = None, skips: Skips | None = None
+    recipe: Recipe,
+    draws: list[Draw],
+    *,
+    batch_size: int,
+    rows: np.ndarray | None = None,
+    skips: Skips | None = None,
 ) -> Iterator[Segment]:
     """Each of `draws` once, in order, not relabelled; the last batch is filled up with copies that count nowhere.
 
     Args:
-        rows, skips: as in `TrainingIterator`; a segment with a frame that does not decode counts nowhere either.
+        rows, skips: as in `TrainingIterator`; a segment with a frame that does not decode counts nowhere
+            either.
     """
     reader = SegmentReader(dataclasses.replace(recipe, relabel_rate=0.0))
     skips = skips or Skips(recipe.mixture, recipe.max_skipped)

@@ -89,8 +89,8 @@ class Mixture:
 def open_mixture(settings: Any, entries: Sequence[Entry]) -> Mixture:
     """Opens `config.data` and reads (or makes) each dataset's index.
 
-    An episode belongs to the validation split by a hash of its id, so the split survives filters, order and more data; or, where
-    the dataset has a validation split of its own, as it says.
+    An episode belongs to the validation split by a hash of its id, so the split survives filters, order and
+    more data; or, where the dataset has a validation split of its own, as it says.
 
     Raises:
         UserError: for data that is missing, damaged, or without an episode that the filter keeps.

@@ -43,9 +43,9 @@ def lines(action: ActionSpec, samples: np.ndarray, extremes: Extremes | None = N
         edges[:, dim] = start, end
         first, last = discretization.tokenize(action, edges)[:, dim]
         told.append(
-            f"{_what(action, outlier, extremes)}, an outlier: nearly all others lie in [{start:.3g}, {end:.3g}], in "
-            f"{last - first + 1} of {action.bins[dim]} bins; mend the data or the bound, or set "
-            "config.data.action_bounds=quantiles"
+            f"{_what(action, outlier, extremes)}, an outlier: nearly all others lie in "
+            f"[{start:.3g}, {end:.3g}], in {last - first + 1} of {action.bins[dim]} bins; mend the data or "
+            "the bound, or set config.data.action_bounds=quantiles"
         )
     return told
 

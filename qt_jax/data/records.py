@@ -60,7 +60,8 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Directory:
-    """An opened RLDS version directory: its files, those of `train` and of its own validation split, and how a record parses.
+    """An opened RLDS version directory: its files, those of `train` and of its own validation split, and how
+    a record parses.
 
     unread: {other split: its number of episodes}.
     """
@@ -79,7 +80,10 @@ class Directory:
         """Lines on what is done with splits other than `train`."""
         own = sorted({shard.split for shard in self.shards} - {"train"})
         lines = [f"validation is the dataset's own split {split!r}, nothing of 'train'" for split in own]
-        return lines + [f"its split {name!r}, {count} episodes, is not read" for name, count in sorted(self.unread.items())]
+        return lines + [
+            f"its split {name!r}, {count} episodes, is not read"
+            for name, count in sorted(self.unread.items())
+        ]
 
     def parse(self, record: bytes) -> dict[str, Any]:
         """A record -> nested dict; `steps` holds one stacked array a key, images still encoded.
@@ -138,7 +142,9 @@ def _shard(directory: epath.Path, info: Any, split: str, file: Any, examples: in
     try:
         stat = path.stat()
     except Exception as error:
-        raise UserError(f"{directory} lacks {path.name} ({type(error).__name__}); copy or collect it again.") from error
+        raise UserError(
+            f"{directory} lacks {path.name} ({type(error).__name__}); copy or collect it again."
+        ) from error
     # Of a local file to the nanosecond: epath has whole seconds, in which a file may be written twice.
     modified = float(stat.mtime) if "://" in str(path) else os.stat(path).st_mtime
     return Shard(str(path), info.file_format.value, stat.length, modified, examples, split)

@@ -12,7 +12,7 @@ class Samples:
         self._quota, self._seen, self._rows, self.stride = quota, 0, {}, 1
 
     def add(self, length: int, values: dict[str, np.ndarray]) -> None:
-        """The `length` steps of an episode; of each name at least so many rows, of the same size in all episodes."""
+        """The `length` steps of an episode; of each name at least so many rows of one size."""
         chosen = np.arange(-self._seen % self.stride, length, self.stride)
         self._seen += length
         for name, rows in values.items():

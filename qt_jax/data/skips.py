@@ -1,7 +1,8 @@
-"""Frames that do not decode, met while training reads: named once an episode, counted, capped by `config.data.max_skipped`.
+"""Frames that do not decode, met while training reads: named once an episode, counted, capped by
+`config.data.max_skipped`.
 
-A segment with such a frame is replaced by another of the same group, which is a function of the draw alone: a run that resumes draws the
-same, whatever it met before. The episode's other segments are used.
+A segment with such a frame is replaced by another of the same group, which is a function of the draw alone: a
+run that resumes draws the same, whatever it met before. The episode's other segments are used.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from qt_jax.errors import UserError
 
 
 class Met(NamedTuple):
-    """A frame that does not decode: `step` of camera number `camera` of an episode of dataset number `source`."""
+    """A frame that does not decode: `step` of an episode, by the numbers of its camera and its dataset."""
 
     source: int
     episode: int
@@ -57,12 +58,17 @@ class Skips:
     def _tell(self, met: Met) -> None:
         source, count = self._mixture.sources[met.source], self._count(met.source)
         camera = self._mixture.observation.cameras[met.camera]
-        place = f"{source.name}: {indices.where(source.directory, source.index, met.episode)}, step {met.step}"
-        told = f"{place}: image {camera!r} does not decode ({count} damaged of {count + len(source.index) - len(self._met[met.source])} "
-        told += f"episodes; config.data.max_skipped={self._cap})"
+        place = (
+            f"{source.name}: {indices.where(source.directory, source.index, met.episode)}, step {met.step}"
+        )
+        episodes = count + len(source.index) - len(self._met[met.source])
+        told = (
+            f"{place}: image {camera!r} does not decode ({count} damaged of {episodes} episodes; "
+            f"config.data.max_skipped={self._cap})"
+        )
         if count > self._cap:
             raise UserError(
-                f"{told}. Repair the dataset (`validate` lists all such images), or raise the cap: other segments then take the place of "
-                "those with such a frame."
+                f"{told}. Repair the dataset (`validate` lists all such images), or raise the cap: other "
+                "segments then take the place of those with such a frame."
             )
         print(f"{told}; other segments take the place of those with such a frame", flush=True)

@@ -80,11 +80,12 @@ def _action(dims: dict[str, tuple[float, float, int]]) -> ActionSpec:
 
 
 _FRACTAL = DatasetSpec(
-    # RT-1's robot and kitchens, 3 Hz. Action: relative commands in the base's frame, metres and radians, but for the gripper, which
-    # the standardiser makes absolute. The last record's action is all zeros (not even its one-hot terminate is set), so it is o_T.
-    # Where the stored reward stands is not documented; the standardiser asks only whether an episode has any.
-    # Sources: TFDS's description of fractal20220817_data; RT-1 (arXiv:2212.06817) for order, bounds and rate; Octo's and OpenVLA's
-    # transforms for the gripper's sign and that it is relative.
+    # RT-1's robot and kitchens, 3 Hz. Action: relative commands in the base's frame, metres and radians, but
+    # for the gripper, which the standardiser makes absolute. The last record's action is all zeros (not even
+    # its one-hot terminate is set), so it is o_T. Where the stored reward stands is not documented; the
+    # standardiser asks only whether an episode has any. Sources: TFDS's description of fractal20220817_data;
+    # RT-1 (arXiv:2212.06817) for order, bounds and rate; Octo's and OpenVLA's transforms for the gripper's
+    # sign and that it is relative.
     path="fractal20220817_data/0.1.0",
     standardise=standardisers.fractal_arm,
     action=_action(_ARM),
@@ -99,11 +100,11 @@ SPECS: dict[str, DatasetSpec] = {
     "fractal_arm": _FRACTAL,
     "fractal_arm_base": dataclasses.replace(_FRACTAL, standardise=standardisers.fractal_arm_base, action=_action(_ARM | _BASE)),
     "bridge_v2": DatasetSpec(
-        # WidowX arms, 5 Hz. Action: what the arm moved in its base's frame, metres and radians, and the absolute gripper. Every
-        # episode carries reward 1, scripted ones too: it says nothing. A zero action is appended at the end. The bounds are
-        # those of the robot's own controller, as the Open X-Embodiment release has them.
-        # Sources: the TFDS builder that came with BridgeData V2 (arXiv:2308.12952); Octo's transform for what the arm reached and
-        # for the gripper's sign.
+        # WidowX arms, 5 Hz. Action: what the arm moved in its base's frame, metres and radians, and the
+        # absolute gripper. Every episode carries reward 1, scripted ones too: it says nothing. A zero action
+        # is appended at the end. The bounds are those of the robot's own controller, as the Open X-Embodiment
+        # release has them. Sources: the TFDS builder that came with BridgeData V2 (arXiv:2308.12952); Octo's
+        # transform for what the arm reached and for the gripper's sign.
         path="bridge_dataset/1.0.0",
         standardise=standardisers.bridge_v2,
         action=_action(_WIDOWX),
@@ -114,10 +115,10 @@ SPECS: dict[str, DatasetSpec] = {
         text_encoder=_USE_LARGE,
     ),
     "language_table": DatasetSpec(
-        # An xArm over a table, 10 Hz. Action: displacement of the commanded xy, metres; no rotation, no gripper. Play cut and
-        # described in hindsight: an episode does what its instruction says. The last record is marked as observation alone.
-        # Sources: TFDS's description of language_table; Interactive Language (arXiv:2210.06407) and its environment for units,
-        # frame and bounds.
+        # An xArm over a table, 10 Hz. Action: displacement of the commanded xy, metres; no rotation, no
+        # gripper. Play cut and described in hindsight: an episode does what its instruction says. The last
+        # record is marked as observation alone. Sources: TFDS's description of language_table; Interactive
+        # Language (arXiv:2210.06407) and its environment for units, frame and bounds.
         path="language_table/0.0.1",
         standardise=standardisers.language_table,
         action=_action(_PUSHER),

@@ -1,10 +1,13 @@
-"""Small named functions from an episode as a dataset stores it to ours. Arrays are stacked over the episode's R records.
+"""Small named functions from an episode as a dataset stores it to ours. Arrays are stacked over the episode's
+R records.
 
-One convention for robots' arms, whatever a dataset stores, since dims of one name share a place in the network:
+One convention for robots' arms, whatever a dataset stores, since dims of one name share a place in the
+network:
 
-- `x`, `y`, `z`: displacement of the gripper in metres an action, in the frame of the robot's base: x forward, y left, z up.
-- `rx`, `ry`, `rz`: its rotation in radians an action, as changes of roll, pitch and yaw in that frame. For turns this small
-  they are nearly the axis-angle vector, whatever the order of the axes.
+- `x`, `y`, `z`: displacement of the gripper in metres an action, in the frame of the robot's base: x forward,
+  y left, z up.
+- `rx`, `ry`, `rz`: its rotation in radians an action, as changes of roll, pitch and yaw in that frame. For
+  turns this small they are nearly the axis-angle vector, whatever the order of the axes.
 - `gripper`: absolute, what it is to be after the action: 1 open, 0 closed. (As Octo and OpenVLA have it.)
 - `terminate`: 1 at the action that ends the episode.
 
@@ -78,15 +81,16 @@ def collected(episode: dict[str, Any]) -> Standardised:
 def fractal_arm(episode: dict[str, Any]) -> Standardised:
     """`fractal20220817_data` in RT-1's order: terminate, xyz, rotation, gripper.
 
-    TFDS documents `world_vector` and `rotation_delta` as commanded displacements of the end effector in the base's frame, the
-    rotation as roll, pitch, yaw: ours already. `gripper_closedness_action` is relative and closes upwards: 1 close, -1 open, 0
-    leave it, which becomes the absolute opening here. `terminate_episode` is one-hot: terminate, arm, base.
+    TFDS documents `world_vector` and `rotation_delta` as commanded displacements of the end effector in the
+    base's frame, the rotation as roll, pitch, yaw: ours already. `gripper_closedness_action` is relative and
+    closes upwards: 1 close, -1 open, 0 leave it, which becomes the absolute opening here. `terminate_episode`
+    is one-hot: terminate, arm, base.
     """
     return _fractal(episode, ())
 
 
 def fractal_arm_base(episode: dict[str, Any]) -> Standardised:
-    """The same with the base: vertical rotation (radians), then displacement (metres), both relative to where the base is."""
+    """The same with the base: vertical rotation (radians), then displacement (metres) from where it is."""
     return _fractal(episode, ("base_displacement_vertical_rotation", "base_displacement_vector"))
 
 
@@ -109,7 +113,8 @@ def _fractal(episode: dict[str, Any], base: tuple[str, ...]) -> Standardised:
 
 
 def opening(closing: np.ndarray) -> np.ndarray:
-    """Relative commands [T, 1], 1 close, -1 open, near 0 neither, to what the gripper is to be after each: 1 open, 0 closed.
+    """Relative commands [T, 1], 1 close, -1 open, near 0 neither, to what the gripper is to be after each: 1
+    open, 0 closed.
 
     Before the first command it is the opposite of what that command makes it; without any it is open.
     """
@@ -125,10 +130,11 @@ def opening(closing: np.ndarray) -> np.ndarray:
 def bridge_v2(episode: dict[str, Any]) -> Standardised | None:
     """`bridge_dataset`: xyz and rotation as the arm then moved, gripper as commanded.
 
-    Its state is the gripper's xyz in metres and roll, pitch, yaw in radians in the base's frame, then the opening, 1 open. Its
-    actions are commanded displacements of these at 5 Hz, which the arm lags behind: what it reached is taken in their place, as
-    Octo and OpenVLA do. The gripper is absolute already, 1 open. The command of the first record is often empty (zeros): its
-    gripper, which would read as closed, is then that of the next.
+    Its state is the gripper's xyz in metres and roll, pitch, yaw in radians in the base's frame, then the
+    opening, 1 open. Its actions are commanded displacements of these at 5 Hz, which the arm lags behind: what
+    it reached is taken in their place, as Octo and OpenVLA do. The gripper is absolute already, 1 open. The
+    command of the first record is often empty (zeros): its gripper, which would read as closed, is then that
+    of the next.
 
     None for an episode without an instruction: it cannot teach a policy that is told what to do.
     """
@@ -153,10 +159,11 @@ def bridge_v2(episode: dict[str, Any]) -> Standardised | None:
 
 
 def language_table(episode: dict[str, Any]) -> Standardised:
-    """`language_table`: an xArm that pushes blocks with a stick; actions are displacements of the stick's target, in metres.
+    """`language_table`: an xArm that pushes blocks with a stick; actions are displacements of the stick's
+    target, in metres.
 
-    x points from the robot over the table, y to its left, as in the other robots' frames; there is no gripper. The instruction
-    is stored as UTF-8 bytes in integers, padded with zeros.
+    x points from the robot over the table, y to its left, as in the other robots' frames; there is no
+    gripper. The instruction is stored as UTF-8 bytes in integers, padded with zeros.
     """
     steps = episode["steps"]
     observation = steps["observation"]

@@ -90,7 +90,11 @@ class Validator:
 
     def __post_init__(self):
         self.below, self.above = np.zeros((2, self.spec.action.dims), np.int64)
-        self._duplicates, self._samples, self._extremes = Duplicates(), Samples(_SAMPLES), Extremes(self.spec.action.dims)
+        self._duplicates, self._samples, self._extremes = (
+            Duplicates(),
+            Samples(_SAMPLES),
+            Extremes(self.spec.action.dims),
+        )
 
     def violations(self, tick: Callable[[], object]) -> Iterator[Violation]:
         """All, in order; `tick` is called after each episode."""
@@ -183,7 +187,9 @@ class Validator:
 
 def _content(raw: Standardised, spec: DatasetSpec) -> bytes:
     """A digest of what the robot saw and did: of an episode's actions, states and encoded images."""
-    digest = hashlib.blake2b(np.asarray(raw.action, np.float32)[: _transitions(raw, spec)].tobytes(), digest_size=16)
+    digest = hashlib.blake2b(
+        np.asarray(raw.action, np.float32)[: _transitions(raw, spec)].tobytes(), digest_size=16
+    )
     if spec.observation.state_dim:
         digest.update(np.asarray(raw.state, np.float32).tobytes())
     for camera in spec.observation.cameras:

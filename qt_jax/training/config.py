@@ -57,7 +57,9 @@ def default_config(
     config.data.memory_mib = 1024  # of encoded episodes, kept by all reading processes of a host together
     config.data.read_threads = 4  # that read and decode, in each process
     config.data.workers = 0  # processes that read and decode; 0: the training process does
-    config.data.max_skipped = 0  # damaged episodes of a dataset that may be left out, or have frames that do not decode
+    config.data.max_skipped = (
+        0  # damaged episodes of a dataset that may be left out, or have frames that do not decode
+    )
     config.data.step_penalty = 0.0  # taken from the reward of every step
     config.data.time_limits = "bootstrap"  # from o_T, where one cut an episode short; or "terminal": such an episode ended with nothing
     config.data.relabel_rate = 0.0  # of the episodes, told another task's instruction, at which they failed (hindsight)

@@ -102,7 +102,9 @@ def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
                     writer.write(step, values)
                     metrics.progress(step, steps, {name: values[name] for name in SHOWN})
                 if (step % config.train.validate_every == 0 or final) and validation:
-                    measured = validate_on(recipe, validation, validation_fn, state, device_mesh, batch_size, iterator.skips)
+                    measured = validate_on(
+                        recipe, validation, validation_fn, state, device_mesh, batch_size, iterator.skips
+                    )
                     writer.write(step, measured)
                 if (
                     step % config.train.checkpoint_every == 0 or final or leaving

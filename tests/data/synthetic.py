@@ -204,9 +204,11 @@ def collected_features(tfds, observation: dict):
 
 
 def numbers(tfds):
-    """The layout of `collect`, without images: the state of step t of episode e is (e, t); episodes of all `LENGTHS`.
+    """The layout of `collect`, without images: the state of step t of episode e is (e, t); episodes of all
+    `LENGTHS`.
 
-    Of three episodes the first is a demonstration, the second another success, the third a failure; tasks "even" and "odd".
+    Of three episodes the first is a demonstration, the second another success, the third a failure; tasks
+    "even" and "odd".
     """
     episodes = []
     for number, length in enumerate(LENGTHS):
@@ -238,7 +240,7 @@ BAD_FRAMES = {2: 3, 5: 0}
 
 
 def frames(tfds):
-    """The layout of `collect` with one camera; a JPEG and a PNG of `BAD_FRAMES` are cut short. State (e, t) as in `numbers`."""
+    """The layout of `collect` with one camera; a JPEG and a PNG of `BAD_FRAMES` are cut short."""
     front = tfds.features.Image(shape=(16, 16, 3), encoding_format="jpeg")
     rng = np.random.default_rng(3)
 
@@ -252,8 +254,9 @@ def frames(tfds):
             "steps": [
                 {
                     "observation": {"state": np.float32([number, t]), "front": image(number, t)},
-                    "action": np.float32([rng.uniform() * (t < FRAMES_LENGTH)]), "reward": float(t == FRAMES_LENGTH - 1),
-                    "discount": 1.0, **flags(t, FRAMES_LENGTH + 1), "is_terminal": t == FRAMES_LENGTH,
+                    "action": np.float32([rng.uniform() * (t < FRAMES_LENGTH)]),
+                    "reward": float(t == FRAMES_LENGTH - 1), "discount": 1.0,
+                    **flags(t, FRAMES_LENGTH + 1), "is_terminal": t == FRAMES_LENGTH,
                 }
                 for t in range(FRAMES_LENGTH + 1)
             ],

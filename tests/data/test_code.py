@@ -37,7 +37,8 @@ BASE = "import numpy as np\ndef g(x):\n    return x + 1\ndef f(x):\n    return g
         ("K = [1, {'a': 2}]\nf = lambda x: K", "K = [1, {'a': 3}]\nf = lambda x: K", False),
         ("def f(x, y=1):\n    return x", "def f(x, y=2):\n    return x", False),
         ("f = functools.partial(max, 1)", "f = functools.partial(max, 2)", False),
-        ("def m(k):\n    return lambda x: x * k\nf = m(1)", "def m(k):\n    return lambda x: x * k\nf = m(2)", False),
+        ("def m(k):\n    return lambda x: x * k\nf = m(1)",
+         "def m(k):\n    return lambda x: x * k\nf = m(2)", False),
         ("class C:\n    k = 1\n    def __call__(self, x): return self.k\nf = C()",
          "class C:\n    k = 2\n    def __call__(self, x): return self.k\nf = C()", False),
         ("class C:\n    def go(self): return 1\ndef f(x):\n    return C().go()",
@@ -63,5 +64,7 @@ def test_a_module_imported_within_a_function_counts(tmp_path, monkeypatch):
 
 def test_another_process_finds_the_same():
     script = "from qt_jax.data import code, standardisers; print(code.digest(standardisers.fractal_arm))"
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == code.digest(standardisers.fractal_arm)

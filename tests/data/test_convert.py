@@ -184,7 +184,9 @@ def test_different_instructions_are_different_tasks():
     told = ["rotate 90", "rotate -90", "rotate +90", "Rotate 90", "rotate  90", "rotate 9/0", "!", "?"]
     told += ["把红色方块放到A", "把蓝色方块放到A"]
     long = dataclasses.replace(SHORT, state=np.zeros((2, 2)))
-    episodes = [recording.finish(dataclasses.replace(long, instruction=one), 0, "demonstration") for one in told]
+    episodes = [
+        recording.finish(dataclasses.replace(long, instruction=one), 0, "demonstration") for one in told
+    ]
     assert len({episode.plan.task for episode in episodes}) == len(told)
 
 

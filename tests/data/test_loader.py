@@ -54,7 +54,9 @@ def frames_recipe(root, dataset="frames", **data):
 
 
 def make_iterator(recipe, **overrides):
-    return TrainingIterator(recipe, **(dict(batch_size=8, threads=2, shuffle_episodes=16, memory=2**24) | overrides))
+    return TrainingIterator(
+        recipe, **(dict(batch_size=8, threads=2, shuffle_episodes=16, memory=2**24) | overrides)
+    )
 
 
 def take(iterator, count):
@@ -91,7 +93,7 @@ def test_restored_at_every_step_the_next_batch_is_the_same(synthetic_root, file_
 
 
 def test_worker_processes_make_the_same_batches(synthetic_root, capfd):
-    """Told other tasks now and then, and with frames that do not decode, of which the trainer itself hears."""
+    """Told other tasks now and then, with frames that do not decode, of which the trainer itself hears."""
     recipe = frames_recipe(synthetic_root, relabel_rate=0.3, max_skipped=2)
     whole = make_iterator(recipe)
     expected = take(whole, 9)

@@ -28,7 +28,9 @@ def values(count=400):
 
 def test_an_outlier_that_became_the_bound_is_told_with_the_bins_that_are_left():
     (line,) = outliers.lines(ACTION, values())
-    assert line.startswith("action 'x' has the bound 1000 (`validate` names its step), an outlier: nearly all others lie in [-0.00")
+    assert line.startswith(
+        "action 'x' has the bound 1000 (`validate` names its step), an outlier: nearly all others lie in [-0"
+    )
     assert "in 1 of 256 bins" in line and "config.data.action_bounds=quantiles" in line
     low = ActionSpec(ACTION.names, (-1000.0, 0.0), (0.01, 1.0), ACTION.bins)
     assert outliers.lines(low, values())[0].startswith("action 'x' has the bound -1000 (`")
@@ -39,7 +41,9 @@ def test_an_outlier_is_named_with_its_place_first_where_a_value_is_one():
     extremes.add(values(), "file, episode 0")
     assert outliers.lines(ACTION, values(), extremes)[0].startswith("action 'x' has the bound 1000")
     extremes.add(np.float32([[0, 0], [999, 0]]), "file, episode 1")
-    assert outliers.lines(ACTION, values(), extremes)[0].startswith("file, episode 1, step 1: action 'x' is 999, an outlier")
+    assert outliers.lines(ACTION, values(), extremes)[0].startswith(
+        "file, episode 1, step 1: action 'x' is 999, an outlier"
+    )
 
 
 def test_bounds_that_the_data_fill_are_not_told():

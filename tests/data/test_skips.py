@@ -1,4 +1,4 @@
-"""Frames that do not decode: other segments in their place, the same ones whenever a run starts again; named, counted, capped."""
+"""Frames that do not decode: others in their place, in a run that resumes too; named, counted, capped."""
 
 import re
 
@@ -20,7 +20,10 @@ def recipe(synthetic_root):
 def seen_frames(recipe, batches):
     """(episode, step) of every frame that was used."""
     statistics = recipe.state_statistics["frames"]
-    raw = [batch.state[batch.valid] * np.asarray(statistics.std) + np.asarray(statistics.mean) for batch in batches]
+    raw = [
+        batch.state[batch.valid] * np.asarray(statistics.std) + np.asarray(statistics.mean)
+        for batch in batches
+    ]
     return {tuple(pair) for pair in np.rint(np.concatenate(raw)).astype(int).tolist()}
 
 
@@ -35,8 +38,8 @@ def test_all_but_the_segments_with_a_bad_frame_are_used(recipe, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == iterator.skips.count == 2, "each episode once"
     assert re.fullmatch(
-        r"frames: \S+/frames/0.1.0: frames-train.tfrecord-00000-of-00002, episode 2, step 3: image 'front' does not decode "
-        r"\([12] damaged of 12 episodes; config.data.max_skipped=2\); other segments take .*",
+        r"frames: \S+/frames/0.1.0: frames-train.tfrecord-00000-of-00002, episode 2, step 3: image 'front' "
+        r"does not decode \([12] damaged of 12 episodes; config.data.max_skipped=2\); other segments take .*",
         min(lines, key=lambda line: "episode 5" in line),
     )
 
@@ -52,8 +55,9 @@ def test_a_run_that_resumes_draws_the_same_replacements(recipe):
 @pytest.mark.parametrize("cap", [0, 1])
 def test_beyond_the_cap_training_stops_and_names_the_frame(synthetic_root, cap):
     iterator = make_iterator(frames_recipe(synthetic_root, max_skipped=cap))
-    place = r"frames: \S+/frames/0.1.0: frames-train.tfrecord-0000\d-of-00002, episode \d, step [30]: image 'front' does not decode "
-    counts = rf"\({cap + 1} damaged of 12 episodes; config.data.max_skipped={cap}\). Repair .*raise the cap"
+    place = r"frames: \S+/frames/0.1.0: frames-train.tfrecord-0000\d-of-00002, episode \d, step [30]: "
+    place += "image 'front' does not decode "
+    counts = rf"\({cap + 1} damaged of 12 episodes; config.data.max_skipped={cap}\). Repair"
     with pytest.raises(UserError, match=f"^{place}{counts}"):
         take(iterator, 40)
     iterator.close()
@@ -79,7 +83,9 @@ def _holds(recipe, draw):
 
 def test_where_everything_is_damaged_it_is_said(recipe, monkeypatch):
     monkeypatch.setattr("qt_jax.data.segments.decode_into", lambda frame, image: 1 / 0)
-    with pytest.raises(UserError, match=r"frames: .*, episode \d+, step \d: an image does not decode, as in 19 segments"):
+    with pytest.raises(
+        UserError, match=r"frames: .*, episode \d+, step \d: an image does not decode, as in 19 segments"
+    ):
         take(make_iterator(recipe), 1)
 
 
@@ -100,4 +106,6 @@ def test_a_line_where_memory_is_less_than_what_is_shuffled_together(recipe):
     size = int(recipe.mixture.sources[0].index.columns["size"].sum())
     assert make_iterator(recipe, memory=size).memory_notice() == ""
     notice = make_iterator(recipe, memory=size // 2).memory_notice()
-    assert re.fullmatch(r"The 12 episodes that are shuffled together .*config.data.memory_mib keeps 0: .*\n", notice)
+    assert re.fullmatch(
+        r"The 12 episodes that are shuffled together .*config.data.memory_mib keeps 0: .*\n", notice
+    )

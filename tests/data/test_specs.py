@@ -92,25 +92,31 @@ def test_language_table(synthetic_root):
 
 
 def shipped(name, gripper, **observation):
-    """The standardised actions of an episode of R records whose stored gripper commands, in the dataset's own sign, are `gripper`."""
+    """The standardised actions of an episode whose stored gripper commands, in its sign, are these."""
     records = len(gripper)
     zeros, column = np.zeros((records, 3), np.float32), np.float32(gripper)[:, None]
     told = {"natural_language_instruction": [b"x"], "natural_language_embedding": np.zeros((1, 512))}
-    steps = {"is_first": np.zeros(records, bool), "is_last": np.zeros(records, bool), "reward": np.ones(records)}
+    steps = {
+        "is_first": np.zeros(records, bool),
+        "is_last": np.zeros(records, bool),
+        "reward": np.ones(records),
+    }
     if name == "bridge_v2":
         state = observation.get("state", np.zeros((records, 7), np.float32))
         steps |= {"action": np.concatenate([zeros, zeros, column], axis=1), "language_instruction": [b"x"],
-                  "language_embedding": np.zeros((1, 512)), "observation": {"state": state, "image_0": [b""] * records}}  # fmt: skip
+                  "language_embedding": np.zeros((1, 512)),
+                  "observation": {"state": state, "image_0": [b""] * records}}  # fmt: skip
     else:
         steps |= {"observation": {"image": [b""] * records, **told}}
-        steps["action"] = {"terminate_episode": np.float32([[0, 1, 0]] * records), "world_vector": zeros, "rotation_delta": zeros,
+        steps["action"] = {"terminate_episode": np.float32([[0, 1, 0]] * records),
+                           "world_vector": zeros, "rotation_delta": zeros,
                            "gripper_closedness_action": column, "base_displacement_vector": zeros[:, :2],
                            "base_displacement_vertical_rotation": zeros[:, :1]}  # fmt: skip
     return SPECS[name].standardise({"steps": steps, "episode_metadata": {"file_path": b"p"}}).action
 
 
 CLOSE_AND_OPEN = {"fractal_arm": (1, -1), "fractal_arm_base": (1, -1), "bridge_v2": (0, 1)}
-"""Of each shipped dataset with a gripper: what its files hold where the gripper is told to close, and to open."""
+"""Of each shipped dataset with a gripper: what its files hold where it is told to close, and to open."""
 
 
 @pytest.mark.parametrize("name", [name for name, spec in SPECS.items() if "gripper" in spec.action.names])
@@ -120,21 +126,31 @@ def test_closing_is_one_end_of_the_grippers_slot_whatever_the_robot(name):
     stored = [opened, opened, close, close, opened, close]
     values = shipped(name, stored)[:, dim]
     np.testing.assert_array_equal(values, [1, 1, 0, 0, 1, 0])
-    assert tokenize(action, shipped(name, stored))[:, dim].tolist() == [1, 1, 0, 0, 1, 0] and action.bins[dim] == 2
+    assert (
+        tokenize(action, shipped(name, stored))[:, dim].tolist() == [1, 1, 0, 0, 1, 0]
+        and action.bins[dim] == 2
+    )
 
 
 @pytest.mark.parametrize("mixture", sorted(MIXTURES))
 def test_dims_that_share_a_slot_mean_the_same(mixture):
     specs = [SPECS[name].action for name in MIXTURES[mixture]]
     assert network_action(specs).names == ("terminate", "x", "y", "z", "rx", "ry", "rz", "gripper")
-    grippers = {(spec.low[i], spec.high[i], spec.bins[i]) for spec in specs for i, n in enumerate(spec.names) if n == "gripper"}
+    grippers = {
+        (spec.low[i], spec.high[i], spec.bins[i])
+        for spec in specs
+        for i, n in enumerate(spec.names)
+        if n == "gripper"
+    }
     assert grippers == {(0.0, 1.0, 2)}
 
 
 def test_simulated_effort_to_grip_does_not_share_the_grippers_slot():
     from qt_jax.envs import metaworld
 
-    assert set(metaworld.action_spec(tiny.get_config().env).names) & set(SPECS["fractal_arm"].action.names) == {"x", "y", "z"}
+    assert set(metaworld.action_spec(tiny.get_config().env).names) & set(
+        SPECS["fractal_arm"].action.names
+    ) == {"x", "y", "z"}
 
 
 @pytest.mark.parametrize(
@@ -169,7 +185,9 @@ def test_the_first_command_of_bridge_which_is_empty_does_not_close():
     assert shipped("bridge_v2", [0, 0, 1, 0])[:, 6].tolist() == [0, 0, 1, 0]
 
 
-@pytest.mark.parametrize("name, hz, state_dim", [("fractal_arm", 3, 0), ("bridge_v2", 5, 7), ("language_table", 10, 4)])
+@pytest.mark.parametrize(
+    "name, hz, state_dim", [("fractal_arm", 3, 0), ("bridge_v2", 5, 7), ("language_table", 10, 4)]
+)
 def test_rates_and_states(name, hz, state_dim):
     assert SPECS[name].dt == pytest.approx(1 / hz) and SPECS[name].observation.state_dim == state_dim
 
@@ -196,7 +214,11 @@ def test_three_robots_in_one_batch(synthetic_root):
     counts = [np.isclose(batch.dt[:, 0], dt).sum() for dt in (1 / 3, 1 / 5, 1 / 10)]
     assert sum(counts) == 10 and np.abs(np.asarray(counts) - [5, 3, 2]).max() <= 1
     assert assets.action.dims == 8 and batch.images["front"].shape == (10, 6, 32, 32, 3)
-    assert {tuple(row) for row in batch.bins} == {(2, *(256,) * 6, 2), (0, *(256,) * 6, 2), (0, 256, 256) + (0,) * 5}
+    assert {tuple(row) for row in batch.bins} == {
+        (2, *(256,) * 6, 2),
+        (0, *(256,) * 6, 2),
+        (0, 256, 256) + (0,) * 5,
+    }
 
 
 def test_a_robot_dataset_beside_a_simulated_one(synthetic_root, dataset_path, tmp_path):

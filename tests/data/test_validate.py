@@ -46,7 +46,9 @@ def spec(root, **changes):
 def look(chosen, images="all", **settings):
     """Violations and the validator after its pass."""
     directory, settings = records.open_directory(chosen.path), dict(threads=2, cache="") | settings
-    validator = Validator(directory, chosen, images, index.stored_encoder(directory, chosen) == ENCODER, **settings)
+    validator = Validator(
+        directory, chosen, images, index.stored_encoder(directory, chosen) == ENCODER, **settings
+    )
     return list(validator.violations(lambda: None)), validator
 
 
@@ -77,15 +79,21 @@ def test_bounds_and_shaped_rewards_are_worth_a_look(broken_root):
 
 
 def test_duplicates_are_counted_and_leakage_into_validation_is_told(broken_root):
-    """Most episodes differ from the sound one in a flag or a reward alone: what the robot saw and did is the same."""
+    """Most episodes differ from the sound one in a flag or a reward: the robot saw and did the same."""
     _, validator = look(spec(broken_root), images="none", validation_fraction=0.5)
     counted, *rest = [line for line in validator.warnings() if "duplicates" in line]
     place = "broken-train.tfrecord-00000-of-00001, episode"
-    assert re.match(rf"(\d+) episodes are duplicates of \d others .*: {place} 1 \(a sound failure\) is {place} 0 \(sound\), ", counted)
+    assert re.match(
+        rf"(\d+) episodes are duplicates of \d others .*: {place} 1 \(a sound failure\) is {place} 0 \(sound",
+        counted,
+    )
     (across,) = (line for line in rest if "the other side" in line)
     held = {name: episodes.id_hash(name) < 0.5 for name in BREAKS}
     elsewhere = [name for name, side in held.items() if side != held["sound"]]
-    assert len(elsewhere) - 6 < int(across.split()[0]) <= len(elsewhere) and int(counted.split()[0]) < len(BREAKS) - 3
+    assert (
+        len(elsewhere) - 6 < int(across.split()[0]) <= len(elsewhere)
+        and int(counted.split()[0]) < len(BREAKS) - 3
+    )
 
 
 def test_a_bound_far_from_all_actions_is_worth_a_look(synthetic_root):
@@ -93,8 +101,8 @@ def test_a_bound_far_from_all_actions_is_worth_a_look(synthetic_root):
     wide = ActionSpec(("x",), (0.0,), (1000.0,), (256,))
     _, validator = look(dataclasses.replace(NUMBERS, path=f"{synthetic_root}/numbers_tfrecord", action=wide))
     assert validator.warnings() == [
-        "action 'x' has the bound 1000, an outlier: nearly all others lie in [0.02, 0.86], in 1 of 256 bins; mend the data or "
-        "the bound, or set config.data.action_bounds=quantiles"
+        "action 'x' has the bound 1000, an outlier: nearly all others lie in [0.02, 0.86], "
+        "in 1 of 256 bins; mend the data or the bound, or set config.data.action_bounds=quantiles"
     ]
 
 
