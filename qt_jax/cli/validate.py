@@ -56,7 +56,7 @@ def _sound(entry: Entry, settings: Any) -> bool:
     for line in directory.splits():
         print(f"  {line}")
     if validator.left_out:
-        print(f"  {validator.left_out} episodes are left out by {entry.spec.standardise.__name__} and not looked at")
+        print(f"  {validator.left_out} episodes are left out by {entry.spec.reader} and not looked at")
     for kind in filter(counts.get, KINDS):
         print(f"  {kind}: {counts[kind]} ({KINDS[kind]})")
         for violation in examples[kind]:

@@ -57,9 +57,9 @@ def read(example: dict[str, Any], spec: DatasetSpec, step_penalty: float) -> Epi
     try:
         raw = spec.standardise(example)
     except KeyError as error:
-        raise BadRecord(f"has no key {error}, which {spec.standardise.__name__} reads") from error
+        raise BadRecord(f"has no key {error}, which {spec.reader} reads") from error
     except Exception as error:  # whatever a standardiser, perhaps a user's, makes of a layout that is not its own
-        raise BadRecord(f"is not what {spec.standardise.__name__} reads ({type(error).__name__}: {error})") from error
+        raise BadRecord(f"is not what {spec.reader} reads ({type(error).__name__}: {error})") from error
     if raw is None:
         return None
     if not (raw.is_last[-1] and np.sum(raw.is_last) == 1):

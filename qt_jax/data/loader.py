@@ -98,8 +98,8 @@ class SegmentReader:
         source, last = self._recipe.mixture.sources[draw.source], met[-1]
         place = indices.where(source.directory, source.index, last.episode)
         raise UserError(
-            f"{source.name}: {place}, step {last.step}: an image does not decode, as in {MOST_BAD - 1} segments "
-            "that were drawn for its row before; repair the dataset (`validate` lists all such images)."
+            f"{source.name}: {place}, step {last.step}: an image does not decode, as in {MOST_BAD - 1} "
+            "segments that were drawn for its row before; repair the dataset (`validate` lists all such images)."
         )
 
     def _instead(self, draw: Draw, turn: int) -> Draw:

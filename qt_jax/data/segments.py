@@ -183,7 +183,9 @@ class Rows:
         return size
 
     def leave_out(self, row: int) -> None:
-        """Has a row train nothing and be counted nowhere."""
+        """Has a row show and train nothing, and be counted nowhere."""
+        for images in self._images.values():
+            images[row] = 0
         self._table[row]["trainable"] = self._table[row]["is_first"] = False
 
     def segment(self) -> Segment:

@@ -50,6 +50,12 @@ class DatasetSpec:
     expected_dt: Mapping[str, float] | None = None
     achieves: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
+    @property
+    def reader(self) -> str:
+        """The standardiser's name, of a functools.partial or an object that is called too."""
+        function = getattr(self.standardise, "func", self.standardise)
+        return getattr(function, "__name__", type(function).__name__)
+
     def __post_init__(self):
         for field, known in (("last_record", LAST_RECORDS), ("reward", REWARDS), ("reward_at", REWARD_PLACES)):
             if getattr(self, field) not in known:

@@ -133,7 +133,7 @@ class Validator:
         except BadRecord as error:
             yield "record", None, str(error), ""
             return
-        reader = self.spec.standardise.__name__
+        reader = self.spec.reader
         try:
             raw = self.spec.standardise(example)
         except KeyError as error:

@@ -103,7 +103,7 @@ def describe(recipe: Recipe) -> str:
         )
         lines += [f"  {line}" for line in (*source.directory.splits(), *source.outliers())]
         if index.left_out:
-            lines.append(f"  {index.left_out} episodes are left out by {source.spec.standardise.__name__}")
+            lines.append(f"  {index.left_out} episodes are left out by {source.spec.reader}")
         if index.skipped:
             lines.append(f"  {sum(index.skipped.values())} damaged episodes are skipped, the first: {next(iter(index.skipped))}")
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import json
 import shutil
 import subprocess
@@ -333,7 +334,11 @@ def no_such_key(episode):
 
 @pytest.mark.parametrize(
     "standardise, message",
-    [(no_such_key, "has no key 'observation', which no_such_key reads"), (fractal_arm, "is not what fractal_arm reads .IndexError")],
+    [
+        (no_such_key, "has no key 'observation', which no_such_key reads"),
+        (functools.partial(no_such_key), "has no key 'observation', which no_such_key reads"),
+        (fractal_arm, "is not what fractal_arm reads .IndexError"),
+    ],
 )
 def test_data_of_another_layout_is_named(synthetic_root, standardise, message):
     with pytest.raises(UserError, match=f"numbers_tfrecord.*episode 0: {message}"):
