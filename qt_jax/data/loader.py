@@ -99,7 +99,7 @@ class SegmentReader:
         place = indices.where(source.directory, source.index, last.episode)
         raise UserError(
             f"{source.name}: {place}, step {last.step}: an image does not decode, as in {MOST_BAD - 1} "
-            "segments that were drawn for its row before; repair the dataset (`validate` lists all such images)."
+            "segments that were drawn for its row before; repair the dataset (`validate` lists all of them)."
         )
 
     def _instead(self, draw: Draw, turn: int) -> Draw:

@@ -47,7 +47,11 @@ class Source:
 
     def outliers(self) -> list[str]:
         """Of the bounds, as `outliers.lines` tells them."""
-        return outliers.lines(self.action, self.index.samples["action"])
+        return outliers.lines(self.action, self.index.samples["action"], self._extreme)
+
+    def _extreme(self, dim: int, greatest: bool) -> tuple[float, str]:
+        statistics = self.index.statistics["action"]
+        return (statistics.high if greatest else statistics.low)[dim], ""
 
     def bins_used(self) -> np.ndarray:
         """How many bins of each dim hold a sampled action, [D]."""

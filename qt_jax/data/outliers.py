@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from qt_jax import discretization
@@ -29,12 +31,14 @@ class Extremes:
         return float(self._values[side, dim]) * (1 if greatest else -1), self._places[side][dim]
 
 
-def lines(action: ActionSpec, samples: np.ndarray, extremes: Extremes | None = None) -> list[str]:
+def lines(
+    action: ActionSpec, samples: np.ndarray, extreme: Callable[[int, bool], tuple[float, str]]
+) -> list[str]:
     """One for each bound that lies far beyond nearly all actions: they share a few bins then.
 
     Args:
         samples: [n, D] of the actions.
-        extremes: of all actions, to name the outlier.
+        extreme: gives the least or (True) the greatest value of a dim, and its place if that is known.
     """
     told, samples = [], samples[np.isfinite(samples).all(axis=1)]
     for outlier in outlying(samples, np.asarray(action.low), np.asarray(action.high)):
@@ -42,20 +46,19 @@ def lines(action: ActionSpec, samples: np.ndarray, extremes: Extremes | None = N
         edges = np.zeros((2, action.dims))
         edges[:, dim] = start, end
         first, last = discretization.tokenize(action, edges)[:, dim]
+        what = _what(action.names[dim], outlier, *extreme(dim, outlier.bound > end))
         told.append(
-            f"{_what(action, outlier, extremes)}, an outlier: nearly all others lie in "
-            f"[{start:.3g}, {end:.3g}], in {last - first + 1} of {action.bins[dim]} bins; mend the data or "
-            "the bound, or set config.data.action_bounds=quantiles"
+            f"{what}: nearly all values lie in [{start:.3g}, {end:.3g}], {last - first + 1} of {action.bins[dim]} "
+            "bins; mend the data or the bound, or set config.data.action_bounds=quantiles"
         )
     return told
 
 
-def _what(action: ActionSpec, outlier: Outlier, extremes: Extremes | None) -> str:
-    """The value, with its place first, or the bound alone where no value is near it."""
-    name, greatest = action.names[outlier.dim], outlier.bound > outlier.rest[1]
-    if extremes:
-        value, place = extremes.of(outlier.dim, greatest)
-        if abs(value - outlier.bound) < abs(value - outlier.rest[int(greatest)]):
-            return f"{place}: action {name!r} is {value:g}"
-        return f"action {name!r} has the bound {outlier.bound:g}"
-    return f"action {name!r} has the bound {outlier.bound:g} (`validate` names its step)"
+def _what(name: str, outlier: Outlier, value: float, place: str) -> str:
+    """The value that made the bound, its place first; or the bound, where no value is near it."""
+    start, end = outlier.rest
+    if abs(value - outlier.bound) > min(abs(value - start), abs(value - end)):
+        return f"action {name!r} has the bound {outlier.bound:g}, far from all values"
+    if not place:
+        return f"action {name!r} has an outlier, {value:g} (`validate` names its step)"
+    return f"{place}: action {name!r} has an outlier, {value:g}"

@@ -116,7 +116,7 @@ class Validator:
             if below or above:
                 lines.append(f"action {name}: {below:.2%} below its bound {low:g}, {above:.2%} above {high:g}; they go to the edge bins")
         if self.steps:
-            lines += outliers.lines(action, self._samples.rows("action"), self._extremes)
+            lines += outliers.lines(action, self._samples.rows("action"), self._extremes.of)
         lines += self._duplicates.lines()
         if self.shaped:
             lines.append(f"{self.shaped} episodes have rewards other than 0 and 1, which the spec's reward='success' ignores")

@@ -26,34 +26,38 @@ def values(count=400):
     return np.stack([rng.uniform(-0.01, 0.01, count), rng.integers(0, 2, count)], axis=1).astype(np.float32)
 
 
+def nowhere(dim, greatest):
+    return 0.0, ""
+
+
 def test_an_outlier_that_became_the_bound_is_told_with_the_bins_that_are_left():
-    (line,) = outliers.lines(ACTION, values())
-    assert line.startswith(
-        "action 'x' has the bound 1000 (`validate` names its step), an outlier: nearly all others lie in [-0"
-    )
-    assert "in 1 of 256 bins" in line and "config.data.action_bounds=quantiles" in line
+    (line,) = outliers.lines(ACTION, values(), lambda dim, greatest: (1000.0 if greatest else -0.01, ""))
+    assert line.startswith("action 'x' has an outlier, 1000 (`validate` names its step): nearly all values lie in")
+    assert "1 of 256 bins" in line and "config.data.action_bounds=quantiles" in line
     low = ActionSpec(ACTION.names, (-1000.0, 0.0), (0.01, 1.0), ACTION.bins)
-    assert outliers.lines(low, values())[0].startswith("action 'x' has the bound -1000 (`")
+    (line,) = outliers.lines(low, values(), lambda dim, greatest: (0.01 if greatest else -1000.0, ""))
+    assert line.startswith("action 'x' has an outlier, -1000 (`")
 
 
 def test_an_outlier_is_named_with_its_place_first_where_a_value_is_one():
     extremes = outliers.Extremes(2)
     extremes.add(values(), "file, episode 0")
-    assert outliers.lines(ACTION, values(), extremes)[0].startswith("action 'x' has the bound 1000")
+    (line,) = outliers.lines(ACTION, values(), extremes.of)
+    assert line.startswith("action 'x' has the bound 1000, far from all values: nearly all values lie in [-0")
     extremes.add(np.float32([[0, 0], [999, 0]]), "file, episode 1")
-    assert outliers.lines(ACTION, values(), extremes)[0].startswith(
-        "file, episode 1, step 1: action 'x' is 999, an outlier"
-    )
+    (line,) = outliers.lines(ACTION, values(), extremes.of)
+    assert line.startswith("file, episode 1, step 1: action 'x' has an outlier, 999: nearly")
 
 
 def test_bounds_that_the_data_fill_are_not_told():
-    assert outliers.lines(ActionSpec(ACTION.names, (-0.01, 0.0), (0.02, 1.0), ACTION.bins), values()) == []
+    filled = ActionSpec(ACTION.names, (-0.01, 0.0), (0.02, 1.0), ACTION.bins)
+    assert outliers.lines(filled, values(), nowhere) == []
 
 
 def test_a_step_that_is_not_finite_hides_no_outlier():
     rows = values()
     rows[3] = np.nan
-    assert len(outliers.lines(ACTION, rows)) == 1
+    assert len(outliers.lines(ACTION, rows, nowhere)) == 1
 
 
 def test_the_extremes_are_found_with_their_place():
