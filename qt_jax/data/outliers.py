@@ -48,8 +48,8 @@ def lines(
         first, last = discretization.tokenize(action, edges)[:, dim]
         what = _what(action.names[dim], outlier, *extreme(dim, outlier.bound > end))
         told.append(
-            f"{what}: nearly all values lie in [{start:.3g}, {end:.3g}], {last - first + 1} of {action.bins[dim]} "
-            "bins; mend the data or the bound, or set config.data.action_bounds=quantiles"
+            f"{what}: nearly all values lie in [{start:.3g}, {end:.3g}], {last - first + 1} of "
+            f"{action.bins[dim]} bins; mend the data or the bound, or set config.data.action_bounds=quantiles"
         )
     return told
 

@@ -32,7 +32,7 @@ def nowhere(dim, greatest):
 
 def test_an_outlier_that_became_the_bound_is_told_with_the_bins_that_are_left():
     (line,) = outliers.lines(ACTION, values(), lambda dim, greatest: (1000.0 if greatest else -0.01, ""))
-    assert line.startswith("action 'x' has an outlier, 1000 (`validate` names its step): nearly all values lie in")
+    assert line.startswith("action 'x' has an outlier, 1000 (`validate` names its step): nearly all values")
     assert "1 of 256 bins" in line and "config.data.action_bounds=quantiles" in line
     low = ActionSpec(ACTION.names, (-1000.0, 0.0), (0.01, 1.0), ACTION.bins)
     (line,) = outliers.lines(low, values(), lambda dim, greatest: (0.01 if greatest else -1000.0, ""))

@@ -101,8 +101,8 @@ def test_a_bound_far_from_all_actions_is_worth_a_look(synthetic_root):
     wide = ActionSpec(("x",), (0.0,), (1000.0,), (256,))
     _, validator = look(dataclasses.replace(NUMBERS, path=f"{synthetic_root}/numbers_tfrecord", action=wide))
     assert validator.warnings() == [
-        "action 'x' has the bound 1000, far from all values: nearly all values lie in [0.02, 0.86], 1 of 256 bins; "
-        "mend the data or the bound, or set config.data.action_bounds=quantiles"
+        "action 'x' has the bound 1000, far from all values: nearly all values lie in [0.02, 0.86], 1 of 256 "
+        "bins; mend the data or the bound, or set config.data.action_bounds=quantiles"
     ]
 
 
