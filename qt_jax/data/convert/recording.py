@@ -8,6 +8,7 @@ action moves to the transition before it.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -40,8 +41,6 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """task: the instruction itself: recordings are told apart by what the robot was told, to the letter."""
-
     task: str
     collector: str
     index: int
@@ -112,7 +111,7 @@ def finish(recording: Recording, index: int, collector: str) -> Episode:
         if first >= last:
             rewards[-1] += recording.rewards[last:].sum()
     return Episode(
-        plan=Plan(recording.instruction, collector, index),
+        plan=Plan(_slug(recording.instruction), collector, index),
         instruction=recording.instruction,
         images={name: frames[: length + 1] for name, frames in recording.images.items()},
         state=recording.state[: length + 1],
@@ -121,6 +120,11 @@ def finish(recording: Recording, index: int, collector: str) -> Episode:
         success=success,
         dt=recording.dt,
     )
+
+
+def _slug(instruction: str) -> str:
+    """A task's name: recordings are told apart by what the robot was told."""
+    return re.sub(r"[^a-z0-9]+", "-", instruction.lower()).strip("-") or instruction
 
 
 def action_spec(names: list[str], low: np.ndarray, high: np.ndarray) -> ActionSpec:
