@@ -164,11 +164,18 @@ def scan(shard: Shard, cache: str) -> Iterator[tuple[int, bytes | BadRecord]]:
 
     Raises:
         BadShard: where the file ends too early, or from where on it cannot be read.
+        UserError: if it cannot be opened at all, which is no damage.
     """
     if shard.file_format == "array_record":
         yield from _scan_array_record(shard, cache)
         return
-    with epath.Path(shard.path).open("rb") as file:
+    try:
+        opened = epath.Path(shard.path).open("rb")
+    except OSError as error:
+        raise UserError(
+            f"{shard.path} cannot be opened ({type(error).__name__}: {error.strerror}); mend the access."
+        ) from error
+    with opened as file:
         for number in range(shard.examples):
             position = file.tell()
             header = file.read(_HEADER.size)

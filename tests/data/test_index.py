@@ -122,6 +122,14 @@ def test_records_that_changed_make_it_again_though_names_and_sizes_are_the_same(
     assert len(make_recipe(root).mixture.sources[0].index) == 24
 
 
+def test_a_file_that_cannot_be_opened_is_named_and_not_called_damaged(root):
+    second = shards_of(root)[1]
+    second.unlink()
+    second.mkdir()
+    with pytest.raises(UserError, match=rf"^{second} cannot be opened \(IsADirectoryError: .*\); mend"):
+        make_recipe(root, max_skipped=24)
+
+
 def test_an_index_cut_short_is_made_again(root, passes):
     make_recipe(root)
     (file,) = (root / "cache" / "index").iterdir()
