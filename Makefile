@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 COMPILE := $(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --custom-compile-command 'make lock' --extra all
 
-.PHONY: libtpu quickstart test test-slow slurm lint lock clean clean-data-and-runs bench-state bench-quickstart bench-learner bench-loader bench-serving \
+.PHONY: libtpu quickstart test test-slow slurm lint lock clean clean-data-and-runs bench-state bench-quickstart bench-learner bench-loader bench-memory bench-serving \
 	metaworld-tries metaworld-grid metaworld-values metaworld-states metaworld-benchmark metaworld-ablations metaworld-images scene-benchmark metaworld-report plan-sizes plan-experiments
 
 QT := $(PY) -m qt_jax
@@ -56,6 +56,9 @@ bench-learner: $(STAMP) .peer/.installed
 
 bench-loader: data/quickstart/1.0.0
 	$(PY) -m benchmarks.bench_loader
+
+bench-memory: $(STAMP)
+	$(PY) -m benchmarks.bench_memory
 
 bench-serving: $(STAMP) .peer/.installed .onnx/.installed
 	$(PY) -m benchmarks.bench_serving

@@ -93,7 +93,7 @@ def throughput(name: str) -> dict[str, float]:
             frames += int(next(iterator).valid.sum())
         return frames / (time.perf_counter() - start)
 
-    reader, draws, jpegs = SegmentReader(recipe, 10_000), Reader(iterators[1].order, np.arange(rows)), []
+    reader, draws, jpegs = SegmentReader(recipe, 2**40), Reader(iterators[1].order, np.arange(rows)), []
     for draw in (draw for number in range(8) for draw in draws.batch(number)):
         start = draw.cut * recipe.cutting.stride
         jpegs += [f for frames in reader.episode(draw).episode.images.values() for f in frames[start : start + recipe.cutting.length]]

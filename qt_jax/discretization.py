@@ -16,6 +16,16 @@ def tokenize(spec: ActionSpec, action: np.ndarray) -> np.ndarray:
     return np.clip(index, 0, bins - 1).astype(np.int32)
 
 
+def beyond(spec: ActionSpec, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which of the actions [..., D] lie below and above their bounds, bool [..., D] each.
+
+    Compared as float32, which actions are stored as: the extreme that a bound was taken from, in float64, is
+    not beyond it.
+    """
+    low, high, action = (np.asarray(values, np.float32) for values in (spec.low, spec.high, action))
+    return action < low, action > high
+
+
 def detokenize(spec: ActionSpec, tokens: Any) -> Any:
     """Bin indices [..., D] to the centres of the bins, float32 [..., D]: never outside the spec's bounds."""
     xp = tokens.__array_namespace__()

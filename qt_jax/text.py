@@ -26,7 +26,8 @@ def _model():
 
 
 @functools.cache
-def _users(encoder: str) -> Callable[[str], np.ndarray]:
+def users(encoder: str) -> Callable[[str], np.ndarray]:
+    """The function of a user's that "module:function" names; raises a UserError if it is not there."""
     module, _, function = encoder.partition(":")
     try:
         return getattr(importlib.import_module(module), function)
@@ -41,7 +42,7 @@ def _users(encoder: str) -> Callable[[str], np.ndarray]:
 def _embed_one(instruction: str, encoder: str) -> tuple[float, ...]:
     if encoder == ENCODER:
         return tuple(np.asarray(_model().encode([instruction])[0], np.float32).tolist())
-    function = _users(encoder)
+    function = users(encoder)
     try:
         vector = np.asarray(function(instruction), np.float32)
     except Exception as error:

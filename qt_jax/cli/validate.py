@@ -39,7 +39,7 @@ def _sound(entry: Entry, settings: Any) -> bool:
     directory = records.open_directory(entry.spec.path)
     validator = Validator(
         directory, entry.spec, FLAGS.images, index.stored_encoder(directory, entry.spec) == settings.text_encoder,
-        settings.read_threads, settings.cache,
+        settings.read_threads, settings.cache, settings.validation_fraction,
     )  # fmt: skip
     path = storage.directory(FLAGS.output) / f"{entry.name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,8 +53,10 @@ def _sound(entry: Entry, settings: Any) -> bool:
             if len(kept := examples.setdefault(violation.kind, [])) < FLAGS.limit:
                 kept.append(violation)
     print(f"{entry.name}: {directory.path}: {validator.episodes} episodes, {validator.steps} steps, {validator.decoded} images decoded")
+    for line in directory.splits():
+        print(f"  {line}")
     if validator.left_out:
-        print(f"  {validator.left_out} episodes are left out by {entry.spec.standardise.__name__} and not looked at")
+        print(f"  {validator.left_out} episodes are left out by {entry.spec.reader} and not looked at")
     for kind in filter(counts.get, KINDS):
         print(f"  {kind}: {counts[kind]} ({KINDS[kind]})")
         for violation in examples[kind]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 from typing import Any
 
@@ -51,13 +52,14 @@ def read(example: dict[str, Any], spec: DatasetSpec, step_penalty: float) -> Epi
 
     Raises:
         BadRecord: for a missing key, a flag or shape against the spec, or a number that is not finite.
+        UserError: for an episode of another environment than the config's. Neither says which episode it is.
     """
     try:
         raw = spec.standardise(example)
     except KeyError as error:
-        raise BadRecord(f"has no key {error}, which {spec.standardise.__name__} reads") from error
+        raise BadRecord(f"has no key {error}, which {spec.reader} reads") from error
     except Exception as error:  # whatever a standardiser, perhaps a user's, makes of a layout that is not its own
-        raise BadRecord(f"is not what {spec.standardise.__name__} reads ({type(error).__name__}: {error})") from error
+        raise BadRecord(f"is not what {spec.reader} reads ({type(error).__name__}: {error})") from error
     if raw is None:
         return None
     if not (raw.is_last[-1] and np.sum(raw.is_last) == 1):
@@ -95,6 +97,11 @@ def read(example: dict[str, Any], spec: DatasetSpec, step_penalty: float) -> Epi
     return episode
 
 
+def id_hash(identity: str) -> float:
+    """Uniform in [0, 1): what an episode's place in the training or the validation split is drawn from."""
+    return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big") / 2.0**64
+
+
 def _outcome(raw: Any, spec: DatasetSpec) -> tuple[bool, bool, np.ndarray | None]:
     """Success, terminal, and the stored reward of each action (None: sparse)."""
     if spec.reward == "demonstrations":
@@ -129,21 +136,21 @@ def _check_numbers(episode: Episode, spec: DatasetSpec) -> None:
         value = getattr(episode, field)
         bad = np.argwhere(~np.isfinite(value)) if value is not None else np.empty(0)
         if bad.size:
-            raise BadRecord(f"has {field} that is not finite at step {bad[0][0]}")
+            raise BadRecord(f"{field} is not finite", None if field == "embedding" else int(bad[0][0]))
     if not (episode.dt and episode.dt > 0):
         raise BadRecord(f"holds its actions for {episode.dt} s, expected a positive time")
     if spec.expected_dt is None:
         return
     if episode.task not in spec.expected_dt:
         raise UserError(
-            f"{spec.path} holds episodes of {episode.task}, config.env.tasks={tuple(spec.expected_dt)} does not; name it there or give "
-            "other data."
+            f"holds episodes of {episode.task}, config.env.tasks={tuple(spec.expected_dt)} does not; name it "
+            "there or give other data."
         )
     expected = spec.expected_dt[episode.task]
     if not math.isclose(episode.dt, expected, rel_tol=1e-4):
         raise UserError(
-            f"{spec.path} holds each action of {episode.task} for {episode.dt:g} s, config.env.action_repeat for {expected:g} s; collect "
-            "again or change config.env."
+            f"holds each action of {episode.task} for {episode.dt:g} s, config.env.action_repeat for "
+            f"{expected:g} s; collect again or change config.env."
         )
 
 

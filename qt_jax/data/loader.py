@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
 import os
@@ -10,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
@@ -18,17 +17,21 @@ import jax
 import numpy as np
 from absl import flags
 
-from qt_jax.data import episodes, mixture, records
+from qt_jax.data import episodes, mixture
+from qt_jax.data import index as indices
 from qt_jax.data.buffers import Buffers
 from qt_jax.data.episodes import Episode
-from qt_jax.data.index import shard_of
+from qt_jax.data.kept import Kept
 from qt_jax.data.mixture import Mixture
 from qt_jax.data.order import Draw, Group, Order, Reader
 from qt_jax.data.pool import Pool
-from qt_jax.data.records import BadRecord
-from qt_jax.data.segments import Cutting, Layout, Prepared, Rows, prepare
+from qt_jax.data.segments import BadFrame, Cutting, Layout, Prepared, Rows, prepare
+from qt_jax.data.skips import Met, Skips, pack
 from qt_jax.errors import UserError
 from qt_jax.segment import Segment
+
+MOST_BAD = 20
+"""So many segments are tried for a row before the dataset is given up."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Recipe:
     paraphrase_cosine: float
     seed: int
     cache: str
+    max_skipped: int
     state_statistics: dict[str, Any]
     """{source: Statistics of its state}: the data's own, or those of the run that this one starts from."""
 
@@ -56,60 +60,78 @@ class Recipe:
 
 
 class SegmentReader:
-    """Segments by draw. Episodes stay in memory, encoded, until `capacity` others have been wanted.
+    """Segments by draw. Episodes stay in memory, encoded, up to `memory` bytes.
+
+    groups: what the draws are from; a segment with a frame that does not decode is replaced by another of its
+        group. Without groups, as for validation, its row trains and counts nothing.
 
     bytes_read, bytes_used: of records from storage, and of the encoded frames that segments were made of.
     """
 
-    def __init__(self, recipe: Recipe, capacity: int):
-        self._recipe, self._capacity = recipe, capacity
+    def __init__(self, recipe: Recipe, memory: int = 0, groups: Sequence[Group] = ()):
+        self._recipe, self._groups = recipe, groups
         self._layouts = [recipe.layout(number) for number in range(len(recipe.mixture.sources))]
-        self._episodes: collections.OrderedDict[tuple, _Once] = collections.OrderedDict()
-        self._buffers, self._lock = Buffers(), threading.Lock()
+        self._kept, self._buffers, self._lock = Kept(memory), Buffers(), threading.Lock()
+        self._segments = [np.cumsum(group.cuts) for group in groups]
         self.bytes_read = self.bytes_used = 0
 
-    def batch(self, draws: Sequence[Draw]) -> Segment:
-        """One row a draw."""
+    def batch(self, draws: Sequence[Draw]) -> tuple[Segment, np.ndarray]:
+        """One row a draw, and the frames that did not decode, as `skips.pack` has them."""
+        met: list[Met] = []
         rows = Rows(self._layouts[0], self._recipe.mixture.instruction_dim, len(draws), self._buffers)
-        used = sum(rows.fill(row, self.episode(draw), draw.cut, self._recipe.cutting) for row, draw in enumerate(draws))
+        used = sum(self._fill(rows, row, draw, met) for row, draw in enumerate(draws))
         with self._lock:
             self.bytes_used += used
-        return rows.segment()
+        return rows.segment(), pack(met)
+
+    def _fill(self, rows: Rows, row: int, draw: Draw, met: list[Met]) -> int:
+        """Puts the draw, or what takes its place, into a row; returns the bytes of its frames."""
+        for turn in range(MOST_BAD):
+            try:
+                return rows.fill(row, self.episode(draw), draw.cut, self._recipe.cutting)
+            except BadFrame as bad:
+                camera = self._recipe.mixture.observation.cameras.index(bad.camera)
+                met.append(Met(draw.source, draw.episode, camera, bad.step))
+                if not self._groups:
+                    rows.leave_out(row)
+                    return 0
+                draw = self._instead(draw, turn)
+        source, last = self._recipe.mixture.sources[draw.source], met[-1]
+        place = indices.where(source.directory, source.index, last.episode)
+        raise UserError(
+            f"{source.name}: {place}, step {last.step}: an image does not decode, as in {MOST_BAD - 1} "
+            "segments that were drawn for its row before; repair the dataset (`validate` lists all of them)."
+        )
+
+    def _instead(self, draw: Draw, turn: int) -> Draw:
+        """Another segment of the group, each as likely: a function of the draw and of how many were tried."""
+        group, ends = self._groups[draw.group], self._segments[draw.group]
+        rng = np.random.default_rng((self._recipe.seed, draw.group, draw.number, draw.cut, turn))
+        chosen = int(rng.integers(ends[-1]))
+        entry = int(np.searchsorted(ends, chosen, side="right"))
+        cut = chosen - int(ends[entry] - group.cuts[entry])
+        return draw._replace(episode=int(group.episodes[entry]), cut=cut)
 
     def episode(self, draw: Draw) -> Prepared:
         """The episode of a draw, relabelled if it is to be."""
-        own = self._kept((draw.source, draw.episode), lambda: self._read(draw))
+        own = self._kept.get((draw.source, draw.episode), lambda: self._read(draw))
         told = self._told(draw)
         if told is None:
             return own
         relabelled = lambda: episodes.relabelled(own.episode, told, self._recipe.step_penalty)
-        key = draw.source, draw.episode, told
-        failed = self._kept(key, lambda: self._prepared(draw.source, relabelled()))
+        failed = self._kept.get(
+            (draw.source, draw.episode, told), lambda: self._prepared(draw.source, relabelled())
+        )
         # A success whose o_T was not kept is shorter as a failure; the cut that it then lacks stays as it is.
         return failed if draw.cut < len(failed.table) else own
 
-    def _kept(self, key: tuple, make: Callable[[], Prepared]) -> Prepared:
-        """One thread makes it, the others that want it wait."""
-        with self._lock:
-            entry = self._episodes.setdefault(key, _Once())
-            self._episodes.move_to_end(key)
-            while len(self._episodes) > self._capacity:
-                self._episodes.popitem(last=False)
-        return entry.get(make)
-
     def _read(self, draw: Draw) -> Prepared:
-        source = self._recipe.mixture.sources[draw.source]
-        place = shard_of(source.directory, source.index, draw.episode)
-        try:
-            record = records.read(*place, self._recipe.cache)
-            episode = episodes.read(source.directory.parse(record), source.spec, self._recipe.step_penalty)
-        except BadRecord as error:
-            raise UserError(
-                f"{source.directory.path}: {place[0].name}, the record at {place[1]} {error}, though it was sound when it was indexed; the "
-                "dataset changed or its storage is failing."
-            ) from error
+        source, recipe = self._recipe.mixture.sources[draw.source], self._recipe
+        episode = indices.read(
+            source.directory, source.index, source.spec, draw.episode, recipe.step_penalty, recipe.cache
+        )
         with self._lock:
-            self.bytes_read += place[2]
+            self.bytes_read += int(source.index.columns["size"][draw.episode])
         return self._prepared(draw.source, episode)
 
     def _prepared(self, source: int, episode: Episode) -> Prepared:
@@ -138,25 +160,15 @@ def other_tasks(source: mixture.Source, episode: int, cosine: float) -> np.ndarr
     return np.flatnonzero(~excluded & (index.unit_embeddings @ index.unit_embeddings[own] < cosine))
 
 
-class _Once:
-    """A value that the first who asks computes."""
-
-    def __init__(self):
-        self._lock, self._value = threading.Lock(), None
-
-    def get(self, compute: Any) -> Any:
-        with self._lock:
-            if self._value is None:
-                self._value = compute()
-            return self._value
-
-
 class _Plan(grain.MapDataset):
     """Element i is part i % P of batch i // P: an equal share of the rows, always the same rows for the same part. Endless."""
 
-    def __init__(self, recipe: Recipe, order: Order, rows: np.ndarray, parts: int, first_batch: int, capacity: int):
+    def __init__(
+        self, recipe: Recipe, order: Order, rows: np.ndarray, parts: int, first_batch: int, memory: int
+    ):
         super().__init__()
-        self._recipe, self._order, self._rows, self._first, self._capacity = recipe, order, np.split(rows, parts), first_batch, capacity
+        self._recipe, self._order, self._rows = recipe, order, np.split(rows, parts)
+        self._first, self._memory = first_batch, memory
         self._lock = threading.Lock()
         self._readers: dict[int, Reader] = {}
         self.segments: SegmentReader | None = None
@@ -169,7 +181,7 @@ class _Plan(grain.MapDataset):
             return self.slice(index)
         batch, part = divmod(index, len(self._rows))
         with self._lock:
-            self.segments = self.segments or SegmentReader(self._recipe, self._capacity)
+            self.segments = self.segments or SegmentReader(self._recipe, self._memory, self._order.groups)
             reader = self._readers.setdefault(part, Reader(self._order, self._rows[part]))
             draws = reader.batch(self._first + batch)
         return self.segments.batch(draws)
@@ -202,7 +214,10 @@ class TrainingIterator:
         rows: which rows of the global batch to read here (default: all); the others belong to other hosts.
         threads: that each make whole batches, in this process, or, their share of the rows, in each of `workers` processes (0: none).
         shuffle_episodes: over all hosts, so many episodes have their segments shuffled together.
-        memory: bytes of encoded episodes that each reading process may keep beyond those: a small dataset is then read once.
+        memory: bytes of encoded episodes that all reading processes here keep together; each of `workers`
+            keeps its share. Beside them each thread holds the episode that it reads, and the batches that it
+            makes.
+        skips: told of frames that do not decode; by default one of this iterator's own.
 
     Raises:
         UserError: if the workers do not divide the rows: each then reads episodes of its own.
@@ -218,8 +233,10 @@ class TrainingIterator:
         shuffle_episodes: int = 512,
         memory: int = 0,
         rows: np.ndarray | None = None,
+        skips: Skips | None = None,
     ):
-        self._recipe, self._threads, self._workers = recipe, threads, workers
+        self._recipe, self._threads, self._workers, self._memory = recipe, threads, workers, memory
+        self.skips = skips or Skips(recipe.mixture, recipe.max_skipped)
         self._rows = np.arange(batch_size) if rows is None else np.asarray(rows)
         if workers and len(self._rows) % workers:
             raise UserError(
@@ -229,8 +246,7 @@ class TrainingIterator:
         groups = mixture.groups(recipe.mixture, recipe.cutting)
         block = -(-shuffle_episodes // (batch_size * len(groups)))
         self.order = Order(groups, batch_size, block, recipe.seed)
-        sizes = np.concatenate([recipe.mixture.sources[g.source].index.columns["size"][g.episodes] for g in groups])
-        self._capacity = (block * len(groups) + 2) * len(self._rows) + int(memory / sizes.mean())
+        self._shuffled = block * len(groups) * len(self._rows)
         self.position = 0
         self._iterator: Any = None
 
@@ -238,6 +254,20 @@ class TrainingIterator:
     def segments(self) -> int:
         """In one epoch."""
         return sum(int(group.cuts.sum()) for group in self.order.groups)
+
+    def memory_notice(self) -> str:
+        """A line, with its end, where the episodes shuffled together outgrow the memory; else empty."""
+        sources = self._recipe.mixture.sources
+        sizes = [sources[group.source].index.columns["size"][group.episodes] for group in self.order.groups]
+        sizes = np.concatenate(sizes)
+        wanted = min(self._shuffled, len(sizes)) * float(sizes.mean())
+        if wanted <= self._memory:
+            return ""
+        return (
+            f"The {min(self._shuffled, len(sizes))} episodes that are shuffled together here take about "
+            f"{wanted / 2**20:,.0f} MiB, config.data.memory_mib keeps {self._memory / 2**20:,.0f}: each is "
+            "read several times; raise it or lower config.data.shuffle_episodes.\n"
+        )
 
     def get_state(self) -> dict[str, int]:
         return {"batches": self.position}
@@ -252,12 +282,14 @@ class TrainingIterator:
     def __next__(self) -> Segment:
         if self._iterator is None:
             self._iterator = self._start()
-        batch = next(self._iterator)
+        batch, met = next(self._iterator)
+        self.skips.meet(met)
         self.position += 1
         return batch
 
     def _start(self) -> Any:
-        self._plan = _Plan(self._recipe, self.order, self._rows, max(1, self._workers), self.position, self._capacity)
+        parts = max(1, self._workers)
+        self._plan = _Plan(self._recipe, self.order, self._rows, parts, self.position, self._memory // parts)
         dataset = self._plan.to_iter_dataset(grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=2 * self._threads))
         if self._workers:
             if not flags.FLAGS.is_parsed():
@@ -290,16 +322,26 @@ def validation_draws(recipe: Recipe, limit: int) -> list[Draw]:
     return draws[:: max(1, -(-len(draws) // limit))]
 
 
-def validation_batches(recipe: Recipe, draws: list[Draw], *, batch_size: int, rows: np.ndarray | None = None) -> Iterator[Segment]:
+def validation_batches(
+    recipe: Recipe,
+    draws: list[Draw],
+    *,
+    batch_size: int,
+    rows: np.ndarray | None = None,
+    skips: Skips | None = None,
+) -> Iterator[Segment]:
     """Each of `draws` once, in order, not relabelled; the last batch is filled up with copies that count nowhere.
 
     Args:
-        rows: as in `TrainingIterator`.
+        rows, skips: as in `TrainingIterator`; a segment with a frame that does not decode counts nowhere
+            either.
     """
-    reader = SegmentReader(dataclasses.replace(recipe, relabel_rate=0.0), capacity=batch_size)
+    reader = SegmentReader(dataclasses.replace(recipe, relabel_rate=0.0))
+    skips = skips or Skips(recipe.mixture, recipe.max_skipped)
     rows = np.arange(batch_size) if rows is None else rows
     for start in range(0, len(draws), batch_size):
-        batch = reader.batch([draws[min(start + row, len(draws) - 1)] for row in rows])
+        batch, met = reader.batch([draws[min(start + row, len(draws) - 1)] for row in rows])
+        skips.meet(met)
         copies = start + rows >= len(draws)
         batch.trainable[copies] = batch.is_first[copies] = False
         yield batch
@@ -313,7 +355,7 @@ def read_pool(recipe: Recipe, groups: Sequence[Group]) -> Pool:
     """
     if recipe.mixture.observation.cameras or recipe.relabel_rate:
         raise UserError("Only data without images (config.env.cameras=()) and config.data.relabel_rate=0 fit into one program's memory.")
-    reader = SegmentReader(recipe, capacity=1)
+    reader = SegmentReader(recipe)
     tables, embeddings, instruction, first, rows = [], {}, [], {}, 0
     for source, episode in sorted({(group.source, int(episode)) for group in groups for episode in group.episodes}):
         prepared = reader.episode(Draw(source, episode, 0, 0, 0))

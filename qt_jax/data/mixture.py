@@ -11,7 +11,7 @@ import numpy as np
 
 from qt_jax import discretization
 from qt_jax.data import index as indices
-from qt_jax.data import records
+from qt_jax.data import outliers, records
 from qt_jax.data.index import Index
 from qt_jax.data.mixtures import KINDS
 from qt_jax.data.order import Group
@@ -42,8 +42,16 @@ class Source:
 
     def clipped(self) -> np.ndarray:
         """Share of the sampled actions outside the bins' range, [D]."""
-        samples = self.index.samples["action"]
-        return np.mean((samples < np.asarray(self.action.low)) | (samples > np.asarray(self.action.high)), axis=0)
+        below, above = discretization.beyond(self.action, self.index.samples["action"])
+        return np.mean(below | above, axis=0)
+
+    def outliers(self) -> list[str]:
+        """Of the bounds, as `outliers.lines` tells them."""
+        return outliers.lines(self.action, self.index.samples["action"], self._extreme)
+
+    def _extreme(self, dim: int, greatest: bool) -> tuple[float, str]:
+        statistics = self.index.statistics["action"]
+        return (statistics.high if greatest else statistics.low)[dim], ""
 
     def bins_used(self) -> np.ndarray:
         """How many bins of each dim hold a sampled action, [D]."""
@@ -85,7 +93,8 @@ class Mixture:
 def open_mixture(settings: Any, entries: Sequence[Entry]) -> Mixture:
     """Opens `config.data` and reads (or makes) each dataset's index.
 
-    An episode belongs to the validation split by a hash of its id, so the split survives filters, order and more data.
+    An episode belongs to the validation split by a hash of its id, so the split survives filters, order and
+    more data; or, where the dataset has a validation split of its own, as it says.
 
     Raises:
         UserError: for data that is missing, damaged, or without an episode that the filter keeps.
@@ -111,7 +120,8 @@ def _open(settings: Any, entry: Entry) -> Source:
         "demonstrations": demonstration,
         "demonstrations_and_failures": demonstration | ~success,
     }[settings.episodes]
-    held_out = columns["id_hash"] < settings.validation_fraction
+    own = directory.own_validation()
+    held_out = own[columns["shard"]] if own.any() else columns["id_hash"] < settings.validation_fraction
     kept = kept & (_within_limits(index, settings.limits, ~held_out, entry.spec.path) | held_out)
     train = np.flatnonzero(kept & ~held_out)
     if not len(train):

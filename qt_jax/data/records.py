@@ -14,14 +14,28 @@ from typing import Any
 
 import fsspec
 import google_crc32c
+import numpy as np
 from etils import epath
 
 from qt_jax import storage
 from qt_jax.errors import UserError
 
+VALIDATION = ("validation", "val", "valid")
+"""Names of a dataset's own validation split."""
+
 
 class BadRecord(Exception):
-    """One record is damaged; those after it can be read."""
+    """One record is damaged; those after it can be read. step: where in the episode, if it is known."""
+
+    def __init__(self, text: str, step: int | None = None):
+        super().__init__(text)
+        self.step = step
+
+
+def named(place: str, error: Exception) -> str:
+    """The error as a line that begins with the place, down to the step where that is known."""
+    step = getattr(error, "step", None)
+    return f"{place}: {error}" if step is None else f"{place}, step {step}: {error}"
 
 
 class BadShard(Exception):
@@ -30,13 +44,14 @@ class BadShard(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A file of an RLDS dataset. modified: seconds since the epoch."""
+    """A file of an RLDS dataset. modified: seconds since the epoch. split: that it belongs to."""
 
     path: str
     file_format: str
     size: int
     modified: float
     examples: int
+    split: str = "train"
 
     @property
     def name(self) -> str:
@@ -45,12 +60,30 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Directory:
-    """An opened RLDS version directory: its `train` files and how a record parses."""
+    """An opened RLDS version directory: its files, those of `train` and of its own validation split, and how
+    a record parses.
+
+    unread: {other split: its number of episodes}.
+    """
 
     path: str
     shards: tuple[Shard, ...]
     features: Any
     metadata: dict[str, Any]
+    unread: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def own_validation(self) -> np.ndarray:
+        """bool [shards], those of its own validation split; all False where it has none."""
+        return np.asarray([shard.split != "train" for shard in self.shards], bool)
+
+    def splits(self) -> list[str]:
+        """Lines on what is done with splits other than `train`."""
+        own = sorted({shard.split for shard in self.shards} - {"train"})
+        lines = [f"validation is the dataset's own split {split!r}, nothing of 'train'" for split in own]
+        return lines + [
+            f"its split {name!r}, {count} episodes, is not read"
+            for name, count in sorted(self.unread.items())
+        ]
 
     def parse(self, record: bytes) -> dict[str, Any]:
         """A record -> nested dict; `steps` holds one stacked array a key, images still encoded.
@@ -64,10 +97,6 @@ class Directory:
             return self.features.deserialize_example_np(record, decoders={"steps": tfds.decode.SkipDecoding()})
         except Exception as error:
             raise BadRecord(f"does not parse ({type(error).__name__})") from error
-
-    def fingerprint(self) -> str:
-        """Of the files' names, sizes and times."""
-        return hashlib.sha256(repr([(s.name, s.size, s.modified, s.examples) for s in self.shards]).encode()).hexdigest()
 
 
 def open_directory(path: str) -> Directory:
@@ -97,15 +126,28 @@ def open_directory(path: str) -> Directory:
         raise UserError(f"{newest} has splits {sorted(info.splits)}, expected 'train'; collect it again.")
     if "steps" not in info.features:
         raise UserError(f"{newest} has features {sorted(info.features)}, expected RLDS' 'steps'.")
-    split = info.splits["train"]
-    shards = []
-    for file, examples in zip(split.filepaths, split.shard_lengths):
-        try:
-            stat = epath.Path(file).stat()
-        except Exception as error:
-            raise UserError(f"{newest} lacks {epath.Path(file).name} ({type(error).__name__}); copy or collect it again.") from error
-        shards.append(Shard(str(file), info.file_format.value, stat.length, float(stat.mtime), examples))
-    return Directory(str(newest), tuple(shards), info.features, dict(info.metadata or {}))
+    chosen = ["train", *(name for name in VALIDATION if name in info.splits)]
+    shards = tuple(
+        _shard(newest, info, name, file, examples)
+        for name in chosen
+        for file, examples in zip(info.splits[name].filepaths, info.splits[name].shard_lengths)
+    )
+    unread = {name: split.num_examples for name, split in info.splits.items() if name not in chosen}
+    return Directory(str(newest), shards, info.features, dict(info.metadata or {}), unread)
+
+
+def _shard(directory: epath.Path, info: Any, split: str, file: Any, examples: int) -> Shard:
+    """Raises a UserError if the file is missing."""
+    path = epath.Path(file)
+    try:
+        stat = path.stat()
+    except Exception as error:
+        raise UserError(
+            f"{directory} lacks {path.name} ({type(error).__name__}); copy or collect it again."
+        ) from error
+    # Of a local file to the nanosecond: epath has whole seconds, in which a file may be written twice.
+    modified = float(stat.mtime) if "://" in str(path) else os.stat(path).st_mtime
+    return Shard(str(path), info.file_format.value, stat.length, modified, examples, split)
 
 
 # TFRecord's framing: length (8 bytes), its checksum (4), the record, its checksum (4).
@@ -122,11 +164,18 @@ def scan(shard: Shard, cache: str) -> Iterator[tuple[int, bytes | BadRecord]]:
 
     Raises:
         BadShard: where the file ends too early, or from where on it cannot be read.
+        UserError: if it cannot be opened at all, which is no damage.
     """
     if shard.file_format == "array_record":
         yield from _scan_array_record(shard, cache)
         return
-    with epath.Path(shard.path).open("rb") as file:
+    try:
+        opened = epath.Path(shard.path).open("rb")
+    except OSError as error:
+        raise UserError(
+            f"{shard.path} cannot be opened ({type(error).__name__}: {error.strerror}); mend the access."
+        ) from error
+    with opened as file:
         for number in range(shard.examples):
             position = file.tell()
             header = file.read(_HEADER.size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
+import sys
 
 import numpy as np
 import simplejpeg
@@ -93,6 +94,22 @@ class Prepared:
     embedding: np.ndarray
     table: np.ndarray
 
+    @property
+    def nbytes(self) -> int:
+        """Of memory, about."""
+        episode = self.episode
+        frames = sum(sys.getsizeof(frame) + 8 for frames in episode.images.values() for frame in frames)
+        arrays = (episode.state, episode.actions, episode.rewards, self.table)
+        return frames + sum(array.nbytes for array in arrays) + 4096
+
+
+class BadFrame(Exception):
+    """An image of a segment does not decode. step: of the episode."""
+
+    def __init__(self, camera: str, step: int):
+        super().__init__(f"step {step}: image {camera!r} does not decode")
+        self.camera, self.step = camera, step
+
 
 @functools.lru_cache
 def table_dtype(action: ActionSpec, observation: ObservationSpec, length: int) -> np.dtype:
@@ -151,7 +168,7 @@ class Rows:
         """Puts cut `number` of an episode into a row, each of its frames decoded once, in its place; returns their encoded bytes.
 
         Raises:
-            UserError: if an image does not decode.
+            BadFrame: if an image does not decode; the row is then to be filled again, or left out.
         """
         self._table[row] = prepared.table[number]
         self._instruction[row] = prepared.embedding
@@ -163,13 +180,16 @@ class Rows:
             for place, (frame, image) in enumerate(zip(images[row], frames)):
                 try:
                     decode_into(frame, image)
-                except (ValueError, OSError, SyntaxError) as error:  # Pillow raises the last for some broken PNGs
-                    raise UserError(
-                        f"Episode {prepared.episode.episode_id!r}: image {name!r} of step {start + place} does not decode ({error}); "
-                        "`validate` lists all such images; repair the dataset."
-                    ) from error
+                except Exception as error:  # Pillow's are of many kinds, a SyntaxError among them
+                    raise BadFrame(name, start + place) from error
                 size += len(image)
         return size
+
+    def leave_out(self, row: int) -> None:
+        """Has a row show and train nothing, and be counted nowhere."""
+        for images in self._images.values():
+            images[row] = 0
+        self._table[row]["trainable"] = self._table[row]["is_first"] = False
 
     def segment(self) -> Segment:
         """The batch, once every row is filled."""

@@ -50,6 +50,12 @@ class DatasetSpec:
     expected_dt: Mapping[str, float] | None = None
     achieves: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
+    @property
+    def reader(self) -> str:
+        """The standardiser's name, of a functools.partial or an object that is called too."""
+        function = getattr(self.standardise, "func", self.standardise)
+        return getattr(function, "__name__", type(function).__name__)
+
     def __post_init__(self):
         for field, known in (("last_record", LAST_RECORDS), ("reward", REWARDS), ("reward_at", REWARD_PLACES)):
             if getattr(self, field) not in known:
@@ -57,18 +63,21 @@ class DatasetSpec:
 
 
 _USE_LARGE = "universal-sentence-encoder-large/5"
-_ARM = {  # name: (low, high, bins); bounds of RT-1's own action specification
+_GRIPPER = (0.0, 1.0, 2)  # absolute: 1 open, 0 closed
+_ARM = {  # name: (low, high, bins); bounds of RT-1's own action specification, but for the gripper
     "terminate": (0.0, 1.0, 2),
     **{axis: (-1.0, 1.0, 256) for axis in ("x", "y", "z")},
     **{axis: (-math.pi / 2, math.pi / 2, 256) for axis in ("rx", "ry", "rz")},
-    "gripper": (-1.0, 1.0, 256),
+    "gripper": _GRIPPER,
 }
+# Relative to where the base stands: radians, then metres forward and to the left.
 _BASE = {"base_rz": (-math.pi, math.pi, 256), "base_x": (-1.0, 1.0, 256), "base_y": (-1.0, 1.0, 256)}
-_WIDOWX = {
+_WIDOWX = {  # metres and radians at 5 Hz
     **{axis: (-0.05, 0.05, 256) for axis in ("x", "y", "z")},
     **{axis: (-0.25, 0.25, 256) for axis in ("rx", "ry", "rz")},
-    "gripper": (0.0, 1.0, 2),
+    "gripper": _GRIPPER,
 }
+# Metres at 10 Hz.
 _PUSHER = {"x": (-0.1, 0.1, 256), "y": (-0.1, 0.1, 256)}
 
 
@@ -77,8 +86,12 @@ def _action(dims: dict[str, tuple[float, float, int]]) -> ActionSpec:
 
 
 _FRACTAL = DatasetSpec(
-    # RT-1's robot and kitchens. The last record's action is all zeros (not even its one-hot terminate is set), so it is o_T. Where the
-    # stored reward stands is not documented; the standardiser asks only whether an episode has any.
+    # RT-1's robot and kitchens, 3 Hz. Action: relative commands in the base's frame, metres and radians, but
+    # for the gripper, which the standardiser makes absolute. The last record's action is all zeros (not even
+    # its one-hot terminate is set), so it is o_T. Where the stored reward stands is not documented; the
+    # standardiser asks only whether an episode has any. Sources: TFDS's description of fractal20220817_data;
+    # RT-1 (arXiv:2212.06817) for order, bounds and rate; Octo's and OpenVLA's transforms for the gripper's
+    # sign and that it is relative.
     path="fractal20220817_data/0.1.0",
     standardise=standardisers.fractal_arm,
     action=_action(_ARM),
@@ -93,8 +106,11 @@ SPECS: dict[str, DatasetSpec] = {
     "fractal_arm": _FRACTAL,
     "fractal_arm_base": dataclasses.replace(_FRACTAL, standardise=standardisers.fractal_arm_base, action=_action(_ARM | _BASE)),
     "bridge_v2": DatasetSpec(
-        # Every episode carries reward 1, scripted ones too: it says nothing. A zero action is appended at the end. The bounds are those
-        # of the Open X-Embodiment release.
+        # WidowX arms, 5 Hz. Action: what the arm moved in its base's frame, metres and radians, and the
+        # absolute gripper. Every episode carries reward 1, scripted ones too: it says nothing. A zero action
+        # is appended at the end. The bounds are those of the robot's own controller, as the Open X-Embodiment
+        # release has them. Sources: the TFDS builder that came with BridgeData V2 (arXiv:2308.12952); Octo's
+        # transform for what the arm reached and for the gripper's sign.
         path="bridge_dataset/1.0.0",
         standardise=standardisers.bridge_v2,
         action=_action(_WIDOWX),
@@ -105,7 +121,10 @@ SPECS: dict[str, DatasetSpec] = {
         text_encoder=_USE_LARGE,
     ),
     "language_table": DatasetSpec(
-        # Play cut and described in hindsight: an episode does what its instruction says. The last record is marked as observation alone.
+        # An xArm over a table, 10 Hz. Action: displacement of the commanded xy, metres; no rotation, no
+        # gripper. Play cut and described in hindsight: an episode does what its instruction says. The last
+        # record is marked as observation alone. Sources: TFDS's description of language_table; Interactive
+        # Language (arXiv:2210.06407) and its environment for units, frame and bounds.
         path="language_table/0.0.1",
         standardise=standardisers.language_table,
         action=_action(_PUSHER),

@@ -1,4 +1,18 @@
-"""Small named functions from an episode as a dataset stores it to ours. Arrays are stacked over the episode's R records."""
+"""Small named functions from an episode as a dataset stores it to ours. Arrays are stacked over the episode's
+R records.
+
+One convention for robots' arms, whatever a dataset stores, since dims of one name share a place in the
+network:
+
+- `x`, `y`, `z`: displacement of the gripper in metres an action, in the frame of the robot's base: x forward,
+  y left, z up.
+- `rx`, `ry`, `rz`: its rotation in radians an action, as changes of roll, pitch and yaw in that frame. For
+  turns this small they are nearly the axis-angle vector, whatever the order of the axes.
+- `gripper`: absolute, what it is to be after the action: 1 open, 0 closed. (As Octo and OpenVLA have it.)
+- `terminate`: 1 at the action that ends the episode.
+
+The last record of o_T alone has zeros in all of them.
+"""
 
 from __future__ import annotations
 
@@ -65,32 +79,62 @@ def collected(episode: dict[str, Any]) -> Standardised:
 
 
 def fractal_arm(episode: dict[str, Any]) -> Standardised:
-    """`fractal20220817_data` in RT-1's order: terminate, xyz, rotation, gripper."""
+    """`fractal20220817_data` in RT-1's order: terminate, xyz, rotation, gripper.
+
+    TFDS documents `world_vector` and `rotation_delta` as commanded displacements of the end effector in the
+    base's frame, the rotation as roll, pitch, yaw: ours already. `gripper_closedness_action` is relative and
+    closes upwards: 1 close, -1 open, 0 leave it, which becomes the absolute opening here. `terminate_episode`
+    is one-hot: terminate, arm, base.
+    """
     return _fractal(episode, ())
 
 
 def fractal_arm_base(episode: dict[str, Any]) -> Standardised:
-    """The same with the base: vertical rotation, then displacement."""
+    """The same with the base: vertical rotation (radians), then displacement (metres) from where it is."""
     return _fractal(episode, ("base_displacement_vertical_rotation", "base_displacement_vector"))
 
 
 def _fractal(episode: dict[str, Any], base: tuple[str, ...]) -> Standardised:
     steps = episode["steps"]
     action, observation = steps["action"], steps["observation"]
-    terminate = np.asarray(action["terminate_episode"])[:, :1]  # one-hot: terminate, arm, base
-    rest = [action[key] for key in ("world_vector", "rotation_delta", "gripper_closedness_action", *base)]
+    terminate = np.asarray(action["terminate_episode"])[:, :1]
+    before = [action[key] for key in ("world_vector", "rotation_delta")]
+    gripper = opening(action["gripper_closedness_action"])
+    if not any(np.any(value[-1]) for value in action.values()):
+        gripper[-1] = 0.0  # o_T alone
     return Standardised(
         instruction=_text(observation["natural_language_instruction"][0]),
         embedding=observation["natural_language_embedding"][0],
         images={"front": observation["image"]},
-        action=np.concatenate([terminate, *rest], axis=-1),
+        action=np.concatenate([terminate, *before, gripper, *(action[key] for key in base)], axis=-1),
         success=bool(np.max(steps["reward"]) > 0),
         **_flags(steps),
     )
 
 
+def opening(closing: np.ndarray) -> np.ndarray:
+    """Relative commands [T, 1], 1 close, -1 open, near 0 neither, to what the gripper is to be after each: 1
+    open, 0 closed.
+
+    Before the first command it is the opposite of what that command makes it; without any it is open.
+    """
+    command = np.where(np.abs(closing) > 0.1, -np.sign(closing), 0.0)[:, 0]
+    given = np.flatnonzero(command)
+    if not len(given):
+        return np.ones_like(closing)
+    latest = np.searchsorted(given, np.arange(len(command)), side="right") - 1
+    held = np.where(latest < 0, -command[given[0]], command[given[latest]])
+    return (held[:, None] > 0).astype(closing.dtype)
+
+
 def bridge_v2(episode: dict[str, Any]) -> Standardised | None:
-    """`bridge_dataset`: xyz and rotation as the arm then moved (the stored command of the first record is empty), gripper as commanded.
+    """`bridge_dataset`: xyz and rotation as the arm then moved, gripper as commanded.
+
+    Its state is the gripper's xyz in metres and roll, pitch, yaw in radians in the base's frame, then the
+    opening, 1 open. Its actions are commanded displacements of these at 5 Hz, which the arm lags behind: what
+    it reached is taken in their place, as Octo and OpenVLA do. The gripper is absolute already, 1 open. The
+    command of the first record is often empty (zeros): its gripper, which would read as closed, is then that
+    of the next.
 
     None for an episode without an instruction: it cannot teach a policy that is told what to do.
     """
@@ -99,19 +143,28 @@ def bridge_v2(episode: dict[str, Any]) -> Standardised | None:
         return None
     observation, state = steps["observation"], np.asarray(steps["observation"]["state"])
     moved = np.diff(state[:, :6], axis=0, append=state[-1:, :6])
+    moved[:, 3:] = (moved[:, 3:] + np.pi) % (2 * np.pi) - np.pi  # not once around where an angle passes pi
+    command = np.array(steps["action"])
+    if len(command) > 1 and not command[0].any():
+        command[0] = command[1]
     return Standardised(
         instruction=_text(steps["language_instruction"][0]),
         embedding=steps["language_embedding"][0],
         images={"front": observation["image_0"]},
         state=state,
-        action=np.concatenate([moved, np.asarray(steps["action"])[:, 6:] > 0.5], axis=-1),
+        action=np.concatenate([moved, command[:, 6:] > 0.5], axis=-1),
         episode_id=_text(episode["episode_metadata"]["file_path"]),
         **_flags(steps),
     )
 
 
 def language_table(episode: dict[str, Any]) -> Standardised:
-    """`language_table`: the instruction is stored as UTF-8 bytes in integers, padded with zeros."""
+    """`language_table`: an xArm that pushes blocks with a stick; actions are displacements of the stick's
+    target, in metres.
+
+    x points from the robot over the table, y to its left, as in the other robots' frames; there is no
+    gripper. The instruction is stored as UTF-8 bytes in integers, padded with zeros.
+    """
     steps = episode["steps"]
     observation = steps["observation"]
     return Standardised(

@@ -8,19 +8,26 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from qt_jax.data import episodes, records
-from qt_jax.data.records import BadRecord, BadShard, Directory
+from qt_jax.data import episodes, outliers, records
+from qt_jax.data.duplicates import Duplicates
+from qt_jax.data.outliers import Extremes
+from qt_jax.data.records import BadRecord, BadShard, Directory, Shard
+from qt_jax.data.samples import Samples
 from qt_jax.data.segments import decode
 from qt_jax.data.specs import DatasetSpec
 from qt_jax.data.standardisers import Standardised
+from qt_jax.discretization import beyond
 from qt_jax.errors import UserError
 
+_SAMPLES = 100_000
+"""Steps kept, to tell outliers from the rest."""
 IMAGES = ("all", "first", "none")
 KINDS = {
     "shard": "a file ends too early or cannot be read further",
@@ -63,6 +70,7 @@ class Validator:
     """A pass over one dataset.
 
     images: which of an episode to decode, one of `IMAGES`. embedding_used: training takes the stored embeddings. threads: that decode.
+    validation_fraction: as training has it, to tell duplicates on both sides.
 
     Counted along: steps: transitions; below, above: [D] actions beyond the spec's bounds; shaped: episodes with rewards other than 0, 1.
     """
@@ -73,6 +81,7 @@ class Validator:
     embedding_used: bool
     threads: int
     cache: str
+    validation_fraction: float = 0.0
     episodes: int = 0
     left_out: int = 0
     steps: int = 0
@@ -81,6 +90,11 @@ class Validator:
 
     def __post_init__(self):
         self.below, self.above = np.zeros((2, self.spec.action.dims), np.int64)
+        self._duplicates, self._samples, self._extremes = (
+            Duplicates(),
+            Samples(_SAMPLES),
+            Extremes(self.spec.action.dims),
+        )
 
     def violations(self, tick: Callable[[], object]) -> Iterator[Violation]:
         """All, in order; `tick` is called after each episode."""
@@ -89,7 +103,7 @@ class Validator:
                 try:
                     for place, (_, record) in enumerate(records.scan(shard, self.cache)):
                         self.episodes += 1
-                        for kind, step, text, identity in self._episode(record, pool):
+                        for kind, step, text, identity in self._episode(record, shard, place, pool):
                             yield Violation(kind, shard.name, text, place, identity, step)
                         tick()
                 except BadShard as error:
@@ -101,11 +115,16 @@ class Validator:
         for name, low, high, below, above in zip(action.names, action.low, action.high, self.below / steps, self.above / steps):
             if below or above:
                 lines.append(f"action {name}: {below:.2%} below its bound {low:g}, {above:.2%} above {high:g}; they go to the edge bins")
+        if self.steps:
+            lines += outliers.lines(action, self._samples.rows("action"), self._extremes.of)
+        lines += self._duplicates.lines()
         if self.shaped:
             lines.append(f"{self.shaped} episodes have rewards other than 0 and 1, which the spec's reward='success' ignores")
         return lines
 
-    def _episode(self, record: bytes | BadRecord, pool: Any) -> Iterator[tuple[str, int | None, str, str]]:
+    def _episode(
+        self, record: bytes | BadRecord, shard: Shard, place: int, pool: Any
+    ) -> Iterator[tuple[str, int | None, str, str]]:
         """(kind, step, text, the episode's id)."""
         try:
             if isinstance(record, BadRecord):
@@ -114,7 +133,7 @@ class Validator:
         except BadRecord as error:
             yield "record", None, str(error), ""
             return
-        reader = self.spec.standardise.__name__
+        reader = self.spec.reader
         try:
             raw = self.spec.standardise(example)
         except KeyError as error:
@@ -126,20 +145,33 @@ class Validator:
         if raw is None:
             self.left_out += 1
             return
-        found = list(_shapes(raw, self.spec)) or list(self._look(example, raw, pool))  # the rest counts on the shapes
+        found = list(_shapes(raw, self.spec))
+        if not found:  # the rest counts on the shapes
+            self._remember(raw, shard, place)
+            found = list(self._look(example, raw, pool))
         if not found:  # what training refuses is a violation, whether a check here knows it or not
             try:
                 episodes.read(example, self.spec, 0.0)
             except (BadRecord, UserError) as error:
-                found = [("unusable", None, str(error))]
+                found = [("unusable", getattr(error, "step", None), str(error))]
         for kind, step, text in found:
             yield kind, step, text, raw.episode_id
 
-    def _look(self, example: dict[str, Any], raw: Standardised, pool: Any) -> _Found:
+    def _remember(self, raw: Standardised, shard: Shard, place: int) -> None:
+        """What is told after the pass."""
         action = np.asarray(raw.action, np.float32)[: _transitions(raw, self.spec)]
         self.steps += len(action)
-        self.below += (action < np.asarray(self.spec.action.low, np.float32)).sum(axis=0)
-        self.above += (action > np.asarray(self.spec.action.high, np.float32)).sum(axis=0)
+        below, above = beyond(self.spec.action, action)
+        self.below, self.above = self.below + below.sum(axis=0), self.above + above.sum(axis=0)
+        named = f"{shard.name}, episode {place}" + (f" ({raw.episode_id})" if raw.episode_id else "")
+        self._samples.add(len(action), {"action": action})
+        self._extremes.add(action, named)
+        held_out = episodes.id_hash(raw.episode_id or f"{shard.name}/{place}") < self.validation_fraction
+        if self.directory.own_validation().any():
+            held_out = shard.split != "train"
+        self._duplicates.add(_content(raw, self.spec), named, raw.instruction, held_out)
+
+    def _look(self, example: dict[str, Any], raw: Standardised, pool: Any) -> _Found:
         self.shaped += self.spec.reward == "success" and not _sparse(raw)
         yield from _flags(raw)
         yield from _terminal(example, raw, self.spec)
@@ -151,6 +183,19 @@ class Validator:
             encoded = raw.images[camera][: 1 if self.images == "first" else None]
             self.decoded += len(encoded)
             yield from _pictures(camera, pool.map(_decoded_shape, encoded), self.spec.observation.image_size)
+
+
+def _content(raw: Standardised, spec: DatasetSpec) -> bytes:
+    """A digest of what the robot saw and did: of an episode's actions, states and encoded images."""
+    digest = hashlib.blake2b(
+        np.asarray(raw.action, np.float32)[: _transitions(raw, spec)].tobytes(), digest_size=16
+    )
+    if spec.observation.state_dim:
+        digest.update(np.asarray(raw.state, np.float32).tobytes())
+    for camera in spec.observation.cameras:
+        for image in raw.images[camera]:
+            digest.update(image)
+    return digest.digest()
 
 
 def _shapes(raw: Standardised, spec: DatasetSpec) -> _Found:

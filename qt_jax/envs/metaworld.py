@@ -50,8 +50,8 @@ def suite_tasks(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def action_spec(config: ml_collections.ConfigDict) -> ActionSpec:
-    """Hand displacement in x, y, z (unit: 1 cm a simulator step) and gripper effort, all in [-1, 1]."""
-    return ActionSpec(("x", "y", "z", "gripper"), (-1.0,) * 4, (1.0,) * 4, (config.bins,) * 4)
+    """Hand displacement in x, y, z (unit: 1 cm a simulator step), effort to grip (1 closes), in [-1, 1]."""
+    return ActionSpec(("x", "y", "z", "grip"), (-1.0,) * 4, (1.0,) * 4, (config.bins,) * 4)
 
 
 def observation_spec(config: ml_collections.ConfigDict) -> ObservationSpec:

@@ -76,7 +76,7 @@ def suite_tasks(names: tuple[str, ...]) -> tuple[str, ...]:
 
 def action_spec(config: ml_collections.ConfigDict) -> ActionSpec:
     """Change of hand position (unit: 5 cm), of yaw (.3 rad) and of gripper opening (closes towards 1) in a control period, in [-1, 1]."""
-    return ActionSpec(("x", "y", "z", "yaw", "gripper"), (-1.0,) * 5, (1.0,) * 5, (config.bins,) * 5)
+    return ActionSpec(("x", "y", "z", "yaw", "grip"), (-1.0,) * 5, (1.0,) * 5, (config.bins,) * 5)
 
 
 def observation_spec(config: ml_collections.ConfigDict) -> ObservationSpec:

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from qt_jax import discretization
 from qt_jax.data.segments import decode
 from qt_jax.evaluation.dataset_summary import ActionDim
 from qt_jax.evaluation.figures import figure_uri, plt, uri
@@ -54,8 +55,10 @@ def curves(shown: Shown, action: ActionSpec) -> str:
     """Each action dim over the steps between its bounds, red where clipped; then reward and discounted return."""
     episode, steps = shown.episode, np.arange(shown.episode.length)
     figure, axes = _panels(action.dims + 1, 1.5)
-    for axis, name, low, high, values in zip(axes, action.names, action.low, action.high, episode.actions.T):
-        outside = (values < low) | (values > high)
+    clipped = np.logical_or(*discretization.beyond(action, episode.actions))
+    for axis, name, low, high, values, outside in zip(
+        axes, action.names, action.low, action.high, episode.actions.T, clipped.T
+    ):
         axis.axhline(low, color=_GREY, lw=0.7, ls="--")
         axis.axhline(high, color=_GREY, lw=0.7, ls="--")
         axis.plot(steps, values, color=_BLUE, lw=1, marker="." if episode.length < 40 else None, ms=4)
@@ -71,12 +74,23 @@ def curves(shown: Shown, action: ActionSpec) -> str:
 
 
 def sheet(shown: Shown, camera: str, size: tuple[int, int]) -> list[tuple[int, str]]:
-    """(step, picture) at even distances, as the network gets them: at `size`, unless that is large."""
+    """(step, picture) at even distances, as the network gets them: at `size`, unless that is large.
+
+    "" where the image does not decode.
+    """
     encoded = shown.episode.images[camera]
     scale = min(1.0, _LONGEST_SIDE / max(size))
     size = (round(size[0] * scale), round(size[1] * scale))
     chosen = np.unique(np.linspace(0, len(encoded) - 1, FRAMES).round().astype(int))
-    return [(int(step), _jpeg(resize(decode(encoded[step]), size))) for step in chosen]
+    return [(int(step), _picture(encoded[step], size)) for step in chosen]
+
+
+def _picture(encoded: bytes, size: tuple[int, int]) -> str:
+    try:
+        image = decode(encoded)
+    except Exception:  # Pillow's are of many kinds
+        return ""
+    return _jpeg(resize(image, size))
 
 
 def _jpeg(image: np.ndarray) -> str:

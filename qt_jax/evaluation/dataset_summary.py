@@ -76,6 +76,8 @@ class Summary:
     actions: list[ActionDim]
     state: list[Dim]
     state_description: str
+    splits: list[str]
+    outliers: list[str]
 
     @property
     def episodes(self) -> int:
@@ -136,6 +138,8 @@ def summary(recipe: Recipe, source: Source) -> Summary:
         actions=_actions(source),
         state=[Dim(str(i), row) for i, row in enumerate(_rows(source, "state"))],
         state_description=source.spec.observation.state_description,
+        splits=directory.splits(),
+        outliers=source.outliers(),
     )
 
 
@@ -147,7 +151,7 @@ def _rows(source: Source, name: str) -> list[tuple[float, ...]]:
 def _actions(source: Source) -> list[ActionDim]:
     action, samples = source.action, source.index.samples["action"]
     tokens = discretization.tokenize(action, samples)
-    below, above = (samples < np.asarray(action.low)).mean(axis=0), (samples > np.asarray(action.high)).mean(axis=0)
+    below, above = (side.mean(axis=0) for side in discretization.beyond(action, samples))
     counts = [np.bincount(column, minlength=bins) for column, bins in zip(tokens.T, action.bins)]
     return list(map(ActionDim, action.names, _rows(source, "action"), action.low, action.high, counts, below.tolist(), above.tolist()))
 
@@ -161,6 +165,7 @@ def text(found: Summary) -> str:
         f"  files         {found.shards} x {found.file_format}, {found.size / 2**20:,.1f} MiB; weight {found.weight:.3g} in the mixture",
         f"  episodes      {found.episodes:,}: {others}; {found.success:.1%} successful",
         f"  used          {found.training:,} for training, {found.validation:,} for validation",
+        *(f"                {line}" for line in found.splits),
         f"  steps         {found.steps:,}",
         f"  lengths       min {lengths.min()}, median {found.median:g}, max {lengths.max()}  |{spark(counts)}|",
         f"  dt            {rates(found)}",
@@ -190,6 +195,7 @@ def _tables(found: Summary) -> list[str]:
     for dim in found.actions:
         bounds, clipped, used = f"{dim.low:.3g}, {dim.high:.3g}", f"{dim.below:.1%}, {dim.above:.1%}", f"{dim.used} of {dim.bins}"
         lines.append(f"  {dim.name:{width}}{_numbers(dim)}   {bounds:>16}{clipped:>16}{used:>12}  |{spark(dim.counts)}|")
+    lines += [f"  worth a look: {line}" for line in found.outliers]
     if found.state:
         lines += ["", f"  {'state':{width}}{heads}   {found.state_description}"]
         lines += [f"  {dim.name:{width}}{_numbers(dim)}" for dim in found.state[:TOP]]

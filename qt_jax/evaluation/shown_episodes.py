@@ -7,9 +7,9 @@ import dataclasses
 
 import numpy as np
 
-from qt_jax.data import episodes, records
+from qt_jax.data import episodes
+from qt_jax.data import index as indices
 from qt_jax.data.episodes import Episode
-from qt_jax.data.index import shard_of
 from qt_jax.data.loader import Recipe
 from qt_jax.data.mixture import Source
 from qt_jax.evaluation.dataset_summary import kinds
@@ -48,9 +48,9 @@ def read(recipe: Recipe, source: Source, count: int) -> list[Shown]:
     """
     shown = []
     for kind, number in choose(source, count):
-        shard, position, size = shard_of(source.directory, source.index, number)
-        record = records.read(shard, position, size, recipe.cache)
-        episode = episodes.read(source.directory.parse(record), source.spec, recipe.step_penalty)
+        directory, index = source.directory, source.index
+        shard, position, _ = indices.shard_of(directory, index, number)
+        episode = indices.read(directory, index, source.spec, number, recipe.step_penalty, recipe.cache)
         returns = episodes.monte_carlo_returns(episode, recipe.discount, recipe.dt_ref, recipe.value_range[0])
         shown.append(Shown(kind, f"{shard.name} at {position}", episode, returns))
     return shown

@@ -44,7 +44,7 @@ def default_config(
     config.data.text_encoder = text.ENCODER  # or the name of the stored embeddings' encoder, or "module:function" of yours
     config.data.episodes = "all"  # or "successes", "demonstrations", "demonstrations_and_failures"
     config.data.limits = ()  # most episodes a task of each collector, such as ("demonstration=10", "noise=200"), no others; (): all
-    config.data.validation_fraction = 0.05  # of the episodes, by hash
+    config.data.validation_fraction = 0.05  # of the episodes, by hash; none where a dataset has its own split
     config.data.segment_length = 8  # steps of one episode that are scored together
     config.data.batch_size = 32  # segments, over all devices
     config.data.image_size = 0  # to which all images are resized, square; 0: as stored
@@ -53,10 +53,12 @@ def default_config(
     # Shares of each dataset's segments; None: the kind's natural part of what the others leave.
     config.data.balance = ml_collections.ConfigDict({kind: config_dict.placeholder(float) for kind in KINDS})
     config.data.shuffle_episodes = 512  # over all hosts, so many episodes have their segments shuffled together
-    config.data.memory_mib = 1024  # of encoded episodes that each reading process keeps beyond those; a small dataset is read once
+    config.data.memory_mib = 1024  # of encoded episodes, kept by all reading processes of a host together
     config.data.read_threads = 4  # that read and decode, in each process
     config.data.workers = 0  # processes that read and decode; 0: the training process does
-    config.data.max_skipped = 0  # damaged episodes of a dataset that may be left out
+    config.data.max_skipped = (
+        0  # damaged episodes of a dataset that may be left out, or have frames that do not decode
+    )
     config.data.step_penalty = 0.0  # taken from the reward of every step
     config.data.time_limits = "bootstrap"  # from o_T, where one cut an episode short; or "terminal": such an episode ended with nothing
     config.data.relabel_rate = 0.0  # of the episodes, told another task's instruction, at which they failed (hindsight)

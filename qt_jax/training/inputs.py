@@ -50,6 +50,7 @@ def load(
         paraphrase_cosine=config.data.paraphrase_cosine,
         seed=config.seed,
         cache=config.data.cache,
+        max_skipped=config.data.max_skipped,
         state_statistics=_state_statistics(config, opened),
     )
     datasets = {
@@ -124,8 +125,9 @@ def describe(recipe: Recipe) -> str:
             f"{source.name}: {len(source.train)} training and {len(source.validation)} validation episodes of {len(index)}, "
             f"{index.columns['success'].mean():.0%} successful, weight {source.weight:.3g}; actions beyond the bins: {clipped}"
         )
+        lines += [f"  {line}" for line in (*source.directory.splits(), *source.outliers())]
         if index.left_out:
-            lines.append(f"  {index.left_out} episodes are left out by {source.spec.standardise.__name__}")
+            lines.append(f"  {index.left_out} episodes are left out by {source.spec.reader}")
         if index.skipped:
             lines.append(f"  {sum(index.skipped.values())} damaged episodes are skipped, the first: {next(iter(index.skipped))}")
     return "\n".join(lines)

@@ -15,6 +15,7 @@ from scipy.stats import mannwhitneyu
 from qt_jax import storage
 from qt_jax.data import loader
 from qt_jax.data.order import Draw
+from qt_jax.data.skips import Skips
 from qt_jax.data.tables import Entry
 from qt_jax.errors import Preempted
 from qt_jax.models.q_transformer import Network, parameter_count
@@ -66,7 +67,7 @@ def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
         )
         _closed(closing, iterator)
         compiled = program.build(config, network, device_mesh)
-        _announce(config, compiled, recipe, iterator.segments)
+        _announce(config, compiled, recipe, iterator)
         validation = loader.validation_draws(recipe, MAX_VALIDATION_BATCHES * batch_size)
         validation_fn = program.build_validation(config, network, compiled) if validation else None
 
@@ -112,6 +113,7 @@ def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
                 speed = meter.read(float(values["transitions"]))
                 values = {f"train/{k}": float(v) for k, v in values.items()} | speed
                 values["read_amplification"] = iterator.read_amplification()
+                values["skipped_episodes"] = iterator.skips.count
                 lock.check()
                 writer.write(step, values)
                 metrics.progress(step, steps, {name: values[name] for name in SHOWN})
@@ -119,7 +121,7 @@ def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
             if validation and (final or (step % config.train.validate_every == 0 and not leaving)):
                 stop = preemption.told if not final else None
                 measured = validate_on(
-                    recipe, validation, validation_fn, state, device_mesh, batch_size, stop
+                    recipe, validation, validation_fn, state, device_mesh, batch_size, iterator.skips, stop
                 )
                 if measured is None:
                     leaving = preemption.due(step)
@@ -177,7 +179,9 @@ def _tell(text: str) -> None:
         print(text, flush=True)
 
 
-def _announce(config: Any, compiled: program.Program, recipe: loader.Recipe, segments: int) -> None:
+def _announce(
+    config: Any, compiled: program.Program, recipe: loader.Recipe, iterator: loader.TrainingIterator
+) -> None:
     """What will run, and where everything lies; the whole table of shardings goes into the run's directory.
 
     Raises:
@@ -186,8 +190,9 @@ def _announce(config: Any, compiled: program.Program, recipe: loader.Recipe, seg
     shape = " x ".join(f"{axis} {size}" for axis, size in compiled.mesh.shape.items())
     parts = program.memory(compiled)
     _tell(
-        f"{inputs.describe(recipe)}\n"
-        f"{config.agent.name}: {parameter_count(compiled.state.params):,} parameters; {segments} segments an epoch; mesh {shape}\n"
+        f"{inputs.describe(recipe)}\n{iterator.memory_notice()}"
+        f"{config.agent.name}: {parameter_count(compiled.state.params):,} parameters; "
+        f"{iterator.segments} segments an epoch; mesh {shape}\n"
         f"memory on each device:\n{program.memory_table(parts)}"
     )
     if jax.process_index() == 0:
@@ -214,6 +219,7 @@ def validate_on(
     state: TrainState,
     device_mesh: jax.sharding.Mesh,
     batch_size: int,
+    skips: Skips,
     stop: Callable[[], bool] | None = None,
 ) -> dict[str, float] | None:
     """Means over validation transitions, and the AUC of the first step's value against success where the
@@ -223,7 +229,7 @@ def validate_on(
     """
     rows = mesh.local_rows(device_mesh, batch_size)
     outputs = []
-    for local in loader.validation_batches(recipe, draws, rows=rows, batch_size=batch_size):
+    for local in loader.validation_batches(recipe, draws, rows=rows, batch_size=batch_size, skips=skips):
         if stop and stop():
             return None
         outputs.append(jax.device_get(validation_fn(state, mesh.put_batch(local, device_mesh, batch_size))))

@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
+from PIL import Image
 
 from qt_jax.statistics import Statistics
 
@@ -14,7 +17,18 @@ LENGTHS = tuple(range(1, 25))
 FRACTAL_INSTRUCTIONS = ("pick coke can", "open middle drawer", "move apple near sponge")
 
 
-def write(tfds, directory: str, features, episodes: list, file_format: str = "tfrecord", shards: int = 1, version: str = "0.1.0") -> None:
+def write(
+    tfds,
+    directory: str,
+    features,
+    episodes: list,
+    file_format: str = "tfrecord",
+    shards: int = 1,
+    version: str = "0.1.0",
+    others: dict[str, list] | None = None,
+) -> None:
+    """others: {split: episodes} beside `train`."""
+
     class Builder(tfds.core.GeneratorBasedBuilder):
         VERSION = tfds.core.Version(version)
         name = directory.rsplit("/", 1)[-1]
@@ -23,11 +37,12 @@ def write(tfds, directory: str, features, episodes: list, file_format: str = "tf
             return self.dataset_info_from_configs(features=features, disable_shuffling=True)
 
         def _split_generators(self, _):
-            return {"train": self._generate_examples()}
+            return {name: self._generate_examples(members) for name, members in splits.items()}
 
-        def _generate_examples(self):
-            yield from enumerate(episodes)
+        def _generate_examples(self, members):
+            yield from enumerate(members)
 
+    splits = {"train": episodes} | (others or {})
     with tfds.core.registered.skip_registration():
         builder = Builder(data_dir=directory.rsplit("/", 1)[0], file_format=file_format)
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False, num_shards=shards))
@@ -167,26 +182,34 @@ def language_table(tfds):
     return features, episodes
 
 
-def numbers(tfds):
-    """The layout of `collect`, without images: the state of step t of episode e is (e, t); episodes of all `LENGTHS`.
-
-    Of three episodes the first is a demonstration, the second another success, the third a failure; tasks "even" and "odd".
-    """
+def collected_features(tfds, observation: dict):
+    """Of a dataset in the layout of `collect`."""
     from qt_jax import text
 
     f = tfds.features
-    features = f.FeaturesDict(
+    return f.FeaturesDict(
         {
             "steps": f.Dataset(
                 {
-                    "observation": {"state": f.Tensor(shape=(2,), dtype=np.float32)}, "action": f.Tensor(shape=(1,), dtype=np.float32),
-                    "reward": np.float32, "discount": np.float32, "is_first": np.bool_, "is_last": np.bool_, "is_terminal": np.bool_,
+                    "observation": observation, "action": f.Tensor(shape=(1,), dtype=np.float32),
+                    "reward": np.float32, "discount": np.float32,
+                    "is_first": np.bool_, "is_last": np.bool_, "is_terminal": np.bool_,
                 }
             ),
             "episode_id": f.Text(), "task": f.Text(), "collector": f.Text(), "instruction": f.Text(),
-            "instruction_embedding": f.Tensor(shape=(4,), dtype=np.float32, doc=text.ENCODER), "success": np.bool_, "dt": np.float32,
+            "instruction_embedding": f.Tensor(shape=(4,), dtype=np.float32, doc=text.ENCODER),
+            "success": np.bool_, "dt": np.float32,
         }
     )  # fmt: skip
+
+
+def numbers(tfds):
+    """The layout of `collect`, without images: the state of step t of episode e is (e, t); episodes of all
+    `LENGTHS`.
+
+    Of three episodes the first is a demonstration, the second another success, the third a failure; tasks
+    "even" and "odd".
+    """
     episodes = []
     for number, length in enumerate(LENGTHS):
         success, odd = number % 3 < 2, number % 2
@@ -207,7 +230,44 @@ def numbers(tfds):
                 "instruction_embedding": np.asarray([1 - odd, odd, number // 2 % 2 * 0.1, 0.2], np.float32),
             }
         )  # fmt: skip
-    return features, episodes
+    return collected_features(tfds, {"state": tfds.features.Tensor(shape=(2,), dtype=np.float32)}), episodes
+
+
+FRAMES, FRAMES_LENGTH = 12, 7
+"""Episodes of `frames` in all, and transitions of each."""
+BAD_FRAMES = {2: 3, 5: 0}
+"""{episode of `frames`: the step whose image does not decode}."""
+
+
+def frames(tfds):
+    """The layout of `collect` with one camera; a JPEG and a PNG of `BAD_FRAMES` are cut short."""
+    front = tfds.features.Image(shape=(16, 16, 3), encoding_format="jpeg")
+    rng = np.random.default_rng(3)
+
+    def image(number: int, t: int) -> io.BytesIO:
+        kind = "png" if number == 5 else "jpeg"
+        Image.fromarray(picture(rng, 16, 16)).save(buffer := io.BytesIO(), kind)
+        return io.BytesIO(buffer.getvalue()[: -40 if BAD_FRAMES.get(number) == t else None])
+
+    episodes = [
+        {
+            "steps": [
+                {
+                    "observation": {"state": np.float32([number, t]), "front": image(number, t)},
+                    "action": np.float32([rng.uniform() * (t < FRAMES_LENGTH)]),
+                    "reward": float(t == FRAMES_LENGTH - 1), "discount": 1.0,
+                    **flags(t, FRAMES_LENGTH + 1), "is_terminal": t == FRAMES_LENGTH,
+                }
+                for t in range(FRAMES_LENGTH + 1)
+            ],
+            "episode_id": f"e{number}", "task": ("even", "odd")[number % 2], "success": True, "dt": 0.1,
+            "collector": "demonstration", "instruction": ("push the cube", "lift the ring")[number % 2],
+            "instruction_embedding": np.float32([1 - number % 2, number % 2, 0, 0.2]),
+        }
+        for number in range(FRAMES)
+    ]  # fmt: skip
+    state = tfds.features.Tensor(shape=(2,), dtype=np.float32)
+    return collected_features(tfds, {"state": state, "front": front}), episodes
 
 
 def unit_statistics(size: int) -> Statistics:
@@ -228,5 +288,9 @@ def main(root: str) -> None:
     write(tfds, f"{root}/fractal20220817_data", *fractal(tfds), shards=2)
     write(tfds, f"{root}/bridge_dataset", *bridge(tfds), version="1.0.0")
     write(tfds, f"{root}/language_table", *language_table(tfds), version="0.0.1")
+    write(tfds, f"{root}/frames", *frames(tfds), shards=2)
+    features, episodes = frames(tfds)
+    splits = {"val": episodes[8:10], "test": episodes[10:]}
+    write(tfds, f"{root}/frames_splits", features, episodes[:8], others=splits)
     for file_format in ("tfrecord", "array_record"):
         write(tfds, f"{root}/numbers_{file_format}", *numbers(tfds), file_format=file_format, shards=3)

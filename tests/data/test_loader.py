@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import json
 import shutil
 import subprocess
@@ -30,6 +31,8 @@ NUMBERS = DatasetSpec(
     last_record="observation", reward="success", dt=0.1,
 )  # fmt: skip
 
+FRAMES_SPEC = dataclasses.replace(NUMBERS, observation=ObservationSpec(("front",), (16, 16), 2, "e, t"))
+
 
 def make_config(**data):
     config = tiny.get_config()
@@ -45,8 +48,18 @@ def make_recipe(root, file_format="tfrecord", spec=NUMBERS, **data):
     return inputs.load(config, tables.resolve(config.data, own))[1]
 
 
+def frames_recipe(root, dataset="frames", **data):
+    """Of the synthetic episodes with a camera, two of which have a damaged image."""
+    config = make_config(**data)
+    own = {"frames": dataclasses.replace(FRAMES_SPEC, path=f"{root}/{dataset}")}
+    config.data.mixture = "frames"
+    return inputs.load(config, tables.resolve(config.data, own))[1]
+
+
 def make_iterator(recipe, **overrides):
-    return TrainingIterator(recipe, **(dict(batch_size=8, threads=2, shuffle_episodes=16) | overrides))
+    return TrainingIterator(
+        recipe, **(dict(batch_size=8, threads=2, shuffle_episodes=16, memory=2**24) | overrides)
+    )
 
 
 def take(iterator, count):
@@ -82,15 +95,19 @@ def test_restored_at_every_step_the_next_batch_is_the_same(synthetic_root, file_
         equal(take(resumed, 1)[0], batches[step])
 
 
-def test_worker_processes_make_the_same_batches(synthetic_root):
-    recipe = make_recipe(synthetic_root, relabel_rate=0.3)
-    expected = take(make_iterator(recipe), 9)
+def test_worker_processes_make_the_same_batches(synthetic_root, capfd):
+    """Told other tasks now and then, with frames that do not decode, of which the trainer itself hears."""
+    recipe = frames_recipe(synthetic_root, relabel_rate=0.3, max_skipped=2)
+    whole = make_iterator(recipe)
+    expected = take(whole, 9)
     workers = make_iterator(recipe, workers=2, threads=1)
     for one, other in zip(take(workers, 5), expected):
         equal(one, other)
     workers.set_state({"batches": 5})
     for one, other in zip(take(workers, 4), expected[5:]):
         equal(one, other)
+    assert workers.skips.count == whole.skips.count == 2 and workers._plan._memory == 2**23
+    assert capfd.readouterr().out.count("does not decode") == 4
 
 
 def test_workers_that_do_not_divide_the_rows_are_refused(synthetic_root):
@@ -303,6 +320,19 @@ def test_validation_covers_every_transition_once(synthetic_root):
     assert len(loader.validation_draws(recipe, 5)) <= 5
 
 
+def test_a_datasets_own_validation_split_is_validated_on_and_another_split_is_told(synthetic_root):
+    recipe = frames_recipe(synthetic_root, "frames_splits", validation_fraction=0.5)
+    source = recipe.mixture.sources[0]
+    assert (len(source.train), len(source.validation)) == (8, 2)
+    (batch,) = loader.validation_batches(recipe, loader.validation_draws(recipe, 100)[::2], batch_size=2)
+    statistics = source.index.statistics["state"]
+    assert set(np.rint(batch.state[:, 0, 0] * statistics.std[0] + statistics.mean[0])) == {8, 9}
+    described = inputs.describe(recipe)
+    assert "8 training and 2 validation episodes of 10" in described
+    assert "  validation is the dataset's own split 'val', nothing of 'train'" in described.splitlines()
+    assert "  its split 'test', 2 episodes, is not read" in described.splitlines()
+
+
 def test_quantile_bounds_and_the_share_clipped(synthetic_root):
     by_spec = make_recipe(synthetic_root).mixture.sources[0]
     np.testing.assert_allclose(by_spec.clipped(), 0.0)
@@ -319,14 +349,6 @@ def test_statistics_of_the_whole_dataset(synthetic_root):
     np.testing.assert_allclose(statistics["state"].mean, states.mean(0))
     np.testing.assert_allclose(statistics["state"].std, states.std(0))
     np.testing.assert_allclose(statistics["state"].high, states.max(0))
-
-
-def test_a_second_start_reads_the_index_and_not_the_data(synthetic_root, monkeypatch):
-    make_recipe(synthetic_root)
-    monkeypatch.setattr("qt_jax.data.records.scan", None)
-    make_recipe(synthetic_root)
-    with pytest.raises(TypeError):
-        make_recipe(synthetic_root, step_penalty=0.125)  # other rewards, another index
 
 
 def test_a_damaged_record_is_an_error_or_a_counted_skip(synthetic_root, tmp_path):
@@ -348,7 +370,11 @@ def no_such_key(episode):
 
 @pytest.mark.parametrize(
     "standardise, message",
-    [(no_such_key, "has no key 'observation', which no_such_key reads"), (fractal_arm, "is not what fractal_arm reads .IndexError")],
+    [
+        (no_such_key, "has no key 'observation', which no_such_key reads"),
+        (functools.partial(no_such_key), "has no key 'observation', which no_such_key reads"),
+        (fractal_arm, "is not what fractal_arm reads .IndexError"),
+    ],
 )
 def test_data_of_another_layout_is_named(synthetic_root, standardise, message):
     with pytest.raises(UserError, match=f"numbers_tfrecord.*episode 0: {message}"):
@@ -400,7 +426,7 @@ def test_a_users_tables(tmp_path, synthetic_root):
     config = make_config(tables=str(file), mixture="lab", root=synthetic_root, bins=32)
     ours, bridge = tables.resolve(config.data, {})
     assert ours.weight == pytest.approx(2 / 3) and ours.spec.path == f"{synthetic_root}/fractal20220817_data"
-    assert ours.spec.action.bins == (2,) + (32,) * 7 and bridge.spec.action.bins == (32,) * 6 + (2,)
+    assert ours.spec.action.bins == (2, *(32,) * 6, 2) and bridge.spec.action.bins == (32,) * 6 + (2,)
     file.write_text("SPECS = 1 / 0")
     with pytest.raises(UserError, match="cannot be imported .ZeroDivisionError"):
         tables.resolve(config.data, {})

@@ -148,7 +148,9 @@ def test_nan_reward_is_named_with_episode_and_step(tmp_path):
         rewards[2] = np.nan
         return dataclasses.replace(episode, rewards=rewards)
 
-    with pytest.raises(UserError, match="episode 0: has rewards that is not finite at step 2"):
+    with pytest.raises(
+        UserError, match="train.array_record-00000-of-00001, episode 0, step 2: rewards is not finite"
+    ):
         load_state_only(rewritten(tmp_path, change), reward="stored")
 
 

@@ -158,5 +158,5 @@ def test_hindsight_without_a_last_observation_gives_up_the_last_transition():
 
 def test_a_damaged_image_is_named():
     episode = dataclasses.replace(make_episode(6), images={"front": [b"\xff\xd8\xff broken"] * 7})
-    with pytest.raises(UserError, match="Episode 'e6': image 'front' of step 0 does not decode"):
-        cut(episode, 0, Cutting(4, 1, 1), cameras=("front",))
+    with pytest.raises(segments.BadFrame, match="step 3: image 'front' does not decode"):
+        cut(episode, 1, Cutting(4, 1, 1), cameras=("front",))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from qt_jax.data import index, records, standardisers, tables
+from qt_jax.data import episodes, index, records, standardisers, tables
 from qt_jax.data.specs import DatasetSpec
 from qt_jax.data.validate import Validator
 from qt_jax.specs import ActionSpec, ObservationSpec
@@ -43,10 +43,12 @@ def spec(root, **changes):
     return dataclasses.replace(standard, **changes)
 
 
-def look(chosen, images="all"):
+def look(chosen, images="all", **settings):
     """Violations and the validator after its pass."""
-    directory = records.open_directory(chosen.path)
-    validator = Validator(directory, chosen, images, index.stored_encoder(directory, chosen) == ENCODER, threads=2, cache="")
+    directory, settings = records.open_directory(chosen.path), dict(threads=2, cache="") | settings
+    validator = Validator(
+        directory, chosen, images, index.stored_encoder(directory, chosen) == ENCODER, **settings
+    )
     return list(validator.violations(lambda: None)), validator
 
 
@@ -70,9 +72,37 @@ def test_bounds_and_shaped_rewards_are_worth_a_look(broken_root):
     episodes = len(BREAKS) - 1  # one has no transition
     assert validator.episodes == len(BREAKS) and validator.steps == episodes * broken.LENGTH and validator.decoded == 0
     share = 1 / (episodes * broken.LENGTH)
-    assert validator.warnings() == [
+    assert [line for line in validator.warnings() if "duplicates" not in line] == [
         f"action x: {share:.2%} below its bound -1, {share:.2%} above 1; they go to the edge bins",
         "1 episodes have rewards other than 0 and 1, which the spec's reward='success' ignores",
+    ]
+
+
+def test_duplicates_are_counted_and_leakage_into_validation_is_told(broken_root):
+    """Most episodes differ from the sound one in a flag or a reward: the robot saw and did the same."""
+    _, validator = look(spec(broken_root), images="none", validation_fraction=0.5)
+    counted, *rest = [line for line in validator.warnings() if "duplicates" in line]
+    place = "broken-train.tfrecord-00000-of-00001, episode"
+    assert re.match(
+        rf"(\d+) episodes are duplicates of \d others .*: {place} 1 \(a sound failure\) is {place} 0 \(sound",
+        counted,
+    )
+    (across,) = (line for line in rest if "the other side" in line)
+    held = {name: episodes.id_hash(name) < 0.5 for name in BREAKS}
+    elsewhere = [name for name, side in held.items() if side != held["sound"]]
+    assert (
+        len(elsewhere) - 6 < int(across.split()[0]) <= len(elsewhere)
+        and int(counted.split()[0]) < len(BREAKS) - 3
+    )
+
+
+def test_a_bound_far_from_all_actions_is_worth_a_look(synthetic_root):
+    """Actions of `numbers` lie in [0, 1]."""
+    wide = ActionSpec(("x",), (0.0,), (1000.0,), (256,))
+    _, validator = look(dataclasses.replace(NUMBERS, path=f"{synthetic_root}/numbers_tfrecord", action=wide))
+    assert validator.warnings() == [
+        "action 'x' has the bound 1000, far from all values: nearly all values lie in [0.02, 0.86], 1 of 256 "
+        "bins; mend the data or the bound, or set config.data.action_bounds=quantiles"
     ]
 
 

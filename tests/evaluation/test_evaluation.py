@@ -79,9 +79,9 @@ def test_runtime_agrees_with_the_teacher_forced_network(trained):
     network = Network.create(config.model, assets.action, assets.observation, assets.instruction_dim)
     for number in source.train[:2]:
         cutting = Cutting(int(source.index.columns["length"][number]) + 1, config.model.window, 1)
-        reader = loader.SegmentReader(dataclasses.replace(recipe, cutting=cutting), capacity=1)
+        reader = loader.SegmentReader(dataclasses.replace(recipe, cutting=cutting))
         draw = Draw(0, int(number), 0, 0, 0)
-        episode, segment = reader.episode(draw).episode, reader.batch([draw])
+        episode, (segment, _) = reader.episode(draw).episode, reader.batch([draw])
         tokens, scores = [], []
         for t in range(episode.length):
             images = {name: decode(frames[t])[None] for name, frames in episode.images.items()}

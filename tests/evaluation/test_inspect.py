@@ -23,7 +23,7 @@ from qt_jax.specs import ActionSpec
 from qt_jax.training import inputs
 from tests.conftest import ROOT, door
 from tests.data.synthetic import LENGTHS
-from tests.data.test_loader import NUMBERS, make_recipe
+from tests.data.test_loader import NUMBERS, frames_recipe, make_recipe
 from tests.data.test_specs import make_config
 
 
@@ -119,6 +119,19 @@ def test_sheets_show_the_right_steps_at_the_networks_size(synthetic_root):
     assert page.count("<figure>") == 10 and "stored 256 × 320, learned from at 32 × 32" in page
 
 
+def test_an_image_that_does_not_decode_is_said_on_the_page(synthetic_root):
+    recipe = frames_recipe(synthetic_root)
+    source = recipe.mixture.sources[0]
+    shown = shown_episodes.read(recipe, source, 12)
+    assert [
+        one.episode.episode_id
+        for one in shown
+        if "" in dict(dataset_plots.sheet(one, "front", (16, 16))).values()
+    ] == ["e5", "e2"]
+    page = dataset_page.render(source, dataset_summary.summary(source), shown[:8], (16, 16))
+    assert page.count("does not decode") == page.count("<figure>") - page.count("data:image/jpeg") > 0
+
+
 def test_the_door(dataset_path, tmp_path):
     result = door("inspect", f"--config.data.path={dataset_path}", f"--output={tmp_path}", "--episodes=1")
     assert re.search(r"episodes +16: 8 successful demonstrations, ", result.stdout) and f"page: {tmp_path}/collected.html" in result.stdout
@@ -126,7 +139,10 @@ def test_the_door(dataset_path, tmp_path):
     assert page.count('class="episode"') == len(re.findall(r"<h3>", page)) >= 2 and "http" not in page
     described = [sys.executable, "-m", "qt_jax", "inspect", f"--data={dataset_path}", f"--output={tmp_path}", "--episodes=0"]
     result = subprocess.run(described, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
-    assert re.search(r"gripper .* of 256 ", result.stdout) and "None is shown" in (tmp_path / "collected.html").read_text()
+    assert (
+        re.search(r"grip .* of 256 ", result.stdout)
+        and "None is shown" in (tmp_path / "collected.html").read_text()
+    )
 
 
 def test_rerun_is_asked_for_and_not_installed(monkeypatch):

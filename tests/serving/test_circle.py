@@ -77,7 +77,7 @@ class Robot:
 def test_openpi_client_drives_two_episodes_in_a_row_to_success(recording: Serving):
     """Unmodified, in a venv of its own. The second episode begins by `reset` in one run and by a new connection in the other."""
     robot = Robot(recording.url)
-    assert robot.ask(b"")["action"]["names"] == ["x", "y", "z", "gripper"]
+    assert robot.ask(b"")["action"]["names"] == ["x", "y", "z", "grip"]
     steps = []
 
     def act(message):

@@ -101,4 +101,4 @@ def test_a_listener_in_another_thread_hears_nothing_and_does_no_harm():
 def test_validation_ends_where_the_run_is_told_to_stop(monkeypatch):
     monkeypatch.setattr(loop.mesh, "local_rows", lambda *_: None)
     monkeypatch.setattr(loop.loader, "validation_batches", lambda *_, **__: iter([1, 2, 3]))
-    assert loop.validate_on(None, [], None, None, None, 1, stop=lambda: True) is None
+    assert loop.validate_on(None, [], None, None, None, 1, None, stop=lambda: True) is None

@@ -1,0 +1,64 @@
+"""Bounds of actions that a few values make, as lines for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from qt_jax import discretization
+from qt_jax.specs import ActionSpec
+from qt_jax.statistics import Outlier, outlying
+
+
+class Extremes:
+    """Where the least and the greatest value of each action dim stand."""
+
+    def __init__(self, dims: int):
+        self._values = np.full((2, dims), -np.inf, np.float32)  # of -action and action
+        self._places = [[""] * dims, [""] * dims]
+
+    def add(self, actions: np.ndarray, place: str) -> None:
+        """actions: [T, D] of the episode at `place`."""
+        for side, values in enumerate((-actions, actions)):
+            for dim in np.flatnonzero(values.max(axis=0) > self._values[side]):
+                step = int(values[:, dim].argmax())
+                self._values[side, dim], self._places[side][dim] = values[step, dim], f"{place}, step {step}"
+
+    def of(self, dim: int, greatest: bool) -> tuple[float, str]:
+        """The value and its place."""
+        side = int(greatest)
+        return float(self._values[side, dim]) * (1 if greatest else -1), self._places[side][dim]
+
+
+def lines(
+    action: ActionSpec, samples: np.ndarray, extreme: Callable[[int, bool], tuple[float, str]]
+) -> list[str]:
+    """One for each bound that lies far beyond nearly all actions: they share a few bins then.
+
+    Args:
+        samples: [n, D] of the actions.
+        extreme: gives the least or (True) the greatest value of a dim, and its place if that is known.
+    """
+    told, samples = [], samples[np.isfinite(samples).all(axis=1)]
+    for outlier in outlying(samples, np.asarray(action.low), np.asarray(action.high)):
+        dim, (start, end) = outlier.dim, outlier.rest
+        edges = np.zeros((2, action.dims))
+        edges[:, dim] = start, end
+        first, last = discretization.tokenize(action, edges)[:, dim]
+        what = _what(action.names[dim], outlier, *extreme(dim, outlier.bound > end))
+        told.append(
+            f"{what}: nearly all values lie in [{start:.3g}, {end:.3g}], {last - first + 1} of "
+            f"{action.bins[dim]} bins; mend the data or the bound, or set config.data.action_bounds=quantiles"
+        )
+    return told
+
+
+def _what(name: str, outlier: Outlier, value: float, place: str) -> str:
+    """The value that made the bound, its place first; or the bound, where no value is near it."""
+    start, end = outlier.rest
+    if abs(value - outlier.bound) > min(abs(value - start), abs(value - end)):
+        return f"action {name!r} has the bound {outlier.bound:g}, far from all values"
+    if not place:
+        return f"action {name!r} has an outlier, {value:g} (`validate` names its step)"
+    return f"{place}: action {name!r} has an outlier, {value:g}"
