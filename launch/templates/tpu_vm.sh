@@ -37,7 +37,8 @@ TPU API, its quota and your rights are set once, by hand: see \`gcloud init\`)"
 }
 matches() { grep -Eiq "$1" "$tmp/said"; }
 # No login, project, right or billing, an API that is off, no quota, no gcloud, an argument that is none.
-never='active account selected|no active account|auth login|reauth|invalid_grant|unauthenticated|unauthorized|credentials'
+never='active account selected|no active account|auth login|reauth|invalid_grant|credentials'
+never+='|unauthenticated|unauthorized'
 never+='|required property|project property|set project|consumer_invalid'
 never+='|\b(project|zone|location|accelerator( type)?|version):? [^ ]+ '
 never+='((was|is|does|could) )?(not|n.t) (be )?(exist|found)'

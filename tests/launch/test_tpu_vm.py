@@ -24,7 +24,7 @@ case "$*" in
       [ "${answer#!}" = "$answer" ] || { echo "ERROR: ${answer#!}" >&2; exit 1; }
       echo "$answer"
     elif [ -e "$CALLS/made" ]; then echo READY
-    else echo "ERROR: NOT_FOUND: Resource 'projects/lab/locations/a/nodes/slice' was not found. $AS" >&2; exit 1
+    else echo "ERROR: NOT_FOUND: Resource 'projects/a/locations/b/nodes/c' was not found. $AS" >&2; exit 1
     fi ;;
   *create*) if refusal=$(next refusals); then printf "%b\n" "$refusal" >&2; exit 1; fi; touch "$CALLS/made" ;;
   *flock*) exit "$(next statuses)" ;;
@@ -84,7 +84,7 @@ def test_capacity_is_waited_for_and_counts_as_no_failure(tmp_path, capsys):
         f"WARNING: your credentials have no quota project\\n{NO_CAPACITY}",
         NO_CAPACITY,
         quota,
-        "ERROR: The zone does not have enough resources available to fulfill the request.",
+        "ERROR: The zone does not have enough resources available.",
     ]
     status, _, calls, slept = run(tmp_path, capsys, "--restarts=0", refusals=refusals)
     assert status == 0 and slept == [30, 60, 120, 240] and count(calls, "create", "delete") == [5, 1]
@@ -96,36 +96,51 @@ def test_capacity_that_does_not_come_ends_it_within_the_bound(tmp_path, capsys):
     assert told[-1].startswith("launch tpu-vm: no capacity for the slice") and "--wait-s=100" in told[-1]
 
 
-@pytest.mark.parametrize("message", [
+FOR_GOOD = (
     "(gcloud.compute.tpus.tpu-vm.describe) You do not currently have an active account selected.",
     "(gcloud.compute.tpus.tpu-vm.describe) The required property [project] is not currently set.",
-    "(gcloud.compute.tpus.tpu-vm.describe) Reauthentication failed. cannot prompt during non-interactive "
-    "execution.",
+    "(gcloud) Reauthentication failed. cannot prompt during non-interactive execution.",
     "(gcloud) PERMISSION_DENIED: Cloud TPU API has not been used in project 12 before or it is disabled.",
     "(gcloud) Project 'projects/123' not found or deleted.",
     "(gcloud) The project lab does not exist.",
     "(gcloud) INVALID_ARGUMENT: Location us-west9-z is not found.",
     "(gcloud) API [tpu.googleapis.com] not enabled on project [lab].",
     "(gcloud) User [a@b.c] does not have permission to access projects instance [lab] (or it may not exist)",
+    "(gcloud) Permission 'tpu.nodes.create' denied on 'projects/lab/locations/us-west4-a'",
     "(gcloud.compute.tpus) Invalid choice: 'tpu-vm'.",
     "(gcloud) INVALID_ARGUMENT: Cloud TPU got an unknown accelerator type",
-])  # fmt: skip
-def test_a_gcloud_that_is_not_set_up_is_one_line_at_once(tmp_path, capsys, message):
-    status, told, calls, slept = run(tmp_path, capsys, states=[f"!{message}"])
-    assert (status, len(told), len(calls), slept) == (EXIT_USER_ERROR, 1, 1, []) and message in told[0]
-
-
-@pytest.mark.parametrize(
-    "quota",
-    [
-        "has been exceeded. Limit: 0 in zone us-west4-a.",
-        "exceeded, quota_limit_value: '0'",
-        "exceeded. Limit: 0.0",
-    ],
+    "RESOURCE_EXHAUSTED: Quota 'TPUS' has been exceeded. Limit: 0 in zone us-west4-a.",
+    "Quota 'TPUS' exceeded, quota_limit_value: '0'",
+    "Quota 'TPUS' exceeded. Limit: 0.0",
 )
-def test_a_quota_of_nothing_is_not_waited_for(tmp_path, capsys, quota):
-    status, told, calls, slept = run(
-        tmp_path, capsys, refusals=[f"ERROR: RESOURCE_EXHAUSTED: Quota 'TPUS' {quota}"]
+FOR_NOW = (
+    "There is no more capacity in the zone; you can try in another zone where Cloud TPU Nodes are offered",
+    "Quota limit 'TPUV5sLitepodPerProjectPerZoneForTPUAPI' has been exceeded. Limit: 16 in zone us-west4-a.",
+    "The zone 'projects/lab/zones/us-west4-a' does not have enough resources available.",
+    "Insufficient reserved capacity. Contact customer support to increase your reservation.",
+    "NOT_FOUND: Resource 'projects/lab/locations/us-west4-a/nodes/qt' was not found",
+    "ALREADY_EXISTS: Resource 'projects/lab/locations/us-west4-a/nodes/qt' already exists",
+    "Internal error encountered.",
+)
+
+
+def test_what_ends_it_and_what_does_not(capsys):
+    text = rendered("tpu-vm", capsys, *BUCKET)
+    script = "".join(re.findall("^never.*\n", text, re.M)) + 'grep -Ei "$never"'
+    messages = "".join(f"{message}\n" for message in (*FOR_GOOD, *FOR_NOW))
+    found = subprocess.run(["bash", "-c", script], input=messages, capture_output=True, text=True).stdout
+    assert found.splitlines() == list(FOR_GOOD)
+
+
+def test_a_gcloud_that_is_not_set_up_is_one_line_at_once(tmp_path, capsys):
+    """When it is first asked for the slice."""
+    status, told, calls, slept = run(tmp_path, capsys, states=[f"!{FOR_GOOD[0]}"])
+    assert (status, len(told), len(calls), slept) == (EXIT_USER_ERROR, 1, 1, []) and FOR_GOOD[0] in told[0]
+
+
+def test_a_quota_of_nothing_is_not_waited_for(tmp_path, capsys):
+    status, told, _, slept = run(
+        tmp_path, capsys, refusals=["ERROR: RESOURCE_EXHAUSTED: Quota 'TPUS'. Limit: 0 in zone"]
     )
     assert (status, len(told), slept) == (EXIT_USER_ERROR, 1, []) and "Quota 'TPUS'" in told[0]
 
