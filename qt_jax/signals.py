@@ -10,7 +10,7 @@ from types import FrameType
 
 
 class Listener:
-    """From entry to exit a thread calls a signal's function as soon as it comes; an inner one replaces an outer.
+    """From entry to exit a thread calls a signal's function as soon as it comes; an inner one has precedence.
 
     Outside of the main thread, which alone may ask for signals, it hears none.
     """
