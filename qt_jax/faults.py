@@ -1,5 +1,4 @@
-"""What a machine, a device or a store meant by an error: the files are not at fault, and something else is to
-be done."""
+"""What a machine, a device or a store meant by an error: something else than the files is at fault."""
 
 from __future__ import annotations
 
@@ -37,8 +36,7 @@ _NUMBERS = {
     _ACCESS: "EACCES EPERM EKEYEXPIRED EKEYREVOKED EKEYREJECTED ENOKEY",
     _READ_ONLY: "EROFS",
     _STORAGE: "EIO ESTALE EREMOTEIO ETIMEDOUT ECONNRESET ECONNREFUSED ECONNABORTED EHOSTUNREACH EHOSTDOWN "
-    "ENETDOWN ENETUNREACH "
-    "ENETRESET ENOTCONN EPIPE ENODEV ENXIO ENOLINK ECOMM ESHUTDOWN EAGAIN EBUSY EINTR EBADF ENOLCK",
+    "ENETDOWN ENETUNREACH ENETRESET ENOTCONN EPIPE ENODEV ENXIO ENOLINK ECOMM ESHUTDOWN EBUSY ENOLCK",
 }
 _OF_NUMBER = {
     getattr(errno, name): fault
@@ -50,19 +48,12 @@ _OF_NUMBER = {
 _TEXTS = (
     (_FILES, r"Too many open files"),
     (_SPACE, r"No space left|quota exceeded|File too large"),
-    (
-        _ACCESS,
-        r"PERMISSION_DENIED|UNAUTHENTICATED|Permission ?denied|Forbidden|Unauthorized|"
-        r"does not have [\w.]+ access|"
-        r"\b(?:401|403)\b",
-    ),
+    (_ACCESS, r"PERMISSION_DENIED|UNAUTHENTICATED|Permission ?denied|Forbidden|Unauthorized"),
+    (_ACCESS, r"HTTP\D{0,40}(?:401|403)\b"),
     (_READ_ONLY, r"Read-only file system"),
     (_MEMORY, r"RESOURCE_EXHAUSTED|[Oo]ut of memory|OUT_OF_MEMORY|bad_alloc|Cannot allocate memory"),
-    (
-        _STORAGE,
-        r"UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|Input/output error|Stale (?:NFS )?file handle|[Tt]imed out|"
-        r"Connection|\b50[0-4]\b",
-    ),
+    (_STORAGE, r"UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|Input/output error|Stale (?:NFS )?file handle"),
+    (_STORAGE, r"[Tt]imed out|Connection|HTTP\D{0,40}50[0-4]\b"),
     (_DEVICE, r"INTERNAL:|CUDA_ERROR|NCCL"),
 )
 """In this order: the stores' codes for too many files and no memory are the same."""
@@ -72,11 +63,8 @@ def find(error: BaseException) -> Fault | None:
     """What lies outside of the files that were read or written; None if nothing is known to."""
     causes = list(chain(error))
     for one in causes:
-        numbers = [
-            getattr(one, "errno", None),
-            *map(int, re.findall(r"(?:OS error|Errno) (\d+)", text_of(one))),
-        ]
-        for number in numbers:
+        said = map(int, re.findall(r"(?:OS error|Errno) (\d+)", text_of(one)))
+        for number in (getattr(one, "errno", None), *said):
             if number in _OF_NUMBER:
                 return _OF_NUMBER[number]
     for one in causes:
@@ -98,8 +86,7 @@ def told(error: BaseException) -> str:
 
 
 def text_of(error: BaseException) -> str:
-    """Its message without names of files and without TensorStore's specifications, in which anything may
-    stand."""
+    """Its message without names of files and TensorStore's specifications, in which anything may stand."""
     text = re.split(r"\[tensorstore_spec|See full TensorStore details|\[source locations", str(error))[0]
     return re.sub(r"\"[^\"]*\"|'[^']*'", "''", text)
 
@@ -113,8 +100,5 @@ def chain(error: BaseException) -> Iterator[BaseException]:
             continue
         seen.add(id(one))
         yield one
-        waiting += [
-            other
-            for other in (one.__cause__, one.__context__, *getattr(one, "exceptions", ()))
-            if other is not None
-        ]
+        others = one.__cause__, one.__context__, *getattr(one, "exceptions", ())
+        waiting += [other for other in others if other is not None]

@@ -1,5 +1,4 @@
-"""Signals that are heard while the main thread is minutes in a compilation, which Python's own handlers wait
-for."""
+"""Signals that are heard while the main thread is in a compilation, for which Python's own handlers wait."""
 
 from __future__ import annotations
 
@@ -11,8 +10,7 @@ from types import FrameType
 
 
 class Listener:
-    """From entry to exit a thread calls a signal's function as soon as it comes. Within another, it takes
-    that one's place.
+    """From entry to exit a thread calls a signal's function as soon as it comes; an inner one has precedence.
 
     Outside of the main thread, which alone may ask for signals, it hears none.
     """

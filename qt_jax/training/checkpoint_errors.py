@@ -48,9 +48,8 @@ def readable(directory: epath.Path, step: int) -> Iterator[None]:
         if _damaged(error):
             raise UserError(f"{path} is damaged ({why}); delete or move it to {onwards}.") from error
         raise UserError(
-            f"{path} cannot be read ({why}); its files may be whole, so keep them: start again with the "
-            "qt_jax and "
-            f"packages of its run (starts.jsonl), or move it away to {onwards}."
+            f"{path} cannot be read ({why}); its files may be whole, so keep them: start again with the qt_jax "
+            f"and packages of its run (starts.jsonl), or move it away to {onwards}."
         ) from error
 
 
@@ -104,7 +103,7 @@ def list_steps(directory: epath.Path) -> list[int]:
 
 
 def only_once() -> None:
-    """Has Orbax's threads print nothing of their own in this process: what fails in them, a `Checkpointer` raises."""
+    """Has Orbax's threads print nothing of their own: what fails in them, a `Checkpointer` raises."""
 
     def elsewhere(record: logging.LogRecord) -> bool:
         return "orbax" not in record.pathname

@@ -218,11 +218,22 @@ def test_what_fails_in_orbax_threads_is_said_once(monkeypatch):
         thread = threading.Thread(target=failing["fails"])
         thread.start()
         thread.join()
-    assert len(printed) == 1 and printed[0].exc_traceback.tb_next.tb_next.tb_frame.f_code.co_filename == "qt_jax/loop.py"
-    told = [logging.LogRecord("absl", logging.ERROR, path, 1, "", (), None) for path in ("orbax/future.py", "jax/x.py")]
-    assert [bool(absl.logging.get_absl_logger().filter(record)) for record in told] == [False, True]
+    (failed,) = printed
+    assert failed.exc_traceback.tb_next.tb_next.tb_frame.f_code.co_filename == "qt_jax/loop.py"
+    for path, expected in ("orbax/future.py", False), ("jax/x.py", True):
+        record = logging.LogRecord("absl", logging.ERROR, path, 1, "", (), None)
+        assert bool(absl.logging.get_absl_logger().filter(record)) is expected
 
 
-def test_names_of_files_tell_nothing():
-    assert faults.find(ValueError('NOT_FOUND: "/runs/Connection timed out/401" does not exist')) is None
-    assert faults.find(json.JSONDecodeError("Expecting value", "", 0)) is None
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError('NOT_FOUND: "/runs/Connection timed out/401" does not exist'),
+        ValueError("OUT_OF_RANGE: Requested byte range [0, 503) is not valid for value of size 401"),
+        json.JSONDecodeError("Expecting value", "", 0),
+        FileNotFoundError(errno.ENOENT, "No such file or directory"),
+    ],
+    ids=["name", "sizes", "json", "missing"],
+)
+def test_damage_is_not_taken_for_something_else(error):
+    assert faults.find(error) is None
