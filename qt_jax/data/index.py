@@ -26,14 +26,11 @@ from qt_jax import storage, text
 from qt_jax.data import code, episodes, records
 from qt_jax.data.episodes import Episode
 from qt_jax.data.records import BadRecord, BadShard, Directory, Shard
-from qt_jax.data.samples import Samples
+from qt_jax.data.samples import SAMPLES, Samples
 from qt_jax.data.specs import DatasetSpec
 from qt_jax.errors import UserError
 from qt_jax.specs import DEMONSTRATION
 from qt_jax.statistics import Statistics
-
-SAMPLES = 100_000
-"""Steps of a dataset kept for quantiles and histograms, at even distances."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+SAMPLES = 100_000
+"""Steps of a dataset kept for quantiles and histograms, and to tell outliers from the rest."""
+
 
 class Samples:
     """Vectors by name of every `stride`-th step; the stride doubles when there are more than `quota`."""

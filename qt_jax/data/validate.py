@@ -19,15 +19,13 @@ from qt_jax.data import episodes, outliers, records
 from qt_jax.data.duplicates import Duplicates
 from qt_jax.data.outliers import Extremes
 from qt_jax.data.records import BadRecord, BadShard, Directory, Shard
-from qt_jax.data.samples import Samples
+from qt_jax.data.samples import SAMPLES, Samples
 from qt_jax.data.segments import decode
 from qt_jax.data.specs import DatasetSpec
 from qt_jax.data.standardisers import Standardised
 from qt_jax.discretization import beyond
 from qt_jax.errors import UserError
 
-_SAMPLES = 100_000
-"""Steps kept, to tell outliers from the rest."""
 IMAGES = ("all", "first", "none")
 KINDS = {
     "shard": "a file ends too early or cannot be read further",
@@ -90,11 +88,8 @@ class Validator:
 
     def __post_init__(self):
         self.below, self.above = np.zeros((2, self.spec.action.dims), np.int64)
-        self._duplicates, self._samples, self._extremes = (
-            Duplicates(),
-            Samples(_SAMPLES),
-            Extremes(self.spec.action.dims),
-        )
+        self._duplicates, self._extremes = Duplicates(), Extremes(self.spec.action.dims)
+        self._samples, self._own_split = Samples(SAMPLES), self.directory.own_validation().any()
 
     def violations(self, tick: Callable[[], object]) -> Iterator[Violation]:
         """All, in order; `tick` is called after each episode."""
@@ -167,7 +162,7 @@ class Validator:
         self._samples.add(len(action), {"action": action})
         self._extremes.add(action, named)
         held_out = episodes.id_hash(raw.episode_id or f"{shard.name}/{place}") < self.validation_fraction
-        if self.directory.own_validation().any():
+        if self._own_split:
             held_out = shard.split != "train"
         self._duplicates.add(_content(raw, self.spec), named, raw.instruction, held_out)
 
