@@ -12,7 +12,7 @@ import tqdm
 from absl import flags
 from etils import epath
 
-from qt_jax import text
+from qt_jax import storage, text
 from qt_jax.envs import collectors, gl, suites
 from qt_jax.errors import UserError
 from qt_jax.evaluation import report, rollouts, statistics
@@ -89,7 +89,9 @@ def main(config: Any) -> None:
     table = _table(summary, methods)
     (folder / "evaluation.txt").write_text(table + "\n")
     # Last: who finds it (make, a later evaluation that names this run as a reference) finds all the rest.
-    (folder / "evaluation.json").write_text(json.dumps(summary, indent=1) + "\n")
+    path = folder / "evaluation.json"
+    with storage.writing(path):
+        storage.replace_text(path, json.dumps(summary, indent=1) + "\n")
     print(f"{table}\nreport: {page}")
 
 

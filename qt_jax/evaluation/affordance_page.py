@@ -11,6 +11,7 @@ import jinja2
 import numpy as np
 from etils import epath
 
+from qt_jax import storage
 from qt_jax.evaluation import affordances, detection
 from qt_jax.evaluation.figures import figure_uri, plt
 
@@ -39,7 +40,7 @@ def write(folder: epath.Path, summary: dict[str, Any], methods: dict[str, dict[s
     path = folder / "affordances.html"
     path.write_text(page)
     insert(folder)
-    (folder / "affordances.json").write_text(json.dumps(summary, indent=1) + "\n")
+    storage.replace_text(folder / "affordances.json", json.dumps(summary, indent=1) + "\n")
     return path
 
 
