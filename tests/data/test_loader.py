@@ -276,7 +276,7 @@ def test_hindsight_of_a_success_whose_last_observation_was_not_kept(synthetic_ro
     cuts = lambda length: len(cutting.starts(int(length)))
     read = [(number, e) for number in range(4) for e in np.flatnonzero(columns["success"])]
     draws = [Draw(0, e, cut, 0, number) for number, e in read for cut in range(cuts(columns["length"][e]))]
-    batch = loader.SegmentReader(recipe).batch(draws)
+    batch, _ = loader.SegmentReader(recipe).batch(draws)
     gone = np.asarray([draw.cut >= cuts(columns["length"][draw.episode] - 1) for draw in draws])
     assert gone.any() and not batch.relabelled[gone].any() and batch.success[gone].all()
     assert batch.relabelled[~gone].mean() > 0.7 and not batch.is_terminal[batch.relabelled].any()

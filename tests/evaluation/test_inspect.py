@@ -128,7 +128,7 @@ def test_an_image_that_does_not_decode_is_said_on_the_page(synthetic_root):
         for one in shown
         if "" in dict(dataset_plots.sheet(one, "front", (16, 16))).values()
     ] == ["e5", "e2"]
-    page = dataset_page.render(source, dataset_summary.summary(source), shown[:8], (16, 16))
+    page = dataset_page.render(source, dataset_summary.summary(recipe, source), shown[:8], (16, 16))
     assert page.count("does not decode") == page.count("<figure>") - page.count("data:image/jpeg") > 0
 
 
