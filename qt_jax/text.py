@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -67,3 +67,12 @@ def embed(instruction: str, encoder: str = ENCODER) -> np.ndarray:
     if not instruction.strip():
         raise UserError("The instruction is empty; give a sentence such as 'open the drawer'.")
     return np.asarray(_embed_one(instruction, encoder), np.float32)
+
+
+def embedder(known: Mapping[str, np.ndarray], encoder: str) -> Callable[[str], np.ndarray]:
+    """Returns `embed` with this encoder, but for sentences whose embeddings are known, float32 [E] each."""
+
+    def sentence_embedding(sentence: str) -> np.ndarray:
+        return known[sentence] if sentence in known else embed(sentence, encoder)
+
+    return sentence_embedding

@@ -21,6 +21,7 @@ from qt_jax.segment import Segment
 USES_TARGET = True
 SCORE_NAME = "log-probability"
 ADDITIVE = True
+RETURN_CONDITIONED = False
 
 CRITIC, POLICY = 0, 1
 """Places among the outputs."""

@@ -15,6 +15,7 @@ from qt_jax.segment import Segment
 USES_TARGET = False
 SCORE_NAME = "log-probability"
 ADDITIVE = True
+RETURN_CONDITIONED = False
 first_step_values = None
 
 

@@ -20,6 +20,8 @@ from qt_jax.agents.bc import ADDITIVE, SCORE_NAME, USES_TARGET, first_step_value
 
 __all__ = ["ADDITIVE", "SCORE_NAME", "USES_TARGET", "first_step_values", "get_config", "loss", "outputs", "scores"]
 
+RETURN_CONDITIONED = True
+
 
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()

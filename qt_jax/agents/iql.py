@@ -18,6 +18,7 @@ from qt_jax.segment import Segment
 USES_TARGET = True
 SCORE_NAME = "log-probability"
 ADDITIVE = True
+RETURN_CONDITIONED = False
 
 POLICY, VALUE = 2, 3
 """Places among the outputs; before them the critics."""

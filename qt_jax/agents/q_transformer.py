@@ -16,6 +16,7 @@ from qt_jax.segment import Segment
 USES_TARGET = True
 SCORE_NAME = "Q"
 ADDITIVE = False
+RETURN_CONDITIONED = False
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -49,10 +49,26 @@ class Evaluated:
 
 
 def main(config: Any) -> None:
-    settings, suite = config.evaluate, suites.of(config)
-    task_names = suite.suite_tasks(config.env.tasks)
     check(config)
     evaluated = _served(config) if flags.FLAGS.policy else _checkpoint(config)
+    _, table, page = roll_out(config, evaluated)
+    print(f"{table}\nreport: {page}")
+
+
+def evaluate(config: Any) -> dict[str, Any]:
+    """As the command without flags, but for what it prints; returns what it writes to evaluation.json."""
+    check(config)
+    return roll_out(config, _checkpoint(config))[0]
+
+
+def roll_out(config: Any, evaluated: Evaluated) -> tuple[dict[str, Any], str, Any]:
+    """Rolls a policy out and writes evaluation.json, videos and the report into config.workdir.
+
+    Returns:
+        The summary that evaluation.json has, its table as text, and the report's path.
+    """
+    settings, suite = config.evaluate, suites.of(config)
+    task_names = suite.suite_tasks(config.env.tasks)
     references = {workdir: reference(workdir, task_names, "evaluation.json", "evaluate") for workdir in settings.references}
     episodes = range(settings.episodes)
     own = [Job(task, i, suite.INSTRUCTIONS[task][0]) for task in task_names for i in episodes]
@@ -92,7 +108,7 @@ def main(config: Any) -> None:
     path = folder / "evaluation.json"
     with storage.writing(path):
         storage.replace_text(path, json.dumps(summary, indent=1) + "\n")
-    print(f"{table}\nreport: {page}")
+    return summary, table, page
 
 
 def check(config: Any) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+from collections.abc import Callable
 from typing import Any
 
+from qt_jax import agents
 from qt_jax.cli.settings import flattened
 
 _SECTIONS = {
@@ -25,13 +27,22 @@ _DEFAULT = re.compile(r"^ +config\.([\w.]+) = .+?  # (.+)$", re.M)
 
 def of(config: Any) -> str:
     """A line for each setting of `config`."""
-    places = [*_SECTIONS.items(), ("agent.", f"agents.{config.agent.name}:get_config")]
-    places += [("env.", f"envs.{config.env.suite}:get_config")] if "env" in config else []
+    functions = [(section, _function(place)) for section, place in _SECTIONS.items() if _has(config, section)]
+    functions.append(("agent.", agents.get(config.agent.name).get_config))
+    if "env" in config:  # a machine without a simulator has no `env` here, and imports none
+        functions.append(("env.", importlib.import_module("qt_jax.envs.suites").of(config).get_config))
     said: dict[str, str] = {}
-    for section, place in places:
-        if not section or section.split(".")[0] in config:  # a machine without a simulator has no `env` here, and imports none
-            module, function = place.split(":")
-            source = inspect.getsource(getattr(importlib.import_module(f"qt_jax.{module}"), function))
-            said |= {f"--config.{section}{key}": comment for key, comment in _DEFAULT.findall(source)}
+    for section, function in functions:
+        comments = _DEFAULT.findall(inspect.getsource(function))
+        said |= {f"--config.{section}{key}": comment for key, comment in comments}
     lines = (f"{key}={value!r}" for key, value in sorted(flattened(config).items()))
     return "\n".join(f"{line:50}  # {comment}" if (comment := said.get(line.partition("=")[0])) else line for line in lines)
+
+
+def _has(config: Any, section: str) -> bool:
+    return not section or section.split(".")[0] in config
+
+
+def _function(place: str) -> Callable[..., Any]:
+    module, function = place.split(":")
+    return getattr(importlib.import_module(f"qt_jax.{module}"), function)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import os
 import select
 import signal
@@ -91,8 +90,7 @@ def _run(guard: Access, tls: ssl.SSLContext | None, recorder: Recorder | None) -
     keys = Keys.read(FLAGS.keys, opened.spec.observation) if FLAGS.keys else Keys.default(opened.spec.observation)
     policy = opened.policy(FLAGS.slots + 1, opened.batches or [2**n for n in range(FLAGS.slots.bit_length())])
     known = opened.embeddings()
-    encode = functools.lru_cache(10_000)(functools.partial(text.embed, encoder=opened.spec.text_encoder))
-    embed = lambda sentence: known[sentence] if sentence in known else encode(sentence)
+    embed = text.embedder(known, opened.spec.text_encoder)
     print(f"compiling for {len(policy.buckets)} batch sizes {list(policy.buckets)} ...", flush=True)
     policy.warm_up()
     _warm_text(embed, known)

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import ml_collections
-
-from qt_jax.cli import datasets
-from qt_jax.training import distributed, loop
+from qt_jax import front_door
 from qt_jax.training.checkpoint_errors import only_once
 
 
 def main(config: Any) -> None:
     only_once()
-    with distributed.start(config.distributed) as peers:
-        loop.train(ml_collections.FrozenConfigDict(config), datasets.entries(config), peers)
+    front_door.train(config)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from qt_jax import preprocess
+from qt_jax import plugins, preprocess
 from qt_jax.models import depthwise
 from qt_jax.models.placement import by_row
 from qt_jax.models.remat import rematerialised
@@ -148,7 +149,17 @@ class EfficientNetB3(nnx.Module):
 
 
 ENCODERS = {"patch": PatchEncoder, "efficientnet_b3": EfficientNetB3}
-"""By `config.model.encoder`: made of (config.model, instruction_dim, dtype, rngs)."""
+"""By `config.model.encoder`: made of (config.model, instruction_dim, dtype, rngs), with `channels`; called with images
+[B, H, W, 3] in [-1, 1] and instructions [B, E], gives features [B, h, w, channels]."""
+
+
+def encoder(name: str) -> Any:
+    """Returns the class of `config.model.encoder`: one of `ENCODERS`, or "module:Class" of a user's.
+
+    Raises:
+        UserError: for a name that is neither.
+    """
+    return plugins.find("config.model.encoder", name, ENCODERS)
 
 
 class TokenLearner(nnx.Module):
@@ -171,7 +182,7 @@ class ImageTokenizer(nnx.Module):
     def __init__(self, config, instruction_dim: int, width: int, dtype, rngs: nnx.Rngs):
         self.image_size = (config.image_size, config.image_size)
         self.dtype = dtype
-        self.encoder = ENCODERS[config.encoder](config, instruction_dim, dtype, rngs)
+        self.encoder = encoder(config.encoder)(config, instruction_dim, dtype, rngs)
         channels = self.encoder.channels
         image = jax.ShapeDtypeStruct((1, *self.image_size, 3), jnp.float32)
         text = jax.ShapeDtypeStruct((1, instruction_dim), jnp.float32)

@@ -14,7 +14,7 @@ from flax import nnx
 
 from qt_jax.errors import require_one_of
 from qt_jax.losses import HISTOGRAM_PADDING
-from qt_jax.models.images import ENCODERS, ImageTokenizer
+from qt_jax.models.images import ImageTokenizer, encoder
 from qt_jax.models.placement import by_row
 from qt_jax.models.remat import POLICIES
 from qt_jax.models.transformer import ATTENTION, Transformer, past_actions
@@ -24,7 +24,6 @@ from qt_jax.specs import ActionSpec, ObservationSpec
 
 DTYPES = ("float32", "bfloat16")
 CHOICES = {
-    "encoder": tuple(ENCODERS),
     "attention": ATTENTION,
     "dtype": DTYPES,
     "remat": tuple(POLICIES),
@@ -36,7 +35,7 @@ CHOICES = {
 def laptop() -> ml_collections.ConfigDict:
     """Laptop size (default of this project)."""
     config = ml_collections.ConfigDict()
-    config.encoder = "patch"  # of images: or "efficientnet_b3"
+    config.encoder = "patch"  # of images: or "efficientnet_b3", or "module:Class" of yours
     config.patch_stages = ((8, 64, 0), (2, 96, 2))
     config.image_size = 64  # to which the encoder resizes
     config.image_tokens = 8  # of each camera and frame (TokenLearner)
@@ -74,6 +73,7 @@ class QTransformer(nnx.Module):
     def __init__(self, config, action: ActionSpec, observation: ObservationSpec, instruction_dim: int, rngs: nnx.Rngs):
         for name, known in CHOICES.items():
             require_one_of(f"config.model.{name}", config[name], known)
+        encoder(config.encoder)  # also of a network without cameras
         self.dims, self.max_bins, self.atoms, self.window = action.dims, action.max_bins, config.atoms, config.window
         self.dtype = jnp.dtype(config.dtype)
         width = config.width

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from qt_jax.errors import UserError
-from qt_jax.serving.sessions import Refused, Request
+from qt_jax.serving.sessions import Decision, Refused, Request
 from qt_jax.specs import ObservationSpec
 
 OPTIONAL = {"reset": bool, "session_id": (str, int), "request_id": (str, int), "deadline_ms": (int, float), "return_scores": bool}
@@ -138,3 +138,17 @@ def options(message: dict[str, Any]) -> dict[str, Any]:
     if not 0 < deadline < float("inf"):
         raise Refused("bad_observation", f"Optional key 'deadline_ms' is {deadline}, expected milliseconds above 0.")
     return {key: message[key] for key in OPTIONAL if key in message}
+
+
+def reply(decision: Decision, with_scores: bool) -> dict[str, Any]:
+    """What a robot is told of a decision; `infer` of serving/loaded.py says what is in it."""
+    told = {
+        "actions": decision.action[None],
+        "tokens": decision.tokens,
+        "scores_of_dims": decision.chosen,
+        "score": decision.score,
+        "step": decision.step,
+    }
+    if with_scores:  # -inf, of bins that are not there, is no JSON number
+        told["scores"] = np.maximum(decision.scores, np.finfo(np.float32).min)
+    return told

@@ -67,6 +67,15 @@ class Runtime(abc.ABC):
     def _decide(self, slot: np.ndarray, *inputs: Any) -> tuple[np.ndarray, np.ndarray]:
         """Tokens [M, D] and scores [M, D, N]. inputs: as `act` has them, the state normalised, nothing left out."""
 
+    def warm_up(self) -> None:
+        """Takes a control step that is forgotten again: the first one costs more than those that follow."""
+        observation = self.spec.observation
+        images = {name: np.zeros((1, *observation.image_size, 3), np.uint8) for name in observation.cameras}
+        state = np.zeros((1, observation.state_dim), np.float32)
+        instruction = np.zeros((1, self.spec.instruction_dim), np.float32)
+        self.act(np.zeros(1, int), images, state, instruction, np.ones(1, bool))
+        self.forget_all()
+
     @abc.abstractmethod
     def forget_all(self) -> None:
         """Empties every window."""

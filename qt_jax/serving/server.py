@@ -28,7 +28,7 @@ from qt_jax.serving.access import Access, cannot_listen
 from qt_jax.serving.batching import Batcher, Timed
 from qt_jax.serving.connection import Connection
 from qt_jax.serving.live import Live
-from qt_jax.serving.observations import MAX_PROMPT, Keys, options, plain
+from qt_jax.serving.observations import MAX_PROMPT, Keys, options, plain, reply
 from qt_jax.serving.pages import Pages
 from qt_jax.serving.recording import Label, Recorder
 from qt_jax.serving.runtime import check
@@ -318,17 +318,12 @@ async def _close(connection: ServerConnection, reason: str) -> None:
 
 def _decided(timed: Timed, asked: dict[str, Any], total_ms: float) -> dict[str, Any]:
     """The reply with an action."""
-    decision, infer_ms = timed.decision, 1000 * timed.infer_s
-    reply = {
-        "actions": decision.action[None],
-        "tokens": decision.tokens,
-        "scores_of_dims": decision.chosen,
-        "score": decision.score,
-        "step": decision.step,
+    infer_ms, queue_ms = 1000 * timed.infer_s, 1000 * timed.queue_s
+    timing = {"infer_ms": infer_ms, "queue_ms": queue_ms, "total_ms": total_ms, "batch": timed.batch}
+    return reply(timed.decision, asked.get("return_scores", False)) | {
         "policy_timing": {"infer_ms": infer_ms},
-        "server_timing": {"infer_ms": infer_ms, "queue_ms": 1000 * timed.queue_s, "total_ms": total_ms, "batch": timed.batch},
+        "server_timing": timing,
     }
-    return reply | ({"scores": np.maximum(decision.scores, np.finfo(np.float32).min)} if asked.get("return_scores") else {})
 
 
 def _error(code: str, message: str, in_history: bool, echo: dict[str, Any]) -> str:

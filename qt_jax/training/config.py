@@ -13,6 +13,7 @@ from qt_jax.data.mixture import ACTION_BOUNDS, FILTERS
 from qt_jax.data.mixtures import KINDS
 from qt_jax.data.segments import TIME_LIMITS
 from qt_jax.errors import UserError
+from qt_jax.models import images
 from qt_jax.models import q_transformer as model
 from qt_jax.training import augment, distributed, mesh
 
@@ -34,7 +35,7 @@ def default_config(
     config.agent = agents.get(agent).get_config()
     config.model = network()
     config.model.atoms = agents.get(agent).outputs(config)
-    config.model.return_token = config.model.past_actions = agent == "decision_transformer"
+    config.model.return_token = config.model.past_actions = agents.get(agent).RETURN_CONDITIONED
     config.data = ml_collections.ConfigDict()
     config.data.mixture = "collected"  # a mixture or dataset by name: qt_jax/data/mixtures.py and specs.py, or data.tables
     config.data.path = "data/default"  # of the dataset "collected", which `collect` and `convert` write
@@ -103,7 +104,12 @@ def validate(config: Any, devices: int) -> None:
                 value = value[part]
             problems.append(f"config.{key} is {value!r}, expected {expected}")
 
-    require(agent.name in agents.AGENTS, "agent.name", f"one of {sorted(agents.AGENTS)}")
+    algorithm: agents.Agent | None = None
+    try:
+        algorithm = agents.get(agent.name)
+        images.encoder(config.model.encoder)
+    except UserError as error:
+        problems.append(str(error).rstrip("."))
     require(0 <= config.seed < 2**32, "seed", "a whole number from 0 to 2**32 - 1")
     require(0 < config.discount <= 1, "discount", "a number in (0, 1]")
     span = config.value_range
@@ -160,13 +166,13 @@ def validate(config: Any, devices: int) -> None:
     for key in sorted(set(agent) & set(ranges)):
         test, expected = ranges[key]
         require(test(agent[key]), f"agent.{key}", expected)
-    if agent.name in agents.AGENTS:
-        least, outputs = 2 * losses.HISTOGRAM_PADDING + 1, agents.get(agent.name).outputs(config)
+    if algorithm is not None:
+        least, outputs = 2 * losses.HISTOGRAM_PADDING + 1, algorithm.outputs(config)
         if outputs:
             require(config.model.atoms == outputs, "model.atoms", f"{outputs} with this config.agent")
         else:
             require(config.model.atoms > least, "model.atoms", f"more than {least} with value_loss='histogram', such as 51")
-        conditioned = agent.name == "decision_transformer"
+        conditioned = algorithm.RETURN_CONDITIONED
         for name in ("return_token", "past_actions"):
             require(config.model[name] == conditioned, f"model.{name}", f"{conditioned} with agent {agent.name}")
     if problems:

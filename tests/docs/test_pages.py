@@ -99,7 +99,7 @@ def test_robot(folder):
         client = prelude + code("robot.md", "openpi_client")
         subprocess.run([ROOT / ".openpi" / "bin" / "python", "-c", client], cwd=folder, check=True, timeout=120)
         (folder / "policy").symlink_to("runs/quickstart/q_transformer/policy")
-        subprocess.run([".venv/bin/python", "-c", prelude + code("robot.md", "artefact.load")], cwd=folder, check=True, timeout=120)
+        subprocess.run([".venv/bin/python", "-c", prelude + code("robot.md", "load_policy")], cwd=folder, check=True, timeout=120)
     finally:
         os.killpg(server.pid, signal.SIGTERM)
     assert server.wait(timeout=60) == 0

@@ -1,0 +1,39 @@
+"""Acts with a policy in this process: a run, an artefact or an artefact's folder `onnx`.
+
+    python examples/act.py runs/quickstart/q_transformer "open the faucet"
+"""
+
+import sys
+import time
+
+import numpy as np
+
+import qt_jax
+
+
+class Robot:
+    """Put your cameras, joints and motors here; this one sees black and moves nothing."""
+
+    def __init__(self, expected: dict):
+        self._expected = expected
+
+    def observe(self) -> dict:
+        """{"observation/front": uint8 [H, W, 3], "observation/state": float [state_dim]}, by the policy's keys."""
+        return {key: np.zeros(of["shape"], of["dtype"]) for key, of in self._expected.items() if "shape" in of}
+
+    def move(self, action: np.ndarray) -> None:
+        print(np.round(action, 3))
+
+
+def main(path: str, instruction: str, steps: int = 20) -> None:
+    policy = qt_jax.load_policy(path)  # compiles: afterwards each step takes milliseconds
+    robot = Robot(policy.observation)
+    for step in range(steps):
+        began = time.monotonic()
+        reply = policy.infer(robot.observe() | {"prompt": instruction, "reset": step == 0})
+        robot.move(reply["actions"][0])
+        time.sleep(max(0.0, policy.spec.dt - (time.monotonic() - began)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3])

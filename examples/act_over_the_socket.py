@@ -1,0 +1,26 @@
+"""Acts with a policy that a server has: the observations and replies are those of act.py.
+
+    python -m qt_jax serve --artefact=runs/quickstart/q_transformer/policy --port=8000
+    python examples/act_over_the_socket.py ws://127.0.0.1:8000 "open the faucet"
+
+The robot needs numpy, msgpack and websockets (`pip install 'qt_jax[serve]'`), or openpi-client instead of this client.
+"""
+
+import sys
+
+import numpy as np
+
+from qt_jax.serving.client import Client
+
+
+def main(url: str, instruction: str, steps: int = 20) -> None:
+    with Client(url) as policy:
+        expected = policy.get_server_metadata()["observation"]
+        seen = {key: np.zeros(of["shape"], of["dtype"]) for key, of in expected.items() if "shape" in of}
+        for step in range(steps):
+            reply = policy.infer(seen | {"prompt": instruction, "reset": step == 0})
+            print(np.round(reply["actions"][0], 3))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3])

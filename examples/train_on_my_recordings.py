@@ -1,0 +1,36 @@
+"""Trains a policy on recordings of your own and asks it for an action.
+
+First make a dataset of them, which describes itself (docs/data.md):
+
+    python -m qt_jax convert --input=RECORDINGS --format=lerobot --output=data/mine
+    python examples/train_on_my_recordings.py data/mine runs/mine
+"""
+
+import sys
+
+import numpy as np
+
+import qt_jax
+from qt_jax.training.config import default_config
+
+
+def main(path: str, workdir: str, **settings) -> None:
+    config = default_config("q_transformer")
+    config.data.path = path
+    config.data.action_bounds = "quantiles"  # bins from the 1% to the 99% quantile of your actions
+    config.workdir = workdir
+    config.update_from_flattened_dict(settings)
+
+    dataset = qt_jax.open_dataset(config)
+    episode = next(dataset.episodes())
+    print(f"{dataset.count()} episodes; the first: {episode.instruction!r}, {episode.length} steps")
+
+    qt_jax.train(config)
+
+    policy = qt_jax.load_policy(workdir)
+    seen = {key: np.zeros(of["shape"], of["dtype"]) for key, of in policy.observation.items() if "shape" in of}
+    print("action:", policy.infer(seen | {"prompt": episode.instruction})["actions"][0])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3])

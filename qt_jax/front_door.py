@@ -1,0 +1,142 @@
+"""The functions of `import qt_jax`. Each imports what it needs when it is called: a robot needs none of training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qt_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from qt_jax.data.opened import Dataset
+    from qt_jax.serving.loaded import LoadedPolicy
+    from qt_jax.training.state import TrainState
+
+
+def load_policy(
+    path: str | Path,
+    *,
+    step: int = 0,
+    dataset: str = "",
+    robots: int = 1,
+    keys: str | Path = "",
+    threads: int | None = None,
+) -> LoadedPolicy:
+    """Loads a policy to act with: see `LoadedPolicy` for what it is asked and answers.
+
+    Everything is compiled here, so that no later call waits for it.
+
+    Args:
+        path: the directory of a run (needs the extra `train`), an artefact that `export` wrote, or of an artefact with
+            ONNX programs the folder `onnx` or a file in it, which needs onnxruntime and no jax.
+        step: of a run, which kept checkpoint (0: the latest).
+        dataset: of a run, whose robot acts; may be left out where the run had one dataset.
+        robots: episodes at once, each under a `session_id` of its own.
+        keys: JSON file with what the robot calls its cameras, state and instruction (docs/robot.md).
+        threads: of onnxruntime (default: one a core, 4 at most).
+
+    Raises:
+        UserError: if there is no policy at `path`, or it cannot be read.
+    """
+    from qt_jax import text
+    from qt_jax.serving.loaded import LoadedPolicy
+    from qt_jax.serving.observations import Keys
+    from qt_jax.serving.sessions import Sessions
+
+    path = Path(path)
+    if (path / "checkpoints").is_dir():
+        policy, known = _of_run(path, step, dataset, robots + 1), {}
+    else:
+        given = f"step={step}" if step else f"dataset={dataset!r}" if dataset else ""
+        if given:
+            raise UserError(f"{given} is of a run; {path} is none: it has no folder checkpoints.")
+        policy, known = _of_artefact(path, robots + 1, threads)
+    policy.warm_up()
+    names = Keys.read(str(keys), policy.spec.observation) if keys else Keys.default(policy.spec.observation)
+    sessions = Sessions(policy, text.embedder(known, policy.spec.text_encoder), reserved=1)
+    return LoadedPolicy(sessions, names)
+
+
+def _of_run(path: Path, step: int, dataset: str, slots: int) -> Any:
+    from qt_jax.export import live
+    from qt_jax.training import checkpoints
+
+    params, assets, _ = checkpoints.load_params(str(path), step=step)
+    if not dataset and len(assets.datasets) > 1:
+        raise UserError(f"{path} was trained on {sorted(assets.datasets)}; say whose robot acts: dataset=NAME.")
+    return live.build(params, assets, slots, dataset or next(iter(assets.datasets)))
+
+
+def _of_artefact(path: Path, slots: int, threads: int | None) -> tuple[Any, dict[str, Any]]:
+    """The policy, and the embeddings that were exported with it."""
+    onnx = path if path.name == "onnx" else path.parent if path.suffix == ".onnx" else None
+    folder = path if onnx is None else onnx.parent
+    if not (folder / "policy.json").is_file():
+        raise UserError(
+            f"{path} holds no policy; give the directory of a run (config.workdir), the folder that "
+            "`python -m qt_jax export` wrote, or its folder onnx."
+        )
+    if onnx is not None:
+        from qt_jax.serving import onnx_policy
+        from qt_jax.serving.folder import Folder
+
+        return onnx_policy.load(str(folder), slots, threads), Folder.open(str(folder)).embeddings()
+    if threads is not None:
+        raise UserError(f"threads={threads} is of ONNX programs; give {path / 'onnx'}, or leave it out.")
+    from qt_jax.serving import artefact
+
+    opened = artefact.load(str(folder))
+    return opened.policy(slots, opened.batches or (1,)), opened.embeddings()
+
+
+def open_dataset(source: Any) -> Dataset:
+    """Opens the data that a config trains on, or one dataset that describes itself: see `Dataset`.
+
+    Args:
+        source: a config, as an experiment file's get_config() gives it; or the path of what `convert`, `collect` or
+            `serve --record` wrote.
+
+    Raises:
+        UserError: for data that is missing or damaged.
+    """
+    import ml_collections
+
+    from qt_jax.cli import datasets
+    from qt_jax.data.opened import Dataset
+    from qt_jax.training import inputs
+
+    path = str(source) if isinstance(source, (str, Path)) else ""
+    config = datasets.select(None if path else source, path, "")
+    frozen = ml_collections.FrozenConfigDict(config)
+    _, recipe, _ = inputs.load(frozen, datasets.entries(config), any_returns=True)
+    return Dataset(recipe)
+
+
+def train(config: Any) -> TrainState:
+    """Trains as the config says, or continues the run in `config.workdir`; returns the final state.
+
+    Raises:
+        UserError: for a bad config, bad data, or a loss that is not finite.
+        Preempted: SIGTERM or Ctrl-C came; the run is saved.
+    """
+    import ml_collections
+
+    from qt_jax.cli import datasets
+    from qt_jax.training import distributed, loop
+
+    with distributed.start(config.distributed) as peers:
+        return loop.train(ml_collections.FrozenConfigDict(config), datasets.entries(config), peers)
+
+
+def evaluate(config: Any) -> dict[str, Any]:
+    """Rolls the run in `config.workdir` out in the simulator; videos and report.html go there.
+
+    Returns:
+        Success with intervals by task and overall, and what the instruction is worth, as in evaluation.json.
+
+    Raises:
+        UserError: if there is no such run, or it was trained with other settings.
+    """
+    from qt_jax.cli import evaluate as command
+
+    return command.evaluate(config)

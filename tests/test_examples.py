@@ -1,0 +1,105 @@
+"""Each file of examples/ as its docstring says, at toy size."""
+
+import re
+import runpy
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import qt_jax
+from qt_jax.errors import UserError
+from tests.conftest import ROOT, door
+
+EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
+SMALL = {
+    "data.batch_size": 8,
+    "model.layers": 1,
+    "model.width": 32,
+    "model.image_tokens": 1,
+    "model.patch_stages": ((8, 16, 0),),
+    "optimizer.warmup_steps": 1,
+    "train.steps": 2,
+}
+FLAGS = [f"--config.{key}={value}" for key, value in SMALL.items()]
+
+
+def main(name: str):
+    return runpy.run_path(str(ROOT / "examples" / f"{name}.py"))["main"]
+
+
+def test_each_is_linked_from_a_page():
+    pages = "".join(path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+    assert not [name for name in EXAMPLES if f"examples/{name}.py)" not in pages]
+
+
+def test_train_on_my_recordings(dataset_path, tmp_path, capsys):
+    main("train_on_my_recordings")(dataset_path, str(tmp_path / "run"), **SMALL)
+    said = capsys.readouterr().out
+    assert re.search(r"^\d+ episodes; the first: '.+', \d+ steps$", said, re.M) and "action: [" in said
+
+
+def test_act(trained, monkeypatch, capsys):
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    main("act")(trained.workdir, "open the faucet", steps=2)
+    actions = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
+    assert len(actions) == 2 and len(np.fromstring(actions[0].strip("[]"), sep=" ")) == 4
+
+
+@pytest.mark.parametrize("name", ["my_agent", "my_encoder"])
+def test_an_agent_and_an_encoder_of_ones_own(name, dataset_path, tmp_path):
+    file, run = f"examples/{name}.py", f"--config.workdir={tmp_path}"
+    door("train", f"--config.data.path={dataset_path}", run, *FLAGS, *TINY_ENV, config=file)
+    policy = qt_jax.load_policy(tmp_path)
+    seen = {key: np.zeros(of["shape"], of["dtype"]) for key, of in policy.observation.items() if "shape" in of}
+    assert policy.infer(seen | {"prompt": "open the faucet"})["actions"].shape == (1, 4)
+
+
+TINY_ENV = ["--config.env.image_size=32", "--config.env.tasks=('faucet-open','faucet-close')"]
+
+
+def test_a_suite_of_ones_own(tmp_path):
+    """Collects, trains and evaluates in the simulator of the example."""
+    run, data = f"--config.workdir={tmp_path / 'run'}", f"--config.data.path={tmp_path / 'data'}"
+    few = ["--config.collect.demonstrations=2", "--config.collect.autonomous=2", "--config.collect.workers=1"]
+    door("collect", data, *few, config="examples/my_suite.py")
+    door("train", data, run, *FLAGS, config="examples/my_suite.py")
+    two = ["--config.evaluate.episodes=1", "--config.evaluate.num_envs=2", "--config.evaluate.max_decisions=3"]
+    said = door("evaluate", data, run, *two, config="examples/my_suite.py").stdout
+    assert "go to the right corner" in said and (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_table_of_ones_own():
+    table = runpy.run_path(str(ROOT / "examples" / "my_dataset_table.py"))
+    steps = {
+        "language_instruction": np.array([b"open the oven"] * 2),
+        "observation": {"image": [b"", b""], "state": np.zeros((2, 7), np.float32)},
+        "action": np.zeros((2, 4), np.float32),
+        "reward": np.float32([0, 1]),
+        "is_first": np.array([True, False]),
+        "is_last": np.array([False, True]),
+    }
+    episode = table["SPECS"]["kitchen"].standardise({"steps": steps})
+    assert episode.instruction == "open the oven" and episode.success
+    assert set(table["MIXTURES"]["kitchen_and_rt1"]) == {"kitchen", "fractal_arm"}
+
+
+def test_names_that_nobody_has(config):
+    from qt_jax import agents
+    from qt_jax.models import images
+
+    with pytest.raises(UserError, match="config.agent.name is 'dqn'; expected one of q_transformer, .*no module 'dqn'"):
+        agents.get("dqn")
+    with pytest.raises(UserError, match="my_encoder.py has no 'Encodr'"):
+        images.encoder("examples.my_encoder:Encodr")
+    with pytest.raises(UserError, match="'json' lacks ADDITIVE, .*scores"):
+        agents.get("json")
+
+
+def test_importing_costs_nothing():
+    """A robot's start: no jax, no numpy."""
+    code = "import sys, qt_jax; assert not {'jax', 'numpy', 'flax'} & set(sys.modules), sorted(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+    with pytest.raises(AttributeError, match="has no attribute 'load'; it has evaluate, load_policy"):
+        qt_jax.load  # noqa: B018
