@@ -29,7 +29,7 @@ CRITIC, POLICY = 0, 1
 
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
-    config.name = "awac"
+    config.name = "awac"  # of the algorithm; or "module:name" of yours
     config.n_step = 1
     config.backup = "chain"
     config.monte_carlo = False

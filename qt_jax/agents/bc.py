@@ -21,7 +21,7 @@ first_step_values = None
 
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
-    config.name = "bc"
+    config.name = "bc"  # of the algorithm; or "module:name" of yours
     return config
 
 

@@ -13,7 +13,7 @@ __all__ = ["ADDITIVE", "RETURN_CONDITIONED", "SCORE_NAME", "USES_TARGET", "first
 
 def get_config() -> ml_collections.ConfigDict:
     config = q_transformer.get_config()
-    config.name = "cql"
+    config.name = "cql"  # of the algorithm; or "module:name" of yours
     config.monte_carlo = False
     config.conservatism = "softmax"
     config.alpha = 0.1

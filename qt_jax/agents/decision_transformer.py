@@ -25,6 +25,6 @@ RETURN_CONDITIONED = True
 
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
-    config.name = "decision_transformer"
+    config.name = "decision_transformer"  # of the algorithm; or "module:name" of yours
     config.target_return = config_dict.placeholder(float)  # told at the robot; None: a good one of the data
     return config

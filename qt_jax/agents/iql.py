@@ -26,7 +26,7 @@ POLICY, VALUE = 2, 3
 
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
-    config.name = "iql"
+    config.name = "iql"  # of the algorithm; or "module:name" of yours
     config.n_step = 1
     config.expectile = 0.7  # of Q that V is
     config.temperature = 0.1  # of the advantages, whose returns lie in value_range

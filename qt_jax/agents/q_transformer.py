@@ -21,7 +21,7 @@ RETURN_CONDITIONED = False
 
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
-    config.name = "q_transformer"
+    config.name = "q_transformer"  # of the algorithm; or "module:name" of yours
     config.n_step = 1  # environment steps of a backup
     config.backup = "chain"  # or "skip": no per-dimension maximisation
     config.monte_carlo = True  # targets are at least the return that followed

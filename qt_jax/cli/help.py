@@ -35,8 +35,12 @@ def of(config: Any) -> str:
     for section, function in functions:
         comments = _DEFAULT.findall(inspect.getsource(function))
         said |= {f"--config.{section}{key}": comment for key, comment in comments}
-    lines = (f"{key}={value!r}" for key, value in sorted(flattened(config).items()))
-    return "\n".join(f"{line:50}  # {comment}" if (comment := said.get(line.partition("=")[0])) else line for line in lines)
+    lines = []
+    for key, value in sorted(flattened(config).items()):
+        comment = said.get(key) or said.get(key.rpartition(".")[0])  # of several alike, once for all
+        line = f"{key}={value!r}"
+        lines.append(f"{line:50}  # {comment}" if comment else line)
+    return "\n".join(lines)
 
 
 def _has(config: Any, section: str) -> bool:

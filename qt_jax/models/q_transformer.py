@@ -36,16 +36,16 @@ def laptop() -> ml_collections.ConfigDict:
     """Laptop size (default of this project)."""
     config = ml_collections.ConfigDict()
     config.encoder = "patch"  # of images: or "efficientnet_b3", or "module:Class" of yours
-    config.patch_stages = ((8, 64, 0), (2, 96, 2))
+    config.patch_stages = ((8, 64, 0), (2, 96, 2))  # (patch, width, depth) of each stage of "patch"
     config.image_size = 64  # to which the encoder resizes
     config.image_tokens = 8  # of each camera and frame (TokenLearner)
     config.attention = "per_frame"  # or "window", as RT-1 (method.md, section 3)
     config.window = 2  # frames that an action is chosen from
-    config.layers = 3
-    config.width = 128
-    config.heads = 4
-    config.mlp_ratio = 4
-    config.dropout = 0.0
+    config.layers = 3  # of the Transformer
+    config.width = 128  # of its tokens
+    config.heads = 4  # of its attention
+    config.mlp_ratio = 4  # width of its MLPs over that of its tokens
+    config.dropout = 0.0  # in its layers, in training
     config.dtype = "float32"  # of the activations: or "bfloat16"
     config.atoms = 1  # outputs of each bin: those of the agent, or cells of a value distribution
     config.return_token = False  # a frame has a token of the episode's return (Decision Transformer)

@@ -51,15 +51,13 @@ def default_config(
     config.data.image_size = 0  # to which all images are resized, square; 0: as stored
     config.data.bins = 0  # of every action dim that has more than two; 0: the dataset's
     config.data.action_bounds = "spec"  # or "quantiles": 1% and 99% of each dataset's actions
-    # Shares of each dataset's segments; None: the kind's natural part of what the others leave.
-    config.data.balance = ml_collections.ConfigDict({kind: config_dict.placeholder(float) for kind in KINDS})
+    natural = {kind: config_dict.placeholder(float) for kind in KINDS}
+    config.data.balance = ml_collections.ConfigDict(natural)  # share of a dataset's segments; None: natural
     config.data.shuffle_episodes = 512  # over all hosts, so many episodes have their segments shuffled together
     config.data.memory_mib = 1024  # of encoded episodes, kept by all reading processes of a host together
     config.data.read_threads = 4  # that read and decode, in each process
     config.data.workers = 0  # processes that read and decode; 0: the training process does
-    config.data.max_skipped = (
-        0  # damaged episodes of a dataset that may be left out, or have frames that do not decode
-    )
+    config.data.max_skipped = 0  # episodes of a dataset that may be damaged or have frames that do not decode
     config.data.step_penalty = 0.0  # taken from the reward of every step
     config.data.time_limits = "bootstrap"  # from o_T, where one cut an episode short; or "terminal": such an episode ended with nothing
     config.data.relabel_rate = 0.0  # of the episodes, told another task's instruction, at which they failed (hindsight)
@@ -69,7 +67,7 @@ def default_config(
     config.optimizer.learning_rate = 3e-4  # the highest (AdamW); may be lowered when a run continues
     config.optimizer.warmup_steps = 200  # linear
     config.optimizer.final_learning_rate = 0.1  # share of learning_rate at the last step (cosine)
-    config.optimizer.weight_decay = 1e-4
+    config.optimizer.weight_decay = 1e-4  # of matrices alone
     config.optimizer.clip_norm = 1.0  # of the gradient
     config.mesh = mesh.get_config()
     config.distributed = distributed.get_config()
@@ -89,7 +87,7 @@ def default_config(
     config.train.lock_wait_s = 30.0  # for another training in workdir to end; then this one is refused
     config.train.wandb = ""  # project of Weights & Biases, beside TensorBoard; empty: none
     config.train.profile_start = 0  # first step of a trace for TensorBoard and Perfetto in workdir/profile; 0: none
-    config.train.profile_steps = 5
+    config.train.profile_steps = 5  # of that trace
     return config
 
 

@@ -17,15 +17,11 @@ from qt_jax.training.peers import Peers, join
 
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
-    config.coordinator = (
-        ""  # host:port of process 0; empty: found from SLURM, GKE, TPU metadata or OpenMPI, else one process
-    )
+    config.coordinator = ""  # host:port of process 0; empty: found from SLURM, GKE, TPU metadata or OpenMPI
     config.num_processes = 0  # 1, without a coordinator: one process, whatever it runs in
     config.process_id = -1  # from 0, with a coordinator
     config.start_timeout_s = 300  # until every process is there
-    config.heartbeat_timeout_s = (
-        30  # without a word from a process until the others stop; a death stops them at once
-    )
+    config.heartbeat_timeout_s = 30  # silence of a process until the others stop; a death stops them at once
     return config
 
 

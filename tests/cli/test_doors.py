@@ -10,8 +10,9 @@ from unittest.mock import Mock
 
 import pytest
 
-from experiments import scene_benchmark
-from qt_jax.cli import help, main, start
+from experiments import quickstart, scene_benchmark
+from qt_jax import agents
+from qt_jax.cli import help, main, settings, start
 from qt_jax.cli.commands import COMMANDS
 from tests.conftest import ROOT, assert_group_ends, door
 
@@ -158,3 +159,11 @@ def test_a_disturbed_collection_leaves_no_dataset_and_no_process(tmp_path, distu
     assert_group_ends(process.pid)
     result = door("train", f"--config.data.path={tmp_path}/x", check=False)
     assert result.returncode == 2 and "holds no RLDS dataset" in result.stderr
+
+
+@pytest.mark.parametrize("agent", sorted(agents.AGENTS))
+def test_every_setting_says_what_it_means(agent):
+    config = quickstart.get_config(agent)
+    said = help.of(config).splitlines()
+    assert len(said) == len(settings.flattened(config))
+    assert not [line for line in said if "  # " not in line]
