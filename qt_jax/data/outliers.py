@@ -18,12 +18,13 @@ class Extremes:
         self._values = np.full((2, dims), -np.inf, np.float32)  # of -action and action
         self._places = [[""] * dims, [""] * dims]
 
-    def add(self, actions: np.ndarray, place: str) -> None:
-        """actions: [T, D] of the episode at `place`."""
+    def add(self, actions: np.ndarray, place: str, first: int = 0) -> None:
+        """actions: [T, D] of the episode at `place`, from its step `first` on."""
         for side, values in enumerate((-actions, actions)):
             for dim in np.flatnonzero(values.max(axis=0) > self._values[side]):
                 step = int(values[:, dim].argmax())
-                self._values[side, dim], self._places[side][dim] = values[step, dim], f"{place}, step {step}"
+                self._values[side, dim] = values[step, dim]
+                self._places[side][dim] = f"{place}, step {first + step}"
 
     def of(self, dim: int, greatest: bool) -> tuple[float, str]:
         """The value and its place."""

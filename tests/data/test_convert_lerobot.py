@@ -436,7 +436,8 @@ def test_an_outlier_is_named_with_its_place(folder):
         lambda episode, step, value: [1000.0, value[1]] if (episode, step) == (1, 2) else value,
     )
     _, warning = source(root, "lerobot").notes
-    assert "episode_000001.parquet: episode 1, step 2: action 'shoulder' is 1000, an outlier" in warning
+    said = "episode_000001.parquet: episode 1, step 2: action 'shoulder' has an outlier, 1000: nearly all"
+    assert said in warning and "1 of 256 bins" in warning
     assert "config.data.action_bounds=quantiles" in warning
 
 
