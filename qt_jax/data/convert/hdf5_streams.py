@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from qt_jax.data.convert import images
+from qt_jax.errors import UserError
 
 OBSERVATIONS = ("obs", "observations")
 _ROUNDING = 1e-3
@@ -42,24 +43,41 @@ def of(group: Any) -> dict[str, Stream]:
 
 
 def datasets(group: Any, folders: tuple[str, ...] = OBSERVATIONS) -> dict[str, Any]:
-    """{path below one of `folders`: dataset}."""
-    return {path: item for key in folders if key in group for path, item in _below(group[key]).items()}
+    """{path below one of `folders`: dataset}; where there are several of these, the path from the group on."""
+    there = [key for key in folders if key in group]
+    found = {key: _below(group, key, key) for key in there}
+    if len(there) > 1:
+        return {path: item for below in found.values() for path, item in below.items()}
+    return {path.removeprefix(f"{key}/"): item for key in there for path, item in found[key].items()}
 
 
 def columns(group: Any) -> dict[str, tuple[int, ...]]:
     """{path: shape} of what is no observation."""
     found: dict[str, tuple[int, ...]] = {}
-    for key, item in group.items():
-        if hasattr(item, "shape"):
-            found[key] = tuple(item.shape)
-        elif key not in (*OBSERVATIONS, "next_obs", "mask", "data"):
-            found |= {f"{key}/{path}": tuple(below.shape) for path, below in _below(item).items()}
+    for key in group:
+        if key not in (*OBSERVATIONS, "next_obs", "mask", "data"):
+            found |= {path: tuple(below.shape) for path, below in _below(group, key, key).items()}
     return found
 
 
-def _below(group: Any) -> dict[str, Any]:
+def _below(group: Any, key: str, path: str) -> dict[str, Any]:
+    """{path: dataset} of the group's `key`, itself one or all below it; links are followed, as h5py's own walk
+    does not.
+
+    Raises:
+        UserError: for a link to what is not there.
+    """
+    item = group.get(key)
+    if item is None:
+        raise UserError(
+            f"{group.file.filename}: {f'{group.name}/{key}'.strip('/')} is a link to what is not there; copy "
+            "what it links to as well."
+        )
+    if hasattr(item, "shape"):
+        return {path: item}
     found: dict[str, Any] = {}
-    group.visititems(lambda name, item: found.update({name: item} if hasattr(item, "shape") else {}))
+    for name in item if hasattr(item, "keys") else ():
+        found |= _below(item, name, f"{path}/{name}")
     return found
 
 
