@@ -213,7 +213,7 @@ def test_a_timestamp_that_is_none(folder):
     recordings.edit_rows(
         root, "timestamp", lambda episode, step, at: np.nan if (episode, step) == (2, 3) else at
     )
-    with pytest.raises(UserError, match="episode 2, step 3: its timestamp is nan s"):
+    with pytest.raises(UserError, match="episode 2, step 3: its timestamp is no number; mend the file"):
         source(root, "lerobot")
 
 
@@ -426,6 +426,52 @@ def test_a_missing_column_is_no_damage(folder):
         UserError, match="episode 0 has no column observation.force, expected as in meta/info.json"
     ):
         source(root, "lerobot", state=("observation.force",))
+
+
+FLOATS = {"dtype": "float32", "shape": None}
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"fps": None}, "lr/meta is not as LeRobot writes it .TypeError: float.. argument"),
+        ({"fps": "ten"}, "lr/meta is not as LeRobot writes it .ValueError: could not convert"),
+        ({"features": None}, "lr/meta is not as LeRobot writes it"),
+        ({"chunks_size": 0}, "lr/meta is not as LeRobot writes it"),
+        ({"splits": ["train"]}, "lr/meta is not as LeRobot writes it"),
+        ({"features": {"action": FLOATS | {"shape": [2]}}}, r"no observation that is used, of \['action"),
+        ({"features": {"action": FLOATS, "state": FLOATS}}, "a feature that is not as LeRobot writes it"),
+        ({"splits": {"train": "0:-1"}}, "lr has splits train .0. of its 3 episodes"),
+        ({"splits": {"train": "0:2", "val": "2:3"}}, r"splits train \(2\), val \(1\) of its 3"),
+        ({"splits": {"train": "0:3", "val": "3:3"}}, ""),
+    ],
+)
+def test_metadata_of_another_form_is_one_line(tmp_path, changes, message):
+    root = recordings.lerobot(tmp_path / "lr")
+    recordings.edit_info(root, **changes)
+    if message:
+        with pytest.raises(UserError, match=message):
+            source(root, "lerobot")
+    else:
+        assert source(root, "lerobot").episodes == 3
+
+
+@pytest.mark.parametrize("value, size", [(None, 0), ([1.0], 1), ([1.0] * 3, 3)])
+def test_a_row_of_other_dims_is_named_with_its_step(folder, value, size):
+    root = folder("v2.1")
+    there = lambda episode, step, row: value if (episode, step) == (1, 2) else row
+    recordings.edit_rows(root, "action", there)
+    with pytest.raises(UserError, match=f"episode 1, step 2: 'action' has {size} dims, meta/info.json says"):
+        source(root, "lerobot")
+    assert source(root, "lerobot", max_skipped=1).episodes == 2
+
+
+def test_a_state_of_other_dims_than_the_metadata_says(folder):
+    root = folder("v2.1")
+    path = root / "meta/info.json"
+    path.write_text(path.read_text().replace('"shape": [3], "names": ["x"', '"shape": [7], "names": ["x"'))
+    with pytest.raises(UserError, match="episode 0, step 0: 'observation.state' has 3 dims, .* says 7"):
+        source(root, "lerobot")
 
 
 def test_an_outlier_is_named_with_its_place(folder):

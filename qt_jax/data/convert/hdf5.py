@@ -125,7 +125,8 @@ def _groups(given: Settings, file: Path) -> tuple[list[str], dict[str, set[str]]
 
 
 def _has_action(given: Settings, group: Any) -> bool:
-    return group is not None and any(key in group for key in ([given.action] if given.action else ("actions", "action")))
+    keys = [given.action] if given.action else ("actions", "action")
+    return group is not None and any(key in group for key in keys)
 
 
 def _shape(given: Settings, place: Place) -> Shape:
@@ -163,11 +164,7 @@ def _layout(given: Settings, place: Place, shape: Shape, notes: list[str]) -> tu
     cameras = settings.cameras(given, usable, refused, name)
     vectors = settings.short_names(of("vector"), "/")
     state = settings.choose("--state", given.state, vectors, sorted(vectors), name)
-    if not cameras and not state:
-        raise UserError(
-            f"{name} has no observation that is used, of {sorted(streams) or 'none'}; expected images or "
-            "vectors below obs or observations, which --cameras and --state may choose from."
-        )
+    settings.check_observed(cameras, state, streams, name)
     dims = {short: streams[vectors[short]].dims for short in state}
     with open_file(place.file) as content:
         group = content[place.group]

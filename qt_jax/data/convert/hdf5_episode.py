@@ -146,9 +146,8 @@ def _instruction(given: Settings, content: Any, episode: Any, name: str) -> str:
                 f"{name}, step {step}: its instruction changes from {before!r} to {after!r}, expected one an "
                 "episode; --instruction='...' tells all episodes the same."
             )
-    return settings.instruction(
-        given, texts[0] if texts else "", f"{name} has no instruction (an attribute {' or '.join(INSTRUCTION)})"
-    )
+    why = f"{name} has no instruction (an attribute or a text {' or '.join(INSTRUCTION)})"
+    return settings.instruction(given, texts[0] if texts else "", why)
 
 
 def instruction(episode: Any) -> Any | None:

@@ -43,7 +43,7 @@ def of(group: Any) -> dict[str, Stream]:
 
 
 def datasets(group: Any, folders: tuple[str, ...] = OBSERVATIONS) -> dict[str, Any]:
-    """{path below one of `folders`: dataset}; where there are several of these, the path from the group on."""
+    """{path below one of `folders`: dataset}; where there are several of these, the path from there on."""
     there = [key for key in folders if key in group]
     found = {key: _below(group, key, key) for key in there}
     if len(there) > 1:
@@ -61,8 +61,8 @@ def columns(group: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _below(group: Any, key: str, path: str) -> dict[str, Any]:
-    """{path: dataset} of the group's `key`, itself one or all below it; links are followed, as h5py's own walk
-    does not.
+    """{path: dataset} of the group's `key`, itself one or all below it; links are followed, which h5py's own
+    walk does not.
 
     Raises:
         UserError: for a link to what is not there.
