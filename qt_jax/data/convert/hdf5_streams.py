@@ -113,8 +113,10 @@ def _pictures(item: Any, told: str) -> Stream:
 
 def _of_floats(item: Any, told: str) -> Stream:
     """What 1 means is for all frames of an episode together to say."""
-    pixels = np.asarray(item)
-    least, greatest = (float(pixels.min()), float(pixels.max())) if pixels.size else (0.0, 0.0)
+    size = _block(item)
+    blocks = (item[first : first + size] for first in range(0, len(item), size))
+    ends = np.asarray([(block.min(), block.max()) for block in blocks] or [(0.0, 0.0)], np.float64)
+    least, greatest = ends[:, 0].min(), ends[:, 1].max()
     if not (least >= -_ROUNDING and (greatest <= 1.0 + _ROUNDING or 8.0 <= greatest <= 255.0 + _ROUNDING)):
         return Stream("refused", f"{told}, neither from 0 to 1 nor from 0 to 255")
     return Stream("camera", scale=0.0 if greatest == 0.0 else 255.0 if greatest < 8.0 else 1.0)
@@ -142,9 +144,14 @@ def file_of(value: Any) -> bytes:
     return bytes(value).rstrip(b"\0")
 
 
+def _block(item: Any) -> int:
+    """Steps to read at once: whole chunks, which are compressed as one."""
+    return (item.chunks or (32,))[0]
+
+
 def frames(item: Any, scale: float, start: int = 0) -> Iterator[bytes | np.ndarray]:
-    """A camera's from `start` on, for `images.encoded`; read by whole chunks, which are compressed as one."""
-    encoded, block = _is_encoded(item), (item.chunks or (32,))[0]
+    """A camera's from `start` on, for `images.encoded`."""
+    encoded, block = _is_encoded(item), _block(item)
     for first in range(start, len(item), block):
         for value in item[first : first + block]:
             yield file_of(value) if encoded else images.rgb(value, scale)
