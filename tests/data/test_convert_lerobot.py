@@ -254,6 +254,24 @@ def test_a_video_longer_than_its_rows_is_noted(folder):
     assert "episode 2: 2 actions after its success, at step 2, are not used" in ended
 
 
+@pytest.mark.parametrize(
+    "codec, pixels", [("libx264", "yuv420p10le"), ("libvpx-vp9", "yuv420p"), ("ffv1", "gray16le")]
+)
+def test_pixels_of_any_depth(folder, codec, pixels):
+    """Ten bits of a colour are eight of ours; sixteen of grey are no picture."""
+    root = folder("v2.1-video")
+    frames = [recordings.frame(0, step, "front") for step in range(5)]
+    path = root / "videos/chunk-000/observation.images.front/episode_000000.mp4"
+    recordings.video(path.with_suffix(".mkv"), frames, codec=codec, pixels=pixels)
+    path.with_suffix(".mkv").rename(path)
+    opened = source(root, "lerobot", max_skipped=1)
+    first, *_ = all_of(opened)
+    if pixels == "gray16le":
+        assert "has more than 8 bits a pixel (gray16le), as depth has" in opened.skips.lines()[1]
+    else:
+        np.testing.assert_allclose(shown(first.images["front"]), frames, atol=16)
+
+
 def test_what_the_decoder_finds_is_told(folder):
     root = folder("v2.1-video")
     path = root / "videos/chunk-001/observation.images.front/episode_000002.mp4"
