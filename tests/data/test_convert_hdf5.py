@@ -363,6 +363,28 @@ def test_a_link_to_what_is_not_there_is_refused(tmp_path, of):
     assert len(all_of(source(path, "hdf5", max_skipped=1))) == 2
 
 
+def test_files_that_are_named_otherwise(tmp_path):
+    episode(tmp_path / "one.hdf5").rename(tmp_path / "ONE.HDF5")
+    (tmp_path / "._ONE.HDF5").write_bytes(b"of macOS")
+    assert source(tmp_path, "hdf5", **FLAGS).episodes == 1
+
+
+def test_what_has_no_step_of_its_own_is_not_used(tmp_path):
+    path = episode(tmp_path / "one.hdf5", started=3.0, none=h5py.Empty("f"))
+    with h5py.File(path, "a") as file:
+        file["mask"], file["data"] = np.ones(3), np.ones((2, 3))
+    assert source(path, "hdf5", **FLAGS).notes == ("not used: none, started, data, mask",)
+
+
+def test_a_reward_that_is_no_number(tmp_path):
+    path = robomimic(tmp_path / "demos.hdf5")
+    with h5py.File(path, "a") as file:
+        del file["data/demo_1/rewards"]
+        file["data/demo_1/rewards"] = [b"yes"] * STEPS
+    with pytest.raises(UserError, match="demos.hdf5: data/demo_1: rewards holds .*, expected numbers"):
+        source(path, "hdf5")
+
+
 def test_observations_that_are_one_dataset_and_of_two_folders(tmp_path):
     path = tmp_path / "one.hdf5"
     with h5py.File(path, "w") as file:

@@ -44,7 +44,7 @@ class Shape:
 
 def open_source(given: Settings) -> Source:
     root = Path(given.input)
-    files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.suffix in SUFFIXES)
+    files = [root] if root.is_file() else sorted(filter(_is_ours, root.rglob("*")))
     if not files:
         raise UserError(
             f"{root} holds no file *{' or *'.join(SUFFIXES)}; expected HDF5 episodes, or another --format."
@@ -85,6 +85,11 @@ def open_source(given: Settings) -> Source:
     )
 
 
+def _is_ours(path: Path) -> bool:
+    """Not what macOS leaves beside a file."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith("._")
+
+
 def _places(given: Settings, files: list[Path], skips: Skips, notes: list[str]) -> Iterator[Place]:
     """The episodes that --split takes, demo_2 before demo_10."""
     taken = everything = 0
@@ -101,7 +106,7 @@ def _places(given: Settings, files: list[Path], skips: Skips, notes: list[str]) 
 def _groups(given: Settings, file: Path) -> tuple[list[str], dict[str, set[str]]]:
     """The episodes of a file, and its masks."""
     with open_file(file) as content:
-        demos = {f"data/{name}": item for name, item in content.get("data", {}).items()}
+        demos = {f"data/{name}": item for name, item in _items(content, "data")}
         groups = [name for name, item in demos.items() if item is None or hasattr(item, "keys")]
         # One without actions among others with them, or a link that leads nowhere, is a bad episode.
         if not any(_has_action(given, demos[group]) for group in groups):
@@ -113,7 +118,7 @@ def _groups(given: Settings, file: Path) -> tuple[list[str], dict[str, set[str]]
                 f"data/demo_0/{wanted[1]}; give --action=KEY."
             )
         masks = {}
-        for name, item in content.get("mask", {}).items():
+        for name, item in _items(content, "mask"):
             demos = np.asarray(item).reshape(-1).tolist()
             masks[name] = {f"data/{demo.decode() if isinstance(demo, bytes) else demo}" for demo in demos}
             if lost := sorted(masks[name] - set(groups)):
@@ -122,6 +127,11 @@ def _groups(given: Settings, file: Path) -> tuple[list[str], dict[str, set[str]]
                     "again."
                 )
     return groups, masks
+
+
+def _items(content: Any, key: str) -> Any:
+    """Of a group that may not be there."""
+    return content[key].items() if hasattr(content.get(key), "keys") else ()
 
 
 def _has_action(given: Settings, group: Any) -> bool:

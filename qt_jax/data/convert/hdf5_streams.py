@@ -55,8 +55,9 @@ def columns(group: Any) -> dict[str, tuple[int, ...]]:
     """{path: shape} of what is no observation."""
     found: dict[str, tuple[int, ...]] = {}
     for key in group:
-        if key not in (*OBSERVATIONS, "next_obs", "mask", "data"):
-            found |= {path: tuple(below.shape) for path, below in _below(group, key, key).items()}
+        is_group = hasattr(group.get(key), "keys")
+        if key not in (*OBSERVATIONS, "next_obs") and not (is_group and key in ("mask", "data")):
+            found |= {path: tuple(below.shape or ()) for path, below in _below(group, key, key).items()}
     return found
 
 
@@ -83,6 +84,8 @@ def _below(group: Any, key: str, path: str) -> dict[str, Any]:
 
 def stream(path: str, item: Any) -> Stream:
     """Of a dataset with a step in each of its first dim's entries."""
+    if not item.shape:
+        return Stream("other", "one value, expected one a step")
     if _is_encoded(item):
         deep = any(map(images.is_deep, _some(item)))
         return Stream("refused", "of more than 8 bits a pixel, as depth has") if deep else Stream("camera")
