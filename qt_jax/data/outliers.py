@@ -56,8 +56,8 @@ def lines(
 
 
 def of_states(samples: np.ndarray, statistics: Statistics) -> list[str]:
-    """One for each entry whose outlier widens its standard deviation beyond nearly all values: normalised by it,
-    they are one.
+    """One for each entry whose outlier widens its standard deviation beyond nearly all values: normalised
+    by it, they are one.
 
     Args:
         samples: [n, S] of the states.
@@ -65,8 +65,8 @@ def of_states(samples: np.ndarray, statistics: Statistics) -> list[str]:
     found = outlying(samples, np.asarray(statistics.low), np.asarray(statistics.high))
     return [
         f"state entry {one.dim} has an outlier, {one.bound:g}: its standard deviation is "
-        f"{statistics.std[one.dim]:.3g}, nearly all values lie in [{one.rest[0]:.3g}, {one.rest[1]:.3g}]; mend "
-        "the data or leave the episode out"
+        f"{statistics.std[one.dim]:.3g}, nearly all values lie in [{one.rest[0]:.3g}, {one.rest[1]:.3g}]; "
+        "mend the data or leave the episode out"
         for one in found
         if statistics.std[one.dim] > one.rest[1] - one.rest[0]
     ]

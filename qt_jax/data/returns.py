@@ -118,9 +118,9 @@ def told(source: Source, config: Any) -> float:
     margin = 1e-5 * max(1.0, abs(asked))  # float32 sums
     if not found.min() - margin <= asked <= found.max() + margin:
         raise UserError(
-            f"config.agent.target_return is {asked:g}; the episodes of {source.name} ({source.directory.path}) "
-            f"have returns from {found.min():.6g} to {found.max():.6g}. Give one of these, or None for a good "
-            "one of the data."
+            f"config.agent.target_return is {asked:g}; the episodes of {source.name} "
+            f"({source.directory.path}) have returns from {found.min():.6g} to {found.max():.6g}. Give one of "
+            "these, or None for a good one of the data."
         )
     return float(asked)
 

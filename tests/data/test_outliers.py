@@ -68,7 +68,7 @@ def test_an_outlier_of_a_state_that_makes_all_others_one_number():
         all_of.mean(0), all_of.std(0), *np.quantile(all_of, [0.01, 0.99], 0), all_of.min(0), all_of.max(0)
     )))  # fmt: skip
     (line,) = told(-1e6)
-    assert line.startswith("state entry 1 has an outlier, -1e+06: its standard deviation is 4.99e+04, nearly all")
+    assert line.startswith("state entry 1 has an outlier, -1e+06: its standard deviation is 4.99e+04, nearly")
     assert told(25.0) == told(0.5) == [], "the deviation is still that of nearly all values"
     assert outliers.of_states(np.zeros((400, 0)), Statistics(*[()] * 6)) == []
 

@@ -293,8 +293,8 @@ def _cut(given: Settings, layout: Layout, entry: Entry, table: Any) -> list[Piec
         after_s = times[step] - times[step - 1]
         raise UserError(
             f"{name}, step {step}: its timestamp is {times[step]:.4g} s, {after_s:.4g} s after the one "
-            f"before; expected {step_s:.4g} s at {layout.fps:g} fps. --cut=gap makes two episodes of it, a wider "
-            "--tolerance_s takes it as it is."
+            f"before; expected {step_s:.4g} s at {layout.fps:g} fps. --cut=gap makes two episodes of it, a "
+            "wider --tolerance_s takes it as it is."
         )
     told = [_told(layout, task) for task in table["task_index"].to_pylist()]
     changes = {step for step in range(1, len(told)) if told[step] != told[step - 1] and not given.instruction}

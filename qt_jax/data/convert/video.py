@@ -47,8 +47,8 @@ def frames(path: str, times: np.ndarray, tolerance_s: float) -> Iterator[np.ndar
     seek = ["-noaccurate_seek", "-seek_timestamp", "1", "-ss", f"{start_s:.6f}"] if start_s > 0 else []
     # One thread: the log keeps step with the frames.
     before = "-nostdin -hide_banner -nostats -loglevel level+info -threads 1 -copyts".split()
-    after = "-an -fps_mode passthrough -vf showinfo=checksum=0 -f image2pipe -c:v ppm -pix_fmt rgb24 -".split()
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), *before, *seek, "-i", path, *after]
+    after = "-an -fps_mode passthrough -vf showinfo=checksum=0 -f image2pipe -c:v ppm -pix_fmt rgb24 -"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), *before, *seek, "-i", path, *after.split()]
     with tempfile.NamedTemporaryFile() as written, open(written.name, "rb") as read:
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=written) as process:
             try:
@@ -73,8 +73,8 @@ class _Log:
         self._lines, self._process, self._said = lines, process, ""
 
     def next_frame(self) -> tuple[float | None, str, str]:
-        """The time of the next frame, None at the end; its format; and what the decoder finds wrong before it,
-        if anything."""
+        """The time of the next frame, None at the end; its format; and what the decoder finds wrong before
+        it, if anything."""
         wrong = ""
         for line in self._whole_lines():
             if told := _SAID.search(line):
