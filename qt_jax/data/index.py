@@ -338,8 +338,8 @@ def _from_bytes(data: bytes) -> Index:
 
 def where(directory: Directory, index: Index, episode: int) -> str:
     """Dataset, file and place in the file of an episode, as messages name it."""
-    shard, *_ = shard_of(directory, index, episode)
-    return f"{directory.path}: {shard.name}, episode {index.columns['place'][episode]}"
+    shard, place = (index.columns[name][episode] for name in ("shard", "place"))
+    return f"{directory.path}: {directory.shards[shard].name}, episode {place}"
 
 
 def read(

@@ -46,8 +46,10 @@ class Source:
         return np.mean(below | above, axis=0)
 
     def outliers(self) -> list[str]:
-        """Of the bounds, as `outliers.lines` tells them."""
-        return outliers.lines(self.action, self.index.samples["action"], self._extreme)
+        """Of the actions' bounds and of the states, as `outliers` tells them."""
+        samples, statistics = self.index.samples, self.index.statistics
+        actions = outliers.lines(self.action, samples["action"], self._extreme)
+        return actions + outliers.of_states(samples["state"], statistics["state"])
 
     def _extreme(self, dim: int, greatest: bool) -> tuple[float, str]:
         statistics = self.index.statistics["action"]

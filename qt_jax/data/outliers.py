@@ -1,4 +1,4 @@
-"""Bounds of actions that a few values make, as lines for a person."""
+"""Bounds of actions, and deviations of states, that a few values make, as lines for a person."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from qt_jax import discretization
 from qt_jax.specs import ActionSpec
-from qt_jax.statistics import Outlier, outlying
+from qt_jax.statistics import Outlier, Statistics, outlying
 
 
 class Extremes:
@@ -18,12 +18,13 @@ class Extremes:
         self._values = np.full((2, dims), -np.inf, np.float32)  # of -action and action
         self._places = [[""] * dims, [""] * dims]
 
-    def add(self, actions: np.ndarray, place: str) -> None:
-        """actions: [T, D] of the episode at `place`."""
+    def add(self, actions: np.ndarray, place: str, first: int = 0) -> None:
+        """actions: [T, D] of the episode at `place`, from its step `first` on."""
         for side, values in enumerate((-actions, actions)):
             for dim in np.flatnonzero(values.max(axis=0) > self._values[side]):
                 step = int(values[:, dim].argmax())
-                self._values[side, dim], self._places[side][dim] = values[step, dim], f"{place}, step {step}"
+                self._values[side, dim] = values[step, dim]
+                self._places[side][dim] = f"{place}, step {first + step}"
 
     def of(self, dim: int, greatest: bool) -> tuple[float, str]:
         """The value and its place."""
@@ -52,6 +53,23 @@ def lines(
             f"{action.bins[dim]} bins; mend the data or the bound, or set config.data.action_bounds=quantiles"
         )
     return told
+
+
+def of_states(samples: np.ndarray, statistics: Statistics) -> list[str]:
+    """One for each entry whose outlier widens its standard deviation beyond nearly all values: normalised
+    by it, they are one.
+
+    Args:
+        samples: [n, S] of the states.
+    """
+    found = outlying(samples, np.asarray(statistics.low), np.asarray(statistics.high))
+    return [
+        f"state entry {one.dim} has an outlier, {one.bound:g}: its standard deviation is "
+        f"{statistics.std[one.dim]:.3g}, nearly all values lie in [{one.rest[0]:.3g}, {one.rest[1]:.3g}]; "
+        "mend the data or leave the episode out"
+        for one in found
+        if statistics.std[one.dim] > one.rest[1] - one.rest[0]
+    ]
 
 
 def _what(name: str, outlier: Outlier, value: float, place: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from qt_jax.data import index as indices
 from qt_jax.data.index import Index
 from qt_jax.data.mixture import Mixture, Source
 from qt_jax.errors import UserError
@@ -86,8 +87,8 @@ def check(mixture: Mixture, config: Any) -> None:
         outside = used[found.outside(config.value_range)[used]]
         if outside.size:
             problems.append(
-                f"{_name(source)}{kind} from {least:.6g} to {greatest:.6g}, {len(outside)} of {len(used)} "
-                f"episodes outside, the first number {outside[0]} in {_shard(source, outside[0])}"
+                f"{source.name}{kind} from {least:.6g} to {greatest:.6g}, {len(outside)} of {len(used)} "
+                f"episodes outside, the first {indices.where(source.directory, source.index, outside[0])}"
             )
     if problems:
         least, greatest = _rounded_outwards(*np.transpose(spans))
@@ -117,18 +118,11 @@ def told(source: Source, config: Any) -> float:
     margin = 1e-5 * max(1.0, abs(asked))  # float32 sums
     if not found.min() - margin <= asked <= found.max() + margin:
         raise UserError(
-            f"config.agent.target_return is {asked:g}; the episodes of {_name(source)} have returns from "
-            f"{found.min():.6g} to {found.max():.6g}. Give one of these, or None for a good one of the data."
+            f"config.agent.target_return is {asked:g}; the episodes of {source.name} "
+            f"({source.directory.path}) have returns from {found.min():.6g} to {found.max():.6g}. Give one of "
+            "these, or None for a good one of the data."
         )
     return float(asked)
-
-
-def _name(source: Source) -> str:
-    return f"{source.name} ({source.directory.path})"
-
-
-def _shard(source: Source, episode: int) -> str:
-    return source.directory.shards[source.index.columns["shard"][episode]].name
 
 
 def _rounded_outwards(lows: np.ndarray, highs: np.ndarray) -> tuple[float, float]:

@@ -90,6 +90,7 @@ class Validator:
         self.below, self.above = np.zeros((2, self.spec.action.dims), np.int64)
         self._duplicates, self._extremes = Duplicates(), Extremes(self.spec.action.dims)
         self._samples, self._own_split = Samples(SAMPLES), self.directory.own_validation().any()
+        self._changes: list[str] = []
 
     def violations(self, tick: Callable[[], object]) -> Iterator[Violation]:
         """All, in order; `tick` is called after each episode."""
@@ -113,6 +114,9 @@ class Validator:
         if self.steps:
             lines += outliers.lines(action, self._samples.rows("action"), self._extremes.of)
         lines += self._duplicates.lines()
+        if self._changes:
+            more = f", and {len(self._changes) - 1} more" if len(self._changes) > 1 else ""
+            lines.append(f"{self._changes[0]}: the instruction changes, the first is used{more}")
         if self.shaped:
             lines.append(f"{self.shaped} episodes have rewards other than 0 and 1, which the spec's reward='success' ignores")
         return lines
@@ -143,6 +147,8 @@ class Validator:
         found = list(_shapes(raw, self.spec))
         if not found:  # the rest counts on the shapes
             self._remember(raw, shard, place)
+            if (step := _change(example)) is not None:
+                self._changes.append(f"{_place(raw, shard, place)}, step {step}")
             found = list(self._look(example, raw, pool))
         if not found:  # what training refuses is a violation, whether a check here knows it or not
             try:
@@ -158,7 +164,7 @@ class Validator:
         self.steps += len(action)
         below, above = beyond(self.spec.action, action)
         self.below, self.above = self.below + below.sum(axis=0), self.above + above.sum(axis=0)
-        named = f"{shard.name}, episode {place}" + (f" ({raw.episode_id})" if raw.episode_id else "")
+        named = _place(raw, shard, place)
         self._samples.add(len(action), {"action": action})
         self._extremes.add(action, named)
         held_out = episodes.id_hash(raw.episode_id or f"{shard.name}/{place}") < self.validation_fraction
@@ -178,6 +184,23 @@ class Validator:
             encoded = raw.images[camera][: 1 if self.images == "first" else None]
             self.decoded += len(encoded)
             yield from _pictures(camera, pool.map(_decoded_shape, encoded), self.spec.observation.image_size)
+
+
+def _place(raw: Standardised, shard: Shard, place: int) -> str:
+    return f"{shard.name}, episode {place}" + (f" ({raw.episode_id})" if raw.episode_id else "")
+
+
+def _change(example: dict[str, Any]) -> int | None:
+    """The first record with another instruction than the first has, under any key with that word in it;
+    records without one are passed over."""
+    steps = example["steps"]
+    for key, values in (steps | dict(steps.get("observation", {}))).items():
+        if "instruction" in key and len(values):
+            first = np.asarray(values[0])
+            for step, value in enumerate(values):
+                if np.any(value) and not np.array_equal(first, value):
+                    return step
+    return None
 
 
 def _content(raw: Standardised, spec: DatasetSpec) -> bytes:

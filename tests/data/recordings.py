@@ -39,10 +39,10 @@ def encoded(image, kind):
     return buffer.getvalue()
 
 
-def video(path, frames, fps=FPS):
+def video(path, frames, fps=FPS, codec="libx264", pixels="yuv420p"):
     path.parent.mkdir(parents=True, exist_ok=True)
     sharp = ["-crf", "4", "-g", "2"]
-    settings = dict(fps=fps, codec="libx264", macro_block_size=2, output_params=sharp)
+    settings = dict(fps=fps, codec=codec, pix_fmt_out=pixels, macro_block_size=2, output_params=sharp)
     writer = imageio_ffmpeg.write_frames(str(path), SIZE[::-1], **settings)
     writer.send(None)
     for image in frames:

@@ -327,6 +327,130 @@ def test_an_action_under_another_key(tmp_path):
     assert opened.action.dims == 2 and opened.notes == ("not used: action",)
 
 
+def linked(path, link, of="observations/images/front"):
+    with h5py.File(episode(path), "a") as file:
+        file["raw/front"] = frames()
+        file[of] = link(file)
+    return path
+
+
+@pytest.mark.parametrize("link", ["soft", "external", "hard"])
+def test_links_are_followed(tmp_path, link):
+    with h5py.File(tmp_path / "big.bin", "w") as big:
+        big["front"] = frames()
+    links = {
+        "soft": lambda file: h5py.SoftLink("/raw/front"),
+        "external": lambda file: h5py.ExternalLink("big.bin", "front"),
+        "hard": lambda file: file["raw/front"],
+    }
+    opened = source(linked(tmp_path / "one.hdf5", links[link]), "hdf5", **FLAGS)
+    assert opened.observation.cameras == ("front",) and opened.notes == ("not used: raw/front",)
+    (one,) = all_of(opened)
+    assert len(one.images["front"]) == STEPS
+
+
+@pytest.mark.parametrize("of", ["observations/images/front", "notes"])
+def test_a_link_to_what_is_not_there_is_refused(tmp_path, of):
+    path = linked(tmp_path / "one.hdf5", lambda file: h5py.ExternalLink("gone.bin", "front"), of)
+    with pytest.raises(UserError, match=f"one.hdf5: {of} is a link to what is not there"):
+        source(path, "hdf5", **FLAGS)
+    path = robomimic(tmp_path / "demos.hdf5")
+    with h5py.File(path, "a") as file:
+        del file["data/demo_1"]
+        file["data/demo_1"] = h5py.SoftLink("/gone")
+    with pytest.raises(UserError, match="demos.hdf5: data/demo_1 is a link to what is not there"):
+        source(path, "hdf5")
+    assert len(all_of(source(path, "hdf5", max_skipped=1))) == 2
+
+
+def test_files_that_are_named_otherwise(tmp_path):
+    episode(tmp_path / "one.hdf5").rename(tmp_path / "ONE.HDF5")
+    (tmp_path / "._ONE.HDF5").write_bytes(b"of macOS")
+    assert source(tmp_path, "hdf5", **FLAGS).episodes == 1
+
+
+def test_what_has_no_step_of_its_own_is_not_used(tmp_path):
+    path = episode(tmp_path / "one.hdf5", started=3.0, none=h5py.Empty("f"))
+    with h5py.File(path, "a") as file:
+        file["mask"], file["data"] = np.ones(3), np.ones((2, 3))
+    assert source(path, "hdf5", **FLAGS).notes == ("not used: none, started, data, mask",)
+
+
+def test_a_reward_that_is_no_number(tmp_path):
+    path = robomimic(tmp_path / "demos.hdf5")
+    with h5py.File(path, "a") as file:
+        del file["data/demo_1/rewards"]
+        file["data/demo_1/rewards"] = [b"yes"] * STEPS
+    with pytest.raises(UserError, match="demos.hdf5: data/demo_1: rewards holds .*, expected numbers"):
+        source(path, "hdf5")
+
+
+def test_observations_that_are_one_dataset_and_of_two_folders(tmp_path):
+    path = tmp_path / "one.hdf5"
+    with h5py.File(path, "w") as file:
+        file["action"], file["observations"] = np.ones((STEPS, 2)), np.ones((STEPS, 4))
+    assert source(path, "hdf5", **FLAGS).observation.state_dim == 4
+    with h5py.File(path, "a") as file:
+        file["obs"] = np.ones((STEPS, 3))
+    assert source(path, "hdf5", **FLAGS).observation.state_description == "obs (3), observations (4)"
+    with pytest.raises(UserError, match=r"one.hdf5: / has no observation that is used, of \['obs', 'observ"):
+        source(path, "hdf5", state=(), **FLAGS)
+
+
+@pytest.mark.parametrize(
+    "place, value, told",
+    [
+        ("attribute", "fold it", "fold it"),
+        ("attribute", ["fold it"], "fold it"),
+        ("attribute", np.asarray([b"fold it"]), "fold it"),
+        ("attribute", ["fold it", "open it"], "step 1: its instruction changes from 'fold it' to 'open it'"),
+        ("dataset", "fold it", "fold it"),
+        ("dataset", ["fold it"] * STEPS, "fold it"),
+        ("dataset", ["fold it"] * 4 + ["open it"] * 2, "step 4: its instruction changes from 'fold it' to"),
+        ("json", '{"language_instruction": "fold it"}', "fold it"),
+        ("json", '{"language_instruction": ["f", "old it"]}', "step 1: its instruction changes"),
+        ("json", '{"language_instruction": ["f", "o"]}', "fo"),
+        ("json", "{fold", "the attribute problem_info is no JSON"),
+        ("json", "[1]", "has no instruction"),
+    ],
+)
+def test_where_an_instruction_stands(tmp_path, place, value, told):
+    path = episode(tmp_path / "one.hdf5")
+    with h5py.File(path, "a") as file:
+        if place == "dataset":
+            file["language_instruction"] = value
+        else:
+            file.attrs["instruction" if place == "attribute" else "problem_info"] = value
+    flags = FLAGS | {"instruction": ""}
+    if len(told) > 10:
+        with pytest.raises(UserError, match=told):
+            source(path, "hdf5", **flags)
+    else:
+        opened = source(path, "hdf5", **flags)
+        assert [one.instruction for one in all_of(opened)] == [told] and opened.notes == ()
+    (note,) = source(path, "hdf5", **FLAGS).notes or ("",)
+    assert note == ("not used: language_instruction" if place == "dataset" else "")
+
+
+@pytest.mark.parametrize("fps", [0, -5, np.nan, np.inf, "fast"])
+def test_a_rate_that_is_none_is_named(tmp_path, fps):
+    path = episode(tmp_path / "one.hdf5")
+    with h5py.File(path, "a") as file:
+        file.attrs["fps"] = fps
+    with pytest.raises(UserError, match=f"one.hdf5: / has fps {fps}, expected a number above 0"):
+        source(path, "hdf5", **FLAGS | {"fps": 0.0})
+
+
+@pytest.mark.parametrize("action", [np.full((STEPS, 2), b"a"), np.ones((STEPS, 0)), np.ones(STEPS)])
+def test_an_action_that_is_none_is_not_called_damage(tmp_path, action):
+    path = episode(tmp_path / "one.hdf5")
+    with h5py.File(path, "a") as file:
+        del file["action"]
+        file["action"] = action
+    with pytest.raises(UserError, match="one.hdf5: /: the action .*; give --action=KEY"):
+        source(path, "hdf5", **FLAGS)
+
+
 def test_chunks_are_read_whole():
     class Dataset:
         """Counts how often it is read."""

@@ -213,7 +213,7 @@ def test_a_timestamp_that_is_none(folder):
     recordings.edit_rows(
         root, "timestamp", lambda episode, step, at: np.nan if (episode, step) == (2, 3) else at
     )
-    with pytest.raises(UserError, match="episode 2, step 3: its timestamp is nan s"):
+    with pytest.raises(UserError, match="episode 2, step 3: its timestamp is no number; mend the file"):
         source(root, "lerobot")
 
 
@@ -252,6 +252,24 @@ def test_a_video_longer_than_its_rows_is_noted(folder):
     longer, ended = notes
     assert "episode 0: the video of 'front' lasts 0.9 s, the rows end at 0.4 s" in longer
     assert "episode 2: 2 actions after its success, at step 2, are not used" in ended
+
+
+@pytest.mark.parametrize(
+    "codec, pixels", [("libx264", "yuv420p10le"), ("libvpx-vp9", "yuv420p"), ("ffv1", "gray16le")]
+)
+def test_pixels_of_any_depth(folder, codec, pixels):
+    """Ten bits of a colour are eight of ours; sixteen of grey are no picture."""
+    root = folder("v2.1-video")
+    frames = [recordings.frame(0, step, "front") for step in range(5)]
+    path = root / "videos/chunk-000/observation.images.front/episode_000000.mp4"
+    recordings.video(path.with_suffix(".mkv"), frames, codec=codec, pixels=pixels)
+    path.with_suffix(".mkv").rename(path)
+    opened = source(root, "lerobot", max_skipped=1)
+    first, *_ = all_of(opened)
+    if pixels == "gray16le":
+        assert "has more than 8 bits a pixel (gray16le), as depth has" in opened.skips.lines()[1]
+    else:
+        np.testing.assert_allclose(shown(first.images["front"]), frames, atol=16)
 
 
 def test_what_the_decoder_finds_is_told(folder):
@@ -428,6 +446,52 @@ def test_a_missing_column_is_no_damage(folder):
         source(root, "lerobot", state=("observation.force",))
 
 
+FLOATS = {"dtype": "float32", "shape": None}
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"fps": None}, "lr/meta is not as LeRobot writes it .TypeError: float.. argument"),
+        ({"fps": "ten"}, "lr/meta is not as LeRobot writes it .ValueError: could not convert"),
+        ({"features": None}, "lr/meta is not as LeRobot writes it"),
+        ({"chunks_size": 0}, "lr/meta is not as LeRobot writes it"),
+        ({"splits": ["train"]}, "lr/meta is not as LeRobot writes it"),
+        ({"features": {"action": FLOATS | {"shape": [2]}}}, r"no observation that is used, of \['action"),
+        ({"features": {"action": FLOATS, "state": FLOATS}}, "a feature that is not as LeRobot writes it"),
+        ({"splits": {"train": "0:-1"}}, "lr has splits train .0. of its 3 episodes"),
+        ({"splits": {"train": "0:2", "val": "2:3"}}, r"splits train \(2\), val \(1\) of its 3"),
+        ({"splits": {"train": "0:3", "val": "3:3"}}, ""),
+    ],
+)
+def test_metadata_of_another_form_is_one_line(tmp_path, changes, message):
+    root = recordings.lerobot(tmp_path / "lr")
+    recordings.edit_info(root, **changes)
+    if message:
+        with pytest.raises(UserError, match=message):
+            source(root, "lerobot")
+    else:
+        assert source(root, "lerobot").episodes == 3
+
+
+@pytest.mark.parametrize("value, size", [(None, 0), ([1.0], 1), ([1.0] * 3, 3)])
+def test_a_row_of_other_dims_is_named_with_its_step(folder, value, size):
+    root = folder("v2.1")
+    there = lambda episode, step, row: value if (episode, step) == (1, 2) else row
+    recordings.edit_rows(root, "action", there)
+    with pytest.raises(UserError, match=f"episode 1, step 2: 'action' has {size} dims, meta/info.json says"):
+        source(root, "lerobot")
+    assert source(root, "lerobot", max_skipped=1).episodes == 2
+
+
+def test_a_state_of_other_dims_than_the_metadata_says(folder):
+    root = folder("v2.1")
+    path = root / "meta/info.json"
+    path.write_text(path.read_text().replace('"shape": [3], "names": ["x"', '"shape": [7], "names": ["x"'))
+    with pytest.raises(UserError, match="episode 0, step 0: 'observation.state' has 3 dims, .* says 7"):
+        source(root, "lerobot")
+
+
 def test_an_outlier_is_named_with_its_place(folder):
     root = folder("v2.1")
     recordings.edit_rows(
@@ -436,7 +500,8 @@ def test_an_outlier_is_named_with_its_place(folder):
         lambda episode, step, value: [1000.0, value[1]] if (episode, step) == (1, 2) else value,
     )
     _, warning = source(root, "lerobot").notes
-    assert "episode_000001.parquet: episode 1, step 2: action 'shoulder' is 1000, an outlier" in warning
+    said = "episode_000001.parquet: episode 1, step 2: action 'shoulder' has an outlier, 1000: nearly all"
+    assert said in warning and "1 of 256 bins" in warning
     assert "config.data.action_bounds=quantiles" in warning
 
 

@@ -6,6 +6,7 @@ import pytest
 from qt_jax.data import outliers
 from qt_jax.data.samples import Samples
 from qt_jax.specs import ActionSpec
+from qt_jax.statistics import Statistics
 
 ACTION = ActionSpec(("x", "gripper"), (-0.01, 0.0), (1000.0, 1.0), (256, 2))
 
@@ -58,6 +59,18 @@ def test_a_step_that_is_not_finite_hides_no_outlier():
     rows = values()
     rows[3] = np.nan
     assert len(outliers.lines(ACTION, rows, nowhere)) == 1
+
+
+def test_an_outlier_of_a_state_that_makes_all_others_one_number():
+    rows = np.random.default_rng(0).uniform(-1, 1, (400, 2))
+    told = lambda worst: outliers.of_states(rows, stats(np.concatenate([rows, [[0, worst]]])))
+    stats = lambda all_of: Statistics(*map(tuple, (
+        all_of.mean(0), all_of.std(0), *np.quantile(all_of, [0.01, 0.99], 0), all_of.min(0), all_of.max(0)
+    )))  # fmt: skip
+    (line,) = told(-1e6)
+    assert line.startswith("state entry 1 has an outlier, -1e+06: its standard deviation is 4.99e+04, nearly")
+    assert told(25.0) == told(0.5) == [], "the deviation is still that of nearly all values"
+    assert outliers.of_states(np.zeros((400, 0)), Statistics(*[()] * 6)) == []
 
 
 def test_the_extremes_are_found_with_their_place():

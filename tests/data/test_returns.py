@@ -21,6 +21,7 @@ def index(*episodes, dt=1.0):
         "dense": dense,
         "dt": np.full(len(rewards), dt, np.float32),
         "shard": np.zeros(len(rewards), np.int32),
+        "place": np.arange(len(rewards), dtype=np.int32),
         "success": np.asarray([terminal for _, terminal in episodes]),
     }
     stored = np.concatenate([np.zeros(0, np.float32), *(paid for paid, told in zip(rewards, dense) if told)])
@@ -65,8 +66,8 @@ def test_every_dataset_that_is_outside_is_named_with_its_range():
     dense = source("dense", ([0.5, 0], True), ([2, 2, 0.5], True), ([0, 0.25], False))
     check(inside)
     expected = (
-        r"config.value_range=\(0, 1\): dense \(data/dense\) from 0 to 3.125, 1 of 3 episodes outside, "
-        r"the first number 1 in train-00000; sparse \(data/sparse\) from -2 to -1, 1 of 1 episodes "
+        r"config.value_range=\(0, 1\): dense from 0 to 3.125, 1 of 3 episodes outside, the first "
+        r"data/dense: train-00000, episode 1; sparse from -2 to -1, 1 of 1 episodes "
         r".* at least \(-2, 3.13\)"
     )
     with pytest.raises(UserError, match=expected):
@@ -76,7 +77,7 @@ def test_every_dataset_that_is_outside_is_named_with_its_range():
 
 def test_what_is_neither_trained_on_nor_validated_on_may_lie_outside():
     check(source("a", ([5], True), ([1], True), ([0, 7], True), train=[1]))
-    with pytest.raises(UserError, match="from 1 to 7, 1 of 2 episodes outside, the first number 2"):
+    with pytest.raises(UserError, match="from 1 to 7, 1 of 2 .* the first data/a: train-00000, episode 2"):
         check(source("a", ([5], True), ([1], True), ([0, 7], True), train=[1], validation=[2]))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from qt_jax.data import episodes, index, records, standardisers, tables
+from qt_jax.data import episodes, index, records, standardisers, tables, validate
 from qt_jax.data.specs import DatasetSpec
 from qt_jax.data.validate import Validator
 from qt_jax.specs import ActionSpec, ObservationSpec
@@ -94,6 +94,29 @@ def test_duplicates_are_counted_and_leakage_into_validation_is_told(broken_root)
         len(elsewhere) - 6 < int(across.split()[0]) <= len(elsewhere)
         and int(counted.split()[0]) < len(BREAKS) - 3
     )
+
+
+@pytest.mark.parametrize(
+    "told, step",
+    [
+        ([b"open it"] * 3, None),
+        ([b"open it", b"open it", b""], None),
+        ([b"open it", b"open it", b"close it"], 2),
+        (np.asarray([[1, 2, 0], [1, 3, 0]], np.int32), 1),
+    ],
+)
+def test_where_an_instruction_changes(told, step):
+    told = np.asarray(told, object) if isinstance(told, list) else told
+    for steps in ({"language_instruction": told}, {"observation": {"instruction": told}, "reward": told}):
+        assert validate._change({"steps": steps}) == step
+
+
+def test_an_instruction_that_changes_is_worth_a_look(synthetic_root, monkeypatch):
+    monkeypatch.setattr(validate, "_change", lambda example: 2)
+    numbers = dataclasses.replace(NUMBERS, path=f"{synthetic_root}/numbers_tfrecord")
+    violations, validator = look(numbers, images="none")
+    (line,) = [line for line in validator.warnings() if "the instruction changes" in line]
+    assert not violations and re.search(r"episode 0.*, step 2: .*, the first is used, and \d+ more", line)
 
 
 def test_a_bound_far_from_all_actions_is_worth_a_look(synthetic_root):

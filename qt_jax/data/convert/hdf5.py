@@ -44,7 +44,7 @@ class Shape:
 
 def open_source(given: Settings) -> Source:
     root = Path(given.input)
-    files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.suffix in SUFFIXES)
+    files = [root] if root.is_file() else sorted(filter(_is_ours, root.rglob("*")))
     if not files:
         raise UserError(
             f"{root} holds no file *{' or *'.join(SUFFIXES)}; expected HDF5 episodes, or another --format."
@@ -85,6 +85,11 @@ def open_source(given: Settings) -> Source:
     )
 
 
+def _is_ours(path: Path) -> bool:
+    """Not what macOS leaves beside a file."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith("._")
+
+
 def _places(given: Settings, files: list[Path], skips: Skips, notes: list[str]) -> Iterator[Place]:
     """The episodes that --split takes, demo_2 before demo_10."""
     taken = everything = 0
@@ -101,10 +106,10 @@ def _places(given: Settings, files: list[Path], skips: Skips, notes: list[str]) 
 def _groups(given: Settings, file: Path) -> tuple[list[str], dict[str, set[str]]]:
     """The episodes of a file, and its masks."""
     with open_file(file) as content:
-        groups = [f"data/{name}" for name, item in content.get("data", {}).items() if hasattr(item, "keys")]
-        if not any(
-            _has_action(given, content[group]) for group in groups
-        ):  # else one without is a bad episode
+        demos = {f"data/{name}": item for name, item in _items(content, "data")}
+        groups = [name for name, item in demos.items() if item is None or hasattr(item, "keys")]
+        # One without actions among others with them, or a link that leads nowhere, is a bad episode.
+        if not any(_has_action(given, demos[group]) for group in groups):
             groups = ["/"]
         if groups == ["/"] and not _has_action(given, content):
             wanted = given.action or "action", given.action or "actions"
@@ -113,7 +118,7 @@ def _groups(given: Settings, file: Path) -> tuple[list[str], dict[str, set[str]]
                 f"data/demo_0/{wanted[1]}; give --action=KEY."
             )
         masks = {}
-        for name, item in content.get("mask", {}).items():
+        for name, item in _items(content, "mask"):
             demos = np.asarray(item).reshape(-1).tolist()
             masks[name] = {f"data/{demo.decode() if isinstance(demo, bytes) else demo}" for demo in demos}
             if lost := sorted(masks[name] - set(groups)):
@@ -124,20 +129,37 @@ def _groups(given: Settings, file: Path) -> tuple[list[str], dict[str, set[str]]
     return groups, masks
 
 
+def _items(content: Any, key: str) -> Any:
+    """Of a group that may not be there."""
+    return content[key].items() if hasattr(content.get(key), "keys") else ()
+
+
 def _has_action(given: Settings, group: Any) -> bool:
-    return any(key in group for key in ([given.action] if given.action else ("actions", "action")))
+    keys = [given.action] if given.action else ("actions", "action")
+    return group is not None and any(key in group for key in keys)
 
 
 def _shape(given: Settings, place: Place) -> Shape:
     with open_file(place.file) as content:
-        group = content[place.group]
+        group = _group(content, place)
         actions = group[settings.action_key(given, group, place.name)]
         shape = getattr(actions, "shape", "of a group")
-        if len(shape) != 2 or not shape[0]:
+        if len(shape) != 2 or not all(shape):
             raise UserError(
                 f"{place.name}: the action has shape {shape}, expected [steps, dims]; give --action=KEY."
             )
+        if actions.dtype.kind not in "fiub":
+            raise UserError(
+                f"{place.name}: the action is {actions.dtype}, expected numbers; give --action=KEY."
+            )
+        hdf5_streams.columns(group)  # whose links lead somewhere
         return Shape(shape[1], tuple(sorted(hdf5_streams.of(group).items())))
+
+
+def _group(content: Any, place: Place) -> Any:
+    if (group := content.get(place.group)) is None:
+        raise UserError(f"{place.name} is a link to what is not there; copy what it links to as well.")
+    return group
 
 
 def _layout(given: Settings, place: Place, shape: Shape, notes: list[str]) -> tuple[Layout, ObservationSpec]:
@@ -152,6 +174,7 @@ def _layout(given: Settings, place: Place, shape: Shape, notes: list[str]) -> tu
     cameras = settings.cameras(given, usable, refused, name)
     vectors = settings.short_names(of("vector"), "/")
     state = settings.choose("--state", given.state, vectors, sorted(vectors), name)
+    settings.check_observed(cameras, state, streams, name)
     dims = {short: streams[vectors[short]].dims for short in state}
     with open_file(place.file) as content:
         group = content[place.group]
@@ -167,7 +190,8 @@ def _layout(given: Settings, place: Place, shape: Shape, notes: list[str]) -> tu
     success = settings.success_key(given, sorted(per_step), "rewards", name)
     used = {*(usable[short] for short in cameras), *(vectors[short] for short in state)}
     unused = [path for path in streams if path not in used]
-    unused += sorted(set(columns) - {action, success, given.reward, *_KNOWN})
+    told = () if given.instruction else hdf5_episode.INSTRUCTION
+    unused += sorted(set(columns) - {action, success, given.reward, *_KNOWN, *told})
     if unused:
         notes.append(f"not used: {', '.join(unused)}")
     names = {usable[short]: short for short in cameras}

@@ -17,7 +17,7 @@ from qt_jax.data.convert.settings import Settings
 from qt_jax.data.convert.skips import naming
 from qt_jax.errors import UserError
 
-_INSTRUCTION = ("language_instruction", "instruction", "lang", "task_description")
+INSTRUCTION = ("language_instruction", "instruction", "lang", "task_description")
 _JSON = ("problem_info", "ep_meta", "env_args")
 """Attributes that hold JSON: LIBERO's, robocasa's and robomimic's."""
 
@@ -110,36 +110,81 @@ def recording(given: Settings, layout: Layout, content: Any, place: Place) -> Re
     )
 
 
-def _attributes(content: Any, episode: Any) -> dict[str, Any]:
+def _attributes(content: Any, episode: Any, name: str) -> dict[str, Any]:
     """Of the file, its `data` group and the episode, JSON opened; the nearest to the episode wins."""
     found: dict[str, Any] = {}
     for group in (content, content.get("data", content), episode):
         attributes = dict(group.attrs)
         for key in _JSON:
             if key in attributes:
-                found |= json.loads(attributes[key])
+                found |= _opened(attributes[key], key, name)
         found |= attributes
     return found
 
 
+def _opened(value: Any, key: str, name: str) -> dict[str, Any]:
+    try:
+        opened = json.loads(value)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{name}: the attribute {key} is no JSON ({error}); mend it, or leave it out and give "
+            "--instruction and --fps."
+        ) from error
+    return opened if isinstance(opened, dict) else {}
+
+
 def _instruction(given: Settings, content: Any, episode: Any, name: str) -> str:
-    attributes = _attributes(content, episode)
-    value = next((attributes[key] for key in _INSTRUCTION if key in attributes), "")
-    if isinstance(value, list | tuple):
-        value = "".join(value)
-    said = value.decode() if isinstance(value, bytes) else str(value)
-    return settings.instruction(
-        given, said, f"{name} has no instruction (an attribute {' or '.join(_INSTRUCTION)})"
-    )
+    """Of a dataset of the episode, one text or one a step, or else of an attribute."""
+    texts: list[str] = []
+    if not given.instruction:
+        values = [instruction(episode)] if instruction(episode) is not None else []
+        values = values or [_attributes(content, episode, name).get(key) for key in INSTRUCTION]
+        texts = next(filter(None, map(_texts, values)), [])
+    for step, (before, after) in enumerate(itertools.pairwise(texts), start=1):
+        if after != before:
+            raise UserError(
+                f"{name}, step {step}: its instruction changes from {before!r} to {after!r}, expected one an "
+                "episode; --instruction='...' tells all episodes the same."
+            )
+    why = f"{name} has no instruction (an attribute or a text {' or '.join(INSTRUCTION)})"
+    return settings.instruction(given, texts[0] if texts else "", why)
+
+
+def instruction(episode: Any) -> Any | None:
+    """What an episode's dataset of texts holds; None where it has none."""
+    for key in INSTRUCTION:
+        item = episode.get(key)
+        if getattr(item, "dtype", None) is not None and item.dtype.kind in "OS":
+            return item[()]
+    return None
+
+
+def _texts(value: Any) -> list[str]:
+    """What an attribute, a dataset or JSON says: one text or several; letters by themselves are one."""
+    values = np.asarray([] if value is None else value, object).reshape(-1).tolist()
+    texts = [one.decode() if isinstance(one, bytes) else one for one in values]
+    texts = [text.strip() for text in texts if isinstance(text, str)]
+    return ["".join(texts)] if all(len(text) < 2 for text in texts) and texts else texts
 
 
 def _frequency(content: Any, episode: Any, name: str) -> float:
-    attributes = _attributes(content, episode)
-    arguments = attributes | attributes.get("env_kwargs", {})
+    attributes = _attributes(content, episode, name)
+    inner = attributes.get("env_kwargs")
+    arguments = attributes | (inner if isinstance(inner, dict) else {})
     for key in ("fps", "control_freq"):
         if key in arguments:
-            return float(arguments[key])
+            return _positive(arguments[key], key, name)
     raise UserError(
         f"{name} does not say how fast it was recorded (an attribute fps, or control_freq in env_args); give "
         "--fps=20."
     )
+
+
+def _positive(value: Any, key: str, name: str) -> float:
+    try:
+        hertz = float(np.squeeze(value))
+    except (TypeError, ValueError):
+        hertz = np.nan
+    if not 0.0 < hertz < np.inf:
+        raise UserError(f"{name} has {key} {value}, expected a number above 0; mend it or give --fps=20.")
+    return hertz

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from qt_jax.data.convert import images
+from qt_jax.errors import UserError
 
 OBSERVATIONS = ("obs", "observations")
 _ROUNDING = 1e-3
@@ -42,29 +43,49 @@ def of(group: Any) -> dict[str, Stream]:
 
 
 def datasets(group: Any, folders: tuple[str, ...] = OBSERVATIONS) -> dict[str, Any]:
-    """{path below one of `folders`: dataset}."""
-    return {path: item for key in folders if key in group for path, item in _below(group[key]).items()}
+    """{path below one of `folders`: dataset}; where there are several of these, the path from there on."""
+    there = [key for key in folders if key in group]
+    found = {key: _below(group, key, key) for key in there}
+    if len(there) > 1:
+        return {path: item for below in found.values() for path, item in below.items()}
+    return {path.removeprefix(f"{key}/"): item for key in there for path, item in found[key].items()}
 
 
 def columns(group: Any) -> dict[str, tuple[int, ...]]:
     """{path: shape} of what is no observation."""
     found: dict[str, tuple[int, ...]] = {}
-    for key, item in group.items():
-        if hasattr(item, "shape"):
-            found[key] = tuple(item.shape)
-        elif key not in (*OBSERVATIONS, "next_obs", "mask", "data"):
-            found |= {f"{key}/{path}": tuple(below.shape) for path, below in _below(item).items()}
+    for key in group:
+        is_group = hasattr(group.get(key), "keys")
+        if key not in (*OBSERVATIONS, "next_obs") and not (is_group and key in ("mask", "data")):
+            found |= {path: tuple(below.shape or ()) for path, below in _below(group, key, key).items()}
     return found
 
 
-def _below(group: Any) -> dict[str, Any]:
+def _below(group: Any, key: str, path: str) -> dict[str, Any]:
+    """{path: dataset} of the group's `key`, itself one or all below it; links are followed, which h5py's own
+    walk does not.
+
+    Raises:
+        UserError: for a link to what is not there.
+    """
+    item = group.get(key)
+    if item is None:
+        raise UserError(
+            f"{group.file.filename}: {f'{group.name}/{key}'.strip('/')} is a link to what is not there; copy "
+            "what it links to as well."
+        )
+    if hasattr(item, "shape"):
+        return {path: item}
     found: dict[str, Any] = {}
-    group.visititems(lambda name, item: found.update({name: item} if hasattr(item, "shape") else {}))
+    for name in item if hasattr(item, "keys") else ():
+        found |= _below(item, name, f"{path}/{name}")
     return found
 
 
 def stream(path: str, item: Any) -> Stream:
     """Of a dataset with a step in each of its first dim's entries."""
+    if not item.shape:
+        return Stream("other", "one value, expected one a step")
     if _is_encoded(item):
         deep = any(map(images.is_deep, _some(item)))
         return Stream("refused", "of more than 8 bits a pixel, as depth has") if deep else Stream("camera")
@@ -95,8 +116,10 @@ def _pictures(item: Any, told: str) -> Stream:
 
 def _of_floats(item: Any, told: str) -> Stream:
     """What 1 means is for all frames of an episode together to say."""
-    pixels = np.asarray(item)
-    least, greatest = (float(pixels.min()), float(pixels.max())) if pixels.size else (0.0, 0.0)
+    size = _block(item)
+    blocks = (item[first : first + size] for first in range(0, len(item), size))
+    ends = np.asarray([(block.min(), block.max()) for block in blocks] or [(0.0, 0.0)], np.float64)
+    least, greatest = ends[:, 0].min(), ends[:, 1].max()
     if not (least >= -_ROUNDING and (greatest <= 1.0 + _ROUNDING or 8.0 <= greatest <= 255.0 + _ROUNDING)):
         return Stream("refused", f"{told}, neither from 0 to 1 nor from 0 to 255")
     return Stream("camera", scale=0.0 if greatest == 0.0 else 255.0 if greatest < 8.0 else 1.0)
@@ -124,9 +147,14 @@ def file_of(value: Any) -> bytes:
     return bytes(value).rstrip(b"\0")
 
 
+def _block(item: Any) -> int:
+    """Steps to read at once: whole chunks, which are compressed as one."""
+    return (item.chunks or (32,))[0]
+
+
 def frames(item: Any, scale: float, start: int = 0) -> Iterator[bytes | np.ndarray]:
-    """A camera's from `start` on, for `images.encoded`; read by whole chunks, which are compressed as one."""
-    encoded, block = _is_encoded(item), (item.chunks or (32,))[0]
+    """A camera's from `start` on, for `images.encoded`."""
+    encoded, block = _is_encoded(item), _block(item)
     for first in range(start, len(item), block):
         for value in item[first : first + block]:
             yield file_of(value) if encoded else images.rgb(value, scale)

@@ -40,8 +40,9 @@ class Layout:
     cameras: dict[str, str]
     size: tuple[int, int]
     action: str
-    dims: int
     state: tuple[str, ...]
+    dims: dict[str, int]
+    """Of the action and of each part of the state."""
     success: str
     tasks: dict[int, str]
     columns: tuple[str, ...]
@@ -74,6 +75,10 @@ def open_source(given: Settings) -> Source:
         layout, observation, notes = _layout(given, metadata)
     except KeyError as error:
         raise UserError(f"{root}/meta/info.json has a feature without {error}; copy it again.") from error
+    except lerobot_meta.NOT_AS_WRITTEN as error:
+        raise UserError(
+            f"{root}/meta/info.json has a feature that is not as LeRobot writes it ({error}); copy it again."
+        ) from error
     if len(entries) < len(metadata.entries):
         notes.append(f"split {given.split}: {len(entries)} of {len(metadata.entries)} episodes")
     files = [list(group) for _, group in itertools.groupby(entries, lambda entry: entry.file)]
@@ -123,6 +128,7 @@ def _layout(given: Settings, metadata: Metadata) -> tuple[Layout, ObservationSpe
             f"{name} has no {STATES[0]!r}; give --state=KEY, of {sorted(vectors)}, or --state= for none."
         )
     state = settings.choose("--state", given.state, vectors, default, name)
+    settings.check_observed(cameras, state, features, name)
     dims = {key: int(np.prod(vectors[key]["shape"])) for key in state}
     description = ", ".join(f"{key}: {' '.join(lerobot_meta.names(vectors[key]))}" for key in state)
     sizes = {short: lerobot_meta.height_width_channels(usable[short])[:2] for short in cameras}
@@ -146,8 +152,8 @@ def _layout(given: Settings, metadata: Metadata) -> tuple[Layout, ObservationSpe
         cameras={keys[short]: short for short in cameras},
         size=observation.image_size,
         action=action,
-        dims=int(np.prod(features[action]["shape"])),
         state=tuple(state),
+        dims=dims | {action: int(np.prod(features[action]["shape"]))},
         success=success,
         tasks=metadata.tasks,
         columns=tuple(sorted(columns)),
@@ -276,15 +282,19 @@ def _cut(given: Settings, layout: Layout, entry: Entry, table: Any) -> list[Piec
     """
     name = _name(layout, entry)
     times, step_s = _times(layout, table), 1.0 / layout.fps
+    if (unknown := np.flatnonzero(~np.isfinite(times))).size:
+        raise UserError(
+            f"{name}, step {unknown[0]}: its timestamp is no number; mend the file or leave the episode out."
+        )
     in_time = np.abs(np.diff(times) - step_s) <= _tolerance_s(given, layout)
     gaps = set((np.flatnonzero(~in_time) + 1).tolist())
     if gaps and "gap" not in given.cut:
         step = min(gaps)
         after_s = times[step] - times[step - 1]
         raise UserError(
-            f"{name}, step {step}: its timestamp is {times[step]:.4g} s, {after_s:.4g} s after the one before; "
-            f"expected {step_s:.4g} s at {layout.fps:g} fps. --cut=gap makes two episodes of it, a wider "
-            "--tolerance_s takes it as it is."
+            f"{name}, step {step}: its timestamp is {times[step]:.4g} s, {after_s:.4g} s after the one "
+            f"before; expected {step_s:.4g} s at {layout.fps:g} fps. --cut=gap makes two episodes of it, a "
+            "wider --tolerance_s takes it as it is."
         )
     told = [_told(layout, task) for task in table["task_index"].to_pylist()]
     changes = {step for step in range(1, len(told)) if told[step] != told[step - 1] and not given.instruction}
@@ -308,21 +318,38 @@ def _times(layout: Layout, table: Any, first: int = 0) -> np.ndarray:
     """Seconds from the start of the episode, of rows from `first` on."""
     if "timestamp" not in layout.columns:
         return np.arange(first, first + len(table)) / layout.fps
-    return _vectors(table["timestamp"], np.float64)[:, 0]
+    return _numbers(table["timestamp"], np.float64)
 
 
 def _tolerance_s(given: Settings, layout: Layout) -> float:
     return given.tolerance_s or 0.1 / layout.fps
 
 
-def _vectors(column: Any, dtype: type = np.float32) -> np.ndarray:
-    """[rows, dims] of a column of lists or of numbers."""
+def _numbers(column: Any, dtype: type = np.float32) -> np.ndarray:
+    """All in one dim, of a column of lists or of numbers; what is not there is NaN or missing."""
     import pyarrow as pa
 
     values = column.combine_chunks()
     while pa.types.is_nested(values.type):
         values = values.flatten()
-    return np.asarray(values, dtype).reshape(len(column), -1)
+    return np.asarray(values, dtype)
+
+
+def _vectors(layout: Layout, piece: Piece, rows: Any, key: str) -> np.ndarray:
+    """[rows, dims] of the action or a part of the state.
+
+    Raises:
+        UserError: for a row with another number of them than the metadata says.
+    """
+    values, dims = _numbers(rows[key]), layout.dims[key]
+    if values.size == len(rows) * dims:
+        return values.reshape(len(rows), dims)
+    sizes = [np.size(row) if row is not None else 0 for row in rows[key].to_pylist()]
+    step = next((step for step, size in enumerate(sizes) if size != dims), 0)
+    raise UserError(
+        f"{_name(layout, piece.entry)}, step {piece.start + step}: {key!r} has {sizes[step]} dims, "
+        f"meta/info.json says {dims}; mend the file or leave the episode out."
+    )
 
 
 def _recording(given: Settings, layout: Layout, piece: Piece, table: Any) -> Recording:
@@ -331,13 +358,8 @@ def _recording(given: Settings, layout: Layout, piece: Piece, table: Any) -> Rec
     name += "" if whole else f" from step {piece.start} to {piece.stop - 1}"
     rows = table.slice(piece.start, piece.stop - piece.start + piece.observed)
     count = piece.stop - piece.start
-    actions = _vectors(rows[layout.action])[:count]
-    if actions.shape[1] != layout.dims:
-        raise UserError(
-            f"{name} has {actions.shape[1]} dims of {layout.action!r}, meta/info.json says {layout.dims}; "
-            "leave it out."
-        )
-    column = lambda key: _vectors(rows[key])[:count, 0]
+    column = lambda key: _numbers(rows[key])[:count]
+    vector = functools.partial(_vectors, layout, piece, rows)
     task = rows["task_index"][0].as_py()
     return Recording(
         name=name,
@@ -346,9 +368,9 @@ def _recording(given: Settings, layout: Layout, piece: Piece, table: Any) -> Rec
         ),
         frames={camera: _frames(given, layout, piece, rows, key) for key, camera in layout.cameras.items()},
         state=np.concatenate(
-            [_vectors(rows[key]) for key in layout.state] or [np.zeros((len(rows), 0), np.float32)], axis=1
+            [np.zeros((len(rows), 0), np.float32), *(vector(key) for key in layout.state)], axis=1
         ),
-        actions=actions,
+        actions=vector(layout.action)[:count],
         success=outcome(layout.success, column, name),
         rewards=column(given.reward) if given.reward else None,
         dt=1.0 / layout.fps,

@@ -16,6 +16,9 @@ from qt_jax.errors import UserError
 OWN = ("timestamp", "frame_index", "episode_index", "index", "task_index", "next.done")
 """Columns that every dataset has, and that say nothing that is not known otherwise."""
 
+NOT_AS_WRITTEN = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
+"""What JSON of another form leads to."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
@@ -58,6 +61,10 @@ def read(root: Path) -> Metadata:
     except KeyError as error:
         raise UserError(
             f"{root}/meta lacks {error}; expected the files of a LeRobot dataset, version 2.0 to 3.0."
+        ) from error
+    except NOT_AS_WRITTEN as error:
+        raise UserError(
+            f"{root}/meta is not as LeRobot writes it ({type(error).__name__}: {error}); copy it again."
         ) from error
     if not found.fps > 0:
         raise UserError(f"{root}/meta/info.json says {found.fps:g} fps, expected more than 0; correct it.")

@@ -187,6 +187,8 @@ def per_step(values: np.ndarray, key: str, name: str) -> np.ndarray:
     values = np.asarray(values)
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
+    if values.dtype.kind not in "fiub":
+        raise UserError(f"{name}: {key} holds {values.dtype}, expected numbers; name another key.")
     if values.ndim != 1:
         raise UserError(
             f"{name}: {key} has shape {values.shape}, expected one number a step: [T] or "

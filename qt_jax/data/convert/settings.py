@@ -113,6 +113,15 @@ def cameras(
     return choose("--cameras", settings.cameras, usable, sorted(usable), name)
 
 
+def check_observed(cameras: Iterable[str], state: Iterable[str], there: Iterable[str], name: str) -> None:
+    """Raises UserError if nothing is left of what is `there`."""
+    if not (*cameras, *state):
+        raise UserError(
+            f"{name} has no observation that is used, of {sorted(there) or 'none'}; expected images or "
+            "vectors, which --cameras and --state may choose from."
+        )
+
+
 def action_key(settings: Settings, keys: Iterable[str], name: str) -> str:
     """Raises UserError if it is not there, or not said which of two it is."""
     keys = sorted(keys)
@@ -172,7 +181,8 @@ def split(settings: Settings, parts: Mapping[str, set], everything: set, kind: s
                 "or all."
             )
         return parts[settings.split]
-    if any(episodes != everything for episodes in parts.values()):
+    full = [episodes for episodes in parts.values() if episodes]
+    if parts and full != [everything] * max(1, len(full)):
         raise UserError(
             f"{name} has {kind} {counts} of its {len(everything)} episodes, and one dataset is written; give "
             f"--split={next(iter(parts))}, another of them, or --split=all."

@@ -18,7 +18,9 @@ _CLOCK_S = 1e-4
 _EARLIER_S = 1.0
 """A key frame is looked for so long before the first frame that is wanted: files are searched by the times of
 decoding, and after a key frame in the middle of a film the next frames may lack what they refer to."""
-_SHOWN = re.compile(rb"showinfo.*\bn: *\d+ .*pts_time:(\S+)")
+_SHOWN = re.compile(rb"showinfo.*\bn: *\d+ .*pts_time:(\S+).* fmt:(\S+)")
+_DEEP = re.compile("gray(9|1|f)")
+"""Formats of pixels that are no colours and have more than 8 bits."""
 _LENGTH = re.compile(rb"Duration: (\d+):(\d+):([\d.]+), start: ([-\d.]+)")
 _SAID = re.compile(rb"\[error\] (.*)")
 _WRONG = re.compile(rb"corrupt decoded frame|Error submitting|Error opening|Invalid data found|\[fatal\]")
@@ -35,42 +37,18 @@ def frames(path: str, times: np.ndarray, tolerance_s: float) -> Iterator[np.ndar
         tolerance_s: how far a frame's time may be off.
 
     Raises:
-        UserError: where there is no frame at such a time, the video does not open, or the decoder finds it
-        damaged.
+        UserError: where there is no frame at such a time, the video does not open or is of depth, or the
+            decoder finds it damaged.
     """
     import imageio_ffmpeg  # for its ffmpeg; its own reader knows no times
 
     start_s = times[0] - _EARLIER_S
     # Without an accurate seek the frames come from a key frame on, with their own times.
     seek = ["-noaccurate_seek", "-seek_timestamp", "1", "-ss", f"{start_s:.6f}"] if start_s > 0 else []
-    command = [
-        imageio_ffmpeg.get_ffmpeg_exe(),
-        "-nostdin",
-        "-hide_banner",
-        "-nostats",
-        "-loglevel",
-        "level+info",
-    ]
-    command += [
-        "-threads",
-        "1",
-        "-copyts",
-        *seek,
-        "-i",
-        path,
-    ]  # one thread: the log keeps step with the frames
-    command += [
-        "-an",
-        "-fps_mode",
-        "passthrough",
-        "-vf",
-        "showinfo=checksum=0",
-        "-f",
-        "image2pipe",
-        "-c:v",
-        "ppm",
-        "-",
-    ]
+    # One thread: the log keeps step with the frames.
+    before = "-nostdin -hide_banner -nostats -loglevel level+info -threads 1 -copyts".split()
+    after = "-an -fps_mode passthrough -vf showinfo=checksum=0 -f image2pipe -c:v ppm -pix_fmt rgb24 -"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), *before, *seek, "-i", path, *after.split()]
     with tempfile.NamedTemporaryFile() as written, open(written.name, "rb") as read:
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=written) as process:
             try:
@@ -94,9 +72,9 @@ class _Log:
     def __init__(self, lines: IO[bytes], process: subprocess.Popen):
         self._lines, self._process, self._said = lines, process, ""
 
-    def next_frame(self) -> tuple[float | None, str]:
-        """The time of the next frame, None at the end; and what the decoder finds wrong before it, if
-        anything."""
+    def next_frame(self) -> tuple[float | None, str, str]:
+        """The time of the next frame, None at the end; its format; and what the decoder finds wrong before
+        it, if anything."""
         wrong = ""
         for line in self._whole_lines():
             if told := _SAID.search(line):
@@ -104,8 +82,8 @@ class _Log:
             if mark := _WRONG.search(line):
                 wrong = self._said or mark[0].decode()
             if shown := _SHOWN.search(line):
-                return float(shown[1].replace(b"NOPTS", b"nan")), wrong
-        return None, wrong
+                return float(shown[1].replace(b"NOPTS", b"nan")), shown[2].decode(), wrong
+        return None, "", wrong
 
     def _whole_lines(self) -> Iterator[bytes]:
         rest = b""
@@ -129,7 +107,11 @@ def _at(
     before: tuple[float, np.ndarray] | None = None
     place = 0
     while place < len(times):
-        at, wrong = log.next_frame()
+        at, kind, wrong = log.next_frame()
+        if _DEEP.match(kind):
+            raise UserError(
+                f"{path} has more than 8 bits a pixel ({kind}), as depth has; leave it out with --cameras."
+            )
         if wrong and (at is None or at >= times[0] - tolerance_s):
             raise UserError(
                 f"{path} does not decode (ffmpeg: {wrong}); the file is damaged or incomplete, copy it again."
