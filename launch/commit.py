@@ -17,7 +17,14 @@ SHIPPED = ("qt_jax", "setup.cfg", "pyproject.toml", "requirements-tpu.txt")
 
 
 def head() -> str:
-    return _git("rev-parse", "HEAD").strip()
+    """Raises a UserError where there is none, or this is not the root, from which a slice names its files."""
+    commit = _git("rev-parse", "HEAD").strip()
+    if below := _git("rev-parse", "--show-prefix").strip():
+        root = _git("rev-parse", "--show-toplevel").strip()
+        raise UserError(
+            f"This is {below} of the repository {root}; launch from its root, which the slice gets."
+        )
+    return commit
 
 
 def files_of(runs: Sequence[Run]) -> list[str]:
@@ -53,7 +60,7 @@ def differing(files: Sequence[str]) -> dict[str, str]:
     entries = [entry.partition("\t") for entry in _git("ls-tree", "-r", "-z", "HEAD").split("\0") if entry]
     committed = {path: about.split()[2] for about, _, path in entries}
     package = [path for path in committed if path.partition("/")[0] in SHIPPED]
-    found = {path: "is not in the commit HEAD" for path in files if path not in committed}
+    found = {path: _outside(path) or "is not in the commit HEAD" for path in files if path not in committed}
     found |= {
         path: "is deleted here"
         for path in (*files, *package)
@@ -64,6 +71,13 @@ def differing(files: Sequence[str]) -> dict[str, str]:
     return found | {
         path: "differs from the commit HEAD" for path, blob in zip(both, hashes) if committed[path] != blob
     }
+
+
+def _outside(path: str) -> str:
+    inside = os.path.realpath(path).startswith(f"{os.getcwd()}/")
+    if not os.path.isabs(path) and inside:
+        return ""
+    return "has another name on the slice: name it from here" if inside else "is not below this folder"
 
 
 def listed(found: dict[str, str], most: int = 3) -> str:

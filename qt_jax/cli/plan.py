@@ -157,6 +157,7 @@ def report(values: dict[str, Any]) -> str:
         slowest, held = max(compute, memory), parts["total"] / values["device_memory"]
         lines += [
             f"fits {kind}: {'yes' if held <= 1 else 'NO'}, {held:.1%} of its {values['device_memory'] / 2**30:.0f} GiB",
+            f"communication's model (assumed, not measured): {communication.MODEL}",
             f"step time (modelled from published peaks): compute {compute:.3g} ms, memory {memory:.3g} ms{once}, communication "
             f"{wire:.3g} ms{far}; between {max(slowest, wire):.3g} ms (all overlapped) and "
             f"{slowest + wire:.3g} ms (none)",

@@ -75,6 +75,22 @@ def test_what_the_runs_use_must_be_in_the_commit(repository):
     ) and "free.py is not in the commit HEAD; " in commit.listed(found)
 
 
+def test_a_folder_below_the_root_is_refused(repository, monkeypatch):
+    monkeypatch.chdir(repository / "mine")
+    with pytest.raises(UserError, match=f"This is mine/ of the repository {repository}; launch from its"):
+        commit.head()
+
+
+def test_a_name_that_the_slice_cannot_have_is_told_apart(repository, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "tables.py"
+    elsewhere.write_text("x")
+    found = differing(f"{repository}/mine/tables.py", str(elsewhere))
+    assert found == {
+        f"{repository}/mine/tables.py": "has another name on the slice: name it from here",
+        str(elsewhere): "is not below this folder",
+    }
+
+
 def test_a_folder_without_a_commit_is_one_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
