@@ -8,6 +8,8 @@ import math
 import os
 import re
 import shlex
+import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,18 @@ AGAIN = (EXIT_PREEMPTED, EXIT_HUNG, EXIT_PEER_LOST, 134, 143)
 143: SIGTERM came before the run could save."""
 KILLED = (137,)
 """Of a process that was killed: where the whole machine is the scheduler's, its doing."""
+
+READ: set[str] = set()
+"""Files that this process opened while it loaded experiments."""
+_loading = threading.Event()
+
+
+def _hear(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "open" and _loading.is_set() and isinstance(arguments[0], str):
+        READ.add(arguments[0])
+
+
+sys.addaudithook(_hear)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +183,7 @@ def resolve(experiment: str, settings: Sequence[str]) -> ml_collections.ConfigDi
             "from, the repository's root as a rule."
         )
     given, values = ["launch", f"--config={experiment}", *settings], flags.FlagValues()
+    _loading.set()
     try:
         config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=given)
         values(given)
@@ -180,6 +195,8 @@ def resolve(experiment: str, settings: Sequence[str]) -> ml_collections.ConfigDi
     except Exception as error:  # whatever a config file or a value raised
         told = problem(error, given)
         raise UserError(f"{experiment} with {shlex.join(settings) or 'its own settings'}: {told}") from error
+    finally:
+        _loading.clear()
     return config
 
 

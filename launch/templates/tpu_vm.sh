@@ -132,7 +132,7 @@ flock --timeout 600 /tmp/qt_jax.lock bash -c $(printf %q "$command")"
     case $status in
       0) break ;;
       {{ again|join('|') }}|255) ;;  # 255: the connection was lost
-      *) exit $status ;;
+      *) leave "$status" "the run ended with status $status; the slice {{ name }} is still there" ;;
     esac
     [ "$start" -lt {{ restarts }} ] ||
       leave "$status" "status $status after $start restarts (--restarts={{ restarts }})"
