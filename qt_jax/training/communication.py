@@ -16,7 +16,10 @@ NETWORK_S = 50e-6
 """From a host to one of another slice; assumed."""
 MODEL = (
     "of n chips each sends (n - 1) / n of an array, twice to reduce it for all, over the links along its "
-    f"group's axes, and {HOP_S * 1e6:g} us a hop; between slices over its share of the host's network, and "
+    f"group's axes, and {HOP_S * 1e6:g} us a hop"
+)
+MODEL_BETWEEN = (
+    "; between slices its part over its share of the host's network, and "
     f"{NETWORK_S * 1e6:g} us a message"
 )
 
