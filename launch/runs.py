@@ -27,7 +27,7 @@ from qt_jax.training.continuing import refuse_to_continue
 
 AGAIN = (EXIT_PREEMPTED, EXIT_HUNG, EXIT_PEER_LOST, 134, 143)
 """Exit statuses after which the same command is started again; 134: JAX's own abort when process 0 is killed;
-143: SIGTERM came before the run could save."""
+143: SIGTERM came while Python itself started."""
 KILLED = (137,)
 """Of a process that was killed: where the whole machine is the scheduler's, its doing."""
 

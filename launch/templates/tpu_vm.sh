@@ -124,7 +124,7 @@ for command in "${commands[@]}"; do
   for ((start = 0; ; start++)); do
     prepare
     # A maintenance event or the end of a Spot slice reaches each host as SIGTERM: the run saves and leaves
-    # with 75, or with 143 where it had nothing to save yet.
+    # with 75, or with 143 where Python itself was starting.
     # The lock: where the connection alone was lost, the run before is still under way.
     on_all "cd qt_jax_code && QT_JAX_COMMIT={{ commit }} \
 flock --timeout 600 /tmp/qt_jax.lock bash -c $(printf %q "$command")"

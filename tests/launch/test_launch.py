@@ -136,12 +136,8 @@ def test_collect_takes_the_success_of_rollouts_and_leaves_room_for_what_is_missi
 
 @pytest.mark.parametrize("where", DRY)
 def test_every_launcher_names_the_same_command_and_starts_again(where, capsys):
-    """slurm writes its log where the run is, so its run is on a disk."""
-    given = LOCAL_SLURM if where == "slurm" else BUCKET
-    text, command = (
-        rendered(where, capsys, *given),
-        shlex.join(single(given[0].partition("=")[2], given[1:]).commands()[0]),
-    )
+    text = rendered(where, capsys, *BUCKET)
+    command = shlex.join(single(BUCKET[0].partition("=")[2], BUCKET[1:]).commands()[0])
     if where == "gke":
         (jobset,) = yaml.safe_load_all(text)
         job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
