@@ -1,4 +1,6 @@
-"""Starts runs on this machine or on a cluster, a sweep's or one; the same command later starts what is missing and continues the rest."""
+"""Starts one run, or all runs of a sweep, on this machine or on a cluster.
+
+Given again, the same command skips what is finished and continues the rest."""
 
 from __future__ import annotations
 
@@ -13,7 +15,6 @@ from typing import Any
 from launch import commit, gke, local, results, slurm, tpu_vm
 from launch.arguments import parser
 from launch.runs import Run, single, sweep
-from qt_jax import storage
 from qt_jax.errors import EXIT_USER_ERROR, UserError
 
 
@@ -31,12 +32,16 @@ def main(arguments: Sequence[str]) -> None:
     )
     if given.where == "collect":
         return results.collect(runs, given.metric)
-    # A dry run asks no bucket, and kubectl itself leaves a JobSet as it is that is there.
-    ask = given.where in ("local", "slurm") or (given.where == "tpu-vm" and not given.dry_run)
-    missing = [run for run in runs if not (ask and run.finished())]
+    missing = [run for run in runs if not (_asked(run, given) and run.finished())]
     print(f"{len(runs)} run{'s' * (len(runs) > 1)}, {len(runs) - len(missing)} finished", file=sys.stderr)
     if missing:
         STARTS[given.where](missing, given)
+
+
+def _asked(run: Run, given: argparse.Namespace) -> bool:
+    """Whether it is asked if it is finished: a dry run asks no bucket, and kubectl itself leaves a JobSet as
+    it is that is there."""
+    return given.where in ("local", "slurm", "tpu-vm") and not (given.dry_run and "://" in run.workdir)
 
 
 def _local(runs: list[Run], given: argparse.Namespace) -> None:
@@ -52,7 +57,7 @@ def _of(settings: type, given: argparse.Namespace) -> Any:
 
 def _slurm(runs: list[Run], given: argparse.Namespace) -> None:
     name = Path(given.sweep).stem if given.sweep else runs[0].name
-    directory = Path(storage.directory(os.path.dirname(runs[0].workdir) if given.sweep else runs[0].workdir))
+    directory = runs[0].logs.parent if given.sweep else runs[0].logs
     text = slurm.script(runs, name, str(directory), _of(slurm.Cluster, given))
     if given.dry_run:
         return print(text, end="")
@@ -60,6 +65,7 @@ def _slurm(runs: list[Run], given: argparse.Namespace) -> None:
 
 
 def _tpu_vm(runs: list[Run], given: argparse.Namespace) -> None:
+    head = commit.head()
     if uncommitted := commit.differing(commit.files_of(runs)):
         told = (
             f"The slice gets the commit HEAD, and {commit.listed(uncommitted)}; commit what the runs need, "
@@ -68,7 +74,7 @@ def _tpu_vm(runs: list[Run], given: argparse.Namespace) -> None:
         if not given.dry_run:
             raise UserError(told)
         print(f"launch: without --dry-run refused: {told}", file=sys.stderr)
-    text = tpu_vm.script(runs, commit.head(), _of(tpu_vm.Slice, given))
+    text = tpu_vm.script(runs, head, _of(tpu_vm.Slice, given))
     if given.dry_run:
         return print(text, end="")
     path = Path(f"runs/{given.name}.sh")

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from launch.runs import Run
+from launch.runs import READ, Run
 from qt_jax.cli.settings import flattened
 from qt_jax.errors import UserError
 
@@ -17,15 +17,26 @@ SHIPPED = ("qt_jax", "setup.cfg", "pyproject.toml", "requirements-tpu.txt")
 
 
 def head() -> str:
-    return _git("rev-parse", "HEAD").strip()
+    """Raises a UserError where there is none, or this is not the root, from which a slice names its files."""
+    commit = _git("rev-parse", "HEAD").strip()
+    if below := _git("rev-parse", "--show-prefix").strip():
+        root = _git("rev-parse", "--show-toplevel").strip()
+        raise UserError(
+            f"This is {below} of the repository {root}; launch from its root, which the slice gets."
+        )
+    return commit
 
 
 def files_of(runs: Sequence[Run]) -> list[str]:
     """Files of the repository, as they are named from here, that these runs use: experiments, files and
-    modules that settings name, all that was imported in this process to resolve them, and the package."""
-    package = [path for name in SHIPPED for path in (Path(name), *Path(name).rglob("*")) if path.is_file()]
+    modules that settings name, all that this process imported or read to resolve them, and the package; of a
+    symbolic link what it leads to, too."""
+    shipped = [path for name in SHIPPED for path in (Path(name), *Path(name).rglob("[!.]*"))]
+    package = [path for path in shipped if path.is_file()]
     named = [Path(name) for run in runs for name in (run.experiment.partition(":")[0], *_named(run))]
-    return sorted({str(path) for path in [*named, *_imported(), *package] if "__pycache__" not in path.parts})
+    links = [Path(os.path.relpath(os.path.realpath(path))) for path in named if path.is_symlink()]
+    files = {str(path) for path in [*named, *links, *_loaded(), *package] if "__pycache__" not in path.parts}
+    return sorted(files)
 
 
 def _named(run: Run) -> Iterator[str]:
@@ -36,10 +47,10 @@ def _named(run: Run) -> Iterator[str]:
                 yield from (path for path in (text, module) if os.path.isfile(path))
 
 
-def _imported() -> Iterator[Path]:
+def _loaded() -> Iterator[Path]:
     here = Path.cwd().resolve()
-    for module in list(sys.modules.values()):
-        path = Path(getattr(module, "__file__", None) or "").resolve()
+    modules = [getattr(module, "__file__", None) or "" for module in list(sys.modules.values())]
+    for path in (Path(name).resolve() for name in (*modules, *READ)):
         if path.is_relative_to(here) and path.is_file():
             path = path.relative_to(here)
             installed = path.parts[0].startswith(".") or "site-packages" in path.parts
@@ -53,17 +64,24 @@ def differing(files: Sequence[str]) -> dict[str, str]:
     entries = [entry.partition("\t") for entry in _git("ls-tree", "-r", "-z", "HEAD").split("\0") if entry]
     committed = {path: about.split()[2] for about, _, path in entries}
     package = [path for path in committed if path.partition("/")[0] in SHIPPED]
-    found = {path: "is not in the commit HEAD" for path in files if path not in committed}
+    found = {path: _outside(path) or "is not in the commit HEAD" for path in files if path not in committed}
     found |= {
         path: "is deleted here"
         for path in (*files, *package)
         if path in committed and not os.path.exists(path)
     }
-    both = [path for path in files if path not in found]
+    both = [path for path in files if path not in found and not os.path.islink(path)]
     hashes = _git("hash-object", "--stdin-paths", text="\n".join(both)).split()
     return found | {
         path: "differs from the commit HEAD" for path, blob in zip(both, hashes) if committed[path] != blob
     }
+
+
+def _outside(path: str) -> str:
+    inside = os.path.realpath(path).startswith(f"{os.getcwd()}/")
+    if not os.path.isabs(path) and inside:
+        return ""
+    return "has another name on the slice: name it from here" if inside else "is not below this folder"
 
 
 def listed(found: dict[str, str], most: int = 3) -> str:

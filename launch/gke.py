@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import posixpath
 import re
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 import yaml
 
 from launch import pods, tpus
-from launch.runs import AGAIN, KILLED, Run, check_devices
+from launch.runs import AGAIN, KILLED, Run, check_devices, check_distributed
 from qt_jax.errors import UserError
 
 PORT = 8476
@@ -50,7 +52,8 @@ def check(runs: Sequence[Run], pool: Pool) -> None:
     with the pod."""
     lasting = pods.lasting(pool.volume)
     for run in runs:
-        if "://" not in run.workdir and not any(run.workdir.startswith(f"{path}/") for path in lasting):
+        inside = any(PurePosixPath(posixpath.normpath(run.workdir)).is_relative_to(path) for path in lasting)
+        if "://" not in run.workdir and not inside:
             raise UserError(
                 f"config.workdir is {run.workdir!r}, on a disk that goes with the pod; give a bucket: "
                 "--config.workdir=gs://BUCKET/runs/NAME, or a directory of a --volume that lasts."
@@ -61,11 +64,14 @@ def check(runs: Sequence[Run], pool: Pool) -> None:
             raise UserError(
                 f"--{name.replace('_', '-')}={value!r}: expected lower-case letters, digits and dashes."
             )
+    if not re.fullmatch(r"[!-~]+", pool.image):
+        raise UserError(f"--image={pool.image!r}: expected an image's name, such as REGISTRY/qt_jax:tpu.")
+    check_distributed(runs, pool.slices * pool.hosts)
     cores = 1
     if pool.topology:
         tpus.check(pool.accelerator, pool.topology, pool.hosts, pool.chips)
         cores = tpus.KINDS[pool.accelerator].cores
-    elif not pool.accelerator.startswith("nvidia-"):
+    elif not re.fullmatch("nvidia-[a-z0-9-]+", pool.accelerator):
         raise UserError(
             f"--accelerator={pool.accelerator} without --topology: give a GPU such as nvidia-h100-80gb, or "
             "the topology of the TPU slice, such as 4x4."
@@ -105,7 +111,7 @@ def manifest(run: Run, pool: Pool) -> dict[str, Any]:
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": pool.grace_s,
         "serviceAccountName": pool.service_account,
-        "nodeSelector": selector | pods.labels(pool.node_selector),
+        "nodeSelector": selector | pods.labels(pool.node_selector, tuple(selector)),
         "containers": [container],
     }
     if pool.toleration:
@@ -144,7 +150,7 @@ def _each_other(run: Run, pool: Pool, name: str) -> list[str]:
     """Settings by which GPU hosts find each other, so that none asks the Kubernetes API, for which its
     account needs rights; TPU hosts know by variables that GKE sets. The first host has the name that JobSet
     gives it, each has its number from Kubernetes."""
-    if pool.topology or run.config.distributed.coordinator or run.config.distributed.num_processes:
+    if pool.topology or run.config.distributed.num_processes:  # which says that one host is alone
         return []
     if pool.hosts == 1:
         return ["--config.distributed.num_processes=1"]

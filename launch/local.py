@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TextIO
 
 from launch.runs import AGAIN, Run
-from qt_jax import storage
 from qt_jax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, UserError
 
 
@@ -51,7 +50,7 @@ class Launcher:
             child.terminate()
 
     def _one(self, run: Run) -> int:
-        directory = Path(storage.directory(run.workdir))
+        directory = run.logs
         directory.mkdir(parents=True, exist_ok=True)
         gpu = self._gpus.get()
         try:

@@ -3,6 +3,7 @@ fields."""
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from qt_jax.errors import UserError
 
 NAME = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 """Of an object of Kubernetes, as all of them may have it."""
+_BUCKET = "[a-z0-9][-a-z0-9_.]*"
 _OBJECT = "[a-z0-9]([-.a-z0-9]*[a-z0-9])?"
 _LASTING = ("pvc", "nfs")  # a bucket is reached as gs://, with all that a file system promises
 _EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
@@ -24,6 +26,8 @@ def literal(text: str) -> str:
 def environment(env: Sequence[str], secrets: Sequence[str]) -> dict[str, Any]:
     """A container's `env` and `envFrom`."""
     fields: dict[str, Any] = {}
+    if "JOB_COMPLETION_INDEX" in _once("--env", [_variable(argument)[0] for argument in env]):
+        raise UserError("--env=JOB_COMPLETION_INDEX: Kubernetes sets it, for each pod its own; leave it out.")
     if env:
         fields["env"] = [{"name": name, "value": literal(value)} for name, value in map(_variable, env)]
     if secrets:
@@ -40,8 +44,15 @@ def _variable(argument: str) -> tuple[str, str]:
     return name, value
 
 
-def labels(selectors: Sequence[str]) -> dict[str, str]:
-    """{label: value} of nodes."""
+def _once(what: str, names: Sequence[str]) -> Sequence[str]:
+    """The names. Raises a UserError where one is given twice, of which Kubernetes would take the last."""
+    if twice := [name for number, name in enumerate(names) if name in names[:number]]:
+        raise UserError(f"{what} is given twice for {twice[0]}; give it once.")
+    return names
+
+
+def labels(selectors: Sequence[str], taken: Sequence[str] = ()) -> dict[str, str]:
+    """{label: value} of nodes. taken: labels that have a value already."""
     found = {}
     for argument in selectors:
         label, equals, value = argument.partition("=")
@@ -53,7 +64,12 @@ def labels(selectors: Sequence[str]) -> dict[str, str]:
             raise UserError(
                 f"--node-selector={argument}: expected LABEL=VALUE, such as cloud.google.com/gke-spot=true."
             )
+        if label in taken:
+            raise UserError(
+                f"--node-selector={argument}: --accelerator and --topology give it; leave it out."
+            )
         found[label] = value
+    _once("--node-selector", [argument.partition("=")[0] for argument in selectors])
     return found
 
 
@@ -79,22 +95,20 @@ def volumes(arguments: Sequence[str]) -> tuple[list[dict[str, Any]], list[dict[s
         kind, name, path = _volume(argument)
         sources.append({"name": f"volume-{number}"} | _source(argument, kind, name))
         mounts.append({"name": f"volume-{number}", "mountPath": path})
-    paths = [mount["mountPath"] for mount in mounts]
-    if twice := [path for path in paths if paths.count(path) > 1]:
-        raise UserError(f"--volume is given twice for {twice[0]}; give each a path of its own.")
+    _once("--volume", [mount["mountPath"] for mount in mounts])
     return sources, mounts
 
 
 def lasting(arguments: Sequence[str]) -> list[str]:
     """Paths of volumes that outlive a pod."""
-    return [path.rstrip("/") for kind, _, path in map(_volume, arguments) if kind in _LASTING]
+    return [path for kind, _, path in map(_volume, arguments) if kind in _LASTING]
 
 
 def _volume(argument: str) -> tuple[str, str, str]:
     match = re.fullmatch(r"(\w+)/([^:]+):(/[^:]+)", argument)
     if not match:
         raise UserError(f"--volume={argument}: expected KIND/NAME:/PATH, such as pvc/datasets:/data.")
-    return match[1], match[2], match[3]
+    return match[1], match[2], posixpath.normpath(match[3])
 
 
 def _source(argument: str, kind: str, name: str) -> dict[str, Any]:
@@ -105,7 +119,7 @@ def _source(argument: str, kind: str, name: str) -> dict[str, Any]:
         return {"secret": {"secretName": _object(given, name)}}
     if kind == "configmap":
         return {"configMap": {"name": _object(given, name)}}
-    if kind == "gcs":
+    if kind == "gcs" and re.fullmatch(_BUCKET, name):
         return {"csi": {"driver": "gcsfuse.csi.storage.gke.io", "volumeAttributes": {"bucketName": name}}}
     if kind == "nfs" and "/" in name:
         server, _, export = name.partition("/")

@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import math
+import os
 import re
 import shlex
+import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,15 +21,27 @@ from ml_collections import config_flags
 from qt_jax import storage
 from qt_jax.cli.settings import problem
 from qt_jax.errors import EXIT_HUNG, EXIT_PEER_LOST, EXIT_PREEMPTED, UserError
-from qt_jax.training import checkpoints, mesh
+from qt_jax.training import checkpoints, distributed, mesh
 from qt_jax.training.config import validate
 from qt_jax.training.continuing import refuse_to_continue
 
 AGAIN = (EXIT_PREEMPTED, EXIT_HUNG, EXIT_PEER_LOST, 134, 143)
 """Exit statuses after which the same command is started again; 134: JAX's own abort when process 0 is killed;
-143: SIGTERM came before the run could save."""
+143: SIGTERM came while Python itself started."""
 KILLED = (137,)
 """Of a process that was killed: where the whole machine is the scheduler's, its doing."""
+
+READ: set[str] = set()
+"""Files that this process opened while it loaded experiments."""
+_loading = threading.Event()
+
+
+def _hear(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "open" and _loading.is_set() and isinstance(arguments[0], str):
+        READ.add(arguments[0])
+
+
+sys.addaudithook(_hear)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +59,13 @@ class Run:
     @property
     def workdir(self) -> str:
         return self.config.workdir
+
+    @property
+    def logs(self) -> Path:
+        """Where launchers on this machine write: its directory, or for one in a bucket a folder of that name
+        in runs/logs."""
+        store, bucket, name = self.workdir.partition("://")
+        return Path("runs/logs" if bucket else "", name or store).expanduser().resolve()
 
     def commands(self, python: str = "python") -> list[list[str]]:
         """That start it, and that continue it wherever it was stopped."""
@@ -79,6 +101,20 @@ def check_devices(runs: Sequence[Run], devices: int, slices: int = 1) -> None:
             mesh.axis_across(run.config.mesh, devices, slices)
         except UserError as error:
             raise UserError(f"{run.name} on {devices} devices: {error}") from None
+
+
+def check_distributed(runs: Sequence[Run], hosts: int) -> None:
+    """Raises a UserError for a run whose processes are told who they are, as only the launcher can tell each;
+    one host may be told that it is alone."""
+    for run in runs:
+        given = run.config.distributed
+        for key, default in (("coordinator", ""), ("num_processes", 0), ("process_id", -1)):
+            alone = hosts == 1 and not given.coordinator and given.num_processes == 1
+            if given[key] != default and not alone:
+                raise UserError(
+                    f"{run.name}: config.distributed.{key} is {given[key]!r} for every host; leave it out, "
+                    "the hosts find each other by themselves."
+                )
 
 
 def single(experiment: str, settings: Sequence[str], evaluate: bool = False) -> Run:
@@ -140,24 +176,36 @@ def resolve(experiment: str, settings: Sequence[str]) -> ml_collections.ConfigDi
     Raises:
         UserError: if there is no such file, setting or value.
     """
+    file = experiment.partition(":")[0]
+    if not os.path.isfile(file):
+        raise UserError(
+            f"There is no experiment {file} in {Path.cwd()}; launch from the folder that its name starts "
+            "from, the repository's root as a rule."
+        )
     given, values = ["launch", f"--config={experiment}", *settings], flags.FlagValues()
+    _loading.set()
     try:
         config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=given)
         values(given)
         config = values.config
         validate(config, math.prod(max(config.mesh[axis], 1) for axis in mesh.AXES))
+        distributed.check(config.distributed)
     except UserError:
         raise
     except Exception as error:  # whatever a config file or a value raised
         told = problem(error, given)
         raise UserError(f"{experiment} with {shlex.join(settings) or 'its own settings'}: {told}") from error
+    finally:
+        _loading.clear()
     return config
 
 
 def _load(path: str) -> Any:
     spec = importlib.util.spec_from_file_location("sweep", path)
     if spec is None or not Path(path).exists():
-        raise UserError(f"There is no sweep {path}; give a file such as experiments/sweeps/alpha.py.")
+        raise UserError(
+            f"There is no sweep {path} in {Path.cwd()}; give a file such as experiments/sweeps/alpha.py."
+        )
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

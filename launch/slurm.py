@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launch import templates
-from launch.runs import AGAIN, KILLED, Run
+from launch.runs import AGAIN, KILLED, Run, check_distributed
 from qt_jax.errors import UserError
 
 
@@ -29,9 +29,10 @@ class Cluster:
 
 
 _SET = re.compile(
-    "--(job-name|comment|nodes|ntasks-per-node|no-requeue|open-mode|signal|output|array)(=.*)?|-[JNoa].*"
+    "--(job-name|comment|nodes|ntasks|ntasks-per-node|no-requeue|open-mode|signal|output|array)(=.*)?"
+    "|-[JNnoa].*"
 )
-"""Options that the script has of its own, after the user's."""
+"""Options that the script has of its own, after the user's; --ntasks would start more than a task a node."""
 
 
 def script(runs: Sequence[Run], name: str, directory: str, cluster: Cluster) -> str:
@@ -56,16 +57,17 @@ def _check(runs: Sequence[Run], name: str, directory: str, cluster: Cluster) -> 
             f"--evaluate with --nodes={cluster.nodes}: rollouts are one process's; train first, then "
             "evaluate with --nodes=1."
         )
+    check_distributed(runs, cluster.nodes)
     for option in cluster.option:
         if not option.startswith("-"):
             raise UserError(
                 f"--option={option} is no option of sbatch; give it with its dashes, such as "
                 f"--option=--{option}."
             )
-        if _SET.fullmatch(option):
+        if lost := [word for word in option.split() if _SET.fullmatch(word)]:
             raise UserError(
-                f"--option={option} would be lost: the script sets it, from --nodes, --notice-s, --at-once "
-                "and the work directory."
+                f"--option={option} would be lost or break the script, which sets {lost[0]} itself: one task "
+                "a node, and the rest from --nodes, --notice-s, --at-once and the work directory."
             )
     options = [("--option", option) for option in cluster.option]
     for what, value in [("config.workdir", directory), ("--sweep", name), *options]:

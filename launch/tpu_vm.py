@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launch import templates, tpus
-from launch.runs import AGAIN, KILLED, Run, check_devices
+from launch.runs import AGAIN, KILLED, Run, check_devices, check_distributed
 from qt_jax.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, UserError
 
 INSTALL = " && ".join((
@@ -56,9 +56,11 @@ def script(runs: Sequence[Run], commit: str, slice_: Slice) -> str:
         )
     for argument in ("zone", "accelerator", "version", "project"):
         value = getattr(slice_, argument)
-        if value and not re.fullmatch("[A-Za-z0-9][A-Za-z0-9.:_-]*", value):
+        if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9.:_-]*", value) and (value or argument != "project"):
             raise UserError(f"--{argument}={value!r}: expected letters, digits, dots and dashes.")
-    if devices := tpus.devices_of_type(slice_.accelerator):
+    devices = tpus.devices_of_type(slice_.accelerator)
+    check_distributed(runs, hosts=1 if devices is None or devices <= 8 else 2)  # or more
+    if devices is not None:
         check_devices(runs, devices)
     create = [
         f"--accelerator-type={slice_.accelerator}",

@@ -74,6 +74,20 @@ def _is_cuboid(topology: str) -> bool:
 
 def devices_of_type(accelerator: str) -> int | None:
     """Devices of an accelerator type of Cloud TPU, which counts cores or chips: `v4-16` has 8, `v5litepod-16`
-    16; None if unknown."""
+    16; None if unknown.
+
+    Raises:
+        UserError: for a number that no slice of that type has.
+    """
     match = re.fullmatch(r"(v2|v3|v4|v5p|v5litepod|v6e)-(\d+)", accelerator)
-    return match and int(match[2]) // (2 if match[1] in ("v4", "v5p") else 1)
+    if match is None:
+        return None
+    number = int(match[2])
+    if match[1] in ("v5litepod", "v6e"):
+        sizes = [math.prod(map(int, shape.split("x"))) for shape in _FLAT]
+        exists, expected = number in sizes, f"one of {', '.join(map(str, sizes))} chips"
+    else:
+        exists, expected = number > 0 and number % 8 == 0, "a multiple of 8 cores"
+    if not exists:
+        raise UserError(f"--accelerator={accelerator}: expected {expected} after {match[1]}-.")
+    return number // (2 if match[1] in ("v4", "v5p") else 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import uuid
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from etils import epath
 from qt_jax import faults
 from qt_jax.errors import UserError
 
+logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # which writes pages of what it raises, too
 os.environ.setdefault("EPATH_USE_TF", "false")  # else epath imports TensorFlow, where it is installed, to reach a bucket
 
 

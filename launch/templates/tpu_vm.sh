@@ -25,6 +25,9 @@ on_all() { "${tpu[@]}" ssh {{ name|quote }} "${where[@]}" --worker=all --command
 ask() {
   "${tpu[@]}" "$1" {{ name|quote }} "${where[@]}" "${@:2}" --quiet \
     < /dev/null > "$tmp/answer" 2> "$tmp/all" && return
+  case $? in
+    126|127) leave {{ bad_input }} "gcloud cannot be run: $(tr -s '[:space:]' ' ' < "$tmp/all")" ;;
+  esac
   sed -n '/^ERROR/,$p' "$tmp/all" > "$tmp/said"
   [ -s "$tmp/said" ] || cp "$tmp/all" "$tmp/said"
   sed -i 's/This command is authenticated as.*//' "$tmp/said"
@@ -39,13 +42,16 @@ matches() { grep -Eiq "$1" "$tmp/said"; }
 # No login, project, right or billing, an API that is off, no quota, no gcloud, an argument that is none.
 never='active account selected|no active account|auth login|reauth|invalid_grant|credentials'
 never+='|unauthenticated|unauthorized'
-never+='|required property|project property|set project|consumer_invalid'
+never+='|required property|project property|set project|find attribute|consumer_invalid'
 never+='|\b(project|zone|location|accelerator( type)?|version):? [^ ]+ '
 never+='((was|is|does|could) )?(not|n.t) (be )?(exist|found)'
 never+='|permission.?denied|not have (the )?[a-z. ]*permission|permission.*denied|forbidden|billing'
+never+='|not have access|required .*permission'
 never+='|service_disabled|has not been used|api.*(not enabled|disabled)'
 never+='|limit(.?value)?[^a-z0-9]*(of |is )?[^a-z0-9]*0(\.0+)?(\.?[^0-9.]|\.?$)'
-never+='|failed to load|must have python|command not found'
+never+='|failed to load|must have python|command not found|command group installed'
+never+='|gcloud crashed .(import|modulenotfound|syntax)error'
+never+='|constraint .*violated|project has been deleted|\[[^]]*\] does not exist'
 never+='|invalid.?argument|invalid (value|choice)|unrecognized argument|argument --|not a valid'
 never+='|must be specified|unknown (zone|location|accelerator)'
 # Of these gcloud says that one should log in again, too.
@@ -118,7 +124,7 @@ for command in "${commands[@]}"; do
   for ((start = 0; ; start++)); do
     prepare
     # A maintenance event or the end of a Spot slice reaches each host as SIGTERM: the run saves and leaves
-    # with 75, or with 143 where it had nothing to save yet.
+    # with 75, or with 143 where Python itself was starting.
     # The lock: where the connection alone was lost, the run before is still under way.
     on_all "cd qt_jax_code && QT_JAX_COMMIT={{ commit }} \
 flock --timeout 600 /tmp/qt_jax.lock bash -c $(printf %q "$command")"
@@ -126,7 +132,7 @@ flock --timeout 600 /tmp/qt_jax.lock bash -c $(printf %q "$command")"
     case $status in
       0) break ;;
       {{ again|join('|') }}|255) ;;  # 255: the connection was lost
-      *) exit $status ;;
+      *) leave "$status" "the run ended with status $status; the slice {{ name }} is still there" ;;
     esac
     [ "$start" -lt {{ restarts }} ] ||
       leave "$status" "status $status after $start restarts (--restarts={{ restarts }})"

@@ -76,7 +76,10 @@ def figures(config: Any, devices: list[Any]) -> dict[str, Any]:
     network = Network.create(config.model, *tables.interface(chosen, config.data.image_size), text.DIM)
     compiled = program.build(config, network, mesh.make_mesh(config.mesh, devices))
     exchanges = hlo.collectives(compiled.step.as_text())
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    across = mesh.AXES[mesh.axis_across(config.mesh, len(devices), slices)]
     values = {
+        "across": f"; {across} crosses the {slices} slices" if slices > 1 else "",
         "agent": config.agent.name,
         "parameters": parameter_count(compiled.state.params),
         "batch": (config.data.batch_size, config.data.segment_length),
@@ -140,7 +143,7 @@ def report(values: dict[str, Any]) -> str:
     shape = " x ".join(f"{axis} {size}" for axis, size in values["mesh"].items())
     lines = [
         f"{values['agent']}, {values['parameters']:,} parameters, batch {batch} segments of {length} on "
-        f"{math.prod(values['mesh'].values())} x {kind}: {shape}",
+        f"{math.prod(values['mesh'].values())} x {kind}: {shape}{values['across']}",
         "memory on each device (compiled):",
         program.memory_table(parts).rstrip(),
         "sent by each step (compiled; bytes of the arrays that a device's group gathers or reduces):",
@@ -157,6 +160,8 @@ def report(values: dict[str, Any]) -> str:
         slowest, held = max(compute, memory), parts["total"] / values["device_memory"]
         lines += [
             f"fits {kind}: {'yes' if held <= 1 else 'NO'}, {held:.1%} of its {values['device_memory'] / 2**30:.0f} GiB",
+            f"communication's model (assumed, not measured): {communication.MODEL}"
+            + communication.MODEL_BETWEEN * bool(values["across"]),
             f"step time (modelled from published peaks): compute {compute:.3g} ms, memory {memory:.3g} ms{once}, communication "
             f"{wire:.3g} ms{far}; between {max(slowest, wire):.3g} ms (all overlapped) and "
             f"{slowest + wire:.3g} ms (none)",

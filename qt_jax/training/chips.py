@@ -1,6 +1,7 @@
 """Published peak figures of accelerators, and the measured matmul peak where there are none.
 
-TPU: cloud.google.com/tpu/docs (v4, v5e, v5p, v6e system architecture; v4's network is taken for v5p's). GPU:
+TPU: docs.cloud.google.com/tpu/docs, pages v4, v5e, v5p and v6e. Their networks: v5p 50 Gbit/s a chip; v5e 6.4
+Tbit/s a pod of 256; v6e 4 x 200 Gbit/s a host of 8; of v4 the page says nothing, and v5p's is assumed. GPU:
 NVIDIA's data sheets (dense, SXM; the network of its DGX). Peaks are bf16.
 """
 
@@ -31,7 +32,7 @@ CHIPS = {
     "TPU v4": Chip(275e12, 32 * 2**30, 1228e9, 300e9, 6.25e9),
     "TPU v5 lite": Chip(197e12, 16 * 2**30, 819e9, 200e9, 3.125e9),
     "TPU v5": Chip(459e12, 95 * 2**30, 2765e9, 600e9, 6.25e9),
-    "TPU v6 lite": Chip(918e12, 32 * 2**30, 1640e9, 448e9, 12.5e9),
+    "TPU v6 lite": Chip(918e12, 32 * 2**30, 1640e9, 400e9, 12.5e9),
     "NVIDIA A100": Chip(312e12, 80 * 2**30, 2039e9, 300e9, 25e9),
     "NVIDIA H100": Chip(989e12, 80 * 2**30, 3350e9, 450e9, 50e9),
     "NVIDIA H200": Chip(989e12, 141 * 2**30, 4800e9, 450e9, 50e9),

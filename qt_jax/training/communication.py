@@ -14,6 +14,14 @@ HOP_S = 1e-6
 """From a chip to its neighbour; assumed."""
 NETWORK_S = 50e-6
 """From a host to one of another slice; assumed."""
+MODEL = (
+    "of n chips each sends (n - 1) / n of an array, twice to reduce it for all, over the links along its "
+    f"group's axes, and {HOP_S * 1e6:g} us a hop"
+)
+MODEL_BETWEEN = (
+    "; between slices its part over its share of the host's network, and "
+    f"{NETWORK_S * 1e6:g} us a message"
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -146,7 +146,7 @@ def validate(config: Any, devices: int) -> None:
     require(config.dt_ref > 0, "dt_ref", "a positive number of seconds")
     require(0 <= config.model.dropout < 1, "model.dropout", "a number in [0, 1)")
     data, fsdp, _ = mesh.axis_sizes(config.mesh, devices)
-    parts = data * fsdp * config.train.accumulation
+    parts = data * fsdp * max(1, config.train.accumulation)
     require(config.data.batch_size > 0 and config.data.batch_size % parts == 0, "data.batch_size",
             f"a multiple of {parts} = mesh.data {data} x mesh.fsdp {fsdp} x train.accumulation {config.train.accumulation}")  # fmt: skip
     ranges = {

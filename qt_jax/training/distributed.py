@@ -34,13 +34,8 @@ class Cluster:
     process_id: int
 
 
-def find(settings: Any) -> Cluster | None:
-    """The cluster that `config.distributed` or the environment describes; None for a single process.
-
-    Raises:
-        UserError: if the settings are incomplete, or an environment of many processes does not tell which
-        they are.
-    """
+def check(settings: Any) -> None:
+    """Raises a UserError if `config.distributed` has half of what describes a cluster."""
     given = (
         f"config.distributed has coordinator={settings.coordinator!r}, "
         f"num_processes={settings.num_processes}, process_id={settings.process_id}"
@@ -50,14 +45,25 @@ def find(settings: Any) -> Cluster | None:
         in_range = port.isdecimal() and 0 < int(port) < 2**16
         if not (in_range and 0 <= settings.process_id < settings.num_processes):
             raise UserError(f"{given}; give host:port, the number of processes and this one's number from 0.")
-        return Cluster(settings.coordinator, settings.num_processes, settings.process_id)
-    if settings.num_processes == 1 and settings.process_id in (-1, 0):
-        return None  # whatever the environment has beside it
-    if (settings.num_processes, settings.process_id) != (0, -1):
+    elif (settings.num_processes, settings.process_id) not in ((0, -1), (1, -1), (1, 0)):
         raise UserError(
             f"{given}; give coordinator=host:port with them, none of the three to have them found, or "
             "num_processes=1 for a process alone."
         )
+
+
+def find(settings: Any) -> Cluster | None:
+    """The cluster that `config.distributed` or the environment describes; None for a single process.
+
+    Raises:
+        UserError: if the settings are incomplete, or an environment of many processes does not tell which
+        they are.
+    """
+    check(settings)
+    if settings.coordinator:
+        return Cluster(settings.coordinator, settings.num_processes, settings.process_id)
+    if settings.num_processes == 1:
+        return None  # whatever the environment has beside it
     try:
         return _found(settings.start_timeout_s)
     except Exception as error:  # whatever a metadata server, the Kubernetes API or their libraries raise

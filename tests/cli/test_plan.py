@@ -66,7 +66,9 @@ def test_what_is_sent_is_told_by_kind_and_what_crosses_slices_apart():
     values = dict(agent="bc", parameters=1, batch=(8, 5), mesh={"data": 16}, scanned=False, flops=1e9)
     values |= dict(sent=sent, device="TPU v5 lite", device_memory=2**34, memory={"total": 2**30})
     values |= dict(compute_s=2e-3, memory_s=3e-3, wire_s=1e-3, between_s=4e-4)
-    text = plan_door.report(values)
+    assert "between slices" not in plan_door.report(values | {"across": "", "sent": {}, "between_s": 0})
+    text = plan_door.report(values | {"across": "; data crosses the 2 slices"})
+    assert "data 16; data crosses the 2 slices" in text and "1 us a hop; between slices" in text
     assert "all-reduce between slices" in text and "1.0 MiB in 4 exchanges, over 8 slices" in text
     assert "communication 1 ms (of it 0.4 ms between slices); between 3 ms (all overlapped) and 4 ms" in text
     assert "efficiency (modelled, no overlap): 75%" in text
@@ -128,6 +130,7 @@ def test_several_slices_send_gradients_between_them_and_weights_within():
         plan("--topology=v5e:2x2", f"--slices={slices}", "--config.mesh.fsdp=4", f"--config.data.batch_size={32 * slices}").stdout
         for slices in (1, 2)
     )
-    assert "data 2 x fsdp 4 x tensor 1" in two and "ms between slices)" in two and "between slices" not in one
+    assert "data 2 x fsdp 4 x tensor 1; data crosses the 2 slices" in two
+    assert "ms between slices)" in two and "between slices" not in one
     assert mebibytes(two, "all-reduce between slices") > 0
     assert mebibytes(two, "all-gather") == pytest.approx(mebibytes(one, "all-gather"), rel=0.1)

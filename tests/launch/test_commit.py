@@ -9,7 +9,9 @@ import pytest
 
 from launch import commit
 from launch.__main__ import main
+from launch.runs import resolve
 from qt_jax.errors import UserError
+from tests.conftest import ROOT
 from tests.launch.test_launch import BUCKET, DRY
 
 FILES = (
@@ -73,6 +75,43 @@ def test_what_the_runs_use_must_be_in_the_commit(repository):
     assert commit.listed(found).endswith(
         "and 4 more files"
     ) and "free.py is not in the commit HEAD; " in commit.listed(found)
+
+
+def test_what_an_experiment_reads_while_it_is_loaded_must_be_in_the_commit(repository, monkeypatch):
+    base = (ROOT / "tests/tiny.py").read_text()
+    (repository / "mine/sizes.json").write_text("{}")
+    (repository / "mine/tiny.py").write_text(f"open('mine/sizes.json').close()\n{base}")
+    monkeypatch.setattr("launch.runs.READ", read := set())
+    monkeypatch.setattr(commit, "READ", read)
+    resolve("mine/tiny.py", [])
+    open("notes.md").close()  # not while it was loaded
+    assert differing()["mine/sizes.json"] == "is not in the commit HEAD" and "notes.md" not in read
+
+
+def test_a_link_is_followed_and_hidden_files_are_nobodys(repository):
+    (repository / "link.py").symlink_to("mine/tables.py")
+    (repository / "qt_jax/.a.py.swp").write_text("x")
+    subprocess.run(["git", "add", "link.py"], check=True)
+    subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "l"], check=True)
+    assert not differing("link.py")
+    (repository / "mine/tables.py").write_text("other")
+    assert differing("link.py") == {"mine/tables.py": "differs from the commit HEAD"}
+
+
+def test_a_folder_below_the_root_is_refused(repository, monkeypatch):
+    monkeypatch.chdir(repository / "mine")
+    with pytest.raises(UserError, match=f"This is mine/ of the repository {repository}; launch from its"):
+        commit.head()
+
+
+def test_a_name_that_the_slice_cannot_have_is_told_apart(repository, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "tables.py"
+    elsewhere.write_text("x")
+    found = differing(f"{repository}/mine/tables.py", str(elsewhere))
+    assert found == {
+        f"{repository}/mine/tables.py": "has another name on the slice: name it from here",
+        str(elsewhere): "is not below this folder",
+    }
 
 
 def test_a_folder_without_a_commit_is_one_line(tmp_path, monkeypatch):

@@ -66,6 +66,15 @@ def test_slices_that_there_are_not(accelerator, topology, hosts, chips, told):
     ((*GPUS, "--hosts=3"), "on 24 devices: .*expected a multiple of 24"),
     ((*GPUS, "--slices=2"), "several slices are TPUs'"),
     ((*TPUS, "--topology="), "without --topology: give a GPU such as nvidia-h100-80gb"),
+    ((*GPUS, "--accelerator=nvidia-h100 x"), "give a GPU such as nvidia-h100-80gb"),
+    ((*GPUS, "--config.distributed.num_processes=1"), "num_processes is 1 for every host"),
+    ((*TPUS, "--image="), "--image='': expected an image's name"),
+    ((*TPUS, "--node-selector=cloud.google.com/gke-tpu-topology=2x2"), "--accelerator and --topology give"),
+    ((*TPUS, "--node-selector=a=b", "--node-selector=a=c"), "--node-selector is given twice for a;"),
+    ((*TPUS, "--env=A=b", "--env=A=c"), "--env is given twice for A;"),
+    ((*TPUS, "--env=JOB_COMPLETION_INDEX=0"), "Kubernetes sets it"),
+    ((*TPUS, "--volume=pvc/a:/data", "--config.workdir=/data/../run"), "give a bucket"),
+    ((*TPUS, "--volume=pvc/a:/data", "--config.workdir=/database/run"), "give a bucket"),
     ((*TPUS, "--namespace=My Lab"), "--namespace='My Lab'"),
     ((*TPUS, "--volume=memory/8Gi:/data", "--config.workdir=/data/run"), "give a bucket"),
 ])  # fmt: skip
@@ -114,8 +123,8 @@ def test_gpu_hosts_find_each_other_without_asking_kubernetes(capsys, monkeypatch
     assert found == (None if hosts == 1 else distributed.Cluster(f"{name}-hosts-0-0.{name}:8476", 2, 1))
 
 
-def test_hosts_that_were_given_stay_as_they_were_given(capsys):
-    *_, container = job(capsys, *GPUS, *BUCKET, "--config.distributed.num_processes=1")
+def test_a_host_that_was_told_that_it_is_alone_is_told_once(capsys):
+    *_, container = job(capsys, *GPUS, "--hosts=1", *BUCKET, "--config.distributed.num_processes=1")
     assert sum("distributed" in argument for argument in container["command"]) == 1
 
 
@@ -180,7 +189,7 @@ def test_volumes_secrets_and_nodes(capsys):
 @pytest.mark.parametrize("given", [
     "--env=A", "--env=1A=b", "--env=A B=c", "--secret=My_Secret", "--volume=/data", "--volume=disk/x:/data",
     "--volume=pvc/x:data", "--volume=pvc/A_B:/data", "--volume=nfs/server:/data",
-    "--volume=memory/lots:/data", "--node-selector=spot", "--toleration=a:Never",
+    "--volume=memory/lots:/data", "--volume=gcs/a/b:/data", "--node-selector=spot", "--toleration=a:Never",
 ])  # fmt: skip
 def test_what_kubernetes_would_not_take_is_one_line(given):
     with pytest.raises(
@@ -191,7 +200,7 @@ def test_what_kubernetes_would_not_take_is_one_line(given):
 
 def test_no_two_volumes_at_one_path():
     with pytest.raises(UserError, match="--volume is given twice for /data"):
-        main(["gke", *GPUS, *BUCKET, "--volume=pvc/a:/data", "--volume=pvc/b:/data"])
+        main(["gke", *GPUS, *BUCKET, "--volume=pvc/a:/data", "--volume=pvc/b:/data/"])
 
 
 def test_no_two_jobsets_have_the_same_name(tmp_path, capsys):

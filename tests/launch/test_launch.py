@@ -16,7 +16,8 @@ import yaml
 
 from launch import local, results
 from launch.__main__ import main
-from launch.runs import name_of, resolve, single, sweep
+from launch.arguments import EPILOG, parser
+from launch.runs import AGAIN, KILLED, name_of, resolve, single, sweep
 from qt_jax.errors import UserError
 from tests.conftest import ROOT, door
 
@@ -135,12 +136,8 @@ def test_collect_takes_the_success_of_rollouts_and_leaves_room_for_what_is_missi
 
 @pytest.mark.parametrize("where", DRY)
 def test_every_launcher_names_the_same_command_and_starts_again(where, capsys):
-    """slurm writes its log where the run is, so its run is on a disk."""
-    given = LOCAL_SLURM if where == "slurm" else BUCKET
-    text, command = (
-        rendered(where, capsys, *given),
-        shlex.join(single(given[0].partition("=")[2], given[1:]).commands()[0]),
-    )
+    text = rendered(where, capsys, *BUCKET)
+    command = shlex.join(single(BUCKET[0].partition("=")[2], BUCKET[1:]).commands()[0])
     if where == "gke":
         (jobset,) = yaml.safe_load_all(text)
         job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
@@ -196,7 +193,17 @@ def test_slurm_makes_an_array_of_a_sweep(capsys):
     (("tpu-vm", *DRY["tpu-vm"], "--wait-s=-1", *BUCKET), "--wait-s: '-1', expected"),
     ((*SLURM, "--config.workdir=/tmp/a\ntouch b #"), "config.workdir is '/tmp/a.ntouch b #'"),
     ((*SLURM, "--config.workdir=/tmp/a\\b"), "without a backslash"),
-    ((*SLURM, "--option=--output=log"), "--option=--output=log would be lost"),
+    ((*SLURM, "--option=--time=1 --array=0-3"), "sets --array=0-3 itself"),
+    ((*SLURM, "--option=--nodes 4"), "sets --nodes itself"),
+    ((*SLURM, "--option=-n8"), "sets -n8 itself"),
+    ((*SLURM, "--config.distributed.num_processes=-2"), "num_processes=-2.*num_processes=1 for"),
+    ((*SLURM, "--nodes=2", "--config.distributed.num_processes=1"), "num_processes is 1 for every host"),
+    ((*SLURM, "--config.distributed.coordinator=a:1", "--config.distributed.num_processes=2",
+      "--config.distributed.process_id=0"), "coordinator is 'a:1' for every host; leave it out"),
+    ((*SLURM, "--config.train.accumulation=0"), "train.accumulation is 0, expected a positive number"),
+    ((*SLURM, "--config=tests/none.py:x"), f"There is no experiment tests/none.py in {ROOT}; launch from"),
+    (("collect", "--sweep=tests/none.py"), f"There is no sweep tests/none.py in {ROOT}"),
+    ((*SLURM, "--option=--output=log"), "--option=--output=log would be lost or break the script"),
     ((*SLURM, "--option=-N4"), "--option=-N4 would be lost"),
     ((*SLURM, "--option=--time=1\nrm x"), "no line of the script can hold it"),
     (("collect", f"--sweep={SWEEP}", "--config.workdir=/tmp/qt_jax_none"), "none has any metrics"),
@@ -204,6 +211,35 @@ def test_slurm_makes_an_array_of_a_sweep(capsys):
 def test_bad_input_is_one_line(arguments, told):
     with pytest.raises(UserError, match=told):
         main(arguments)
+
+
+def test_a_run_in_a_bucket_logs_here_below_runs(capsys, tmp_path, monkeypatch):
+    """And a dry run does not ask the bucket, which is not to be reached."""
+    text = rendered("slurm", capsys, *BUCKET, "--nodes=1")
+    assert f'#SBATCH --output="{ROOT}/runs/logs/lab/runs/tiny/slurm-%j.log"\n' in text
+    text = rendered("slurm", capsys, f"--sweep={SWEEP}", "--config.workdir=gs://lab/sweep")
+    assert f'#SBATCH --output="{ROOT}/runs/logs/lab/sweep/slurm-%A_%a.log"\n' in text
+    main(["local", *BUCKET, "--dry-run"])
+    monkeypatch.chdir(tmp_path)
+    assert single(str(ROOT / "tests/tiny.py"), ["--config.workdir=a/b"]).logs == tmp_path / "a/b"
+
+
+def test_the_table_of_statuses_is_what_launchers_go_by():
+    """docs/cluster.md: those that ask for a start again, and no others."""
+    table = re.findall(r"^\| ([\d, ]+) \|.*\| (.*) \|$", (ROOT / "docs/cluster.md").read_text(), re.M)
+    again = [int(status) for row, do in table if "again" in do for status in row.split(", ")]
+    assert sorted(again) == sorted(AGAIN + KILLED)
+    assert {int(status) for row, _ in table for status in row.split(", ")} > {0, 1, 2, 130}
+
+
+def test_help_has_a_line_for_each_argument_and_its_examples_are_read(capsys):
+    for where in ("", "local", "slurm", "tpu-vm", "gke", "collect"):
+        with pytest.raises(SystemExit):
+            main([where, "--help"] if where else ["--help"])
+        told = capsys.readouterr().out
+        assert not re.findall(r"^  --[\w-]+( [A-Z_]+)?$(?!\n {10})", told, re.M)
+    for example in re.findall("^  python -m launch (.*)$", EPILOG, re.M):
+        parser("").parse_args(example.split())
 
 
 def test_slurm_reads_every_value_as_it_was_given(capsys, tmp_path):
@@ -239,7 +275,7 @@ def test_a_run_that_is_told_to_stop_before_it_could_save_starts_again(tmp_path, 
     )
     run = types.SimpleNamespace(
         name="run",
-        workdir=str(tmp_path / "run"),
+        logs=tmp_path / "run",
         finished=lambda: False,
         step=lambda: 0,
         commands=lambda python: [[python, "-c", script]],

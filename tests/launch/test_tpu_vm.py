@@ -112,6 +112,13 @@ FOR_GOOD = (
     "RESOURCE_EXHAUSTED: Quota 'TPUS' has been exceeded. Limit: 0 in zone us-west4-a.",
     "Quota 'TPUS' exceeded, quota_limit_value: '0'",
     "Quota 'TPUS' exceeded. Limit: 0.0",
+    "Failed to find attribute [project]. The attribute can be set in the following ways:",
+    "You do not currently have this command group installed. Using it requires the components: [alpha]",
+    "gcloud crashed (ModuleNotFoundError): No module named 'imp'",
+    "(gcloud) Required 'tpu.nodes.create' permission for 'projects/lab'",
+    "(gcloud) The user does not have access to service account 'x@lab.iam.gserviceaccount.com'",
+    "(gcloud) FAILED_PRECONDITION: Constraint constraints/gcp.resourceLocations violated for projects/lab",
+    "(gcloud.config) The configuration [lab] does not exist.",
 )
 FOR_NOW = (
     "There is no more capacity in the zone; you can try in another zone where Cloud TPU Nodes are offered",
@@ -121,6 +128,7 @@ FOR_NOW = (
     "NOT_FOUND: Resource 'projects/lab/locations/us-west4-a/nodes/qt' was not found",
     "ALREADY_EXISTS: Resource 'projects/lab/locations/us-west4-a/nodes/qt' already exists",
     "Internal error encountered.",
+    "gcloud crashed (RemoteDisconnected): Remote end closed connection without response",
 )
 
 
@@ -158,6 +166,13 @@ def test_no_gcloud_is_one_line(tmp_path, capsys):
         and done.stderr.count("\n") == 1
         and "no gcloud here" in done.stderr
     )
+
+
+def test_a_gcloud_that_cannot_be_run_is_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("tests.launch.test_tpu_vm.GCLOUD", "#!/usr/bin/env no-such-python\n")
+    (tmp_path / "calls").touch()
+    status, told, _, slept = run(tmp_path, capsys)
+    assert (status, len(told), slept) == (EXIT_USER_ERROR, 1, []) and "no-such-python" in told[0]
 
 
 def test_other_failures_are_counted(tmp_path, capsys):
@@ -218,6 +233,10 @@ def test_every_value_reaches_the_training_as_it_was_given(tmp_path, capsys):
     (("--accelerator=v4-16", "--config.mesh.fsdp=16"), "on 8 devices: .*together 16 on 8 devices"),
     (("--accelerator=v5litepod-32",), "on 32 devices: .*batch_size is 16, expected a multiple of 32"),
     (("--config.workdir=runs/x",), "give a bucket"),
+    (("--zone=",), "--zone=''"),
+    (("--accelerator=v5litepod-0",), "--accelerator=v5litepod-0: expected one of 1, 4, 8, 16, .* chips"),
+    (("--accelerator=v4-7",), "expected a multiple of 8 cores"),
+    (("--config.distributed.num_processes=1",), "num_processes is 1 for every host"),
 ])  # fmt: skip
 def test_what_cannot_work_is_refused(given, told):
     with pytest.raises(UserError, match=told):
