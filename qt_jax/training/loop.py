@@ -52,6 +52,8 @@ def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
         # Before the compilation, which may take minutes: all that can be refused.
         changes = checkpoints.check_same_run(config.workdir, assets)
         checkpointer = _closed(closing, checkpoints.Checkpointer(config.workdir, config.train))
+        if config.train.init_from and checkpointer.latest_step is None:
+            checkpoints.check_origin(config.train.init_from, network)
         born = metrics.first_start(config.workdir)
         provenance.record(config, changes)
         tracker = tracking.Tracker(config, born) if config.train.wandb and jax.process_index() == 0 else None

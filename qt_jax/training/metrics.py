@@ -38,10 +38,11 @@ class MetricWriter:
         if jax.process_index():
             return
         self._path = storage.directory(workdir) / "metrics.jsonl"
-        before = storage.json_lines(self._path)
-        self._kept = [json.dumps(record) + "\n" for record in before if record.get("step", math.inf) <= step]
         self._unwritten, self._written_at = 0, time.monotonic()
         with storage.writing(self._path):
+            before = storage.json_lines(self._path)
+            kept = [record for record in before if record.get("step", math.inf) <= step]
+            self._kept = [json.dumps(record) + "\n" for record in kept]
             if self._path.exists():
                 storage.replace_text(self._path, "".join(self._kept))
             self._board = SummaryWriter(f"{workdir}/tensorboard", purge_step=step + 1 if before else None)
@@ -152,9 +153,9 @@ def check_finite(step: int, values: dict[str, float]) -> None:
         if not math.isfinite(value):
             raise UserError(
                 f"Step {step}: {name} is {value}; training stopped and this state is not saved. Lower "
-                "config.optimizer.learning_rate and start again: the run goes on from its last checkpoint, "
-                "with the optimiser, "
-                "target network and position in the data that it has. Or look at the data of this step."
+                "config.optimizer.learning_rate and start again: the run goes on from its last checkpoint "
+                "(from the beginning if it has none), with the optimiser, target network and position in the "
+                "data that it has. Or look at the data of this step."
             )
 
 
