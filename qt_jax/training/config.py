@@ -108,7 +108,8 @@ def validate(config: Any, devices: int) -> None:
     require(0 <= config.seed < 2**32, "seed", "a whole number from 0 to 2**32 - 1")
     require(0 < config.discount <= 1, "discount", "a number in (0, 1]")
     span = config.value_range
-    require(not span or (len(span) == 2 and -math.inf < span[0] < span[1] < math.inf), "value_range", "(least, greatest) attainable return, or ()")
+    finite = not span or (len(span) == 2 and -math.inf < span[0] < span[1] < math.inf)
+    require(finite, "value_range", "(least, greatest) attainable return, or ()")
     for key, known in model.CHOICES.items():
         require(config.model[key] in known, f"model.{key}", f"one of {known}")
     for key in ("window", "layers", "width", "heads", "mlp_ratio", "image_size", "image_tokens", "atoms"):
