@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -172,8 +173,15 @@ def _resumed(step: int, config: Any, changes: dict[str, tuple[Any, Any]]) -> str
 
 
 def _use_compilation_cache(path: str) -> None:
-    if path:
-        jax.config.update("jax_compilation_cache_dir", str(epath.Path(path).expanduser()))
+    if not path:
+        return
+    folder = epath.Path(path).expanduser()
+    if "://" not in path and folder.is_dir():
+        for entry in Path(folder).glob("*-cache"):  # JAX writes none anew, and compiles again at each start
+            with contextlib.suppress(OSError):
+                if not entry.stat().st_size:
+                    entry.unlink()
+    jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def _tell(text: str) -> None:
