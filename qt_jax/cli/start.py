@@ -47,7 +47,7 @@ def run(door: str) -> None:
 
     leave = {signal.SIGINT: functools.partial(_leave, door, "interrupted", EXIT_INTERRUPTED)}
     if door == "train":  # until it has a step to save
-        told = "told to stop before the first step; the same command starts again"
+        told = "told to stop outside of the steps; the same command starts again or goes on"
         leave[signal.SIGTERM] = functools.partial(_leave, door, told, EXIT_PREEMPTED)
     if door == "serve":  # until it serves
         signal.signal(signal.SIGINT, lambda *_: leave[signal.SIGINT]())

@@ -115,7 +115,7 @@ def told(source: Source, config: Any) -> float:
         success = source.index.columns["success"][source.train]
         good = found[success] if success.any() else found
         return float(np.quantile(good, TOLD_QUANTILE, method="higher"))
-    margin = 1e-5 * max(1.0, abs(asked))  # float32 sums
+    margin = 1e-5 * max(1.0, np.abs(found).max())  # float32 sums
     if not found.min() - margin <= asked <= found.max() + margin:
         raise UserError(
             f"config.agent.target_return is {asked:g}; the episodes of {source.name} "

@@ -91,9 +91,13 @@ def steps_in(directory: epath.Path) -> list[int]:
 
 
 def list_steps(directory: epath.Path) -> list[int]:
-    """Steps of the complete checkpoints. Raises a UserError if a directory that is there cannot be listed."""
+    """Steps of the complete checkpoints, whose names are the steps: one that was moved to `bak_10` is none.
+
+    Raises a UserError if a directory that is there cannot be listed.
+    """
     try:
-        return sorted(ocp.utils.checkpoint_steps(directory)) if directory.exists() else []
+        names = {path.name for path in ocp.utils.checkpoint_steps_paths(directory)}
+        return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name))
     except Exception as error:  # each store has its own
         fault = faults.find(error)
         what, remedy = (f"{fault.what}, ", fault.remedy) if fault else ("", "look at the storage")
@@ -117,7 +121,13 @@ def only_once() -> None:
     absl.logging.get_absl_logger().addFilter(elsewhere)
 
 
-def refuse_other_shapes(saved: Any, expected: Any, path: Any) -> None:
+def refuse_other_shapes(
+    saved: Any,
+    expected: Any,
+    path: Any,
+    remedy: str = "Use its config.model and action bins and the commit in its starts.jsonl, or another "
+    "config.workdir.",
+) -> None:
     """Raises a UserError that names the first parameter (or moment of the optimiser) that one of the trees
     lacks or has otherwise.
 
@@ -133,8 +143,7 @@ def refuse_other_shapes(saved: Any, expected: Any, path: Any) -> None:
     needs = str(mine[name]) if name in mine else "none"
     raise UserError(
         f"{path} has {has}, this config's network has {needs}: it was trained with other settings or another "
-        "version of the code, and is whole. Use its config.model and action bins and the commit in its "
-        "starts.jsonl, or another config.workdir."
+        f"version of the code, and is whole. {remedy}"
     )
 
 

@@ -290,6 +290,15 @@ def load_params(workdir: str, like: dict | None = None, step: int = 0) -> tuple[
         return checkpointer.restore(path / "params", like), assets, step
 
 
+def check_origin(workdir: str, network: q_transformer.Network) -> None:
+    """Raises a UserError if the run of `config.train.init_from` has other parameters than this network."""
+    directory, step = _directory(workdir), latest_step(workdir)
+    path, expected = directory / str(step), jax.eval_shape(network.init, jax.random.key(0))
+    remedy = "Give config.model and action bins as there, or another config.train.init_from."
+    with readable(directory, step):
+        refuse_other_shapes(_metadata(path / "params"), expected, path, remedy)
+
+
 def _metadata(path: epath.Path) -> Any:
     """Shapes of a saved tree, as Orbax names its entries."""
     with ocp.StandardCheckpointer() as checkpointer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -111,14 +112,16 @@ def validate(config: Any, devices: int) -> None:
     require(0 <= config.seed < 2**32, "seed", "a whole number from 0 to 2**32 - 1")
     require(0 < config.discount <= 1, "discount", "a number in (0, 1]")
     span = config.value_range
-    require(not span or (len(span) == 2 and span[0] < span[1]), "value_range", "(least, greatest) attainable return, or ()")
+    finite = not span or (len(span) == 2 and -math.inf < span[0] < span[1] < math.inf)
+    require(finite, "value_range", "(least, greatest) attainable return, or ()")
     for key, known in model.CHOICES.items():
         require(config.model[key] in known, f"model.{key}", f"one of {known}")
     for key in ("window", "layers", "width", "heads", "mlp_ratio", "image_size", "image_tokens", "atoms"):
         require(config.model[key] > 0, f"model.{key}", "a positive number")
-    require(config.optimizer.learning_rate >= 0, "optimizer.learning_rate", "0 or more")
+    for key in ("learning_rate", "final_learning_rate", "weight_decay"):
+        require(0 <= config.optimizer[key] < math.inf, f"optimizer.{key}", "0 or more")
     require(config.optimizer.clip_norm > 0, "optimizer.clip_norm", "a positive norm")
-    require(config.optimizer.warmup_steps >= 0, "optimizer.warmup_steps", "0 or more")
+    require(0 <= config.optimizer.warmup_steps < 2**31, "optimizer.warmup_steps", "0 or more, below 2**31")
     require(config.data.read_threads >= 0, "data.read_threads", "0 or more")
     require(bool(config.data.path), "data.path", "a directory")
     require(config.model.width % max(config.model.heads, 1) == 0, "model.width", "a multiple of config.model.heads")
@@ -130,7 +133,7 @@ def validate(config: Any, devices: int) -> None:
     require(0 <= config.data.relabel_rate < 1, "data.relabel_rate", "a share in [0, 1)")
     require(0 < config.data.paraphrase_cosine <= 1, "data.paraphrase_cosine", "a number in (0, 1]")
     for key in ("image_size", "bins", "workers", "max_skipped", "step_penalty", "memory_mib"):
-        require(config.data[key] >= 0, f"data.{key}", "0 or more")
+        require(0 <= config.data[key] < math.inf, f"data.{key}", "0 or more")
     require(config.data.shuffle_episodes > 0, "data.shuffle_episodes", "a positive number")
     require(config.data.augment.shift >= 0, "data.augment.shift", "a number of pixels, 0 for none")
     for key in ("brightness", "contrast", "saturation", "hue"):
@@ -138,6 +141,7 @@ def validate(config: Any, devices: int) -> None:
     positive = "steps log_every validate_every checkpoint_every keep_checkpoints accumulation step_timeout_s save_timeout_s profile_steps"
     for key in positive.split():
         require(config.train[key] > 0, f"train.{key}", "a positive number")
+    require(config.train.steps < 2**31, "train.steps", "below 2**31")
     for key in ("keep_best", "profile_start", "lock_wait_s"):
         require(config.train[key] >= 0, f"train.{key}", "0 or more")
     if config.train.keep_best:

@@ -24,7 +24,8 @@ def load(
 ) -> tuple[ml_collections.FrozenConfigDict, Recipe, checkpoints.Assets]:
     """The config with its value range, the recipe of its segments, and the assets.
 
-    State statistics are each dataset's own, or, with `config.train.init_from`, those of that run, where it had the dataset.
+    State statistics are each dataset's own, or, of a run that started from another (`config.train.init_from`),
+    those of that one, where it had the dataset.
 
     Args:
         any_returns: also those outside the value range, to look at them.
@@ -51,7 +52,7 @@ def load(
         seed=config.seed,
         cache=config.data.cache,
         max_skipped=config.data.max_skipped,
-        state_statistics=_state_statistics(config, opened),
+        state_statistics=_state_statistics(config, opened, continues=not any_returns),
     )
     datasets = {
         source.name: checkpoints.DatasetAssets(
@@ -105,14 +106,20 @@ def with_value_range(config: Any, shortest_dt: float, longest: int = 0) -> ml_co
     return ml_collections.FrozenConfigDict(resolved)
 
 
-def _state_statistics(config: Any, opened: Mixture) -> dict[str, Statistics]:
+def _state_statistics(config: Any, opened: Mixture, continues: bool) -> dict[str, Statistics]:
     own = {source.name: source.index.statistics["state"] for source in opened.sources}
-    if not config.train.init_from:
+    started_from = config.train.init_from
+    if not (continues or started_from):
+        return own
+    before = None
+    if checkpoints.exists(config.workdir):  # which says itself whether it started from another
+        before = checkpoints.load_assets(config.workdir)
+        started_from = started_from or before.config["train"]["init_from"]
+    if not started_from:
         return own
     # What its parameters expect; the new data's own would shift their inputs.
-    run = config.workdir if checkpoints.exists(config.workdir) else config.train.init_from
-    before = checkpoints.load_assets(run).datasets
-    return {name: before[name].state if name in before else statistics for name, statistics in own.items()}
+    datasets = (before or checkpoints.load_assets(started_from)).datasets
+    return {name: datasets[name].state if name in datasets else values for name, values in own.items()}
 
 
 def describe(recipe: Recipe) -> str:

@@ -69,38 +69,41 @@ class FileLock:
     """`flock` on `train.lock`, which holds who has it."""
 
     def __init__(self, folder: epath.Path, wait_s: float):
-        self._path = Path(folder) / NAME
-        self._waiting = _Waiting(folder, wait_s)
-        while not self._locked():
-            self._waiting.for_another(_read(folder / NAME))
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, json.dumps(_me()).encode(), 0)
+        self._path, waiting = Path(folder) / NAME, _Waiting(folder, wait_s)
+        while (file := self._locked()) is None:
+            waiting.for_another(_read(folder / NAME))
+        self._file, self._folder = file, _identity(self._path.parent)
 
-    def _locked(self) -> bool:
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+    def _locked(self) -> int | None:
+        """The open file, with our name in it; None if another process has it."""
+        file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if self._there():
-                return True
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _identity(self._path) == _identity(file):
+                os.ftruncate(file, 0)
+                os.pwrite(file, json.dumps(_me()).encode(), 0)
+                return file
         except BlockingIOError:
             pass
         except OSError:
-            os.close(self._file)
+            os.close(file)
             raise
-        os.close(self._file)
-        return False
-
-    def _there(self) -> bool:
-        try:
-            found, mine = os.stat(self._path), os.fstat(self._file)
-        except FileNotFoundError:
-            return False
-        return (found.st_dev, found.st_ino) == (mine.st_dev, mine.st_ino)
+        os.close(file)
+        return None
 
     def check(self) -> None:
-        """Raises a UserError if the directory is no longer the one that was locked. Call before writing."""
-        if not self._there():
+        """Raises a UserError if the directory is no longer the one that was locked, or another training has
+        it. Call before writing. A lock that alone was deleted is made again."""
+        if _identity(self._path) == _identity(self._file):
+            return
+        file = None
+        if _identity(self._path.parent) == self._folder:
+            with storage.writing(self._path):
+                file = self._locked()
+        if file is None:
             raise UserError(_gone(self._path.parent))
+        os.close(self._file)
+        self._file = file
 
     def close(self) -> None:
         os.close(self._file)
@@ -189,6 +192,15 @@ class _Waiting:
             )
             self._told = True
         time.sleep(0.2)
+
+
+def _identity(file: Path | int) -> tuple[int, int] | None:
+    """Of a path or an open file; None where there is none."""
+    try:
+        found = os.stat(file)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _gone(folder: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -52,6 +53,8 @@ def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
         # Before the compilation, which may take minutes: all that can be refused.
         changes = checkpoints.check_same_run(config.workdir, assets)
         checkpointer = _closed(closing, checkpoints.Checkpointer(config.workdir, config.train))
+        if config.train.init_from and checkpointer.latest_step is None:
+            checkpoints.check_origin(config.train.init_from, network)
         born = metrics.first_start(config.workdir)
         provenance.record(config, changes)
         tracker = tracking.Tracker(config, born) if config.train.wandb and jax.process_index() == 0 else None
@@ -170,8 +173,15 @@ def _resumed(step: int, config: Any, changes: dict[str, tuple[Any, Any]]) -> str
 
 
 def _use_compilation_cache(path: str) -> None:
-    if path:
-        jax.config.update("jax_compilation_cache_dir", str(epath.Path(path).expanduser()))
+    if not path:
+        return
+    folder = epath.Path(path).expanduser()
+    if "://" not in path and folder.is_dir():
+        for entry in Path(folder).glob("*-cache"):  # JAX writes none anew, and compiles again at each start
+            with contextlib.suppress(OSError):
+                if not entry.stat().st_size:
+                    entry.unlink()
+    jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def _tell(text: str) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 
 import jax
+from tensorboardX.proto import event_pb2, summary_pb2
 
 from qt_jax import storage
 from qt_jax.errors import UserError
@@ -32,19 +33,18 @@ class MetricWriter:
     """
 
     def __init__(self, workdir: str, step: int, tracker: Tracker | None):
-        from tensorboardX import SummaryWriter
-
         self._board, self._tracker = None, tracker
         if jax.process_index():
             return
         self._path = storage.directory(workdir) / "metrics.jsonl"
-        before = storage.json_lines(self._path)
-        self._kept = [json.dumps(record) + "\n" for record in before if record.get("step", math.inf) <= step]
         self._unwritten, self._written_at = 0, time.monotonic()
         with storage.writing(self._path):
+            before = storage.json_lines(self._path)
+            kept = [record for record in before if record.get("step", math.inf) <= step]
+            self._kept = [json.dumps(record) + "\n" for record in kept]
             if self._path.exists():
                 storage.replace_text(self._path, "".join(self._kept))
-            self._board = SummaryWriter(f"{workdir}/tensorboard", purge_step=step + 1 if before else None)
+            self._board = _Board(f"{workdir}/tensorboard", step + 1 if before else None)
         if storage.can_append(self._path):
             self._kept = []
 
@@ -60,8 +60,8 @@ class MetricWriter:
             self._unwritten += 1
             if time.monotonic() - self._written_at > _REWRITE_S:
                 self.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        with storage.writing(self._path.parent / "tensorboard"):
+            self._board.write(step, values)
         if self._tracker:
             self._tracker.write(step, values)
 
@@ -79,6 +79,39 @@ class MetricWriter:
             self._board.close()
         if self._tracker:
             self._tracker.close()
+
+
+class _Board:
+    """TensorBoard's event file, written in this thread: tensorboardX's own thread dies of a full disk, and
+    whoever writes after it waits for ever.
+
+    Args:
+        purge_step: events of it and of later steps, in earlier files, no longer count.
+    """
+
+    def __init__(self, folder: str, purge_step: int | None):
+        from tensorboardX.event_file_writer import EventsWriter, directory_check
+
+        directory_check(folder)
+        self._file, self._flushed_at = EventsWriter(f"{folder}/events"), time.monotonic()
+        self._every_s = _REWRITE_S if "://" in folder else 0.0  # where a flush writes the whole file
+        if purge_step is not None:
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._add(event_pb2.Event(step=purge_step, session_log=start))
+
+    def _add(self, event: event_pb2.Event) -> None:
+        event.wall_time = time.time()
+        self._file.write_event(event)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        scalars = [summary_pb2.Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._add(event_pb2.Event(step=step, summary=summary_pb2.Summary(value=scalars)))
+        if time.monotonic() - self._flushed_at >= self._every_s:
+            self._file.flush()
+            self._flushed_at = time.monotonic()
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def first_start(workdir: str) -> float:
@@ -152,9 +185,9 @@ def check_finite(step: int, values: dict[str, float]) -> None:
         if not math.isfinite(value):
             raise UserError(
                 f"Step {step}: {name} is {value}; training stopped and this state is not saved. Lower "
-                "config.optimizer.learning_rate and start again: the run goes on from its last checkpoint, "
-                "with the optimiser, "
-                "target network and position in the data that it has. Or look at the data of this step."
+                "config.optimizer.learning_rate and start again: the run goes on from its last checkpoint "
+                "(from the beginning if it has none), with the optimiser, target network and position in the "
+                "data that it has. Or look at the data of this step."
             )
 
 

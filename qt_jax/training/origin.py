@@ -13,6 +13,8 @@ from qt_jax.training.checkpoints import Assets, load_assets
 
 VALUES = ("value_range", "discount", "dt_ref", "data.step_penalty", "agent.value_loss", "model.atoms")
 """Settings that say what a value means. What else an agent learns by, data and schedule may be others."""
+TOLD = ("data.step_penalty",)
+"""And that say what a return means that a policy is told."""
 ACTION = tuple(field.name for field in dataclasses.fields(ActionSpec))
 
 
@@ -32,8 +34,9 @@ def _pairs(before: Assets, now: Assets) -> dict[str, tuple[Any, Any]]:
     """{what: (the run's before, this one's)}"""
     pairs = {"config.agent.name": (_setting(before, "agent.name"), _setting(now, "agent.name"))}
     agent = pairs["config.agent.name"]
-    if agent[0] == agent[1] and agents.has_values(agent[0]):
-        pairs |= {f"config.{key}": (_setting(before, key), _setting(now, key)) for key in VALUES}
+    if agent[0] == agent[1]:
+        keys = VALUES if agents.has_values(agent[0]) else TOLD if agent[0] == "decision_transformer" else ()
+        pairs |= {f"config.{key}": (_setting(before, key), _setting(now, key)) for key in keys}
     pairs["text encoder"] = before.text_encoder, now.text_encoder
     pairs |= _fields("observation", before.observation, now.observation, ("cameras", "state_dim"))
     shared = sorted(set(before.datasets) & set(now.datasets))

@@ -30,7 +30,6 @@ class Program:
         """A fresh train state where it belongs; no device ever holds all of it."""
         shardings = jax.tree.map(lambda x: x.sharding, self.state)
 
-
         def begin(settings: Any) -> Any:
             return init_state(traced.With(config, settings), network)
 

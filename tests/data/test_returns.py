@@ -112,6 +112,8 @@ def test_a_return_that_is_asked_for_must_be_like_the_datas():
     assert told(([-0.1, -0.1, 0.8], True), asked=0.6) == 0.6, "as the float32 rewards add up, not quite"
     with pytest.raises(UserError, match=r"is 1; the episodes of a \(data/a\) have returns from -1 to 0.5"):
         told(*episodes, asked=1.0)
+    with pytest.raises(UserError, match="is inf; the episodes"):
+        told(*episodes, asked=float("inf"))
 
 
 def test_failures_of_hindsight_must_lie_inside():

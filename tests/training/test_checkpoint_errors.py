@@ -145,6 +145,15 @@ def test_damage_is_called_damage(workdir, name, harm):
     )
 
 
+@pytest.mark.parametrize("name", ["bak_5", "5.bak", "5_damaged", "05"])
+def test_a_checkpoint_that_was_moved_within_its_directory_is_none(workdir, name):
+    """As the message of a damaged one asks."""
+    steps = workdir / "checkpoints"
+    (steps / "5").rename(steps / name)
+    assert checkpoints.latest_step(str(workdir)) == 3
+    assert checkpoints.Checkpointer(str(workdir), SETTINGS).latest_step == 3
+
+
 def test_assets_and_directories_that_cannot_be_read_are_not_damaged(workdir, monkeypatch):
     def denied(*_, **__):
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -152,7 +161,7 @@ def test_assets_and_directories_that_cannot_be_read_are_not_damaged(workdir, mon
     monkeypatch.setattr(checkpoints.ocp.JsonCheckpointHandler, "restore", denied)
     with pytest.raises(UserError, match="checkpoints/5 cannot be read: access is not permitted"):
         checkpoints.load_assets(str(workdir))
-    monkeypatch.setattr("orbax.checkpoint.utils.checkpoint_steps", denied)
+    monkeypatch.setattr("orbax.checkpoint.utils.checkpoint_steps_paths", denied)
     with pytest.raises(UserError, match="checkpoints cannot be listed .*access is not permitted"):
         checkpoints.exists(str(workdir))
 

@@ -82,6 +82,14 @@ def test_the_schedule_of_a_longer_run_is_that_of_its_new_length():
     assert float(learning_rate(config, 35)) == pytest.approx(1.0), "the warm-up ends with the run"
 
 
+def test_an_empty_program_of_a_full_disk_is_compiled_and_kept_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop.jax.config, "update", {}.__setitem__)
+    (tmp_path / "jit_a-1-cache").touch()
+    (tmp_path / "jit_b-2-cache").write_bytes(b"whole")
+    loop._use_compilation_cache(str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["jit_b-2-cache"]
+
+
 def test_a_line_says_what_is_other_than_before():
     config = tiny.get_config()
     config.train.steps = 40

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import signal
@@ -17,7 +18,7 @@ import pytest
 
 from qt_jax.cli import datasets
 from qt_jax.errors import UserError
-from qt_jax.training import checkpoints, inputs
+from qt_jax.training import checkpoints, inputs, loop
 from qt_jax.training.config import validate
 from tests import tiny
 from tests.conftest import ROOT, train
@@ -112,14 +113,37 @@ def test_a_run_started_from_another_resumes_without_it(trained, config, tmp_path
     config.train.steps = config.train.checkpoint_every = 2
     state = jax.device_get(train(config).params)
     shutil.rmtree(origin)
+    config.train.init_from = ""  # the checkpoint knows where the run started
     equal_trees(jax.device_get(train(config).params), state)
 
 
-def test_init_from_another_network_is_refused(trained, config):
+def test_init_from_another_network_is_refused(trained, config, monkeypatch):
     config.train.init_from = trained.workdir
     config.model.width = 64
-    with pytest.raises(UserError, match="has parameter .* of shape .*, this config's network has"):
+    monkeypatch.setattr(loop.program, "build", None)  # what takes minutes comes later
+    refusal = "has parameter .* of shape .*, this config's network has .* or another config.train.init_from"
+    with pytest.raises(UserError, match=refusal):
         train(config)
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("train.steps", 2**31),
+        ("optimizer.warmup_steps", 2**31),
+        ("optimizer.learning_rate", math.inf),
+        ("optimizer.weight_decay", math.nan),
+        ("optimizer.final_learning_rate", -0.1),
+        ("value_range", (0.0, math.inf)),
+        ("data.step_penalty", math.inf),
+    ],
+)
+def test_a_number_beyond_its_bounds_is_refused_by_name(key, value):
+    config = tiny.get_config()
+    config.data.path = "data"
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=f"config.{key} is "):
+        validate(config, 1)
 
 
 def test_checkpoint_of_another_config_is_refused(trained):

@@ -116,6 +116,27 @@ def test_a_directory_that_is_deleted_while_training_is_one_line(tmp_path, kind, 
         other.close()
 
 
+def test_a_lock_that_alone_was_deleted_is_made_again(tmp_path):
+    held = lock.take(str(tmp_path), 0.0)
+    (tmp_path / lock.NAME).unlink()
+    held.check()
+    with pytest.raises(UserError, match=f"process {os.getpid()} on"):
+        lock.take(str(tmp_path), 0.0)
+    held.close()
+    lock.take(str(tmp_path), 0.0).close()
+
+
+def test_a_deleted_lock_that_another_took_ends_the_training(tmp_path):
+    held = lock.take(str(tmp_path), 0.0)
+    (tmp_path / lock.NAME).unlink()
+    other = lock.take(str(tmp_path), 0.0)
+    with pytest.raises(UserError, match="taken by another training"):
+        held.check()
+    held.close()
+    other.check()
+    other.close()
+
+
 def test_the_other_processes_of_a_run_leave_the_lock_to_the_first(tmp_path, monkeypatch):
     lock.take(str(tmp_path), 0.0)
     monkeypatch.setattr(lock.jax, "process_index", lambda: 1)

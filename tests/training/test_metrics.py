@@ -13,6 +13,18 @@ from qt_jax.training.metrics import Meter, MetricWriter
 from tests import tiny
 
 
+def test_a_full_disk_under_tensorboard_is_one_line_and_no_wait(tmp_path):
+    """Its own thread would die, and the eleventh write would wait for ever."""
+    writer = MetricWriter(str(tmp_path), 0, None)
+    full = open("/dev/full", "wb")
+    writer._board._file._py_recordio_writer._writer = full
+    with pytest.raises(UserError, match="tensorboard cannot be written: the storage is full"):
+        for step in range(50):
+            writer.write(step, {"train/loss": 1.0})
+    with pytest.raises(OSError):
+        full.close()
+
+
 def steps_in(folder) -> list[int]:
     return [record["step"] for record in storage.json_lines(storage.directory(str(folder)) / "metrics.jsonl")]
 

@@ -56,6 +56,13 @@ def test_what_would_mean_something_else_is_refused_by_name(monkeypatch, other, t
         check(monkeypatch, assets(**other), assets())
 
 
+def test_what_a_told_return_means_is_compared(monkeypatch):
+    teller = {"agent": "decision_transformer"}
+    with pytest.raises(UserError, match="config.data.step_penalty 0.1, this run has 0.0"):
+        check(monkeypatch, assets(**teller, data__step_penalty=0.1), assets(**teller))
+    check(monkeypatch, assets(**teller, discount=0.9), assets(**teller))
+
+
 def test_all_that_differs_is_named_at_once(monkeypatch):
     with pytest.raises(UserError, match="config.value_range .* config.discount .* text encoder"):
         check(monkeypatch, assets(discount=0.9, value_range=[0.0, 2.0], encoder="other"), assets())
