@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from qt_jax.errors import UserError
 from qt_jax.serving.recording import Recorder
 from qt_jax.serving.spool import Spool
@@ -97,15 +99,18 @@ def _episodes(spool: Spool, spec: PolicySpec) -> Iterator[Any]:
     """As `rlds_writer` takes them."""
     from qt_jax.data.convert import images, recording
 
+    size = spec.observation.image_size
+
+    def jpegs(frames: np.ndarray) -> recording.Frames:
+        return recording.Frames(
+            len(frames), lambda count: (images.jpeg(frame, size, False) for frame in frames[:count])
+        )
+
     for index, served in enumerate(spool.read()):
-        encoded = {
-            name: [images.jpeg(frame, spec.observation.image_size, False) for frame in frames]
-            for name, frames in served.images.items()
-        }
         recorded = recording.Recording(
             name=f"episode {index}",
             instruction=served.instruction,
-            images=encoded,
+            frames={name: jpegs(frames) for name, frames in served.images.items()},
             state=served.state,
             actions=served.actions,
             success=served.success,

@@ -29,7 +29,8 @@ class Request:
     """One observation of one robot.
 
     session: which episode's. images: {camera: uint8 [H, W, 3]}. state: raw, float [state_dim].
-    instruction: a sentence, or its embedding, float [E]. reset: the first of a new episode.
+    instruction: a sentence, or its embedding, float [E]. reset: the first of a new episode. The arrays may be
+    written over once `Sessions` has answered.
     """
 
     session: Hashable
@@ -124,7 +125,7 @@ class Sessions:
         before = set(self._episodes)
         try:
             embeddings = [self._admit(request) for request in requests]
-        except Refused:
+        except BaseException:  # a Refused, or whatever `embed` raises
             for session in set(self._episodes) - before:
                 self._free.append(self._episodes.pop(session).slot)
             raise
@@ -160,8 +161,9 @@ class Sessions:
                 episode.frames.clear()
                 episode.step = 0
             told_anew = episode.step > 0 and not np.array_equal(embedding, episode.embedding)
-            episode.embedding = embedding
-            episode.frames.append(_Frame(request.images, request.state, undecided(self.policy.spec, 1)[0]))
+            episode.embedding = _own(embedding)
+            images = {name: _own(image) for name, image in request.images.items()}
+            episode.frames.append(_Frame(images, _own(request.state), undecided(self.policy.spec, 1)[0]))
             rows.append(list(episode.frames)[0 if told_anew else -1 :])
         for place in range(max(map(len, rows)) - 1):  # the window again, its first frame as an episode's first
             again = [(e, row, place == 0) for e, row in zip(episodes, rows) if place < len(row) - 1]
@@ -247,6 +249,15 @@ class Sessions:
 def _check_once_each(requests: Sequence[Request]) -> None:
     if len({request.session for request in requests}) < len(requests):
         raise ValueError("A session may ask once a batch.")
+
+
+def _own(array: np.ndarray) -> np.ndarray:
+    """What the caller's next frame, in the same buffer, does not change: a copy, but of bytes, as they come by
+    the network."""
+    base = array.base
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return array if isinstance(base, bytes) else array.copy()
 
 
 def _stacked(rows: Sequence[np.ndarray]) -> np.ndarray:
