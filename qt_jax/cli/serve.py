@@ -88,6 +88,8 @@ def _run(guard: Access, tls: ssl.SSLContext | None, recorder: Recorder | None) -
     from qt_jax.serving.sessions import Sessions
 
     opened = artefact.load(FLAGS.artefact)
+    if recorder is not None:
+        recorder.spool.check(opened.spec)
     keys = Keys.read(FLAGS.keys, opened.spec.observation) if FLAGS.keys else Keys.default(opened.spec.observation)
     policy = opened.policy(FLAGS.slots + 1, opened.batches or [2**n for n in range(FLAGS.slots.bit_length())])
     known = opened.embeddings()

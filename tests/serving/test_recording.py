@@ -1,5 +1,6 @@
 """What is recorded: instructions that change, labels, full disks, killed servers, whose folder it is."""
 
+import dataclasses
 import errno
 import signal
 import subprocess
@@ -75,7 +76,7 @@ def test_a_label_with_another_prompt_is_refused_and_the_episode_stays(robot, rec
 @pytest.mark.parametrize("success", [np.bool_(1), np.array(True), np.int64(1), np.array(1), np.float32(1), 1])
 def test_a_success_may_be_a_number_of_numpy(robot, spool, success):
     act(robot, "open")
-    robot.label(fake.observation(9, "open"), success, np.str_("mine"))
+    robot.label(fake.observation(9, "open"), success, np.str_(" mine\n"))
     (episode,) = spool.read()
     assert episode.success is True and episode.task == "mine"
 
@@ -177,5 +178,15 @@ def test_a_killed_server_blocks_nobody_and_is_told(tmp_path):
 
 def test_a_damaged_recording_is_named(spool):
     (spool.folder / "000001.npz").write_bytes(b"PK nothing")
-    with pytest.raises(UserError, match="000001.npz cannot be read"):
-        list(spool.read())
+    for read in (lambda: list(spool.read()), lambda: spool.check(fake.SPEC)):
+        with pytest.raises(UserError, match="000001.npz cannot be read"):
+            read()
+
+
+def test_what_another_robot_s_server_left_is_said_before_one_serves(robot, spool):
+    act(robot, "open")
+    label(robot)
+    spool.check(fake.SPEC)
+    wide = dataclasses.replace(fake.SPEC.observation, image_size=(64, 96))
+    with pytest.raises(UserError, match=r"front \[64, 64, 3\], state \[3\], this one .*front \[64, 96, 3\]"):
+        spool.check(dataclasses.replace(fake.SPEC, observation=wide))
