@@ -95,7 +95,7 @@ class Client:
             open_timeout=None,
             close_timeout=_LEAST_S,
         )
-        self.metadata = wire.unpack(await self._connection.recv())
+        self.metadata = _read(await self._connection.recv(), self._url)
 
     def infer(self, observation: dict[str, Any]) -> dict[str, Any]:
         """One request as the server's metadata describes it -> its reply.
@@ -219,12 +219,12 @@ class Remote:
 
 
 def _read(reply: bytes | str, url: str) -> dict[str, Any]:
-    if isinstance(reply, bytes):
-        return wire.unpack(reply)
     try:
+        if isinstance(reply, bytes):
+            return wire.unpack(reply)
         told = json.loads(reply)
         refused = Refused(told["error"], told["message"], told["in_history"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, Refused):
         raise UserError(f"{url} answers {reply[:100]!r}; expected a policy server of qt_jax.") from None
     raise refused
 
