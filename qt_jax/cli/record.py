@@ -35,7 +35,10 @@ def claim(record: str) -> Spool:
     spool = Spool(path.with_name(f"{path.name}.episodes"))
     waiting = len(spool.files())
     if (path / rlds_writer.VERSION).exists():
-        more = f" {spool.folder} has {waiting} labelled episodes too; keep it if they are not in the dataset."
+        more = (
+            f" {spool.folder} has {waiting} labelled episodes too: if they are not in the dataset, rename "
+            "the folder NEW.episodes, serve with --record=NEW, and end it."
+        )
         with spool:
             raise UserError(
                 f"--record={record} holds a dataset already; choose another path, and train on both as a "

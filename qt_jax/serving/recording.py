@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from qt_jax import faults
 from qt_jax.serving.observations import plain
 from qt_jax.serving.sessions import Decision, Refused, Request
 from qt_jax.serving.spool import Episode, Spool
@@ -129,7 +130,9 @@ class Recorder:
                 return self._write_kept()
             except (OSError, MemoryError) as error:
                 why = getattr(error, "strerror", None) or error
-                reason = f"{self.spool.folder} does not take the episode ({why}); make room."
+                fault = faults.find(error)
+                remedy = fault.remedy if fault else "look at the storage"
+                reason = f"{self.spool.folder} does not take the episode ({why}); {remedy}."
                 if sum(map(_size, self._kept)) > KEPT_BYTES:
                     self._kept.pop()
                     self.lost += 1

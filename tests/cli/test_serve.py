@@ -189,5 +189,8 @@ def test_a_dataset_that_is_there_is_not_written_over(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["served"]
     (tmp_path / "served.episodes").mkdir()
     (tmp_path / "served.episodes" / "000000.npz").touch()
-    with pytest.raises(UserError, match="served.episodes has 1 labelled episodes too; keep it"):
+    with pytest.raises(UserError, match="served.episodes has 1 labelled episodes too: if"):
         record.claim(str(tmp_path / "served"))
+    (tmp_path / "served.episodes").rename(tmp_path / "new.episodes")  # as it says
+    with record.claim(str(tmp_path / "new")) as spool:
+        assert len(spool.files()) == 1

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import shutil
 import signal
 import subprocess
 import sys
@@ -126,7 +127,7 @@ def test_what_a_full_disk_does_not_take_is_kept_and_tried_again(robot, recorder,
     disk(OSError(errno.ENOSPC, "No space left on device"))
     for prompt in ("first", "second"):
         act(robot, prompt)
-        with pytest.raises(Refused, match="No space left on device.*kept in memory") as refused:
+        with pytest.raises(Refused, match="No space left on device.; free space.*kept in memory") as refused:
             label(robot, prompt)
         assert refused.value.code == "not_written"
     assert list(spool.folder.iterdir()) == [spool.folder / "lock"]  # no half of a file
@@ -145,6 +146,15 @@ def test_what_neither_disk_nor_memory_takes_is_counted(robot, recorder, spool, d
             label(robot)
     recorder.finish()
     assert recorder.lost == 3 and not spool.files()
+
+
+def test_a_folder_that_was_deleted_meanwhile_loses_no_later_episode(robot, spool):
+    act(robot, "open")
+    label(robot)
+    shutil.rmtree(spool.folder)
+    act(robot, "close")
+    label(robot, "close")
+    assert [told for told, *_ in recorded(spool)] == ["close"]
 
 
 def test_a_folder_has_one_server(spool, tmp_path):
