@@ -182,6 +182,29 @@ def test_value_of_each_instruction_is_that_of_an_episode_told_so(policy):
         sessions.values(9, names)
 
 
+@pytest.mark.parametrize(
+    "instructions, message",
+    [
+        ("open", "The instructions are 'open', expected a list"),
+        (["open", ""], r"instruction is a str \(''\)"),
+        (["open", np.zeros(5, np.float32)], r"instruction is float32\[5\], .* floating\[12\]"),
+        (["open", "unknown"], "not among"),
+    ],
+)
+def test_what_is_no_list_of_instructions_has_no_values(policy, instructions, message):
+    def embed(sentence):
+        if sentence not in EMBEDDINGS:
+            raise UserError("not among the exported")
+        return EMBEDDINGS[sentence]
+
+    sessions = Sessions(policy, embed)
+    played(sessions, 0, frames_of(3, 1), ["open"])
+    with pytest.raises(Refused, match=message) as refused:
+        sessions.values(0, instructions)
+    assert refused.value.code == "bad_observation"
+    assert sessions.values(0, []).shape == (0,)
+
+
 @pytest.mark.parametrize("score_name, of_whole", [("Q", 0.875), ("log-probability", 0.75 + 0.5 + 0.875)])
 @pytest.mark.parametrize("slots", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
 def test_a_robots_own_order_of_dims_changes_neither_values_nor_scores(slots, score_name, of_whole):
