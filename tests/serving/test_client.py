@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 
+import numpy as np
 import pytest
 from websockets.server import ServerProtocol
 from websockets.sync.server import serve
@@ -134,6 +135,17 @@ def test_a_server_of_another_kind_is_named(reply, greets):
                 client.infer({})
         assert not isinstance(told.value, Refused)  # which would be of the request
         server.shutdown()
+
+
+@pytest.mark.parametrize("value", [np.zeros(3, ">f4"), np.array([None]), [2**70], {1, 2}, "\ud800"])
+def test_what_cannot_be_sent_is_named_and_the_episode_goes_on(value):
+    with fake.served() as port, Client(f"ws://127.0.0.1:{port}") as client:
+        client.infer(fake.observation())
+        with pytest.raises(UserError, match="^Key 'observation/state' of the observation: "):
+            client.infer(fake.observation(**{"observation/state": value}))
+        with pytest.raises(UserError, match="The instructions are 'open', expected a list"):
+            client.values("open")
+        assert client.infer(fake.observation())["step"] == 1
 
 
 def test_a_server_with_ipv6_over_tls(tmp_path):

@@ -57,6 +57,15 @@ def test_another_instruction_cuts_the_episode(robot, recorder, spool, told, kept
     assert recorded(spool) == [("open", kept, len(kept) - 1)] and recorder.left_out == left_out
 
 
+@pytest.mark.parametrize("more", [{"close": True}, {"values": ["open"]}])
+def test_a_label_is_not_lost_beside_another_request(robot, spool, more):
+    act(robot, "open")
+    with pytest.raises(Refused, match="'label'.* are there at once"):
+        robot.infer(fake.observation(9, "open", label={"success": True}) | more)
+    label(robot)
+    assert len(spool.files()) == 1
+
+
 def test_each_part_may_have_its_label(robot, spool):
     for number, prompt in enumerate(("close", "open")):
         act(robot, prompt, prompt)
