@@ -66,8 +66,7 @@ def test_what_is_printed_to_nobody_does_not_end_the_server(monkeypatch):
         monkeypatch.setattr(sys, "stderr", errors)
         with pytest.raises(OSError):
             os.write(out.fileno(), b"x")
-        serve._leave_what_is_gone()
-        print("shutting down", flush=True)
+        serve._say("shutting down")
         print("an error", file=sys.stderr, flush=True)
 
 
