@@ -103,7 +103,8 @@ def _dataset(spool: Spool, record: str, spec: PolicySpec, description: str) -> A
 
     specs = {"action": spec.action, "observation": spec.observation}
     episodes = _episodes(spool, spec)
-    return rlds_writer.write(str(_place(record)), episodes, **specs, description=description, file_format="array_record")
+    about = {"description": description, "file_format": "array_record"}
+    return rlds_writer.write(str(_place(record)), episodes, **specs, **about)
 
 
 def _episodes(spool: Spool, spec: PolicySpec) -> Iterator[Any]:

@@ -39,8 +39,8 @@ def check(folder: Path) -> None:
         for file in _files(folder):
             if file not in listed:
                 raise UserError(
-                    f"{file} is no part of the policy: {FILE} lacks it; move it away, or copy the whole folder "
-                    "again if it was exported."
+                    f"{file} is no part of the policy: {FILE} lacks it; move it away, or copy the whole "
+                    "folder again if it was exported."
                 )
     except OSError as error:
         raise unreadable(Path(error.filename or folder), folder, error) from error

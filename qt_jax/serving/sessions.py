@@ -264,8 +264,8 @@ def _check_once_each(requests: Sequence[Request]) -> None:
 
 
 def _own(array: np.ndarray) -> np.ndarray:
-    """What the caller's next frame, in the same buffer, does not change: a copy, but of bytes, as they come by
-    the network."""
+    """What the caller's next frame, in the same buffer, does not change: a copy, but of bytes, as they come
+    by the network."""
     base = array.base
     while isinstance(base, np.ndarray):
         base = base.base

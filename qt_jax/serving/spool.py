@@ -84,7 +84,7 @@ class Spool(contextlib.AbstractContextManager):
             if field.name != "images"
         }
         partial = path.with_suffix(".partial")
-        self.folder.mkdir(parents=True, exist_ok=True)  # who cleaned up meanwhile loses no more than there was
+        self.folder.mkdir(parents=True, exist_ok=True)  # deleted meanwhile: no more is lost
         try:
             with partial.open("wb") as file:
                 np.savez_compressed(file, **arrays)

@@ -143,14 +143,16 @@ def test_a_lost_episode_is_said_at_the_end_and_is_no_success(tmp_path, written, 
 
 
 FAILURES = [
-    (OSError(28, "No space left on device"), "No space left", "free space there, or raise the quota, serve with this"),
-    (TypeError("no such\nthing"), r"\(TypeError: no such\)", "served.episodes: serve with this --record, and"),
+    (OSError(28, "No space left on device"), "No space left", "or raise the quota, serve with this"),
+    (TypeError("no such\nthing"), r"\(TypeError: no such\)", "served.episodes: serve with this"),
     (UserError("It is broken; mend it."), r"\(It is broken; mend it.\)", "served.episodes: serve with this"),
 ]
 
 
 @pytest.mark.parametrize("error, why, remedy", FAILURES)
-def test_a_dataset_that_is_not_written_says_why_and_what_helps(error, why, remedy, tmp_path, handlers, monkeypatch):
+def test_a_dataset_that_is_not_written_says_why_and_what_helps(
+    error, why, remedy, tmp_path, handlers, monkeypatch
+):
     def fails(*_, **__):
         raise error
 

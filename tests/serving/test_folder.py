@@ -98,7 +98,8 @@ def test_a_file_that_is_not_as_it_was_exported_is_named(folder, file, content, w
     assert words in refused(folder)
 
 
-FILES = ("params.safetensors", "instructions.safetensors", "programs/encode.any.bin", "programs/decode.any.bin")
+PROGRAMS = ("programs/encode.any.bin", "programs/decode.any.bin")
+FILES = ("params.safetensors", "instructions.safetensors", *PROGRAMS)
 
 
 @pytest.mark.parametrize("lost", FILES)

@@ -85,7 +85,8 @@ def test_a_robot_may_write_its_next_frame_over_the_last(policy):
     """A camera's buffer, a state's and an embedding's: the window is of what was seen."""
     frames, kept = frames_of(5, 4), []
     for reuses in (False, True):
-        sessions, image, state, told = Sessions(policy, None), np.zeros((16, 16, 3), np.uint8), np.zeros(4, np.float32), np.zeros(12)
+        sessions, image = Sessions(policy, None), np.zeros((16, 16, 3), np.uint8)
+        state, told = np.zeros(4, np.float32), np.zeros(12)
         for (images, joints), sentence in zip(frames, ("open", "open", "close", "close")):
             if not reuses:
                 image, state, told = image.copy(), state.copy(), told.copy()
