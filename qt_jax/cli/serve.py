@@ -87,11 +87,13 @@ def _run(guard: Access, tls: ssl.SSLContext | None, recorder: Recorder | None) -
     from qt_jax.serving.sessions import Sessions
 
     opened = artefact.load(FLAGS.artefact)
+    if recorder is not None:
+        recorder.spool.check(opened.spec)
     keys = Keys.read(FLAGS.keys, opened.spec.observation) if FLAGS.keys else Keys.default(opened.spec.observation)
     policy = opened.policy(FLAGS.slots + 1, opened.batches or [2**n for n in range(FLAGS.slots.bit_length())])
     known = opened.embeddings()
     embed = text.embedder(known, opened.spec.text_encoder)
-    print(f"compiling for {len(policy.buckets)} batch sizes {list(policy.buckets)} ...", flush=True)
+    _say(f"compiling for {len(policy.buckets)} batch sizes {list(policy.buckets)} ...")
     policy.warm_up()
     _warm_text(embed, known)
     server = Server(
@@ -117,10 +119,14 @@ async def _serve(server: Any, host: str, port: int, tls: ssl.SSLContext | None) 
     async with server.listening(host, port, tls) as listening:
         place = netloc(host, listening.sockets[0].getsockname()[1])
         scheme = ("ws", "http") if tls is None else ("wss", "https")
-        print(f"serving {scheme[0]}://{place} (page: {scheme[1]}://{place}/)", flush=True)
+        _say(f"serving {scheme[0]}://{place} (page: {scheme[1]}://{place}/)")
         await ended.wait()
-        _leave_what_is_gone()
-        print("shutting down: answering what is under way", flush=True)
+        _say("shutting down: answering what is under way")
+
+
+def _say(line: str) -> None:
+    _leave_what_is_gone()
+    print(line, flush=True)
 
 
 def _leave_what_is_gone() -> None:
@@ -167,4 +173,4 @@ def _warm_text(embed: Any, known: dict[str, Any]) -> None:
     try:
         embed("open the drawer")
     except UserError as error:
-        print(f"no new sentences: {error} Served are the {len(known)} exported instructions, and embeddings.", flush=True)
+        _say(f"no new sentences: {error} Served are the {len(known)} exported instructions, and embeddings.")

@@ -20,7 +20,7 @@ from jax import export
 
 from qt_jax.errors import UserError
 from qt_jax.serving import programs
-from qt_jax.serving.folder import Folder
+from qt_jax.serving.folder import INSTRUCTIONS, Folder
 from qt_jax.serving.policy import Policy
 from qt_jax.serving.programs import CACHE, PARTS, Arrays, Program, image_name
 from qt_jax.specs import PolicySpec, to_json
@@ -74,7 +74,12 @@ class Artefact(Folder):
         return {(part, batch): self._read(part, batch) for part in PARTS for batch in self.batches or (0,)}
 
     def check_programs(self) -> None:
-        """Raises a UserError naming a program that is not of the policy that policy.json describes."""
+        """Raises a UserError naming a file that is missing, or a program that is not of the policy that
+        policy.json describes."""
+        programs_of = [program_file(part, batch) for batch in self.batches or (0,) for part in PARTS]
+        for name in (PARAMS, INSTRUCTIONS, *programs_of):  # which SHA256SUMS, cut short, may lack too
+            if not (self.path / name).is_file():
+                raise UserError(f"{self.path / name} is missing; copy the whole folder, or export again.")
         for batch in self.batches or (0,):
             described = (self._described(part, batch) for part in PARTS)
             programs.check(self.spec, self.network, *described)

@@ -38,7 +38,10 @@ def check(folder: Path) -> None:
             _check_file(file, expected)
         for file in _files(folder):
             if file not in listed:
-                raise UserError(f"{file} is no part of the policy: {FILE} lacks it; move it away.")
+                raise UserError(
+                    f"{file} is no part of the policy: {FILE} lacks it; move it away, or copy the whole "
+                    "folder again if it was exported."
+                )
     except OSError as error:
         raise unreadable(Path(error.filename or folder), folder, error) from error
 

@@ -95,7 +95,7 @@ class Client:
             open_timeout=None,
             close_timeout=_LEAST_S,
         )
-        self.metadata = wire.unpack(await self._connection.recv())
+        self.metadata = _read(await self._connection.recv(), self._url)
 
     def infer(self, observation: dict[str, Any]) -> dict[str, Any]:
         """One request as the server's metadata describes it -> its reply.
@@ -103,9 +103,9 @@ class Client:
         Raises:
             Refused: what the server refuses, with its code; the connection stays usable.
             EpisodeLost: if the connection broke or no reply came in time; it is open again.
-            UserError: if it cannot be opened again.
+            UserError: if it cannot be opened again, or the observation cannot be sent.
         """
-        message = wire.pack(observation)
+        message = _packed(observation)
         if self._thread is None:
             raise UserError(f"This client of {self._url} is disconnected; make another one.")
         try:
@@ -148,6 +148,8 @@ class Client:
 
     def values(self, instructions: Sequence[str], session: str | int | None = None) -> np.ndarray:
         """Value of each instruction in the session's last observation, float32 [K]."""
+        if isinstance(instructions, str):  # whose letters would be valued
+            raise UserError(f"The instructions are {instructions[:50]!r}, expected a list.")
         return self.infer({"values": list(instructions)} | _named(session))["values"]
 
     def label(self, observation: dict[str, Any], success: bool, task: str = "") -> str:
@@ -218,13 +220,29 @@ class Remote:
         self._client.infer({"close": True} | _named(session))
 
 
-def _read(reply: bytes | str, url: str) -> dict[str, Any]:
-    if isinstance(reply, bytes):
-        return wire.unpack(reply)
+def _packed(observation: dict[str, Any]) -> bytes:
     try:
+        return wire.pack(observation)
+    except (TypeError, ValueError, OverflowError) as error:
+        key = next((key for key, value in observation.items() if not _can_be_sent(value)), None)
+        raise UserError(f"Key {key!r} of the observation: {error}") from error
+
+
+def _can_be_sent(value: Any) -> bool:
+    try:
+        wire.pack({"": value})
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
+
+
+def _read(reply: bytes | str, url: str) -> dict[str, Any]:
+    try:
+        if isinstance(reply, bytes):
+            return wire.unpack(reply)
         told = json.loads(reply)
         refused = Refused(told["error"], told["message"], told["in_history"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, Refused):
         raise UserError(f"{url} answers {reply[:100]!r}; expected a policy server of qt_jax.") from None
     raise refused
 

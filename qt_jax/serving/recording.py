@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from qt_jax import faults
 from qt_jax.serving.observations import plain
 from qt_jax.serving.sessions import Decision, Refused, Request
 from qt_jax.serving.spool import Episode, Spool
@@ -45,7 +46,7 @@ class Label:
             )
         if not isinstance(task, str) or len(task) > 100:
             raise Refused("bad_observation", f"Key 'task' of 'label' is {str(task)[:100]!r}, {expected}.")
-        return cls(bool(success), task)
+        return cls(bool(success), task.strip())
 
 
 class Recorder:
@@ -54,13 +55,14 @@ class Recorder:
     `record`, `forget` and `take` belong to the device's thread: they see a session's steps in their order.
 
     Attributes:
+        spool: where labelled episodes go.
         unlabelled: episodes that ended without a label; they are dropped.
         left_out: steps before an episode's last instruction.
         lost: labelled episodes that neither the disk nor the memory took.
     """
 
     def __init__(self, spool: Spool):
-        self._spool = spool
+        self.spool = spool
         self._steps: dict[Hashable, Steps] = {}
         self._writing = threading.Lock()
         self._kept: list[Episode] = []
@@ -128,7 +130,9 @@ class Recorder:
                 return self._write_kept()
             except (OSError, MemoryError) as error:
                 why = getattr(error, "strerror", None) or error
-                reason = f"{self._spool.folder} does not take the episode ({why}); make room."
+                fault = faults.find(error)
+                remedy = fault.remedy if fault else "look at the storage"
+                reason = f"{self.spool.folder} does not take the episode ({why}); {remedy}."
                 if sum(map(_size, self._kept)) > KEPT_BYTES:
                     self._kept.pop()
                     self.lost += 1
@@ -148,7 +152,7 @@ class Recorder:
     def _write_kept(self) -> str:
         name = ""
         while self._kept:
-            name = self._spool.write(self._kept[0])
+            name = self.spool.write(self._kept[0])
             del self._kept[0]
         return name
 

@@ -106,10 +106,16 @@ def _check_field(name: str, value: Any, kind: str, shape: tuple[int, ...]) -> No
     if not good or not (value.dtype == np.uint8 if kind == "uint8" else value.dtype.kind == "f"):
         expected = f"{'' if isinstance(value, np.ndarray) else 'a numpy array, '}{kind}{list(shape)}"
         raise UserError(f"Observation field {name} is {shown(value)}, the policy expects {expected}.")
-    with np.errstate(over="ignore"):
-        finite = kind == "uint8" or np.isfinite(value.astype(np.float32)).all()  # which the networks see
-    if not finite:
+    if kind == "floating" and not _finite(value):
         raise UserError(f"Observation field {name} holds NaN or Inf; the policy expects finite numbers.")
+
+
+def _finite(value: np.ndarray) -> bool:
+    """In float32, which the networks see."""
+    if value.dtype != np.float32:
+        with np.errstate(over="ignore"):
+            value = value.astype(np.float32)
+    return bool(np.isfinite(value).all())
 
 
 def shown(value: Any) -> str:

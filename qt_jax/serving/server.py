@@ -237,6 +237,8 @@ class Server:
             raise Refused("overloaded", "This connection waits for too many replies; read them first.")
         name = asked.get("session_id")
         session = (peer.number, name)
+        if len(several := [key for key in ("values", "label", "close") if key in message]) > 1:
+            raise Refused("bad_observation", f"Keys {several} are there at once; send one after the other.")
         if "values" in message:
             return wire.pack(await self._values(message["values"], session) | echo)
         if _closes(message):

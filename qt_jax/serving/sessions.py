@@ -29,7 +29,8 @@ class Request:
     """One observation of one robot.
 
     session: which episode's. images: {camera: uint8 [H, W, 3]}. state: raw, float [state_dim].
-    instruction: a sentence, or its embedding, float [E]. reset: the first of a new episode.
+    instruction: a sentence, or its embedding, float [E]. reset: the first of a new episode. The arrays may be
+    written over once `Sessions` has answered.
     """
 
     session: Hashable
@@ -124,7 +125,7 @@ class Sessions:
         before = set(self._episodes)
         try:
             embeddings = [self._admit(request) for request in requests]
-        except Refused:
+        except BaseException:  # a Refused, or whatever `embed` raises
             for session in set(self._episodes) - before:
                 self._free.append(self._episodes.pop(session).slot)
             raise
@@ -160,8 +161,9 @@ class Sessions:
                 episode.frames.clear()
                 episode.step = 0
             told_anew = episode.step > 0 and not np.array_equal(embedding, episode.embedding)
-            episode.embedding = embedding
-            episode.frames.append(_Frame(request.images, request.state, undecided(self.policy.spec, 1)[0]))
+            episode.embedding = _own(embedding)
+            images = {name: _own(image) for name, image in request.images.items()}
+            episode.frames.append(_Frame(images, _own(request.state), undecided(self.policy.spec, 1)[0]))
             rows.append(list(episode.frames)[0 if told_anew else -1 :])
         for place in range(max(map(len, rows)) - 1):  # the window again, its first frame as an episode's first
             again = [(e, row, place == 0) for e, row in zip(episodes, rows) if place < len(row) - 1]
@@ -175,26 +177,31 @@ class Sessions:
             episode.step += 1
         return decisions
 
-    def values(self, session: Hashable, instructions: Sequence[str]) -> np.ndarray:
+    def values(self, session: Hashable, instructions: Sequence[str | np.ndarray]) -> np.ndarray:
         """Value of each instruction in the session's current observation (its window told so from the start):
         maximum over the bins of the dim that is decided first.
 
         Uses as many free and reserved slots as there are instructions, in turns where there are fewer.
 
         Raises:
-            Refused: `no_values`, `unknown_session`, or `sessions_full` if no slot is free.
+            Refused: `no_values`, `unknown_session`, `sessions_full` if no slot is free, or `bad_observation`
+                for what is no list of instructions.
         """
         if self.policy.spec.score_name != "Q":
             raise Refused("no_values", f"This policy's scores are of kind {self.policy.spec.score_name!r}, no values.")
         if session not in self._episodes:
             raise Refused("unknown_session", "This session has no observation yet; send one first.")
+        if isinstance(instructions, str):  # whose letters would be valued
+            raise Refused("bad_observation", f"The instructions are {instructions[:50]!r}, expected a list.")
         spare = self._reserved + self._free
         if not spare:
             raise self._full()
-        frames, values = list(self._episodes[session].frames), []
-        for start in range(0, len(instructions), len(spare)):
-            part = instructions[start : start + len(spare)]
-            told = [_Episode(slot, collections.deque(), self.embedding(text)) for slot, text in zip(spare, part)]
+        frames, values = list(self._episodes[session].frames), [np.zeros(0, np.float32)]
+        last = frames[-1]
+        embeddings = [self._checked(text, last.images, last.state) for text in instructions]
+        for start in range(0, len(embeddings), len(spare)):
+            part = embeddings[start : start + len(spare)]
+            told = [_Episode(slot, collections.deque(), embedding) for slot, embedding in zip(spare, part)]
             for place, frame in enumerate(frames):
                 action = self._step([(episode, frame, place == 0) for episode in told])
             values.append(action.scores[:, self.policy.spec.decided[0]].max(-1))
@@ -216,13 +223,7 @@ class Sessions:
 
     def _admit(self, request: Request) -> np.ndarray:
         """The embedding of a request that can be served, its session open. Raises Refused: why it cannot."""
-        try:
-            embedding = self.embedding(request.instruction)
-            check(self.policy.spec, request.images, request.state, embedding)
-        except Refused:
-            raise
-        except UserError as error:
-            raise Refused("bad_observation", str(error)) from error
+        embedding = self._checked(request.instruction, request.images, request.state)
         if request.session in self._lost and not request.reset:
             raise Refused("episode_lost", "The server failed in this episode; begin a new one with reset.")
         if request.session not in self._episodes:
@@ -230,6 +231,19 @@ class Sessions:
                 raise self._full()
             window = self.policy.spec.window
             self._episodes[request.session] = _Episode(self._free.pop(), collections.deque(maxlen=window))
+        return embedding
+
+    def _checked(
+        self, instruction: str | np.ndarray, images: dict[str, np.ndarray], state: np.ndarray
+    ) -> np.ndarray:
+        """The embedding. Raises Refused: naming what the policy does not take."""
+        try:
+            embedding = self.embedding(instruction)
+            check(self.policy.spec, images, state, embedding)
+        except Refused:
+            raise
+        except UserError as error:
+            raise Refused("bad_observation", str(error)) from error
         return embedding
 
     def _full(self) -> Refused:
@@ -247,6 +261,15 @@ class Sessions:
 def _check_once_each(requests: Sequence[Request]) -> None:
     if len({request.session for request in requests}) < len(requests):
         raise ValueError("A session may ask once a batch.")
+
+
+def _own(array: np.ndarray) -> np.ndarray:
+    """What the caller's next frame, in the same buffer, does not change: a copy, but of bytes, as they come
+    by the network."""
+    base = array.base
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return array if isinstance(base, bytes) else array.copy()
 
 
 def _stacked(rows: Sequence[np.ndarray]) -> np.ndarray:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from qt_jax.errors import UserError
+from qt_jax.specs import PolicySpec
 
 LOCK = "lock"
 
@@ -83,6 +84,7 @@ class Spool(contextlib.AbstractContextManager):
             if field.name != "images"
         }
         partial = path.with_suffix(".partial")
+        self.folder.mkdir(parents=True, exist_ok=True)  # deleted meanwhile: no more is lost
         try:
             with partial.open("wb") as file:
                 np.savez_compressed(file, **arrays)
@@ -94,6 +96,20 @@ class Spool(contextlib.AbstractContextManager):
             raise
         return path.stem
 
+    def check(self, spec: PolicySpec) -> None:
+        """Raises a UserError naming an episode, of a server before, that is damaged or of another robot."""
+        seen = spec.observation
+        expected = {f"images/{camera}": (*seen.image_size, 3) for camera in seen.cameras}
+        expected |= {"state": (seen.state_dim,), "actions": (spec.action.dims,)}
+        for path in self.files():
+            with _naming(path):
+                rows = {name: shape[1:] for name, shape in _shapes(path).items() if shape}
+            if rows != expected:
+                raise UserError(
+                    f"{path} is of another policy: it has {_told(rows)}, this one {_told(expected)}. Give "
+                    "another --record; serve that policy with this one to have its episodes written."
+                )
+
     def read(self) -> Iterator[Episode]:
         """The episodes in the order in which they ended.
 
@@ -101,13 +117,8 @@ class Spool(contextlib.AbstractContextManager):
             UserError: naming a file that is damaged.
         """
         for path in self.files():
-            try:
+            with _naming(path):
                 episode = _read(path)
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-                raise UserError(
-                    f"{path} cannot be read ({error}). Every episode is kept: "
-                    "move this file away, serve with the same --record, and end it."
-                ) from error
             yield episode
 
     def __exit__(self, *_: Any) -> None:
@@ -156,6 +167,33 @@ def _is(path: Path, descriptor: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Raises a UserError for a file that is damaged."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}). Every episode is kept: "
+            "move this file away, serve with the same --record, and end it."
+        ) from error
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Of the arrays of a file, which are not read."""
+    shapes = {}
+    with zipfile.ZipFile(path) as file:
+        for name in file.namelist():
+            with file.open(name) as array:
+                np.lib.format.read_magic(array)
+                shapes[name.removesuffix(".npy")] = np.lib.format.read_array_header_1_0(array)[0]
+    return shapes
+
+
+def _told(rows: dict[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {list(shape)}" for name, shape in sorted(rows.items()))
 
 
 def _read(path: Path) -> Episode:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 import sys
@@ -65,18 +66,22 @@ def test_what_is_printed_to_nobody_does_not_end_the_server(monkeypatch):
         monkeypatch.setattr(sys, "stderr", errors)
         with pytest.raises(OSError):
             os.write(out.fileno(), b"x")
-        serve._leave_what_is_gone()
-        print("shutting down", flush=True)
+        serve._say("shutting down")
         print("an error", file=sys.stderr, flush=True)
+
+
+class Written(list):
+    path: str
 
 
 @pytest.fixture
 def written(monkeypatch):
     """What `rlds_writer.write` was given, and did not write."""
-    written = []
+    written = Written()
 
     def write(path, episodes, **about):
         written.extend(episodes)
+        written.path = path
         return path
 
     monkeypatch.setattr(rlds_writer, "write", write)
@@ -137,6 +142,39 @@ def test_a_lost_episode_is_said_at_the_end_and_is_no_success(tmp_path, written, 
     assert "no episode was labelled" not in capsys.readouterr().out and not written
 
 
+FAILURES = [
+    (OSError(28, "No space left on device"), "No space left", "or raise the quota, serve with this"),
+    (TypeError("no such\nthing"), r"\(TypeError: no such\)", "served.episodes: serve with this"),
+    (UserError("It is broken; mend it."), r"\(It is broken; mend it.\)", "served.episodes: serve with this"),
+]
+
+
+@pytest.mark.parametrize("error, why, remedy", FAILURES)
+def test_a_dataset_that_is_not_written_says_why_and_what_helps(
+    error, why, remedy, tmp_path, handlers, monkeypatch
+):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr(rlds_writer, "write", fails)
+    with record.claim(str(tmp_path / "served")) as spool, pytest.raises(UserError) as told:
+        recorder = Recorder(spool)
+        record_one(recorder)
+        record.write(spool, recorder, str(tmp_path / "served"), fake.SPEC, "")
+    said = str(told.value)
+    assert re.search(why, said) and remedy in said and "\n" not in said and said.count("mend it") < 2
+
+
+def test_a_home_s_path_is_below_the_home(tmp_path, written, handlers, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with record.claim("~/served") as spool:
+        assert spool.folder == tmp_path / "served.episodes"
+        recorder = Recorder(spool)
+        record_one(recorder)
+        record.write(spool, recorder, "~/served", fake.SPEC, "")
+    assert written.path == str(tmp_path / "served")
+
+
 @pytest.mark.parametrize("name", ["gs://bucket/x", "/", "file"])
 def test_where_no_dataset_can_be_is_said_at_once(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -152,5 +190,8 @@ def test_a_dataset_that_is_there_is_not_written_over(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["served"]
     (tmp_path / "served.episodes").mkdir()
     (tmp_path / "served.episodes" / "000000.npz").touch()
-    with pytest.raises(UserError, match="served.episodes has 1 labelled episodes too; keep it"):
+    with pytest.raises(UserError, match="served.episodes has 1 labelled episodes too: if"):
         record.claim(str(tmp_path / "served"))
+    (tmp_path / "served.episodes").rename(tmp_path / "new.episodes")  # as it says
+    with record.claim(str(tmp_path / "new")) as spool:
+        assert len(spool.files()) == 1

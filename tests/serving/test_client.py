@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 
+import numpy as np
 import pytest
 from websockets.server import ServerProtocol
 from websockets.sync.server import serve
@@ -15,6 +16,7 @@ from websockets.sync.server import serve
 from qt_jax.errors import UserError
 from qt_jax.serving import wire
 from qt_jax.serving.client import Client, EpisodeLost
+from qt_jax.serving.sessions import Refused
 from tests.serving import fake
 
 LIMITS = {"timeout_s": 0.2, "reconnect_s": 0.3}
@@ -114,19 +116,36 @@ def test_a_late_reply_is_never_taken_for_the_next_ones():
         server.shutdown()
 
 
-@pytest.mark.parametrize("reply", ["Traceback: boom", json.dumps({"error": "x"}), json.dumps([1])])
-def test_a_server_of_another_kind_is_named(reply):
+@pytest.mark.parametrize("greets", [True, False])
+@pytest.mark.parametrize(
+    "reply", ["Traceback: boom", json.dumps({"error": "x"}), json.dumps([1]), b"\xc1", b"\x91\x01"]
+)
+def test_a_server_of_another_kind_is_named(reply, greets):
     def answer(connection):
-        connection.send(wire.pack({}))
-        connection.recv()
+        if greets:
+            connection.send(wire.pack({}))
+            connection.recv()
         connection.send(reply)
+        connection.recv()
 
     with serve(answer, "127.0.0.1", 0) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        with Client(f"ws://127.0.0.1:{server.socket.getsockname()[1]}") as client:
-            with pytest.raises(UserError, match="expected a policy server of qt_jax"):
+        with pytest.raises(UserError, match="ws://127.*expected a policy server of qt_jax") as told:
+            with Client(f"ws://127.0.0.1:{server.socket.getsockname()[1]}") as client:
                 client.infer({})
+        assert not isinstance(told.value, Refused)  # which would be of the request
         server.shutdown()
+
+
+@pytest.mark.parametrize("value", [np.zeros(3, ">f4"), np.array([None]), [2**70], {1, 2}, "\ud800"])
+def test_what_cannot_be_sent_is_named_and_the_episode_goes_on(value):
+    with fake.served() as port, Client(f"ws://127.0.0.1:{port}") as client:
+        client.infer(fake.observation())
+        with pytest.raises(UserError, match="^Key 'observation/state' of the observation: "):
+            client.infer(fake.observation(**{"observation/state": value}))
+        with pytest.raises(UserError, match="The instructions are 'open', expected a list"):
+            client.values("open")
+        assert client.infer(fake.observation())["step"] == 1
 
 
 def test_a_server_with_ipv6_over_tls(tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from qt_jax.errors import UserError
+from qt_jax.serving import artefact
 from qt_jax.serving.folder import SCHEMA, Folder, seal
 from qt_jax.specs import ActionSpec, ObservationSpec, PolicySpec, to_json
 from tests.data.synthetic import unit_statistics
@@ -95,6 +96,21 @@ def test_a_file_that_is_not_as_it_was_exported_is_named(folder, file, content, w
     if content is not None:
         (folder / file).write_bytes(content)
     assert words in refused(folder)
+
+
+PROGRAMS = ("programs/encode.any.bin", "programs/decode.any.bin")
+FILES = ("params.safetensors", "instructions.safetensors", *PROGRAMS)
+
+
+@pytest.mark.parametrize("lost", FILES)
+def test_a_file_that_the_checksums_lack_too_is_missed_before_the_policy_acts(folder, lost):
+    """As after a copy that ended early, of them as well."""
+    for file in {*FILES} - {lost}:
+        (folder / file).touch()
+    (folder / lost).unlink(missing_ok=True)
+    seal(folder, about() | {"batches": []})
+    with pytest.raises(UserError, match=f"{lost} is missing; copy the whole folder"):
+        artefact.load(str(folder))
 
 
 @pytest.mark.parametrize("file", ["policy.json", "params.safetensors", "SHA256SUMS"])

@@ -1,6 +1,8 @@
 """What is recorded: instructions that change, labels, full disks, killed servers, whose folder it is."""
 
+import dataclasses
 import errno
+import shutil
 import signal
 import subprocess
 import sys
@@ -55,6 +57,15 @@ def test_another_instruction_cuts_the_episode(robot, recorder, spool, told, kept
     assert recorded(spool) == [("open", kept, len(kept) - 1)] and recorder.left_out == left_out
 
 
+@pytest.mark.parametrize("more", [{"close": True}, {"values": ["open"]}])
+def test_a_label_is_not_lost_beside_another_request(robot, spool, more):
+    act(robot, "open")
+    with pytest.raises(Refused, match="'label'.* are there at once"):
+        robot.infer(fake.observation(9, "open", label={"success": True}) | more)
+    label(robot)
+    assert len(spool.files()) == 1
+
+
 def test_each_part_may_have_its_label(robot, spool):
     for number, prompt in enumerate(("close", "open")):
         act(robot, prompt, prompt)
@@ -75,7 +86,7 @@ def test_a_label_with_another_prompt_is_refused_and_the_episode_stays(robot, rec
 @pytest.mark.parametrize("success", [np.bool_(1), np.array(True), np.int64(1), np.array(1), np.float32(1), 1])
 def test_a_success_may_be_a_number_of_numpy(robot, spool, success):
     act(robot, "open")
-    robot.label(fake.observation(9, "open"), success, np.str_("mine"))
+    robot.label(fake.observation(9, "open"), success, np.str_(" mine\n"))
     (episode,) = spool.read()
     assert episode.success is True and episode.task == "mine"
 
@@ -125,7 +136,7 @@ def test_what_a_full_disk_does_not_take_is_kept_and_tried_again(robot, recorder,
     disk(OSError(errno.ENOSPC, "No space left on device"))
     for prompt in ("first", "second"):
         act(robot, prompt)
-        with pytest.raises(Refused, match="No space left on device.*kept in memory") as refused:
+        with pytest.raises(Refused, match="No space left on device.; free space.*kept in memory") as refused:
             label(robot, prompt)
         assert refused.value.code == "not_written"
     assert list(spool.folder.iterdir()) == [spool.folder / "lock"]  # no half of a file
@@ -144,6 +155,15 @@ def test_what_neither_disk_nor_memory_takes_is_counted(robot, recorder, spool, d
             label(robot)
     recorder.finish()
     assert recorder.lost == 3 and not spool.files()
+
+
+def test_a_folder_that_was_deleted_meanwhile_loses_no_later_episode(robot, spool):
+    act(robot, "open")
+    label(robot)
+    shutil.rmtree(spool.folder)
+    act(robot, "close")
+    label(robot, "close")
+    assert [told for told, *_ in recorded(spool)] == ["close"]
 
 
 def test_a_folder_has_one_server(spool, tmp_path):
@@ -177,5 +197,15 @@ def test_a_killed_server_blocks_nobody_and_is_told(tmp_path):
 
 def test_a_damaged_recording_is_named(spool):
     (spool.folder / "000001.npz").write_bytes(b"PK nothing")
-    with pytest.raises(UserError, match="000001.npz cannot be read"):
-        list(spool.read())
+    for read in (lambda: list(spool.read()), lambda: spool.check(fake.SPEC)):
+        with pytest.raises(UserError, match="000001.npz cannot be read"):
+            read()
+
+
+def test_what_another_robot_s_server_left_is_said_before_one_serves(robot, spool):
+    act(robot, "open")
+    label(robot)
+    spool.check(fake.SPEC)
+    wide = dataclasses.replace(fake.SPEC.observation, image_size=(64, 96))
+    with pytest.raises(UserError, match=r"front \[64, 64, 3\], state \[3\], this one .*front \[64, 96, 3\]"):
+        spool.check(dataclasses.replace(fake.SPEC, observation=wide))

@@ -81,6 +81,29 @@ def test_a_window_told_anew_remembers_the_actions_that_were_executed():
     np.testing.assert_allclose(sessions.values(0, ["close"]), forced[0].max(), atol=1e-4)
 
 
+def test_a_robot_may_write_its_next_frame_over_the_last(policy):
+    """A camera's buffer, a state's and an embedding's: the window is of what was seen."""
+    frames, kept = frames_of(5, 4), []
+    for reuses in (False, True):
+        sessions, image = Sessions(policy, None), np.zeros((16, 16, 3), np.uint8)
+        state, told = np.zeros(4, np.float32), np.zeros(12)
+        for (images, joints), sentence in zip(frames, ("open", "open", "close", "close")):
+            if not reuses:
+                image, state, told = image.copy(), state.copy(), told.copy()
+            image[:], state[:], told[:] = images["front"], joints, EMBEDDINGS[sentence]
+            (decision,) = sessions.act([Request(0, {"front": image}, state, told)])
+        kept.append((decision.scores, sessions.values(0, [EMBEDDINGS["push"]])))
+    np.testing.assert_array_equal(kept[0][0], kept[1][0])
+    np.testing.assert_array_equal(kept[0][1], kept[1][1])
+
+
+def test_an_encoder_that_fails_leaves_the_sessions_as_they_were(policy):
+    sessions, frame = Sessions(policy, EMBEDDINGS.__getitem__), frames_of(1, 1)[0]
+    with pytest.raises(KeyError):
+        sessions.act([Request(0, *frame, "open"), Request(1, *frame, "unknown")])
+    assert not len(sessions)
+
+
 def test_a_reset_forgets_the_episode(policy):
     first, second = frames_of(6, 4), frames_of(7, 4)
     sessions = Sessions(policy, EMBEDDINGS.get)
@@ -158,6 +181,29 @@ def test_value_of_each_instruction_is_that_of_an_episode_told_so(policy):
     np.testing.assert_allclose(values[0], decisions[-1].scores[0].max(), atol=1e-5)
     with pytest.raises(Refused, match="no observation yet"):
         sessions.values(9, names)
+
+
+@pytest.mark.parametrize(
+    "instructions, message",
+    [
+        ("open", "The instructions are 'open', expected a list"),
+        (["open", ""], r"instruction is a str \(''\)"),
+        (["open", np.zeros(5, np.float32)], r"instruction is float32\[5\], .* floating\[12\]"),
+        (["open", "unknown"], "not among"),
+    ],
+)
+def test_what_is_no_list_of_instructions_has_no_values(policy, instructions, message):
+    def embed(sentence):
+        if sentence not in EMBEDDINGS:
+            raise UserError("not among the exported")
+        return EMBEDDINGS[sentence]
+
+    sessions = Sessions(policy, embed)
+    played(sessions, 0, frames_of(3, 1), ["open"])
+    with pytest.raises(Refused, match=message) as refused:
+        sessions.values(0, instructions)
+    assert refused.value.code == "bad_observation"
+    assert sessions.values(0, []).shape == (0,)
 
 
 @pytest.mark.parametrize("score_name, of_whole", [("Q", 0.875), ("log-probability", 0.75 + 0.5 + 0.875)])
