@@ -1,5 +1,7 @@
 """One tiny dataset and one tiny checkpoint a run, made by the real simulator, writer and learner."""
 
+# ruff: noqa: E402 (jax reads its flags when it is imported)
+
 from __future__ import annotations
 
 import os
@@ -8,6 +10,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+# Compilation is most of what the tests wait for: at this level it takes a third, and the programs compute the same to
+# rounding. Before jax is imported, and for all processes that the tests start.
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 import ml_collections
 import pytest
@@ -26,6 +32,12 @@ def door(name: str, *overrides: str, check: bool = True, config: str = "tests/ti
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert not check or result.returncode == 0, result.stderr[-3000:]
     return result
+
+
+def with_devices(count: int, **more: str) -> dict[str, str]:
+    """The environment of a process with so many simulated devices."""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={count}"
+    return os.environ | {"XLA_FLAGS": flags} | more
 
 
 def assert_group_ends(leader: int) -> None:

@@ -21,7 +21,7 @@ from qt_jax.errors import UserError
 from qt_jax.training import checkpoints, inputs, loop
 from qt_jax.training.config import validate
 from tests import tiny
-from tests.conftest import ROOT, train
+from tests.conftest import ROOT, train, with_devices
 
 
 def equal_trees(one, other):
@@ -256,7 +256,7 @@ def test_one_step_is_the_same_on_several_devices(dataset_path, tmp_path):
     )
     results = []
     for devices in (1, 4):
-        environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        environment = with_devices(devices)
         out = tmp_path / f"{devices}.npz"
         arguments = [sys.executable, "-c", script, dataset_path, str(tmp_path / f"run{devices}"), str(out)]
         subprocess.run(arguments, cwd=ROOT, env=environment, check=True, capture_output=True)

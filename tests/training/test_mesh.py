@@ -1,7 +1,6 @@
 """Meshes and shardings: what lies where, and that it changes nothing."""
 
 import functools
-import os
 import subprocess
 import sys
 
@@ -15,7 +14,7 @@ from qt_jax.errors import UserError
 from qt_jax.models.q_transformer import Network
 from qt_jax.training import mesh, sharding
 from qt_jax.training.state import init_state
-from tests.conftest import ROOT
+from tests.conftest import ROOT, with_devices
 from tests.models.test_q_transformer import make_network
 
 
@@ -36,7 +35,7 @@ def settings(data=-1, fsdp=1, tensor=1):
 )
 def test_a_step_is_the_same_on_every_mesh(agent, modality, extent):
     """Data, fsdp, tensor and mixed meshes of 8 simulated devices, float64, very uneven shards; accumulation; remat and scan as variants."""
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_ENABLE_X64": "1"}
+    environment = with_devices(8, JAX_ENABLE_X64="1")
     command = [sys.executable, "-m", "tests.training.mesh_steps", agent, modality, extent]
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]

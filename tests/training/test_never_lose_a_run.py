@@ -1,6 +1,5 @@
 """What a scheduler, a full disk, a damaged file or a dead host does to a run, through the real door."""
 
-import os
 import random
 import resource
 import shutil
@@ -17,7 +16,7 @@ import pytest
 
 from qt_jax.errors import EXIT_HUNG, EXIT_PEER_LOST, EXIT_PREEMPTED, EXIT_USER_ERROR, UserError
 from qt_jax.training import checkpoints, distributed
-from tests.conftest import ROOT, assert_group_ends, train
+from tests.conftest import ROOT, assert_group_ends, train, with_devices
 from tests.training.test_learner import equal_trees, metric_records, saved_state
 
 
@@ -25,7 +24,7 @@ def start(config, *overrides, devices=1, **options) -> subprocess.Popen:
     """The train door on `config`'s data and workdir."""
     command = [sys.executable, "-m", "qt_jax", "train", "--config=tests/tiny.py", f"--config.data.path={config.data.path}",
                f"--config.workdir={config.workdir}", *overrides]  # fmt: skip
-    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    environment = with_devices(devices)
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
@@ -89,7 +88,7 @@ def test_a_checkpoint_restores_on_any_mesh(trained, config, tmp_path):
     """Saved by 1 device: restored on 4x2 (a). Trained on and saved by 4x2 (b): restored on 2x4 (c) and by 1 device."""
     shutil.copytree(trained.workdir, config.workdir)
     shutil.rmtree(Path(config.workdir, "checkpoints", "20"))
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    environment = with_devices(8)
     command = [sys.executable, "-c", MESHES_SCRIPT, config.data.path, trained.workdir, config.workdir, str(tmp_path)]
     subprocess.run(command, cwd=ROOT, env=environment, check=True)
     a, b, c = (list(np.load(tmp_path / f"{name}.npz").values()) for name in "abc")
