@@ -22,14 +22,16 @@ from qt_jax.preprocess import windows
 from qt_jax.segment import Segment
 from qt_jax.specs import ActionSpec, ObservationSpec
 
-DTYPES = ("float32", "bfloat16")
-CHOICES = {
-    "attention": ATTENTION,
-    "dtype": DTYPES,
-    "remat": tuple(POLICIES),
-    "encoder_remat": tuple(POLICIES),
-}
-"""Of these settings of `config.model` no other value has a meaning."""
+
+def choices() -> dict[str, tuple[str, ...]]:
+    """Returns {setting of `config.model`: the values that have a meaning}."""
+    double = ("float64",) if jax.config.jax_enable_x64 else ()  # else JAX would make it float32
+    return {
+        "attention": ATTENTION,
+        "dtype": ("float32", "bfloat16", *double),
+        "remat": tuple(POLICIES),
+        "encoder_remat": tuple(POLICIES),
+    }
 
 
 def laptop() -> ml_collections.ConfigDict:
@@ -71,7 +73,7 @@ class QTransformer(nnx.Module):
     """See method.md, section 3. Outputs logits; what they mean (Q, log-probability) is the agent's business."""
 
     def __init__(self, config, action: ActionSpec, observation: ObservationSpec, instruction_dim: int, rngs: nnx.Rngs):
-        for name, known in CHOICES.items():
+        for name, known in choices().items():
             require_one_of(f"config.model.{name}", config[name], known)
         encoder(config.encoder)  # also of a network without cameras
         self.dims, self.max_bins, self.atoms, self.window = action.dims, action.max_bins, config.atoms, config.window

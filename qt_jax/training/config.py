@@ -114,7 +114,7 @@ def validate(config: Any, devices: int) -> None:
     span = config.value_range
     finite = not span or (len(span) == 2 and -math.inf < span[0] < span[1] < math.inf)
     require(finite, "value_range", "(least, greatest) attainable return, or ()")
-    for key, known in model.CHOICES.items():
+    for key, known in model.choices().items():
         require(config.model[key] in known, f"model.{key}", f"one of {known}")
     for key in ("window", "layers", "width", "heads", "mlp_ratio", "image_size", "image_tokens", "atoms"):
         require(config.model[key] > 0, f"model.{key}", "a positive number")

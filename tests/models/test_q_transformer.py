@@ -184,9 +184,9 @@ def test_state_only_mode():
     assert "cameras" not in params or not params["cameras"]
 
 
-@pytest.mark.parametrize("name", q_transformer.CHOICES)
+@pytest.mark.parametrize("name", [*q_transformer.choices(), "encoder"])
 def test_an_unknown_choice_is_named_with_those_that_are_known(name):
-    with pytest.raises(UserError, match=rf"config.model.{name} is 'resnet18'; expected one of \('\w+', "):
+    with pytest.raises(UserError, match=rf"config.model.{name} is 'resnet18'; expected one of \(?'?\w+'?, "):
         make_network(**{name: "resnet18"})
 
 
