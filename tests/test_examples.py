@@ -1,5 +1,6 @@
 """Each file of examples/ as its docstring says, at toy size."""
 
+import importlib
 import re
 import runpy
 import subprocess
@@ -48,15 +49,14 @@ def test_act(trained, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("name", ["my_agent", "my_encoder"])
-def test_an_agent_and_an_encoder_of_ones_own(name, dataset_path, tmp_path):
-    file, run = f"examples/{name}.py", f"--config.workdir={tmp_path}"
-    door("train", f"--config.data.path={dataset_path}", run, *FLAGS, *TINY_ENV, config=file)
-    policy = qt_jax.load_policy(tmp_path)
+def test_an_agent_and_an_encoder_of_ones_own(name, config, dataset_path):
+    mine = importlib.import_module(f"examples.{name}").get_config()
+    mine.workdir, mine.env = config.workdir, config.env
+    mine.update_from_flattened_dict(SMALL | {"data.path": dataset_path, "data.cache": config.data.cache})
+    qt_jax.train(mine)
+    policy = qt_jax.load_policy(mine.workdir)
     seen = {key: np.zeros(of["shape"], of["dtype"]) for key, of in policy.observation.items() if "shape" in of}
     assert policy.infer(seen | {"prompt": "open the faucet"})["actions"].shape == (1, 4)
-
-
-TINY_ENV = ["--config.env.image_size=32", "--config.env.tasks=('faucet-open','faucet-close')"]
 
 
 def test_a_suite_of_ones_own(tmp_path):
@@ -66,7 +66,7 @@ def test_a_suite_of_ones_own(tmp_path):
     door("collect", data, *few, config="examples/my_suite.py")
     door("train", data, run, *FLAGS, config="examples/my_suite.py")
     two = ["--config.evaluate.episodes=1", "--config.evaluate.num_envs=2", "--config.evaluate.max_decisions=3"]
-    said = door("evaluate", data, run, *two, config="examples/my_suite.py").stdout
+    said = door("evaluate", data, run, *two, *FLAGS, config="examples/my_suite.py").stdout
     assert "go to the right corner" in said and (tmp_path / "run" / "report.html").exists()
 
 

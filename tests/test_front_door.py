@@ -34,7 +34,6 @@ def observation(seed: int = 0) -> dict:
 
 
 def test_a_run_and_its_artefact_are_one_policy(policy, exported):
-    policy.reset()
     other = qt_jax.load_policy(exported)
     for seed in range(3):
         mine, theirs = policy.infer(observation(seed)), other.infer(observation(seed))
@@ -42,6 +41,7 @@ def test_a_run_and_its_artefact_are_one_policy(policy, exported):
         np.testing.assert_allclose(mine["actions"], theirs["actions"], atol=1e-5)
     values = policy.values([SENTENCE, "close the faucet"])
     assert values.shape == (2,) and 0 <= values.min() <= values.max() <= 1
+    policy.reset()
 
 
 def test_the_base_install_acts(exported):
@@ -80,6 +80,8 @@ def test_episodes_of_several_robots(policy):
 def test_a_bad_observation_is_an_error(policy, changed, message):
     with pytest.raises(UserError, match=message):
         policy.infer(observation() | changed)
+    assert policy.infer(observation())["step"] == 0
+    policy.reset()
 
 
 def test_names_of_the_robots_own(trained, tmp_path):
