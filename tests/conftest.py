@@ -13,7 +13,9 @@ from pathlib import Path
 
 # Compilation is most of what the tests wait for: at this level it takes a third, and the programs compute the same to
 # rounding. Before jax is imported, and for all processes that the tests start.
-os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+FAST_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+if FAST_COMPILATION not in os.environ.get("XLA_FLAGS", ""):  # a test's own process has them already
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST_COMPILATION}"
 
 import ml_collections
 import pytest
