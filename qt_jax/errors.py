@@ -30,6 +30,8 @@ EXIT_PEER_LOST = 77
 
 EXIT_INTERRUPTED = 130
 """Ctrl-C, as shells count it."""
+EXIT_UNREAD = 141
+"""The output went to a pipe that nobody reads any more (SIGPIPE, as shells count it)."""
 
 
 class Preempted(Exception):

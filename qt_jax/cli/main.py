@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 from qt_jax.cli.commands import COMMANDS, usage
-from qt_jax.errors import EXIT_USER_ERROR
+from qt_jax.errors import EXIT_UNREAD, EXIT_USER_ERROR
 
 
 def run() -> None:
@@ -20,6 +21,10 @@ def run() -> None:
         raise SystemExit(EXIT_USER_ERROR)
     try:
         importlib.import_module("qt_jax.cli.start").run(name)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `... | head`: who reads has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
+        raise SystemExit(EXIT_UNREAD) from None
     except ModuleNotFoundError as error:
         package = (error.name or str(error)).partition(".")[0]
         if package == "qt_jax":

@@ -167,3 +167,12 @@ def test_every_setting_says_what_it_means(agent):
     said = help.of(config).splitlines()
     assert len(said) == len(settings.flattened(config))
     assert not [line for line in said if "  # " not in line]
+
+
+def test_a_pipe_that_nobody_reads_is_no_traceback():
+    command = [sys.executable, "-m", "qt_jax", "train", "--config=tests/tiny.py", "--help"]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(command, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True, timeout=120)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
