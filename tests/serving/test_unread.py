@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import time
+import tracemalloc
 from concurrent import futures
 
 import numpy as np
@@ -20,7 +21,10 @@ from qt_jax.serving.client import Client
 from tests.serving import fake
 
 NAMES = {"session_id": "🤖" * 100, "request_id": "🤖" * 100}  # which come back
-SENT = 8 * 2**20
+SENT = 16 * 2**20
+"""By each of three clients."""
+HELD = 20 * 2**20
+"""At most, by a server that cuts each of them off at 4 MiB; it would hold all 48 that were sent, and more."""
 
 
 def message(kind: str) -> bytes:
@@ -62,9 +66,12 @@ def flood(raw: socket.socket, data: bytes) -> str:
     return "all was taken"
 
 
-def resident() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * 4096
+@pytest.fixture
+def traced():
+    """A function that gives the bytes that Python holds since the test began. What the process has beside is others'."""
+    tracemalloc.start()
+    yield lambda: tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
 
 
 @pytest.fixture
@@ -84,12 +91,12 @@ def small(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["refused", "served", "ping"])
-def test_who_reads_no_reply_costs_no_memory_and_nobody_elses_time(kind, small):
+def test_who_reads_no_reply_costs_no_memory_and_nobody_elses_time(kind, small, traced):
     with contextlib.ExitStack() as stack, fake.served(pending=16) as port:
         robot = stack.enter_context(Client(f"ws://127.0.0.1:{port}"))
         robot.infer(fake.observation())
         connections = [stack.enter_context(connected(port)) for _ in range(3)]
-        before, slowest = resident(), 0.0
+        before, slowest = traced(), 0.0
         with futures.ThreadPoolExecutor() as pool:
             ends = [pool.submit(flood, raw, message(kind)) for raw in connections]
             while not all(end.done() for end in ends):
@@ -97,8 +104,8 @@ def test_who_reads_no_reply_costs_no_memory_and_nobody_elses_time(kind, small):
                 robot.infer(fake.observation())
                 slowest = max(slowest, time.perf_counter() - start)
         assert "all was taken" not in [end.result() for end in ends]
-        assert resident() - before < 12 * 2**20 and slowest < 2.0
-        ends_at = time.monotonic() + 4
+        assert traced() - before < HELD and slowest < 5.0
+        ends_at = time.monotonic() + 8
         stack.callback(lambda: ends.append(time.monotonic() < ends_at))
     assert ends[-1]  # the server's end does not wait for them
 
