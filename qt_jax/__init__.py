@@ -1,7 +1,8 @@
 """qt_jax: offline reinforcement learning of robot policies with Q-Transformer, in JAX.
 
     policy = qt_jax.load_policy("runs/quickstart/q_transformer")
-    action = policy.infer({"observation/front": image, "observation/state": state, "prompt": "close the drawer"})["actions"][0]
+    seen = {"observation/front": image, "observation/state": state, "prompt": "close the drawer"}
+    action = policy.infer(seen)["actions"][0]
 
 `load_policy`, `open_dataset`, `train` and `evaluate` are imported when they are first used.
 """

@@ -26,5 +26,6 @@ def main() -> None:
         f"{folder}: {', '.join(file.name for file in files)}, {size:.1f} MiB, {added['dtype']}, "
         f"opset {added['opset']}\n"
         f"{agreement.summary(added['agreement'], 'the artefact')}\n"
-        "act with it: qt_jax.serving.onnx_policy.load(FOLDER, threads=N); numpy and onnxruntime are enough"
+        f'act with it: qt_jax.load_policy("{folder}/{onnx.FOLDER}"); numpy and onnxruntime are enough '
+        "(for exported sentences safetensors, too)"
     )

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 
+import qt_jax
 from qt_jax.serving import onnx_policy
 from qt_jax.serving.sessions import Request, Sessions
 
@@ -20,5 +21,14 @@ def episode(policy) -> list[list[int]]:
     return tokens
 
 
+def front_door(folder: str) -> None:
+    """`import qt_jax` alone gives an action."""
+    policy = qt_jax.load_policy(f"{folder}/onnx", threads=1)
+    told = {"instruction_embedding": np.zeros(policy.spec.instruction_dim, np.float32)}
+    seen = {key: np.zeros(of["shape"], of["dtype"]) for key, of in policy.observation.items() if "shape" in of}
+    assert policy.infer(seen | told)["actions"].shape == (1, policy.spec.action.dims)
+
+
 def main(folder: str) -> None:
+    front_door(folder)
     print(json.dumps(episode(onnx_policy.load(folder))))

@@ -4,6 +4,7 @@ import json
 import os
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -207,3 +208,12 @@ def test_statistics_that_are_no_numbers_are_refused(folder):
     object.__setattr__(values, "mean", (float("nan"), 0.0, 0.0))
     seal(folder, about() | {"state": values.to_json()})
     assert "statistics hold NaN or Inf" in refused(folder)
+
+
+def test_a_robot_without_safetensors_sends_embeddings(folder, monkeypatch):
+    """Unless sentences were exported: then the package is named."""
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    assert Folder.open(str(folder)).embeddings() == {}
+    seal(folder, about() | {"instructions": ["open the drawer"]})
+    with pytest.raises(UserError, match="need safetensors .*pip install safetensors"):
+        Folder.open(str(folder)).embeddings()
