@@ -1,8 +1,10 @@
-"""`make bench-learner`: speed, peak memory and share of the matmul peak of the learner, and of the PyTorch peer beside it, in one run.
+"""`make bench-learner`: speed, peak memory and share of the matmul peak of the learner, and of the PyTorch
+peer beside it, in one run.
 
-Work is counted as in the design: a step is 4F (one online pass forward and backward, one target pass), F = FLOPs of one forward pass from
-the program before optimisation; the peak is a jitted float32 2048^3 matmul. Transitions are trainable steps. Medians. The peer's FLOPs are
-torch's own count. Both sides in processes of their own, one after the other. Writes experiments/results/bench_learner.json.
+Work is counted as in the design: a step is 4F (one online pass forward and backward, one target pass), F =
+FLOPs of one forward pass from the program before optimisation; the peak is a jitted float32 2048^3 matmul.
+Transitions are trainable steps. Medians. The peer's FLOPs are torch's own count. Both sides in processes of
+their own, one after the other. Writes experiments/results/bench_learner.json.
 """
 
 from __future__ import annotations
@@ -29,12 +31,18 @@ def child(*command: str) -> dict[str, float]:
 
 
 def factors(ours: dict[str, float], peers: dict[str, float]) -> dict[str, float]:
-    """transitions/s of ours over the peer's as a product, each factor the gain of one more change to the peer, in this order.
+    """transitions/s of ours over the peer's as a product, each factor the gain of one more change to the
+    peer, in this order.
 
     The work of a transition is encoder * frame passes + rest; its time is that over the achieved FLOP/s.
     """
-    work = lambda side: side["step_gflop"] / side["transitions_per_step"]
-    encoders = lambda size, passes: size["image_encoder_gflop_a_frame"] * passes["frame_passes_a_transition"]
+
+    def work(side):
+        return side["step_gflop"] / side["transitions_per_step"]
+
+    def encoders(size, passes):
+        return size["image_encoder_gflop_a_frame"] * passes["frame_passes_a_transition"]
+
     rest = work(peers) - encoders(peers, peers)
     stages = [work(peers), encoders(ours, peers) + rest, encoders(ours, ours) + rest, work(ours)]
     names = ("another image encoder", "each frame encoded once", "a smaller rest of the network")
@@ -55,8 +63,13 @@ def main() -> None:
 
 def table(ours: dict, peers: dict, compared: dict) -> str:
     rows = [("size", "", "parameters", "steps/s", "transitions/s", "peak memory GiB", "of matmul peak")]
-    show = lambda value, form: "" if value is None else format(value, form)
-    for name, side, values in [(n, "qt_jax", v) for n, v in ours.items()] + [(n, "PyTorch peer", v) for n, v in peers.items()]:
+
+    def show(value, form):
+        return "" if value is None else format(value, form)
+
+    for name, side, values in [(n, "qt_jax", v) for n, v in ours.items()] + [
+        (n, "PyTorch peer", v) for n, v in peers.items()
+    ]:
         get = values.get
         rows.append((
             name, side, show(get("parameters"), ","), show(get("steps_per_s"), ".3g"), show(get("transitions_per_s"), ".3g"),
@@ -66,7 +79,10 @@ def table(ours: dict, peers: dict, compared: dict) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     for name, parts in compared.items():
         parts = dict(parts)
-        lines.append(f"{name}: {parts.pop('speedup'):.3g}x the peer = " + " x ".join(f"{v:.2g} ({k})" for k, v in parts.items()))
+        lines.append(
+            f"{name}: {parts.pop('speedup'):.3g}x the peer = "
+            + " x ".join(f"{v:.2g} ({k})" for k, v in parts.items())
+        )
     return "\n".join(lines)
 
 

@@ -1,4 +1,5 @@
-"""`make bench-loader`: the data pipeline against a bare decode loop, its memory over 20,000 batches, and what the learner waits for it.
+"""`make bench-loader`: the data pipeline against a bare decode loop, its memory over 20,000 batches, and what
+the learner waits for it.
 
 Three parts, each in a process of its own:
 - throughput: frames/s of the loader with one thread and with one a core, and of as many threads that only decode the JPEGs of the same
@@ -37,7 +38,11 @@ def config_of(name: str):
 
     config = quickstart.get_config()
     if name == "rt1":
-        config.data.path, config.data.segment_length, config.data.balance.demonstrations = "data/bench_rt1", 12, None
+        config.data.path, config.data.segment_length, config.data.balance.demonstrations = (
+            "data/bench_rt1",
+            12,
+            None,
+        )
         del config.env  # the dataset describes itself
     config.data.read_threads = THREADS
     return config
@@ -75,7 +80,14 @@ def write_rt1() -> None:
 
     action = ActionSpec([f"a{i}" for i in range(8)], [-1.0] * 8, [1.0] * 8, [256] * 8)
     observation = ObservationSpec(("front",), (256, 320), 0, "")
-    rlds_writer.write("data/bench_rt1", episodes(), action=action, observation=observation, description="", file_format="array_record")
+    rlds_writer.write(
+        "data/bench_rt1",
+        episodes(),
+        action=action,
+        observation=observation,
+        description="",
+        file_format="array_record",
+    )
 
 
 def throughput(name: str) -> dict[str, float]:
@@ -85,7 +97,9 @@ def throughput(name: str) -> dict[str, float]:
 
     config, recipe = recipe_of(name)
     rows, memory = config.data.batch_size, config.data.memory_mib * 2**20
-    iterators = {n: TrainingIterator(recipe, batch_size=rows, threads=n, memory=memory) for n in sorted({1, THREADS})}
+    iterators = {
+        n: TrainingIterator(recipe, batch_size=rows, threads=n, memory=memory) for n in sorted({1, THREADS})
+    }
 
     def loaded(iterator) -> float:
         start, frames = time.perf_counter(), 0
@@ -96,7 +110,11 @@ def throughput(name: str) -> dict[str, float]:
     reader, draws, jpegs = SegmentReader(recipe, 2**40), Reader(iterators[1].order, np.arange(rows)), []
     for draw in (draw for number in range(8) for draw in draws.batch(number)):
         start = draw.cut * recipe.cutting.stride
-        jpegs += [f for frames in reader.episode(draw).episode.images.values() for f in frames[start : start + recipe.cutting.length]]
+        jpegs += [
+            f
+            for frames in reader.episode(draw).episode.images.values()
+            for f in frames[start : start + recipe.cutting.length]
+        ]
     parts = np.array_split(np.asarray(jpegs, object), 8 * THREADS)
 
     def decode_all(part) -> None:
@@ -128,7 +146,10 @@ def soak(name: str) -> dict[str, float]:
     from qt_jax.data.loader import TrainingIterator
 
     config, recipe = recipe_of(name)
-    iterator, resident = TrainingIterator(recipe, batch_size=config.data.batch_size, threads=THREADS), []  # keeps no episode it can drop
+    iterator, resident = (
+        TrainingIterator(recipe, batch_size=config.data.batch_size, threads=THREADS),
+        [],
+    )  # keeps no episode it can drop
     for number in range(SOAK_BATCHES):
         next(iterator)
         if number % 1000 == 999:
@@ -136,7 +157,11 @@ def soak(name: str) -> dict[str, float]:
             resident.append(pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
     iterator.close()
     slope = np.polyfit(np.arange(len(resident) // 2), resident[len(resident) // 2 :], 1)[0]
-    return {"batches": SOAK_BATCHES, "resident_mib": [round(x) for x in resident], "growth_mib_per_1000_batches": float(slope)}
+    return {
+        "batches": SOAK_BATCHES,
+        "resident_mib": [round(x) for x in resident],
+        "growth_mib_per_1000_batches": float(slope),
+    }
 
 
 def wait(name: str) -> dict[str, float]:
@@ -145,8 +170,15 @@ def wait(name: str) -> dict[str, float]:
     subprocess.run(["rm", "-rf", str(workdir)], check=True)
     steps = {"quickstart": 300, "rt1": 6}[name]
     log_every = max(1, steps // 6)
-    runs.door("train", f"benchmarks/bench_loader.py:{name}", f"--config.workdir={workdir}", f"--config.train.steps={steps}",
-              f"--config.train.log_every={log_every}", f"--config.train.validate_every={steps + 1}")  # fmt: skip
+    runs.door(
+        "train",
+        f"benchmarks/bench_loader.py:{name}",
+        f"--config.workdir={workdir}",
+        f"--config.train.steps={steps}",
+        # fmt: skip
+        f"--config.train.log_every={log_every}",
+        f"--config.train.validate_every={steps + 1}",
+    )
     records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     shares = [record["data_wait_share"] for record in records if "data_wait_share" in record][1:]
     return {"data_wait_share": statistics.median(shares), "worst": max(shares), "readings": len(shares)}
@@ -159,7 +191,9 @@ def get_config(name: str):
     config = config_of(name)
     if name == "rt1":
         config.model = model.paper()
-        config.model.update(image_size=224, dtype="float32", remat="none", encoder_remat="none", scan_layers=False)
+        config.model.update(
+            image_size=224, dtype="float32", remat="none", encoder_remat="none", scan_layers=False
+        )
         config.data.batch_size, config.data.segment_length, config.data.validation_fraction = 2, 18, 0.0
     return config
 
@@ -169,7 +203,10 @@ PARTS = {f.__name__: f for f in (throughput, soak, wait)}
 
 def main() -> None:
     if not Path("data/bench_rt1").exists():
-        subprocess.run([sys.executable, "-c", "from benchmarks import bench_loader; bench_loader.write_rt1()"], check=True)
+        subprocess.run(
+            [sys.executable, "-c", "from benchmarks import bench_loader; bench_loader.write_rt1()"],
+            check=True,
+        )
     results = {}
     for part, name in itertools.product(PARTS, SIZES):
         if (part, name) == ("soak", "rt1"):  # the same code, and an hour

@@ -1,6 +1,7 @@
 """`make bench-quickstart`: the quickstart's two methods over several training seeds on the quickstart's data.
 
-Writes experiments/results/bench_quickstart.json: each seed's evaluation, and the mean over seeds with a 95% t interval within [0, 1].
+Writes experiments/results/bench_quickstart.json: each seed's evaluation, and the mean over seeds with a 95% t
+interval within [0, 1].
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ def main() -> None:
     for seed in SEEDS:
         for method, agent in METHODS.items():
             workdir = Path("runs/bench_quickstart") / commit / f"{agent}_{seed}"
-            rows[method][str(seed)] = runs.train_and_evaluate(f"{EXPERIMENT}:{agent}", workdir, f"--config.seed={seed}")
+            rows[method][str(seed)] = runs.train_and_evaluate(
+                f"{EXPERIMENT}:{agent}", workdir, f"--config.seed={seed}"
+            )
     summary = {}
     for method, by_seed in rows.items():
         rates = [row["overall"]["success"] for row in by_seed.values()]
@@ -32,7 +35,9 @@ def main() -> None:
         summary[method] = {"mean": sum(rates) / len(rates), "low": low, "high": high, "seeds": rates}
     runs.write(RESULTS, commit=commit, summary=summary, methods=rows)
     for method, row in summary.items():
-        print(f"{method:20}{row['mean']:6.1%}  [{row['low']:.1%}, {row['high']:.1%}]  seeds {', '.join(f'{r:.0%}' for r in row['seeds'])}")
+        print(
+            f"{method:20}{row['mean']:6.1%}  [{row['low']:.1%}, {row['high']:.1%}]  seeds {', '.join(f'{r:.0%}' for r in row['seeds'])}"
+        )
 
 
 if __name__ == "__main__":

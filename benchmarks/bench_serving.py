@@ -1,4 +1,5 @@
-"""`make bench-serving`: what a control step costs, from the compiled program to the socket, and beside it the PyTorch peer.
+"""`make bench-serving`: what a control step costs, from the compiled program to the socket, and beside it the
+PyTorch peer.
 
 For the laptop- and the paper-size network with random parameters, one robot, one 300x300 image, batch 1, in turns in one run; p50 and p99:
 - raw: the compiled step of the runtime, its arguments ready, each time another image;
@@ -55,9 +56,14 @@ def export_untrained(size: str, folder: str) -> None:
     names = ("terminate", "x", "y", "z", "roll", "pitch", "yaw", "gripper")
     action = ActionSpec(names, (-1.0,) * 8, (1.0,) * 8, (256,) * 8)
     observation = ObservationSpec(("front",), (300, 300), 0, "")
-    none, unit = Statistics((), (), (), (), (), ()), Statistics(*[(x,) * 8 for x in (0.0, 1.0, -1.0, 1.0, -1.0, 1.0)])
+    none, unit = (
+        Statistics((), (), (), (), (), ()),
+        Statistics(*[(x,) * 8 for x in (0.0, 1.0, -1.0, 1.0, -1.0, 1.0)]),
+    )
     dataset = checkpoints.DatasetAssets(action, observation, none, unit, 1 / 3)
-    assets = checkpoints.Assets(action, observation, {"collected": dataset}, ENCODER, 512, checkpoints.plain_config(config), "", {})
+    assets = checkpoints.Assets(
+        action, observation, {"collected": dataset}, ENCODER, 512, checkpoints.plain_config(config), "", {}
+    )
     params = jax.jit(Network.create(config.model, action, observation, 512).init)(jax.random.key(0))
     artefact.build(params, assets, folder, {"workdir": "", "step": 0})
 
@@ -78,13 +84,22 @@ def measure(size: str, folder: str) -> dict[str, Any]:
     policy = sessions.policy
     policy.warm_up()
     raw_inputs = (no_state[None], embedding[None], np.zeros(1, bool), undecided(opened.spec, 1))
-    request = lambda n, told: Request("robot", {"front": images[n % 8]}, no_state, told)
+
+    def request(n, told):
+        return Request("robot", {"front": images[n % 8]}, no_state, told)
+
     told_anew = [embedding, embedding + 1e-3]
 
     command = [sys.executable, "-m", "qt_jax", "serve", f"--artefact={folder}", "--port=0", "--slots=1"]
-    with _started(*command) as server, _started(sys.executable, "-c", "from benchmarks import bench_serving as b; b.echo()") as echoing:
+    with (
+        _started(*command) as server,
+        _started(sys.executable, "-c", "from benchmarks import bench_serving as b; b.echo()") as echoing,
+    ):
         client, echo = Client(_url(server)), Client(_url(echoing))
-        message = lambda n: {"observation/front": images[n % 8], "instruction_embedding": embedding}
+
+        def message(n):
+            return {"observation/front": images[n % 8], "instruction_embedding": embedding}
+
         ways: dict[str, Callable[[int], Any]] = {
             "raw": lambda n: policy._run(np.zeros(1), {"front": images[n % 8][None]}, *raw_inputs),
             "runtime": lambda n: sessions.act([request(n, embedding)]),
@@ -142,7 +157,16 @@ def measure_onnx(size: str, folder: str) -> dict[str, float]:
 
     policy, rng = onnx_policy.load(folder), np.random.default_rng(0)
     images, embedding = rng.integers(0, 256, (8, 1, 300, 300, 3), np.uint8), np.zeros((1, 512), np.float32)
-    step = lambda n: policy.act(np.zeros(1, int), {"front": images[n % 8]}, np.zeros((1, 0), np.float32), embedding, np.zeros(1, bool))
+
+    def step(n):
+        return policy.act(
+            np.zeros(1, int),
+            {"front": images[n % 8]},
+            np.zeros((1, 0), np.float32),
+            embedding,
+            np.zeros(1, bool),
+        )
+
     return _percentiles(_in_turns({"onnx": step}, size)["onnx"])
 
 
@@ -161,7 +185,11 @@ def _in_turns(ways: dict[str, Callable[[int], Any]], size: str) -> dict[str, lis
 
 
 def _percentiles(values: list[float]) -> dict[str, float]:
-    return {"p50_ms": float(np.percentile(values, 50)), "p99_ms": float(np.percentile(values, 99)), "calls": len(values)}
+    return {
+        "p50_ms": float(np.percentile(values, 50)),
+        "p99_ms": float(np.percentile(values, 99)),
+        "calls": len(values),
+    }
 
 
 def main() -> None:
@@ -173,7 +201,9 @@ def main() -> None:
             _child(ONNX_PYTHON, "-m", "qt_jax", "onnx", f"--artefact={folder}")
             results[size] = json.loads(_child(sys.executable, "-c", _call("measure", size, folder)))
             results[size]["onnx"] = json.loads(_child(ONNX_PYTHON, "-c", _call("measure_onnx", size, folder)))
-            results[size]["peer"] = json.loads(_child(PEER_PYTHON, "benchmarks/peer_q_transformer.py", "act", PEER_SIZES[size]))
+            results[size]["peer"] = json.loads(
+                _child(PEER_PYTHON, "benchmarks/peer_q_transformer.py", "act", PEER_SIZES[size])
+            )
         print(f"{size}: {json.dumps(results[size], indent=1)}", flush=True)
         runs.write(RESULT, commit=commit, **results)
 

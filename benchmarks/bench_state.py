@@ -1,7 +1,9 @@
-"""`make bench-state`: state-only MT10, Q-Transformer against behaviour cloning on the same data, one seed each.
+"""`make bench-state`: state-only MT10, Q-Transformer against behaviour cloning on the same data, one seed
+each.
 
-Collects the dataset unless it is there, trains and evaluates each method through the doors that a user has, and writes
-experiments/results/bench_state.json with success rates (95% Wilson intervals), training times and the commit.
+Collects the dataset unless it is there, trains and evaluates each method through the doors that a user has,
+and writes experiments/results/bench_state.json with success rates (95% Wilson intervals), training times and
+the commit.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ def main(overrides: list[str]) -> None:
     for method, row in rows.items():
         overall = row["overall"]
         interval = f"[{overall['low']:.1%}, {overall['high']:.1%}]"
-        print(f"{method:20}{overall['success']:6.1%}  {interval}  trained in {row['training_minutes']:.1f} min")
+        print(
+            f"{method:20}{overall['success']:6.1%}  {interval}  trained in {row['training_minutes']:.1f} min"
+        )
 
 
 if __name__ == "__main__":

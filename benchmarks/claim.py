@@ -1,10 +1,11 @@
 """`python -m benchmarks.claim PART [NAME ...]`: the runs that are missing of a part, one by one.
 
-tries, grid: of the diagnosis. benchmark: every method on every recipe. ablations: of Q-Transformer, most on recipe b. scene: every method
-on the second suite. scene_ablations: of Q-Transformer there. NAME: a try or method, or one row or run of it (`q_transformer,a`,
-`q_transformer,a,0`); none: all of the part.
-Results are JSON lines in experiments/results; stop it at any time. `--output=again.jsonl` runs again what is there already.
-Pools that are not there are collected first. Each core has runs of its own; on an accelerator `--together=20` makes up to 20 one program.
+tries, grid: of the diagnosis. benchmark: every method on every recipe. ablations: of Q-Transformer, most on
+recipe b. scene: every method on the second suite. scene_ablations: of Q-Transformer there. NAME: a try or
+method, or one row or run of it (`q_transformer,a`, `q_transformer,a,0`); none: all of the part. Results are
+JSON lines in experiments/results; stop it at any time. `--output=again.jsonl` runs again what is there
+already. Pools that are not there are collected first. Each core has runs of its own; on an accelerator
+`--together=20` makes up to 20 one program.
 """
 
 from __future__ import annotations
@@ -37,13 +38,25 @@ def wanted(part: str, names: list[str]) -> tuple[str, dict]:
     elif part == "grid":
         module, runs_of = metaworld_grid, metaworld_grid.names()
     elif part.endswith("ablations"):
-        module, ablated = (metaworld_benchmark, ABLATED_ON) if part == "ablations" else (scene_benchmark, SCENE_ABLATED_ON)
+        module, ablated = (
+            (metaworld_benchmark, ABLATED_ON) if part == "ablations" else (scene_benchmark, SCENE_ABLATED_ON)
+        )
         runs_of = [(f"q_transformer.{name}", cell) for name, cells in ablated.items() for cell in cells]
     else:
-        module, cells = (scene_benchmark, SCENE_RECIPES) if part == "scene" else (metaworld_benchmark, RECIPES)
+        module, cells = (
+            (scene_benchmark, SCENE_RECIPES) if part == "scene" else (metaworld_benchmark, RECIPES)
+        )
         runs_of = [(name, cell) for cell in cells for name in METHODS if "." not in name]
-    every = [f"{name},{cell},{seed}" for seed in range(SEEDS[part]) for name, cell in runs_of if not (seed and name in SEED_0)]
-    beginning = lambda name: [run for run in every if f"{run},".startswith(f"{name},")]
+    every = [
+        f"{name},{cell},{seed}"
+        for seed in range(SEEDS[part])
+        for name, cell in runs_of
+        if not (seed and name in SEED_0)
+    ]
+
+    def beginning(name):
+        return [run for run in every if f"{run},".startswith(f"{name},")]
+
     if unknown := [name for name in names if not beginning(name)]:
         places = zip(("names", "recipes or cells", "seeds"), zip(*(run.split(",") for run in every)))
         known = "; ".join(f"{what}: {', '.join(sorted(set(values)))}" for what, values in places)
@@ -52,8 +65,12 @@ def wanted(part: str, names: list[str]) -> tuple[str, dict]:
     return f"experiments/{module.__name__.split('.')[-1]}.py", {run: module.get_config(run) for run in chosen}
 
 
-def packed(experiment: str, name: str, configs: dict, curves: Mapping[str, tuple[int, ...]] = MappingProxyType({})) -> Path:
-    """.fleet/NAME.pack of these runs, {run: config}, and of their pools, which are collected where they are not there."""
+def packed(
+    experiment: str, name: str, configs: dict, curves: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+) -> Path:
+    """.fleet/NAME.pack of these runs, {run: config}, and of their pools, which are collected where they are
+    not there.
+    """
     commit, pack = runs.code_commit("experiments"), Path(".fleet") / f"{name}.pack"
     for run, config in configs.items():
         if not (Path(config.data.path) / "1.0.0").exists():
@@ -63,11 +80,17 @@ def packed(experiment: str, name: str, configs: dict, curves: Mapping[str, tuple
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("part", choices=SEEDS)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--together", type=fleet.positive, default=1, metavar="N")
-    parser.add_argument("--pack", action="store_true", help="only write .fleet/PART.pack, for `python -m benchmarks.fleet` elsewhere")
+    parser.add_argument(
+        "--pack",
+        action="store_true",
+        help="only write .fleet/PART.pack, for `python -m benchmarks.fleet` elsewhere",
+    )
     parser.add_argument("--output", type=Path, help="file of the results; what it holds is not run again")
     given = parser.parse_args()
     if given.pack and given.together > 1:

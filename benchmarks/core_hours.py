@@ -1,8 +1,9 @@
-"""`python -m benchmarks.core_hours`: how long each part of `benchmarks.claim` takes on CPU cores, before it is started.
+"""`python -m benchmarks.core_hours`: how long each part of `benchmarks.claim` takes on CPU cores, before it
+is started.
 
-From the runs in experiments/results that had a core each: the median time of a step of each algorithm with each length of segment, window
-and number of outputs, or where no run had these of the algorithm, and of an evaluation episode. Without the pools, and with whatever else
-those cores did.
+From the runs in experiments/results that had a core each: the median time of a step of each algorithm with
+each length of segment, window and number of outputs, or where no run had these of the algorithm, and of an
+evaluation episode. Without the pools, and with whatever else those cores did.
 """
 
 from __future__ import annotations

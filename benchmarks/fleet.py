@@ -1,7 +1,9 @@
-"""`python -m benchmarks.fleet PACK OUTPUT [--together N]`: trains and evaluates the runs of a pack that OUTPUT does not hold yet.
+"""`python -m benchmarks.fleet PACK OUTPUT [--together N]`: trains and evaluates the runs of a pack that
+OUTPUT does not hold yet.
 
-OUTPUT gets a JSON line a run, as they are done: stop it at any time. Each CPU core has runs of its own; with `--together=N` the machine's
-accelerator trains up to N runs of one program at once (training/fleet.py) and the CPU cores evaluate them.
+OUTPUT gets a JSON line a run, as they are done: stop it at any time. Each CPU core has runs of its own; with
+`--together=N` the machine's accelerator trains up to N runs of one program at once (training/fleet.py) and
+the CPU cores evaluate them.
 """
 
 from __future__ import annotations
@@ -58,23 +60,39 @@ class Unit:
 
 def network_of(content: Pack, job: Job) -> Network:
     data = content.data[job.data[0]]
-    return Network.create(checkpoints.frozen_config(job.config).model, data.action, data.observation, content.instruction_dim)
+    return Network.create(
+        checkpoints.frozen_config(job.config).model, data.action, data.observation, content.instruction_dim
+    )
 
 
 def rows(content: Pack, job: Job, member: Member) -> np.ndarray:
     """What a run draws from its pool: int32 [steps, B]."""
     config, pool = checkpoints.frozen_config(job.config), content.data[job.data[member.data]].pool
-    settings = {"steps": config.train.steps, "batch_size": config.data.batch_size, "shuffle_episodes": config.data.shuffle_episodes}
+    settings = {
+        "steps": config.train.steps,
+        "batch_size": config.data.batch_size,
+        "shuffle_episodes": config.data.shuffle_episodes,
+    }
     return fleet.rows(member.groups, pool, seed=int(member.own["seed"]), **settings)
 
 
-def train(content: Pack, unit: Unit, drawn: Sequence[np.ndarray]) -> tuple[list[dict[str, Any]], list[dict[int, dict]]]:
-    """Of each run of the unit, with its `rows`, what is to be known about its training, and its parameters {steps: params}: of the points
-    of its learning curve, and last those of its end."""
+def train(
+    content: Pack, unit: Unit, drawn: Sequence[np.ndarray]
+) -> tuple[list[dict[str, Any]], list[dict[int, dict]]]:
+    """Of each run of the unit, with its `rows`, what is to be known about its training, and its parameters
+    {steps: params}: of the points of its learning curve, and last those of its end.
+    """
     job, members = unit.of(content)
-    arrays, offsets = fleet.joined([content.data[number].pool for number in job.data])  # of all: whoever of them runs, it is one program
+    arrays, offsets = fleet.joined(
+        [content.data[number].pool for number in job.data]
+    )  # of all: whoever of them runs, it is one program
     began, metrics = time.time(), {}
-    runs = fleet.Fleet(checkpoints.frozen_config(job.config), network_of(content, job), arrays, [member.own for member in members])
+    runs = fleet.Fleet(
+        checkpoints.frozen_config(job.config),
+        network_of(content, job),
+        arrays,
+        [member.own for member in members],
+    )
     drawn = np.stack([own + offsets[member.data] for own, member in zip(drawn, members)], axis=1)
     params: list[dict[int, dict]] = [{} for _ in members]
     ends = [{*member.curve, len(drawn)} for member in members]
@@ -83,13 +101,24 @@ def train(content: Pack, unit: Unit, drawn: Sequence[np.ndarray]) -> tuple[list[
         if any(stop in own for own in ends):
             for own, reached, now in zip(ends, params, runs.params()):
                 reached |= {stop: now} if stop in own else {}
-    facts = {"together": len(members), "steps": len(drawn), "train_s": time.time() - began, "device": jax.devices()[0].device_kind}
-    own = [{"run": m.name, "metrics": {name: float(values[i]) for name, values in metrics.items()}} for i, m in enumerate(members)]
+    facts = {
+        "together": len(members),
+        "steps": len(drawn),
+        "train_s": time.time() - began,
+        "device": jax.devices()[0].device_kind,
+    }
+    own = [
+        {"run": m.name, "metrics": {name: float(values[i]) for name, values in metrics.items()}}
+        for i, m in enumerate(members)
+    ]
     return [row | facts for row in own], params
 
 
 class Environments:
-    """Of a config with evaluation's time limit. They stay open from run to run, but where the suite itself keeps its one scene."""
+    """Of a config with evaluation's time limit.
+
+    They stay open from run to run, but where the suite itself keeps its one scene.
+    """
 
     def __init__(self, config: Any):
         self._settings, self._open, self._suite = ml_collections.ConfigDict(config.env), {}, suites.of(config)
@@ -107,7 +136,12 @@ class Environments:
 
 
 def episodes(
-    content: Pack, job: Job, member: Member, params: dict, environments: Environments, count: int | None = None
+    content: Pack,
+    job: Job,
+    member: Member,
+    params: dict,
+    environments: Environments,
+    count: int | None = None,
 ) -> dict[str, list[rollouts.Rollout]]:
     """One run in each task's episodes, as the `evaluate` door has it; count: the first so many alone."""
     config, data = job.config_of(member), content.data[job.data[member.data]]
@@ -119,10 +153,16 @@ def episodes(
     policy = Policy(spec, data.statistics, params, made.encode, made.decode, config.evaluate.num_envs)
     actor = Sessions(policy, content.sentences.__getitem__)
     suite = suites.of(config)
-    begin = lambda env, job: [env.reset(seed=collectors.evaluation_seed(config, job.task, job.index))[0]]
+
+    def begin(env, job):
+        return [env.reset(seed=collectors.evaluation_seed(config, job.task, job.index))[0]]
+
     result = {}
     for task in suite.suite_tasks(config.env.tasks):
-        jobs = [rollouts.Job(task, i, suite.INSTRUCTIONS[task][0]) for i in range(count or config.evaluate.episodes)]
+        jobs = [
+            rollouts.Job(task, i, suite.INSTRUCTIONS[task][0])
+            for i in range(count or config.evaluate.episodes)
+        ]
         result[task] = rollouts.run(actor, config.evaluate.num_envs, jobs, environments, begin)
     return result
 
@@ -136,7 +176,9 @@ _OPENED: dict[str, Any] = {}
 
 
 def open_pack(path: Path) -> None:
-    """In a worker, before JAX has a backend: it stays on one core, the others have workers of their own; no rendering."""
+    """In a worker, before JAX has a backend: it stays on one core, the others have workers of their own; no
+    rendering.
+    """
     cores = sorted(os.sched_getaffinity(0))
     (number,) = multiprocessing.current_process()._identity  # counts the processes of the pool
     os.sched_setaffinity(0, {cores[number % len(cores)]})
@@ -173,7 +215,10 @@ def _evaluate(unit: Unit, place: int, facts: dict[str, Any], params: dict[int, d
     environments = _OPENED.setdefault(repr((config.env, config.evaluate.max_decisions)), Environments(config))
     *points, (_, last) = params.items()
     success = evaluate(content, job, members[place], last, environments)
-    curve = {step: evaluate(content, job, members[place], then, environments, CURVE_EPISODES) for step, then in points}
+    curve = {
+        step: evaluate(content, job, members[place], then, environments, CURVE_EPISODES)
+        for step, then in points
+    }
     facts |= {"curve": curve} if curve else {}
     return facts | {"success": success, "evaluate_s": time.time() - start} | content.facts
 
@@ -188,7 +233,10 @@ def _on_accelerator(pool: Any, content: Pack, units: Sequence[Unit]) -> Iterator
 
     def train_one(number: int) -> list[Any]:
         facts, params = train(content, units[number], [own.get() for own in drawn[number]])
-        return [pool.apply_async(_evaluate, (units[number], place, *each)) for place, each in enumerate(zip(facts, params))]
+        return [
+            pool.apply_async(_evaluate, (units[number], place, *each))
+            for place, each in enumerate(zip(facts, params))
+        ]
 
     with concurrent.futures.ThreadPoolExecutor(PROGRAMS) as threads:
         started = [threads.submit(train_one, number) for number in range(len(units))]
@@ -201,8 +249,9 @@ def run(
     path: Path, output: Path, together: int = 1, processes: int | None = None, do: Callable[[Unit], list[dict[str, Any]]] = _do,
     beside: Collection[str] = (),
 ) -> None:  # fmt: skip
-    """processes: on the CPU; as many as there are cores, where not given. do: of a CPU process, the rows of a unit. beside: members of the
-    pack that are only there to be read, by what does others."""
+    """processes: on the CPU; as many as there are cores, where not given. do: of a CPU process, the rows of a
+    unit. beside: members of the pack that are only there to be read, by what does others.
+    """
     output.parent.mkdir(parents=True, exist_ok=True)
     known = {row["run"] for row in results.rows(output)} | {*beside}
     content, units = packs.read(path), []
@@ -228,13 +277,17 @@ def positive(text: str) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("pack", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--together", type=positive, default=1, metavar="N")
     given = parser.parse_args()
     if not given.pack.exists():
-        parser.error(f"{given.pack} does not exist; `python -m benchmarks.claim PART --pack` writes .fleet/PART.pack")
+        parser.error(
+            f"{given.pack} does not exist; `python -m benchmarks.claim PART --pack` writes .fleet/PART.pack"
+        )
     run(given.pack, given.output, given.together)
 
 

@@ -1,7 +1,9 @@
-"""One learner size, measured in a process of its own (so that its peak memory is its own): `python -m benchmarks.learner_step SIZE`.
+"""One learner size, measured in a process of its own (so that its peak memory is its own): `python -m
+benchmarks.learner_step SIZE`.
 
-Prints one line of JSON. `quickstart` and `metaworld_mt10` are the shipped configs; `laptop` and `rt1` have the image size, history, action
-dims and bins of the peer's runs in benchmarks/peer_q_transformer.py; `blocks_laptop` and `blocks_rt1` are those sizes' Transformer alone.
+Prints one line of JSON. `quickstart` and `metaworld_mt10` are the shipped configs; `laptop` and `rt1` have
+the image size, history, action dims and bins of the peer's runs in benchmarks/peer_q_transformer.py;
+`blocks_laptop` and `blocks_rt1` are those sizes' Transformer alone.
 """
 
 from __future__ import annotations
@@ -44,10 +46,15 @@ def shipped(name: str):
 
 
 def as_peer(name: str):
-    """A robot with one camera at the peer's sizes; float32 and nothing rematerialised, as the CPU likes it and as the peer computes."""
+    """A robot with one camera at the peer's sizes.
+
+    Float32 and nothing rematerialised, as the CPU likes it and as the peer computes.
+    """
     size, config = PEER[name], default_config()
     config.model = model.laptop() if name == "laptop" else model.paper()
-    config.model.update(image_size=size["image_size"], dtype="float32", remat="none", encoder_remat="none", scan_layers=False)
+    config.model.update(
+        image_size=size["image_size"], dtype="float32", remat="none", encoder_remat="none", scan_layers=False
+    )
     if name == "laptop":
         config.model.window = 3
     config.data.batch_size, config.data.segment_length = size["batch_size"], size["segment_length"]
@@ -79,7 +86,10 @@ def random_segment(config, action, observation) -> Segment:
 
 
 def median_s(run) -> float:
-    """Median wall time of `run`, which returns arrays to wait for; one call first to compile, then as many as `MIN_SECONDS` needs."""
+    """Median wall time of `run`, which returns arrays to wait for.
+
+    One call first to compile, then as many as `MIN_SECONDS` needs.
+    """
     jax.block_until_ready(run())
     times = []
     while len(times) < MAX_REPEATS and (len(times) < 3 or sum(times) < MIN_SECONDS):
@@ -132,7 +142,9 @@ def encoder_flops(network: Network, params: dict, batch: Segment) -> float:
 
 
 def measure_blocks(name: str) -> dict[str, float]:
-    """Forward and backward pass (3F) of the Transformer alone, over the frame tokens and actions of that size's batch."""
+    """Forward and backward pass (3F) of the Transformer alone, over the frame tokens and actions of that
+    size's batch.
+    """
     config, action, _ = as_peer(name)
     steps, config = config.data.batch_size * config.data.segment_length * 4, config.model
     config.dropout = 0.0
@@ -142,16 +154,25 @@ def measure_blocks(name: str) -> dict[str, float]:
     def forward(params, tokens, actions):
         transformer = nnx.merge(graphdef, params)
         cache = transformer.frame_cache(tokens)
-        seen = jax.tree.map(lambda x: jnp.stack([jnp.roll(x, age, axis=0) for age in range(config.window)], axis=1), cache)
+        seen = jax.tree.map(
+            lambda x: jnp.stack([jnp.roll(x, age, axis=0) for age in range(config.window)], axis=1), cache
+        )
         mask = jnp.ones((steps, config.window), bool)
         return transformer.decode(transformer.context(seen, mask), mask, actions)
 
     rng = np.random.default_rng(0)
-    tokens, actions = (jnp.asarray(rng.normal(size=(steps, n, config.width)), jnp.float32) for n in (frame_tokens, action.dims))
+    tokens, actions = (
+        jnp.asarray(rng.normal(size=(steps, n, config.width)), jnp.float32)
+        for n in (frame_tokens, action.dims)
+    )
     gradient = jax.jit(jax.grad(lambda *args: jnp.sum(forward(*args) ** 2), argnums=(0, 1, 2)))
     seconds = median_s(lambda: gradient(params, tokens, actions))
     flops = 3 * jax.jit(forward).lower(params, tokens, actions).cost_analysis()["flops"]
-    return {"step_gflop": flops / 1e9, "steps_per_s": 1 / seconds, "share_of_matmul_peak": flops / seconds / chips.measured_peak()}
+    return {
+        "step_gflop": flops / 1e9,
+        "steps_per_s": 1 / seconds,
+        "share_of_matmul_peak": flops / seconds / chips.measured_peak(),
+    }
 
 
 def peak_memory_gib() -> float:
@@ -160,4 +181,10 @@ def peak_memory_gib() -> float:
 
 if __name__ == "__main__":
     size = sys.argv[1]
-    print(json.dumps(measure_blocks(size.removeprefix("blocks_")) if size.startswith("blocks_") else measure_learner(size)))
+    print(
+        json.dumps(
+            measure_blocks(size.removeprefix("blocks_"))
+            if size.startswith("blocks_")
+            else measure_learner(size)
+        )
+    )

@@ -1,5 +1,6 @@
-"""`python -m benchmarks.metaworld_bins`: which bins the diagnosis' pools have been in, by kind of episode: the share of the actions' dims
-that are in the first or the last bin, and of the bins of a dim that any of them is in. Means over seeds; nothing is trained.
+"""`python -m benchmarks.metaworld_bins`: which bins the diagnosis' pools have been in, by kind of episode:
+the share of the actions' dims that are in the first or the last bin, and of the bins of a dim that any of
+them is in. Means over seeds; nothing is trained.
 """
 
 from __future__ import annotations
@@ -20,7 +21,12 @@ def used(content: packs.Pack, job: packs.Job, member: packs.Member) -> list[tupl
     """Of each kind."""
     pool, result = content.data[job.data[member.data]].pool, []
     for group in member.groups:
-        rows = np.concatenate([pool.first[group.source, int(e)] + np.arange(cuts) for e, cuts in zip(group.episodes, group.cuts)])
+        rows = np.concatenate(
+            [
+                pool.first[group.source, int(e)] + np.arange(cuts)
+                for e, cuts in zip(group.episodes, group.cuts)
+            ]
+        )
         table = pool.table[rows]
         tokens, last = table["tokens"][table["trainable"]], table["bins"][0] - 1
         covered = [len(np.unique(own)) / (end + 1) for own, end in zip(tokens.T, last)]

@@ -1,8 +1,9 @@
-"""`python -m benchmarks.metaworld_images [METHOD,SEED ...]`: Q-Transformer, behaviour cloning of the successes and the best other method
-from images, three seeds; without names all.
+"""`python -m benchmarks.metaworld_images [METHOD,SEED ...]`: Q-Transformer, behaviour cloning of the
+successes and the best other method from images, three seeds; without names all.
 
-Through the doors that a user has; an unfinished run goes on. A JSON line a run in experiments/results/metaworld/images.jsonl, as the
-state-only runs have them. `--output=again.jsonl` runs again what is there already, where runs/metaworld_images does not have it.
+Through the doors that a user has; an unfinished run goes on. A JSON line a run in
+experiments/results/metaworld/images.jsonl, as the state-only runs have them. `--output=again.jsonl` runs
+again what is there already, where runs/metaworld_images does not have it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ RECIPE = "a from images"
 
 def main() -> None:
     every = [f"{method},{seed}" for seed in SEEDS for method in METHODS]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", metavar="METHOD,SEED")
     parser.add_argument("--output", type=Path, default=results.METAWORLD / "images.jsonl")
     given = parser.parse_args()
@@ -38,9 +41,19 @@ def main() -> None:
         if not (Path(config.data.path) / "1.0.0").exists():
             runs.door("collect", f"{EXPERIMENT}:{name}")
         found = runs.train_and_evaluate(f"{EXPERIMENT}:{name}", Path(config.workdir))
-        counts = {task: (round(row["success"] * row["episodes"]), row["episodes"]) for task, row in found["tasks"].items()}
-        success = {task: [True] * good + [False] * (count - good) for task, (good, count) in counts.items()}  # in no order
-        row = {"run": run, "success": success, "training_minutes": found["training_minutes"], "device": runs.MACHINE}
+        counts = {
+            task: (round(row["success"] * row["episodes"]), row["episodes"])
+            for task, row in found["tasks"].items()
+        }
+        success = {
+            task: [True] * good + [False] * (count - good) for task, (good, count) in counts.items()
+        }  # in no order
+        row = {
+            "run": run,
+            "success": success,
+            "training_minutes": found["training_minutes"],
+            "device": runs.MACHINE,
+        }
         results.add(given.output, row | {"experiment": EXPERIMENT, "commit": commit})
 
 

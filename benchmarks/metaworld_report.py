@@ -1,9 +1,10 @@
-"""`make metaworld-report`: the runs of the benchmark, the ablations and the second suite -> tables in experiments/results, docs/results.md
-and experiments/diagnosis.md, and figures in docs/images.
+"""`make metaworld-report`: the runs of the benchmark, the ablations and the second suite -> tables in
+experiments/results, docs/results.md and experiments/diagnosis.md, and figures in docs/images.
 
-Runs in a venv of its own (rliable's plots want an older pandas). A run's score is its success over a task's evaluation episodes; intervals
-are rliable's 95% stratified bootstrap, which draws each task's runs (seeds) anew (Agarwal et al. 2021). Seeds are those that every method
-has on a recipe. An ablation is compared with Q-Transformer on the seeds that it has, paired.
+Runs in a venv of its own (rliable's plots want an older pandas). A run's score is its success over a task's
+evaluation episodes; intervals are rliable's 95% stratified bootstrap, which draws each task's runs (seeds)
+anew (Agarwal et al. 2021). Seeds are those that every method has on a recipe. An ablation is compared with
+Q-Transformer on the seeds that it has, paired.
 """
 
 from __future__ import annotations
@@ -35,14 +36,21 @@ Scores = dict[str, dict[str, np.ndarray]]
 
 
 def scores(found: list[dict[str, Any]]) -> Scores:
-    by_seed: dict[str, dict[str, dict[int, list[float]]]] = collections.defaultdict(lambda: collections.defaultdict(dict))
+    by_seed: dict[str, dict[str, dict[int, list[float]]]] = collections.defaultdict(
+        lambda: collections.defaultdict(dict)
+    )
     for run in found:
         method, recipe, seed = run["run"].split(",")
-        by_seed[recipe][method][int(seed)] = [float(np.mean(episodes)) for _, episodes in sorted(run["success"].items())]
+        by_seed[recipe][method][int(seed)] = [
+            float(np.mean(episodes)) for _, episodes in sorted(run["success"].items())
+        ]
     result = {}
     for recipe, methods in sorted(by_seed.items()):
         if common := sorted(set.intersection(*(set(seeds) for seeds in methods.values()))):
-            result[recipe] = {method: np.asarray([methods[method][seed] for seed in common]) for method in sorted(methods, key=_order)}
+            result[recipe] = {
+                method: np.asarray([methods[method][seed] for seed in common])
+                for method in sorted(methods, key=_order)
+            }
     return result
 
 
@@ -51,7 +59,9 @@ def _order(method: str) -> tuple[bool, str]:
     return method != OURS, method
 
 
-def estimates(by_name: dict[str, Any], statistic: Callable, repetitions: int = REPETITIONS) -> tuple[dict, dict]:
+def estimates(
+    by_name: dict[str, Any], statistic: Callable, repetitions: int = REPETITIONS
+) -> tuple[dict, dict]:
     """The statistic of each, and its 95% interval [low, high], which says nothing where there is one seed."""
     np.random.seed(0)  # rliable 1.2.0 draws from here, whatever its random_state
     return library.get_interval_estimates(by_name, statistic, reps=repetitions)
@@ -59,26 +69,41 @@ def estimates(by_name: dict[str, Any], statistic: Callable, repetitions: int = R
 
 def cost(found: list[dict[str, Any]]) -> str:
     """What the runs on CPU cores took."""
-    seconds = [run["train_s"] + run["evaluate_s"] for run in found if run["device"] == "cpu" and run["together"] == 1]
-    return f"{len(found)} runs" + (f", {len(seconds)} of them on a CPU core each, median {np.median(seconds):.0f} s." if seconds else ".")
+    seconds = [
+        run["train_s"] + run["evaluate_s"] for run in found if run["device"] == "cpu" and run["together"] == 1
+    ]
+    return f"{len(found)} runs" + (
+        f", {len(seconds)} of them on a CPU core each, median {np.median(seconds):.0f} s." if seconds else "."
+    )
 
 
 def table(found: Scores) -> str:
     methods = sorted({method for by_method in found.values() for method in by_method}, key=_order)
-    lines = ["| method | " + " | ".join(f"{recipe}: IQM (mean), %" for recipe in found) + " |", "|---" * (len(found) + 1) + "|"]
-    both = lambda x: np.asarray([metrics.aggregate_iqm(x), metrics.aggregate_mean(x)])
+    lines = [
+        "| method | " + " | ".join(f"{recipe}: IQM (mean), %" for recipe in found) + " |",
+        "|---" * (len(found) + 1) + "|",
+    ]
+
+    def both(x):
+        return np.asarray([metrics.aggregate_iqm(x), metrics.aggregate_mean(x)])
+
     estimated = [estimates(by_method, both) for by_method in found.values()]
     for method in methods:
         cells = []
         for by_method, (points, intervals) in zip(found.values(), estimated):
             if method in points:
                 interval = "{:.0f} [{:.0f}, {:.0f}]" if len(by_method[method]) > 1 else "{:.0f}"
-                iqm, mean = (interval.format(*(100 * value for value in own)) for own in zip(points[method], *intervals[method]))
+                iqm, mean = (
+                    interval.format(*(100 * value for value in own))
+                    for own in zip(points[method], *intervals[method])
+                )
                 cells.append(f"{iqm} ({mean})")
             else:
                 cells.append("not run")
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    seeds = ", ".join(f"{recipe}: {len(next(iter(by_method.values())))}" for recipe, by_method in found.items())
+    seeds = ", ".join(
+        f"{recipe}: {len(next(iter(by_method.values())))}" for recipe, by_method in found.items()
+    )
     return "\n".join([*lines, "", f"Seeds: {seeds}."])
 
 
@@ -88,7 +113,10 @@ def by_task(found: Scores, tasks: list[str]) -> str:
     for recipe, by_method in found.items():
         lines += [f"| recipe {recipe} | " + " | ".join(by_method) + " |", "|---" * (len(by_method) + 1) + "|"]
         means = [x.mean(0) for x in by_method.values()]
-        lines += [f"| {task} | " + " | ".join(f"{mean[k]:.0%}" for mean in means) + " |" for k, task in enumerate(tasks)]
+        lines += [
+            f"| {task} | " + " | ".join(f"{mean[k]:.0%}" for mean in means) + " |"
+            for k, task in enumerate(tasks)
+        ]
         lines.append("")
     return "\n".join(lines)
 
@@ -110,16 +138,25 @@ def learned(found: list[dict[str, Any]]) -> str:
     lines = ["| recipe | method | " + " | ".join(LEARNED) + " |", "|---" * (len(LEARNED) + 2) + "|"]
     for (recipe, method), own in sorted(by_row.items(), key=lambda row: (row[0][0], _order(row[0][1]))):
         known = {name: [metrics[name] for metrics in own if name in metrics] for name in LEARNED}
-        cells = [f"{np.mean(x):.{0 if name == 'transitions' else 2}f}" if x else "" for name, x in known.items()]
+        cells = [
+            f"{np.mean(x):.{0 if name == 'transitions' else 2}f}" if x else "" for name, x in known.items()
+        ]
         lines.append(f"| {recipe} | {method} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])
 
 
 def improvement(found: Scores, name: str) -> str:
-    """Probability that a run of ours is above one of the other method on a task, of the methods that were run on a recipe."""
+    """Probability that a run of ours is above one of the other method on a task, of the methods that were run
+    on a recipe.
+    """
     others = sorted({method for by_method in found.values() for method in by_method if method != OURS})
     figure, axes = plt.subplots(
-        1, len(found), figsize=(2.6 + 3.0 * len(found), 1.45 + 0.25 * len(others)), squeeze=False, layout="constrained", sharey=True
+        1,
+        len(found),
+        figsize=(2.6 + 3.0 * len(found), 1.45 + 0.25 * len(others)),
+        squeeze=False,
+        layout="constrained",
+        sharey=True,
     )
     columns = []
     for axis, (recipe, by_method) in zip(axes[0], found.items()):
@@ -127,7 +164,13 @@ def improvement(found: Scores, name: str) -> str:
         points, intervals = estimates(pairs, metrics.probability_of_improvement, REPETITIONS // 2)
         middle = np.asarray([np.ravel(points[other])[0] for other in pairs])
         low, high = np.asarray([np.ravel(intervals[other]) for other in pairs]).T
-        axis.errorbar(middle, [others.index(other) for other in pairs], xerr=[middle - low, high - middle], fmt="o", capsize=3)
+        axis.errorbar(
+            middle,
+            [others.index(other) for other in pairs],
+            xerr=[middle - low, high - middle],
+            fmt="o",
+            capsize=3,
+        )
         axis.axvline(0.5, color="grey", linewidth=0.8)
         axis.set_yticks(range(len(others)), others)
         axis.set_xlim(0, 1)
@@ -137,14 +180,19 @@ def improvement(found: Scores, name: str) -> str:
     axes[0, 0].set_ylim(len(others) - 0.5, -0.5)
     figure.supxlabel("P(Q-Transformer above it on a task), 95%")
     figure.savefig(IMAGES / f"{name}_improvement.png", dpi=120)
-    lines = ["| P(Q-Transformer above it on a task) | " + " | ".join(found) + " |", "|---" * (len(found) + 1) + "|"]
+    lines = [
+        "| P(Q-Transformer above it on a task) | " + " | ".join(found) + " |",
+        "|---" * (len(found) + 1) + "|",
+    ]
     lines += [f"| {other} | " + " | ".join(cells) + " |" for other, *cells in zip(others, *columns)]
     return "\n".join([*lines, ""])
 
 
 def bars(found: Scores, name: str, tasks: list[str]) -> None:
     """Mean success of each method in each task, over seeds."""
-    figure, axes = plt.subplots(len(found), 1, figsize=(11, 2.6 * len(found)), squeeze=False, layout="constrained", sharex=True)
+    figure, axes = plt.subplots(
+        len(found), 1, figsize=(11, 2.6 * len(found)), squeeze=False, layout="constrained", sharex=True
+    )
     for axis, (recipe, by_method) in zip(axes[:, 0], found.items()):
         for k, (method, x) in enumerate(by_method.items()):
             left = np.arange(len(tasks)) + k * 0.8 / len(by_method) - 0.4
@@ -159,18 +207,28 @@ def bars(found: Scores, name: str, tasks: list[str]) -> None:
 
 def curves(found: list[dict[str, Any]], name: str) -> None:
     """Mean success over training: the few episodes of each point on the way, and all of the last."""
-    by_step: dict[str, dict[int, list[list[float]]]] = collections.defaultdict(lambda: collections.defaultdict(list))
+    by_step: dict[str, dict[int, list[list[float]]]] = collections.defaultdict(
+        lambda: collections.defaultdict(list)
+    )
     for run in found:
         method = run["run"].split(",")[0]
         for step, success in [*run["curve"].items(), (run["steps"], run["success"])]:
-            by_step[method][int(step)].append([float(np.mean(episodes)) for _, episodes in sorted(success.items())])
+            by_step[method][int(step)].append(
+                [float(np.mean(episodes)) for _, episodes in sorted(success.items())]
+            )
     figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
     for method in sorted(by_step, key=_order):
         steps = by_step[method]
         x = {str(step): np.asarray(values) for step, values in sorted(steps.items())}
         points, intervals = estimates(x, lambda x: np.asarray([metrics.aggregate_mean(x)]))
         at = [int(step) for step in x]
-        (line,) = axis.plot(at, [points[step][0] for step in x], marker="o", label=method, linewidth=2.5 if method == OURS else 1.2)
+        (line,) = axis.plot(
+            at,
+            [points[step][0] for step in x],
+            marker="o",
+            label=method,
+            linewidth=2.5 if method == OURS else 1.2,
+        )
         low, high = np.asarray([intervals[step][:, 0] for step in x]).T
         axis.fill_between(at, low, high, color=line.get_color(), alpha=0.12)
     axis.set(xlabel="training steps", ylabel="mean success, 95%", ylim=(0, 1))
@@ -184,7 +242,9 @@ def insert(text: str, page: Path, part: str) -> None:
     place = re.compile(f"(?<={re.escape(begin)}).*?(?={re.escape(end)})", re.DOTALL)
     content, count = place.subn(lambda _: text, page.read_text())
     if count != 1:
-        sys.exit(f"{page} has {count} places for {part}; expected one between {begin.strip()!r} and {end.strip()!r}.")
+        sys.exit(
+            f"{page} has {count} places for {part}; expected one between {begin.strip()!r} and {end.strip()!r}."
+        )
     page.write_text(content)
 
 
@@ -217,13 +277,17 @@ def ablated(file: str, of: str, name: str, page: str) -> None:
     recipes, methods = (sorted({key[place] for key in found}) for place in (1, 0))
     lines = ["| recipe | ablation | seeds | Q-Transformer there | ablated | difference |", "|---" * 6 + "|"]
     size = (3 + 3 * len(recipes), 1.5 + 0.25 * len(methods))
-    figure, axes = plt.subplots(1, len(recipes), figsize=size, squeeze=False, layout="constrained", sharey=True)
+    figure, axes = plt.subplots(
+        1, len(recipes), figsize=size, squeeze=False, layout="constrained", sharey=True
+    )
     for (method, recipe), own in sorted(found.items(), key=lambda row: row[0][::-1]):
         whole = {seed: ours[OURS, recipe][seed] for seed in own}
         mean, half = paired.interval(own, whole)
         means = " | ".join(f"{np.mean(list(x.values())):.0%}" for x in (whole, own))
         difference = paired.difference(own, whole) or f"{mean:+.0%}"
-        lines.append(f"| {recipe} | {method.removeprefix(f'{OURS}.')} | {len(own)} | {means} | {difference} |")
+        lines.append(
+            f"| {recipe} | {method.removeprefix(f'{OURS}.')} | {len(own)} | {means} | {difference} |"
+        )
         style = {"xerr": half, "fmt": "o"} if len(own) > 1 else {"fmt": "x"}
         axes[0, recipes.index(recipe)].errorbar(mean, methods.index(method), color="C0", capsize=3, **style)
     for axis, recipe in zip(axes[0], recipes):

@@ -1,9 +1,11 @@
-"""`python -m benchmarks.metaworld_states`: what the benchmark's policies make of states that they were not trained on, on recipe a.
+"""`python -m benchmarks.metaworld_states`: what the benchmark's policies make of states that they were not
+trained on, on recipe a.
 
-Of demonstrations that a run did not see (the pool has 100 a task, the recipe 10): how often the greedy bin of a dim is the expert's, how
-many bins lie between the two, and how often it is the first or the last where the expert's is not; each dim after the expert's own dims
-before it. Of the policy's own episodes: its score (Q, where there is one) of the actions it took, in those that succeed and in those that
-fail. A line a run in experiments/results/metaworld/states.jsonl; prints means over seeds, of each task and of all.
+Of demonstrations that a run did not see (the pool has 100 a task, the recipe 10): how often the greedy bin of
+a dim is the expert's, how many bins lie between the two, and how often it is the first or the last where the
+expert's is not; each dim after the expert's own dims before it. Of the policy's own episodes: its score (Q,
+where there is one) of the actions it took, in those that succeed and in those that fail. A line a run in
+experiments/results/metaworld/states.jsonl; prints means over seeds, of each task and of all.
 """
 
 from __future__ import annotations
@@ -38,23 +40,42 @@ def configs(names: list[str], get_config: Any = metaworld_benchmark.get_config) 
     return found
 
 
-def unseen(content: packs.Pack, job: packs.Job, member: packs.Member, params: dict) -> dict[str, dict[str, float]]:
-    """{task: {metric: mean over the dims of unseen demonstrations}}; at_edge: over those that have the expert elsewhere."""
-    config, network, pool = job.config_of(member), fleet.network_of(content, job), content.data[job.data[member.data]].pool
+def unseen(
+    content: packs.Pack, job: packs.Job, member: packs.Member, params: dict
+) -> dict[str, dict[str, float]]:
+    """{task: {metric: mean over the dims of unseen demonstrations}}; at_edge: over those that have the expert
+    elsewhere.
+    """
+    config, network, pool = (
+        job.config_of(member),
+        fleet.network_of(content, job),
+        content.data[job.data[member.data]].pool,
+    )
     agent, last_bin = agents.get(config.agent.name), network.action.max_bins - 1
-    beside = next(other for job in content.jobs for other in job.members if other.name == member.name + UNSEEN)
+    beside = next(
+        other for job in content.jobs for other in job.members if other.name == member.name + UNSEEN
+    )
     seen = {(group.source, int(episode)) for group in member.groups for episode in group.episodes}
-    episodes = [(group.source, int(e), cuts) for group in beside.groups for e, cuts in zip(group.episodes, group.cuts)]
-    rows = np.concatenate([pool.first[s, e] + np.arange(cuts) for s, e, cuts in episodes if (s, e) not in seen])
+    episodes = [
+        (group.source, int(e), cuts) for group in beside.groups for e, cuts in zip(group.episodes, group.cuts)
+    ]
+    rows = np.concatenate(
+        [pool.first[s, e] + np.arange(cuts) for s, e, cuts in episodes if (s, e) not in seen]
+    )
     arrays, _ = joined([pool])
     on_device = jax.device_put(arrays)
 
     @jax.jit
     def compared(rows: jax.Array) -> dict[str, jax.Array]:
         segment = gather(on_device, rows)
-        scores = agent.scores(config, segment.bin_mask(network.action.max_bins)[:, None], network.score(params, segment))
+        scores = agent.scores(
+            config, segment.bin_mask(network.action.max_bins)[:, None], network.score(params, segment)
+        )
         greedy, mask = jnp.argmax(scores, -1), segment.trainable[..., None] & segment.action_mask
-        at_edge = lambda bins: (bins == 0) | (bins == last_bin)
+
+        def at_edge(bins):
+            return (bins == 0) | (bins == last_bin)
+
         within = ~at_edge(segment.tokens)
         found = {
             "same": (greedy == segment.tokens, mask),
@@ -64,25 +85,38 @@ def unseen(content: packs.Pack, job: packs.Job, member: packs.Member, params: di
         return {name: (jnp.where(of, x, 0).sum((1, 2)), of.sum((1, 2))) for name, (x, of) in found.items()}
 
     parts = [compared(part) for part in np.array_split(rows, -(-len(rows) // 256))]
-    sums = {name: [np.concatenate(sums) for sums in zip(*(part[name] for part in parts))] for name in parts[0]}
+    sums = {
+        name: [np.concatenate(sums) for sums in zip(*(part[name] for part in parts))] for name in parts[0]
+    }
     suite, told = suites.of(config), pool.embeddings[pool.instruction[rows]]
     result = {}
     for task in suite.suite_tasks(config.env.tasks):
-        own = np.any([np.isclose(told, text.embed(sentence)).all(-1) for sentence in suite.INSTRUCTIONS[task]], axis=0)
+        own = np.any(
+            [np.isclose(told, text.embed(sentence)).all(-1) for sentence in suite.INSTRUCTIONS[task]], axis=0
+        )
         result[task] = {name: float(x[own].sum() / dims[own].sum()) for name, (x, dims) in sums.items()}
     return result
 
 
-def expected(content: packs.Pack, job: packs.Job, member: packs.Member, params: dict) -> dict[str, dict[str, Any]]:
+def expected(
+    content: packs.Pack, job: packs.Job, member: packs.Member, params: dict
+) -> dict[str, dict[str, Any]]:
     """{task: success, and the mean score of the whole actions of episodes that succeeded and that failed}."""
     config = job.config_of(member)
     of_dims = agents.get(config.agent.name).ADDITIVE
-    scored = lambda chosen: chosen.sum(-1) if of_dims else chosen[:, -1]
+
+    def scored(chosen):
+        return chosen.sum(-1) if of_dims else chosen[:, -1]
+
     result = {}
     for task, done in fleet.episodes(content, job, member, params, fleet.Environments(config)).items():
         result[task] = {"success": statistics.mean(bool(rollout.success) for rollout in done)}
         for name, wanted in (("score_in_success", True), ("score_in_failure", False)):
-            if own := [float(scored(rollout.chosen_scores).mean()) for rollout in done if bool(rollout.success) == wanted]:
+            if own := [
+                float(scored(rollout.chosen_scores).mean())
+                for rollout in done
+                if bool(rollout.success) == wanted
+            ]:
                 result[task][name] = statistics.mean(own)
     return result
 
@@ -90,7 +124,9 @@ def expected(content: packs.Pack, job: packs.Job, member: packs.Member, params: 
 def measure(unit: fleet.Unit) -> list[dict[str, Any]]:
     of_run = content, *_ = fleet.trained(unit)
     found, own = unseen(*of_run), expected(*of_run)
-    return [{"run": of_run[2].name, "tasks": {task: found[task] | own[task] for task in found}} | content.facts]
+    return [
+        {"run": of_run[2].name, "tasks": {task: found[task] | own[task] for task in found}} | content.facts
+    ]
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -103,7 +139,11 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = ["| task | method | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
     for (task, method), seeds in sorted(found.items()):
         known = [[values[name] for values in seeds if name in values] for name in names]
-        lines.append(f"| {task} | {method} | " + " | ".join(f"{statistics.mean(x):.2f}" if x else "" for x in known) + " |")
+        lines.append(
+            f"| {task} | {method} | "
+            + " | ".join(f"{statistics.mean(x):.2f}" if x else "" for x in known)
+            + " |"
+        )
     return "\n".join(lines)
 
 

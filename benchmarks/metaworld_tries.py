@@ -1,8 +1,10 @@
-"""`python -m benchmarks.metaworld_tries [FILE]`: the tries of the diagnosis as a table: success with its 95% Wilson interval over all
-episodes of all seeds, and, where there is one, of the last training batches: the share of dims whose greedy bin is the first or the last,
-the return that followed, Q of the bins that were taken and Q of the others. "together": of the seeds that all cells of a try have.
+"""`python -m benchmarks.metaworld_tries [FILE]`: the tries of the diagnosis as a table: success with its 95%
+Wilson interval over all episodes of all seeds, and, where there is one, of the last training batches: the
+share of dims whose greedy bin is the first or the last, the return that followed, Q of the bins that were
+taken and Q of the others. "together": of the seeds that all cells of a try have.
 
-FILE: of experiments/results/metaworld, such as tries_h100.jsonl; default: tries.jsonl, with what each try sets.
+FILE: of experiments/results/metaworld, such as tries_h100.jsonl; default: tries.jsonl, with what each try
+sets.
 """
 
 from __future__ import annotations
@@ -29,21 +31,32 @@ def by_cell(runs: list[dict[str, Any]]) -> dict[str, dict[str, list[dict[str, An
     for name, cells in sorted(found.items()):
         common = set.intersection(*(set(seeds) for seeds in cells.values()))
         result[name] = {cell: list(seeds.values()) for cell, seeds in sorted(cells.items())}
-        result[name]["together"] = [run for seeds in cells.values() for seed, run in seeds.items() if seed in common]
+        result[name]["together"] = [
+            run for seeds in cells.values() for seed, run in seeds.items() if seed in common
+        ]
     return result
 
 
 def table(runs: list[dict[str, Any]]) -> str:
-    lines = ["| try | cell | seeds | success | " + " | ".join(METRICS) + " |", "|---" * (4 + len(METRICS)) + "|"]
+    lines = [
+        "| try | cell | seeds | success | " + " | ".join(METRICS) + " |",
+        "|---" * (4 + len(METRICS)) + "|",
+    ]
     for name, cells in by_cell(runs).items():
         for cell, found in cells.items():
             if not found:
                 continue
-            row = success_rate([episode for run in found for episodes in run["success"].values() for episode in episodes])
-            known = [[run["metrics"][metric] for run in found if metric in run["metrics"]] for metric in METRICS]
+            row = success_rate(
+                [episode for run in found for episodes in run["success"].values() for episode in episodes]
+            )
+            known = [
+                [run["metrics"][metric] for run in found if metric in run["metrics"]] for metric in METRICS
+            ]
             metrics = " | ".join(f"{statistics.mean(values):.2f}" if values else "" for values in known)
             seeds = len({run["run"].rpartition(",")[2] for run in found})
-            lines.append(f"| {name} | {cell} | {seeds} | {row['success']:.0%} [{row['low']:.0%}, {row['high']:.0%}] | {metrics} |")
+            lines.append(
+                f"| {name} | {cell} | {seeds} | {row['success']:.0%} [{row['low']:.0%}, {row['high']:.0%}] | {metrics} |"
+            )
     return "\n".join(lines)
 
 
@@ -51,7 +64,10 @@ def settings() -> str:
     """What each try sets; all else is as in experiments/pools.py and each agent's get_config."""
     lines = ["| try | sets |", "|---|---|"]
     for agent, tries in TRIES.items():
-        words = {name: ", ".join(f"{key}={value}" for key, value in sorted(own.items())) for name, own in tries.items()}
+        words = {
+            name: ", ".join(f"{key}={value}" for key, value in sorted(own.items()))
+            for name, own in tries.items()
+        }
         lines += [f"| {agent}.{name} | {own} |" for name, own in words.items()]
     return "\n".join(lines)
 

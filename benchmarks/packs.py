@@ -1,4 +1,6 @@
-"""All that many small state-only runs need, in one file: what trains them needs no TFDS, no RLDS files and no text encoder."""
+"""All that many small state-only runs need, in one file: what trains them needs no TFDS, no RLDS files and no
+text encoder.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +39,9 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """One run of a job. data: number of what it is trained on, among the job's; groups: what it draws from; own: its `fleet.TRACED`; curve:
-    steps after which it is evaluated on the way."""
+    """One run of a job. data: number of what it is trained on, among the job's; groups: what it draws from;
+    own: its `fleet.TRACED`; curve: steps after which it is evaluated on the way.
+    """
 
     name: str
     data: int
@@ -49,7 +52,9 @@ class Member:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """Runs that differ in data and `fleet.TRACED` alone: one program. config: plain, of one of them; data: which of the pack's."""
+    """Runs that differ in data and `fleet.TRACED` alone: one program. config: plain, of one of them; data:
+    which of the pack's.
+    """
 
     config: dict[str, Any]
     data: tuple[int, ...]
@@ -73,8 +78,15 @@ class Pack:
     facts: dict[str, Any]
 
 
-def write(configs: dict[str, Any], path: Path, curves: Mapping[str, tuple[int, ...]] = MappingProxyType({}), **facts: Any) -> None:
-    """Writes the file of these runs, {name: config}; curves: {name: steps of its learning curve}, of those that have one."""
+def write(
+    configs: dict[str, Any],
+    path: Path,
+    curves: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
+    **facts: Any,
+) -> None:
+    """Writes the file of these runs, {name: config}; curves: {name: steps of its learning curve}, of those
+    that have one.
+    """
     from qt_jax import text
     from qt_jax.cli import datasets
     from qt_jax.data import loader, mixture
@@ -86,12 +98,18 @@ def write(configs: dict[str, Any], path: Path, curves: Mapping[str, tuple[int, .
     for run, config in configs.items():
         frozen, recipe, assets = inputs.load(config, datasets.entries(config))
         groups = mixture.groups(recipe.mixture, recipe.cutting)
-        key = config.data.path, config.data.step_penalty, recipe.layout(0)  # all that decides what a segment holds
+        key = (
+            config.data.path,
+            config.data.step_penalty,
+            recipe.layout(0),
+        )  # all that decides what a segment holds
         wanted.setdefault(key, (recipe, []))[1].extend(groups)
         programs.setdefault(_program(frozen, recipe), []).append((run, frozen, key, groups))
         told |= {suites.of(config).INSTRUCTIONS[task][0] for task in assets.data if task != "all"}
     data = [
-        Data(loader.read_pool(recipe, groups), layout.state, layout.network_action, layout.network_observation)
+        Data(
+            loader.read_pool(recipe, groups), layout.state, layout.network_action, layout.network_observation
+        )
         for (*_, layout), (recipe, groups) in wanted.items()
     ]
     numbers = {key: number for number, key in enumerate(wanted)}
@@ -99,14 +117,17 @@ def write(configs: dict[str, Any], path: Path, curves: Mapping[str, tuple[int, .
     for runs in programs.values():
         own = tuple(sorted({numbers[key] for _, _, key, _ in runs}))
         members = tuple(
-            Member(run, own.index(numbers[key]), groups, _traced(frozen), curves.get(run, ())) for run, frozen, key, groups in runs
+            Member(run, own.index(numbers[key]), groups, _traced(frozen), curves.get(run, ()))
+            for run, frozen, key, groups in runs
         )
         jobs.append(Job(checkpoints.plain_config(runs[0][1]), own, members))
     sentences = {sentence: text.embed(sentence) for sentence in sorted(told)}
     content = Pack(data, assets.instruction_dim, assets.datasets["collected"].dt, sentences, jobs, facts)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(lzma.compress(pickle.dumps(content), filters=COMPRESSION))
-    print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB, {len(data)} pools, {len(jobs)} programs, {len(configs)} runs")
+    print(
+        f"{path}: {path.stat().st_size / 2**20:.1f} MiB, {len(data)} pools, {len(jobs)} programs, {len(configs)} runs"
+    )
 
 
 def read(path: Path) -> Pack:
@@ -114,7 +135,10 @@ def read(path: Path) -> Pack:
 
 
 def _traced(config: Any) -> dict[str, float]:
-    places = {name: (config[name.split(".")[0]] if "." in name else config, name.split(".")[-1]) for name in fleet.TRACED}
+    places = {
+        name: (config[name.split(".")[0]] if "." in name else config, name.split(".")[-1])
+        for name in fleet.TRACED
+    }
     return {name: section[key] for name, (section, key) in places.items() if key in section}
 
 
@@ -122,6 +146,14 @@ def _program(config: Any, recipe: Any) -> str:
     """Equal for runs that are the same program."""
     shared = ml_collections.ConfigDict(config)
     shared.update_from_flattened_dict({name: type(value)(0) for name, value in _traced(config).items()})
-    program = {name: part for name, part in checkpoints.plain_config(shared).items() if name not in ("data", "workdir", "collect")}
-    data = [config.data.batch_size, str(config.data.augment), repr((recipe.layout(0).network_action, recipe.cutting))]
+    program = {
+        name: part
+        for name, part in checkpoints.plain_config(shared).items()
+        if name not in ("data", "workdir", "collect")
+    }
+    data = [
+        config.data.batch_size,
+        str(config.data.augment),
+        repr((recipe.layout(0).network_action, recipe.cutting)),
+    ]
     return json.dumps([program, data], sort_keys=True)

@@ -1,7 +1,8 @@
-"""`python -m benchmarks.paired FILE ONE OTHER`: success of one try or method less that of another in each cell or recipe, and in all.
+"""`python -m benchmarks.paired FILE ONE OTHER`: success of one try or method less that of another in each
+cell or recipe, and in all.
 
-Paired by seed, which the two share (pool, initialisation, order and evaluation episodes), with 95% t intervals over seeds. FILE: of
-experiments/results, such as metaworld/tries.jsonl.
+Paired by seed, which the two share (pool, initialisation, order and evaluation episodes), with 95% t
+intervals over seeds. FILE: of experiments/results, such as metaworld/tries.jsonl.
 """
 
 from __future__ import annotations
@@ -22,12 +23,16 @@ def scores(file: str) -> dict[tuple[str, str], Successes]:
     found: dict[tuple[str, str], Successes] = {}
     for run in results.existing(results.ALL / file, "success"):
         method, cell, seed = run["run"].split(",")
-        found.setdefault((method, cell), {})[int(seed)] = float(np.mean([s for episodes in run["success"].values() for s in episodes]))
+        found.setdefault((method, cell), {})[int(seed)] = float(
+            np.mean([s for episodes in run["success"].values() for s in episodes])
+        )
     return found
 
 
 def interval(one: Successes, other: Successes) -> tuple[float, float]:
-    """Mean difference of the seeds that both have, and half the width of its interval: infinite if that is one seed."""
+    """Mean difference of the seeds that both have, and half the width of its interval: infinite if that is
+    one seed.
+    """
     seeds = sorted(set(one) & set(other))
     values = np.asarray([one[seed] - other[seed] for seed in seeds])
     half = stats.t.ppf(0.975, len(seeds) - 1) * stats.sem(values) if len(seeds) > 1 else np.inf
@@ -44,16 +49,27 @@ def difference(one: Successes, other: Successes) -> str:
 
 def main(file: str, one: str, other: str) -> None:
     found = scores(file)
-    cells = sorted({cell for method, cell in found if method == one} & {cell for method, cell in found if method == other})
+    cells = sorted(
+        {cell for method, cell in found if method == one}
+        & {cell for method, cell in found if method == other}
+    )
     if not cells:
-        sys.exit(f"{file} has no cell of both {one!r} and {other!r}; it has {', '.join(sorted({method for method, _ in found}))}.")
+        sys.exit(
+            f"{file} has no cell of both {one!r} and {other!r}; it has {', '.join(sorted({method for method, _ in found}))}."
+        )
     print(f"| cell | seeds | {one} | {other} | difference |\n|---|---|---|---|---|")
     every: list[tuple[Successes, Successes]] = [(found[one, cell], found[other, cell]) for cell in cells]
     common = set.intersection(*(set(successes) for pair in every for successes in pair))
-    mean = lambda place: {seed: float(np.mean([pair[place][seed] for pair in every])) for seed in common}
+
+    def mean(place):
+        return {seed: float(np.mean([pair[place][seed] for pair in every])) for seed in common}
+
     for cell, (ours, theirs) in [*zip(cells, every), ("together", (mean(0), mean(1)))]:
         both = sorted(set(ours) & set(theirs))
-        values = [f"{np.mean([successes[seed] for seed in both]):.0%}" if both else "" for successes in (ours, theirs)]
+        values = [
+            f"{np.mean([successes[seed] for seed in both]):.0%}" if both else ""
+            for successes in (ours, theirs)
+        ]
         print(f"| {cell} | {len(both)} | {' | '.join(values)} | {difference(ours, theirs)} |")
 
 

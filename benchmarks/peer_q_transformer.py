@@ -1,8 +1,10 @@
-"""The public PyTorch re-implementation, q-transformer 0.5.0, timed from its own venv: `.peer/bin/python THIS learn|act SIZE`.
+"""The public PyTorch re-implementation, q-transformer 0.5.0, timed from its own venv: `.peer/bin/python THIS
+learn|act SIZE`.
 
-Prints one line of JSON: of its learner, or of one action (`get_optimal_actions`, batch 1, nothing random). Its own learner, optimiser,
-target network and mock data; image size, history, action dims and bins as `benchmarks.learner_step.PEER`. Left out are its text models,
-which neither runs: the embeddings come with the data.
+Prints one line of JSON: of its learner, or of one action (`get_optimal_actions`, batch 1, nothing random).
+Its own learner, optimiser, target network and mock data; image size, history, action dims and bins as
+`benchmarks.learner_step.PEER`. Left out are its text models, which neither runs: the embeddings come with the
+data.
 """
 
 import json
@@ -48,10 +50,20 @@ class NoText:
 
 def build(size: dict) -> QLearner:
     guidance.CONDITION_CONFIG["t5"] = NoText
-    vit = {"num_classes": 1000, "mbconv_expansion_rate": 4, "mbconv_shrinkage_rate": 0.25, "dropout": 0.1, **size["vit"]}
-    model = QRoboticTransformer(vit=vit, num_actions=size["dims"], action_bins=size["bins"], **size["transformer"])
+    vit = {
+        "num_classes": 1000,
+        "mbconv_expansion_rate": 4,
+        "mbconv_shrinkage_rate": 0.25,
+        "dropout": 0.1,
+        **size["vit"],
+    }
+    model = QRoboticTransformer(
+        vit=vit, num_actions=size["dims"], action_bins=size["bins"], **size["transformer"]
+    )
     video = (size["frames"], size["image_size"], size["image_size"])
-    data = MockReplayDataset(length=4096, num_actions=size["dims"], num_action_bins=size["bins"] - 1, video_shape=video)
+    data = MockReplayDataset(
+        length=4096, num_actions=size["dims"], num_action_bins=size["bins"] - 1, video_shape=video
+    )
     return QLearner(
         model, dataset=data, batch_size=size["batch_size"], num_train_steps=size["steps"], learning_rate=3e-4,
         checkpoint_folder=tempfile.mkdtemp(), accelerator_kwargs={"cpu": True},
@@ -100,7 +112,8 @@ def learn(size: dict) -> dict:
         "peak_memory_gib": memory,
         "step_gflop": whole.get_total_flops() / 1e9,
         "image_encoder_gflop_a_frame": encoder.get_total_flops() / 1e9,
-        # forward and backward of its states (3), its target network on next states and states (1 + 1); all frames of a window
+        # forward and backward of its states (3), its target network on next states and states (1 + 1); all
+        # frames of a window
         "frame_passes_a_transition": 5 * size["frames"],
     }
 

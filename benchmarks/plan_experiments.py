@@ -1,7 +1,8 @@
-"""`make plan-experiments`: the smallest TPU slice and number of GPUs that each experiment file fits, by `plan --fits`.
+"""`make plan-experiments`: the smallest TPU slice and number of GPUs that each experiment file fits, by `plan
+--fits`.
 
-Compiled, nothing was run; for GPUs by the TPU compiler, an estimate. About ten minutes for each slice tried of a paper-size network.
-Started again it goes on. Writes experiments/results/plan_experiments.json and .md.
+Compiled, nothing was run; for GPUs by the TPU compiler, an estimate. About ten minutes for each slice tried
+of a paper-size network. Started again it goes on. Writes experiments/results/plan_experiments.json and .md.
 """
 
 from __future__ import annotations
@@ -19,7 +20,12 @@ RESULT = Path("experiments/results/plan_experiments.json")
 
 
 def table(rows: list[dict]) -> str:
-    lines = ["`make plan-experiments`: compiled, not run.", "", "| experiment | tried, from the smallest | commit |", "|---|---|---|"]
+    lines = [
+        "`make plan-experiments`: compiled, not run.",
+        "",
+        "| experiment | tried, from the smallest | commit |",
+        "|---|---|---|",
+    ]
     lines += [f"| {row['experiment']} | {'<br>'.join(row['tried'])} | {row['commit']} |" for row in rows]
     return "\n".join(lines) + "\n"
 
@@ -32,11 +38,20 @@ def main() -> None:
         for name in EXPERIMENTS:
             if (name, kind) in known:
                 continue
-            command = [sys.executable, "-m", "qt_jax", "plan", f"--config=experiments/{name}.py", f"--fits={kind}"]
+            command = [
+                sys.executable,
+                "-m",
+                "qt_jax",
+                "plan",
+                f"--config=experiments/{name}.py",
+                f"--fits={kind}",
+            ]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 sys.exit(f"{name} on {kind}: {done.stderr[-2000:]}")
-            rows.append({"experiment": name, "kind": kind, "tried": done.stdout.splitlines(), "commit": commit})
+            rows.append(
+                {"experiment": name, "kind": kind, "tried": done.stdout.splitlines(), "commit": commit}
+            )
             print(json.dumps(rows[-1]), flush=True)
             runs.write(RESULT, rows=rows)
             RESULT.with_suffix(".md").write_text(table(rows))

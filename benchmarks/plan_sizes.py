@@ -1,8 +1,8 @@
 """`make plan-sizes`: which network size fits which TPU slice, from the real TPU compiler, without a TPU.
 
-Each row compiles the whole train step of experiments/sizes.py for one slice, with 64 segments of 12 frames in all; ten minutes a row.
-Memory is the compiler's, the compute time is modelled from published peaks; `plan` says more of any one. Writes
-experiments/results/plan_sizes.json and .md.
+Each row compiles the whole train step of experiments/sizes.py for one slice, with 64 segments of 12 frames in
+all; ten minutes a row. Memory is the compiler's, the compute time is modelled from published peaks; `plan`
+says more of any one. Writes experiments/results/plan_sizes.json and .md.
 """
 
 from __future__ import annotations
@@ -39,11 +39,16 @@ print(json.dumps(plan.figures(config, topology.tpu_devices(name))))
 def compiled(size: str, topology: str, fsdp: int) -> dict:
     """`plan.figures` from a process of its own, with the seconds it took."""
     start = time.perf_counter()
-    result = subprocess.run([sys.executable, "-c", COMPILE, size, topology, str(fsdp)], capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", COMPILE, size, topology, str(fsdp)], capture_output=True, text=True
+    )
     if result.returncode:
         sys.exit(f"{size} for {topology}: {result.stderr[-2000:]}")
     figures = json.loads(result.stdout.splitlines()[-1])
-    shown = {name: figures[name] for name in ("parameters", "mesh", "batch", "memory", "device_memory", "compute_s")}
+    shown = {
+        name: figures[name]
+        for name in ("parameters", "mesh", "batch", "memory", "device_memory", "compute_s")
+    }
     return {"size": size, "topology": topology, **shown, "compile_s": time.perf_counter() - start}
 
 

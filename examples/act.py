@@ -1,6 +1,6 @@
 """Acts with a policy in this process: a run, an artefact or an artefact's folder `onnx`.
 
-    python examples/act.py runs/quickstart/q_transformer "open the faucet"
+python examples/act.py runs/quickstart/q_transformer "open the faucet"
 """
 
 import sys
@@ -18,8 +18,12 @@ class Robot:
         self._expected = expected
 
     def observe(self) -> dict:
-        """{"observation/front": uint8 [H, W, 3], "observation/state": float [state_dim]}, by the policy's keys."""
-        return {key: np.zeros(of["shape"], of["dtype"]) for key, of in self._expected.items() if "shape" in of}
+        """{"observation/front": uint8 [H, W, 3], "observation/state": float [state_dim]}, by the policy's
+        keys.
+        """
+        return {
+            key: np.zeros(of["shape"], of["dtype"]) for key, of in self._expected.items() if "shape" in of
+        }
 
     def move(self, action: np.ndarray) -> None:
         print(np.round(action, 3))

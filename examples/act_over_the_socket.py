@@ -3,7 +3,8 @@
     python -m qt_jax serve --artefact=runs/quickstart/q_transformer/policy --port=8000
     python examples/act_over_the_socket.py ws://127.0.0.1:8000 "open the faucet"
 
-The robot needs numpy, msgpack and websockets (`pip install 'qt_jax[serve]'`), or openpi-client instead of this client.
+The robot needs numpy, msgpack and websockets (`pip install 'qt_jax[serve]'`), or openpi-client instead of
+this client.
 """
 
 import sys

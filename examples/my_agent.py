@@ -1,9 +1,11 @@
-"""An agent of your own in one file: behaviour cloning whose loss is weighted by the return that an action led to.
+"""An agent of your own in one file: behaviour cloning whose loss is weighted by the return that an action led
+to.
 
     python -m qt_jax train    --config=examples/my_agent.py
     python -m qt_jax evaluate --config=examples/my_agent.py
 
-`qt_jax.agents.Agent` says what an agent has. It works with everything: meshes, checkpoints, artefacts, the server.
+`qt_jax.agents.Agent` says what an agent has. It works with everything: meshes, checkpoints, artefacts, the
+server.
 """
 
 import jax

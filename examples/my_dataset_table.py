@@ -1,4 +1,5 @@
-"""A dataset of your own in its own RLDS layout: one entry in a table, and a function from its episodes to ours.
+"""A dataset of your own in its own RLDS layout: one entry in a table, and a function from its episodes to
+ours.
 
     python -m qt_jax train --config=experiments/bridge.py --config.data.tables=examples/my_dataset_table.py \
         --config.data.mixture=kitchen --config.data.root=/datasets

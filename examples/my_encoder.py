@@ -2,8 +2,9 @@
 
     python -m qt_jax train --config=examples/my_encoder.py
 
-An encoder is a Flax NNX module with `channels`, from images [B, H, W, 3] in [-1, 1] and embedded instructions [B, E] to
-features [B, h, w, channels]. It must not use batch statistics: they break sharding and the cache of a control step.
+An encoder is a Flax NNX module with `channels`, from images [B, H, W, 3] in [-1, 1] and embedded instructions
+[B, E] to features [B, h, w, channels]. It must not use batch statistics: they break sharding and the cache of
+a control step.
 """
 
 import jax

@@ -28,7 +28,9 @@ def main(path: str, workdir: str, **settings) -> None:
     qt_jax.train(config)
 
     policy = qt_jax.load_policy(workdir)
-    seen = {key: np.zeros(of["shape"], of["dtype"]) for key, of in policy.observation.items() if "shape" in of}
+    seen = {
+        key: np.zeros(of["shape"], of["dtype"]) for key, of in policy.observation.items() if "shape" in of
+    }
     print("action:", policy.infer(seen | {"prompt": episode.instruction})["actions"][0])
 
 

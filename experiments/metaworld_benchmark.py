@@ -1,7 +1,9 @@
-"""The benchmark on state-only MT10: `metaworld_benchmark.py:METHOD,RECIPE,SEED` (metaworld_recipes.py has their names).
+"""The benchmark on state-only MT10: `metaworld_benchmark.py:METHOD,RECIPE,SEED` (metaworld_recipes.py has
+their names).
 
-A pool, one a seed, holds 100 demonstrations, 200 noisy and 200 systematically failing autonomous episodes a task. Hardware: 2 CPU cores; a
-pool takes five to eight minutes to collect, a run about two and a half to train and half a minute to evaluate.
+A pool, one a seed, holds 100 demonstrations, 200 noisy and 200 systematically failing autonomous episodes a
+task. Hardware: 2 CPU cores; a pool takes five to eight minutes to collect, a run about two and a half to
+train and half a minute to evaluate.
 """
 
 import ml_collections

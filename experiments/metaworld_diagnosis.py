@@ -1,8 +1,9 @@
-"""State-only pools of five Meta-World tasks that no benchmark uses, on which the benchmark's configs were chosen: see diagnosis.md.
+"""State-only pools of five Meta-World tasks that no benchmark uses, on which the benchmark's configs were
+chosen: see diagnosis.md.
 
-`metaworld_diagnosis.py:q_transformer.half,few_noise,3` is a try (metaworld_tries.py) on a cell, with the pool and the seed 3: 100
-demonstrations, 60 noisy and 60 systematically failing autonomous episodes a task. Hardware: 2 CPU cores; a pool takes two minutes to
-collect.
+`metaworld_diagnosis.py:q_transformer.half,few_noise,3` is a try (metaworld_tries.py) on a cell, with the pool
+and the seed 3: 100 demonstrations, 60 noisy and 60 systematically failing autonomous episodes a task.
+Hardware: 2 CPU cores; a pool takes two minutes to collect.
 """
 
 import ml_collections

@@ -1,9 +1,11 @@
-"""The grid of the diagnosis: what the failures are worth, by the number of demonstrations and the kind of failure.
+"""The grid of the diagnosis: what the failures are worth, by the number of demonstrations and the kind of
+failure.
 
-`metaworld_grid.py:q_transformer.successes,25_noise,3`: the benchmark's Q-Transformer on 25 demonstrations a task and the successes among
-60 noisy episodes, with the pool and the seed 3. What is estimated, paired by seed (`python -m benchmarks.metaworld_grid`):
-Q-Transformer on all less Q-Transformer on the successes, and less the best behaviour cloning. Hardware: 2 CPU cores, about three minutes
-a run; on the pools of metaworld_diagnosis.py.
+`metaworld_grid.py:q_transformer.successes,25_noise,3`: the benchmark's Q-Transformer on 25 demonstrations a
+task and the successes among 60 noisy episodes, with the pool and the seed 3. What is estimated, paired by
+seed (`python -m benchmarks.metaworld_grid`): Q-Transformer on all less Q-Transformer on the successes, and
+less the best behaviour cloning. Hardware: 2 CPU cores, about three minutes a run; on the pools of
+metaworld_diagnosis.py.
 """
 
 import ml_collections
@@ -14,7 +16,9 @@ from experiments.metaworld_tries import SYSTEMATIC
 
 DEMONSTRATIONS = (5, 25, 100)
 AUTONOMOUS = {"none": (), "noise": ("noise=60",), "systematic": SYSTEMATIC}
-CELLS = {f"{n}_{kind}": (f"demonstration={n}", *more) for n in DEMONSTRATIONS for kind, more in AUTONOMOUS.items()}
+CELLS = {
+    f"{n}_{kind}": (f"demonstration={n}", *more) for n in DEMONSTRATIONS for kind, more in AUTONOMOUS.items()
+}
 SEEN = {
     "q_transformer.all": METHODS["q_transformer"],
     "q_transformer.successes": METHODS["q_transformer"],
@@ -28,7 +32,9 @@ def names() -> list[tuple[str, str]]:
     """(method, cell) of the whole grid; where there are demonstrations alone, all of them are successes."""
     alone = ("q_transformer.all", "bc.demonstrations")
     return [
-        (method, cell) for cell in CELLS for method in (alone if cell.endswith("none") else [m for m in SEEN if m != "bc.demonstrations"])
+        (method, cell)
+        for cell in CELLS
+        for method in (alone if cell.endswith("none") else [m for m in SEEN if m != "bc.demonstrations"])
     ]
 
 

@@ -1,8 +1,8 @@
-"""The benchmark from images: `metaworld_images.py:METHOD,SEED` (names: metaworld_recipes.py), on recipe a and the six tasks of MT10 that
-need no grasp and no marker.
+"""The benchmark from images: `metaworld_images.py:METHOD,SEED` (names: metaworld_recipes.py), on recipe a and
+the six tasks of MT10 that need no grasp and no marker.
 
-64x64 images and the arm's own state, no object poses; the rest as metaworld_benchmark.py has it. A pool, one a seed, holds 10
-demonstrations and 200 noisy episodes a task. Hardware: 2 CPU cores.
+64x64 images and the arm's own state, no object poses; the rest as metaworld_benchmark.py has it. A pool, one
+a seed, holds 10 demonstrations and 200 noisy episodes a task. Hardware: 2 CPU cores.
 """
 
 import ml_collections

@@ -1,7 +1,7 @@
 """State-only MT10: 100 demonstrations and 200 noisy autonomous episodes a task, 64 bins.
 
-Hardware: 2 CPU cores. `make bench-state` collects once and trains Q-Transformer, BC on everything and BC on successes;
-time, memory and result stand in experiments/results/bench_state.json.
+Hardware: 2 CPU cores. `make bench-state` collects once and trains Q-Transformer, BC on everything and BC on
+successes; time, memory and result stand in experiments/results/bench_state.json.
 """
 
 import ml_collections

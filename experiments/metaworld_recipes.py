@@ -1,6 +1,9 @@
-"""Recipes: what a run of the benchmark sees of its pool. Methods: an algorithm with the best of its tries by mean success of the two cells,
-of equals the first (diagnosis.md); `bc_balanced` was not tried: everything, with the batches that most other methods were better with.
-Ablations: what is changed of the method `q_transformer`."""
+"""Recipes: what a run of the benchmark sees of its pool.
+
+Methods: an algorithm with the best of its tries by mean success of the two cells, of equals the first
+(diagnosis.md); `bc_balanced` was not tried: everything, with the batches that most other methods were better
+with. Ablations: what is changed of the method `q_transformer`.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +22,26 @@ RECIPES = {
     "c": (("demonstration=100", "noise=200"), "all"),
     "d": (("demonstration=10", "perception_bias=67", "wrong_task=67", "stuck_gripper=67"), "all"),
 }
-"""{name: (config.data.limits, config.data.episodes)}, episodes a task:
-a: few demonstrations and noisy autonomous episodes. b: few demonstrations and failures alone, 9% positives (the paper's simulation: 8%).
-c: plentiful demonstrations and noisy episodes. d: as a, but with systematic errors."""
+"""{name: (config.data.limits, config.data.episodes)}, episodes a task: a: few demonstrations and noisy
+autonomous episodes. b: few demonstrations and failures alone, 9% positives (the paper's simulation: 8%). c:
+plentiful demonstrations and noisy episodes. d: as a, but with systematic errors.
+"""
 
 ONE_STEP = {"agent.n_step": 1, "data.segment_length": 5}
 CHAIN = ONE_STEP | {"agent.backup": "chain"}
-"""One step at a time, with maximisation over each dim: of all backups here the one that a value travels slowest with."""
+"""One step at a time, with maximisation over each dim: of all backups here the one that a value travels
+slowest with.
+"""
 SLOW_TARGET = {"agent.target_rate": 0.005}
 
 ABLATIONS = {
     "no_conservatism": {"agent.conservatism": "none"},
     "softmax_conservatism": {"agent.conservatism": "softmax", "agent.alpha": 0.1},
-    "softmax_conservatism_cold": {"agent.conservatism": "softmax", "agent.alpha": 0.1, "agent.temperature": 0.03},
+    "softmax_conservatism_cold": {
+        "agent.conservatism": "softmax",
+        "agent.alpha": 0.1,
+        "agent.temperature": 0.03,
+    },
     "no_monte_carlo": {"agent.monte_carlo": False},
     "chain": {"agent.backup": "chain"},
     "n_step_1": ONE_STEP,
@@ -56,7 +66,9 @@ ABLATIONS = {
 """Over bin counts alpha / (N - 1) is held."""
 
 ABLATED_ON = dict.fromkeys(ABLATIONS, ("b",)) | {"natural_batches": ("a", "b", "d")}
-"""{ablation: recipes}. natural_batches: also where BC on successes, which has such batches, is better in some tasks (diagnosis.md)."""
+"""{ablation: recipes}. natural_batches: also where BC on successes, which has such batches, is better in some
+tasks (diagnosis.md).
+"""
 
 SCENE_ABLATED_ON = {"natural_batches": ("a", "d")}
 """{ablation: recipes} on the second suite. Chosen after its table was seen, to explain it."""
@@ -85,4 +97,7 @@ METHODS = {
     "cql": ("cql", TRIES["cql"]["half_fast_ended_skip_5_cold"]),
     "awac": ("awac", TRIES["awac"]["half_positive_fast_ended_monte_carlo"]),
 }
-METHODS |= {f"q_transformer.{name}": ("q_transformer", METHODS["q_transformer"][1] | a) for name, a in ABLATIONS.items()}
+METHODS |= {
+    f"q_transformer.{name}": ("q_transformer", METHODS["q_transformer"][1] | a)
+    for name, a in ABLATIONS.items()
+}

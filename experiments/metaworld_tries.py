@@ -1,8 +1,10 @@
-"""The settings that were tried on the pools of the diagnosis, eleven a method: eight, then three around the best of them; then four more,
-after a review; then the balance EVEN; then four of BC on everything. SEED_0: tried on one seed alone. And what each was tried on. See
-diagnosis.md. The first eleven of IQL and AWAC with dropout were run at commits before afe9472, where the values had it too.
+"""The settings that were tried on the pools of the diagnosis, eleven a method: eight, then three around the
+best of them; then four more, after a review; then the balance EVEN; then four of BC on everything. SEED_0:
+tried on one seed alone. And what each was tried on. See diagnosis.md. The first eleven of IQL and AWAC with
+dropout were run at commits before afe9472, where the values had it too.
 
-`metaworld_diagnosis.py` names a try and a cell: `--config=experiments/metaworld_diagnosis.py:q_transformer.half,few_noise,3`.
+`metaworld_diagnosis.py` names a try and a cell:
+`--config=experiments/metaworld_diagnosis.py:q_transformer.half,few_noise,3`.
 """
 
 HALF, MOSTLY, SOME, FEW = ({"data.balance.demonstrations": share} for share in (0.5, 0.8, 0.3, 0.2))
@@ -63,7 +65,12 @@ TRIES = {
         "half_fast_ended_skip_5_mild_short": HALF | LOGISTIC | alpha(3.0) | FAST | ENDED | SKIP_5 | SHORT,
         "half_fast_ended_skip_5_milder": HALF | LOGISTIC | alpha(1.0) | FAST | ENDED | SKIP_5,
         "even_fast_ended_skip_5_mild": EVEN | LOGISTIC | alpha(3.0) | FAST | ENDED | SKIP_5,
-        "many_successes_fast_ended_skip_5_mild": kinds(0.25, 0.5) | LOGISTIC | alpha(3.0) | FAST | ENDED | SKIP_5,
+        "many_successes_fast_ended_skip_5_mild": kinds(0.25, 0.5)
+        | LOGISTIC
+        | alpha(3.0)
+        | FAST
+        | ENDED
+        | SKIP_5,
         "few_failures_fast_ended_skip_5_mild": FEW_FAILURES | LOGISTIC | alpha(3.0) | FAST | ENDED | SKIP_5,
         "half_fast_ended_skip_5_mild_histogram": HALF | HISTOGRAM | alpha(3.0) | FAST | ENDED | SKIP_5,
     },
@@ -121,7 +128,12 @@ TRIES = {
         "mostly_fast_ended_actor_dropout_short": MOSTLY | FAST | ENDED | DROPOUT | implicit(0.7, 0.1) | SHORT,
         "mostly_fast_ended_actor_dropout_5": MOSTLY | FAST | ENDED | DROPOUT | STEPS_5 | implicit(0.7, 0.1),
         "half_fast_ended_actor_dropout_5": HALF | FAST | ENDED | DROPOUT | STEPS_5 | implicit(0.7, 0.1),
-        "mostly_fast_ended_actor_dropout_5_sharp": MOSTLY | FAST | ENDED | DROPOUT | STEPS_5 | implicit(0.7, 0.03),
+        "mostly_fast_ended_actor_dropout_5_sharp": MOSTLY
+        | FAST
+        | ENDED
+        | DROPOUT
+        | STEPS_5
+        | implicit(0.7, 0.03),
         "even_fast_ended_actor_dropout_5": EVEN | FAST | ENDED | DROPOUT | STEPS_5 | implicit(0.7, 0.1),
     },
     "cql": {
@@ -155,9 +167,21 @@ TRIES = {
         "half_positive_fast_ended_mild": HALF | POSITIVE | FAST | ENDED | weighted(0.3),
         "some_positive_fast_ended": SOME | POSITIVE | FAST | ENDED | weighted(0.1),
         "half_positive_fast_ended_skip_5": HALF | POSITIVE | FAST | ENDED | SKIP_5 | weighted(0.1),
-        "half_positive_fast_ended_skip_5_monte_carlo": HALF | POSITIVE | FAST | ENDED | SKIP_5 | MONTE_CARLO | weighted(0.1),
+        "half_positive_fast_ended_skip_5_monte_carlo": HALF
+        | POSITIVE
+        | FAST
+        | ENDED
+        | SKIP_5
+        | MONTE_CARLO
+        | weighted(0.1),
         "half_positive_fast_ended_monte_carlo": HALF | POSITIVE | FAST | ENDED | MONTE_CARLO | weighted(0.1),
-        "half_positive_fast_ended_skip_5_actor_dropout": HALF | POSITIVE | FAST | ENDED | SKIP_5 | DROPOUT | weighted(0.1),
+        "half_positive_fast_ended_skip_5_actor_dropout": HALF
+        | POSITIVE
+        | FAST
+        | ENDED
+        | SKIP_5
+        | DROPOUT
+        | weighted(0.1),
         "even_positive_fast_ended_monte_carlo": EVEN | POSITIVE | FAST | ENDED | MONTE_CARLO | weighted(0.1),
     },
 }
@@ -189,7 +213,9 @@ SEED_0 = (
     "iql.even_fast_ended_actor_dropout_5",
     "cql.even_fast_ended_skip_5_cold",
 )
-"""Run on seed 0 alone: of the last tries of a method, all but the better two of those that are above its best there."""
+"""Run on seed 0 alone: of the last tries of a method, all but the better two of those that are above its best
+there.
+"""
 
 PROBES = {"decision_transformer.some_dropout_successes": SOME | DROPOUT | SUCCESSES}
 """What was run to understand the tries, and is not chosen from."""

@@ -1,7 +1,9 @@
-"""What the state-only experiments about the paper's claim share: pools of episodes from which each recipe selects, one network, one budget.
+"""What the state-only experiments about the paper's claim share: pools of episodes from which each recipe
+selects, one network, one budget.
 
-A pool is collected once a seed; a run's `config.data.limits` (episodes a task of each collector) and `config.data.episodes` say what of it
-is trained on, so that recipes that differ in one thing share all the rest.
+A pool is collected once a seed; a run's `config.data.limits` (episodes a task of each collector) and
+`config.data.episodes` say what of it is trained on, so that recipes that differ in one thing share all the
+rest.
 """
 
 import ml_collections
@@ -15,7 +17,10 @@ SYSTEMATIC = ("perception_bias", "wrong_task", "stuck_gripper")
 
 
 def get_config(name: str, agent: str, seed: int, env: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Of an agent on the pool of `seed`, which seeds the training too; env: of the simulator's suite, whose images are left out."""
+    """Of an agent on the pool of `seed`, which seeds the training too.
+
+    Env: of the simulator's suite, whose images are left out.
+    """
     config = default_config(agent)
     config.workdir = f"runs/{name}/{agent}_{seed}"
     config.seed = seed

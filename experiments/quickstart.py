@@ -1,8 +1,10 @@
-"""Three Meta-World tasks from 64x64 images and language, in minutes on 2 CPU cores: what `make quickstart` runs.
+"""Three Meta-World tasks from 64x64 images and language, in minutes on 2 CPU cores: what `make quickstart`
+runs.
 
-`faucet-open` and `faucet-close` share one scene and one start, so that only the instruction tells them apart. The dataset mixes scripted
-demonstrations with noisy, misperceiving and wrong-task autonomous episodes. `quickstart.py:bc` is behaviour cloning on the successes
-of the same data, the reference in the report. Expected time and result: docs/quickstart.md.
+`faucet-open` and `faucet-close` share one scene and one start, so that only the instruction tells them apart.
+The dataset mixes scripted demonstrations with noisy, misperceiving and wrong-task autonomous episodes.
+`quickstart.py:bc` is behaviour cloning on the successes of the same data, the reference in the report.
+Expected time and result: docs/quickstart.md.
 """
 
 import ml_collections

@@ -1,8 +1,9 @@
-"""The benchmark's second suite, on which nothing was chosen: `scene_benchmark.py:METHOD,RECIPE,SEED` (names: metaworld_recipes.py).
+"""The benchmark's second suite, on which nothing was chosen: `scene_benchmark.py:METHOD,RECIPE,SEED` (names:
+metaworld_recipes.py).
 
-Eight tasks in OGBench's one scene with one distribution of starts: only the instruction tells them apart. State-only, methods as they are
-frozen for Meta-World. A pool, one a seed, holds 100 demonstrations, 200 noisy and 200 systematically failing autonomous episodes a task.
-Hardware: 2 CPU cores.
+Eight tasks in OGBench's one scene with one distribution of starts: only the instruction tells them apart.
+State-only, methods as they are frozen for Meta-World. A pool, one a seed, holds 100 demonstrations, 200 noisy
+and 200 systematically failing autonomous episodes a task. Hardware: 2 CPU cores.
 """
 
 import ml_collections

@@ -1,6 +1,7 @@
 """Starts one run, or all runs of a sweep, on this machine or on a cluster.
 
-Given again, the same command skips what is finished and continues the rest."""
+Given again, the same command skips what is finished and continues the rest.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ def main(arguments: Sequence[str]) -> None:
 
 def _asked(run: Run, given: argparse.Namespace) -> bool:
     """Whether it is asked if it is finished: a dry run asks no bucket, and kubectl itself leaves a JobSet as
-    it is that is there."""
+    it is that is there.
+    """
     return given.where in ("local", "slurm", "tpu-vm") and not (given.dry_run and "://" in run.workdir)
 
 

@@ -30,7 +30,8 @@ def head() -> str:
 def files_of(runs: Sequence[Run]) -> list[str]:
     """Files of the repository, as they are named from here, that these runs use: experiments, files and
     modules that settings name, all that this process imported or read to resolve them, and the package; of a
-    symbolic link what it leads to, too."""
+    symbolic link what it leads to, too.
+    """
     shipped = [path for name in SHIPPED for path in (Path(name), *Path(name).rglob("[!.]*"))]
     package = [path for path in shipped if path.is_file()]
     named = [Path(name) for run in runs for name in (run.experiment.partition(":")[0], *_named(run))]
@@ -60,7 +61,8 @@ def _loaded() -> Iterator[Path]:
 
 def differing(files: Sequence[str]) -> dict[str, str]:
     """{file: how}: those that the commit HEAD does not have as they are here, and what the package has lost
-    since."""
+    since.
+    """
     entries = [entry.partition("\t") for entry in _git("ls-tree", "-r", "-z", "HEAD").split("\0") if entry]
     committed = {path: about.split()[2] for about, _, path in entries}
     package = [path for path in committed if path.partition("/")[0] in SHIPPED]

@@ -1,4 +1,6 @@
-"""GKE: one JobSet a run (jobset.sigs.k8s.io; XPK installs it in the clusters it makes), for TPU slices or GPU nodes."""
+"""GKE: one JobSet a run (jobset.sigs.k8s.io; XPK installs it in the clusters it makes), for TPU slices or GPU
+nodes.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,11 @@ HOSTS = "hosts"
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-    """Nodes that a run has. accelerator, topology: the labels of a TPU pool, such as tpu-v5-lite-podslice and 4x4; of a GPU pool, such as
-    nvidia-h100-80gb, accelerator alone. hosts: of a slice, or of all GPUs; chips: a node's chips or GPUs.
-    queue: Kueue's, none: "". env, secret, volume, node_selector, toleration: as the arguments have them.
-    grace_s: from SIGTERM to SIGKILL."""
+    """Nodes that a run has. accelerator, topology: the labels of a TPU pool, such as tpu-v5-lite-podslice and
+    4x4; of a GPU pool, such as nvidia-h100-80gb, accelerator alone. hosts: of a slice, or of all GPUs; chips:
+    a node's chips or GPUs. queue: Kueue's, none: "". env, secret, volume, node_selector, toleration: as the
+    arguments have them. grace_s: from SIGTERM to SIGKILL.
+    """
 
     image: str
     accelerator: str
@@ -49,7 +52,8 @@ class Pool:
 
 def check(runs: Sequence[Run], pool: Pool) -> None:
     """Raises a UserError where chips, hosts, topology, mesh and batch do not agree, or a work directory dies
-    with the pod."""
+    with the pod.
+    """
     lasting = pods.lasting(pool.volume)
     for run in runs:
         inside = any(PurePosixPath(posixpath.normpath(run.workdir)).is_relative_to(path) for path in lasting)
@@ -121,7 +125,8 @@ def manifest(run: Run, pool: Pool) -> dict[str, Any]:
         pod["volumes"], container["volumeMounts"] = pods.volumes(pool.volume)
         if any("csi" in volume for volume in pod["volumes"]):
             template["metadata"] = {"annotations": {"gke-gcsfuse/volumes": "true"}}
-    # A status that asks for a start again, or a lost node, fails the job, and the JobSet starts all of its pods anew; any other ends it.
+    # A status that asks for a start again, or a lost node, fails the job, and the JobSet starts all of its
+    # pods anew; any other ends it.
     again = {
         "action": "FailJob",
         "onExitCodes": {"containerName": "qt-jax", "operator": "NotIn", "values": sorted(AGAIN + KILLED)},
@@ -149,7 +154,8 @@ def manifest(run: Run, pool: Pool) -> dict[str, Any]:
 def _each_other(run: Run, pool: Pool, name: str) -> list[str]:
     """Settings by which GPU hosts find each other, so that none asks the Kubernetes API, for which its
     account needs rights; TPU hosts know by variables that GKE sets. The first host has the name that JobSet
-    gives it, each has its number from Kubernetes."""
+    gives it, each has its number from Kubernetes.
+    """
     if pool.topology or run.config.distributed.num_processes:  # which says that one host is alone
         return []
     if pool.hosts == 1:
@@ -168,6 +174,8 @@ def manifests(runs: Sequence[Run], pool: Pool) -> str:
 
 
 def kubernetes_name(run: Run) -> str:
-    """A DNS label: of a long name the end, where a sweep's runs differ most; and of its directory a hash, so that no two are alike."""
+    """A DNS label: of a long name the end, where a sweep's runs differ most; and of its directory a hash, so
+    that no two are alike.
+    """
     label = re.sub("[^a-z0-9]+", "-", run.name.lower()).strip("-")
     return f"qt-{label[-32:].strip('-')}-{hashlib.sha256(run.workdir.encode()).hexdigest()[:6]}"

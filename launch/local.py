@@ -1,4 +1,7 @@
-"""Several runs on this machine, so many at once; each is started again where it was stopped or lost its process."""
+"""Several runs on this machine, so many at once.
+
+Each is started again where it was stopped or lost its process.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +23,16 @@ from qt_jax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, UserError
 
 
 class Launcher:
-    """Args:
-    workers: runs at once. gpus: of which each run has one at a time (CUDA_VISIBLE_DEVICES); (): runs see all there is.
-    restarts: of a run that was preempted, hung or lost a process.
+    """Args: workers: runs at once. gpus: of which each run has one at a time (CUDA_VISIBLE_DEVICES); (): runs
+    see all there is. restarts: of a run that was preempted, hung or lost a process.
     """
 
     def __init__(self, workers: int, gpus: Sequence[str] = (), restarts: int = 3):
-        self._workers, self._restarts, self._stopping = min(workers, len(gpus) or workers), restarts, threading.Event()
+        self._workers, self._restarts, self._stopping = (
+            min(workers, len(gpus) or workers),
+            restarts,
+            threading.Event(),
+        )
         self.stopped_by = 0  # a signal
         self._gpus: queue.SimpleQueue[str] = queue.SimpleQueue()
         for gpu in gpus or [""] * self._workers:
@@ -34,7 +40,10 @@ class Launcher:
         self._children: set[subprocess.Popen] = set()
 
     def __call__(self, runs: Sequence[Run]) -> dict[str, int]:
-        """Exit status of each run that was not finished yet, when all have ended. SIGTERM and Ctrl-C have them save and leave."""
+        """Exit status of each run that was not finished yet, when all have ended.
+
+        SIGTERM and Ctrl-C have them save and leave.
+        """
         before = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             with concurrent.futures.ThreadPoolExecutor(self._workers) as threads:
@@ -68,9 +77,14 @@ class Launcher:
         while commands:
             if self._stopping.is_set():
                 return EXIT_PREEMPTED
-            print(f"{run.name}: {'continues after step ' + str(run.step()) if run.step() else 'starts'}, log in {log.name}", flush=True)
+            print(
+                f"{run.name}: {'continues after step ' + str(run.step()) if run.step() else 'starts'}, log in {log.name}",
+                flush=True,
+            )
             environment = os.environ | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
-            child = subprocess.Popen(commands[0], stdout=log, stderr=log, env=environment, pass_fds=(lock,), start_new_session=True)
+            child = subprocess.Popen(
+                commands[0], stdout=log, stderr=log, env=environment, pass_fds=(lock,), start_new_session=True
+            )
             self._children.add(child)
             if self._stopping.is_set():
                 child.terminate()
@@ -90,7 +104,9 @@ class Launcher:
 
 @contextlib.contextmanager
 def _alone(directory: Path) -> Iterator[int]:
-    """A lock that a run's processes inherit: while one is left, of a launcher that was killed too, nobody else starts the run."""
+    """A lock that a run's processes inherit: while one is left, of a launcher that was killed too, nobody
+    else starts the run.
+    """
     lock = os.open(directory / ".lock", os.O_CREAT | os.O_RDWR)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -112,7 +128,10 @@ def launch(runs: Sequence[Run], workers: int, gpus: Sequence[str], restarts: int
     statuses = launcher(runs)
     failed = {name: status for name, status in statuses.items() if status}
     if failed and launcher.stopped_by:
-        print(f"launch: told to stop; {len(failed)} of {len(runs)} runs are left, the same command continues with them", file=sys.stderr)
+        print(
+            f"launch: told to stop; {len(failed)} of {len(runs)} runs are left, the same command continues with them",
+            file=sys.stderr,
+        )
         raise SystemExit(EXIT_INTERRUPTED if launcher.stopped_by == signal.SIGINT else EXIT_PREEMPTED)
     if failed:
         shown = ", ".join(f"{name} (status {status})" for name, status in failed.items())

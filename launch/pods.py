@@ -1,5 +1,6 @@
 """What a pod is given beside its command: environment, secrets, volumes, nodes; from arguments to Kubernetes'
-fields."""
+fields.
+"""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ def collect(runs: Sequence[Run], metric: str = "") -> None:
 
     Raises:
         UserError: if no run has the metric yet.
+
     """
     found = [_measured(run) for run in runs]
     metric = metric or (SUCCESS if any(SUCCESS in values for values in found) else LOSS)
@@ -69,7 +70,9 @@ def plot(axes: Sequence[str], points: Sequence[tuple[dict[str, Any], float]], me
     """A panel for each setting: every run's metric, and the mean of those that share the setting; a PNG."""
     from qt_jax.evaluation.figures import plt
 
-    figure, panels = plt.subplots(1, len(axes), figsize=(3.4 * len(axes), 3), sharey=True, squeeze=False, layout="constrained")
+    figure, panels = plt.subplots(
+        1, len(axes), figsize=(3.4 * len(axes), 3), sharey=True, squeeze=False, layout="constrained"
+    )
     for panel, axis in zip(panels[0], axes):
         groups: dict[Any, list[float]] = {}
         for overrides, value in points:
@@ -77,7 +80,12 @@ def plot(axes: Sequence[str], points: Sequence[tuple[dict[str, Any], float]], me
         places = {setting: place for place, setting in enumerate(groups)}  # in the sweep's own order
         for setting, values in groups.items():
             panel.plot([places[setting]] * len(values), values, "o", color="tab:blue", alpha=0.5)
-        panel.plot(list(places.values()), [sum(groups[s]) / len(groups[s]) for s in places], color="tab:orange", label="mean")
+        panel.plot(
+            list(places.values()),
+            [sum(groups[s]) / len(groups[s]) for s in places],
+            color="tab:orange",
+            label="mean",
+        )
         panel.set_xticks(list(places.values()), [str(s) for s in places])
         panel.set_xlabel(axis)
     panels[0][0].set_ylabel(metric)

@@ -46,8 +46,9 @@ sys.addaudithook(_hear)
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One run. overrides: {"agent.alpha": 3.0} beside those of all runs; settings: `--config.KEY=VALUE` of all that differs from the file;
-    evaluate: whether the trained policy is rolled out too."""
+    """One run. overrides: {"agent.alpha": 3.0} beside those of all runs; settings: `--config.KEY=VALUE` of
+    all that differs from the file; evaluate: whether the trained policy is rolled out too.
+    """
 
     name: str
     experiment: str
@@ -63,7 +64,8 @@ class Run:
     @property
     def logs(self) -> Path:
         """Where launchers on this machine write: its directory, or for one in a bucket a folder of that name
-        in runs/logs."""
+        in runs/logs.
+        """
         store, bucket, name = self.workdir.partition("://")
         return Path("runs/logs" if bucket else "", name or store).expanduser().resolve()
 
@@ -94,7 +96,8 @@ class Run:
 
 def check_devices(runs: Sequence[Run], devices: int, slices: int = 1) -> None:
     """Raises a UserError for a run whose mesh or batch does not suit that many devices in all, of so many
-    slices."""
+    slices.
+    """
     for run in runs:
         try:
             validate(run.config, devices)
@@ -105,7 +108,8 @@ def check_devices(runs: Sequence[Run], devices: int, slices: int = 1) -> None:
 
 def check_distributed(runs: Sequence[Run], hosts: int) -> None:
     """Raises a UserError for a run whose processes are told who they are, as only the launcher can tell each;
-    one host may be told that it is alone."""
+    one host may be told that it is alone.
+    """
     for run in runs:
         given = run.config.distributed
         for key, default in (("coordinator", ""), ("num_processes", 0), ("process_id", -1)):
@@ -124,14 +128,19 @@ def single(experiment: str, settings: Sequence[str], evaluate: bool = False) -> 
 
 
 def sweep(path: str, settings: Sequence[str], evaluate: bool = False) -> list[Run]:
-    """Every run of a sweep, each in a directory whose name says in what it differs: the same one whenever the sweep is expanded.
+    """Every run of a sweep, each in a directory whose name says in what it differs: the same one whenever the
+    sweep is expanded.
 
     Args:
-        path: a file with CONFIG, an experiment file, and `overrides()`, which yields {"agent.alpha": 3.0, "seed": 1} for each run.
-        settings: `--config.KEY=VALUE` for all runs. A `config.workdir` among them is the directory of the whole sweep.
+        path: a file with CONFIG, an experiment file, and `overrides()`, which yields {"agent.alpha": 3.0,
+            "seed": 1} for each run.
+        settings: `--config.KEY=VALUE` for all runs. A `config.workdir` among them is the directory of the
+            whole sweep.
 
     Raises:
-        UserError: for a file without these, runs that are the same, or settings that the experiment does not have.
+        UserError: for a file without these, runs that are the same, or settings that the experiment does not
+            have.
+
     """
     module = _load(path)
     root, others = f"runs/sweeps/{Path(path).stem}", []
@@ -175,6 +184,7 @@ def resolve(experiment: str, settings: Sequence[str]) -> ml_collections.ConfigDi
 
     Raises:
         UserError: if there is no such file, setting or value.
+
     """
     file = experiment.partition(":")[0]
     if not os.path.isfile(file):

@@ -16,8 +16,10 @@ from qt_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """nodes: of each run. option: more of sbatch's, such as --gpus-per-node=8, as they stand in the script. setup: lines of shell before
-    the run (modules). at_once: runs of an array at the same time, 0: all. notice_s: from SIGTERM to the time limit."""
+    """nodes: of each run. option: more of sbatch's, such as --gpus-per-node=8, as they stand in the script.
+    setup: lines of shell before the run (modules). at_once: runs of an array at the same time, 0: all.
+    notice_s: from SIGTERM to the time limit.
+    """
 
     nodes: int
     option: Sequence[str]
@@ -36,8 +38,10 @@ _SET = re.compile(
 
 
 def script(runs: Sequence[Run], name: str, directory: str, cluster: Cluster) -> str:
-    """Of these runs; it logs into `directory` and bears it as its comment. Raises a UserError for what cannot
-    be in it."""
+    """Of these runs; it logs into `directory` and bears it as its comment.
+
+    Raises a UserError for what cannot be in it.
+    """
     _check(runs, name, directory, cluster)
     log = f"{directory.replace('%', '%%')}/slurm-{'%A_%a' if len(runs) > 1 else '%j'}.log"
     at_once = f"%{cluster.at_once}" if cluster.at_once else ""
@@ -51,7 +55,8 @@ def script(runs: Sequence[Run], name: str, directory: str, cluster: Cluster) -> 
 
 def _check(runs: Sequence[Run], name: str, directory: str, cluster: Cluster) -> None:
     """Raises a UserError for rollouts on several nodes, options that are none or would be lost, and names
-    that no line of the script can hold."""
+    that no line of the script can hold.
+    """
     if cluster.nodes > 1 and any(run.evaluate for run in runs):
         raise UserError(
             f"--evaluate with --nodes={cluster.nodes}: rollouts are one process's; train first, then "
@@ -83,12 +88,14 @@ def _check(runs: Sequence[Run], name: str, directory: str, cluster: Cluster) -> 
 
 
 def submit(directory: Path, text: str, test_only: bool = False) -> str:
-    """Writes the script into the directory of the run or sweep, and gives it to sbatch, or only asks whether it would be taken.
+    """Writes the script into the directory of the run or sweep, and gives it to sbatch, or only asks whether
+    it would be taken.
 
     Returns: what sbatch says.
 
     Raises:
         UserError: if there is no sbatch, it refuses, or a job of this directory waits or runs already.
+
     """
     for line in _told("squeue", "--me", "--noheader", "--format=%A %k").splitlines():
         job, _, comment = line.partition(" ")

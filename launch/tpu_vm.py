@@ -24,7 +24,8 @@ INSTALL = " && ".join((
 class Slice:
     """A TPU slice: accelerator such as v5litepod-16, software version such as v2-alpha-tpuv5-lite. delete:
     when all runs are finished. wait_s: for capacity, each time. restarts: of each run, and failures in a row
-    to bring it to the slice."""
+    to bring it to the slice.
+    """
 
     name: str
     zone: str
@@ -44,6 +45,7 @@ def script(runs: Sequence[Run], commit: str, slice_: Slice) -> str:
         UserError: for work directories that die with the slice, a batch or mesh that does not suit its chips,
         and names that gcloud
             cannot take.
+
     """
     if local := [run.workdir for run in runs if "://" not in run.workdir]:
         raise UserError(

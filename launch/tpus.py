@@ -15,7 +15,8 @@ _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 class Kind:
     """A kind of TPU by GKE's label. shapes: of its slices, (): cubes of three dimensions; on_one_host:
     numbers of chips that one host has, all others are on hosts of four; cores: devices that JAX sees on a
-    chip."""
+    chip.
+    """
 
     shapes: tuple[str, ...] = ()
     on_one_host: tuple[int, ...] = (4,)
@@ -37,7 +38,8 @@ KINDS = {
 
 def check(accelerator: str, topology: str, hosts: int, chips: int) -> None:
     """Raises a UserError where a slice of that topology does not have so many hosts of so many chips, or
-    there is none."""
+    there is none.
+    """
     if accelerator not in KINDS:
         raise UserError(
             f"--accelerator={accelerator} with --topology={topology}: expected one of {', '.join(KINDS)}."
@@ -63,7 +65,8 @@ def check(accelerator: str, topology: str, hosts: int, chips: int) -> None:
 
 def _is_cuboid(topology: str) -> bool:
     """Whether it is a slice of a three-dimensional torus: less than a cube of 4x4x4, or of such cubes, the
-    longest side last."""
+    longest side last.
+    """
     if not re.fullmatch(r"[1-9]\d*x[1-9]\d*x[1-9]\d*", topology):
         return False
     sides = [int(side) for side in topology.split("x")]
@@ -78,6 +81,7 @@ def devices_of_type(accelerator: str) -> int | None:
 
     Raises:
         UserError: for a number that no slice of that type has.
+
     """
     match = re.fullmatch(r"(v2|v3|v4|v5p|v5litepod|v6e)-(\d+)", accelerator)
     if match is None:

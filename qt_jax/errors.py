@@ -1,4 +1,6 @@
-"""The one error a person at the keyboard or at the robot is meant to read, and the exit statuses a scheduler is meant to act on."""
+"""The one error a person at the keyboard or at the robot is meant to read, and the exit statuses a scheduler
+is meant to act on.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -24,7 +26,9 @@ EXIT_PREEMPTED = 75
 """SIGTERM came and the run was saved, or had no step to save: start the same command again (sysexits'
 EX_TEMPFAIL)."""
 EXIT_HUNG = 76
-"""No step ended within config.train.step_timeout_s: start the same command again, on other machines if it happens twice."""
+"""No step ended within config.train.step_timeout_s: start the same command again, on other machines if it
+happens twice.
+"""
 EXIT_PEER_LOST = 77
 """Another process of the run died, hangs or stopped: start all again."""
 

@@ -1,4 +1,7 @@
-"""The functions of `import qt_jax`. Each imports what it needs when it is called: a robot needs none of training."""
+"""The functions of `import qt_jax`.
+
+Each imports what it needs when it is called: a robot needs none of training.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +30,8 @@ def load_policy(
     Everything is compiled here, so that no later call waits for it.
 
     Args:
-        path: the directory of a run (needs the extra `train`), an artefact that `export` wrote, or of an artefact with
-            ONNX programs the folder `onnx` or a file in it, which needs onnxruntime and no jax.
+        path: the directory of a run (needs the extra `train`), an artefact that `export` wrote, or of an
+            artefact with ONNX programs the folder `onnx` or a file in it, which needs onnxruntime and no jax.
         step: of a run, which kept checkpoint (0: the latest).
         dataset: of a run, whose robot acts; may be left out where the run had one dataset.
         robots: episodes at once, each under a `session_id` of its own.
@@ -37,6 +40,7 @@ def load_policy(
 
     Raises:
         UserError: if there is no policy at `path`, or it cannot be read.
+
     """
     from qt_jax import text
     from qt_jax.serving.loaded import LoadedPolicy
@@ -63,7 +67,9 @@ def _of_run(path: Path, step: int, dataset: str, slots: int) -> Any:
 
     params, assets, _ = checkpoints.load_params(str(path), step=step)
     if not dataset and len(assets.datasets) > 1:
-        raise UserError(f"{path} was trained on {sorted(assets.datasets)}; say whose robot acts: dataset=NAME.")
+        raise UserError(
+            f"{path} was trained on {sorted(assets.datasets)}; say whose robot acts: dataset=NAME."
+        )
     return live.build(params, assets, slots, dataset or next(iter(assets.datasets)))
 
 
@@ -93,11 +99,12 @@ def open_dataset(source: Any) -> Dataset:
     """Opens the data that a config trains on, or one dataset that describes itself: see `Dataset`.
 
     Args:
-        source: a config, as an experiment file's get_config() gives it; or the path of what `convert`, `collect` or
-            `serve --record` wrote.
+        source: a config, as an experiment file's get_config() gives it; or the path of what `convert`,
+            `collect` or `serve --record` wrote.
 
     Raises:
         UserError: for data that is missing or damaged.
+
     """
     import ml_collections
 
@@ -118,6 +125,7 @@ def train(config: Any) -> TrainState:
     Raises:
         UserError: for a bad config, bad data, or a loss that is not finite.
         Preempted: SIGTERM or Ctrl-C came; the run is saved.
+
     """
     import ml_collections
 
@@ -136,6 +144,7 @@ def evaluate(config: Any) -> dict[str, Any]:
 
     Raises:
         UserError: if there is no such run, or it was trained with other settings.
+
     """
     from qt_jax.cli import evaluate as command
 

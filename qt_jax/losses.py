@@ -1,8 +1,8 @@
 """The maths of Q-Transformer: pure jnp, for one segment or one step; callers vmap.
 
-Letters: S records of a segment, D action dims, N bins. `(paper Eq. k)` is Chebotar et al., CoRL 2023, arXiv 2309.10150; what is
-marked "default of this project" is not published. Reductions are the caller's: a global sum over trainable steps and present dims
-divided by their global count.
+Letters: S records of a segment, D action dims, N bins. `(paper Eq. k)` is Chebotar et al., CoRL 2023, arXiv
+2309.10150; what is marked "default of this project" is not published. Reductions are the caller's: a global
+sum over trainable steps and present dims divided by their global count.
 """
 
 from __future__ import annotations
@@ -28,27 +28,40 @@ def masked_max(q: jax.Array, bin_mask: jax.Array) -> jax.Array:
 
 
 def state_value(dim_maxima: jax.Array, action_mask: jax.Array) -> jax.Array:
-    """max over a^1 of Q(s, a^1): the maximum of the first dim that is present. dim_maxima, action_mask [S, D] -> [S]."""
+    """Max over a^1 of Q(s, a^1): the maximum of the first dim that is present. dim_maxima, action_mask [S, D]
+    -> [S].
+    """
     first = jnp.argmax(action_mask, axis=-1)
     return jnp.take_along_axis(dim_maxima, first[:, None], axis=-1)[:, 0]
 
 
 def n_step_targets(
-    r_t: jax.Array, discount_t: jax.Array, v_t: jax.Array, is_last_t: jax.Array, is_terminal_t: jax.Array, n: int
+    r_t: jax.Array,
+    discount_t: jax.Array,
+    v_t: jax.Array,
+    is_last_t: jax.Array,
+    is_terminal_t: jax.Array,
+    n: int,
 ) -> jax.Array:
     """Last-dim TD targets (paper Eq. 1, i = D, and its n-step form), [S].
 
-    Sum and bootstrap stop at the end of the episode: with 0 where it terminated, with the value of o_T where it was truncated.
+    Sum and bootstrap stop at the end of the episode: with 0 where it terminated, with the value of o_T where
+    it was truncated.
 
     Args:
-        r_t: [S] rewards. discount_t: [S] discount of each step, gamma^(dt/dt_ref). v_t: [S] max over a^1 of the target Q.
+        r_t: [S] rewards. discount_t: [S] discount of each step, gamma^(dt/dt_ref). v_t: [S] max over a^1 of
+            the target Q.
         is_last_t, is_terminal_t: [S] RLDS flags of the records; the last record holds only o_T.
         n: steps of the backup, >= 1.
 
     Entries whose bootstrap lies beyond the segment, and those of last records, mean nothing: mask them.
+
     """
     chex.assert_rank([r_t, discount_t, v_t, is_last_t, is_terminal_t], 1)
-    following = lambda x: jnp.concatenate([x[1:], jnp.zeros_like(x[:1])])
+
+    def following(x):
+        return jnp.concatenate([x[1:], jnp.zeros_like(x[:1])])
+
     ends, terminates, v_tp1 = following(is_last_t), following(is_terminal_t), following(v_t)
     value_at_end = jnp.where(terminates, 0.0, v_tp1)
     targets = v_t
@@ -57,15 +70,19 @@ def n_step_targets(
     return targets
 
 
-def autoregressive_targets(dim_maxima: jax.Array, last_target: jax.Array, action_mask: jax.Array, backup: str) -> jax.Array:
+def autoregressive_targets(
+    dim_maxima: jax.Array, last_target: jax.Array, action_mask: jax.Array, backup: str
+) -> jax.Array:
     """TD target of each dim of each step (paper Eq. 1), [S, D].
 
-    "chain": dim i takes the target network's maximum over the next present dim, given the dataset's prefix; the last present dim takes
-    `last_target`. "skip": every dim takes `last_target` (per-dimension maximisation skipped).
+    "chain": dim i takes the target network's maximum over the next present dim, given the dataset's prefix;
+    the last present dim takes `last_target`. "skip": every dim takes `last_target` (per-dimension
+    maximisation skipped).
 
     Args:
         dim_maxima: [S, D] max over bins of the target Q at each dim, teacher-forced on the dataset's action.
         last_target: [S] from `n_step_targets`. action_mask: [S, D] dims that are present.
+
     """
     chex.assert_rank([dim_maxima, last_target, action_mask], [2, 1, 2])
     require_one_of("config.agent.backup", backup, BACKUPS)
@@ -94,12 +111,14 @@ def autoregressive_td_targets(
     """All targets of a segment from ONE pass of the target network, without gradient.
 
     Args:
-        dim_values: [S, D] value of the target Q over each dim's bins, teacher-forced on the dataset's actions: their maximum (Q-learning),
-            or their mean under a policy. The others: see the functions above.
+        dim_values: [S, D] value of the target Q over each dim's bins, teacher-forced on the dataset's
+            actions: their maximum (Q-learning), or their mean under a policy. The others: see the functions
+            above.
         monte_carlo: target = max(backup, MC_t) in every dim of the step (paper fig. 2).
 
     Returns:
         targets [S, D], and the backup alone [S, D] (for the share of targets that MC lifts).
+
     """
     chex.assert_rank(dim_values, 2)
     dim_values = jax.lax.stop_gradient(dim_values)
@@ -109,13 +128,20 @@ def autoregressive_td_targets(
 
 
 def conservative_penalty(
-    q: jax.Array, from_least: jax.Array, taken: jax.Array, bin_mask: jax.Array, variant: str, temperature: float
+    q: jax.Array,
+    from_least: jax.Array,
+    taken: jax.Array,
+    bin_mask: jax.Array,
+    variant: str,
+    temperature: float,
 ) -> jax.Array:
-    """The term that keeps actions unseen in the data low: q [..., N], its value loss to q_min [..., N], taken [...] -> [...].
+    """The term that keeps actions unseen in the data low: q [..., N], its value loss to q_min [..., N], taken
+    [...] -> [...].
 
-    "q_min" (paper Eq. 2): 1/(N_max - 1) * the sum over the other bins that exist of the value loss to q_min, 1/2 (Q - q_min)^2; a dim with
-    fewer bins still divides by N_max - 1. "softmax" (CQL, Kumar et al. 2020): T logsumexp(Q/T) - Q(taken), which lets
-    go of a bin that stands out by several T; at T = 1 no bin of returns in [0, 1] does (default of this project). "none": 0.
+    "q_min" (paper Eq. 2): 1/(N_max - 1) * the sum over the other bins that exist of the value loss to q_min,
+    1/2 (Q - q_min)^2; a dim with fewer bins still divides by N_max - 1. "softmax" (CQL, Kumar et al. 2020): T
+    logsumexp(Q/T) - Q(taken), which lets go of a bin that stands out by several T; at T = 1 no bin of returns
+    in [0, 1] does (default of this project). "none": 0.
     """
     require_one_of("config.agent.conservatism", variant, CONSERVATISM)
     if variant == "none":
@@ -123,7 +149,9 @@ def conservative_penalty(
     is_taken = jnp.arange(q.shape[-1]) == taken[..., None]
     if variant == "softmax":
         of_taken = jnp.sum(jnp.where(is_taken, q, 0.0), axis=-1)
-        return temperature * jax.nn.logsumexp(jnp.where(bin_mask, q / temperature, -jnp.inf), axis=-1) - of_taken
+        return (
+            temperature * jax.nn.logsumexp(jnp.where(bin_mask, q / temperature, -jnp.inf), axis=-1) - of_taken
+        )
     return jnp.sum(jnp.where(bin_mask & ~is_taken, from_least, 0.0), axis=-1) / (q.shape[-1] - 1)
 
 
@@ -149,12 +177,17 @@ def expectile_loss(difference: jax.Array, expectile: float) -> jax.Array:
 
 
 def advantage_weight(advantage: jax.Array, temperature: float, most: float) -> jax.Array:
-    """min(exp(A / temperature), most), without gradient (AWR, Peng et al. 2019; AWAC, Nair et al. 2020, Eq. 13)."""
+    """min(exp(A / temperature), most), without gradient (AWR, Peng et al.
+
+    2019; AWAC, Nair et al. 2020, Eq. 13).
+    """
     return jax.lax.stop_gradient(jnp.minimum(jnp.exp(advantage / temperature), most))
 
 
 HISTOGRAM_PADDING = 3
-"""Cells beyond each end of the value range. A Gaussian cut off there would have its mean inside, and a chain of backups adds that up."""
+"""Cells beyond each end of the value range. A Gaussian cut off there would have its mean inside, and a chain
+of backups adds that up.
+"""
 
 
 def histogram_edges(atoms: int, q_min: float, q_max: float) -> jax.Array:
@@ -169,13 +202,20 @@ def histogram_values(logits: jax.Array, q_min: float, q_max: float) -> jax.Array
     return jax.nn.softmax(logits) @ ((edges[1:] + edges[:-1]) / 2)
 
 
-def histogram_target(target: jax.Array, atoms: int, q_min: float, q_max: float, sigma_ratio: float = 0.75) -> jax.Array:
-    """HL-Gauss target (Farebrother et al. 2024): a Gaussian around `target` [] as probabilities of the cells, [atoms].
+def histogram_target(
+    target: jax.Array, atoms: int, q_min: float, q_max: float, sigma_ratio: float = 0.75
+) -> jax.Array:
+    """HL-Gauss target (Farebrother et al.
 
-    sigma_ratio: standard deviation in cells. `target` is clipped to the value range: what lies outside is not attainable.
+    2024): a Gaussian around `target` [] as probabilities of the cells, [atoms].
+
+    sigma_ratio: standard deviation in cells. `target` is clipped to the value range: what lies outside is not
+    attainable.
     """
     edges = histogram_edges(atoms, q_min, q_max)
-    cdf = jax.scipy.stats.norm.cdf(edges, loc=jnp.clip(target, q_min, q_max), scale=sigma_ratio * (edges[1] - edges[0]))
+    cdf = jax.scipy.stats.norm.cdf(
+        edges, loc=jnp.clip(target, q_min, q_max), scale=sigma_ratio * (edges[1] - edges[0])
+    )
     return jnp.diff(cdf) / (cdf[-1] - cdf[0])
 
 
@@ -185,16 +225,21 @@ def squared_value_loss(q_taken: jax.Array, target: jax.Array) -> jax.Array:
 
 
 def logistic_value_loss(logit: jax.Array, target: jax.Array, q_min: float, q_max: float) -> jax.Array:
-    """Cross-entropy of Q and the target as shares of the value range, elementwise (QT-Opt, Kalashnikov et al. 2018, section 4.2).
+    """Cross-entropy of Q and the target as shares of the value range, elementwise (QT-Opt, Kalashnikov et al.
 
-    The least expected loss is where that of the squared error is, the mean target; but an output near an end of the sigmoid still learns.
-    `target` is clipped to the value range: beyond it the loss has no minimum, and the logits would run away.
+    2018, section 4.2).
+
+    The least expected loss is where that of the squared error is, the mean target; but an output near an end
+    of the sigmoid still learns. `target` is clipped to the value range: beyond it the loss has no minimum,
+    and the logits would run away.
     """
     return optax.sigmoid_binary_cross_entropy(logit, jnp.clip((target - q_min) / (q_max - q_min), 0.0, 1.0))
 
 
 def histogram_value_loss(taken_logits: jax.Array, target: jax.Array, q_min: float, q_max: float) -> jax.Array:
-    """Cross-entropy to `histogram_target`, less its own entropy (so 0 at a perfect fit): taken_logits [K], target [] -> []."""
+    """Cross-entropy to `histogram_target`, less its own entropy (so 0 at a perfect fit): taken_logits [K],
+    target [] -> [].
+    """
     chex.assert_rank([taken_logits, target], [1, 0])
     probabilities = histogram_target(target, taken_logits.shape[0], q_min, q_max)
     cross_entropy = -jnp.sum(probabilities * jax.nn.log_softmax(taken_logits))
@@ -202,7 +247,10 @@ def histogram_value_loss(taken_logits: jax.Array, target: jax.Array, q_min: floa
 
 
 def masked_sum(x: jax.Array, mask: jax.Array) -> Sum:
-    """Sum over the mask and its count. Whoever reports or differentiates divides once, after adding all devices and microbatches."""
+    """Sum over the mask and its count.
+
+    Whoever reports or differentiates divides once, after adding all devices and microbatches.
+    """
     x, mask = jnp.broadcast_arrays(x, mask)
     return jnp.sum(jnp.where(mask, x, 0.0)), jnp.sum(mask)
 

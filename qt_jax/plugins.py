@@ -10,25 +10,31 @@ from qt_jax.errors import UserError
 
 
 def find(setting: str, name: str, known: Mapping[str, Any], needs: Iterable[str] = ()) -> Any:
-    """Returns what a setting names: one of `known`, or of a user's file "module:name", or the "module" itself.
+    """Returns what a setting names: one of `known`, or of a user's file "module:name", or the "module"
+    itself.
 
     Args:
         setting: whose value `name` is, for messages, such as "config.agent.name".
         needs: attributes that a user's own must have.
 
     Raises:
-        UserError: for a name that is not known and no module has, a module that cannot be imported, or one that
-            lacks what is needed.
+        UserError: for a name that is not known and no module has, a module that cannot be imported, or one
+            that lacks what is needed.
+
     """
     if name in known:
         return known[name]
     module, _, attribute = name.partition(":")
-    expected = f"{setting} is {name!r}; expected one of {', '.join(known)}, or 'module:name' of a file of yours"
+    expected = (
+        f"{setting} is {name!r}; expected one of {', '.join(known)}, or 'module:name' of a file of yours"
+    )
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name != module.partition(".")[0] and error.name != module:
-            raise UserError(f"{setting} is {name!r}: {module} needs {error.name}, which is not installed.") from error
+            raise UserError(
+                f"{setting} is {name!r}: {module} needs {error.name}, which is not installed."
+            ) from error
         where = "in the directory that you start from, or on PYTHONPATH"
         raise UserError(f"{expected}; there is no module {error.name!r} {where}.") from error
     except (ValueError, TypeError) as error:  # no name of a module

@@ -1,4 +1,6 @@
-"""What training and serving must do alike: images, the window of past frames (the state's normalisation: statistics.py)."""
+"""What training and serving must do alike: images, the window of past frames (the state's normalisation:
+statistics.py).
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ def images_to_float(images: Array, size: tuple[int, int]) -> Array:
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 [H, W, 3] -> uint8 [*size, 3] (bilinear, antialiased), as the data pipeline brings cameras of several sizes to one."""
+    """uint8 [H, W, 3] -> uint8 [*size, 3] (bilinear, antialiased), as the data pipeline brings cameras of
+    several sizes to one.
+    """
     if image.shape[:2] == tuple(size):
         return image
     from PIL import Image
@@ -27,6 +31,8 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def windows(x: Array, window: int) -> Array:
-    """[B, S, ...] to [B, S, window, ...]: at step s the entries s-window+1 .. s, oldest first, zeros before the start."""
+    """[B, S, ...] to [B, S, window, ...]: at step s the entries s-window+1 .. s, oldest first, zeros before
+    the start.
+    """
     padded = jnp.pad(x, [(0, 0), (window - 1, 0)] + [(0, 0)] * (x.ndim - 2))
     return jnp.stack([padded[:, age : age + x.shape[1]] for age in range(window)], axis=2)

@@ -18,9 +18,9 @@ Array = jax.Array | np.ndarray
 class Segment:
     """`S` consecutive records of one episode, batched to `[B, S, ...]`: the contract between data and agents.
 
-    Record `s` holds the observation o_s, the action a_s taken there and the reward r_s that followed. The last record of an
-    episode holds only o_T: `is_last` is True there, and `is_terminal` says whether the episode terminated (bootstrap 0) or was
-    truncated (bootstrap from o_T).
+    Record `s` holds the observation o_s, the action a_s taken there and the reward r_s that followed. The
+    last record of an episode holds only o_T: `is_last` is True there, and `is_terminal` says whether the
+    episode terminated (bootstrap 0) or was truncated (bootstrap from o_T).
 
     images:       {camera: uint8 [B, S, H, W, 3]}; empty in state-only mode
     camera_mask:  {camera: bool [B]}, cameras that the dataset has; the images of others are zeros
@@ -33,11 +33,12 @@ class Segment:
     dt:           float32 [B, S], seconds that the action was held
     is_first, is_last, is_terminal: bool [B, S], RLDS flags of the records
     valid:        bool [B, S], False on padding
-    trainable:    bool [B, S], transitions whose window and bootstrap lie inside the segment; each one of an episode is
-                  trainable in exactly one segment
+    trainable:    bool [B, S], transitions whose window and bootstrap lie inside the segment; each one of an
+                  episode is trainable in exactly one segment
     success:      bool [B], the episode's outcome
     episode_return: float32 [B], the sum of all rewards of the episode
-    relabelled:   bool [B], the instruction is another task's, at which the episode failed (hindsight; nothing to imitate)
+    relabelled:   bool [B], the instruction is another task's, at which the episode failed (hindsight; nothing
+        to imitate)
     """
 
     images: dict[str, Array]
@@ -60,14 +61,23 @@ class Segment:
     relabelled: Array
 
     def bin_mask(self, max_bins: int) -> Array:
-        """bool [B, D, N]: bins that exist; in a dim that the dataset does not have, the first (a maximum over none would be -inf)."""
+        """Bool [B, D, N]: bins that exist; in a dim that the dataset does not have, the first (a maximum over
+        none would be -inf).
+        """
         return jnp.arange(max_bins) < jnp.maximum(self.bins, 1)[..., None]
 
 
-def segment_struct(action: ActionSpec, observation: ObservationSpec, instruction_dim: int, batch: int, steps: int) -> Segment:
+def segment_struct(
+    action: ActionSpec, observation: ObservationSpec, instruction_dim: int, batch: int, steps: int
+) -> Segment:
     """Shapes and dtypes of a batch, for programs that are compiled before data is there."""
-    of = lambda dtype, *rest: jax.ShapeDtypeStruct((batch, steps, *rest), dtype)
-    whole = lambda dtype, *rest: jax.ShapeDtypeStruct((batch, *rest), dtype)
+
+    def of(dtype, *rest):
+        return jax.ShapeDtypeStruct((batch, steps, *rest), dtype)
+
+    def whole(dtype, *rest):
+        return jax.ShapeDtypeStruct((batch, *rest), dtype)
+
     flag, number = of(np.bool_), of(np.float32)
     return Segment(
         images={name: of(np.uint8, *observation.image_size, 3) for name in observation.cameras},

@@ -1,4 +1,7 @@
-"""The ground floor: what an action, an observation and a policy look like. Everybody may import it; numpy is enough."""
+"""The ground floor: what an action, an observation and a policy look like.
+
+Everybody may import it; numpy is enough.
+"""
 
 from __future__ import annotations
 
@@ -57,14 +60,17 @@ class ActionSpec:
         return tuple(network.names.index(name) for name in self.names)
 
     def bins_in(self, network: ActionSpec) -> np.ndarray:
-        """int32 [D of the network]: bins of this action in each dim of the network's; 0 where it has no such dim."""
+        """int32 [D of the network]: bins of this action in each dim of the network's; 0 where it has no such
+        dim.
+        """
         bins = np.zeros(network.dims, np.int32)
         bins[list(self.slots_in(network))] = self.bins
         return bins
 
 
 def network_action(actions: Sequence[ActionSpec]) -> ActionSpec:
-    """The action of a network for several robots: every named dim once, the robot with most dims first, with the most bins of any.
+    """The action of a network for several robots: every named dim once, the robot with most dims first, with
+    the most bins of any.
 
     Its bounds mean nothing where robots differ: each robot's own spec says what its bins are.
     """
@@ -78,7 +84,9 @@ def network_action(actions: Sequence[ActionSpec]) -> ActionSpec:
 
 @dataclasses.dataclass(frozen=True)
 class ObservationSpec:
-    """Camera names with the stored image size (height, width), the length of the state vector (0: none) and what is in it."""
+    """Camera names with the stored image size (height, width), the length of the state vector (0: none) and
+    what is in it.
+    """
 
     cameras: tuple[str, ...]
     image_size: tuple[int, int]
@@ -89,7 +97,9 @@ class ObservationSpec:
         object.__setattr__(self, "cameras", tuple(self.cameras))
         object.__setattr__(self, "image_size", tuple(self.image_size))
         if not self.cameras and not self.state_dim:
-            raise UserError("ObservationSpec: no camera and no state vector; a policy needs at least one of them.")
+            raise UserError(
+                "ObservationSpec: no camera and no state vector; a policy needs at least one of them."
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,6 @@
-"""The ground floor: statistics of a dataset's vectors, and the normalisation that training and serving share. numpy is enough."""
+"""The ground floor: statistics of a dataset's vectors, and the normalisation that training and serving share.
+numpy is enough.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from qt_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-    """Of a dataset's states or actions, one float an entry: mean, standard deviation, 1% and 99% quantiles, least and greatest value."""
+    """Of a dataset's states or actions, one float an entry: mean, standard deviation, 1% and 99% quantiles,
+    least and greatest value.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -28,6 +32,7 @@ class Statistics:
 
         Raises:
             UserError: if a field is missing or the fingerprint does not match the numbers.
+
         """
         names = [field.name for field in dataclasses.fields(cls)]
         missing = {*names, "fingerprint"} - set(value)
@@ -42,7 +47,9 @@ class Statistics:
         return statistics
 
     def to_json(self) -> dict[str, Any]:
-        return {name: list(values) for name, values in dataclasses.asdict(self).items()} | {"fingerprint": self.fingerprint()}
+        return {name: list(values) for name, values in dataclasses.asdict(self).items()} | {
+            "fingerprint": self.fingerprint()
+        }
 
     def fingerprint(self) -> str:
         return hashlib.sha256(np.asarray(dataclasses.astuple(self), np.float64).tobytes()).hexdigest()[:16]
@@ -56,7 +63,9 @@ class Statistics:
 
 @dataclasses.dataclass(frozen=True)
 class Outlier:
-    """A bound of entry `dim` of a dataset's vectors far from nearly all values, which lie in `rest` (least, greatest)."""
+    """A bound of entry `dim` of a dataset's vectors far from nearly all values, which lie in `rest` (least,
+    greatest).
+    """
 
     dim: int
     bound: float
@@ -64,15 +73,18 @@ class Outlier:
 
 
 def outlying(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> list[Outlier]:
-    """Finds the bounds that a few values make: with bins between them nearly all values would share a few bins.
+    """Finds the bounds that a few values make: with bins between them nearly all values would share a few
+    bins.
 
-    A bound is one if it is farther from the rest than ten times the rest's range. The rest are `values` without the few greatest and
-    the few least: 2% of them, at most three, or 0.1% where that is more. An entry whose rest is one value has none: a gripper or an
-    end-of-episode flag that is rarely set is no mistake.
+    A bound is one if it is farther from the rest than ten times the rest's range. The rest are `values`
+    without the few greatest and the few least: 2% of them, at most three, or 0.1% where that is more. An
+    entry whose rest is one value has none: a gripper or an end-of-episode flag that is rarely set is no
+    mistake.
 
     Args:
         values: [n, D], all of them or a sample.
         low, high: [D], the least and greatest of all.
+
     """
     count = len(values)
     few = min(max(count // 50, 1), max(3, count // 1000))
@@ -83,7 +95,10 @@ def outlying(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> list[Outl
     found = []
     for dim, (start, end) in enumerate(zip(least.tolist(), greatest.tolist())):
         reach = 10.0 * (end - start)
-        for bound, distance in ((float(low[dim]), start - float(low[dim])), (float(high[dim]), float(high[dim]) - end)):
+        for bound, distance in (
+            (float(low[dim]), start - float(low[dim])),
+            (float(high[dim]), float(high[dim]) - end),
+        ):
             if distance > reach > 0.0:
                 found.append(Outlier(dim, bound, (start, end)))
     return found

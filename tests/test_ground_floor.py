@@ -93,12 +93,17 @@ def letters(sentence):
 
 def test_text_embedding_knows_a_paraphrase_from_another_task():
     near, far = text.embed("open the drawer"), text.embed("insert the peg")
-    cosine = lambda a, b: a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+
+    def cosine(a, b):
+        return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+
     paraphrase = text.embed("pull the drawer open")
     assert near.shape == (text.DIM,) and cosine(near, paraphrase) > cosine(near, far)
     with pytest.raises(UserError, match="other-encoder"):
         text.embed("open the drawer", encoder="other-encoder")
-    np.testing.assert_array_equal(text.embed("open the drawer", encoder="tests.test_ground_floor:letters"), [15])
+    np.testing.assert_array_equal(
+        text.embed("open the drawer", encoder="tests.test_ground_floor:letters"), [15]
+    )
     with pytest.raises(UserError, match="empty"):
         text.embed(" ")
     with pytest.raises(UserError, match="failed on 'go' .TypeError"):

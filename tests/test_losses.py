@@ -19,7 +19,9 @@ def flags(*values):
 
 
 def test_one_step_target_bootstraps_from_the_next_state_value():
-    targets = losses.n_step_targets(array(0, 0, 0), array(0.5, 0.5, 0.5), array(0.1, 0.4, 0.8), flags(F, F, F), flags(F, F, F), 1)
+    targets = losses.n_step_targets(
+        array(0, 0, 0), array(0.5, 0.5, 0.5), array(0.1, 0.4, 0.8), flags(F, F, F), flags(F, F, F), 1
+    )
     np.testing.assert_allclose(targets[:2], [0.5 * 0.4, 0.5 * 0.8])
 
 
@@ -40,18 +42,26 @@ def test_n_step_sum_and_bootstrap_stop_at_the_end(terminal):
     two = losses.n_step_targets(reward, discount, value, last, is_terminal, 2)
     np.testing.assert_allclose(two[:3], [1 + 0.5 * 2 + 0.25 * 9, 2 + 0.5 * 4 + 0.25 * end, 4 + 0.5 * end])
     ten = losses.n_step_targets(reward, discount, value, last, is_terminal, 10)
-    np.testing.assert_allclose(ten[:3], [1 + 0.5 * 2 + 0.25 * 4 + 0.125 * end, 2 + 0.5 * 4 + 0.25 * end, 4 + 0.5 * end])
+    np.testing.assert_allclose(
+        ten[:3], [1 + 0.5 * 2 + 0.25 * 4 + 0.125 * end, 2 + 0.5 * 4 + 0.25 * end, 4 + 0.5 * end]
+    )
 
 
 def test_n_step_uses_each_steps_own_discount():
-    targets = losses.n_step_targets(array(1, 1, 0), array(0.5, 0.25, 0.1), array(0, 0, 8), flags(F, F, F), flags(F, F, F), 2)
+    targets = losses.n_step_targets(
+        array(1, 1, 0), array(0.5, 0.25, 0.1), array(0, 0, 8), flags(F, F, F), flags(F, F, F), 2
+    )
     np.testing.assert_allclose(targets[0], 1 + 0.5 * (1 + 0.25 * 8))
 
 
 def test_chain_takes_the_next_dims_maximum_and_skip_the_last_target():
     maxima, last, present = array([0.1, 0.2, 0.3]), array(0.7), flags([T, T, T])
-    np.testing.assert_allclose(losses.autoregressive_targets(maxima, last, present, "chain"), [[0.2, 0.3, 0.7]], rtol=1e-6)
-    np.testing.assert_allclose(losses.autoregressive_targets(maxima, last, present, "skip"), [[0.7, 0.7, 0.7]], rtol=1e-6)
+    np.testing.assert_allclose(
+        losses.autoregressive_targets(maxima, last, present, "chain"), [[0.2, 0.3, 0.7]], rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        losses.autoregressive_targets(maxima, last, present, "skip"), [[0.7, 0.7, 0.7]], rtol=1e-6
+    )
 
 
 def test_chain_skips_absent_dims():
@@ -111,22 +121,33 @@ def test_targets_carry_no_gradient():
 
 
 def conservative_fixed_point(p: float, target: float, q_min: float, alpha: float, max_bins: int) -> float:
-    """Where Eq. 2 settles for a bin taken with probability p: (p y + beta q_min) / (p + beta), beta = alpha (1 - p) / (N_max - 1)."""
+    """Where Eq.
+
+    2 settles for a bin taken with probability p: (p y + beta q_min) / (p + beta), beta = alpha (1 - p) /
+    (N_max - 1).
+    """
     beta = alpha * (1.0 - p) / (max_bins - 1)
     return (p * target + beta * q_min) / (p + beta)
 
 
 def pulled(q, taken, mask, q_min=0.0):
-    return losses.conservative_penalty(q, losses.squared_value_loss(q, q_min), jnp.asarray(taken), mask, "q_min", 1.0)
+    return losses.conservative_penalty(
+        q, losses.squared_value_loss(q, q_min), jnp.asarray(taken), mask, "q_min", 1.0
+    )
 
 
 def test_conservative_variants():
     q, mask = array(0.5, 0.2, 0.4, 0.9), flags(T, T, T, F)
     from_least = losses.squared_value_loss(q, 0.1)
-    penalty = lambda variant, temperature=1.0: losses.conservative_penalty(q, from_least, jnp.asarray(0), mask, variant, temperature)
+
+    def penalty(variant, temperature=1.0):
+        return losses.conservative_penalty(q, from_least, jnp.asarray(0), mask, variant, temperature)
+
     np.testing.assert_allclose(penalty("q_min"), 0.5 * (0.1**2 + 0.3**2) / 3, rtol=1e-6)
     np.testing.assert_allclose(penalty("softmax"), np.log(np.exp([0.5, 0.2, 0.4]).sum()) - 0.5, rtol=1e-6)
-    np.testing.assert_allclose(penalty("softmax", 0.1), 0.1 * np.log(np.exp([5.0, 2.0, 4.0]).sum()) - 0.5, rtol=1e-5)
+    np.testing.assert_allclose(
+        penalty("softmax", 0.1), 0.1 * np.log(np.exp([5.0, 2.0, 4.0]).sum()) - 0.5, rtol=1e-5
+    )
     assert penalty("none") == 0
 
 
@@ -137,12 +158,16 @@ def test_two_bins_divide_by_the_largest_number_of_bins():
 
 
 def test_closed_form_fixed_point_of_equation_2():
-    """Gradient descent on the expected loss of a bin taken with probability p ends where the closed form says."""
+    """Gradient descent on the expected loss of a bin taken with probability p ends where the closed form
+    says.
+    """
     bins, p, target, alpha = 5, 0.2, 0.8, 1.5
     probabilities = jnp.asarray([p] + [(1 - p) / (bins - 1)] * (bins - 1))
 
     def expected_loss(q):
-        per_taken = lambda a: losses.squared_value_loss(q[a], target) + alpha * pulled(q, a, jnp.ones(bins, bool))
+        def per_taken(a):
+            return losses.squared_value_loss(q[a], target) + alpha * pulled(q, a, jnp.ones(bins, bool))
+
         return jnp.sum(probabilities * jax.vmap(per_taken)(jnp.arange(bins)))
 
     q = jax.lax.fori_loop(0, 3000, lambda _, q: q - 0.5 * jax.grad(expected_loss)(q), jnp.full(bins, 0.5))
@@ -151,8 +176,14 @@ def test_closed_form_fixed_point_of_equation_2():
 
 
 def test_cross_entropy_by_hand_and_its_gradient():
-    """Q = 1/2 against a target three quarters up the range; the gradient is the error itself, wherever the sigmoid is."""
-    loss = lambda logit: losses.logistic_value_loss(logit, 0.5, -1.0, 1.0)
+    """Q = 1/2 against a target three quarters up the range.
+
+    The gradient is the error itself, wherever the sigmoid is.
+    """
+
+    def loss(logit):
+        return losses.logistic_value_loss(logit, 0.5, -1.0, 1.0)
+
     np.testing.assert_allclose(loss(jnp.asarray(0.0)), np.log(2), rtol=1e-6)
     np.testing.assert_allclose(jax.grad(loss)(jnp.asarray(-20.0)), -0.75, rtol=1e-5)
 
@@ -160,22 +191,34 @@ def test_cross_entropy_by_hand_and_its_gradient():
 def test_cross_entropy_has_the_fixed_point_of_equation_2():
     p, target, alpha, bins = 0.2, 0.8, 1.5, 5
     pull = alpha * (1 - p) / (bins - 1)
-    expected = lambda x: p * losses.logistic_value_loss(x, target, 0.0, 1.0) + pull * losses.logistic_value_loss(x, 0.0, 0.0, 1.0)
+
+    def expected(x):
+        return p * losses.logistic_value_loss(x, target, 0.0, 1.0) + pull * losses.logistic_value_loss(
+            x, 0.0, 0.0, 1.0
+        )
+
     x = jax.lax.fori_loop(0, 2000, lambda _, x: x - jax.grad(expected)(x), jnp.asarray(0.0))
-    np.testing.assert_allclose(jax.nn.sigmoid(x), conservative_fixed_point(p, target, 0.0, alpha, bins), rtol=1e-4)
+    np.testing.assert_allclose(
+        jax.nn.sigmoid(x), conservative_fixed_point(p, target, 0.0, alpha, bins), rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("outside, end", [(1.4, 1.0), (-2.0, -1.0)])
 def test_cross_entropy_takes_a_target_beyond_the_value_range_for_its_end(outside, end):
     """Else it falls without end as the logit runs away."""
-    loss = lambda logit, target: losses.logistic_value_loss(jnp.asarray(logit), target, -1.0, 1.0)
+
+    def loss(logit, target):
+        return losses.logistic_value_loss(jnp.asarray(logit), target, -1.0, 1.0)
+
     for logit in (-30.0, 0.0, 30.0):
         np.testing.assert_array_equal(loss(logit, outside), loss(logit, end))
         assert loss(logit, outside) >= 0
 
 
 def test_sigmoid_values_stay_inside_the_value_range():
-    np.testing.assert_allclose(losses.sigmoid_values(array(-50.0, 0.0, 50.0), -2.0, 1.0), [-2.0, -0.5, 1.0], atol=1e-5)
+    np.testing.assert_allclose(
+        losses.sigmoid_values(array(-50.0, 0.0, 50.0), -2.0, 1.0), [-2.0, -0.5, 1.0], atol=1e-5
+    )
 
 
 def test_taken_and_whole_action_values():
@@ -191,7 +234,9 @@ def test_expectile_loss_weighs_the_two_sides():
 
 def test_advantage_weights_are_clipped_and_carry_no_gradient():
     advantage = array(0.2, -0.1, 9)
-    np.testing.assert_allclose(losses.advantage_weight(advantage, 0.1, 20.0), [np.exp(2), np.exp(-1), 20], rtol=1e-5)
+    np.testing.assert_allclose(
+        losses.advantage_weight(advantage, 0.1, 20.0), [np.exp(2), np.exp(-1), 20], rtol=1e-5
+    )
     assert not jax.grad(lambda x: losses.advantage_weight(x, 0.1, 20.0).sum())(advantage).any()
 
 
@@ -200,13 +245,18 @@ def test_histogram_target_and_value():
     np.testing.assert_allclose(probabilities.sum(), 1.0, rtol=1e-5)
     logits = jnp.log(probabilities + 1e-12)
     np.testing.assert_allclose(losses.histogram_values(logits, 0.0, 1.0), 0.52, atol=1e-3)
-    np.testing.assert_allclose(losses.histogram_value_loss(logits, jnp.asarray(0.52), 0.0, 1.0), 0.0, atol=1e-5)
+    np.testing.assert_allclose(
+        losses.histogram_value_loss(logits, jnp.asarray(0.52), 0.0, 1.0), 0.0, atol=1e-5
+    )
     assert losses.histogram_value_loss(logits, jnp.asarray(0.3), 0.0, 1.0) > 0.1
 
 
 def test_a_perfect_histogram_keeps_its_target_through_a_long_chain():
     """Also at both ends; beyond them it holds the end, and stays finite."""
-    fitted = lambda y: losses.histogram_values(jnp.log(losses.histogram_target(y, 51, 0.0, 1.0) + 1e-12), 0.0, 1.0)
+
+    def fitted(y):
+        return losses.histogram_values(jnp.log(losses.histogram_target(y, 51, 0.0, 1.0) + 1e-12), 0.0, 1.0)
+
     for start, end in ((0.0, 0.0), (1.0, 1.0), (0.3, 0.3), (1.7, 1.0), (-2.0, 0.0)):
         y = jnp.asarray(start)
         for _ in range(20):
@@ -223,8 +273,10 @@ def test_means_are_a_global_sum_over_a_global_count():
 
 
 def test_tabular_mdp_reaches_the_optimal_value_without_conservatism():
-    """Three states in a row, two action dims of two bins: only (1, 1) moves on, the last move pays 1. Fitted from data that covers
-    every action and mostly fails, alpha = 0, no MC bound."""
+    """Three states in a row, two action dims of two bins: only (1, 1) moves on, the last move pays 1.
+
+    Fitted from data that covers every action and mostly fails, alpha = 0, no MC bound.
+    """
     discount, states = 0.9, 3
     actions = np.asarray([[i, j] for i in (0, 1) for j in (0, 1)])
     moves = (actions == 1).all(1)
@@ -235,7 +287,12 @@ def test_tabular_mdp_reaches_the_optimal_value_without_conservatism():
         def transition(s, a, moved):
             nxt = jnp.where(moved, s + 1, s)
             done = moved & (s == states - 1)
-            q = jnp.stack([jnp.stack([first[s], second[s, a[0]]]), jnp.stack([first[jnp.minimum(nxt, 2)], jnp.zeros(2)])])
+            q = jnp.stack(
+                [
+                    jnp.stack([first[s], second[s, a[0]]]),
+                    jnp.stack([first[jnp.minimum(nxt, 2)], jnp.zeros(2)]),
+                ]
+            )
             targets, _ = losses.autoregressive_td_targets(
                 q.max(-1), jnp.stack([jnp.where(done, 1.0, 0.0), 0.0]), jnp.full(2, discount), jnp.zeros(2), jnp.stack([F, done]),
                 jnp.stack([F, done]), jnp.ones((2, 2), bool), n=1, backup="chain", monte_carlo=False,

@@ -17,7 +17,8 @@ from qt_jax.segment import Segment
 class Agent(Protocol):
     """What an algorithm is: a module or an object with these names.
 
-    Letters: B segments, N bins, A outputs of each bin. `config` is the whole experiment's, `config.agent` its own.
+    Letters: B segments, N bins, A outputs of each bin. `config` is the whole experiment's, `config.agent` its
+    own.
     """
 
     USES_TARGET: bool
@@ -27,13 +28,16 @@ class Agent(Protocol):
     ADDITIVE: bool
     """Whether the scores of an action's dims add up to its own, as log-probabilities do."""
     RETURN_CONDITIONED: bool
-    """Whether frames are told a return, and actions those before them in the window (Decision Transformer)."""
+    """Whether frames are told a return, and actions those before them in the window (Decision Transformer).
+    """
 
     def get_config(self) -> ml_collections.ConfigDict:
         """Returns its settings with their defaults, "name" among them: they become `config.agent`."""
 
     def outputs(self, config: Any) -> int:
-        """Returns A, which `config.model.atoms` must be; 0: the cells of a value histogram, as many as it says."""
+        """Returns A, which `config.model.atoms` must be; 0: the cells of a value histogram, as many as it
+        says.
+        """
 
     def loss(
         self,
@@ -47,10 +51,13 @@ class Agent(Protocol):
         """Computes {name: (sum, count)}: "loss", whose sum is differentiated, and what is reported beside it."""
 
     def scores(self, config: Any, bin_mask: jax.Array, logits: jax.Array) -> jax.Array:
-        """Computes what greedy decoding maximises in one dim: logits [..., N, A] -> [..., N], absent bins -inf."""
+        """Computes what greedy decoding maximises in one dim: logits [..., N, A] -> [..., N], absent bins
+        -inf.
+        """
 
     first_step_values: Any
-    """(config, network, params, segment) -> values of the first steps' actions [B]; None: it has no values."""
+    """(config, network, params, segment) -> values of the first steps' actions [B]; None: it has no values.
+    """
 
 
 AGENTS: dict[str, Agent] = {
@@ -69,6 +76,7 @@ def get(name: str) -> Agent:
 
     Raises:
         UserError: for a name that is neither known nor a user's own.
+
     """
     return plugins.find("config.agent.name", name, AGENTS, NEEDS)
 

@@ -1,8 +1,10 @@
-"""Advantage-weighted actor-critic (AWAC, Nair et al. 2020) on the autoregressive Q; with `positive_filter` its actor imitates successful
-episodes alone, as AW-Opt's does (Lu et al. 2021). Outputs of each bin: the critic's and the policy's.
+"""Advantage-weighted actor-critic (AWAC, Nair et al.
 
-The mean of Q under the policy, a sample in the papers, is exact here: dim by dim, over its bins. Dropout is the
-actor's alone.
+2020) on the autoregressive Q; with `positive_filter` its actor imitates successful episodes alone, as
+AW-Opt's does (Lu et al. 2021). Outputs of each bin: the critic's and the policy's.
+
+The mean of Q under the policy, a sample in the papers, is exact here: dim by dim, over its bins. Dropout is
+the actor's alone.
 """
 
 from __future__ import annotations
@@ -60,11 +62,18 @@ def first_step_values(config: Any, network: Network, params: dict, segment: Segm
 
 
 def loss(
-    config: Any, network: Network, params: dict, target_params: dict, segment: Segment, dropout_key: jax.Array | None
+    config: Any,
+    network: Network,
+    params: dict,
+    target_params: dict,
+    segment: Segment,
+    dropout_key: jax.Array | None,
 ) -> dict[str, losses.Sum]:
-    """Squared error of Q(s, a^{1:i}) to the mean of the next dim's Q under the policy, or to r + gamma of the next step's first (Eq. 10 of
-    Nair et al., dim by dim) + cross-entropy weighted by exp(A^i / lambda) (Eq. 13), summed over trainable steps and present dims, and
-    their count; what is not imitated has no policy term."""
+    """Squared error of Q(s, a^{1:i}) to the mean of the next dim's Q under the policy, or to r + gamma of the
+    next step's first (Eq. 10 of Nair et al., dim by dim) + cross-entropy weighted by exp(A^i / lambda) (Eq.
+    13), summed over trainable steps and present dims, and their count; what is not imitated has no policy
+    term.
+    """
     agent = config.agent
     bin_mask = segment.bin_mask(network.action.max_bins)[:, None]
     logits = network.score(params, segment)

@@ -1,4 +1,7 @@
-"""Behaviour cloning as in RT-1 (Brohan et al. 2022): cross-entropy on the action tokens. `config.data.episodes` says on which episodes."""
+"""Behaviour cloning as in RT-1 (Brohan et al.
+
+2022): cross-entropy on the action tokens. `config.data.episodes` says on which episodes.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ def outputs(config: Any) -> int:
 
 
 def log_probabilities(bin_mask: jax.Array, logits: jax.Array) -> jax.Array:
-    """logits [..., N] of which `bin_mask` exist -> log-probabilities, -inf at the others."""
+    """Logits [..., N] of which `bin_mask` exist -> log-probabilities, -inf at the others."""
     return jax.nn.log_softmax(jnp.where(bin_mask, logits, -jnp.inf))
 
 
@@ -40,14 +43,22 @@ def scores(config: Any, bin_mask: jax.Array, logits: jax.Array) -> jax.Array:
 
 
 def imitable(segment: Segment) -> jax.Array:
-    """bool [B, S, D]: present dims of trainable steps, but for what hindsight relabelled."""
+    """Bool [B, S, D]: present dims of trainable steps, but for what hindsight relabelled."""
     return segment.trainable[..., None] & segment.action_mask & ~segment.relabelled[:, None, None]
 
 
 def loss(
-    config: Any, network: Network, params: dict, target_params: dict, segment: Segment, dropout_key: jax.Array | None
+    config: Any,
+    network: Network,
+    params: dict,
+    target_params: dict,
+    segment: Segment,
+    dropout_key: jax.Array | None,
 ) -> dict[str, losses.Sum]:
-    """-log p(a^i | s, a^{1:i-1}), summed over trainable steps and present dims, and their count. What hindsight relabelled is left out."""
+    """-log p(a^i | s, a^{1:i-1}), summed over trainable steps and present dims, and their count.
+
+    What hindsight relabelled is left out.
+    """
     bin_mask = segment.bin_mask(network.action.max_bins)[:, None]
     log_probs = log_probabilities(bin_mask, network.score(params, segment, dropout_key)[..., 0])
     mask = imitable(segment)

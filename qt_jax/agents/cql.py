@@ -1,14 +1,36 @@
-"""Conservative Q-learning (Kumar et al. 2020, its CQL(H)) on the autoregressive Q: TD targets without the Monte-Carlo bound, and
-T logsumexp(Q/T) - Q(taken) of each dim as the conservative term."""
+"""Conservative Q-learning (Kumar et al.
+
+2020, its CQL(H)) on the autoregressive Q: TD targets without the Monte-Carlo bound, and T logsumexp(Q/T) -
+Q(taken) of each dim as the conservative term.
+"""
 
 from __future__ import annotations
 
 import ml_collections
 
 from qt_jax.agents import q_transformer
-from qt_jax.agents.q_transformer import ADDITIVE, RETURN_CONDITIONED, SCORE_NAME, USES_TARGET, first_step_values, loss, outputs, scores
+from qt_jax.agents.q_transformer import (
+    ADDITIVE,
+    RETURN_CONDITIONED,
+    SCORE_NAME,
+    USES_TARGET,
+    first_step_values,
+    loss,
+    outputs,
+    scores,
+)
 
-__all__ = ["ADDITIVE", "RETURN_CONDITIONED", "SCORE_NAME", "USES_TARGET", "first_step_values", "get_config", "loss", "outputs", "scores"]
+__all__ = [
+    "ADDITIVE",
+    "RETURN_CONDITIONED",
+    "SCORE_NAME",
+    "USES_TARGET",
+    "first_step_values",
+    "get_config",
+    "loss",
+    "outputs",
+    "scores",
+]
 
 
 def get_config() -> ml_collections.ConfigDict:

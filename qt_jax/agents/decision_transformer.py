@@ -1,5 +1,6 @@
-"""Decision Transformer (Chen et al. 2021): behaviour cloning of everything, each frame told a return; at the
-robot, a good one of the data.
+"""Decision Transformer (Chen et al.
+
+2021): behaviour cloning of everything, each frame told a return; at the robot, a good one of the data.
 
 Chen et al. tell the return-to-go. A robot would have to subtract its rewards from what it asked for, and
 nobody gives it any. So here each frame is told the return of its whole episode, whatever the rewards are.
@@ -18,7 +19,16 @@ from ml_collections import config_dict
 
 from qt_jax.agents.bc import ADDITIVE, SCORE_NAME, USES_TARGET, first_step_values, loss, outputs, scores
 
-__all__ = ["ADDITIVE", "SCORE_NAME", "USES_TARGET", "first_step_values", "get_config", "loss", "outputs", "scores"]
+__all__ = [
+    "ADDITIVE",
+    "SCORE_NAME",
+    "USES_TARGET",
+    "first_step_values",
+    "get_config",
+    "loss",
+    "outputs",
+    "scores",
+]
 
 RETURN_CONDITIONED = True
 

@@ -1,6 +1,9 @@
-"""Implicit Q-learning (Kostrikov et al. 2021) on the shared network. Outputs of each bin: two critics', the policy's, and the state value's
-(its mean over the bins of the first dim, which sees no action). Dropout is the policy's alone: the expectile of a difference lifts V above
-what its own noise is the mean of, and the bootstrap adds that up."""
+"""Implicit Q-learning (Kostrikov et al.
+
+2021) on the shared network. Outputs of each bin: two critics', the policy's, and the state value's (its mean
+over the bins of the first dim, which sees no action). Dropout is the policy's alone: the expectile of a
+difference lifts V above what its own noise is the mean of, and the bootstrap adds that up.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,10 @@ def scores(config: Any, bin_mask: jax.Array, logits: jax.Array) -> jax.Array:
 def whole_action_values(config: Any, logits: jax.Array, segment: Segment) -> jax.Array:
     """Q(s, a) of both critics, [2, B, S]."""
     q = losses.sigmoid_values(jnp.moveaxis(logits[..., :POLICY], -1, 0), *config.value_range)
-    one = lambda q: losses.of_whole_action(losses.taken(q, segment.tokens), segment.action_mask)
+
+    def one(q):
+        return losses.of_whole_action(losses.taken(q, segment.tokens), segment.action_mask)
+
     return jax.vmap(one)(q)
 
 
@@ -63,19 +69,35 @@ def first_step_values(config: Any, network: Network, params: dict, segment: Segm
 
 
 def loss(
-    config: Any, network: Network, params: dict, target_params: dict, segment: Segment, dropout_key: jax.Array | None
+    config: Any,
+    network: Network,
+    params: dict,
+    target_params: dict,
+    segment: Segment,
+    dropout_key: jax.Array | None,
 ) -> dict[str, losses.Sum]:
-    """Expectile loss of V (Eq. 5) + squared TD error of the critics (Eq. 6) + advantage-weighted cross-entropy of the policy (Eq. 7),
-    summed over trainable steps and present dims, and their count; what hindsight relabelled has no policy term."""
+    """Expectile loss of V (Eq.
+
+    5) + squared TD error of the critics (Eq. 6) + advantage-weighted cross-entropy of the policy (Eq. 7),
+    summed over trainable steps and present dims, and their count; what hindsight relabelled has no policy
+    term.
+    """
     agent = config.agent
     bin_mask = segment.bin_mask(network.action.max_bins)
     logits = network.score(params, segment)
     dropped = logits if dropout_key is None else network.score(params, segment, dropout_key)
     q, v = whole_action_values(config, logits, segment), state_values(config, logits, segment, bin_mask)
-    q_target = jax.lax.stop_gradient(whole_action_values(config, network.score(target_params, segment), segment).min(0))
+    q_target = jax.lax.stop_gradient(
+        whole_action_values(config, network.score(target_params, segment), segment).min(0)
+    )
     discount = config.discount ** (segment.dt / config.dt_ref)
-    backup = lambda *fields: losses.n_step_targets(*fields, agent.n_step)
-    targets = jax.vmap(backup)(segment.reward, discount, jax.lax.stop_gradient(v), segment.is_last, segment.is_terminal)
+
+    def backup(*fields):
+        return losses.n_step_targets(*fields, agent.n_step)
+
+    targets = jax.vmap(backup)(
+        segment.reward, discount, jax.lax.stop_gradient(v), segment.is_last, segment.is_terminal
+    )
     value_terms = losses.expectile_loss(q_target - v, agent.expectile)
     critic_terms = losses.squared_value_loss(q, targets).mean(0)
     weight = losses.advantage_weight(q_target - v, agent.temperature, agent.max_weight)

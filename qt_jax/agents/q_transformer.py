@@ -1,4 +1,7 @@
-"""Q-Transformer (Chebotar et al. 2023): autoregressive Q-learning with MC targets and the conservative term of Eq. 2."""
+"""Q-Transformer (Chebotar et al.
+
+2023): autoregressive Q-learning with MC targets and the conservative term of Eq. 2.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +30,14 @@ def get_config() -> ml_collections.ConfigDict:
     config.monte_carlo = True  # targets are at least the return that followed
     config.conservatism = "q_min"  # or "softmax" (CQL), "none"
     config.temperature = 1.0  # of "softmax", which lets go of a bin that stands out by several of it
-    config.alpha = 1.0  # weight of the conservative term; both terms are means over trainable steps and present dims
-    config.value_loss = "squared"  # or "logistic" (cross-entropy), or "histogram" (HL-Gauss; config.model.atoms cells)
-    config.critics = 1  # or 2: targets and actions take the smaller Q (TD3, Fujimoto et al. 2018); config.model.atoms of them
+    config.alpha = (
+        1.0  # weight of the conservative term; both terms are means over trainable steps and present dims
+    )
+    config.value_loss = (
+        "squared"  # or "logistic" (cross-entropy), or "histogram" (HL-Gauss; config.model.atoms cells)
+    )
+    # or 2: targets and actions take the smaller Q (TD3, Fujimoto et al. 2018); config.model.atoms of them
+    config.critics = 1
     config.target_rate = 0.005  # Polyak (default of this project)
     return config
 
@@ -64,9 +72,17 @@ def first_step_values(config: Any, network: Network, params: dict, segment: Segm
 
 
 def loss(
-    config: Any, network: Network, params: dict, target_params: dict, segment: Segment, dropout_key: jax.Array | None
+    config: Any,
+    network: Network,
+    params: dict,
+    target_params: dict,
+    segment: Segment,
+    dropout_key: jax.Array | None,
 ) -> dict[str, losses.Sum]:
-    """Eq. 2: value loss + alpha * conservative term, each a sum over trainable steps and present dims, and their count.
+    """Eq.
+
+    2: value loss + alpha * conservative term, each a sum over trainable steps and present dims, and their
+    count.
 
     One online and one target pass over the segment. With two critics each term is the mean of theirs.
     """
@@ -80,7 +96,10 @@ def loss(
     taken_logits = jnp.take_along_axis(logits, segment.tokens[..., None, None], axis=-2)[..., 0, :]
     from_least = losses.squared_value_loss(q, q_min)
     if agent.value_loss == "histogram":
-        value_loss = lambda x, y: losses.histogram_value_loss(x, y, q_min, q_max)
+
+        def value_loss(x, y):
+            return losses.histogram_value_loss(x, y, q_min, q_max)
+
         value_terms = jax.vmap(jax.vmap(jax.vmap(value_loss)))(taken_logits, targets)
     elif agent.value_loss == "logistic":
         value_terms = losses.logistic_value_loss(taken_logits, targets[..., None], q_min, q_max).mean(-1)
@@ -96,7 +115,9 @@ def loss(
     others = mask[..., None] & bin_mask[:, None] & (jnp.arange(q.shape[-1]) != segment.tokens[..., None])
     present = jnp.where(bin_mask[:, None], q, q_min)
     best, greedy = present.max(-1), jnp.argmax(present, axis=-1)
-    second = jnp.where(jnp.arange(q.shape[-1]) == greedy[..., None], q_min, present).max(-1)  # top_k would gather a split batch
+    second = jnp.where(jnp.arange(q.shape[-1]) == greedy[..., None], q_min, present).max(
+        -1
+    )  # top_k would gather a split batch
     bins = segment.bins[:, None]
     edge = (greedy == 0) | (greedy == bins - 1)
     return {
@@ -119,9 +140,18 @@ def loss(
 def td_targets(config: Any, dim_values: jax.Array, segment: Segment) -> tuple[jax.Array, jax.Array]:
     """Targets [B, S, D] of the values [B, S, D] of each dim's bins, and the backup alone."""
     agent, discount = config.agent, config.discount ** (segment.dt / config.dt_ref)
-    backup = lambda *fields: losses.autoregressive_td_targets(
-        *fields, n=agent.n_step, backup=agent.backup, monte_carlo=agent.monte_carlo
-    )
+
+    def backup(*fields):
+        return losses.autoregressive_td_targets(
+            *fields, n=agent.n_step, backup=agent.backup, monte_carlo=agent.monte_carlo
+        )
+
     return jax.vmap(backup)(
-        dim_values, segment.reward, discount, segment.mc_return, segment.is_last, segment.is_terminal, segment.action_mask
+        dim_values,
+        segment.reward,
+        discount,
+        segment.mc_return,
+        segment.is_last,
+        segment.is_terminal,
+        segment.action_mask,
     )

@@ -1,4 +1,6 @@
-"""`affordances`: are a checkpoint's values what a planner can go by? Writes affordances.json and affordances.html into config.workdir."""
+"""`affordances`: are a checkpoint's values what a planner can go by? Writes affordances.json and
+affordances.html into config.workdir.
+"""
 
 from __future__ import annotations
 
@@ -37,12 +39,19 @@ def main(config: Any) -> None:
         raise UserError(
             f"config.env.state is {config.env.state!r}, which holds one task's goal: nothing else can be asked. Use 'proprioception'."
         )
-    references = {workdir: evaluate.reference(workdir, task_names, "affordances.json", "affordances") for workdir in settings.references}
+    references = {
+        workdir: evaluate.reference(workdir, task_names, "affordances.json", "affordances")
+        for workdir in settings.references
+    }
     params, embed = jax.device_put(params), functools.partial(text.embed, encoder=made.spec.text_encoder)
     # One slot more than environments: values are asked in slots beside that of the state.
-    sessions = Sessions(Policy(made.spec, made.statistics, params, made.encode, made.decode, settings.num_envs + 1), embed)
+    sessions = Sessions(
+        Policy(made.spec, made.statistics, params, made.encode, made.decode, settings.num_envs + 1), embed
+    )
     suite = _suite(config, scenes, sessions)
-    states = affordances.states(suite, wanted.states, wanted.decisions or config.env.max_decisions, settings.seed)
+    states = affordances.states(
+        suite, wanted.states, wanted.decisions or config.env.max_decisions, settings.seed
+    )
     rows = affordances.pairs(suite, sessions, states)
     sentences = [sentences[0] for sentences in simulator.INSTRUCTIONS.values()]
     trained = assets.config
@@ -64,11 +73,15 @@ def main(config: Any) -> None:
 
 def _suite(config: Any, scenes: list[tuple[str, ...]], sessions: Sessions) -> affordances.Suite:
     simulator = suites.of(config)
-    make_env = lambda task: simulator.Environment(task, evaluate.env_config(config))
+
+    def make_env(task):
+        return simulator.Environment(task, evaluate.env_config(config))
 
     def run(jobs, begin):
         with tqdm.tqdm(total=len(jobs), desc="affordances", unit="episode") as bar:
-            return rollouts.run(sessions, config.evaluate.num_envs, jobs, make_env, begin, on_done=lambda _: bar.update())
+            return rollouts.run(
+                sessions, config.evaluate.num_envs, jobs, make_env, begin, on_done=lambda _: bar.update()
+            )
 
     return affordances.Suite(
         scenes=scenes,

@@ -12,7 +12,9 @@ from typing import Any
 from qt_jax.envs import collectors
 
 
-def collect(config: Any, batch: tuple[int, list[collectors.EpisodePlan]]) -> Iterator[tuple[int, collectors.Episode]]:
+def collect(
+    config: Any, batch: tuple[int, list[collectors.EpisodePlan]]
+) -> Iterator[tuple[int, collectors.Episode]]:
     """(index, episode) of the batch's plans, numbered from its first index on."""
     start, plans = batch
     try:
@@ -25,5 +27,8 @@ def collect(config: Any, batch: tuple[int, list[collectors.EpisodePlan]]) -> Ite
 
 @functools.cache
 def _simulator() -> ProcessPoolExecutor:
-    """A Beam worker has TensorFlow loaded, which crashes in one process with Mesa's software renderer. One for all its batches."""
+    """A Beam worker has TensorFlow loaded, which crashes in one process with Mesa's software renderer.
+
+    One for all its batches.
+    """
     return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))

@@ -1,4 +1,6 @@
-"""`collect`: the simulator's episodes as an RLDS dataset at config.data.path, from this machine or from a Beam runner's."""
+"""`collect`: the simulator's episodes as an RLDS dataset at config.data.path, from this machine or from a
+Beam runner's.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def main(config: Any) -> None:
         gl.require_backend()  # before the workers start, so that they inherit the choice
     batches = collectors.plan_episodes(config.collect, task_names)
     if not batches:
-        raise UserError("config.collect has demonstrations=0 and autonomous=0; give at least one episode a task.")
+        raise UserError(
+            "config.collect has demonstrations=0 and autonomous=0; give at least one episode a task."
+        )
     dataset = dict(
         action=suite.action_spec(config.env),
         observation=observation,
@@ -44,7 +48,9 @@ def main(config: Any) -> None:
         collect = functools.partial(beam_collect.collect, config)
         units = list(zip(starts, batches))
         try:
-            path = rlds_writer.write_with_beam(config.data.path, units, collect, options=config.collect.beam_options, **dataset)
+            path = rlds_writer.write_with_beam(
+                config.data.path, units, collect, options=config.collect.beam_options, **dataset
+            )
         finally:
             _kill_workers()  # Beam's direct runner works in this process
         print(f"{path}: {sum(map(len, batches))} episodes")
@@ -64,11 +70,15 @@ def _collect_here(config: Any, batches: list[list[collectors.EpisodePlan]], data
 
     interrupted = threading.Event()
     signal.signal(signal.SIGINT, functools.partial(_interrupt, interrupted))
-    ignore = functools.partial(signal.signal, signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
+    ignore = functools.partial(
+        signal.signal, signal.SIGINT, signal.SIG_IGN
+    )  # an interrupt is the parent's to handle
     spawn = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(max(1, config.collect.workers), spawn, ignore) as pool:
-            episodes = itertools.chain.from_iterable(pool.map(functools.partial(collectors.collect_episodes, config), batches))
+            episodes = itertools.chain.from_iterable(
+                pool.map(functools.partial(collectors.collect_episodes, config), batches)
+            )
             path = rlds_writer.write(config.data.path, counted(episodes), **dataset)
     except BrokenProcessPool as error:
         if interrupted.is_set():
@@ -76,13 +86,20 @@ def _collect_here(config: Any, batches: list[list[collectors.EpisodePlan]], data
         raise UserError(
             f"A process of config.collect.workers={config.collect.workers} died, by lack of memory or in the GL driver; collect with fewer."
         ) from error
-    print(f"{path}: {sum(totals.values())} episodes, {sum(successes.values()) / sum(totals.values()):.0%} successful")
+    print(
+        f"{path}: {sum(totals.values())} episodes, {sum(successes.values()) / sum(totals.values()):.0%} successful"
+    )
     for (task, collector), total in sorted(totals.items()):
-        print(f"  {task:28}{collector:18}{total:5} episodes  {successes[task, collector] / total:6.0%} successful")
+        print(
+            f"  {task:28}{collector:18}{total:5} episodes  {successes[task, collector] / total:6.0%} successful"
+        )
 
 
 def _interrupt(interrupted: threading.Event, *_: Any) -> NoReturn:
-    """The exception may be lost in a library's callback; that the workers are gone ends the collection all the same."""
+    """The exception may be lost in a library's callback.
+
+    That the workers are gone ends the collection all the same.
+    """
     interrupted.set()
     _kill_workers()
     raise KeyboardInterrupt

@@ -8,7 +8,8 @@ import dataclasses
 @dataclasses.dataclass(frozen=True)
 class Command:
     """does: for the usage. extras: of qt_jax, comma between. config: "needed", "optional" or "none".
-    flags: whether it has some of its own."""
+    flags: whether it has some of its own.
+    """
 
     does: str
     extras: str

@@ -13,15 +13,29 @@ FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("input", "", "The folder to read; for HDF5 one file will do. On several machines: the same path on each.")
+    flags.DEFINE_string(
+        "input",
+        "",
+        "The folder to read; for HDF5 one file will do. On several machines: the same path on each.",
+    )
     flags.DEFINE_enum("format", None, sorted(convert.FORMATS), "What is in it.")
     flags.DEFINE_string("output", "", "Where the dataset goes: config.data.path of the training to come.")
-    flags.DEFINE_string("success", "", "all, none, or a key that is positive where the task is solved. [next.success, rewards]")
-    flags.DEFINE_string("reward", "", "A key to take rewards from. [1 at the transition that succeeds, else 0]")
-    flags.DEFINE_string("instruction", "", "What the robot was told, in all episodes. [what each episode says]")
+    flags.DEFINE_string(
+        "success",
+        "",
+        "all, none, or a key that is positive where the task is solved. [next.success, rewards]",
+    )
+    flags.DEFINE_string(
+        "reward", "", "A key to take rewards from. [1 at the transition that succeeds, else 0]"
+    )
+    flags.DEFINE_string(
+        "instruction", "", "What the robot was told, in all episodes. [what each episode says]"
+    )
     told = "What it was told in the episodes that do not say it. [these are refused]"
     flags.DEFINE_string("fallback_instruction", "", told)
-    flags.DEFINE_string("collector", "demonstration", "Who acted: demonstration, or the kind of autonomous episode.")
+    flags.DEFINE_string(
+        "collector", "demonstration", "Who acted: demonstration, or the kind of autonomous episode."
+    )
     flags.DEFINE_float("fps", 0.0, "Decisions a second, where the files do not say it.", lower_bound=0.0)
     flags.DEFINE_list("cameras", None, "Cameras to keep. [all]")
     flags.DEFINE_string("action", "", "The key of the action. [action or actions]")
@@ -38,13 +52,19 @@ def define_flags() -> None:
     flags.DEFINE_integer("max_skipped", 0, skipped, lower_bound=0)
     flags.DEFINE_enum("file_format", "array_record", rlds_writer.FILE_FORMATS, "Of the dataset.")
     flags.DEFINE_enum("runner", "local", rlds_writer.RUNNERS, "Here, or as an Apache Beam pipeline.")
-    flags.DEFINE_multi_string("beam_options", [], "Beam's own, such as --beam_options=--runner=DirectRunner; give it once an option.")
+    flags.DEFINE_multi_string(
+        "beam_options",
+        [],
+        "Beam's own, such as --beam_options=--runner=DirectRunner; give it once an option.",
+    )
 
 
 def main() -> None:
     for flag in ("input", "format", "output"):
         if not FLAGS[flag].value:
-            raise UserError(f"--{flag} is missing; give --input=FOLDER --format={'|'.join(convert.FORMATS)} --output=data/NAME.")
+            raise UserError(
+                f"--{flag} is missing; give --input=FOLDER --format={'|'.join(convert.FORMATS)} --output=data/NAME."
+            )
     rlds_writer.check_runner(FLAGS.runner)
     rlds_writer.check_free(FLAGS.output)
     source = convert.open_source(settings())
@@ -68,8 +88,16 @@ def main() -> None:
         path = rlds_writer.write_with_beam(FLAGS.output, source.units, read, **beam, **dataset)
     observation, action = source.observation, source.action
     print(f"{path}: {source.episodes - len(source.skips.errors) + bad} episodes")
-    print(f"  cameras {', '.join(observation.cameras) or 'none'} at {observation.image_size}, state of {observation.state_dim}")
-    print("  actions " + ", ".join(f"{name} [{low:.3g}, {high:.3g}]" for name, low, high in zip(action.names, action.low, action.high)))
+    print(
+        f"  cameras {', '.join(observation.cameras) or 'none'} at {observation.image_size}, state of {observation.state_dim}"
+    )
+    print(
+        "  actions "
+        + ", ".join(
+            f"{name} [{low:.3g}, {high:.3g}]"
+            for name, low, high in zip(action.names, action.low, action.high)
+        )
+    )
     for line in (*skips.grouped(notes), *source.skips.lines()):
         print(line)
 
@@ -83,7 +111,10 @@ def settings() -> convert.Settings:
             f"--cut is {','.join(FLAGS.cut)!r}; expected some of {','.join(convert.CUTS)}, not "
             f"{sorted(unknown)[0]!r}."
         )
-    optional = lambda value: None if value is None else tuple(value)
+
+    def optional(value):
+        return None if value is None else tuple(value)
+
     return convert.Settings(
         input=FLAGS.input,
         format=FLAGS.format,

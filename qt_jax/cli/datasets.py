@@ -1,4 +1,6 @@
-"""The datasets that a config trains on: the tables of `data/`, and what `collect` wrote from the config's own environment."""
+"""The datasets that a config trains on: the tables of `data/`, and what `collect` wrote from the config's own
+environment.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +26,13 @@ def entries(config: Any) -> tuple[Entry, ...]:
 
 
 def select(config: Any | None, path: str, dataset: str) -> Any:
-    """The config of a door that looks at data: an experiment's, of `dataset` alone if named; or the default's, of a described `path`."""
+    """The config of a door that looks at data: an experiment's, of `dataset` alone if named; or the
+    default's, of a described `path`.
+    """
     if bool(path) == (config is not None) or (path and dataset):
-        raise UserError("Give --config=FILE (and --dataset=NAME for one dataset), or --data=PATH of a dataset that describes itself.")
+        raise UserError(
+            "Give --config=FILE (and --dataset=NAME for one dataset), or --data=PATH of a dataset that describes itself."
+        )
     if config is None:
         from qt_jax.training.config import default_config
 

@@ -1,4 +1,6 @@
-"""`evaluate`: the checkpoint of config.workdir, or a served policy, in the simulator; evaluation.json, videos and report.html go there."""
+"""`evaluate`: the checkpoint of config.workdir, or a served policy, in the simulator; evaluation.json, videos
+and report.html go there.
+"""
 
 from __future__ import annotations
 
@@ -30,14 +32,24 @@ FREE = ("workdir", "evaluate", "collect", "mesh", "distributed", "data", "optimi
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("policy", "", "ws:// or wss:// URL of a served policy to evaluate instead of config.workdir's checkpoint.")
-    flags.DEFINE_string("api_key_file", "", "File with the server's API key; else the environment's QT_JAX_API_KEY.")
-    flags.DEFINE_string("ca", None, "PEM file of the certificates to trust, where the server at wss:// signed its own.")
+    flags.DEFINE_string(
+        "policy",
+        "",
+        "ws:// or wss:// URL of a served policy to evaluate instead of config.workdir's checkpoint.",
+    )
+    flags.DEFINE_string(
+        "api_key_file", "", "File with the server's API key; else the environment's QT_JAX_API_KEY."
+    )
+    flags.DEFINE_string(
+        "ca", None, "PEM file of the certificates to trust, where the server at wss:// signed its own."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluated:
-    """What acts, and what the tables and the report say of it. data: success in the training data, as in the checkpoint's assets."""
+    """What acts, and what the tables and the report say of it. data: success in the training data, as in the
+    checkpoint's assets.
+    """
 
     actor: rollouts.Actor
     action_names: tuple[str, ...]
@@ -66,13 +78,19 @@ def roll_out(config: Any, evaluated: Evaluated) -> tuple[dict[str, Any], str, An
 
     Returns:
         The summary that evaluation.json has, its table as text, and the report's path.
+
     """
     settings, suite = config.evaluate, suites.of(config)
     task_names = suite.suite_tasks(config.env.tasks)
-    references = {workdir: reference(workdir, task_names, "evaluation.json", "evaluate") for workdir in settings.references}
+    references = {
+        workdir: reference(workdir, task_names, "evaluation.json", "evaluate")
+        for workdir in settings.references
+    }
     episodes = range(settings.episodes)
     own = [Job(task, i, suite.INSTRUCTIONS[task][0]) for task in task_names for i in episodes]
-    swaps = [(a, b) for pair in suite.SHARED_SCENES if set(pair) <= set(task_names) for a, b in (pair, pair[::-1])]
+    swaps = [
+        (a, b) for pair in suite.SHARED_SCENES if set(pair) <= set(task_names) for a, b in (pair, pair[::-1])
+    ]
     swapped = [Job(a, i, suite.INSTRUCTIONS[b][0]) for a, b in swaps for i in episodes]
     results = _run(config, evaluated.actor, sorted(own + swapped, key=lambda job: job.task))
     swap_results = [r for r in results if r.job in swapped]
@@ -117,7 +135,9 @@ def check(config: Any) -> None:
     if config.env.cameras:
         gl.require_backend()
     if min(settings.episodes, settings.num_envs) < 1:
-        raise UserError(f"config.evaluate has episodes={settings.episodes} and num_envs={settings.num_envs}; give at least 1 of each.")
+        raise UserError(
+            f"config.evaluate has episodes={settings.episodes} and num_envs={settings.num_envs}; give at least 1 of each."
+        )
 
 
 def load(config: Any) -> tuple[dict, checkpoints.Assets, int]:
@@ -125,10 +145,13 @@ def load(config: Any) -> tuple[dict, checkpoints.Assets, int]:
 
     Raises:
         UserError: if the run was made with other settings or without data of `config.env.tasks`.
+
     """
     params, assets, step = checkpoints.load_params(config.workdir, step=config.evaluate.step)
     asked = checkpoints.plain_config(config)
-    asked["env"] |= {key: assets.config["env"][key] for key in ("tasks", "max_decisions")}  # what may be evaluated is not what was trained
+    asked["env"] |= {
+        key: assets.config["env"][key] for key in ("tasks", "max_decisions")
+    }  # what may be evaluated is not what was trained
     asked["value_range"] = asked["value_range"] or assets.config["value_range"]
     checkpoints.refuse_other_config(assets.config, asked, config.workdir, free=FREE)
     _check_data(config, config.workdir, assets.data)
@@ -138,7 +161,9 @@ def load(config: Any) -> tuple[dict, checkpoints.Assets, int]:
 def _check_data(config: Any, policy: str, data: dict[str, Any]) -> None:
     missing = sorted(set(suites.of(config).suite_tasks(config.env.tasks)) - set(data))
     if missing:
-        raise UserError(f"{policy} was trained without data of {missing}; evaluate tasks among {sorted(set(data) - {'all'})}.")
+        raise UserError(
+            f"{policy} was trained without data of {missing}; evaluate tasks among {sorted(set(data) - {'all'})}."
+        )
 
 
 def _checkpoint(config: Any) -> Evaluated:
@@ -146,18 +171,24 @@ def _checkpoint(config: Any) -> Evaluated:
     policy = live.build(params, assets, config.evaluate.num_envs, config.evaluate.dataset)
     actor = Sessions(policy, functools.partial(text.embed, encoder=policy.spec.text_encoder))
     agent, episodes = assets.config["agent"]["name"], assets.config["data"]["episodes"]
-    return Evaluated(actor, policy.spec.action.names, agent, policy.spec.score_name, episodes, step, assets.data)
+    return Evaluated(
+        actor, policy.spec.action.names, agent, policy.spec.score_name, episodes, step, assets.data
+    )
 
 
 def _served(config: Any) -> Evaluated:
     """Raises a UserError if the server's policy is of another robot than the config's simulator has."""
-    actor = client.Remote(client.Client(flags.FLAGS.policy, access.read_key(flags.FLAGS.api_key_file), ca=flags.FLAGS.ca))
+    actor = client.Remote(
+        client.Client(flags.FLAGS.policy, access.read_key(flags.FLAGS.api_key_file), ca=flags.FLAGS.ca)
+    )
     suite, told = suites.of(config), actor.metadata
     observation = suite.observation_spec(config.env)
     mine = Keys.default(observation).describe(observation), list(suite.action_spec(config.env).names)
     theirs = told["observation"], list(told["action"]["names"])
     if theirs != mine:
-        raise UserError(f"{flags.FLAGS.policy} serves a policy of {theirs}; config.env gives {mine}: give the config it was trained with.")
+        raise UserError(
+            f"{flags.FLAGS.policy} serves a policy of {theirs}; config.env gives {mine}: give the config it was trained with."
+        )
     if config.evaluate.num_envs > told["sessions"]:
         raise UserError(
             f"config.evaluate.num_envs is {config.evaluate.num_envs}, {flags.FLAGS.policy} serves {told['sessions']} episodes at once; "
@@ -165,7 +196,15 @@ def _served(config: Any) -> Evaluated:
         )
     trained = told["training"]
     _check_data(config, flags.FLAGS.policy, trained["data"])
-    return Evaluated(actor, tuple(mine[1]), trained["agent"], told["score"], trained["episodes"], trained["step"], trained["data"])
+    return Evaluated(
+        actor,
+        tuple(mine[1]),
+        trained["agent"],
+        told["score"],
+        trained["episodes"],
+        trained["step"],
+        trained["data"],
+    )
 
 
 def env_config(config: Any) -> Any:
@@ -179,7 +218,9 @@ def reference(workdir: str, task_names: tuple[str, ...], file: str, door: str) -
     """What `door` wrote about another run, on the same tasks."""
     path = epath.Path(workdir) / file
     if not path.exists():
-        raise UserError(f"config.evaluate.references names {workdir}, which has no {file}; run `{door}` on it first.")
+        raise UserError(
+            f"config.evaluate.references names {workdir}, which has no {file}; run `{door}` on it first."
+        )
     summary = json.loads(path.read_text())
     if set(summary["tasks"]) != set(task_names):
         raise UserError(f"{path} is about {sorted(summary['tasks'])}, this run about {sorted(task_names)}.")
@@ -187,9 +228,14 @@ def reference(workdir: str, task_names: tuple[str, ...], file: str, door: str) -
 
 
 def named(summaries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """{workdir: summary} -> {name: summary}: named by agent and data, and by the directory too where two would be alike."""
+    """{workdir: summary} -> {name: summary}: named by agent and data, and by the directory too where two
+    would be alike.
+    """
     count = collections.Counter(summary["method"] for summary in summaries.values())
-    name = lambda workdir, method: method if count[method] == 1 else f"{method}, {workdir}"
+
+    def name(workdir, method):
+        return method if count[method] == 1 else f"{method}, {workdir}"
+
     return {name(workdir, summary["method"]): summary for workdir, summary in summaries.items()}
 
 
@@ -202,18 +248,30 @@ def _run(config: Any, actor: rollouts.Actor, jobs: list[Job]) -> list[rollouts.R
             jobs,
             lambda task: suite.Environment(task, env_config(config)),
             lambda env, job: [env.reset(seed=collectors.evaluation_seed(config, job.task, job.index))[0]],
-            trace=lambda job: job.index < config.evaluate.videos and job.instruction == suite.INSTRUCTIONS[job.task][0],
+            trace=lambda job: (
+                job.index < config.evaluate.videos and job.instruction == suite.INSTRUCTIONS[job.task][0]
+            ),
             on_done=lambda rollout: bar.update(),
         )
 
 
 def _table(summary: dict[str, Any], methods: dict[str, dict[str, Any]]) -> str:
-    cell = lambda row: f"{row['success']:.0%} [{row['low']:.0%}, {row['high']:.0%}]"
+    def cell(row):
+        return f"{row['success']:.0%} [{row['low']:.0%}, {row['high']:.0%}]"
+
     width = max(20, *map(len, methods)) + 2
-    line = lambda name, data, rows: f"{name:24}{data:>8}" + "".join(f"{row:>{width}}" for row in rows)
-    share = lambda name: f"{summary['data'][name]['success']:.0%}"
+
+    def line(name, data, rows):
+        return f"{name:24}{data:>8}" + "".join(f"{row:>{width}}" for row in rows)
+
+    def share(name):
+        return f"{summary['data'][name]['success']:.0%}"
+
     lines = [line("success (95% Wilson)", "data", methods)]
-    lines += [line(task, share(task), [cell(m["tasks"][task]) for m in methods.values()]) for task in summary["tasks"]]
+    lines += [
+        line(task, share(task), [cell(m["tasks"][task]) for m in methods.values()])
+        for task in summary["tasks"]
+    ]
     lines.append(line("all", share("all"), [cell(m["overall"]) for m in methods.values()]))
     for row in summary["language"]:
         other = f"{cell(row['other'])} when told {row['other_instruction']!r}"

@@ -1,4 +1,6 @@
-"""`export`: a checkpoint of config.workdir as a policy artefact, compared with the checkpoint before it is kept."""
+"""`export`: a checkpoint of config.workdir as a policy artefact, compared with the checkpoint before it is
+kept.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,15 @@ from absl import flags
 def define_flags() -> None:
     flags.DEFINE_string("output", "", "Folder of the artefact; default: config.workdir/policy.")
     flags.DEFINE_integer("step", 0, "Which of the kept checkpoints; 0: the latest.")
-    flags.DEFINE_string("dataset", "collected", "Whose robot acts, of the datasets that the policy was trained on.")
+    flags.DEFINE_string(
+        "dataset", "collected", "Whose robot acts, of the datasets that the policy was trained on."
+    )
     flags.DEFINE_integer("beam", 1, "Prefixes kept from action dim to action dim; 1: greedy.", lower_bound=1)
     flags.DEFINE_list("batches", [], "Batch sizes to compile for, such as 1,8,64; default: any size.")
     flags.DEFINE_string(
-        "instructions", "", "File with a sentence a line; their embeddings go with the policy, for robots without an encoder."
+        "instructions",
+        "",
+        "File with a sentence a line; their embeddings go with the policy, for robots without an encoder.",
     )
 
 
@@ -29,13 +35,19 @@ def main(config: Any) -> None:
     except ValueError:
         batches = [0]
     if any(b < 1 for b in batches):
-        raise UserError(f"--batches={','.join(values.batches)}: give whole numbers of 1 or more, such as 1,8,64.")
+        raise UserError(
+            f"--batches={','.join(values.batches)}: give whole numbers of 1 or more, such as 1,8,64."
+        )
     instructions = []
     if values.instructions:
         try:
-            instructions = [line.strip() for line in Path(values.instructions).read_text().splitlines() if line.strip()]
+            instructions = [
+                line.strip() for line in Path(values.instructions).read_text().splitlines() if line.strip()
+            ]
         except OSError as error:
-            raise UserError(f"--instructions={values.instructions} cannot be read ({error.strerror}).") from error
+            raise UserError(
+                f"--instructions={values.instructions} cannot be read ({error.strerror})."
+            ) from error
     written = artefact.write(
         config.workdir,
         values.output or str(Path(config.workdir, "policy")),

@@ -1,4 +1,6 @@
-"""What `--help` of a door says of a config's settings: each with its value and, after a #, the comment beside its default in the code."""
+"""What `--help` of a door says of a config's settings: each with its value and, after a #, the comment beside
+its default in the code.
+"""
 
 from __future__ import annotations
 

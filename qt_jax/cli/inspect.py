@@ -1,4 +1,6 @@
-"""`inspect`: what is in a config's datasets, opened as `train` opens them: a table each, and a page with contact sheets."""
+"""`inspect`: what is in a config's datasets, opened as `train` opens them: a table each, and a page with
+contact sheets.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,13 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     flags.DEFINE_string("data", "", "A dataset that `collect` or `convert` wrote; then no --config.")
     flags.DEFINE_string("dataset", "", "This dataset of the tables alone. [all of config.data.mixture]")
-    flags.DEFINE_integer("episodes", 3, "So many of each kind (demonstrations, successes, failures) are shown.", lower_bound=0)
+    flags.DEFINE_integer(
+        "episodes", 3, "So many of each kind (demonstrations, successes, failures) are shown.", lower_bound=0
+    )
     flags.DEFINE_string("output", "runs/inspect", "Where NAME.html goes.")
-    flags.DEFINE_string("rerun", "", "A file such as episodes.rrd: the shown episodes, whole, for the Rerun viewer.")
+    flags.DEFINE_string(
+        "rerun", "", "A file such as episodes.rrd: the shown episodes, whole, for the Rerun viewer."
+    )
 
 
 def main(config: Any | None) -> None:

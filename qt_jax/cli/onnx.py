@@ -1,4 +1,6 @@
-"""`onnx`: adds ONNX programs to a policy artefact, for robots without jax, and compares them with the artefact before they are kept."""
+"""`onnx`: adds ONNX programs to a policy artefact, for robots without jax, and compares them with the
+artefact before they are kept.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""`plan`: the train step of a config, compiled for devices that need not be here: memory, FLOPs, communication, predicted step time."""
+"""`plan`: the train step of a config, compiled for devices that need not be here: memory, FLOPs,
+communication, predicted step time.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,8 @@ def main(config: Any) -> None:
 
 
 def figures(config: Any, devices: list[Any]) -> dict[str, Any]:
-    """What the compiled train step of `config` on these devices needs and, on chips with published peaks, how long it may take.
+    """What the compiled train step of `config` on these devices needs and, on chips with published peaks, how
+    long it may take.
 
     Returns:
         bytes on each device (`memory`, compiled), what a step sends (`sent`, compiled: {kind: bytes of the
@@ -68,6 +71,7 @@ def figures(config: Any, devices: list[Any]) -> dict[str, Any]:
 
     Raises:
         UserError: if the config does not fit that many devices.
+
     """
     config = ml_collections.FrozenConfigDict(config)
     validate(config, len(devices))
@@ -116,10 +120,12 @@ def sent(exchanges: Mapping[hlo.Collective, int]) -> dict[str, tuple[float, int,
 
 
 def fits(config: Any, kind: str) -> Iterator[str]:
-    """A line for each slice or number of GPUs, from the smallest, to the first that has the memory for a train step of `config`.
+    """A line for each slice or number of GPUs, from the smallest, to the first that has the memory for a
+    train step of `config`.
 
     Raises:
         UserError: if none has, or the config fits none of the numbers of devices.
+
     """
     for name, devices, memory in topology.ascending(kind):
         estimate = " (an estimate: compiled for as many TPU v5p)" if kind in topology.GPUS else ""

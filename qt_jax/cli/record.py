@@ -23,6 +23,7 @@ def claim(record: str) -> Spool:
 
     Raises:
         UserError: if the dataset is there or could not be written, or if another server has the spool.
+
     """
     path = _place(record)
     if "://" in record or not path.name or (path.exists() and not path.is_dir()):
@@ -62,6 +63,7 @@ def write(spool: Spool, recorder: Recorder, record: str, spec: PolicySpec, descr
 
     Raises:
         UserError: if it is not written, or if an episode is lost.
+
     """
     recorder.finish()
     count = len(spool.files())

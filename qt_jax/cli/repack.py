@@ -11,7 +11,9 @@ FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("input", "", "A TFDS dataset in TFRecord files: a version directory, or what holds them.")
+    flags.DEFINE_string(
+        "input", "", "A TFDS dataset in TFRecord files: a version directory, or what holds them."
+    )
     flags.DEFINE_string("output", "", "Where the copy goes; the version's directory is made in it.")
 
 

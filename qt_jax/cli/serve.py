@@ -30,18 +30,33 @@ def define_flags() -> None:
         "127.0.0.1",
         "IPv4 or IPv6 address to listen on. Others than loopback need a key and TLS, or --insecure.",
     )
-    flags.DEFINE_integer("port", 8000, "Port to listen on; 0: a free one, which is printed.", lower_bound=0, upper_bound=65535)
+    flags.DEFINE_integer(
+        "port", 8000, "Port to listen on; 0: a free one, which is printed.", lower_bound=0, upper_bound=65535
+    )
     flags.DEFINE_integer("slots", 8, "Episodes at once.", lower_bound=1)
-    flags.DEFINE_float("batch_budget_ms", 2.0, "How long a request may wait for other robots' to share its batch.", lower_bound=0)
+    flags.DEFINE_float(
+        "batch_budget_ms",
+        2.0,
+        "How long a request may wait for other robots' to share its batch.",
+        lower_bound=0,
+    )
     flags.DEFINE_float("deadline_ms", 0.0, "Of requests that name none; 0: none.", lower_bound=0)
-    flags.DEFINE_float("idle_timeout_s", 600.0, "A connection without a message for so long is closed.", lower_bound=1)
+    flags.DEFINE_float(
+        "idle_timeout_s", 600.0, "A connection without a message for so long is closed.", lower_bound=1
+    )
     flags.DEFINE_integer("connections", 256, "At a time.", lower_bound=1)
     flags.DEFINE_string("keys", "", "JSON file that says what the robot calls its cameras, state and prompt.")
-    flags.DEFINE_string("api_key_file", "", "File with the API key; else the environment's QT_JAX_API_KEY, if it is set.")
+    flags.DEFINE_string(
+        "api_key_file", "", "File with the API key; else the environment's QT_JAX_API_KEY, if it is set."
+    )
     flags.DEFINE_string("tls_cert", "", "PEM file of the certificate chain.")
     flags.DEFINE_string("tls_key", "", "PEM file of its private key.")
     flags.DEFINE_bool("insecure", False, "Listen beyond loopback without key or TLS.")
-    flags.DEFINE_list("allow_host", [], "Names in the Host header that are this server's, beside localhost, its own and IP addresses.")
+    flags.DEFINE_list(
+        "allow_host",
+        [],
+        "Names in the Host header that are this server's, beside localhost, its own and IP addresses.",
+    )
     flags.DEFINE_list("allow_origin", [], "Origins of web pages elsewhere that may connect.")
     flags.DEFINE_string(
         "record",
@@ -89,7 +104,11 @@ def _run(guard: Access, tls: ssl.SSLContext | None, recorder: Recorder | None) -
     opened = artefact.load(FLAGS.artefact)
     if recorder is not None:
         recorder.spool.check(opened.spec)
-    keys = Keys.read(FLAGS.keys, opened.spec.observation) if FLAGS.keys else Keys.default(opened.spec.observation)
+    keys = (
+        Keys.read(FLAGS.keys, opened.spec.observation)
+        if FLAGS.keys
+        else Keys.default(opened.spec.observation)
+    )
     policy = opened.policy(FLAGS.slots + 1, opened.batches or [2**n for n in range(FLAGS.slots.bit_length())])
     known = opened.embeddings()
     embed = text.embedder(known, opened.spec.text_encoder)
@@ -98,10 +117,16 @@ def _run(guard: Access, tls: ssl.SSLContext | None, recorder: Recorder | None) -
     _warm_text(embed, known)
     server = Server(
         Sessions(policy, embed, reserved=1),
-        about={"artefact": opened.path.name, "decoder": opened.about["decoder"], "training": opened.training()},
+        about={
+            "artefact": opened.path.name,
+            "decoder": opened.about["decoder"],
+            "training": opened.training(),
+        },
         keys=keys,
         access=guard,
-        limits=Limits(connections=FLAGS.connections, idle_timeout_s=FLAGS.idle_timeout_s, deadline_ms=FLAGS.deadline_ms),
+        limits=Limits(
+            connections=FLAGS.connections, idle_timeout_s=FLAGS.idle_timeout_s, deadline_ms=FLAGS.deadline_ms
+        ),
         budget_s=FLAGS.batch_budget_ms / 1000,
         recorder=recorder,
     )
@@ -159,17 +184,24 @@ def _tls() -> ssl.SSLContext | None:
     if not FLAGS.tls_cert and not FLAGS.tls_key:
         return None
     if not FLAGS.tls_cert or not FLAGS.tls_key:
-        raise UserError(f"--tls_cert={FLAGS.tls_cert} --tls_key={FLAGS.tls_key}: TLS needs both; give the other PEM file too.")
+        raise UserError(
+            f"--tls_cert={FLAGS.tls_cert} --tls_key={FLAGS.tls_key}: TLS needs both; give the other PEM file too."
+        )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         context.load_cert_chain(FLAGS.tls_cert, FLAGS.tls_key)
     except (OSError, ssl.SSLError) as error:
-        raise UserError(f"--tls_cert={FLAGS.tls_cert} --tls_key={FLAGS.tls_key} cannot be used ({error}); expected PEM files.") from error
+        raise UserError(
+            f"--tls_cert={FLAGS.tls_cert} --tls_key={FLAGS.tls_key} cannot be used ({error}); expected PEM files."
+        ) from error
     return context
 
 
 def _warm_text(embed: Any, known: dict[str, Any]) -> None:
-    """Loads the encoder before the first robot waits for it; one that is not here serves the exported instructions alone."""
+    """Loads the encoder before the first robot waits for it.
+
+    One that is not here serves the exported instructions alone.
+    """
     try:
         embed("open the drawer")
     except UserError as error:

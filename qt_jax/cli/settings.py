@@ -19,7 +19,10 @@ def flattened(values: Any, prefix: str = "--config") -> dict[str, Any]:
 
 
 def problem(error: Exception, argv: Sequence[str]) -> str:
-    """What a config file or a value in `argv` raised; of a setting that the config has not, the nearest that it has."""
+    """What a config file or a value in `argv` raised.
+
+    Of a setting that the config has not, the nearest that it has.
+    """
     given = [argument.partition("=")[0] for argument in argv if argument.startswith("--config.")]
     known = _known(argv) if given else {}
     for setting in given:
@@ -33,7 +36,10 @@ def problem(error: Exception, argv: Sequence[str]) -> str:
 
 def _known(argv: Sequence[str]) -> dict[str, Any]:
     """Settings of the config that `argv` names; none where it cannot be read."""
-    values, alone = flags.FlagValues(), ["", *(argument for argument in argv if argument.startswith("--config="))]
+    values, alone = (
+        flags.FlagValues(),
+        ["", *(argument for argument in argv if argument.startswith("--config="))],
+    )
     try:
         config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=alone)
         values(alone)

@@ -24,7 +24,9 @@ def run(door: str) -> None:
     """Parses the rest of the command line and runs the command."""
     opened, config = COMMANDS[door], None
     if opened.config != "none":
-        config = config_flags.DEFINE_config_file("config", None, "A file with get_config().", lock_config=True)
+        config = config_flags.DEFINE_config_file(
+            "config", None, "A file with get_config().", lock_config=True
+        )
     if opened.flags:
         importlib.import_module(f"qt_jax.cli.{door}").define_flags()
 
@@ -32,9 +34,13 @@ def run(door: str) -> None:
         logging.set_verbosity(logging.ERROR)  # libraries' progress is not a person's
         try:
             if len(argv) > 1:
-                raise UserError(f"Unexpected argument {argv[1]!r}; settings are given as --{'' if config is None else 'config.'}KEY=VALUE.")
+                raise UserError(
+                    f"Unexpected argument {argv[1]!r}; settings are given as --{'' if config is None else 'config.'}KEY=VALUE."
+                )
             if config is not None and config.value is None and opened.config == "needed":
-                raise UserError("--config is missing; give a file such as --config=experiments/quickstart.py.")
+                raise UserError(
+                    "--config is missing; give a file such as --config=experiments/quickstart.py."
+                )
             importlib.import_module(f"qt_jax.cli.{door}").main(*([] if config is None else [config.value]))
         except UserError as error:
             print(f"qt_jax {door}: {error}", file=sys.stderr)
@@ -57,8 +63,9 @@ def run(door: str) -> None:
 
 
 def _leave(door: str, why: str, status: int) -> NoReturn:
-    """Ends at a signal: an exception may be lost in a callback of JAX, and a compilation under way would crash
-    Python's own end."""
+    """Ends at a signal: an exception may be lost in a callback of JAX, and a compilation under way would
+    crash Python's own end.
+    """
     print(f"qt_jax {door}: {why}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(status)
@@ -69,13 +76,18 @@ def _parse(door: str, config: Any, argv: list[str]) -> list[str]:
     wants_help = {"-h", "--help"} & set(argv)
     try:
         rest = flags.FLAGS([argument for argument in argv if argument not in ("-h", "--help")])
-        settings = {} if config is None else dict(config.value or {})  # a file that cannot be read raises here
+        settings = (
+            {} if config is None else dict(config.value or {})
+        )  # a file that cannot be read raises here
     except Exception as error:  # whatever a config file or a value raised
         if isinstance(error, ModuleNotFoundError) and _asked_by_us(error):
             raise
         text = problem(error, argv)
         with_config = "" if config is None else " --config=FILE"
-        print(f"qt_jax {door}: {text} (`python -m qt_jax {door}{with_config} --help` lists the settings)", file=sys.stderr)
+        print(
+            f"qt_jax {door}: {text} (`python -m qt_jax {door}{with_config} --help` lists the settings)",
+            file=sys.stderr,
+        )
         raise SystemExit(EXIT_USER_ERROR) from None
     if wants_help:
         print(f"{COMMANDS[door].does}\n\n{usage()}")

@@ -1,4 +1,7 @@
-"""`validate`: every violation of RLDS' conventions in a config's datasets, by episode and step. Exit status 1 if there is any."""
+"""`validate`: every violation of RLDS' conventions in a config's datasets, by episode and step.
+
+Exit status 1 if there is any.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,9 @@ def define_flags() -> None:
     flags.DEFINE_string("data", "", "A dataset that `collect` or `convert` wrote; then no --config.")
     flags.DEFINE_string("dataset", "", "This dataset of the tables alone. [all of config.data.mixture]")
     flags.DEFINE_enum("images", "all", IMAGES, "Which images of an episode are decoded.")
-    flags.DEFINE_integer("limit", 20, "So many violations of a kind are printed; all are in the file.", lower_bound=0)
+    flags.DEFINE_integer(
+        "limit", 20, "So many violations of a kind are printed; all are in the file.", lower_bound=0
+    )
     flags.DEFINE_string("output", "runs/validate", "Where NAME.jsonl goes, a violation a line.")
 
 
@@ -52,7 +57,9 @@ def _sound(entry: Entry, settings: Any) -> bool:
             counts[violation.kind] += 1
             if len(kept := examples.setdefault(violation.kind, [])) < FLAGS.limit:
                 kept.append(violation)
-    print(f"{entry.name}: {directory.path}: {validator.episodes} episodes, {validator.steps} steps, {validator.decoded} images decoded")
+    print(
+        f"{entry.name}: {directory.path}: {validator.episodes} episodes, {validator.steps} steps, {validator.decoded} images decoded"
+    )
     for line in directory.splits():
         print(f"  {line}")
     if validator.left_out:
@@ -72,7 +79,9 @@ def _sound(entry: Entry, settings: Any) -> bool:
 def _line(violation: Violation) -> str:
     place = violation.shard
     if violation.episode is not None:
-        place += f", episode {violation.episode}" + (f" ({violation.episode_id})" if violation.episode_id else "")
+        place += f", episode {violation.episode}" + (
+            f" ({violation.episode_id})" if violation.episode_id else ""
+        )
     if violation.step is not None:
         place += f", step {violation.step}"
     return f"{place}: {violation.text}"

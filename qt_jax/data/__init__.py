@@ -1,1 +1,4 @@
-"""RLDS datasets: written, read, cut into segments. The only room that imports tensorflow, tfds, rlds and grain."""
+"""RLDS datasets: written, read, cut into segments.
+
+The only room that imports tensorflow, tfds, rlds and grain.
+"""

@@ -1,4 +1,6 @@
-"""Memory for images that is used again: fresh pages cost the kernel a tenth of the time that decoding small JPEGs into them takes."""
+"""Memory for images that is used again: fresh pages cost the kernel a tenth of the time that decoding small
+JPEGs into them takes.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ import numpy as np
 
 
 class Buffers:
-    """Arrays whose memory comes back by itself, once nothing refers to them any more (not even a jax.Array that shares it)."""
+    """Arrays whose memory comes back by itself, once nothing refers to them any more (not even a jax.Array
+    that shares it).
+    """
 
     def __init__(self):
         self._free: dict[int, list[np.ndarray]] = {}

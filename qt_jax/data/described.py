@@ -24,14 +24,19 @@ def spec(path: str) -> DatasetSpec:
     cameras = sorted(set(observation) - {"state"})
     sizes = {observation[camera].shape[:2] for camera in cameras}
     if len(sizes) > 1:
-        raise UserError(f"{directory.path} has cameras of {sorted(sizes)}; give it a DatasetSpec in a file named by config.data.tables.")
+        raise UserError(
+            f"{directory.path} has cameras of {sorted(sizes)}; give it a DatasetSpec in a file named by config.data.tables."
+        )
     state = observation["state"] if "state" in observation else None
     return DatasetSpec(
         path=path,
         standardise=standardisers.collected,
         action=ActionSpec(action["names"], action["low"], action["high"], (BINS,) * len(action["names"])),
         observation=ObservationSpec(
-            cameras, next(iter(sizes), (0, 0)), state.shape[0] if state else 0, (state.doc.desc or "") if state else "no state vector"
+            cameras,
+            next(iter(sizes), (0, 0)),
+            state.shape[0] if state else 0,
+            (state.doc.desc or "") if state else "no state vector",
         ),
         last_record="observation",
         reward=directory.metadata.get("reward", "success"),

@@ -18,8 +18,9 @@ from qt_jax.errors import UserError
 class Episode:
     """`T` transitions and, if `T + 1` observations were kept, the one after them.
 
-    images: {camera: T or T+1 encoded images}; state: float32 [T or T+1, state_dim], raw; actions: float32 [T, D]; rewards: float32 [T];
-    terminal: the episode terminated (else it was truncated); dt: seconds that each action was held; embedding: as stored, or None.
+    images: {camera: T or T+1 encoded images}; state: float32 [T or T+1, state_dim], raw; actions: float32 [T,
+    D]; rewards: float32 [T]; terminal: the episode terminated (else it was truncated); dt: seconds that each
+    action was held; embedding: as stored, or None.
     """
 
     episode_id: str
@@ -45,7 +46,8 @@ class Episode:
 def read(example: dict[str, Any], spec: DatasetSpec, step_penalty: float) -> Episode | None:
     """A parsed record as an episode; None where the dataset's standardiser leaves it out.
 
-    A truncated episode without its o_T loses its last transition, whose observation then is o_T: no state bootstraps from itself.
+    A truncated episode without its o_T loses its last transition, whose observation then is o_T: no state
+    bootstraps from itself.
 
     Args:
         step_penalty: taken from every reward.
@@ -53,17 +55,22 @@ def read(example: dict[str, Any], spec: DatasetSpec, step_penalty: float) -> Epi
     Raises:
         BadRecord: for a missing key, a flag or shape against the spec, or a number that is not finite.
         UserError: for an episode of another environment than the config's. Neither says which episode it is.
+
     """
     try:
         raw = spec.standardise(example)
     except KeyError as error:
         raise BadRecord(f"has no key {error}, which {spec.reader} reads") from error
-    except Exception as error:  # whatever a standardiser, perhaps a user's, makes of a layout that is not its own
+    except (
+        Exception
+    ) as error:  # whatever a standardiser, perhaps a user's, makes of a layout that is not its own
         raise BadRecord(f"is not what {spec.reader} reads ({type(error).__name__}: {error})") from error
     if raw is None:
         return None
     if not (raw.is_last[-1] and np.sum(raw.is_last) == 1):
-        raise BadRecord(f"has is_last at {np.flatnonzero(raw.is_last).tolist()}, expected at its last record alone")
+        raise BadRecord(
+            f"has is_last at {np.flatnonzero(raw.is_last).tolist()}, expected at its last record alone"
+        )
     if not raw.instruction.strip():
         raise BadRecord("has an empty instruction")
     _check_shapes(raw, spec)
@@ -78,7 +85,11 @@ def read(example: dict[str, Any], spec: DatasetSpec, step_penalty: float) -> Epi
         rewards[-1] += float(success)
     else:
         rewards += stored[:length]
-    state = np.zeros((observations, 0), np.float32) if not spec.observation.state_dim else np.asarray(raw.state, np.float32)
+    state = (
+        np.zeros((observations, 0), np.float32)
+        if not spec.observation.state_dim
+        else np.asarray(raw.state, np.float32)
+    )
     episode = Episode(
         episode_id=raw.episode_id,
         task=raw.task or raw.instruction,
@@ -121,14 +132,19 @@ def _outcome(raw: Any, spec: DatasetSpec) -> tuple[bool, bool, np.ndarray | None
 
 def _check_shapes(raw: Any, spec: DatasetSpec) -> None:
     records, observation = len(raw.is_last), spec.observation
-    found = {"action": np.shape(raw.action), **({"state": np.shape(raw.state)} if observation.state_dim else {})}
+    found = {
+        "action": np.shape(raw.action),
+        **({"state": np.shape(raw.state)} if observation.state_dim else {}),
+    }
     expected = {"action": (records, spec.action.dims), "state": (records, observation.state_dim)}
     for name, shape in found.items():
         if shape != expected[name]:
             raise BadRecord(f"has {name} of shape {list(shape)}, the spec says {list(expected[name])}")
     for camera in observation.cameras:
         if camera not in raw.images or len(raw.images[camera]) != records:
-            raise BadRecord(f"has images of {sorted(raw.images)}, the spec says {list(observation.cameras)}, one a record")
+            raise BadRecord(
+                f"has images of {sorted(raw.images)}, the spec says {list(observation.cameras)}, one a record"
+            )
 
 
 def _check_numbers(episode: Episode, spec: DatasetSpec) -> None:
@@ -170,7 +186,8 @@ def monte_carlo_returns(episode: Episode, discount: float, dt_ref: float, q_min:
 
 
 def relabelled(episode: Episode, instruction: str, step_penalty: float) -> Episode:
-    """The episode as a failure at another task (hindsight, method.md section 5): told `instruction`, no success, a success end truncates.
+    """The episode as a failure at another task (hindsight, method.md section 5): told `instruction`, no
+    success, a success end truncates.
 
     Without its o_T a success end loses its last transition, as `read` has it.
     """

@@ -1,4 +1,5 @@
-"""One pass over a dataset, kept on disk: where each episode lies and what it is, and statistics of its actions and states.
+"""One pass over a dataset, kept on disk: where each episode lies and what it is, and statistics of its
+actions and states.
 
 The pass reads every record once, decodes no image, and checks what training relies on. Its result is cached
 under all that decides it: names and sizes of the dataset's files, the code that reads them, and the settings.
@@ -38,11 +39,11 @@ class Index:
     """Columns have one entry for each episode that is used.
 
     shard, place, position, size: where the record lies; `place` counts the records of its file. length: T.
-    instruction, task, collector: numbers into `instructions`, `tasks` and `collectors`.
-    id_hash: a uniform number in [0, 1) from the episode's id, for splits. The others: see `_scan`.
-    samples: {"action": float32 [n, D], "state": float32 [n, state_dim]}, raw. skipped, left_out: counts by reason.
-    embeddings: float32 [instructions, E]. rewards: float32, of the `dense` episodes, one after the other.
-    contents: a digest of each file's records; modified: each file's time when it was looked at.
+    instruction, task, collector: numbers into `instructions`, `tasks` and `collectors`. id_hash: a uniform
+    number in [0, 1) from the episode's id, for splits. The others: see `_scan`. samples: {"action": float32
+    [n, D], "state": float32 [n, state_dim]}, raw. skipped, left_out: counts by reason. embeddings: float32
+    [instructions, E]. rewards: float32, of the `dense` episodes, one after the other. contents: a digest of
+    each file's records; modified: each file's time when it was looked at.
     """
 
     columns: dict[str, np.ndarray]
@@ -78,12 +79,20 @@ class Index:
 
 
 def load(
-    directory: Directory, spec: DatasetSpec, *, step_penalty: float, text_encoder: str, max_skipped: int, workers: int, cache: str
+    directory: Directory,
+    spec: DatasetSpec,
+    *,
+    step_penalty: float,
+    text_encoder: str,
+    max_skipped: int,
+    workers: int,
+    cache: str,
 ) -> Index:
     """From the cache, or from a pass over the dataset by so many `workers` (0: this process).
 
     Raises:
         UserError: for more damaged records than `max_skipped`, each kind named with its place.
+
     """
     path = (
         storage.directory(cache) / "index" / f"{_key(directory, spec, step_penalty, text_encoder)[:32]}.npz"
@@ -203,8 +212,11 @@ COLUMNS = {"shard": np.int32, "place": np.int32, "position": np.int64, "size": n
 
 
 def _scan(directory: Directory, spec: DatasetSpec, step_penalty: float, cache: str, number: int) -> _Part:
-    """One shard. `final_reward`, and all rewards where it is `dense` (not just the penalty before it), let
-    returns be known without the record."""
+    """One shard.
+
+    `final_reward`, and all rewards where it is `dense` (not just the penalty before it), let returns be known
+    without the record.
+    """
     shard = directory.shards[number]
     part = _Part(Samples(max(1, SAMPLES // len(directory.shards))))
     name = f"{directory.path}: {shard.name}"
@@ -236,9 +248,27 @@ def _add(part: _Part, episode: Episode, place: tuple, fallback_id: str, step_pen
     identity = episode.episode_id or fallback_id
     id_hash = episodes.id_hash(identity)
     dense = bool(np.any(episode.rewards[:-1] != np.float32(-step_penalty)))
-    content = hashlib.sha256(identity.encode() + episode.actions.tobytes() + episode.rewards.tobytes()).digest()[:8]
-    part.rows.append((*place, episode.length, episode.success, episode.terminal, episode.collector == DEMONSTRATION, episode.dt,
-                      episode.rewards[-1], dense, id_hash, episode.instruction, episode.task, episode.collector, content))  # fmt: skip
+    content = hashlib.sha256(
+        identity.encode() + episode.actions.tobytes() + episode.rewards.tobytes()
+    ).digest()[:8]
+    part.rows.append(
+        (
+            *place,
+            episode.length,
+            episode.success,
+            episode.terminal,
+            episode.collector == DEMONSTRATION,
+            episode.dt,
+            # fmt: skip
+            episode.rewards[-1],
+            dense,
+            id_hash,
+            episode.instruction,
+            episode.task,
+            episode.collector,
+            content,
+        )
+    )
     if dense:
         part.rewards.append(episode.rewards)
     part.embeddings.setdefault(episode.instruction, episode.embedding)
@@ -250,12 +280,16 @@ def _add(part: _Part, episode: Episode, place: tuple, fallback_id: str, step_pen
     part.samples.add(episode.length, {"action": episode.actions, "state": episode.state})
 
 
-def _merge(directory: Directory, parts: list[_Part], encoder: str | None, text_encoder: str, max_skipped: int) -> Index:
+def _merge(
+    directory: Directory, parts: list[_Part], encoder: str | None, text_encoder: str, max_skipped: int
+) -> Index:
     problems = [problem for part in parts for problem in part.problems]
     _check_damage(problems, directory, max_skipped)
     rows = [row for part in parts for row in part.rows]
     if not rows:
-        raise UserError(f"{directory.path} holds no episode that can be used; collect more or correct its DatasetSpec.")
+        raise UserError(
+            f"{directory.path} holds no episode that can be used; collect more or correct its DatasetSpec."
+        )
     *values, instruction, task, collector, content = zip(*rows)
     columns = {name: np.asarray(value, dtype) for (name, dtype), value in zip(COLUMNS.items(), values)}
     instructions, columns["instruction"] = _numbered(instruction)
@@ -265,7 +299,10 @@ def _merge(directory: Directory, parts: list[_Part], encoder: str | None, text_e
     for part in parts:
         stored |= {key: value for key, value in part.embeddings.items() if stored.get(key) is None}
     use_stored = encoder == text_encoder
-    embeddings = [stored[name] if use_stored and stored[name] is not None else text.embed(name, text_encoder) for name in instructions]
+    embeddings = [
+        stored[name] if use_stored and stored[name] is not None else text.embed(name, text_encoder)
+        for name in instructions
+    ]
     if len({len(embedding) for embedding in embeddings}) > 1:
         raise UserError(
             f"Text encoder {text_encoder!r} gives vectors of lengths {sorted({len(e) for e in embeddings})} for the instructions of "
@@ -306,7 +343,9 @@ def _statistics(moments: list[tuple], samples: np.ndarray) -> Statistics:
     count, total, squares = (sum(moment[i] for moment in moments) for i in range(3))
     low, high = np.min([moment[3] for moment in moments], 0), np.max([moment[4] for moment in moments], 0)
     mean = total / count
-    std = np.where(low == high, 0.0, np.sqrt(np.maximum(squares / count - np.square(mean), 0.0)))  # a constant is one in spite of rounding
+    std = np.where(
+        low == high, 0.0, np.sqrt(np.maximum(squares / count - np.square(mean), 0.0))
+    )  # a constant is one in spite of rounding
     q01, q99 = np.quantile(samples, [0.01, 0.99], axis=0) if samples.shape[1] else np.zeros((2, 0))
     return Statistics(*(tuple(np.asarray(x, np.float64).tolist()) for x in (mean, std, q01, q99, low, high)))
 
@@ -319,7 +358,9 @@ def _to_bytes(index: Index) -> bytes:
         "contents": index.contents, "modified": index.modified,
         "statistics": {name: value.to_json() for name, value in index.statistics.items()},
     }  # fmt: skip
-    arrays = {f"columns/{k}": v for k, v in index.columns.items()} | {f"samples/{k}": v for k, v in index.samples.items()}
+    arrays = {f"columns/{k}": v for k, v in index.columns.items()} | {
+        f"samples/{k}": v for k, v in index.samples.items()
+    }
     arrays |= {"embeddings": index.embeddings, "rewards": index.rewards}
     np.savez(buffer, rest=np.frombuffer(json.dumps(rest).encode(), np.uint8), **arrays)
     return buffer.getvalue()
@@ -328,7 +369,12 @@ def _to_bytes(index: Index) -> bytes:
 def _from_bytes(data: bytes) -> Index:
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         rest = json.loads(arrays["rest"].tobytes())
-        group = lambda prefix: {name.removeprefix(prefix): arrays[name] for name in arrays.files if name.startswith(prefix)}
+
+        def group(prefix):
+            return {
+                name.removeprefix(prefix): arrays[name] for name in arrays.files if name.startswith(prefix)
+            }
+
         return Index(
             group("columns/"), *(tuple(rest[name]) for name in ("instructions", "tasks", "collectors")), arrays["embeddings"],
             group("samples/"), {name: Statistics.from_json(value) for name, value in rest["statistics"].items()}, rest["skipped"],
@@ -349,6 +395,7 @@ def read(
 
     Raises:
         UserError: if it can no longer be read.
+
     """
     try:
         record = records.read(*shard_of(directory, index, episode), cache)
@@ -364,4 +411,8 @@ def read(
 def shard_of(directory: Directory, index: Index, episode: int) -> tuple[Shard, int, int]:
     """Shard, position and size of an episode's record: what `records.read` takes."""
     columns = index.columns
-    return directory.shards[columns["shard"][episode]], int(columns["position"][episode]), int(columns["size"][episode])
+    return (
+        directory.shards[columns["shard"][episode]],
+        int(columns["position"][episode]),
+        int(columns["size"][episode]),
+    )

@@ -1,4 +1,6 @@
-"""Draws -> batches: records read, episodes kept while their segments are drawn, images decoded, in threads and worker processes."""
+"""Draws -> batches: records read, episodes kept while their segments are drawn, images decoded, in threads
+and worker processes.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,10 @@ MOST_BAD = 20
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Everything that decides what a segment is: the data and the learner's settings. Goes to worker processes."""
+    """Everything that decides what a segment is: the data and the learner's settings.
+
+    Goes to worker processes.
+    """
 
     mixture: Mixture
     cutting: Cutting
@@ -118,7 +123,10 @@ class SegmentReader:
         told = self._told(draw)
         if told is None:
             return own
-        relabelled = lambda: episodes.relabelled(own.episode, told, self._recipe.step_penalty)
+
+        def relabelled():
+            return episodes.relabelled(own.episode, told, self._recipe.step_penalty)
+
         failed = self._kept.get(
             (draw.source, draw.episode, told), lambda: self._prepared(draw.source, relabelled())
         )
@@ -136,7 +144,9 @@ class SegmentReader:
 
     def _prepared(self, source: int, episode: Episode) -> Prepared:
         index = self._recipe.mixture.sources[source].index
-        return prepare(episode, index.embeddings[index.instruction_numbers[episode.instruction]], self._layouts[source])
+        return prepare(
+            episode, index.embeddings[index.instruction_numbers[episode.instruction]], self._layouts[source]
+        )
 
     def _told(self, draw: Draw) -> str | None:
         """With a chance of `relabel_rate`, another task's instruction for this reading of the episode."""
@@ -151,17 +161,23 @@ class SegmentReader:
 
 
 def other_tasks(source: mixture.Source, episode: int, cosine: float) -> np.ndarray:
-    """Instructions (numbers in the index) at which the episode failed: of other tasks than its own, not paraphrases of its instruction, and
-    not achieved by it."""
+    """Instructions (numbers in the index) at which the episode failed: of other tasks than its own, not
+    paraphrases of its instruction, and not achieved by it.
+    """
     index, excluded = source.index, np.zeros(len(source.index.instructions), bool)
     own, task = index.columns["instruction"][episode], index.tasks[index.columns["task"][episode]]
-    for achieved in (task, *(source.spec.achieves.get(task, ()) if index.columns["success"][episode] else ())):
+    for achieved in (
+        task,
+        *(source.spec.achieves.get(task, ()) if index.columns["success"][episode] else ()),
+    ):
         excluded[index.instructions_of_tasks.get(achieved, [])] = True
     return np.flatnonzero(~excluded & (index.unit_embeddings @ index.unit_embeddings[own] < cosine))
 
 
 class _Plan(grain.MapDataset):
-    """Element i is part i % P of batch i // P: an equal share of the rows, always the same rows for the same part. Endless."""
+    """Element i is part i % P of batch i // P: an equal share of the rows, always the same rows for the same
+    part. Endless.
+    """
 
     def __init__(
         self, recipe: Recipe, order: Order, rows: np.ndarray, parts: int, first_batch: int, memory: int
@@ -195,7 +211,8 @@ class _Plan(grain.MapDataset):
 
 def _end_with(parent: int, worker: int, workers: int) -> None:
     """In a worker process: a trainer that is killed leaves none behind, and one that is told to stop has them
-    until it has saved."""
+    until it has saved.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):  # which a terminal or a scheduler sends to all processes
         signal.signal(number, signal.SIG_IGN)
 
@@ -212,7 +229,8 @@ class TrainingIterator:
 
     Args:
         rows: which rows of the global batch to read here (default: all); the others belong to other hosts.
-        threads: that each make whole batches, in this process, or, their share of the rows, in each of `workers` processes (0: none).
+        threads: that each make whole batches, in this process, or, their share of the rows, in each of
+            `workers` processes (0: none).
         shuffle_episodes: over all hosts, so many episodes have their segments shuffled together.
         memory: bytes of encoded episodes that all reading processes here keep together; each of `workers`
             keeps its share. Beside them each thread holds the episode that it reads, and the batches that it
@@ -221,6 +239,7 @@ class TrainingIterator:
 
     Raises:
         UserError: if the workers do not divide the rows: each then reads episodes of its own.
+
     """
 
     def __init__(
@@ -290,18 +309,30 @@ class TrainingIterator:
     def _start(self) -> Any:
         parts = max(1, self._workers)
         self._plan = _Plan(self._recipe, self.order, self._rows, parts, self.position, self._memory // parts)
-        dataset = self._plan.to_iter_dataset(grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=2 * self._threads))
+        dataset = self._plan.to_iter_dataset(
+            grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=2 * self._threads)
+        )
         if self._workers:
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()  # grain's processes copy absl's flags
-            together = lambda parts: jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+            def together(parts):
+                return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
             with_me = functools.partial(_end_with, os.getpid())
-            dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=1), with_me)
-            dataset = grain.experimental.ThreadPrefetchIterDataset(dataset.batch(self._workers, batch_fn=together), prefetch_buffer_size=1)
+            dataset = dataset.mp_prefetch(
+                grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=1), with_me
+            )
+            dataset = grain.experimental.ThreadPrefetchIterDataset(
+                dataset.batch(self._workers, batch_fn=together), prefetch_buffer_size=1
+            )
         return iter(dataset)
 
     def read_amplification(self) -> float:
-        """Bytes read from storage for each byte of encoded frames used, in this process so far; 0 where others read."""
+        """Bytes read from storage for each byte of encoded frames used, in this process so far.
+
+        0 where others read.
+        """
         reader = getattr(self._plan, "segments", None) if self._iterator is not None else None
         return reader.bytes_read / reader.bytes_used if reader is not None and reader.bytes_used else 0.0
 
@@ -330,11 +361,14 @@ def validation_batches(
     rows: np.ndarray | None = None,
     skips: Skips | None = None,
 ) -> Iterator[Segment]:
-    """Each of `draws` once, in order, not relabelled; the last batch is filled up with copies that count nowhere.
+    """Each of `draws` once, in order, not relabelled.
+
+    The last batch is filled up with copies that count nowhere.
 
     Args:
         rows, skips: as in `TrainingIterator`; a segment with a frame that does not decode counts nowhere
             either.
+
     """
     reader = SegmentReader(dataclasses.replace(recipe, relabel_rate=0.0))
     skips = skips or Skips(recipe.mixture, recipe.max_skipped)
@@ -352,16 +386,26 @@ def read_pool(recipe: Recipe, groups: Sequence[Group]) -> Pool:
 
     Raises:
         UserError: for data with images, or hindsight, which draws an instruction anew at each reading.
+
     """
     if recipe.mixture.observation.cameras or recipe.relabel_rate:
-        raise UserError("Only data without images (config.env.cameras=()) and config.data.relabel_rate=0 fit into one program's memory.")
+        raise UserError(
+            "Only data without images (config.env.cameras=()) and config.data.relabel_rate=0 fit into one program's memory."
+        )
     reader = SegmentReader(recipe)
     tables, embeddings, instruction, first, rows = [], {}, [], {}, 0
-    for source, episode in sorted({(group.source, int(episode)) for group in groups for episode in group.episodes}):
+    for source, episode in sorted(
+        {(group.source, int(episode)) for group in groups for episode in group.episodes}
+    ):
         prepared = reader.episode(Draw(source, episode, 0, 0, 0))
         kind = embeddings.setdefault(prepared.embedding.tobytes(), (len(embeddings), prepared.embedding))[0]
         first[source, episode] = rows
         rows += len(prepared.table)
         tables.append(prepared.table)
         instruction += [kind] * len(prepared.table)
-    return Pool(np.concatenate(tables), np.asarray(instruction, np.int32), np.stack([e for _, e in embeddings.values()]), first)
+    return Pool(
+        np.concatenate(tables),
+        np.asarray(instruction, np.int32),
+        np.stack([e for _, e in embeddings.values()]),
+        first,
+    )

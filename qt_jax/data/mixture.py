@@ -77,7 +77,9 @@ class Mixture:
     @property
     def fingerprint(self) -> str:
         """Changes with the training episodes of any source: their number, order, actions or rewards."""
-        parts = [(s.name, s.index.fingerprint, hashlib.sha256(s.train.tobytes()).hexdigest()) for s in self.sources]
+        parts = [
+            (s.name, s.index.fingerprint, hashlib.sha256(s.train.tobytes()).hexdigest()) for s in self.sources
+        ]
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     def success(self) -> dict[str, dict[str, float]]:
@@ -89,7 +91,9 @@ class Mixture:
             for number, name in enumerate(source.index.tasks):
                 outcomes.setdefault(name, []).append(flags[task == number])
         joined = {name: np.concatenate(parts) for name, parts in sorted(outcomes.items())}
-        return {name: {"success": float(flags.mean()), "episodes": len(flags)} for name, flags in joined.items()}
+        return {
+            name: {"success": float(flags.mean()), "episodes": len(flags)} for name, flags in joined.items()
+        }
 
 
 def open_mixture(settings: Any, entries: Sequence[Entry]) -> Mixture:
@@ -100,6 +104,7 @@ def open_mixture(settings: Any, entries: Sequence[Entry]) -> Mixture:
 
     Raises:
         UserError: for data that is missing, damaged, or without an episode that the filter keeps.
+
     """
     for name, known in (("episodes", FILTERS), ("action_bounds", ACTION_BOUNDS)):
         require_one_of(f"config.data.{name}", settings[name], known)
@@ -132,7 +137,17 @@ def _open(settings: Any, entry: Entry) -> Source:
             "filter."
         )
     action = _bounded(entry, index) if settings.action_bounds == "quantiles" else entry.spec.action
-    return Source(entry.name, entry.spec, directory, index, action, entry.weight, entry.balance, train, np.flatnonzero(kept & held_out))
+    return Source(
+        entry.name,
+        entry.spec,
+        directory,
+        index,
+        action,
+        entry.weight,
+        entry.balance,
+        train,
+        np.flatnonzero(kept & held_out),
+    )
 
 
 def limits(entries: Sequence[str]) -> dict[str, int]:
@@ -140,6 +155,7 @@ def limits(entries: Sequence[str]) -> dict[str, int]:
 
     Raises:
         UserError: for what is not a collector's name, `=` and a count.
+
     """
     parsed = {name: count for name, _, count in (entry.partition("=") for entry in entries)}
     if bad := [entry for entry in entries if not entry.partition("=")[2].isdigit()]:
@@ -148,13 +164,17 @@ def limits(entries: Sequence[str]) -> dict[str, int]:
 
 
 def _within_limits(index: Index, entries: Sequence[str], eligible: np.ndarray, path: str) -> np.ndarray:
-    """bool [episodes]: the first so many eligible episodes of each task and collector, in the dataset's order; a smaller limit keeps some
-    of what a larger one does. Without entries all; with some, none of the collectors that they do not name."""
+    """Bool [episodes]: the first so many eligible episodes of each task and collector, in the dataset's
+    order; a smaller limit keeps some of what a larger one does. Without entries all; with some, none of the
+    collectors that they do not name.
+    """
     most = limits(entries)
     if not most:
         return eligible
     if unknown := sorted(set(most) - set(index.collectors)):
-        raise UserError(f"config.data.limits names the collectors {unknown}; {path} has {sorted(index.collectors)}.")
+        raise UserError(
+            f"config.data.limits names the collectors {unknown}; {path} has {sorted(index.collectors)}."
+        )
     kept = np.zeros(len(index), bool)
     for number, name in enumerate(index.collectors):
         for task in range(len(index.tasks)):
@@ -164,7 +184,10 @@ def _within_limits(index: Index, entries: Sequence[str], eligible: np.ndarray, p
 
 
 def _bounded(entry: Entry, index: Index) -> ActionSpec:
-    """Bounds at the 1% and 99% quantiles. The spec's stay for a dim of two bins (names, not amounts) and for one that is constant."""
+    """Bounds at the 1% and 99% quantiles.
+
+    The spec's stay for a dim of two bins (names, not amounts) and for one that is constant.
+    """
     spec, statistics = entry.spec.action, index.statistics["action"]
     low, high = zip(*(
         (given if bins == 2 or measured[0] >= measured[1] else measured)
@@ -178,6 +201,7 @@ def groups(mixture: Mixture, cutting: Cutting) -> tuple[Group, ...]:
 
     Raises:
         UserError: for a share of a kind that a source does not have.
+
     """
     result = []
     for number, source in enumerate(mixture.sources):
@@ -194,8 +218,12 @@ def _kinds(source: Source, cuts: np.ndarray) -> list[tuple[np.ndarray, float]]:
     everything = np.arange(len(source.train))
     if not source.balance:
         return [(everything, 1.0)]
-    success, demonstration = (source.index.columns[name][source.train] for name in ("success", "demonstration"))
-    members = dict(zip(KINDS, map(np.flatnonzero, (success & demonstration, success & ~demonstration, ~success))))
+    success, demonstration = (
+        source.index.columns[name][source.train] for name in ("success", "demonstration")
+    )
+    members = dict(
+        zip(KINDS, map(np.flatnonzero, (success & demonstration, success & ~demonstration, ~success)))
+    )
     for kind, share in source.balance.items():
         if share > 0 and not len(members[kind]):
             raise UserError(

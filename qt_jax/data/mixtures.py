@@ -1,6 +1,7 @@
 """Which datasets are trained on together, and how often each: name -> {dataset: its share of the segments}.
 
-A share is a number (shares are divided by their sum), or a `Share` with its own balance of kinds. A dataset's name is itself a mixture.
+A share is a number (shares are divided by their sum), or a `Share` with its own balance of kinds. A dataset's
+name is itself a mixture.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Data that was opened to look at: its episodes as they are stored, and its segments as the learner gets them."""
+"""Data that was opened to look at: its episodes as they are stored, and its segments as the learner gets
+them.
+"""
 
 from __future__ import annotations
 
@@ -43,10 +45,13 @@ class Dataset:
         return sum(len(numbers) for _, numbers in self._numbers(split))
 
     def episodes(self, split: str = "train") -> Iterator[Episode]:
-        """Reads the episodes of a split one after the other, images still encoded, the step penalty taken off.
+        """Reads the episodes of a split one after the other, images still encoded, the step penalty taken
+        off.
 
         Raises:
-            UserError: for another split than "train" or "validation", or an episode that can no longer be read.
+            UserError: for another split than "train" or "validation", or an episode that can no longer be
+                read.
+
         """
         recipe = self._recipe
         for source, numbers in self._numbers(split):

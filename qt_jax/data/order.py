@@ -1,6 +1,8 @@
-"""In which order segments are trained: a function of the seed, the batch's number and the row, and of nothing else.
+"""In which order segments are trained: a function of the seed, the batch's number and the row, and of nothing
+else.
 
-So a position is one number, the same on any number of hosts, worker processes and threads, and every host reads its own episodes alone.
+So a position is one number, the same on any number of hosts, worker processes and threads, and every host
+reads its own episodes alone.
 
 - A row of the batch is a lane. In batch t, row r draws from the group in which frac(t * golden ratio + r / B) falls on a circle cut by the
   groups' weights: each batch holds every group's share to within one row, and each row in the long run.
@@ -22,7 +24,9 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Episodes that are drawn alike. source: which dataset; episodes: their numbers in its index; cuts: segments of each; weight: share."""
+    """Episodes that are drawn alike. source: which dataset; episodes: their numbers in its index; cuts:
+    segments of each; weight: share.
+    """
 
     source: int
     episodes: np.ndarray
@@ -31,7 +35,9 @@ class Group:
 
 
 class Draw(NamedTuple):
-    """One segment: cut `cut` of `episode` of dataset `source`; (group, number) names this reading of the episode."""
+    """One segment: cut `cut` of `episode` of dataset `source`; (group, number) names this reading of the
+    episode.
+    """
 
     source: int
     episode: int
@@ -45,6 +51,7 @@ class Order:
 
     Args:
         rows: of the global batch. block: draws of a lane whose segments are shuffled together.
+
     """
 
     def __init__(self, groups: tuple[Group, ...], rows: int, block: int, seed: int):
@@ -72,9 +79,11 @@ def _hashed(x: np.ndarray) -> np.ndarray:
 
 
 def permuted(places: np.ndarray, keys: np.ndarray, count: int) -> np.ndarray:
-    """Where the permutation of range(count) named by each key sends each place, without making the permutation.
+    """Where the permutation of range(count) named by each key sends each place, without making the
+    permutation.
 
-    A Feistel network on the next even number of bits, walked until it falls into the range (Black and Rogaway 2002).
+    A Feistel network on the next even number of bits, walked until it falls into the range (Black and Rogaway
+    2002).
     """
     half = np.uint64(max(1, -(-(count - 1).bit_length() // 2)))
     low = np.uint64((1 << int(half)) - 1)
@@ -127,7 +136,9 @@ class Lane:
             for number, entry in zip(numbers, drawn)
             for cut in range(group.cuts[entry])
         ]
-        shuffled = np.random.default_rng((order.seed, self._group, self._row, self._next_block)).permutation(len(segments))
+        shuffled = np.random.default_rng((order.seed, self._group, self._row, self._next_block)).permutation(
+            len(segments)
+        )
         self._waiting = [segments[i] for i in shuffled]
         self._next_block += 1
 

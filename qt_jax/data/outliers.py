@@ -40,6 +40,7 @@ def lines(
     Args:
         samples: [n, D] of the actions.
         extreme: gives the least or (True) the greatest value of a dim, and its place if that is known.
+
     """
     told, samples = [], samples[np.isfinite(samples).all(axis=1)]
     for outlier in outlying(samples, np.asarray(action.low), np.asarray(action.high)):
@@ -61,6 +62,7 @@ def of_states(samples: np.ndarray, statistics: Statistics) -> list[str]:
 
     Args:
         samples: [n, S] of the states.
+
     """
     found = outlying(samples, np.asarray(statistics.low), np.asarray(statistics.high))
     return [

@@ -9,8 +9,9 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-    """table: structured rows [C], one a segment, of all but its instruction; instruction: int32 [C], rows of `embeddings` [K, E];
-    first: {(source, episode): row of its first cut}."""
+    """table: structured rows [C], one a segment, of all but its instruction; instruction: int32 [C], rows of
+    `embeddings` [K, E]; first: {(source, episode): row of its first cut}.
+    """
 
     table: np.ndarray
     instruction: np.ndarray

@@ -1,4 +1,6 @@
-"""The serialised episodes of an RLDS directory: scanned in order or read one by one, TFRecord and ArrayRecord, without TensorFlow."""
+"""The serialised episodes of an RLDS directory: scanned in order or read one by one, TFRecord and
+ArrayRecord, without TensorFlow.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,7 @@ class Directory:
     unread: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def own_validation(self) -> np.ndarray:
-        """bool [shards], those of its own validation split; all False where it has none."""
+        """Bool [shards], those of its own validation split; all False where it has none."""
         return np.asarray([shard.split != "train" for shard in self.shards], bool)
 
     def splits(self) -> list[str]:
@@ -90,11 +92,14 @@ class Directory:
 
         Raises:
             BadRecord: if it does not parse.
+
         """
         import tensorflow_datasets as tfds
 
         try:
-            return self.features.deserialize_example_np(record, decoders={"steps": tfds.decode.SkipDecoding()})
+            return self.features.deserialize_example_np(
+                record, decoders={"steps": tfds.decode.SkipDecoding()}
+            )
         except Exception as error:
             raise BadRecord(f"does not parse ({type(error).__name__})") from error
 
@@ -104,15 +109,22 @@ def open_directory(path: str) -> Directory:
 
     Raises:
         UserError: if there is no RLDS dataset with a `train` split, or it cannot be reached.
+
     """
     import tensorflow_datasets as tfds
 
     directory = storage.directory(path)
     try:
         is_version = (directory / "dataset_info.json").exists()
-        versions = [directory] if is_version else [p for p in directory.glob("*.*.*") if p.is_dir() and tfds.core.Version.is_valid(p.name)]
+        versions = (
+            [directory]
+            if is_version
+            else [p for p in directory.glob("*.*.*") if p.is_dir() and tfds.core.Version.is_valid(p.name)]
+        )
     except Exception as error:  # a bucket's own: no credentials, no such bucket, no network
-        raise UserError(f"{path} cannot be read ({type(error).__name__}: {str(error)[:200]}); mend the access.") from error
+        raise UserError(
+            f"{path} cannot be read ({type(error).__name__}: {str(error)[:200]}); mend the access."
+        ) from error
     if not versions:
         raise UserError(
             f"{path} holds no RLDS dataset (no VERSION directory); run `python -m qt_jax collect --config=...` first, or correct the path."
@@ -121,7 +133,9 @@ def open_directory(path: str) -> Directory:
     try:
         info = tfds.builder_from_directory(str(newest)).info
     except Exception as error:
-        raise UserError(f"{newest} has no readable metadata ({type(error).__name__}); collect it again.") from error
+        raise UserError(
+            f"{newest} has no readable metadata ({type(error).__name__}); collect it again."
+        ) from error
     if "train" not in info.splits:
         raise UserError(f"{newest} has splits {sorted(info.splits)}, expected 'train'; collect it again.")
     if "steps" not in info.features:
@@ -165,6 +179,7 @@ def scan(shard: Shard, cache: str) -> Iterator[tuple[int, bytes | BadRecord]]:
     Raises:
         BadShard: where the file ends too early, or from where on it cannot be read.
         UserError: if it cannot be opened at all, which is no damage.
+
     """
     if shard.file_format == "array_record":
         yield from _scan_array_record(shard, cache)
@@ -183,7 +198,9 @@ def scan(shard: Shard, cache: str) -> Iterator[tuple[int, bytes | BadRecord]]:
                 raise BadShard(f"ends after {number} of {shard.examples} records")
             length, checksum = _HEADER.unpack(header)
             if _masked_crc(header[:8]) != checksum:
-                raise BadShard(f"has a damaged header at byte {position}, record {number} of {shard.examples}")
+                raise BadShard(
+                    f"has a damaged header at byte {position}, record {number} of {shard.examples}"
+                )
             record, footer = file.read(length), file.read(_FOOTER.size)
             if len(footer) < _FOOTER.size:
                 raise BadShard(f"ends within record {number} of {shard.examples}")
@@ -211,6 +228,7 @@ def read(shard: Shard, position: int, size: int, cache: str) -> bytes:
 
     Raises:
         BadRecord: if it is damaged.
+
     """
     if shard.file_format == "array_record":
         try:
@@ -246,7 +264,9 @@ def _local(shard: Shard, cache: str) -> str:
     if "://" not in shard.path:
         return shard.path
     if "://" in cache:
-        raise UserError(f"config.data.cache is {cache}; ArrayRecord files of a bucket are copied there, so give a local directory.")
+        raise UserError(
+            f"config.data.cache is {cache}; ArrayRecord files of a bucket are copied there, so give a local directory."
+        )
     name = hashlib.sha256(f"{shard.path} {shard.size} {shard.modified}".encode()).hexdigest()[:16]
     copy = storage.directory(cache) / "shards" / f"{name}-{shard.name}"
     if not copy.exists():

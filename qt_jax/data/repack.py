@@ -1,7 +1,8 @@
-"""A TFDS dataset in TFRecord files -> the same in ArrayRecord files, record for record, byte for byte, without TensorFlow.
+"""A TFDS dataset in TFRecord files -> the same in ArrayRecord files, record for record, byte for byte,
+without TensorFlow.
 
-Nothing is decoded, so any dataset will do. Each file becomes one file. The metadata is written last, and on local disk the directory
-gets its name last of all: a killed repack leaves nothing that reads as a dataset.
+Nothing is decoded, so any dataset will do. Each file becomes one file. The metadata is written last, and on
+local disk the directory gets its name last of all: a killed repack leaves nothing that reads as a dataset.
 """
 
 from __future__ import annotations
@@ -26,10 +27,13 @@ _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 
 def repack(source: str, target: str) -> tuple[epath.Path, int, int]:
-    """Copies the dataset below `source` to `target`/VERSION; returns that directory, the number of records and their bytes.
+    """Copies the dataset below `source` to `target`/VERSION.
+
+    Returns that directory, the number of records and their bytes.
 
     Raises:
         UserError: if there is no TFRecord dataset, a file of it is damaged, or the target exists.
+
     """
     builder = _open(source)
     info, version = builder.info, builder.data_dir
@@ -46,7 +50,9 @@ def repack(source: str, target: str) -> tuple[epath.Path, int, int]:
     with tqdm.tqdm(total=total, desc="repack", unit="record") as progress:
         for name, split in info.splits.items():
             for number, (file, examples) in enumerate(zip(split.filepaths, split.shard_lengths)):
-                copy = work / f"{info.name}-{name}.array_record-{number:05d}-of-{len(split.shard_lengths):05d}"
+                copy = (
+                    work / f"{info.name}-{name}.array_record-{number:05d}-of-{len(split.shard_lengths):05d}"
+                )
                 for record in _copied(epath.Path(file), examples, copy):
                     count += 1
                     size += len(record)
@@ -66,12 +72,20 @@ def _open(source: str) -> Any:
 
     directory = storage.directory(source)
     try:
-        versions = [directory] if (directory / INFO).exists() else [p.parent for p in directory.glob(f"*/{INFO}")]
+        versions = (
+            [directory] if (directory / INFO).exists() else [p.parent for p in directory.glob(f"*/{INFO}")]
+        )
         versions = [p for p in versions if tfds.core.Version.is_valid(p.name)]
-        builder = tfds.builder_from_directory(str(max(versions, key=lambda p: tfds.core.Version(p.name)))) if versions else None
+        builder = (
+            tfds.builder_from_directory(str(max(versions, key=lambda p: tfds.core.Version(p.name))))
+            if versions
+            else None
+        )
     except Exception as error:
         line = (str(error).splitlines() or [""])[0][:200]
-        raise UserError(f"{source} cannot be read ({type(error).__name__}: {line}); mend the access or copy it again.") from error
+        raise UserError(
+            f"{source} cannot be read ({type(error).__name__}: {line}); mend the access or copy it again."
+        ) from error
     if builder is None:
         raise UserError(f"{source} holds no TFDS dataset (no VERSION/{INFO}); correct --input.")
     if (found := builder.info.file_format.value) != "tfrecord":
@@ -84,14 +98,20 @@ def _copied(file: epath.Path, examples: int, copy: epath.Path) -> Iterator[bytes
     if not file.exists():
         raise UserError(f"{file} is missing; copy the dataset again.")
     stat = file.stat()
-    shard = records.Shard(str(file), "tfrecord", size=stat.length, modified=float(stat.mtime), examples=examples)
+    shard = records.Shard(
+        str(file), "tfrecord", size=stat.length, modified=float(stat.mtime), examples=examples
+    )
     with _local(copy) as local:
-        writer = ArrayRecordWriter(local, "group_size:1")  # one record a chunk, as TFDS writes: each can be read by itself
+        writer = ArrayRecordWriter(
+            local, "group_size:1"
+        )  # one record a chunk, as TFDS writes: each can be read by itself
         end = 0
         try:
             for position, record in records.scan(shard, cache=""):
                 if isinstance(record, records.BadRecord):
-                    raise UserError(f"{file}: the record at byte {position} {record}; the file is damaged, copy it again.")
+                    raise UserError(
+                        f"{file}: the record at byte {position} {record}; the file is damaged, copy it again."
+                    )
                 writer.write(record)
                 end = position + 16 + len(record)  # TFRecord's framing is 16 bytes
                 yield record
@@ -100,7 +120,9 @@ def _copied(file: epath.Path, examples: int, copy: epath.Path) -> Iterator[bytes
         finally:
             writer.close()
         if end != shard.size:
-            raise UserError(f"{file} holds more than the {examples} records that {INFO} lists; copy the dataset again.")
+            raise UserError(
+                f"{file} holds more than the {examples} records that {INFO} lists; copy the dataset again."
+            )
         if (written := ArrayRecordReader(local).num_records()) != examples:
             raise UserError(f"{copy} holds {written} of {examples} records after writing; is the disk full?")
 
@@ -118,7 +140,10 @@ def _local(file: epath.Path) -> Iterator[str]:
 
 
 def _dataset_info(file: epath.Path) -> str:
-    """The metadata as it was, but for the files' format and names; counts and sizes are those of the records, which are the same."""
+    """The metadata as it was, but for the files' format and names.
+
+    Counts and sizes are those of the records, which are the same.
+    """
     info = json.loads(file.read_text())
     info["fileFormat"] = "array_record"
     info.pop("alternativeFileFormats", None)

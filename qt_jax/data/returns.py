@@ -42,7 +42,7 @@ class Returns:
         return np.maximum.reduceat(self.discounted, self.starts)
 
     def outside(self, value_range: tuple[float, float]) -> np.ndarray:
-        """bool [episodes], those of which a return lies outside it, by more than rounding."""
+        """Bool [episodes], those of which a return lies outside it, by more than rounding."""
         low, high = value_range
         margin = 1e-5 * (high - low)
         return (self.least < low - margin) | (self.greatest > high + margin)
@@ -73,6 +73,7 @@ def check(mixture: Mixture, config: Any) -> None:
 
     Raises:
         UserError: naming each dataset with returns outside `config.value_range`, and its own range.
+
     """
     low, high = config.value_range
     problems, spans = [], [(low, high)]
@@ -108,6 +109,7 @@ def told(source: Source, config: Any) -> float:
 
     Raises:
         UserError: if no training episode is like what is asked.
+
     """
     every = of_index(source.index, config.data.step_penalty, config.discount, config.dt_ref)
     found, asked = every.whole[source.train], config.agent.target_return

@@ -1,7 +1,8 @@
 """The rlds library, importable.
 
-`rlds` imports `reverb` for one module that we do not use, and dm-reverb's binary does not load beside today's TensorFlow. This is
-the one place that puts a stand-in for it into `sys.modules`, and only where the real one does not import.
+`rlds` imports `reverb` for one module that we do not use, and dm-reverb's binary does not load beside today's
+TensorFlow. This is the one place that puts a stand-in for it into `sys.modules`, and only where the real one
+does not import.
 """
 
 from __future__ import annotations

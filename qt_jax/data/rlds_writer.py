@@ -1,7 +1,8 @@
 """Episodes -> a real RLDS dataset, through TFDS, in this process or as an Apache Beam pipeline.
 
-The last record of each episode holds o_T: its action, reward and discount mean nothing (zeros), as the RLDS text has it. TFDS
-writes into `VERSION.incomplete...` and renames at the end, so an interrupted collection leaves nothing that reads as a dataset.
+The last record of each episode holds o_T: its action, reward and discount mean nothing (zeros), as the RLDS
+text has it. TFDS writes into `VERSION.incomplete...` and renames at the end, so an interrupted collection
+leaves nothing that reads as a dataset.
 
 An episode is any object with the fields of `envs.collectors.Episode`.
 """
@@ -49,6 +50,7 @@ def write(
 
     Raises:
         UserError: for an unknown file format, or when `path` already holds a dataset.
+
     """
     target = _Target(path, action, observation, description, file_format, reward)
     return _prepare(target, lambda: ((index, _example(episode)) for index, episode in enumerate(episodes)))
@@ -76,7 +78,9 @@ def check_runner(runner: str) -> None:
     if runner not in RUNNERS:
         raise UserError(f"runner is {runner!r}; expected one of {RUNNERS}.")
     if runner == "beam" and importlib.util.find_spec("apache_beam") is None:
-        raise UserError("runner is 'beam' and Apache Beam is not installed; run `pip install 'qt_jax[data,beam]'`.")
+        raise UserError(
+            "runner is 'beam' and Apache Beam is not installed; run `pip install 'qt_jax[data,beam]'`."
+        )
 
 
 def write_with_beam(
@@ -91,7 +95,8 @@ def write_with_beam(
     file_format: str,
     reward: str = "success",
 ) -> epath.Path:
-    """As `write`, by Beam workers: each gets some of `units` and writes what `read` makes of them, (index, episode) pairs.
+    """As `write`, by Beam workers: each gets some of `units` and writes what `read` makes of them, (index,
+    episode) pairs.
 
     The order of the dataset is that of the indices, whatever the runner. `units` and `read` are pickled.
 
@@ -100,23 +105,33 @@ def write_with_beam(
 
     Raises:
         UserError: also what `read` raised on another machine.
+
     """
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
     target = _Target(path, action, observation, description, file_format, reward)
-    pipeline = lambda: beam.Create(list(units)) | beam.Reshuffle() | beam.FlatMap(_examples, read)  # Reshuffle: else one worker gets all
+
+    def pipeline():
+        return (
+            beam.Create(list(units)) | beam.Reshuffle() | beam.FlatMap(_examples, read)
+        )  # Reshuffle: else one worker gets all
+
     try:
         return _prepare(target, pipeline, beam_options=PipelineOptions(list(options)))
     except Exception as error:  # of what a worker raised Beam hands on the text alone
         if str(error).startswith("KeyboardInterrupt"):
             raise KeyboardInterrupt from error
-        if told := re.search(r"UserError: (.*?)(?: \[while running|$)", f"{type(error).__name__}: {error}", re.MULTILINE):
+        if told := re.search(
+            r"UserError: (.*?)(?: \[while running|$)", f"{type(error).__name__}: {error}", re.MULTILINE
+        ):
             raise UserError(told[1]) from error
         raise
 
 
-def _examples(unit: Any, read: Callable[[Any], Iterable[tuple[int, Any]]]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _examples(
+    unit: Any, read: Callable[[Any], Iterable[tuple[int, Any]]]
+) -> Iterator[tuple[int, dict[str, Any]]]:
     for index, episode in read(unit):
         yield index, _example(episode)
 
@@ -149,19 +164,29 @@ def _prepare(target: _Target, generate: Callable[[], Any], **beam: Any) -> epath
 def _features(tfds: Any, rlds: Any, action: ActionSpec, observation: ObservationSpec):
     features = tfds.features
     entries: dict[str, Any] = {
-        name: features.Image(shape=(*observation.image_size, 3), encoding_format="jpeg", doc=f"Camera {name!r}.")
+        name: features.Image(
+            shape=(*observation.image_size, 3), encoding_format="jpeg", doc=f"Camera {name!r}."
+        )
         for name in observation.cameras
     }
     if observation.state_dim:
-        entries["state"] = features.Tensor(shape=(observation.state_dim,), dtype=np.float32, doc=observation.state_description)
+        entries["state"] = features.Tensor(
+            shape=(observation.state_dim,), dtype=np.float32, doc=observation.state_description
+        )
     return features.FeaturesDict(
         {
             rlds.STEPS: features.Dataset(
                 {
                     rlds.OBSERVATION: features.FeaturesDict(entries),
-                    rlds.ACTION: features.Tensor(shape=(action.dims,), dtype=np.float32, doc=", ".join(action.names)),
-                    rlds.REWARD: features.Scalar(np.float32, doc="Of this transition; by default 1 where it succeeds, else 0."),
-                    rlds.DISCOUNT: features.Scalar(np.float32, doc="0 at the transition that terminates, else 1."),
+                    rlds.ACTION: features.Tensor(
+                        shape=(action.dims,), dtype=np.float32, doc=", ".join(action.names)
+                    ),
+                    rlds.REWARD: features.Scalar(
+                        np.float32, doc="Of this transition; by default 1 where it succeeds, else 0."
+                    ),
+                    rlds.DISCOUNT: features.Scalar(
+                        np.float32, doc="0 at the transition that terminates, else 1."
+                    ),
                     rlds.IS_FIRST: features.Scalar(np.bool_),
                     rlds.IS_LAST: features.Scalar(np.bool_),
                     rlds.IS_TERMINAL: features.Scalar(np.bool_),
@@ -190,7 +215,11 @@ def _builder(tfds: Any, target: _Target, generate: Callable[[], Any]):
                 description=target.description,
                 features=_features(tfds, import_rlds(), action, target.observation),
                 metadata=tfds.core.MetadataDict(
-                    action={"names": list(action.names), "low": [float(x) for x in action.low], "high": [float(x) for x in action.high]},
+                    action={
+                        "names": list(action.names),
+                        "low": [float(x) for x in action.low],
+                        "high": [float(x) for x in action.high],
+                    },
                     reward=target.reward,
                 ),
                 disable_shuffling=True,

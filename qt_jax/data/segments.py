@@ -43,14 +43,17 @@ class Cutting:
     def starts(self, episode_length: int) -> list[int]:
         """First record of each cut of an episode of `episode_length` transitions.
 
-        Neighbours overlap by window - 1 + n_step records: then each transition is trainable in exactly one cut.
+        Neighbours overlap by window - 1 + n_step records: then each transition is trainable in exactly one
+        cut.
         """
         extra = max(0, episode_length + 1 - self.length)
         return [k * self.stride for k in range(1 + -(-extra // self.stride))]
 
     @functools.lru_cache(maxsize=4096)  # noqa: B019 (a few Cuttings live as long as the process)
     def trainable(self, start: int, episode_length: int) -> np.ndarray:
-        """bool [length]: transitions whose window and bootstrap lie inside the cut (or whose episode starts or ends there)."""
+        """Bool [length]: transitions whose window and bootstrap lie inside the cut (or whose episode starts
+        or ends there).
+        """
         position = np.arange(self.length)
         step = start + position
         has_context = (position >= self.window - 1) if start else np.ones(self.length, bool)
@@ -66,7 +69,8 @@ TIME_LIMITS = ("bootstrap", "terminal")
 class Layout:
     """How one dataset's numbers go into the network's arrays.
 
-    own: the dataset's action; network_action, network_observation: the network's; state: statistics of the dataset's state.
+    own: the dataset's action; network_action, network_observation: the network's; state: statistics of the
+    dataset's state.
     """
 
     own: ActionSpec
@@ -116,7 +120,13 @@ def table_dtype(action: ActionSpec, observation: ObservationSpec, length: int) -
     """One row of a Segment but for its images and instruction."""
     shapes = segment_struct(action, observation, 0, 1, length)
     fields = {f.name: getattr(shapes, f.name) for f in dataclasses.fields(shapes)}
-    return np.dtype([(n, x.dtype, x.shape[1:]) for n, x in fields.items() if n not in ("images", "camera_mask", "instruction")])
+    return np.dtype(
+        [
+            (n, x.dtype, x.shape[1:])
+            for n, x in fields.items()
+            if n not in ("images", "camera_mask", "instruction")
+        ]
+    )
 
 
 def prepare(episode: Episode, embedding: np.ndarray, layout: Layout) -> Prepared:
@@ -159,16 +169,21 @@ class Rows:
 
     def __init__(self, layout: Layout, instruction_dim: int, rows: int, buffers: Buffers):
         observation, length = layout.network_observation, layout.cutting.length
-        self._images = {camera: buffers.take((rows, length, *observation.image_size, 3)) for camera in observation.cameras}
+        self._images = {
+            camera: buffers.take((rows, length, *observation.image_size, 3)) for camera in observation.cameras
+        }
         self._camera_mask = {camera: np.zeros(rows, bool) for camera in observation.cameras}
         self._instruction = np.zeros((rows, instruction_dim), np.float32)
         self._table = np.zeros(rows, table_dtype(layout.network_action, observation, length))
 
     def fill(self, row: int, prepared: Prepared, number: int, cutting: Cutting) -> int:
-        """Puts cut `number` of an episode into a row, each of its frames decoded once, in its place; returns their encoded bytes.
+        """Puts cut `number` of an episode into a row, each of its frames decoded once, in its place.
+
+        Returns their encoded bytes.
 
         Raises:
             BadFrame: if an image does not decode; the row is then to be filled again, or left out.
+
         """
         self._table[row] = prepared.table[number]
         self._instruction[row] = prepared.embedding
@@ -194,7 +209,9 @@ class Rows:
     def segment(self) -> Segment:
         """The batch, once every row is filled."""
         fields = {name: np.ascontiguousarray(self._table[name]) for name in self._table.dtype.names}
-        return Segment(images=self._images, camera_mask=self._camera_mask, instruction=self._instruction, **fields)
+        return Segment(
+            images=self._images, camera_mask=self._camera_mask, instruction=self._instruction, **fields
+        )
 
 
 def decode_into(frame: np.ndarray, image: bytes) -> None:

@@ -49,6 +49,7 @@ class Skips:
 
         Raises:
             UserError: beyond the cap, which is for each dataset.
+
         """
         for met in (Met(*row) for row in packed.tolist() if row[0] >= 0):
             if met.episode not in self._met[met.source]:

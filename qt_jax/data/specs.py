@@ -1,7 +1,9 @@
-"""What a dataset's records mean: one entry a dataset, and ours of `collect`. A user's own go into a file named by config.data.tables.
+"""What a dataset's records mean: one entry a dataset, and ours of `collect`.
 
-An entry says where the dataset lies, how its episodes are read (a standardiser), and three conventions in which RLDS datasets differ: what
-the last record is, what the reward says, and how long an action is held.
+A user's own go into a file named by config.data.tables.
+
+An entry says where the dataset lies, how its episodes are read (a standardiser), and three conventions in
+which RLDS datasets differ: what the last record is, what the reward says, and how long an action is held.
 """
 
 from __future__ import annotations
@@ -26,14 +28,20 @@ class DatasetSpec:
     """One dataset.
 
     path: a version directory or the one above it; below config.data.root unless absolute or a URL.
-    standardise: an episode as read (`records.Directory.parse`) -> `Standardised`, or None to leave the episode out (they are counted).
-    observation: cameras, stored image size and state vector that `standardise` gives; state_dim 0 ignores a state that it gives.
-    last_record: what an episode's last record holds. "observation": o_T alone (the RLDS text); "transition": a real action and reward too.
-    reward: "success": 1 at the last transition of an episode whose `success` is True, which terminates there; "stored": the stored reward,
-        terminating where the data says so; "demonstrations": every episode is a success.
-    reward_at: of "stored". "action": r_t stands at the record of a_t (RLDS); "arrival": at the record that it led to.
+    standardise: an episode as read (`records.Directory.parse`) -> `Standardised`, or None to leave the
+        episode out (they are counted).
+    observation: cameras, stored image size and state vector that `standardise` gives; state_dim 0 ignores a
+        state that it gives.
+    last_record: what an episode's last record holds. "observation": o_T alone (the RLDS text); "transition":
+        a real action and reward too.
+    reward: "success": 1 at the last transition of an episode whose `success` is True, which terminates there;
+        "stored": the stored reward, terminating where the data says so; "demonstrations": every episode is a
+        success.
+    reward_at: of "stored". "action": r_t stands at the record of a_t (RLDS); "arrival": at the record that it
+        led to.
     dt: seconds that an action is held; None: the standardiser gives it for each episode.
-    text_encoder: name of the encoder of the stored embeddings; None: the dataset's own documentation of `instruction_embedding` names it.
+    text_encoder: name of the encoder of the stored embeddings; None: the dataset's own documentation of
+        `instruction_embedding` names it.
     expected_dt: {task: dt} that each episode must have, or None.
     achieves: {task: other tasks that a success at it achieves too}; hindsight never takes these for failures.
     """
@@ -57,9 +65,15 @@ class DatasetSpec:
         return getattr(function, "__name__", type(function).__name__)
 
     def __post_init__(self):
-        for field, known in (("last_record", LAST_RECORDS), ("reward", REWARDS), ("reward_at", REWARD_PLACES)):
+        for field, known in (
+            ("last_record", LAST_RECORDS),
+            ("reward", REWARDS),
+            ("reward_at", REWARD_PLACES),
+        ):
             if getattr(self, field) not in known:
-                raise UserError(f"DatasetSpec of {self.path}: {field} is {getattr(self, field)!r}; expected one of {known}.")
+                raise UserError(
+                    f"DatasetSpec of {self.path}: {field} is {getattr(self, field)!r}; expected one of {known}."
+                )
 
 
 _USE_LARGE = "universal-sentence-encoder-large/5"
@@ -104,7 +118,9 @@ _FRACTAL = DatasetSpec(
 
 SPECS: dict[str, DatasetSpec] = {
     "fractal_arm": _FRACTAL,
-    "fractal_arm_base": dataclasses.replace(_FRACTAL, standardise=standardisers.fractal_arm_base, action=_action(_ARM | _BASE)),
+    "fractal_arm_base": dataclasses.replace(
+        _FRACTAL, standardise=standardisers.fractal_arm_base, action=_action(_ARM | _BASE)
+    ),
     "bridge_v2": DatasetSpec(
         # WidowX arms, 5 Hz. Action: what the arm moved in its base's frame, metres and radians, and the
         # absolute gripper. Every episode carries reward 1, scripted ones too: it says nothing. A zero action

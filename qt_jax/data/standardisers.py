@@ -1,5 +1,6 @@
-"""Small named functions from an episode as a dataset stores it to ours. Arrays are stacked over the episode's
-R records.
+"""Small named functions from an episode as a dataset stores it to ours.
+
+Arrays are stacked over the episode's R records.
 
 One convention for robots' arms, whatever a dataset stores, since dims of one name share a place in the
 network:
@@ -28,9 +29,9 @@ from qt_jax.specs import DEMONSTRATION
 class Standardised:
     """One episode of R records, the conventions of its `DatasetSpec` not yet applied.
 
-    images: {camera: R encoded images}; state: [R, state_dim]; action: [R, D]; task: what hindsight holds for one task ("": the
-    instruction); embedding: of the instruction, if stored; reward: [R], success and terminal: where the dataset has them; dt: seconds,
-    where it differs between episodes.
+    images: {camera: R encoded images}; state: [R, state_dim]; action: [R, D]; task: what hindsight holds for
+    one task ("": the instruction); embedding: of the instruction, if stored; reward: [R], success and
+    terminal: where the dataset has them; dt: seconds, where it differs between episodes.
     """
 
     instruction: str
@@ -170,7 +171,9 @@ def language_table(episode: dict[str, Any]) -> Standardised:
     return Standardised(
         instruction=bytes(np.trim_zeros(np.asarray(observation["instruction"][0], np.uint8), "b")).decode(),
         images={"front": observation["rgb"]},
-        state=np.concatenate([observation["effector_translation"], observation["effector_target_translation"]], axis=-1),
+        state=np.concatenate(
+            [observation["effector_translation"], observation["effector_target_translation"]], axis=-1
+        ),
         action=steps["action"],
         episode_id=_text(episode["episode_id"]),
         **_flags(steps),

@@ -22,7 +22,9 @@ _OURS = "_qt_jax_tables"
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A dataset of a mixture. weight: its share of the segments. balance: {kind: share within it}; kinds not named share the rest."""
+    """A dataset of a mixture. weight: its share of the segments. balance: {kind: share within it}; kinds not
+    named share the rest.
+    """
 
     name: str
     spec: DatasetSpec
@@ -31,10 +33,12 @@ class Entry:
 
 
 def resolve(settings: Any, own: Mapping[str, DatasetSpec]) -> tuple[Entry, ...]:
-    """The datasets of `config.data.mixture`, from the project's tables, the file `config.data.tables`, and `own`, whose paths are complete.
+    """The datasets of `config.data.mixture`, from the project's tables, the file `config.data.tables`, and
+    `own`, whose paths are complete.
 
     Raises:
         UserError: for an unknown name, or a file that cannot be used.
+
     """
     users = _load(settings.tables) if settings.tables else None
     specs = {**SPECS, **getattr(users, "SPECS", {}), **own}
@@ -42,20 +46,31 @@ def resolve(settings: Any, own: Mapping[str, DatasetSpec]) -> tuple[Entry, ...]:
     name = settings.mixture
     shares = mixtures.get(name) or ({name: 1.0} if name in specs else None)
     if shares is None:
-        raise UserError(f"config.data.mixture is {name!r}; {_known(name, [*mixtures, *specs])} (more can be added by config.data.tables).")
+        raise UserError(
+            f"config.data.mixture is {name!r}; {_known(name, [*mixtures, *specs])} (more can be added by config.data.tables)."
+        )
     unknown = [dataset for dataset in shares if dataset not in specs]
     if unknown:
-        raise UserError(f"Mixture {name!r} names the dataset {unknown[0]!r}; {_known(unknown[0], list(specs))}.")
-    shares = {dataset: share if isinstance(share, Share) else Share(float(share)) for dataset, share in shares.items()}
+        raise UserError(
+            f"Mixture {name!r} names the dataset {unknown[0]!r}; {_known(unknown[0], list(specs))}."
+        )
+    shares = {
+        dataset: share if isinstance(share, Share) else Share(float(share))
+        for dataset, share in shares.items()
+    }
     total = sum(share.weight for share in shares.values())
     if min(share.weight for share in shares.values()) <= 0:
-        raise UserError(f"Mixture {name!r} has weights {[share.weight for share in shares.values()]}; expected positive numbers.")
+        raise UserError(
+            f"Mixture {name!r} has weights {[share.weight for share in shares.values()]}; expected positive numbers."
+        )
     common = {kind: share for kind, share in settings.balance.items() if share is not None}
     entries = []
     for dataset, share in shares.items():
         balance = common if share.balance is None else share.balance
         _check_balance(dataset, balance)
-        spec = _with_bins(specs[dataset] if dataset in own else _placed(specs[dataset], settings.root), settings.bins)
+        spec = _with_bins(
+            specs[dataset] if dataset in own else _placed(specs[dataset], settings.root), settings.bins
+        )
         entries.append(Entry(dataset, spec, share.weight / total, dict(balance)))
     return tuple(entries)
 
@@ -68,12 +83,15 @@ def interface(entries: Sequence[Entry], image_size: int) -> tuple[ActionSpec, Ob
 
     Raises:
         UserError: if they are stored in different sizes and none is given.
+
     """
     observations = [entry.spec.observation for entry in entries]
     cameras = tuple(sorted({camera for observation in observations for camera in observation.cameras}))
     sizes = {observation.image_size for observation in observations if observation.cameras}
     if len(sizes) > 1 and not image_size:
-        raise UserError(f"The datasets have images of {sorted(sizes)}; set config.data.image_size, to which all are resized.")
+        raise UserError(
+            f"The datasets have images of {sorted(sizes)}; set config.data.image_size, to which all are resized."
+        )
     size = (image_size, image_size) if image_size else next(iter(sizes), observations[0].image_size)
     longest = max(observations, key=lambda observation: observation.state_dim)
     action = network_action([entry.spec.action for entry in entries])
@@ -82,11 +100,15 @@ def interface(entries: Sequence[Entry], image_size: int) -> tuple[ActionSpec, Ob
 
 def _load(path: str) -> ModuleType:
     if not Path(path).is_file():
-        raise UserError(f"config.data.tables is {path!r}, which is no file; give a Python file with SPECS and MIXTURES.")
+        raise UserError(
+            f"config.data.tables is {path!r}, which is no file; give a Python file with SPECS and MIXTURES."
+        )
     file = Path(path).resolve()
     known = sys.modules.get(file.stem)
     if known is not None and not hasattr(known, _OURS):
-        raise UserError(f"config.data.tables={path} has the name of a module that is loaded already, {file.stem!r}; rename the file.")
+        raise UserError(
+            f"config.data.tables={path} has the name of a module that is loaded already, {file.stem!r}; rename the file."
+        )
     # Worker processes find it by its name, on the path that they inherit.
     if str(file.parent) not in sys.path:
         sys.path.insert(0, str(file.parent))
@@ -98,7 +120,9 @@ def _load(path: str) -> ModuleType:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"config.data.tables={path} cannot be imported ({type(error).__name__}: {error}).") from error
+        raise UserError(
+            f"config.data.tables={path} cannot be imported ({type(error).__name__}: {error})."
+        ) from error
     if not (hasattr(module, "SPECS") or hasattr(module, "MIXTURES")):
         raise UserError(f"config.data.tables={path} defines neither SPECS nor MIXTURES.")
     return module
@@ -111,7 +135,12 @@ def _known(name: str, known: list[str]) -> str:
 
 def _check_balance(dataset: str, balance: Mapping[str, float]) -> None:
     total = sum(balance.values())
-    if set(balance) - set(KINDS) or any(share < 0 for share in balance.values()) or total > 1 or (set(balance) == set(KINDS) and total < 1):
+    if (
+        set(balance) - set(KINDS)
+        or any(share < 0 for share in balance.values())
+        or total > 1
+        or (set(balance) == set(KINDS) and total < 1)
+    ):
         raise UserError(
             f"The balance of {dataset} is {dict(balance)}; expected shares of {KINDS} that sum to 1, or to less where one is left out and "
             "takes the rest."
@@ -127,5 +156,7 @@ def _placed(spec: DatasetSpec, root: str) -> DatasetSpec:
 def _with_bins(spec: DatasetSpec, bins: int) -> DatasetSpec:
     if not bins:
         return spec
-    action = dataclasses.replace(spec.action, bins=tuple(bins if count > 2 else count for count in spec.action.bins))
+    action = dataclasses.replace(
+        spec.action, bins=tuple(bins if count > 2 else count for count in spec.action.bins)
+    )
     return dataclasses.replace(spec, action=action)

@@ -1,7 +1,9 @@
-"""Streams a dataset's records and says where each departs from RLDS' conventions, from its `DatasetSpec`, or cannot be read at all.
+"""Streams a dataset's records and says where each departs from RLDS' conventions, from its `DatasetSpec`, or
+cannot be read at all.
 
-`episodes.read` stops at the first thing that training cannot use; here each episode is looked at whole, what training ignores (a stored
-reward, the action of the last record) and every image included. Steps are record numbers: 0 is the first record, R - 1 the last.
+`episodes.read` stops at the first thing that training cannot use; here each episode is looked at whole, what
+training ignores (a stored reward, the action of the last record) and every image included. Steps are record
+numbers: 0 is the first record, R - 1 the last.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ KINDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Violation:
-    """episode: its place in the shard. step: a record of it; None: all of it (an unreadable shard has no episode either)."""
+    """episode: its place in the shard. step: a record of it; None: all of it (an unreadable shard has no
+    episode either).
+    """
 
     kind: str
     shard: str
@@ -67,10 +71,12 @@ _Found = Iterator[tuple[str, int | None, str]]
 class Validator:
     """A pass over one dataset.
 
-    images: which of an episode to decode, one of `IMAGES`. embedding_used: training takes the stored embeddings. threads: that decode.
-    validation_fraction: as training has it, to tell duplicates on both sides.
+    images: which of an episode to decode, one of `IMAGES`. embedding_used: training takes the stored
+    embeddings. threads: that decode. validation_fraction: as training has it, to tell duplicates on both
+    sides.
 
-    Counted along: steps: transitions; below, above: [D] actions beyond the spec's bounds; shaped: episodes with rewards other than 0, 1.
+    Counted along: steps: transitions; below, above: [D] actions beyond the spec's bounds; shaped: episodes
+    with rewards other than 0, 1.
     """
 
     directory: Directory
@@ -108,9 +114,13 @@ class Validator:
     def warnings(self) -> list[str]:
         """What breaks no convention but is worth a look, after the pass."""
         action, lines, steps = self.spec.action, [], max(1, self.steps)
-        for name, low, high, below, above in zip(action.names, action.low, action.high, self.below / steps, self.above / steps):
+        for name, low, high, below, above in zip(
+            action.names, action.low, action.high, self.below / steps, self.above / steps
+        ):
             if below or above:
-                lines.append(f"action {name}: {below:.2%} below its bound {low:g}, {above:.2%} above {high:g}; they go to the edge bins")
+                lines.append(
+                    f"action {name}: {below:.2%} below its bound {low:g}, {above:.2%} above {high:g}; they go to the edge bins"
+                )
         if self.steps:
             lines += outliers.lines(action, self._samples.rows("action"), self._extremes.of)
         lines += self._duplicates.lines()
@@ -118,7 +128,9 @@ class Validator:
             more = f", and {len(self._changes) - 1} more" if len(self._changes) > 1 else ""
             lines.append(f"{self._changes[0]}: the instruction changes, the first is used{more}")
         if self.shaped:
-            lines.append(f"{self.shaped} episodes have rewards other than 0 and 1, which the spec's reward='success' ignores")
+            lines.append(
+                f"{self.shaped} episodes have rewards other than 0 and 1, which the spec's reward='success' ignores"
+            )
         return lines
 
     def _episode(
@@ -138,7 +150,9 @@ class Validator:
         except KeyError as error:
             yield "key", None, f"has no key {error}, which {reader} reads", ""
             return
-        except Exception as error:  # whatever a standardiser, a user's own too, makes of data that it was not written for
+        except (
+            Exception
+        ) as error:  # whatever a standardiser, a user's own too, makes of data that it was not written for
             yield "key", None, f"{reader} fails on it ({type(error).__name__}: {str(error)[:200]})", ""
             return
         if raw is None:
@@ -191,8 +205,10 @@ def _place(raw: Standardised, shard: Shard, place: int) -> str:
 
 
 def _change(example: dict[str, Any]) -> int | None:
-    """The first record with another instruction than the first has, under any key with that word in it;
-    records without one are passed over."""
+    """The first record with another instruction than the first has, under any key with that word in it.
+
+    Records without one are passed over.
+    """
     steps = example["steps"]
     for key, values in (steps | dict(steps.get("observation", {}))).items():
         if "instruction" in key and len(values):
@@ -226,10 +242,18 @@ def _shapes(raw: Standardised, spec: DatasetSpec) -> _Found:
     expected |= {"reward": (count,)} if raw.reward is not None else {}
     for name, shape in expected.items():
         if np.shape(getattr(raw, name)) != shape:
-            yield "shape", None, f"{name} is {list(np.shape(getattr(raw, name)))}, the spec says {list(shape)}"
+            yield (
+                "shape",
+                None,
+                f"{name} is {list(np.shape(getattr(raw, name)))}, the spec says {list(shape)}",
+            )
     for camera in observation.cameras:
         if camera not in raw.images:
-            yield "shape", None, f"has images of {sorted(raw.images)}, the spec says {list(observation.cameras)}"
+            yield (
+                "shape",
+                None,
+                f"has images of {sorted(raw.images)}, the spec says {list(observation.cameras)}",
+            )
         elif len(raw.images[camera]) != count:
             yield "shape", None, f"has {len(raw.images[camera])} images {camera!r} at {count} records"
 
@@ -254,16 +278,28 @@ def _terminal(example: dict[str, Any], raw: Standardised, spec: DatasetSpec) -> 
     expected = {"success": raw.success, "demonstrations": True, "stored": raw.terminal}[spec.reward]
     if raw.terminal is not None and expected is not None and raw.terminal != expected:
         outcome = "success" if expected else "failure"
-        yield "is_terminal", last, f"is {raw.terminal} at the last record of a {outcome}, expected {expected} by the spec's {spec.reward!r}"
+        yield (
+            "is_terminal",
+            last,
+            f"is {raw.terminal} at the last record of a {outcome}, expected {expected} by the spec's {spec.reward!r}",
+        )
 
 
 def _last_action(raw: Standardised, spec: DatasetSpec) -> _Found:
     action = np.asarray(raw.action, np.float32)[-1]
     zero, step = not np.any(action != 0), len(raw.is_last) - 1
     if spec.last_record == "observation" and not zero:
-        yield "last_record", step, f"has the action {_short(action)}, expected zeros beside o_T; is the spec's last_record 'transition'?"
+        yield (
+            "last_record",
+            step,
+            f"has the action {_short(action)}, expected zeros beside o_T; is the spec's last_record 'transition'?",
+        )
     if spec.last_record == "transition" and zero:
-        yield "last_record", step, "has an action of zeros, expected a transition; is the spec's last_record 'observation'?"
+        yield (
+            "last_record",
+            step,
+            "has an action of zeros, expected a transition; is the spec's last_record 'observation'?",
+        )
 
 
 def _rewards(raw: Standardised, spec: DatasetSpec) -> _Found:
@@ -277,18 +313,30 @@ def _rewards(raw: Standardised, spec: DatasetSpec) -> _Found:
     paid = np.flatnonzero(reward)
     if empty in paid:
         where = "the first record, before any action" if arrival else "the last record, which holds o_T alone"
-        yield "reward", int(empty), f"is {reward[empty]:g} at {where}; expected at record {due}, if the episode ends there"
+        yield (
+            "reward",
+            int(empty),
+            f"is {reward[empty]:g} at {where}; expected at record {due}, if the episode ends there",
+        )
         paid = paid[paid != empty]
         if not len(paid):
             return
     if not _sparse(raw):
         return
     if len(paid) == 1 and raw.success and paid[0] != due:
-        yield "reward", int(paid[0]), f"is the only one of a success, expected at record {due}, of the last transition"
+        yield (
+            "reward",
+            int(paid[0]),
+            f"is the only one of a success, expected at record {due}, of the last transition",
+        )
     elif spec.reward == "success" and raw.success and not len(paid):
         yield "reward", due, "is 0 throughout a success, expected 1 here"
     elif spec.reward == "success" and raw.success and len(paid) > 1:
-        yield "reward", int(paid[0]), f"is paid {len(paid)} times, at records {_short(paid)}; expected once, at record {due}"
+        yield (
+            "reward",
+            int(paid[0]),
+            f"is paid {len(paid)} times, at records {_short(paid)}; expected once, at record {due}",
+        )
     elif spec.reward == "success" and raw.success is False and len(paid):
         yield "reward", int(paid[0]), f"is {reward[paid[0]]:g} in a failed episode, expected none"
 
@@ -346,4 +394,6 @@ def _short(values: np.ndarray) -> str:
     values = np.asarray(values)
     if values.ndim == 0:
         return f"{values:g}"
-    return "[" + ", ".join(f"{value:.4g}" for value in values[:8]) + (", ..." if len(values) > 8 else "") + "]"
+    return (
+        "[" + ", ".join(f"{value:.4g}" for value in values[:8]) + (", ..." if len(values) > 8 else "") + "]"
+    )

@@ -1,1 +1,4 @@
-"""Simulators: suites of language-conditioned tasks and the scripted collectors. The only room that imports them."""
+"""Simulators: suites of language-conditioned tasks and the scripted collectors.
+
+The only room that imports them.
+"""

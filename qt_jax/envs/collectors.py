@@ -38,7 +38,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.early_limit = (4, 12)  # decisions before an early time limit
     config.file_format = "array_record"  # or "tfrecord"
     config.workers = 2  # processes
-    config.runner = "local"  # or "beam": as an Apache Beam pipeline, on as many machines as its own runner has
+    config.runner = (
+        "local"  # or "beam": as an Apache Beam pipeline, on as many machines as its own runner has
+    )
     config.beam_options = ()  # Beam's own, such as ("--runner=DataflowRunner", "--project=lab")
     return config
 
@@ -67,7 +69,10 @@ class Episode:
 
 
 def episode_seed(split: str, seed: int, place: int, index: int, attempt: int = 0) -> np.random.SeedSequence:
-    """place: of the task in its suite. Collection and evaluation draw from streams that share no entropy key, whatever their seeds are."""
+    """place: of the task in its suite.
+
+    Collection and evaluation draw from streams that share no entropy key, whatever their seeds are.
+    """
     return np.random.SeedSequence((SPLITS[split], seed, place, index, attempt))
 
 
@@ -77,29 +82,53 @@ def environment_seed(sequence: np.random.SeedSequence) -> int:
 
 def evaluation_seed(config: Any, task: str, index: int) -> int:
     """Environment seed of evaluation episode `index` of a task."""
-    return environment_seed(episode_seed("evaluate", config.evaluate.seed, suites.of(config).TASKS.index(task), index))
+    return environment_seed(
+        episode_seed("evaluate", config.evaluate.seed, suites.of(config).TASKS.index(task), index)
+    )
 
 
 def plan_episodes(config: ml_collections.ConfigDict, task_names: tuple[str, ...]) -> list[list[EpisodePlan]]:
-    """All episodes of a collection, in batches of one task each; the shares of `config.mix` are exact up to rounding."""
+    """All episodes of a collection, in batches of one task each.
+
+    The shares of `config.mix` are exact up to rounding.
+    """
     unknown = set(config.mix) - set(AUTONOMOUS)
     if unknown:
-        raise UserError(f"config.collect.mix names unknown collectors {sorted(unknown)}; expected some of {AUTONOMOUS}.")
+        raise UserError(
+            f"config.collect.mix names unknown collectors {sorted(unknown)}; expected some of {AUTONOMOUS}."
+        )
     shares = np.asarray([config.mix[kind] for kind in config.mix], float)
     least = {"demonstrations": 0, "autonomous": 0, "seed": 0, "workers": 1}
-    problems = [f"config.collect.{key} is {config[key]}, expected {low} or more" for key, low in least.items() if config[key] < low]
+    problems = [
+        f"config.collect.{key} is {config[key]}, expected {low} or more"
+        for key, low in least.items()
+        if config[key] < low
+    ]
     problems += [
-        f"config.collect.mix.{kind} is {config.mix[kind]}, expected a share of 0 or more" for kind in config.mix if config.mix[kind] < 0
+        f"config.collect.mix.{kind} is {config.mix[kind]}, expected a share of 0 or more"
+        for kind in config.mix
+        if config.mix[kind] < 0
     ]
     if config.autonomous and not shares.sum() > 0:
-        problems.append("config.collect.mix sums to 0, expected at least one kind of autonomous episode with a positive share")
+        problems.append(
+            "config.collect.mix sums to 0, expected at least one kind of autonomous episode with a positive share"
+        )
     if problems:
         raise UserError("; ".join(problems) + ".")
-    edges = np.round(np.cumsum(shares) / shares.sum() * config.autonomous).astype(int) if config.autonomous else ()
+    edges = (
+        np.round(np.cumsum(shares) / shares.sum() * config.autonomous).astype(int)
+        if config.autonomous
+        else ()
+    )
     kinds = [kind for kind, low, high in zip(config.mix, (0, *edges), edges) for _ in range(high - low)]
     collectors = [DEMONSTRATION] * config.demonstrations + kinds
-    plans = [[EpisodePlan(task, collector, index) for index, collector in enumerate(collectors)] for task in task_names]
-    return [one_task[start : start + BATCH] for start in range(0, len(collectors), BATCH) for one_task in plans]
+    plans = [
+        [EpisodePlan(task, collector, index) for index, collector in enumerate(collectors)]
+        for task in task_names
+    ]
+    return [
+        one_task[start : start + BATCH] for start in range(0, len(collectors), BATCH) for one_task in plans
+    ]
 
 
 class Behaviour:
@@ -109,7 +138,10 @@ class Behaviour:
         config, suite = experiment.collect, suites.of(experiment)
         kind, task = plan.collector, plan.task
         if kind == "wrong_task":
-            others = lambda names: [name for name in suite.suite_tasks(names) if name != task]
+
+            def others(names):
+                return [name for name in suite.suite_tasks(names) if name != task]
+
             task = str(rng.choice(others(experiment.env.tasks) or others(suite.get_config().tasks)))
         self._expert, self._misperceived = suite.Expert(task), suite.misperceived
         self._rng = rng
@@ -117,8 +149,12 @@ class Behaviour:
         direction = rng.normal(size=3)
         length = rng.uniform(*config.bias_m) if kind == "perception_bias" else 0.0
         self._bias = length * direction / np.linalg.norm(direction)
-        self._stuck_after = rng.integers(*config.stuck_after, endpoint=True) if kind == "stuck_gripper" else None
-        self.max_decisions = int(rng.integers(*config.early_limit, endpoint=True)) if kind == "early_limit" else None
+        self._stuck_after = (
+            rng.integers(*config.stuck_after, endpoint=True) if kind == "stuck_gripper" else None
+        )
+        self.max_decisions = (
+            int(rng.integers(*config.early_limit, endpoint=True)) if kind == "early_limit" else None
+        )
         self._decisions = 0
         self._gripper = 0.0
 
@@ -133,10 +169,13 @@ class Behaviour:
 
 
 def collect_episodes(config: Any, plans: list[EpisodePlan]) -> list[Episode]:
-    """Runs episodes of one task of the whole experiment's `config` (its `env` and `collect` parts). Same plan, same episode.
+    """Runs episodes of one task of the whole experiment's `config` (its `env` and `collect` parts).
+
+    Same plan, same episode.
 
     Raises:
         UserError: if the expert fails `MAX_DEMONSTRATION_TRIES` times in a row.
+
     """
     env = suites.of(config).Environment(plans[0].task, config.env)  # slower to make than an episode is to run
     try:
@@ -146,15 +185,21 @@ def collect_episodes(config: Any, plans: list[EpisodePlan]) -> list[Episode]:
 
 
 def _collect(env: SuiteEnv, config: Any, plan: EpisodePlan) -> Episode:
-    """A demonstration is repeated from new initial conditions until it succeeds, as a person's would be before it is kept."""
+    """A demonstration is repeated from new initial conditions until it succeeds, as a person's would be
+    before it is kept.
+    """
     suite = suites.of(config)
     for attempt in range(MAX_DEMONSTRATION_TRIES):
-        sequence = episode_seed("collect", config.collect.seed, suite.TASKS.index(plan.task), plan.index, attempt)
+        sequence = episode_seed(
+            "collect", config.collect.seed, suite.TASKS.index(plan.task), plan.index, attempt
+        )
         rng = np.random.default_rng(sequence.spawn(1)[0])
         episode = _rollout(env, Behaviour(config, plan, rng), plan, environment_seed(sequence))
         if episode.success or plan.collector != DEMONSTRATION:
             instruction = str(rng.choice(suite.INSTRUCTIONS[plan.task]))
-            return dataclasses.replace(episode, instruction=instruction, dt=suite.decision_dt(config.env, plan.task))
+            return dataclasses.replace(
+                episode, instruction=instruction, dt=suite.decision_dt(config.env, plan.task)
+            )
     raise UserError(
         f"The expert of {plan.task!r} failed {MAX_DEMONSTRATION_TRIES} times in a row within config.env.max_decisions="
         f"{config.env.max_decisions}; allow more decisions or a smaller config.env.action_repeat."
@@ -176,7 +221,9 @@ def _rollout(env: SuiteEnv, behaviour: Behaviour, plan: EpisodePlan, seed: int) 
         states.append(observation["state"])
         for name, image in observation["images"].items():
             images[name].append(_jpeg(image))
-    return Episode(plan, "", images, np.stack(states), np.stack(actions), np.float32(rewards), terminated, 0.0)
+    return Episode(
+        plan, "", images, np.stack(states), np.stack(actions), np.float32(rewards), terminated, 0.0
+    )
 
 
 def _jpeg(image: np.ndarray) -> bytes:

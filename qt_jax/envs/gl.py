@@ -29,7 +29,9 @@ _PROBED = "QT_JAX_GL_PROBED"
 def _works(backend: str) -> bool:
     environment = {**os.environ, "MUJOCO_GL": backend}
     try:
-        probe = subprocess.run([sys.executable, "-c", _PROBE], env=environment, capture_output=True, timeout=120)
+        probe = subprocess.run(
+            [sys.executable, "-c", _PROBE], env=environment, capture_output=True, timeout=120
+        )
     except subprocess.TimeoutExpired:
         return False
     return probe.returncode == 0
@@ -37,7 +39,9 @@ def _works(backend: str) -> bool:
 
 @functools.cache
 def find_backend() -> str | None:
-    """Sets MUJOCO_GL to the first backend that works (the user's own choice is tried alone); None if there is none."""
+    """Sets MUJOCO_GL to the first backend that works (the user's own choice is tried alone); None if there is
+    none.
+    """
     chosen = os.environ.get("MUJOCO_GL")
     if chosen and os.environ.get(_PROBED) == chosen:
         return chosen
@@ -53,6 +57,7 @@ def require_backend() -> str:
 
     Raises:
         UserError: if none works; names the package to install.
+
     """
     backend = find_backend()
     if backend is None:

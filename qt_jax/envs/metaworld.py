@@ -1,4 +1,6 @@
-"""Meta-World v3 as a suite of language-conditioned, sparse-reward tasks with decisions held for several simulator steps."""
+"""Meta-World v3 as a suite of language-conditioned, sparse-reward tasks with decisions held for several
+simulator steps.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,10 @@ CAMERA = "front"
 MARKER_RGBA = (0.1, 0.8, 0.2, 1.0)
 
 STATE_DESCRIPTIONS = {
-    "full": (39, "Meta-World's 39 numbers: hand xyz, gripper opening, object poses (now, one simulator step ago), goal xyz"),
+    "full": (
+        39,
+        "Meta-World's 39 numbers: hand xyz, gripper opening, object poses (now, one simulator step ago), goal xyz",
+    ),
     "proprioception": (4, "hand xyz and gripper opening; no object pose, no goal"),
     "none": (0, "no state vector"),
 }
@@ -45,8 +50,13 @@ def get_config() -> ml_collections.ConfigDict:
 
 
 def suite_tasks(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Tasks by name (with or without Meta-World's '-v3'); 'mt10' and 'mt50' stand for theirs. Raises a UserError for another."""
-    return suite_env.tasks_named(tuple(name.removesuffix("-v3") for name in names), {"mt10": tasks.MT10, "mt50": tasks.MT50}, TASKS)
+    """Tasks by name (with or without Meta-World's '-v3'); 'mt10' and 'mt50' stand for theirs.
+
+    Raises a UserError for another.
+    """
+    return suite_env.tasks_named(
+        tuple(name.removesuffix("-v3") for name in names), {"mt10": tasks.MT10, "mt50": tasks.MT50}, TASKS
+    )
 
 
 def action_spec(config: ml_collections.ConfigDict) -> ActionSpec:
@@ -69,15 +79,22 @@ def decision_dt(config: ml_collections.ConfigDict, task: str) -> float:
 
 
 class Environment(SuiteEnv):
-    """One task of Meta-World. Where a per-task override shortens the action repeat the limit of decisions grows, so that every task has the
-    same time. Privileged state: the 39 numbers of the last observation."""
+    """One task of Meta-World.
+
+    Where a per-task override shortens the action repeat the limit of decisions grows, so that every task has
+    the same time. Privileged state: the 39 numbers of the last observation.
+    """
 
     def __init__(self, task: str, config: ml_collections.ConfigDict):
         (self.task,) = suite_tasks([task])
         simulator = gl.import_simulator("metaworld.env_dict").ALL_V3_ENVIRONMENTS[f"{self.task}-v3"]()
         instruction, repeat = INSTRUCTIONS[self.task][0], action_repeat(config, self.task)
-        super().__init__(instruction, simulator, config, action_spec(config), observation_spec(config), repeat)
-        simulator._partially_observable = False  # the goal is part of the 39 numbers, as in Meta-World's MT benchmarks
+        super().__init__(
+            instruction, simulator, config, action_spec(config), observation_spec(config), repeat
+        )
+        simulator._partially_observable = (
+            False  # the goal is part of the 39 numbers, as in Meta-World's MT benchmarks
+        )
         simulator._freeze_rand_vec = False
         simulator.seeded_rand_vec = True
         simulator._set_task_called = True
@@ -85,7 +102,9 @@ class Environment(SuiteEnv):
         simulator.__dict__.pop("sawyer_observation_space", None)
         if self.task in tasks.OBJECT_RANGE:
             low, high = tasks.OBJECT_RANGE[self.task]
-            simulator._random_reset_space = gymnasium.spaces.Box(np.asarray(low), np.asarray(high), dtype=np.float64)
+            simulator._random_reset_space = gymnasium.spaces.Box(
+                np.asarray(low), np.asarray(high), dtype=np.float64
+            )
         _recolour_markers(simulator.model, visible=self.task in tasks.GOAL_NEEDS_MARKER)
 
     def _begin(self, seed: int | None) -> None:
@@ -99,8 +118,11 @@ class Environment(SuiteEnv):
         return bool(info["success"])
 
     def _settled_state(self) -> np.ndarray:
-        """The 39 numbers after a reset. Some tasks move bodies without recomputing the kinematics: the first frame and state would be
-        those of the previous place."""
+        """The 39 numbers after a reset.
+
+        Some tasks move bodies without recomputing the kinematics: the first frame and state would be those of
+        the previous place.
+        """
         gl.import_simulator("mujoco").mj_forward(self._simulator.model, self._simulator.data)
         for site in self._simulator._target_site_config:
             self._simulator._set_pos_site(*site)

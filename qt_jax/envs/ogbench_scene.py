@@ -1,6 +1,8 @@
-"""OGBench's `scene` (Park et al. 2024) as a suite of language-conditioned tasks: one scene with a drawer, a window, two buttons and a cube,
-and one distribution of starts for all tasks, so that only the instruction tells what to do. Success is as OGBench has it, for the one
-object that the instruction is about; tasks, starts and sentences are this project's.
+"""OGBench's `scene` (Park et al.
+
+2024) as a suite of language-conditioned tasks: one scene with a drawer, a window, two buttons and a cube, and
+one distribution of starts for all tasks, so that only the instruction tells what to do. Success is as OGBench
+has it, for the one object that the instruction is about; tasks, starts and sentences are this project's.
 """
 
 from __future__ import annotations
@@ -25,8 +27,16 @@ INSTRUCTIONS: dict[str, tuple[str, ...]] = {
     "window-close": ("close the window", "slide the window shut", "move the window closed"),
     "left-button": ("press the left button", "push the button on the left", "push down the left button"),
     "right-button": ("press the right button", "push the button on the right", "push down the right button"),
-    "cube-left": ("move the cube to the left", "pick up the cube and place it on the left", "put the block on the left side"),
-    "cube-right": ("move the cube to the right", "pick up the cube and place it on the right", "put the block on the right side"),
+    "cube-left": (
+        "move the cube to the left",
+        "pick up the cube and place it on the left",
+        "put the block on the left side",
+    ),
+    "cube-right": (
+        "move the cube to the right",
+        "pick up the cube and place it on the right",
+        "put the block on the right side",
+    ),
 }
 """Left and right are the robot's."""
 TASKS = tuple(INSTRUCTIONS)
@@ -49,8 +59,14 @@ HOME = (0.425, 0.0, 0.3)
 
 CAMERA = "front"
 STATE_DESCRIPTIONS = {
-    "full": (40, "OGBench's 40 numbers: arm joints and their speeds, hand pose, gripper; cube pose, buttons, drawer, window"),
-    "proprioception": (19, "OGBench's numbers of the arm: joints and their speeds, hand pose, gripper; no object"),
+    "full": (
+        40,
+        "OGBench's 40 numbers: arm joints and their speeds, hand pose, gripper; cube pose, buttons, drawer, window",
+    ),
+    "proprioception": (
+        19,
+        "OGBench's numbers of the arm: joints and their speeds, hand pose, gripper; no object",
+    ),
     "none": (0, "no state vector"),
 }
 
@@ -75,7 +91,9 @@ def suite_tasks(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def action_spec(config: ml_collections.ConfigDict) -> ActionSpec:
-    """Change of hand position (unit: 5 cm), of yaw (.3 rad) and of gripper opening (closes towards 1) in a control period, in [-1, 1]."""
+    """Change of hand position (unit: 5 cm), of yaw (.3 rad) and of gripper opening (closes towards 1) in a
+    control period, in [-1, 1].
+    """
     return ActionSpec(("x", "y", "z", "yaw", "grip"), (-1.0,) * 5, (1.0,) * 5, (config.bins,) * 5)
 
 
@@ -93,8 +111,19 @@ class Environment(SuiteEnv):
 
     def __init__(self, task: str, config: ml_collections.ConfigDict):
         (self.task,) = suite_tasks((task,))
-        scene = _CLOSED.pop() if _CLOSED else _scene_class()(env_type="scene", mode="data_collection", visualize_info=False)
-        super().__init__(INSTRUCTIONS[self.task][0], scene, config, action_spec(config), observation_spec(config), config.action_repeat)
+        scene = (
+            _CLOSED.pop()
+            if _CLOSED
+            else _scene_class()(env_type="scene", mode="data_collection", visualize_info=False)
+        )
+        super().__init__(
+            INSTRUCTIONS[self.task][0],
+            scene,
+            config,
+            action_spec(config),
+            observation_spec(config),
+            config.action_repeat,
+        )
 
     def _begin(self, seed: int | None) -> None:
         _, self.simulator_state = self._simulator.reset(seed=seed)
@@ -115,7 +144,8 @@ class Environment(SuiteEnv):
 
 
 _CLOSED: list[Any] = []
-"""Compiled scenes that no environment uses. They are all alike, whatever the task, and take seconds to make."""
+"""Compiled scenes that no environment uses. They are all alike, whatever the task, and take seconds to make.
+"""
 
 
 @functools.cache
@@ -132,7 +162,11 @@ def _scene_class() -> type:
             self.data.joint("drawer_slide").qpos[0] = self.np_random.uniform(*START["drawer"])
             self.data.joint("window_slide").qpos[0] = self.np_random.uniform(*START["window"])
             self.data.joint("object_joint_0").qpos[:2] = self.np_random.uniform(*START["cube"])
-            self.data.mocap_pos[self._cube_target_mocap_ids[0]] = (0, 0, -0.3)  # under the floor: no marker gives a task away
+            self.data.mocap_pos[self._cube_target_mocap_ids[0]] = (
+                0,
+                0,
+                -0.3,
+            )  # under the floor: no marker gives a task away
 
         def add_object_info(self, ob_info: dict[str, Any]) -> None:
             super().add_object_info(ob_info)
@@ -157,7 +191,10 @@ class Expert:
 
     def __init__(self, task: str):
         self._task = task
-        oracles = lambda name: gl.import_simulator(f"ogbench.manipspace.oracles.markov.{name}_markov")
+
+        def oracles(name):
+            return gl.import_simulator(f"ogbench.manipspace.oracles.markov.{name}_markov")
+
         if task in DRAWER_SLIDE:
             self._oracle = oracles("drawer").DrawerMarkovOracle(env=None)
         elif task in WINDOW_SLIDE:
@@ -170,26 +207,38 @@ class Expert:
         self._oracle._step, self._oracle._final_pos, self._oracle._final_yaw = 0, np.asarray(HOME), 0.0
 
     def __call__(self, simulator_state: dict[str, Any]) -> np.ndarray:
-        return np.float32(self._oracle.select_action(None, simulator_state | goal(self._task, simulator_state)))
+        return np.float32(
+            self._oracle.select_action(None, simulator_state | goal(self._task, simulator_state))
+        )
 
 
 def goal(task: str, info: dict[str, Any]) -> dict[str, Any]:
     """What OGBench's oracles are told of their goal."""
     if task in DRAWER_SLIDE:
         travel = DRAWER_SLIDE[task] - info["privileged/drawer_pos"][0]
-        return {"privileged/target_drawer_handle_pos": info["privileged/drawer_handle_pos"] + (0.0, -travel, 0.0)}
+        return {
+            "privileged/target_drawer_handle_pos": info["privileged/drawer_handle_pos"] + (0.0, -travel, 0.0)
+        }
     if task in WINDOW_SLIDE:
         travel = WINDOW_SLIDE[task] - info["privileged/window_pos"][0]
-        return {"privileged/target_window_handle_pos": info["privileged/window_handle_pos"] + (travel, 0.0, 0.0)}
+        return {
+            "privileged/target_window_handle_pos": info["privileged/window_handle_pos"] + (travel, 0.0, 0.0)
+        }
     if task in BUTTON:
         top = info[f"privileged/button_{BUTTON[task]}_top_pos"]
         told = {"target_button": BUTTON[task], "target_button_state": 0, "target_button_top_pos": top}
         return {f"privileged/{name}": value for name, value in told.items()}
-    told = {"target_block": 0, "target_block_pos": np.asarray(CUBE_XYZ[task]), "target_block_yaw": info["privileged/block_0_yaw"]}
+    told = {
+        "target_block": 0,
+        "target_block_pos": np.asarray(CUBE_XYZ[task]),
+        "target_block_yaw": info["privileged/block_0_yaw"],
+    }
     return {f"privileged/{name}": value for name, value in told.items()}
 
 
 def misperceived(simulator_state: dict[str, Any], bias: np.ndarray) -> dict[str, Any]:
     """The `info` with every object `bias` [3], in metres, from where it is."""
     objects = ("block_0", "drawer_handle", "window_handle", "button_0_top", "button_1_top")
-    return simulator_state | {key: simulator_state[key] + bias for key in (f"privileged/{name}_pos" for name in objects)}
+    return simulator_state | {
+        key: simulator_state[key] + bias for key in (f"privileged/{name}_pos" for name in objects)
+    }

@@ -1,4 +1,6 @@
-"""What the environments of all suites have in common: decisions held for several simulator steps, time limits, replays, frames."""
+"""What the environments of all suites have in common: decisions held for several simulator steps, time
+limits, replays, frames.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,9 @@ from qt_jax.specs import ActionSpec, ObservationSpec
 class SuiteEnv(gymnasium.Env, abc.ABC):
     """One task. The first success terminates the episode; `config.max_decisions` truncates it.
 
-    Observations are {"images": {camera: uint8 [H, W, 3]}, "state": float32 [state_dim]}; `reset(seed=)` fixes the whole episode,
-    whatever ran before; `reset(options={"max_decisions": n})` gives one episode a limit of its own. A suite defines what is
-    abstract here; `simulator_state` is what its scripted experts see.
+    Observations are {"images": {camera: uint8 [H, W, 3]}, "state": float32 [state_dim]}; `reset(seed=)` fixes
+    the whole episode, whatever ran before; `reset(options={"max_decisions": n})` gives one episode a limit of
+    its own. A suite defines what is abstract here; `simulator_state` is what its scripted experts see.
     """
 
     simulator_state: Any
@@ -45,7 +47,10 @@ class SuiteEnv(gymnasium.Env, abc.ABC):
         self.action_space = gymnasium.spaces.Box(np.float32(action.low), np.float32(action.high))
         self.observation_space = gymnasium.spaces.Dict(
             images=gymnasium.spaces.Dict(
-                {name: gymnasium.spaces.Box(0, 255, (*observation.image_size, 3), np.uint8) for name in observation.cameras}
+                {
+                    name: gymnasium.spaces.Box(0, 255, (*observation.image_size, 3), np.uint8)
+                    for name in observation.cameras
+                }
             ),
             state=gymnasium.spaces.Box(-np.inf, np.inf, (observation.state_dim,), np.float32),
         )
@@ -84,11 +89,14 @@ class SuiteEnv(gymnasium.Env, abc.ABC):
         return self._observation(), float(success), success, truncated, {"success": success}
 
     def replay(self, seed: int, actions: np.ndarray, keep: int = 1) -> tuple[list[dict[str, Any]], bool]:
-        """An episode that begins where `actions` [T, D] lead from `reset(seed=seed)`; the time limit counts from there.
+        """An episode that begins where `actions` [T, D] lead from `reset(seed=seed)`; the time limit counts
+        from there.
 
-        Each action is held to its end whatever it achieves, so that tasks that share a scene come to the same state.
+        Each action is held to its end whatever it achieves, so that tasks that share a scene come to the same
+        state.
 
-        Returns: the observations of the last `keep` states (fewer where there are fewer), and whether the last is a success.
+        Returns: the observations of the last `keep` states (fewer where there are fewer), and whether the
+        last is a success.
         """
         first, _ = self.reset(seed=seed)
         observations, success = collections.deque([first], maxlen=keep), False
@@ -104,7 +112,10 @@ class SuiteEnv(gymnasium.Env, abc.ABC):
 
     def _observation(self) -> dict[str, Any]:
         state = self._state()[: self._spec.state_dim].astype(np.float32)
-        return {"images": {name: self.render_frame(self._spec.image_size[0]) for name in self._spec.cameras}, "state": state}
+        return {
+            "images": {name: self.render_frame(self._spec.image_size[0]) for name in self._spec.cameras},
+            "state": state,
+        }
 
     def render_frame(self, size: int) -> np.ndarray:
         """uint8 [size, size, 3]."""
@@ -130,11 +141,14 @@ class SuiteEnv(gymnasium.Env, abc.ABC):
         self._renderers.clear()
 
 
-def observation_spec(config: ml_collections.ConfigDict, camera: str, states: dict[str, tuple[int, str]]) -> ObservationSpec:
+def observation_spec(
+    config: ml_collections.ConfigDict, camera: str, states: dict[str, tuple[int, str]]
+) -> ObservationSpec:
     """Of `config.env`; states: {config.env.state: (numbers, what they are)}.
 
     Raises:
         UserError: for a setting that the suite does not have.
+
     """
     if config.state not in states:
         raise UserError(f"config.env.state is {config.state!r}; expected one of {sorted(states)}.")
@@ -147,15 +161,20 @@ def observation_spec(config: ml_collections.ConfigDict, camera: str, states: dic
     return ObservationSpec(config.cameras, (config.image_size,) * 2, dim, description)
 
 
-def tasks_named(names: tuple[str, ...], groups: dict[str, tuple[str, ...]], known: tuple[str, ...]) -> tuple[str, ...]:
+def tasks_named(
+    names: tuple[str, ...], groups: dict[str, tuple[str, ...]], known: tuple[str, ...]
+) -> tuple[str, ...]:
     """Of the suite whose tasks are `known`: each name is a task's, or a group's {name: its tasks}.
 
     Raises:
         UserError: for a name that is neither.
+
     """
     chosen = tuple(task for name in names for task in groups.get(name, (name,)))
     unknown = [name for name in chosen if name not in known]
     if unknown or not chosen:
         expected = ", ".join(map(repr, groups))
-        raise UserError(f"config.env.tasks has unknown tasks {unknown}; expected {expected} or some of {', '.join(known)}.")
+        raise UserError(
+            f"config.env.tasks has unknown tasks {unknown}; expected {expected} or some of {', '.join(known)}."
+        )
     return chosen

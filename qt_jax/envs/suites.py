@@ -1,9 +1,11 @@
-"""The suite of tasks that `config.env.suite` names: a module of this room, or of a user's (examples/my_suite.py).
+"""The suite of tasks that `config.env.suite` names: a module of this room, or of a user's
+(examples/my_suite.py).
 
-A suite has `get_config`, `suite_tasks` (of names), `TASKS` (all; their places seed episodes), `INSTRUCTIONS` {task: sentences, the first is
-evaluation's}, `SHARED_SCENES` (pairs that only the instruction tells apart), `STATE_HAS_GOAL` (kinds of state that hold one task's goal),
-`ONE_SCENE` (whose simulators serve all tasks), `action_spec`, `observation_spec`, `decision_dt`, `Environment` (a SuiteEnv), `Expert`
-(privileged state -> action), `misperceived`.
+A suite has `get_config`, `suite_tasks` (of names), `TASKS` (all; their places seed episodes), `INSTRUCTIONS`
+{task: sentences, the first is evaluation's}, `SHARED_SCENES` (pairs that only the instruction tells apart),
+`STATE_HAS_GOAL` (kinds of state that hold one task's goal), `ONE_SCENE` (whose simulators serve all tasks),
+`action_spec`, `observation_spec`, `decision_dt`, `Environment` (a SuiteEnv), `Expert` (privileged state ->
+action), `misperceived`.
 """
 
 from __future__ import annotations
@@ -29,14 +31,19 @@ def of(config: ml_collections.ConfigDict) -> ModuleType:
 
     Raises:
         UserError: for one that there is not.
+
     """
-    if config.env.suite in SUITES:  # each is imported when it is named: a machine may have one simulator alone
+    if (
+        config.env.suite in SUITES
+    ):  # each is imported when it is named: a machine may have one simulator alone
         return importlib.import_module(f"qt_jax.envs.{config.env.suite}")
     return plugins.find("config.env.suite", config.env.suite, dict.fromkeys(SUITES), NEEDS)
 
 
 def dataset_spec(config: ml_collections.ConfigDict) -> DatasetSpec:
-    """Of what `collect` writes at `config.data.path`: its data must have held each task's actions as long as the environment does."""
+    """Of what `collect` writes at `config.data.path`: its data must have held each task's actions as long as
+    the environment does.
+    """
     suite, env = of(config), config.env
     return DatasetSpec(
         path=config.data.path,

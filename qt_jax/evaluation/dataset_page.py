@@ -1,4 +1,6 @@
-"""One self-contained HTML page about a dataset: its numbers, its actions against the bins, and episodes of each kind."""
+"""One self-contained HTML page about a dataset: its numbers, its actions against the bins, and episodes of
+each kind.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,11 @@ def render(source: Source, found: Summary, shown: list[Shown], image_size: tuple
 
     Args:
         image_size: of the network's images.
+
     """
-    template = jinja2.Template((Path(__file__).parent / "templates" / "dataset.html").read_text(), autoescape=True)
+    template = jinja2.Template(
+        (Path(__file__).parent / "templates" / "dataset.html").read_text(), autoescape=True
+    )
     episodes = [
         {
             "shown": one,

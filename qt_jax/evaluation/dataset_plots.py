@@ -35,7 +35,9 @@ def lengths(values: np.ndarray) -> str:
 
 
 def actions(dims: list[ActionDim]) -> str:
-    """A panel a dim: the share of sampled actions in each bin; in red those beyond the bounds, which go to the edge bins."""
+    """A panel a dim: the share of sampled actions in each bin; in red those beyond the bounds, which go to
+    the edge bins.
+    """
     figure, axes = _panels(len(dims), 2.0)
     for axis, dim in zip(axes, dims):
         total, width = dim.counts.sum(), (dim.high - dim.low) / dim.bins
@@ -52,7 +54,10 @@ def actions(dims: list[ActionDim]) -> str:
 
 
 def curves(shown: Shown, action: ActionSpec) -> str:
-    """Each action dim over the steps between its bounds, red where clipped; then reward and discounted return."""
+    """Each action dim over the steps between its bounds, red where clipped.
+
+    Then reward and discounted return.
+    """
     episode, steps = shown.episode, np.arange(shown.episode.length)
     figure, axes = _panels(action.dims + 1, 1.5)
     clipped = np.logical_or(*discretization.beyond(action, episode.actions))
@@ -102,7 +107,9 @@ def _jpeg(image: np.ndarray) -> str:
 def _panels(count: int, height: float) -> tuple[Any, np.ndarray]:
     columns = min(5 if count < 11 else 6, count)
     rows = -(-count // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(2.3 * columns, height * rows), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(2.3 * columns, height * rows), squeeze=False, layout="constrained"
+    )
     for axis in axes.flat:
         axis.tick_params(labelsize=6)
     for axis in axes.flat[count:]:

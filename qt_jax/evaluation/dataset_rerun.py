@@ -21,7 +21,10 @@ def sdk() -> Any:
 
 
 class Recording:
-    """Writes episodes into one file, an entity each, DATASET/KIND/EPISODE. Their time is the step, and seconds from their start."""
+    """Writes episodes into one file, an entity each, DATASET/KIND/EPISODE.
+
+    Their time is the step, and seconds from their start.
+    """
 
     def __init__(self, path: str):
         self._sdk = sdk()
@@ -29,13 +32,17 @@ class Recording:
         try:
             self._stream.save(path)
         except RuntimeError as error:
-            raise UserError(f"--rerun={path} cannot be written ({error}); give a file in a folder that is there.") from error
+            raise UserError(
+                f"--rerun={path} cannot be written ({error}); give a file in a folder that is there."
+            ) from error
 
     def add(self, dataset: str, shown: Shown, action: ActionSpec) -> None:
         rerun, stream, episode = self._sdk, self._stream, shown.episode
         entity = rerun.new_entity_path([dataset, shown.kind, *(episode.episode_id or shown.place).split("/")])
         outcome = "success" if episode.success else "failure"
-        stream.log(f"{entity}/instruction", rerun.TextDocument(f"{episode.instruction} ({outcome})"), static=True)
+        stream.log(
+            f"{entity}/instruction", rerun.TextDocument(f"{episode.instruction} ({outcome})"), static=True
+        )
         stream.log(f"{entity}/action", rerun.SeriesLines(names=list(action.names)), static=True)
         for step in range(len(episode.state)):
             stream.set_time("step", sequence=step)

@@ -30,7 +30,9 @@ class Dim:
 
 @dataclasses.dataclass(frozen=True)
 class ActionDim(Dim):
-    """counts: [bins] sampled actions in each bin; below, above: shares of them that are clipped into the first and the last."""
+    """counts: [bins] sampled actions in each bin; below, above: shares of them that are clipped into the
+    first and the last.
+    """
 
     low: float
     high: float
@@ -50,7 +52,8 @@ class ActionDim(Dim):
 @dataclasses.dataclass(frozen=True)
 class Summary:
     """kinds: {of `KINDS`: episodes}. dt: {seconds: episodes}. tasks, collectors: (name, episodes, success).
-    discount: in words. samples: behind the actions."""
+    discount: in words. samples: behind the actions.
+    """
 
     name: str
     weight: float
@@ -109,7 +112,10 @@ def summary(recipe: Recipe, source: Source) -> Summary:
     seconds, episodes = np.unique(columns["dt"], return_counts=True)
 
     def groups(column: str, names: tuple[str, ...]) -> list[tuple[str, int, float]]:
-        found = [(name, int((member := columns[column] == i).sum()), float(success[member].mean())) for i, name in enumerate(names)]
+        found = [
+            (name, int((member := columns[column] == i).sum()), float(success[member].mean()))
+            for i, name in enumerate(names)
+        ]
         return sorted(found, key=lambda row: (-row[1], row[0]))
 
     told = np.bincount(columns["instruction"], minlength=len(index.instructions))
@@ -153,12 +159,26 @@ def _actions(source: Source) -> list[ActionDim]:
     tokens = discretization.tokenize(action, samples)
     below, above = (side.mean(axis=0) for side in discretization.beyond(action, samples))
     counts = [np.bincount(column, minlength=bins) for column, bins in zip(tokens.T, action.bins)]
-    return list(map(ActionDim, action.names, _rows(source, "action"), action.low, action.high, counts, below.tolist(), above.tolist()))
+    return list(
+        map(
+            ActionDim,
+            action.names,
+            _rows(source, "action"),
+            action.low,
+            action.high,
+            counts,
+            below.tolist(),
+            above.tolist(),
+        )
+    )
 
 
 def text(found: Summary) -> str:
     """For a terminal of 140 columns; the page has the rest."""
-    lengths, others = found.lengths, ", ".join(f"{count:,} {LABELS[kind]}" for kind, count in found.kinds.items())
+    lengths, others = (
+        found.lengths,
+        ", ".join(f"{count:,} {LABELS[kind]}" for kind, count in found.kinds.items()),
+    )
     counts, _ = np.histogram(lengths, bins=min(24, int(np.ptp(lengths)) + 1))
     lines = [
         f"{found.name}: {found.path}",
@@ -177,7 +197,15 @@ def text(found: Summary) -> str:
     if found.left_out:
         lines.append(f"  left out      {found.left_out:,} by the standardiser")
     lines += [f"  skipped       {count:,}: {reason}" for reason, count in found.skipped.items()]
-    width = max(len(name) for name, *_ in [*found.tasks[:TOP], *found.collectors[:TOP], *found.instructions[:TOP], ("collector",)])
+    width = max(
+        len(name)
+        for name, *_ in [
+            *found.tasks[:TOP],
+            *found.collectors[:TOP],
+            *found.instructions[:TOP],
+            ("collector",),
+        ]
+    )
     for what, groups in (("collector", found.collectors), ("task", found.tasks)):
         lines += ["", f"  {what:{width}}{'episodes':>10}{'success':>9}"]
         lines += [f"  {name:{width}}{episodes:>10,}{share:>9.0%}" for name, episodes, share in groups[:TOP]]
@@ -191,10 +219,18 @@ def text(found: Summary) -> str:
 def _tables(found: Summary) -> list[str]:
     heads = _NUMBERS.format("mean", "std", "q01", "q99", "least", "greatest")
     width = max(len("action"), *(len(dim.name) for dim in found.actions))
-    lines = [f"  {'action':{width}}{heads}   {'bounds':>16}{'clipped':>16}{'bins used':>12}  share of bins, of {found.samples:,} steps"]
+    lines = [
+        f"  {'action':{width}}{heads}   {'bounds':>16}{'clipped':>16}{'bins used':>12}  share of bins, of {found.samples:,} steps"
+    ]
     for dim in found.actions:
-        bounds, clipped, used = f"{dim.low:.3g}, {dim.high:.3g}", f"{dim.below:.1%}, {dim.above:.1%}", f"{dim.used} of {dim.bins}"
-        lines.append(f"  {dim.name:{width}}{_numbers(dim)}   {bounds:>16}{clipped:>16}{used:>12}  |{spark(dim.counts)}|")
+        bounds, clipped, used = (
+            f"{dim.low:.3g}, {dim.high:.3g}",
+            f"{dim.below:.1%}, {dim.above:.1%}",
+            f"{dim.used} of {dim.bins}",
+        )
+        lines.append(
+            f"  {dim.name:{width}}{_numbers(dim)}   {bounds:>16}{clipped:>16}{used:>12}  |{spark(dim.counts)}|"
+        )
     lines += [f"  worth a look: {line}" for line in found.outliers]
     if found.state:
         lines += ["", f"  {'state':{width}}{heads}   {found.state_description}"]

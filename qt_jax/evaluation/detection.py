@@ -9,8 +9,13 @@ import numpy as np
 
 def scores(said: np.ndarray, outcomes: np.ndarray) -> dict[str, Any]:
     """Counts, precision, recall and F1 of what was `said` of the `outcomes`, both bool [P]."""
-    right, false_alarms, missed = (int(np.sum(mask)) for mask in (said & outcomes, said & ~outcomes, ~said & outcomes))
-    share = lambda count, of: count / of if of else None
+    right, false_alarms, missed = (
+        int(np.sum(mask)) for mask in (said & outcomes, said & ~outcomes, ~said & outcomes)
+    )
+
+    def share(count, of):
+        return count / of if of else None
+
     return {
         "true_positives": right,
         "false_positives": false_alarms,
@@ -23,7 +28,9 @@ def scores(said: np.ndarray, outcomes: np.ndarray) -> dict[str, Any]:
 
 
 def curve(values: np.ndarray, outcomes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Thresholds (each value that occurs, greatest first), and recall and precision at each; recall needs a positive outcome."""
+    """Thresholds (each value that occurs, greatest first), and recall and precision at each; recall needs a
+    positive outcome.
+    """
     thresholds = np.unique(values)[::-1]
     said = values >= thresholds[:, None]
     right = (said & outcomes).sum(-1)
@@ -31,7 +38,9 @@ def curve(values: np.ndarray, outcomes: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def best_threshold(values: np.ndarray, outcomes: np.ndarray) -> float | None:
-    """That of the best F1 (of equal ones the greatest), halfway to the next lower value; None where no outcome is positive."""
+    """That of the best F1 (of equal ones the greatest), halfway to the next lower value; None where no
+    outcome is positive.
+    """
     if not outcomes.any():
         return None
     thresholds, recall, precision = curve(values, outcomes)
@@ -47,15 +56,22 @@ def average_precision(values: np.ndarray, outcomes: np.ndarray) -> float | None:
     return float(np.sum(np.diff(recall, prepend=0.0) * precision))
 
 
-def intervals(said: np.ndarray, outcomes: np.ndarray, groups: np.ndarray, seed: int, resamples: int = 1000) -> dict[str, Any]:
+def intervals(
+    said: np.ndarray, outcomes: np.ndarray, groups: np.ndarray, seed: int, resamples: int = 1000
+) -> dict[str, Any]:
     """95% bootstrap intervals {"precision", "recall", "f1": [low, high] or None}.
 
     Args:
-        groups: int [P]; pairs of one group (instructions asked of one state) are drawn together, as they are not independent.
+        groups: int [P]; pairs of one group (instructions asked of one state) are drawn together, as they are
+            not independent.
+
     """
     rng = np.random.default_rng(seed)
     members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
-    drawn = [np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))]) for _ in range(resamples)]
+    drawn = [
+        np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
+        for _ in range(resamples)
+    ]
     rows = [scores(said[chosen], outcomes[chosen]) for chosen in drawn]
     found = {}
     for name in ("precision", "recall", "f1"):

@@ -28,16 +28,22 @@ def success_bars(groups: dict[str, dict[str, Any]], tasks: list[str]) -> str:
     axes.set_xticks(range(len(tasks)), tasks, rotation=20 if len(tasks) > 4 else 0)
     axes.set_ylim(0, 1.05)
     axes.set_ylabel("success (95% Wilson)")
-    axes.legend(fontsize=8, ncols=len(groups), loc="lower center", bbox_to_anchor=(0.5, 1.0))  # above: bars may reach the top
+    axes.legend(
+        fontsize=8, ncols=len(groups), loc="lower center", bbox_to_anchor=(0.5, 1.0)
+    )  # above: bars may reach the top
     return figure_uri(figure)
 
 
 def learning_curves(records: list[dict[str, float]], names: list[str]) -> str:
     """One panel for each metric that occurs, training and validation in the same panel."""
-    present = [name for name in names if any(f"{p}/{name}" in r for r in records for p in ("train", "validation"))]
+    present = [
+        name for name in names if any(f"{p}/{name}" in r for r in records for p in ("train", "validation"))
+    ]
     columns = min(4, len(present))
     rows = -(-len(present) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(3.2 * columns, 2.3 * rows), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(3.2 * columns, 2.3 * rows), squeeze=False, layout="constrained"
+    )
     for axis, name in zip(axes.flat, present):
         for prefix in ("train", "validation"):
             points = [(r["step"], r[f"{prefix}/{name}"]) for r in records if f"{prefix}/{name}" in r]
@@ -64,7 +70,9 @@ def value_over_time(chosen: np.ndarray, dims: tuple[str, ...], label: str) -> st
 def scores_over_bins(scores: np.ndarray, dims: tuple[str, ...]) -> str:
     """One heat map a dim, bins upwards and decisions to the right: [T, D, N]."""
     finite = np.where(np.isfinite(scores), scores, np.nan)
-    figure, axes = plt.subplots(1, len(dims), figsize=(2.6 * len(dims), 2.2), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(dims), figsize=(2.6 * len(dims), 2.2), layout="constrained", squeeze=False
+    )
     for i, name in enumerate(dims):
         picture = axes[0, i].imshow(finite[:, i].T, aspect="auto", origin="lower", interpolation="nearest")
         axes[0, i].set_title(name, fontsize=9)
@@ -78,7 +86,9 @@ def video(frames: list[np.ndarray]) -> tuple[str, bytes]:
     """An H.264 mp4 of uint8 [H, W, 3] frames, as a data URI and as bytes."""
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         path = Path(folder) / "video.mp4"
-        warnings.filterwarnings("ignore", r"os\.fork", RuntimeWarning)  # ffmpeg is started by exec at once, which JAX's threads allow
+        warnings.filterwarnings(
+            "ignore", r"os\.fork", RuntimeWarning
+        )  # ffmpeg is started by exec at once, which JAX's threads allow
         iio.imwrite(path, np.stack(frames), fps=VIDEO_FPS, codec="libx264", macro_block_size=2)
         data = path.read_bytes()
     return uri(data, "video/mp4"), data

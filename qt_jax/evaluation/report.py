@@ -29,8 +29,10 @@ def write(
     """Writes `report.html` and `videos/*.mp4` into the run's directory and returns the page's path.
 
     Args:
-        summary: of `evaluate`: rows per task and overall, the data's own rates under "data", instruction swaps under "language".
+        summary: of `evaluate`: rows per task and overall, the data's own rates under "data", instruction
+            swaps under "language".
         methods: {name: summary} of this and other methods, shown side by side.
+
     """
     records = storage.json_lines(folder / "metrics.jsonl")
     videos = folder / "videos"
@@ -47,7 +49,9 @@ def write(
                 "over_bins": plots.scores_over_bins(rollout.scores, dims),
             }
         )
-    groups = {"the data itself": summary["data"]} | {name: method["tasks"] for name, method in methods.items()}
+    groups = {"the data itself": summary["data"]} | {
+        name: method["tasks"] for name, method in methods.items()
+    }
     page = affordance_page.TEMPLATES.get_template("report.html").render(
         title=title,
         summary=summary,

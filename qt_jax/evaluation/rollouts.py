@@ -1,4 +1,6 @@
-"""Episodes of a policy in a suite: several environments stepped as one policy batch, through the runtime that serves robots."""
+"""Episodes of a policy in a suite: several environments stepped as one policy batch, through the runtime that
+serves robots.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ class Job:
 
 @dataclasses.dataclass
 class Rollout:
-    """What happened: actions [T, D]; scores of the chosen bin of each dim, [T, D]; all scores [T, D, N] and frames only when traced."""
+    """What happened: actions [T, D]; scores of the chosen bin of each dim, [T, D]; all scores [T, D, N] and
+    frames only when traced.
+    """
 
     job: Job
     success: bool
@@ -53,11 +57,14 @@ def run(
     video_size: int = 192,
     on_done: Callable[[Rollout], None] = lambda rollout: None,
 ) -> list[Rollout]:
-    """Runs every job to its end and returns the rollouts in the order of `jobs`. Same policy and seeds, same rollouts.
+    """Runs every job to its end and returns the rollouts in the order of `jobs`.
+
+    Same policy and seeds, same rollouts.
 
     Args:
-        begin: puts an environment in the state where a job begins. Returns its observation, after those before it that the policy is
-            to have seen.
+        begin: puts an environment in the state where a job begins. Returns its observation, after those
+            before it that the policy is to have seen.
+
     """
     waiting = collections.deque(enumerate(jobs))
     slots: list[_Slot | None] = [None] * num_envs
@@ -88,7 +95,10 @@ def run(
 
 
 class _Environments:
-    """One open environment a slot, made anew where the slot's next episode is of another task. Closed at the end, whatever happens."""
+    """One open environment a slot, made anew where the slot's next episode is of another task.
+
+    Closed at the end, whatever happens.
+    """
 
     def __init__(self, make_env: Callable[[str], Any]):
         self._make_env = make_env
@@ -128,7 +138,9 @@ class _Slot:
 
     def request(self) -> Request:
         reset, self._reset = self._reset, False
-        return Request(self.number, self.observation["images"], self.observation["state"], self.job.instruction, reset)
+        return Request(
+            self.number, self.observation["images"], self.observation["state"], self.job.instruction, reset
+        )
 
     def record(self, decision: Decision) -> None:
         self._actions.append(decision.action)
@@ -138,4 +150,12 @@ class _Slot:
 
     def finish(self, success: bool) -> Rollout:
         scores = np.stack(self._scores) if self._scores else None
-        return Rollout(self.job, success, len(self._chosen), np.stack(self._actions), np.stack(self._chosen), scores, self._frames)
+        return Rollout(
+            self.job,
+            success,
+            len(self._chosen),
+            np.stack(self._actions),
+            np.stack(self._chosen),
+            scores,
+            self._frames,
+        )

@@ -16,7 +16,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.videos = 1  # traced episodes a task, with video and Q over bins in the report
     config.references = ()  # workdirs of evaluated runs to show beside this one
     config.affordances = ml_collections.ConfigDict()  # of the door `affordances`
-    config.affordances.states = 40  # simulator states a task: half are starts of episodes, half chosen by chance within episodes
-    config.affordances.decisions = 0  # most decisions before a state within an episode; 0: config.env.max_decisions
+    config.affordances.states = (
+        40  # simulator states a task: half are starts of episodes, half chosen by chance within episodes
+    )
+    config.affordances.decisions = (
+        0  # most decisions before a state within an episode; 0: config.env.max_decisions
+    )
     config.affordances.timed = (1, 2, 10, 50)  # numbers of instructions whose joint valuation is timed
     return config

@@ -17,7 +17,9 @@ from qt_jax.evaluation.dataset_summary import kinds
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """kind: of `mixtures.KINDS`. place: file and byte (or number) of the record. returns: [T], what the learner bounds its targets with."""
+    """kind: of `mixtures.KINDS`. place: file and byte (or number) of the record. returns: [T], what the
+    learner bounds its targets with.
+    """
 
     kind: str
     place: str
@@ -26,7 +28,9 @@ class Shown:
 
 
 def choose(source: Source, count: int) -> list[tuple[str, int]]:
-    """(kind, number in the index) of `count` training episodes of each kind: of other tasks first, by a hash of their ids."""
+    """(kind, number in the index) of `count` training episodes of each kind: of other tasks first, by a hash
+    of their ids.
+    """
     columns, chosen = source.index.columns, []
     for kind, members in kinds(source).items():
         candidates = source.train[members[source.train]]
@@ -45,6 +49,7 @@ def read(recipe: Recipe, source: Source, count: int) -> list[Shown]:
 
     Raises:
         UserError: for a dataset that changed meanwhile.
+
     """
     shown = []
     for kind, number in choose(source, count):

@@ -13,14 +13,24 @@ def success_rate(outcomes: list[bool]) -> dict[str, Any]:
     """Share of successes with its 95% Wilson interval."""
     successes = sum(outcomes)
     interval = binomtest(successes, len(outcomes)).proportion_ci(method="wilson")
-    return {"success": successes / len(outcomes), "low": interval.low, "high": interval.high, "episodes": len(outcomes)}
+    return {
+        "success": successes / len(outcomes),
+        "low": interval.low,
+        "high": interval.high,
+        "episodes": len(outcomes),
+    }
 
 
 def summarize(rollouts: list[Rollout]) -> dict[str, Any]:
     """Per task and overall: success with interval, mean episode length in decisions."""
 
     def row(chosen: list[Rollout]) -> dict[str, Any]:
-        return success_rate([r.success for r in chosen]) | {"mean_length": sum(r.length for r in chosen) / len(chosen)}
+        return success_rate([r.success for r in chosen]) | {
+            "mean_length": sum(r.length for r in chosen) / len(chosen)
+        }
 
     tasks = sorted({r.job.task for r in rollouts})
-    return {"tasks": {task: row([r for r in rollouts if r.job.task == task]) for task in tasks}, "overall": row(rollouts)}
+    return {
+        "tasks": {task: row([r for r in rollouts if r.job.task == task]) for task in tasks},
+        "overall": row(rollouts),
+    }

@@ -1,4 +1,6 @@
-"""Whether two runtimes hold the same policy: the same observations, the same scores on the same prefixes, the same bins."""
+"""Whether two runtimes hold the same policy: the same observations, the same scores on the same prefixes, the
+same bins.
+"""
 
 from __future__ import annotations
 
@@ -10,31 +12,43 @@ from qt_jax.errors import UserError
 from qt_jax.serving.runtime import Runtime
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
-"""Of scores, by compute dtype (default of this project): another order of sums, and what it does to a bfloat16."""
+"""Of scores, by compute dtype (default of this project): another order of sums, and what it does to a
+bfloat16.
+"""
 
 
 def observations(spec: Any, rows: int, seed: int) -> dict[str, Any]:
     """Random ones, alike in no two rows."""
     rng, observation = np.random.default_rng(seed), spec.observation
     return {
-        "images": {name: rng.integers(0, 256, (rows, *observation.image_size, 3), np.uint8) for name in observation.cameras},
+        "images": {
+            name: rng.integers(0, 256, (rows, *observation.image_size, 3), np.uint8)
+            for name in observation.cameras
+        },
         "state": rng.normal(size=(rows, observation.state_dim)).astype(np.float32),
         "instruction": rng.normal(scale=0.05, size=(rows, spec.instruction_dim)).astype(np.float32),
     }
 
 
 def compare(reference: Runtime, other: Runtime, dtype: str) -> dict[str, Any]:
-    """Steps both through episodes longer than the window, two of them, and compares every score whose prefix is the same.
+    """Steps both through episodes longer than the window, two of them, and compares every score whose prefix
+    is the same.
 
     Returns:
         decisions: how many were compared. max_difference: of scores. tolerance: what is allowed.
-        ties: share of dims in which the reference's two best bins are nearer to each other than the tolerance.
+        ties: share of dims in which the reference's two best bins are nearer to each other than the
+            tolerance.
         other_bins: share of dims that chose another bin, all of them ties.
 
     Raises:
         UserError: if a score differs by more than the tolerance, or a bin differs that is no tie.
+
     """
-    rows, steps, tolerance = min(reference.slots, other.slots), 2 * reference.spec.window + 2, TOLERANCE[dtype]
+    rows, steps, tolerance = (
+        min(reference.slots, other.slots),
+        2 * reference.spec.window + 2,
+        TOLERANCE[dtype],
+    )
     slots, worst, ties, differing, dims = np.arange(rows), 0.0, 0, 0, 0
     decided = list(reference.spec.decided)
     for step in range(2 * steps):
@@ -54,7 +68,11 @@ def compare(reference: Runtime, other: Runtime, dtype: str) -> dict[str, Any]:
                 f"The exported policy does not agree with its original: scores differ by up to {worst:.3g}, {tolerance:g} is allowed "
                 f"for {dtype}. Report this with the config; export from a float32 model meanwhile."
             )
-        ties, differing, dims = ties + int(tie.sum()), differing + int((~same & prefix).sum()), dims + int(prefix.sum())
+        ties, differing, dims = (
+            ties + int(tie.sum()),
+            differing + int((~same & prefix).sum()),
+            dims + int(prefix.sum()),
+        )
     return {"decisions": 2 * steps * rows, "max_difference": worst, "tolerance": tolerance, "ties": ties / dims,
             "other_bins": differing / dims}  # fmt: skip
 

@@ -1,4 +1,6 @@
-"""Checkpoint -> policy artefact (serving/artefact.py says what is in it), and how far it agrees with the checkpoint."""
+"""Checkpoint -> policy artefact (serving/artefact.py says what is in it), and how far it agrees with the
+checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,8 @@ def write(
     batches: Sequence[int] = (),
     instructions: Sequence[str] = (),
 ) -> artefact.Artefact:
-    """Writes the artefact of a checkpoint (step 0: the latest), and compares what it does with what the checkpoint does.
+    """Writes the artefact of a checkpoint (step 0: the latest), and compares what it does with what the
+    checkpoint does.
 
     Args:
         dataset: whose robot acts. beam: prefixes kept from dim to dim; 1: greedy.
@@ -48,10 +51,13 @@ def write(
 
     Raises:
         UserError: if the checkpoint cannot be read, the folder holds something else, or the two do not agree.
+
     """
     params, assets, step = checkpoints.load_params(workdir, step=step)
     origin = {"workdir": str(workdir), "step": step}
-    return build(params, assets, output, origin, dataset=dataset, beam=beam, batches=batches, instructions=instructions)
+    return build(
+        params, assets, output, origin, dataset=dataset, beam=beam, batches=batches, instructions=instructions
+    )
 
 
 def build(
@@ -72,7 +78,9 @@ def build(
     made = live.programs(assets, dataset, beam)
     flat = flattened(params)
     vectors = (
-        np.stack([text.embed(s, assets.text_encoder) for s in instructions]) if instructions else np.zeros((0, assets.instruction_dim))
+        np.stack([text.embed(s, assets.text_encoder) for s in instructions])
+        if instructions
+        else np.zeros((0, assets.instruction_dim))
     )
     about = {
         "schema": SCHEMA,
@@ -113,6 +121,7 @@ def replacing(folder: Path) -> Iterator[Path]:
 
     Raises:
         UserError: if the disk does not take it.
+
     """
     folder = folder.resolve()
     work, old = (folder.with_name(f"{folder.name}.{state}") for state in ("incomplete", "replaced"))
@@ -158,14 +167,19 @@ def _programs(made: live.Programs, like: dict, flat: dict[str, np.ndarray], batc
     """`encode` and `decode` as functions of the flat parameters; batch 0: of any size."""
     spec, observation = made.spec, made.spec.observation
     (rows,) = (batch,) if batch else export.symbolic_shape("rows")
-    struct = lambda dtype, *shape: jax.ShapeDtypeStruct((rows, *shape), dtype)
+
+    def struct(dtype, *shape):
+        return jax.ShapeDtypeStruct((rows, *shape), dtype)
+
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), flat)
     images = {name: struct(np.uint8, *observation.image_size, 3) for name in observation.cameras}
     inputs = images, struct(np.float32, observation.state_dim), struct(np.float32, spec.instruction_dim)
     encode = jax.jit(lambda flat, *rest: made.encode(unflattened(flat, like), *rest))
     decode = jax.jit(lambda flat, *rest: made.decode(unflattened(flat, like), *rest))
     frame = jax.eval_shape(encode, params, *inputs)
-    window = jax.tree.map(lambda x: jax.ShapeDtypeStruct((x.shape[0], spec.window, *x.shape[1:]), x.dtype), frame)
+    window = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((x.shape[0], spec.window, *x.shape[1:]), x.dtype), frame
+    )
     exported = {
         "encode": export.export(encode, platforms=PLATFORMS)(params, *inputs),
         "decode": export.export(decode, platforms=PLATFORMS)(

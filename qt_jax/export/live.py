@@ -29,16 +29,21 @@ class Programs:
 
 
 def programs(assets: checkpoints.Assets, dataset: str = "collected", beam: int = 1) -> Programs:
-    """The policy of the robot of `dataset`; what this robot lacks of the network's action, cameras and state is masked as in training.
+    """The policy of the robot of `dataset`.
+
+    What this robot lacks of the network's action, cameras and state is masked as in training.
 
     Args:
         beam: prefixes kept from dim to dim; 1: greedy.
 
     Raises:
         UserError: if the checkpoint was not trained on that dataset.
+
     """
     if dataset not in assets.datasets:
-        raise UserError(f"The policy was trained on the datasets {sorted(assets.datasets)}, not on {dataset!r}; name one of them.")
+        raise UserError(
+            f"The policy was trained on the datasets {sorted(assets.datasets)}, not on {dataset!r}; name one of them."
+        )
     config: Any = checkpoints.frozen_config(assets.config)
     robot = assets.datasets[dataset]
     spec = PolicySpec(
@@ -61,6 +66,7 @@ def of_robot(config: Any, network: Network, spec: PolicySpec, statistics: Statis
 
     Raises:
         UserError: if the policy is told a return, and `spec` does not say which one.
+
     """
     if config.model.return_token and spec.told_return is None:
         raise UserError("Which return the policy is told is not stored: train it again with this version.")
@@ -78,8 +84,12 @@ def of_robot(config: Any, network: Network, spec: PolicySpec, statistics: Statis
         return network.encode_frame(params, seen, mask, padded, instruction, wanted)
 
     def decode(params, cache, mask, executed):
-        scores = lambda logits, dim: agent.scores(config, bin_mask[dim], logits)
-        past = executed @ np.eye(network.action.dims, dtype=np.int32)[list(spec.slots)]  # 0 where it has no dim, as in training
+        def scores(logits, dim):
+            return agent.scores(config, bin_mask[dim], logits)
+
+        past = (
+            executed @ np.eye(network.action.dims, dtype=np.int32)[list(spec.slots)]
+        )  # 0 where it has no dim, as in training
         if beam == 1:
             return network.greedy(params, cache, mask, past, scores)
         return network.beam(params, cache, mask, past, scores, beam, agent.ADDITIVE, np.asarray(bins) > 0)
@@ -87,13 +97,17 @@ def of_robot(config: Any, network: Network, spec: PolicySpec, statistics: Statis
     return Programs(spec, statistics, encode, decode)
 
 
-def build(params: dict, assets: checkpoints.Assets, slots: int, dataset: str = "collected", beam: int = 1) -> Policy:
+def build(
+    params: dict, assets: checkpoints.Assets, slots: int, dataset: str = "collected", beam: int = 1
+) -> Policy:
     """A Policy of `slots` parallel episodes."""
     made = programs(assets, dataset, beam)
     return Policy(made.spec, made.statistics, jax.device_put(params), made.encode, made.decode, slots)
 
 
-def load(workdir: str, slots: int, step: int = 0, dataset: str = "collected") -> tuple[Policy, checkpoints.Assets, int]:
+def load(
+    workdir: str, slots: int, step: int = 0, dataset: str = "collected"
+) -> tuple[Policy, checkpoints.Assets, int]:
     """A checkpoint below `workdir` (step 0: the latest) as a policy; also its assets and step."""
     params, assets, step = checkpoints.load_params(workdir, step=step)
     return build(params, assets, slots, dataset), assets, step

@@ -1,7 +1,10 @@
-"""An artefact's `encode` and `decode` as ONNX, for robots without jax (serving/onnx_policy.py runs them). Needs the extra `onnx`.
+"""An artefact's `encode` and `decode` as ONNX, for robots without jax (serving/onnx_policy.py runs them).
 
-They are traced anew from the parameters and the network that policy.json describes, in float32 (onnxruntime multiplies no bfloat16 on a
-CPU) and for one row, with the parameters inside. jax2onnx sees jax's own operations alone, not Flax.
+Needs the extra `onnx`.
+
+They are traced anew from the parameters and the network that policy.json describes, in float32 (onnxruntime
+multiplies no bfloat16 on a CPU) and for one row, with the parameters inside. jax2onnx sees jax's own
+operations alone, not Flax.
 """
 
 from __future__ import annotations
@@ -35,7 +38,8 @@ Inputs = dict[str, jax.ShapeDtypeStruct]
 
 
 def write(path: str, opset: int) -> dict[str, Any]:
-    """Adds `onnx/` to an artefact, compared with what the artefact itself does, and records it in policy.json, which is returned.
+    """Adds `onnx/` to an artefact, compared with what the artefact itself does, and records it in
+    policy.json, which is returned.
 
     Args:
         opset: version of ONNX's operations. The older, the older the onnxruntime that runs them.
@@ -43,6 +47,7 @@ def write(path: str, opset: int) -> dict[str, Any]:
     Raises:
         UserError: if there is no artefact, a part does not convert (by name, with the operation) or not to
             this opset, or the two do not agree.
+
     """
     source = artefact.load(path)
     config = source.about["provenance"]["config"]
@@ -71,10 +76,15 @@ def _programs(source: artefact.Artefact, config: dict[str, Any], opset: int, out
     params = unflattened(jax.device_put(safetensors.numpy.load_file(source.path / artefact.PARAMS)), like)
     made = live.of_robot(settings, network, spec, source.statistics, source.about["beam"])
 
-    struct = lambda dtype, *shape: jax.ShapeDtypeStruct((1, *shape), dtype)
+    def struct(dtype, *shape):
+        return jax.ShapeDtypeStruct((1, *shape), dtype)
+
     cameras = spec.observation.cameras
     inputs = {image_name(camera): struct(np.uint8, *spec.observation.image_size, 3) for camera in cameras}
-    inputs |= {"state": struct(np.float32, spec.observation.state_dim), "instruction": struct(np.float32, spec.instruction_dim)}
+    inputs |= {
+        "state": struct(np.float32, spec.observation.state_dim),
+        "instruction": struct(np.float32, spec.instruction_dim),
+    }
 
     def encode(*leaves):
         *images, state, instruction = leaves
@@ -88,32 +98,46 @@ def _programs(source: artefact.Artefact, config: dict[str, Any], opset: int, out
         *cache, mask, executed = leaves
         return made.decode(params, structure.unflatten(cache), mask, executed)
 
-    window |= {"mask": struct(np.bool_, spec.window), "executed": struct(np.int32, spec.window, spec.action.dims)}
+    window |= {
+        "mask": struct(np.bool_, spec.window),
+        "executed": struct(np.int32, spec.window, spec.action.dims),
+    }
     programs = (encode, inputs, list(caches)), (decode, window, ["tokens", "scores"])
     for part, (program, takes, gives) in zip(PARTS, programs):
         convert(part, program, takes, gives, opset, output / f"{part}.onnx")
 
 
 def convert(part: str, program: Callable, inputs: Inputs, outputs: list[str], opset: int, path: Path) -> None:
-    """Writes `program`, a function of `inputs`' arrays whose result has the leaves `outputs`, as ONNX (large constants: PATH.data beside).
+    """Writes `program`, a function of `inputs`' arrays whose result has the leaves `outputs`, as ONNX (large
+    constants: PATH.data beside).
 
     Raises:
         UserError: naming the part and the operation that did not convert, or that the opset does not have.
+
     """
     try:
         import jax2onnx
         import onnx
     except ImportError as error:
-        raise UserError(f"The export to ONNX needs jax2onnx ({error}); run it in the venv that `make .onnx/.installed` builds.") from error
+        raise UserError(
+            f"The export to ONNX needs jax2onnx ({error}); run it in the venv that `make .onnx/.installed` builds."
+        ) from error
     traced = jax.make_jaxpr(program)(*inputs.values())
-    replayed = lambda *arrays: tuple(_replay(traced.jaxpr, traced.consts, *arrays))
+
+    def replayed(*arrays):
+        return tuple(_replay(traced.jaxpr, traced.consts, *arrays))
+
     names = {"input_names": list(inputs), "output_names": outputs}
     written = {"return_mode": "file", "output_path": path, "model_name": part, "opset": opset}
     try:
         jax2onnx.to_onnx(replayed, list(inputs.values()), **written, **names)
     except Exception as error:  # whatever a converter of one of some hundred operations raises
         operation = re.search(r"primitive '(\w+)'", str(error))
-        why = f"jax's operation {operation[1]!r} has no converter" if operation else " ".join(str(error).split()) or type(error).__name__
+        why = (
+            f"jax's operation {operation[1]!r} has no converter"
+            if operation
+            else " ".join(str(error).split()) or type(error).__name__
+        )
         raise UserError(f"The part {part!r} of the policy does not convert to ONNX: {why}.") from error
     try:
         model = onnx.load(path, load_external_data=False)
@@ -130,9 +154,14 @@ def convert(part: str, program: Callable, inputs: Inputs, outputs: list[str], op
 
 
 def _replay(jaxpr: Any, consts: Any, *inputs: Any) -> list[Any]:
-    """A jaxpr's outputs, its calls inlined and its branches chosen where no input decides: of a `platform_dependent` the default."""
+    """A jaxpr's outputs, its calls inlined and its branches chosen where no input decides: of a
+    `platform_dependent` the default.
+    """
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *inputs]))
-    read = lambda variables: [v.val if isinstance(v, Literal) else values[v] for v in variables]
+
+    def read(variables):
+        return [v.val if isinstance(v, Literal) else values[v] for v in variables]
+
     for equation in jaxpr.eqns:
         name, params, arguments = equation.primitive.name, equation.params, read(equation.invars)
         if name == "platform_index":
@@ -144,7 +173,9 @@ def _replay(jaxpr: Any, consts: Any, *inputs: Any) -> list[Any]:
             inner = params["jaxpr" if name == "jit" else "call_jaxpr"]
             results = _replay(inner.jaxpr, inner.consts, *arguments)
         else:
-            counts = _known(arguments) and all(v.aval.dtype.kind in "ib" for v in equation.outvars)  # parameters stay as they are stored
+            counts = _known(arguments) and all(
+                v.aval.dtype.kind in "ib" for v in equation.outvars
+            )  # parameters stay as they are stored
             with jax.ensure_compile_time_eval() if counts else contextlib.nullcontext():
                 results = equation.primitive.bind(*arguments, **params)
             results = results if equation.primitive.multiple_results else [results]

@@ -1,5 +1,7 @@
-"""Depthwise convolution with a CPU's own program: shifted products, some 20 times faster there than XLA's grouped convolution and its
-gradients. Elsewhere XLA's own. The choice is made when a program is compiled, so an exported policy has both."""
+"""Depthwise convolution with a CPU's own program: shifted products, some 20 times faster there than XLA's
+grouped convolution and its gradients. Elsewhere XLA's own. The choice is made when a program is compiled, so
+an exported policy has both.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +15,25 @@ import jax.numpy as jnp
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
-def convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: str, **rest: Any) -> jax.Array:
-    """For `nnx.Conv(..., feature_group_count=C, conv_general_dilated=convolve)`: [B, H, W, C] and [k, k, 1, C], equal strides, "SAME"."""
-    assert padding == "SAME" and strides[0] == strides[1] and kernel.shape[2:] == (1, x.shape[-1]), "not a depthwise convolution of ours"
+def convolve(
+    x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: str, **rest: Any
+) -> jax.Array:
+    """For `nnx.Conv(..., feature_group_count=C, conv_general_dilated=convolve)`: [B, H, W, C] and [k, k, 1,
+    C], equal strides, "SAME".
+    """
+    assert padding == "SAME" and strides[0] == strides[1] and kernel.shape[2:] == (1, x.shape[-1]), (
+        "not a depthwise convolution of ours"
+    )
     return _depthwise(x, kernel, strides[0])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _depthwise(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     return jax.lax.platform_dependent(
-        x, kernel, cpu=functools.partial(_shifted, stride=stride), default=functools.partial(_grouped, stride=stride)
+        x,
+        kernel,
+        cpu=functools.partial(_shifted, stride=stride),
+        default=functools.partial(_grouped, stride=stride),
     )
 
 
@@ -31,15 +42,21 @@ def _forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, t
 
 
 def _backward(stride: int, inputs: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    grouped = lambda x, kernel, dy: jax.vjp(functools.partial(_grouped, stride=stride), x, kernel)[1](dy)
-    return jax.lax.platform_dependent(*inputs, dy, cpu=functools.partial(_shifted_gradients, stride=stride), default=grouped)
+    def grouped(x, kernel, dy):
+        return jax.vjp(functools.partial(_grouped, stride=stride), x, kernel)[1](dy)
+
+    return jax.lax.platform_dependent(
+        *inputs, dy, cpu=functools.partial(_shifted_gradients, stride=stride), default=grouped
+    )
 
 
 _depthwise.defvjp(_forward, _backward)
 
 
 def _grouped(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=LAYOUT, feature_group_count=x.shape[-1])
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), "SAME", dimension_numbers=LAYOUT, feature_group_count=x.shape[-1]
+    )
 
 
 def _padding(size: int, k: int, stride: int) -> tuple[int, int]:
@@ -61,22 +78,30 @@ def _shifted(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     k, (rows, columns) = kernel.shape[0], (-(-n // stride) for n in x.shape[1:3])
     padded, total = _padded(x, k, stride), 0.0
     for i, j in _taps(k):
-        window = padded[:, i : i + (rows - 1) * stride + 1 : stride, j : j + (columns - 1) * stride + 1 : stride]
+        window = padded[
+            :, i : i + (rows - 1) * stride + 1 : stride, j : j + (columns - 1) * stride + 1 : stride
+        ]
         total += window * kernel[i, j, 0].astype(jnp.promote_types(x.dtype, jnp.float32))
     return total.astype(x.dtype)
 
 
 def _margins(size: int, k: int, stride: int) -> tuple[int, int, int]:
-    """What spreads the outputs so that each input finds at tap (i, j) the output that saw it there: before, after, between."""
+    """What spreads the outputs so that each input finds at tap (i, j) the output that saw it there: before,
+    after, between.
+    """
     before = _padding(size, k, stride)[0]
     last = (-(-size // stride) - 1) * stride  # where the last output's window begins, in the padded image
     return k - 1 - before, size - 1 + before - last, stride - 1
 
 
-def _shifted_gradients(x: jax.Array, kernel: jax.Array, dy: jax.Array, stride: int) -> tuple[jax.Array, jax.Array]:
+def _shifted_gradients(
+    x: jax.Array, kernel: jax.Array, dy: jax.Array, stride: int
+) -> tuple[jax.Array, jax.Array]:
     k, (rows, columns) = kernel.shape[0], dy.shape[1:3]
     spread = jax.lax.pad(
-        dy, jnp.zeros((), dy.dtype), ((0, 0, 0), _margins(x.shape[1], k, stride), _margins(x.shape[2], k, stride), (0, 0, 0))
+        dy,
+        jnp.zeros((), dy.dtype),
+        ((0, 0, 0), _margins(x.shape[1], k, stride), _margins(x.shape[2], k, stride), (0, 0, 0)),
     )
     dx = 0.0
     for i, j in _taps(k):
@@ -87,9 +112,14 @@ def _shifted_gradients(x: jax.Array, kernel: jax.Array, dy: jax.Array, stride: i
 
     def add_row(total: jax.Array, row: jax.Array) -> tuple[jax.Array, None]:
         """Row by row: a sum over all pixels at once would read the image from memory for each tap."""
-        of = lambda array, index: jax.lax.dynamic_index_in_dim(array, index, axis=1, keepdims=False).astype(total.dtype)
+
+        def of(array, index):
+            return jax.lax.dynamic_index_in_dim(array, index, axis=1, keepdims=False).astype(total.dtype)
+
         outputs = of(dy, row)
-        windows = (of(padded, row * stride + i)[:, j : j + (columns - 1) * stride + 1 : stride] for i, j in _taps(k))
+        windows = (
+            of(padded, row * stride + i)[:, j : j + (columns - 1) * stride + 1 : stride] for i, j in _taps(k)
+        )
         return total + jnp.stack([jnp.sum(window * outputs, axis=(0, 1)) for window in windows]), None
 
     start = jnp.zeros((k * k, x.shape[-1]), jnp.promote_types(x.dtype, jnp.float32))

@@ -21,12 +21,18 @@ def _groups(channels: int) -> int:
 
 def _call(block: nnx.Module, x: jax.Array, instruction: jax.Array, remat: str) -> jax.Array:
     graphdef, params = nnx.split(block)
-    apply = lambda params, x, instruction: by_row(nnx.merge(graphdef, params)(x, instruction))
+
+    def apply(params, x, instruction):
+        return by_row(nnx.merge(graphdef, params)(x, instruction))
+
     return rematerialised(apply, remat)(params, x, instruction)
 
 
 class Film(nnx.Module):
-    """x * (1 + gamma) + beta from the instruction; starts as the identity (FiLM: Perez et al. 2018; identity start: RT-1)."""
+    """x * (1 + gamma) + beta from the instruction; starts as the identity (FiLM: Perez et al.
+
+    2018; identity start: RT-1).
+    """
 
     def __init__(self, instruction_dim: int, channels: int, dtype, rngs: nnx.Rngs):
         zeros = nnx.initializers.zeros
@@ -38,7 +44,9 @@ class Film(nnx.Module):
 
 
 class ResidualBlock(nnx.Module):
-    """LayerNorm over channels (a third of GroupNorm's time on a CPU), 3x3 convolution, FiLM, GELU, 1x1 convolution, skip."""
+    """LayerNorm over channels (a third of GroupNorm's time on a CPU), 3x3 convolution, FiLM, GELU, 1x1
+    convolution, skip.
+    """
 
     def __init__(self, channels: int, instruction_dim: int, dtype, rngs: nnx.Rngs):
         self.norm = nnx.LayerNorm(channels, dtype=dtype, rngs=rngs)
@@ -53,7 +61,8 @@ class ResidualBlock(nnx.Module):
 class PatchEncoder(nnx.Module):
     """Laptop-size: stages of (patch, width, depth): GELU-activated linear patches, then residual blocks.
 
-    On a CPU the gradient of a convolution is the slow part of a step, that of a matrix product is not: so few 3x3 convolutions.
+    On a CPU the gradient of a convolution is the slow part of a step, that of a matrix product is not: so few
+    3x3 convolutions.
     """
 
     def __init__(self, config, instruction_dim: int, dtype, rngs: nnx.Rngs):
@@ -63,7 +72,9 @@ class PatchEncoder(nnx.Module):
         channels = 3
         for patch, width, depth in stages:
             self.embed.append(nnx.Linear(patch * patch * channels, width, dtype=dtype, rngs=rngs))
-            self.blocks.append(nnx.List([ResidualBlock(width, instruction_dim, dtype, rngs) for _ in range(depth)]))
+            self.blocks.append(
+                nnx.List([ResidualBlock(width, instruction_dim, dtype, rngs) for _ in range(depth)])
+            )
             channels = width
         self.channels = channels
 
@@ -96,12 +107,29 @@ class SqueezeExcite(nnx.Module):
 
 
 class MBConv(nnx.Module):
-    """EfficientNet's inverted bottleneck (Tan & Le 2019) with GroupNorm, followed by FiLM (as RT-1 places it)."""
+    """EfficientNet's inverted bottleneck (Tan & Le 2019) with GroupNorm, followed by FiLM (as RT-1 places
+    it).
+    """
 
-    def __init__(self, inputs: int, outputs: int, expand: int, kernel: int, stride: int, instruction_dim: int, dtype, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        expand: int,
+        kernel: int,
+        stride: int,
+        instruction_dim: int,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
         width = inputs * expand
-        norm = lambda channels: nnx.GroupNorm(channels, num_groups=_groups(channels), dtype=dtype, rngs=rngs)
-        conv = lambda i, o, k=1, **options: nnx.Conv(i, o, (k, k), use_bias=False, dtype=dtype, rngs=rngs, **options)
+
+        def norm(channels):
+            return nnx.GroupNorm(channels, num_groups=_groups(channels), dtype=dtype, rngs=rngs)
+
+        def conv(i, o, k=1, **options):
+            return nnx.Conv(i, o, (k, k), use_bias=False, dtype=dtype, rngs=rngs, **options)
+
         each = {"strides": stride, "feature_group_count": width, "conv_general_dilated": depthwise.convolve}
         self.expand = nnx.List([conv(inputs, width), norm(width)] if expand > 1 else [])
         self.depthwise, self.depthwise_norm = conv(width, width, kernel, **each), norm(width)
@@ -121,7 +149,9 @@ class MBConv(nnx.Module):
 
 
 class EfficientNetB3(nnx.Module):
-    """EfficientNet-B3 (Tan & Le 2019: width x1.2, depth x1.4) with FiLM after each block; GroupNorm replaces BatchNorm."""
+    """EfficientNet-B3 (Tan & Le 2019: width x1.2, depth x1.4) with FiLM after each block; GroupNorm replaces
+    BatchNorm.
+    """
 
     STAGES = (  # expand, kernel, stride, channels, repeats: B0's table scaled to B3
         (1, 3, 1, 24, 2), (6, 3, 2, 32, 3), (6, 5, 2, 48, 3), (6, 3, 2, 96, 5), (6, 5, 1, 136, 5), (6, 5, 2, 232, 6), (6, 3, 1, 384, 2),
@@ -135,7 +165,18 @@ class EfficientNetB3(nnx.Module):
         channels = 40
         for expand, kernel, stride, outputs, repeats in self.STAGES:
             for i in range(repeats):
-                self.blocks.append(MBConv(channels, outputs, expand, kernel, stride if i == 0 else 1, instruction_dim, dtype, rngs))
+                self.blocks.append(
+                    MBConv(
+                        channels,
+                        outputs,
+                        expand,
+                        kernel,
+                        stride if i == 0 else 1,
+                        instruction_dim,
+                        dtype,
+                        rngs,
+                    )
+                )
                 channels = outputs
         self.top = nnx.Conv(channels, 1536, (1, 1), use_bias=False, dtype=dtype, rngs=rngs)
         self.top_norm = nnx.GroupNorm(1536, num_groups=8, dtype=dtype, rngs=rngs)
@@ -149,8 +190,9 @@ class EfficientNetB3(nnx.Module):
 
 
 ENCODERS = {"patch": PatchEncoder, "efficientnet_b3": EfficientNetB3}
-"""By `config.model.encoder`: made of (config.model, instruction_dim, dtype, rngs), with `channels`; called with images
-[B, H, W, 3] in [-1, 1] and instructions [B, E], gives features [B, h, w, channels]."""
+"""By `config.model.encoder`: made of (config.model, instruction_dim, dtype, rngs), with `channels`; called
+with images [B, H, W, 3] in [-1, 1] and instructions [B, E], gives features [B, h, w, channels].
+"""
 
 
 def encoder(name: str) -> Any:
@@ -158,21 +200,29 @@ def encoder(name: str) -> Any:
 
     Raises:
         UserError: for a name that is neither.
+
     """
     return plugins.find("config.model.encoder", name, ENCODERS)
 
 
 class TokenLearner(nnx.Module):
-    """[B, H, W, C] -> [B, tokens, C]: each token is a softmax-weighted mean of the locations (Ryoo et al. 2021)."""
+    """[B, H, W, C] -> [B, tokens, C]: each token is a softmax-weighted mean of the locations (Ryoo et al.
+
+    2021).
+    """
 
     def __init__(self, channels: int, tokens: int, dtype, rngs: nnx.Rngs):
         self.norm = nnx.LayerNorm(channels, dtype=dtype, rngs=rngs)
         self.hidden = nnx.Linear(channels, 64, dtype=dtype, rngs=rngs)
-        self.select = nnx.Linear(64, tokens, use_bias=False, dtype=dtype, rngs=rngs)  # the softmax would not see a bias
+        self.select = nnx.Linear(
+            64, tokens, use_bias=False, dtype=dtype, rngs=rngs
+        )  # the softmax would not see a bias
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = x.reshape(x.shape[0], -1, x.shape[-1])
-        weights = jax.nn.softmax(self.select(jax.nn.gelu(self.hidden(self.norm(x)))).astype(jnp.float32), axis=1)
+        weights = jax.nn.softmax(
+            self.select(jax.nn.gelu(self.hidden(self.norm(x)))).astype(jnp.float32), axis=1
+        )
         return jnp.einsum("bpc,bpt->btc", x, weights.astype(x.dtype))
 
 

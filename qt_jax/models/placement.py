@@ -10,7 +10,10 @@ BATCH_AXES = ("data", "fsdp")
 
 
 def by_row(x: jax.Array) -> jax.Array:
-    """x [rows, ...] split by rows over `BATCH_AXES` of the mesh that `jax.set_mesh` gave; as it is without one (serving, tests)."""
+    """X [rows, ...] split by rows over `BATCH_AXES` of the mesh that `jax.set_mesh` gave.
+
+    As it is without one (serving, tests).
+    """
     if not set(BATCH_AXES) <= set(jax.sharding.get_abstract_mesh().axis_names):
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))

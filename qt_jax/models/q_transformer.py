@@ -1,4 +1,6 @@
-"""instruction, images, state -> frame tokens -> Transformer -> a vector of logits for each bin of each action dim."""
+"""instruction, images, state -> frame tokens -> Transformer -> a vector of logits for each bin of each action
+dim.
+"""
 
 from __future__ import annotations
 
@@ -51,16 +53,22 @@ def laptop() -> ml_collections.ConfigDict:
     config.dtype = "float32"  # of the activations: or "bfloat16"
     config.atoms = 1  # outputs of each bin: those of the agent, or cells of a value distribution
     config.return_token = False  # a frame has a token of the episode's return (Decision Transformer)
-    config.past_actions = False  # an action is chosen knowing those at the window's earlier frames (Decision Transformer)
+    config.past_actions = (
+        False  # an action is chosen knowing those at the window's earlier frames (Decision Transformer)
+    )
     config.initial_value = 0.05  # of every Q at first, as a share of value_range
-    config.scan_layers = False  # one compiled layer in a loop: shorter compilation and less memory for deep networks
+    config.scan_layers = (
+        False  # one compiled layer in a loop: shorter compilation and less memory for deep networks
+    )
     config.remat = "none"  # of each Transformer block: "none", "dots" or "full" (models/remat.py)
     config.encoder_remat = "none"  # of each block of the image encoder
     return config
 
 
 def paper() -> ml_collections.ConfigDict:
-    """RT-1's sizes: EfficientNet-B3, 300x300, 8 tokens a frame, history 6, 8 layers, 8 heads, width 512 (256 bins: the ActionSpec's)."""
+    """RT-1's sizes: EfficientNet-B3, 300x300, 8 tokens a frame, history 6, 8 layers, 8 heads, width 512 (256
+    bins: the ActionSpec's).
+    """
     config = laptop()
     config.encoder, config.image_size, config.image_tokens = "efficientnet_b3", 300, 8
     config.window, config.layers, config.width, config.heads = 6, 8, 512, 8
@@ -72,20 +80,42 @@ def paper() -> ml_collections.ConfigDict:
 class QTransformer(nnx.Module):
     """See method.md, section 3. Outputs logits; what they mean (Q, log-probability) is the agent's business."""
 
-    def __init__(self, config, action: ActionSpec, observation: ObservationSpec, instruction_dim: int, rngs: nnx.Rngs):
+    def __init__(
+        self, config, action: ActionSpec, observation: ObservationSpec, instruction_dim: int, rngs: nnx.Rngs
+    ):
         for name, known in choices().items():
             require_one_of(f"config.model.{name}", config[name], known)
         encoder(config.encoder)  # also of a network without cameras
-        self.dims, self.max_bins, self.atoms, self.window = action.dims, action.max_bins, config.atoms, config.window
+        self.dims, self.max_bins, self.atoms, self.window = (
+            action.dims,
+            action.max_bins,
+            config.atoms,
+            config.window,
+        )
         self.dtype = jnp.dtype(config.dtype)
         width = config.width
-        linear = lambda i, o: nnx.Linear(i, o, dtype=self.dtype, rngs=rngs)
+
+        def linear(i, o):
+            return nnx.Linear(i, o, dtype=self.dtype, rngs=rngs)
+
         normal = nnx.initializers.normal(0.02)
         self.instruction_token = linear(instruction_dim, width)
-        self.cameras = nnx.Dict({name: ImageTokenizer(config, instruction_dim, width, self.dtype, rngs) for name in observation.cameras})
-        self.state_token = nnx.List([linear(observation.state_dim, width), linear(width, width)] if observation.state_dim else [])
+        self.cameras = nnx.Dict(
+            {
+                name: ImageTokenizer(config, instruction_dim, width, self.dtype, rngs)
+                for name in observation.cameras
+            }
+        )
+        self.state_token = nnx.List(
+            [linear(observation.state_dim, width), linear(width, width)] if observation.state_dim else []
+        )
         self.return_token = nnx.List([linear(1, width)] if config.return_token else [])
-        frame_tokens = 1 + len(observation.cameras) * config.image_tokens + len(self.return_token) + (1 if observation.state_dim else 0)
+        frame_tokens = (
+            1
+            + len(observation.cameras) * config.image_tokens
+            + len(self.return_token)
+            + (1 if observation.state_dim else 0)
+        )
         self.token_position = nnx.Param(normal(rngs.params(), (frame_tokens, width)))
         self.start = nnx.Param(normal(rngs.params(), (width,)))
         self.bin_embedding = nnx.Param(normal(rngs.params(), (self.dims, self.max_bins, width)))
@@ -94,7 +124,9 @@ class QTransformer(nnx.Module):
         self.head_norm = nnx.LayerNorm(width, rngs=rngs)
         self.head = nnx.Param(normal(rngs.params(), (self.dims, width, self.max_bins * self.atoms)))
         self.head_bias = nnx.Param(
-            jnp.broadcast_to(_initial_bias(self.atoms, config.initial_value), (self.dims, self.max_bins, self.atoms))
+            jnp.broadcast_to(
+                _initial_bias(self.atoms, config.initial_value), (self.dims, self.max_bins, self.atoms)
+            )
         )
         past = past_actions(config)
         self.past_position = nnx.Param(normal(rngs.params(), (past, width))) if past else None
@@ -110,7 +142,8 @@ class QTransformer(nnx.Module):
     ) -> Any:
         """One frame each: {camera: uint8 [M, H, W, 3]}, {camera: bool [M]}, state [M, state_dim], instruction
         [M, E], episode_return [M] (of `config.return_token`) -> cache pytree, leaves [M, ...]. Of a camera
-        that is not there only the tokens' positions are left."""
+        that is not there only the tokens' positions are left.
+        """
         tokens = [self.instruction_token(instruction)[:, None]]
         for name in sorted(self.cameras):
             seen = self.cameras[name](images[name], instruction)
@@ -123,12 +156,25 @@ class QTransformer(nnx.Module):
         return self.transformer.frame_cache(tokens, rngs)
 
     def score(self, segment: Segment, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Teacher-forced logits of every step of a segment, float32 [B, S, D, N, atoms]; each frame is encoded once."""
+        """Teacher-forced logits of every step of a segment, float32 [B, S, D, N, atoms].
+
+        Each frame is encoded once.
+        """
         batch, steps = segment.tokens.shape[:2]
-        flat = lambda x: x.reshape(batch * steps, *x.shape[2:])
-        unflat = lambda x: x.reshape(batch, steps, *x.shape[1:])
-        each_step = lambda x: jnp.repeat(x, steps, axis=0)
-        instruction, camera_mask = each_step(segment.instruction), jax.tree.map(each_step, segment.camera_mask)
+
+        def flat(x):
+            return x.reshape(batch * steps, *x.shape[2:])
+
+        def unflat(x):
+            return x.reshape(batch, steps, *x.shape[1:])
+
+        def each_step(x):
+            return jnp.repeat(x, steps, axis=0)
+
+        instruction, camera_mask = (
+            each_step(segment.instruction),
+            jax.tree.map(each_step, segment.camera_mask),
+        )
         cache = self.encode_frame(jax.tree.map(flat, segment.images), camera_mask, flat(segment.state), instruction,
                                   each_step(segment.episode_return), rngs)  # fmt: skip
         cache = jax.tree.map(lambda x: flat(windows(unflat(x), self.window)), cache)
@@ -141,16 +187,20 @@ class QTransformer(nnx.Module):
         outputs = self.transformer.decode(context, frame_mask, actions, rngs)
         return unflat(self._logits(outputs, slice(None)))
 
-    def greedy(self, window_cache: Any, frame_mask: jax.Array, executed: jax.Array, scores: Any) -> tuple[jax.Array, jax.Array]:
+    def greedy(
+        self, window_cache: Any, frame_mask: jax.Array, executed: jax.Array, scores: Any
+    ) -> tuple[jax.Array, jax.Array]:
         """Decodes dim after dim with a key-value cache.
 
         Args:
             window_cache: cache leaves [M, w, ...]. frame_mask: [M, w].
-            executed: int [M, w, D], bins of the actions at the window's frames; the newest frame's are not looked at.
+            executed: int [M, w, D], bins of the actions at the window's frames; the newest frame's are not
+                looked at.
             scores: logits [M, N, atoms] of one dim and its index -> [M, N]; absent bins -inf. The agent's.
 
         Returns:
             tokens int32 [M, D], and scores float32 [M, D, N].
+
         """
         context = self.transformer.context(window_cache, frame_mask)
         shape = (frame_mask.shape[0], 1, self.start[...].shape[-1])
@@ -174,19 +224,30 @@ class QTransformer(nnx.Module):
         additive: bool,
         present: np.ndarray,
     ) -> tuple[jax.Array, jax.Array]:
-        """As `greedy`, but the `width` best prefixes are kept from dim to dim, and the best whole action is returned.
+        """As `greedy`, but the `width` best prefixes are kept from dim to dim, and the best whole action is
+        returned.
 
-        A prefix ranks by the score of its last dim (a Q-value is that of the whole prefix), or by the sum where scores are `additive`.
+        A prefix ranks by the score of its last dim (a Q-value is that of the whole prefix), or by the sum
+        where scores are `additive`.
 
         Args:
             present: bool [D], dims that the robot has; the others rank nothing.
+
         """
         batch = frame_mask.shape[0]
-        wide = lambda x: jnp.repeat(x, width, axis=0)
+
+        def wide(x):
+            return jnp.repeat(x, width, axis=0)
+
         mask = wide(frame_mask)
         context = self.transformer.context(jax.tree.map(wide, window_cache), mask)
-        action, earlier = jnp.broadcast_to(self.start[...], (batch * width, 1, self.start[...].shape[-1])), None
-        rank = jnp.where(jnp.arange(width) == 0, 0.0, -jnp.inf) * jnp.ones((batch, 1))  # at first all prefixes are the same
+        action, earlier = (
+            jnp.broadcast_to(self.start[...], (batch * width, 1, self.start[...].shape[-1])),
+            None,
+        )
+        rank = jnp.where(jnp.arange(width) == 0, 0.0, -jnp.inf) * jnp.ones(
+            (batch, 1)
+        )  # at first all prefixes are the same
         tokens, values = jnp.zeros((batch, width, 0), jnp.int32), jnp.zeros((batch, width, 0, self.max_bins))
         rows = jnp.arange(batch)[:, None]
         for i in range(self.dims):
@@ -195,12 +256,22 @@ class QTransformer(nnx.Module):
             output, earlier = self.transformer.decode_step(context, mask, inputs, earlier)
             value = scores(self._logits(output, slice(i, i + 1))[:, 0], i).reshape(batch, width, -1)
             if present[i]:
-                total = rank[..., None] + value if additive else jnp.where(jnp.isfinite(rank)[..., None], value, -jnp.inf)
+                total = (
+                    rank[..., None] + value
+                    if additive
+                    else jnp.where(jnp.isfinite(rank)[..., None], value, -jnp.inf)
+                )
                 rank, chosen = jax.lax.top_k(total.reshape(batch, -1), width)
                 parent, token = jnp.divmod(chosen, self.max_bins)
             else:
-                parent, token = jnp.broadcast_to(jnp.arange(width), (batch, width)), jnp.zeros((batch, width), jnp.int32)
-            follow = lambda x, parent=parent: x.reshape(x.shape[0], batch, width, *x.shape[2:])[:, rows, parent].reshape(x.shape)
+                parent, token = (
+                    jnp.broadcast_to(jnp.arange(width), (batch, width)),
+                    jnp.zeros((batch, width), jnp.int32),
+                )
+
+            def follow(x, parent=parent):
+                return x.reshape(x.shape[0], batch, width, *x.shape[2:])[:, rows, parent].reshape(x.shape)
+
             earlier = jax.tree.map(follow, earlier)
             tokens = jnp.concatenate([tokens[rows, parent], token[..., None]], axis=2)
             values = jnp.concatenate([values[rows, parent], value[rows, parent][:, :, None]], axis=2)
@@ -209,22 +280,33 @@ class QTransformer(nnx.Module):
         return tokens[rows[:, 0], best].astype(jnp.int32), values[rows[:, 0], best]
 
     def _action_inputs(self, tokens: jax.Array) -> jax.Array:
-        """tokens [M, D] -> inputs [M, D, width]: position i holds the action of dim i-1, so output i never sees a^i or later."""
+        """Tokens [M, D] -> inputs [M, D, width]: position i holds the action of dim i-1, so output i never
+        sees a^i or later.
+        """
         embedded = self._embedded(tokens)
         start = jnp.broadcast_to(self.start[...], (tokens.shape[0], 1, embedded.shape[-1]))
-        return by_row((jnp.concatenate([start, embedded[:, :-1]], axis=1) + self.dim_position[...]).astype(self.dtype))
+        return by_row(
+            (jnp.concatenate([start, embedded[:, :-1]], axis=1) + self.dim_position[...]).astype(self.dtype)
+        )
 
     def _embedded(self, tokens: jax.Array) -> jax.Array:
         """[M, ..., D] -> [M, ..., D, width]"""
-        # A matrix product: the gradient of a look-up is a scatter, slow on TPUs and clumsy where the table is sharded.
-        return by_row(jnp.einsum("...dn,dnw->...dw", by_row(jax.nn.one_hot(tokens, self.max_bins)), self.bin_embedding[...]))
+        # A matrix product: the gradient of a look-up is a scatter, slow on TPUs and clumsy where the table is
+        # sharded.
+        return by_row(
+            jnp.einsum(
+                "...dn,dnw->...dw", by_row(jax.nn.one_hot(tokens, self.max_bins)), self.bin_embedding[...]
+            )
+        )
 
     def _past(self, tokens: jax.Array) -> jax.Array | None:
         """Each action as one vector, [M, T, D] -> [M, T, width]; None of a network that sees no past actions."""
         return None if self.past_position is None else self._embedded(tokens).sum(axis=2)
 
     def _after_past(self, actions: jax.Array | None, inputs: jax.Array) -> jax.Array:
-        """`inputs` [M, n, width] after the tokens of the actions [M, w, width] at all frames of the window but the newest, oldest first."""
+        """`inputs` [M, n, width] after the tokens of the actions [M, w, width] at all frames of the window
+        but the newest, oldest first.
+        """
         if actions is None:
             return inputs
         past = (actions[:, :-1] + self.past_position[...]).astype(self.dtype)
@@ -238,8 +320,9 @@ class QTransformer(nnx.Module):
 
 
 def _initial_bias(atoms: int, value: float) -> np.ndarray:
-    """[atoms]: outputs, or a distribution over so many cells, that start at `value` of the way from q_min to q_max (a sparse-reward Q
-    starts near 0)."""
+    """[atoms]: outputs, or a distribution over so many cells, that start at `value` of the way from q_min to
+    q_max (a sparse-reward Q starts near 0).
+    """
     if atoms <= 2 * HISTOGRAM_PADDING:
         return np.full(atoms, math.log(value / (1 - value)), np.float32)
     rate = 1.0 / (value * atoms)  # an exponential fall over the atoms has its mean near `value`
@@ -248,7 +331,9 @@ def _initial_bias(atoms: int, value: float) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """The module as pure functions of a nested dict of parameters, which is what checkpoints and artefacts hold."""
+    """The module as pure functions of a nested dict of parameters, which is what checkpoints and artefacts
+    hold.
+    """
 
     config: ml_collections.FrozenConfigDict
     action: ActionSpec
@@ -257,9 +342,13 @@ class Network:
     graphdef: Any = dataclasses.field(compare=False, repr=False)
 
     @classmethod
-    def create(cls, config, action: ActionSpec, observation: ObservationSpec, instruction_dim: int) -> Network:
+    def create(
+        cls, config, action: ActionSpec, observation: ObservationSpec, instruction_dim: int
+    ) -> Network:
         config = ml_collections.FrozenConfigDict(config)
-        graphdef = nnx.split(nnx.eval_shape(lambda: QTransformer(config, action, observation, instruction_dim, nnx.Rngs(0))))[0]
+        graphdef = nnx.split(
+            nnx.eval_shape(lambda: QTransformer(config, action, observation, instruction_dim, nnx.Rngs(0)))
+        )[0]
         return cls(config, action, observation, instruction_dim, graphdef)
 
     def init(self, key: jax.Array) -> dict:

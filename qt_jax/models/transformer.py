@@ -1,13 +1,15 @@
 """The attention of Q-Transformer: frames, and action tokens that attend to a window of frames.
 
 What a frame contributes is computed once and cached across control steps:
-  "per_frame": a frame's tokens attend within their frame; the cache is each layer's keys and values. Nothing in it ever changes.
-  "window" (as RT-1): the Transformer runs causally over the frames of each step's window; the cache is the frames' tokens.
-Action tokens attend to the frames of the window (learned bias on relative age) and to earlier dims of the same step; before those, with
+  "per_frame": a frame's tokens attend within their frame; the cache is each layer's keys and values. Nothing
+      in it ever changes. "window" (as RT-1): the Transformer runs causally over the frames of each step's
+      window; the cache is the frames' tokens.
+Action tokens attend to the frames of the window (learned bias on relative age) and to earlier dims of the
+    same step; before those, with
 `config.past_actions`, to a token of the action at each earlier frame of the window.
 
-The parameters of all layers are stacked on a leading axis, whether `config.scan_layers` compiles one layer (a loop) or all of them, so
-either reads the other's checkpoints.
+The parameters of all layers are stacked on a leading axis, whether `config.scan_layers` compiles one layer (a
+loop) or all of them, so either reads the other's checkpoints.
 """
 
 from __future__ import annotations
@@ -31,10 +33,15 @@ class Block(nnx.Module):
 
     def __init__(self, config, dtype, rngs: nnx.Rngs):
         width, per_head = config.width, (config.heads, config.width // config.heads)
-        linear = lambda i, o, **options: nnx.LinearGeneral(i, o, dtype=dtype, rngs=rngs, **options)
+
+        def linear(i, o, **options):
+            return nnx.LinearGeneral(i, o, dtype=dtype, rngs=rngs, **options)
+
         self.norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
         self.query = linear(width, per_head)
-        self.key_value = linear(width, (2, *per_head), use_bias=False)  # the softmax would not see a key's, and `out` has the value's
+        self.key_value = linear(
+            width, (2, *per_head), use_bias=False
+        )  # the softmax would not see a key's, and `out` has the value's
         self.out = linear(per_head, width, axis=(-2, -1))
         self.mlp_norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
         self.up, self.down = linear(width, config.mlp_ratio * width), linear(config.mlp_ratio * width, width)
@@ -45,22 +52,32 @@ class Block(nnx.Module):
         both = by_row(self.key_value(self.norm(x)))
         return both[..., 0, :, :], both[..., 1, :, :]
 
-    def __call__(self, x: jax.Array, keys_values: KeysValues, bias: jax.Array | None, key: jax.Array | None) -> jax.Array:
-        """x [M, T, width] attends to keys and values [M, K, heads, head_dim]; bias broadcasts to [M, heads, T, K]; key: of dropout."""
+    def __call__(
+        self, x: jax.Array, keys_values: KeysValues, bias: jax.Array | None, key: jax.Array | None
+    ) -> jax.Array:
+        """X [M, T, width] attends to keys and values [M, K, heads, head_dim].
+
+        Bias broadcasts to [M, heads, T, K]; key: of dropout.
+        """
         rngs = None if key is None else nnx.Rngs(dropout=key)
         attended = jax.nn.dot_product_attention(self.query(self.norm(x)), *keys_values, bias=bias)
-        drop = lambda y: self.dropout(y, deterministic=rngs is None, rngs=rngs)
+
+        def drop(y):
+            return self.dropout(y, deterministic=rngs is None, rngs=rngs)
+
         x = by_row(x + drop(self.out(attended)))
         return by_row(x + drop(self.down(jax.nn.gelu(self.up(self.mlp_norm(x))))))
 
 
 def _mask_bias(mask: jax.Array) -> jax.Array:
-    """bool -> additive bias, float32."""
+    """Bool -> additive bias, float32."""
     return jnp.where(mask, 0.0, -1e9)
 
 
 class Transformer(nnx.Module):
-    """Frame tokens F a frame, P past actions and D action tokens a step, `config.window` frames, `config.layers` layers L."""
+    """Frame tokens F a frame, P past actions and D action tokens a step, `config.window` frames,
+    `config.layers` layers L.
+    """
 
     def __init__(self, config, frame_tokens: int, dtype, rngs: nnx.Rngs):
         self.mode, self.window, self.layers = config.attention, config.window, config.layers
@@ -71,10 +88,16 @@ class Transformer(nnx.Module):
         self.blocks = nnx.split_rngs(splits=config.layers)(make_block)(rngs)
         self.age_bias = nnx.Param(jnp.zeros((config.layers, config.heads, config.window)))
         normal = nnx.initializers.normal(0.02)
-        self.age_embedding = nnx.Param(normal(rngs.params(), (config.window, config.width))) if self.mode == "window" else None
+        self.age_embedding = (
+            nnx.Param(normal(rngs.params(), (config.window, config.width))) if self.mode == "window" else None
+        )
 
-    def _over_layers(self, layer: Callable, carry: Any, inputs: Any, rngs: nnx.Rngs | None) -> tuple[Any, Any]:
-        """`layer(block, index, carry, input, dropout_key) -> carry, output` through the stack; inputs and outputs have a leading axis L."""
+    def _over_layers(
+        self, layer: Callable, carry: Any, inputs: Any, rngs: nnx.Rngs | None
+    ) -> tuple[Any, Any]:
+        """`layer(block, index, carry, input, dropout_key) -> carry, output` through the stack; inputs and
+        outputs have a leading axis L.
+        """
         graphdef, params = nnx.split(self.blocks)
         keys = None if rngs is None else jax.random.split(rngs.dropout(), self.layers)
 
@@ -99,10 +122,17 @@ class Transformer(nnx.Module):
         return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), self._tower(tokens, None, rngs))
 
     def context(self, cache: Any, frame_mask: jax.Array, rngs: nnx.Rngs | None = None) -> KeysValues:
-        """Keys and values of the window: cache leaves [M, w, ...], frame_mask [M, w] -> [L, M, w*F, heads, head_dim]."""
+        """Keys and values of the window: cache leaves [M, w, ...], frame_mask [M, w] -> [L, M, w*F, heads,
+        head_dim].
+        """
         if self.mode == "per_frame":
-            by_layer = lambda x: jnp.moveaxis(x, 2, 0)
-            return jax.tree.map(lambda x: by_layer(x).reshape(self.layers, x.shape[0], -1, *x.shape[-2:]), cache)
+
+            def by_layer(x):
+                return jnp.moveaxis(x, 2, 0)
+
+            return jax.tree.map(
+                lambda x: by_layer(x).reshape(self.layers, x.shape[0], -1, *x.shape[-2:]), cache
+            )
         x = cache + self.age_embedding[...][:, None].astype(self.dtype)
         x = x.reshape(x.shape[0], -1, x.shape[-1])
         frame = jnp.repeat(jnp.arange(self.window), self.frame_tokens)
@@ -113,21 +143,27 @@ class Transformer(nnx.Module):
         return self._tower(x, _mask_bias(mask)[:, None], rngs)
 
     def _tower(self, x: jax.Array, bias: jax.Array | None, rngs: nnx.Rngs | None) -> KeysValues:
-        """x [M, T, width] -> keys and values of each layer [L, M, T, heads, head_dim]."""
+        """X [M, T, width] -> keys and values of each layer [L, M, T, heads, head_dim]."""
 
         def layer(block, index, x, _, key):
             keys_values = block.keys_values(x)
             # After the last layer only keys and values are needed.
-            return jax.lax.cond(index + 1 < self.layers, lambda: block(x, keys_values, bias, key), lambda: x), keys_values
+            return jax.lax.cond(
+                index + 1 < self.layers, lambda: block(x, keys_values, bias, key), lambda: x
+            ), keys_values
 
         return self._over_layers(layer, x, None, rngs)[1]
 
     def _bias(self, age_bias: jax.Array, frame_mask: jax.Array, queries: int, keys: int) -> jax.Array:
-        """Of the last `queries` of the first `keys` action tokens: age_bias [heads, w] of a layer -> [M, heads, queries, w*F + keys].
+        """Of the last `queries` of the first `keys` action tokens: age_bias [heads, w] of a layer -> [M,
+        heads, queries, w*F + keys].
 
-        Absent frames and their actions are masked, present frames biased by age, action tokens see none that comes later.
+        Absent frames and their actions are masked, present frames biased by age, action tokens see none that
+        comes later.
         """
-        frames = jnp.repeat(age_bias[None] + _mask_bias(frame_mask)[:, None], self.frame_tokens, axis=-1)[:, :, None]
+        frames = jnp.repeat(age_bias[None] + _mask_bias(frame_mask)[:, None], self.frame_tokens, axis=-1)[
+            :, :, None
+        ]
         frames = jnp.broadcast_to(frames, (*frames.shape[:2], queries, frames.shape[-1]))
         causal = jnp.tril(jnp.ones((queries, keys), bool), keys - queries)
         there = jnp.pad(frame_mask[:, : self.past], [(0, 0), (0, keys - self.past)], constant_values=True)
@@ -135,8 +171,12 @@ class Transformer(nnx.Module):
         actions = jnp.broadcast_to(actions, (*frames.shape[:3], keys))
         return jnp.concatenate([frames, actions], axis=-1).astype(self.dtype)
 
-    def decode(self, context: KeysValues, frame_mask: jax.Array, actions: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Teacher-forced: action inputs [M, P + D, width] (past actions, start token, a^1 .. a^{D-1}) -> outputs [M, D, width]."""
+    def decode(
+        self, context: KeysValues, frame_mask: jax.Array, actions: jax.Array, rngs: nnx.Rngs | None = None
+    ) -> jax.Array:
+        """Teacher-forced: action inputs [M, P + D, width] (past actions, start token, a^1 .. a^{D-1}) ->
+        outputs [M, D, width].
+        """
         count = actions.shape[1]
 
         def layer(block, _, actions, inputs, key):
@@ -149,8 +189,10 @@ class Transformer(nnx.Module):
     def decode_step(
         self, context: KeysValues, frame_mask: jax.Array, actions: jax.Array, earlier: KeysValues | None
     ) -> tuple[jax.Array, KeysValues]:
-        """The next inputs [M, n, width] after those of the keys and values [L, M, i, heads, head_dim] (at first all past actions and the
-        start token, then dim after dim) -> output [M, 1, width] of the last, and the longer keys and values."""
+        """The next inputs [M, n, width] after those of the keys and values [L, M, i, heads, head_dim] (at
+        first all past actions and the start token, then dim after dim) -> output [M, 1, width] of the last,
+        and the longer keys and values.
+        """
 
         def layer(block, _, actions, inputs, key):
             context, age_bias, earlier = inputs
@@ -173,7 +215,10 @@ def _joined(first: KeysValues, second: KeysValues) -> KeysValues:
 
 
 def _unstacked(tree: Any, layers: int) -> list[Any]:
-    """[L, ...] leaves -> L trees. `lax.split`, whose gradient is one concatenation (that of indexing is a padded array each)."""
+    """[L, ...] leaves -> L trees.
+
+    `lax.split`, whose gradient is one concatenation (that of indexing is a padded array each).
+    """
     leaves, structure = jax.tree.flatten(tree)
     parts = zip(*([part[0] for part in jax.lax.split(leaf, (1,) * layers)] for leaf in leaves))
     return [structure.unflatten(part) for part in parts]

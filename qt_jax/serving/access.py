@@ -20,8 +20,10 @@ KEY_VARIABLE = "QT_JAX_API_KEY"
 
 @dataclasses.dataclass(frozen=True)
 class Access:
-    """key: what `Authorization` must hold, if anything. hosts: names in `Host` that are ours, beside loopback's and IP addresses: a web
-    page that points a name of its own at this machine is not let in. origins: of pages elsewhere that may connect."""
+    """key: what `Authorization` must hold, if anything. hosts: names in `Host` that are ours, beside
+    loopback's and IP addresses: a web page that points a name of its own at this machine is not let in.
+    origins: of pages elsewhere that may connect.
+    """
 
     key: str | None = None
     hosts: frozenset[str] = frozenset()
@@ -34,8 +36,13 @@ class Access:
             return 403, f"Host {host[:100]!r} is not this server's; serve with --allow_host to allow it."
         origin = headers.get("Origin")
         if origin is not None and not self._ours(origin.lower(), host.lower()):
-            return 403, f"Origin {origin[:100]!r} is not this server's; serve with --allow_origin to allow it."
-        if self.key is not None and not hmac.compare_digest(_presented(headers.get("Authorization", "")), self.key.encode()):
+            return (
+                403,
+                f"Origin {origin[:100]!r} is not this server's; serve with --allow_origin to allow it.",
+            )
+        if self.key is not None and not hmac.compare_digest(
+            _presented(headers.get("Authorization", "")), self.key.encode()
+        ):
             return 401, "The API key is missing or wrong; send the header 'Authorization: Api-Key KEY'."
         return None
 
@@ -68,6 +75,7 @@ def hosts(given: Sequence[str]) -> frozenset[str]:
 
     Raises:
         UserError: for what no Host header may be.
+
     """
     for host in given:
         if "/" in host or not (_name(host) or _is_address(host)):
@@ -80,6 +88,7 @@ def origins(given: Sequence[str]) -> frozenset[str]:
 
     Raises:
         UserError: for what no Origin header may be.
+
     """
     for origin in given:
         if not _name(origin.partition("://")[2]):
@@ -93,7 +102,9 @@ def netloc(host: str, port: int) -> str:
 
 
 def _presented(authorization: str) -> bytes:
-    """The key of `Api-Key KEY` or `Bearer KEY`, or the password of `Basic` (what a browser asks a person for)."""
+    """The key of `Api-Key KEY` or `Bearer KEY`, or the password of `Basic` (what a browser asks a person
+    for).
+    """
     scheme, _, value = authorization.partition(" ")
     if scheme.lower() in ("api-key", "bearer"):
         return value.strip().encode(errors="replace")
@@ -110,18 +121,23 @@ def read_key(path: str) -> str | None:
 
     Raises:
         UserError: if the file cannot be read or the key is short.
+
     """
     if path:
         try:
             key = Path(path).read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--api_key_file={path} cannot be read ({error}); expected a text file with the key.") from error
+            raise UserError(
+                f"--api_key_file={path} cannot be read ({error}); expected a text file with the key."
+            ) from error
     else:
         key = os.environ.get(KEY_VARIABLE, "").strip()
         if not key:
             return None
     if len(key) < 16 or not key.isascii():
-        raise UserError("The API key has fewer than 16 ASCII characters; make one with `openssl rand -hex 32`.")
+        raise UserError(
+            "The API key has fewer than 16 ASCII characters; make one with `openssl rand -hex 32`."
+        )
     return key
 
 

@@ -1,10 +1,9 @@
 """The policy artefact: a folder from which a robot acts with jax, numpy, safetensors and flatbuffers alone.
 
-policy.json         what the policy is: specs, statistics, provenance, programs (`SCHEMA`)
-params.safetensors  the parameters
-programs/*.bin      `encode` and `decode` of serving/policy.py as StableHLO (jax.export), for cpu, cuda and tpu at once
-onnx/               the same as ONNX, where `python -m qt_jax onnx` added it (export/onnx.py)
-SHA256SUMS          the checksum of each of them, written last (serving/checksums.py)
+policy.json         what the policy is: specs, statistics, provenance, programs (`SCHEMA`) params.safetensors
+the parameters programs/*.bin      `encode` and `decode` of serving/policy.py as StableHLO (jax.export), for
+cpu, cuda and tpu at once onnx/               the same as ONNX, where `python -m qt_jax onnx` added it
+(export/onnx.py) SHA256SUMS          the checksum of each of them, written last (serving/checksums.py)
 """
 
 from __future__ import annotations
@@ -49,11 +48,14 @@ class Artefact(Folder):
         }
 
     def policy(self, slots: int = 1, buckets: Sequence[int] = ()) -> Policy:
-        """The policy of up to `slots` episodes at once; see `Policy` for `buckets` (default: the artefact's batch sizes, if it has some).
+        """The policy of up to `slots` episodes at once.
+
+        See `Policy` for `buckets` (default: the artefact's batch sizes, if it has some).
 
         Raises:
             UserError: if a bucket is not among the artefact's batch sizes, jax has no device of the programs'
                 platforms, or the parameters are not theirs.
+
         """
         buckets = tuple(buckets) or self.batches
         missing = [b for b in buckets if self.batches and b not in self.batches]
@@ -75,7 +77,8 @@ class Artefact(Folder):
 
     def check_programs(self) -> None:
         """Raises a UserError naming a file that is missing, or a program that is not of the policy that
-        policy.json describes."""
+        policy.json describes.
+        """
         programs_of = [program_file(part, batch) for batch in self.batches or (0,) for part in PARTS]
         for name in (PARAMS, INSTRUCTIONS, *programs_of):  # which SHA256SUMS, cut short, may lack too
             if not (self.path / name).is_file():
@@ -165,6 +168,7 @@ def load(path: str) -> Artefact:
 
     Raises:
         UserError: see `Folder.open` and `Artefact.check_programs`.
+
     """
     opened = Artefact.open(path)
     opened.check_programs()

@@ -20,7 +20,10 @@ ACTIVE_S = 0.5
 
 @dataclasses.dataclass(frozen=True)
 class Timed:
-    """A decision, and seconds that the request waited and that its batch took; batch: how many robots shared it."""
+    """A decision, and seconds that the request waited and that its batch took.
+
+    Batch: how many robots shared it.
+    """
 
     decision: Decision
     queue_s: float
@@ -42,10 +45,12 @@ class Batcher:
     - `superseded`: a newer one of the session came before the device took it. It is not in the history.
     - `late`: its deadline passed before the device took it (not in the history) or while it was computed (in the history).
 
-    The `reset` of a request that is not in the history holds for the session's next one: an episode is never continued by accident.
+    The `reset` of a request that is not in the history holds for the session's next one: an episode is never
+    continued by accident.
 
     Args:
         budget_s: how long a request may wait for those of other active sessions. A lone one never waits.
+
     """
 
     def __init__(self, sessions: Sessions, budget_s: float, recorder: Recorder | None = None):
@@ -78,7 +83,9 @@ class Batcher:
         return mine.future
 
     def call(self, function: Callable[[], Any], long: bool = False) -> Future:
-        """Runs a function on the device's thread: before the next batch, or, a long one, when its turn comes, one between two batches."""
+        """Runs a function on the device's thread: before the next batch, or, a long one, when its turn comes,
+        one between two batches.
+        """
         future = _future()
         with self._changed:
             (self._long_calls if long else self._calls).append((function, future))
@@ -116,7 +123,9 @@ class Batcher:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._calls or self._long_calls or self._stopping)
+                self._changed.wait_for(
+                    lambda: self._waiting or self._calls or self._long_calls or self._stopping
+                )
                 if self._waiting and not self._calls and not self._long_calls:
                     self._gather()
                 calls, self._calls = [*self._calls], collections.deque()
@@ -145,7 +154,9 @@ class Batcher:
         start = time.perf_counter()
         late = [w for w in taken if w.deadline < start]
         for waiting in late:
-            self._refuse(waiting, Refused("late", "Its deadline passed before it was taken; it is not in the history."))
+            self._refuse(
+                waiting, Refused("late", "Its deadline passed before it was taken; it is not in the history.")
+            )
         ready = [w for w in taken if w.deadline >= start]
         if not ready:
             return
@@ -154,7 +165,10 @@ class Batcher:
         except Exception:
             logging.getLogger(__name__).exception("a batch failed")
             _lose_all(self._sessions)
-            lost = Refused("internal", "The server failed at this batch, and every episode is lost; begin a new one with reset.")
+            lost = Refused(
+                "internal",
+                "The server failed at this batch, and every episode is lost; begin a new one with reset.",
+            )
             for waiting in ready:
                 waiting.future.set_exception(lost)
             return
@@ -166,7 +180,9 @@ class Batcher:
             if self._recorder is not None:
                 self._recorder.record(waiting.request, result)
             if waiting.deadline < end:
-                waiting.future.set_exception(Refused("late", "Its deadline passed while it was computed; it is in the history.", True))
+                waiting.future.set_exception(
+                    Refused("late", "Its deadline passed while it was computed; it is in the history.", True)
+                )
             else:
                 waiting.future.set_result(Timed(result, start - waiting.arrived, end - start, len(ready)))
 

@@ -31,6 +31,7 @@ def check(folder: Path) -> None:
 
     Raises:
         UserError: naming the file that is missing, unknown, changed or may not be read.
+
     """
     try:
         listed = _read(folder)

@@ -1,4 +1,7 @@
-"""A thin client of the policy server: numpy, msgpack and websockets. Robots that have `openpi-client` need none of it."""
+"""A thin client of the policy server: numpy, msgpack and websockets.
+
+Robots that have `openpi-client` need none of it.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,10 @@ _LEAST_S = 1.0
 
 
 class EpisodeLost(UserError):
-    """The connection broke in mid-episode. It is open again, and the episode is gone: put the robot where one may begin, and reset."""
+    """The connection broke in mid-episode.
+
+    It is open again, and the episode is gone: put the robot where one may begin, and reset.
+    """
 
 
 class Client:
@@ -41,13 +47,22 @@ class Client:
         url: ws://HOST:PORT or wss://HOST:PORT; an IPv6 address stands in brackets.
         timeout_s: for the connection, and for each reply.
         reconnect_s: for how long a lost connection is tried again (at least once).
-        ca: PEM file of the certificates to trust, of a wss:// server that signed its own; default: the system's.
+        ca: PEM file of the certificates to trust, of a wss:// server that signed its own; default: the
+            system's.
 
     Raises:
         UserError: if there is no server, it refuses the key, or its certificate is not trusted.
+
     """
 
-    def __init__(self, url: str, api_key: str | None = None, timeout_s: float = 30.0, reconnect_s: float = 10.0, ca: str | None = None):
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None = None,
+        timeout_s: float = 30.0,
+        reconnect_s: float = 10.0,
+        ca: str | None = None,
+    ):
         _check_url(url)
         if api_key is not None and not (api_key := api_key.strip()).isprintable():
             raise UserError("The API key holds what no header may; expected printable ASCII on one line.")
@@ -69,7 +84,9 @@ class Client:
                 return self._wait(self._open(), attempt_s)
             except InvalidStatus as error:
                 body = error.response.body.decode(errors="replace").strip()
-                raise UserError(f"{self._url} refuses the connection ({error.response.status_code}: {body}).") from None
+                raise UserError(
+                    f"{self._url} refuses the connection ({error.response.status_code}: {body})."
+                ) from None
             except ssl.SSLCertVerificationError as error:
                 raise UserError(
                     f"{self._url} has a certificate that is not trusted ({error.verify_message}); give the PEM file of one that is."
@@ -104,6 +121,7 @@ class Client:
             Refused: what the server refuses, with its code; the connection stays usable.
             EpisodeLost: if the connection broke or no reply came in time; it is open again.
             UserError: if it cannot be opened again, or the observation cannot be sent.
+
         """
         message = _packed(observation)
         if self._thread is None:

@@ -13,7 +13,8 @@ _BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length
 
 class Connection(ServerConnection):
     """Adds to the library's: pongs to a client that reads nothing do not pile up; what is no HTTP request, or
-    has a body, gets an answer before it is closed."""
+    has a body, gets an answer before it is closed.
+    """
 
     _told = False
 

@@ -36,6 +36,7 @@ class Folder:
         Raises:
             UserError: if there is none, another version wrote it, a file is missing, unknown, changed or may
                 not be read, or policy.json describes no policy.
+
         """
         folder = Path(path)
         file = folder / POLICY
@@ -71,6 +72,7 @@ class Folder:
 
         Raises:
             UserError: if safetensors is not installed, or the vectors are not those of the sentences.
+
         """
         if not self.about["instructions"]:
             return {}  # a robot without safetensors sends embeddings
@@ -88,7 +90,10 @@ class Folder:
         return dict(zip(sentences, vectors))
 
     def embedder(self) -> Callable[[str], np.ndarray]:
-        """What `Sessions` asks where there is no text encoder; it raises a UserError for sentences that were not exported."""
+        """What `Sessions` asks where there is no text encoder.
+
+        It raises a UserError for sentences that were not exported.
+        """
         known = self.embeddings()
 
         def embed(sentence: str) -> np.ndarray:

@@ -36,11 +36,16 @@ class Live:
         self._shown.pop(session, None)
 
     def summary(self, metadata: dict[str, Any], wanted: str = "") -> dict[str, Any]:
-        """As JSON: who is there, and all of one session: the wanted one (its name percent-encoded), else the one that acted last. Frames
-        come by `frame`."""
+        """As JSON: who is there, and all of one session: the wanted one (its name percent-encoded), else the
+        one that acted last. Frames come by `frame`.
+        """
         rows = {_name(key): shown for key, shown in self._shown.items()}
         name = unquote(wanted) if unquote(wanted) in rows else next(reversed(rows), None)
-        told = {"metadata": metadata, "time": time.time(), "sessions": [_who(key, shown) for key, shown in rows.items()]}
+        told = {
+            "metadata": metadata,
+            "time": time.time(),
+            "sessions": [_who(key, shown) for key, shown in rows.items()],
+        }
         return told | {"shown": None if name is None else _who(name, rows[name]) | self._all(rows[name])}
 
     def frame(self, name: str) -> bytes | None:

@@ -20,6 +20,7 @@ class LoadedPolicy:
     Args:
         sessions: the policy and its episodes.
         keys: what the robot calls its cameras, state and instruction.
+
     """
 
     def __init__(self, sessions: Sessions, keys: Keys):
@@ -39,9 +40,10 @@ class LoadedPolicy:
         """Takes one control step.
 
         Args:
-            observation: images uint8 [H, W, 3], state float [state_dim], the sentence under "prompt"; the keys are
-                those of `observation`. Optional: "reset": True begins an episode, "session_id" tells robots
-                apart, "return_scores": True, "request_id", and "instruction_embedding" instead of the sentence.
+            observation: images uint8 [H, W, 3], state float [state_dim], the sentence under "prompt"; the
+                keys are those of `observation`. Optional: "reset": True begins an episode, "session_id" tells
+                robots apart, "return_scores": True, "request_id", and "instruction_embedding" instead of the
+                sentence.
 
         Returns:
             "actions": float32 [1, D] inside the action's bounds. "tokens": int32 [D], the chosen bins.
@@ -50,6 +52,7 @@ class LoadedPolicy:
 
         Raises:
             Refused: (a UserError) naming the key, what came and what is expected. The episode is as it was.
+
         """
         message = dict(observation)
         asked = options(message)
@@ -63,6 +66,7 @@ class LoadedPolicy:
 
         Raises:
             Refused: for a policy without values, or a session without an observation.
+
         """
         return self._sessions.values(session_id, instructions)
 

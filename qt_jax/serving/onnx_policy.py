@@ -1,6 +1,8 @@
-"""The artefact's policy on onnxruntime, for robots without jax: numpy and onnxruntime are enough (`pip install --no-deps qt_jax`).
+"""The artefact's policy on onnxruntime, for robots without jax: numpy and onnxruntime are enough (`pip
+install --no-deps qt_jax`).
 
-`Sessions(onnx_policy.load(folder), embed)` of serving/sessions.py keeps episodes, and tells windows anew under a new instruction.
+`Sessions(onnx_policy.load(folder), embed)` of serving/sessions.py keeps episodes, and tells windows anew
+under a new instruction.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ def load(path: str, slots: int = 1, threads: int | None = None) -> OnnxPolicy:
 
     Raises:
         UserError: if there is none, a file is missing or was changed, or onnxruntime does not run a program.
+
     """
     folder = Folder.open(path)
     if FOLDER not in folder.about:
@@ -42,7 +45,9 @@ def load(path: str, slots: int = 1, threads: int | None = None) -> OnnxPolicy:
 
 
 class OnnxPolicy(Runtime):
-    """A `Runtime` of `slots` episodes, each with its own window. The programs are of one row, so a call's rows run one after the other.
+    """A `Runtime` of `slots` episodes, each with its own window.
+
+    The programs are of one row, so a call's rows run one after the other.
 
     Args:
         described: whose specs and statistics the programs have.
@@ -51,6 +56,7 @@ class OnnxPolicy(Runtime):
 
     Raises:
         UserError: if onnxruntime does not run a program, or it is of another policy.
+
     """
 
     def __init__(self, described: Folder, written: Path, slots: int = 1, threads: int | None = None):
@@ -76,7 +82,9 @@ class OnnxPolicy(Runtime):
         tokens, scores = (np.concatenate(part) for part in zip(*decoded))
         return tokens, scores
 
-    def _step(self, slot: int, is_first: bool, executed: np.ndarray, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    def _step(
+        self, slot: int, is_first: bool, executed: np.ndarray, inputs: dict[str, np.ndarray]
+    ) -> list[np.ndarray]:
         """Tokens [1, D] and scores [1, D, N]; the slot's window goes one frame on."""
         frame = _run(self._encode, inputs)
         for name, kept in self._cache.items():
@@ -134,4 +142,6 @@ def _rows(nodes: list[Any]) -> Arrays:
 def _run(session: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """{output: value}; a program takes of the inputs what it uses."""
     names = [node.name for node in session.get_outputs()]
-    return dict(zip(names, session.run(names, {node.name: inputs[node.name] for node in session.get_inputs()})))
+    return dict(
+        zip(names, session.run(names, {node.name: inputs[node.name] for node in session.get_inputs()}))
+    )

@@ -37,6 +37,7 @@ class Pages:
 
     Args:
         metadata: of the server, which the page shows. sessions: how many episodes are under way.
+
     """
 
     def __init__(

@@ -59,6 +59,7 @@ class Recorder:
         unlabelled: episodes that ended without a label; they are dropped.
         left_out: steps before an episode's last instruction.
         lost: labelled episodes that neither the disk nor the memory took.
+
     """
 
     def __init__(self, spool: Spool):
@@ -88,6 +89,7 @@ class Recorder:
         Raises:
             Refused: `unknown_session` if it has no step; `bad_observation` if it has no sentence, another one
                 than `last`, or is too long. It is kept then.
+
         """
         steps = self._steps.get(last.session)
         if not steps:
@@ -117,6 +119,7 @@ class Recorder:
 
         Raises:
             Refused: `not_written` if the disk does not take it.
+
         """
         with self._writing:
             try:

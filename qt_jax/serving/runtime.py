@@ -1,4 +1,6 @@
-"""What every runtime of a policy takes and gives, in numpy: serving/policy.py (jax) and serving/onnx_policy.py (onnxruntime)."""
+"""What every runtime of a policy takes and gives, in numpy: serving/policy.py (jax) and
+serving/onnx_policy.py (onnxruntime).
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,10 @@ from qt_jax.statistics import Statistics
 
 @dataclasses.dataclass(frozen=True)
 class Action:
-    """actions float32 [M, D] inside the spec's bounds; tokens int32 [M, D]; scores float32 [M, D, N], -inf at absent bins."""
+    """actions float32 [M, D] inside the spec's bounds.
+
+    Tokens int32 [M, D]; scores float32 [M, D, N], -inf at absent bins.
+    """
 
     actions: np.ndarray
     tokens: np.ndarray
@@ -31,7 +36,10 @@ class Action:
 
 
 class Runtime(abc.ABC):
-    """The policy of up to `slots` episodes at once, each with its own window of past frames; statistics: of this robot's raw state."""
+    """The policy of up to `slots` episodes at once, each with its own window of past frames.
+
+    Statistics: of this robot's raw state.
+    """
 
     def __init__(self, spec: PolicySpec, statistics: Statistics, slots: int):
         self.spec, self._statistics, self.slots = spec, statistics, slots
@@ -49,23 +57,35 @@ class Runtime(abc.ABC):
 
         Args:
             slot: int [M], which episodes, each at most once.
-            images: {camera: uint8 [M, H, W, 3]}. state: raw, float [M, state_dim]. instruction: float [M, E] embeddings.
+            images: {camera: uint8 [M, H, W, 3]}. state: raw, float [M, state_dim]. instruction: float [M, E]
+                embeddings.
             is_first: bool [M]; True forgets the slot's past, as at the start of an episode in training.
-            executed: int [M, D], of a frame that is told again: the bins of the action that followed it; -1, and by default: those that are
-                decided now. Later decisions of a policy with `config.model.past_actions` know them. Not checked.
+            executed: int [M, D], of a frame that is told again: the bins of the action that followed it; -1,
+                and by default: those that are decided now. Later decisions of a policy with
+                `config.model.past_actions` know them. Not checked.
 
         Raises:
-            UserError: naming the field whose shape, dtype or values are wrong. The windows are untouched then.
+            UserError: naming the field whose shape, dtype or values are wrong. The windows are untouched
+                then.
+
         """
         check(self.spec, images, state, instruction, rows=len(slot))
         executed = undecided(self.spec, len(slot)) if executed is None else executed
-        inputs = images, self._statistics.normalize(state), instruction.astype(np.float32), np.asarray(is_first), executed
+        inputs = (
+            images,
+            self._statistics.normalize(state),
+            instruction.astype(np.float32),
+            np.asarray(is_first),
+            executed,
+        )
         tokens, scores = self._decide(np.asarray(slot), *inputs)
         return Action(discretization.detokenize(self.spec.action, tokens), tokens, scores)
 
     @abc.abstractmethod
     def _decide(self, slot: np.ndarray, *inputs: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens [M, D] and scores [M, D, N]. inputs: as `act` has them, the state normalised, nothing left out."""
+        """Tokens [M, D] and scores [M, D, N]. inputs: as `act` has them, the state normalised, nothing left
+        out.
+        """
 
     def warm_up(self) -> None:
         """Takes a control step that is forgotten again: the first one costs more than those that follow."""
@@ -86,8 +106,16 @@ def undecided(spec: PolicySpec, rows: int) -> np.ndarray:
     return np.full((rows, spec.action.dims), -1, np.int32)
 
 
-def check(spec: PolicySpec, images: dict[str, np.ndarray], state: np.ndarray, instruction: np.ndarray, rows: int | None = None) -> None:
-    """Raises a UserError naming the field of an observation (of `rows` observations) that the policy does not take."""
+def check(
+    spec: PolicySpec,
+    images: dict[str, np.ndarray],
+    state: np.ndarray,
+    instruction: np.ndarray,
+    rows: int | None = None,
+) -> None:
+    """Raises a UserError naming the field of an observation (of `rows` observations) that the policy does not
+    take.
+    """
     observation, batch = spec.observation, () if rows is None else (rows,)
     cameras = sorted(observation.cameras)
     if not isinstance(images, Mapping):

@@ -1,4 +1,6 @@
-"""The policy server: the websocket protocol of `openpi-client`, and on the same port health, metrics and a page for people."""
+"""The policy server: the websocket protocol of `openpi-client`, and on the same port health, metrics and a
+page for people.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +45,10 @@ CLOSE_S = 2.0
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """connections: at a time. open_timeout_s: for the handshake. idle_timeout_s: without a message, then the connection is closed.
-    deadline_ms: of requests that name none (0: none). pending: requests of one connection without a reply yet. drain_s: at the end."""
+    """connections: at a time. open_timeout_s: for the handshake. idle_timeout_s: without a message, then the
+    connection is closed. deadline_ms: of requests that name none (0: none). pending: requests of one
+    connection without a reply yet. drain_s: at the end.
+    """
 
     connections: int = 256
     open_timeout_s: float = 10.0
@@ -69,6 +73,7 @@ class Server:
 
     Args:
         about: what the metadata says of the policy beside its specs.
+
     """
 
     def __init__(
@@ -110,15 +115,21 @@ class Server:
 
     @contextlib.asynccontextmanager
     async def listening(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> Any:
-        """Accepts connections on entry; on exit it answers what is under way, then closes. Gives the websocket server.
+        """Accepts connections on entry; on exit it answers what is under way, then closes.
+
+        Gives the websocket server.
 
         Raises:
             UserError: if the port cannot be bound.
+
         """
         observation = self._spec.observation
         image = math.prod(observation.image_size) * 3
         # 8 bytes a number: images that are floats by mistake are read, and refused by name.
-        largest = 8 * (len(observation.cameras) * image + observation.state_dim + self._spec.instruction_dim) + 2**16
+        largest = (
+            8 * (len(observation.cameras) * image + observation.state_dim + self._spec.instruction_dim)
+            + 2**16
+        )
         try:
             server = await serve(
                 self._connected,
@@ -285,11 +296,19 @@ class Server:
             raise Refused("bad_observation", f"Key 'values' holds no list of 1 to {MAX_VALUES} sentences.")
         start = time.perf_counter()
         await self._embed(instructions)
-        values = await asyncio.wrap_future(self._batcher.call(lambda: self._sessions.values(session, instructions), long=True))
-        return {"values": values, "instructions": instructions, "server_timing": {"total_ms": 1000 * (time.perf_counter() - start)}}
+        values = await asyncio.wrap_future(
+            self._batcher.call(lambda: self._sessions.values(session, instructions), long=True)
+        )
+        return {
+            "values": values,
+            "instructions": instructions,
+            "server_timing": {"total_ms": 1000 * (time.perf_counter() - start)},
+        }
 
     async def _embed(self, sentences: list[str]) -> None:
-        """New ones while the device serves other robots (an observation's own is embedded there, in the order of arrival)."""
+        """New ones while the device serves other robots (an observation's own is embedded there, in the order
+        of arrival).
+        """
         if new := [sentence for sentence in sentences if sentence not in self._told]:
             with contextlib.suppress(UserError):
                 await asyncio.to_thread(lambda: [self._sessions.embedding(sentence) for sentence in new])
@@ -340,12 +359,14 @@ def _closes(message: dict[str, Any]) -> bool:
 
 
 def _sentences(value: Any) -> bool:
-    sentence = lambda s: isinstance(s, str) and 0 < len(s.strip()) <= MAX_PROMPT
+    def sentence(s):
+        return isinstance(s, str) and 0 < len(s.strip()) <= MAX_PROMPT
+
     return isinstance(value, list) and 0 < len(value) <= MAX_VALUES and all(map(sentence, value))
 
 
 def _quiet() -> Any:
-    """websockets' own log lines are of strangers' broken handshakes."""
+    """Websockets' own log lines are of strangers' broken handshakes."""
     log = logging.getLogger("qt_jax.websockets")
     log.setLevel(logging.CRITICAL)
     return log

@@ -1,4 +1,6 @@
-"""Episodes under way: who is in which slot, what was seen, and what a new instruction asks to be encoded again."""
+"""Episodes under way: who is in which slot, what was seen, and what a new instruction asks to be encoded
+again.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from qt_jax.serving.runtime import Action, Runtime, check, shown, undecided
 class Refused(UserError):
     """A request that got no action.
 
-    code: a stable name of the reason (docs/robot.md lists them). in_history: whether its frame is in the episode's history all the same.
+    code: a stable name of the reason (docs/robot.md lists them). in_history: whether its frame is in the
+    episode's history all the same.
     """
 
     def __init__(self, code: str, message: str, in_history: bool = False):
@@ -42,8 +45,11 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """action float32 [D]; tokens int32 [D]; chosen float32 [D], the scores of the chosen bins; score: of the
-    whole action; scores float32 [D, N]; step: from 0."""
+    """action float32 [D].
+
+    Tokens int32 [D]; chosen float32 [D], the scores of the chosen bins; score: of the whole action; scores
+    float32 [D, N]; step: from 0.
+    """
 
     action: np.ndarray
     tokens: np.ndarray
@@ -76,6 +82,7 @@ class Sessions:
     Args:
         embed: sentence -> float [E].
         reserved: slots that no session takes, so that `values` always has one.
+
     """
 
     def __init__(self, policy: Runtime, embed: Callable[[str], np.ndarray], reserved: int = 0):
@@ -105,7 +112,9 @@ class Sessions:
         self._lost.discard(session)
 
     def lose_all(self) -> None:
-        """After a failure that left the policy's windows in no known state: every session must begin a new episode."""
+        """After a failure that left the policy's windows in no known state: every session must begin a new
+        episode.
+        """
         lost = {*self._episodes, *self._lost}
         for session in lost:
             self.close(session)
@@ -120,6 +129,7 @@ class Sessions:
 
         Raises:
             Refused: of the first request that cannot be served. Then none is: every session is as it was.
+
         """
         _check_once_each(requests)
         before = set(self._episodes)
@@ -165,7 +175,9 @@ class Sessions:
             images = {name: _own(image) for name, image in request.images.items()}
             episode.frames.append(_Frame(images, _own(request.state), undecided(self.policy.spec, 1)[0]))
             rows.append(list(episode.frames)[0 if told_anew else -1 :])
-        for place in range(max(map(len, rows)) - 1):  # the window again, its first frame as an episode's first
+        for place in range(
+            max(map(len, rows)) - 1
+        ):  # the window again, its first frame as an episode's first
             again = [(e, row, place == 0) for e, row in zip(episodes, rows) if place < len(row) - 1]
             self._step([(e, row[place], first) for e, row, first in again])
         action = self._step([(e, row[-1], e.step == 0) for e, row in zip(episodes, rows)])
@@ -186,9 +198,12 @@ class Sessions:
         Raises:
             Refused: `no_values`, `unknown_session`, `sessions_full` if no slot is free, or `bad_observation`
                 for what is no list of instructions.
+
         """
         if self.policy.spec.score_name != "Q":
-            raise Refused("no_values", f"This policy's scores are of kind {self.policy.spec.score_name!r}, no values.")
+            raise Refused(
+                "no_values", f"This policy's scores are of kind {self.policy.spec.score_name!r}, no values."
+            )
         if session not in self._episodes:
             raise Refused("unknown_session", "This session has no observation yet; send one first.")
         if isinstance(instructions, str):  # whose letters would be valued
@@ -212,6 +227,7 @@ class Sessions:
 
         Raises:
             UserError: if it is empty, or no sentence; and that of `embed`.
+
         """
         if isinstance(instruction, np.ndarray):
             return instruction
@@ -252,9 +268,18 @@ class Sessions:
 
     def _step(self, rows: Sequence[tuple[_Episode, _Frame, bool]]) -> Action:
         episodes, frames, is_first = zip(*rows)
-        images = {name: _stacked([frame.images[name] for frame in frames]) for name in self.policy.spec.observation.cameras}
-        state, embeddings = _stacked([frame.state for frame in frames]), _stacked([episode.embedding for episode in episodes])
-        slots, executed = np.asarray([episode.slot for episode in episodes]), np.stack([frame.tokens for frame in frames])
+        images = {
+            name: _stacked([frame.images[name] for frame in frames])
+            for name in self.policy.spec.observation.cameras
+        }
+        state, embeddings = (
+            _stacked([frame.state for frame in frames]),
+            _stacked([episode.embedding for episode in episodes]),
+        )
+        slots, executed = (
+            np.asarray([episode.slot for episode in episodes]),
+            np.stack([frame.tokens for frame in frames]),
+        )
         return self.policy.act(slots, images, state, embeddings, np.asarray(is_first), executed)
 
 
@@ -265,7 +290,8 @@ def _check_once_each(requests: Sequence[Request]) -> None:
 
 def _own(array: np.ndarray) -> np.ndarray:
     """What the caller's next frame, in the same buffer, does not change: a copy, but of bytes, as they come
-    by the network."""
+    by the network.
+    """
     base = array.base
     while isinstance(base, np.ndarray):
         base = base.base

@@ -50,6 +50,7 @@ class Spool(contextlib.AbstractContextManager):
 
     Raises:
         UserError: if the folder cannot be made or locked, or is another server's.
+
     """
 
     def __init__(self, folder: Path):
@@ -74,6 +75,7 @@ class Spool(contextlib.AbstractContextManager):
 
         Raises:
             OSError: if the disk does not take it.
+
         """
         last = max((int(path.stem) for path in self.files() if path.stem.isdecimal()), default=-1)
         path = self.folder / f"{last + 1:06d}.npz"
@@ -115,6 +117,7 @@ class Spool(contextlib.AbstractContextManager):
 
         Raises:
             UserError: naming a file that is damaged.
+
         """
         for path in self.files():
             with _naming(path):

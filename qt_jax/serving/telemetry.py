@@ -23,11 +23,19 @@ class Metrics:
         self._registry = CollectorRegistry()
         named = {"registry": self._registry}
         self.replies = Counter("qt_replies", "Replies by code; ok: with an action", ["code"], **named)
-        self.refused = Counter("qt_refused_connections", "Handshakes refused, by HTTP status", ["status"], **named)
+        self.refused = Counter(
+            "qt_refused_connections", "Handshakes refused, by HTTP status", ["status"], **named
+        )
         self.infer = Histogram("qt_infer_seconds", "One batch on the device", buckets=_SECONDS, **named)
-        self.queue = Histogram("qt_queue_seconds", "A request's wait for its batch", buckets=_SECONDS, **named)
-        self.total = Histogram("qt_request_seconds", "From a request's arrival to its reply", buckets=_SECONDS, **named)
-        self.batch = Histogram("qt_batch_size", "Robots that share a batch", buckets=(1, 2, 4, 8, 16, 32, 64, 128), **named)
+        self.queue = Histogram(
+            "qt_queue_seconds", "A request's wait for its batch", buckets=_SECONDS, **named
+        )
+        self.total = Histogram(
+            "qt_request_seconds", "From a request's arrival to its reply", buckets=_SECONDS, **named
+        )
+        self.batch = Histogram(
+            "qt_batch_size", "Robots that share a batch", buckets=(1, 2, 4, 8, 16, 32, 64, 128), **named
+        )
         self.connections = Gauge("qt_connections", "Open connections", **named)
         self.sessions = Gauge("qt_sessions", "Episodes under way", **named)
 
@@ -39,7 +47,11 @@ class JsonLines(logging.Formatter):
     """A record as one JSON object; `extra={"fields": {...}}` adds its fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line = {"time": round(time.time(), 3), "level": record.levelname.lower(), "event": record.getMessage()}
+        line = {
+            "time": round(time.time(), 3),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+        }
         line |= getattr(record, "fields", {})
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
@@ -47,7 +59,8 @@ class JsonLines(logging.Formatter):
 
 
 class Unhurried(logging.Handler):
-    """Writes lines to stderr in a thread of its own: a terminal or a pipe that nobody reads holds up no robot.
+    """Writes lines to stderr in a thread of its own: a terminal or a pipe that nobody reads holds up no
+    robot.
 
     Of the lines that wait, `at_most` are kept; more are counted.
     """

@@ -1,4 +1,6 @@
-"""Image augmentation inside the jitted step: same key, same result; one draw a segment, so that its frames change together."""
+"""Image augmentation inside the jitted step: same key, same result; one draw a segment, so that its frames
+change together.
+"""
 
 from __future__ import annotations
 

@@ -30,7 +30,8 @@ _DAMAGE = (
 @contextlib.contextmanager
 def readable(directory: epath.Path, step: int) -> Iterator[None]:
     """Whatever fails within is one line: what lies outside of the checkpoint's files, that they are damaged,
-    or that nobody knows."""
+    or that nobody knows.
+    """
     try:
         yield
     except UserError:
@@ -133,6 +134,7 @@ def refuse_other_shapes(
 
     Args:
         saved: Orbax's metadata of a tree. expected: the tree that is to be read.
+
     """
     theirs, mine = _shapes(saved), _shapes(expected)
     if theirs == mine:

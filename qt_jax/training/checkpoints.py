@@ -1,6 +1,8 @@
-"""One checkpoint: train_state; params (what is served); data_iterator (the data position); assets; clock (see metrics.Clock).
+"""One checkpoint: train_state; params (what is served); data_iterator (the data position); assets; clock (see
+metrics.Clock).
 
-Saves are asynchronous and atomic: until all hosts have written, the directory has another name, and readers see the step before.
+Saves are asynchronous and atomic: until all hosts have written, the directory has another name, and readers
+see the step before.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ from qt_jax.training.state import TrainState
 @dataclasses.dataclass(frozen=True)
 class DatasetAssets:
     """What a robot of one dataset needs: its own action and observation, statistics of its states (raw) and
-    actions, seconds a step, and the return that a policy is told there, if it is told one."""
+    actions, seconds a step, and the return that a policy is told there, if it is told one.
+    """
 
     action: ActionSpec
     observation: ObservationSpec
@@ -52,7 +55,9 @@ class DatasetAssets:
 
 @dataclasses.dataclass(frozen=True)
 class Assets:
-    """What makes parameters usable: the network's action and observation, each dataset's own, the text encoder, the training's config."""
+    """What makes parameters usable: the network's action and observation, each dataset's own, the text
+    encoder, the training's config.
+    """
 
     action: ActionSpec
     observation: ObservationSpec
@@ -62,7 +67,9 @@ class Assets:
     config: dict[str, Any]
     data_fingerprint: str
     data: dict[str, Any]
-    """Share of successes in the whole dataset, whatever was filtered: {task or "all": {"success", "episodes"}}."""
+    """Share of successes in the whole dataset, whatever was filtered: {task or "all": {"success",
+    "episodes"}}.
+    """
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -82,10 +89,19 @@ class Assets:
         missing = {field.name for field in dataclasses.fields(cls)} - set(value)
         if not missing:
             saved = value["config"]
-            known = {"agent": agents.get(saved["agent"]["name"]).get_config(), "model": q_transformer.laptop()}
-            missing = {f"config.{part}.{name}" for part, settings in known.items() for name in set(settings) - set(saved[part])}
+            known = {
+                "agent": agents.get(saved["agent"]["name"]).get_config(),
+                "model": q_transformer.laptop(),
+            }
+            missing = {
+                f"config.{part}.{name}"
+                for part, settings in known.items()
+                for name in set(settings) - set(saved[part])
+            }
         if missing:
-            raise UserError(f"{where}: the checkpoint's assets lack {sorted(missing)}; it was written by another version, train it again.")
+            raise UserError(
+                f"{where}: the checkpoint's assets lack {sorted(missing)}; it was written by another version, train it again."
+            )
         return cls(
             ActionSpec(**value["action"]),
             ObservationSpec(**value["observation"]),
@@ -100,9 +116,16 @@ class Assets:
 
 def frozen_config(values: dict[str, Any]) -> ml_collections.FrozenConfigDict:
     """A config as it was saved: JSON lists are tuples again."""
-    as_tuples = lambda v: (
-        tuple(map(as_tuples, v)) if isinstance(v, list) else {k: as_tuples(x) for k, x in v.items()} if isinstance(v, dict) else v
-    )
+
+    def as_tuples(v):
+        return (
+            tuple(map(as_tuples, v))
+            if isinstance(v, list)
+            else {k: as_tuples(x) for k, x in v.items()}
+            if isinstance(v, dict)
+            else v
+        )
+
     return ml_collections.FrozenConfigDict(as_tuples(values))
 
 
@@ -116,16 +139,29 @@ def _directory(workdir: str) -> epath.Path:
 
 
 class Checkpointer:
-    """Saves and restores the checkpoints of one run; keeps the latest `keep_checkpoints` and the best `keep_best` of `config.train`."""
+    """Saves and restores the checkpoints of one run.
+
+    Keeps the latest `keep_checkpoints` and the best `keep_best` of `config.train`.
+    """
 
     def __init__(self, workdir: str, settings: Any):
-        self._directory, self._best_metric = _directory(workdir), settings.best_metric if settings.keep_best else None
+        self._directory, self._best_metric = (
+            _directory(workdir),
+            settings.best_metric if settings.keep_best else None,
+        )
         policies: list[Any] = [managers.LatestN(settings.keep_checkpoints)]
         best = {}
         if self._best_metric:
-            value = lambda metrics: metrics[self._best_metric]
+
+            def value(metrics):
+                return metrics[self._best_metric]
+
             policies.append(
-                managers.BestN(get_metric_fn=lambda metrics: -value(metrics), n=settings.keep_best, keep_checkpoints_without_metrics=False)
+                managers.BestN(
+                    get_metric_fn=lambda metrics: -value(metrics),
+                    n=settings.keep_best,
+                    keep_checkpoints_without_metrics=False,
+                )
             )
             best = {"best_fn": value, "best_mode": "min"}
         options = ocp.CheckpointManagerOptions(
@@ -152,6 +188,7 @@ class Checkpointer:
 
         Raises:
             UserError: if this or an earlier save could not be written, or `best_metric` was not measured.
+
         """
         if self._best_metric and metrics is not None and self._best_metric not in metrics:
             raise UserError(
@@ -178,10 +215,12 @@ class Checkpointer:
             self._manager.check_for_errors()
 
     def restore(self, state: Any) -> tuple[TrainState, dict, dict]:
-        """The latest checkpoint into the shapes and shardings of `state` (whatever mesh saved it), the data position and the clock.
+        """The latest checkpoint into the shapes and shardings of `state` (whatever mesh saved it), the data
+        position and the clock.
 
         Raises:
             UserError: if it cannot be read.
+
         """
         step, saved = self.latest_step, state.saved()
         path = self._directory / str(step)
@@ -219,10 +258,13 @@ def latest_step(workdir: str) -> int:
 
     Raises:
         UserError: if there is none.
+
     """
     directory = _directory(workdir)
     if not exists(workdir):
-        raise UserError(f"{directory} holds no checkpoint; run `python -m qt_jax train --config=...` with this config.workdir first.")
+        raise UserError(
+            f"{directory} holds no checkpoint; run `python -m qt_jax train --config=...` with this config.workdir first."
+        )
     return max(list_steps(directory))
 
 
@@ -230,7 +272,9 @@ def _kept_step(workdir: str, step: int) -> int:
     """`step` if that checkpoint was kept; 0: the latest."""
     latest = latest_step(workdir)
     if step and step not in (kept := list_steps(_directory(workdir))):
-        raise UserError(f"{_directory(workdir)} holds no checkpoint of step {step}; give one of {kept}, or 0 for the latest.")
+        raise UserError(
+            f"{_directory(workdir)} holds no checkpoint of step {step}; give one of {kept}, or 0 for the latest."
+        )
     return step or latest
 
 
@@ -239,6 +283,7 @@ def load_assets(workdir: str, step: int = 0) -> Assets:
 
     Raises:
         UserError: if there is none, or another version wrote it.
+
     """
     directory, step = _directory(workdir), _kept_step(workdir, step)
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer, readable(directory, step):
@@ -253,6 +298,7 @@ def check_same_run(workdir: str, assets: Assets) -> dict[str, tuple[Any, Any]]:
 
     Raises:
         UserError: if it was made with other data or a config that cannot go on from it, or cannot be read.
+
     """
     if not exists(workdir):
         return {}
@@ -269,13 +315,15 @@ def check_same_run(workdir: str, assets: Assets) -> dict[str, tuple[Any, Any]]:
 
 
 def load_params(workdir: str, like: dict | None = None, step: int = 0) -> tuple[dict, Assets, int]:
-    """Parameters and assets of a checkpoint below `workdir` (step 0: the latest), without the optimiser; and its step.
+    """Parameters and assets of a checkpoint below `workdir` (step 0: the latest), without the optimiser; and
+    its step.
 
     Args:
         like: parameters whose shapes must agree and whose shardings are used (None: as saved, on one device).
 
     Raises:
         UserError: if there is no checkpoint, it cannot be read, or the shapes differ.
+
     """
     step = _kept_step(workdir, step)
     assets = load_assets(workdir, step)
@@ -285,7 +333,9 @@ def load_params(workdir: str, like: dict | None = None, step: int = 0) -> tuple[
         refuse_other_shapes(metadata, _expected(assets) if like is None else like, path)
         if like is None:
             sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-            abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), metadata)
+            abstract = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), metadata
+            )
             return _with_list_keys(checkpointer.restore(path / "params", abstract)), assets, step
         return checkpointer.restore(path / "params", like), assets, step
 
@@ -317,7 +367,10 @@ def _expected(assets: Assets) -> Any:
 
 
 def _with_list_keys(tree: Any) -> Any:
-    """Orbax saves the integer keys of module lists as strings; NNX wants the integers ('10' would sort before '2')."""
+    """Orbax saves the integer keys of module lists as strings.
+
+    NNX wants the integers ('10' would sort before '2').
+    """
     if not isinstance(tree, dict):
         return tree
     return {int(k) if isinstance(k, str) and k.isdigit() else k: _with_list_keys(v) for k, v in tree.items()}

@@ -19,7 +19,8 @@ import numpy as np
 @dataclasses.dataclass(frozen=True)
 class Chip:
     """flops: bf16 FLOP/s. memory: bytes. bandwidth: bytes/s of the memory. interconnect: bytes/s of all links
-    of a chip, one way. network: bytes/s of a chip's share of its host's network, one way."""
+    of a chip, one way. network: bytes/s of a chip's share of its host's network, one way.
+    """
 
     flops: float
     memory: float
@@ -46,7 +47,9 @@ def published(kind: str) -> Chip | None:
 
 
 def total_peak(mesh: jax.sharding.Mesh) -> float:
-    """FLOP/s of the mesh: published bf16 peaks added up, or what the cores do in a matmul, however many devices they simulate."""
+    """FLOP/s of the mesh: published bf16 peaks added up, or what the cores do in a matmul, however many
+    devices they simulate.
+    """
     chip = published(mesh.devices.flat[0].device_kind)
     return chip.flops * mesh.size if chip else measured_peak() * jax.process_count()
 

@@ -1,5 +1,6 @@
 """How long a step's exchanges may take, modelled: rings within a slice, the data centre's network between
-slices."""
+slices.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +20,15 @@ MODEL = (
     f"group's axes, and {HOP_S * 1e6:g} us a hop"
 )
 MODEL_BETWEEN = (
-    "; between slices its part over its share of the host's network, and "
-    f"{NETWORK_S * 1e6:g} us a message"
+    f"; between slices its part over its share of the host's network, and {NETWORK_S * 1e6:g} us a message"
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Group:
     """chips: of it in each slice. slices: that it is in. links: share of a chip's links that lie along it.
-    hops: between its farthest chips of a slice."""
+    hops: between its farthest chips of a slice.
+    """
 
     chips: float
     slices: int
@@ -46,6 +47,7 @@ def seconds(found: Mapping[Collective, int], devices: Sequence[Any], chip: Chip)
     Args:
         found: how often a step makes each exchange.
         devices: in the program's order; with `coords`, and `slice_index` where there are several slices.
+
     """
     own = [device for device in devices if _slice(device) == _slice(devices[0])]
     within = between = 0.0

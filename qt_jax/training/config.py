@@ -22,30 +22,39 @@ from qt_jax.training import augment, distributed, mesh
 def default_config(
     agent: str = "q_transformer", network: Callable[[], ml_collections.ConfigDict] = model.laptop
 ) -> ml_collections.ConfigDict:
-    """Defaults of this project for training; an experiment adds `env`, `collect` and `evaluate`, and overrides.
+    """Defaults of this project for training.
+
+    An experiment adds `env`, `collect` and `evaluate`, and overrides.
 
     Args:
         network: its sizes, `model.laptop` or `model.paper`.
+
     """
     config = ml_collections.ConfigDict()
     config.workdir = "runs/default"  # directory or bucket of the run: checkpoints, metrics, reports
     config.seed = 0  # of initialisation, order of the data, dropout and augmentation
     config.discount = 0.98  # per dt_ref seconds; the ONE discount of data, loss and reports
     config.dt_ref = 0.0625  # seconds
-    config.value_range = ()  # least and greatest attainable return; empty: of 1 for success and data.step_penalty a step
+    # least and greatest attainable return; empty: of 1 for success and data.step_penalty a step
+    config.value_range = ()
     config.agent = agents.get(agent).get_config()
     config.model = network()
     config.model.atoms = agents.get(agent).outputs(config)
     config.model.return_token = config.model.past_actions = agents.get(agent).RETURN_CONDITIONED
     config.data = ml_collections.ConfigDict()
-    config.data.mixture = "collected"  # a mixture or dataset by name: qt_jax/data/mixtures.py and specs.py, or data.tables
+    config.data.mixture = (
+        "collected"  # a mixture or dataset by name: qt_jax/data/mixtures.py and specs.py, or data.tables
+    )
     config.data.path = "data/default"  # of the dataset "collected", which `collect` and `convert` write
     config.data.root = ""  # directory or bucket of the datasets with relative paths
     config.data.tables = ""  # a Python file of yours with SPECS and MIXTURES of your own
     config.data.cache = "~/.cache/qt_jax/data"  # indices of datasets, and files of buckets that must be local
-    config.data.text_encoder = text.ENCODER  # or the name of the stored embeddings' encoder, or "module:function" of yours
+    config.data.text_encoder = (
+        text.ENCODER
+    )  # or the name of the stored embeddings' encoder, or "module:function" of yours
     config.data.episodes = "all"  # or "successes", "demonstrations", "demonstrations_and_failures"
-    config.data.limits = ()  # most episodes a task of each collector, such as ("demonstration=10", "noise=200"), no others; (): all
+    # most episodes a task of each collector, such as ("demonstration=10", "noise=200"), no others; (): all
+    config.data.limits = ()
     config.data.validation_fraction = 0.05  # of the episodes, by hash; none where a dataset has its own split
     config.data.segment_length = 8  # steps of one episode that are scored together
     config.data.batch_size = 32  # segments, over all devices
@@ -54,14 +63,19 @@ def default_config(
     config.data.action_bounds = "spec"  # or "quantiles": 1% and 99% of each dataset's actions
     natural = {kind: config_dict.placeholder(float) for kind in KINDS}
     config.data.balance = ml_collections.ConfigDict(natural)  # share of a dataset's segments; None: natural
-    config.data.shuffle_episodes = 512  # over all hosts, so many episodes have their segments shuffled together
+    config.data.shuffle_episodes = (
+        512  # over all hosts, so many episodes have their segments shuffled together
+    )
     config.data.memory_mib = 1024  # of encoded episodes, kept by all reading processes of a host together
     config.data.read_threads = 4  # that read and decode, in each process
     config.data.workers = 0  # processes that read and decode; 0: the training process does
     config.data.max_skipped = 0  # episodes of a dataset that may be damaged or have frames that do not decode
     config.data.step_penalty = 0.0  # taken from the reward of every step
-    config.data.time_limits = "bootstrap"  # from o_T, where one cut an episode short; or "terminal": such an episode ended with nothing
-    config.data.relabel_rate = 0.0  # of the episodes, told another task's instruction, at which they failed (hindsight)
+    # from o_T, where one cut an episode short; or "terminal": such an episode ended with nothing
+    config.data.time_limits = "bootstrap"
+    config.data.relabel_rate = (
+        0.0  # of the episodes, told another task's instruction, at which they failed (hindsight)
+    )
     config.data.paraphrase_cosine = 0.9  # instructions nearer than this are the same task to hindsight
     config.data.augment = augment.get_config()
     config.optimizer = ml_collections.ConfigDict()
@@ -80,20 +94,28 @@ def default_config(
     config.train.keep_checkpoints = 2  # the latest
     config.train.keep_best = 0  # and as many with the least best_metric
     config.train.best_metric = "validation/loss"  # of keep_best
-    config.train.accumulation = 1  # parts of a batch that pass one after the other; the step stays that of the whole batch
+    config.train.accumulation = (
+        1  # parts of a batch that pass one after the other; the step stays that of the whole batch
+    )
     config.train.init_from = ""  # a run whose parameters this one starts from
     config.train.compilation_cache = "~/.cache/qt_jax"  # compiled programs, kept between runs; empty: none
-    config.train.step_timeout_s = 1800.0  # a step (or validation, or save) that takes longer ends the run with status 76
+    config.train.step_timeout_s = (
+        1800.0  # a step (or validation, or save) that takes longer ends the run with status 76
+    )
     config.train.save_timeout_s = 1200  # for all hosts to finish a save
     config.train.lock_wait_s = 30.0  # for another training in workdir to end; then this one is refused
     config.train.wandb = ""  # project of Weights & Biases, beside TensorBoard; empty: none
-    config.train.profile_start = 0  # first step of a trace for TensorBoard and Perfetto in workdir/profile; 0: none
+    config.train.profile_start = (
+        0  # first step of a trace for TensorBoard and Perfetto in workdir/profile; 0: none
+    )
     config.train.profile_steps = 5  # of that trace
     return config
 
 
 def validate(config: Any, devices: int) -> None:
-    """Raises a UserError that names every setting that is wrong for that many devices, before anything is read or compiled."""
+    """Raises a UserError that names every setting that is wrong for that many devices, before anything is
+    read or compiled.
+    """
     agent, problems = config.agent, []
 
     def require(ok: bool, key: str, expected: str) -> None:
@@ -124,7 +146,11 @@ def validate(config: Any, devices: int) -> None:
     require(0 <= config.optimizer.warmup_steps < 2**31, "optimizer.warmup_steps", "0 or more, below 2**31")
     require(config.data.read_threads >= 0, "data.read_threads", "0 or more")
     require(bool(config.data.path), "data.path", "a directory")
-    require(config.model.width % max(config.model.heads, 1) == 0, "model.width", "a multiple of config.model.heads")
+    require(
+        config.model.width % max(config.model.heads, 1) == 0,
+        "model.width",
+        "a multiple of config.model.heads",
+    )
     require(0 < config.model.initial_value < 1, "model.initial_value", "a number in (0, 1)")
     require(config.data.episodes in FILTERS, "data.episodes", f"one of {FILTERS}")
     require(0 <= config.data.validation_fraction < 1, "data.validation_fraction", "a number in [0, 1)")
@@ -146,13 +172,19 @@ def validate(config: Any, devices: int) -> None:
         require(config.train[key] >= 0, f"train.{key}", "0 or more")
     if config.train.keep_best:
         due = f"a multiple of train.validate_every {config.train.validate_every}, since keep_best compares what validation measured"
-        require(config.train.checkpoint_every % config.train.validate_every == 0, "train.checkpoint_every", due)
+        require(
+            config.train.checkpoint_every % config.train.validate_every == 0, "train.checkpoint_every", due
+        )
     require(config.dt_ref > 0, "dt_ref", "a positive number of seconds")
     require(0 <= config.model.dropout < 1, "model.dropout", "a number in [0, 1)")
     data, fsdp, _ = mesh.axis_sizes(config.mesh, devices)
     parts = data * fsdp * max(1, config.train.accumulation)
-    require(config.data.batch_size > 0 and config.data.batch_size % parts == 0, "data.batch_size",
-            f"a multiple of {parts} = mesh.data {data} x mesh.fsdp {fsdp} x train.accumulation {config.train.accumulation}")  # fmt: skip
+    require(
+        config.data.batch_size > 0 and config.data.batch_size % parts == 0,
+        "data.batch_size",
+        # fmt: skip
+        f"a multiple of {parts} = mesh.data {data} x mesh.fsdp {fsdp} x train.accumulation {config.train.accumulation}",
+    )
     ranges = {
         "alpha": (lambda x: x >= 0, "at least 0"),
         "target_rate": (lambda x: 0 < x <= 1, "a number in (0, 1]"),
@@ -160,7 +192,10 @@ def validate(config: Any, devices: int) -> None:
         "backup": (lambda x: x in losses.BACKUPS, f"one of {losses.BACKUPS}"),
         "conservatism": (lambda x: x in losses.CONSERVATISM, f"one of {losses.CONSERVATISM}"),
         "value_loss": (lambda x: x in losses.VALUE_LOSSES, f"one of {losses.VALUE_LOSSES}"),
-        "critics": (lambda x: x in ((1,) if agent.value_loss == "histogram" else (1, 2)), "1 or 2, and 1 with value_loss='histogram'"),
+        "critics": (
+            lambda x: x in ((1,) if agent.value_loss == "histogram" else (1, 2)),
+            "1 or 2, and 1 with value_loss='histogram'",
+        ),
         "expectile": (lambda x: 0 < x < 1, "a number in (0, 1)"),
         "temperature": (lambda x: x > 0, "a positive number"),
         "max_weight": (lambda x: x > 0, "a positive number"),
@@ -173,9 +208,15 @@ def validate(config: Any, devices: int) -> None:
         if outputs:
             require(config.model.atoms == outputs, "model.atoms", f"{outputs} with this config.agent")
         else:
-            require(config.model.atoms > least, "model.atoms", f"more than {least} with value_loss='histogram', such as 51")
+            require(
+                config.model.atoms > least,
+                "model.atoms",
+                f"more than {least} with value_loss='histogram', such as 51",
+            )
         conditioned = algorithm.RETURN_CONDITIONED
         for name in ("return_token", "past_actions"):
-            require(config.model[name] == conditioned, f"model.{name}", f"{conditioned} with agent {agent.name}")
+            require(
+                config.model[name] == conditioned, f"model.{name}", f"{conditioned} with agent {agent.name}"
+            )
     if problems:
         raise UserError("Bad config: " + "; ".join(problems) + ".")

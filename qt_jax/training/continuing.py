@@ -72,6 +72,7 @@ def refuse_to_continue(
     Raises:
         UserError: if a setting may not differ; a run that has ended takes more steps, and a lower learning
             rate only with them.
+
     """
     refuse_other_config(saved, current, path, bound=("config.train.steps",))
     changes, rate = differing(saved, current), "config.optimizer.learning_rate"

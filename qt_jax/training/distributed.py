@@ -58,6 +58,7 @@ def find(settings: Any) -> Cluster | None:
     Raises:
         UserError: if the settings are incomplete, or an environment of many processes does not tell which
         they are.
+
     """
     check(settings)
     if settings.coordinator:
@@ -75,8 +76,11 @@ def find(settings: Any) -> Cluster | None:
 
 
 def _found(timeout_s: int) -> Cluster | None:
-    """What JAX finds in the environment. On Kubernetes it asks the API, for which an account needs rights: a
-    pod that bears no number within a job is one process by itself."""
+    """What JAX finds in the environment.
+
+    On Kubernetes it asks the API, for which an account needs rights: a pod that bears no number within a job
+    is one process by itself.
+    """
     numbered = "JOB_COMPLETION_INDEX" in os.environ
     kinds = [kind for kind in ClusterEnv._cluster_types if not kind.opt_in_only_method]
     env = next(
@@ -94,10 +98,13 @@ def _found(timeout_s: int) -> Cluster | None:
 
 
 def start(settings: Any) -> Peers:
-    """Joins the cluster, if there is one. Call before anything touches a device; the roll call uses the port after the coordinator's.
+    """Joins the cluster, if there is one.
+
+    Call before anything touches a device; the roll call uses the port after the coordinator's.
 
     Raises:
         UserError: naming the processes that are not there within `start_timeout_s`.
+
     """
     cluster = find(settings)
     if cluster is None or cluster.num_processes == 1:

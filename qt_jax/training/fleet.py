@@ -1,7 +1,9 @@
-"""Several small state-only runs as one program: the train step of every run, mapped over runs, with all of their segments on the device.
+"""Several small state-only runs as one program: the train step of every run, mapped over runs, with all of
+their segments on the device.
 
-For seeds, datasets and settings (`TRACED`) of one config, on an accelerator that a single small run would leave idle. Run r takes the same
-segments in the same order as `train` would with the loader, and the same step; only the order of floating-point sums differs.
+For seeds, datasets and settings (`TRACED`) of one config, on an accelerator that a single small run would
+leave idle. Run r takes the same segments in the same order as `train` would with the loader, and the same
+step; only the order of floating-point sums differs.
 """
 
 from __future__ import annotations
@@ -28,33 +30,50 @@ def joined(pools: Sequence[Pool]) -> tuple[dict[str, np.ndarray], list[int]]:
     """The arrays of all pools one after the other, and where each begins."""
     offsets = np.cumsum([0, *(len(pool.table) for pool in pools)])
     kinds = np.cumsum([0, *(len(pool.embeddings) for pool in pools)])
-    arrays = {name: np.concatenate([pool.table[name] for pool in pools]) for name in pools[0].table.dtype.names}
+    arrays = {
+        name: np.concatenate([pool.table[name] for pool in pools]) for name in pools[0].table.dtype.names
+    }
     arrays["instruction"] = np.concatenate([pool.instruction + first for pool, first in zip(pools, kinds)])
     arrays["embeddings"] = np.concatenate([pool.embeddings for pool in pools])
     return arrays, offsets[:-1].tolist()
 
 
-def rows(groups: tuple[Group, ...], pool: Pool, *, seed: int, steps: int, batch_size: int, shuffle_episodes: int) -> np.ndarray:
+def rows(
+    groups: tuple[Group, ...], pool: Pool, *, seed: int, steps: int, batch_size: int, shuffle_episodes: int
+) -> np.ndarray:
     """Rows of the pool's table that a run's batches hold, in the loader's order: int32 [steps, batch_size]."""
     order = Order(groups, batch_size, -(-shuffle_episodes // (batch_size * len(groups))), seed)
     reader = Reader(order, np.arange(batch_size))
-    return np.asarray([[pool.first[d.source, d.episode] + d.cut for d in reader.batch(step)] for step in range(steps)], np.int32)
+    return np.asarray(
+        [[pool.first[d.source, d.episode] + d.cut for d in reader.batch(step)] for step in range(steps)],
+        np.int32,
+    )
 
 
 def gather(arrays: dict[str, jax.Array], rows: jax.Array) -> Segment:
     """The batch of these rows, [B]."""
-    fields = {name: values[rows] for name, values in arrays.items() if name not in ("instruction", "embeddings")}
-    return Segment(images={}, camera_mask={}, instruction=arrays["embeddings"][arrays["instruction"][rows]], **fields)
+    fields = {
+        name: values[rows] for name, values in arrays.items() if name not in ("instruction", "embeddings")
+    }
+    return Segment(
+        images={}, camera_mask={}, instruction=arrays["embeddings"][arrays["instruction"][rows]], **fields
+    )
 
 
 class Fleet:
-    """config: of all runs, with a value range; own: of each run its values of `TRACED`, those that the config has."""
+    """config: of all runs, with a value range; own: of each run its values of `TRACED`, those that the config
+    has.
+    """
 
-    def __init__(self, config: Any, network: Network, arrays: dict[str, np.ndarray], own: Sequence[dict[str, float]]):
+    def __init__(
+        self, config: Any, network: Network, arrays: dict[str, np.ndarray], own: Sequence[dict[str, float]]
+    ):
         self._arrays = jax.device_put(arrays)
 
         def step(states: TrainState, arrays: Any, rows: jax.Array) -> tuple[TrainState, dict]:
-            one = lambda state, rows: train_step(config, network, state, gather(arrays, rows))
+            def one(state, rows):
+                return train_step(config, network, state, gather(arrays, rows))
+
             return jax.vmap(one)(states, rows)
 
         def steps(states: TrainState, arrays: Any, rows: jax.Array) -> tuple[TrainState, dict]:

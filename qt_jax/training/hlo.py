@@ -73,6 +73,7 @@ def collectives(text: str) -> dict[Collective, int]:
 
     Raises:
         ValueError: for a loop whose length is not to be read, or groups in a form that is not known.
+
     """
     lines, entry, current = collections.defaultdict(list), "", ""
     for line in text.splitlines():
@@ -106,7 +107,8 @@ def _sent(counted: collections.Counter[Collective]) -> float:
 
 def _trips(line: str, lines: dict[str, list[str]]) -> int:
     """Of a loop: as the compiler notes it, or, where it does not (TPU), the constant that JAX's loops count
-    up to."""
+    up to.
+    """
     if noted := _TRIPS.search(line):
         return int(noted[1])
     condition = lines[_CONDITION.search(line)[1]]
@@ -137,7 +139,10 @@ def _span(text: str) -> int:
 
 
 def _size(result: str, kind: str, started: bool) -> float:
-    """`result` is the type before the operation's name; a start holds operands and results, of which the larger half is meant."""
+    """`result` is the type before the operation's name.
+
+    A start holds operands and results, of which the larger half is meant.
+    """
     sizes = _sizes(result)
     if kind == "collective-permute" and started:
         return sizes[0]
@@ -156,7 +161,8 @@ def _sizes(result: str) -> list[int]:
 
 def _groups(line: str) -> tuple[tuple[int, ...], ...]:
     """As they are listed, counted ({groups, size} of a range, transposed) or named by axes of a mesh; (): all
-    devices."""
+    devices.
+    """
     if match := _LISTED.search(line):
         return tuple(tuple(_integers(group)) for group in re.findall(r"\{([\d,]+)\}", match[1]))
     if match := _IOTA.search(line):

@@ -24,8 +24,8 @@ def load(
 ) -> tuple[ml_collections.FrozenConfigDict, Recipe, checkpoints.Assets]:
     """The config with its value range, the recipe of its segments, and the assets.
 
-    State statistics are each dataset's own, or, of a run that started from another (`config.train.init_from`),
-    those of that one, where it had the dataset.
+    State statistics are each dataset's own, or, of a run that started from another
+    (`config.train.init_from`), those of that one, where it had the dataset.
 
     Args:
         any_returns: also those outside the value range, to look at them.
@@ -33,9 +33,13 @@ def load(
     Raises:
         UserError: for bad data, returns outside the value range where the agent has values, or a run to start
             from whose outputs mean something else.
+
     """
     opened = mixture.open_mixture(config.data, entries)
-    column = lambda name: np.concatenate([source.index.columns[name] for source in opened.sources])
+
+    def column(name):
+        return np.concatenate([source.index.columns[name] for source in opened.sources])
+
     config = with_value_range(config, float(column("dt").min()), int(column("length").max()))
     if agents.has_values(config.agent.name) and not any_returns:
         returns.check(opened, config)
@@ -88,6 +92,7 @@ def with_value_range(config: Any, shortest_dt: float, longest: int = 0) -> ml_co
 
     Raises:
         UserError: if penalties without a discount have no such bound.
+
     """
     resolved = ml_collections.ConfigDict(config)
     if not resolved.value_range:
@@ -127,7 +132,12 @@ def describe(recipe: Recipe) -> str:
     lines = []
     for source in recipe.mixture.sources:
         index, action = source.index, source.action
-        clipped = ", ".join(f"{name} {share:.2%}" for name, share in zip(action.names, source.clipped()) if share > 0) or "nothing"
+        clipped = (
+            ", ".join(
+                f"{name} {share:.2%}" for name, share in zip(action.names, source.clipped()) if share > 0
+            )
+            or "nothing"
+        )
         lines.append(
             f"{source.name}: {len(source.train)} training and {len(source.validation)} validation episodes of {len(index)}, "
             f"{index.columns['success'].mean():.0%} successful, weight {source.weight:.3g}; actions beyond the bins: {clipped}"
@@ -136,5 +146,7 @@ def describe(recipe: Recipe) -> str:
         if index.left_out:
             lines.append(f"  {index.left_out} episodes are left out by {source.spec.reader}")
         if index.skipped:
-            lines.append(f"  {sum(index.skipped.values())} damaged episodes are skipped, the first: {next(iter(index.skipped))}")
+            lines.append(
+                f"  {sum(index.skipped.values())} damaged episodes are skipped, the first: {next(iter(index.skipped))}"
+            )
     return "\n".join(lines)

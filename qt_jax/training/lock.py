@@ -1,5 +1,6 @@
 """One training at a time in a run's directory: a second one's clean-up would delete the save that the first
-has under way."""
+has under way.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +32,9 @@ _SILENT_S = 6 * _BEAT_S
 
 
 def take(workdir: str, wait_s: float) -> FileLock | Lease | NoLock:
-    """The lock of a run's directory, until it is closed or this process ends. The first process of a run has
-    it.
+    """The lock of a run's directory, until it is closed or this process ends.
+
+    The first process of a run has it.
 
     On disks it is the operating system's, which ends with the process, however that ends. Buckets and file
     systems without such locks have a lease instead: an object that its holder renews.
@@ -40,6 +42,7 @@ def take(workdir: str, wait_s: float) -> FileLock | Lease | NoLock:
     Raises:
         UserError: naming the host, the process and since when, if another training is there and does not end
             within `wait_s`; or if the directory cannot be written.
+
     """
     if jax.process_index():
         return NoLock()
@@ -93,7 +96,8 @@ class FileLock:
 
     def check(self) -> None:
         """Raises a UserError if the directory is no longer the one that was locked, or another training has
-        it. Call before writing. A lock that alone was deleted is made again."""
+        it. Call before writing. A lock that alone was deleted is made again.
+        """
         if _identity(self._path) == _identity(self._file):
             return
         file = None
@@ -153,7 +157,8 @@ class Lease:
 
     def check(self) -> None:
         """Raises a UserError if another training has the directory, or it was deleted. Call before
-        writing."""
+        writing.
+        """
         if self._lost:
             raise UserError(_gone(self._folder))
 
@@ -223,8 +228,10 @@ def _me() -> dict[str, Any]:
 
 
 def _machine() -> str:
-    """Of this boot and this container, in which a number of a process means one process; "" where there is no
-    /proc."""
+    """Of this boot and this container, in which a number of a process means one process.
+
+    "" where there is no /proc.
+    """
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
     except OSError:

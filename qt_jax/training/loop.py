@@ -34,13 +34,15 @@ SHOWN = ("train/loss", "train/grad_norm", "steps_per_s", "data_wait_share", "mfu
 
 
 def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
-    """Trains on these datasets to `config.train.steps`, from the latest checkpoint in `config.workdir` if there is one.
+    """Trains on these datasets to `config.train.steps`, from the latest checkpoint in `config.workdir` if
+    there is one.
 
     Raises:
         UserError: for a bad config, bad data, a checkpoint that this config cannot go on from, another
             training
             in the same directory, or a loss that is not finite.
         Preempted: SIGTERM or Ctrl-C came, and the run is saved.
+
     """
     with Preemption(peers) as preemption, contextlib.ExitStack() as closing:
         validate(config, jax.device_count())
@@ -196,6 +198,7 @@ def _announce(
 
     Raises:
         UserError: if a device has too little memory.
+
     """
     shape = " x ".join(f"{axis} {size}" for axis, size in compiled.mesh.shape.items())
     parts = program.memory(compiled)
@@ -246,7 +249,9 @@ def validate_on(
     totals = jax.tree.map(lambda *leaves: sum(map(float, leaves)), *(output["sums"] for output in outputs))
     result = {f"validation/{name}": total / max(count, 1.0) for name, (total, count) in totals.items()}
     if "firsts" in outputs[0]:
-        firsts = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(output["firsts"] for output in outputs))
+        firsts = jax.tree.map(
+            lambda *leaves: np.concatenate(leaves), *(output["firsts"] for output in outputs)
+        )
         values, success = firsts["value"][firsts["is_first"]], firsts["success"][firsts["is_first"]]
         if success.any() and not success.all():
             rank = mannwhitneyu(values[success], values[~success]).statistic

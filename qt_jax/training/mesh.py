@@ -1,4 +1,7 @@
-"""The device mesh `data x fsdp x tensor`. One code path for one CPU, simulated devices, a pod and an ahead-of-time topology."""
+"""The device mesh `data x fsdp x tensor`.
+
+One code path for one CPU, simulated devices, a pod and an ahead-of-time topology.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +35,7 @@ def axis_sizes(settings: Any, devices: int) -> tuple[int, int, int]:
 
     Raises:
         UserError: if they cannot use every device exactly once.
+
     """
     sizes = [settings[axis] for axis in AXES]
     shown = ", ".join(f"config.mesh.{axis}={size}" for axis, size in zip(AXES, sizes))
@@ -39,7 +43,9 @@ def axis_sizes(settings: Any, devices: int) -> tuple[int, int, int]:
         raise UserError(f"{shown}: give positive sizes, and -1 (what is left) at most once.")
     fixed = math.prod(size for size in sizes if size != -1)
     if devices % fixed or (-1 not in sizes and fixed != devices):
-        raise UserError(f"{shown}: together {fixed} on {devices} devices; their product must be the number of devices.")
+        raise UserError(
+            f"{shown}: together {fixed} on {devices} devices; their product must be the number of devices."
+        )
     return tuple(devices // fixed if size == -1 else size for size in sizes)
 
 
@@ -49,6 +55,7 @@ def axis_across(settings: Any, devices: int, slices: int) -> int:
 
     Raises:
         UserError: if neither is a multiple of the slices.
+
     """
     sizes = axis_sizes(settings, devices)
     for axis in (0, 1):
@@ -67,6 +74,7 @@ def make_mesh(settings: Any, devices: list[Any] | None = None) -> jax.sharding.M
 
     Raises:
         UserError: if the sizes do not fit the devices or the slices.
+
     """
     devices = jax.devices() if devices is None else list(devices)
     sizes = axis_sizes(settings, len(devices))
@@ -98,4 +106,6 @@ def local_rows(mesh: jax.sharding.Mesh, batch_size: int) -> np.ndarray:
 def put_batch(local: Any, mesh: jax.sharding.Mesh, batch_size: int) -> Any:
     """`local_rows` of a batch from each process -> the global batch on the mesh."""
     sharding = batch_sharding(mesh)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x, (batch_size, *x.shape[1:])), local)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, x, (batch_size, *x.shape[1:])), local
+    )

@@ -21,7 +21,9 @@ _REWRITE_S = 60.0
 
 
 class MetricWriter:
-    """`metrics.jsonl` (one object a line) and TensorBoard event files in the run's directory. Only the first process writes.
+    """`metrics.jsonl` (one object a line) and TensorBoard event files in the run's directory.
+
+    Only the first process writes.
 
     A line is added to the file as it is written. An object store has no such thing: there the file is written
     anew once a minute, and
@@ -30,6 +32,7 @@ class MetricWriter:
     Args:
         step: where the run continues; records of later steps, which it will write again, are dropped.
         tracker: that is told too, and closed with this.
+
     """
 
     def __init__(self, workdir: str, step: int, tracker: Tracker | None):
@@ -66,8 +69,10 @@ class MetricWriter:
             self._tracker.write(step, values)
 
     def flush(self) -> None:
-        """Writes what waits. Call before a checkpoint, so that it is never of a later step than the
-        metrics."""
+        """Writes what waits.
+
+        Call before a checkpoint, so that it is never of a later step than the metrics.
+        """
         if self._board and self._unwritten:
             with storage.writing(self._path):
                 storage.replace_text(self._path, "".join(self._kept))
@@ -87,6 +92,7 @@ class _Board:
 
     Args:
         purge_step: events of it and of later steps, in earlier files, no longer count.
+
     """
 
     def __init__(self, folder: str, purge_step: int | None):
@@ -115,8 +121,9 @@ class _Board:
 
 
 def first_start(workdir: str) -> float:
-    """Seconds since the epoch at which a run in `workdir` was first started; now, if this is it. (Of the
-    first process's clock.)
+    """Seconds since the epoch at which a run in `workdir` was first started.
+
+    Now, if this is it. (Of the first process's clock.)
 
     A stamp that cannot be read, of a disk that was full, is made anew: from the first of `starts.jsonl`.
     """
@@ -139,11 +146,14 @@ def first_start(workdir: str) -> float:
 class Meter:
     """Speed since the last reading, and goodput since the run's very first start.
 
-    Productive is the time of steps that the run kept: not compilation, validation, saving, restarts, nor steps lost with a process.
+    Productive is the time of steps that the run kept: not compilation, validation, saving, restarts, nor
+    steps lost with a process.
 
     Args:
-        born: `first_start` of the run. productive_s: what the checkpoint that it continues from had (its item `clock`).
+        born: `first_start` of the run. productive_s: what the checkpoint that it continues from had (its item
+            `clock`).
         flops: of one step (`program.step_flops`). peak: FLOP/s of all devices together.
+
     """
 
     def __init__(self, born: float, productive_s: float, flops: float, peak: float):
@@ -156,7 +166,11 @@ class Meter:
         start = time.perf_counter()
         yield
         seconds = time.perf_counter() - start
-        self._steps, self._elapsed, self.productive_s = self._steps + 1, self._elapsed + seconds, self.productive_s + seconds
+        self._steps, self._elapsed, self.productive_s = (
+            self._steps + 1,
+            self._elapsed + seconds,
+            self.productive_s + seconds,
+        )
 
     @contextlib.contextmanager
     def data_wait(self) -> Iterator[None]:
@@ -192,7 +206,10 @@ def check_finite(step: int, values: dict[str, float]) -> None:
 
 
 def progress(step: int, steps: int, values: dict[str, float]) -> None:
-    """One line, rewritten on a terminal, a line each on a log, with the time left by `steps_per_s`. Only the first process prints."""
+    """One line, rewritten on a terminal, a line each on a log, with the time left by `steps_per_s`.
+
+    Only the first process prints.
+    """
     if jax.process_index():
         return
     shown = "  ".join(f"{name.removeprefix('train/')} {value:.4g}" for name, value in values.items())

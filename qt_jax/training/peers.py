@@ -1,7 +1,8 @@
-"""The processes of one run, known to each other from the roll call to the end: who is missing, who died, who hangs.
+"""The processes of one run, known to each other from the roll call to the end: who is missing, who died, who
+hangs.
 
-Every process keeps one connection to process 0, which hears of a death from the connection's end (at once) or from its silence, and
-tells all.
+Every process keeps one connection to process 0, which hears of a death from the connection's end (at once) or
+from its silence, and tells all.
 """
 
 from __future__ import annotations
@@ -30,13 +31,18 @@ _GRACE_S = 5.0  # for this process to say itself what the others stopped for: of
 
 
 class Peers:
-    """What this process knows of the others while it trains, and what it tells them; with no others it does nothing.
+    """What this process knows of the others while it trains, and what it tells them.
 
-    Set `doing` to what the others should read when this process is lost. A context manager: whoever leaves it by an exception tells the
-    others why, and they leave with EXIT_PEER_LOST and one line, as they do when one of them dies or falls silent.
+    With no others it does nothing.
+
+    Set `doing` to what the others should read when this process is lost. A context manager: whoever leaves it
+    by an exception tells the others why, and they leave with EXIT_PEER_LOST and one line, as they do when one
+    of them dies or falls silent.
     """
 
-    def __init__(self, process_id: int = 0, connections: dict[int, Connection] | None = None, silence_s: float = 0.0):
+    def __init__(
+        self, process_id: int = 0, connections: dict[int, Connection] | None = None, silence_s: float = 0.0
+    ):
         self.doing = "starting"
         self._process_id, self._connections, self._silence_s = process_id, connections or {}, silence_s
         self._heard = {number: (time.monotonic(), self.doing) for number in self._connections}
@@ -52,7 +58,9 @@ class Peers:
         if error is None or isinstance(error, Preempted):
             self._leave_together()
             return
-        if isinstance(error, JaxRuntimeError):  # a collective that failed because another died: that death is the news
+        if isinstance(
+            error, JaxRuntimeError
+        ):  # a collective that failed because another died: that death is the news
             self._thread.join(_GRACE_S)
         self._closing.set()
         self._thread.join()
@@ -69,7 +77,9 @@ class Peers:
             self._tell_all({"end": ""})
         self._thread.join(_END_S)  # it ends when all others have said so
         if self._heard:
-            self.stop(f"process {', '.join(map(str, sorted(self._heard)))} did not end within {_END_S:g} s after this one")
+            self.stop(
+                f"process {', '.join(map(str, sorted(self._heard)))} did not end within {_END_S:g} s after this one"
+            )
         self._tell_all({"end": ""}, self._gone)
 
     def stop(self, reason: str, status: int = EXIT_PEER_LOST, grace_s: float = 0.0) -> None:
@@ -83,7 +93,11 @@ class Peers:
             f"; process {number} was at: {doing}, heard {time.monotonic() - at:.0f} s ago"
             for number, (at, doing) in list(self._heard.items())
         )
-        where = f" This is process {self._process_id} on {socket.gethostname()}, at: {self.doing}{others}." if self._connections else ""
+        where = (
+            f" This is process {self._process_id} on {socket.gethostname()}, at: {self.doing}{others}."
+            if self._connections
+            else ""
+        )
         sys.stdout.flush()
         print(f"qt_jax train: {reason}{where}", file=sys.stderr, flush=True)
         if status == EXIT_HUNG:
@@ -104,7 +118,10 @@ class Peers:
                 self._hear(next(number for number, other in self._connections.items() if other is connection))
             for number, (at, _) in self._heard.items():
                 if time.monotonic() - at > self._silence_s:
-                    self._lost(number, f"was not heard for config.distributed.heartbeat_timeout_s={self._silence_s:g} s")
+                    self._lost(
+                        number,
+                        f"was not heard for config.distributed.heartbeat_timeout_s={self._silence_s:g} s",
+                    )
 
     def _hear(self, number: int) -> None:
         try:
@@ -135,21 +152,29 @@ class Peers:
 
 
 def meet(name: str, timeout_s: float) -> None:
-    """Returns on every process once all have come here. Not a collective: those give up after half a minute on a CPU.
+    """Returns on every process once all have come here. Not a collective: those give up after half a minute
+    on a CPU.
 
     Raises:
         UserError: naming the processes that did not come in time.
+
     """
     try:
-        multihost.sync_global_processes(name, timeout=int(timeout_s), processes=set(range(jax.process_count())))
+        multihost.sync_global_processes(
+            name, timeout=int(timeout_s), processes=set(range(jax.process_count()))
+        )
     except JaxRuntimeError as error:
         check_barrier(error)
         raise
 
 
 def check_barrier(error: BaseException) -> None:
-    """Raises a UserError that names the missing processes, if this is the error of a barrier of JAX or Orbax that timed out."""
-    found = re.search(r"Barrier timed out\. Id: ([^\n]+?)(?:::\d+)?\. .*task names:\n([\d\n]+)", str(error), re.DOTALL)
+    """Raises a UserError that names the missing processes, if this is the error of a barrier of JAX or Orbax
+    that timed out.
+    """
+    found = re.search(
+        r"Barrier timed out\. Id: ([^\n]+?)(?:::\d+)?\. .*task names:\n([\d\n]+)", str(error), re.DOTALL
+    )
     if found:
         missing = ", ".join(found[2].split())
         raise UserError(
@@ -166,8 +191,11 @@ def _leave(status: int, process_id: int) -> None:
     os._exit(status)
 
 
-def join(address: tuple[str, int], num_processes: int, process_id: int, timeout_s: float, silence_s: float) -> Peers:
-    """Returns on every process once all are there (JAX's own start-up aborts the process without saying who is missing).
+def join(
+    address: tuple[str, int], num_processes: int, process_id: int, timeout_s: float, silence_s: float
+) -> Peers:
+    """Returns on every process once all are there (JAX's own start-up aborts the process without saying who
+    is missing).
 
     Args:
         address: where process 0 listens.
@@ -175,9 +203,12 @@ def join(address: tuple[str, int], num_processes: int, process_id: int, timeout_
 
     Raises:
         UserError: on every process that is there, naming those that are not.
+
     """
     deadline = time.monotonic() + timeout_s
-    missing, connections = _call(address, num_processes, deadline) if process_id == 0 else _answer(address, process_id, deadline)
+    missing, connections = (
+        _call(address, num_processes, deadline) if process_id == 0 else _answer(address, process_id, deadline)
+    )
     if missing:
         raise UserError(
             f"Of {num_processes} processes {missing} did not reach {address[0]}:{address[1]} within "
@@ -187,13 +218,19 @@ def join(address: tuple[str, int], num_processes: int, process_id: int, timeout_
     return Peers(process_id, connections, silence_s)
 
 
-def _call(address: tuple[str, int], num_processes: int, deadline: float) -> tuple[list[int], dict[int, Connection]]:
+def _call(
+    address: tuple[str, int], num_processes: int, deadline: float
+) -> tuple[list[int], dict[int, Connection]]:
     connections: dict[int, Connection] = {}
-    here = address[0] if address[0] in ("127.0.0.1", "localhost") else ""  # as JAX: its name may be another interface's
+    here = (
+        address[0] if address[0] in ("127.0.0.1", "localhost") else ""
+    )  # as JAX: its name may be another interface's
     try:
         server = socket.create_server((here, address[1]))
     except OSError as error:
-        raise UserError(f"Process 0 cannot listen on port {address[1]} ({error}); set config.distributed.coordinator.") from error
+        raise UserError(
+            f"Process 0 cannot listen on port {address[1]} ({error}); set config.distributed.coordinator."
+        ) from error
     with server:
         while len(connections) < num_processes - 1 and (left := deadline - time.monotonic()) > 0:
             server.settimeout(left)
@@ -212,7 +249,9 @@ def _call(address: tuple[str, int], num_processes: int, deadline: float) -> tupl
     return missing, connections
 
 
-def _answer(address: tuple[str, int], process_id: int, deadline: float) -> tuple[list[int], dict[int, Connection]]:
+def _answer(
+    address: tuple[str, int], process_id: int, deadline: float
+) -> tuple[list[int], dict[int, Connection]]:
     while (left := deadline - time.monotonic()) > 0:
         try:
             with socket.create_connection(address, timeout=left) as opened:

@@ -19,8 +19,9 @@ STOPPED = {EXIT_PREEMPTED: "told to stop", EXIT_INTERRUPTED: "interrupted"}
 
 
 class Preemption:
-    """From entry to `begin` a signal ends the process at once: nothing is to be saved yet. After that it is a
-    question for each step.
+    """From entry to `begin` a signal ends the process at once: nothing is to be saved yet.
+
+    After that it is a question for each step.
 
     With several processes, JAX agrees on the step at which all of them save. A second Ctrl-C does not wait
     for the save.
@@ -72,8 +73,10 @@ class Preemption:
         return bool(self._status) and jax.process_count() == 1
 
     def due(self, step: int) -> int:
-        """The exit status with which to leave after this step, once it is saved; 0: go on. Every process must
-        ask after every step."""
+        """The exit status with which to leave after this step, once it is saved; 0: go on.
+
+        Every process must ask after every step.
+        """
         if jax.process_count() == 1:
             return self._status
         return (self._status or EXIT_PREEMPTED) if multihost_utils.reached_preemption_sync_point(step) else 0

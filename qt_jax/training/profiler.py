@@ -10,7 +10,11 @@ class Profiler:
     """Traces `steps` steps from step `start` (0: none) into WORKDIR/profile."""
 
     def __init__(self, workdir: str, start: int, steps: int):
-        self._directory, self._window, self._open = epath.Path(workdir) / "profile", (start, start + steps), False
+        self._directory, self._window, self._open = (
+            epath.Path(workdir) / "profile",
+            (start, start + steps),
+            False,
+        )
 
     def before(self, step: int) -> None:
         if step == self._window[0] and step:

@@ -1,4 +1,7 @@
-"""The train step as a compiled program on a mesh: its shardings, its memory, its FLOPs. For the loop and for `plan` alike."""
+"""The train step as a compiled program on a mesh: its shardings, its memory, its FLOPs.
+
+For the loop and for `plan` alike.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,9 @@ from qt_jax.training.state import init_state, train_step, validation_step
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """state and batch: ShapeDtypeStructs with shardings; step: (state, batch) -> (state, metrics), the state donated."""
+    """state and batch: ShapeDtypeStructs with shardings; step: (state, batch) -> (state, metrics), the state
+    donated.
+    """
 
     mesh: jax.sharding.Mesh
     state: Any
@@ -43,9 +48,11 @@ class Program:
 
 
 def jitted(config: Any, network: Network, state: Any, device_mesh: jax.sharding.Mesh) -> Any:
-    """The train step: `state` (arrays or ShapeDtypeStructs) stays where it is and is donated, the batch is split.
+    """The train step: `state` (arrays or ShapeDtypeStructs) stays where it is and is donated, the batch is
+    split.
 
-    Call or lower it within `jax.set_mesh(device_mesh)`: the network keeps its activations where their rows are.
+    Call or lower it within `jax.set_mesh(device_mesh)`: the network keeps its activations where their rows
+    are.
     """
     placed = jax.tree.map(lambda x: x.sharding, state)
     return jax.jit(
@@ -60,7 +67,13 @@ def build(config: Any, network: Network, device_mesh: jax.sharding.Mesh) -> Prog
     """Compiles the train step of `config` for that mesh (real devices, or a topology's)."""
     shapes = jax.eval_shape(functools.partial(init_state, config, network))
     state = sharding.abstract(shapes, sharding.of_state(device_mesh, shapes))
-    batch = segment_struct(network.action, network.observation, network.instruction_dim, config.data.batch_size, config.data.segment_length)
+    batch = segment_struct(
+        network.action,
+        network.observation,
+        network.instruction_dim,
+        config.data.batch_size,
+        config.data.segment_length,
+    )
     split = mesh.batch_sharding(device_mesh)
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split), batch)
     with jax.set_mesh(device_mesh):
@@ -69,8 +82,10 @@ def build(config: Any, network: Network, device_mesh: jax.sharding.Mesh) -> Prog
 
 
 def build_validation(config: Any, network: Network, program: Program) -> jax.stages.Compiled:
-    """Compiles `validation_step`: (state, batch) -> outputs on every device. Before the first step: later, a
-    signal would wait for it."""
+    """Compiles `validation_step`: (state, batch) -> outputs on every device.
+
+    Before the first step: later, a signal would wait for it.
+    """
     placed = jax.tree.map(lambda x: x.sharding, (program.state, program.batch))
     validate = jax.jit(
         functools.partial(validation_step, config, network),
@@ -83,19 +98,25 @@ def build_validation(config: Any, network: Network, program: Program) -> jax.sta
 def step_flops(config: Any, network: Network, state: Any, batch: Segment) -> float:
     """FLOPs of a step over the whole batch as the method needs them, whatever is recomputed.
 
-    3F (online, forward and backward), and 1F more with a target network; F = one forward pass, counted in the program before optimisation
-    with its layers unrolled (a loop's body would count once).
+    3F (online, forward and backward), and 1F more with a target network; F = one forward pass, counted in the
+    program before optimisation with its layers unrolled (a loop's body would count once).
     """
     plain = ml_collections.ConfigDict(network.config)
     plain.scan_layers, plain.remat, plain.encoder_remat = False, "none", "none"
     unrolled = Network.create(plain, network.action, network.observation, network.instruction_dim)
-    shapes = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+    def shapes(tree):
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
     forward = jax.jit(unrolled.score).lower(shapes(state.params), shapes(batch)).cost_analysis()["flops"]
     return (4 if agents.get(config.agent.name).USES_TARGET else 3) * forward
 
 
 def memory(program: Program) -> dict[str, int]:
-    """Bytes on each device. State from its shardings; `temporaries` from the compiled program (gradients and activations)."""
+    """Bytes on each device.
+
+    State from its shardings; `temporaries` from the compiled program (gradients and activations).
+    """
     analysis = program.step.memory_analysis()
     state = program.state
     parts = {

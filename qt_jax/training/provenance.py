@@ -1,4 +1,6 @@
-"""Where a run came from, in its directory: `config.json`, the resolved config, and a line of `starts.jsonl` each time it starts."""
+"""Where a run came from, in its directory: `config.json`, the resolved config, and a line of `starts.jsonl`
+each time it starts.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +32,7 @@ def record(config: Any, changes: dict[str, tuple[Any, Any]] | None = None) -> No
     Args:
         changes: settings that the checkpoint which the run continues from was made with otherwise:
             {config.KEY: (before, now)}.
+
     """
     if jax.process_index():
         return
@@ -54,16 +57,24 @@ def _start() -> dict[str, Any]:
         "python": platform.python_version(),
         "devices": f"{len(devices)} x {devices[0].device_kind}",
         "processes": jax.process_count(),
-        "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith(_VARIABLES)},
+        "environment": {
+            name: value for name, value in sorted(os.environ.items()) if name.startswith(_VARIABLES)
+        },
         "packages": {package.name: package.version for package in importlib.metadata.distributions()},
     }
 
 
 def commit_of(package: Path) -> dict[str, Any]:
-    """The commit of the code, and the files that differ from it; QT_JAX_COMMIT where it is in no repository (images, TPU hosts)."""
-    git = lambda *arguments: subprocess.run(
-        ["git", "-C", str(package), *arguments], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    """The commit of the code, and the files that differ from it.
+
+    QT_JAX_COMMIT where it is in no repository (images, TPU hosts).
+    """
+
+    def git(*arguments):
+        return subprocess.run(
+            ["git", "-C", str(package), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
     try:
         return {"commit": git("rev-parse", "HEAD"), "changed": git("status", "--porcelain").splitlines()}
     except (OSError, subprocess.CalledProcessError):

@@ -1,4 +1,7 @@
-"""Where each parameter lies on the mesh: a table of rules, and FSDP for the rest. Optimiser and target follow their parameter."""
+"""Where each parameter lies on the mesh: a table of rules, and FSDP for the rest.
+
+Optimiser and target follow their parameter.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 P = PartitionSpec
 RULES: tuple[tuple[str, PartitionSpec], ...] = (
-    # The Transformer's leading axis is the layer. Heads, hidden units and bins lie on `tensor`: a block then needs one sum over it.
+    # The Transformer's leading axis is the layer. Heads, hidden units and bins lie on `tensor`: a block then
+    # needs one sum over it.
     (r"blocks/query/kernel", P(None, "fsdp", "tensor", None)),
     (r"blocks/query/bias", P(None, "tensor", None)),
     (r"blocks/key_value/kernel", P(None, "fsdp", None, "tensor", None)),
@@ -28,7 +32,9 @@ SMALLEST = 1024
 
 
 def parameter_path(path: tuple[Any, ...]) -> str:
-    """`transformer/blocks/query/kernel`: the dict keys alone, so that an optimiser's moment has the path of its parameter."""
+    """`transformer/blocks/query/kernel`: the dict keys alone, so that an optimiser's moment has the path of
+    its parameter.
+    """
     return "/".join(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
 
 
@@ -36,7 +42,11 @@ def decide(path: str, shape: tuple[int, ...], sizes: dict[str, int]) -> tuple[Pa
     """PartitionSpec of a parameter on a mesh with these axis sizes, and why."""
     for pattern, spec in RULES:
         if re.search(rf"(^|/){pattern}$", path):
-            refused = [f"{axis} ({size}) does not divide {n}" for axis, n in zip(spec, shape) if axis and n % (size := sizes[axis])]
+            refused = [
+                f"{axis} ({size}) does not divide {n}"
+                for axis, n in zip(spec, shape)
+                if axis and n % (size := sizes[axis])
+            ]
             axes = (axis if axis and n % sizes[axis] == 0 else None for axis, n in zip(spec, shape))
             return P(*axes), "; ".join([f"rule {pattern}", *refused])
     if math.prod(shape) < SMALLEST:
@@ -50,7 +60,10 @@ def decide(path: str, shape: tuple[int, ...], sizes: dict[str, int]) -> tuple[Pa
 
 def of_state(mesh: Mesh, state: Any) -> Any:
     """NamedShardings for a train state (or any tree of parameters) of arrays or ShapeDtypeStructs."""
-    place = lambda path, x: NamedSharding(mesh, decide(parameter_path(path), x.shape, mesh.shape)[0])
+
+    def place(path, x):
+        return NamedSharding(mesh, decide(parameter_path(path), x.shape, mesh.shape)[0])
+
     return jax.tree_util.tree_map_with_path(place, state)
 
 
@@ -65,11 +78,16 @@ def bytes_per_device(tree: Any) -> int:
 
 
 def table(params: Any) -> str:
-    """One line a parameter: path, shape, PartitionSpec, bytes on each device and the reason. `params` as `abstract` returns it."""
+    """One line a parameter: path, shape, PartitionSpec, bytes on each device and the reason.
+
+    `params` as `abstract` returns it.
+    """
     rows = [("parameter", "shape", "PartitionSpec", "bytes/device", "why")]
     for path, x in jax.tree_util.tree_leaves_with_path(params):
         name = parameter_path(path)
         spec, why = decide(name, x.shape, x.sharding.mesh.shape)
         rows.append((name, "x".join(map(str, x.shape)), str(tuple(spec)), f"{bytes_per_device(x):,}", why))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    return "".join("  ".join([*(cell.ljust(w) for cell, w in zip(row, widths)), row[4]]) + "\n" for row in rows)
+    return "".join(
+        "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths)), row[4]]) + "\n" for row in rows
+    )

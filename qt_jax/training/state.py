@@ -17,14 +17,16 @@ from qt_jax.training import traced
 from qt_jax.training.augment import augment
 
 DECAYED = ("kernel", "head")
-"""Names of the parameters that multiply activations; biases, norms, positions and embeddings are not decayed."""
+"""Names of the parameters that multiply activations; biases, norms, positions and embeddings are not decayed.
+"""
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """step int32 []; params and target_params nested dicts ({} for agents without a target network);
-    opt_state of optax.
+    """step int32 [].
+
+    Params and target_params nested dicts ({} for agents without a target network); opt_state of optax.
 
     settings: the config's `traced.values`, which the step reads in place of the config's own; no checkpoint
         has them.
@@ -43,7 +45,8 @@ class TrainState:
 
 def learning_rate(config: Any, step: jax.Array | int) -> jax.Array:
     """Of the update after `step` others: linear warm-up, then a cosine to its final share at
-    `config.train.steps`, where it stays."""
+    `config.train.steps`, where it stays.
+    """
     settings, steps = config.optimizer, config.train.steps
     warmup = jnp.minimum(settings.warmup_steps, steps - 1)
     passed = jnp.clip((step - warmup) / (steps - warmup), 0.0, 1.0)
@@ -53,10 +56,15 @@ def learning_rate(config: Any, step: jax.Array | int) -> jax.Array:
 
 
 def make_optimizer(config: Any) -> optax.GradientTransformation:
-    """AdamW at `learning_rate`, gradients clipped by global norm; weight decay on matrices alone
-    (`DECAYED`)."""
+    """AdamW at `learning_rate`, gradients clipped by global norm.
+
+    Weight decay on matrices alone (`DECAYED`).
+    """
     settings, schedule = config.optimizer, functools.partial(learning_rate, config)
-    decayed = lambda params: jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in DECAYED, params)
+
+    def decayed(params):
+        return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in DECAYED, params)
+
     return optax.chain(
         optax.clip_by_global_norm(settings.clip_norm),
         optax.adamw(schedule, weight_decay=settings.weight_decay, mask=decayed),
@@ -70,18 +78,22 @@ def init_state(config: Any, network: Network) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), params, target, moments, traced.values(config))
 
 
-def train_step(config: Any, network: Network, state: TrainState, batch: Segment) -> tuple[TrainState, dict[str, jax.Array]]:
+def train_step(
+    config: Any, network: Network, state: TrainState, batch: Segment
+) -> tuple[TrainState, dict[str, jax.Array]]:
     """One gradient step. The randomness of step k is fold_in(seed, k), so a resumed run repeats it.
 
-    With `config.train.accumulation` > 1 the batch passes in that many parts; sums and counts are added and divided once, so the step is
-    that of the whole batch (its dropout masks are others).
+    With `config.train.accumulation` > 1 the batch passes in that many parts; sums and counts are added and
+    divided once, so the step is that of the whole batch (its dropout masks are others).
     """
     agent, config = agents.get(config.agent.name), traced.With(config, state.settings)
     dropout_key, augment_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), state.step))
     batch = augment(batch, augment_key, config.data.augment)
 
     def loss_fn(params, part, key):
-        sums = agent.loss(config, network, params, state.target_params, part, key if config.model.dropout else None)
+        sums = agent.loss(
+            config, network, params, state.target_params, part, key if config.model.dropout else None
+        )
         return sums["loss"][0], sums
 
     def gradient(part_and_key):
@@ -92,16 +104,28 @@ def train_step(config: Any, network: Network, state: TrainState, batch: Segment)
         grads, sums = gradient((batch, dropout_key))
     else:
         # Every device keeps its rows: part k takes each device's k-th share of them.
-        split = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0), batch)
+        split = jax.tree.map(
+            lambda x: jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0), batch
+        )
         inputs = (split, jax.random.split(dropout_key, parts))
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, jax.tree.map(lambda x: x[0], inputs)))
-        add = lambda total, part: (jax.tree.map(jnp.add, total, gradient(part)), None)
+        zeros = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype),
+            jax.eval_shape(gradient, jax.tree.map(lambda x: x[0], inputs)),
+        )
+
+        def add(total, part):
+            return (jax.tree.map(jnp.add, total, gradient(part)), None)
+
         (grads, sums), _ = jax.lax.scan(add, zeros, inputs)
     grads = jax.tree.map(lambda g: g / jnp.maximum(sums["loss"][1], 1), grads)
 
     updates, opt_state = make_optimizer(config).update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    target = optax.incremental_update(params, state.target_params, config.agent.target_rate) if agent.USES_TARGET else {}
+    target = (
+        optax.incremental_update(params, state.target_params, config.agent.target_rate)
+        if agent.USES_TARGET
+        else {}
+    )
     metrics = {
         **{name: losses.mean(total) for name, total in sums.items()},
         "grad_norm": optax.global_norm(grads),
@@ -112,9 +136,14 @@ def train_step(config: Any, network: Network, state: TrainState, batch: Segment)
 
 
 def validation_step(config: Any, network: Network, state: TrainState, batch: Segment) -> dict[str, Any]:
-    """The agent's sums without an update; for agents with values, those of each segment's first step beside what came of it."""
+    """The agent's sums without an update.
+
+    For agents with values, those of each segment's first step beside what came of it.
+    """
     agent, config = agents.get(config.agent.name), traced.With(config, state.settings)
-    outputs: dict[str, Any] = {"sums": agent.loss(config, network, state.params, state.target_params, batch, None)}
+    outputs: dict[str, Any] = {
+        "sums": agent.loss(config, network, state.params, state.target_params, batch, None)
+    }
     if agent.first_step_values is not None:
         values = agent.first_step_values(config, network, state.params, batch)
         outputs["firsts"] = {"value": values, "is_first": batch.is_first[:, 0], "success": batch.success}

@@ -16,7 +16,10 @@ LIBTPU = Path(".libtpu/libtpu/libtpu.so")
 """Where `make libtpu` puts the compiler."""
 
 
-_FLAT, _CUBES = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"), ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8")
+_FLAT, _CUBES = (
+    ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
+    ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8"),
+)
 SLICES = {"v5e": _FLAT, "v6e": _FLAT, "v4": _CUBES, "v5p": _CUBES}
 """Of each kind of TPU, from the smallest."""
 GPUS = {"a100": "NVIDIA A100", "h100": "NVIDIA H100", "h200": "NVIDIA H200"}
@@ -26,10 +29,12 @@ STAND_IN = "v5p:4x4x4"
 
 
 def ascending(kind: str) -> Iterator[tuple[str, list[Any], float]]:
-    """(name, devices, bytes of memory of one) of slices of a kind of TPU, or numbers of a GPU (chips of the stand-in), from the smallest.
+    """(name, devices, bytes of memory of one) of slices of a kind of TPU, or numbers of a GPU (chips of the
+    stand-in), from the smallest.
 
     Raises:
         UserError: for an unknown kind, and as `tpu_devices`.
+
     """
     if kind in SLICES:
         for shape in SLICES[kind]:
@@ -55,10 +60,13 @@ def tpu_devices(name: str, slices: int = 1) -> list[Any]:
 
     Raises:
         UserError: if the TPU compiler is not installed or does not know the topology.
+
     """
     library = Path(os.environ.get("TPU_LIBRARY_PATH", LIBTPU)).resolve()
     if not library.exists():
-        raise UserError(f"--topology={name} needs the TPU compiler, which is not at {library}; run `make libtpu` or set TPU_LIBRARY_PATH.")
+        raise UserError(
+            f"--topology={name} needs the TPU compiler, which is not at {library}; run `make libtpu` or set TPU_LIBRARY_PATH."
+        )
     jax.config.update("jax_platforms", "cpu")
     # No metadata server and no TPU: the compiler only asks who it is.
     os.environ |= {
@@ -72,7 +80,9 @@ def tpu_devices(name: str, slices: int = 1) -> list[Any]:
     from jax.experimental import topologies
 
     try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=name, num_slices=slices).devices)
+        return list(
+            topologies.get_topology_desc(platform="tpu", topology_name=name, num_slices=slices).devices
+        )
     except Exception as error:
         first_line = (str(error).splitlines() or [""])[0]
         raise UserError(

@@ -1,5 +1,6 @@
 """Settings that are arguments of the compiled programs: runs that differ in these numbers alone, as those of
-a sweep, compile once."""
+a sweep, compile once.
+"""
 
 from __future__ import annotations
 

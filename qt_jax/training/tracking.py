@@ -11,16 +11,19 @@ from qt_jax.training import checkpoints
 
 
 class Tracker:
-    """A run there, with the resolved config and the work directory's name; a run that continues here continues there, too.
+    """A run there, with the resolved config and the work directory's name.
 
-    WANDB_MODE=offline writes it into `WORKDIR/wandb` (`wandb sync` sends it later); WANDB_ENTITY and the other variables mean what they
-    always do.
+    A run that continues here continues there, too.
+
+    WANDB_MODE=offline writes it into `WORKDIR/wandb` (`wandb sync` sends it later); WANDB_ENTITY and the
+    other variables mean what they always do.
 
     Args:
         born: seconds since the epoch at which the run was first started (`metrics.first_start`).
 
     Raises:
         UserError: if wandb is not installed, or does not let us in.
+
     """
 
     def __init__(self, config: Any, born: float):

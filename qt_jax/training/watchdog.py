@@ -10,7 +10,9 @@ from qt_jax.training.peers import Peers
 
 
 class Watchdog:
-    """Ends the process with EXIT_HUNG and every thread's stack on stderr when `alive` is not called for `seconds`."""
+    """Ends the process with EXIT_HUNG and every thread's stack on stderr when `alive` is not called for
+    `seconds`.
+    """
 
     def __init__(self, seconds: float, peers: Peers):
         self._seconds, self._peers, self._last, self._step = seconds, peers, time.monotonic(), 0

@@ -1,4 +1,6 @@
-"""What the losses worked out by hand share: an x of three bins and a gripper of two, of a network whose outputs are its parameters."""
+"""What the losses worked out by hand share: an x of three bins and a gripper of two, of a network whose
+outputs are its parameters.
+"""
 
 import dataclasses
 import types
@@ -35,7 +37,10 @@ def outputs(*parts):
 def segment(rewards=(0.3,), bins=(3, 2), terminal=True):
     """An episode of these rewards, of the actions (1, 0) and (2, 1)."""
     steps = len(rewards)
-    row = lambda *values: jnp.asarray([values])
+
+    def row(*values):
+        return jnp.asarray([values])
+
     reward, last = row(*rewards, 0.0), row(*[False] * steps, True)
     discounted = [sum(0.5**k * r for k, r in enumerate(rewards[t:])) for t in range(steps + 1)]
     return Segment(
@@ -52,7 +57,9 @@ def segment(rewards=(0.3,), bins=(3, 2), terminal=True):
 def with_other_last_record(batch):
     """What its last record holds beside the observation means nothing."""
     changes = {"reward": 5.0, "mc_return": 5.0, "tokens": 1}
-    return dataclasses.replace(batch, **{name: getattr(batch, name).at[0, -1].set(value) for name, value in changes.items()})
+    return dataclasses.replace(
+        batch, **{name: getattr(batch, name).at[0, -1].set(value) for name, value in changes.items()}
+    )
 
 
 def relabelled(batch):
@@ -60,7 +67,9 @@ def relabelled(batch):
 
 
 def config_of(agent, **settings):
-    config = ml_collections.ConfigDict({"agent": agent.get_config(), "value_range": (0.0, 1.0), "discount": 0.5, "dt_ref": 1.0})
+    config = ml_collections.ConfigDict(
+        {"agent": agent.get_config(), "value_range": (0.0, 1.0), "discount": 0.5, "dt_ref": 1.0}
+    )
     config.agent.update(settings)
     return config
 
@@ -74,8 +83,12 @@ def means(*args, **settings):
 
 
 def only_the_policy_has_dropout(agent, params, target, batch):
-    """A network that answers a dropout key with half its outputs: the values' terms and the weights are as without."""
-    half = types.SimpleNamespace(action=ACTION, score=lambda params, segment, key=None: params if key is None else params / 2)
+    """A network that answers a dropout key with half its outputs: the values' terms and the weights are as
+    without.
+    """
+    half = types.SimpleNamespace(
+        action=ACTION, score=lambda params, segment, key=None: params if key is None else params / 2
+    )
     dropped = agent.loss(config_of(agent), half, params, target, batch, jax.random.key(0))
     plain = sums(agent, params, target, batch)
     same = {name: bool(dropped[name][0] == plain[name][0]) for name in plain}

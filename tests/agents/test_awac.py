@@ -37,16 +37,25 @@ def test_loss_by_hand():
 @pytest.mark.parametrize("terminal", [True, False])
 def test_two_steps_bootstrap_from_the_mean_under_the_policy(terminal):
     target = network_outputs(by_hand.Q_TARGET, [[0.1, 0.2, 0.4], [0.8, 0.6, 0.99]], by_hand.Q)
-    found = by_hand.means(awac, network_outputs(*[by_hand.Q] * 3), target, segment([0.1, 0.3], (3, 2), terminal))
+    found = by_hand.means(
+        awac, network_outputs(*[by_hand.Q] * 3), target, segment([0.1, 0.3], (3, 2), terminal)
+    )
     gripper = 0.1 + 0.5 * (0.2 * 0.1 + 0.5 * 0.2 + 0.3 * 0.4)
-    next_x, next_gripper = 0.25 * 0.8 + 0.75 * 0.6, 0.3 + (0.0 if terminal else 0.5 * (0.2 * 0.2 + 0.5 * 0.5 + 0.3 * 0.1))
-    squares = (0.5 - GRIPPER_MEAN) ** 2 + (0.4 - gripper) ** 2 + (0.1 - next_x) ** 2 + (0.3 - next_gripper) ** 2
+    next_x, next_gripper = (
+        0.25 * 0.8 + 0.75 * 0.6,
+        0.3 + (0.0 if terminal else 0.5 * (0.2 * 0.2 + 0.5 * 0.5 + 0.3 * 0.1)),
+    )
+    squares = (
+        (0.5 - GRIPPER_MEAN) ** 2 + (0.4 - gripper) ** 2 + (0.1 - next_x) ** 2 + (0.3 - next_gripper) ** 2
+    )
     np.testing.assert_allclose(found["critic_loss"], 0.5 * squares / 4, rtol=1e-4)
 
 
 def test_the_monte_carlo_return_lifts_the_critics_targets():
     found = by_hand.means(awac, ONLINE, TARGET, segment([0.9]), monte_carlo=True)
-    np.testing.assert_allclose(found["critic_loss"], (0.5 * (0.5 - 0.9) ** 2 + 0.5 * (0.4 - 0.9) ** 2) / 2, rtol=1e-4)
+    np.testing.assert_allclose(
+        found["critic_loss"], (0.5 * (0.5 - 0.9) ** 2 + 0.5 * (0.4 - 0.9) ** 2) / 2, rtol=1e-4
+    )
 
 
 def test_an_absent_dim_leaves_the_loss():
@@ -56,7 +65,9 @@ def test_an_absent_dim_leaves_the_loss():
 
 def test_weights_are_clipped():
     found = by_hand.means(awac, ONLINE, TARGET, segment(), max_weight=3.0)  # between the two
-    np.testing.assert_allclose(found["policy_loss"], -(3.0 * np.log(0.5) + GRIPPER_WEIGHT * np.log(0.25)) / 2, rtol=1e-4)
+    np.testing.assert_allclose(
+        found["policy_loss"], -(3.0 * np.log(0.5) + GRIPPER_WEIGHT * np.log(0.25)) / 2, rtol=1e-4
+    )
 
 
 def test_the_positive_filter_imitates_successes_alone():
@@ -66,7 +77,9 @@ def test_the_positive_filter_imitates_successes_alone():
     np.testing.assert_allclose(found["loss"], CRITIC_LOSS, rtol=1e-4)
     for batch, filtered in ((segment(), True), (failure, False)):
         np.testing.assert_allclose(
-            by_hand.means(awac, ONLINE, TARGET, batch, positive_filter=filtered)["policy_loss"], POLICY_LOSS, rtol=1e-4
+            by_hand.means(awac, ONLINE, TARGET, batch, positive_filter=filtered)["policy_loss"],
+            POLICY_LOSS,
+            rtol=1e-4,
         )
 
 
@@ -77,7 +90,10 @@ def test_relabelled_segments_have_no_policy_term():
 
 
 def test_steps_that_are_not_trainable_change_nothing():
-    one, other = (by_hand.means(awac, ONLINE, TARGET, batch) for batch in (segment(), by_hand.with_other_last_record(segment())))
+    one, other = (
+        by_hand.means(awac, ONLINE, TARGET, batch)
+        for batch in (segment(), by_hand.with_other_last_record(segment()))
+    )
     np.testing.assert_array_equal(one["loss"], other["loss"])
 
 
@@ -86,18 +102,32 @@ def test_only_the_policy_has_dropout():
 
 
 def test_gradients_by_hand():
-    """The critic learns from its own term alone, though it is in the weights; the policy from its own, though it is in the targets."""
-    total = lambda online, target: by_hand.sums(awac, online, target, segment(terminal=False))["loss"][0]
+    """The critic learns from its own term alone, though it is in the weights.
+
+    The policy from its own, though it is in the targets.
+    """
+
+    def total(online, target):
+        return by_hand.sums(awac, online, target, segment(terminal=False))["loss"][0]
+
     gradient, of_target = jax.grad(total, (0, 1))(ONLINE, TARGET)
     assert not of_target.any() and not gradient[0, 1].any()
-    np.testing.assert_allclose(gradient[0, 0, 0, :, 0], [0.0, (0.5 - GRIPPER_MEAN) * 0.5 * 0.5, 0.0], atol=1e-6)
-    np.testing.assert_allclose(gradient[0, 0, 0, :, 1], X_WEIGHT * np.asarray([0.2, 0.5 - 1.0, 0.3]), rtol=1e-4)
-    np.testing.assert_allclose(gradient[0, 0, 1, :, 1], GRIPPER_WEIGHT * np.asarray([0.25 - 1.0, 0.75, 0.0]), rtol=1e-4)
+    np.testing.assert_allclose(
+        gradient[0, 0, 0, :, 0], [0.0, (0.5 - GRIPPER_MEAN) * 0.5 * 0.5, 0.0], atol=1e-6
+    )
+    np.testing.assert_allclose(
+        gradient[0, 0, 0, :, 1], X_WEIGHT * np.asarray([0.2, 0.5 - 1.0, 0.3]), rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        gradient[0, 0, 1, :, 1], GRIPPER_WEIGHT * np.asarray([0.25 - 1.0, 0.75, 0.0]), rtol=1e-4
+    )
 
 
 def test_scores_are_the_policys_log_probabilities():
     bin_mask = by_hand.ACTION.bin_mask()
-    np.testing.assert_allclose(awac.scores(None, bin_mask[1], ONLINE[0, 0, 1]), [np.log(0.25), np.log(0.75), -np.inf], rtol=1e-5)
+    np.testing.assert_allclose(
+        awac.scores(None, bin_mask[1], ONLINE[0, 0, 1]), [np.log(0.25), np.log(0.75), -np.inf], rtol=1e-5
+    )
 
 
 def test_first_step_values_are_of_the_whole_action():

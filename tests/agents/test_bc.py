@@ -27,7 +27,9 @@ def test_cross_entropy_by_hand():
     logits = jnp.broadcast_to(jnp.arange(8.0)[:, None], (1, 3, 3, 8, 1)).at[0, 2].multiply(50.0)
     sums = bc.loss(None, FixedLogits(logits), {}, None, segment, None)
     of_eight, of_two = np.log(np.exp(np.arange(8.0)).sum()), np.log(np.exp([0.0, 1.0]).sum())
-    np.testing.assert_allclose(sums["loss"], (4 * of_eight + 2 * of_two - (7 + 2 + 0 + 0 + 5 + 1), 6), rtol=1e-6)
+    np.testing.assert_allclose(
+        sums["loss"], (4 * of_eight + 2 * of_two - (7 + 2 + 0 + 0 + 5 + 1), 6), rtol=1e-6
+    )
     np.testing.assert_allclose(losses.mean(sums["token_accuracy"]), 2 / 6, rtol=1e-6)
 
 

@@ -38,18 +38,26 @@ def test_two_steps_bootstrap_and_the_monte_carlo_return_lifts_nothing():
     found = by_hand.means(cql, online, target, batch)
     # The gripper of the first step: 0.1 + 0.5 * 0.4, x's maximum in the second state.
     np.testing.assert_allclose(found["target"], (0.7 + 0.3 + 0.8 + 0.3) / 4, rtol=1e-5)
-    lifted = by_hand.means(cql, online, target, dataclasses.replace(batch, mc_return=jnp.full_like(batch.mc_return, 0.99)))
+    lifted = by_hand.means(
+        cql, online, target, dataclasses.replace(batch, mc_return=jnp.full_like(batch.mc_return, 0.99))
+    )
     np.testing.assert_array_equal(lifted["loss"], found["loss"])
 
 
 def test_steps_that_are_not_trainable_change_nothing():
-    one, other = (by_hand.means(cql, ONLINE, TARGET, batch) for batch in (segment(), by_hand.with_other_last_record(segment())))
+    one, other = (
+        by_hand.means(cql, ONLINE, TARGET, batch)
+        for batch in (segment(), by_hand.with_other_last_record(segment()))
+    )
     np.testing.assert_array_equal(one["loss"], other["loss"])
 
 
 def test_gradients_by_hand():
     """Of the value and conservative terms alone: the targets have none."""
-    total = lambda online, target: by_hand.sums(cql, online, target, segment(), alpha=2.0, temperature=1.0)["loss"][0]
+
+    def total(online, target):
+        return by_hand.sums(cql, online, target, segment(), alpha=2.0, temperature=1.0)["loss"][0]
+
     gradient, of_target = jax.grad(total, (0, 1))(ONLINE, TARGET)
     assert not of_target.any() and not gradient[0, 1].any()
     q = np.asarray([0.2, 0.5, 0.1])

@@ -41,19 +41,28 @@ def test_the_return_of_its_episode_reaches_every_step(attention):
 
 @pytest.mark.parametrize("beam", [1, 2])
 def test_a_robot_with_some_of_the_dims_remembers_its_actions_as_training_has_them(beam):
-    network, batch = make_network(cameras=(), return_token=True, past_actions=True), make_segment(cameras=(), batch=1)
-    params, config = make_params(network), ml_collections.ConfigDict(
-        {"agent": decision_transformer.get_config(), "model": network.config}
+    network, batch = (
+        make_network(cameras=(), return_token=True, past_actions=True),
+        make_segment(cameras=(), batch=1),
+    )
+    params, config = (
+        make_params(network),
+        ml_collections.ConfigDict({"agent": decision_transformer.get_config(), "model": network.config}),
     )
     action = ActionSpec(("x", "g"), (-1.0,) * 2, (1.0,) * 2, (8, 2))
     spec = spec_of(network, action, (0, 2), told_return=1.0)
     made = live.of_robot(config, network, spec, unit_statistics(4), beam)
     policy = Policy(spec, unit_statistics(4), params, made.encode, made.decode, slots=1)
-    step = lambda t: policy.act(np.zeros(1, int), {}, batch.state[:, t], batch.instruction, np.asarray([t == 0]))
+
+    def step(t):
+        return policy.act(np.zeros(1, int), {}, batch.state[:, t], batch.instruction, np.asarray([t == 0]))
+
     decisions = [step(t) for t in range(STEPS)]
     tokens = np.zeros((1, STEPS, 3), np.int32)
     tokens[0, :, [0, 2]] = np.concatenate([decision.tokens for decision in decisions]).T
-    logits = np.asarray(jax.jit(network.score)(params, dataclasses.replace(batch, tokens=tokens)))[0, :, [0, 2], :, 0]
+    logits = np.asarray(jax.jit(network.score)(params, dataclasses.replace(batch, tokens=tokens)))[
+        0, :, [0, 2], :, 0
+    ]
     found, present = np.concatenate([decision.scores for decision in decisions]), action.bin_mask()
     for dim in range(2):
         expected = jax.nn.log_softmax(logits[dim][:, present[dim]])
@@ -69,9 +78,12 @@ def test_a_live_policy_is_told_the_return_that_is_stored_with_it():
     network, batch = make_network(cameras=(), return_token=True), make_segment(cameras=())
     params = make_params(network)
     config = ml_collections.ConfigDict({"agent": decision_transformer.get_config(), "model": network.config})
-    made = lambda told: live.of_robot(
-        config, network, spec_of(network, network.action, (0, 1, 2), told), unit_statistics(4), beam=1
-    )  # fmt: skip
+
+    def made(told):
+        return live.of_robot(
+            config, network, spec_of(network, network.action, (0, 1, 2), told), unit_statistics(4), beam=1
+        )  # fmt: skip
+
     seen = batch.state[:, 0], batch.instruction
     told = jax.tree.leaves(jax.jit(made(0.5).encode)(params, {}, *seen))
 

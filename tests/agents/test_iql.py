@@ -23,13 +23,21 @@ def values(*means):
 
 
 def network_outputs(first, second, *means):
-    repeat = lambda rows: [rows] * len(means)
+    def repeat(rows):
+        return [rows] * len(means)
+
     return by_hand.outputs(
-        by_hand.logits(*repeat(first)), by_hand.logits(*repeat(second)), by_hand.policy(*repeat(by_hand.PROBABILITIES)), values(*means)
+        by_hand.logits(*repeat(first)),
+        by_hand.logits(*repeat(second)),
+        by_hand.policy(*repeat(by_hand.PROBABILITIES)),
+        values(*means),
     )
 
 
-ONLINE, TARGET = network_outputs(by_hand.Q, SECOND, -1.0, 3.0), network_outputs(by_hand.Q_TARGET, SECOND_TARGET, 7.0, 7.0)
+ONLINE, TARGET = (
+    network_outputs(by_hand.Q, SECOND, -1.0, 3.0),
+    network_outputs(by_hand.Q_TARGET, SECOND_TARGET, 7.0, 7.0),
+)
 V = 1 / (1 + np.exp(1.0))
 U = 0.5 - V  # the lesser of the target critics' Q of the gripper's first bin, 0.5 and 0.8
 WEIGHT = np.exp(U / 0.1)
@@ -47,11 +55,21 @@ def test_loss_by_hand():
 
 
 def two_records(batch, **settings):
-    """Critics' loss of two transitions with V of .12 and .73 after them, and a function of their targets that should give it."""
-    online, target = network_outputs(by_hand.Q, SECOND, -1.0, -2.0, 1.0), network_outputs(by_hand.Q_TARGET, SECOND_TARGET, 7.0, 7.0, 7.0)
+    """Critics' loss of two transitions with V of .12 and .73 after them, and a function of their targets that
+    should give it.
+    """
+    online, target = (
+        network_outputs(by_hand.Q, SECOND, -1.0, -2.0, 1.0),
+        network_outputs(by_hand.Q_TARGET, SECOND_TARGET, 7.0, 7.0, 7.0),
+    )
+
     # Q of the gripper's bins taken, the first and then the second.
-    squares = lambda first, second: (0.4 - first) ** 2 + (0.6 - first) ** 2 + (0.3 - second) ** 2 + (0.8 - second) ** 2
-    return by_hand.means(iql, online, target, batch, **settings)["critic_loss"], lambda *targets: 0.5 * squares(*targets) / 4
+    def squares(first, second):
+        return (0.4 - first) ** 2 + (0.6 - first) ** 2 + (0.3 - second) ** 2 + (0.8 - second) ** 2
+
+    return by_hand.means(iql, online, target, batch, **settings)[
+        "critic_loss"
+    ], lambda *targets: 0.5 * squares(*targets) / 4
 
 
 V_SECOND, V_LAST = 1 / (1 + np.exp(2.0)), 1 / (1 + np.exp(-1.0))
@@ -60,12 +78,16 @@ V_SECOND, V_LAST = 1 / (1 + np.exp(2.0)), 1 / (1 + np.exp(-1.0))
 @pytest.mark.parametrize("terminal", [True, False])
 def test_two_records_bootstrap_from_the_state_value(terminal):
     found, expected = two_records(segment([0.1, 0.3], (3, 2), terminal))
-    np.testing.assert_allclose(found, expected(0.1 + 0.5 * V_SECOND, 0.3 + (0.0 if terminal else 0.5 * V_LAST)), rtol=1e-4)
+    np.testing.assert_allclose(
+        found, expected(0.1 + 0.5 * V_SECOND, 0.3 + (0.0 if terminal else 0.5 * V_LAST)), rtol=1e-4
+    )
 
 
 def test_two_steps_at_once_and_what_is_left_of_them():
     found, expected = two_records(segment([0.1, 0.3], terminal=False), n_step=2)
-    np.testing.assert_allclose(found, expected(0.1 + 0.5 * 0.3 + 0.25 * V_LAST, 0.3 + 0.5 * V_LAST), rtol=1e-4)
+    np.testing.assert_allclose(
+        found, expected(0.1 + 0.5 * 0.3 + 0.25 * V_LAST, 0.3 + 0.5 * V_LAST), rtol=1e-4
+    )
 
 
 def test_a_decision_of_twice_the_reference_is_discounted_twice():
@@ -78,7 +100,9 @@ def test_without_a_gripper_x_is_the_whole_action():
     found = by_hand.means(iql, ONLINE, TARGET, segment(bins=(3, 0)))
     u = 0.1 - V  # of 0.1 and 0.9; negative: the expectile's other side
     critic_loss = (0.5 * (0.5 - 0.3) ** 2 + 0.5 * (0.4 - 0.3) ** 2) / 2
-    np.testing.assert_allclose(found["loss"], 0.3 * u**2 + critic_loss - np.exp(u / 0.1) * np.log(0.5), rtol=1e-4)
+    np.testing.assert_allclose(
+        found["loss"], 0.3 * u**2 + critic_loss - np.exp(u / 0.1) * np.log(0.5), rtol=1e-4
+    )
 
 
 def test_without_x_the_gripper_has_the_state_value():
@@ -98,7 +122,10 @@ def test_relabelled_segments_have_no_policy_term():
 
 
 def test_steps_that_are_not_trainable_change_nothing():
-    one, other = (by_hand.means(iql, ONLINE, TARGET, batch) for batch in (segment(), by_hand.with_other_last_record(segment())))
+    one, other = (
+        by_hand.means(iql, ONLINE, TARGET, batch)
+        for batch in (segment(), by_hand.with_other_last_record(segment()))
+    )
     np.testing.assert_array_equal(one["loss"], other["loss"])
 
 
@@ -107,12 +134,19 @@ def test_only_the_policy_has_dropout():
 
 
 def test_gradients_by_hand():
-    """The value learns from its own term alone, though it is in the weights and, of the state after a cut, in the targets."""
-    total = lambda online, target: by_hand.sums(iql, online, target, segment(terminal=False))["loss"][0]
+    """The value learns from its own term alone, though it is in the weights and, of the state after a cut, in
+    the targets.
+    """
+
+    def total(online, target):
+        return by_hand.sums(iql, online, target, segment(terminal=False))["loss"][0]
+
     gradient, of_target = jax.grad(total, (0, 1))(ONLINE, TARGET)
     assert not of_target.any() and not gradient[0, 1].any()
     dims = 2
-    np.testing.assert_allclose(gradient[0, 0, 0, :, 3], np.full(3, dims * 0.7 * 2 * -U * V * (1 - V) / 3), rtol=1e-4)
+    np.testing.assert_allclose(
+        gradient[0, 0, 0, :, 3], np.full(3, dims * 0.7 * 2 * -U * V * (1 - V) / 3), rtol=1e-4
+    )
     target = 0.3 + 0.5 / (1 + np.exp(-3.0))
     of_critics = np.asarray([(0.4 - target) * 0.4 * 0.6, (0.6 - target) * 0.6 * 0.4]) * dims / 2
     np.testing.assert_allclose(gradient[0, 0, 1, 0, :2], of_critics, rtol=1e-4)
@@ -127,7 +161,9 @@ def test_the_state_value_sees_no_action_and_the_critics_do():
     def v_and_q(batch):
         logits = network.score(params, batch)
         bin_mask = batch.bin_mask(network.action.max_bins)
-        return iql.state_values(config, logits, batch, bin_mask), iql.whole_action_values(config, logits, batch)
+        return iql.state_values(config, logits, batch, bin_mask), iql.whole_action_values(
+            config, logits, batch
+        )
 
     (v, q), (other_v, other_q) = v_and_q(batch), v_and_q(other)
     np.testing.assert_array_equal(v, other_v)
@@ -136,7 +172,9 @@ def test_the_state_value_sees_no_action_and_the_critics_do():
 
 def test_scores_are_the_policys_log_probabilities():
     bin_mask = by_hand.ACTION.bin_mask()
-    np.testing.assert_allclose(iql.scores(None, bin_mask[1], ONLINE[0, 0, 1]), [np.log(0.25), np.log(0.75), -np.inf], rtol=1e-5)
+    np.testing.assert_allclose(
+        iql.scores(None, bin_mask[1], ONLINE[0, 0, 1]), [np.log(0.25), np.log(0.75), -np.inf], rtol=1e-5
+    )
 
 
 def test_first_step_values_are_the_lesser_critics():

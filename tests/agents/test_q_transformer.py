@@ -1,4 +1,7 @@
-"""The whole loss of Eq. 2 against numbers worked out by hand: a three-bin dim, a two-bin gripper, one terminal transition."""
+"""The whole loss of Eq.
+
+2 against numbers worked out by hand: a three-bin dim, a two-bin gripper, one terminal transition.
+"""
 
 import dataclasses
 
@@ -40,10 +43,20 @@ def test_two_skipped_steps_with_cross_entropy_by_hand():
     """As the benchmark has it: no dim is maximised over within a step, and the pull, too, is a cross-entropy."""
     target = by_hand.logits(by_hand.Q_TARGET, by_hand.Q_TARGET, [[0.1, 0.2, 0.9], [0.8, 0.6, 0.99]])
     settings = {"backup": "skip", "n_step": 2, "value_loss": "logistic", "monte_carlo": False}
-    value, metrics = loss(segment([0.1, 0.3], terminal=False), by_hand.logits(*[by_hand.Q] * 3), target, **settings)
-    first, second = 0.1 + 0.5 * 0.3 + 0.25 * 0.9, 0.3 + 0.5 * 0.9  # both to the last record's x, for every dim
-    cross_entropy = lambda q, y: -y * np.log(q) - (1 - y) * np.log(1 - q)
-    expected_value = sum(cross_entropy(q, y) for q, y in ((0.5, first), (0.4, first), (0.1, second), (0.3, second))) / 4
+    value, metrics = loss(
+        segment([0.1, 0.3], terminal=False), by_hand.logits(*[by_hand.Q] * 3), target, **settings
+    )
+    first, second = (
+        0.1 + 0.5 * 0.3 + 0.25 * 0.9,
+        0.3 + 0.5 * 0.9,
+    )  # both to the last record's x, for every dim
+
+    def cross_entropy(q, y):
+        return -y * np.log(q) - (1 - y) * np.log(1 - q)
+
+    expected_value = (
+        sum(cross_entropy(q, y) for q, y in ((0.5, first), (0.4, first), (0.1, second), (0.3, second))) / 4
+    )
     pulled = np.log([0.8, 0.9, 0.7, 0.8, 0.5, 0.6])  # 1 - Q of the bins not taken
     np.testing.assert_allclose(metrics["target"], (first + second) / 2, rtol=1e-5)
     np.testing.assert_allclose(metrics["value_loss"], expected_value, rtol=1e-5)
@@ -51,7 +64,10 @@ def test_two_skipped_steps_with_cross_entropy_by_hand():
 
 
 def test_histograms_by_hand():
-    """Two cells over the value range and three more at each side; every output flat, so that Q is .5, but of the x taken."""
+    """Two cells over the value range and three more at each side.
+
+    Every output flat, so that Q is .5, but of the x taken.
+    """
     taken = np.arange(1, 9) / 36
     flat = jnp.zeros((1, 2, 2, 3, 8))
     value, metrics = loss(segment(), flat.at[0, 0, 0, 1].set(np.log(taken)), flat, value_loss="histogram")
@@ -62,16 +78,23 @@ def test_histograms_by_hand():
         p /= p.sum()
         return np.sum(p * np.log(p / predicted))
 
-    expected_value = (divergence(0.5, taken) + divergence(0.3, np.full(8, 1 / 8))) / 2  # x: the gripper's best Q; gripper: the reward
+    expected_value = (
+        divergence(0.5, taken) + divergence(0.3, np.full(8, 1 / 8))
+    ) / 2  # x: the gripper's best Q; gripper: the reward
     np.testing.assert_allclose(metrics["value_loss"], expected_value, rtol=1e-4)
-    np.testing.assert_allclose(metrics["q_taken"], (taken @ (edges[1:] + edges[:-1]) / 2 + 0.5) / 2, rtol=1e-5)
+    np.testing.assert_allclose(
+        metrics["q_taken"], (taken @ (edges[1:] + edges[:-1]) / 2 + 0.5) / 2, rtol=1e-5
+    )
     pulled = (0.5 * (0.5**2 + 0.5**2) / 2 + 0.5 * 0.5**2 / 2) / 2
     np.testing.assert_allclose(value, expected_value + 2.0 * pulled, rtol=1e-4)
 
 
 def test_a_dim_of_two_bins_has_no_edges():
-    """x is greedy in its middle or last bin; the gripper, in its first, counts where it has three bins."""
-    edges = lambda batch, q: float(loss(batch, by_hand.logits(q, q))[1]["greedy_at_edge"])
+    """X is greedy in its middle or last bin; the gripper, in its first, counts where it has three bins."""
+
+    def edges(batch, q):
+        return float(loss(batch, by_hand.logits(q, q))[1]["greedy_at_edge"])
+
     x_middle, x_last = [[0.2, 0.5, 0.1], [0.4, 0.3, 0.1]], [[0.2, 0.5, 0.9], [0.4, 0.3, 0.1]]
     assert (edges(segment(), x_middle), edges(segment(), x_last)) == (0.0, 1.0)
     assert edges(segment(bins=(3, 3)), x_middle) == 0.5
@@ -84,7 +107,9 @@ def test_a_decision_of_twice_the_reference_is_discounted_twice():
     records = by_hand.logits(by_hand.Q, by_hand.Q, by_hand.Q), by_hand.logits(*[by_hand.Q_TARGET] * 3)
     _, metrics = loss(slow, *records, monte_carlo=False)
     # x: the gripper's best Q, .7; gripper: the reward and the next x's best Q, .6.
-    np.testing.assert_allclose(metrics["target"], (0.7 + (0.1 + 0.25 * 0.6) + 0.7 + (0.3 + 0.25 * 0.6)) / 4, rtol=1e-5)
+    np.testing.assert_allclose(
+        metrics["target"], (0.7 + (0.1 + 0.25 * 0.6) + 0.7 + (0.3 + 0.25 * 0.6)) / 4, rtol=1e-5
+    )
 
 
 def test_an_absent_dim_leaves_the_chain_and_both_means():
@@ -107,8 +132,12 @@ def test_steps_that_are_not_trainable_change_nothing():
 def test_twin_critics_share_the_target_of_the_lesser_and_each_term_is_their_mean():
     value, metrics = loss(segment(), TWINS, TWIN_TARGETS, critics=2)
     # x: the gripper's lesser Q are min(0.5, 0.8) and min(0.7, 0.65).
-    expected_value = (0.5 * (0.5 - 0.65) ** 2 + 0.5 * (0.4 - 0.65) ** 2 + 0.5 * (0.4 - 0.3) ** 2 + 0.5 * (0.2 - 0.3) ** 2) / 4
-    expected_conservative = 0.5 * ((0.2**2 + 0.1**2) / 2 + (0.3**2 + 0.6**2) / 2 + 0.3**2 / 2 + 0.8**2 / 2) / 4
+    expected_value = (
+        0.5 * (0.5 - 0.65) ** 2 + 0.5 * (0.4 - 0.65) ** 2 + 0.5 * (0.4 - 0.3) ** 2 + 0.5 * (0.2 - 0.3) ** 2
+    ) / 4
+    expected_conservative = (
+        0.5 * ((0.2**2 + 0.1**2) / 2 + (0.3**2 + 0.6**2) / 2 + 0.3**2 / 2 + 0.8**2 / 2) / 4
+    )
     np.testing.assert_allclose(metrics["target"], (0.65 + 0.3) / 2, rtol=1e-5)
     np.testing.assert_allclose(metrics["value_loss"], expected_value, rtol=1e-5)
     np.testing.assert_allclose(metrics["conservative_loss"], expected_conservative, rtol=1e-5)
@@ -118,14 +147,20 @@ def test_twin_critics_share_the_target_of_the_lesser_and_each_term_is_their_mean
 
 def test_twin_critics_bootstrap_from_the_lesser():
     records = TWIN_TARGETS.at[0, 1].set(0.0)  # every Q of the second state 0.5
-    _, metrics = loss(segment([0.1], terminal=False), TWINS, records.at[0, 1, 0, :, 1].set(-np.log(3.0)), critics=2)
+    _, metrics = loss(
+        segment([0.1], terminal=False), TWINS, records.at[0, 1, 0, :, 1].set(-np.log(3.0)), critics=2
+    )
     np.testing.assert_allclose(metrics["target"], (0.65 + 0.1 + 0.5 * 0.25) / 2, rtol=1e-5)
 
 
 def test_scores_of_twin_critics_are_the_lesser():
     config, bin_mask = by_hand.config_of(q_transformer, critics=2), by_hand.ACTION.bin_mask()
-    np.testing.assert_allclose(q_transformer.scores(config, bin_mask[0], TWINS[0, 0, 0]), [0.2, 0.4, 0.1], rtol=1e-5)
-    np.testing.assert_allclose(q_transformer.scores(config, bin_mask[1], TWINS[0, 0, 1]), [0.2, 0.3, -np.inf], rtol=1e-5)
+    np.testing.assert_allclose(
+        q_transformer.scores(config, bin_mask[0], TWINS[0, 0, 0]), [0.2, 0.4, 0.1], rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        q_transformer.scores(config, bin_mask[1], TWINS[0, 0, 1]), [0.2, 0.3, -np.inf], rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", ["value_loss", "backup", "conservatism"])
@@ -135,5 +170,7 @@ def test_an_unknown_choice_is_not_taken_for_another(name):
 
 
 def test_no_gradient_reaches_the_target_network():
-    gradient = jax.grad(lambda target: by_hand.sums(q_transformer, TWINS, target, segment(), critics=2)["loss"][0])(TWIN_TARGETS)
+    gradient = jax.grad(
+        lambda target: by_hand.sums(q_transformer, TWINS, target, segment(), critics=2)["loss"][0]
+    )(TWIN_TARGETS)
     assert not gradient.any()

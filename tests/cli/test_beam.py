@@ -1,4 +1,6 @@
-"""The extra `beam`, in the venv that `make .beam/.installed` builds: collections and conversions are the same, whoever runs them."""
+"""The extra `beam`, in the venv that `make .beam/.installed` builds: collections and conversions are the
+same, whoever runs them.
+"""
 
 import subprocess
 import sys
@@ -16,7 +18,9 @@ pytestmark = pytest.mark.slow
 
 def run(python, *arguments, check=True):
     assert PYTHON.exists(), "run `make .beam/.installed` first, as `make test-slow` does"
-    result = subprocess.run([str(python), "-m", "qt_jax", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=500)
+    result = subprocess.run(
+        [str(python), "-m", "qt_jax", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=500
+    )
     assert not check or result.returncode == 0, result.stderr[-3000:]
     return result
 
@@ -24,7 +28,9 @@ def run(python, *arguments, check=True):
 def flat(tree, prefix=""):
     if not isinstance(tree, dict):
         return {prefix: tree.tolist() if hasattr(tree, "tolist") else tree}
-    return {name: value for key, item in tree.items() for name, value in flat(item, f"{prefix}/{key}").items()}
+    return {
+        name: value for key, item in tree.items() for name, value in flat(item, f"{prefix}/{key}").items()
+    }
 
 
 def assert_same(one, other):
@@ -44,12 +50,22 @@ def test_collect(tmp_path, cameras, options):
 
 
 @pytest.mark.parametrize(
-    "make, kind", [(lambda root: recordings.lerobot(root, version="v3.0", kind="video"), "lerobot"), (recordings.robomimic, "hdf5")]
+    "make, kind",
+    [
+        (lambda root: recordings.lerobot(root, version="v3.0", kind="video"), "lerobot"),
+        (recordings.robomimic, "hdf5"),
+    ],
 )
 def test_convert(tmp_path, make, kind):
     settings = ["convert", f"--input={make(tmp_path / 'recorded')}", f"--format={kind}"]
     run(sys.executable, *settings, f"--output={tmp_path}/here")
-    run(PYTHON, *settings, f"--output={tmp_path}/beam", "--runner=beam", "--beam_options=--runner=DirectRunner")
+    run(
+        PYTHON,
+        *settings,
+        f"--output={tmp_path}/beam",
+        "--runner=beam",
+        "--beam_options=--runner=DirectRunner",
+    )
     assert_same(tmp_path / "here", tmp_path / "beam")
 
 
@@ -57,7 +73,10 @@ def test_convert(tmp_path, make, kind):
 def test_a_workers_error_is_one_line_and_leaves_no_dataset(tmp_path, options):
     folder = recordings.lerobot(tmp_path / "recorded")
     broken = folder / "data/chunk-000/episode_000001.parquet"
-    spoil = lambda episode, step, image: {**image, "bytes": b"none"} if (episode, step) == (1, 2) else image
+
+    def spoil(episode, step, image):
+        return {**image, "bytes": b"none"} if (episode, step) == (1, 2) else image
+
     recordings.edit_rows(folder, "observation.images.front", spoil)  # what only a worker looks at
     flags = ["--format=lerobot", "--runner=beam", *(f"--beam_options={option}" for option in options)]
     result = run(PYTHON, "convert", f"--input={folder}", f"--output={tmp_path}/beam", *flags, check=False)

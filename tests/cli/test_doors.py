@@ -18,7 +18,9 @@ from tests.conftest import ROOT, assert_group_ends, door
 
 
 def run(*arguments):
-    return subprocess.run([sys.executable, "-m", "qt_jax", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-m", "qt_jax", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
 
 
 def test_usage_and_unknown_door():
@@ -87,11 +89,31 @@ def test_a_config_of_the_user_s_that_imports_what_is_missing_is_told_so(tmp_path
         ("train", ["--config.data.path=/nowhere"], "/nowhere holds no RLDS dataset"),
         ("train", ["--config.discount=2.0"], "config.discount is 2.0"),
         ("evaluate", ["--config.workdir=/nowhere"], "holds no checkpoint"),
-        ("collect", ["--config.collect.demonstration=3"], "--config.collect.demonstration; did you mean --config.collect.demonstrations?"),
-        ("collect", ["--config.collect.demonstrations=-3"], "config.collect.demonstrations is -3, expected 0 or more"),
-        ("collect", ["--config.env.action_repeat=0"], "config.env.action_repeat is 0; expected a positive number"),
-        ("train", ["--config.learning_rate=3"], "--config.learning_rate; did you mean --config.optimizer.learning_rate?"),
-        ("train", ["--config.data.nokey=3"], "unknown setting --config.data.nokey (`python -m qt_jax train --config=FILE --help` lists"),
+        (
+            "collect",
+            ["--config.collect.demonstration=3"],
+            "--config.collect.demonstration; did you mean --config.collect.demonstrations?",
+        ),
+        (
+            "collect",
+            ["--config.collect.demonstrations=-3"],
+            "config.collect.demonstrations is -3, expected 0 or more",
+        ),
+        (
+            "collect",
+            ["--config.env.action_repeat=0"],
+            "config.env.action_repeat is 0; expected a positive number",
+        ),
+        (
+            "train",
+            ["--config.learning_rate=3"],
+            "--config.learning_rate; did you mean --config.optimizer.learning_rate?",
+        ),
+        (
+            "train",
+            ["--config.data.nokey=3"],
+            "unknown setting --config.data.nokey (`python -m qt_jax train --config=FILE --help` lists",
+        ),
         ("train", ["--config.data.batch_size=many"], "invalid literal for int"),
         ("train", ["--config=nowhere.py"], "No such file or directory: 'nowhere.py'"),
     ],
@@ -105,13 +127,17 @@ def test_errors_are_one_line(name, overrides, message):
 
 def test_help_lists_every_setting_and_explains():
     lines = {line.split("=")[0]: line for line in door("train", "--help").stdout.splitlines()}
-    assert re.fullmatch(r"--config.agent.alpha=1.0 +# weight of the conservative term.*", lines["--config.agent.alpha"])
+    assert re.fullmatch(
+        r"--config.agent.alpha=1.0 +# weight of the conservative term.*", lines["--config.agent.alpha"]
+    )
     assert re.fullmatch(r"--config.mesh.fsdp=1 +# shards of.*", lines["--config.mesh.fsdp"])
     assert re.fullmatch(r"--config.env.bins=16 +# of each action dim", lines["--config.env.bins"])
 
 
 def test_help_explains_the_settings_of_the_suite_that_is_chosen():
-    assert re.search(r"^--config.env.tasks=\('all',\) +# .*the eight$", help.of(scene_benchmark.get_config()), re.M)
+    assert re.search(
+        r"^--config.env.tasks=\('all',\) +# .*the eight$", help.of(scene_benchmark.get_config()), re.M
+    )
 
 
 def test_evaluate_refuses_the_config_of_another_agent(trained):
@@ -122,7 +148,9 @@ def test_evaluate_refuses_the_config_of_another_agent(trained):
 def test_training_interrupted_by_ctrl_c_while_it_compiles_ends_at_once(dataset_path, tmp_path):
     command = [sys.executable, "-m", "qt_jax", "train", "--config=tests/tiny.py", f"--config.data.path={dataset_path}",
                f"--config.workdir={tmp_path}", "--config.train.compilation_cache="]  # fmt: skip
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     while not (tmp_path / "first_start").exists() and process.poll() is None:
         time.sleep(0.01)
     time.sleep(1.0)  # the program compiles after this file is written
@@ -140,16 +168,34 @@ def interrupt(leader):
 
 
 def kill_a_worker(leader):
-    workers = subprocess.run(["pgrep", "-P", str(leader), "-f", "spawn_main"], capture_output=True, text=True).stdout.split()
+    workers = subprocess.run(
+        ["pgrep", "-P", str(leader), "-f", "spawn_main"], capture_output=True, text=True
+    ).stdout.split()
     os.kill(int(workers[0]), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("disturb, message", [(interrupt, "interrupted"), (kill_a_worker, "config.collect.workers=2 died")])
+@pytest.mark.parametrize(
+    "disturb, message", [(interrupt, "interrupted"), (kill_a_worker, "config.collect.workers=2 died")]
+)
 def test_a_disturbed_collection_leaves_no_dataset_and_no_process(tmp_path, disturb, message):
     """The real door with its workers, when the first episodes are done."""
-    command = [sys.executable, "-m", "qt_jax", "collect", "--config=tests/tiny.py", f"--config.data.path={tmp_path}/x"]
+    command = [
+        sys.executable,
+        "-m",
+        "qt_jax",
+        "collect",
+        "--config=tests/tiny.py",
+        f"--config.data.path={tmp_path}/x",
+    ]
     command += ["--config.collect.demonstrations=500", "--config.collect.workers=2"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     for piece in iter(lambda: process.stderr.read(20), ""):
         if re.search(r" [1-9]\d*/", piece):
             break

@@ -32,25 +32,42 @@ def mebibytes(text: str, name: str) -> float:
 
 @pytest.mark.parametrize("mesh", ["data", "fsdp"])
 def test_bytes_sent_agree_with_a_count_by_hand(mesh):
-    """Every gradient is summed once for each use of its parameter; with fsdp, every sharded parameter is gathered for each use.
+    """Every gradient is summed once for each use of its parameter.
 
-    Frames and actions pass through the same blocks, two uses, except that frames leave the last block after its keys and values. Online and
-    target network gather; the backward pass finds what the forward pass gathered, except in a block that frames pass through whole.
+    With fsdp, every sharded parameter is gathered for each use.
+
+    Frames and actions pass through the same blocks, two uses, except that frames leave the last block after
+    its keys and values. Online and target network gather; the backward pass finds what the forward pass
+    gathered, except in a block that frames pass through whole.
     """
     config = metaworld_mt10.get_config()
-    network = Network.create(config.model, metaworld.action_spec(config.env), metaworld.observation_spec(config.env), 512)
+    network = Network.create(
+        config.model, metaworld.action_spec(config.env), metaworld.observation_spec(config.env), 512
+    )
     state = jax.eval_shape(functools.partial(init_state, config, network))
     sizes, gathered, reduced = dict(data=1, fsdp=1, tensor=1) | {mesh: 8}, 0.0, 0.0
     whole_blocks = (config.model.layers - 1) / config.model.layers
     for path, x in jax.tree_util.tree_leaves_with_path(state.params):
         name = sharding.parameter_path(path)
-        of_frames = 0.0 if "blocks/" not in name else 1.0 if "/key_value/" in name or "blocks/norm/" in name else whole_blocks
+        of_frames = (
+            0.0
+            if "blocks/" not in name
+            else 1.0
+            if "/key_value/" in name or "blocks/norm/" in name
+            else whole_blocks
+        )
         reduced += 4 * x.size * (1 + of_frames)
         if "fsdp" in sharding.decide(name, x.shape, sizes)[0] and mesh == "fsdp":
-            gathered += 4 * x.size * (2 * (1 + of_frames) + (whole_blocks if of_frames == whole_blocks else 0))
+            gathered += (
+                4 * x.size * (2 * (1 + of_frames) + (whole_blocks if of_frames == whole_blocks else 0))
+            )
     text = plan("--devices=8", *(f"--config.mesh.{axis}={size}" for axis, size in sizes.items())).stdout
     assert mebibytes(text, "all-reduce") == pytest.approx(reduced / 2**20, rel=0.05)
-    assert not gathered and "all-gather" not in text or mebibytes(text, "all-gather") == pytest.approx(gathered / 2**20, rel=0.05)
+    assert (
+        not gathered
+        and "all-gather" not in text
+        or mebibytes(text, "all-gather") == pytest.approx(gathered / 2**20, rel=0.05)
+    )
     assert "all-to-all" not in text and "collective-permute" not in text, "activations travel"
     held = sum(4 * x.size for x in jax.tree.leaves(state.params)) / (8 if mesh == "fsdp" else 1)
     assert mebibytes(text, "parameters") == pytest.approx(held / 2**20, abs=0.06)
@@ -83,7 +100,10 @@ def test_a_missing_compiler_names_the_command(monkeypatch, tmp_path):
     result = plan("--topology=v5e:4x4", check=False)
     assert result.returncode == 2 and "run `make libtpu`" in result.stderr
     result = plan("--fits=h10", check=False)
-    assert result.returncode == 2 and "--fits=h10: expected one of v5e, v6e, v4, v5p, a100, h100, h200." in result.stderr
+    assert (
+        result.returncode == 2
+        and "--fits=h10: expected one of v5e, v6e, v4, v5p, a100, h100, h200." in result.stderr
+    )
 
 
 needs_compiler = pytest.mark.skipif(not (ROOT / topology.LIBTPU).exists(), reason="needs `make libtpu`")
@@ -108,7 +128,9 @@ def test_the_real_tpu_compiler_takes_the_train_step(config, flags):
 @pytest.mark.slow
 @needs_compiler
 def test_the_smallest_slice_and_number_of_gpus_that_a_config_fits():
-    assert re.fullmatch(r"v5e:2x2: yes, [\d.]+ of 16 GiB on each\n", plan("--fits=v5e", config="quickstart").stdout)
+    assert re.fullmatch(
+        r"v5e:2x2: yes, [\d.]+ of 16 GiB on each\n", plan("--fits=v5e", config="quickstart").stdout
+    )
     one, two = plan("--fits=h100", "--config.mesh.fsdp=2", config="quickstart").stdout.splitlines()
     assert "1 x h100: no; config.mesh.data=-1, config.mesh.fsdp=2" in one
     assert re.match(r"2 x h100: yes, [\d.]+ of 80 GiB on each \(an estimate", two)
@@ -117,17 +139,30 @@ def test_the_smallest_slice_and_number_of_gpus_that_a_config_fits():
 @pytest.mark.slow
 @needs_compiler
 def test_a_scanned_network_sends_what_the_unrolled_one_does():
-    size = ["--config.mesh.fsdp=16", "--config.model.layers=8", "--config.model.width=512", "--config.model.remat=dots"]
-    unrolled, scanned = (plan("--topology=v5e:4x4", *size, f"--config.model.scan_layers={scan}").stdout for scan in (False, True))
+    size = [
+        "--config.mesh.fsdp=16",
+        "--config.model.layers=8",
+        "--config.model.width=512",
+        "--config.model.remat=dots",
+    ]
+    unrolled, scanned = (
+        plan("--topology=v5e:4x4", *size, f"--config.model.scan_layers={scan}").stdout
+        for scan in (False, True)
+    )
     assert mebibytes(scanned, "all-gather") == pytest.approx(mebibytes(unrolled, "all-gather"), rel=0.15)
 
 
 @pytest.mark.slow
 @needs_compiler
 def test_several_slices_send_gradients_between_them_and_weights_within():
-    """fsdp stays within a slice, data goes across: so a device gathers no more than on one slice."""
+    """Fsdp stays within a slice, data goes across: so a device gathers no more than on one slice."""
     one, two = (
-        plan("--topology=v5e:2x2", f"--slices={slices}", "--config.mesh.fsdp=4", f"--config.data.batch_size={32 * slices}").stdout
+        plan(
+            "--topology=v5e:2x2",
+            f"--slices={slices}",
+            "--config.mesh.fsdp=4",
+            f"--config.data.batch_size={32 * slices}",
+        ).stdout
         for slices in (1, 2)
     )
     assert "data 2 x fsdp 4 x tensor 1; data crosses the 2 slices" in two

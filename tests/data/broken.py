@@ -38,7 +38,10 @@ def _broken_png() -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (SIZE, SIZE)).save(buffer, "png")
     pixels = zlib.compress(bytes(SIZE * (3 * SIZE + 1)))
-    chunk = lambda name, data: struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
     return buffer.getvalue()[:33] + chunk(b"IDAT", pixels[:5]) + chunk(b"\xa41\xbbq", pixels[5:])
 
 
@@ -51,7 +54,9 @@ def _failure(episode: dict) -> None:
     _set(LENGTH, "is_terminal", False)(episode)
 
 
-_vector = lambda value: np.asarray([value, 0.5], np.float32)
+def _vector(value):
+    return np.asarray([value, 0.5], np.float32)
+
 
 BREAKS: dict[str, tuple[Callable[[dict], object], list[tuple[str, int | None]]]] = {
     # name (which is the episode's id): (what is done to a sound success, the violations: kind and step)
@@ -60,10 +65,16 @@ BREAKS: dict[str, tuple[Callable[[dict], object], list[tuple[str, int | None]]]]
     "is_first missing": (_set(0, "is_first", False), [("is_first", 0)]),
     "is_first twice": (_set(2, "is_first", True), [("is_first", 2)]),
     "is_last missing": (_set(4, "is_last", False), [("is_last", 4)]),
-    "is_last early": (_all(_set(4, "is_last", False), _set(3, "is_last", True)), [("is_last", 4), ("is_last", 3)]),
+    "is_last early": (
+        _all(_set(4, "is_last", False), _set(3, "is_last", True)),
+        [("is_last", 4), ("is_last", 3)],
+    ),
     "is_terminal early": (_set(3, "is_terminal", True), [("is_terminal", 3)]),
     "a success is truncated": (_set(4, "is_terminal", False), [("is_terminal", 4)]),
-    "a failure terminates": (_all(_failure, _set(3, "reward", 0.0), _set(4, "is_terminal", True)), [("is_terminal", 4)]),
+    "a failure terminates": (
+        _all(_failure, _set(3, "reward", 0.0), _set(4, "is_terminal", True)),
+        [("is_terminal", 4)],
+    ),
     "last action": (_set(4, "action", _vector(0.3)), [("last_record", 4)]),
     "reward at the arrival": (_all(_set(3, "reward", 0.0), _set(4, "reward", 1.0)), [("reward", 4)]),
     "reward early": (_all(_set(3, "reward", 0.0), _set(1, "reward", 1.0)), [("reward", 1)]),
@@ -72,10 +83,19 @@ BREAKS: dict[str, tuple[Callable[[dict], object], list[tuple[str, int | None]]]]
     "reward of a failure": (_failure, [("reward", 3)]),
     "shaped reward": (_set(1, "reward", 0.25), []),
     "NaN action": (_set(2, "action", _vector(np.nan)), [("not_finite", 2)]),
-    "infinite state": (lambda e: e["steps"][4]["observation"].update(state=_vector(np.inf)), [("not_finite", 4)]),
+    "infinite state": (
+        lambda e: e["steps"][4]["observation"].update(state=_vector(np.inf)),
+        [("not_finite", 4)],
+    ),
     "NaN reward": (_set(1, "reward", np.nan), [("reward", 1), ("not_finite", 1)]),
-    "NaN embedding": (lambda e: e.update(instruction_embedding=np.full(4, np.nan, np.float32)), [("not_finite", None)]),
-    "zero embedding": (lambda e: e.update(instruction_embedding=np.zeros(4, np.float32)), [("embedding", None)]),
+    "NaN embedding": (
+        lambda e: e.update(instruction_embedding=np.full(4, np.nan, np.float32)),
+        [("not_finite", None)],
+    ),
+    "zero embedding": (
+        lambda e: e.update(instruction_embedding=np.zeros(4, np.float32)),
+        [("embedding", None)],
+    ),
     "no instruction": (lambda e: e.update(instruction=" "), [("instruction", None)]),
     "no time": (lambda e: e.update(dt=0.0), [("dt", None)]),
     "another time": (lambda e: e.update(dt=0.2), [("dt", None)]),

@@ -24,13 +24,17 @@ def frame(episode, step, camera):
     image = np.zeros((height, width, 3), np.uint8)
     image[..., 0] = 40 + 60 * episode
     image[..., 1] = 20 + 35 * step
-    image[..., 2] = np.linspace(0, 200, width)[None] if camera == "wrist" else np.linspace(0, 200, height)[:, None]
+    image[..., 2] = (
+        np.linspace(0, 200, width)[None] if camera == "wrist" else np.linspace(0, 200, height)[:, None]
+    )
     return image
 
 
 def vectors(episode):
     rng = np.random.default_rng(episode)
-    return rng.normal(size=(LENGTHS[episode], 3)).astype(np.float32), rng.uniform(-1, 1, (LENGTHS[episode], 2)).astype(np.float32)
+    return rng.normal(size=(LENGTHS[episode], 3)).astype(np.float32), rng.uniform(
+        -1, 1, (LENGTHS[episode], 2)
+    ).astype(np.float32)
 
 
 def encoded(image, kind):
@@ -66,7 +70,10 @@ def _rows(episode, start, kind):
     }
     if kind != "video":
         for key, camera in CAMERAS.items():
-            images = [{"bytes": encoded(frame(episode, step, camera), kind), "path": f"frame_{step:06d}"} for step in range(count)]
+            images = [
+                {"bytes": encoded(frame(episode, step, camera), kind), "path": f"frame_{step:06d}"}
+                for step in range(count)
+            ]
             rows[key] = pa.array(images, pa.struct({"bytes": pa.binary(), "path": pa.string()}))
     return pa.table(rows)
 
@@ -76,8 +83,15 @@ def lerobot(root, *, version="v2.1", kind="PNG", features=()):
 
     kind: "PNG" or "JPEG" in the parquet files, or "video". features: more of them, in info.json alone.
     """
-    image = {"dtype": "video" if kind == "video" else "image", "shape": [*SIZE, 3], "names": ["height", "width", "channels"]}
-    scalar = lambda dtype: {"dtype": dtype, "shape": [1], "names": None}
+    image = {
+        "dtype": "video" if kind == "video" else "image",
+        "shape": [*SIZE, 3],
+        "names": ["height", "width", "channels"],
+    }
+
+    def scalar(dtype):
+        return {"dtype": dtype, "shape": [1], "names": None}
+
     two = version.startswith("v2")
     info = {
         "codebase_version": version, "robot_type": "arm", "fps": FPS, "total_episodes": 3, "chunks_size": 2, "splits": {"train": "0:3"},
@@ -101,11 +115,24 @@ def lerobot(root, *, version="v2.1", kind="PNG", features=()):
 
 
 def _version_2(root, info, kind):
-    lines = lambda rows: "".join(json.dumps(row) + "\n" for row in rows)
-    (root / "meta/tasks.jsonl").write_text(lines({"task_index": i, "task": task} for i, task in enumerate(TASKS)))
-    episodes = ({"episode_index": i, "tasks": [TASKS[i % 2]], "length": length} for i, length in enumerate(LENGTHS))
+    def lines(rows):
+        return "".join(json.dumps(row) + "\n" for row in rows)
+
+    (root / "meta/tasks.jsonl").write_text(
+        lines({"task_index": i, "task": task} for i, task in enumerate(TASKS))
+    )
+    episodes = (
+        {"episode_index": i, "tasks": [TASKS[i % 2]], "length": length} for i, length in enumerate(LENGTHS)
+    )
     (root / "meta/episodes.jsonl").write_text(lines(episodes))
-    bounds = lambda actions: {"min": actions.min(axis=0).tolist(), "max": actions.max(axis=0).tolist(), "count": [len(actions)]}
+
+    def bounds(actions):
+        return {
+            "min": actions.min(axis=0).tolist(),
+            "max": actions.max(axis=0).tolist(),
+            "count": [len(actions)],
+        }
+
     stats = ({"episode_index": i, "stats": {"action": bounds(vectors(i)[1])}} for i in range(3))
     (root / "meta/episodes_stats.jsonl").write_text(lines(stats))
     for i in range(3):
@@ -126,9 +153,19 @@ def _version_3(root, info, kind):
     rows = []
     for i, length in enumerate(LENGTHS):
         start = sum(LENGTHS[:i])
-        row = {"episode_index": i, "tasks": [TASKS[i % 2]], "length": length, "data/chunk_index": 0, "data/file_index": i // 2}
+        row = {
+            "episode_index": i,
+            "tasks": [TASKS[i % 2]],
+            "length": length,
+            "data/chunk_index": 0,
+            "data/file_index": i // 2,
+        }
         for key in CAMERAS if kind == "video" else ():
-            row |= {f"videos/{key}/chunk_index": 0, f"videos/{key}/file_index": 0, f"videos/{key}/from_timestamp": start / FPS}
+            row |= {
+                f"videos/{key}/chunk_index": 0,
+                f"videos/{key}/file_index": 0,
+                f"videos/{key}/from_timestamp": start / FPS,
+            }
         rows.append(row)
     pq.write_table(pa.Table.from_pylist(rows[::-1]), root / "meta/episodes/chunk-000/file-000.parquet")
     (root / "data/chunk-000").mkdir(parents=True)
@@ -163,8 +200,13 @@ def _demo(group, episode, next_obs):
     group["obs/eef_pos"], group["obs/gripper"] = state[:, :2], state[:, 2]
     group["obs/front_image"] = np.stack([frame(episode, step, "front") for step in range(count)])
     if next_obs:
-        group["next_obs/eef_pos"], group["next_obs/gripper"] = np.roll(state[:, :2], -1, 0), np.roll(state[:, 2], -1)
-        group["next_obs/front_image"] = np.stack([frame(episode, (step + 1) % count, "front") for step in range(count)])
+        group["next_obs/eef_pos"], group["next_obs/gripper"] = (
+            np.roll(state[:, :2], -1, 0),
+            np.roll(state[:, 2], -1),
+        )
+        group["next_obs/front_image"] = np.stack(
+            [frame(episode, (step + 1) % count, "front") for step in range(count)]
+        )
 
 
 def one_episode_a_file(root):
@@ -175,7 +217,9 @@ def one_episode_a_file(root):
             state, action = vectors(i)
             file["action"] = action[:-1]
             file["observations/qpos"] = state
-            file["observations/images/front"] = np.stack([frame(i, step, "front") for step in range(LENGTHS[i])])
+            file["observations/images/front"] = np.stack(
+                [frame(i, step, "front") for step in range(LENGTHS[i])]
+            )
             file.attrs["fps"] = FPS
     return root
 
@@ -200,4 +244,6 @@ def rename(folder, old, new):
     path.write_text(path.read_text().replace(f'"{old}"', f'"{new}"'))
     for file in folder.glob("data/*/*.parquet"):
         table = pq.read_table(file)
-        pq.write_table(table.rename_columns([new if name == old else name for name in table.column_names]), file)
+        pq.write_table(
+            table.rename_columns([new if name == old else name for name in table.column_names]), file
+        )

@@ -1,4 +1,5 @@
-"""Tiny datasets in the exact layouts of public robot data (features as in TFDS's public description), and one of numbered states.
+"""Tiny datasets in the exact layouts of public robot data (features as in TFDS's public description), and one
+of numbered states.
 
 `main(DIR)` writes all of them below DIR; in a process of its own, since it imports TensorFlow.
 """
@@ -45,7 +46,9 @@ def write(
     splits = {"train": episodes} | (others or {})
     with tfds.core.registered.skip_registration():
         builder = Builder(data_dir=directory.rsplit("/", 1)[0], file_format=file_format)
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False, num_shards=shards))
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False, num_shards=shards)
+    )
 
 
 def flags(t: int, records: int) -> dict:
@@ -54,7 +57,11 @@ def flags(t: int, records: int) -> dict:
 
 def fractal(tfds):
     """`fractal20220817_data` 0.1.0."""
-    f, tensor, text = tfds.features, lambda *shape: tfds.features.Tensor(shape=shape, dtype=np.float32), tfds.features.Text()
+    f, tensor, text = (
+        tfds.features,
+        lambda *shape: tfds.features.Tensor(shape=shape, dtype=np.float32),
+        tfds.features.Text(),
+    )
     names = ("collection_mode", "data_type", "env", "location", "objects_family", "task_family")
     action = {"base_displacement_vector": 2, "base_displacement_vertical_rotation": 1, "gripper_closedness_action": 1,
               "rotation_delta": 3, "world_vector": 3}  # fmt: skip
@@ -82,7 +89,10 @@ def fractal(tfds):
     for number in range(9):
         records, success = 6 + number, number % 3 != 2
         embedding = np.full(512, number % 3, np.float32)
-        terminate = lambda t, records=records: [0, 0, 0] if t == records - 1 else [1, 0, 0] if t == records - 2 else [0, 1, 0]
+
+        def terminate(t, records=records):
+            return [0, 0, 0] if t == records - 1 else [1, 0, 0] if t == records - 2 else [0, 1, 0]
+
         steps = [
             {
                 "action": {name: rng.uniform(-0.5, 0.5, size).astype(np.float32) * (t < records - 1) for name, size in action.items()}
@@ -96,7 +106,9 @@ def fractal(tfds):
         ]  # fmt: skip
         episodes.append(
             {
-                "aspects": dict.fromkeys(("already_success", "feasible", "has_aspects", "success", "undesirable"), success),
+                "aspects": dict.fromkeys(
+                    ("already_success", "feasible", "has_aspects", "success", "undesirable"), success
+                ),
                 "attributes": dict.fromkeys(names, 1) | {f"{name}_name": "x" for name in names},
                 "steps": steps,
             }
@@ -127,7 +139,9 @@ def bridge(tfds):
     for number in range(6):
         records, told = 8, number != 5
         state = np.cumsum(rng.uniform(-0.03, 0.03, (records, 7)), axis=0).astype(np.float32)
-        action = np.concatenate([np.zeros((records, 6)), rng.integers(0, 2, (records, 1))], axis=1).astype(np.float32)
+        action = np.concatenate([np.zeros((records, 6)), rng.integers(0, 2, (records, 1))], axis=1).astype(
+            np.float32
+        )
         action[-1] = 0
         steps = [
             {
@@ -140,7 +154,9 @@ def bridge(tfds):
             for t in range(records)
         ]  # fmt: skip
         metadata = {"file_path": f"/raw/{number}", "has_language": told, "episode_id": number}
-        episodes.append({"steps": steps, "episode_metadata": metadata | {f"has_image_{i}": i == 0 for i in range(4)}})
+        episodes.append(
+            {"steps": steps, "episode_metadata": metadata | {f"has_image_{i}": i == 0 for i in range(4)}}
+        )
     return features, episodes
 
 
@@ -164,7 +180,10 @@ def language_table(tfds):
     rng = np.random.default_rng(2)
     told = b"push the red star to the blue cube"
     instruction = np.pad(np.frombuffer(told, np.uint8), (0, 512 - len(told))).astype(np.int32)
-    number = lambda: rng.uniform(-0.08, 0.08, 2).astype(np.float32)
+
+    def number():
+        return rng.uniform(-0.08, 0.08, 2).astype(np.float32)
+
     episodes = [
         {
             "episode_id": str(index),
@@ -222,7 +241,9 @@ def numbers(tfds):
             }
             for t in range(length + 1)
         ]  # fmt: skip
-        told = ("push the cube", "shove the cube", "lift the ring", "raise the ring")[2 * odd + number // 2 % 2]
+        told = ("push the cube", "shove the cube", "lift the ring", "raise the ring")[
+            2 * odd + number // 2 % 2
+        ]
         episodes.append(
             {
                 "steps": steps, "episode_id": f"e{number}", "task": ("even", "odd")[odd], "success": success, "dt": 0.1,

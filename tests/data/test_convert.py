@@ -20,7 +20,13 @@ from tests.data import recordings
 
 
 def run(*arguments):
-    return subprocess.run([sys.executable, "-m", "qt_jax", "convert", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-m", "qt_jax", "convert", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 def source(root, kind, **flags):
@@ -48,15 +54,26 @@ def expect(episode, number, length, camera, source_camera, atol):
 
 
 @pytest.mark.parametrize(
-    "version, kind, atol", [("v2.1", "JPEG", 8), ("v2.0", "PNG", 8), ("v2.1", "video", 16), ("v3.0", "PNG", 8), ("v3.0", "video", 16)]
+    "version, kind, atol",
+    [
+        ("v2.1", "JPEG", 8),
+        ("v2.0", "PNG", 8),
+        ("v2.1", "video", 16),
+        ("v3.0", "PNG", 8),
+        ("v3.0", "video", 16),
+    ],
 )
 def test_lerobot(tmp_path, version, kind, atol):
     opened = source(recordings.lerobot(tmp_path, version=version, kind=kind), "lerobot")
     actions = np.concatenate([recordings.vectors(i)[1] for i in range(3)])
     assert opened.action.names == ("shoulder", "gripper")
-    np.testing.assert_array_equal(np.float32([opened.action.low, opened.action.high]), [actions.min(0), actions.max(0)])
+    np.testing.assert_array_equal(
+        np.float32([opened.action.low, opened.action.high]), [actions.min(0), actions.max(0)]
+    )
     episodes = all_of(opened)
-    for number, (episode, length) in enumerate(zip(episodes, (4, 3, 3), strict=True)):  # the third ends at its success
+    for number, (episode, length) in enumerate(
+        zip(episodes, (4, 3, 3), strict=True)
+    ):  # the third ends at its success
         for camera in ("front", "wrist"):
             expect(episode, number, length, camera, camera, atol)
         assert episode.instruction == recordings.TASKS[number % 2]
@@ -69,14 +86,20 @@ def test_lerobot(tmp_path, version, kind, atol):
 def test_robomimic(tmp_path, next_obs):
     episodes = all_of(source(recordings.robomimic(tmp_path, next_obs=next_obs), "hdf5"))
     assert [e.plan.task for e in episodes] == ["open the drawer", "open the drawer", "close the drawer"]
-    for episode, number, length in zip(episodes, (0, 2, 1), (5, 3, 4) if next_obs else (4, 3, 3), strict=True):
+    for episode, number, length in zip(
+        episodes, (0, 2, 1), (5, 3, 4) if next_obs else (4, 3, 3), strict=True
+    ):
         if length < recordings.LENGTHS[number]:
             expect(episode, number, length, "front_image", "front", 8)
             continue
         state, action = recordings.vectors(number)
         np.testing.assert_array_equal(episode.actions, action)
-        np.testing.assert_array_equal(episode.state, [*state, state[0]])  # the fixture's next_obs begins anew after the last
-        np.testing.assert_allclose(shown(episode.images["front_image"][-1:])[0], recordings.frame(number, 0, "front"), atol=8)
+        np.testing.assert_array_equal(
+            episode.state, [*state, state[0]]
+        )  # the fixture's next_obs begins anew after the last
+        np.testing.assert_allclose(
+            shown(episode.images["front_image"][-1:])[0], recordings.frame(number, 0, "front"), atol=8
+        )
 
 
 @pytest.mark.parametrize(
@@ -89,21 +112,37 @@ def test_robomimic(tmp_path, next_obs):
 )
 def test_the_door_writes_all_of_it(tmp_path, make, kind, file_format):
     folder = make(tmp_path / "recorded")
-    result = run(f"--input={folder}", f"--format={kind}", f"--output={tmp_path}/converted", f"--file_format={file_format}")
+    result = run(
+        f"--input={folder}",
+        f"--format={kind}",
+        f"--output={tmp_path}/converted",
+        f"--file_format={file_format}",
+    )
     assert result.returncode == 0 and "3 episodes" in result.stdout, result.stderr
     opened = source(folder, kind)
     written, metadata = read(tmp_path / "converted")
     assert metadata["reward"] == "success"
-    assert metadata["action"] == {name: list(getattr(opened.action, name)) for name in ("names", "low", "high")}
+    assert metadata["action"] == {
+        name: list(getattr(opened.action, name)) for name in ("names", "low", "high")
+    }
     for example, episode in zip(written, all_of(opened), strict=True):
         assert_holds(example, episode)
 
 
 def test_a_dataset_with_stored_rewards_says_so_and_what_it_leaves_out(tmp_path):
     folder = recordings.lerobot(tmp_path / "recorded")
-    spoil = lambda episode, step, image: {**image, "bytes": b"none"} if (episode, step) == (1, 2) else image
+
+    def spoil(episode, step, image):
+        return {**image, "bytes": b"none"} if (episode, step) == (1, 2) else image
+
     recordings.edit_rows(folder, "observation.images.wrist", spoil)
-    flags = ("--success=none", "--reward=next.reward", "--instruction=tidy up", "--cameras=wrist", "--max_skipped=1")
+    flags = (
+        "--success=none",
+        "--reward=next.reward",
+        "--instruction=tidy up",
+        "--cameras=wrist",
+        "--max_skipped=1",
+    )
     result = run(f"--input={folder}", "--format=lerobot", f"--output={tmp_path}/converted", *flags)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("not used: next.success, observation.images.front\n")
@@ -123,8 +162,12 @@ def read(path):
     if builder.info.file_format.value == "array_record":
         source = builder.as_data_source(split="train", decoders=undecoded)
         return [source[i] for i in range(len(source))], builder.info.metadata
-    records = [record for file in builder.info.splits["train"].filepaths for record in TFRecordIterDataset(str(file))]
-    return [builder.info.features.deserialize_example_np(record, decoders=undecoded) for record in records], builder.info.metadata
+    records = [
+        record for file in builder.info.splits["train"].filepaths for record in TFRecordIterDataset(str(file))
+    ]
+    return [
+        builder.info.features.deserialize_example_np(record, decoders=undecoded) for record in records
+    ], builder.info.metadata
 
 
 def assert_holds(example, episode):
@@ -143,14 +186,19 @@ def assert_holds(example, episode):
     observation = dict(steps["observation"])
     np.testing.assert_array_equal(observation.pop("state"), episode.state)
     assert {name: list(frames) for name, frames in observation.items()} == episode.images
-    assert example["episode_id"].decode() == f"{episode.plan.task}/{episode.plan.collector}/{episode.plan.index:06d}"
+    assert (
+        example["episode_id"].decode()
+        == f"{episode.plan.task}/{episode.plan.collector}/{episode.plan.index:06d}"
+    )
     assert example["instruction"].decode() == episode.instruction and example["success"] == success
     np.testing.assert_array_equal(example["instruction_embedding"], text.embed(episode.instruction))
     assert example["dt"] == np.float32(episode.dt)
 
 
 def test_one_episode_a_file_with_its_last_observation(tmp_path):
-    opened = source(recordings.one_episode_a_file(tmp_path), "hdf5", success="all", instruction="pour the tea")
+    opened = source(
+        recordings.one_episode_a_file(tmp_path), "hdf5", success="all", instruction="pour the tea"
+    )
     for number, episode in enumerate(all_of(opened)):
         state, action = recordings.vectors(number)
         np.testing.assert_array_equal(episode.actions, action[:-1])
@@ -160,11 +208,21 @@ def test_one_episode_a_file_with_its_last_observation(tmp_path):
 
 def test_flags_choose_what_is_kept(tmp_path):
     folder = recordings.lerobot(tmp_path / "recorded")
-    opened = source(folder, "lerobot", success="none", reward="next.reward", instruction="tidy up", cameras=("wrist",), image_size=(24, 32))
+    opened = source(
+        folder,
+        "lerobot",
+        success="none",
+        reward="next.reward",
+        instruction="tidy up",
+        cameras=("wrist",),
+        image_size=(24, 32),
+    )
     first = all_of(opened)[0]
     assert opened.observation.cameras == ("wrist",) and opened.observation.image_size == (24, 32)
     assert shown(first.images["wrist"]).shape == (5, 24, 32, 3) and first.instruction == "tidy up"
-    np.testing.assert_array_equal(first.rewards, [0.25, 0.5, 0.75, 1.0 + 1.25])  # that of the action given up comes to the last
+    np.testing.assert_array_equal(
+        first.rewards, [0.25, 0.5, 0.75, 1.0 + 1.25]
+    )  # that of the action given up comes to the last
     assert not first.success
     state_only = source(folder, "lerobot", cameras=())
     assert state_only.observation.cameras == () and all_of(state_only)[0].images == {}
@@ -193,13 +251,18 @@ def test_different_instructions_are_different_tasks():
     told = ["rotate 90", "rotate -90", "rotate +90", "Rotate 90", "rotate  90", "rotate 9/0", "!", "?"]
     told += ["把红色方块放到A", "把蓝色方块放到A"]
     long = dataclasses.replace(SHORT, state=np.zeros((2, 2)))
-    episodes = [recording.finish(dataclasses.replace(long, instruction=one), 0, "demonstration") for one in told]
+    episodes = [
+        recording.finish(dataclasses.replace(long, instruction=one), 0, "demonstration") for one in told
+    ]
     assert len({episode.plan.task for episode in episodes}) == len(told)
 
 
 @pytest.mark.parametrize(
     "change, message",
-    [({}, "1 actions and 1 observations; a transition needs two"), ({"state": np.zeros((4, 2))}, "expected 1 or 2 of each")],
+    [
+        ({}, "1 actions and 1 observations; a transition needs two"),
+        ({"state": np.zeros((4, 2))}, "expected 1 or 2 of each"),
+    ],
 )
 def test_observations_and_actions_must_belong_together(change, message):
     with pytest.raises(UserError, match=message):
@@ -294,8 +357,14 @@ def test_error_lines(folders, tmp_path, folder, edit, flags, message):
     "flags, message",
     [
         ([], "--input is missing"),
-        (["--input=x", "--format=lerobot", "--output=y", "--image_size=3"], "--image_size is '3'; expected HEIGHT,WIDTH"),
-        (["--input=x", "--format=lerobot", "--output=y", "--runner=beam"], "Apache Beam is not installed; run `pip install"),
+        (
+            ["--input=x", "--format=lerobot", "--output=y", "--image_size=3"],
+            "--image_size is '3'; expected HEIGHT,WIDTH",
+        ),
+        (
+            ["--input=x", "--format=lerobot", "--output=y", "--runner=beam"],
+            "Apache Beam is not installed; run `pip install",
+        ),
         (["--format=bag"], "value should be one of <hdf5|lerobot>"),
     ],
 )
@@ -316,7 +385,10 @@ def test_what_is_no_damage_is_not_called_so():
 
 def test_notes_and_bad_episodes_for_people():
     notes = [f"e{i}.hdf5, step {i}: 0.{i} s" for i in range(12)]
-    assert skips.grouped([*notes, "not used: x"]) == ["e0.hdf5, step 0: 0.0 s (and 11 more like it)", "not used: x"]
+    assert skips.grouped([*notes, "not used: x"]) == [
+        "e0.hdf5, step 0: 0.0 s (and 11 more like it)",
+        "not used: x",
+    ]
     counted = skips.Skips(12)
     for note in notes:
         counted.add(UserError(note))

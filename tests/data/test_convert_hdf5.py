@@ -1,5 +1,6 @@
 """HDF5 files as labs have them: what is not as it should be is used, or refused by name before anything is
-written."""
+written.
+"""
 
 import io
 
@@ -119,7 +120,9 @@ def test_pixels_of_any_kind(tmp_path, array, kept):
 
 
 def test_what_1_means_is_the_same_in_all_episodes(tmp_path):
-    level = lambda value: np.full((STEPS, *SIZE, 3), value, np.float32)
+    def level(value):
+        return np.full((STEPS, *SIZE, 3), value, np.float32)
+
     for name, value in {"a": 1.0, "b": 200.0, "c": 90.0, "black": 0.0}.items():
         episode(tmp_path / f"{name}.hdf5", images__cam=level(value))
     with pytest.raises(

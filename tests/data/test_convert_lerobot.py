@@ -1,5 +1,6 @@
 """LeRobot folders as they turn up: what is not as it should be is used, or refused by name before anything is
-written."""
+written.
+"""
 
 import io
 import json
@@ -334,7 +335,10 @@ def test_blank_tasks(folder, version):
 )
 def test_numbers_that_are_none_are_named(folder, version, column, what):
     root = folder(version)
-    spoiled = lambda value: [value[0], np.nan, *value[2:]] if isinstance(value, list) else np.nan
+
+    def spoiled(value):
+        return [value[0], np.nan, *value[2:]] if isinstance(value, list) else np.nan
+
     recordings.edit_rows(
         root, column, lambda episode, step, value: spoiled(value) if (episode, step) == (1, 2) else value
     )
@@ -388,7 +392,10 @@ def test_a_false_start(folder):
 def test_a_frame_of_another_size_and_one_cut_off(folder):
     root = folder("v3.0")
     other = recordings.encoded(np.zeros((40, 40, 3), np.uint8), "PNG")
-    spoil = lambda episode, step, image: {**image, "bytes": other} if (episode, step) == (1, 2) else image
+
+    def spoil(episode, step, image):
+        return {**image, "bytes": other} if (episode, step) == (1, 2) else image
+
     recordings.edit_rows(root, "observation.images.front", spoil)
     with pytest.raises(
         UserError,
@@ -396,9 +403,10 @@ def test_a_frame_of_another_size_and_one_cut_off(folder):
     ) as error:
         all_of(source(root, "lerobot"))
     assert "--max_skipped=N" in str(error.value)
-    cut_off = lambda episode, step, image: (
-        {**image, "bytes": image["bytes"][:-300]} if (episode, step) == (0, 3) else image
-    )
+
+    def cut_off(episode, step, image):
+        return {**image, "bytes": image["bytes"][:-300]} if (episode, step) == (0, 3) else image
+
     recordings.edit_rows(root, "observation.images.wrist", cut_off)
     opened = source(root, "lerobot", max_skipped=2)
     assert (
@@ -477,7 +485,10 @@ def test_metadata_of_another_form_is_one_line(tmp_path, changes, message):
 @pytest.mark.parametrize("value, size", [(None, 0), ([1.0], 1), ([1.0] * 3, 3)])
 def test_a_row_of_other_dims_is_named_with_its_step(folder, value, size):
     root = folder("v2.1")
-    there = lambda episode, step, row: value if (episode, step) == (1, 2) else row
+
+    def there(episode, step, row):
+        return value if (episode, step) == (1, 2) else row
+
     recordings.edit_rows(root, "action", there)
     with pytest.raises(UserError, match=f"episode 1, step 2: 'action' has {size} dims, meta/info.json says"):
         source(root, "lerobot")

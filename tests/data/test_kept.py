@@ -26,7 +26,10 @@ def test_what_is_kept_is_bounded_in_bytes_whatever_an_episode_weighs(weight, kep
 
 def test_the_least_recently_wanted_goes_and_comes_again():
     cache, made = Kept(30), []
-    want = lambda key: cache.get(key, lambda: made.append(key) or make(10))
+
+    def want(key):
+        return cache.get(key, lambda: made.append(key) or make(10))
+
     for key in "abcabdabc":
         want(key)
     assert made == list("abcdc"), "d took the place of c, which was not wanted as lately as a and b"

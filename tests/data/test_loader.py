@@ -1,4 +1,6 @@
-"""Batches from real files: exact positions with both formats, with threads and worker processes, on several hosts; balance; hindsight."""
+"""Batches from real files: exact positions with both formats, with threads and worker processes, on several
+hosts; balance; hindsight.
+"""
 
 import collections
 import dataclasses
@@ -80,7 +82,9 @@ def first_states(source, batch):
 
 def steps_of(recipe, batch):
     """(episode, step) of each trainable transition, from the numbered states."""
-    raw = batch.state * np.asarray(recipe.state_statistics["numbers"].std) + np.asarray(recipe.state_statistics["numbers"].mean)
+    raw = batch.state * np.asarray(recipe.state_statistics["numbers"].std) + np.asarray(
+        recipe.state_statistics["numbers"].mean
+    )
     return [tuple(pair) for pair in np.rint(raw[batch.trainable]).astype(int)]
 
 
@@ -122,7 +126,13 @@ def test_hosts_read_their_own_rows_of_the_same_batches_and_their_own_episodes(sy
     draws = []
     for start, host in zip((0, 4), hosts):
         found = [next(host) for _ in range(6)]
-        draws.append({(draw.group, draw.number) for number in range(6) for draw in host._plan._readers[0].batch(number)})
+        draws.append(
+            {
+                (draw.group, draw.number)
+                for number in range(6)
+                for draw in host._plan._readers[0].batch(number)
+            }
+        )
         host.close()
         for batch, expected in zip(found, whole):
             equal(batch, jax.tree.map(lambda x, start=start: x[start : start + 4], expected))
@@ -130,7 +140,9 @@ def test_hosts_read_their_own_rows_of_the_same_batches_and_their_own_episodes(sy
 
 
 def test_every_transition_once_an_epoch(synthetic_root):
-    """With one row there is no drift between rows: the first epoch is exactly every transition of every episode."""
+    """With one row there is no drift between rows: the first epoch is exactly every transition of every
+    episode.
+    """
     recipe = make_recipe(synthetic_root)
     iterator = make_iterator(recipe, batch_size=1, shuffle_episodes=len(LENGTHS))
     seen = collections.Counter()
@@ -152,9 +164,13 @@ def test_balance_of_kinds_in_every_batch(synthetic_root):
     recipe = make_recipe(synthetic_root, balance={"demonstrations": 0.5, "successes": 0.0, "failures": None})
     for batch in take(make_iterator(recipe), 10):
         assert batch.success.sum() == 4
-    kinds = {int(np.rint(e)) % 3 for batch in take(make_iterator(recipe), 10) for e, _ in steps_of(recipe, batch)}
+    kinds = {
+        int(np.rint(e)) % 3 for batch in take(make_iterator(recipe), 10) for e, _ in steps_of(recipe, batch)
+    }
     assert kinds == {0, 2}
-    natural = make_recipe(synthetic_root, balance={"demonstrations": 0.25, "successes": None, "failures": None})
+    natural = make_recipe(
+        synthetic_root, balance={"demonstrations": 0.25, "successes": None, "failures": None}
+    )
     assert 0.4 < np.mean([batch.success.mean() for batch in take(make_iterator(natural), 40)]) < 0.8
 
 
@@ -185,15 +201,21 @@ def test_limits_keep_the_first_episodes_of_each_task_and_collector(synthetic_roo
     assert training_episodes(synthetic_root, limits=("demonstration=2", "noise=1")) == [0, 1, 2, 3, 6, 9]
     assert training_episodes(synthetic_root, limits=("noise=2",)) == [1, 2, 4, 5], "no others"
     assert training_episodes(synthetic_root, limits=("demonstration=99", "noise=99")) == list(range(24))
-    nested = [set(training_episodes(synthetic_root, limits=(f"noise={n}", "demonstration=1"))) for n in range(4)]
+    nested = [
+        set(training_episodes(synthetic_root, limits=(f"noise={n}", "demonstration=1"))) for n in range(4)
+    ]
     assert nested[0] < nested[1] < nested[2] < nested[3]
 
 
 def test_limits_count_training_episodes_and_leave_the_validation_split(synthetic_root):
     whole, limited = (
-        make_recipe(synthetic_root, validation_fraction=0.5, limits=limits).mixture.sources[0] for limits in ((), ("noise=2",))
+        make_recipe(synthetic_root, validation_fraction=0.5, limits=limits).mixture.sources[0]
+        for limits in ((), ("noise=2",))
     )
-    of_task = lambda odd: [e for e in whole.train if e % 3 and e % 2 == odd][:2]
+
+    def of_task(odd):
+        return [e for e in whole.train if e % 3 and e % 2 == odd][:2]
+
     assert limited.train.tolist() == sorted(of_task(0) + of_task(1)) and len(limited.train) == 4
     np.testing.assert_array_equal(limited.validation, whole.validation)
 
@@ -205,13 +227,18 @@ def test_a_filter_within_limits_leaves_the_datasets_outcomes(synthetic_root):
 
 
 def test_demonstrations_and_failures_leave_out_the_other_successes(synthetic_root):
-    assert training_episodes(synthetic_root, episodes="demonstrations_and_failures") == [e for e in range(24) if e % 3 != 1]
+    assert training_episodes(synthetic_root, episodes="demonstrations_and_failures") == [
+        e for e in range(24) if e % 3 != 1
+    ]
 
 
 @pytest.mark.parametrize(
     "limits, message",
     [
-        (("nois=1", "noise=1"), r"config.data.limits names the collectors \['nois'\]; .*numbers_tfrecord has \['demonstration', 'noise'\]"),
+        (
+            ("nois=1", "noise=1"),
+            r"config.data.limits names the collectors \['nois'\]; .*numbers_tfrecord has \['demonstration', 'noise'\]",
+        ),
         (("noise",), r"config.data.limits has \['noise'\]; expected entries such as 'demonstration=10'"),
         (("noise=few", "demonstration=1", "noise=-1"), r"config.data.limits has \['noise=few', 'noise=-1'\]"),
     ],
@@ -230,7 +257,9 @@ def test_an_unknown_choice_is_named(name):
 def test_weights_and_balances_of_a_mixture(synthetic_root):
     config = make_config()
     one = dataclasses.replace(NUMBERS, path=f"{synthetic_root}/numbers_tfrecord")
-    two = dataclasses.replace(one, path=f"{synthetic_root}/numbers_array_record", action=ActionSpec(("y",), (0.0,), (1.0,), (5,)))
+    two = dataclasses.replace(
+        one, path=f"{synthetic_root}/numbers_array_record", action=ActionSpec(("y",), (0.0,), (1.0,), (5,))
+    )
     tables.MIXTURES["both"] = {"one": 3.0, "two": Share(1.0, {"failures": 1.0})}
     config.data.mixture = "both"
     try:
@@ -248,12 +277,19 @@ def test_weights_and_balances_of_a_mixture(synthetic_root):
 def test_hindsight_tells_other_tasks_and_never_a_paraphrase_or_what_was_achieved(synthetic_root):
     recipe = make_recipe(synthetic_root, relabel_rate=0.5)
     source = recipe.mixture.sources[0]
-    told = lambda row: int(np.argmin(np.abs(source.index.embeddings - row).sum(1)))
+
+    def told(row):
+        return int(np.argmin(np.abs(source.index.embeddings - row).sum(1)))
+
     relabelled = kept = 0
     for batch in take(make_iterator(recipe), 60):
         episodes = first_states(source, batch)[:, 0]
         for episode, row, flag, success in zip(episodes, batch.instruction, batch.relabelled, batch.success):
-            own = ("push the cube", "shove the cube") if episode % 2 == 0 else ("lift the ring", "raise the ring")
+            own = (
+                ("push the cube", "shove the cube")
+                if episode % 2 == 0
+                else ("lift the ring", "raise the ring")
+            )
             assert (source.index.instructions[told(row)] in own) != flag
             assert not (flag and success)
             relabelled, kept = relabelled + flag, kept + (not flag)
@@ -265,7 +301,9 @@ def test_hindsight_tells_other_tasks_and_never_a_paraphrase_or_what_was_achieved
         even_success = (first % 2 == 0) & (first % 3 < 2)
         assert not batch.relabelled[even_success].any()
     near = make_recipe(synthetic_root, relabel_rate=0.9, paraphrase_cosine=0.01)
-    assert not any(batch.relabelled.any() for batch in take(make_iterator(near), 5)), "everything counts as a paraphrase"
+    assert not any(batch.relabelled.any() for batch in take(make_iterator(near), 5)), (
+        "everything counts as a paraphrase"
+    )
 
 
 def test_hindsight_of_a_success_whose_last_observation_was_not_kept(synthetic_root):
@@ -273,7 +311,10 @@ def test_hindsight_of_a_success_whose_last_observation_was_not_kept(synthetic_ro
     spec = dataclasses.replace(NUMBERS, last_record="transition")
     recipe = make_recipe(synthetic_root, spec=spec, relabel_rate=0.9)
     columns, cutting = recipe.mixture.sources[0].index.columns, recipe.cutting
-    cuts = lambda length: len(cutting.starts(int(length)))
+
+    def cuts(length):
+        return len(cutting.starts(int(length)))
+
     read = [(number, e) for number in range(4) for e in np.flatnonzero(columns["success"])]
     draws = [Draw(0, e, cut, 0, number) for number, e in read for cut in range(cuts(columns["length"][e]))]
     batch, _ = loader.SegmentReader(recipe).batch(draws)
@@ -339,7 +380,9 @@ def test_quantile_bounds_and_the_share_clipped(synthetic_root):
     assert by_spec.bins_used() == [24]
     measured = make_recipe(synthetic_root, action_bounds="quantiles").mixture.sources[0]
     samples = np.concatenate([(np.arange(n) + 0.5) / 25 for n in LENGTHS])
-    np.testing.assert_allclose([measured.action.low[0], measured.action.high[0]], np.quantile(samples, [0.01, 0.99]), atol=1e-6)
+    np.testing.assert_allclose(
+        [measured.action.low[0], measured.action.high[0]], np.quantile(samples, [0.01, 0.99]), atol=1e-6
+    )
     np.testing.assert_allclose(measured.clipped(), np.mean(samples > np.quantile(samples, 0.99)), atol=1e-9)
 
 
@@ -357,7 +400,10 @@ def test_a_damaged_record_is_an_error_or_a_counted_skip(synthetic_root, tmp_path
     content = bytearray(shard.read_bytes())
     content[40] ^= 0xFF
     shard.write_bytes(content)
-    with pytest.raises(UserError, match=r"00001-of-00003, episode 0: has a wrong checksum \(1 damaged of 24 episodes; .*max_skipped=0"):
+    with pytest.raises(
+        UserError,
+        match=r"00001-of-00003, episode 0: has a wrong checksum \(1 damaged of 24 episodes; .*max_skipped=0",
+    ):
         make_recipe(tmp_path)
     recipe = make_recipe(tmp_path, max_skipped=1)
     assert len(recipe.mixture.sources[0].index) == 23
@@ -390,7 +436,10 @@ def test_a_users_standardiser_reads_in_worker_processes(tmp_path, synthetic_root
     )
     config = make_config(tables=str(tmp_path / "numbers_tables.py"), mixture="numbers", workers=2)
     recipe = inputs.load(config, tables.resolve(config.data, {}))[1]
-    for one, other in zip(take(make_iterator(recipe, workers=2, threads=1), 2), take(make_iterator(make_recipe(synthetic_root)), 2)):
+    for one, other in zip(
+        take(make_iterator(recipe, workers=2, threads=1), 2),
+        take(make_iterator(make_recipe(synthetic_root)), 2),
+    ):
         equal(one, other)
 
 
@@ -407,7 +456,11 @@ def test_a_record_that_changes_under_the_run_is_named(synthetic_root, tmp_path):
 
 @pytest.mark.parametrize(
     "mixture, message",
-    [("number", "did you mean 'numbers'"), ("fractal_army", "did you mean 'fractal_arm'"), ("zzz", "expected one of")],
+    [
+        ("number", "did you mean 'numbers'"),
+        ("fractal_army", "did you mean 'fractal_arm'"),
+        ("zzz", "expected one of"),
+    ],
 )
 def test_an_unknown_mixture_is_named(mixture, message):
     config = make_config(mixture=mixture)

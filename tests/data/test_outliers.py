@@ -63,10 +63,15 @@ def test_a_step_that_is_not_finite_hides_no_outlier():
 
 def test_an_outlier_of_a_state_that_makes_all_others_one_number():
     rows = np.random.default_rng(0).uniform(-1, 1, (400, 2))
-    told = lambda worst: outliers.of_states(rows, stats(np.concatenate([rows, [[0, worst]]])))
-    stats = lambda all_of: Statistics(*map(tuple, (
-        all_of.mean(0), all_of.std(0), *np.quantile(all_of, [0.01, 0.99], 0), all_of.min(0), all_of.max(0)
-    )))  # fmt: skip
+
+    def told(worst):
+        return outliers.of_states(rows, stats(np.concatenate([rows, [[0, worst]]])))
+
+    def stats(all_of):
+        return Statistics(*map(tuple, (
+            all_of.mean(0), all_of.std(0), *np.quantile(all_of, [0.01, 0.99], 0), all_of.min(0), all_of.max(0)
+        )))  # fmt: skip
+
     (line,) = told(-1e6)
     assert line.startswith("state entry 1 has an outlier, -1e+06: its standard deviation is 4.99e+04, nearly")
     assert told(25.0) == told(0.5) == [], "the deviation is still that of nearly all values"

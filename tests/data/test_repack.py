@@ -52,7 +52,9 @@ def dataset(tmp_path_factory):
         for shard, count in enumerate(shards):
             content = b""
             for _ in range(count):
-                example = features.encode_example({"label": number % 2, "weights": np.arange(number), "name": f"fruit {number}"})
+                example = features.encode_example(
+                    {"label": number % 2, "weights": np.arange(number), "name": f"fruit {number}"}
+                )
                 records[split].append(serializer.serialize_example(example))
                 content += framed(records[split][-1])
                 number += 1
@@ -67,13 +69,28 @@ def dataset(tmp_path_factory):
         )
     features.save_config(str(root))
     features.save_metadata(str(root))
-    info = {"name": "fruit", "version": "2.1.0", "description": "fruit", "fileFormat": "tfrecord", "splits": splits}
+    info = {
+        "name": "fruit",
+        "version": "2.1.0",
+        "description": "fruit",
+        "fileFormat": "tfrecord",
+        "splits": splits,
+    }
     (root / "dataset_info.json").write_text(json.dumps(info | {"moduleName": "nowhere"}))
     return root, records
 
 
 def run(source, target, environment=None):
-    command = [sys.executable, "-X", "importtime", "-m", "qt_jax", "repack", f"--input={source}", f"--output={target}"]
+    command = [
+        sys.executable,
+        "-X",
+        "importtime",
+        "-m",
+        "qt_jax",
+        "repack",
+        f"--input={source}",
+        f"--output={target}",
+    ]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
 
 
@@ -81,7 +98,9 @@ def read(path, split):
     """The records of a repacked split, as TFDS finds them."""
     import tensorflow_datasets as tfds
 
-    source = tfds.builder_from_directory(str(path)).as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+    source = tfds.builder_from_directory(str(path)).as_data_source(
+        split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+    )
     return [source[i] for i in range(len(source))]
 
 
@@ -93,13 +112,20 @@ def test_every_split_is_copied_byte_for_byte(dataset, tmp_path):
     assert result.returncode == 0 and "10 records" in result.stdout, result.stderr
     assert "tensorflow.python" not in result.stderr, "imports TensorFlow"
     builder = tfds.builder_from_directory(str(tmp_path / "fruit/2.1.0"))
-    assert builder.info.file_format.value == "array_record" and builder.info.features["label"].names == ["apple", "pear"]
+    assert builder.info.file_format.value == "array_record" and builder.info.features["label"].names == [
+        "apple",
+        "pear",
+    ]
     for split, expected in records.items():
         assert read(tmp_path / "fruit/2.1.0", split) == expected
         assert tuple(builder.info.splits[split].shard_lengths) == COUNTS[split]
         assert builder.info.splits[split].num_bytes == sum(map(len, expected))
     parsed = builder.as_data_source(split="train")
-    assert parsed[5]["name"] == b"fruit 5" and parsed[5]["label"] == 1 and list(parsed[5]["weights"]) == [0, 1, 2, 3, 4]
+    assert (
+        parsed[5]["name"] == b"fruit 5"
+        and parsed[5]["label"] == 1
+        and list(parsed[5]["weights"]) == [0, 1, 2, 3, 4]
+    )
     assert not list((tmp_path / "fruit").glob("*incomplete*"))
 
 
@@ -116,7 +142,10 @@ def damaged(change):
     [
         (damaged(lambda content: content[:-20]), "ends within record 1"),
         (damaged(lambda content: b""), "ends after 0 of 2 records"),
-        (damaged(lambda content: content[:20] + b"?" + content[21:]), "record at byte 0 has a wrong checksum"),
+        (
+            damaged(lambda content: content[:20] + b"?" + content[21:]),
+            "record at byte 0 has a wrong checksum",
+        ),
         (damaged(lambda content: b"?" + content[1:]), "damaged header"),
         (damaged(lambda content: content * 2), "holds more than the 2 records"),
         (lambda root: (root / "fruit-train.tfrecord-00001-of-00003").unlink(), "00001-of-00003 is missing"),
@@ -149,7 +178,11 @@ def test_a_killed_repack_leaves_nothing_and_the_next_one_is_whole(dataset, tmp_p
         "def slowly(*a, **k):\n    for record in scan(*a, **k):\n        time.sleep(0.2); yield record\n"
         "records.scan = slowly; repack.repack(*sys.argv[1:])"
     )
-    process = subprocess.Popen([sys.executable, "-c", slow, str(dataset[0]), str(tmp_path / "out")], cwd=ROOT, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", slow, str(dataset[0]), str(tmp_path / "out")],
+        cwd=ROOT,
+        stderr=subprocess.DEVNULL,
+    )
     while not list(tmp_path.glob("out/*/*-00001-of-00003")) and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)

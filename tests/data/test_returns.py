@@ -56,7 +56,10 @@ def test_sparse_and_dense_episodes_by_hand():
 def test_penalties_and_what_hindsight_makes_of_an_episode():
     one = index(([0, 1], True))
     one.columns["final_reward"] -= np.float32(0.25)
-    of_two = lambda **kind: returns.of_index(one, 0.25, 0.5, 1.0, **kind).discounted
+
+    def of_two(**kind):
+        return returns.of_index(one, 0.25, 0.5, 1.0, **kind).discounted
+
     np.testing.assert_allclose(of_two(), [-0.25 + 0.5 * 0.75, 0.75])
     np.testing.assert_allclose(of_two(failed=True), [-0.25 - 0.125, -0.25])
 

@@ -32,7 +32,9 @@ def load(path, config=None, **settings):
 def episodes_of(source):
     """All its episodes, in order."""
     places = (shard_of(source.directory, source.index, number) for number in range(len(source.index)))
-    return [episodes.read(source.directory.parse(records.read(*place, "")), source.spec, 0.0) for place in places]
+    return [
+        episodes.read(source.directory.parse(records.read(*place, "")), source.spec, 0.0) for place in places
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -60,17 +62,24 @@ def test_rlds_conventions_hold_for_tfds_and_rlds(tfrecord_path):
         steps = list(episode[rlds.STEPS].as_numpy_iterator())
         assert [s[rlds.IS_FIRST] for s in steps] == [True] + [False] * (len(steps) - 1)
         assert [s[rlds.IS_LAST] for s in steps] == [False] * (len(steps) - 1) + [True]
-        assert steps[-1][rlds.IS_TERMINAL] == episode["success"] and not any(s[rlds.IS_TERMINAL] for s in steps[:-1])
+        assert steps[-1][rlds.IS_TERMINAL] == episode["success"] and not any(
+            s[rlds.IS_TERMINAL] for s in steps[:-1]
+        )
         assert sum(s[rlds.REWARD] for s in steps) == float(episode["success"]) == steps[-2][rlds.REWARD]
         assert not steps[-1][rlds.ACTION].any()
-        np.testing.assert_allclose(episode["instruction_embedding"], text.embed(episode["instruction"].numpy().decode()))
+        np.testing.assert_allclose(
+            episode["instruction_embedding"], text.embed(episode["instruction"].numpy().decode())
+        )
         total = rlds.transformations.sum_dataset(episode[rlds.STEPS], lambda step: step[rlds.REWARD])
         assert float(total) == float(episode["success"])
 
 
 def test_both_file_formats_read_alike(dataset_path, tfrecord_path):
     one, other = load(dataset_path), load(tfrecord_path)
-    assert one.directory.shards[0].file_format == "array_record" and other.directory.shards[0].file_format == "tfrecord"
+    assert (
+        one.directory.shards[0].file_format == "array_record"
+        and other.directory.shards[0].file_format == "tfrecord"
+    )
     np.testing.assert_array_equal(one.train, other.train)
     for a, b in zip(episodes_of(one), episodes_of(other), strict=True):
         assert a.episode_id == b.episode_id and list(a.images["front"]) == list(b.images["front"])
@@ -103,8 +112,15 @@ def test_interrupted_collection_leaves_no_dataset(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        rlds_writer.write(str(tmp_path / "x"), broken(), action=metaworld.action_spec(config.env),
-                          observation=metaworld.observation_spec(config.env), description="", file_format="array_record")  # fmt: skip
+        rlds_writer.write(
+            str(tmp_path / "x"),
+            broken(),
+            action=metaworld.action_spec(config.env),
+            # fmt: skip
+            observation=metaworld.observation_spec(config.env),
+            description="",
+            file_format="array_record",
+        )
     with pytest.raises(UserError, match="holds no RLDS dataset"):
         load(str(tmp_path / "x"))
 
@@ -117,7 +133,9 @@ def test_damaged_files_are_one_clear_line(format_fixture, damage, request, tmp_p
     (file,) = (copy / rlds_writer.VERSION).glob("*-00000-of-*")
     content = file.read_bytes()
     file.write_bytes(content[: len(content) // 2] if damage == "truncated" else b"")
-    with pytest.raises(UserError, match=f"{file.name}.*(record|cannot be read).*16 episodes; config.data.max_skipped=0") as error:
+    with pytest.raises(
+        UserError, match=f"{file.name}.*(record|cannot be read).*16 episodes; config.data.max_skipped=0"
+    ) as error:
         load(str(copy))
     assert "\n" not in str(error.value)
 

@@ -1,4 +1,6 @@
-"""Each dataset's conventions, on tiny copies of its public layout, and training on them through a config alone."""
+"""Each dataset's conventions, on tiny copies of its public layout, and training on them through a config
+alone.
+"""
 
 import math
 
@@ -62,8 +64,12 @@ def test_fractal(synthetic_root, name, dims):
         opened = by_hand(steps["action"]["gripper_closedness_action"][:length, 0])
         np.testing.assert_array_equal(episode.actions[:, 7], opened)
         if dims == 11:
-            np.testing.assert_array_equal(episode.actions[:, 8:9], steps["action"]["base_displacement_vertical_rotation"][:length])
-            np.testing.assert_array_equal(episode.actions[:, 9:], steps["action"]["base_displacement_vector"][:length])
+            np.testing.assert_array_equal(
+                episode.actions[:, 8:9], steps["action"]["base_displacement_vertical_rotation"][:length]
+            )
+            np.testing.assert_array_equal(
+                episode.actions[:, 9:], steps["action"]["base_displacement_vector"][:length]
+            )
         assert (episode.success, episode.terminal) == (success, success)
         np.testing.assert_array_equal(episode.rewards, [0] * (length - 1) + [float(success)])
         assert episode.dt == pytest.approx(1 / 3) and episode.instruction == FRACTAL_INSTRUCTIONS[number % 3]
@@ -72,7 +78,9 @@ def test_fractal(synthetic_root, name, dims):
 
 def test_bridge(synthetic_root):
     found = read_all(synthetic_root, "bridge_v2")
-    assert [episode is None for _, episode in found] == [False] * 5 + [True], "an episode without an instruction is left out"
+    assert [episode is None for _, episode in found] == [False] * 5 + [True], (
+        "an episode without an instruction is left out"
+    )
     example, episode = found[0]
     state = example["steps"]["observation"]["state"]
     np.testing.assert_allclose(episode.actions[:, :6], np.diff(state[:, :6], axis=0), atol=1e-6)
@@ -87,7 +95,9 @@ def test_language_table(synthetic_root):
     example, episode = read_all(synthetic_root, "language_table")[0]
     assert episode.instruction == "push the red star to the blue cube" and episode.dt == pytest.approx(0.1)
     np.testing.assert_array_equal(episode.actions, example["steps"]["action"][:-1])
-    np.testing.assert_array_equal(episode.state[:, 2:], example["steps"]["observation"]["effector_target_translation"])
+    np.testing.assert_array_equal(
+        episode.state[:, 2:], example["steps"]["observation"]["effector_target_translation"]
+    )
     assert episode.length == 8 and len(episode.state) == 9 and episode.terminal
 
 
@@ -227,7 +237,11 @@ def test_a_robot_dataset_beside_a_simulated_one(synthetic_root, dataset_path, tm
 
     (tmp_path / "lab.py").write_text("MIXTURES = {'lab': {'fractal_arm': 1, 'collected': 1}}")
     config = make_config(synthetic_root, "lab")
-    config.data.tables, config.data.path, config.workdir = str(tmp_path / "lab.py"), dataset_path, str(tmp_path / "run")
+    config.data.tables, config.data.path, config.workdir = (
+        str(tmp_path / "lab.py"),
+        dataset_path,
+        str(tmp_path / "run"),
+    )
     entries = datasets.entries(config)
     _, recipe, assets = inputs.load(config, entries)
     segment = next(iterator := TrainingIterator(recipe, batch_size=8, threads=1))
@@ -243,7 +257,10 @@ def test_a_robot_dataset_beside_a_simulated_one(synthetic_root, dataset_path, tm
 
 def test_stored_embeddings_are_used_where_their_encoder_is_asked_for(synthetic_root):
     config = make_config(synthetic_root, "fractal_arm")
-    embed = lambda: inputs.load(config, tables.resolve(config.data, {}))[1].mixture.sources[0].index
+
+    def embed():
+        return inputs.load(config, tables.resolve(config.data, {}))[1].mixture.sources[0].index
+
     index = embed()
     assert np.linalg.norm(index.embeddings, axis=1) == pytest.approx(1.0, abs=0.2), "our encoder's"
     config.data.text_encoder = SPECS["fractal_arm"].text_encoder

@@ -58,10 +58,17 @@ def of(violations, name):
 
 def test_each_violation_with_its_episode_and_step(broken_root):
     violations, validator = look(spec(broken_root))
-    assert {name: of(violations, name) for name in BREAKS} == {name: expected for name, (_, expected) in BREAKS.items()}
-    assert all(v.episode_id == NAMES[v.episode] and v.shard == "broken-train.tfrecord-00000-of-00001" for v in violations)
+    assert {name: of(violations, name) for name in BREAKS} == {
+        name: expected for name, (_, expected) in BREAKS.items()
+    }
+    assert all(
+        v.episode_id == NAMES[v.episode] and v.shard == "broken-train.tfrecord-00000-of-00001"
+        for v in violations
+    )
     text = {v.episode_id: v.text for v in violations}
-    assert text["reward at the arrival"].startswith("is 1 at the last record, which holds o_T alone; expected at record 3")
+    assert text["reward at the arrival"].startswith(
+        "is 1 at the last record, which holds o_T alone; expected at record 3"
+    )
     assert text["image of another size"] == "'front' is 16 x 20, the spec says 16 x 16"
     assert text["another time"] == "is 0.2 s, expected 0.1 s"
     assert "holds episodes of fly" in text["unknown task"]
@@ -70,7 +77,11 @@ def test_each_violation_with_its_episode_and_step(broken_root):
 def test_bounds_and_shaped_rewards_are_worth_a_look(broken_root):
     _, validator = look(spec(broken_root), images="none")
     episodes = len(BREAKS) - 1  # one has no transition
-    assert validator.episodes == len(BREAKS) and validator.steps == episodes * broken.LENGTH and validator.decoded == 0
+    assert (
+        validator.episodes == len(BREAKS)
+        and validator.steps == episodes * broken.LENGTH
+        and validator.decoded == 0
+    )
     share = 1 / (episodes * broken.LENGTH)
     assert [line for line in validator.warnings() if "duplicates" not in line] == [
         f"action x: {share:.2%} below its bound -1, {share:.2%} above 1; they go to the edge bins",
@@ -131,13 +142,18 @@ def test_a_bound_far_from_all_actions_is_worth_a_look(synthetic_root):
 
 def test_only_the_first_images(broken_root):
     violations, validator = look(spec(broken_root), images="first")
-    assert [v.episode_id for v in violations if v.kind == "image"] == ["no image"] and validator.decoded == len(BREAKS) - 1
+    assert [v.episode_id for v in violations if v.kind == "image"] == [
+        "no image"
+    ] and validator.decoded == len(BREAKS) - 1
 
 
 @pytest.mark.parametrize(
     "changes, expected",
     [
-        (dict(last_record="transition"), [("last_record", 4), ("reward", 3)]),  # o_T is no transition, and the reward stands before it
+        (
+            dict(last_record="transition"),
+            [("last_record", 4), ("reward", 3)],
+        ),  # o_T is no transition, and the reward stands before it
         (dict(reward="stored", reward_at="arrival"), [("reward", 3)]),
         (dict(action=ActionSpec(("x",), (-1.0,), (1.0,), (8,))), [("shape", None)]),
         (dict(observation=ObservationSpec(("front",), (16, 16), 3, "")), [("shape", None)]),
@@ -160,14 +176,19 @@ def test_a_standardiser_that_fails(broken_root):
 
 
 @pytest.mark.parametrize(
-    "name, episodes, left_out, decoded", [("fractal_arm", 9, 0, 90), ("bridge_v2", 6, 1, 40), ("language_table", 4, 0, 36)]
+    "name, episodes, left_out, decoded",
+    [("fractal_arm", 9, 0, 90), ("bridge_v2", 6, 1, 40), ("language_table", 4, 0, 36)],
 )
 def test_public_layouts_are_clean(synthetic_root, name, episodes, left_out, decoded):
     config = tiny.get_config()
     config.data.root, config.data.mixture = synthetic_root, name
     (entry,) = tables.resolve(config.data, {})
     violations, validator = look(entry.spec)
-    assert violations == [] and (validator.episodes, validator.left_out, validator.decoded) == (episodes, left_out, decoded)
+    assert violations == [] and (validator.episodes, validator.left_out, validator.decoded) == (
+        episodes,
+        left_out,
+        decoded,
+    )
 
 
 @pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
@@ -182,7 +203,13 @@ def test_damaged_files(synthetic_root, tmp_path, file_format):
     flip(first.path, 2000)
     cut(second.path, second.size - 3 if file_format == "tfrecord" else second.size // 2)
     damaged, short = look(dataclasses.replace(numbers, path=str(copy)))[0]
-    assert (damaged.kind, damaged.shard, short.kind, short.shard, short.episode) == ("record", first.name, "shard", second.name, None)
+    assert (damaged.kind, damaged.shard, short.kind, short.shard, short.episode) == (
+        "record",
+        first.name,
+        "shard",
+        second.name,
+        None,
+    )
     if file_format == "tfrecord":
         starts = [position for position, _ in records.scan(first, "")]
         assert damaged.episode == np.searchsorted(starts, 2000) - 1 and damaged.text == "has a wrong checksum"
@@ -200,16 +227,31 @@ def cut(path, size):
 
 
 def run(*arguments):
-    return subprocess.run([sys.executable, "-m", "qt_jax", "validate", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-m", "qt_jax", "validate", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 def test_the_door(broken_root, dataset_path, tmp_path):
-    """A collected dataset is clean (status 0); of a broken one the first of each kind is printed and all are in the file (status 1)."""
+    """A collected dataset is clean (status 0); of a broken one the first of each kind is printed and all are
+    in the file (status 1).
+    """
     result = door("validate", f"--config.data.path={dataset_path}", f"--output={tmp_path}")
     assert "no violation" in result.stdout and (tmp_path / "collected.jsonl").read_text() == ""
     assert "no violation" in run(f"--data={dataset_path}", f"--output={tmp_path}").stdout
-    (tmp_path / "lab.py").write_text(f"from tests.data.test_validate import spec\nSPECS = {{'lab': spec({broken_root!r})}}")
-    overrides = [f"--config.data.tables={tmp_path / 'lab.py'}", "--dataset=lab", f"--output={tmp_path}", "--limit=1"]
+    (tmp_path / "lab.py").write_text(
+        f"from tests.data.test_validate import spec\nSPECS = {{'lab': spec({broken_root!r})}}"
+    )
+    overrides = [
+        f"--config.data.tables={tmp_path / 'lab.py'}",
+        "--dataset=lab",
+        f"--output={tmp_path}",
+        "--limit=1",
+    ]
     result = door("validate", *overrides, check=False)
     assert result.returncode == 1
     number = NAMES.index("is_first missing")
@@ -226,7 +268,9 @@ def test_the_door(broken_root, dataset_path, tmp_path):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("arguments", [(), ("--config=tests/tiny.py", "--data=x"), ("--data=x", "--dataset=y")])
+@pytest.mark.parametrize(
+    "arguments", [(), ("--config=tests/tiny.py", "--data=x"), ("--data=x", "--dataset=y")]
+)
 def test_the_doors_errors(arguments):
     result = run(*arguments)
     assert result.returncode == 2 and re.fullmatch("qt_jax validate: Give --config=FILE .*\n", result.stderr)

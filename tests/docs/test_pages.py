@@ -1,4 +1,6 @@
-"""The pages of docs/ in the order of README's path, in one folder as a reader has it: each command as it stands, with runs of toy size."""
+"""The pages of docs/ in the order of README's path, in one folder as a reader has it: each command as it
+stands, with runs of toy size.
+"""
 
 import os
 import re
@@ -28,9 +30,17 @@ def folder(tmp_path_factory) -> Path:
     for path in ROOT.iterdir():
         if path.name not in ("data", "runs"):
             (here / path.name).symlink_to(path)
-    listed = subprocess.run(["make", "-n", "quickstart"], cwd=here, capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["make", "-n", "quickstart"], cwd=here, capture_output=True, text=True, check=True
+    ).stdout
     commands = [line for line in listed.splitlines() if " -m qt_jax " in line]
-    assert [command.split()[3] for command in commands] == ["collect", "train", "evaluate", "train", "evaluate"]
+    assert [command.split()[3] for command in commands] == [
+        "collect",
+        "train",
+        "evaluate",
+        "train",
+        "evaluate",
+    ]
     for command in commands:
         run(here, command)
     return here
@@ -38,7 +48,12 @@ def folder(tmp_path_factory) -> Path:
 
 def run(folder: Path, command: str, *settings: str) -> str:
     """A line of a page; those of the quickstart, of what `mine.py` has and of sweeps with toy settings."""
-    toy = TOY if re.search(r"--config=experiments/quickstart|--sweep=", command) and "collect --sweep" not in command else []
+    toy = (
+        TOY
+        if re.search(r"--config=experiments/quickstart|--sweep=", command)
+        and "collect --sweep" not in command
+        else []
+    )
     text = " ".join([command.split("   #")[0], *map(shlex.quote, [*toy, *settings])])
     done = subprocess.run(text, shell=True, cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{text}\n{done.stdout[-1000:]}{done.stderr[-3000:]}"
@@ -54,14 +69,21 @@ def commands(page: str) -> list[str]:
 
 def code(page: str, name: str) -> str:
     """The page's block of Python that holds `name`."""
-    return next(block for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), re.S) if name in block)
+    return next(
+        block
+        for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), re.S)
+        if name in block
+    )
 
 
 def test_quickstart(folder):
     for command in commands("quickstart.md"):
         run(folder, command)
     left = {path.name for path in (folder / "runs" / "alpha3").iterdir()}
-    named = re.findall(r"`([\w./]+?)/?`", "".join(re.findall(r"^\| `.*?\|", (ROOT / "docs" / "quickstart.md").read_text(), re.M)))
+    named = re.findall(
+        r"`([\w./]+?)/?`",
+        "".join(re.findall(r"^\| `.*?\|", (ROOT / "docs" / "quickstart.md").read_text(), re.M)),
+    )
     assert set(named) - left == {"wandb"}, "the table of what a run leaves"
 
 
@@ -69,7 +91,11 @@ def test_data(folder, synthetic_root):
     (folder / "mine.py").write_text(code("data.md", "# mine.py"))
     (folder / "lab.py").write_text(code("data.md", "# lab.py"))
     recordings.lerobot(folder / "RECORDINGS")
-    small = [setting for setting in TOY if ".env." not in setting and ".collect." not in setting and ".evaluate." not in setting]
+    small = [
+        setting
+        for setting in TOY
+        if ".env." not in setting and ".collect." not in setting and ".evaluate." not in setting
+    ]
     *prepare, train = commands("data.md")
     for command in prepare:
         run(folder, command)
@@ -92,14 +118,29 @@ def test_robot(folder):
     *export, serve = commands("robot.md")
     for command in export:
         run(folder, command)
-    server = subprocess.Popen(shlex.split(serve.split("   #")[0]), cwd=folder, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    server = subprocess.Popen(
+        shlex.split(serve.split("   #")[0]),
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     try:
         assert any("serving" in line for line in server.stdout)
-        prelude = "import numpy as np\nimage, state = np.zeros((32, 32, 3), np.uint8), np.zeros(4, np.float32)\n"
+        prelude = (
+            "import numpy as np\nimage, state = np.zeros((32, 32, 3), np.uint8), np.zeros(4, np.float32)\n"
+        )
         client = prelude + code("robot.md", "openpi_client")
-        subprocess.run([ROOT / ".openpi" / "bin" / "python", "-c", client], cwd=folder, check=True, timeout=120)
+        subprocess.run(
+            [ROOT / ".openpi" / "bin" / "python", "-c", client], cwd=folder, check=True, timeout=120
+        )
         (folder / "policy").symlink_to("runs/quickstart/q_transformer/policy")
-        subprocess.run([".venv/bin/python", "-c", prelude + code("robot.md", "load_policy")], cwd=folder, check=True, timeout=120)
+        subprocess.run(
+            [".venv/bin/python", "-c", prelude + code("robot.md", "load_policy")],
+            cwd=folder,
+            check=True,
+            timeout=120,
+        )
     finally:
         os.killpg(server.pid, signal.SIGTERM)
     assert server.wait(timeout=60) == 0

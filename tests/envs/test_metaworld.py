@@ -64,7 +64,9 @@ def test_a_finer_action_repeat_keeps_the_time_limit():
 
 
 def test_proprioception_hides_objects_and_goal():
-    """What image mode is told beside the image: hand and gripper alone, so it is the same for two different goals."""
+    """What image mode is told beside the image: hand and gripper alone, so it is the same for two different
+    goals.
+    """
     env = metaworld.Environment("push", make_config(cameras=()))
     observations = [env.reset(seed=seed)[0]["state"] for seed in (1, 2)]
     assert observations[0].shape == (4,)
@@ -99,7 +101,10 @@ def test_shared_scenes_start_alike_and_no_marker_tells_them_apart():
 
 
 def test_a_replayed_state_is_the_same_in_all_tasks_of_its_scene():
-    """To a success and beyond it, which would end an episode; then each task's own episode goes on from there."""
+    """To a success and beyond it, which would end an episode.
+
+    Then each task's own episode goes on from there.
+    """
     for pair in tasks.SHARED_SCENES:
         for done in pair:
             env = metaworld.Environment(done, make_config(max_decisions=60))
@@ -119,9 +124,16 @@ def test_a_replayed_state_is_the_same_in_all_tasks_of_its_scene():
                 np.testing.assert_array_equal(before["state"], seen[5]["state"])
                 assert not success
                 restored[task], success = env.replay(9, actions, keep=3)
-                assert success == (task == done) and len(restored[task]) == 3 and len(env.replay(9, actions[:1], keep=3)[0]) == 2
+                assert (
+                    success == (task == done)
+                    and len(restored[task]) == 3
+                    and len(env.replay(9, actions[:1], keep=3)[0]) == 2
+                )
                 env.replay(9, actions[:3])
-                assert [env.step(action)[1:4] for action in actions[3:5]] == [(0.0, False, False), (0.0, False, True)]
+                assert [env.step(action)[1:4] for action in actions[3:5]] == [
+                    (0.0, False, False),
+                    (0.0, False, True),
+                ]
                 env.close()
             for one, other in zip(*restored.values()):
                 np.testing.assert_array_equal(one["images"]["front"], other["images"]["front"])
@@ -130,7 +142,11 @@ def test_a_replayed_state_is_the_same_in_all_tasks_of_its_scene():
 
 def test_collection_and_evaluation_start_from_different_conditions():
     seeds = {
-        split: {collectors.environment_seed(collectors.episode_seed(split, 0, place, i)) for place in range(10) for i in range(300)}
+        split: {
+            collectors.environment_seed(collectors.episode_seed(split, 0, place, i))
+            for place in range(10)
+            for i in range(300)
+        }
         for split in collectors.SPLITS
     }
     assert not seeds["collect"] & seeds["evaluate"]
@@ -156,7 +172,13 @@ def test_same_plan_same_episode_and_the_mix_is_exact():
     whole.collect.demonstrations, whole.collect.autonomous = 1, 4
     whole.collect.mix = {"noise": 0.25, "stuck_gripper": 0.25, "perception_bias": 0.25, "wrong_task": 0.25}
     (plans,) = collectors.plan_episodes(whole.collect, ("reach",))
-    assert sorted(p.collector for p in plans) == ["demonstration", "noise", "perception_bias", "stuck_gripper", "wrong_task"]
+    assert sorted(p.collector for p in plans) == [
+        "demonstration",
+        "noise",
+        "perception_bias",
+        "stuck_gripper",
+        "wrong_task",
+    ]
     together = collectors.collect_episodes(whole, plans)
     for plan, one in zip(plans, together):
         (alone,) = collectors.collect_episodes(whole, [plan])

@@ -12,7 +12,9 @@ def make_config(**overrides):
 
 
 def played(task, seed=3, told=None):
-    """Decisions until the end of the expert's episode, and whether the task was done. told: the task of the expert."""
+    """Decisions until the end of the expert's episode, and whether the task was done. told: the task of the
+    expert.
+    """
     env = ogbench_scene.Environment(task, make_config())
     env.reset(seed=seed)
     expert, done, truncated, count = ogbench_scene.Expert(told or task), False, False, 0
@@ -63,7 +65,10 @@ def test_experts_are_told_what_the_scene_itself_aims_at():
 def test_collection_fails_in_every_way_and_is_repeatable():
     config = tiny.get_config()
     config.env = make_config(max_decisions=25)
-    plans = [collectors.EpisodePlan("drawer-close", kind, index) for index, kind in enumerate(("demonstration", *collectors.AUTONOMOUS))]
+    plans = [
+        collectors.EpisodePlan("drawer-close", kind, index)
+        for index, kind in enumerate(("demonstration", *collectors.AUTONOMOUS))
+    ]
     episodes, again = (collectors.collect_episodes(config, plans) for _ in range(2))
     for one, other in zip(episodes, again):
         np.testing.assert_array_equal(one.actions, other.actions)

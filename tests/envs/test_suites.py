@@ -15,7 +15,9 @@ def test_every_suite_is_whole(name):
     names = suite.suite_tasks(config.env.tasks)
     assert set(names) <= set(suite.TASKS) == set(suite.INSTRUCTIONS)
     sentences = [sentence for group in suite.INSTRUCTIONS.values() for sentence in group]
-    assert len(set(sentences)) == len(sentences) and all(len(group) >= 2 for group in suite.INSTRUCTIONS.values())
+    assert len(set(sentences)) == len(sentences) and all(
+        len(group) >= 2 for group in suite.INSTRUCTIONS.values()
+    )
     assert all(set(pair) <= set(suite.TASKS) for pair in suite.SHARED_SCENES)
     assert set(suites.dataset_spec(config).expected_dt) == set(names)
     config.env.cameras = ()
@@ -30,7 +32,9 @@ def test_every_suite_is_whole(name):
 def test_unknown_names():
     config = tiny.get_config()
     config.env.suite = "atari"
-    with pytest.raises(UserError, match="config.env.suite is 'atari'; expected one of metaworld, ogbench_scene"):
+    with pytest.raises(
+        UserError, match="config.env.suite is 'atari'; expected one of metaworld, ogbench_scene"
+    ):
         suites.of(config)
     config.env.suite, config.env.tasks = "ogbench_scene", ("fly",)
     with pytest.raises(UserError, match=r"unknown tasks \['fly'\]"):

@@ -35,7 +35,9 @@ def test_threshold_of_the_best_f1_by_hand():
     assert detection.best_threshold(VALUES, ~OUTCOMES[::-1]) == pytest.approx(0.75)
     assert detection.best_threshold(VALUES[:2], np.ones(2, bool)) == pytest.approx(0.8)  # none is lower
     assert detection.best_threshold(VALUES, np.zeros(6, bool)) is None
-    assert detection.best_threshold(np.asarray([0.5, 0.5, 0.1]), np.asarray([True, False, False])) == pytest.approx(0.3)
+    assert detection.best_threshold(
+        np.asarray([0.5, 0.5, 0.1]), np.asarray([True, False, False])
+    ) == pytest.approx(0.3)
 
 
 def test_curve_by_hand():
@@ -47,7 +49,9 @@ def test_curve_by_hand():
 
 
 def test_intervals_draw_states_not_pairs():
-    """Two pairs of one state always come together: with one right and one false alarm in each, every precision is 1/2."""
+    """Two pairs of one state always come together: with one right and one false alarm in each, every
+    precision is 1/2.
+    """
     said, outcomes, groups = np.ones(8, bool), np.tile([True, False], 4), np.repeat(range(4), 2)
     found = detection.intervals(said, outcomes, groups, seed=0, resamples=50)
     assert found == {"precision": [0.5, 0.5], "recall": [1.0, 1.0], "f1": pytest.approx([2 / 3, 2 / 3])}
@@ -62,25 +66,47 @@ def test_scenes():
 
 def rows(values, outcomes, split):
     return [
-        {"task": "a", "index": i, "split": split, "asked": "a", "value": value, "success": success, "done": False}
+        {
+            "task": "a",
+            "index": i,
+            "split": split,
+            "asked": "a",
+            "value": value,
+            "success": success,
+            "done": False,
+        }
         for i, (value, success) in enumerate(zip(values, outcomes))
     ]
 
 
 def test_judgement_by_hand():
-    """Threshold from the validation states alone; what is done already does not count, what has no object there fails if it counts."""
-    made = rows(VALUES, OUTCOMES.tolist(), "validation") + rows([0.9, 0.36, 0.2, 0.36], [True, False, True, False], "test")
-    made += rows([0.5, 0.2, 0.1, 0.0], [None] * 4, "test") + [{**rows([0.99], [True], "test")[0], "done": True}]
+    """Threshold from the validation states alone.
+
+    What is done already does not count, what has no object there fails if it counts.
+    """
+    made = rows(VALUES, OUTCOMES.tolist(), "validation") + rows(
+        [0.9, 0.36, 0.2, 0.36], [True, False, True, False], "test"
+    )
+    made += rows([0.5, 0.2, 0.1, 0.0], [None] * 4, "test") + [
+        {**rows([0.99], [True], "test")[0], "done": True}
+    ]
     found = affordances.judge(made, seed=0, absent=False)
     assert found["threshold"] == pytest.approx(0.35) and found["validation"] == {"pairs": 6, "successes": 3}
     test = found["test"]
     assert (test["pairs"], test["successes"]) == (4, 2) and test["f1"] == pytest.approx(0.4)
-    assert test["precision"] == pytest.approx(1 / 3) and test["recall"] == 0.5 and found["always"] == pytest.approx(2 / 3)
+    assert (
+        test["precision"] == pytest.approx(1 / 3)
+        and test["recall"] == 0.5
+        and found["always"] == pytest.approx(2 / 3)
+    )
     every = affordances.judge(made, seed=0, absent=True)
-    assert every["test"]["pairs"] == 8 and every["test"]["precision"] == 0.25 and every["test"]["recall"] == 0.5
+    assert (
+        every["test"]["pairs"] == 8 and every["test"]["precision"] == 0.25 and every["test"]["recall"] == 0.5
+    )
     method = {"scene": found, "all": every, "pairs": made, "step": 1}
     assert re.search(
-        r"of the scene +0\.33 \[.*\] +0\.50 \[.*\] +0\.40 \[.*\] +0\.67 +0\.35 +2 of 4\n", affordance_page.table({"mine": method})
+        r"of the scene +0\.33 \[.*\] +0\.50 \[.*\] +0\.40 \[.*\] +0\.67 +0\.35 +2 of 4\n",
+        affordance_page.table({"mine": method}),
     )
     assert affordance_page.figure(method, {"mine": method}).startswith("data:image/png")
     none = affordances.judge(rows(VALUES, [False] * 6, "validation") + made[6:], seed=0, absent=False)
@@ -93,17 +119,23 @@ def test_the_door_and_the_report(trained, tmp_path):
     shutil.copytree(trained.workdir, run)
     marked = "<p>before</p><!-- affordances --><!-- end of affordances --><p>after</p>"
     (run / "report.html").write_text(marked)
-    ours = [f"--config.evaluate.affordances.{setting}" for setting in ("states=4", "decisions=3", "timed=(1, 2)")]
+    ours = [
+        f"--config.evaluate.affordances.{setting}" for setting in ("states=4", "decisions=3", "timed=(1, 2)")
+    ]
     result = door("affordances", f"--config.workdir={run}", "--config.evaluate.max_decisions=5", *ours)
     assert "precision" in result.stdout and f"page: {run}/affordances.html" in result.stdout
     summary = json.loads((run / "affordances.json").read_text())
     made = summary["pairs"]
     assert len(made) == 2 * 4 * 2 and {row["split"] for row in made} == {"validation", "test"}
-    assert all((row["decisions"] == 0) == (row["index"] < 2) and isinstance(row["success"], bool) for row in made)
+    assert all(
+        (row["decisions"] == 0) == (row["index"] < 2) and isinstance(row["success"], bool) for row in made
+    )
     assert all(0 < row["value"] < 1 for row in made) and set(summary["cost"]["p50_ms"]) == {"1", "2"}
     assert min(summary["cost"]["p50_ms"].values()) > 0 and summary["cost"]["window"] == 2
     for page in (run / "affordances.html", run / "report.html"):
-        assert page.read_text().count("<img src=") == 1 and not re.search(r'(src|href)="(?!data:)', page.read_text())
+        assert page.read_text().count("<img src=") == 1 and not re.search(
+            r'(src|href)="(?!data:)', page.read_text()
+        )
     assert (run / "report.html").read_text().startswith("<p>before</p><!-- affordances -->")
     affordance_page.insert(Path(run))
     assert (run / "report.html").read_text().count("<img src=") == 1
@@ -116,17 +148,28 @@ def test_a_state_is_valued_with_its_window(trained):
     policy, _, _ = live.load(trained.workdir, slots=2)
     sessions = Sessions(policy, text.embed)
     observation, rng = policy.spec.observation, np.random.default_rng(0)
-    image = lambda: rng.integers(0, 256, (*observation.image_size, 3), np.uint8)
-    state = lambda: rng.normal(size=observation.state_dim).astype(np.float32)
-    seen = [{"images": {camera: image() for camera in observation.cameras}, "state": state()} for _ in range(2)]
+
+    def image():
+        return rng.integers(0, 256, (*observation.image_size, 3), np.uint8)
+
+    def state():
+        return rng.normal(size=observation.state_dim).astype(np.float32)
+
+    seen = [
+        {"images": {camera: image() for camera in observation.cameras}, "state": state()} for _ in range(2)
+    ]
     asked = ["open the tap", "close the tap", "open the tap"]
     values = affordances.value(sessions, seen, asked)
     for instruction, value in zip(asked, values):
         for number, one in enumerate(seen):
-            (decision,) = sessions.act([Request("other", one["images"], one["state"], instruction, reset=number == 0)])
+            (decision,) = sessions.act(
+                [Request("other", one["images"], one["state"], instruction, reset=number == 0)]
+            )
         assert decision.scores[0].max() == pytest.approx(value, abs=1e-6)
     sessions.close("other")
-    assert values[0] == values[2] != values[1] and affordances.value(sessions, seen[1:], asked)[0] != values[0]
+    assert (
+        values[0] == values[2] != values[1] and affordances.value(sessions, seen[1:], asked)[0] != values[0]
+    )
 
 
 def test_an_agent_without_values_is_refused(trained):

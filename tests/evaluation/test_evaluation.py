@@ -59,7 +59,9 @@ def test_references_are_shown_beside_the_run(evaluated, tmp_path):
     result = door("evaluate", f"--config.workdir={workdir}", f"--config.evaluate.references=('{tmp_path}',)")
     header = result.stdout.splitlines()[0]
     assert f"q_transformer, all, {workdir}" in header and f"q_transformer, all, {tmp_path}" in header
-    missing = door("evaluate", f"--config.workdir={workdir}", "--config.evaluate.references=('runs/none',)", check=False)
+    missing = door(
+        "evaluate", f"--config.workdir={workdir}", "--config.evaluate.references=('runs/none',)", check=False
+    )
     assert missing.returncode == 2 and "runs/none, which has no evaluation.json" in missing.stderr
 
 
@@ -71,7 +73,9 @@ def test_wilson_interval_by_hand():
 
 
 def test_runtime_agrees_with_the_teacher_forced_network(trained):
-    """Longer than the window, a second episode in one slot included: the policy that is served is the network that was trained."""
+    """Longer than the window, a second episode in one slot included: the policy that is served is the network
+    that was trained.
+    """
     config, recipe, _ = inputs.load(trained, datasets.entries(trained))
     source = recipe.mixture.sources[0]
     params, assets, _ = checkpoints.load_params(trained.workdir)
@@ -85,7 +89,9 @@ def test_runtime_agrees_with_the_teacher_forced_network(trained):
         tokens, scores = [], []
         for t in range(episode.length):
             images = {name: decode(frames[t])[None] for name, frames in episode.images.items()}
-            action = policy.act(np.arange(1), images, episode.state[t : t + 1], episode.embedding[None], np.asarray([t == 0]))
+            action = policy.act(
+                np.arange(1), images, episode.state[t : t + 1], episode.embedding[None], np.asarray([t == 0])
+            )
             tokens.append(action.tokens[0])
             scores.append(action.scores[0])
         forced_tokens = np.concatenate([np.stack(tokens), np.zeros((1, 4), np.int32)])[None]
@@ -109,7 +115,9 @@ def test_evaluation_that_does_not_fit_the_run_is_one_line(trained, override, mes
 
 
 def test_any_kept_checkpoint_can_be_asked_for(trained):
-    (early, _, step), (late, _, last) = (checkpoints.load_params(trained.workdir, step=step) for step in (10, 0))
+    (early, _, step), (late, _, last) = (
+        checkpoints.load_params(trained.workdir, step=step) for step in (10, 0)
+    )
     assert (step, last) == (10, 20) and not np.array_equal(early["head"], late["head"])
 
 

@@ -35,26 +35,49 @@ def recipe(synthetic_root):
 
 
 def test_the_numbers(recipe):
-    """By hand: of 300 steps t = 0, 1 (24 + 23 episodes) lie below the bounds, t = 13 to 23 (11 + ... + 1) above; each bin has one t."""
+    """By hand: of 300 steps t = 0, 1 (24 + 23 episodes) lie below the bounds, t = 13 to 23 (11 + ... + 1)
+    above; each bin has one t.
+    """
     found = dataset_summary.summary(recipe, recipe.mixture.sources[0])
-    assert (found.episodes, found.steps, found.training, found.validation, found.median) == (24, 300, 24, 0, 12.5)
-    assert found.kinds == {"demonstrations": 8, "successes": 8, "failures": 8} and found.success == pytest.approx(2 / 3)
+    assert (found.episodes, found.steps, found.training, found.validation, found.median) == (
+        24,
+        300,
+        24,
+        0,
+        12.5,
+    )
+    assert found.kinds == {
+        "demonstrations": 8,
+        "successes": 8,
+        "failures": 8,
+    } and found.success == pytest.approx(2 / 3)
     assert found.tasks == [("even", 12, pytest.approx(2 / 3)), ("odd", 12, pytest.approx(2 / 3))]
     assert found.collectors == [("noise", 16, pytest.approx(1 / 2)), ("demonstration", 8, 1.0)]
-    assert found.instructions == [(name, 6) for name in ("lift the ring", "push the cube", "raise the ring", "shove the cube")]
+    assert found.instructions == [
+        (name, 6) for name in ("lift the ring", "push the cube", "raise the ring", "shove the cube")
+    ]
     assert list(found.dt.values()) == [24] and found.samples == 300
     (x,) = found.actions
     assert x.below == pytest.approx(47 / 300) and x.above == pytest.approx(66 / 300)
     assert x.counts.tolist() == [24 + 23 + 22, *range(21, 12, -1), 12 + 66] and (x.used, x.bins) == (11, 11)
     actions = np.concatenate([(np.arange(length) + 0.5) / 25 for length in range(1, 25)])
-    expected = [actions.mean(), actions.std(), *np.quantile(actions, [0.01, 0.99]), actions.min(), actions.max()]
+    expected = [
+        actions.mean(),
+        actions.std(),
+        *np.quantile(actions, [0.01, 0.99]),
+        actions.min(),
+        actions.max(),
+    ]
     np.testing.assert_allclose(x.numbers, expected, rtol=1e-5)
     assert [dim.numbers[4:] for dim in found.state] == [(0.0, 23.0), (0.0, 24.0)]
 
 
 def test_the_table(recipe):
     lines = dataset_summary.text(dataset_summary.summary(recipe, recipe.mixture.sources[0])).splitlines()
-    assert "  episodes      24: 8 successful demonstrations, 8 other successes, 8 failures; 66.7% successful" in lines
+    assert (
+        "  episodes      24: 8 successful demonstrations, 8 other successes, 8 failures; 66.7% successful"
+        in lines
+    )
     assert "  lengths       min 1, median 12.5, max 24  |████████████████████████|" in lines
     assert "  dt            0.1 s (10 Hz) in 24 episodes" in lines
     assert "  rewards       0 to 1, mean 0.05333 of a step; 0 to 1, mean 0.6667 of an episode" in lines
@@ -92,7 +115,9 @@ def test_shown_episodes_are_spread_over_tasks_and_always_the_same(recipe):
     source = recipe.mixture.sources[0]
     chosen = shown_episodes.choose(source, 2)
     assert chosen == shown_episodes.choose(source, 2)
-    assert [kind for kind, _ in chosen] == [kind for kind in ("demonstrations", "successes", "failures") for _ in range(2)]
+    assert [kind for kind, _ in chosen] == [
+        kind for kind in ("demonstrations", "successes", "failures") for _ in range(2)
+    ]
     tasks = [source.index.tasks[source.index.columns["task"][number]] for _, number in chosen]
     assert all(set(tasks[i : i + 2]) == {"even", "odd"} for i in (0, 2, 4))
     assert len(shown_episodes.choose(source, 100)) == 24
@@ -134,10 +159,21 @@ def test_an_image_that_does_not_decode_is_said_on_the_page(synthetic_root):
 
 def test_the_door(dataset_path, tmp_path):
     result = door("inspect", f"--config.data.path={dataset_path}", f"--output={tmp_path}", "--episodes=1")
-    assert re.search(r"episodes +16: 8 successful demonstrations, ", result.stdout) and f"page: {tmp_path}/collected.html" in result.stdout
+    assert (
+        re.search(r"episodes +16: 8 successful demonstrations, ", result.stdout)
+        and f"page: {tmp_path}/collected.html" in result.stdout
+    )
     page = (tmp_path / "collected.html").read_text()
     assert page.count('class="episode"') == len(re.findall(r"<h3>", page)) >= 2 and "http" not in page
-    described = [sys.executable, "-m", "qt_jax", "inspect", f"--data={dataset_path}", f"--output={tmp_path}", "--episodes=0"]
+    described = [
+        sys.executable,
+        "-m",
+        "qt_jax",
+        "inspect",
+        f"--data={dataset_path}",
+        f"--output={tmp_path}",
+        "--episodes=0",
+    ]
     result = subprocess.run(described, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
     assert (
         re.search(r"grip .* of 256 ", result.stdout)
@@ -147,20 +183,39 @@ def test_the_door(dataset_path, tmp_path):
 
 def test_rerun_is_asked_for_and_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "rerun", None)
-    with pytest.raises(UserError, match=r"^--rerun needs the package rerun-sdk; run `pip install 'qt_jax\[rerun\]'`\.$"):
+    with pytest.raises(
+        UserError, match=r"^--rerun needs the package rerun-sdk; run `pip install 'qt_jax\[rerun\]'`\.$"
+    ):
         dataset_rerun.Recording("x.rrd")
 
 
 @pytest.mark.slow
 def test_a_rerun_recording(dataset_path, tmp_path):
     """Written with, and read by, the real SDK: rows of each entity, one for each record or transition."""
-    assert (ROOT / ".rerun/.installed").exists(), "run `make .rerun/.installed` first, as `make test-slow` does"
-    environment = os.environ | {"PYTHONPATH": ".rerun"}
-    run = lambda *command: subprocess.run(
-        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=True
+    assert (ROOT / ".rerun/.installed").exists(), (
+        "run `make .rerun/.installed` first, as `make test-slow` does"
     )
+    environment = os.environ | {"PYTHONPATH": ".rerun"}
+
+    def run(*command):
+        return subprocess.run(
+            [sys.executable, *command],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+
     file = tmp_path / "episodes.rrd"
-    settings = ["--config=tests/tiny.py", f"--config.data.path={dataset_path}", f"--output={tmp_path}", "--episodes=1", f"--rerun={file}"]
+    settings = [
+        "--config=tests/tiny.py",
+        f"--config.data.path={dataset_path}",
+        f"--output={tmp_path}",
+        "--episodes=1",
+        f"--rerun={file}",
+    ]
     assert "Warning" not in run("-m", "qt_jax", "inspect", *settings).stderr
     script = (
         "from rerun.chunk import RrdReader\n"
@@ -172,7 +227,10 @@ def test_a_rerun_recording(dataset_path, tmp_path):
         entity, count = line.rsplit(" ", 1)
         rows[entity] += int(count)
     episodes = {entity.rpartition("/")[0] for entity in rows if entity.startswith("/collected/")}
-    assert any(entity.startswith("/collected/demonstrations/faucet-") for entity in episodes) and len(episodes) >= 2
+    assert (
+        any(entity.startswith("/collected/demonstrations/faucet-") for entity in episodes)
+        and len(episodes) >= 2
+    )
     for entity in episodes:
         length = rows[f"{entity}/action"]
         assert rows[f"{entity}/reward"] == length > 0

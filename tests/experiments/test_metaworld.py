@@ -21,7 +21,13 @@ def test_every_run_has_a_valid_config_and_a_directory_of_its_own(part):
 
 
 def test_tries_are_pooled_over_the_seeds_that_both_cells_have():
-    row = lambda cell, seed, success: {"run": f"bc.x,{cell},{seed}", "success": {"push": [success]}, "metrics": {}}
+    def row(cell, seed, success):
+        return {
+            "run": f"bc.x,{cell},{seed}",
+            "success": {"push": [success]},
+            "metrics": {},
+        }
+
     text = metaworld_tries.table([row("noise", 0, True), row("noise", 1, False), row("systematic", 0, True)])
     assert [line.split(" | ")[1:4] for line in text.splitlines()[2:]] == [
         ["noise", "2", "50% [9%, 91%]"], ["systematic", "1", "100% [21%, 100%]"], ["together", "1", "100% [34%, 100%]"],
@@ -29,34 +35,57 @@ def test_tries_are_pooled_over_the_seeds_that_both_cells_have():
 
 
 def test_a_row_and_a_run_can_be_named():
-    names = lambda *given: list(claim.wanted("benchmark", list(given))[1])
-    assert names("iql,a") == [f"iql,a,{seed}" for seed in range(5)] and names("iql,a,3", "awac,b,0") == ["awac,b,0", "iql,a,3"]
+    def names(*given):
+        return list(claim.wanted("benchmark", list(given))[1])
+
+    assert names("iql,a") == [f"iql,a,{seed}" for seed in range(5)] and names("iql,a,3", "awac,b,0") == [
+        "awac,b,0",
+        "iql,a,3",
+    ]
     assert len(names("bc_all")) == 20
-    with pytest.raises(SystemExit, match="'bc' is none of the 180 runs of benchmark. names: awac, .* cells: a, b, c, d; seeds: 0, 1,"):
+    with pytest.raises(
+        SystemExit,
+        match="'bc' is none of the 180 runs of benchmark. names: awac, .* cells: a, b, c, d; seeds: 0, 1,",
+    ):
         names("bc")
 
 
 def test_what_seed_0_decided_against_is_not_run_on_the_others():
     _, configs = claim.wanted("tries", [])
-    seeds = lambda name: [run.split(",")[-1] for run in configs if run.startswith(f"{name},few_noise,")]
-    assert all(seeds(name) == ["0"] for name in SEED_0) and seeds("cql.half_fast_ended_skip_5_cold") == ["0", "1", "2"]
+
+    def seeds(name):
+        return [run.split(",")[-1] for run in configs if run.startswith(f"{name},few_noise,")]
+
+    assert all(seeds(name) == ["0"] for name in SEED_0) and seeds("cql.half_fast_ended_skip_5_cold") == [
+        "0",
+        "1",
+        "2",
+    ]
 
 
 def test_differences_are_paired_by_seed():
-    assert paired.difference({0: 0.5, 1: 0.7, 2: 0.9}, {0: 0.4, 1: 0.4}) == "+20% [-107%, +147%]"  # .1 and .3; t of one degree is 12.7
+    assert (
+        paired.difference({0: 0.5, 1: 0.7, 2: 0.9}, {0: 0.4, 1: 0.4}) == "+20% [-107%, +147%]"
+    )  # .1 and .3; t of one degree is 12.7
     assert paired.difference({0: 0.5}, {0: 0.4}) == ""
 
 
 def test_files_that_are_not_there_or_hold_no_evaluations_are_refused():
-    with pytest.raises(SystemExit, match="nosuch.jsonl does not exist; experiments/results has .*metaworld/benchmark.jsonl"):
+    with pytest.raises(
+        SystemExit, match="nosuch.jsonl does not exist; experiments/results has .*metaworld/benchmark.jsonl"
+    ):
         paired.main("nosuch.jsonl", "q_transformer", "bc_all")
     with pytest.raises(SystemExit, match="rows without 'success'"):
         paired.main("metaworld/values.jsonl", "q_transformer", "bc_all")
 
 
 def test_bins_are_ablated_with_alpha_over_bins_held():
-    strength = lambda config: config.agent.alpha / ((config.data.bins or config.env.bins) - 1)
-    of = lambda method: metaworld_benchmark.get_config(f"{method},b,0")
+    def strength(config):
+        return config.agent.alpha / ((config.data.bins or config.env.bins) - 1)
+
+    def of(method):
+        return metaworld_benchmark.get_config(f"{method},b,0")
+
     for bins in (16, 32):
         assert of(f"q_transformer.bins_{bins}").data.bins == bins
         assert strength(of(f"q_transformer.bins_{bins}")) == pytest.approx(strength(of("q_transformer")))
@@ -80,7 +109,11 @@ def test_runs_from_images_are_valid_and_see_no_object_poses():
     for method in metaworld_images_runner.METHODS:
         config = metaworld_images.get_config(f"{method},0")
         validate(config, devices=1)
-        assert config.env.cameras and config.env.state == "proprioception" and config.data.limits == RECIPES["a"][0]
+        assert (
+            config.env.cameras
+            and config.env.state == "proprioception"
+            and config.data.limits == RECIPES["a"][0]
+        )
 
 
 def test_no_other_method_has_fewer_tries_than_ours():
@@ -89,7 +122,9 @@ def test_no_other_method_has_fewer_tries_than_ours():
 
 
 def test_a_methods_filter_narrows_its_recipes():
-    episodes = lambda method, recipe: metaworld_benchmark.get_config(f"{method},{recipe},0").data.episodes
+    def episodes(method, recipe):
+        return metaworld_benchmark.get_config(f"{method},{recipe},0").data.episodes
+
     assert episodes("q_transformer", "b") == episodes("bc_all", "b") == "demonstrations_and_failures"
     assert episodes("bc_successes", "b") == "demonstrations" and episodes("bc_successes", "a") == "successes"
 
@@ -108,10 +143,18 @@ def test_a_pack_is_run_once(config, tmp_path):
         lines = [json.loads(line) for line in output.read_text().splitlines()]  # a program's as it ends
         assert sorted(line["run"] for line in lines) == ["coarse", "one", "other"]
     assert all(list(line["success"]) == ["faucet-open", "faucet-close"] for line in lines)
-    one, other, coarse = (next(line for line in lines if line["run"] == run) for run in ("one", "other", "coarse"))
-    assert "curve" not in other and {n: len(episodes) for n, episodes in one["curve"]["1"].items()} == dict.fromkeys(one["success"], 2)
+    one, other, coarse = (
+        next(line for line in lines if line["run"] == run) for run in ("one", "other", "coarse")
+    )
+    assert "curve" not in other and {
+        n: len(episodes) for n, episodes in one["curve"]["1"].items()
+    } == dict.fromkeys(one["success"], 2)
     assert one["metrics"]["loss"] != other["metrics"]["loss"]
-    assert 0 < one["train_s"] < 600 and one["commit"] == "abc" and [one["together"], other["together"], coarse["together"]] == [2, 2, 1]
+    assert (
+        0 < one["train_s"] < 600
+        and one["commit"] == "abc"
+        and [one["together"], other["together"], coarse["together"]] == [2, 2, 1]
+    )
 
 
 def test_states_are_measured_beside_demonstrations_that_the_run_does_not_see(config, tmp_path):
@@ -120,9 +163,24 @@ def test_states_are_measured_beside_demonstrations_that_the_run_does_not_see(con
     configs = metaworld_states.configs(["bc,a,0"], lambda name: config.copy_and_resolve_references())
     packs.write(configs, tmp_path / "states.pack", commit="abc")
     beside = [name for name in configs if name != "bc,a,0"]
-    fleet.run(tmp_path / "states.pack", tmp_path / "states.jsonl", processes=1, do=metaworld_states.measure, beside=beside)
+    fleet.run(
+        tmp_path / "states.pack",
+        tmp_path / "states.jsonl",
+        processes=1,
+        do=metaworld_states.measure,
+        beside=beside,
+    )
     (row,) = results.rows(tmp_path / "states.jsonl")
-    assert row["run"] == "bc,a,0" and row["commit"] == "abc" and set(row["tasks"]) == {"faucet-open", "faucet-close"}
+    assert (
+        row["run"] == "bc,a,0"
+        and row["commit"] == "abc"
+        and set(row["tasks"]) == {"faucet-open", "faucet-close"}
+    )
     for found in row["tasks"].values():
-        assert found["same"] < 1 and 0 < found["bins_off"] < 16 and found["success"] == 0 and "score_in_success" not in found
+        assert (
+            found["same"] < 1
+            and 0 < found["bins_off"] < 16
+            and found["success"] == 0
+            and "score_in_success" not in found
+        )
     assert "| faucet-open | bc | " in metaworld_states.table([row])

@@ -28,7 +28,9 @@ BASE = ROOT / ".base/bin/python"
 
 @pytest.fixture(scope="module")
 def written(trained, tmp_path_factory):
-    return artefact.write(trained.workdir, str(tmp_path_factory.mktemp("export") / "policy"), instructions=("open the faucet",))
+    return artefact.write(
+        trained.workdir, str(tmp_path_factory.mktemp("export") / "policy"), instructions=("open the faucet",)
+    )
 
 
 ROBOT = """
@@ -58,7 +60,14 @@ def test_a_venv_of_the_base_dependencies_acts_as_the_checkpoint_does(trained, wr
     arrays = {f"images/{name}": np.stack([images[name] for images in flat]) for name in flat[0]}
     arrays |= {key: np.stack([step[key] for step in steps]) for key in ("state", "instruction", "is_first")}
     np.savez(tmp_path / "seen.npz", **arrays)
-    command = [str(BASE), "-c", ROBOT, str(written.path), str(tmp_path / "seen.npz"), str(tmp_path / "did.npz")]
+    command = [
+        str(BASE),
+        "-c",
+        ROBOT,
+        str(written.path),
+        str(tmp_path / "seen.npz"),
+        str(tmp_path / "did.npz"),
+    ]
     subprocess.run(command, cwd=tmp_path, check=True)
     did = np.load(tmp_path / "did.npz")
     expected = [policy.act(np.arange(2), **step) for step in steps]
@@ -74,7 +83,9 @@ def untrained(config) -> tuple[dict, checkpoints.Assets]:
     actions = unit_statistics(action.dims)
     dataset = checkpoints.DatasetAssets(action, observation, statistics, actions, 0.1, told_return=1.0)
     config = inputs.with_value_range(config, 0.1)
-    assets = checkpoints.Assets(action, observation, {"collected": dataset}, ENCODER, 512, checkpoints.plain_config(config), "", {})
+    assets = checkpoints.Assets(
+        action, observation, {"collected": dataset}, ENCODER, 512, checkpoints.plain_config(config), "", {}
+    )
     network = Network.create(config.model, action, observation, 512)
     return jax.jit(network.init)(jax.random.key(0)), assets
 
@@ -95,7 +106,9 @@ def test_every_shipped_config_exports_to_what_it_was(module, agent, beam, attent
     config = module.get_config(agent)
     config.model.attention = attention
     params, assets = untrained(config)
-    found = artefact.build(params, assets, str(tmp_path / "policy"), {"workdir": "", "step": 0}, beam=beam).about["agreement"]
+    found = artefact.build(
+        params, assets, str(tmp_path / "policy"), {"workdir": "", "step": 0}, beam=beam
+    ).about["agreement"]
     assert found["max_difference"] < found["tolerance"] and found["other_bins"] <= found["ties"]
 
 
@@ -103,7 +116,10 @@ def test_fixed_batches_and_what_they_do_not_hold(trained, tmp_path):
     opened = artefact.write(trained.workdir, str(tmp_path / "policy"), batches=(1, 2))
     assert opened.policy(3).buckets == (1, 2)
     inputs = agreement.observations(opened.spec, 3, seed=0) | {"is_first": np.ones(3, bool)}
-    three, two = opened.policy(3).act(np.arange(3), **inputs), opened.policy(3, (2,)).act(np.arange(3), **inputs)
+    three, two = (
+        opened.policy(3).act(np.arange(3), **inputs),
+        opened.policy(3, (2,)).act(np.arange(3), **inputs),
+    )
     np.testing.assert_allclose(three.scores, two.scores, atol=1e-5)
     with pytest.raises(UserError, match=r"batches of \[1, 2\], not \[8\]"):
         opened.policy(8, (1, 8))
@@ -180,7 +196,10 @@ def test_a_policy_that_differs_is_not_written(trained):
 
 def test_what_follows_a_tie_is_not_compared_in_the_order_in_which_the_network_decides():
     """The robot has x, y, g backwards: after a tie of x all may differ, before one of g nothing may."""
-    policy = lambda x, g: Told((2, 1, 0), scores=(x, (0.5, 0.0), g))
+
+    def policy(x, g):
+        return Told((2, 1, 0), scores=(x, (0.5, 0.0), g))
+
     ahead, behind = (0.5, 0.50001), (0.50001, 0.5)
     found = agreement.compare(policy(ahead, (0.1, 0.9)), policy(behind, (0.7, 0.3)), "float32")
     assert found["other_bins"] == 1.0 and found["max_difference"] < 1e-4

@@ -1,4 +1,6 @@
-"""The extra `onnx`, in the venv that `make .onnx/.installed` builds: the artefact's policy where there is no jax."""
+"""The extra `onnx`, in the venv that `make .onnx/.installed` builds: the artefact's policy where there is no
+jax.
+"""
 
 import json
 import os
@@ -19,7 +21,9 @@ from tests.export.test_artefact import untrained
 PYTHON = ROOT / ".onnx/bin/python"
 pytestmark = pytest.mark.slow
 
-WITHOUT_JAX = "import sys; sys.modules['jax'] = None; from tests.export import onnx_robot; onnx_robot.main(sys.argv[1])"
+WITHOUT_JAX = (
+    "import sys; sys.modules['jax'] = None; from tests.export import onnx_robot; onnx_robot.main(sys.argv[1])"
+)
 NO_CONVERTER = """
 import jax, numpy as np, pathlib, sys
 from qt_jax.errors import UserError
@@ -49,7 +53,9 @@ def umask() -> int:
 
 def run(*arguments):
     assert PYTHON.exists(), "run `make .onnx/.installed` first, as `make test-slow` does"
-    result = subprocess.run([str(PYTHON), *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=500)
+    result = subprocess.run(
+        [str(PYTHON), *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=500
+    )
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout
 
@@ -67,7 +73,10 @@ def test_a_robot_without_jax_acts_as_the_artefact_does(trained, tmp_path):
     modes = {stat.S_IMODE(file.stat().st_mode) for file in opened.path.rglob("*") if file.is_file()}
     assert modes == {0o666 & ~umask()}
     agreement = opened.about["onnx"]["agreement"]
-    assert agreement["max_difference"] <= agreement["tolerance"] and agreement["other_bins"] <= agreement["ties"] < 1
+    assert (
+        agreement["max_difference"] <= agreement["tolerance"]
+        and agreement["other_bins"] <= agreement["ties"] < 1
+    )
     assert json.loads(run("-c", WITHOUT_JAX, folder)) == onnx_robot.episode(opened.policy())
     (tmp_path / "policy/onnx/decode.onnx").write_bytes(b"")
     with pytest.raises(UserError, match="decode.onnx was changed or damaged"):
@@ -76,7 +85,9 @@ def test_a_robot_without_jax_acts_as_the_artefact_does(trained, tmp_path):
 
 def test_a_robot_without_jax_knows_its_past_actions(tmp_path):
     folder = str(tmp_path / "policy")
-    artefact.build(*untrained(tiny.get_config("decision_transformer")), folder, {"workdir": "", "step": 0}, beam=2)
+    artefact.build(
+        *untrained(tiny.get_config("decision_transformer")), folder, {"workdir": "", "step": 0}, beam=2
+    )
     run("-m", "qt_jax", "onnx", f"--artefact={folder}")
     assert json.loads(run("-c", WITHOUT_JAX, folder)) == onnx_robot.episode(load(folder).policy())
 

@@ -1,4 +1,6 @@
-"""A SLURM of two nodes on loopback, from Debian's packages: it shares nothing with another SLURM of the machine and leaves nothing."""
+"""A SLURM of two nodes on loopback, from Debian's packages: it shares nothing with another SLURM of the
+machine and leaves nothing.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 NODES = ("127.0.0.2", "127.0.0.3")
-"""Names that are addresses: JAX finds its coordinator by the first node's name, and these need no hosts file."""
+"""Names that are addresses: JAX finds its coordinator by the first node's name, and these need no hosts file.
+"""
 
 CONF = """\
 ClusterName=tests
@@ -51,7 +54,9 @@ def two_nodes() -> Iterator[str]:
         directory = Path(name)
         directory.chmod(0o755)  # munged wants its socket's directory open
         conf = directory / "slurm.conf"
-        conf.write_text(CONF.format(directory=directory, nodes=NODES, ports=_free_ports(3), user=getpass.getuser()))
+        conf.write_text(
+            CONF.format(directory=directory, nodes=NODES, ports=_free_ports(3), user=getpass.getuser())
+        )
         key = directory / "munge.key"
         key.touch(0o600)
         key.write_bytes(os.urandom(128))
@@ -61,16 +66,31 @@ def two_nodes() -> Iterator[str]:
 
         def start(*command: str) -> None:
             with open(directory / f"{len(started)}-{command[0]}.log", "w") as log:
-                started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True))
+                started.append(
+                    subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+                )
 
-        munge = {option: directory / f"munge.{option}" for option in ("socket", "log-file", "pid-file", "seed-file")}
+        munge = {
+            option: directory / f"munge.{option}"
+            for option in ("socket", "log-file", "pid-file", "seed-file")
+        }
         try:
-            start("munged", "--foreground", f"--key-file={key}", *(f"--{option}={path}" for option, path in munge.items()))
+            start(
+                "munged",
+                "--foreground",
+                f"--key-file={key}",
+                *(f"--{option}={path}" for option, path in munge.items()),
+            )
             wait_for(munge["socket"].exists, 30, lambda: _logs(directory))
             start("slurmctld", "-D")
             for node in NODES:
                 start("slurmd", "-D", "-N", node)
-            sinfo = lambda: subprocess.run(["sinfo", "-h", "-N", "-o", "%T"], env=environment, capture_output=True, text=True).stdout
+
+            def sinfo():
+                return subprocess.run(
+                    ["sinfo", "-h", "-N", "-o", "%T"], env=environment, capture_output=True, text=True
+                ).stdout
+
             wait_for(lambda: sinfo().split() == ["idle"] * len(NODES), 60, lambda: sinfo() + _logs(directory))
             yield str(conf)
         finally:
@@ -78,7 +98,9 @@ def two_nodes() -> Iterator[str]:
 
 
 def processes(*variables: str) -> list[int]:
-    """Those on this machine that were started with all of these variables ("NAME=value") in their environment."""
+    """Those on this machine that were started with all of these variables ("NAME=value") in their
+    environment.
+    """
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):  # it ended, or is another user's
@@ -95,11 +117,19 @@ def wait_for(condition: Callable[[], bool], seconds: float, told: Callable[[], s
 
 
 def _take_down(environment: dict[str, str], started: list[subprocess.Popen]) -> None:
-    """Jobs first, by SLURM, for their steps outlive its daemons; then the daemons; then by force what is left of both, if anything."""
+    """Jobs first, by SLURM, for their steps outlive its daemons.
+
+    Then the daemons; then by force what is left of both, if anything.
+    """
     conf = f"SLURM_CONF={environment['SLURM_CONF']}"
     if len(started) > 1 and started[1].poll() is None:
         subprocess.run(["scancel", f"--user={getpass.getuser()}"], env=environment, timeout=60)
-        queue = lambda: subprocess.run(["squeue", "-h"], env=environment, capture_output=True, text=True).stdout.strip()
+
+        def queue():
+            return subprocess.run(
+                ["squeue", "-h"], env=environment, capture_output=True, text=True
+            ).stdout.strip()
+
         with contextlib.suppress(AssertionError):
             wait_for(lambda: not queue(), 60, queue)
     for daemon in reversed(started):

@@ -92,7 +92,10 @@ def test_cores_count_where_jax_sees_them(capsys):
 
 def expanded(text, **variables):
     """As Kubernetes does it: $(NAME) where it knows the name, and $$ for one $."""
-    known = lambda match: "$" if match[0] == "$$" else variables.get(match[1], match[0])
+
+    def known(match):
+        return "$" if match[0] == "$$" else variables.get(match[1], match[0])
+
     return re.sub(r"\$\$|\$\((\w+)\)", known, text)
 
 

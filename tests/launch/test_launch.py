@@ -68,7 +68,10 @@ def test_a_sweep_killed_halfway_ends_with_six_finished_runs_and_none_repeated(da
     ]
     settings += ["--config.train.steps=4", "--config.train.checkpoint_every=2"]
     command = [sys.executable, "-m", "launch", "local", f"--sweep={SWEEP}", "--workers=2", *settings]
-    finished = lambda: sorted(path.parts[-3] for path in tmp_path.glob("*/checkpoints/4"))
+
+    def finished():
+        return sorted(path.parts[-3] for path in tmp_path.glob("*/checkpoints/4"))
+
     first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 240
     while len(finished()) < 2 and time.monotonic() < deadline:
@@ -243,8 +246,10 @@ def test_help_has_a_line_for_each_argument_and_its_examples_are_read(capsys):
 
 
 def test_slurm_reads_every_value_as_it_was_given(capsys, tmp_path):
-    """A `#` would end a line of #SBATCH even within quotes; the command itself is bash's, and may hold
-    anything."""
+    """A `#` would end a line of #SBATCH even within quotes.
+
+    The command itself is bash's, and may hold anything.
+    """
     strange = "a 'b' \"c\" #d é$(touch x)`touch x`"
     settings = [f"--config.workdir={tmp_path}/{strange}", "--config.data.path=-one\n#SBATCH --nodes=9\ntwo"]
     text = rendered("slurm", capsys, "--config=tests/tiny.py", *settings)

@@ -1,4 +1,7 @@
-"""Trainings and a sweep through a real SLURM of two nodes, by the commands a user gives. `make slurm`, some minutes."""
+"""Trainings and a sweep through a real SLURM of two nodes, by the commands a user gives.
+
+`make slurm`, some minutes.
+"""
 
 import os
 import re
@@ -44,8 +47,14 @@ def told(*command: str) -> str:
 
 def on_slurm(config, workdir, *arguments: str) -> subprocess.CompletedProcess:
     """`python -m launch slurm` with what `config` sets, and the parameters sharded over the processes."""
-    settings = [f"--config.data.path={config.data.path}", "--config.env.cameras=()", f"--config.train.steps={config.train.steps}"]
-    return launch("slurm", *arguments, *settings, f"--config.workdir={workdir}", "--config.train.validate_every=100")
+    settings = [
+        f"--config.data.path={config.data.path}",
+        "--config.env.cameras=()",
+        f"--config.train.steps={config.train.steps}",
+    ]
+    return launch(
+        "slurm", *arguments, *settings, f"--config.workdir={workdir}", "--config.train.validate_every=100"
+    )
 
 
 def submitted(done: subprocess.CompletedProcess) -> str:
@@ -61,14 +70,21 @@ def of_job(job: str, field: str) -> list[str]:
 
 def task(job: str, number: int) -> list[int]:
     """The training process of that number, where it runs."""
-    found = slurm_cluster.processes(f"SLURM_CONF={os.environ['SLURM_CONF']}", f"SLURM_JOB_ID={job}", f"SLURM_PROCID={number}")
+    found = slurm_cluster.processes(
+        f"SLURM_CONF={os.environ['SLURM_CONF']}", f"SLURM_JOB_ID={job}", f"SLURM_PROCID={number}"
+    )
     return [process for process in found if "qt_jax" in told("ps", "-o", "args=", "-p", str(process))]
 
 
 def test_slurm_is_asked_without_a_job_and_its_refusal_is_one_line(config, tmp_path):
-    taken, refused = (on_slurm(config, tmp_path / "run", "--config=tests/tiny.py", "--test-only", f"--nodes={nodes}") for nodes in (2, 3))
+    taken, refused = (
+        on_slurm(config, tmp_path / "run", "--config=tests/tiny.py", "--test-only", f"--nodes={nodes}")
+        for nodes in (2, 3)
+    )
     assert taken.returncode == 0 and "to start at" in taken.stdout and "127.0.0.[2-3]" in taken.stdout
-    assert refused.returncode == 2 and re.search(r"^launch: sbatch .* failed: .*Requested node configuration", refused.stderr, re.M)
+    assert refused.returncode == 2 and re.search(
+        r"^launch: sbatch .* failed: .*Requested node configuration", refused.stderr, re.M
+    )
     assert not told("squeue", "-h")
 
 
@@ -85,16 +101,28 @@ def test_slurm_has_a_strange_directory_as_it_is_named(config, tmp_path):
 
 def test_a_job_that_is_cancelled_does_not_start_again(config, tmp_path):
     job = submitted(on_slurm(config, tmp_path / "run", "--config=tests/tiny.py", "--nodes=2"))
-    of_it = lambda: slurm_cluster.processes(f"SLURM_JOB_ID={job}", f"SLURM_CONF={os.environ['SLURM_CONF']}")
+
+    def of_it():
+        return slurm_cluster.processes(f"SLURM_JOB_ID={job}", f"SLURM_CONF={os.environ['SLURM_CONF']}")
+
     wait_for(lambda: task(job, 0) and task(job, 1), 120, lambda: told("squeue"))
     told("scancel", job)
-    wait_for(lambda: not of_it() and of_job(job, "JobState") == ["CANCELLED"], 120, lambda: told("scontrol", "show", "job", job))
+    wait_for(
+        lambda: not of_it() and of_job(job, "JobState") == ["CANCELLED"],
+        120,
+        lambda: told("scontrol", "show", "job", job),
+    )
     assert of_job(job, "Restarts") == ["0"]
 
 
 def test_a_process_that_cannot_start_ends_the_job_with_its_own_status(config, tmp_path):
     """Process 0 finds its port taken, which is no reason to start again; process 1 hears nothing of it."""
-    arguments = "--config=tests/tiny.py", "--nodes=2", "--option=--hold", "--config.distributed.start_timeout_s=15"
+    arguments = (
+        "--config=tests/tiny.py",
+        "--nodes=2",
+        "--option=--hold",
+        "--config.distributed.start_timeout_s=15",
+    )
     job = submitted(on_slurm(config, tmp_path / "run", *arguments))
     with socket.create_server(("", 61440 + 2 * int(job))):
         told("scontrol", "release", job)
@@ -105,14 +133,22 @@ def test_a_process_that_cannot_start_ends_the_job_with_its_own_status(config, tm
 
 
 def test_a_training_on_two_nodes_stopped_in_every_way_ends_as_if_undisturbed(config, tmp_path):
-    """SIGTERM while it starts and while it trains, a process killed, and SLURM's own requeue: each time the job starts again."""
+    """SIGTERM while it starts and while it trains, a process killed, and SLURM's own requeue: each time the
+    job starts again.
+    """
     workdir = {name: tmp_path / name for name in ("undisturbed", "disturbed")}
     other, job = (
-        submitted(on_slurm(config, path, "--config=tests/tiny.py", "--nodes=2", "--config.mesh.fsdp=2")) for path in workdir.values()
+        submitted(on_slurm(config, path, "--config=tests/tiny.py", "--nodes=2", "--config.mesh.fsdp=2"))
+        for path in workdir.values()
     )
     run = workdir["disturbed"]
-    told_so_far = lambda: "".join(path.read_text()[-3000:] for path in run.glob("slurm-*.log"))
-    step = lambda: checkpoints.latest_step(str(run)) if checkpoints.exists(str(run)) else 0
+
+    def told_so_far():
+        return "".join(path.read_text()[-3000:] for path in run.glob("slurm-*.log"))
+
+    def step():
+        return checkpoints.latest_step(str(run)) if checkpoints.exists(str(run)) else 0
+
     restarts = 0
 
     def stop(how, when) -> None:
@@ -127,7 +163,9 @@ def test_a_training_on_two_nodes_stopped_in_every_way_ends_as_if_undisturbed(con
         before = step()
         return lambda: step() > before
 
-    terminate = lambda: told("scancel", "--signal=TERM", job)
+    def terminate():
+        return told("scancel", "--signal=TERM", job)
+
     stop(terminate, lambda: task(job, 1))
     assert not (run / "starts.jsonl").exists()
     stop(terminate, saved_one_more())
@@ -135,8 +173,13 @@ def test_a_training_on_two_nodes_stopped_in_every_way_ends_as_if_undisturbed(con
     stop(lambda: told("scontrol", "requeue", job), saved_one_more())
     wait_for(lambda: of_job(job, "JobState") == of_job(other, "JobState") == ["COMPLETED"], 600, told_so_far)
 
-    assert len((run / "starts.jsonl").read_text().splitlines()) == restarts  # the first stop came before the run had begun
-    assert "saved; the same command continues" in (text := next(run.glob("slurm-*.log")).read_text()) and "process 1 died" in text
+    assert (
+        len((run / "starts.jsonl").read_text().splitlines()) == restarts
+    )  # the first stop came before the run had begun
+    assert (
+        "saved; the same command continues" in (text := next(run.glob("slurm-*.log")).read_text())
+        and "process 1 died" in text
+    )
     states, steps = [], []
     for config.workdir in map(str, workdir.values()):
         states.append(jax.device_get(train(config)))  # restored on one device; nothing is left to do

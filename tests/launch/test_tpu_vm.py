@@ -1,5 +1,6 @@
 """The script for TPU VMs, with stand-ins for gcloud and sleep: what it waits for, what it starts again, what
-ends it."""
+ends it.
+"""
 
 import os
 import re

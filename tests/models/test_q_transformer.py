@@ -52,7 +52,9 @@ def make_segment(steps=STEPS, batch=2, cameras=("front",), state_dim=4, seed=0):
 
 
 def crop(segment: Segment, start: int, stop: int) -> Segment:
-    take = lambda x: x[:, start:stop]
+    def take(x):
+        return x[:, start:stop]
+
     fields = {f.name: getattr(segment, f.name) for f in dataclasses.fields(segment)}
     kept = {"instruction", "success", "episode_return", "relabelled", "bins", "camera_mask"}
     return Segment(**{k: v if k in kept else jax.tree.map(take, v) for k, v in fields.items()})
@@ -63,7 +65,10 @@ def scores(logits, dim):
 
 
 def greedy_rollout(network, params, segment):
-    """The cached rollout a policy does: one new frame a step. Returns tokens [B, S, D] and scores [B, S, D, N]."""
+    """The cached rollout a policy does: one new frame a step.
+
+    Returns tokens [B, S, D] and scores [B, S, D, N].
+    """
     batch, steps = segment.tokens.shape[:2]
     window, mask, outputs = None, jnp.zeros((batch, WINDOW), bool), []
     executed = jnp.zeros((batch, WINDOW, segment.tokens.shape[2]), jnp.int32)
@@ -75,7 +80,9 @@ def greedy_rollout(network, params, segment):
             window = jax.tree.map(lambda x: jnp.zeros((batch, WINDOW, *x.shape[1:]), x.dtype), frame)
         window = jax.tree.map(lambda w, f: jnp.concatenate([w[:, 1:], f[:, None]], 1), window, frame)
         mask = jnp.concatenate([mask[:, 1:], jnp.ones((batch, 1), bool)], 1)
-        executed = jnp.concatenate([executed[:, 1:], jnp.full_like(executed[:, :1], 7)], 1)  # the newest's are not looked at
+        executed = jnp.concatenate(
+            [executed[:, 1:], jnp.full_like(executed[:, :1], 7)], 1
+        )  # the newest's are not looked at
         outputs.append(greedy(params, window, mask, executed, scores))
         executed = executed.at[:, -1].set(outputs[-1][0])
     return tuple(np.stack(x, axis=1) for x in zip(*outputs))
@@ -104,7 +111,9 @@ def test_shape_and_dtype(setup):
 
 
 @pytest.mark.parametrize("dim", [0, 1, 2])
-def test_an_action_dim_changes_later_outputs_of_its_step_and_with_past_actions_the_steps_whose_window_it_is_in(setup, dim):
+def test_an_action_dim_changes_later_outputs_of_its_step_and_with_past_actions_the_steps_whose_window_it_is_in(
+    setup, dim
+):
     network, _, score, segment = setup
     tokens = segment.tokens.copy()
     tokens[:, 4, dim] = 1 - tokens[:, 4, dim]
@@ -142,7 +151,9 @@ def test_q_is_the_same_for_every_cut_and_for_the_isolated_window(setup):
 
 
 def test_cached_greedy_rollout_agrees_with_the_teacher_forced_pass(setup):
-    """Longer than the window, from the start of the episode: Q on the same prefix, and the bins wherever the top two differ."""
+    """Longer than the window, from the start of the episode: Q on the same prefix, and the bins wherever the
+    top two differ.
+    """
     network, params, score, segment = setup
     tokens, values = greedy_rollout(network, params, segment)
     forced = score(dataclasses.replace(segment, tokens=tokens))[..., 0]
@@ -158,7 +169,9 @@ def test_padding_after_the_episode_changes_nothing(setup):
     _, _, score, segment = setup
     valid = np.ones((2, STEPS), bool)
     valid[:, 6:] = False
-    padded = dataclasses.replace(segment, valid=valid, state=np.where(valid[..., None], segment.state, 9.0).astype(np.float32))
+    padded = dataclasses.replace(
+        segment, valid=valid, state=np.where(valid[..., None], segment.state, 9.0).astype(np.float32)
+    )
     logits = score(padded)
     assert np.isfinite(logits).all()
     np.testing.assert_allclose(logits[:, :6], score(segment)[:, :6], atol=1e-5)
@@ -229,7 +242,9 @@ def test_each_frame_is_encoded_once():
 
 @pytest.mark.slow
 def test_paper_size_trains_on_cpu():
-    """EfficientNet-B3, 8 layers of width 512, history 6, 8 dims of 256 bins, 300x300: forward, and a few training steps."""
+    """EfficientNet-B3, 8 layers of width 512, history 6, 8 dims of 256 bins, 300x300: forward, and a few
+    training steps.
+    """
     import functools
 
     import ml_collections

@@ -14,19 +14,30 @@ from typing import Any
 from websockets.sync.client import connect
 
 EXECUTABLE = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--remote-debugging-port=0")
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--remote-debugging-port=0",
+)
 
 
 class Chromium:
-    """One browser with one page. errors: of scripts, of the console and of the content-security policy, of all pages opened so far.
+    """One browser with one page. errors: of scripts, of the console and of the content-security policy, of
+    all pages opened so far.
 
     Args:
         profile: an empty folder.
+
     """
 
     def __init__(self, profile: Path):
         command = [EXECUTABLE, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
         told, end = profile / "DevToolsActivePort", time.monotonic() + 30
         while not told.exists() or len(told.read_text().split()) < 2:
             assert time.monotonic() < end, "Chromium does not start"

@@ -25,7 +25,12 @@ def artefact(trained, tmp_path_factory) -> artefacts.Artefact:
     folder = tmp_path_factory.mktemp("export")
     (folder / "sentences.txt").write_text("\n".join(SENTENCES))
     path = folder / "policy"
-    door("export", f"--config.workdir={trained.workdir}", f"--output={path}", f"--instructions={folder / 'sentences.txt'}")
+    door(
+        "export",
+        f"--config.workdir={trained.workdir}",
+        f"--output={path}",
+        f"--instructions={folder / 'sentences.txt'}",
+    )
     return artefacts.load(str(path))
 
 
@@ -49,7 +54,14 @@ class Serving:
 def serve(path: Path, log: Path, *flags: str, **environment: str) -> Serving:
     """Starts the door and waits until it serves."""
     command = [sys.executable, "-m", "qt_jax", "serve", f"--artefact={path}", "--port=0", *flags]
-    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, stdout=subprocess.PIPE, stderr=log.open("w"), text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=log.open("w"),
+        text=True,
+    )
     for line in process.stdout:
         if found := re.search(r"serving (wss?://\S+)", line):
             return Serving(process, found[1], log)
@@ -59,7 +71,9 @@ def serve(path: Path, log: Path, *flags: str, **environment: str) -> Serving:
 @pytest.fixture(scope="session")
 def served(artefact, tmp_path_factory) -> Iterator[Serving]:
     """64 slots, no key."""
-    serving = serve(artefact.path, tmp_path_factory.mktemp("serve") / "log", "--slots=64", "--connections=100")
+    serving = serve(
+        artefact.path, tmp_path_factory.mktemp("serve") / "log", "--slots=64", "--connections=100"
+    )
     yield serving
     assert serving.end() == 0
 
@@ -68,8 +82,15 @@ def observations(spec, seed: int, count: int) -> list[dict]:
     """As a robot sends them."""
     rng, observation = np.random.default_rng(seed), spec.observation
     return [
-        {f"observation/{name}": rng.integers(0, 256, (*observation.image_size, 3), np.uint8) for name in observation.cameras}
-        | ({"observation/state": rng.normal(size=observation.state_dim).astype(np.float32)} if observation.state_dim else {})
+        {
+            f"observation/{name}": rng.integers(0, 256, (*observation.image_size, 3), np.uint8)
+            for name in observation.cameras
+        }
+        | (
+            {"observation/state": rng.normal(size=observation.state_dim).astype(np.float32)}
+            if observation.state_dim
+            else {}
+        )
         | {"prompt": SENTENCES[seed % len(SENTENCES)]}
         for _ in range(count)
     ]

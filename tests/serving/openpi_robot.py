@@ -1,6 +1,8 @@
-"""A robot's process in the venv of openpi-client alone: observations come in by stdin, actions go out by stdout, unmodified client between.
+"""A robot's process in the venv of openpi-client alone: observations come in by stdin, actions go out by
+stdout, unmodified client between.
 
-usage: openpi_robot.py URL. A frame is its length, 4 bytes, and msgpack; an empty one begins an episode: a new client, as robots do.
+usage: openpi_robot.py URL. A frame is its length, 4 bytes, and msgpack; an empty one begins an episode: a new
+client, as robots do.
 """
 
 import struct

@@ -44,7 +44,10 @@ def episode(act, task: str, seed: int, finish) -> bool:
     try:
         observation, _ = env.reset(seed=seed)
         terminated = truncated = False
-        seen = lambda: {"observation/state": observation["state"], "prompt": tasks.INSTRUCTIONS[task][0]}
+
+        def seen():
+            return {"observation/state": observation["state"], "prompt": tasks.INSTRUCTIONS[task][0]}
+
         begins = {"reset": True}
         while not (terminated or truncated):
             observation, _, terminated, truncated, _ = env.step(act(seen() | begins)["actions"][0])
@@ -75,7 +78,10 @@ class Robot:
 
 @pytest.mark.skipif(not OPENPI.exists(), reason="needs `make .openpi/.installed`")
 def test_openpi_client_drives_two_episodes_in_a_row_to_success(recording: Serving):
-    """Unmodified, in a venv of its own. The second episode begins by `reset` in one run and by a new connection in the other."""
+    """Unmodified, in a venv of its own.
+
+    The second episode begins by `reset` in one run and by a new connection in the other.
+    """
     robot = Robot(recording.url)
     assert robot.ask(b"")["action"]["names"] == ["x", "y", "z", "grip"]
     steps = []
@@ -85,13 +91,18 @@ def test_openpi_client_drives_two_episodes_in_a_row_to_success(recording: Servin
         steps.append(reply["step"])
         return reply
 
-    ignore = lambda last, success, task: None
+    def ignore(last, success, task):
+        return None
+
     assert episode(act, "faucet-open", 1, ignore) and episode(act, "drawer-close", 2, ignore)
     assert steps.count(0) == 2
     refused = json.loads(robot.ask(wire.pack({"prompt": "open"}))["refused"].split("\n", 1)[1])
     assert refused["error"] == "bad_observation" and "observation/state" in refused["message"]
     robot.ask(b"")  # a new client
-    unnamed = lambda message: act({key: value for key, value in message.items() if key != "reset"})
+
+    def unnamed(message):
+        return act({key: value for key, value in message.items() if key != "reset"})
+
     assert episode(unnamed, "faucet-open", 3, ignore) and steps.count(0) == 3
     robot.end()
 
@@ -100,7 +111,9 @@ def test_a_served_policy_is_evaluated_and_what_it_did_is_trained_on(recording: S
     evaluation = door("evaluate", f"--policy={recording.url}", f"--config.workdir={workdir / 'remote'}", "--config.evaluate.episodes=2",
                       config=CONFIG)  # fmt: skip
     door("evaluate", f"--config.workdir={workdir}", "--config.evaluate.episodes=2", config=CONFIG)
-    remote, local = (json.loads((folder / "evaluation.json").read_text()) for folder in (workdir / "remote", workdir))
+    remote, local = (
+        json.loads((folder / "evaluation.json").read_text()) for folder in (workdir / "remote", workdir)
+    )
     assert remote["tasks"] == local["tasks"] and remote["method"] == local["method"], evaluation.stdout
 
     client, outcomes = Client(recording.url), []
@@ -111,8 +124,12 @@ def test_a_served_policy_is_evaluated_and_what_it_did_is_trained_on(recording: S
     with pytest.raises(Refused, match="state holds NaN"):
         client.label(seen | {"observation/state": np.full(39, np.nan, np.float32)}, False)
     client.infer(seen | {"reset": True})
-    failed = episode(lambda message: client.infer(message) | {"actions": np.zeros((1, 4))}, "drawer-close", 5, client.label)
-    client.infer({"observation/state": np.zeros(39, np.float32), "prompt": "open the faucet", "reset": True})  # gets no label
+    failed = episode(
+        lambda message: client.infer(message) | {"actions": np.zeros((1, 4))}, "drawer-close", 5, client.label
+    )
+    client.infer(
+        {"observation/state": np.zeros(39, np.float32), "prompt": "open the faucet", "reset": True}
+    )  # gets no label
     client.disconnect()
     assert sum(outcomes) >= 3 and not failed
     assert recording.end() == 0
@@ -120,8 +137,16 @@ def test_a_served_policy_is_evaluated_and_what_it_did_is_trained_on(recording: S
     shown = door("inspect", f"--data={workdir / 'recorded'}", config="").stdout
     assert "episodes      5: " in shown and f"{sum(outcomes) / 5:.1%} successful" in shown
     assert door("validate", f"--data={workdir / 'recorded'}", config="").returncode == 0
-    door("train", f"--config.data.path={workdir / 'recorded'}", f"--config.workdir={workdir / 'again'}", "--config.train.steps=5",
-                 "--config.data.validation_fraction=0.0", "--config.train.log_every=1", config=CONFIG)  # fmt: skip
+    door(
+        "train",
+        f"--config.data.path={workdir / 'recorded'}",
+        f"--config.workdir={workdir / 'again'}",
+        "--config.train.steps=5",
+        # fmt: skip
+        "--config.data.validation_fraction=0.0",
+        "--config.train.log_every=1",
+        config=CONFIG,
+    )
     assert (workdir / "again" / "checkpoints" / "5").exists()
 
 
@@ -136,5 +161,7 @@ def test_what_the_benchmark_measures_of_a_policy_is_what_evaluate_does(workdir, 
     found = fleet.evaluate(content, job, job.members[0], params, fleet.Environments(config))
     door("evaluate", f"--config.workdir={workdir}", "--config.evaluate.max_decisions=14", config=CONFIG)
     told = json.loads((workdir / "evaluation.json").read_text())["tasks"]
-    assert {task: np.mean(episodes) for task, episodes in found.items()} == {task: row["success"] for task, row in told.items()}
+    assert {task: np.mean(episodes) for task, episodes in found.items()} == {
+        task: row["success"] for task, row in told.items()
+    }
     assert any(0 < row["success"] < 1 for row in told.values()), told

@@ -1,4 +1,6 @@
-"""A server in this process whose device can be held: what happens at its limits, at its end and after a failure."""
+"""A server in this process whose device can be held: what happens at its limits, at its end and after a
+failure.
+"""
 
 import asyncio
 import contextlib
@@ -174,14 +176,21 @@ def test_after_a_failure_every_episode_begins_anew(artefact, policy, good, devic
     asyncio.run(scene())
 
 
-def test_robots_that_are_active_wait_for_each_other_within_the_budget_and_a_lone_one_never(artefact, policy, good):
+def test_robots_that_are_active_wait_for_each_other_within_the_budget_and_a_lone_one_never(
+    artefact, policy, good
+):
     async def scene():
         async with hosted(artefact, policy, budget_s=0.3) as url, robot(url) as one, robot(url) as other:
-            queue_ms = lambda reply: reply["server_timing"]["queue_ms"]
+
+            def queue_ms(reply):
+                return reply["server_timing"]["queue_ms"]
+
             assert max([queue_ms(await ask(one, good)) for _ in range(3)]) < 150  # alone
             both = await asyncio.gather(ask(one, good), ask(other, good))
             both = await asyncio.gather(ask(one, good), ask(other, good))
-            assert [reply["server_timing"]["batch"] for reply in both] == [2, 2] and max(map(queue_ms, both)) < 150
+            assert [reply["server_timing"]["batch"] for reply in both] == [2, 2] and max(
+                map(queue_ms, both)
+            ) < 150
             assert queue_ms(await ask(one, good)) > 250  # the other may ask yet
             await asyncio.sleep(0.6)
             assert queue_ms(await ask(one, good)) < 150  # it did not for half a second
@@ -199,9 +208,23 @@ def test_hosts_and_origins_that_are_allowed():
 
 def test_over_tls_with_a_certificate_of_our_own(artefact, good, tmp_path):
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    request = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", "/CN=robot"]
+    request = [
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=robot",
+    ]
     subprocess.run(
-        ["openssl", *request, "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert], check=True, capture_output=True
+        ["openssl", *request, "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert],
+        check=True,
+        capture_output=True,
     )
     serving = serve(artefact.path, tmp_path / "log", "--slots=1", f"--tls_cert={cert}", f"--tls_key={key}")
     try:
@@ -213,7 +236,11 @@ def test_over_tls_with_a_certificate_of_our_own(artefact, good, tmp_path):
         assert client.infer(good)["step"] == 0
         client.disconnect()
         taken = door("serve", f"--artefact={artefact.path}", f"--port={serving.port}", check=False, config="")
-        assert taken.returncode == 2 and "choose another --port" in taken.stderr and "compiling" not in taken.stdout
+        assert (
+            taken.returncode == 2
+            and "choose another --port" in taken.stderr
+            and "compiling" not in taken.stdout
+        )
         assert serving.end() == 0
     finally:
         serving.process.kill()
@@ -251,7 +278,9 @@ def test_a_key_with_a_line_break_is_not_printed():
 
 def test_a_label_that_is_refused_leaves_its_episode_as_it_was(artefact, policy, good, tmp_path):
     embedding = artefact.embeddings()[good["prompt"]]
-    told_by_vector = {key: value for key, value in good.items() if key != "prompt"} | {"instruction_embedding": embedding}
+    told_by_vector = {key: value for key, value in good.items() if key != "prompt"} | {
+        "instruction_embedding": embedding
+    }
     last = good | {"label": {"success": True}}
 
     async def scene(spool):

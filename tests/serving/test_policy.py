@@ -11,13 +11,25 @@ from qt_jax.errors import UserError
 from qt_jax.serving.policy import Policy
 from qt_jax.specs import PolicySpec
 from tests.data.synthetic import unit_statistics
-from tests.models.test_q_transformer import ACTION, MODES, WINDOW, make_network, make_params, make_segment, scores
+from tests.models.test_q_transformer import (
+    ACTION,
+    MODES,
+    WINDOW,
+    make_network,
+    make_params,
+    make_segment,
+    scores,
+)
 
 
 def make_policy(network, params, slots, buckets=()):
     slots_in = network.action.slots_in(network.action)
-    spec = PolicySpec(network.action, network.observation, slots_in, WINDOW, network.instruction_dim, "test", "Q", 0.1)
-    decode = lambda params, cache, mask, executed: network.greedy(params, cache, mask, executed, scores)
+    spec = PolicySpec(
+        network.action, network.observation, slots_in, WINDOW, network.instruction_dim, "test", "Q", 0.1
+    )
+
+    def decode(params, cache, mask, executed):
+        return network.greedy(params, cache, mask, executed, scores)
 
     def encode(params, images, state, instruction):
         seen = {name: jnp.ones(len(frames), bool) for name, frames in images.items()}
@@ -35,8 +47,14 @@ def test_what_the_policy_does_not_expect_is_named_and_leaves_the_windows_alone()
     }  # fmt: skip
     before = policy.act(**good)
     bad = [
-        ({"images": {"wrist": good["images"]["front"]}}, r"cameras \['wrist'\], the policy expects \['front'\]"),
-        ({"images": {"front": np.zeros((2, 32, 32, 3), np.uint8)}}, r"images\['front'\] is uint8\[2, 32, 32, 3\]"),
+        (
+            {"images": {"wrist": good["images"]["front"]}},
+            r"cameras \['wrist'\], the policy expects \['front'\]",
+        ),
+        (
+            {"images": {"front": np.zeros((2, 32, 32, 3), np.uint8)}},
+            r"images\['front'\] is uint8\[2, 32, 32, 3\]",
+        ),
         ({"images": {"front": np.zeros((2, 16, 16, 3), np.float32)}}, r"images\['front'\] is float32"),
         ({"state": np.full((2, 4), np.nan, np.float32)}, "state holds NaN"),
         ({"instruction": np.zeros((2, 7), np.float32)}, "instruction is"),
@@ -65,15 +83,28 @@ def test_runtime_agrees_with_the_teacher_forced_pass(mode):
     network = make_network(**MODES[mode])
     params = make_params(network)
     policy, score = make_policy(network, params, slots=2), jax.jit(network.score)
-    one, first, second = make_segment(9, batch=1, seed=1), make_segment(4, batch=1, seed=2), make_segment(5, batch=1, seed=3)
+    one, first, second = (
+        make_segment(9, batch=1, seed=1),
+        make_segment(4, batch=1, seed=2),
+        make_segment(5, batch=1, seed=3),
+    )
     frames = [[(one, t) for t in range(9)], [(first, t) for t in range(4)] + [(second, t) for t in range(5)]]
     actions = []
     for pair in zip(*frames):
-        stack = lambda get, pair=pair: np.stack([get(segment)[0, t] for segment, t in pair])
+
+        def stack(get, pair=pair):
+            return np.stack([get(segment)[0, t] for segment, t in pair])
+
         instruction = np.concatenate([segment.instruction for segment, _ in pair])
         is_first = np.asarray([t == 0 for _, t in pair])
         actions.append(
-            policy.act(np.arange(2), {"front": stack(lambda s: s.images["front"])}, stack(lambda s: s.state), instruction, is_first)
+            policy.act(
+                np.arange(2),
+                {"front": stack(lambda s: s.images["front"])},
+                stack(lambda s: s.state),
+                instruction,
+                is_first,
+            )
         )
     tokens, values = np.stack([a.tokens for a in actions]), np.stack([a.scores for a in actions])
     present = ACTION.bin_mask()

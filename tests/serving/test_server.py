@@ -58,7 +58,9 @@ def test_an_episode_a_connection_and_the_next_by_reset(served, artefact, alone):
     assert client.metadata["observation"]["observation/front"] == {"dtype": "uint8", "shape": [32, 32, 3]}
     for _ in range(2):
         for number, (message, decision) in enumerate(zip(sent, expected)):
-            reply = client.infer(message | {"reset": number == 0, "request_id": number, "return_scores": True})
+            reply = client.infer(
+                message | {"reset": number == 0, "request_id": number, "return_scores": True}
+            )
             assert reply["actions"].shape == (1, 4) and reply["step"] == reply["request_id"] == number
             np.testing.assert_allclose(reply["scores"], decision.scores, atol=1e-5)
             assert reply["score"] == reply["scores_of_dims"][-1] and reply["server_timing"]["total_ms"] > 0
@@ -71,13 +73,32 @@ def test_an_episode_a_connection_and_the_next_by_reset(served, artefact, alone):
 def test_what_is_wrong_is_named_and_the_connection_stays_usable(served, artefact):
     good = observations(artefact.spec, 2, 1)[0]
     client = Client(served.url)
-    without = lambda key: {k: v for k, v in good.items() if k != key}
+
+    def without(key):
+        return {k: v for k, v in good.items() if k != key}
+
     cases = [
         (without("observation/front"), "bad_observation", "'observation/front' is missing"),
-        (good | {"observation/wrist": good["observation/front"]}, "bad_observation", "unknown key 'observation/wrist'"),
-        (good | {"observation/front": np.zeros((8, 8, 3), np.uint8)}, "bad_observation", "images['front'] is uint8[8, 8, 3]"),
-        (good | {"observation/front": good["observation/front"].astype(np.float32)}, "bad_observation", "images['front'] is float32"),
-        (good | {"observation/state": np.full(4, np.inf, np.float32)}, "bad_observation", "state holds NaN or Inf"),
+        (
+            good | {"observation/wrist": good["observation/front"]},
+            "bad_observation",
+            "unknown key 'observation/wrist'",
+        ),
+        (
+            good | {"observation/front": np.zeros((8, 8, 3), np.uint8)},
+            "bad_observation",
+            "images['front'] is uint8[8, 8, 3]",
+        ),
+        (
+            good | {"observation/front": good["observation/front"].astype(np.float32)},
+            "bad_observation",
+            "images['front'] is float32",
+        ),
+        (
+            good | {"observation/state": np.full(4, np.inf, np.float32)},
+            "bad_observation",
+            "state holds NaN or Inf",
+        ),
         (good | {"observation/state": np.zeros(3, np.float32)}, "bad_observation", "state is float32[3]"),
         (without("prompt"), "bad_observation", "'prompt'"),
         (good | {"reset": 1}, "bad_observation", "'reset' is '1', expected bool"),
@@ -112,12 +133,18 @@ def test_64_sessions_get_their_own_replies_and_memory_stays(served, artefact, al
     steps, sessions, period = 200, 64, 12
     scripts = [observations(artefact.spec, seed, period) for seed in range(sessions)]
     window = artefact.spec.window
-    expected = [[d.scores for d in alone(script + script[:window])] for script in scripts]  # its window full, an episode repeats
+    expected = [
+        [d.scores for d in alone(script + script[:window])] for script in scripts
+    ]  # its window full, an episode repeats
 
     async def robot(connection, script, name):
         rows = []
         for step in range(steps):
-            await connection.send(wire.pack(script[step % period] | {"session_id": name, "request_id": step, "return_scores": True}))
+            await connection.send(
+                wire.pack(
+                    script[step % period] | {"session_id": name, "request_id": step, "return_scores": True}
+                )
+            )
             reply = await inbox[name].get()
             assert (reply["session_id"], reply["request_id"], reply["step"]) == (name, step, step)
             rows.append(reply["scores"])
@@ -137,14 +164,20 @@ def test_64_sessions_get_their_own_replies_and_memory_stays(served, artefact, al
                     inbox[reply["session_id"]].put_nowait(reply)
 
             reader = asyncio.create_task(read())
-            rows = await asyncio.gather(*(robot(connection, scripts[2 * number + i], name) for i, name in enumerate(names)))
+            rows = await asyncio.gather(
+                *(robot(connection, scripts[2 * number + i], name) for i, name in enumerate(names))
+            )
             reader.cancel()
             return rows
 
     async def everybody():
-        return [rows for both in await asyncio.gather(*(pair(n) for n in range(sessions // 2))) for rows in both]
+        return [
+            rows for both in await asyncio.gather(*(pair(n) for n in range(sessions // 2))) for rows in both
+        ]
 
-    resident = lambda: int(open(f"/proc/{served.process.pid}/statm").read().split()[1]) * 4096
+    def resident():
+        return int(open(f"/proc/{served.process.pid}/statm").read().split()[1]) * 4096
+
     before = resident()
     found = asyncio.run(everybody())
     assert resident() - before < 100 * 2**20
@@ -200,7 +233,9 @@ def test_a_reset_that_is_superseded_or_late_holds_for_the_next(served, artefact)
             replies = [await connection.recv() for _ in range(3)]
             return [wire.unpack(reply)["step"] for reply in replies if isinstance(reply, bytes)][-1]
 
-    assert all(asyncio.run(burst(number)) < 2 for number in range(10))  # at most one step after the reset, never the old episode's third
+    assert all(
+        asyncio.run(burst(number)) < 2 for number in range(10)
+    )  # at most one step after the reset, never the old episode's third
     client = Client(served.url)
     assert [client.infer(sent[0])["step"] for _ in range(3)] == [0, 1, 2]
     refused = refusal(client, sent[1] | {"reset": True, "deadline_ms": 0.001})
@@ -209,10 +244,14 @@ def test_a_reset_that_is_superseded_or_late_holds_for_the_next(served, artefact)
 
 
 def malformed(rng: np.random.Generator, good: bytes) -> bytes | str:
-    array = lambda data, dtype, shape: msgpack.packb(
-        {"observation/front": {b"__ndarray__": True, b"data": data, b"dtype": dtype, b"shape": shape}}
-    )
-    flipped = lambda: bytes(b ^ (rng.random() < 0.01) * int(rng.integers(1, 256)) for b in good)
+    def array(data, dtype, shape):
+        return msgpack.packb(
+            {"observation/front": {b"__ndarray__": True, b"data": data, b"dtype": dtype, b"shape": shape}}
+        )
+
+    def flipped():
+        return bytes(b ^ (rng.random() < 0.01) * int(rng.integers(1, 256)) for b in good)
+
     kinds = [
         lambda: good[: rng.integers(0, len(good))],
         lambda: rng.bytes(int(rng.integers(0, 300))),
@@ -240,7 +279,10 @@ def test_2000_malformed_messages_get_an_error_each_and_the_server_serves_on(serv
                 await connection.send(malformed(rng, packed))
                 reply = await asyncio.wait_for(connection.recv(), 10)
                 if isinstance(reply, str):
-                    assert json.loads(reply)["error"] in ("malformed", "bad_observation", "superseded") and "Traceback" not in reply
+                    assert (
+                        json.loads(reply)["error"] in ("malformed", "bad_observation", "superseded")
+                        and "Traceback" not in reply
+                    )
 
     async def everybody():
         await asyncio.gather(*(fuzz(250) for _ in range(8)))

@@ -35,14 +35,23 @@ def frames_of(seed, count):
 
 
 def played(sessions, session, frames, told, reset=False):
-    asked = [Request(session, images, state, text, reset and t == 0) for t, ((images, state), text) in enumerate(zip(frames, told))]
+    asked = [
+        Request(session, images, state, text, reset and t == 0)
+        for t, ((images, state), text) in enumerate(zip(frames, told))
+    ]
     return [sessions.act([request])[0] for request in asked]
 
 
 def test_sessions_do_not_disturb_each_other(policy):
     """Three episodes begun out of step and batched as they come, against each one alone."""
-    episodes, told = {name: frames_of(number, 8) for number, name in enumerate("abc")}, {"a": "open", "b": "close", "c": "push"}
-    alone = {name: played(Sessions(policy, EMBEDDINGS.get), name, episodes[name], [told[name]] * 8) for name in "abc"}
+    episodes, told = (
+        {name: frames_of(number, 8) for number, name in enumerate("abc")},
+        {"a": "open", "b": "close", "c": "push"},
+    )
+    alone = {
+        name: played(Sessions(policy, EMBEDDINGS.get), name, episodes[name], [told[name]] * 8)
+        for name in "abc"
+    }
     sessions, found = Sessions(policy, EMBEDDINGS.get), {name: [] for name in "abc"}
     for turn in range(12):
         asking = [name for number, name in enumerate("abc") if 0 <= turn - 2 * number < 8]
@@ -144,7 +153,10 @@ BAD = [
 @pytest.mark.parametrize("field, value, message", BAD)
 def test_a_bad_observation_is_an_error_that_names_it_and_no_other_robot_s(policy, field, value, message):
     frames = frames_of(8, 3)
-    sessions, undisturbed = Sessions(policy, EMBEDDINGS.get), played(Sessions(policy, EMBEDDINGS.get), 0, frames, ["open"] * 3)
+    sessions, undisturbed = (
+        Sessions(policy, EMBEDDINGS.get),
+        played(Sessions(policy, EMBEDDINGS.get), 0, frames, ["open"] * 3),
+    )
     played(sessions, 0, frames[:1], ["open"])
     bad = dataclasses.replace(Request(0, *frames[1], "open"), **{field: value})
     other = Request(1, *frames[0], "open")
@@ -176,7 +188,10 @@ def test_value_of_each_instruction_is_that_of_an_episode_told_so(policy):
     sessions = Sessions(policy, EMBEDDINGS.get)
     decisions = played(sessions, 0, frames, ["open"] * len(frames))
     values = sessions.values(0, names)
-    expected = [played(Sessions(policy, EMBEDDINGS.get), 0, frames, [name] * len(frames))[-1].scores[0].max() for name in names]
+    expected = [
+        played(Sessions(policy, EMBEDDINGS.get), 0, frames, [name] * len(frames))[-1].scores[0].max()
+        for name in names
+    ]
     np.testing.assert_allclose(values, expected, atol=1e-5)
     np.testing.assert_allclose(values[0], decisions[-1].scores[0].max(), atol=1e-5)
     with pytest.raises(Refused, match="no observation yet"):
@@ -236,18 +251,26 @@ def test_beam_search_finds_what_trying_everything_finds(network, additive):
     """A beam as wide as there are prefixes is exhaustive; one of width 1 is greedy."""
     params, segment = make_params(network), make_segment(WINDOW, batch=1, seed=4)
     encode = jax.jit(network.encode_frame)
-    frame = lambda t: encode(params, {"front": segment.images["front"][:, t]}, {"front": np.ones(1, bool)},
-                                           segment.state[:, t], segment.instruction)  # fmt: skip
+
+    def frame(t):
+        return encode(params, {"front": segment.images["front"][:, t]}, {"front": np.ones(1, bool)},
+                                               segment.state[:, t], segment.instruction)  # fmt: skip
+
     cache = jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *[frame(t) for t in range(WINDOW)])
     mask, present = np.ones((1, WINDOW), bool), np.ones(network.action.dims, bool)
     score = (lambda logits, dim: jax.nn.log_softmax(scores(logits, dim))) if additive else scores
     done = np.array(segment.tokens)
-    beam = jax.jit(lambda width: network.beam(params, cache, mask, done, score, width, additive, present), static_argnums=0)
+    beam = jax.jit(
+        lambda width: network.beam(params, cache, mask, done, score, width, additive, present),
+        static_argnums=0,
+    )
     greedy, narrow = jax.jit(network.greedy, static_argnums=4)(params, cache, mask, done, score), beam(1)
     np.testing.assert_array_equal(greedy[0], narrow[0])
     np.testing.assert_allclose(greedy[1], narrow[1], atol=1e-5)
 
-    every = np.stack(np.meshgrid(*map(np.arange, network.action.bins), indexing="ij"), -1).reshape(-1, network.action.dims)
+    every = np.stack(np.meshgrid(*map(np.arange, network.action.bins), indexing="ij"), -1).reshape(
+        -1, network.action.dims
+    )
     many = jax.tree.map(lambda x: np.repeat(x, len(every), axis=0), segment)
     tokens = np.array(many.tokens)
     tokens[:, -1] = every

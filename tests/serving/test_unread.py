@@ -68,7 +68,10 @@ def flood(raw: socket.socket, data: bytes) -> str:
 
 @pytest.fixture
 def traced():
-    """A function that gives the bytes that Python holds since the test began. What the process has beside is others'."""
+    """A function that gives the bytes that Python holds since the test began.
+
+    What the process has beside is others'.
+    """
     tracemalloc.start()
     yield lambda: tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()

@@ -1,4 +1,6 @@
-"""Run as a process of 8 simulated devices in float64 (see test_mesh.py): a train step on any mesh is the step on one device."""
+"""Run as a process of 8 simulated devices in float64 (see test_mesh.py): a train step on any mesh is the step
+on one device.
+"""
 
 import dataclasses
 import itertools
@@ -43,10 +45,16 @@ def as_float64(tree):
 
 def step_on(sizes, agent, cameras, **settings):
     """Loss and the whole train state after one step: the moments of the optimiser are the gradients."""
-    model = {name: settings.pop(name) for name in list(settings) if name in ("scan_layers", "remat", "encoder_remat", "attention")}
+    model = {
+        name: settings.pop(name)
+        for name in list(settings)
+        if name in ("scan_layers", "remat", "encoder_remat", "attention")
+    }
     config = ml_collections.FrozenConfigDict(make_config(agent, **settings))
     network = make_network(cameras=cameras, **WIDTH, **model)
-    device_mesh = mesh.make_mesh(ml_collections.ConfigDict(dict(zip(mesh.AXES, sizes))), jax.devices()[: np.prod(sizes)])
+    device_mesh = mesh.make_mesh(
+        ml_collections.ConfigDict(dict(zip(mesh.AXES, sizes))), jax.devices()[: np.prod(sizes)]
+    )
     state, batch = as_float64(init_state(config, network)), as_float64(make_batch(cameras))
     state = jax.device_put(state, sharding.of_state(device_mesh, state))
     batch = jax.device_put(batch, mesh.batch_sharding(device_mesh))
@@ -56,14 +64,18 @@ def step_on(sizes, agent, cameras, **settings):
 
 
 def check(expected, found, case):
-    """Loss and gradients agree to a millionth of their norm (attention's softmax is float32 whatever the rest is).
+    """Loss and gradients agree to a millionth of their norm (attention's softmax is float32 whatever the rest
+    is).
 
-    Adam's first step is nearly the gradient's sign, so it magnifies what is left in small gradients: parameters to a ten-thousandth.
+    Adam's first step is nearly the gradient's sign, so it magnifies what is left in small gradients:
+    parameters to a ten-thousandth.
     """
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(expected)]
     for path, one, other in zip(paths, jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
         error = np.linalg.norm(other - one) / max(np.linalg.norm(one), 1e-12)
-        assert error < (1e-4 if "params" in path else 1e-6), f"{case}: {path} differs by {error:.1e} of its norm"
+        assert error < (1e-4 if "params" in path else 1e-6), (
+            f"{case}: {path} differs by {error:.1e} of its norm"
+        )
 
 
 def main(agent: str, modality: str, extent: str) -> None:
@@ -74,9 +86,13 @@ def main(agent: str, modality: str, extent: str) -> None:
     for sizes in MESHES[:1] if extent == "mixed" else MESHES:
         check(expected, step_on(sizes, agent, cameras), sizes)
     check(expected, step_on((2, 1, 1), agent, cameras, accumulation=4), "accumulation")
-    for attention, remat in itertools.product(("per_frame", "window") if extent == "variants" else (), ("dots", "full")):
+    for attention, remat in itertools.product(
+        ("per_frame", "window") if extent == "variants" else (), ("dots", "full")
+    ):
         plain = step_on((1, 1, 1), agent, cameras, attention=attention)
-        looped = step_on(MIXED, agent, cameras, attention=attention, scan_layers=True, remat=remat, encoder_remat="full")
+        looped = step_on(
+            MIXED, agent, cameras, attention=attention, scan_layers=True, remat=remat, encoder_remat="full"
+        )
         check(plain, looped, (attention, remat))
 
 

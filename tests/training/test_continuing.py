@@ -96,8 +96,7 @@ def test_a_line_says_what_is_other_than_before():
     line = loop._resumed(20, config, {"config.train.steps": (20, 40)})
     assert (
         "resumed from step 20 of 40\nwith other settings than before: config.train.steps 20 -> 40; the "
-        "learning rate is now"
-        in line
+        "learning rate is now" in line
     )
     assert loop._resumed(40, config, {}) == "resumed from step 40 of 40: nothing is left to do"
 

@@ -23,9 +23,19 @@ def test_a_fleet_takes_the_steps_of_the_loop(config):
     groups = mixture.groups(recipe.mixture, recipe.cutting)
     pool = loader.read_pool(recipe, groups)
     arrays, offsets = fleet.joined([pool, pool])
-    own = [{"seed": config.seed + 1, "agent.alpha": 3.0}, {"seed": config.seed, "agent.alpha": config.agent.alpha}]
-    settings = {"steps": 6, "batch_size": config.data.batch_size, "shuffle_episodes": config.data.shuffle_episodes}
-    rows = [fleet.rows(groups, pool, seed=values["seed"], **settings) + offset for values, offset in zip(own, offsets)]
+    own = [
+        {"seed": config.seed + 1, "agent.alpha": 3.0},
+        {"seed": config.seed, "agent.alpha": config.agent.alpha},
+    ]
+    settings = {
+        "steps": 6,
+        "batch_size": config.data.batch_size,
+        "shuffle_episodes": config.data.shuffle_episodes,
+    }
+    rows = [
+        fleet.rows(groups, pool, seed=values["seed"], **settings) + offset
+        for values, offset in zip(own, offsets)
+    ]
     runs = fleet.Fleet(frozen, network, arrays, own)
     for part in np.split(np.stack(rows, axis=1), [4]):
         metrics = runs.train(part)

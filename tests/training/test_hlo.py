@@ -99,8 +99,10 @@ def test_of_alternatives_one_runs(called):
 
 
 def test_what_several_fusions_of_a_tpu_share_counts_once_and_a_scattered_sum_once():
-    """An all-gather that one fusion starts, one has under way and one ends; an all-reduce of which each
-    device keeps a part."""
+    """An all-gather that one fusion starts, one has under way and one ends.
+
+    An all-reduce of which each device keeps a part.
+    """
     flags = {"start": "-1", "step": "2", "done": "2"}
     gather = "%g = f32[4]{0} all-gather(%p), replica_groups={{0,1}}, backend_config="
     fusions = [computation(name, f'{gather}{{"flag_start":"{flag}"}}') for name, flag in flags.items()]

@@ -37,7 +37,11 @@ def test_run_directory_and_metrics(trained):
     records = metric_records(workdir)
     last = {k: v for r in records for k, v in r.items()}
     expected = "loss td_error conservative_loss q_taken q_other target mc_clamp_share grad_norm".split()
-    assert {f"train/{name}" for name in expected} | {"steps_per_s", "data_wait_share", "validation/td_error"} <= set(last)
+    assert {f"train/{name}" for name in expected} | {
+        "steps_per_s",
+        "data_wait_share",
+        "validation/td_error",
+    } <= set(last)
     assert 0 <= last["validation/auc_first_q"] <= 1
     assert list((workdir / "tensorboard").iterdir())
     assert checkpoints.latest_step(trained.workdir) == 20
@@ -55,7 +59,9 @@ def test_behaviour_cloning_loss_falls(dataset_path, tmp_path):
 
 
 def test_killed_run_resumes_bit_for_bit(trained, config, tmp_path):
-    """`kill -9` after step 10 of the real door, then the rest: equal to the undisturbed run, the data position included."""
+    """`kill -9` after step 10 of the real door, then the rest: equal to the undisturbed run, the data
+    position included.
+    """
     command = [sys.executable, "-m", "qt_jax", "train", "--config=tests/tiny.py", f"--config.data.path={config.data.path}",
                f"--config.workdir={config.workdir}"]  # fmt: skip
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -69,7 +75,10 @@ def test_killed_run_resumes_bit_for_bit(trained, config, tmp_path):
     one, other = (saved_state(w) for w in (config.workdir, trained.workdir))
     assert {"params", "target_params", "opt_state", "step"} == set(one) and int(one["step"]) == 20
     equal_trees(one, other)
-    one, other = (json.loads(Path(w, "checkpoints/20/data_iterator/metadata").read_text()) for w in (config.workdir, trained.workdir))
+    one, other = (
+        json.loads(Path(w, "checkpoints/20/data_iterator/metadata").read_text())
+        for w in (config.workdir, trained.workdir)
+    )
     assert one == other == {"batches": 20}
     steps, undisturbed = ([r["step"] for r in metric_records(w)] for w in (config.workdir, trained.workdir))
     assert steps == undisturbed, "each step once, though the killed run had logged past its checkpoint"
@@ -162,13 +171,17 @@ def test_other_data_under_the_same_run_is_refused(trained, monkeypatch, name, va
         return *rest, dataclasses.replace(assets, **{name: value})
 
     monkeypatch.setattr(inputs, "load", changed)
-    with pytest.raises(UserError, match=f"was trained with other {name} than the data gives now: the dataset changed"):
+    with pytest.raises(
+        UserError, match=f"was trained with other {name} than the data gives now: the dataset changed"
+    ):
         train(trained)
 
 
 def test_actions_held_for_another_time_are_refused(config):
     config.env.action_repeat = 4
-    with pytest.raises(UserError, match="holds each action of faucet-.* for 0.0625 s, config.env.action_repeat for 0.05 s"):
+    with pytest.raises(
+        UserError, match="holds each action of faucet-.* for 0.0625 s, config.env.action_repeat for 0.05 s"
+    ):
         train(config)
 
 
@@ -186,7 +199,9 @@ def test_every_wrong_setting_is_named_at_once(config):
     config.discount = 1.5
     config.agent.backup = "jump"
     config.model.heads = 3
-    with pytest.raises(UserError, match=r"config.discount is 1.5.*config.model.width is 32.*config.agent.backup is 'jump'"):
+    with pytest.raises(
+        UserError, match=r"config.discount is 1.5.*config.model.width is 32.*config.agent.backup is 'jump'"
+    ):
         validate(config, 8)
 
 
@@ -220,7 +235,9 @@ def test_twin_critics_need_two_outputs_and_squared_errors():
     config.model.atoms = 2
     validate(config, 1)
     config.agent.value_loss = "histogram"
-    with pytest.raises(UserError, match="config.agent.critics is 2, expected 1 or 2, and 1 with value_loss='histogram'"):
+    with pytest.raises(
+        UserError, match="config.agent.critics is 2, expected 1 or 2, and 1 with value_loss='histogram'"
+    ):
         validate(config, 1)
 
 
@@ -275,16 +292,24 @@ def test_loss_follows_the_reward_and_ignores_the_observation_after_a_terminal_st
     frozen, recipe, assets = inputs.load(config, datasets.entries(config))
     network = Network.create(config.model, assets.action, assets.observation, assets.instruction_dim)
     params = network.init(jax.random.key(0))
-    one = lambda draw: next(loader.validation_batches(recipe, [draw], batch_size=1))
+
+    def one(draw):
+        return next(loader.validation_batches(recipe, [draw], batch_size=1))
+
     draws = loader.validation_draws(recipe, 100)
     terminal = [draw for draw in draws if one(draw).is_terminal.any()]
     truncated = [draw for draw in draws if one(draw).is_last.any() and not one(draw).is_terminal.any()]
-    compute = jax.jit(lambda batch: q_transformer.loss(frozen, network, params, params, batch, None)["loss"][0])
+    compute = jax.jit(
+        lambda batch: q_transformer.loss(frozen, network, params, params, batch, None)["loss"][0]
+    )
 
     def changed_by_last_observation(draw):
         batch = one(draw)
         state = np.where(batch.is_last[..., None], batch.state + 3.0, batch.state).astype(np.float32)
-        images = {k: np.where(batch.is_last[..., None, None, None], 255 - v, v).astype(np.uint8) for k, v in batch.images.items()}
+        images = {
+            k: np.where(batch.is_last[..., None, None, None], 255 - v, v).astype(np.uint8)
+            for k, v in batch.images.items()
+        }
         return float(compute(batch)) != float(compute(dataclasses.replace(batch, state=state, images=images)))
 
     assert terminal and truncated

@@ -34,7 +34,10 @@ def settings(data=-1, fsdp=1, tensor=1):
     ],
 )
 def test_a_step_is_the_same_on_every_mesh(agent, modality, extent):
-    """Data, fsdp, tensor and mixed meshes of 8 simulated devices, float64, very uneven shards; accumulation; remat and scan as variants."""
+    """Data, fsdp, tensor and mixed meshes of 8 simulated devices, float64, very uneven shards.
+
+    Accumulation; remat and scan as variants.
+    """
     environment = with_devices(8, JAX_ENABLE_X64="1")
     command = [sys.executable, "-m", "tests.training.mesh_steps", agent, modality, extent]
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -48,7 +51,12 @@ def test_sizes_fill_the_devices():
 
 @pytest.mark.parametrize(
     "sizes, message",
-    [((-1, 3, 1), "together 3 on 8 devices"), ((2, 2, 1), "together 4 on 8"), ((-1, -1, 1), "at most once"), ((0, 1, 1), "positive")],
+    [
+        ((-1, 3, 1), "together 3 on 8 devices"),
+        ((2, 2, 1), "together 4 on 8"),
+        ((-1, -1, 1), "at most once"),
+        ((0, 1, 1), "positive"),
+    ],
 )
 def test_sizes_that_do_not_fit_are_refused(sizes, message):
     with pytest.raises(UserError, match=message):
@@ -57,14 +65,18 @@ def test_sizes_that_do_not_fit_are_refused(sizes, message):
 
 def abstract_state(config, network, **sizes):
     shapes = jax.eval_shape(functools.partial(init_state, config, network))
-    device_mesh = jax.sharding.AbstractMesh(tuple({"data": 1, "fsdp": 1, "tensor": 1, **sizes}.values()), mesh.AXES)
+    device_mesh = jax.sharding.AbstractMesh(
+        tuple({"data": 1, "fsdp": 1, "tensor": 1, **sizes}.values()), mesh.AXES
+    )
     return shapes, sharding.abstract(shapes, sharding.of_state(device_mesh, shapes))
 
 
 def test_fsdp_divides_the_train_state():
     """On 8 devices each holds at most 1.1 times an eighth: parameters, both moments and the target network."""
     config = quickstart.get_config()
-    network = Network.create(config.model, metaworld.action_spec(config.env), metaworld.observation_spec(config.env), 512)
+    network = Network.create(
+        config.model, metaworld.action_spec(config.env), metaworld.observation_spec(config.env), 512
+    )
     shapes, placed = abstract_state(config, network, fsdp=8)
     total = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
     assert sharding.bytes_per_device(placed) <= 1.1 * total / 8
@@ -76,17 +88,27 @@ def test_rules_split_heads_and_name_what_does_not_fit():
     assert tuple(spec) == (None, "fsdp", "tensor", None) and why.startswith("rule")
     spec, why = sharding.decide("transformer/blocks/query/kernel", (2, 128, 6, 32), sizes)
     assert tuple(spec) == (None, "fsdp", None, None) and "tensor (4) does not divide 6" in why
-    assert tuple(sharding.decide("cameras/front/encoder/stem/kernel", (3, 3, 64, 128), sizes)[0]) == (None, None, None, "fsdp")
+    assert tuple(sharding.decide("cameras/front/encoder/stem/kernel", (3, 3, 64, 128), sizes)[0]) == (
+        None,
+        None,
+        None,
+        "fsdp",
+    )
     assert sharding.decide("start", (128,), sizes) == (jax.sharding.PartitionSpec(), "small")
 
 
 def test_moments_and_target_lie_with_their_parameter():
     config = quickstart.get_config()
     _, state = abstract_state(config, make_network(), fsdp=4, tensor=2)
-    params = {sharding.parameter_path(p): x.sharding.spec for p, x in jax.tree_util.tree_leaves_with_path(state.params)}
+    params = {
+        sharding.parameter_path(p): x.sharding.spec
+        for p, x in jax.tree_util.tree_leaves_with_path(state.params)
+    }
     assert any(tuple(spec) for spec in params.values())
     for tree in (state.target_params, state.opt_state[1][0].mu, state.opt_state[1][0].nu):
-        assert {sharding.parameter_path(p): x.sharding.spec for p, x in jax.tree_util.tree_leaves_with_path(tree)} == params
+        assert {
+            sharding.parameter_path(p): x.sharding.spec for p, x in jax.tree_util.tree_leaves_with_path(tree)
+        } == params
 
 
 def test_table_has_a_line_for_every_parameter():
@@ -104,6 +126,9 @@ def test_every_rule_has_a_parameter():
     unused = [
         p
         for p, _ in sharding.RULES
-        if not any(sharding.decide(path, (8, 8, 8, 8, 8), dict.fromkeys(mesh.AXES, 1))[1] == f"rule {p}" for path in paths)
+        if not any(
+            sharding.decide(path, (8, 8, 8, 8, 8), dict.fromkeys(mesh.AXES, 1))[1] == f"rule {p}"
+            for path in paths
+        )
     ]
     assert not unused

@@ -25,7 +25,15 @@ def start(config, *overrides, devices=1, **options) -> subprocess.Popen:
     command = [sys.executable, "-m", "qt_jax", "train", "--config=tests/tiny.py", f"--config.data.path={config.data.path}",
                f"--config.workdir={config.workdir}", *overrides]  # fmt: skip
     environment = with_devices(devices)
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
 
 
 def end(process: subprocess.Popen, status: int) -> str:
@@ -57,7 +65,9 @@ def test_sigterm_saves_leaves_with_its_own_status_and_continues_bit_for_bit(trai
 
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_run_killed_at_random_moments_ends_as_if_undisturbed(trained, config, kills):
-    """Images, worker processes, a save every two steps: kills fall into start-up, steps, validation and saves."""
+    """Images, worker processes, a save every two steps: kills fall into start-up, steps, validation and
+    saves.
+    """
     settings = "--config.train.checkpoint_every=2", "--config.data.workers=2"
     moments = random.Random(kills)
     for _ in range(kills):
@@ -85,11 +95,22 @@ for name, workdir, config.mesh.data, config.mesh.fsdp in [("a", finished, 4, 2),
 
 
 def test_a_checkpoint_restores_on_any_mesh(trained, config, tmp_path):
-    """Saved by 1 device: restored on 4x2 (a). Trained on and saved by 4x2 (b): restored on 2x4 (c) and by 1 device."""
+    """Saved by 1 device: restored on 4x2 (a).
+
+    Trained on and saved by 4x2 (b): restored on 2x4 (c) and by 1 device.
+    """
     shutil.copytree(trained.workdir, config.workdir)
     shutil.rmtree(Path(config.workdir, "checkpoints", "20"))
     environment = with_devices(8)
-    command = [sys.executable, "-c", MESHES_SCRIPT, config.data.path, trained.workdir, config.workdir, str(tmp_path)]
+    command = [
+        sys.executable,
+        "-c",
+        MESHES_SCRIPT,
+        config.data.path,
+        trained.workdir,
+        config.workdir,
+        str(tmp_path),
+    ]
     subprocess.run(command, cwd=ROOT, env=environment, check=True)
     a, b, c = (list(np.load(tmp_path / f"{name}.npz").values()) for name in "abc")
     equal_trees(a, jax.device_get(jax.tree.leaves(train(trained))))
@@ -119,7 +140,9 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(trained, config):
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
     errors = end(start(config, "--config.train.compilation_cache=", preexec_fn=limit), 2)
-    (line,) = [line for line in errors.splitlines() if "qt_jax train: " in line]  # Orbax's threads print their own around it
+    (line,) = [
+        line for line in errors.splitlines() if "qt_jax train: " in line
+    ]  # Orbax's threads print their own around it
     assert "cannot be written" in line and "the last complete checkpoint is" in line
     assert checkpoints.latest_step(config.workdir) == 10
 
@@ -135,7 +158,9 @@ def test_the_best_checkpoint_is_kept_beside_the_latest(config):
     config.train.keep_checkpoints, config.train.keep_best = 1, 1
     config.train.checkpoint_every = config.train.validate_every = 4
     train(config)
-    measured = {r["step"]: r["validation/loss"] for r in metric_records(config.workdir) if "validation/loss" in r}
+    measured = {
+        r["step"]: r["validation/loss"] for r in metric_records(config.workdir) if "validation/loss" in r
+    }
     kept = sorted(int(p.name) for p in Path(config.workdir, "checkpoints").iterdir())
     assert kept == sorted({20, min(measured, key=measured.get)})
 
@@ -186,7 +211,8 @@ def start_pair(config, port: int, *overrides: str) -> list[subprocess.Popen]:
 
 @pytest.mark.slow
 def test_two_processes_are_one_learner_and_one_killed_ends_the_other(config, free_port, tmp_path):
-    """2 processes x 4 devices, fsdp 2: one is killed after step 10, the other stops in time; restarted, they end as if undisturbed.
+    """2 processes x 4 devices, fsdp 2: one is killed after step 10, the other stops in time; restarted, they
+    end as if undisturbed.
 
     One process x 8 gives the same up to the order of sums (gloo's is another).
     """
@@ -203,7 +229,9 @@ def test_two_processes_are_one_learner_and_one_killed_ends_the_other(config, fre
         for process in start_pair(again, free_port()):
             end(process, 0)
     end(start(one, "--config.mesh.fsdp=2", devices=8), 0)
-    found, expected, single = (jax.device_get(train(run)) for run in (config, undisturbed, one))  # restored on one device
+    found, expected, single = (
+        jax.device_get(train(run)) for run in (config, undisturbed, one)
+    )  # restored on one device
     equal_trees(found, expected)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, single)
 
@@ -240,15 +268,21 @@ def test_a_process_that_falls_silent_or_fails_stops_the_other_by_name(config, fr
     pair = start_pair(config, free_port(), endless)
     wait_for(pair[0], Path(config.workdir, "checkpoints", "10").exists)
     pair[number].send_signal(signal.SIGSTOP)
-    assert f"process {number} was not heard for config.distributed.heartbeat_timeout_s=10" in end(pair[1 - number], EXIT_PEER_LOST)
+    assert f"process {number} was not heard for config.distributed.heartbeat_timeout_s=10" in end(
+        pair[1 - number], EXIT_PEER_LOST
+    )
     pair[number].kill()
 
     other = config.copy_and_resolve_references()
     other.data.path = str(tmp_path / "nothing")
     configs = [other if i == number else config for i in range(2)]
     port = free_port()
-    pair = [start(c, endless, "--config.mesh.fsdp=2", *cluster(port, i), devices=4) for i, c in enumerate(configs)]
-    assert f"process {number} stopped ({other.data.path} holds no RLDS dataset" in end(pair[1 - number], EXIT_PEER_LOST)
+    pair = [
+        start(c, endless, "--config.mesh.fsdp=2", *cluster(port, i), devices=4) for i, c in enumerate(configs)
+    ]
+    assert f"process {number} stopped ({other.data.path} holds no RLDS dataset" in end(
+        pair[1 - number], EXIT_PEER_LOST
+    )
     assert "holds no RLDS dataset" in end(pair[number], EXIT_USER_ERROR)
 
 
@@ -278,7 +312,9 @@ else:
 
 def test_who_is_missing_at_a_barrier_is_named(free_port):
     command = [sys.executable, "-c", BARRIER_SCRIPT, str(free_port())]
-    pair = [subprocess.Popen([*command, str(i)], cwd=ROOT, stderr=subprocess.PIPE, text=True) for i in range(2)]
+    pair = [
+        subprocess.Popen([*command, str(i)], cwd=ROOT, stderr=subprocess.PIPE, text=True) for i in range(2)
+    ]
     _, errors = pair[0].communicate(timeout=60)
     pair[1].kill()
     pair[1].communicate()
@@ -289,7 +325,10 @@ def test_a_process_that_does_not_come_is_named(free_port):
     settings = distributed.get_config()
     settings.coordinator, settings.num_processes, settings.process_id = f"127.0.0.1:{free_port()}", 3, 0
     settings.start_timeout_s = 1
-    with pytest.raises(UserError, match=r"Of 3 processes \[1, 2\] did not reach 127.0.0.1:\d+ within config.distributed.start_timeout_s=1"):
+    with pytest.raises(
+        UserError,
+        match=r"Of 3 processes \[1, 2\] did not reach 127.0.0.1:\d+ within config.distributed.start_timeout_s=1",
+    ):
         distributed.start(settings)
     settings.process_id = 1
     with pytest.raises(UserError, match=r"Of 3 processes \[0\] did not reach"):

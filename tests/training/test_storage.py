@@ -9,7 +9,9 @@ import time
 
 import pytest
 from gcp_storage_emulator.exceptions import NotFound
-from gcsfs.core import GCSFileSystem  # the other one asks for the kind of bucket, which the emulator does not know
+from gcsfs.core import (
+    GCSFileSystem,
+)  # the other one asks for the kind of bucket, which the emulator does not know
 
 from qt_jax import storage
 from qt_jax.errors import UserError
@@ -23,9 +25,20 @@ def bucket(free_port, monkeypatch):
     port = free_port()
     endpoint = f"http://127.0.0.1:{port}"
     with _emulator(monkeypatch, port):
-        files = GCSFileSystem(endpoint_url=endpoint, token="anon", project="test", skip_instance_cache=True, use_listings_cache=False)
-        plain = {"GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}  # else gcsfs asks Google by gRPC what kind of bucket this is
-        yield {**os.environ, **plain, "STORAGE_EMULATOR_HOST": endpoint, "TENSORSTORE_GCS_HTTP_URL": endpoint}, files
+        files = GCSFileSystem(
+            endpoint_url=endpoint,
+            token="anon",
+            project="test",
+            skip_instance_cache=True,
+            use_listings_cache=False,
+        )
+        plain = {
+            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"
+        }  # else gcsfs asks Google by gRPC what kind of bucket this is
+        yield (
+            {**os.environ, **plain, "STORAGE_EMULATOR_HOST": endpoint, "TENSORSTORE_GCS_HTTP_URL": endpoint},
+            files,
+        )
 
 
 def _emulator(monkeypatch, port):
@@ -41,7 +54,9 @@ def _emulator(monkeypatch, port):
         original(request, response, storage, *args, **kwargs)
 
     monkeypatch.setattr(objects, "download", download)
-    monkeypatch.setattr("http.server.HTTPServer.request_queue_size", 128)  # its 5 refuse a client that asks for many files at once
+    monkeypatch.setattr(
+        "http.server.HTTPServer.request_queue_size", 128
+    )  # its 5 refuse a client that asks for many files at once
     from gcp_storage_emulator.server import create_server
 
     return create_server("127.0.0.1", port, in_memory=True, default_bucket="lab")
@@ -52,7 +67,13 @@ def test_a_run_in_a_bucket_killed_and_continued_ends_as_on_disk(bucket, trained,
     files.put(trained.data.path, "lab/data/tiny", recursive=True)
     command = [sys.executable, "-m", "qt_jax", "train", "--config=tests/tiny.py", "--config.data.path=gs://lab/data/tiny",
                "--config.workdir=gs://lab/runs/tiny"]  # fmt: skip
-    options = {"cwd": ROOT, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    options = {
+        "cwd": ROOT,
+        "env": environment,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
+    }
     process = subprocess.Popen(command, **options)
     while process.poll() is None and not files.exists("lab/runs/tiny/checkpoints/10/commit_success.txt"):
         time.sleep(0.1)
@@ -64,7 +85,9 @@ def test_a_run_in_a_bucket_killed_and_continued_ends_as_on_disk(bucket, trained,
     assert "resumed from step 10" in result.stdout
     files.get("lab/runs/tiny", str(tmp_path / "run"), recursive=True)
     equal_trees(saved_state(str(tmp_path / "run")), saved_state(trained.workdir))
-    records = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    records = [
+        json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert sorted(set(records)) == [5, 10, 15, 20] and any((tmp_path / "run" / "tensorboard").iterdir())
 
 
@@ -78,7 +101,14 @@ def test_tfrecord_in_a_bucket_is_read_record_by_record(bucket, synthetic_root):
         "print(hashlib.sha256(b''.join(batch.state.tobytes() + batch.tokens.tobytes() for batch in batches)).hexdigest())"
     )
     found = [
-        subprocess.run([sys.executable, "-c", script, root], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+        subprocess.run(
+            [sys.executable, "-c", script, root],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
         for root in ("gs://lab/data", synthetic_root)
     ]
     assert found[0].returncode == 0, found[0].stderr[-3000:]

@@ -32,6 +32,7 @@ def episodes(source: Source, notes: list[str]) -> Iterator[Episode]:
 
     Raises:
         UserError: for more of those than are allowed, or where none is left.
+
     """
     written = 0
     for unit in source.units:

@@ -36,7 +36,8 @@ _KNOWN = ("dones", "compress_len")
 @dataclasses.dataclass(frozen=True)
 class Shape:
     """What is the same in all episodes: dims of the action, and what stands at each path of the
-    observations."""
+    observations.
+    """
 
     dims: int
     streams: tuple[tuple[str, Stream], ...]
@@ -97,7 +98,10 @@ def _places(given: Settings, files: list[Path], skips: Skips, notes: list[str]) 
         groups, masks = skips.attempt(str(file), functools.partial(_groups, given, file)) or ((), {})
         chosen = settings.split(given, masks, set(groups), "masks", str(file)) if groups else ()
         taken, everything = taken + len(chosen), everything + len(groups)
-        number = lambda group: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", group)]
+
+        def number(group):
+            return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", group)]
+
         yield from (Place(str(file), group) for group in sorted(chosen, key=number))
     if taken < everything:
         notes.append(f"mask {given.split}: {taken} of {everything} episodes")
@@ -165,7 +169,10 @@ def _group(content: Any, place: Place) -> Any:
 def _layout(given: Settings, place: Place, shape: Shape, notes: list[str]) -> tuple[Layout, ObservationSpec]:
     """As the usual episode has it, but for the scales; what is left out is added to `notes`."""
     streams, name = dict(shape.streams), place.name
-    of = lambda *roles: [path for path, stream in streams.items() if stream.role in roles]
+
+    def of(*roles):
+        return [path for path, stream in streams.items() if stream.role in roles]
+
     pictures = settings.short_names(of("camera", "refused"), "/", reserved="state")
     refused = {
         short: streams[path].why for short, path in pictures.items() if streams[path].role == "refused"

@@ -62,7 +62,9 @@ def recording(given: Settings, layout: Layout, content: Any, place: Place) -> Re
     following = hdf5_streams.datasets(episode, ("next_obs",))
     actions = np.asarray(episode[layout.action], np.float32)
     has_next = all(path in following for path in (*layout.cameras, *layout.state))
-    with_next = lambda path: has_next and len(observations[path]) == len(actions)
+
+    def with_next(path):
+        return has_next and len(observations[path]) == len(actions)
 
     def column(key: str) -> np.ndarray:
         if key not in episode:
@@ -79,7 +81,9 @@ def recording(given: Settings, layout: Layout, content: Any, place: Place) -> Re
 
     def frames(path: str) -> Frames:
         scale = layout.scales.get(path, 1.0)
-        where = lambda step: f"{name}, step {step}, camera {layout.cameras[path]!r}"
+
+        def where(step):
+            return f"{name}, step {step}, camera {layout.cameras[path]!r}"
 
         def read(count: int) -> Iterator[bytes]:
             shown = hdf5_streams.frames(observations[path], scale)

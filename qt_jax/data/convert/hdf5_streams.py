@@ -67,6 +67,7 @@ def _below(group: Any, key: str, path: str) -> dict[str, Any]:
 
     Raises:
         UserError: for a link to what is not there.
+
     """
     item = group.get(key)
     if item is None:

@@ -31,6 +31,7 @@ def encoded(
 
     Raises:
         UserError: for a frame that cannot be had, does not decode, or has another size.
+
     """
     count = 0
     while True:
@@ -58,6 +59,7 @@ def jpeg(frame: bytes | np.ndarray, size: tuple[int, int], resize: bool) -> byte
     Raises:
         UserError: if it has another size and `resize` is False, or more than 8 bits a pixel.
         Exception: if it does not decode, of the decoder's kind.
+
     """
     if isinstance(frame, bytes):
         if frame[:2] == b"\xff\xd8":
@@ -107,7 +109,8 @@ def _decoded(image: bytes) -> np.ndarray:
 
 def channels(shape: tuple[int, ...]) -> tuple[tuple[int, int], int, bool]:
     """(height, width), channels and whether these stand first, of the shape of one frame; a grey one may have
-    no dim for them."""
+    no dim for them.
+    """
     if len(shape) == 2:
         return shape, 1, False
     first = shape[0] in (1, 3, 4) and shape[2] not in (1, 3, 4)
@@ -116,11 +119,13 @@ def channels(shape: tuple[int, ...]) -> tuple[tuple[int, int], int, bool]:
 
 
 def rgb(frame: np.ndarray, scale: float) -> np.ndarray:
-    """uint8 [H, W, 3] of a grey, RGB or RGBA frame with its channels last or first, or none; alpha is left
-    out.
+    """uint8 [H, W, 3] of a grey, RGB or RGBA frame with its channels last or first, or none.
+
+    Alpha is left out.
 
     Args:
         scale: what brings a frame of floats to 0..255; 1 for uint8.
+
     """
     _, count, first = channels(frame.shape)
     if frame.ndim == 2:

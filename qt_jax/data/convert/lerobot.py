@@ -52,7 +52,8 @@ class Layout:
 @dataclasses.dataclass(frozen=True)
 class Piece:
     """Rows [start, stop) of an episode, which become one of ours. index: its rank. observed: whether row
-    `stop` follows the last action."""
+    `stop` follows the last action.
+    """
 
     index: int
     entry: Entry
@@ -279,6 +280,7 @@ def _cut(given: Settings, layout: Layout, entry: Entry, table: Any) -> list[Piec
 
     Raises:
         UserError: for a gap in its timestamps or a second instruction, unless --cut makes two episodes of it.
+
     """
     name = _name(layout, entry)
     times, step_s = _times(layout, table), 1.0 / layout.fps
@@ -306,7 +308,10 @@ def _cut(given: Settings, layout: Layout, entry: Entry, table: Any) -> list[Piec
             "tells all episodes the same."
         )
     edges = [0, *sorted(gaps | changes), entry.length]
-    observed = lambda stop: stop < entry.length and stop not in gaps
+
+    def observed(stop):
+        return stop < entry.length and stop not in gaps
+
     return [Piece(0, entry, start, stop, observed(stop)) for start, stop in zip(edges, edges[1:])]
 
 
@@ -340,6 +345,7 @@ def _vectors(layout: Layout, piece: Piece, rows: Any, key: str) -> np.ndarray:
 
     Raises:
         UserError: for a row with another number of them than the metadata says.
+
     """
     values, dims = _numbers(rows[key]), layout.dims[key]
     if values.size == len(rows) * dims:
@@ -358,7 +364,10 @@ def _recording(given: Settings, layout: Layout, piece: Piece, table: Any) -> Rec
     name += "" if whole else f" from step {piece.start} to {piece.stop - 1}"
     rows = table.slice(piece.start, piece.stop - piece.start + piece.observed)
     count = piece.stop - piece.start
-    column = lambda key: _numbers(rows[key])[:count]
+
+    def column(key):
+        return _numbers(rows[key])[:count]
+
     vector = functools.partial(_vectors, layout, piece, rows)
     task = rows["task_index"][0].as_py()
     return Recording(
@@ -379,9 +388,8 @@ def _recording(given: Settings, layout: Layout, piece: Piece, table: Any) -> Rec
 
 
 def _frames(given: Settings, layout: Layout, piece: Piece, rows: Any, key: str) -> Frames:
-    where = lambda step: (
-        f"{_name(layout, piece.entry)}, step {piece.start + step}, camera {layout.cameras[key]!r}"
-    )
+    def where(step):
+        return f"{_name(layout, piece.entry)}, step {piece.start + step}, camera {layout.cameras[key]!r}"
 
     def read(count: int) -> Iterator[bytes]:
         if key in piece.entry.clips:

@@ -1,5 +1,7 @@
-"""What a LeRobot dataset's metadata says: episodes and where they lie, tasks, features. Versions 2.0, 2.1 and
-3.0 come out alike."""
+"""What a LeRobot dataset's metadata says: episodes and where they lie, tasks, features.
+
+Versions 2.0, 2.1 and 3.0 come out alike.
+"""
 
 from __future__ import annotations
 
@@ -176,9 +178,10 @@ def _version_3(root: Path, info: dict[str, Any]) -> tuple[dict[int, str], list[E
         ) from error
     entries = []
     for row in sorted(rows, key=lambda row: row["episode_index"]):
-        place = lambda prefix, row=row: {
-            name: row[f"{prefix}/{name}"] for name in ("chunk_index", "file_index")
-        }
+
+        def place(prefix, row=row):
+            return {name: row[f"{prefix}/{name}"] for name in ("chunk_index", "file_index")}
+
         clips = {
             key: Clip(
                 info["video_path"].format(video_key=key, **place(f"videos/{key}")),
@@ -207,8 +210,10 @@ def is_vector(key: str, feature: dict[str, Any]) -> bool:
 
 
 def height_width_channels(feature: dict[str, Any]) -> tuple[int, int, int]:
-    """Which of the shape's numbers is which stands beside it; without that, the number of channels gives
-    itself away."""
+    """Which of the shape's numbers is which stands beside it.
+
+    Without that, the number of channels gives itself away.
+    """
     names, shape = feature.get("names"), tuple(feature["shape"])
     if len(shape) == 3 and isinstance(names, list) and names:
         first = str(names[0]).lower().startswith("c")

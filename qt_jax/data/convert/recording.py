@@ -95,6 +95,7 @@ def finish(recording: Recording, index: int, collector: str) -> Episode:
 
     Raises:
         UserError: as `check` does, for a frame that cannot be read, and for more than a record holds.
+
     """
     last = check(recording)
     success = bool(np.any(recording.success))
@@ -129,6 +130,7 @@ def check(recording: Recording) -> int:
     Raises:
         UserError: if observations, actions and what is beside them do not belong together, are not finite,
             or too few.
+
     """
     name, given = recording.name, len(recording.actions)
     lengths = {"state": len(recording.state)}
@@ -183,6 +185,7 @@ def per_step(values: np.ndarray, key: str, name: str) -> np.ndarray:
 
     Raises:
         UserError: for another shape.
+
     """
     values = np.asarray(values)
     if values.ndim == 2 and values.shape[1] == 1:
@@ -202,6 +205,7 @@ def outcome(key: str, column: Callable[[str], np.ndarray], name: str) -> bool | 
 
     Raises:
         UserError: for a key that marks no success: a shaped reward would end an episode at its first step.
+
     """
     if key in ("all", "none"):
         return key == "all"

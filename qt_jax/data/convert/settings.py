@@ -53,6 +53,7 @@ def short_names(keys: Iterable[str], separator: str, reserved: str = "") -> dict
 
     Raises:
         UserError: if two keys differ in their separators alone.
+
     """
     parts = {key: key.split(separator) for key in keys}
     counts = dict.fromkeys(parts, 1)
@@ -77,6 +78,7 @@ def choose(
 
     Raises:
         UserError: for a key that is not there.
+
     """
     for key in wanted or ():
         if key not in available:
@@ -97,6 +99,7 @@ def cameras(
 
     Raises:
         UserError: for a camera that is not there or cannot be used. Without --cameras all are asked for.
+
     """
     for key in settings.cameras or ():
         if key in refused:
@@ -147,7 +150,7 @@ def image_size(settings: Settings, sizes: dict[str, tuple[int, int]], name: str)
 
 
 def success_key(settings: Settings, keys: Iterable[str], own: str, name: str) -> str:
-    """ "all", "none" or a key that is there."""
+    """Name the key of success: "all", "none", or one that is there."""
     keys = list(keys)
     if not settings.success and own not in keys:
         raise UserError(
@@ -170,6 +173,7 @@ def split(settings: Settings, parts: Mapping[str, set], everything: set, kind: s
 
     Raises:
         UserError: for a part that is not there; or if none is named and some part holds episodes out.
+
     """
     if settings.split == "all":
         return everything
@@ -198,6 +202,7 @@ def instruction(settings: Settings, said: str, why: str) -> str:
 
     Raises:
         UserError: if nobody says it.
+
     """
     told = settings.instruction or said.strip() or settings.fallback_instruction
     if not told:

@@ -58,7 +58,10 @@ def grouped(notes: Iterable[str]) -> list[str]:
     kinds: dict[str, list[str]] = {}
     for note in notes:
         kinds.setdefault(re.sub(r"\d[\d.]*", "#", note), []).append(note)
-    more = lambda alike: f" (and {len(alike) - 1} more like it)" if len(alike) > 1 else ""
+
+    def more(alike):
+        return f" (and {len(alike) - 1} more like it)" if len(alike) > 1 else ""
+
     return [alike[0] + more(alike) for alike in kinds.values()]
 
 
@@ -77,6 +80,7 @@ def unreadable(error: Exception) -> str:
 
     Raises:
         Exception: the error itself, where the file has no part in it.
+
     """
     if isinstance(error, MemoryError) or getattr(error, "errno", None) in (
         errno.EMFILE,

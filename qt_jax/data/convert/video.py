@@ -39,6 +39,7 @@ def frames(path: str, times: np.ndarray, tolerance_s: float) -> Iterator[np.ndar
     Raises:
         UserError: where there is no frame at such a time, the video does not open or is of depth, or the
             decoder finds it damaged.
+
     """
     import imageio_ffmpeg  # for its ffmpeg; its own reader knows no times
 
@@ -73,8 +74,10 @@ class _Log:
         self._lines, self._process, self._said = lines, process, ""
 
     def next_frame(self) -> tuple[float | None, str, str]:
-        """The time of the next frame, None at the end; its format; and what the decoder finds wrong before
-        it, if anything."""
+        """The time of the next frame, None at the end.
+
+        Its format; and what the decoder finds wrong before it, if anything.
+        """
         wrong = ""
         for line in self._whole_lines():
             if told := _SAID.search(line):
