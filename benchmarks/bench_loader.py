@@ -49,18 +49,17 @@ def config_of(name: str):
 
 
 def recipe_of(name: str):
-    from qt_jax.cli import datasets
-    from qt_jax.training import inputs
+    from qt_jax.training import datasets, setup
 
     config = config_of(name)
-    return config, inputs.load(config, datasets.entries(config))[1]
+    return config, setup.prepare(config, datasets.entries(config))[1]
 
 
 def write_rt1() -> None:
     """60 episodes of 30 steps of smooth random images, JPEG quality 95 as `collect` writes them."""
     from PIL import Image
 
-    from qt_jax.data import rlds_writer
+    from qt_jax.curation import rlds_writer
     from qt_jax.envs import collectors
     from qt_jax.specs import ActionSpec, ObservationSpec
 

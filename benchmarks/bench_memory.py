@@ -30,7 +30,7 @@ def write() -> None:
     """Small pictures, with zeros behind them up to the size of large ones: heavy to read, light to decode."""
     import simplejpeg
 
-    from qt_jax.data import rlds_writer
+    from qt_jax.curation import rlds_writer
     from qt_jax.specs import ActionSpec, ObservationSpec
 
     def episodes():
@@ -74,14 +74,13 @@ def tree_mib() -> float:
 
 
 def measure(memory_mib: int, workers: int) -> dict[str, float]:
-    from qt_jax.cli import datasets
     from qt_jax.data.loader import TrainingIterator
-    from qt_jax.training import inputs
+    from qt_jax.training import datasets, setup
     from qt_jax.training.config import default_config
 
     config = default_config("q_transformer")
     config.data.path, config.data.memory_mib = str(DATA), memory_mib
-    _, recipe, _ = inputs.load(config, datasets.entries(config))
+    _, recipe, _ = setup.prepare(config, datasets.entries(config))
     iterator = TrainingIterator(
         recipe, batch_size=ROWS, threads=2, workers=workers, memory=memory_mib * 2**20
     )

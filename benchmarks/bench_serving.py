@@ -8,7 +8,7 @@ For the laptop- and the paper-size network with random parameters, one robot, on
 - echo: the same message to a process of the websockets library that answers at once with nothing: what the transport alone takes;
 - uncached: the whole window encoded anew at each step, as a policy without the cache would;
 - values: the value of 10 instructions;
-- onnx: serving/onnx_policy.py in a process of its own, numpy and onnxruntime;
+- onnx: policy/onnx_policy.py in a process of its own, numpy and onnxruntime;
 - peer: q-transformer 0.5.0 from its own venv, `get_optimal_actions` at the sizes of benchmarks/peer_q_transformer.py.
 Writes experiments/results/bench_serving.json.
 """
@@ -46,13 +46,13 @@ def export_untrained(size: str, folder: str) -> None:
     from qt_jax.specs import ActionSpec, ObservationSpec
     from qt_jax.statistics import Statistics
     from qt_jax.text import ENCODER
-    from qt_jax.training import checkpoints, inputs
+    from qt_jax.training import checkpoints, setup
     from qt_jax.training.config import default_config
 
     config = default_config("q_transformer")
     config.model = getattr(q_transformer, size)()
     config.model.dtype = "float32"  # a CPU computes in nothing less
-    config = inputs.with_value_range(config, 1 / 3)
+    config = setup.with_value_range(config, 1 / 3)
     names = ("terminate", "x", "y", "z", "roll", "pitch", "yaw", "gripper")
     action = ActionSpec(names, (-1.0,) * 8, (1.0,) * 8, (256,) * 8)
     observation = ObservationSpec(("front",), (300, 300), 0, "")
@@ -70,10 +70,10 @@ def export_untrained(size: str, folder: str) -> None:
 
 def measure(size: str, folder: str) -> dict[str, Any]:
     """Everything that runs in this process and the server's, in turns."""
-    from qt_jax.serving import artefact
+    from qt_jax.policy import artefact
+    from qt_jax.policy.runtime import undecided
+    from qt_jax.policy.sessions import Request, Sessions
     from qt_jax.serving.client import Client
-    from qt_jax.serving.runtime import undecided
-    from qt_jax.serving.sessions import Request, Sessions
 
     opened = artefact.load(folder)
     rng = np.random.default_rng(0)
@@ -153,7 +153,7 @@ def _url(server: subprocess.Popen) -> str:
 
 def measure_onnx(size: str, folder: str) -> dict[str, float]:
     """One robot's control step on onnxruntime; in the venv of the extra `onnx`."""
-    from qt_jax.serving import onnx_policy
+    from qt_jax.policy import onnx_policy
 
     policy, rng = onnx_policy.load(folder), np.random.default_rng(0)
     images, embedding = rng.integers(0, 256, (8, 1, 300, 300, 3), np.uint8), np.zeros((1, 512), np.float32)

@@ -2,7 +2,7 @@
 OUTPUT does not hold yet.
 
 OUTPUT gets a JSON line a run, as they are done: stop it at any time. Each CPU core has runs of its own; with
-`--together=N` the machine's accelerator trains up to N runs of one program at once (training/fleet.py) and
+`--together=N` the machine's accelerator trains up to N runs of one program at once (benchmarks/stacked_runs.py) and
 the CPU cores evaluate them.
 """
 
@@ -24,17 +24,17 @@ import ml_collections
 import numpy as np
 import tqdm
 
-from benchmarks import packs, results
+from benchmarks import packs, results, stacked_runs
 from benchmarks.packs import Job, Member, Pack
 from qt_jax import agents
 from qt_jax.envs import collectors, suites
 from qt_jax.evaluation import rollouts
-from qt_jax.export import live
+from qt_jax.export import checkpoint_policy
 from qt_jax.models.q_transformer import Network
-from qt_jax.serving.policy import Policy
-from qt_jax.serving.sessions import Sessions
+from qt_jax.policy.jax_policy import Policy
+from qt_jax.policy.sessions import Sessions
 from qt_jax.specs import PolicySpec
-from qt_jax.training import checkpoints, fleet
+from qt_jax.training import checkpoints
 
 CHUNK = 250
 """Steps between metrics."""
@@ -73,7 +73,7 @@ def rows(content: Pack, job: Job, member: Member) -> np.ndarray:
         "batch_size": config.data.batch_size,
         "shuffle_episodes": config.data.shuffle_episodes,
     }
-    return fleet.rows(member.groups, pool, seed=int(member.own["seed"]), **settings)
+    return stacked_runs.rows(member.groups, pool, seed=int(member.own["seed"]), **settings)
 
 
 def train(
@@ -83,11 +83,11 @@ def train(
     {steps: params}: of the points of its learning curve, and last those of its end.
     """
     job, members = unit.of(content)
-    arrays, offsets = fleet.joined(
+    arrays, offsets = stacked_runs.joined(
         [content.data[number].pool for number in job.data]
     )  # of all: whoever of them runs, it is one program
     began, metrics = time.time(), {}
-    runs = fleet.Fleet(
+    runs = stacked_runs.Fleet(
         checkpoints.frozen_config(job.config),
         network_of(content, job),
         arrays,
@@ -149,7 +149,7 @@ def episodes(
     spec = PolicySpec(action, data.observation, action.slots_in(action), config.model.window, content.instruction_dim, "packed",
                       agents.get(config.agent.name).SCORE_NAME, content.dt, told_return=1.0)  # fmt: skip
     # Rewards of a pack are 0 until success: a Decision Transformer asks for 1.
-    made = live.of_robot(config, network_of(content, job), spec, data.statistics, beam=1)
+    made = checkpoint_policy.of_robot(config, network_of(content, job), spec, data.statistics, beam=1)
     policy = Policy(spec, data.statistics, params, made.encode, made.decode, config.evaluate.num_envs)
     actor = Sessions(policy, content.sentences.__getitem__)
     suite = suites.of(config)

@@ -28,7 +28,7 @@ from qt_jax.models.transformer import Transformer
 from qt_jax.segment import Segment
 from qt_jax.specs import ActionSpec, ObservationSpec
 from qt_jax.text import DIM
-from qt_jax.training import chips, inputs, program
+from qt_jax.training import chips, program, setup
 from qt_jax.training.config import default_config
 from qt_jax.training.state import init_state, train_step
 
@@ -102,7 +102,7 @@ def median_s(run) -> float:
 def measure_learner(name: str) -> dict[str, float]:
     """The jitted train step of a size on a batch in memory: what `train` runs, without its data pipeline."""
     config, action, observation = shipped(name) if name in SHIPPED else as_peer(name)
-    config = inputs.with_value_range(config, config.dt_ref)
+    config = setup.with_value_range(config, config.dt_ref)
     network = Network.create(config.model, action, observation, DIM)
     batch = jax.device_put(random_segment(config, action, observation))
     holder = [init_state(config, network)]

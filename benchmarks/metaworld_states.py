@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import claim, fleet, packs, results
+from benchmarks.stacked_runs import gather, joined
 from experiments import metaworld_benchmark
 from qt_jax import agents, text
 from qt_jax.envs import suites
-from qt_jax.training.fleet import gather, joined
 
 METHODS = ("q_transformer", "awac", "decision_transformer", "bc_demonstrations")
 SEEDS = (0,)

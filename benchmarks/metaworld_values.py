@@ -15,9 +15,9 @@ import numpy as np
 from scipy.stats import mannwhitneyu
 
 from benchmarks import claim, fleet, packs, results
+from benchmarks.stacked_runs import gather, joined
 from experiments import metaworld_diagnosis
 from qt_jax.agents import q_transformer
-from qt_jax.training.fleet import gather, joined
 
 TRIES = ("half", "half_fast", "half_fast_ended", "half_fast_ended_skip_5", "half_fast_ended_skip_5_mild")
 SEEDS = (0, 1, 2)

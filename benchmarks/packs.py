@@ -16,12 +16,13 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from benchmarks import stacked_runs
+from benchmarks.pool import Pool, read_pool
 from qt_jax.data.order import Group
-from qt_jax.data.pool import Pool
 from qt_jax.envs import suites
 from qt_jax.specs import ActionSpec, ObservationSpec
 from qt_jax.statistics import Statistics
-from qt_jax.training import checkpoints, fleet
+from qt_jax.training import checkpoints
 
 COMPRESSION = [{"id": lzma.FILTER_LZMA2, "preset": 3, "dict_size": 2**27}]
 """Looks back over 128 MiB, so that what several pools of one seed have in common is in the file once."""
@@ -40,7 +41,7 @@ class Data:
 @dataclasses.dataclass(frozen=True)
 class Member:
     """One run of a job. data: number of what it is trained on, among the job's; groups: what it draws from;
-    own: its `fleet.TRACED`; curve: steps after which it is evaluated on the way.
+    own: its `stacked_runs.TRACED`; curve: steps after which it is evaluated on the way.
     """
 
     name: str
@@ -52,7 +53,7 @@ class Member:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """Runs that differ in data and `fleet.TRACED` alone: one program. config: plain, of one of them; data:
+    """Runs that differ in data and `stacked_runs.TRACED` alone: one program. config: plain, of one of them; data:
     which of the pack's.
     """
 
@@ -88,15 +89,14 @@ def write(
     that have one.
     """
     from qt_jax import text
-    from qt_jax.cli import datasets
-    from qt_jax.data import loader, mixture
-    from qt_jax.training import inputs
+    from qt_jax.data import mixture
+    from qt_jax.training import datasets, setup
 
     wanted: dict[Any, tuple[Any, list[Group]]] = {}
     programs: dict[str, list[tuple[str, Any, Any, tuple[Group, ...]]]] = {}
     told: set[str] = set()
     for run, config in configs.items():
-        frozen, recipe, assets = inputs.load(config, datasets.entries(config))
+        frozen, recipe, assets = setup.prepare(config, datasets.entries(config))
         groups = mixture.groups(recipe.mixture, recipe.cutting)
         key = (
             config.data.path,
@@ -107,9 +107,7 @@ def write(
         programs.setdefault(_program(frozen, recipe), []).append((run, frozen, key, groups))
         told |= {suites.of(config).INSTRUCTIONS[task][0] for task in assets.data if task != "all"}
     data = [
-        Data(
-            loader.read_pool(recipe, groups), layout.state, layout.network_action, layout.network_observation
-        )
+        Data(read_pool(recipe, groups), layout.state, layout.network_action, layout.network_observation)
         for (*_, layout), (recipe, groups) in wanted.items()
     ]
     numbers = {key: number for number, key in enumerate(wanted)}
@@ -137,7 +135,7 @@ def read(path: Path) -> Pack:
 def _traced(config: Any) -> dict[str, float]:
     places = {
         name: (config[name.split(".")[0]] if "." in name else config, name.split(".")[-1])
-        for name in fleet.TRACED
+        for name in stacked_runs.TRACED
     }
     return {name: section[key] for name, (section, key) in places.items() if key in section}
 

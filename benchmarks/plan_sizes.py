@@ -27,8 +27,8 @@ ROWS = (  # size, topology, fsdp (the rest is data)
 COMPILE = """
 import json, sys
 from experiments import sizes
-from qt_jax.cli import plan
-from qt_jax.training import topology
+from qt_jax.planning import plan
+from qt_jax.planning import topology
 size, name, fsdp = sys.argv[1:]
 config = sizes.get_config(size)
 config.mesh.fsdp = int(fsdp)

@@ -68,7 +68,7 @@ def _csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def plot(axes: Sequence[str], points: Sequence[tuple[dict[str, Any], float]], metric: str) -> bytes:
     """A panel for each setting: every run's metric, and the mean of those that share the setting; a PNG."""
-    from qt_jax.evaluation.figures import plt
+    from qt_jax.figures import plt
 
     figure, panels = plt.subplots(
         1, len(axes), figsize=(3.4 * len(axes), 3), sharey=True, squeeze=False, layout="constrained"

@@ -12,7 +12,7 @@ from qt_jax.errors import UserError
 
 if TYPE_CHECKING:
     from qt_jax.data.opened import Dataset
-    from qt_jax.serving.loaded import LoadedPolicy
+    from qt_jax.policy.loaded import LoadedPolicy
     from qt_jax.training.state import TrainState
 
 
@@ -43,9 +43,9 @@ def load_policy(
 
     """
     from qt_jax import text
-    from qt_jax.serving.loaded import LoadedPolicy
-    from qt_jax.serving.observations import Keys
-    from qt_jax.serving.sessions import Sessions
+    from qt_jax.policy.loaded import LoadedPolicy
+    from qt_jax.policy.observations import Keys
+    from qt_jax.policy.sessions import Sessions
 
     path = Path(path)
     if (path / "checkpoints").is_dir():
@@ -62,7 +62,7 @@ def load_policy(
 
 
 def _of_run(path: Path, step: int, dataset: str, slots: int) -> Any:
-    from qt_jax.export import live
+    from qt_jax.export import checkpoint_policy
     from qt_jax.training import checkpoints
 
     params, assets, _ = checkpoints.load_params(str(path), step=step)
@@ -70,7 +70,7 @@ def _of_run(path: Path, step: int, dataset: str, slots: int) -> Any:
         raise UserError(
             f"{path} was trained on {sorted(assets.datasets)}; say whose robot acts: dataset=NAME."
         )
-    return live.build(params, assets, slots, dataset or next(iter(assets.datasets)))
+    return checkpoint_policy.build(params, assets, slots, dataset or next(iter(assets.datasets)))
 
 
 def _of_artefact(path: Path, slots: int, threads: int | None) -> tuple[Any, dict[str, Any]]:
@@ -83,13 +83,13 @@ def _of_artefact(path: Path, slots: int, threads: int | None) -> tuple[Any, dict
             "`python -m qt_jax export` wrote, or its folder onnx."
         )
     if onnx is not None:
-        from qt_jax.serving import onnx_policy
-        from qt_jax.serving.folder import Folder
+        from qt_jax.policy import onnx_policy
+        from qt_jax.policy.folder import Folder
 
         return onnx_policy.load(str(folder), slots, threads), Folder.open(str(folder)).embeddings()
     if threads is not None:
         raise UserError(f"threads={threads} is of ONNX programs; give {path / 'onnx'}, or leave it out.")
-    from qt_jax.serving import artefact
+    from qt_jax.policy import artefact
 
     opened = artefact.load(str(folder))
     return opened.policy(slots, opened.batches or (1,)), opened.embeddings()
@@ -108,14 +108,13 @@ def open_dataset(source: Any) -> Dataset:
     """
     import ml_collections
 
-    from qt_jax.cli import datasets
     from qt_jax.data.opened import Dataset
-    from qt_jax.training import inputs
+    from qt_jax.training import datasets, setup
 
     path = str(source) if isinstance(source, (str, Path)) else ""
     config = datasets.select(None if path else source, path, "")
     frozen = ml_collections.FrozenConfigDict(config)
-    _, recipe, _ = inputs.load(frozen, datasets.entries(config), any_returns=True)
+    _, recipe, _ = setup.prepare(frozen, datasets.entries(config), any_returns=True)
     return Dataset(recipe)
 
 
@@ -129,8 +128,7 @@ def train(config: Any) -> TrainState:
     """
     import ml_collections
 
-    from qt_jax.cli import datasets
-    from qt_jax.training import distributed, loop
+    from qt_jax.training import datasets, distributed, loop
 
     with distributed.start(config.distributed) as peers:
         return loop.train(ml_collections.FrozenConfigDict(config), datasets.entries(config), peers)

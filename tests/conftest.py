@@ -20,8 +20,7 @@ if FAST_COMPILATION not in os.environ.get("XLA_FLAGS", ""):  # a test's own proc
 import ml_collections
 import pytest
 
-from qt_jax.cli import datasets
-from qt_jax.training import loop
+from qt_jax.training import datasets, loop
 from qt_jax.training.peers import Peers
 from tests import tiny
 

@@ -16,9 +16,9 @@ from qt_jax.cli import evaluate
 from qt_jax.envs import collectors, suites
 from qt_jax.errors import UserError
 from qt_jax.evaluation import affordance_page, affordances, rollouts
-from qt_jax.export import live
-from qt_jax.serving.policy import Policy
-from qt_jax.serving.sessions import Sessions
+from qt_jax.export import checkpoint_policy
+from qt_jax.policy.jax_policy import Policy
+from qt_jax.policy.sessions import Sessions
 
 
 def main(config: Any) -> None:
@@ -32,7 +32,7 @@ def main(config: Any) -> None:
         )
     evaluate.check(config)
     params, assets, step = evaluate.load(config)
-    made = live.programs(assets, settings.dataset)
+    made = checkpoint_policy.programs(assets, settings.dataset)
     affordances.refuse_without_values(made.spec)
     scenes = affordances.scenes(task_names, simulator.SHARED_SCENES)
     if config.env.state in simulator.STATE_HAS_GOAL and max(map(len, scenes)) > 1:

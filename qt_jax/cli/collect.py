@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import tqdm
 
 from qt_jax.cli import beam_collect
-from qt_jax.data import rlds_writer
+from qt_jax.curation import rlds_writer
 from qt_jax.envs import collectors, gl, suites
 from qt_jax.errors import UserError
 

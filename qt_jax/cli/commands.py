@@ -86,6 +86,6 @@ def usage() -> str:
             "",
             f"Without --config: {without}. A config with `env` needs sim too, `serve --record` data.",
             "`python -m qt_jax COMMAND --config=FILE --help` lists every setting with its default.",
-            "The base install loads an artefact and acts: qt_jax.serving.artefact in Python (docs/robot.md).",
+            "The base install loads an artefact and acts: qt_jax.policy.artefact in Python (docs/robot.md).",
         ]
     )

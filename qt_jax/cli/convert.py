@@ -5,8 +5,8 @@ from __future__ import annotations
 import tqdm
 from absl import flags
 
-from qt_jax.data import convert, rlds_writer
-from qt_jax.data.convert import skips
+from qt_jax.curation import convert, rlds_writer
+from qt_jax.curation.convert import skips
 from qt_jax.errors import UserError
 
 FLAGS = flags.FLAGS

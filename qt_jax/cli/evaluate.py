@@ -19,10 +19,10 @@ from qt_jax.envs import collectors, gl, suites
 from qt_jax.errors import UserError
 from qt_jax.evaluation import report, rollouts, statistics
 from qt_jax.evaluation.rollouts import Job
-from qt_jax.export import live
+from qt_jax.export import checkpoint_policy
+from qt_jax.policy.observations import Keys
+from qt_jax.policy.sessions import Sessions
 from qt_jax.serving import access, client
-from qt_jax.serving.observations import Keys
-from qt_jax.serving.sessions import Sessions
 from qt_jax.training import checkpoints
 from qt_jax.training.continuing import SAME_NUMBERS
 
@@ -168,7 +168,7 @@ def _check_data(config: Any, policy: str, data: dict[str, Any]) -> None:
 
 def _checkpoint(config: Any) -> Evaluated:
     params, assets, step = load(config)
-    policy = live.build(params, assets, config.evaluate.num_envs, config.evaluate.dataset)
+    policy = checkpoint_policy.build(params, assets, config.evaluate.num_envs, config.evaluate.dataset)
     actor = Sessions(policy, functools.partial(text.embed, encoder=policy.spec.text_encoder))
     agent, episodes = assets.config["agent"]["name"], assets.config["data"]["episodes"]
     return Evaluated(

@@ -10,9 +10,8 @@ import ml_collections
 from absl import flags
 
 from qt_jax import storage
-from qt_jax.cli import datasets
-from qt_jax.evaluation import dataset_page, dataset_rerun, dataset_summary, shown_episodes
-from qt_jax.training import inputs
+from qt_jax.curation import dataset_page, dataset_rerun, dataset_summary, shown_episodes
+from qt_jax.training import datasets, setup
 
 FLAGS = flags.FLAGS
 
@@ -33,7 +32,7 @@ def main(config: Any | None) -> None:
     config = datasets.select(config, FLAGS.data, FLAGS.dataset)
     recording = dataset_rerun.Recording(FLAGS.rerun) if FLAGS.rerun else None
     frozen = ml_collections.FrozenConfigDict(config)
-    _, recipe, _ = inputs.load(frozen, datasets.entries(config), any_returns=True)
+    _, recipe, _ = setup.prepare(frozen, datasets.entries(config), any_returns=True)
     folder = storage.directory(FLAGS.output)
     folder.mkdir(parents=True, exist_ok=True)
     for source in recipe.mixture.sources:

@@ -4,23 +4,14 @@ communication, predicted step time.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
 from typing import Any
 
-import ml_collections
 from absl import flags
 
-from qt_jax import text
-from qt_jax.cli import datasets
-from qt_jax.data import tables
 from qt_jax.errors import UserError
-from qt_jax.models.q_transformer import Network, parameter_count
-from qt_jax.training import chips, communication, hlo, inputs, mesh, program, topology
-from qt_jax.training.config import validate
+from qt_jax.planning import plan, topology
 
 FLAGS = flags.FLAGS
-_BETWEEN = " between slices"
 
 
 def define_flags() -> None:
@@ -48,7 +39,7 @@ def main(config: Any) -> None:
             f"--slices={FLAGS.slices} without --topology: give the topology of a slice, such as v5e:4x4."
         )
     if FLAGS.fits:
-        for line in fits(config, FLAGS.fits):
+        for line in plan.fits(config, FLAGS.fits):
             print(line, flush=True)
         return
     devices = (
@@ -56,121 +47,4 @@ def main(config: Any) -> None:
         if FLAGS.topology
         else topology.cpu_devices(FLAGS.devices)
     )
-    print(report(figures(config, devices)))
-
-
-def figures(config: Any, devices: list[Any]) -> dict[str, Any]:
-    """What the compiled train step of `config` on these devices needs and, on chips with published peaks, how
-    long it may take.
-
-    Returns:
-        bytes on each device (`memory`, compiled), what a step sends (`sent`, compiled: {kind: bytes of the
-        arrays that a device's group gathers or reduces, how often, over what}), FLOPs of a step on each
-        device (`flops`, from the program before optimisation) and, modelled, seconds (`compute_s`,
-        `memory_s`, `wire_s`, of which `between_s` between slices; of scanned layers `memory_s` counts one).
-
-    Raises:
-        UserError: if the config does not fit that many devices.
-
-    """
-    config = ml_collections.FrozenConfigDict(config)
-    validate(config, len(devices))
-    chosen = datasets.entries(config)
-    config = inputs.with_value_range(config, config.dt_ref)  # which changes numbers in the program alone
-    network = Network.create(config.model, *tables.interface(chosen, config.data.image_size), text.DIM)
-    compiled = program.build(config, network, mesh.make_mesh(config.mesh, devices))
-    exchanges = hlo.collectives(compiled.step.as_text())
-    slices = len({getattr(device, "slice_index", 0) for device in devices})
-    across = mesh.AXES[mesh.axis_across(config.mesh, len(devices), slices)]
-    values = {
-        "across": f"; {across} crosses the {slices} slices" if slices > 1 else "",
-        "agent": config.agent.name,
-        "parameters": parameter_count(compiled.state.params),
-        "batch": (config.data.batch_size, config.data.segment_length),
-        "device": devices[0].device_kind,
-        "scanned": config.model.scan_layers,
-        "mesh": dict(compiled.mesh.shape),
-        "memory": program.memory(compiled),
-        "sent": sent(exchanges),
-        "flops": program.step_flops(config, network, compiled.state, compiled.batch) / len(devices),
-    }
-    if chip := chips.published(values["device"]):
-        values["device_memory"] = chip.memory
-        values["compute_s"] = values["flops"] / chip.flops
-        values["memory_s"] = compiled.step.cost_analysis().get("bytes accessed", 0.0) / chip.bandwidth
-        within, between = communication.seconds(exchanges, compiled.mesh.devices.reshape(-1), chip)
-        values |= {"wire_s": within + between, "between_s": between}
-    return values
-
-
-def sent(exchanges: Mapping[hlo.Collective, int]) -> dict[str, tuple[float, int, str]]:
-    """{kind: (bytes, how often, over how many devices or slices)} of a step."""
-    table: dict[str, tuple[float, int, set[int]]] = {}
-    for exchange, times in exchanges.items():
-        far = exchange.slices > 1
-        name = exchange.kind + _BETWEEN * far
-        size, count, over = table.get(name, (0.0, 0, set()))
-        many = exchange.slices if far else len(exchange.groups[0])
-        table[name] = (size + times * exchange.size, count + times, over | {many})
-    units = {name: "slices" if name.endswith(_BETWEEN) else "devices" for name in table}
-    return {
-        name: (size, count, f"{' or '.join(map(str, sorted(over)))} {units[name]}")
-        for name, (size, count, over) in sorted(table.items())
-    }
-
-
-def fits(config: Any, kind: str) -> Iterator[str]:
-    """A line for each slice or number of GPUs, from the smallest, to the first that has the memory for a
-    train step of `config`.
-
-    Raises:
-        UserError: if none has, or the config fits none of the numbers of devices.
-
-    """
-    for name, devices, memory in topology.ascending(kind):
-        estimate = " (an estimate: compiled for as many TPU v5p)" if kind in topology.GPUS else ""
-        try:
-            needed = figures(config, devices)["memory"]["total"]
-        except UserError as error:
-            yield f"{name}: no; {error}"
-            continue
-        yield f"{name}: {'yes' if needed <= memory else 'no'}, {needed / 2**30:.2g} of {memory / 2**30:.0f} GiB on each{estimate}"
-        if needed <= memory:
-            return
-    raise UserError(
-        f"No {kind} that was tried has the memory; shard it (config.mesh.fsdp), recompute more (config.model.remat=full), or lower "
-        "config.data.batch_size or raise config.train.accumulation."
-    )
-
-
-def report(values: dict[str, Any]) -> str:
-    """`figures` as text; every figure says whether it was compiled, or modelled from published peaks."""
-    (batch, length), parts, kind = values["batch"], values["memory"], values["device"]
-    shape = " x ".join(f"{axis} {size}" for axis, size in values["mesh"].items())
-    lines = [
-        f"{values['agent']}, {values['parameters']:,} parameters, batch {batch} segments of {length} on "
-        f"{math.prod(values['mesh'].values())} x {kind}: {shape}{values['across']}",
-        "memory on each device (compiled):",
-        program.memory_table(parts).rstrip(),
-        "sent by each step (compiled; bytes of the arrays that a device's group gathers or reduces):",
-        *(
-            f"  {name:34}{size / 2**20:12,.1f} MiB in {times} exchanges, over {over}"
-            for name, (size, times, over) in values["sent"].items()
-        ),
-        f"method's FLOPs of a step on each device (from the program before optimisation): {values['flops'] / 1e9:,.1f} GFLOP",
-    ]
-    if "device_memory" in values:
-        compute, memory, wire = (values[name] * 1e3 for name in ("compute_s", "memory_s", "wire_s"))
-        once = " (at least: the compiler counts a loop's body once)" if values["scanned"] else ""
-        far = f" (of it {values['between_s'] * 1e3:.3g} ms between slices)" if values["between_s"] else ""
-        slowest, held = max(compute, memory), parts["total"] / values["device_memory"]
-        lines += [
-            f"fits {kind}: {'yes' if held <= 1 else 'NO'}, {held:.1%} of its {values['device_memory'] / 2**30:.0f} GiB",
-            f"communication's model (assumed, not measured): {communication.MODEL}"
-            + communication.MODEL_BETWEEN * bool(values["across"]),
-            f"step time (modelled from published peaks): compute {compute:.3g} ms, memory {memory:.3g} ms{once}, communication "
-            f"{wire:.3g} ms{far}; between {max(slowest, wire):.3g} ms (all overlapped) and "
-            f"{slowest + wire:.3g} ms (none)",
-            f"scaling efficiency (modelled, no overlap): {slowest / (slowest + wire):.0%}",
-        ]
-    return "\n".join(lines)
+    print(plan.report(plan.figures(config, devices)))

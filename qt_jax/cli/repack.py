@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from qt_jax.data import repack
+from qt_jax.curation import repack
 from qt_jax.errors import UserError
 
 FLAGS = flags.FLAGS

@@ -96,10 +96,10 @@ def main() -> None:
 def _run(guard: Access, tls: ssl.SSLContext | None, recorder: Recorder | None) -> PolicySpec:
     """Serves until a signal comes; gives the policy's spec."""
     from qt_jax import text
-    from qt_jax.serving import artefact
-    from qt_jax.serving.observations import Keys
+    from qt_jax.policy import artefact
+    from qt_jax.policy.observations import Keys
+    from qt_jax.policy.sessions import Sessions
     from qt_jax.serving.server import Limits, Server
-    from qt_jax.serving.sessions import Sessions
 
     opened = artefact.load(FLAGS.artefact)
     if recorder is not None:

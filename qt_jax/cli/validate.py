@@ -14,11 +14,11 @@ import tqdm
 from absl import flags
 
 from qt_jax import storage
-from qt_jax.cli import datasets
+from qt_jax.curation.validate import IMAGES, KINDS, Validator, Violation
 from qt_jax.data import index, records
 from qt_jax.data.tables import Entry
-from qt_jax.data.validate import IMAGES, KINDS, Validator, Violation
 from qt_jax.errors import EXIT_VIOLATIONS
+from qt_jax.training import datasets
 
 FLAGS = flags.FLAGS
 

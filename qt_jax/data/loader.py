@@ -26,7 +26,6 @@ from qt_jax.data.episodes import Episode
 from qt_jax.data.kept import Kept
 from qt_jax.data.mixture import Mixture
 from qt_jax.data.order import Draw, Group, Order, Reader
-from qt_jax.data.pool import Pool
 from qt_jax.data.segments import BadFrame, Cutting, Layout, Prepared, Rows, prepare
 from qt_jax.data.skips import Met, Skips, pack
 from qt_jax.errors import UserError
@@ -379,33 +378,3 @@ def validation_batches(
         copies = start + rows >= len(draws)
         batch.trainable[copies] = batch.is_first[copies] = False
         yield batch
-
-
-def read_pool(recipe: Recipe, groups: Sequence[Group]) -> Pool:
-    """The segments of these groups' episodes.
-
-    Raises:
-        UserError: for data with images, or hindsight, which draws an instruction anew at each reading.
-
-    """
-    if recipe.mixture.observation.cameras or recipe.relabel_rate:
-        raise UserError(
-            "Only data without images (config.env.cameras=()) and config.data.relabel_rate=0 fit into one program's memory."
-        )
-    reader = SegmentReader(recipe)
-    tables, embeddings, instruction, first, rows = [], {}, [], {}, 0
-    for source, episode in sorted(
-        {(group.source, int(episode)) for group in groups for episode in group.episodes}
-    ):
-        prepared = reader.episode(Draw(source, episode, 0, 0, 0))
-        kind = embeddings.setdefault(prepared.embedding.tobytes(), (len(embeddings), prepared.embedding))[0]
-        first[source, episode] = rows
-        rows += len(prepared.table)
-        tables.append(prepared.table)
-        instruction += [kind] * len(prepared.table)
-    return Pool(
-        np.concatenate(tables),
-        np.asarray(instruction, np.int32),
-        np.stack([e for _, e in embeddings.values()]),
-        first,
-    )

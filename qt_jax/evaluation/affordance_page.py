@@ -13,7 +13,7 @@ from etils import epath
 
 from qt_jax import storage
 from qt_jax.evaluation import affordances, detection
-from qt_jax.evaluation.figures import figure_uri, plt
+from qt_jax.figures import figure_uri, plt
 
 TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True

@@ -16,9 +16,9 @@ import numpy as np
 from qt_jax.errors import UserError
 from qt_jax.evaluation import detection
 from qt_jax.evaluation.rollouts import Job, Rollout
-from qt_jax.export import live
-from qt_jax.serving.policy import Policy
-from qt_jax.serving.sessions import Request, Sessions
+from qt_jax.export import checkpoint_policy
+from qt_jax.policy.jax_policy import Policy
+from qt_jax.policy.sessions import Request, Sessions
 from qt_jax.specs import PolicySpec
 
 TIMINGS = 20
@@ -197,7 +197,7 @@ def judge(rows: list[dict[str, Any]], seed: int, absent: bool) -> dict[str, Any]
 
 
 def cost(
-    programs: live.Programs,
+    programs: checkpoint_policy.Programs,
     params: Any,
     embed: Callable[[str], np.ndarray],
     sentences: Sequence[str],

@@ -10,7 +10,7 @@ from typing import Any
 import imageio.v3 as iio
 import numpy as np
 
-from qt_jax.evaluation.figures import figure_uri, plt, uri
+from qt_jax.figures import figure_uri, plt, uri
 
 VIDEO_FPS = 8
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from qt_jax.serving.sessions import Decision, Request
+from qt_jax.policy.sessions import Decision, Request
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from qt_jax.errors import UserError
-from qt_jax.serving.runtime import Runtime
+from qt_jax.policy.runtime import Runtime
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
 """Of scores, by compute dtype (default of this project): another order of sums, and what it does to a

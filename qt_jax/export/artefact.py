@@ -1,4 +1,4 @@
-"""Checkpoint -> policy artefact (serving/artefact.py says what is in it), and how far it agrees with the
+"""Checkpoint -> policy artefact (policy/artefact.py says what is in it), and how far it agrees with the
 checkpoint.
 """
 
@@ -21,10 +21,10 @@ from jax import export
 import qt_jax
 from qt_jax import text
 from qt_jax.errors import UserError
-from qt_jax.export import agreement, live
-from qt_jax.serving import artefact
-from qt_jax.serving.folder import INSTRUCTIONS, POLICY, SCHEMA, seal
-from qt_jax.serving.policy import Policy
+from qt_jax.export import agreement, checkpoint_policy
+from qt_jax.policy import artefact
+from qt_jax.policy.folder import INSTRUCTIONS, POLICY, SCHEMA, seal
+from qt_jax.policy.jax_policy import Policy
 from qt_jax.specs import to_json
 from qt_jax.training import checkpoints
 
@@ -75,7 +75,7 @@ def build(
     folder = Path(output)
     if folder.exists() and not (folder / POLICY).exists() and (folder.is_file() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is no policy artefact; choose another --output.")
-    made = live.programs(assets, dataset, beam)
+    made = checkpoint_policy.programs(assets, dataset, beam)
     flat = flattened(params)
     vectors = (
         np.stack([text.embed(s, assets.text_encoder) for s in instructions])
@@ -140,7 +140,7 @@ def replacing(folder: Path) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _compare(written: artefact.Artefact, params: dict, made: live.Programs) -> dict[str, Any]:
+def _compare(written: artefact.Artefact, params: dict, made: checkpoint_policy.Programs) -> dict[str, Any]:
     """Raises a UserError if the artefact is not the checkpoint's policy."""
     rows = written.batches[0] if written.batches else 2
     one = Policy(made.spec, made.statistics, jax.device_put(params), made.encode, made.decode, rows)
@@ -163,7 +163,9 @@ def unflattened(flat: dict[str, Any], like: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: flat[_name(path)], like)
 
 
-def _programs(made: live.Programs, like: dict, flat: dict[str, np.ndarray], batch: int) -> dict[str, bytes]:
+def _programs(
+    made: checkpoint_policy.Programs, like: dict, flat: dict[str, np.ndarray], batch: int
+) -> dict[str, bytes]:
     """`encode` and `decode` as functions of the flat parameters; batch 0: of any size."""
     spec, observation = made.spec, made.spec.observation
     (rows,) = (batch,) if batch else export.symbolic_shape("rows")

@@ -1,4 +1,4 @@
-"""An artefact's `encode` and `decode` as ONNX, for robots without jax (serving/onnx_policy.py runs them).
+"""An artefact's `encode` and `decode` as ONNX, for robots without jax (policy/onnx_policy.py runs them).
 
 Needs the extra `onnx`.
 
@@ -24,13 +24,13 @@ import safetensors.numpy
 from jax.extend.core import Literal
 
 from qt_jax.errors import UserError
-from qt_jax.export import agreement, live
+from qt_jax.export import agreement, checkpoint_policy
 from qt_jax.export.artefact import replacing, unflattened
 from qt_jax.models.q_transformer import Network
-from qt_jax.serving import artefact
-from qt_jax.serving.folder import seal
-from qt_jax.serving.onnx_policy import FOLDER, OnnxPolicy
-from qt_jax.serving.programs import CACHE, PARTS, image_name
+from qt_jax.policy import artefact
+from qt_jax.policy.folder import seal
+from qt_jax.policy.onnx_policy import FOLDER, OnnxPolicy
+from qt_jax.policy.programs import CACHE, PARTS, image_name
 from qt_jax.specs import ActionSpec, ObservationSpec
 from qt_jax.training import checkpoints
 
@@ -74,7 +74,7 @@ def _programs(source: artefact.Artefact, config: dict[str, Any], opset: int, out
     network = Network.create(settings.model, action, observation, spec.instruction_dim)
     like = jax.eval_shape(network.init, jax.random.key(0))
     params = unflattened(jax.device_put(safetensors.numpy.load_file(source.path / artefact.PARAMS)), like)
-    made = live.of_robot(settings, network, spec, source.statistics, source.about["beam"])
+    made = checkpoint_policy.of_robot(settings, network, spec, source.statistics, source.about["beam"])
 
     def struct(dtype, *shape):
         return jax.ShapeDtypeStruct((1, *shape), dtype)

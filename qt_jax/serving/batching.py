@@ -11,8 +11,8 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from typing import Any
 
+from qt_jax.policy.sessions import Decision, Refused, Request, Sessions
 from qt_jax.serving.recording import Recorder
-from qt_jax.serving.sessions import Decision, Refused, Request, Sessions
 
 ACTIVE_S = 0.5
 """A session that asked so recently may ask again soon: worth waiting for, within the budget."""

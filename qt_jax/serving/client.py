@@ -20,8 +20,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from qt_jax.errors import UserError
+from qt_jax.policy.sessions import Decision, Refused, Request
 from qt_jax.serving import wire
-from qt_jax.serving.sessions import Decision, Refused, Request
 
 T = TypeVar("T")
 _PAUSE_S = 0.2

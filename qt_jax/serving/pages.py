@@ -14,7 +14,7 @@ from websockets.datastructures import Headers, MultipleValuesError
 from websockets.http11 import Request, Response
 
 from qt_jax.serving.access import Access
-from qt_jax.serving.live import Live
+from qt_jax.serving.dashboard import Live
 from qt_jax.serving.telemetry import Metrics
 
 FOLDER = Path(__file__).parent / "page"

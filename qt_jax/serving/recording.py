@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from qt_jax import faults
-from qt_jax.serving.observations import plain
-from qt_jax.serving.sessions import Decision, Refused, Request
+from qt_jax.policy.observations import plain
+from qt_jax.policy.sessions import Decision, Refused, Request
 from qt_jax.serving.spool import Episode, Spool
 
 MAX_STEPS = 5_000

@@ -25,16 +25,16 @@ from websockets.http11 import Response
 
 import qt_jax
 from qt_jax.errors import UserError
+from qt_jax.policy.observations import MAX_PROMPT, Keys, options, plain, reply
+from qt_jax.policy.runtime import check
+from qt_jax.policy.sessions import Refused, Request, Sessions
 from qt_jax.serving import telemetry, wire
 from qt_jax.serving.access import Access, cannot_listen
 from qt_jax.serving.batching import Batcher, Timed
 from qt_jax.serving.connection import Connection
-from qt_jax.serving.live import Live
-from qt_jax.serving.observations import MAX_PROMPT, Keys, options, plain, reply
+from qt_jax.serving.dashboard import Live
 from qt_jax.serving.pages import Pages
 from qt_jax.serving.recording import Label, Recorder
-from qt_jax.serving.runtime import check
-from qt_jax.serving.sessions import Refused, Request, Sessions
 
 MAX_VALUES = 1000
 PENDING_BYTES = 2**25

@@ -20,7 +20,7 @@ from qt_jax.data.skips import Skips
 from qt_jax.data.tables import Entry
 from qt_jax.errors import Preempted
 from qt_jax.models.q_transformer import Network, parameter_count
-from qt_jax.training import checkpoints, chips, inputs, mesh, metrics, program, provenance, sharding, tracking
+from qt_jax.training import checkpoints, chips, mesh, metrics, program, provenance, setup, sharding, tracking
 from qt_jax.training.config import validate
 from qt_jax.training.lock import take as take_lock
 from qt_jax.training.peers import Peers, meet
@@ -48,7 +48,7 @@ def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
         validate(config, jax.device_count())
         _use_compilation_cache(config.train.compilation_cache)
         device_mesh, batch_size = mesh.make_mesh(config.mesh), config.data.batch_size
-        config, recipe, assets = inputs.load(config, entries)
+        config, recipe, assets = setup.prepare(config, entries)
         network = Network.create(config.model, assets.action, assets.observation, assets.instruction_dim)
 
         lock = _closed(closing, take_lock(config.workdir, config.train.lock_wait_s))
@@ -203,7 +203,7 @@ def _announce(
     shape = " x ".join(f"{axis} {size}" for axis, size in compiled.mesh.shape.items())
     parts = program.memory(compiled)
     _tell(
-        f"{inputs.describe(recipe)}\n{iterator.memory_notice()}"
+        f"{setup.describe(recipe)}\n{iterator.memory_notice()}"
         f"{config.agent.name}: {parameter_count(compiled.state.params):,} parameters; "
         f"{iterator.segments} segments an epoch; mesh {shape}\n"
         f"memory on each device:\n{program.memory_table(parts)}"

@@ -8,8 +8,8 @@ import pytest
 
 from qt_jax.agents import decision_transformer
 from qt_jax.errors import UserError
-from qt_jax.export import live
-from qt_jax.serving.policy import Policy
+from qt_jax.export import checkpoint_policy
+from qt_jax.policy.jax_policy import Policy
 from qt_jax.specs import ActionSpec, PolicySpec
 from tests.agents import by_hand
 from tests.agents.by_hand import segment
@@ -51,7 +51,7 @@ def test_a_robot_with_some_of_the_dims_remembers_its_actions_as_training_has_the
     )
     action = ActionSpec(("x", "g"), (-1.0,) * 2, (1.0,) * 2, (8, 2))
     spec = spec_of(network, action, (0, 2), told_return=1.0)
-    made = live.of_robot(config, network, spec, unit_statistics(4), beam)
+    made = checkpoint_policy.of_robot(config, network, spec, unit_statistics(4), beam)
     policy = Policy(spec, unit_statistics(4), params, made.encode, made.decode, slots=1)
 
     def step(t):
@@ -80,7 +80,7 @@ def test_a_live_policy_is_told_the_return_that_is_stored_with_it():
     config = ml_collections.ConfigDict({"agent": decision_transformer.get_config(), "model": network.config})
 
     def made(told):
-        return live.of_robot(
+        return checkpoint_policy.of_robot(
             config, network, spec_of(network, network.action, (0, 1, 2), told), unit_statistics(4), beam=1
         )  # fmt: skip
 

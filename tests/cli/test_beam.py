@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
-from tests.data import recordings
-from tests.data.test_convert import read
+from tests.curation import recordings
+from tests.curation.test_convert import read
 
 PYTHON = ROOT / ".beam/bin/python"
 TWO_WORKERS = ("--runner=DirectRunner", "--direct_running_mode=multi_processing", "--direct_num_workers=2")

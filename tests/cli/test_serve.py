@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from qt_jax.cli import record, serve
-from qt_jax.data import rlds_writer
+from qt_jax.curation import rlds_writer
 from qt_jax.errors import UserError
 from qt_jax.serving.client import Client
 from qt_jax.serving.recording import Recorder

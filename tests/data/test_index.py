@@ -12,7 +12,7 @@ import pytest
 from qt_jax.data import index, tables
 from qt_jax.errors import UserError
 from qt_jax.specs import ActionSpec, ObservationSpec
-from qt_jax.training import inputs
+from qt_jax.training import setup
 from tests.data.test_loader import NUMBERS, make_config, make_recipe
 
 
@@ -186,7 +186,7 @@ def test_code_that_reads_the_episodes_makes_it_again_and_no_other(
         sys.modules.pop("lab_units", None)
         importlib.invalidate_caches()
         config = make_config(tables=str(root / "lab_tables.py"), mixture="numbers")
-        inputs.load(config, tables.resolve(config.data, {}))
+        setup.prepare(config, tables.resolve(config.data, {}))
 
     load(TABLES, UNITS)
     load(TABLES.replace(*in_tables) if in_tables else TABLES, UNITS.replace(*in_units) if in_units else UNITS)

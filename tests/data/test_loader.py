@@ -23,7 +23,7 @@ from qt_jax.data.specs import DatasetSpec
 from qt_jax.data.standardisers import collected, fractal_arm
 from qt_jax.errors import UserError
 from qt_jax.specs import ActionSpec, ObservationSpec
-from qt_jax.training import inputs
+from qt_jax.training import setup
 from tests import tiny
 from tests.conftest import ROOT
 from tests.data.synthetic import LENGTHS
@@ -47,7 +47,7 @@ def make_recipe(root, file_format="tfrecord", spec=NUMBERS, **data):
     config = make_config(**data)
     own = {"numbers": dataclasses.replace(spec, path=f"{root}/numbers_{file_format}")}
     config.data.mixture = "numbers"
-    return inputs.load(config, tables.resolve(config.data, own))[1]
+    return setup.prepare(config, tables.resolve(config.data, own))[1]
 
 
 def frames_recipe(root, dataset="frames", **data):
@@ -55,7 +55,7 @@ def frames_recipe(root, dataset="frames", **data):
     config = make_config(**data)
     own = {"frames": dataclasses.replace(FRAMES_SPEC, path=f"{root}/{dataset}")}
     config.data.mixture = "frames"
-    return inputs.load(config, tables.resolve(config.data, own))[1]
+    return setup.prepare(config, tables.resolve(config.data, own))[1]
 
 
 def make_iterator(recipe, **overrides):
@@ -263,7 +263,7 @@ def test_weights_and_balances_of_a_mixture(synthetic_root):
     tables.MIXTURES["both"] = {"one": 3.0, "two": Share(1.0, {"failures": 1.0})}
     config.data.mixture = "both"
     try:
-        recipe = inputs.load(config, tables.resolve(config.data, {"one": one, "two": two}))[1]
+        recipe = setup.prepare(config, tables.resolve(config.data, {"one": one, "two": two}))[1]
     finally:
         del tables.MIXTURES["both"]
     assert recipe.mixture.action.names == ("x", "y") and recipe.mixture.action.bins == (25, 5)
@@ -327,7 +327,7 @@ def test_hindsight_of_a_success_whose_last_observation_was_not_kept(synthetic_ro
 def test_step_penalty_and_the_value_range_that_follows(synthetic_root):
     config = make_config(step_penalty=0.01, mixture="numbers")
     own = {"numbers": dataclasses.replace(NUMBERS, path=f"{synthetic_root}/numbers_tfrecord")}
-    resolved, recipe, _ = inputs.load(config, tables.resolve(config.data, own))
+    resolved, recipe, _ = setup.prepare(config, tables.resolve(config.data, own))
     gamma = config.discount ** (0.1 / config.dt_ref)
     np.testing.assert_allclose(resolved.value_range, (-0.01 / (1 - gamma), 1.0))
     (batch,) = take(make_iterator(recipe), 1)
@@ -335,9 +335,9 @@ def test_step_penalty_and_the_value_range_that_follows(synthetic_root):
     assert set(np.round(rewards, 4)) <= {np.float32(-0.01), np.float32(0.99)}
     config.discount = 1.0
     with pytest.raises(UserError, match=r"no bound.*longest of the data has 24, which makes \(-0.24, 1\)"):
-        inputs.load(config, tables.resolve(config.data, own))
+        setup.prepare(config, tables.resolve(config.data, own))
     config.value_range = (-0.24, 1.0)
-    (batch,) = take(make_iterator(inputs.load(config, tables.resolve(config.data, own))[1]), 1)
+    (batch,) = take(make_iterator(setup.prepare(config, tables.resolve(config.data, own))[1]), 1)
     assert batch.mc_return.min() >= np.float32(-0.24)
 
 
@@ -346,9 +346,9 @@ def test_an_agent_without_values_needs_no_value_range(synthetic_root):
     config = make_config(mixture="numbers", step_penalty=0.5)
     config.discount, config.agent = 1.0, bc.get_config()
     entries = tables.resolve(config.data, own)
-    inputs.load(config, entries)
+    setup.prepare(config, entries)
     config.value_range = (0.0, 0.1)
-    inputs.load(config, entries)
+    setup.prepare(config, entries)
 
 
 def test_validation_covers_every_transition_once(synthetic_root):
@@ -368,7 +368,7 @@ def test_a_datasets_own_validation_split_is_validated_on_and_another_split_is_to
     (batch,) = loader.validation_batches(recipe, loader.validation_draws(recipe, 100)[::2], batch_size=2)
     statistics = source.index.statistics["state"]
     assert set(np.rint(batch.state[:, 0, 0] * statistics.std[0] + statistics.mean[0])) == {8, 9}
-    described = inputs.describe(recipe)
+    described = setup.describe(recipe)
     assert "8 training and 2 validation episodes of 10" in described
     assert "  validation is the dataset's own split 'val', nothing of 'train'" in described.splitlines()
     assert "  its split 'test', 2 episodes, is not read" in described.splitlines()
@@ -407,7 +407,7 @@ def test_a_damaged_record_is_an_error_or_a_counted_skip(synthetic_root, tmp_path
         make_recipe(tmp_path)
     recipe = make_recipe(tmp_path, max_skipped=1)
     assert len(recipe.mixture.sources[0].index) == 23
-    assert "1 damaged episodes are skipped, the first: " in inputs.describe(recipe)
+    assert "1 damaged episodes are skipped, the first: " in setup.describe(recipe)
 
 
 def no_such_key(episode):
@@ -435,7 +435,7 @@ def test_a_users_standardiser_reads_in_worker_processes(tmp_path, synthetic_root
         f"SPECS = {{'numbers': dataclasses.replace(NUMBERS, path='{synthetic_root}/numbers_tfrecord', standardise=mine)}}\n"
     )
     config = make_config(tables=str(tmp_path / "numbers_tables.py"), mixture="numbers", workers=2)
-    recipe = inputs.load(config, tables.resolve(config.data, {}))[1]
+    recipe = setup.prepare(config, tables.resolve(config.data, {}))[1]
     for one, other in zip(
         take(make_iterator(recipe, workers=2, threads=1), 2),
         take(make_iterator(make_recipe(synthetic_root)), 2),

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from qt_jax import text
-from qt_jax.cli import datasets
-from qt_jax.data import episodes, records, rlds_writer
+from qt_jax.curation import rlds_writer
+from qt_jax.curation.rlds_names import import_rlds
+from qt_jax.data import episodes, records
 from qt_jax.data.index import shard_of
-from qt_jax.data.rlds_names import import_rlds
 from qt_jax.envs import collectors, metaworld
 from qt_jax.errors import UserError
-from qt_jax.training import inputs
+from qt_jax.training import datasets, setup
 from qt_jax.training.config import validate
 from tests import tiny
 from tests.conftest import door
@@ -25,7 +25,7 @@ def load(path, config=None, **settings):
     config = config or tiny.get_config()
     config.data.path, config.data.validation_fraction = path, 0.3
     config.data.update(settings)
-    _, recipe, _ = inputs.load(config, datasets.entries(config))
+    _, recipe, _ = setup.prepare(config, datasets.entries(config))
     return recipe.mixture.sources[0]
 
 
@@ -145,7 +145,9 @@ def load_state_only(path, **changes):
     config = state_only_config()
     config.data.path, config.data.validation_fraction = path, 0.0
     (entry,) = datasets.entries(config)
-    return inputs.load(config, [dataclasses.replace(entry, spec=dataclasses.replace(entry.spec, **changes))])
+    return setup.prepare(
+        config, [dataclasses.replace(entry, spec=dataclasses.replace(entry.spec, **changes))]
+    )
 
 
 def rewritten(tmp_path, change):

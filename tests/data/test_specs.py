@@ -13,7 +13,7 @@ from qt_jax.data.mixtures import MIXTURES
 from qt_jax.data.specs import SPECS
 from qt_jax.discretization import tokenize
 from qt_jax.specs import network_action
-from qt_jax.training import inputs, loop
+from qt_jax.training import loop, setup
 from qt_jax.training.peers import Peers
 from tests import tiny
 from tests.data.synthetic import FRACTAL_INSTRUCTIONS
@@ -218,7 +218,7 @@ def test_a_public_layout_trains_through_the_config_alone(synthetic_root, tmp_pat
 
 def test_three_robots_in_one_batch(synthetic_root):
     config = make_config(synthetic_root, "oxe")
-    _, recipe, assets = inputs.load(config, tables.resolve(config.data, {}))
+    _, recipe, assets = setup.prepare(config, tables.resolve(config.data, {}))
     batch = next(iterator := TrainingIterator(recipe, batch_size=10, threads=1))
     iterator.close()
     counts = [np.isclose(batch.dt[:, 0], dt).sum() for dt in (1 / 3, 1 / 5, 1 / 10)]
@@ -233,7 +233,7 @@ def test_three_robots_in_one_batch(synthetic_root):
 
 def test_a_robot_dataset_beside_a_simulated_one(synthetic_root, dataset_path, tmp_path):
     """Different dims, bins, frequency and image size in one batch."""
-    from qt_jax.cli import datasets
+    from qt_jax.training import datasets
 
     (tmp_path / "lab.py").write_text("MIXTURES = {'lab': {'fractal_arm': 1, 'collected': 1}}")
     config = make_config(synthetic_root, "lab")
@@ -243,7 +243,7 @@ def test_a_robot_dataset_beside_a_simulated_one(synthetic_root, dataset_path, tm
         str(tmp_path / "run"),
     )
     entries = datasets.entries(config)
-    _, recipe, assets = inputs.load(config, entries)
+    _, recipe, assets = setup.prepare(config, entries)
     segment = next(iterator := TrainingIterator(recipe, batch_size=8, threads=1))
     iterator.close()
     simulated = segment.bins[:, 0] == 0
@@ -259,7 +259,7 @@ def test_stored_embeddings_are_used_where_their_encoder_is_asked_for(synthetic_r
     config = make_config(synthetic_root, "fractal_arm")
 
     def embed():
-        return inputs.load(config, tables.resolve(config.data, {}))[1].mixture.sources[0].index
+        return setup.prepare(config, tables.resolve(config.data, {}))[1].mixture.sources[0].index
 
     index = embed()
     assert np.linalg.norm(index.embeddings, axis=1) == pytest.approx(1.0, abs=0.2), "our encoder's"

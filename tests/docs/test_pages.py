@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.data import recordings
+from tests.curation import recordings
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "experiments" / "diagnosis.md"]
 TOY = ["--config.env.image_size=32", "--config.collect.demonstrations=2", "--config.collect.autonomous=2",

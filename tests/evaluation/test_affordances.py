@@ -13,8 +13,8 @@ from qt_jax import text
 from qt_jax.cli import evaluate
 from qt_jax.errors import UserError
 from qt_jax.evaluation import affordance_page, affordances, detection
-from qt_jax.export import live
-from qt_jax.serving.sessions import Request, Sessions
+from qt_jax.export import checkpoint_policy
+from qt_jax.policy.sessions import Request, Sessions
 from tests.conftest import door
 
 VALUES = np.asarray([0.9, 0.8, 0.7, 0.4, 0.3, 0.1])
@@ -145,7 +145,7 @@ def test_the_door_and_the_report(trained, tmp_path):
 
 def test_a_state_is_valued_with_its_window(trained):
     """As the first decision of an episode that is told each instruction from the window's start on."""
-    policy, _, _ = live.load(trained.workdir, slots=2)
+    policy, _, _ = checkpoint_policy.load(trained.workdir, slots=2)
     sessions = Sessions(policy, text.embed)
     observation, rng = policy.spec.observation, np.random.default_rng(0)
 
@@ -173,6 +173,6 @@ def test_a_state_is_valued_with_its_window(trained):
 
 
 def test_an_agent_without_values_is_refused(trained):
-    policy, _, _ = live.load(trained.workdir, slots=1)
+    policy, _, _ = checkpoint_policy.load(trained.workdir, slots=1)
     with pytest.raises(UserError, match="this policy's scores are of kind 'log-probability'"):
         affordances.refuse_without_values(dataclasses.replace(policy.spec, score_name="log-probability"))

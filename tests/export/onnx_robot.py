@@ -5,8 +5,8 @@ import json
 import numpy as np
 
 import qt_jax
-from qt_jax.serving import onnx_policy
-from qt_jax.serving.sessions import Request, Sessions
+from qt_jax.policy import onnx_policy
+from qt_jax.policy.sessions import Request, Sessions
 
 
 def episode(policy) -> list[list[int]]:

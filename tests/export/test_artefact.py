@@ -13,15 +13,15 @@ import safetensors.numpy
 from experiments import metaworld_mt10, quickstart, sizes
 from qt_jax.envs import metaworld
 from qt_jax.errors import UserError
-from qt_jax.export import agreement, artefact, live
+from qt_jax.export import agreement, artefact, checkpoint_policy
 from qt_jax.models.q_transformer import Network
-from qt_jax.serving import artefact as artefacts
-from qt_jax.serving import checksums
+from qt_jax.policy import artefact as artefacts
+from qt_jax.policy import checksums
 from qt_jax.text import ENCODER
-from qt_jax.training import checkpoints, inputs
+from qt_jax.training import checkpoints, setup
 from tests.conftest import ROOT, door
 from tests.data.synthetic import unit_statistics
-from tests.serving.told import Told
+from tests.policy.told import Told
 
 BASE = ROOT / ".base/bin/python"
 
@@ -36,7 +36,7 @@ def written(trained, tmp_path_factory):
 ROBOT = """
 import importlib.util, sys
 import numpy as np
-from qt_jax.serving import artefact
+from qt_jax.policy import artefact
 for name in ("flax", "optax", "orbax", "tensorflow", "ml_collections", "websockets", "PIL"):
     assert importlib.util.find_spec(name) is None, name
 opened = artefact.load(sys.argv[1])
@@ -53,7 +53,7 @@ np.savez(sys.argv[3], embedding=opened.embeddings()["open the faucet"], **did)
 @pytest.mark.skipif(not BASE.exists(), reason="needs `make .base/.installed`")
 def test_a_venv_of_the_base_dependencies_acts_as_the_checkpoint_does(trained, written, tmp_path):
     params, assets, _ = checkpoints.load_params(trained.workdir)
-    policy, steps = live.build(params, assets, slots=2), []
+    policy, steps = checkpoint_policy.build(params, assets, slots=2), []
     for t in range(8):
         steps.append(agreement.observations(policy.spec, 2, seed=t) | {"is_first": np.full(2, t == 5)})
     flat = [step["images"] for step in steps]
@@ -82,7 +82,7 @@ def untrained(config) -> tuple[dict, checkpoints.Assets]:
     statistics = unit_statistics(observation.state_dim)
     actions = unit_statistics(action.dims)
     dataset = checkpoints.DatasetAssets(action, observation, statistics, actions, 0.1, told_return=1.0)
-    config = inputs.with_value_range(config, 0.1)
+    config = setup.with_value_range(config, 0.1)
     assets = checkpoints.Assets(
         action, observation, {"collected": dataset}, ENCODER, 512, checkpoints.plain_config(config), "", {}
     )
@@ -189,7 +189,10 @@ def test_an_export_that_fails_leaves_what_was_there(trained, written, tmp_path, 
 def test_a_policy_that_differs_is_not_written(trained):
     """Another score on the same prefix, or another bin that is no tie, is refused."""
     params, assets, _ = checkpoints.load_params(trained.workdir)
-    one, other = (live.build(p, assets, slots=1) for p in (params, jax.tree.map(lambda x: x * 1.01, params)))
+    one, other = (
+        checkpoint_policy.build(p, assets, slots=1)
+        for p in (params, jax.tree.map(lambda x: x * 1.01, params))
+    )
     with pytest.raises(UserError, match="does not agree with its original"):
         agreement.compare(one, other, "float32")
 

@@ -11,8 +11,8 @@ import pytest
 
 from qt_jax.errors import UserError
 from qt_jax.export import artefact
-from qt_jax.serving import onnx_policy
-from qt_jax.serving.artefact import load
+from qt_jax.policy import onnx_policy
+from qt_jax.policy.artefact import load
 from tests import tiny
 from tests.conftest import ROOT
 from tests.export import onnx_robot

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qt_jax.serving import artefact as artefacts
+from qt_jax.policy import artefact as artefacts
 from tests.conftest import ROOT, door
 
 SENTENCES = ("open the faucet", "close the faucet", "push the button")

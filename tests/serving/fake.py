@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from qt_jax.policy.runtime import Runtime
+from qt_jax.policy.sessions import Sessions
 from qt_jax.serving.access import Access
-from qt_jax.serving.runtime import Runtime
 from qt_jax.serving.server import Limits, Server
-from qt_jax.serving.sessions import Sessions
 from qt_jax.specs import ActionSpec, ObservationSpec, PolicySpec
 from qt_jax.statistics import Statistics
 

@@ -14,9 +14,9 @@ from websockets.server import ServerProtocol
 from websockets.sync.server import serve
 
 from qt_jax.errors import UserError
+from qt_jax.policy.sessions import Refused
 from qt_jax.serving import wire
 from qt_jax.serving.client import Client, EpisodeLost
-from qt_jax.serving.sessions import Refused
 from tests.serving import fake
 
 LIMITS = {"timeout_s": 0.2, "reconnect_s": 0.3}

@@ -14,12 +14,12 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from qt_jax.errors import UserError
+from qt_jax.policy.observations import Keys
+from qt_jax.policy.sessions import Sessions
 from qt_jax.serving import recording, wire
 from qt_jax.serving.access import Access
 from qt_jax.serving.client import Client
-from qt_jax.serving.observations import Keys
 from qt_jax.serving.server import Limits, Server
-from qt_jax.serving.sessions import Sessions
 from qt_jax.serving.spool import Spool
 from tests.conftest import door
 from tests.serving.conftest import observations, serve

@@ -8,11 +8,11 @@ import threading
 import numpy as np
 import pytest
 
+from qt_jax.policy.observations import Keys
+from qt_jax.policy.sessions import Sessions
 from qt_jax.serving.access import Access
 from qt_jax.serving.client import Client
-from qt_jax.serving.observations import Keys
 from qt_jax.serving.server import Server
-from qt_jax.serving.sessions import Sessions
 from tests.serving.chromium import EXECUTABLE, Chromium
 from tests.serving.conftest import observations
 

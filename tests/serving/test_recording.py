@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from qt_jax.errors import UserError
+from qt_jax.policy.sessions import Refused
 from qt_jax.serving import recording
 from qt_jax.serving.client import Client
 from qt_jax.serving.recording import Label, Recorder
-from qt_jax.serving.sessions import Refused
 from qt_jax.serving.spool import Spool
 from tests.conftest import ROOT
 from tests.serving import fake

@@ -13,9 +13,9 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from qt_jax.policy.sessions import Refused, Request, Sessions
 from qt_jax.serving import wire
 from qt_jax.serving.client import Client, EpisodeLost
-from qt_jax.serving.sessions import Refused, Request, Sessions
 from tests.conftest import door
 from tests.serving.conftest import observations, serve
 

@@ -16,9 +16,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from qt_jax.cli import datasets
 from qt_jax.errors import UserError
-from qt_jax.training import checkpoints, inputs, loop
+from qt_jax.training import checkpoints, datasets, loop, setup
 from qt_jax.training.config import validate
 from tests import tiny
 from tests.conftest import ROOT, train, with_devices
@@ -164,13 +163,13 @@ def test_checkpoint_of_another_config_is_refused(trained):
 
 @pytest.mark.parametrize("name, value", [("data_fingerprint", "0123"), ("datasets", {})])
 def test_other_data_under_the_same_run_is_refused(trained, monkeypatch, name, value):
-    load = inputs.load
+    load = setup.prepare
 
     def changed(*arguments):
         *rest, assets = load(*arguments)
         return *rest, dataclasses.replace(assets, **{name: value})
 
-    monkeypatch.setattr(inputs, "load", changed)
+    monkeypatch.setattr(setup, "prepare", changed)
     with pytest.raises(
         UserError, match=f"was trained with other {name} than the data gives now: the dataset changed"
     ):
@@ -289,7 +288,7 @@ def test_loss_follows_the_reward_and_ignores_the_observation_after_a_terminal_st
     from qt_jax.models.q_transformer import Network
 
     config.agent.monte_carlo = False
-    frozen, recipe, assets = inputs.load(config, datasets.entries(config))
+    frozen, recipe, assets = setup.prepare(config, datasets.entries(config))
     network = Network.create(config.model, assets.action, assets.observation, assets.instruction_dim)
     params = network.init(jax.random.key(0))
 

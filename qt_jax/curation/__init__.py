@@ -1,0 +1,1 @@
+"""What people do to datasets: convert, write, repack, validate, inspect."""

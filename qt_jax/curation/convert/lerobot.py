@@ -1,0 +1,408 @@
+"""LeRobot datasets: versions 2.0 and 2.1 (a file an episode) and 3.0 (many episodes a file), images in the
+parquet files or as video.
+
+A frame holds an observation and the action taken there; nothing holds the observation after the last action,
+so the final action of each episode is given up (see `recording`). All columns of numbers are read before
+anything is written: they give the bounds of the actions (the dataset's own statistics are not relied on) and
+the episodes that are bad.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qt_jax.curation.convert import images, lerobot_meta, settings, video
+from qt_jax.curation.convert.bounds import Bounds
+from qt_jax.curation.convert.lerobot_meta import Entry, Metadata
+from qt_jax.curation.convert.recording import Episode, Frames, Recording, Source, check, finished, outcome
+from qt_jax.curation.convert.settings import Settings
+from qt_jax.curation.convert.skips import Skips, unreadable
+from qt_jax.errors import UserError
+from qt_jax.specs import ObservationSpec
+
+STATES = ("observation.state", "state")
+"""Where the state stands: LeRobot's own place, and that of openpi's conversions."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """What a worker needs to read any episode of the folder. cameras: {key: name in our dataset}."""
+
+    root: str
+    fps: float
+    cameras: dict[str, str]
+    size: tuple[int, int]
+    action: str
+    state: tuple[str, ...]
+    dims: dict[str, int]
+    """Of the action and of each part of the state."""
+    success: str
+    tasks: dict[int, str]
+    columns: tuple[str, ...]
+    """Of numbers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """Rows [start, stop) of an episode, which become one of ours. index: its rank. observed: whether row
+    `stop` follows the last action.
+    """
+
+    index: int
+    entry: Entry
+    start: int
+    stop: int
+    observed: bool
+
+
+def open_source(given: Settings) -> Source:
+    root = Path(given.input)
+    if given.fps:
+        raise UserError(
+            f"--fps is {given.fps:g}; leave it out, a LeRobot dataset says itself how fast it was recorded."
+        )
+    metadata = lerobot_meta.read(root)
+    entries = metadata.entries
+    chosen = settings.split(given, metadata.splits, {entry.number for entry in entries}, "splits", str(root))
+    entries = [entry for entry in entries if entry.number in chosen]
+    try:
+        layout, observation, notes = _layout(given, metadata)
+    except KeyError as error:
+        raise UserError(f"{root}/meta/info.json has a feature without {error}; copy it again.") from error
+    except lerobot_meta.NOT_AS_WRITTEN as error:
+        raise UserError(
+            f"{root}/meta/info.json has a feature that is not as LeRobot writes it ({error}); copy it again."
+        ) from error
+    if len(entries) < len(metadata.entries):
+        notes.append(f"split {given.split}: {len(entries)} of {len(metadata.entries)} episodes")
+    files = [list(group) for _, group in itertools.groupby(entries, lambda entry: entry.file)]
+    bounds, skips = Bounds(lerobot_meta.names(metadata.features[layout.action])), Skips(given.max_skipped)
+    units = [unit for unit in _survey(given, layout, files, bounds, skips) if unit]
+    if not units:
+        raise skips.none_left(str(root))
+    read = functools.partial(_read, given, layout)
+    return Source(
+        units=units,
+        episodes=sum(map(len, units)),
+        read=read,
+        action=bounds.spec(),
+        observation=observation,
+        description=f"Converted from LeRobot, {root.name}",
+        notes=(*notes, *bounds.warnings()),
+        skips=skips,
+    )
+
+
+def _layout(given: Settings, metadata: Metadata) -> tuple[Layout, ObservationSpec, list[str]]:
+    """With notes of what is left out."""
+    features, name = metadata.features, str(metadata.root)
+    action = settings.action_key(given, features, name)
+    if not lerobot_meta.is_vector(action, features[action]):
+        raise UserError(
+            f"--action={action}: {name} has it as {features[action]['dtype']}, expected numbers; give "
+            "--action=KEY."
+        )
+    keys = settings.short_names(
+        [key for key, feature in features.items() if lerobot_meta.is_image(feature)], ".", reserved="state"
+    )
+    refused = {
+        short: why for short, key in keys.items() if (why := lerobot_meta.why_unusable(key, features[key]))
+    }
+    usable = {short: features[key] for short, key in keys.items() if short not in refused}
+    cameras = settings.cameras(given, usable, refused, name)
+
+    vectors = {
+        key: feature
+        for key, feature in features.items()
+        if key != action and lerobot_meta.is_vector(key, feature)
+    }
+    default = [key for key in STATES if key in vectors][:1]
+    if vectors and not default and given.state is None:
+        raise UserError(
+            f"{name} has no {STATES[0]!r}; give --state=KEY, of {sorted(vectors)}, or --state= for none."
+        )
+    state = settings.choose("--state", given.state, vectors, default, name)
+    settings.check_observed(cameras, state, features, name)
+    dims = {key: int(np.prod(vectors[key]["shape"])) for key in state}
+    description = ", ".join(f"{key}: {' '.join(lerobot_meta.names(vectors[key]))}" for key in state)
+    sizes = {short: lerobot_meta.height_width_channels(usable[short])[:2] for short in cameras}
+    observation = ObservationSpec(
+        tuple(cameras), settings.image_size(given, sizes, name), sum(dims.values()), description
+    )
+
+    one_number = [
+        key
+        for key, feature in features.items()
+        if list(feature["shape"]) == [1] and feature["dtype"] != "string"
+    ]
+    success = settings.success_key(given, sorted(one_number), "next.success", name)
+    wanted = {action, "task_index", "episode_index", *state, given.reward, success} - {"", "all", "none"}
+    columns = wanted | ({"timestamp"} & set(features))
+    used = {keys[short] for short in cameras} | wanted
+    unused = sorted(set(features) - used - set(lerobot_meta.OWN))
+    layout = Layout(
+        root=name,
+        fps=metadata.fps,
+        cameras={keys[short]: short for short in cameras},
+        size=observation.image_size,
+        action=action,
+        state=tuple(state),
+        dims=dims | {action: int(np.prod(features[action]["shape"]))},
+        success=success,
+        tasks=metadata.tasks,
+        columns=tuple(sorted(columns)),
+    )
+    return layout, observation, [f"not used: {', '.join(unused)}"] if unused else []
+
+
+def _survey(
+    given: Settings, layout: Layout, files: list[list[Entry]], bounds: Bounds, skips: Skips
+) -> Iterator[list[Piece]]:
+    """The pieces of each file whose numbers are good; the bad are counted."""
+    index = itertools.count()
+    for entries in files:
+        good = []
+        for entry, table in _tables(layout, entries, with_images=False):
+            if isinstance(table, UserError):
+                skips.add(table)
+                continue
+            name = _name(layout, entry)
+            for piece in skips.attempt(name, functools.partial(_cut, given, layout, entry, table)) or ():
+                recording = skips.attempt(name, functools.partial(_checked, given, layout, piece, table))
+                if recording is not None:
+                    bounds.add(recording.name, recording.actions, recording.first)
+                    good.append(dataclasses.replace(piece, index=next(index)))
+        yield good
+
+
+def _checked(given: Settings, layout: Layout, piece: Piece, table: Any) -> Recording:
+    recording = _recording(given, layout, piece, table)
+    check(recording)
+    for key in layout.cameras:
+        if (
+            key in piece.entry.clips
+            and not (path := Path(layout.root) / piece.entry.clips[key].path).exists()
+        ):
+            raise UserError(f"{recording.name}: {path} is missing; copy the dataset again.")
+    return recording
+
+
+def _name(layout: Layout, entry: Entry) -> str:
+    return f"{layout.root}/{entry.file}: episode {entry.number}"
+
+
+def _read(given: Settings, layout: Layout, pieces: list[Piece]) -> Iterator[tuple[int, Episode | UserError]]:
+    entries = {piece.entry.number: piece.entry for piece in pieces}
+    for entry, table in _tables(layout, list(entries.values()), with_images=True):
+        for piece in pieces:
+            if piece.entry.number != entry.number:
+                continue
+            if isinstance(table, UserError):
+                yield piece.index, table
+                continue
+            read = functools.partial(_recording, given, layout, piece, table)
+            index, episode = finished(_name(layout, entry), read, piece.index, given.collector)
+            if isinstance(episode, Episode) and piece.stop == entry.length:
+                notes = (*episode.notes, *_longer_videos(layout, entry, table))
+                episode = dataclasses.replace(episode, notes=notes)
+            yield index, episode
+
+
+def _longer_videos(layout: Layout, entry: Entry, table: Any) -> tuple[str, ...]:
+    """A note of each video that goes on after the last row, by more than a frame."""
+    last_s, notes = _times(layout, table)[-1], []
+    for key in layout.cameras:
+        if key in entry.clips and entry.clips[key].alone:
+            length_s = video.length_s(f"{layout.root}/{entry.clips[key].path}")
+            if length_s > last_s + 2.5 / layout.fps:
+                notes.append(
+                    f"{_name(layout, entry)}: the video of {layout.cameras[key]!r} lasts {length_s:.4g} s, "
+                    f"the rows end at {last_s:.4g} s; the rest is not used"
+                )
+    return tuple(notes)
+
+
+def _tables(layout: Layout, entries: list[Entry], with_images: bool) -> Iterator[tuple[Entry, Any]]:
+    """The rows of each of `entries`, all of one file, or a UserError that says why not."""
+    left = {entry.number: entry for entry in entries}
+    stored = [key for key in layout.cameras if key not in entries[0].clips]
+    file, numbers = f"{layout.root}/{entries[0].file}", list(layout.columns)
+    try:
+        for number, table in _episode_tables(file, numbers + stored * with_images, expected=numbers + stored):
+            if (entry := left.pop(number, None)) is None:
+                continue  # of another split, or bad
+            if len(table) != entry.length:
+                told = f"has {len(table)} frames, the metadata says {entry.length}; copy the dataset again."
+                yield entry, UserError(f"{_name(layout, entry)} {told}")
+            else:
+                yield entry, table
+        why = "is not there, the metadata lists it; copy the dataset again."
+    except UserError as error:
+        why = str(error)
+    except Exception as error:
+        why = unreadable(error)
+    for entry in left.values():
+        yield entry, UserError(f"{_name(layout, entry)} {why}")
+
+
+def _episode_tables(file: str, columns: list[str], expected: list[str]) -> Iterator[tuple[int, Any]]:
+    """(number, table) of each episode, in the file's order, without holding the whole file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    parts: list[Any] = []
+    with pq.ParquetFile(file) as content:
+        if missing := sorted(set(expected) - set(content.schema_arrow.names)):
+            raise UserError(
+                f"has no column {', '.join(missing)}, expected as in meta/info.json; copy it again."
+            )
+        for batch in content.iter_batches(batch_size=256, columns=columns):
+            numbers = batch["episode_index"].to_numpy()
+            edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1), len(numbers)]
+            for start, end in zip(edges, edges[1:]):
+                if parts and parts[0]["episode_index"][0].as_py() != numbers[start]:
+                    yield parts[0]["episode_index"][0].as_py(), pa.Table.from_batches(parts)
+                    parts = []
+                parts.append(batch.slice(start, end - start))
+    if parts:
+        yield parts[0]["episode_index"][0].as_py(), pa.Table.from_batches(parts)
+
+
+def _cut(given: Settings, layout: Layout, entry: Entry, table: Any) -> list[Piece]:
+    """The parts of an episode, without their indices: the whole of it, where nothing cuts it.
+
+    Raises:
+        UserError: for a gap in its timestamps or a second instruction, unless --cut makes two episodes of it.
+
+    """
+    name = _name(layout, entry)
+    times, step_s = _times(layout, table), 1.0 / layout.fps
+    if (unknown := np.flatnonzero(~np.isfinite(times))).size:
+        raise UserError(
+            f"{name}, step {unknown[0]}: its timestamp is no number; mend the file or leave the episode out."
+        )
+    in_time = np.abs(np.diff(times) - step_s) <= _tolerance_s(given, layout)
+    gaps = set((np.flatnonzero(~in_time) + 1).tolist())
+    if gaps and "gap" not in given.cut:
+        step = min(gaps)
+        after_s = times[step] - times[step - 1]
+        raise UserError(
+            f"{name}, step {step}: its timestamp is {times[step]:.4g} s, {after_s:.4g} s after the one "
+            f"before; expected {step_s:.4g} s at {layout.fps:g} fps. --cut=gap makes two episodes of it, a "
+            "wider --tolerance_s takes it as it is."
+        )
+    told = [_told(layout, task) for task in table["task_index"].to_pylist()]
+    changes = {step for step in range(1, len(told)) if told[step] != told[step - 1] and not given.instruction}
+    if changes and "instruction" not in given.cut:
+        step = min(changes)
+        raise UserError(
+            f"{name}, step {step}: its task changes from {told[step - 1]!r} to {told[step]!r}, expected one "
+            "instruction an episode. --cut=instruction makes an episode of each part, --instruction='...' "
+            "tells all episodes the same."
+        )
+    edges = [0, *sorted(gaps | changes), entry.length]
+
+    def observed(stop):
+        return stop < entry.length and stop not in gaps
+
+    return [Piece(0, entry, start, stop, observed(stop)) for start, stop in zip(edges, edges[1:])]
+
+
+def _told(layout: Layout, task: int | None) -> str:
+    return str(layout.tasks.get(task) or "").strip()
+
+
+def _times(layout: Layout, table: Any, first: int = 0) -> np.ndarray:
+    """Seconds from the start of the episode, of rows from `first` on."""
+    if "timestamp" not in layout.columns:
+        return np.arange(first, first + len(table)) / layout.fps
+    return _numbers(table["timestamp"], np.float64)
+
+
+def _tolerance_s(given: Settings, layout: Layout) -> float:
+    return given.tolerance_s or 0.1 / layout.fps
+
+
+def _numbers(column: Any, dtype: type = np.float32) -> np.ndarray:
+    """All in one dim, of a column of lists or of numbers; what is not there is NaN or missing."""
+    import pyarrow as pa
+
+    values = column.combine_chunks()
+    while pa.types.is_nested(values.type):
+        values = values.flatten()
+    return np.asarray(values, dtype)
+
+
+def _vectors(layout: Layout, piece: Piece, rows: Any, key: str) -> np.ndarray:
+    """[rows, dims] of the action or a part of the state.
+
+    Raises:
+        UserError: for a row with another number of them than the metadata says.
+
+    """
+    values, dims = _numbers(rows[key]), layout.dims[key]
+    if values.size == len(rows) * dims:
+        return values.reshape(len(rows), dims)
+    sizes = [np.size(row) if row is not None else 0 for row in rows[key].to_pylist()]
+    step = next((step for step, size in enumerate(sizes) if size != dims), 0)
+    raise UserError(
+        f"{_name(layout, piece.entry)}, step {piece.start + step}: {key!r} has {sizes[step]} dims, "
+        f"meta/info.json says {dims}; mend the file or leave the episode out."
+    )
+
+
+def _recording(given: Settings, layout: Layout, piece: Piece, table: Any) -> Recording:
+    """Of a table that need not hold images as long as none is read."""
+    name, whole = _name(layout, piece.entry), piece.stop - piece.start == piece.entry.length
+    name += "" if whole else f" from step {piece.start} to {piece.stop - 1}"
+    rows = table.slice(piece.start, piece.stop - piece.start + piece.observed)
+    count = piece.stop - piece.start
+
+    def column(key):
+        return _numbers(rows[key])[:count]
+
+    vector = functools.partial(_vectors, layout, piece, rows)
+    task = rows["task_index"][0].as_py()
+    return Recording(
+        name=name,
+        instruction=settings.instruction(
+            given, _told(layout, task), f"{name} has task_index {task}, to which the metadata has no text"
+        ),
+        frames={camera: _frames(given, layout, piece, rows, key) for key, camera in layout.cameras.items()},
+        state=np.concatenate(
+            [np.zeros((len(rows), 0), np.float32), *(vector(key) for key in layout.state)], axis=1
+        ),
+        actions=vector(layout.action)[:count],
+        success=outcome(layout.success, column, name),
+        rewards=column(given.reward) if given.reward else None,
+        dt=1.0 / layout.fps,
+        first=piece.start,
+    )
+
+
+def _frames(given: Settings, layout: Layout, piece: Piece, rows: Any, key: str) -> Frames:
+    def where(step):
+        return f"{_name(layout, piece.entry)}, step {piece.start + step}, camera {layout.cameras[key]!r}"
+
+    def read(count: int) -> Iterator[bytes]:
+        if key in piece.entry.clips:
+            clip = piece.entry.clips[key]
+            times = clip.start_s + _times(layout, rows, piece.start)[:count]
+            frames = video.frames(f"{layout.root}/{clip.path}", times, _tolerance_s(given, layout))
+        else:
+            frames = (_embedded(image.as_py(), layout.root) for image in rows[key].slice(0, count))
+        yield from images.encoded(frames, layout.size, given.image_size is not None, where)
+
+    return Frames(len(rows), read)
+
+
+def _embedded(image: dict[str, Any], root: str) -> bytes:
+    """A parquet file holds an image's bytes, or the path where they are."""
+    return image["bytes"] if image["bytes"] is not None else (Path(root) / image["path"]).read_bytes()

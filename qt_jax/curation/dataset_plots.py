@@ -1,0 +1,117 @@
+"""The pictures of a dataset's page, as inline data URIs."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from qt_jax import discretization
+from qt_jax.curation.dataset_summary import ActionDim
+from qt_jax.curation.shown_episodes import Shown
+from qt_jax.data.segments import decode
+from qt_jax.figures import figure_uri, plt, uri
+from qt_jax.preprocess import resize
+from qt_jax.specs import ActionSpec
+
+FRAMES = 10
+"""Of an episode, at even distances, the first and the last among them."""
+_LONGEST_SIDE = 200
+_BLUE, _RED, _GREY = "#2b6cb0", "#b3261e", "#999"
+
+
+def lengths(values: np.ndarray) -> str:
+    figure, axis = plt.subplots(figsize=(4.4, 2), layout="constrained")
+    edges = np.linspace(values.min() - 0.5, values.max() + 0.5, min(40, int(np.ptp(values)) + 1) + 1)
+    axis.hist(values, bins=edges, color=_BLUE, rwidth=0.9)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_xlabel("length (transitions)", fontsize=8)
+    axis.set_ylabel("episodes", fontsize=8)
+    axis.tick_params(labelsize=7)
+    return figure_uri(figure)
+
+
+def actions(dims: list[ActionDim]) -> str:
+    """A panel a dim: the share of sampled actions in each bin; in red those beyond the bounds, which go to
+    the edge bins.
+    """
+    figure, axes = _panels(len(dims), 2.0)
+    for axis, dim in zip(axes, dims):
+        total, width = dim.counts.sum(), (dim.high - dim.low) / dim.bins
+        shares = dim.counts / total
+        shares[0], shares[-1] = max(0, shares[0] - dim.below), max(0, shares[-1] - dim.above)
+        centres = dim.low + (np.arange(dim.bins) + 0.5) * width
+        axis.bar(centres, shares, width * (0.9 if dim.bins <= 64 else 1.0), color=_BLUE)
+        if dim.below or dim.above:
+            seen = max(width, 0.015 * (dim.high - dim.low))
+            axis.bar(centres[[0, -1]], [dim.below, dim.above], seen, bottom=shares[[0, -1]], color=_RED)
+        axis.set_xlim(dim.low - 0.02 * (dim.high - dim.low), dim.high + 0.02 * (dim.high - dim.low))
+        axis.set_title(f"{dim.name}: {dim.used} of {dim.bins} bins", fontsize=8)
+    return figure_uri(figure)
+
+
+def curves(shown: Shown, action: ActionSpec) -> str:
+    """Each action dim over the steps between its bounds, red where clipped.
+
+    Then reward and discounted return.
+    """
+    episode, steps = shown.episode, np.arange(shown.episode.length)
+    figure, axes = _panels(action.dims + 1, 1.5)
+    clipped = np.logical_or(*discretization.beyond(action, episode.actions))
+    for axis, name, low, high, values, outside in zip(
+        axes, action.names, action.low, action.high, episode.actions.T, clipped.T
+    ):
+        axis.axhline(low, color=_GREY, lw=0.7, ls="--")
+        axis.axhline(high, color=_GREY, lw=0.7, ls="--")
+        axis.plot(steps, values, color=_BLUE, lw=1, marker="." if episode.length < 40 else None, ms=4)
+        axis.plot(steps[outside], values[outside], ".", color=_RED, ms=5)
+        axis.set_title(name, fontsize=8)
+    for axis in axes:
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes[-1].plot(steps, shown.returns, color=_GREY, lw=1, label="return")
+    axes[-1].plot(steps, episode.rewards, color=_RED, lw=0, marker=".", ms=4, label="reward")
+    axes[-1].set_title("reward, return", fontsize=8)
+    axes[-1].legend(fontsize=6, loc="best")
+    return figure_uri(figure)
+
+
+def sheet(shown: Shown, camera: str, size: tuple[int, int]) -> list[tuple[int, str]]:
+    """(step, picture) at even distances, as the network gets them: at `size`, unless that is large.
+
+    "" where the image does not decode.
+    """
+    encoded = shown.episode.images[camera]
+    scale = min(1.0, _LONGEST_SIDE / max(size))
+    size = (round(size[0] * scale), round(size[1] * scale))
+    chosen = np.unique(np.linspace(0, len(encoded) - 1, FRAMES).round().astype(int))
+    return [(int(step), _picture(encoded[step], size)) for step in chosen]
+
+
+def _picture(encoded: bytes, size: tuple[int, int]) -> str:
+    try:
+        image = decode(encoded)
+    except Exception:  # Pillow's are of many kinds
+        return ""
+    return _jpeg(resize(image, size))
+
+
+def _jpeg(image: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="jpeg", quality=90)
+    return uri(buffer.getvalue(), "image/jpeg")
+
+
+def _panels(count: int, height: float) -> tuple[Any, np.ndarray]:
+    columns = min(5 if count < 11 else 6, count)
+    rows = -(-count // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(2.3 * columns, height * rows), squeeze=False, layout="constrained"
+    )
+    for axis in axes.flat:
+        axis.tick_params(labelsize=6)
+    for axis in axes.flat[count:]:
+        axis.axis("off")
+    return figure, axes.flat[:count]

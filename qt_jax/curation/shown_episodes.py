@@ -1,0 +1,61 @@
+"""Episodes of a dataset to look at: a few of each kind, spread over the tasks, always the same ones."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+
+import numpy as np
+
+from qt_jax.curation.dataset_summary import kinds
+from qt_jax.data import episodes
+from qt_jax.data import index as indices
+from qt_jax.data.episodes import Episode
+from qt_jax.data.loader import Recipe
+from qt_jax.data.mixture import Source
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """kind: of `mixtures.KINDS`. place: file and byte (or number) of the record. returns: [T], what the
+    learner bounds its targets with.
+    """
+
+    kind: str
+    place: str
+    episode: Episode
+    returns: np.ndarray
+
+
+def choose(source: Source, count: int) -> list[tuple[str, int]]:
+    """(kind, number in the index) of `count` training episodes of each kind: of other tasks first, by a hash
+    of their ids.
+    """
+    columns, chosen = source.index.columns, []
+    for kind, members in kinds(source).items():
+        candidates = source.train[members[source.train]]
+        candidates = candidates[np.argsort(columns["id_hash"][candidates], kind="stable")]
+        before: collections.Counter[int] = collections.Counter()
+        rank = []
+        for task in columns["task"][candidates]:
+            rank.append(before[task])
+            before[task] += 1
+        chosen += [(kind, int(number)) for number in candidates[np.argsort(rank, kind="stable")][:count]]
+    return chosen
+
+
+def read(recipe: Recipe, source: Source, count: int) -> list[Shown]:
+    """As `choose` has it, read as training reads them.
+
+    Raises:
+        UserError: for a dataset that changed meanwhile.
+
+    """
+    shown = []
+    for kind, number in choose(source, count):
+        directory, index = source.directory, source.index
+        shard, position, _ = indices.shard_of(directory, index, number)
+        episode = indices.read(directory, index, source.spec, number, recipe.step_penalty, recipe.cache)
+        returns = episodes.monte_carlo_returns(episode, recipe.discount, recipe.dt_ref, recipe.value_range[0])
+        shown.append(Shown(kind, f"{shard.name} at {position}", episode, returns))
+    return shown

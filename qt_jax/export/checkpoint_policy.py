@@ -1,0 +1,113 @@
+"""A training checkpoint as a policy of the serving runtime, in this process."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qt_jax import agents
+from qt_jax.errors import UserError
+from qt_jax.models.q_transformer import Network
+from qt_jax.policy.jax_policy import Decode, Encode, Policy
+from qt_jax.specs import PolicySpec
+from qt_jax.statistics import Statistics
+from qt_jax.training import checkpoints
+
+
+@dataclasses.dataclass(frozen=True)
+class Programs:
+    """What the runtime's Policy is made of but its parameters."""
+
+    spec: PolicySpec
+    statistics: Statistics
+    encode: Encode
+    decode: Decode
+
+
+def programs(assets: checkpoints.Assets, dataset: str = "collected", beam: int = 1) -> Programs:
+    """The policy of the robot of `dataset`.
+
+    What this robot lacks of the network's action, cameras and state is masked as in training.
+
+    Args:
+        beam: prefixes kept from dim to dim; 1: greedy.
+
+    Raises:
+        UserError: if the checkpoint was not trained on that dataset.
+
+    """
+    if dataset not in assets.datasets:
+        raise UserError(
+            f"The policy was trained on the datasets {sorted(assets.datasets)}, not on {dataset!r}; name one of them."
+        )
+    config: Any = checkpoints.frozen_config(assets.config)
+    robot = assets.datasets[dataset]
+    spec = PolicySpec(
+        action=robot.action,
+        observation=dataclasses.replace(robot.observation, image_size=assets.observation.image_size),
+        slots=robot.action.slots_in(assets.action),
+        window=config.model.window,
+        instruction_dim=assets.instruction_dim,
+        text_encoder=assets.text_encoder,
+        score_name=agents.get(config.agent.name).SCORE_NAME,
+        dt=robot.dt,
+        told_return=robot.told_return,
+    )
+    network = Network.create(config.model, assets.action, assets.observation, assets.instruction_dim)
+    return of_robot(config, network, spec, robot.state, beam)
+
+
+def of_robot(config: Any, network: Network, spec: PolicySpec, statistics: Statistics, beam: int) -> Programs:
+    """`programs` of a network and of the robot that `spec` describes.
+
+    Raises:
+        UserError: if the policy is told a return, and `spec` does not say which one.
+
+    """
+    if config.model.return_token and spec.told_return is None:
+        raise UserError("Which return the policy is told is not stored: train it again with this version.")
+    agent = agents.get(config.agent.name)
+    bins = jnp.asarray(spec.action.bins_in(network.action))
+    bin_mask = jnp.arange(network.action.max_bins) < bins[:, None]
+
+    def encode(params, images, state, instruction):
+        batch, observation = state.shape[0], network.observation
+        blank = jnp.zeros((batch, *observation.image_size, 3), jnp.uint8)
+        seen = {camera: images.get(camera, blank) for camera in observation.cameras}
+        mask = {camera: jnp.full(batch, camera in images) for camera in observation.cameras}
+        padded = jnp.pad(state, [(0, 0), (0, observation.state_dim - state.shape[1])])
+        wanted = jnp.full(batch, spec.told_return, jnp.float32) if config.model.return_token else None
+        return network.encode_frame(params, seen, mask, padded, instruction, wanted)
+
+    def decode(params, cache, mask, executed):
+        def scores(logits, dim):
+            return agent.scores(config, bin_mask[dim], logits)
+
+        past = (
+            executed @ np.eye(network.action.dims, dtype=np.int32)[list(spec.slots)]
+        )  # 0 where it has no dim, as in training
+        if beam == 1:
+            return network.greedy(params, cache, mask, past, scores)
+        return network.beam(params, cache, mask, past, scores, beam, agent.ADDITIVE, np.asarray(bins) > 0)
+
+    return Programs(spec, statistics, encode, decode)
+
+
+def build(
+    params: dict, assets: checkpoints.Assets, slots: int, dataset: str = "collected", beam: int = 1
+) -> Policy:
+    """A Policy of `slots` parallel episodes."""
+    made = programs(assets, dataset, beam)
+    return Policy(made.spec, made.statistics, jax.device_put(params), made.encode, made.decode, slots)
+
+
+def load(
+    workdir: str, slots: int, step: int = 0, dataset: str = "collected"
+) -> tuple[Policy, checkpoints.Assets, int]:
+    """A checkpoint below `workdir` (step 0: the latest) as a policy; also its assets and step."""
+    params, assets, step = checkpoints.load_params(workdir, step=step)
+    return build(params, assets, slots, dataset), assets, step

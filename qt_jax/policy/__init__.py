@@ -1,0 +1,1 @@
+"""What acts on a robot: an observation in, an action out."""

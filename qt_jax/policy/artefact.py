@@ -1,0 +1,175 @@
+"""The policy artefact: a folder from which a robot acts with jax, numpy, safetensors and flatbuffers alone.
+
+policy.json         what the policy is: specs, statistics, provenance, programs (`SCHEMA`) params.safetensors
+the parameters programs/*.bin      `encode` and `decode` of policy/jax_policy.py as StableHLO (jax.export), for
+cpu, cuda and tpu at once onnx/               the same as ONNX, where `python -m qt_jax onnx` added it
+(export/onnx.py) SHA256SUMS          the checksum of each of them, written last (policy/checksums.py)
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import safetensors.numpy
+from jax import export
+
+from qt_jax.errors import UserError
+from qt_jax.policy import programs
+from qt_jax.policy.folder import INSTRUCTIONS, Folder
+from qt_jax.policy.jax_policy import Policy
+from qt_jax.policy.programs import CACHE, PARTS, Arrays, Program, image_name
+from qt_jax.specs import PolicySpec, to_json
+from qt_jax.statistics import Statistics
+
+PARAMS = "params.safetensors"
+
+
+class Artefact(Folder):
+    """An opened folder, with the programs that run on jax."""
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """Compiled batch sizes, or () where the programs take any."""
+        return tuple(self.about["batches"])
+
+    def training(self) -> dict[str, Any]:
+        """What a server tells of the training: agent, episodes, step, and success in the data."""
+        origin = self.about["provenance"]
+        config = origin["config"]
+        return {
+            "agent": config["agent"]["name"],
+            "episodes": config["data"]["episodes"],
+            "step": origin["step"],
+            "data": origin["data"],
+        }
+
+    def policy(self, slots: int = 1, buckets: Sequence[int] = ()) -> Policy:
+        """The policy of up to `slots` episodes at once.
+
+        See `Policy` for `buckets` (default: the artefact's batch sizes, if it has some).
+
+        Raises:
+            UserError: if a bucket is not among the artefact's batch sizes, jax has no device of the programs'
+                platforms, or the parameters are not theirs.
+
+        """
+        buckets = tuple(buckets) or self.batches
+        missing = [b for b in buckets if self.batches and b not in self.batches]
+        if missing:
+            has = f"{self.path} holds programs for batches of {list(self.batches)}"
+            raise UserError(f"{has}, not {missing}; export with these.")
+        _check_platform(self.path, next(iter(self.exported.values())).platforms)
+        params = safetensors.numpy.load_file(self.path / PARAMS)
+        held = {name: (str(leaf.dtype), leaf.shape) for name, leaf in params.items()}
+        for exported in self.exported.values():
+            programs.compare(self.path / PARAMS, "holds", held, _parameters(exported))
+        encode, decode = (functools.partial(self._call, part) for part in PARTS)
+        return Policy(self.spec, self.statistics, jax.device_put(params), encode, decode, slots, buckets)
+
+    @functools.cached_property
+    def exported(self) -> dict[tuple[str, int], export.Exported]:
+        """{(part, batch size, 0 for any): program}. Raises a UserError if this jax cannot read one."""
+        return {(part, batch): self._read(part, batch) for part in PARTS for batch in self.batches or (0,)}
+
+    def check_programs(self) -> None:
+        """Raises a UserError naming a file that is missing, or a program that is not of the policy that
+        policy.json describes.
+        """
+        programs_of = [program_file(part, batch) for batch in self.batches or (0,) for part in PARTS]
+        for name in (PARAMS, INSTRUCTIONS, *programs_of):  # which SHA256SUMS, cut short, may lack too
+            if not (self.path / name).is_file():
+                raise UserError(f"{self.path / name} is missing; copy the whole folder, or export again.")
+        for batch in self.batches or (0,):
+            described = (self._described(part, batch) for part in PARTS)
+            programs.check(self.spec, self.network, *described)
+
+    def _described(self, part: str, batch: int) -> Program:
+        file = self.path / program_file(part, batch)
+        try:
+            return Program(file, *_signature(part, self.exported[part, batch]))
+        except (AttributeError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{file} is no program {part!r}; copy the whole folder again, or export again."
+            ) from error
+
+    def _read(self, part: str, batch: int) -> export.Exported:
+        path = self.path / program_file(part, batch)
+        try:
+            return export.deserialize(bytearray(path.read_bytes()))
+        except Exception as error:  # whatever flatbuffers or jax raise
+            line = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(
+                f"{path} cannot be read by jax {jax.__version__} ({line}); it was exported by jax {self.about['jax']}: export again."
+            ) from error
+
+    def _call(self, part: str, params: Any, *inputs: Any) -> Any:
+        batch = jax.tree.leaves(inputs)[-1].shape[0] if self.batches else 0
+        return self.exported[part, batch].call(params, *inputs)
+
+
+def _signature(part: str, exported: export.Exported) -> tuple[Arrays, Arrays]:
+    """What a program takes beside the parameters, and gives."""
+    (_, *inputs), _ = exported.in_tree.unflatten(exported.in_avals)
+    if part == "encode":
+        images, state, instruction = inputs
+        takes = {image_name(camera): image for camera, image in images.items()}
+        takes |= {"state": state, "instruction": instruction}
+        gives = _numbered(exported.out_avals)
+    else:
+        window, mask, executed = inputs
+        takes = _numbered(jax.tree.leaves(window)) | {"mask": mask, "executed": executed}
+        gives = dict(zip(("tokens", "scores"), exported.out_avals, strict=True))
+    return _rows(takes), _rows(gives)
+
+
+def _numbered(cache: Sequence[Any]) -> dict[str, Any]:
+    return {f"{CACHE}{number}": leaf for number, leaf in enumerate(cache)}
+
+
+def _rows(arrays: dict[str, Any]) -> Arrays:
+    """Without the first axis, which is the batch's."""
+    return {name: (str(array.dtype), array.shape[1:]) for name, array in arrays.items()}
+
+
+def _parameters(exported: export.Exported) -> Arrays:
+    (params, *_), _ = exported.in_tree.unflatten(exported.in_avals)
+    return {name: (str(leaf.dtype), leaf.shape) for name, leaf in params.items()}
+
+
+def _check_platform(folder: Path, platforms: Sequence[str]) -> None:
+    try:
+        here = export.default_export_platform()
+    except RuntimeError as error:  # JAX_PLATFORMS names one that is not here
+        raise UserError(
+            f"jax finds no device to act on ({' '.join(str(error).split())}); set JAX_PLATFORMS=cpu."
+        ) from error
+    if here not in platforms:
+        raise UserError(
+            f"{folder} was exported for {', '.join(platforms)}, jax is on {here} here; set JAX_PLATFORMS=cpu."
+        )
+
+
+def program_file(name: str, batch: int) -> str:
+    """Below the artefact. batch 0: of any size."""
+    return f"programs/{name}.{batch or 'any'}.bin"
+
+
+def describe(spec: PolicySpec, statistics: Statistics) -> dict[str, Any]:
+    """The part of policy.json that `load` makes a policy of."""
+    return {"spec": to_json(spec), "state": statistics.to_json()}
+
+
+def load(path: str) -> Artefact:
+    """Opens an artefact; every file is compared with its checksum, the programs with what policy.json says.
+
+    Raises:
+        UserError: see `Folder.open` and `Artefact.check_programs`.
+
+    """
+    opened = Artefact.open(path)
+    opened.check_programs()
+    return opened

@@ -1,0 +1,75 @@
+"""A policy that acts in this process, asked with the same dict as a server is asked over the socket."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from qt_jax.policy.observations import Keys, options, reply
+from qt_jax.policy.sessions import Sessions
+from qt_jax.specs import PolicySpec
+
+
+class LoadedPolicy:
+    """Decides actions for one robot, or for several under a `session_id` each. Not thread-safe.
+
+    A script that asks this object and one that asks `qt_jax.serving.client.Client` are the same script.
+
+    Args:
+        sessions: the policy and its episodes.
+        keys: what the robot calls its cameras, state and instruction.
+
+    """
+
+    def __init__(self, sessions: Sessions, keys: Keys):
+        self._sessions, self._keys = sessions, keys
+
+    @property
+    def spec(self) -> PolicySpec:
+        """The policy's action, observation, window, score and control period."""
+        return self._sessions.policy.spec
+
+    @property
+    def observation(self) -> dict[str, Any]:
+        """{key of an observation: dtype and shape that are expected there}."""
+        return self._keys.describe(self.spec.observation)
+
+    def infer(self, observation: Mapping[str, Any]) -> dict[str, Any]:
+        """Takes one control step.
+
+        Args:
+            observation: images uint8 [H, W, 3], state float [state_dim], the sentence under "prompt"; the
+                keys are those of `observation`. Optional: "reset": True begins an episode, "session_id" tells
+                robots apart, "return_scores": True, "request_id", and "instruction_embedding" instead of the
+                sentence.
+
+        Returns:
+            "actions": float32 [1, D] inside the action's bounds. "tokens": int32 [D], the chosen bins.
+            "scores_of_dims": float32 [D], their scores. "score": of the whole action. "step": from 0.
+            "scores": float32 [D, N], where asked for. "session_id" and "request_id", where given.
+
+        Raises:
+            Refused: (a UserError) naming the key, what came and what is expected. The episode is as it was.
+
+        """
+        message = dict(observation)
+        asked = options(message)
+        request = self._keys.request(message, asked.get("session_id"))
+        (decision,) = self._sessions.act([request])
+        echo = {key: asked[key] for key in ("session_id", "request_id") if key in asked}
+        return reply(decision, asked.get("return_scores", False)) | echo
+
+    def values(self, instructions: Sequence[str], session_id: Hashable = None) -> np.ndarray:
+        """Estimates what each instruction could attain from the session's last observation, float32 [K].
+
+        Raises:
+            Refused: for a policy without values, or a session without an observation.
+
+        """
+        return self._sessions.values(session_id, instructions)
+
+    def reset(self, session_id: Hashable = None) -> None:
+        """Ends the session's episode: its next observation begins a new one."""
+        self._sessions.close(session_id)

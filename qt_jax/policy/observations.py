@@ -1,0 +1,195 @@
+"""What a robot calls things -> a Request.
+
+Keys may be renamed, so that a robot that openpi drives needs no change.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qt_jax.errors import UserError
+from qt_jax.policy.sessions import Decision, Refused, Request
+from qt_jax.specs import ObservationSpec
+
+OPTIONAL = {
+    "reset": bool,
+    "session_id": (str, int),
+    "request_id": (str, int),
+    "deadline_ms": (int, float),
+    "return_scores": bool,
+}
+EMBEDDING = "instruction_embedding"
+MAX_PROMPT = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Keys:
+    """cameras: {the policy's camera: the robot's key}. state: keys whose values are joined to the state.
+    prompt: the instruction's key. ignore: what else the robot sends.
+    """
+
+    cameras: dict[str, str]
+    state: tuple[str, ...]
+    prompt: str = "prompt"
+    ignore: tuple[str, ...] = ()
+
+    @classmethod
+    def default(cls, observation: ObservationSpec) -> Keys:
+        cameras = {name: f"observation/{name}" for name in observation.cameras}
+        return cls(cameras, ("observation/state",) if observation.state_dim else ())
+
+    @classmethod
+    def read(cls, path: str, observation: ObservationSpec) -> Keys:
+        """From a JSON file with any of this class's fields; the others are the default's.
+
+        Raises:
+            UserError: if it cannot be read, or names what the policy does not have.
+
+        """
+        default = cls.default(observation)
+        try:
+            given = json.loads(Path(path).read_text())
+            known = {field.name for field in dataclasses.fields(cls)}
+            if not isinstance(given, dict) or set(given) - known:
+                raise ValueError(f"expected an object with keys among {sorted(known)}")
+            for name in {"state", "ignore"} & set(given):
+                if not isinstance(given[name], list) or not all(isinstance(key, str) for key in given[name]):
+                    raise ValueError(f"{name!r} is {given[name]!r}, expected a list of keys")
+            cameras, prompt = given.get("cameras", {}), given.get("prompt", default.prompt)
+            if not isinstance(cameras, dict) or not all(isinstance(key, str) for key in cameras.values()):
+                raise ValueError(
+                    f"'cameras' is {cameras!r}, expected an object from the policy's cameras to the robot's keys"
+                )
+            if not isinstance(prompt, str):
+                raise ValueError(f"'prompt' is {prompt!r}, expected a key")
+            if given.get("state") and not observation.state_dim:
+                raise ValueError(
+                    f"'state' is {given['state']!r}, the policy has no state; name what it need not read under 'ignore'"
+                )
+            keys = cls(default.cameras | cameras, tuple(given.get("state", default.state)),
+                       prompt, tuple(given.get("ignore", ())))  # fmt: skip
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"--keys={path} cannot be read ({error}).") from error
+        if set(keys.cameras) != set(default.cameras):
+            raise UserError(
+                f"--keys={path} names cameras {sorted(keys.cameras)}, the policy has {sorted(default.cameras)}."
+            )
+        taken = [*keys.cameras.values(), *keys.state, keys.prompt, *keys.ignore, EMBEDDING, *OPTIONAL]
+        if twice := sorted({key for key in taken if taken.count(key) > 1}):
+            raise UserError(
+                f"--keys={path} uses {twice} for more than one thing, the server's own keys among them; rename them."
+            )
+        return keys
+
+    def describe(self, observation: ObservationSpec) -> dict[str, Any]:
+        """For the metadata: {key: what the server expects there}."""
+        image = {"dtype": "uint8", "shape": [*observation.image_size, 3]}
+        state = {
+            "dtype": "float",
+            "shape": [observation.state_dim],
+            "description": observation.state_description,
+        }
+        seen = {key: image for key in self.cameras.values()} | (
+            {"+".join(self.state): state} if self.state else {}
+        )
+        return seen | {self.prompt: {"dtype": "str"}}
+
+    def request(self, message: dict[str, Any], session: Hashable) -> Request:
+        """Raises Refused (`bad_observation`) naming the key that is missing, unknown or of a wrong type."""
+        known = {*self.cameras.values(), *self.state, *self.ignore, self.prompt, EMBEDDING, *OPTIONAL}
+        for key in message:
+            if key not in known:
+                raise Refused(
+                    "bad_observation",
+                    f"Observation has an unknown key {str(key)[:100]!r}; expected {self._expected()}.",
+                )
+        images = {camera: self._array(message, key) for camera, key in self.cameras.items()}
+        parts = [np.atleast_1d(self._array(message, key)) for key in self.state]
+        for key, part in zip(self.state, parts):
+            if part.ndim != 1 or part.dtype.kind not in "fiu":
+                raise Refused(
+                    "bad_observation",
+                    f"Observation key {key!r} is {part.dtype}{list(part.shape)}, expected a vector.",
+                )
+        state = np.concatenate(parts).astype(np.float32) if parts else np.zeros(0, np.float32)
+        return Request(session, images, state, self._instruction(message), message.get("reset", False))
+
+    def _instruction(self, message: dict[str, Any]) -> str | np.ndarray:
+        if EMBEDDING in message:
+            return self._array(message, EMBEDDING)
+        prompt = message.get(self.prompt)
+        if not isinstance(prompt, str) or not 0 < len(prompt.strip()) or len(prompt) > MAX_PROMPT:
+            raise Refused(
+                "bad_observation",
+                f"Observation key {self.prompt!r} is {str(prompt)[:50]!r}, expected a sentence of 1 to {MAX_PROMPT} letters.",
+            )
+        return prompt
+
+    def _array(self, message: dict[str, Any], key: str) -> np.ndarray:
+        if key not in message:
+            raise Refused(
+                "bad_observation", f"Observation key {key!r} is missing; expected {self._expected()}."
+            )
+        value = message[key]
+        if not isinstance(value, (np.ndarray, np.generic, list, int, float)):
+            raise Refused(
+                "bad_observation", f"Observation key {key!r} is a {type(value).__name__}, expected an array."
+            )
+        try:
+            array = np.asarray(value)
+        except ValueError:
+            array = np.asarray(None)
+        if array.dtype.kind not in "fiub":
+            raise Refused(
+                "bad_observation", f"Observation key {key!r} holds {array.dtype}, expected numbers."
+            )
+        return array
+
+    def _expected(self) -> list[str]:
+        return [*self.cameras.values(), *self.state, self.prompt]
+
+
+def plain(value: Any) -> Any:
+    """A numpy scalar, or an array without dims, as Python's own; anything else as it is."""
+    return value.item() if isinstance(value, (np.ndarray, np.generic)) and value.ndim == 0 else value
+
+
+def options(message: dict[str, Any]) -> dict[str, Any]:
+    """The optional keys that are there. Raises Refused (`bad_observation`) naming one of a wrong type."""
+    for key, kind in OPTIONAL.items():
+        if key not in message:
+            continue
+        value = message[key] = plain(message[key])
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            names = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
+            raise Refused(
+                "bad_observation", f"Optional key {key!r} is {str(value)[:50]!r}, expected {names}."
+            )
+        if isinstance(value, str) and len(value) > 100:
+            raise Refused("bad_observation", f"Optional key {key!r} is longer than 100 letters.")
+    deadline = message.get("deadline_ms", 1)
+    if not 0 < deadline < float("inf"):
+        raise Refused(
+            "bad_observation", f"Optional key 'deadline_ms' is {deadline}, expected milliseconds above 0."
+        )
+    return {key: message[key] for key in OPTIONAL if key in message}
+
+
+def reply(decision: Decision, with_scores: bool) -> dict[str, Any]:
+    """What a robot is told of a decision; `infer` of policy/loaded.py says what is in it."""
+    told = {
+        "actions": decision.action[None],
+        "tokens": decision.tokens,
+        "scores_of_dims": decision.chosen,
+        "score": decision.score,
+        "step": decision.step,
+    }
+    if with_scores:  # -inf, of bins that are not there, is no JSON number
+        told["scores"] = np.maximum(decision.scores, np.finfo(np.float32).min)
+    return told

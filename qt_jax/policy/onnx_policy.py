@@ -1,0 +1,147 @@
+"""The artefact's policy on onnxruntime, for robots without jax: numpy and onnxruntime are enough (`pip
+install --no-deps qt_jax`).
+
+`Sessions(onnx_policy.load(folder), embed)` of policy/sessions.py keeps episodes, and tells windows anew
+under a new instruction.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qt_jax.errors import UserError
+from qt_jax.policy import programs
+from qt_jax.policy.folder import Folder
+from qt_jax.policy.programs import CACHE, PARTS, Arrays, Program, image_name
+from qt_jax.policy.runtime import Runtime
+
+FOLDER = "onnx"
+"""Below the artefact."""
+MAX_THREADS = 4
+"""Of the default (of this project): cameras and drivers want cores too."""
+
+
+def load(path: str, slots: int = 1, threads: int | None = None) -> OnnxPolicy:
+    """The policy of an artefact to which `python -m qt_jax onnx` added its programs.
+
+    Args:
+        threads: that a control step runs on; between two steps they rest. Default: as many as there are cores
+            that this process may use, 4 at most.
+
+    Raises:
+        UserError: if there is none, a file is missing or was changed, or onnxruntime does not run a program.
+
+    """
+    folder = Folder.open(path)
+    if FOLDER not in folder.about:
+        raise UserError(
+            f"{path} holds no ONNX programs; add them with `python -m qt_jax onnx --artefact={path}`."
+        )
+    return OnnxPolicy(folder, folder.path / FOLDER, slots, threads)
+
+
+class OnnxPolicy(Runtime):
+    """A `Runtime` of `slots` episodes, each with its own window.
+
+    The programs are of one row, so a call's rows run one after the other.
+
+    Args:
+        described: whose specs and statistics the programs have.
+        written: folder of encode.onnx and decode.onnx.
+        threads: see `load`.
+
+    Raises:
+        UserError: if onnxruntime does not run a program, or it is of another policy.
+
+    """
+
+    def __init__(self, described: Folder, written: Path, slots: int = 1, threads: int | None = None):
+        super().__init__(described.spec, described.statistics, slots)
+        files = [written / f"{part}.onnx" for part in PARTS]
+        self._encode, self._decode = (_session(file, threads) for file in files)
+        encode, decode = _described(files[0], self._encode), _described(files[1], self._decode)
+        programs.check(self.spec, described.network, encode, decode)
+        shapes = {name: shape for name, (_, shape) in decode.takes.items() if name.startswith(CACHE)}
+        self._cache = {name: np.zeros((slots, *shape), np.float32) for name, shape in shapes.items()}
+        self._mask = np.zeros((slots, self.spec.window), bool)
+        self._actions = np.zeros((slots, self.spec.window, self.spec.action.dims), np.int32)
+
+    def forget_all(self) -> None:
+        self._mask[:] = False
+
+    def _decide(self, slot: np.ndarray, images: dict, *inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        decoded = []
+        for row, (episode, state, instruction, is_first, executed) in enumerate(zip(slot, *inputs)):
+            seen = {image_name(camera): image[row][None] for camera, image in images.items()}
+            seen |= {"state": state[None], "instruction": instruction[None]}
+            decoded.append(self._step(episode, is_first, executed, seen))
+        tokens, scores = (np.concatenate(part) for part in zip(*decoded))
+        return tokens, scores
+
+    def _step(
+        self, slot: int, is_first: bool, executed: np.ndarray, inputs: dict[str, np.ndarray]
+    ) -> list[np.ndarray]:
+        """Tokens [1, D] and scores [1, D, N]; the slot's window goes one frame on."""
+        frame = _run(self._encode, inputs)
+        for name, kept in self._cache.items():
+            kept[slot] = np.concatenate([kept[slot, 1:], frame[name]])
+        self._mask[slot] = np.append(self._mask[slot, 1:] & ~is_first, True)
+        self._actions[slot] = np.pad(self._actions[slot, 1:], [(0, 1), (0, 0)])
+        window = self._cache | {"mask": self._mask, "executed": self._actions}
+        found = _run(self._decode, {name: kept[slot][None] for name, kept in window.items()})
+        tokens, scores = (found[name][:, list(self.spec.slots)] for name in ("tokens", "scores"))
+        self._actions[slot, -1] = np.where(executed < 0, tokens[0], executed)
+        return [tokens, scores]
+
+
+def _session(file: Path, threads: int | None) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(f"ONNX programs need onnxruntime ({error}): pip install onnxruntime") from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # constants that it folds away are no one's business
+    options.intra_op_num_threads = _threads(threads)
+    for pool in ("intra_op", "inter_op"):  # whose threads would keep their cores busy between two steps
+        options.add_session_config_entry(f"session.{pool}.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(file, options)
+    except Exception as error:  # whatever onnxruntime raises
+        raise UserError(
+            f"onnxruntime {onnxruntime.__version__} does not run {file} ({' '.join(str(error).split())}); "
+            "update it, or convert again with an older --opset."
+        ) from error
+
+
+def _threads(wanted: int | None) -> int:
+    if wanted is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(MAX_THREADS, cores)
+    if wanted < 1:
+        raise UserError(f"threads is {wanted}; give 1 or more, or None for one a core, to {MAX_THREADS}.")
+    return wanted
+
+
+def _described(file: Path, session: Any) -> Program:
+    return Program(file, _rows(session.get_inputs()), _rows(session.get_outputs()))
+
+
+def _rows(nodes: list[Any]) -> Arrays:
+    """Without the first axis, which is of one row."""
+    kinds = {"tensor(float)": "float32"}
+    return {
+        n.name: (kinds.get(n.type, n.type.removeprefix("tensor(").removesuffix(")")), tuple(n.shape[1:]))
+        for n in nodes
+    }
+
+
+def _run(session: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """{output: value}; a program takes of the inputs what it uses."""
+    names = [node.name for node in session.get_outputs()]
+    return dict(
+        zip(names, session.run(names, {node.name: inputs[node.name] for node in session.get_inputs()}))
+    )

@@ -1,0 +1,153 @@
+"""What every runtime of a policy takes and gives, in numpy: policy/jax_policy.py (jax) and
+policy/onnx_policy.py (onnxruntime).
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import reprlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from qt_jax import discretization
+from qt_jax.errors import UserError
+from qt_jax.specs import PolicySpec
+from qt_jax.statistics import Statistics
+
+
+@dataclasses.dataclass(frozen=True)
+class Action:
+    """actions float32 [M, D] inside the spec's bounds.
+
+    Tokens int32 [M, D]; scores float32 [M, D, N], -inf at absent bins.
+    """
+
+    actions: np.ndarray
+    tokens: np.ndarray
+    scores: np.ndarray
+
+    @property
+    def chosen(self) -> np.ndarray:
+        """Scores of the chosen bins, [M, D]; `PolicySpec.score` makes one of them."""
+        return np.take_along_axis(self.scores, self.tokens[..., None], axis=-1)[..., 0]
+
+
+class Runtime(abc.ABC):
+    """The policy of up to `slots` episodes at once, each with its own window of past frames.
+
+    Statistics: of this robot's raw state.
+    """
+
+    def __init__(self, spec: PolicySpec, statistics: Statistics, slots: int):
+        self.spec, self._statistics, self.slots = spec, statistics, slots
+
+    def act(
+        self,
+        slot: np.ndarray,
+        images: dict[str, np.ndarray],
+        state: np.ndarray,
+        instruction: np.ndarray,
+        is_first: np.ndarray,
+        executed: np.ndarray | None = None,
+    ) -> Action:
+        """One control step of M of the episodes.
+
+        Args:
+            slot: int [M], which episodes, each at most once.
+            images: {camera: uint8 [M, H, W, 3]}. state: raw, float [M, state_dim]. instruction: float [M, E]
+                embeddings.
+            is_first: bool [M]; True forgets the slot's past, as at the start of an episode in training.
+            executed: int [M, D], of a frame that is told again: the bins of the action that followed it; -1,
+                and by default: those that are decided now. Later decisions of a policy with
+                `config.model.past_actions` know them. Not checked.
+
+        Raises:
+            UserError: naming the field whose shape, dtype or values are wrong. The windows are untouched
+                then.
+
+        """
+        check(self.spec, images, state, instruction, rows=len(slot))
+        executed = undecided(self.spec, len(slot)) if executed is None else executed
+        inputs = (
+            images,
+            self._statistics.normalize(state),
+            instruction.astype(np.float32),
+            np.asarray(is_first),
+            executed,
+        )
+        tokens, scores = self._decide(np.asarray(slot), *inputs)
+        return Action(discretization.detokenize(self.spec.action, tokens), tokens, scores)
+
+    @abc.abstractmethod
+    def _decide(self, slot: np.ndarray, *inputs: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens [M, D] and scores [M, D, N]. inputs: as `act` has them, the state normalised, nothing left
+        out.
+        """
+
+    def warm_up(self) -> None:
+        """Takes a control step that is forgotten again: the first one costs more than those that follow."""
+        observation = self.spec.observation
+        images = {name: np.zeros((1, *observation.image_size, 3), np.uint8) for name in observation.cameras}
+        state = np.zeros((1, observation.state_dim), np.float32)
+        instruction = np.zeros((1, self.spec.instruction_dim), np.float32)
+        self.act(np.zeros(1, int), images, state, instruction, np.ones(1, bool))
+        self.forget_all()
+
+    @abc.abstractmethod
+    def forget_all(self) -> None:
+        """Empties every window."""
+
+
+def undecided(spec: PolicySpec, rows: int) -> np.ndarray:
+    """`executed` of frames at which the policy decides."""
+    return np.full((rows, spec.action.dims), -1, np.int32)
+
+
+def check(
+    spec: PolicySpec,
+    images: dict[str, np.ndarray],
+    state: np.ndarray,
+    instruction: np.ndarray,
+    rows: int | None = None,
+) -> None:
+    """Raises a UserError naming the field of an observation (of `rows` observations) that the policy does not
+    take.
+    """
+    observation, batch = spec.observation, () if rows is None else (rows,)
+    cameras = sorted(observation.cameras)
+    if not isinstance(images, Mapping):
+        raise UserError(f"Observation field images is {shown(images)}, the policy expects a dict: {cameras}.")
+    if set(images) != set(observation.cameras):
+        raise UserError(f"Observation has cameras {sorted(map(str, images))}, the policy expects {cameras}.")
+    for name, image in images.items():
+        _check_field(f"images[{name!r}]", image, "uint8", (*batch, *observation.image_size, 3))
+    _check_field("state", state, "floating", (*batch, observation.state_dim))
+    _check_field("instruction", instruction, "floating", (*batch, spec.instruction_dim))
+
+
+def _check_field(name: str, value: Any, kind: str, shape: tuple[int, ...]) -> None:
+    """kind: uint8, or floating, whose numbers are finite."""
+    good = isinstance(value, np.ndarray) and value.shape == shape
+    if not good or not (value.dtype == np.uint8 if kind == "uint8" else value.dtype.kind == "f"):
+        expected = f"{'' if isinstance(value, np.ndarray) else 'a numpy array, '}{kind}{list(shape)}"
+        raise UserError(f"Observation field {name} is {shown(value)}, the policy expects {expected}.")
+    if kind == "floating" and not _finite(value):
+        raise UserError(f"Observation field {name} holds NaN or Inf; the policy expects finite numbers.")
+
+
+def _finite(value: np.ndarray) -> bool:
+    """In float32, which the networks see."""
+    if value.dtype != np.float32:
+        with np.errstate(over="ignore"):
+            value = value.astype(np.float32)
+    return bool(np.isfinite(value).all())
+
+
+def shown(value: Any) -> str:
+    """What came, in a few words: an array's dtype and shape, of anything else its type and how it begins."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype}{list(value.shape)}"
+    return f"a {type(value).__name__} ({' '.join(reprlib.repr(value).split())[:40]})"

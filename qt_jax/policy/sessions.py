@@ -1,0 +1,303 @@
+"""Episodes under way: who is in which slot, what was seen, and what a new instruction asks to be encoded
+again.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import numpy as np
+
+from qt_jax.errors import UserError
+from qt_jax.policy.runtime import Action, Runtime, check, shown, undecided
+
+
+class Refused(UserError):
+    """A request that got no action.
+
+    code: a stable name of the reason (docs/robot.md lists them). in_history: whether its frame is in the
+    episode's history all the same.
+    """
+
+    def __init__(self, code: str, message: str, in_history: bool = False):
+        super().__init__(message)
+        self.code, self.in_history = code, in_history
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One observation of one robot.
+
+    session: which episode's. images: {camera: uint8 [H, W, 3]}. state: raw, float [state_dim].
+    instruction: a sentence, or its embedding, float [E]. reset: the first of a new episode. The arrays may be
+    written over once `Sessions` has answered.
+    """
+
+    session: Hashable
+    images: dict[str, np.ndarray]
+    state: np.ndarray
+    instruction: str | np.ndarray
+    reset: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """action float32 [D].
+
+    Tokens int32 [D]; chosen float32 [D], the scores of the chosen bins; score: of the whole action; scores
+    float32 [D, N]; step: from 0.
+    """
+
+    action: np.ndarray
+    tokens: np.ndarray
+    chosen: np.ndarray
+    score: float
+    scores: np.ndarray
+    step: int
+
+
+@dataclasses.dataclass
+class _Frame:
+    """What was seen, and the bins [D] of what was done then: -1 until it is decided."""
+
+    images: dict[str, np.ndarray]
+    state: np.ndarray
+    tokens: np.ndarray
+
+
+@dataclasses.dataclass
+class _Episode:
+    slot: int
+    frames: collections.deque
+    embedding: np.ndarray | None = None
+    step: int = 0
+
+
+class Sessions:
+    """Not thread-safe: one thread asks.
+
+    Args:
+        embed: sentence -> float [E].
+        reserved: slots that no session takes, so that `values` always has one.
+
+    """
+
+    def __init__(self, policy: Runtime, embed: Callable[[str], np.ndarray], reserved: int = 0):
+        self.policy, self._embed = policy, embed
+        self._episodes: dict[Hashable, _Episode] = {}
+        slots = list(range(policy.slots))[::-1]
+        self._reserved, self._free = slots[:reserved], slots[reserved:]
+        self._lost: set[Hashable] = set()
+
+    @property
+    def limit(self) -> int:
+        """Episodes at once."""
+        return self.policy.slots - len(self._reserved)
+
+    def __len__(self) -> int:
+        return len(self._episodes)
+
+    def __contains__(self, session: Hashable) -> bool:
+        """Whether its episode is under way, or was lost and has not begun anew."""
+        return session in self._episodes or session in self._lost
+
+    def close(self, session: Hashable) -> None:
+        """Forgets an episode; unknown ones are forgotten already."""
+        episode = self._episodes.pop(session, None)
+        if episode is not None:
+            self._free.append(episode.slot)
+        self._lost.discard(session)
+
+    def lose_all(self) -> None:
+        """After a failure that left the policy's windows in no known state: every session must begin a new
+        episode.
+        """
+        lost = {*self._episodes, *self._lost}
+        for session in lost:
+            self.close(session)
+        self._lost = lost
+        self.policy.forget_all()
+
+    def act(self, requests: Sequence[Request]) -> list[Decision]:
+        """Takes one control step of each session that asks, in one batch.
+
+        A session's first request begins its episode. One whose instruction differs from that before has its
+        window encoded anew.
+
+        Raises:
+            Refused: of the first request that cannot be served. Then none is: every session is as it was.
+
+        """
+        _check_once_each(requests)
+        before = set(self._episodes)
+        try:
+            embeddings = [self._admit(request) for request in requests]
+        except BaseException:  # a Refused, or whatever `embed` raises
+            for session in set(self._episodes) - before:
+                self._free.append(self._episodes.pop(session).slot)
+            raise
+        return self._decide(requests, embeddings)
+
+    def act_each(self, requests: Sequence[Request]) -> list[Decision | Refused]:
+        """As `act`, for robots that know nothing of each other: a refusal stands in its request's place.
+
+        The others act, and what is refused leaves its session as it was.
+        """
+        _check_once_each(requests)
+        results: list[Any] = []
+        for request in requests:
+            try:
+                results.append(self._admit(request))
+            except Refused as refused:
+                results.append(refused)
+        taken = [number for number, result in enumerate(results) if not isinstance(result, Refused)]
+        decided = self._decide([requests[number] for number in taken], [results[number] for number in taken])
+        for number, decision in zip(taken, decided):
+            results[number] = decision
+        return results
+
+    def _decide(self, requests: Sequence[Request], embeddings: Sequence[np.ndarray]) -> list[Decision]:
+        """The control step of requests whose sessions are open."""
+        if not requests:
+            return []
+        episodes = [self._episodes[request.session] for request in requests]
+        rows = []
+        for request, embedding, episode in zip(requests, embeddings, episodes):
+            self._lost.discard(request.session)
+            if request.reset:
+                episode.frames.clear()
+                episode.step = 0
+            told_anew = episode.step > 0 and not np.array_equal(embedding, episode.embedding)
+            episode.embedding = _own(embedding)
+            images = {name: _own(image) for name, image in request.images.items()}
+            episode.frames.append(_Frame(images, _own(request.state), undecided(self.policy.spec, 1)[0]))
+            rows.append(list(episode.frames)[0 if told_anew else -1 :])
+        for place in range(
+            max(map(len, rows)) - 1
+        ):  # the window again, its first frame as an episode's first
+            again = [(e, row, place == 0) for e, row in zip(episodes, rows) if place < len(row) - 1]
+            self._step([(e, row[place], first) for e, row, first in again])
+        action = self._step([(e, row[-1], e.step == 0) for e, row in zip(episodes, rows)])
+        decisions = []
+        for row, episode in enumerate(episodes):
+            tokens, chosen, scores = action.tokens[row], action.chosen[row], action.scores[row]
+            episode.frames[-1].tokens, score = tokens, float(self.policy.spec.score(chosen))
+            decisions.append(Decision(action.actions[row], tokens, chosen, score, scores, episode.step))
+            episode.step += 1
+        return decisions
+
+    def values(self, session: Hashable, instructions: Sequence[str | np.ndarray]) -> np.ndarray:
+        """Value of each instruction in the session's current observation (its window told so from the start):
+        maximum over the bins of the dim that is decided first.
+
+        Uses as many free and reserved slots as there are instructions, in turns where there are fewer.
+
+        Raises:
+            Refused: `no_values`, `unknown_session`, `sessions_full` if no slot is free, or `bad_observation`
+                for what is no list of instructions.
+
+        """
+        if self.policy.spec.score_name != "Q":
+            raise Refused(
+                "no_values", f"This policy's scores are of kind {self.policy.spec.score_name!r}, no values."
+            )
+        if session not in self._episodes:
+            raise Refused("unknown_session", "This session has no observation yet; send one first.")
+        if isinstance(instructions, str):  # whose letters would be valued
+            raise Refused("bad_observation", f"The instructions are {instructions[:50]!r}, expected a list.")
+        spare = self._reserved + self._free
+        if not spare:
+            raise self._full()
+        frames, values = list(self._episodes[session].frames), [np.zeros(0, np.float32)]
+        last = frames[-1]
+        embeddings = [self._checked(text, last.images, last.state) for text in instructions]
+        for start in range(0, len(embeddings), len(spare)):
+            part = embeddings[start : start + len(spare)]
+            told = [_Episode(slot, collections.deque(), embedding) for slot, embedding in zip(spare, part)]
+            for place, frame in enumerate(frames):
+                action = self._step([(episode, frame, place == 0) for episode in told])
+            values.append(action.scores[:, self.policy.spec.decided[0]].max(-1))
+        return np.concatenate(values)
+
+    def embedding(self, instruction: str | np.ndarray) -> np.ndarray:
+        """Gives a sentence's embedding, float32 [E]; an array is taken for one as it is.
+
+        Raises:
+            UserError: if it is empty, or no sentence; and that of `embed`.
+
+        """
+        if isinstance(instruction, np.ndarray):
+            return instruction
+        if not isinstance(instruction, str) or not instruction.strip():
+            found, size = shown(instruction), self.policy.spec.instruction_dim
+            expected = f"a sentence such as 'open the drawer', or its embedding, floating[{size}]"
+            raise UserError(f"Observation field instruction is {found}, the policy expects {expected}.")
+        return np.asarray(self._embed(instruction), np.float32)
+
+    def _admit(self, request: Request) -> np.ndarray:
+        """The embedding of a request that can be served, its session open. Raises Refused: why it cannot."""
+        embedding = self._checked(request.instruction, request.images, request.state)
+        if request.session in self._lost and not request.reset:
+            raise Refused("episode_lost", "The server failed in this episode; begin a new one with reset.")
+        if request.session not in self._episodes:
+            if not self._free:
+                raise self._full()
+            window = self.policy.spec.window
+            self._episodes[request.session] = _Episode(self._free.pop(), collections.deque(maxlen=window))
+        return embedding
+
+    def _checked(
+        self, instruction: str | np.ndarray, images: dict[str, np.ndarray], state: np.ndarray
+    ) -> np.ndarray:
+        """The embedding. Raises Refused: naming what the policy does not take."""
+        try:
+            embedding = self.embedding(instruction)
+            check(self.policy.spec, images, state, embedding)
+        except Refused:
+            raise
+        except UserError as error:
+            raise Refused("bad_observation", str(error)) from error
+        return embedding
+
+    def _full(self) -> Refused:
+        reason = f"All {self.limit} slots are in episodes; close one, or serve with more slots."
+        return Refused("sessions_full", reason)
+
+    def _step(self, rows: Sequence[tuple[_Episode, _Frame, bool]]) -> Action:
+        episodes, frames, is_first = zip(*rows)
+        images = {
+            name: _stacked([frame.images[name] for frame in frames])
+            for name in self.policy.spec.observation.cameras
+        }
+        state, embeddings = (
+            _stacked([frame.state for frame in frames]),
+            _stacked([episode.embedding for episode in episodes]),
+        )
+        slots, executed = (
+            np.asarray([episode.slot for episode in episodes]),
+            np.stack([frame.tokens for frame in frames]),
+        )
+        return self.policy.act(slots, images, state, embeddings, np.asarray(is_first), executed)
+
+
+def _check_once_each(requests: Sequence[Request]) -> None:
+    if len({request.session for request in requests}) < len(requests):
+        raise ValueError("A session may ask once a batch.")
+
+
+def _own(array: np.ndarray) -> np.ndarray:
+    """What the caller's next frame, in the same buffer, does not change: a copy, but of bytes, as they come
+    by the network.
+    """
+    base = array.base
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return array if isinstance(base, bytes) else array.copy()
+
+
+def _stacked(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """`np.stack`, without the copy where there is one row: a lone robot's image."""
+    return rows[0][None] if len(rows) == 1 else np.stack(rows)

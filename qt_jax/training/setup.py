@@ -1,0 +1,152 @@
+"""From a config and its datasets to what the learner is fed, and the assets that its checkpoints need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from qt_jax import agents
+from qt_jax.data import mixture, returns
+from qt_jax.data.loader import Recipe
+from qt_jax.data.mixture import Mixture
+from qt_jax.data.segments import Cutting
+from qt_jax.data.tables import Entry
+from qt_jax.errors import UserError
+from qt_jax.statistics import Statistics
+from qt_jax.training import checkpoints, origin
+
+
+def prepare(
+    config: Any, entries: Sequence[Entry], any_returns: bool = False
+) -> tuple[ml_collections.FrozenConfigDict, Recipe, checkpoints.Assets]:
+    """The config with its value range, the recipe of its segments, and the assets.
+
+    State statistics are each dataset's own, or, of a run that started from another
+    (`config.train.init_from`), those of that one, where it had the dataset.
+
+    Args:
+        any_returns: also those outside the value range, to look at them.
+
+    Raises:
+        UserError: for bad data, returns outside the value range where the agent has values, or a run to start
+            from whose outputs mean something else.
+
+    """
+    opened = mixture.open_mixture(config.data, entries)
+
+    def column(name):
+        return np.concatenate([source.index.columns[name] for source in opened.sources])
+
+    config = with_value_range(config, float(column("dt").min()), int(column("length").max()))
+    if agents.has_values(config.agent.name) and not any_returns:
+        returns.check(opened, config)
+    recipe = Recipe(
+        mixture=opened,
+        cutting=Cutting(config.data.segment_length, config.model.window, config.agent.get("n_step", 1)),
+        discount=config.discount,
+        dt_ref=config.dt_ref,
+        value_range=config.value_range,
+        step_penalty=config.data.step_penalty,
+        time_limits=config.data.time_limits,
+        relabel_rate=config.data.relabel_rate,
+        paraphrase_cosine=config.data.paraphrase_cosine,
+        seed=config.seed,
+        cache=config.data.cache,
+        max_skipped=config.data.max_skipped,
+        state_statistics=_state_statistics(config, opened, continues=not any_returns),
+    )
+    datasets = {
+        source.name: checkpoints.DatasetAssets(
+            source.action,
+            source.spec.observation,
+            recipe.state_statistics[source.name],
+            source.index.statistics["action"],
+            float(np.median(source.index.columns["dt"])),
+            returns.told(source, config) if config.model.return_token else None,
+        )  # fmt: skip
+        for source in opened.sources
+    }
+    assets = checkpoints.Assets(
+        action=opened.action,
+        observation=opened.observation,
+        datasets=datasets,
+        text_encoder=opened.text_encoder,
+        instruction_dim=opened.instruction_dim,
+        config=checkpoints.plain_config(config),
+        data_fingerprint=opened.fingerprint,
+        data=opened.success(),
+    )
+    if config.train.init_from and not checkpoints.exists(config.workdir):
+        origin.check(config.train.init_from, assets)
+    return config, recipe, assets
+
+
+def with_value_range(config: Any, shortest_dt: float, longest: int = 0) -> ml_collections.FrozenConfigDict:
+    """The config; an empty `value_range` becomes that of 1 for success and of `step_penalty` a step for ever.
+
+    Args:
+        longest: steps of the data's longest episode, which a message names; 0: not known.
+
+    Raises:
+        UserError: if penalties without a discount have no such bound.
+
+    """
+    resolved = ml_collections.ConfigDict(config)
+    if not resolved.value_range:
+        low, penalty = 0.0, config.data.step_penalty
+        if penalty:
+            gamma = config.discount ** (shortest_dt / config.dt_ref)
+            if gamma >= 1 and agents.has_values(config.agent.name):
+                known = f"; the longest of the data has {longest}, which makes ({-penalty * longest:g}, 1)"
+                raise UserError(
+                    f"config.discount is 1 with config.data.step_penalty={penalty:g}: returns have no bound. "
+                    f"Set config.value_range to (-{penalty:g} x the most steps that an episode may have, 1)"
+                    f"{known if longest else ''}."
+                )
+            low = -penalty / (1.0 - gamma) if gamma < 1 else 0.0
+        resolved.value_range = (low, 1.0)
+    return ml_collections.FrozenConfigDict(resolved)
+
+
+def _state_statistics(config: Any, opened: Mixture, continues: bool) -> dict[str, Statistics]:
+    own = {source.name: source.index.statistics["state"] for source in opened.sources}
+    started_from = config.train.init_from
+    if not (continues or started_from):
+        return own
+    before = None
+    if checkpoints.exists(config.workdir):  # which says itself whether it started from another
+        before = checkpoints.load_assets(config.workdir)
+        started_from = started_from or before.config["train"]["init_from"]
+    if not started_from:
+        return own
+    # What its parameters expect; the new data's own would shift their inputs.
+    datasets = (before or checkpoints.load_assets(started_from)).datasets
+    return {name: datasets[name].state if name in datasets else values for name, values in own.items()}
+
+
+def describe(recipe: Recipe) -> str:
+    """A line a dataset: what was found, what was left out, what the bins cut off."""
+    lines = []
+    for source in recipe.mixture.sources:
+        index, action = source.index, source.action
+        clipped = (
+            ", ".join(
+                f"{name} {share:.2%}" for name, share in zip(action.names, source.clipped()) if share > 0
+            )
+            or "nothing"
+        )
+        lines.append(
+            f"{source.name}: {len(source.train)} training and {len(source.validation)} validation episodes of {len(index)}, "
+            f"{index.columns['success'].mean():.0%} successful, weight {source.weight:.3g}; actions beyond the bins: {clipped}"
+        )
+        lines += [f"  {line}" for line in (*source.directory.splits(), *source.outliers())]
+        if index.left_out:
+            lines.append(f"  {index.left_out} episodes are left out by {source.spec.reader}")
+        if index.skipped:
+            lines.append(
+                f"  {sum(index.skipped.values())} damaged episodes are skipped, the first: {next(iter(index.skipped))}"
+            )
+    return "\n".join(lines)

@@ -1,0 +1,473 @@
+"""HDF5 files as labs have them: what is not as it should be is used, or refused by name before anything is
+written.
+"""
+
+import io
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from qt_jax.curation.convert import hdf5_streams
+from qt_jax.errors import UserError
+from tests.curation import recordings
+from tests.curation.test_convert import all_of, shown, source
+
+STEPS, SIZE = 6, recordings.SIZE
+FLAGS = {"success": "all", "instruction": "fold", "fps": 50.0}
+
+
+def frames(camera="front"):
+    return np.stack([recordings.frame(0, step, camera) for step in range(STEPS)])
+
+
+def episode(path, **observations):
+    """A file of one episode; a keyword's __ is a / of the path below observations."""
+    path.parent.mkdir(exist_ok=True)
+    with h5py.File(path, "w") as file:
+        file["action"] = np.random.default_rng(0).uniform(-1, 1, (STEPS, 2))
+        file["observations/qpos"] = np.arange(3.0 * STEPS).reshape(STEPS, 3)
+        for key, value in observations.items():
+            file[f"observations/{key.replace('__', '/')}"] = value
+    return path
+
+
+def robomimic(path, demos=3, **columns):
+    """A file of `demos`, with `columns` in place of the rewards."""
+    with h5py.File(path, "w") as file:
+        for i in range(demos):
+            group = file.create_group(f"data/demo_{i}")
+            group["actions"], group["obs/pos"] = (
+                np.linspace(-1, 1, 2 * STEPS).reshape(STEPS, 2),
+                np.ones((STEPS, 3)),
+            )
+            for key, value in ({"rewards": np.arange(STEPS) == STEPS - 1} | columns).items():
+                group[key] = np.asarray(value, float)
+            group.attrs["fps"], group.attrs["instruction"] = 10, "lift"
+    return path
+
+
+def padded(files):
+    rows = np.zeros((len(files), max(map(len, files)) + 5), np.uint8)
+    for row, content in zip(rows, files):
+        row[: len(content)] = np.frombuffer(content, np.uint8)
+    return rows
+
+
+def variable(file, name, files):
+    file.create_dataset(name, (len(files),), h5py.vlen_dtype(np.uint8))
+    for step, content in enumerate(files):
+        file[name][step] = np.frombuffer(content, np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("form", ["padded", "variable", "opaque", "string"])
+def test_encoded_frames(tmp_path, kind, form):
+    """ALOHA's are padded, each episode's to a length of its own, and `compress_len` says how long each is."""
+    files = [recordings.encoded(image, kind) for image in frames()]
+    for i, more in enumerate((0, 7)):
+        path = episode(tmp_path / f"episode_{i}.hdf5")
+        with h5py.File(path, "a") as file:
+            file["compress_len"] = np.float64([[len(content) for content in files]])
+            name = "observations/images/cam_high"
+            if form == "padded":
+                file[name] = np.pad(padded(files), [(0, 0), (0, more)])
+            elif form == "variable":
+                variable(file, name, files)
+            else:
+                file[name] = np.asarray(
+                    files, np.dtype(f"{'V' if form == 'opaque' else 'S'}{max(map(len, files))}")
+                )
+    opened = source(tmp_path, "hdf5", **FLAGS)
+    assert (
+        opened.observation.cameras == ("cam_high",)
+        and opened.observation.image_size == SIZE
+        and not opened.notes
+    )
+    for one in all_of(opened):
+        np.testing.assert_allclose(shown(one.images["cam_high"]), frames(), atol=8)
+        assert kind == "PNG" or one.images["cam_high"][0] == files[0]  # as it is, without the padding
+
+
+@pytest.mark.parametrize(
+    "array, kept",
+    [
+        (lambda image: np.moveaxis(image, -1, 1), lambda image: image),
+        (lambda image: np.concatenate([image, image[..., :1]], -1), lambda image: image),
+        (lambda image: image[..., 1:2], lambda image: np.repeat(image[..., 1:2], 3, -1)),
+        (lambda image: image[..., 1], lambda image: np.repeat(image[..., 1:2], 3, -1)),
+        (lambda image: np.moveaxis(image[..., 1:2], -1, 1), lambda image: np.repeat(image[..., 1:2], 3, -1)),
+        (lambda image: np.float32(image / 255), lambda image: image),
+        (lambda image: np.float64(image), lambda image: image),
+        (lambda image: np.moveaxis(np.float16(image / 255), -1, 1), lambda image: image),
+    ],
+    ids=[
+        "channel first",
+        "alpha",
+        "grey",
+        "grey without channels",
+        "grey channel first",
+        "to 1",
+        "to 255",
+        "half channel first",
+    ],
+)
+def test_pixels_of_any_kind(tmp_path, array, kept):
+    opened = source(episode(tmp_path / "e.hdf5", images__cam=array(frames())), "hdf5", **FLAGS)
+    assert opened.observation.image_size == SIZE
+    np.testing.assert_allclose(shown(all_of(opened)[0].images["cam"]), kept(frames()), atol=12)
+
+
+def test_what_1_means_is_the_same_in_all_episodes(tmp_path):
+    def level(value):
+        return np.full((STEPS, *SIZE, 3), value, np.float32)
+
+    for name, value in {"a": 1.0, "b": 200.0, "c": 90.0, "black": 0.0}.items():
+        episode(tmp_path / f"{name}.hdf5", images__cam=level(value))
+    with pytest.raises(
+        UserError, match="a.hdf5: / has pixels of 'images/cam' from 0 to 1, others to 255; leave it out"
+    ):
+        source(tmp_path, "hdf5", **FLAGS)
+    shades = [
+        shown(one.images["cam"]).mean() for one in all_of(source(tmp_path, "hdf5", max_skipped=1, **FLAGS))
+    ]
+    np.testing.assert_allclose(shades, [200, 0, 90], atol=2)
+
+
+DEPTH = np.ones((STEPS, *SIZE), np.uint16)
+
+
+@pytest.mark.parametrize(
+    "name, array, why",
+    [
+        ("images__depth", DEPTH, "depth, uint16"),
+        ("images__depth_front", DEPTH[..., None].astype(np.uint8), "depth, uint8"),
+        ("d435", DEPTH, "uint16 .*expected uint8 or float"),
+        ("images__range", DEPTH[..., None].astype(np.float32), "depth or grey: expected uint8"),
+        ("segmentation", DEPTH[..., None].astype(np.int32), "int32 .*expected uint8 or float"),
+        ("images__stereo", np.ones((STEPS, *SIZE, 6), np.uint8), "expected 1, 3 or 4 channels"),
+        ("images__bayer", np.ones((STEPS, 500), np.uint8), "neither pixels nor JPEG, PNG or WebP"),
+    ],
+)
+def test_images_that_cannot_be_used_are_refused_by_name(tmp_path, name, array, why):
+    path = episode(tmp_path / "e.hdf5", images__front=frames(), **{name: array})
+    short = name.rsplit("__", 1)[-1]
+    with pytest.raises(
+        UserError, match=rf"cannot be used: '{short}' \(.*{why}.*\); leave them out with --cameras=front\."
+    ):
+        source(path, "hdf5", **FLAGS)
+    opened = source(path, "hdf5", cameras=("front",), **FLAGS)
+    assert opened.notes == (f"not used: {name.replace('__', '/')}",)
+
+
+def test_encoded_depth(tmp_path):
+    stored = io.BytesIO()
+    Image.fromarray(DEPTH[0]).save(stored, "PNG")
+    path = episode(
+        tmp_path / "e.hdf5", images__front=frames(), images__aligned=padded([stored.getvalue()] * STEPS)
+    )
+    with pytest.raises(
+        UserError, match=r"'aligned' \(of more than 8 bits a pixel, as depth has\); leave them out with"
+    ):
+        source(path, "hdf5", **FLAGS)
+    assert source(path, "hdf5", cameras=("front",), **FLAGS).notes == ("not used: images/aligned",)
+
+
+@pytest.mark.parametrize("least, greatest", [(-1.0, 1.0), (0.0, 1.5), (0.0, 1000.0), (0.0, np.nan)])
+def test_floats_of_another_range(tmp_path, least, greatest):
+    path = episode(tmp_path / "e.hdf5", images__cam=np.float32(frames()) / 255 * (greatest - least) + least)
+    with pytest.raises(
+        UserError, match=r"'cam' \(float32 .*, neither from 0 to 1 nor from 0 to 255\).* --cameras= \(none\)"
+    ):
+        source(path, "hdf5", **FLAGS)
+
+
+def test_names_that_end_alike(tmp_path):
+    cameras = {"images__head__rgb": frames(), "images__left__rgb": frames("wrist"), "images__state": frames()}
+    path = episode(
+        tmp_path / "e.hdf5", left__pos=np.zeros((STEPS, 1)), right__pos=np.ones((STEPS, 2)), **cameras
+    )
+    opened = source(path, "hdf5", **FLAGS)
+    assert opened.observation.cameras == ("head_rgb", "images_state", "left_rgb")
+    assert opened.observation.state_description == "left_pos (1), qpos (3), right_pos (2)"
+    np.testing.assert_allclose(shown(all_of(opened)[0].images["left_rgb"]), frames("wrist"), atol=8)
+    assert source(path, "hdf5", state=("right_pos",), **FLAGS).observation.state_dim == 2
+
+
+def test_what_is_no_observation_is_named(tmp_path):
+    path = episode(tmp_path / "e.hdf5", pose=np.zeros((STEPS, 4, 4)), on=np.ones(STEPS, bool))
+    with h5py.File(path, "a") as file:
+        file["base_action"] = np.zeros((STEPS, 2))
+    opened = source(path, "hdf5", **FLAGS)
+    assert (
+        opened.notes == ("not used: pose, base_action",)
+        and opened.observation.state_description == "on (1), qpos (3)"
+    )
+
+
+def test_masks(tmp_path):
+    path = robomimic(tmp_path / "image.hdf5")
+    with h5py.File(path, "a") as file:
+        file["mask/train"], file["mask/valid"] = np.asarray([b"demo_0", b"demo_2"]), np.asarray([b"demo_1"])
+    with pytest.raises(
+        UserError, match=r"has masks train \(2\), valid \(1\) of its 3 episodes, .*give --split=train"
+    ):
+        source(path, "hdf5")
+    assert [place.group for _, place in source(path, "hdf5", split="train").units] == [
+        "data/demo_0",
+        "data/demo_2",
+    ]
+    assert source(path, "hdf5", split="valid").notes == ("mask valid: 1 of 3 episodes",)
+    assert source(path, "hdf5", split="all").episodes == 3
+    with h5py.File(path, "a") as file:
+        file["mask/better"] = np.asarray([b"demo_9"])
+    with pytest.raises(UserError, match="mask/better names data/demo_9, which is not there"):
+        source(path, "hdf5", split="train")
+
+
+def test_rewards_and_dones_with_a_dim_more(tmp_path):
+    ends = np.arange(STEPS)[:, None] == STEPS - 1
+    path = robomimic(tmp_path / "a.hdf5", rewards=ends, dones=ends)
+    assert all(one.success and one.rewards[-1] == 1 for one in all_of(source(path, "hdf5")))
+    np.testing.assert_array_equal(
+        all_of(source(path, "hdf5", success="dones", reward="rewards"))[0].rewards, [0, 0, 0, 0, 1]
+    )
+    with pytest.raises(
+        UserError, match=r"demo_0: rewards has shape \(6, 2\), expected one number a step: \[T\] or \[T, 1\]"
+    ):
+        source(robomimic(tmp_path / "b.hdf5", rewards=np.zeros((STEPS, 2))), "hdf5")
+    with pytest.raises(UserError, match="demo_0 has 6 actions and 4 values of its success"):
+        source(robomimic(tmp_path / "c.hdf5", rewards=np.zeros(4)), "hdf5")
+
+
+@pytest.mark.parametrize("files", [("image", "low_dim"), ("z_image", "a_low_dim")])
+def test_files_of_two_kinds(tmp_path, files):
+    for name in files:
+        with h5py.File(robomimic(tmp_path / f"{name}.hdf5", demos=2), "a") as file:
+            for demo in file["data"].values() if "image" in name else ():
+                demo["obs/front"] = frames()
+    told = (
+        "has no observation 'front', which"
+        if files[0] == "image"
+        else "has an observation 'front', which .* has not"
+    )
+    with pytest.raises(
+        UserError, match=f"{told}.*convert files of another kind by themselves, or choose with --cameras"
+    ):
+        source(tmp_path, "hdf5")
+    assert source(tmp_path, "hdf5", cameras=()).episodes == 4
+    opened = source(tmp_path, "hdf5", max_skipped=2)
+    assert opened.episodes == 2 and len(opened.skips.errors) == 2
+
+
+def test_bad_episodes_are_left_out_and_counted(tmp_path):
+    whole = [recordings.encoded(image, "JPEG") for image in frames()]
+    for i in range(6):
+        files = [content[:-400] if (i, step) == (2, 3) else content for step, content in enumerate(whole)]
+        episode(tmp_path / f"e{i}.hdf5", images__cam=padded(files))
+    with h5py.File(tmp_path / "e0.hdf5", "a") as file:
+        file["action"][4, 1] = np.nan
+    with h5py.File(tmp_path / "e1.hdf5", "a") as file:
+        file["observations/qpos"][2, 0] = np.inf
+    with h5py.File(tmp_path / "e3.hdf5", "a") as file:
+        for key in ("action", "observations/qpos", "observations/images/cam"):
+            kept = file[key][:1]
+            del file[key]
+            file[key] = kept
+    (tmp_path / "e4.hdf5").write_bytes(b"no HDF5")
+    opened = source(tmp_path, "hdf5", max_skipped=5, **FLAGS)
+    assert len(all_of(opened)) == 1 and opened.action.high[1] < 2
+    first, *lines = opened.skips.lines()
+    assert first == "5 episodes left out:"
+    told = (
+        "e4.hdf5 cannot be read",
+        "e0.hdf5: /, step 4: action[1] is nan",
+        "e1.hdf5: /, step 2: state[0] is inf",
+    )
+    told += (
+        "e3.hdf5: / has 1 actions and 1 observations",
+        "e2.hdf5: /, step 3, camera 'cam': the image does not decode",
+    )
+    for line, expected in zip(lines, told, strict=True):
+        assert expected in line
+    with pytest.raises(UserError, match="step 3, camera 'cam': .* It is bad episode 5, --max_skipped is 4"):
+        all_of(source(tmp_path, "hdf5", max_skipped=4, **FLAGS))
+
+
+def test_episodes_of_other_dims_and_none_that_is_left(tmp_path):
+    for i, dims in enumerate((3, 2, 2)):
+        with h5py.File(episode(tmp_path / f"e{i}.hdf5"), "a") as file:
+            del file["action"]
+            file["action"] = np.zeros((STEPS, dims))
+    assert source(tmp_path, "hdf5", max_skipped=1, **FLAGS).action.dims == 2
+    with pytest.raises(
+        UserError, match="e0.hdf5: / has actions of 3 dims, .*e1.hdf5: / of 2; convert each robot by itself"
+    ):
+        source(tmp_path, "hdf5", **FLAGS)
+    with pytest.raises(UserError, match="no episode is left of 3; the last: .* has no instruction"):
+        source(tmp_path, "hdf5", max_skipped=9, success="all", fps=10.0)
+
+
+def test_a_demo_without_its_actions_is_a_bad_episode(tmp_path):
+    path = robomimic(tmp_path / "a.hdf5")
+    with h5py.File(path, "a") as file:
+        del file["data/demo_1/actions"], file["data/demo_2/rewards"]
+    with pytest.raises(UserError, match="demo_1 has features .*, expected 'action' among them"):
+        source(path, "hdf5")
+    opened = source(path, "hdf5", max_skipped=2)
+    assert (
+        opened.episodes == 1
+        and "demo_2 has no 'rewards', expected it as in the other" in opened.skips.lines()[2]
+    )
+
+
+def test_an_action_under_another_key(tmp_path):
+    path = robomimic(tmp_path / "a.hdf5", action=np.zeros((STEPS, 7)))
+    with pytest.raises(UserError, match="both 'action' and 'actions'"):
+        source(path, "hdf5")
+    opened = source(path, "hdf5", action="actions")
+    assert opened.action.dims == 2 and opened.notes == ("not used: action",)
+
+
+def linked(path, link, of="observations/images/front"):
+    with h5py.File(episode(path), "a") as file:
+        file["raw/front"] = frames()
+        file[of] = link(file)
+    return path
+
+
+@pytest.mark.parametrize("link", ["soft", "external", "hard"])
+def test_links_are_followed(tmp_path, link):
+    with h5py.File(tmp_path / "big.bin", "w") as big:
+        big["front"] = frames()
+    links = {
+        "soft": lambda file: h5py.SoftLink("/raw/front"),
+        "external": lambda file: h5py.ExternalLink("big.bin", "front"),
+        "hard": lambda file: file["raw/front"],
+    }
+    opened = source(linked(tmp_path / "one.hdf5", links[link]), "hdf5", **FLAGS)
+    assert opened.observation.cameras == ("front",) and opened.notes == ("not used: raw/front",)
+    (one,) = all_of(opened)
+    assert len(one.images["front"]) == STEPS
+
+
+@pytest.mark.parametrize("of", ["observations/images/front", "notes"])
+def test_a_link_to_what_is_not_there_is_refused(tmp_path, of):
+    path = linked(tmp_path / "one.hdf5", lambda file: h5py.ExternalLink("gone.bin", "front"), of)
+    with pytest.raises(UserError, match=f"one.hdf5: {of} is a link to what is not there"):
+        source(path, "hdf5", **FLAGS)
+    path = robomimic(tmp_path / "demos.hdf5")
+    with h5py.File(path, "a") as file:
+        del file["data/demo_1"]
+        file["data/demo_1"] = h5py.SoftLink("/gone")
+    with pytest.raises(UserError, match="demos.hdf5: data/demo_1 is a link to what is not there"):
+        source(path, "hdf5")
+    assert len(all_of(source(path, "hdf5", max_skipped=1))) == 2
+
+
+def test_files_that_are_named_otherwise(tmp_path):
+    episode(tmp_path / "one.hdf5").rename(tmp_path / "ONE.HDF5")
+    (tmp_path / "._ONE.HDF5").write_bytes(b"of macOS")
+    assert source(tmp_path, "hdf5", **FLAGS).episodes == 1
+
+
+def test_what_has_no_step_of_its_own_is_not_used(tmp_path):
+    path = episode(tmp_path / "one.hdf5", started=3.0, none=h5py.Empty("f"))
+    with h5py.File(path, "a") as file:
+        file["mask"], file["data"] = np.ones(3), np.ones((2, 3))
+    assert source(path, "hdf5", **FLAGS).notes == ("not used: none, started, data, mask",)
+
+
+def test_a_reward_that_is_no_number(tmp_path):
+    path = robomimic(tmp_path / "demos.hdf5")
+    with h5py.File(path, "a") as file:
+        del file["data/demo_1/rewards"]
+        file["data/demo_1/rewards"] = [b"yes"] * STEPS
+    with pytest.raises(UserError, match="demos.hdf5: data/demo_1: rewards holds .*, expected numbers"):
+        source(path, "hdf5")
+
+
+def test_observations_that_are_one_dataset_and_of_two_folders(tmp_path):
+    path = tmp_path / "one.hdf5"
+    with h5py.File(path, "w") as file:
+        file["action"], file["observations"] = np.ones((STEPS, 2)), np.ones((STEPS, 4))
+    assert source(path, "hdf5", **FLAGS).observation.state_dim == 4
+    with h5py.File(path, "a") as file:
+        file["obs"] = np.ones((STEPS, 3))
+    assert source(path, "hdf5", **FLAGS).observation.state_description == "obs (3), observations (4)"
+    with pytest.raises(UserError, match=r"one.hdf5: / has no observation that is used, of \['obs', 'observ"):
+        source(path, "hdf5", state=(), **FLAGS)
+
+
+@pytest.mark.parametrize(
+    "place, value, told",
+    [
+        ("attribute", "fold it", "fold it"),
+        ("attribute", ["fold it"], "fold it"),
+        ("attribute", np.asarray([b"fold it"]), "fold it"),
+        ("attribute", ["fold it", "open it"], "step 1: its instruction changes from 'fold it' to 'open it'"),
+        ("dataset", "fold it", "fold it"),
+        ("dataset", ["fold it"] * STEPS, "fold it"),
+        ("dataset", ["fold it"] * 4 + ["open it"] * 2, "step 4: its instruction changes from 'fold it' to"),
+        ("json", '{"language_instruction": "fold it"}', "fold it"),
+        ("json", '{"language_instruction": ["f", "old it"]}', "step 1: its instruction changes"),
+        ("json", '{"language_instruction": ["f", "o"]}', "fo"),
+        ("json", "{fold", "the attribute problem_info is no JSON"),
+        ("json", "[1]", "has no instruction"),
+    ],
+)
+def test_where_an_instruction_stands(tmp_path, place, value, told):
+    path = episode(tmp_path / "one.hdf5")
+    with h5py.File(path, "a") as file:
+        if place == "dataset":
+            file["language_instruction"] = value
+        else:
+            file.attrs["instruction" if place == "attribute" else "problem_info"] = value
+    flags = FLAGS | {"instruction": ""}
+    if len(told) > 10:
+        with pytest.raises(UserError, match=told):
+            source(path, "hdf5", **flags)
+    else:
+        opened = source(path, "hdf5", **flags)
+        assert [one.instruction for one in all_of(opened)] == [told] and opened.notes == ()
+    (note,) = source(path, "hdf5", **FLAGS).notes or ("",)
+    assert note == ("not used: language_instruction" if place == "dataset" else "")
+
+
+@pytest.mark.parametrize("fps", [0, -5, np.nan, np.inf, "fast"])
+def test_a_rate_that_is_none_is_named(tmp_path, fps):
+    path = episode(tmp_path / "one.hdf5")
+    with h5py.File(path, "a") as file:
+        file.attrs["fps"] = fps
+    with pytest.raises(UserError, match=f"one.hdf5: / has fps {fps}, expected a number above 0"):
+        source(path, "hdf5", **FLAGS | {"fps": 0.0})
+
+
+@pytest.mark.parametrize("action", [np.full((STEPS, 2), b"a"), np.ones((STEPS, 0)), np.ones(STEPS)])
+def test_an_action_that_is_none_is_not_called_damage(tmp_path, action):
+    path = episode(tmp_path / "one.hdf5")
+    with h5py.File(path, "a") as file:
+        del file["action"]
+        file["action"] = action
+    with pytest.raises(UserError, match="one.hdf5: /: the action .*; give --action=KEY"):
+        source(path, "hdf5", **FLAGS)
+
+
+def test_chunks_are_read_whole():
+    class Dataset:
+        """Counts how often it is read."""
+
+        ndim, dtype, shape, chunks, reads = 4, np.dtype(np.uint8), (10, 8, 8, 3), (4, 8, 8, 3), 0
+
+        def __len__(self):
+            return 10
+
+        def __getitem__(self, steps):
+            self.reads += 1
+            return np.arange(10, dtype=np.uint8)[steps, None, None, None] * np.ones((1, 8, 8, 3), np.uint8)
+
+    dataset = Dataset()
+    assert [frame[0, 0, 0] for frame in hdf5_streams.frames(dataset, 1.0)] == [
+        *range(10)
+    ] and dataset.reads == 3
