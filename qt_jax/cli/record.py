@@ -75,7 +75,7 @@ def write(spool: Spool, recorder: Recorder, record: str, spec: PolicySpec, descr
         try:
             path = _dataset(spool, record, spec, description)
         except Exception as error:  # whatever TFDS raises at a full disk
-            fault, why = faults.find(error), faults.told(error)
+            fault, why = faults.find(error), faults.root_cause(error)
             first = f"{fault.remedy}, " if fault else ""
             if isinstance(error, UserError):
                 first, why = "", str(error)
