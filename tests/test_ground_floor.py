@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from qt_jax import discretization, preprocess, text
-from qt_jax.data.index import _statistics
+from qt_jax.data.indexing import _statistics
 from qt_jax.errors import UserError
 from qt_jax.specs import ActionSpec
 from qt_jax.statistics import Statistics
