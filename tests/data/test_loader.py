@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from qt_jax.data import loader
+from qt_jax.data import episodes, loader
 from qt_jax.errors import UserError
 from tests.conftest import ROOT
 from tests.data.recipes import equal, frames_recipe, make_iterator, make_recipe, steps_of, take
@@ -110,3 +110,10 @@ def test_the_loader_needs_no_tensorflow(synthetic_root):
         "assert 'tensorflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+
+
+def test_an_episode_that_its_standardiser_leaves_out_after_all_is_named(synthetic_root, monkeypatch):
+    recipe = make_recipe(synthetic_root)
+    monkeypatch.setattr(episodes, "read", lambda *_: None)
+    with pytest.raises(UserError, match=r"episode \d+: is left out by collected, though it was sound"):
+        take(make_iterator(recipe), 1)
