@@ -131,6 +131,7 @@ def _outcome(raw: Any, spec: DatasetSpec) -> tuple[bool, bool, np.ndarray | None
         return bool(raw.success), bool(raw.success), None
     if raw.reward is None or raw.terminal is None:
         raise BadRecord("has no reward or no terminal flag, which the spec's reward='stored' needs")
+
     reward = np.asarray(raw.reward, np.float32)
     if spec.reward_at == "arrival":
         reward = np.append(reward[1:], np.float32(0.0))
@@ -140,14 +141,14 @@ def _outcome(raw: Any, spec: DatasetSpec) -> tuple[bool, bool, np.ndarray | None
 
 def _check_shapes(raw: Any, spec: DatasetSpec) -> None:
     records, observation = len(raw.is_last), spec.observation
-    found = {
-        "action": np.shape(raw.action),
-        **({"state": np.shape(raw.state)} if observation.state_dim else {}),
-    }
-    expected = {"action": (records, spec.action.dims), "state": (records, observation.state_dim)}
-    for name, shape in found.items():
-        if shape != expected[name]:
-            raise BadRecord(f"has {name} of shape {list(shape)}, the spec says {list(expected[name])}")
+    expected = {"action": (records, spec.action.dims)}
+    if observation.state_dim:
+        expected["state"] = (records, observation.state_dim)
+    for name, shape in expected.items():
+        found = np.shape(getattr(raw, name))
+        if found != shape:
+            raise BadRecord(f"has {name} of shape {list(found)}, the spec says {list(shape)}")
+
     for camera in observation.cameras:
         if camera not in raw.images or len(raw.images[camera]) != records:
             raise BadRecord(
@@ -161,6 +162,7 @@ def _check_numbers(episode: Episode, spec: DatasetSpec) -> None:
         bad = np.argwhere(~np.isfinite(value)) if value is not None else np.empty(0)
         if bad.size:
             raise BadRecord(f"{field} is not finite", None if field == "embedding" else int(bad[0][0]))
+
     if spec.expected_dt is None:
         return
     if episode.task not in spec.expected_dt:

@@ -161,10 +161,11 @@ class _Part:
 COLUMNS = {"shard": np.int32, "place": np.int32, "position": np.int64, "size": np.int64, "length": np.int32,
            "success": bool, "terminal": bool, "demonstration": bool, "dt": np.float32,
            "final_reward": np.float32, "dense": bool, "id_hash": np.float64}  # fmt: skip
+"""{column: dtype}, in the order of `_Part.rows`; `Index` says what they hold."""
 
 
 def _scan(directory: Directory, spec: DatasetSpec, step_penalty: float, cache: str, number: int) -> _Part:
-    """Reads the shard of this number."""
+    """Reads all records of the shard of this number."""
     shard = directory.shards[number]
     part = _Part(Samples(max(1, SAMPLES // len(directory.shards))))
     name = f"{directory.path}: {shard.name}"
@@ -184,8 +185,8 @@ def _scan(directory: Directory, spec: DatasetSpec, step_penalty: float, cache: s
             if episode is None:
                 part.left_out += 1
                 continue
-            where_it_lies = (number, place, position, len(record))
-            _add(part, episode, where_it_lies, f"{shard.name}/{place}", step_penalty)
+            lies = (number, place, position, len(record))
+            _add(part, episode, lies, f"{shard.name}/{place}", step_penalty)
     except BadShard as error:
         missing = shard.examples - len(part.rows) - len(part.problems) - part.left_out
         part.problems += [f"{name} {error}; truncated or damaged, copy or collect it again"] * missing
@@ -194,13 +195,13 @@ def _scan(directory: Directory, spec: DatasetSpec, step_penalty: float, cache: s
     return part
 
 
-def _add(part: _Part, episode: Episode, place: tuple, fallback_id: str, step_penalty: float) -> None:
-    """Adds an episode; `place` is shard, place, position and size of its record."""
+def _add(part: _Part, episode: Episode, lies: tuple, fallback_id: str, step_penalty: float) -> None:
+    """Adds an episode; `lies`: shard, place, position and size of its record, the first `COLUMNS`."""
     identity = episode.episode_id or fallback_id
     dense = bool(np.any(episode.rewards[:-1] != np.float32(-step_penalty)))
     content = identity.encode() + episode.actions.tobytes() + episode.rewards.tobytes()
     part.rows.append((
-        *place, episode.length, episode.success, episode.terminal, episode.collector == DEMONSTRATION,
+        *lies, episode.length, episode.success, episode.terminal, episode.collector == DEMONSTRATION,
         episode.dt, episode.rewards[-1], dense, episodes.id_hash(identity),
         episode.instruction, episode.task, episode.collector, hashlib.sha256(content).digest()[:8],
     ))  # fmt: skip

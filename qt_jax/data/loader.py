@@ -31,6 +31,7 @@ from qt_jax.data.segments import BadFrame, Cutting, Layout, Prepared, Rows, prep
 from qt_jax.data.skips import DamagedFrame, Skips, pack
 from qt_jax.errors import UserError
 from qt_jax.segment import Segment
+from qt_jax.statistics import Statistics
 
 MOST_BAD = 20
 """Segments that are tried for a row before the dataset is given up."""
@@ -52,8 +53,8 @@ class Recipe:
     seed: int
     cache: str
     max_skipped: int
-    state_statistics: dict[str, Any]
-    """{source: Statistics of its state}: the data's own, or those of the run that this one starts from."""
+    state_statistics: dict[str, Statistics]
+    """{source: statistics of its state}: the data's own, or those of the run that this one starts from."""
 
     def layout(self, source: int) -> Layout:
         """Returns the layout of the dataset of this number."""

@@ -10,7 +10,7 @@ from qt_jax.data import index as indices
 from qt_jax.data import loader
 from qt_jax.data.episodes import Episode
 from qt_jax.data.mixture import Source
-from qt_jax.errors import require_one_of
+from qt_jax.errors import UserError
 from qt_jax.segment import Segment
 from qt_jax.specs import ActionSpec, ObservationSpec
 
@@ -70,5 +70,6 @@ class Dataset:
             iterator.close()
 
     def _numbers(self, split: str) -> list[tuple[Source, np.ndarray]]:
-        require_one_of("The split", split, SPLITS)
+        if split not in SPLITS:
+            raise UserError(f"There is no split {split!r}; expected one of {SPLITS}.")
         return [(source, getattr(source, split)) for source in self._recipe.mixture.sources]

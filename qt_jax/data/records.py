@@ -119,9 +119,8 @@ def open_directory(path: str) -> Directory:
         if (directory / "dataset_info.json").exists():
             newest = directory
         else:
-            versions = [
-                p for p in directory.glob("*.*.*") if tfds.core.Version.is_valid(p.name) and p.is_dir()
-            ]
+            found = [p for p in directory.glob("*.*.*") if p.is_dir()]
+            versions = [p for p in found if tfds.core.Version.is_valid(p.name)]
             newest = max(versions, key=lambda p: tfds.core.Version(p.name), default=None)
     except Exception as error:  # a bucket's own: no credentials, no such bucket, no network
         raise UserError(

@@ -81,11 +81,10 @@ def check(mixture: Mixture, config: Any) -> None:
     low, high = config.value_range
     problems, spans = [], [(low, high)]
     relabelled = [" as hindsight relabels it (config.data.relabel_rate)"] if config.data.relabel_rate else []
+    settings = config.data.step_penalty, config.discount, config.dt_ref
     for source, kind in itertools.product(mixture.sources, ["", *relabelled]):
         used = np.union1d(source.train, source.validation)
-        found = of_index(
-            source.index, config.data.step_penalty, config.discount, config.dt_ref, failed=bool(kind)
-        )
+        found = of_index(source.index, *settings, failed=bool(kind))
         least, greatest = found.least[used].min(), found.greatest[used].max()
         spans.append((least, greatest))
         outside = used[found.outside(config.value_range)[used]]
@@ -94,6 +93,7 @@ def check(mixture: Mixture, config: Any) -> None:
                 f"{source.name}{kind} from {least:.6g} to {greatest:.6g}, {len(outside)} of {len(used)} "
                 f"episodes outside, the first {indices.where(source.directory, source.index, outside[0])}"
             )
+
     if problems:
         least, greatest = _rounded_outwards(*np.transpose(spans))
         raise UserError(
@@ -106,7 +106,7 @@ TARGET_QUANTILE = 0.9
 """Quantile of the successful episodes' returns: high, but not the greatest, which may be luck (default)."""
 
 
-def target_return(source: Source, config: Any) -> float:
+def target(source: Source, config: Any) -> float:
     """Returns the return that a policy is conditioned on when it acts.
 
     It is `config.agent.target_return`, or else a high one of the successful training episodes.
@@ -121,6 +121,7 @@ def target_return(source: Source, config: Any) -> float:
         success = source.index.columns["success"][source.train]
         good = found[success] if success.any() else found
         return float(np.quantile(good, TARGET_QUANTILE, method="higher"))
+
     margin = 1e-5 * max(1.0, np.abs(found).max())  # float32 sums
     if not found.min() - margin <= asked <= found.max() + margin:
         raise UserError(

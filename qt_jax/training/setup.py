@@ -65,7 +65,7 @@ def prepare(
             recipe.state_statistics[source.name],
             source.index.statistics["action"],
             float(np.median(source.index.columns["dt"])),
-            returns.target_return(source, config) if config.model.return_token else None,
+            returns.target(source, config) if config.model.return_token else None,
         )  # fmt: skip
         for source in opened.sources
     }

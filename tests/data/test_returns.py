@@ -100,7 +100,7 @@ def target(*episodes, asked=None, **training):
     config = ml_collections.ConfigDict({"discount": 0.5, "dt_ref": 1.0, "data": {"step_penalty": 0.0}})
     config.agent = {"target_return": config_dict.placeholder(float)}
     config.agent.target_return = asked
-    return returns.target_return(source("a", *episodes, **training), config)
+    return returns.target(source("a", *episodes, **training), config)
 
 
 def test_the_target_return_is_a_high_one_of_the_successful_training_episodes():
