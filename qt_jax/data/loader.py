@@ -59,7 +59,7 @@ class Recipe:
 
     def layout(self, source: int) -> Layout:
         own = self.mixture.sources[source]
-        return Layout(own.action, self.mixture.action, self.mixture.observation, self.state_statistics[own.name], self.cutting,
+        return Layout(own.action, self.mixture.interface, self.state_statistics[own.name], self.cutting,
                       self.discount, self.dt_ref, self.value_range, self.time_limits)  # fmt: skip
 
 
@@ -82,7 +82,7 @@ class SegmentReader:
     def batch(self, draws: Sequence[Draw]) -> tuple[Segment, np.ndarray]:
         """One row a draw, and the frames that did not decode, as `skips.pack` has them."""
         met: list[Met] = []
-        rows = Rows(self._layouts[0], self._recipe.mixture.instruction_dim, len(draws), self._buffers)
+        rows = Rows(self._layouts[0], len(draws), self._buffers)
         used = sum(self._fill(rows, row, draw, met) for row, draw in enumerate(draws))
         with self._lock:
             self.bytes_used += used
@@ -94,7 +94,7 @@ class SegmentReader:
             try:
                 return rows.fill(row, self.episode(draw), draw.cut, self._recipe.cutting)
             except BadFrame as bad:
-                camera = self._recipe.mixture.observation.cameras.index(bad.camera)
+                camera = self._recipe.mixture.interface.observation.cameras.index(bad.camera)
                 met.append(Met(draw.source, draw.episode, camera, bad.step))
                 if not self._groups:
                     rows.leave_out(row)

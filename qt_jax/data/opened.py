@@ -14,7 +14,7 @@ from qt_jax.data.episodes import Episode
 from qt_jax.data.mixture import Source
 from qt_jax.errors import UserError
 from qt_jax.segment import Segment
-from qt_jax.specs import ActionSpec, ObservationSpec
+from qt_jax.specs import Interface
 
 SPLITS = ("train", "validation")
 
@@ -31,14 +31,9 @@ class Dataset:
         return tuple(source.name for source in self._recipe.mixture.sources)
 
     @property
-    def action(self) -> ActionSpec:
-        """Of the network: every named dim of any dataset."""
-        return self._recipe.mixture.action
-
-    @property
-    def observation(self) -> ObservationSpec:
-        """Of the network: cameras and state of all datasets."""
-        return self._recipe.mixture.observation
+    def interface(self) -> Interface:
+        """What a network for all the datasets is between: every named dim, every camera, the longest state."""
+        return self._recipe.mixture.interface
 
     def count(self, split: str = "train") -> int:
         """How many episodes the split has."""

@@ -99,13 +99,12 @@ def check(mixture: Mixture, config: Any) -> None:
         )
 
 
-TOLD_QUANTILE = 0.9
+TARGET_QUANTILE = 0.9
 """Of the returns of successful episodes: a good one, not the one stroke of luck (default of this project)."""
 
 
-def told(source: Source, config: Any) -> float:
-    """The return that a policy is told at the robot: `config.agent.target_return`, or a good one of the
-    training episodes.
+def target(source: Source, config: Any) -> float:
+    """Returns the return that a robot asks for: `config.agent.target_return`, or a good one of the episodes.
 
     Raises:
         UserError: if no training episode is like what is asked.
@@ -116,7 +115,7 @@ def told(source: Source, config: Any) -> float:
     if asked is None:
         success = source.index.columns["success"][source.train]
         good = found[success] if success.any() else found
-        return float(np.quantile(good, TOLD_QUANTILE, method="higher"))
+        return float(np.quantile(good, TARGET_QUANTILE, method="higher"))
     margin = 1e-5 * max(1.0, np.abs(found).max())  # float32 sums
     if not found.min() - margin <= asked <= found.max() + margin:
         raise UserError(

@@ -58,7 +58,7 @@ class Skips:
 
     def _tell(self, met: Met) -> None:
         source, count = self._mixture.sources[met.source], self._count(met.source)
-        camera = self._mixture.observation.cameras[met.camera]
+        camera = self._mixture.interface.observation.cameras[met.camera]
         place = (
             f"{source.name}: {indices.where(source.directory, source.index, met.episode)}, step {met.step}"
         )

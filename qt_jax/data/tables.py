@@ -14,7 +14,7 @@ from typing import Any
 from qt_jax.data.mixtures import KINDS, MIXTURES, Share
 from qt_jax.data.specs import SPECS, DatasetSpec
 from qt_jax.errors import UserError
-from qt_jax.specs import ActionSpec, ObservationSpec, network_action
+from qt_jax.specs import Interface, ObservationSpec, network_action
 
 _OURS = "_qt_jax_tables"
 """Marks a user's tables among the loaded modules."""
@@ -75,10 +75,27 @@ def resolve(settings: Any, own: Mapping[str, DatasetSpec]) -> tuple[Entry, ...]:
     return tuple(entries)
 
 
-def interface(entries: Sequence[Entry], image_size: int) -> tuple[ActionSpec, ObservationSpec]:
-    """What a network for all of them acts with and sees: every named dim, every camera, the longest state.
+def interface(entries: Sequence[Entry], image_size: int, instruction_dim: int) -> Interface:
+    """Returns what a network for all of them is between: every named dim, every camera, the longest state.
 
     Args:
+        entries: the datasets.
+        image_size: see `network_observation`.
+        instruction_dim: length of the instructions' embeddings.
+
+    Raises:
+        UserError: as `network_observation`.
+
+    """
+    action = network_action([entry.spec.action for entry in entries])
+    return Interface(action, network_observation(entries, image_size), instruction_dim)
+
+
+def network_observation(entries: Sequence[Entry], image_size: int) -> ObservationSpec:
+    """Returns what a network for all of them sees: every camera, the longest state.
+
+    Args:
+        entries: the datasets.
         image_size: of square images, to which all are resized; 0: as stored.
 
     Raises:
@@ -94,8 +111,7 @@ def interface(entries: Sequence[Entry], image_size: int) -> tuple[ActionSpec, Ob
         )
     size = (image_size, image_size) if image_size else next(iter(sizes), observations[0].image_size)
     longest = max(observations, key=lambda observation: observation.state_dim)
-    action = network_action([entry.spec.action for entry in entries])
-    return action, ObservationSpec(cameras, size, longest.state_dim, longest.state_description)
+    return ObservationSpec(cameras, size, longest.state_dim, longest.state_description)
 
 
 def _load(path: str) -> ModuleType:

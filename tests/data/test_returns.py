@@ -96,7 +96,7 @@ def told(*episodes, asked=None, **training):
     config = ml_collections.ConfigDict({"discount": 0.5, "dt_ref": 1.0, "data": {"step_penalty": 0.0}})
     config.agent = {"target_return": config_dict.placeholder(float)}
     config.agent.target_return = asked
-    return returns.told(source("a", *episodes, **training), config)
+    return returns.target(source("a", *episodes, **training), config)
 
 
 def test_a_policy_is_told_a_good_return_of_the_successful_training_episodes():
