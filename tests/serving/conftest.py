@@ -14,24 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qt_jax.policy import artefact as artefacts
-from tests.conftest import ROOT, door
-
-SENTENCES = ("open the faucet", "close the faucet", "push the button")
-
-
-@pytest.fixture(scope="session")
-def artefact(trained, tmp_path_factory) -> artefacts.Artefact:
-    folder = tmp_path_factory.mktemp("export")
-    (folder / "sentences.txt").write_text("\n".join(SENTENCES))
-    path = folder / "policy"
-    door(
-        "export",
-        f"--config.workdir={trained.workdir}",
-        f"--output={path}",
-        f"--instructions={folder / 'sentences.txt'}",
-    )
-    return artefacts.load(str(path))
+from tests.conftest import ROOT, SENTENCES
 
 
 @dataclasses.dataclass
