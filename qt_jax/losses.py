@@ -190,10 +190,10 @@ of backups adds that up.
 """
 
 
-def histogram_edges(atoms: int, q_min: float, q_max: float) -> jax.Array:
-    """[atoms + 1] edges of equal cells over [q_min, q_max] and HISTOGRAM_PADDING cells at each side."""
-    width = (q_max - q_min) / (atoms - 2 * HISTOGRAM_PADDING)
-    return q_min + width * (jnp.arange(atoms + 1) - HISTOGRAM_PADDING)
+def histogram_edges(cells: int, q_min: float, q_max: float) -> jax.Array:
+    """Returns the edges [cells + 1] of equal cells: `HISTOGRAM_PADDING` of them lie beyond each end."""
+    width = (q_max - q_min) / (cells - 2 * HISTOGRAM_PADDING)
+    return q_min + width * (jnp.arange(cells + 1) - HISTOGRAM_PADDING)
 
 
 def histogram_values(logits: jax.Array, q_min: float, q_max: float) -> jax.Array:
@@ -203,16 +203,19 @@ def histogram_values(logits: jax.Array, q_min: float, q_max: float) -> jax.Array
 
 
 def histogram_target(
-    target: jax.Array, atoms: int, q_min: float, q_max: float, sigma_ratio: float = 0.75
+    target: jax.Array, cells: int, q_min: float, q_max: float, sigma_ratio: float = 0.75
 ) -> jax.Array:
-    """HL-Gauss target (Farebrother et al.
+    """Computes the HL-Gauss target (Farebrother et al. 2024): a Gaussian as probabilities of cells, [cells].
 
-    2024): a Gaussian around `target` [] as probabilities of the cells, [atoms].
+    Args:
+        target: its mean [], which is clipped to the value range: what lies outside is not attainable.
+        cells: how many.
+        q_min: the least attainable return.
+        q_max: the greatest.
+        sigma_ratio: its standard deviation, in cells.
 
-    sigma_ratio: standard deviation in cells. `target` is clipped to the value range: what lies outside is not
-    attainable.
     """
-    edges = histogram_edges(atoms, q_min, q_max)
+    edges = histogram_edges(cells, q_min, q_max)
     cdf = jax.scipy.stats.norm.cdf(
         edges, loc=jnp.clip(target, q_min, q_max), scale=sigma_ratio * (edges[1] - edges[0])
     )

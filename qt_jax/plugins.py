@@ -36,8 +36,11 @@ def find(setting: str, name: str, known: Mapping[str, Any], needs: Iterable[str]
             raise UserError(
                 f"{setting} is {name!r}: {module} needs {error.name}, which is not installed."
             ) from error
-        where = "in the directory that you start from, or on PYTHONPATH"
-        raise UserError(f"{expected}; there is no module {error.name!r} {where}.") from error
+        given = f"{setting} is {name!r}" if {":", "."} & set(name) else expected
+        raise UserError(
+            f"{given}; there is no file {module.replace('.', '/')}.py in the directory that you start from "
+            "or on PYTHONPATH. Start where it is, or add its directory to PYTHONPATH."
+        ) from error
     except (ValueError, TypeError) as error:  # not the name of a module
         raise UserError(f"{expected}.") from error
     except Exception as error:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qt_jax.specs import ActionSpec, ObservationSpec
+from qt_jax.specs import Interface
 
 Array = jax.Array | np.ndarray
 
@@ -67,10 +67,9 @@ class Segment:
         return jnp.arange(max_bins) < jnp.maximum(self.bins, 1)[..., None]
 
 
-def segment_struct(
-    action: ActionSpec, observation: ObservationSpec, instruction_dim: int, batch: int, steps: int
-) -> Segment:
-    """Shapes and dtypes of a batch, for programs that are compiled before data is there."""
+def segment_struct(interface: Interface, batch: int, steps: int) -> Segment:
+    """Returns the shapes and dtypes of a batch, for programs that are compiled before data is there."""
+    action, observation = interface.action, interface.observation
 
     def of(dtype, *rest):
         return jax.ShapeDtypeStruct((batch, steps, *rest), dtype)
@@ -82,7 +81,7 @@ def segment_struct(
     return Segment(
         images={name: of(np.uint8, *observation.image_size, 3) for name in observation.cameras},
         camera_mask={name: whole(np.bool_) for name in observation.cameras},
-        state=of(np.float32, observation.state_dim), instruction=whole(np.float32, instruction_dim),
+        state=of(np.float32, observation.state_dim), instruction=whole(np.float32, interface.instruction_dim),
         tokens=of(np.int32, action.dims), bins=whole(np.int32, action.dims), action_mask=of(np.bool_, action.dims),
         reward=number, mc_return=number, dt=number,
         is_first=flag, is_last=flag, is_terminal=flag, valid=flag, trainable=flag,

@@ -20,11 +20,13 @@ if FAST_COMPILATION not in os.environ.get("XLA_FLAGS", ""):  # a test's own proc
 import ml_collections
 import pytest
 
+from qt_jax.policy import artefact as artefacts
 from qt_jax.training import datasets, loop
 from qt_jax.training.peers import Peers
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
+SENTENCES = ("open the faucet", "close the faucet", "push the button")
 
 
 def door(
@@ -114,3 +116,18 @@ def free_port():
                 return port
 
     return find
+
+
+@pytest.fixture(scope="session")
+def artefact(trained, tmp_path_factory) -> artefacts.Artefact:
+    """One exported policy of the trained run, through the real command."""
+    folder = tmp_path_factory.mktemp("export")
+    (folder / "sentences.txt").write_text("\n".join(SENTENCES))
+    path = folder / "policy"
+    door(
+        "export",
+        f"--config.workdir={trained.workdir}",
+        f"--output={path}",
+        f"--instructions={folder / 'sentences.txt'}",
+    )
+    return artefacts.load(str(path))

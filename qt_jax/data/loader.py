@@ -61,8 +61,7 @@ class Recipe:
         own = self.mixture.sources[source]
         return Layout(
             own=own.action,
-            network_action=self.mixture.action,
-            network_observation=self.mixture.observation,
+            interface=self.mixture.interface,
             state=self.state_statistics[own.name],
             cutting=self.cutting,
             discount=self.discount,
@@ -91,7 +90,7 @@ class SegmentReader:
     def batch(self, draws: Sequence[Draw]) -> tuple[Segment, np.ndarray]:
         """Returns a batch of one row a draw, and the frames that did not decode, packed by `skips.pack`."""
         damaged: list[DamagedFrame] = []
-        rows = Rows(self._layouts[0], self._recipe.mixture.instruction_dim, len(draws), self._buffers)
+        rows = Rows(self._layouts[0], len(draws), self._buffers)
         used = sum(self._fill(rows, row, draw, damaged) for row, draw in enumerate(draws))
         with self._lock:
             self.bytes_used += used
@@ -103,7 +102,7 @@ class SegmentReader:
             try:
                 return rows.fill(row, self.episode(draw), draw.cut, self._recipe.cutting)
             except BadFrame as bad:
-                camera = self._recipe.mixture.observation.cameras.index(bad.camera)
+                camera = self._recipe.mixture.interface.observation.cameras.index(bad.camera)
                 damaged.append(DamagedFrame(draw.source, draw.episode, camera, bad.step))
                 if not self._groups:
                     rows.leave_out(row)

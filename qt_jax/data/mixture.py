@@ -17,9 +17,9 @@ from qt_jax.data.order import Group
 from qt_jax.data.records import Directory
 from qt_jax.data.segments import Cutting
 from qt_jax.data.specs import DatasetSpec
-from qt_jax.data.tables import Entry, interface
+from qt_jax.data.tables import Entry, interface, network_observation
 from qt_jax.errors import UserError, require_one_of
-from qt_jax.specs import ActionSpec, ObservationSpec
+from qt_jax.specs import ActionSpec, Interface
 
 FILTERS = ("all", "successes", "demonstrations", "demonstrations_and_failures")
 ACTION_BOUNDS = ("spec", "quantiles")
@@ -66,17 +66,11 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """The datasets of a run, with the action and the observation of a network for all of them."""
+    """The datasets of a run, and the interface of a network for all of them."""
 
     sources: tuple[Source, ...]
-    action: ActionSpec
-    observation: ObservationSpec
+    interface: Interface
     text_encoder: str
-
-    @property
-    def instruction_dim(self) -> int:
-        """Length of the embeddings."""
-        return self.sources[0].index.embeddings.shape[1]
 
     @property
     def fingerprint(self) -> str:
@@ -116,9 +110,11 @@ def open_mixture(settings: Any, entries: Sequence[Entry]) -> Mixture:
     """
     for name, known in (("episodes", FILTERS), ("action_bounds", ACTION_BOUNDS)):
         require_one_of(f"config.data.{name}", settings[name], known)
-    action, observation = interface(entries, settings.image_size)
+    network_observation(entries, settings.image_size)  # raises before indices are made, which may take hours
     sources = tuple(_open(settings, entry) for entry in entries)
-    return Mixture(sources, action, observation, settings.text_encoder)
+    instruction_dim = sources[0].index.embeddings.shape[1]
+    joint = interface(entries, settings.image_size, instruction_dim)
+    return Mixture(sources, joint, settings.text_encoder)
 
 
 def _open(settings: Any, entry: Entry) -> Source:

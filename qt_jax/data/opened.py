@@ -12,7 +12,7 @@ from qt_jax.data.episodes import Episode
 from qt_jax.data.mixture import Source
 from qt_jax.errors import UserError
 from qt_jax.segment import Segment
-from qt_jax.specs import ActionSpec, ObservationSpec
+from qt_jax.specs import Interface
 
 SPLITS = ("train", "validation")
 
@@ -29,14 +29,9 @@ class Dataset:
         return tuple(source.name for source in self._recipe.mixture.sources)
 
     @property
-    def action(self) -> ActionSpec:
-        """The network's action: every named dim of any dataset."""
-        return self._recipe.mixture.action
-
-    @property
-    def observation(self) -> ObservationSpec:
-        """The network's observation: all cameras, and the longest state."""
-        return self._recipe.mixture.observation
+    def interface(self) -> Interface:
+        """The interface of a network for all the datasets: every named dim and camera, the longest state."""
+        return self._recipe.mixture.interface
 
     def count(self, split: str = "train") -> int:
         """Returns the number of episodes of a split."""

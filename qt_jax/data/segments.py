@@ -17,7 +17,7 @@ from qt_jax.data.episodes import Episode, monte_carlo_returns
 from qt_jax.errors import UserError, require_one_of
 from qt_jax.preprocess import resize
 from qt_jax.segment import Segment, segment_struct
-from qt_jax.specs import ActionSpec, ObservationSpec
+from qt_jax.specs import ActionSpec, Interface
 from qt_jax.statistics import Statistics
 
 
@@ -75,13 +75,12 @@ TIME_LIMITS = ("bootstrap", "terminal")
 class Layout:
     """How the numbers of one dataset go into the network's arrays.
 
-    own: the dataset's action; network_action, network_observation: the network's; state: statistics of the
-    dataset's state; time_limits: whether the end of a truncated episode bootstraps or is terminal.
+    own: the dataset's action; interface: the network's; state: statistics of the dataset's state;
+    time_limits: whether the end of a truncated episode bootstraps or is terminal.
     """
 
     own: ActionSpec
-    network_action: ActionSpec
-    network_observation: ObservationSpec
+    interface: Interface
     state: Statistics
     cutting: Cutting
     discount: float
@@ -122,9 +121,9 @@ class BadFrame(Exception):
 
 
 @functools.lru_cache
-def table_dtype(action: ActionSpec, observation: ObservationSpec, length: int) -> np.dtype:
+def table_dtype(interface: Interface, length: int) -> np.dtype:
     """Returns the dtype of one row of a Segment without its images and instruction."""
-    shapes = segment_struct(action, observation, 0, 1, length)
+    shapes = segment_struct(interface, 1, length)
     names = [field.name for field in dataclasses.fields(shapes)]
     left = [name for name in names if name not in ("images", "camera_mask", "instruction")]
     fields = {name: getattr(shapes, name) for name in left}
@@ -135,10 +134,10 @@ def prepare(episode: Episode, embedding: np.ndarray, layout: Layout) -> Prepared
     """Computes all that the segments of an episode need but their decoded images."""
     if layout.time_limits == "terminal":
         episode = dataclasses.replace(episode, terminal=True)
-    network, observation = layout.network_action, layout.network_observation
+    network, observation = layout.interface.action, layout.interface.observation
     bins = layout.own.bins_in(network)
     tokens = np.zeros((episode.length, network.dims), np.int32)
-    tokens[:, list(layout.own.slots_in(network))] = discretization.tokenize(layout.own, episode.actions)
+    tokens[:, list(layout.own.dims_in(network))] = discretization.tokenize(layout.own, episode.actions)
 
     state = np.zeros((len(episode.state), observation.state_dim), np.float32)
     state[:, : episode.state.shape[1]] = layout.state.normalize(episode.state)
@@ -157,7 +156,7 @@ def prepare(episode: Episode, embedding: np.ndarray, layout: Layout) -> Prepared
     }
 
     starts, length = layout.cutting.starts(episode.length), layout.cutting.length
-    table = np.zeros(len(starts), table_dtype(network, observation, length))
+    table = np.zeros(len(starts), table_dtype(layout.interface, length))
     for name, values in records.items():
         for row, start in zip(table[name], starts):
             part = values[start : start + length]
@@ -172,18 +171,18 @@ def prepare(episode: Episode, embedding: np.ndarray, layout: Layout) -> Prepared
 class Rows:
     """A batch that is filled row by row.
 
-    layout: of any of its datasets, since the network's part is the same; instruction_dim: length E of the
-    embeddings; rows: number of rows B.
+    layout: of any of its datasets, since the network's part is the same; rows: number of rows B.
     """
 
-    def __init__(self, layout: Layout, instruction_dim: int, rows: int, buffers: Buffers):
-        observation, length = layout.network_observation, layout.cutting.length
+    def __init__(self, layout: Layout, rows: int, buffers: Buffers):
+        interface, length = layout.interface, layout.cutting.length
+        observation = interface.observation
         self._images = {
             camera: buffers.take((rows, length, *observation.image_size, 3)) for camera in observation.cameras
         }
         self._camera_mask = {camera: np.zeros(rows, bool) for camera in observation.cameras}
-        self._instruction = np.zeros((rows, instruction_dim), np.float32)
-        self._table = np.zeros(rows, table_dtype(layout.network_action, observation, length))
+        self._instruction = np.zeros((rows, interface.instruction_dim), np.float32)
+        self._table = np.zeros(rows, table_dtype(interface, length))
 
     def fill(self, row: int, prepared: Prepared, number: int, cutting: Cutting) -> int:
         """Puts cut `number` of an episode into a row, and decodes each of its frames in place.

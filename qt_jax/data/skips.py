@@ -63,7 +63,7 @@ class Skips:
     def _report(self, frame: DamagedFrame) -> None:
         source, count = self._mixture.sources[frame.source], self._count(frame.source)
         episodes = count + len(source.index) - len(self._damaged[frame.source])
-        camera = self._mixture.observation.cameras[frame.camera]
+        camera = self._mixture.interface.observation.cameras[frame.camera]
         place = indices.where(source.directory, source.index, frame.episode)
         line = (
             f"{source.name}: {place}, step {frame.step}: image {camera!r} does not decode ({count} damaged "

@@ -14,7 +14,7 @@ from typing import Any
 from qt_jax.data.mixtures import KINDS, MIXTURES, Share
 from qt_jax.data.specs import SPECS, DatasetSpec
 from qt_jax.errors import UserError
-from qt_jax.specs import ActionSpec, ObservationSpec, network_action
+from qt_jax.specs import Interface, ObservationSpec, network_action
 
 _OURS = "_qt_jax_tables"
 """Attribute that marks a module as a user's tables."""
@@ -76,10 +76,24 @@ def resolve(settings: Any, own: Mapping[str, DatasetSpec]) -> tuple[Entry, ...]:
     return tuple(entries)
 
 
-def interface(entries: Sequence[Entry], image_size: int) -> tuple[ActionSpec, ObservationSpec]:
-    """Returns the action and the observation of a network for all datasets.
+def interface(entries: Sequence[Entry], image_size: int, instruction_dim: int) -> Interface:
+    """Returns the interface of a network for all datasets: every named dim and camera, the longest state.
 
-    They have every named dim, every camera and the longest state of any dataset.
+    Args:
+        entries: the datasets.
+        image_size: as in `network_observation`.
+        instruction_dim: length of the instructions' embeddings.
+
+    Raises:
+        UserError: as in `network_observation`.
+
+    """
+    action = network_action([entry.spec.action for entry in entries])
+    return Interface(action, network_observation(entries, image_size), instruction_dim)
+
+
+def network_observation(entries: Sequence[Entry], image_size: int) -> ObservationSpec:
+    """Returns what a network for all datasets sees: every camera, the longest state.
 
     Args:
         entries: the datasets.
@@ -100,8 +114,7 @@ def interface(entries: Sequence[Entry], image_size: int) -> tuple[ActionSpec, Ob
 
     size = (image_size, image_size) if image_size else next(iter(sizes), observations[0].image_size)
     longest = max(observations, key=lambda observation: observation.state_dim)
-    action = network_action([entry.spec.action for entry in entries])
-    return action, ObservationSpec(cameras, size, longest.state_dim, longest.state_description)
+    return ObservationSpec(cameras, size, longest.state_dim, longest.state_description)
 
 
 def _load(path: str) -> ModuleType:

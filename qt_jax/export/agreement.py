@@ -19,14 +19,14 @@ bfloat16.
 
 def observations(spec: Any, rows: int, seed: int) -> dict[str, Any]:
     """Random ones, alike in no two rows."""
-    rng, observation = np.random.default_rng(seed), spec.observation
+    rng, observation = np.random.default_rng(seed), spec.interface.observation
     return {
         "images": {
             name: rng.integers(0, 256, (rows, *observation.image_size, 3), np.uint8)
             for name in observation.cameras
         },
         "state": rng.normal(size=(rows, observation.state_dim)).astype(np.float32),
-        "instruction": rng.normal(scale=0.05, size=(rows, spec.instruction_dim)).astype(np.float32),
+        "instruction": rng.normal(scale=0.05, size=(rows, spec.interface.instruction_dim)).astype(np.float32),
     }
 
 
@@ -45,17 +45,17 @@ def compare(reference: Runtime, other: Runtime, dtype: str) -> dict[str, Any]:
 
     """
     rows, steps, tolerance = (
-        min(reference.slots, other.slots),
+        min(reference.capacity, other.capacity),
         2 * reference.spec.window + 2,
         TOLERANCE[dtype],
     )
-    slots, worst, ties, differing, dims = np.arange(rows), 0.0, 0, 0, 0
+    episodes, worst, ties, differing, dims = np.arange(rows), 0.0, 0, 0, 0
     decided = list(reference.spec.decided)
     for step in range(2 * steps):
         inputs = observations(reference.spec, rows, seed=step)
         is_first = np.full(rows, step % steps == 0)
-        expected = reference.act(slots, **inputs, is_first=is_first)
-        found = other.act(slots, **inputs, is_first=is_first, executed=expected.tokens)
+        expected = reference.act(episodes, **inputs, is_first=is_first)
+        found = other.act(episodes, **inputs, is_first=is_first, executed=expected.tokens)
         same = expected.tokens == found.tokens
         earlier = np.pad(same[:, decided], [(0, 0), (1, 0)], constant_values=True)[:, :-1]
         prefix = np.cumprod(earlier, axis=1).astype(bool)[:, np.argsort(decided)]

@@ -80,12 +80,12 @@ def build(
     vectors = (
         np.stack([text.embed(s, assets.text_encoder) for s in instructions])
         if instructions
-        else np.zeros((0, assets.instruction_dim))
+        else np.zeros((0, assets.interface.instruction_dim))
     )
     about = {
         "schema": SCHEMA,
         **artefact.describe(made.spec, made.statistics),
-        "network": {"action": to_json(assets.action), "observation": to_json(assets.observation)},
+        "network": to_json(assets.interface),
         "batches": sorted(batches),
         "beam": beam,
         "decoder": "greedy" if beam == 1 else f"beam of {beam}",
@@ -167,7 +167,7 @@ def _programs(
     made: checkpoint_policy.Programs, like: dict, flat: dict[str, np.ndarray], batch: int
 ) -> dict[str, bytes]:
     """`encode` and `decode` as functions of the flat parameters; batch 0: of any size."""
-    spec, observation = made.spec, made.spec.observation
+    spec, observation = made.spec, made.spec.interface.observation
     (rows,) = (batch,) if batch else export.symbolic_shape("rows")
 
     def struct(dtype, *shape):
@@ -175,7 +175,11 @@ def _programs(
 
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), flat)
     images = {name: struct(np.uint8, *observation.image_size, 3) for name in observation.cameras}
-    inputs = images, struct(np.float32, observation.state_dim), struct(np.float32, spec.instruction_dim)
+    inputs = (
+        images,
+        struct(np.float32, observation.state_dim),
+        struct(np.float32, spec.interface.instruction_dim),
+    )
     encode = jax.jit(lambda flat, *rest: made.encode(unflattened(flat, like), *rest))
     decode = jax.jit(lambda flat, *rest: made.decode(unflattened(flat, like), *rest))
     frame = jax.eval_shape(encode, params, *inputs)
@@ -185,7 +189,10 @@ def _programs(
     exported = {
         "encode": export.export(encode, platforms=PLATFORMS)(params, *inputs),
         "decode": export.export(decode, platforms=PLATFORMS)(
-            params, window, struct(jnp.bool_, spec.window), struct(jnp.int32, spec.window, spec.action.dims)
+            params,
+            window,
+            struct(jnp.bool_, spec.window),
+            struct(jnp.int32, spec.window, spec.interface.action.dims),
         ),
     }
     return {name: bytes(program.serialize()) for name, program in exported.items()}

@@ -23,15 +23,14 @@ import numpy as np
 import safetensors.numpy
 from jax.extend.core import Literal
 
+from qt_jax import agents
 from qt_jax.errors import UserError
 from qt_jax.export import agreement, checkpoint_policy
 from qt_jax.export.artefact import replacing, unflattened
-from qt_jax.models.q_transformer import Network
 from qt_jax.policy import artefact
 from qt_jax.policy.folder import seal
 from qt_jax.policy.onnx_policy import FOLDER, OnnxPolicy
 from qt_jax.policy.programs import CACHE, PARTS, image_name
-from qt_jax.specs import ActionSpec, ObservationSpec
 from qt_jax.training import checkpoints
 
 Inputs = dict[str, jax.ShapeDtypeStruct]
@@ -56,7 +55,7 @@ def write(path: str, opset: int) -> dict[str, Any]:
         shutil.copytree(source.path, work, ignore=shutil.ignore_patterns(FOLDER), dirs_exist_ok=True)
         (work / FOLDER).mkdir()
         _programs(source, config, opset, work / FOLDER)
-        policy = OnnxPolicy(source, work / FOLDER, reference.slots)
+        policy = OnnxPolicy(source, work / FOLDER, reference.capacity)
         found = agreement.compare(reference, policy, config["model"]["dtype"])
         versions = {name: importlib.metadata.version(name) for name in ("jax2onnx", "onnx", "onnxruntime")}
         about = source.about | {"onnx": {"agreement": found, "dtype": "float32", "opset": opset, **versions}}
@@ -69,9 +68,7 @@ def _programs(source: artefact.Artefact, config: dict[str, Any], opset: int, out
     spec = source.spec
     settings = ml_collections.ConfigDict(checkpoints.frozen_config(config))
     settings.model.update(dtype="float32", remat="none", encoder_remat="none")
-    described = source.about["network"]
-    action, observation = ActionSpec(**described["action"]), ObservationSpec(**described["observation"])
-    network = Network.create(settings.model, action, observation, spec.instruction_dim)
+    network = agents.make_network(settings, source.network)
     like = jax.eval_shape(network.init, jax.random.key(0))
     params = unflattened(jax.device_put(safetensors.numpy.load_file(source.path / artefact.PARAMS)), like)
     made = checkpoint_policy.of_robot(settings, network, spec, source.statistics, source.about["beam"])
@@ -79,11 +76,13 @@ def _programs(source: artefact.Artefact, config: dict[str, Any], opset: int, out
     def struct(dtype, *shape):
         return jax.ShapeDtypeStruct((1, *shape), dtype)
 
-    cameras = spec.observation.cameras
-    inputs = {image_name(camera): struct(np.uint8, *spec.observation.image_size, 3) for camera in cameras}
+    cameras = spec.interface.observation.cameras
+    inputs = {
+        image_name(camera): struct(np.uint8, *spec.interface.observation.image_size, 3) for camera in cameras
+    }
     inputs |= {
-        "state": struct(np.float32, spec.observation.state_dim),
-        "instruction": struct(np.float32, spec.instruction_dim),
+        "state": struct(np.float32, spec.interface.observation.state_dim),
+        "instruction": struct(np.float32, spec.interface.instruction_dim),
     }
 
     def encode(*leaves):
@@ -100,7 +99,7 @@ def _programs(source: artefact.Artefact, config: dict[str, Any], opset: int, out
 
     window |= {
         "mask": struct(np.bool_, spec.window),
-        "executed": struct(np.int32, spec.window, spec.action.dims),
+        "executed": struct(np.int32, spec.window, spec.interface.action.dims),
     }
     programs = (encode, inputs, list(caches)), (decode, window, ["tokens", "scores"])
     for part, (program, takes, gives) in zip(PARTS, programs):

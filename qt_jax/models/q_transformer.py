@@ -19,10 +19,10 @@ from qt_jax.losses import HISTOGRAM_PADDING
 from qt_jax.models.images import ImageTokenizer, encoder
 from qt_jax.models.placement import by_row
 from qt_jax.models.remat import POLICIES
-from qt_jax.models.transformer import ATTENTION, Transformer, past_actions
+from qt_jax.models.transformer import ATTENTION, Transformer
 from qt_jax.preprocess import windows
 from qt_jax.segment import Segment
-from qt_jax.specs import ActionSpec, ObservationSpec
+from qt_jax.specs import Interface
 
 
 def choices() -> dict[str, tuple[str, ...]]:
@@ -51,11 +51,6 @@ def laptop() -> ml_collections.ConfigDict:
     config.mlp_ratio = 4  # width of its MLPs over that of its tokens
     config.dropout = 0.0  # in its layers, in training
     config.dtype = "float32"  # of the activations: or "bfloat16"
-    config.atoms = 1  # outputs of each bin: those of the agent, or cells of a value distribution
-    config.return_token = False  # a frame has a token of the episode's return (Decision Transformer)
-    config.past_actions = (
-        False  # an action is chosen knowing those at the window's earlier frames (Decision Transformer)
-    )
     config.initial_value = 0.05  # of every Q at first, as a share of value_range
     config.scan_layers = (
         False  # one compiled layer in a loop: shorter compilation and less memory for deep networks
@@ -78,20 +73,26 @@ def paper() -> ml_collections.ConfigDict:
 
 
 class QTransformer(nnx.Module):
-    """See method.md, section 3. Outputs logits; what they mean (Q, log-probability) is the agent's business."""
+    """See method.md, section 3. Outputs logits; what they mean (Q, log-probability) is the agent's business.
 
-    def __init__(
-        self, config, action: ActionSpec, observation: ObservationSpec, instruction_dim: int, rngs: nnx.Rngs
-    ):
+    Args:
+        config: the experiment's `config.model`.
+        interface: what it sees, is told and decides.
+        outputs: A, logits of each bin.
+        return_conditioned: each frame has a token of its episode's return, and an action is chosen knowing
+            those at the window's earlier frames.
+        rngs: of the parameters.
+
+    """
+
+    def __init__(self, config, interface: Interface, outputs: int, return_conditioned: bool, rngs: nnx.Rngs):
         for name, known in choices().items():
             require_one_of(f"config.model.{name}", config[name], known)
         encoder(config.encoder)  # also of a network without cameras
-        self.dims, self.max_bins, self.atoms, self.window = (
-            action.dims,
-            action.max_bins,
-            config.atoms,
-            config.window,
-        )
+        action, observation = interface.action, interface.observation
+        instruction_dim = interface.instruction_dim
+        self.dims, self.max_bins, self.outputs = action.dims, action.max_bins, outputs
+        self.window = config.window
         self.dtype = jnp.dtype(config.dtype)
         width = config.width
 
@@ -109,7 +110,7 @@ class QTransformer(nnx.Module):
         self.state_token = nnx.List(
             [linear(observation.state_dim, width), linear(width, width)] if observation.state_dim else []
         )
-        self.return_token = nnx.List([linear(1, width)] if config.return_token else [])
+        self.return_token = nnx.List([linear(1, width)] if return_conditioned else [])
         frame_tokens = (
             1
             + len(observation.cameras) * config.image_tokens
@@ -120,16 +121,16 @@ class QTransformer(nnx.Module):
         self.start = nnx.Param(normal(rngs.params(), (width,)))
         self.bin_embedding = nnx.Param(normal(rngs.params(), (self.dims, self.max_bins, width)))
         self.dim_position = nnx.Param(normal(rngs.params(), (self.dims, width)))
-        self.transformer = Transformer(config, frame_tokens, self.dtype, rngs)
+        past_actions = config.window - 1 if return_conditioned else 0
+        self.transformer = Transformer(config, frame_tokens, past_actions, self.dtype, rngs)
         self.head_norm = nnx.LayerNorm(width, rngs=rngs)
-        self.head = nnx.Param(normal(rngs.params(), (self.dims, width, self.max_bins * self.atoms)))
+        self.head = nnx.Param(normal(rngs.params(), (self.dims, width, self.max_bins * outputs)))
         self.head_bias = nnx.Param(
             jnp.broadcast_to(
-                _initial_bias(self.atoms, config.initial_value), (self.dims, self.max_bins, self.atoms)
+                _initial_bias(outputs, config.initial_value), (self.dims, self.max_bins, outputs)
             )
         )
-        past = past_actions(config)
-        self.past_position = nnx.Param(normal(rngs.params(), (past, width))) if past else None
+        self.past_position = nnx.Param(normal(rngs.params(), (past_actions, width))) if past_actions else None
 
     def encode_frame(
         self,
@@ -141,7 +142,7 @@ class QTransformer(nnx.Module):
         rngs: nnx.Rngs | None = None,
     ) -> Any:
         """One frame each: {camera: uint8 [M, H, W, 3]}, {camera: bool [M]}, state [M, state_dim], instruction
-        [M, E], episode_return [M] (of `config.return_token`) -> cache pytree, leaves [M, ...]. Of a camera
+        [M, E], episode_return [M] (where it is return-conditioned) -> cache pytree, leaves [M, ...]. Of a camera
         that is not there only the tokens' positions are left.
         """
         tokens = [self.instruction_token(instruction)[:, None]]
@@ -156,7 +157,7 @@ class QTransformer(nnx.Module):
         return self.transformer.frame_cache(tokens, rngs)
 
     def score(self, segment: Segment, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Teacher-forced logits of every step of a segment, float32 [B, S, D, N, atoms].
+        """Teacher-forced logits of every step of a segment, float32 [B, S, D, N, A].
 
         Each frame is encoded once.
         """
@@ -196,7 +197,7 @@ class QTransformer(nnx.Module):
             window_cache: cache leaves [M, w, ...]. frame_mask: [M, w].
             executed: int [M, w, D], bins of the actions at the window's frames; the newest frame's are not
                 looked at.
-            scores: logits [M, N, atoms] of one dim and its index -> [M, N]; absent bins -inf. The agent's.
+            scores: logits [M, N, A] of one dim and its index -> [M, N]; absent bins -inf. The agent's.
 
         Returns:
             tokens int32 [M, D], and scores float32 [M, D, N].
@@ -313,46 +314,57 @@ class QTransformer(nnx.Module):
         return by_row(jnp.concatenate([past, inputs], axis=1))
 
     def _logits(self, outputs: jax.Array, dims: slice) -> jax.Array:
-        """[M, d, width] -> [M, d, N, atoms]; the head is float32 at least, whatever the compute dtype."""
+        """[M, d, width] -> [M, d, N, A]; the head is float32 at least, whatever the compute dtype."""
         outputs = self.head_norm(outputs.astype(jnp.promote_types(self.dtype, jnp.float32)))
         logits = by_row(jnp.einsum("mdw,dwn->mdn", outputs, self.head[...][dims]))
-        return logits.reshape(*logits.shape[:-1], self.max_bins, self.atoms) + self.head_bias[...][dims]
+        return logits.reshape(*logits.shape[:-1], self.max_bins, self.outputs) + self.head_bias[...][dims]
 
 
-def _initial_bias(atoms: int, value: float) -> np.ndarray:
-    """[atoms]: outputs, or a distribution over so many cells, that start at `value` of the way from q_min to
-    q_max (a sparse-reward Q starts near 0).
+def _initial_bias(outputs: int, value: float) -> np.ndarray:
+    """Returns logits [A] of values that start at `value` of the way from q_min to q_max.
+
+    A Q of sparse rewards starts near 0. More outputs than a histogram's padding are the cells of one.
     """
-    if atoms <= 2 * HISTOGRAM_PADDING:
-        return np.full(atoms, math.log(value / (1 - value)), np.float32)
-    rate = 1.0 / (value * atoms)  # an exponential fall over the atoms has its mean near `value`
-    return (-rate * np.arange(atoms)).astype(np.float32)
+    if outputs <= 2 * HISTOGRAM_PADDING:
+        return np.full(outputs, math.log(value / (1 - value)), np.float32)
+    rate = 1.0 / (value * outputs)  # an exponential fall over the cells has its mean near `value`
+    return (-rate * np.arange(outputs)).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """The module as pure functions of a nested dict of parameters, which is what checkpoints and artefacts
-    hold.
+    """The module as pure functions of a nested dict of parameters, which checkpoints and artefacts hold.
+
+    `agents.make_network` makes the one that a config's agent asks for; see `QTransformer` for the fields.
     """
 
     config: ml_collections.FrozenConfigDict
-    action: ActionSpec
-    observation: ObservationSpec
-    instruction_dim: int
+    interface: Interface
+    outputs: int
+    return_conditioned: bool
     graphdef: Any = dataclasses.field(compare=False, repr=False)
 
     @classmethod
-    def create(
-        cls, config, action: ActionSpec, observation: ObservationSpec, instruction_dim: int
-    ) -> Network:
+    def create(cls, config: Any, interface: Interface, outputs: int, return_conditioned: bool) -> Network:
+        """Makes the network of `config`, an experiment's `config.model`; allocates nothing.
+
+        Raises:
+            UserError: for a setting without a meaning.
+
+        """
         config = ml_collections.FrozenConfigDict(config)
-        graphdef = nnx.split(
-            nnx.eval_shape(lambda: QTransformer(config, action, observation, instruction_dim, nnx.Rngs(0)))
-        )[0]
-        return cls(config, action, observation, instruction_dim, graphdef)
+        asked = config, interface, outputs, return_conditioned
+        graphdef = nnx.split(nnx.eval_shape(lambda: QTransformer(*asked, nnx.Rngs(0))))[0]
+        return cls(*asked, graphdef)
+
+    def with_config(self, config: Any) -> Network:
+        """Returns the same network with another `config.model`."""
+        return Network.create(config, self.interface, self.outputs, self.return_conditioned)
 
     def init(self, key: jax.Array) -> dict:
-        model = QTransformer(self.config, self.action, self.observation, self.instruction_dim, nnx.Rngs(key))
+        """Returns fresh parameters; the same key gives the same bits."""
+        asked = self.config, self.interface, self.outputs, self.return_conditioned
+        model = QTransformer(*asked, nnx.Rngs(key))
         return nnx.to_pure_dict(nnx.state(model, nnx.Param))
 
     def score(self, params: dict, segment: Segment, dropout_key: jax.Array | None = None) -> jax.Array:

@@ -4,9 +4,8 @@ What a frame contributes is computed once and cached across control steps:
   "per_frame": a frame's tokens attend within their frame; the cache is each layer's keys and values. Nothing
       in it ever changes. "window" (as RT-1): the Transformer runs causally over the frames of each step's
       window; the cache is the frames' tokens.
-Action tokens attend to the frames of the window (learned bias on relative age) and to earlier dims of the
-    same step; before those, with
-`config.past_actions`, to a token of the action at each earlier frame of the window.
+Action tokens attend to the frames of the window (learned bias on relative age) and to earlier dims of the same
+step; of a return-conditioned network also to a token of the action at each earlier frame of the window.
 
 The parameters of all layers are stacked on a leading axis, whether `config.scan_layers` compiles one layer (a
 loop) or all of them, so either reads the other's checkpoints.
@@ -79,9 +78,9 @@ class Transformer(nnx.Module):
     `config.layers` layers L.
     """
 
-    def __init__(self, config, frame_tokens: int, dtype, rngs: nnx.Rngs):
+    def __init__(self, config, frame_tokens: int, past_actions: int, dtype, rngs: nnx.Rngs):
         self.mode, self.window, self.layers = config.attention, config.window, config.layers
-        self.past = past_actions(config)
+        self.past = past_actions
         self.frame_tokens, self.dtype = frame_tokens, dtype
         self.scan, self.remat = config.scan_layers, config.remat
         make_block = nnx.vmap(lambda rngs: Block(config, dtype, rngs), in_axes=0, out_axes=0)
@@ -203,11 +202,6 @@ class Transformer(nnx.Module):
 
         outputs, longer = self._over_layers(layer, actions, (context, self.age_bias[...], earlier), None)
         return outputs[:, -1:], longer
-
-
-def past_actions(config) -> int:
-    """Tokens P of a step's past actions: of all frames of the window but the newest."""
-    return config.window - 1 if config.past_actions else 0
 
 
 def _joined(first: KeysValues, second: KeysValues) -> KeysValues:

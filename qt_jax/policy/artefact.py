@@ -47,8 +47,8 @@ class Artefact(Folder):
             "data": origin["data"],
         }
 
-    def policy(self, slots: int = 1, buckets: Sequence[int] = ()) -> Policy:
-        """The policy of up to `slots` episodes at once.
+    def policy(self, capacity: int = 1, buckets: Sequence[int] = ()) -> Policy:
+        """Loads the policy of up to `capacity` episodes at once.
 
         See `Policy` for `buckets` (default: the artefact's batch sizes, if it has some).
 
@@ -68,7 +68,7 @@ class Artefact(Folder):
         for exported in self.exported.values():
             programs.compare(self.path / PARAMS, "holds", held, _parameters(exported))
         encode, decode = (functools.partial(self._call, part) for part in PARTS)
-        return Policy(self.spec, self.statistics, jax.device_put(params), encode, decode, slots, buckets)
+        return Policy(self.spec, self.statistics, jax.device_put(params), encode, decode, capacity, buckets)
 
     @functools.cached_property
     def exported(self) -> dict[tuple[str, int], export.Exported]:

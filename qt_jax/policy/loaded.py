@@ -34,7 +34,7 @@ class LoadedPolicy:
     @property
     def observation(self) -> dict[str, Any]:
         """{key of an observation: dtype and shape that are expected there}."""
-        return self._keys.describe(self.spec.observation)
+        return self._keys.describe(self.spec.interface.observation)
 
     def infer(self, observation: Mapping[str, Any]) -> dict[str, Any]:
         """Takes one control step.

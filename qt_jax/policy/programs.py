@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from qt_jax.errors import UserError
-from qt_jax.specs import ActionSpec, PolicySpec
+from qt_jax.specs import Interface, PolicySpec
 
 PARTS, CACHE = ("encode", "decode"), "cache."
 """The programs; how the names of what a frame is remembered by begin."""
@@ -29,24 +29,28 @@ def image_name(camera: str) -> str:
     return f"images.{camera}"
 
 
-def check(spec: PolicySpec, network: ActionSpec, encode: Program, decode: Program) -> None:
+def check(spec: PolicySpec, network: Interface, encode: Program, decode: Program) -> None:
     """Raises a UserError naming the program that is not of this spec, and its array."""
     images = {
-        image_name(camera): ("uint8", (*spec.observation.image_size, 3))
-        for camera in spec.observation.cameras
+        image_name(camera): ("uint8", (*spec.interface.observation.image_size, 3))
+        for camera in spec.interface.observation.cameras
     }
     vectors = {
-        "state": ("float32", (spec.observation.state_dim,)),
-        "instruction": ("float32", (spec.instruction_dim,)),
+        "state": ("float32", (spec.interface.observation.state_dim,)),
+        "instruction": ("float32", (spec.interface.instruction_dim,)),
     }
     compare(encode.file, "takes", encode.takes, images | vectors)
 
     remembered = {name: (dtype, (spec.window, *shape)) for name, (dtype, shape) in encode.gives.items()}
-    done = {"mask": ("bool", (spec.window,)), "executed": ("int32", (spec.window, spec.action.dims))}
+    done = {
+        "mask": ("bool", (spec.window,)),
+        "executed": ("int32", (spec.window, spec.interface.action.dims)),
+    }
     compare(decode.file, "takes", decode.takes, remembered | done)
 
-    scores = ("float32", (network.dims, network.max_bins))
-    compare(decode.file, "gives", decode.gives, {"tokens": ("int32", (network.dims,)), "scores": scores})
+    dims, bins = network.action.dims, network.action.max_bins
+    decided = {"tokens": ("int32", (dims,)), "scores": ("float32", (dims, bins))}
+    compare(decode.file, "gives", decode.gives, decided)
 
 
 def compare(file: Path, does: str, found: Arrays, expected: Arrays) -> None:

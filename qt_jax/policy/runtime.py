@@ -36,17 +36,21 @@ class Action:
 
 
 class Runtime(abc.ABC):
-    """The policy of up to `slots` episodes at once, each with its own window of past frames.
+    """The policy of up to `capacity` episodes at once, each with its own window of past frames.
 
-    Statistics: of this robot's raw state.
+    Args:
+        spec: what the policy is.
+        statistics: of this robot's raw state.
+        capacity: of how many episodes it keeps the window.
+
     """
 
-    def __init__(self, spec: PolicySpec, statistics: Statistics, slots: int):
-        self.spec, self._statistics, self.slots = spec, statistics, slots
+    def __init__(self, spec: PolicySpec, statistics: Statistics, capacity: int):
+        self.spec, self._statistics, self.capacity = spec, statistics, capacity
 
     def act(
         self,
-        slot: np.ndarray,
+        episode: np.ndarray,
         images: dict[str, np.ndarray],
         state: np.ndarray,
         instruction: np.ndarray,
@@ -56,21 +60,21 @@ class Runtime(abc.ABC):
         """One control step of M of the episodes.
 
         Args:
-            slot: int [M], which episodes, each at most once.
+            episode: int [M], which of the episodes, from 0, each at most once.
             images: {camera: uint8 [M, H, W, 3]}. state: raw, float [M, state_dim]. instruction: float [M, E]
                 embeddings.
-            is_first: bool [M]; True forgets the slot's past, as at the start of an episode in training.
+            is_first: bool [M]; True forgets the episode's past, as at the start of an episode in training.
             executed: int [M, D], of a frame that is told again: the bins of the action that followed it; -1,
-                and by default: those that are decided now. Later decisions of a policy with
-                `config.model.past_actions` know them. Not checked.
+                and by default: those that are decided now. A return-conditioned policy sees them in later
+                decisions. Not checked.
 
         Raises:
             UserError: naming the field whose shape, dtype or values are wrong. The windows are untouched
                 then.
 
         """
-        check(self.spec, images, state, instruction, rows=len(slot))
-        executed = undecided(self.spec, len(slot)) if executed is None else executed
+        check(self.spec, images, state, instruction, rows=len(episode))
+        executed = undecided(self.spec, len(episode)) if executed is None else executed
         inputs = (
             images,
             self._statistics.normalize(state),
@@ -78,21 +82,21 @@ class Runtime(abc.ABC):
             np.asarray(is_first),
             executed,
         )
-        tokens, scores = self._decide(np.asarray(slot), *inputs)
-        return Action(discretization.detokenize(self.spec.action, tokens), tokens, scores)
+        tokens, scores = self._decide(np.asarray(episode), *inputs)
+        return Action(discretization.detokenize(self.spec.interface.action, tokens), tokens, scores)
 
     @abc.abstractmethod
-    def _decide(self, slot: np.ndarray, *inputs: Any) -> tuple[np.ndarray, np.ndarray]:
+    def _decide(self, episode: np.ndarray, *inputs: Any) -> tuple[np.ndarray, np.ndarray]:
         """Tokens [M, D] and scores [M, D, N]. inputs: as `act` has them, the state normalised, nothing left
         out.
         """
 
     def warm_up(self) -> None:
         """Takes a control step that is forgotten again: the first one costs more than those that follow."""
-        observation = self.spec.observation
+        observation = self.spec.interface.observation
         images = {name: np.zeros((1, *observation.image_size, 3), np.uint8) for name in observation.cameras}
         state = np.zeros((1, observation.state_dim), np.float32)
-        instruction = np.zeros((1, self.spec.instruction_dim), np.float32)
+        instruction = np.zeros((1, self.spec.interface.instruction_dim), np.float32)
         self.act(np.zeros(1, int), images, state, instruction, np.ones(1, bool))
         self.forget_all()
 
@@ -103,7 +107,7 @@ class Runtime(abc.ABC):
 
 def undecided(spec: PolicySpec, rows: int) -> np.ndarray:
     """`executed` of frames at which the policy decides."""
-    return np.full((rows, spec.action.dims), -1, np.int32)
+    return np.full((rows, spec.interface.action.dims), -1, np.int32)
 
 
 def check(
@@ -116,7 +120,7 @@ def check(
     """Raises a UserError naming the field of an observation (of `rows` observations) that the policy does not
     take.
     """
-    observation, batch = spec.observation, () if rows is None else (rows,)
+    observation, batch = spec.interface.observation, () if rows is None else (rows,)
     cameras = sorted(observation.cameras)
     if not isinstance(images, Mapping):
         raise UserError(f"Observation field images is {shown(images)}, the policy expects a dict: {cameras}.")
@@ -125,7 +129,7 @@ def check(
     for name, image in images.items():
         _check_field(f"images[{name!r}]", image, "uint8", (*batch, *observation.image_size, 3))
     _check_field("state", state, "floating", (*batch, observation.state_dim))
-    _check_field("instruction", instruction, "floating", (*batch, spec.instruction_dim))
+    _check_field("instruction", instruction, "floating", (*batch, spec.interface.instruction_dim))
 
 
 def _check_field(name: str, value: Any, kind: str, shape: tuple[int, ...]) -> None:

@@ -1,6 +1,4 @@
-"""Episodes under way: who is in which slot, what was seen, and what a new instruction asks to be encoded
-again.
-"""
+"""Sessions: which of the policy's episodes is whose, what was seen, and what a new instruction encodes again."""
 
 from __future__ import annotations
 
@@ -70,7 +68,7 @@ class _Frame:
 
 @dataclasses.dataclass
 class _Episode:
-    slot: int
+    index: int
     frames: collections.deque
     embedding: np.ndarray | None = None
     step: int = 0
@@ -81,21 +79,21 @@ class Sessions:
 
     Args:
         embed: sentence -> float [E].
-        reserved: slots that no session takes, so that `values` always has one.
+        reserved: episodes of the policy that no session takes, so that `values` always has one.
 
     """
 
     def __init__(self, policy: Runtime, embed: Callable[[str], np.ndarray], reserved: int = 0):
         self.policy, self._embed = policy, embed
         self._episodes: dict[Hashable, _Episode] = {}
-        slots = list(range(policy.slots))[::-1]
-        self._reserved, self._free = slots[:reserved], slots[reserved:]
+        indices = list(range(policy.capacity))[::-1]
+        self._reserved, self._free = indices[:reserved], indices[reserved:]
         self._lost: set[Hashable] = set()
 
     @property
     def limit(self) -> int:
-        """Episodes at once."""
-        return self.policy.slots - len(self._reserved)
+        """Sessions at once."""
+        return self.policy.capacity - len(self._reserved)
 
     def __len__(self) -> int:
         return len(self._episodes)
@@ -108,7 +106,7 @@ class Sessions:
         """Forgets an episode; unknown ones are forgotten already."""
         episode = self._episodes.pop(session, None)
         if episode is not None:
-            self._free.append(episode.slot)
+            self._free.append(episode.index)
         self._lost.discard(session)
 
     def lose_all(self) -> None:
@@ -137,7 +135,7 @@ class Sessions:
             embeddings = [self._admit(request) for request in requests]
         except BaseException:  # a Refused, or whatever `embed` raises
             for session in set(self._episodes) - before:
-                self._free.append(self._episodes.pop(session).slot)
+                self._free.append(self._episodes.pop(session).index)
             raise
         return self._decide(requests, embeddings)
 
@@ -193,10 +191,10 @@ class Sessions:
         """Value of each instruction in the session's current observation (its window told so from the start):
         maximum over the bins of the dim that is decided first.
 
-        Uses as many free and reserved slots as there are instructions, in turns where there are fewer.
+        Uses as many free and reserved episodes as there are instructions, in turns where there are fewer.
 
         Raises:
-            Refused: `no_values`, `unknown_session`, `sessions_full` if no slot is free, or `bad_observation`
+            Refused: `no_values`, `unknown_session`, `sessions_full` if no episode is free, or `bad_observation`
                 for what is no list of instructions.
 
         """
@@ -216,9 +214,9 @@ class Sessions:
         embeddings = [self._checked(text, last.images, last.state) for text in instructions]
         for start in range(0, len(embeddings), len(spare)):
             part = embeddings[start : start + len(spare)]
-            told = [_Episode(slot, collections.deque(), embedding) for slot, embedding in zip(spare, part)]
+            asked = [_Episode(index, collections.deque(), vector) for index, vector in zip(spare, part)]
             for place, frame in enumerate(frames):
-                action = self._step([(episode, frame, place == 0) for episode in told])
+                action = self._step([(episode, frame, place == 0) for episode in asked])
             values.append(action.scores[:, self.policy.spec.decided[0]].max(-1))
         return np.concatenate(values)
 
@@ -232,7 +230,7 @@ class Sessions:
         if isinstance(instruction, np.ndarray):
             return instruction
         if not isinstance(instruction, str) or not instruction.strip():
-            found, size = shown(instruction), self.policy.spec.instruction_dim
+            found, size = shown(instruction), self.policy.spec.interface.instruction_dim
             expected = f"a sentence such as 'open the drawer', or its embedding, floating[{size}]"
             raise UserError(f"Observation field instruction is {found}, the policy expects {expected}.")
         return np.asarray(self._embed(instruction), np.float32)
@@ -263,24 +261,22 @@ class Sessions:
         return embedding
 
     def _full(self) -> Refused:
-        reason = f"All {self.limit} slots are in episodes; close one, or serve with more slots."
+        reason = f"All {self.limit} sessions are in use; close one, or serve with a larger --max_sessions."
         return Refused("sessions_full", reason)
 
     def _step(self, rows: Sequence[tuple[_Episode, _Frame, bool]]) -> Action:
         episodes, frames, is_first = zip(*rows)
         images = {
             name: _stacked([frame.images[name] for frame in frames])
-            for name in self.policy.spec.observation.cameras
+            for name in self.policy.spec.interface.observation.cameras
         }
         state, embeddings = (
             _stacked([frame.state for frame in frames]),
             _stacked([episode.embedding for episode in episodes]),
         )
-        slots, executed = (
-            np.asarray([episode.slot for episode in episodes]),
-            np.stack([frame.tokens for frame in frames]),
-        )
-        return self.policy.act(slots, images, state, embeddings, np.asarray(is_first), executed)
+        indices = np.asarray([episode.index for episode in episodes])
+        executed = np.stack([frame.tokens for frame in frames])
+        return self.policy.act(indices, images, state, embeddings, np.asarray(is_first), executed)
 
 
 def _check_once_each(requests: Sequence[Request]) -> None:

@@ -21,64 +21,71 @@ import qt_jax
 from qt_jax import agents, specs, storage
 from qt_jax.errors import UserError
 from qt_jax.models import q_transformer
-from qt_jax.specs import ActionSpec, ObservationSpec
+from qt_jax.specs import Interface
 from qt_jax.statistics import Statistics
 from qt_jax.training.checkpoint_errors import list_steps, readable, refuse_other_shapes, written
 from qt_jax.training.continuing import refuse_other_config as refuse_other_config
 from qt_jax.training.continuing import refuse_to_continue
 from qt_jax.training.state import TrainState
 
+SCHEMA = 2
+"""Version of what `Assets.to_json` gives."""
+
 
 @dataclasses.dataclass(frozen=True)
 class DatasetAssets:
-    """What a robot of one dataset needs: its own action and observation, statistics of its states (raw) and
-    actions, seconds a step, and the return that a policy is told there, if it is told one.
-    """
+    """What a robot of one dataset needs."""
 
-    action: ActionSpec
-    observation: ObservationSpec
+    interface: Interface
+    """The robot's own."""
     state: Statistics
+    """Of its raw states."""
     actions: Statistics
     dt: float
-    told_return: float | None = None
+    """Seconds of a control step."""
+    target_return: float | None = None
+    """What a return-conditioned policy is asked for there."""
 
     def to_json(self) -> dict[str, Any]:
-        return {"action": specs.to_json(self.action), "observation": specs.to_json(self.observation),
-                "state": self.state.to_json(), "actions": self.actions.to_json(), "dt": self.dt,
-                "told_return": self.told_return}  # fmt: skip
+        """Returns plain JSON types, which `from_json` reads."""
+        return {
+            "interface": specs.to_json(self.interface),
+            "state": self.state.to_json(),
+            "actions": self.actions.to_json(),
+            "dt": self.dt,
+            "target_return": self.target_return,
+        }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> DatasetAssets:
-        return cls(ActionSpec(**value["action"]), ObservationSpec(**value["observation"]), Statistics.from_json(value["state"]),
-                   Statistics.from_json(value["actions"]), value["dt"], value.get("told_return"))  # fmt: skip
+        """Reads what `to_json` gave."""
+        interface = Interface.from_json(value["interface"])
+        state, actions = Statistics.from_json(value["state"]), Statistics.from_json(value["actions"])
+        return cls(interface, state, actions, value["dt"], value["target_return"])
 
 
 @dataclasses.dataclass(frozen=True)
 class Assets:
-    """What makes parameters usable: the network's action and observation, each dataset's own, the text
-    encoder, the training's config.
-    """
+    """What makes parameters usable."""
 
-    action: ActionSpec
-    observation: ObservationSpec
+    interface: Interface
+    """The network's."""
     datasets: dict[str, DatasetAssets]
     text_encoder: str
-    instruction_dim: int
     config: dict[str, Any]
+    """The experiment's, as JSON types."""
     data_fingerprint: str
     data: dict[str, Any]
-    """Share of successes in the whole dataset, whatever was filtered: {task or "all": {"success",
-    "episodes"}}.
-    """
+    """Successes in the whole dataset, whatever was filtered: {task or "all": {"success", "episodes"}}."""
 
     def to_json(self) -> dict[str, Any]:
+        """Returns plain JSON types, which `from_json` reads."""
         return {
+            "schema": SCHEMA,
             "version": qt_jax.__version__,
-            "action": specs.to_json(self.action),
-            "observation": specs.to_json(self.observation),
+            "interface": specs.to_json(self.interface),
             "datasets": {name: dataset.to_json() for name, dataset in self.datasets.items()},
             "text_encoder": self.text_encoder,
-            "instruction_dim": self.instruction_dim,
             "config": self.config,
             "data_fingerprint": self.data_fingerprint,
             "data": self.data,
@@ -86,29 +93,44 @@ class Assets:
 
     @classmethod
     def from_json(cls, value: dict[str, Any], where: Any) -> Assets:
-        missing = {field.name for field in dataclasses.fields(cls)} - set(value)
-        if not missing:
-            saved = value["config"]
-            known = {
-                "agent": agents.get(saved["agent"]["name"]).get_config(),
-                "model": q_transformer.laptop(),
-            }
-            missing = {
-                f"config.{part}.{name}"
-                for part, settings in known.items()
-                for name in set(settings) - set(saved[part])
-            }
+        """Reads what `to_json` gave.
+
+        Args:
+            value: the JSON.
+            where: the checkpoint's directory, for messages.
+
+        Raises:
+            UserError: if another version wrote it, or its agent is not here.
+
+        """
+        schema = value.get("schema")
+        if schema != SCHEMA:
+            raise UserError(
+                f"{where} is a checkpoint of another version of qt_jax (schema {schema}, this version reads "
+                f"{SCHEMA}); train it again with this version."
+            )
+        saved = value["config"]
+        try:
+            agent = agents.get(saved["agent"]["name"])
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
+        known = {"agent": agent.get_config(), "model": q_transformer.laptop()}
+        missing = sorted(
+            f"config.{part}.{name}"
+            for part, settings in known.items()
+            for name in set(settings) - set(saved[part])
+        )
         if missing:
             raise UserError(
-                f"{where}: the checkpoint's assets lack {sorted(missing)}; it was written by another version, train it again."
+                f"{where} is a checkpoint of another version of qt_jax, without {missing}; train it again "
+                "with this version."
             )
+
         return cls(
-            ActionSpec(**value["action"]),
-            ObservationSpec(**value["observation"]),
+            Interface.from_json(value["interface"]),
             {name: DatasetAssets.from_json(dataset) for name, dataset in value["datasets"].items()},
             value["text_encoder"],
-            value["instruction_dim"],
-            value["config"],
+            saved,
             value["data_fingerprint"],
             value["data"],
         )
@@ -361,8 +383,7 @@ def _metadata(path: epath.Path) -> Any:
 
 def _expected(assets: Assets) -> Any:
     """Shapes of the parameters that this code's network has with these assets."""
-    model = frozen_config(assets.config).model
-    network = q_transformer.Network.create(model, assets.action, assets.observation, assets.instruction_dim)
+    network = agents.make_network(frozen_config(assets.config), assets.interface)
     return jax.eval_shape(network.init, jax.random.key(0))
 
 

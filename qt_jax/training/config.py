@@ -9,7 +9,7 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
-from qt_jax import agents, losses, text
+from qt_jax import agents, text
 from qt_jax.data.mixture import ACTION_BOUNDS, FILTERS
 from qt_jax.data.mixtures import KINDS
 from qt_jax.data.segments import TIME_LIMITS
@@ -39,8 +39,6 @@ def default_config(
     config.value_range = ()
     config.agent = agents.get(agent).get_config()
     config.model = network()
-    config.model.atoms = agents.get(agent).outputs(config)
-    config.model.return_token = config.model.past_actions = agents.get(agent).RETURN_CONDITIONED
     config.data = ml_collections.ConfigDict()
     config.data.mixture = (
         "collected"  # a mixture or dataset by name: qt_jax/data/mixtures.py and specs.py, or data.tables
@@ -116,7 +114,7 @@ def validate(config: Any, devices: int) -> None:
     """Raises a UserError that names every setting that is wrong for that many devices, before anything is
     read or compiled.
     """
-    agent, problems = config.agent, []
+    problems = []
 
     def require(ok: bool, key: str, expected: str) -> None:
         if not ok:
@@ -127,7 +125,7 @@ def validate(config: Any, devices: int) -> None:
 
     algorithm: agents.Agent | None = None
     try:
-        algorithm = agents.get(agent.name)
+        algorithm = agents.get(config.agent.name)
         images.encoder(config.model.encoder)
     except UserError as error:
         problems.append(str(error).rstrip("."))
@@ -138,7 +136,7 @@ def validate(config: Any, devices: int) -> None:
     require(finite, "value_range", "(least, greatest) attainable return, or ()")
     for key, known in model.choices().items():
         require(config.model[key] in known, f"model.{key}", f"one of {known}")
-    for key in ("window", "layers", "width", "heads", "mlp_ratio", "image_size", "image_tokens", "atoms"):
+    for key in ("window", "layers", "width", "heads", "mlp_ratio", "image_size", "image_tokens"):
         require(config.model[key] > 0, f"model.{key}", "a positive number")
     for key in ("learning_rate", "final_learning_rate", "weight_decay"):
         require(0 <= config.optimizer[key] < math.inf, f"optimizer.{key}", "0 or more")
@@ -185,38 +183,11 @@ def validate(config: Any, devices: int) -> None:
         # fmt: skip
         f"a multiple of {parts} = mesh.data {data} x mesh.fsdp {fsdp} x train.accumulation {config.train.accumulation}",
     )
-    ranges = {
-        "alpha": (lambda x: x >= 0, "at least 0"),
-        "target_rate": (lambda x: 0 < x <= 1, "a number in (0, 1]"),
-        "n_step": (lambda x: x >= 1, "at least 1"),
-        "backup": (lambda x: x in losses.BACKUPS, f"one of {losses.BACKUPS}"),
-        "conservatism": (lambda x: x in losses.CONSERVATISM, f"one of {losses.CONSERVATISM}"),
-        "value_loss": (lambda x: x in losses.VALUE_LOSSES, f"one of {losses.VALUE_LOSSES}"),
-        "critics": (
-            lambda x: x in ((1,) if agent.value_loss == "histogram" else (1, 2)),
-            "1 or 2, and 1 with value_loss='histogram'",
-        ),
-        "expectile": (lambda x: 0 < x < 1, "a number in (0, 1)"),
-        "temperature": (lambda x: x > 0, "a positive number"),
-        "max_weight": (lambda x: x > 0, "a positive number"),
-    }
-    for key in sorted(set(agent) & set(ranges)):
-        test, expected = ranges[key]
-        require(test(agent[key]), f"agent.{key}", expected)
+    if "n_step" in config.agent:
+        require(config.agent.n_step >= 1, "agent.n_step", "at least 1")
     if algorithm is not None:
-        least, outputs = 2 * losses.HISTOGRAM_PADDING + 1, algorithm.outputs(config)
-        if outputs:
-            require(config.model.atoms == outputs, "model.atoms", f"{outputs} with this config.agent")
-        else:
-            require(
-                config.model.atoms > least,
-                "model.atoms",
-                f"more than {least} with value_loss='histogram', such as 51",
-            )
-        conditioned = algorithm.RETURN_CONDITIONED
-        for name in ("return_token", "past_actions"):
-            require(
-                config.model[name] == conditioned, f"model.{name}", f"{conditioned} with agent {agent.name}"
-            )
+        if algorithm.USES_TARGET:
+            require(0 < config.agent.target_rate <= 1, "agent.target_rate", "a number in (0, 1]")
+        algorithm.check(config, require)
     if problems:
         raise UserError("Bad config: " + "; ".join(problems) + ".")

@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 from scipy.stats import mannwhitneyu
 
-from qt_jax import storage
+from qt_jax import agents, storage
 from qt_jax.data import loader
 from qt_jax.data.order import Draw
 from qt_jax.data.skips import Skips
@@ -49,7 +49,7 @@ def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
         _use_compilation_cache(config.train.compilation_cache)
         device_mesh, batch_size = mesh.make_mesh(config.mesh), config.data.batch_size
         config, recipe, assets = setup.prepare(config, entries)
-        network = Network.create(config.model, assets.action, assets.observation, assets.instruction_dim)
+        network = agents.make_network(config, assets.interface)
 
         lock = _closed(closing, take_lock(config.workdir, config.train.lock_wait_s))
         # Before the compilation, which may take minutes: all that can be refused.

@@ -67,13 +67,7 @@ def build(config: Any, network: Network, device_mesh: jax.sharding.Mesh) -> Prog
     """Compiles the train step of `config` for that mesh (real devices, or a topology's)."""
     shapes = jax.eval_shape(functools.partial(init_state, config, network))
     state = sharding.abstract(shapes, sharding.of_state(device_mesh, shapes))
-    batch = segment_struct(
-        network.action,
-        network.observation,
-        network.instruction_dim,
-        config.data.batch_size,
-        config.data.segment_length,
-    )
+    batch = segment_struct(network.interface, config.data.batch_size, config.data.segment_length)
     split = mesh.batch_sharding(device_mesh)
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split), batch)
     with jax.set_mesh(device_mesh):
@@ -103,7 +97,7 @@ def step_flops(config: Any, network: Network, state: Any, batch: Segment) -> flo
     """
     plain = ml_collections.ConfigDict(network.config)
     plain.scan_layers, plain.remat, plain.encoder_remat = False, "none", "none"
-    unrolled = Network.create(plain, network.action, network.observation, network.instruction_dim)
+    unrolled = network.with_config(plain)
 
     def shapes(tree):
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)

@@ -15,6 +15,7 @@ from qt_jax.data.mixture import Mixture
 from qt_jax.data.segments import Cutting
 from qt_jax.data.tables import Entry
 from qt_jax.errors import UserError
+from qt_jax.specs import Interface
 from qt_jax.statistics import Statistics
 from qt_jax.training import checkpoints, origin
 
@@ -58,23 +59,21 @@ def prepare(
         max_skipped=config.data.max_skipped,
         state_statistics=_state_statistics(config, opened, continues=not any_returns),
     )
+    conditioned = agents.get(config.agent.name).RETURN_CONDITIONED
     datasets = {
         source.name: checkpoints.DatasetAssets(
-            source.action,
-            source.spec.observation,
-            recipe.state_statistics[source.name],
-            source.index.statistics["action"],
-            float(np.median(source.index.columns["dt"])),
-            returns.target(source, config) if config.model.return_token else None,
-        )  # fmt: skip
+            interface=Interface(source.action, source.spec.observation, opened.interface.instruction_dim),
+            state=recipe.state_statistics[source.name],
+            actions=source.index.statistics["action"],
+            dt=float(np.median(source.index.columns["dt"])),
+            target_return=returns.target(source, config) if conditioned else None,
+        )
         for source in opened.sources
     }
     assets = checkpoints.Assets(
-        action=opened.action,
-        observation=opened.observation,
+        interface=opened.interface,
         datasets=datasets,
         text_encoder=opened.text_encoder,
-        instruction_dim=opened.instruction_dim,
         config=checkpoints.plain_config(config),
         data_fingerprint=opened.fingerprint,
         data=opened.success(),

@@ -14,7 +14,9 @@ from qt_jax.segment import Segment
 from qt_jax.specs import ActionSpec
 
 ACTION = ActionSpec(("x", "gripper"), (-1.0, -1.0), (1.0, 1.0), (3, 2))
-NETWORK = types.SimpleNamespace(action=ACTION, score=lambda params, segment, dropout_key=None: params)
+NETWORK = types.SimpleNamespace(
+    interface=types.SimpleNamespace(action=ACTION), score=lambda params, segment, dropout_key=None: params
+)
 
 Q = [[0.2, 0.5, 0.1], [0.4, 0.3, 0.9]]  # the gripper's third bin does not exist
 Q_TARGET = [[0.6, 0.1, 0.3], [0.5, 0.7, 0.99]]

@@ -121,7 +121,8 @@ def test_weights_and_balances_of_a_mixture(synthetic_root):
         recipe = setup.prepare(config, tables.resolve(config.data, {"one": one, "two": two}))[1]
     finally:
         del tables.MIXTURES["both"]
-    assert recipe.mixture.action.names == ("x", "y") and recipe.mixture.action.bins == (25, 5)
+    action = recipe.mixture.interface.action
+    assert action.names == ("x", "y") and action.bins == (25, 5)
     for batch in take(make_iterator(recipe), 8):
         of_two = batch.bins[:, 1] == 5
         assert of_two.sum() == 2 and not batch.success[of_two].any()

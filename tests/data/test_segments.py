@@ -12,7 +12,7 @@ from qt_jax.data.buffers import Buffers
 from qt_jax.data.episodes import Episode, monte_carlo_returns, relabelled
 from qt_jax.data.segments import Cutting, Layout
 from qt_jax.errors import UserError
-from qt_jax.specs import ActionSpec, ObservationSpec
+from qt_jax.specs import ActionSpec, Interface, ObservationSpec
 from tests.data.synthetic import unit_statistics
 
 ACTION = ActionSpec(("x",), (-1.0,), (1.0,), (4,))
@@ -38,11 +38,9 @@ def make_episode(length: int, terminal: bool = True, dt: float = 1.0) -> Episode
 
 
 def cut(episode, number, cutting, network_action=ACTION, cameras=(), state_dim=1, time_limits="bootstrap"):
-    observation = ObservationSpec(cameras, (8, 8), state_dim, "")
-    layout = Layout(
-        ACTION, network_action, observation, unit_statistics(1), cutting, 0.5, 1.0, (0.0, 1.0), time_limits
-    )
-    rows = segments.Rows(layout, 4, 1, Buffers())
+    joint = Interface(network_action, ObservationSpec(cameras, (8, 8), state_dim, ""), 4)
+    layout = Layout(ACTION, joint, unit_statistics(1), cutting, 0.5, 1.0, (0.0, 1.0), time_limits)
+    rows = segments.Rows(layout, 1, Buffers())
     rows.fill(0, segments.prepare(episode, np.zeros(4, np.float32), layout), number, cutting)
     batch = rows.segment()
     return {f.name: jax.tree.map(lambda x: x[0], getattr(batch, f.name)) for f in dataclasses.fields(batch)}

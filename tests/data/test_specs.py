@@ -208,7 +208,7 @@ def test_three_robots_in_one_batch(synthetic_root):
     iterator.close()
     counts = [np.isclose(batch.dt[:, 0], dt).sum() for dt in (1 / 3, 1 / 5, 1 / 10)]
     assert sum(counts) == 10 and np.abs(np.asarray(counts) - [5, 3, 2]).max() <= 1
-    assert assets.action.dims == 8 and batch.images["front"].shape == (10, 6, 32, 32, 3)
+    assert assets.interface.action.dims == 8 and batch.images["front"].shape == (10, 6, 32, 32, 3)
     bins = {(2, *(256,) * 6, 2), (0, *(256,) * 6, 2), (0, 256, 256, *(0,) * 5)}
     assert {tuple(row) for row in batch.bins} == bins
 
@@ -226,7 +226,7 @@ def test_a_robot_dataset_beside_a_simulated_one(synthetic_root, dataset_path, tm
     segment = next(iterator := TrainingIterator(recipe, batch_size=8, threads=1))
     iterator.close()
     simulated = segment.bins[:, 0] == 0
-    assert simulated.sum() == 4 and assets.action.names[0] == "terminate"
+    assert simulated.sum() == 4 and assets.interface.action.names[0] == "terminate"
     np.testing.assert_allclose(segment.dt[simulated], 0.0625)
     np.testing.assert_allclose(segment.dt[~simulated], 1 / 3, rtol=1e-6)
     np.testing.assert_array_equal(segment.bins[simulated][0], [0, 16, 16, 16, 0, 0, 0, 0, 16])

@@ -11,17 +11,18 @@ import pytest
 import safetensors.numpy
 
 from experiments import metaworld_mt10, quickstart, sizes
+from qt_jax import agents
 from qt_jax.envs import metaworld
 from qt_jax.errors import UserError
 from qt_jax.export import agreement, artefact, checkpoint_policy
-from qt_jax.models.q_transformer import Network
 from qt_jax.policy import artefact as artefacts
 from qt_jax.policy import checksums
+from qt_jax.specs import Interface
 from qt_jax.text import ENCODER
 from qt_jax.training import checkpoints, setup
 from tests.conftest import ROOT, door
 from tests.data.synthetic import unit_statistics
-from tests.policy.told import Told
+from tests.policy.tabulated import Tabulated
 
 BASE = ROOT / ".base/bin/python"
 
@@ -53,7 +54,7 @@ np.savez(sys.argv[3], embedding=opened.embeddings()["open the faucet"], **did)
 @pytest.mark.skipif(not BASE.exists(), reason="needs `make .base/.installed`")
 def test_a_venv_of_the_base_dependencies_acts_as_the_checkpoint_does(trained, written, tmp_path):
     params, assets, _ = checkpoints.load_params(trained.workdir)
-    policy, steps = checkpoint_policy.build(params, assets, slots=2), []
+    policy, steps = checkpoint_policy.build(params, assets, capacity=2), []
     for t in range(8):
         steps.append(agreement.observations(policy.spec, 2, seed=t) | {"is_first": np.full(2, t == 5)})
     flat = [step["images"] for step in steps]
@@ -79,14 +80,13 @@ def test_a_venv_of_the_base_dependencies_acts_as_the_checkpoint_does(trained, wr
 def untrained(config) -> tuple[dict, checkpoints.Assets]:
     """Parameters and assets of an experiment as its training would save them at step 0, at its full size."""
     action, observation = metaworld.action_spec(config.env), metaworld.observation_spec(config.env)
-    statistics = unit_statistics(observation.state_dim)
-    actions = unit_statistics(action.dims)
-    dataset = checkpoints.DatasetAssets(action, observation, statistics, actions, 0.1, told_return=1.0)
+    interface = Interface(action, observation, 512)
+    statistics = unit_statistics(observation.state_dim), unit_statistics(action.dims)
+    dataset = checkpoints.DatasetAssets(interface, *statistics, 0.1, target_return=1.0)
     config = setup.with_value_range(config, 0.1)
-    assets = checkpoints.Assets(
-        action, observation, {"collected": dataset}, ENCODER, 512, checkpoints.plain_config(config), "", {}
-    )
-    network = Network.create(config.model, action, observation, 512)
+    plain = checkpoints.plain_config(config)
+    assets = checkpoints.Assets(interface, {"collected": dataset}, ENCODER, plain, "", {})
+    network = agents.make_network(config, interface)
     return jax.jit(network.init)(jax.random.key(0)), assets
 
 
@@ -190,7 +190,7 @@ def test_a_policy_that_differs_is_not_written(trained):
     """Another score on the same prefix, or another bin that is no tie, is refused."""
     params, assets, _ = checkpoints.load_params(trained.workdir)
     one, other = (
-        checkpoint_policy.build(p, assets, slots=1)
+        checkpoint_policy.build(p, assets, capacity=1)
         for p in (params, jax.tree.map(lambda x: x * 1.01, params))
     )
     with pytest.raises(UserError, match="does not agree with its original"):
@@ -201,7 +201,7 @@ def test_what_follows_a_tie_is_not_compared_in_the_order_in_which_the_network_de
     """The robot has x, y, g backwards: after a tie of x all may differ, before one of g nothing may."""
 
     def policy(x, g):
-        return Told((2, 1, 0), scores=(x, (0.5, 0.0), g))
+        return Tabulated((2, 1, 0), scores=(x, (0.5, 0.0), g))
 
     ahead, behind = (0.5, 0.50001), (0.50001, 0.5)
     found = agreement.compare(policy(ahead, (0.1, 0.9)), policy(behind, (0.7, 0.3)), "float32")

@@ -1,4 +1,4 @@
-"""The properties of method.md, section 3, at two layers, in both attention modes and with past actions."""
+"""The properties of method.md, section 3, at two layers, in both attention modes, with and without a return."""
 
 import dataclasses
 
@@ -11,19 +11,22 @@ from qt_jax.errors import UserError
 from qt_jax.models import q_transformer
 from qt_jax.models.q_transformer import Network, parameter_count
 from qt_jax.segment import Segment
-from qt_jax.specs import ActionSpec, ObservationSpec
+from qt_jax.specs import ActionSpec, Interface, ObservationSpec
 
 ACTION = ActionSpec(("x", "y", "g"), (-1.0,) * 3, (1.0,) * 3, (8, 8, 2))
 WINDOW = 3
 STEPS = 9
 
 
-def make_network(attention="per_frame", cameras=("front",), state_dim=4, **overrides):
+def make_network(
+    attention="per_frame", cameras=("front",), state_dim=4, outputs=1, return_conditioned=False, **overrides
+):
     config = q_transformer.laptop()
     config.patch_stages, config.image_size, config.image_tokens = ((8, 16, 1),), 16, 2
     config.layers, config.width, config.heads, config.window, config.attention = 2, 32, 2, WINDOW, attention
     config.update(overrides)
-    return Network.create(config, ACTION, ObservationSpec(cameras, (16, 16), state_dim, "test"), 12)
+    interface = Interface(ACTION, ObservationSpec(cameras, (16, 16), state_dim, "test"), 12)
+    return Network.create(config, interface, outputs, return_conditioned)
 
 
 def make_params(network):
@@ -75,7 +78,8 @@ def greedy_rollout(network, params, segment):
     encode, greedy = jax.jit(network.encode_frame), jax.jit(network.greedy, static_argnums=4)
     for t in range(steps):
         images = {name: frames[:, t] for name, frames in segment.images.items()}
-        frame = encode(params, images, segment.camera_mask, segment.state[:, t], segment.instruction)
+        told = segment.instruction, segment.episode_return
+        frame = encode(params, images, segment.camera_mask, segment.state[:, t], *told)
         if window is None:
             window = jax.tree.map(lambda x: jnp.zeros((batch, WINDOW, *x.shape[1:]), x.dtype), frame)
         window = jax.tree.map(lambda w, f: jnp.concatenate([w[:, 1:], f[:, None]], 1), window, frame)
@@ -91,8 +95,8 @@ def greedy_rollout(network, params, segment):
 MODES = {
     "per_frame": {},
     "window": {"attention": "window"},
-    "past_actions": {"past_actions": True},
-    "window_past_actions": {"attention": "window", "past_actions": True},
+    "return_conditioned": {"return_conditioned": True},
+    "window_return_conditioned": {"attention": "window", "return_conditioned": True},
 }
 
 
@@ -111,9 +115,7 @@ def test_shape_and_dtype(setup):
 
 
 @pytest.mark.parametrize("dim", [0, 1, 2])
-def test_an_action_dim_changes_later_outputs_of_its_step_and_with_past_actions_the_steps_whose_window_it_is_in(
-    setup, dim
-):
+def test_an_action_dim_changes_later_outputs_of_its_step_and_of_steps_that_know_past_actions(setup, dim):
     network, _, score, segment = setup
     tokens = segment.tokens.copy()
     tokens[:, 4, dim] = 1 - tokens[:, 4, dim]
@@ -121,7 +123,7 @@ def test_an_action_dim_changes_later_outputs_of_its_step_and_with_past_actions_t
     changed = np.abs(before - after).max((0, 3, 4)) > 1e-5
     expected = np.zeros((STEPS, 3), bool)
     expected[4, dim + 1 :] = True
-    expected[5 : 4 + WINDOW] = network.config.past_actions
+    expected[5 : 4 + WINDOW] = network.return_conditioned
     np.testing.assert_array_equal(changed, expected)
 
 

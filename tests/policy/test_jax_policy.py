@@ -22,28 +22,26 @@ from tests.models.test_q_transformer import (
 )
 
 
-def make_policy(network, params, slots, buckets=()):
-    slots_in = network.action.slots_in(network.action)
-    spec = PolicySpec(
-        network.action, network.observation, slots_in, WINDOW, network.instruction_dim, "test", "Q", 0.1
-    )
+def make_policy(network, params, capacity, buckets=()):
+    interface = network.interface
+    spec = PolicySpec(interface, interface.action.dims_in(interface.action), WINDOW, "test", "Q", 0.1)
 
     def decode(params, cache, mask, executed):
         return network.greedy(params, cache, mask, executed, scores)
 
     def encode(params, images, state, instruction):
         seen = {name: jnp.ones(len(frames), bool) for name, frames in images.items()}
-        return network.encode_frame(params, images, seen, state, instruction)
+        return network.encode_frame(params, images, seen, state, instruction, jnp.ones(len(state)))
 
-    return Policy(spec, unit_statistics(4), params, encode, decode, slots, buckets)
+    return Policy(spec, unit_statistics(4), params, encode, decode, capacity, buckets)
 
 
 def test_what_the_policy_does_not_expect_is_named_and_leaves_the_windows_alone():
     network = make_network()
-    policy = make_policy(network, network.init(jax.random.key(0)), slots=2)
+    policy = make_policy(network, network.init(jax.random.key(0)), capacity=2)
     good = {
         "images": {"front": np.zeros((2, 16, 16, 3), np.uint8)}, "state": np.zeros((2, 4), np.float32),
-        "instruction": np.zeros((2, 12), np.float32), "is_first": np.ones(2, bool), "slot": np.arange(2),
+        "instruction": np.zeros((2, 12), np.float32), "is_first": np.ones(2, bool), "episode": np.arange(2),
     }  # fmt: skip
     before = policy.act(**good)
     bad = [
@@ -69,7 +67,7 @@ def test_what_the_policy_does_not_expect_is_named_and_leaves_the_windows_alone()
 
 def test_a_warm_policy_compiles_nothing_more(artefact):
     """Not at the first request, nor after a failure emptied the windows."""
-    policy = artefact.policy(slots=2, buckets=(1, 2))
+    policy = artefact.policy(capacity=2, buckets=(1, 2))
     policy.warm_up()
     for _ in range(2):
         policy.act(np.zeros(1, np.int32), *policy._inputs(1), np.ones(1, bool))
@@ -79,10 +77,10 @@ def test_a_warm_policy_compiles_nothing_more(artefact):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_runtime_agrees_with_the_teacher_forced_pass(mode):
-    """Two slots out of step: a longer episode than the window, and one that ends and starts anew in its slot."""
+    """Two episodes out of step: one longer than the window, and one that ends and is followed by another."""
     network = make_network(**MODES[mode])
     params = make_params(network)
-    policy, score = make_policy(network, params, slots=2), jax.jit(network.score)
+    policy, score = make_policy(network, params, capacity=2), jax.jit(network.score)
     one, first, second = (
         make_segment(9, batch=1, seed=1),
         make_segment(4, batch=1, seed=2),

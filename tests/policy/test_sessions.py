@@ -10,8 +10,8 @@ import pytest
 from qt_jax.errors import UserError
 from qt_jax.policy.sessions import Refused, Request, Sessions
 from tests.models.test_q_transformer import WINDOW, make_network, make_params, make_segment, scores
+from tests.policy.tabulated import Tabulated
 from tests.policy.test_jax_policy import make_policy
-from tests.policy.told import Told
 
 RNG = np.random.default_rng(0)
 EMBEDDINGS = {text: RNG.normal(size=12).astype(np.float32) for text in ("open", "close", "push")}
@@ -24,7 +24,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def policy(network):
-    policy = make_policy(network, make_params(network), slots=3, buckets=(1, 3))
+    policy = make_policy(network, make_params(network), capacity=3, buckets=(1, 3))
     policy.warm_up()
     return policy
 
@@ -77,15 +77,15 @@ def test_a_new_instruction_is_as_if_the_whole_window_had_been_told_so(policy, ch
 
 def test_a_window_told_anew_remembers_the_actions_that_were_executed():
     """Not those that the policy would have chosen under the new instruction."""
-    network = make_network(past_actions=True)
+    network = make_network(return_conditioned=True)
     params, segment = make_params(network), make_segment(WINDOW + 1, batch=1, seed=5)
-    policy = make_policy(network, params, slots=2)
+    policy = make_policy(network, params, capacity=2)
     sessions = Sessions(policy, EMBEDDINGS.get)
     decisions = played(sessions, 0, frames_of(5, WINDOW + 1), ["open"] * WINDOW + ["close"])
     done = np.stack([decision.tokens for decision in decisions])[None]
     told = dataclasses.replace(segment, instruction=EMBEDDINGS["close"][None], tokens=done)
     forced = np.asarray(jax.jit(network.score)(params, told))[0, -1, :, :, 0]
-    present = network.action.bin_mask()
+    present = network.interface.action.bin_mask()
     np.testing.assert_allclose(decisions[-1].scores[present], forced[present], atol=1e-4)
     np.testing.assert_allclose(sessions.values(0, ["close"]), forced[0].max(), atol=1e-4)
 
@@ -171,10 +171,10 @@ def test_a_bad_observation_is_an_error_that_names_it_and_no_other_robot_s(policy
         np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
 
 
-def test_more_sessions_than_slots_are_refused_until_one_closes(policy):
+def test_more_sessions_than_the_policy_has_episodes_are_refused_until_one_closes(policy):
     sessions, frame = Sessions(policy, EMBEDDINGS.get), frames_of(1, 1)[0]
     four = [Request(number, *frame, "open") for number in range(4)]
-    with pytest.raises(Refused, match="All 3 slots are in episodes"):
+    with pytest.raises(Refused, match="All 3 sessions are in use"):
         sessions.act(four)
     assert not len(sessions)
     codes = [getattr(result, "code", "") for result in sessions.act_each(four)]
@@ -222,10 +222,10 @@ def test_what_is_no_list_of_instructions_has_no_values(policy, instructions, mes
 
 
 @pytest.mark.parametrize("score_name, of_whole", [("Q", 0.875), ("log-probability", 0.75 + 0.5 + 0.875)])
-@pytest.mark.parametrize("slots", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
-def test_a_robots_own_order_of_dims_changes_neither_values_nor_scores(slots, score_name, of_whole):
+@pytest.mark.parametrize("dims", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_a_robots_own_order_of_dims_changes_neither_values_nor_scores(dims, score_name, of_whole):
     """A value is read where the network begins, the score of the whole action where it ends."""
-    sessions = Sessions(Told(slots, score_name), EMBEDDINGS.get)
+    sessions = Sessions(Tabulated(dims, score_name), EMBEDDINGS.get)
     (decision,) = played(sessions, 0, frames_of(0, 1), ["open"])
     assert decision.score == of_whole
     if score_name == "Q":
@@ -257,7 +257,7 @@ def test_beam_search_finds_what_trying_everything_finds(network, additive):
                                                segment.state[:, t], segment.instruction)  # fmt: skip
 
     cache = jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *[frame(t) for t in range(WINDOW)])
-    mask, present = np.ones((1, WINDOW), bool), np.ones(network.action.dims, bool)
+    mask, present = np.ones((1, WINDOW), bool), np.ones(network.interface.action.dims, bool)
     score = (lambda logits, dim: jax.nn.log_softmax(scores(logits, dim))) if additive else scores
     done = np.array(segment.tokens)
     beam = jax.jit(
@@ -268,14 +268,14 @@ def test_beam_search_finds_what_trying_everything_finds(network, additive):
     np.testing.assert_array_equal(greedy[0], narrow[0])
     np.testing.assert_allclose(greedy[1], narrow[1], atol=1e-5)
 
-    every = np.stack(np.meshgrid(*map(np.arange, network.action.bins), indexing="ij"), -1).reshape(
-        -1, network.action.dims
+    every = np.stack(np.meshgrid(*map(np.arange, network.interface.action.bins), indexing="ij"), -1).reshape(
+        -1, network.interface.action.dims
     )
     many = jax.tree.map(lambda x: np.repeat(x, len(every), axis=0), segment)
     tokens = np.array(many.tokens)
     tokens[:, -1] = every
     logits = jax.jit(network.score)(params, dataclasses.replace(many, tokens=tokens))[:, -1]
-    forced = np.stack([score(logits[:, dim], dim) for dim in range(network.action.dims)], axis=1)
+    forced = np.stack([score(logits[:, dim], dim) for dim in range(network.interface.action.dims)], axis=1)
     chosen = np.take_along_axis(forced, every[..., None], axis=-1)[..., 0]
     best = every[np.argmax(chosen.sum(-1) if additive else chosen[:, -1])]
     wide = beam(64)

@@ -14,24 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qt_jax.policy import artefact as artefacts
-from tests.conftest import ROOT, door
-
-SENTENCES = ("open the faucet", "close the faucet", "push the button")
-
-
-@pytest.fixture(scope="session")
-def artefact(trained, tmp_path_factory) -> artefacts.Artefact:
-    folder = tmp_path_factory.mktemp("export")
-    (folder / "sentences.txt").write_text("\n".join(SENTENCES))
-    path = folder / "policy"
-    door(
-        "export",
-        f"--config.workdir={trained.workdir}",
-        f"--output={path}",
-        f"--instructions={folder / 'sentences.txt'}",
-    )
-    return artefacts.load(str(path))
+from tests.conftest import ROOT, SENTENCES
 
 
 @dataclasses.dataclass
@@ -70,9 +53,9 @@ def serve(path: Path, log: Path, *flags: str, **environment: str) -> Serving:
 
 @pytest.fixture(scope="session")
 def served(artefact, tmp_path_factory) -> Iterator[Serving]:
-    """64 slots, no key."""
+    """64 sessions, no key."""
     serving = serve(
-        artefact.path, tmp_path_factory.mktemp("serve") / "log", "--slots=64", "--connections=100"
+        artefact.path, tmp_path_factory.mktemp("serve") / "log", "--max_sessions=64", "--connections=100"
     )
     yield serving
     assert serving.end() == 0

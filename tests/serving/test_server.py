@@ -29,7 +29,9 @@ def alone(artefact):
         sessions = Sessions(policy, artefact.embeddings().get)
         decisions = []
         for message in sent:
-            images = {name: message[f"observation/{name}"] for name in artefact.spec.observation.cameras}
+            images = {
+                name: message[f"observation/{name}"] for name in artefact.spec.interface.observation.cameras
+            }
             state = message.get("observation/state", np.zeros(0, np.float32))
             decisions += sessions.act([Request(0, images, state, message["prompt"])])
         return decisions
@@ -333,7 +335,7 @@ async def connected(served, headers):
 
 
 def test_the_key_guards_everything_but_health(artefact, tmp_path):
-    serving = serve(artefact.path, tmp_path / "log", "--slots=1", QT_JAX_API_KEY="k" * 32)
+    serving = serve(artefact.path, tmp_path / "log", "--max_sessions=1", QT_JAX_API_KEY="k" * 32)
     try:
         basic = "Basic " + base64.b64encode(b"me:" + b"k" * 32).decode()
         for path in ("/", "/page.js", "/live", "/metrics", "/frames/0/front"):
