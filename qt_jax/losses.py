@@ -72,7 +72,7 @@ def n_step_targets(
     value_at_end = jnp.where(terminates, 0.0, v_tp1)
     targets = v_t
     for _ in range(n):
-        targets = r_t + discount_t * jnp.where(ends, value_at_end, following(targets))
+        targets = jnp.add(r_t, discount_t * jnp.where(ends, value_at_end, following(targets)))
     return targets
 
 

@@ -101,8 +101,9 @@ def loss(
     q_target = jax.lax.stop_gradient(whole_action_values(config, target_logits, segment).min(0))
     discount = config.discount ** (segment.dt / config.dt_ref)
 
-    def backup(*fields):
-        return losses.n_step_targets(*fields, n=agent.n_step)
+    def backup(*fields: jax.Array) -> jax.Array:
+        r_t, discount_t, v_t, is_last_t, is_terminal_t = fields
+        return losses.n_step_targets(r_t, discount_t, v_t, is_last_t, is_terminal_t, agent.n_step)
 
     targets = jax.vmap(backup)(
         segment.reward, discount, jax.lax.stop_gradient(v), segment.is_last, segment.is_terminal
