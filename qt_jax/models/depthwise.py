@@ -89,7 +89,7 @@ def _shifted(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 
 def _summed(terms: Iterator[jax.Array]) -> jax.Array:
-    return functools.reduce(jnp.add, terms, jnp.zeros(()))
+    return functools.reduce(jnp.add, terms, jnp.zeros((), jnp.float32))
 
 
 def _margins(size: int, k: int, stride: int) -> tuple[int, int, int]:

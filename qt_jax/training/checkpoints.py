@@ -21,7 +21,7 @@ from orbax.checkpoint import checkpoint_managers as managers
 import qt_jax
 from qt_jax import agents, specs, storage
 from qt_jax.errors import UserError
-from qt_jax.models import q_transformer
+from qt_jax.models import images, q_transformer
 from qt_jax.specs import Interface
 from qt_jax.statistics import Statistics
 from qt_jax.training.checkpoint_errors import list_steps, readable, refuse_other_shapes, written
@@ -101,7 +101,7 @@ class Assets:
             where: the checkpoint's directory, for messages.
 
         Raises:
-            UserError: if another version wrote it, or its agent is not here.
+            UserError: if another version wrote it, or its agent or image encoder is not here.
 
         """
         schema = value.get("schema")
@@ -113,6 +113,7 @@ class Assets:
         saved = value["config"]
         try:
             agent = agents.get(saved["agent"]["name"])
+            images.encoder(saved["model"]["encoder"])
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
         known = {"agent": agent.get_config(), "model": q_transformer.laptop()}
