@@ -1,7 +1,4 @@
-"""The ground floor: what an action, an observation and a policy look like.
-
-Everybody may import it; numpy is enough.
-"""
+"""What an action, an observation and a policy look like; needs numpy alone."""
 
 from __future__ import annotations
 
@@ -45,10 +42,12 @@ class ActionSpec:
 
     @property
     def dims(self) -> int:
+        """D, how many dims it has."""
         return len(self.names)
 
     @property
     def max_bins(self) -> int:
+        """N, the most bins of any dim."""
         return max(self.bins)
 
     def bin_mask(self) -> np.ndarray:
@@ -60,7 +59,7 @@ class ActionSpec:
         return tuple(network.names.index(name) for name in self.names)
 
     def bins_in(self, network: ActionSpec) -> np.ndarray:
-        """Returns how many bins this action has in each dim of the network's, int32; 0: it has no such dim."""
+        """Returns the number of this action's bins in each dim of the network's, int32; 0: no such dim."""
         bins = np.zeros(network.dims, np.int32)
         bins[list(self.dims_in(network))] = self.bins
         return bins
@@ -69,7 +68,7 @@ class ActionSpec:
 def network_action(actions: Sequence[ActionSpec]) -> ActionSpec:
     """Returns the action of a network for several robots.
 
-    It has every named dim once, those of the robot with most dims first, each with the most bins of any robot.
+    It has every named dim once, those of the robot with most dims first, each with the most bins of any.
     Its bounds mean nothing where robots differ: each robot's own spec says what its bins are.
     """
     dims: dict[str, tuple[float, float, int]] = {}

@@ -24,7 +24,7 @@ class Agent(Protocol):
     """
 
     USES_TARGET: bool
-    """Whether the learner keeps a target network, a running average of rate `config.agent.target_rate`."""
+    """Whether the learner has a target network, a running average of rate `config.agent.target_rate`."""
     SCORE_NAME: str
     """What its scores are, for reports; "Q" where they are values."""
     ADDITIVE: bool
@@ -36,7 +36,7 @@ class Agent(Protocol):
         """Returns its settings with their defaults, "name" among them: they become `config.agent`."""
 
     def check(self, config: Any, require: Require) -> None:
-        """Requires of each of its settings what it must be, such as `require(x > 0, "agent.x", "above 0")`."""
+        """Says what each of its settings must be, such as `require(x > 0, "agent.x", "above 0")`."""
 
     def outputs(self, config: Any) -> int:
         """Returns A, how many outputs it asks of the network's head for each bin."""
@@ -50,22 +50,16 @@ class Agent(Protocol):
         segment: Segment,
         dropout_key: jax.Array | None,
     ) -> dict[str, Sum]:
-        """Computes {name: (sum, count)}: "loss", whose sum is differentiated, and what is reported with it."""
+        """Computes {name: (sum, count)}: "loss", whose sum is differentiated, and what else is reported."""
 
     def scores(self, config: Any, bin_mask: jax.Array, logits: jax.Array) -> jax.Array:
-        """Computes what greedy decoding maximises in one dim.
+        """Computes what greedy decoding maximises in one dim: logits [..., N, A] -> [..., N].
 
-        Args:
-            bin_mask: bool [..., N], which bins exist.
-            logits: [..., N, A].
-
-        Returns:
-            [..., N], -inf at bins that do not exist.
-
+        It is -inf at bins that do not exist, where `bin_mask` [..., N] is False.
         """
 
     first_step_values: Any
-    """(config, network, params, segment) -> values of the first steps' actions [B]; None: it has no values."""
+    """(config, network, params, segment) -> values of the first steps' actions [B]; None: has no values."""
 
 
 AGENTS: dict[str, Agent] = {

@@ -14,7 +14,7 @@ import ml_collections
 from qt_jax import losses
 from qt_jax.agents.checks import Require
 from qt_jax.models.q_transformer import Network
-from qt_jax.segment import Segment
+from qt_jax.segment import Array, Segment
 
 USES_TARGET = False
 SCORE_NAME = "log-probability"
@@ -39,7 +39,7 @@ def outputs(config: Any) -> int:
     return 1
 
 
-def log_probabilities(bin_mask: jax.Array, logits: jax.Array) -> jax.Array:
+def log_probabilities(bin_mask: Array, logits: jax.Array) -> jax.Array:
     """Computes log-probabilities from the logits [..., N] of bins; -inf at bins that do not exist."""
     return jax.nn.log_softmax(jnp.where(bin_mask, logits, -jnp.inf))
 
@@ -49,7 +49,7 @@ def scores(config: Any, bin_mask: jax.Array, logits: jax.Array) -> jax.Array:
     return log_probabilities(bin_mask, logits[..., 0])
 
 
-def imitable(segment: Segment) -> jax.Array:
+def imitable(segment: Segment) -> Array:
     """Returns what may be imitated, bool [B, S, D]: present dims of trainable steps not relabelled."""
     return segment.trainable[..., None] & segment.action_mask & ~segment.relabelled[:, None, None]
 

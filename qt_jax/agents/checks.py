@@ -5,4 +5,4 @@ from __future__ import annotations
 from collections.abc import Callable
 
 Require = Callable[[bool, str, str], None]
-"""(whether the setting is right, its name below `config`, what is expected) -> None; collects what is wrong."""
+"""Collects what is wrong: (whether a setting is right, its name below `config`, what is expected) -> None."""

@@ -30,6 +30,7 @@ from qt_jax.agents.bc import (
 
 __all__ = [
     "ADDITIVE",
+    "RETURN_CONDITIONED",
     "SCORE_NAME",
     "USES_TARGET",
     "check",
@@ -49,5 +50,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.name = "decision_transformer"  # of the algorithm; or "module:name" of yours
     config.target_return = config_dict.placeholder(
         float
-    )  # that a robot asks for; None: a good one of the data
+    )  # asked for at the robot; None: a good one of the data
     return config

@@ -1,8 +1,8 @@
 """Implicit Q-learning (Kostrikov et al. 2021) on the shared network.
 
-Each bin has four outputs: two critics', the policy's, and the state value's. V(s) is the mean of the last over
-the bins of the first dim, which sees no action. Only the policy has dropout: with noisy values the expectile
-would lift V above their mean, and the bootstrap would add that up.
+Each bin has four outputs: two critics', the policy's, and the state value's. V(s) is the mean of the last one
+over the bins of the first dim, which sees no action. Only the policy has dropout: with noisy values the
+expectile would lift V above their mean, and the bootstrap would add that up.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from qt_jax import losses
 from qt_jax.agents import bc
 from qt_jax.agents.checks import Require
 from qt_jax.models.q_transformer import Network
-from qt_jax.segment import Segment
+from qt_jax.segment import Array, Segment
 
 USES_TARGET = True
 SCORE_NAME = "log-probability"
@@ -68,7 +68,7 @@ def whole_action_values(config: Any, logits: jax.Array, segment: Segment) -> jax
     return jax.vmap(one)(q)
 
 
-def state_values(config: Any, logits: jax.Array, segment: Segment, bin_mask: jax.Array) -> jax.Array:
+def state_values(config: Any, logits: jax.Array, segment: Segment, bin_mask: Array) -> jax.Array:
     """Computes V(s), [B, S], from the first dim that is present."""
     mean = jnp.mean(logits[..., VALUE], axis=-1, where=bin_mask[:, None])
     return jax.vmap(losses.state_value)(losses.sigmoid_values(mean, *config.value_range), segment.action_mask)
@@ -97,13 +97,13 @@ def loss(
     logits = network.score(params, segment)
     dropped = logits if dropout_key is None else network.score(params, segment, dropout_key)
     q, v = whole_action_values(config, logits, segment), state_values(config, logits, segment, bin_mask)
-    q_target = jax.lax.stop_gradient(
-        whole_action_values(config, network.score(target_params, segment), segment).min(0)
-    )
+    target_logits = network.score(target_params, segment)
+    q_target = jax.lax.stop_gradient(whole_action_values(config, target_logits, segment).min(0))
     discount = config.discount ** (segment.dt / config.dt_ref)
 
-    def backup(*fields):
-        return losses.n_step_targets(*fields, agent.n_step)
+    def backup(*fields: jax.Array) -> jax.Array:
+        r_t, discount_t, v_t, is_last_t, is_terminal_t = fields
+        return losses.n_step_targets(r_t, discount_t, v_t, is_last_t, is_terminal_t, agent.n_step)
 
     targets = jax.vmap(backup)(
         segment.reward, discount, jax.lax.stop_gradient(v), segment.is_last, segment.is_terminal

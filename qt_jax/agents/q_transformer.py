@@ -109,6 +109,7 @@ def loss(
     q = critics(config, logits)
     q_target = q_values(config, network.score(target_params, segment))
     targets, backups = td_targets(config, losses.masked_max(q_target, bin_mask[:, None]), segment)
+
     q_taken = jax.vmap(losses.taken, (-1, None), -1)(q, segment.tokens)
     taken_logits = jnp.take_along_axis(logits, segment.tokens[..., None, None], axis=-2)[..., 0, :]
     from_least = losses.squared_value_loss(q, q_min)
@@ -123,9 +124,14 @@ def loss(
         from_least = losses.logistic_value_loss(logits, q_min, q_min, q_max)
     else:
         value_terms = losses.squared_value_loss(q_taken, targets[..., None]).mean(-1)
-    critics_first = (jnp.moveaxis(x, -1, 0) for x in (q, from_least))
-    unseen = (segment.tokens, bin_mask[:, None], agent.conservatism, agent.temperature)
-    penalties = losses.conservative_penalty(*critics_first, *unseen).mean(0)
+    penalties = losses.conservative_penalty(
+        jnp.moveaxis(q, -1, 0),
+        jnp.moveaxis(from_least, -1, 0),
+        segment.tokens,
+        bin_mask[:, None],
+        agent.conservatism,
+        agent.temperature,
+    ).mean(0)
 
     mask = segment.trainable[..., None] & segment.action_mask
     q, q_taken = q.min(-1), q_taken.min(-1)
@@ -156,9 +162,7 @@ def loss(
 def td_targets(config: Any, dim_values: jax.Array, segment: Segment) -> tuple[jax.Array, jax.Array]:
     """Computes the TD targets [B, S, D], and the same without the Monte-Carlo bound.
 
-    Args:
-        dim_values: [B, S, D], of the target network: the value of each dim's bins.
-
+    `dim_values` [B, S, D] is the target network's value of each dim's bins.
     """
     agent, discount = config.agent, config.discount ** (segment.dt / config.dt_ref)
 

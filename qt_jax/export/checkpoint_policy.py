@@ -1,4 +1,4 @@
-"""A training checkpoint as a policy of the serving runtime, in this process."""
+"""A training checkpoint as a policy that acts in this process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from qt_jax.training import checkpoints
 
 @dataclasses.dataclass(frozen=True)
 class Programs:
-    """What the runtime's Policy is made of but its parameters."""
+    """What a `Policy` is made of beside the parameters."""
 
     spec: PolicySpec
     statistics: Statistics
@@ -29,11 +29,13 @@ class Programs:
 
 
 def programs(assets: checkpoints.Assets, dataset: str = "collected", beam: int = 1) -> Programs:
-    """The policy of the robot of `dataset`.
+    """Makes the policy of the robot of one dataset.
 
     What this robot lacks of the network's action, cameras and state is masked as in training.
 
     Args:
+        assets: of the checkpoint.
+        dataset: whose robot acts.
         beam: prefixes kept from dim to dim; 1: greedy.
 
     Raises:
@@ -42,10 +44,12 @@ def programs(assets: checkpoints.Assets, dataset: str = "collected", beam: int =
     """
     if dataset not in assets.datasets:
         raise UserError(
-            f"The policy was trained on the datasets {sorted(assets.datasets)}, not on {dataset!r}; name one of them."
+            f"The policy was trained on the datasets {sorted(assets.datasets)}, not on {dataset!r}; name one "
+            "of them."
         )
     config: Any = checkpoints.frozen_config(assets.config)
-    robot, own, joint = assets.datasets[dataset], assets.datasets[dataset].interface, assets.interface
+    robot, joint = assets.datasets[dataset], assets.interface
+    own = robot.interface
     resized = dataclasses.replace(own.observation, image_size=joint.observation.image_size)
     spec = PolicySpec(
         interface=dataclasses.replace(own, observation=resized),
@@ -60,13 +64,14 @@ def programs(assets: checkpoints.Assets, dataset: str = "collected", beam: int =
 
 
 def of_robot(config: Any, network: Network, spec: PolicySpec, statistics: Statistics, beam: int) -> Programs:
-    """`programs` of a network and of the robot that `spec` describes.
+    """Makes the policy of a network and of the robot that `spec` describes; see `programs`.
 
     Raises:
         UserError: if the policy is return-conditioned, and `spec` has no return to ask for.
 
     """
-    if network.return_conditioned and spec.target_return is None:
+    wanted = spec.target_return if network.return_conditioned else None
+    if network.return_conditioned and wanted is None:
         raise UserError("The policy's spec has no target_return; train it again with this version.")
     joint = network.interface
     agent = agents.get(config.agent.name)
@@ -79,8 +84,8 @@ def of_robot(config: Any, network: Network, spec: PolicySpec, statistics: Statis
         seen = {camera: images.get(camera, blank) for camera in observation.cameras}
         mask = {camera: jnp.full(batch, camera in images) for camera in observation.cameras}
         padded = jnp.pad(state, [(0, 0), (0, observation.state_dim - state.shape[1])])
-        wanted = jnp.full(batch, spec.target_return, jnp.float32) if network.return_conditioned else None
-        return network.encode_frame(params, seen, mask, padded, instruction, wanted)
+        asked = None if wanted is None else jnp.full(batch, wanted, jnp.float32)
+        return network.encode_frame(params, seen, mask, padded, instruction, asked)
 
     def decode(params, cache, mask, executed):
         def scores(logits, dim):
@@ -106,6 +111,6 @@ def build(
 def load(
     workdir: str, capacity: int, step: int = 0, dataset: str = "collected"
 ) -> tuple[Policy, checkpoints.Assets, int]:
-    """A checkpoint below `workdir` (step 0: the latest) as a policy; also its assets and step."""
+    """Loads a checkpoint below `workdir` (step 0: the latest) as a policy; also its assets and step."""
     params, assets, step = checkpoints.load_params(workdir, step=step)
     return build(params, assets, capacity, dataset), assets, step

@@ -1,4 +1,4 @@
-"""The artefact's folder as any robot opens it, with jax or without: policy.json, and whether all is whole."""
+"""The artefact's folder as any robot opens it, with jax or without: policy.json and the checksums."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Folder:
 
     @classmethod
     def open(cls, path: str) -> Self:
-        """Opens an artefact; every file is compared with its checksum, and what policy.json says with itself.
+        """Opens an artefact, and compares every file with its checksum and policy.json with itself.
 
         Raises:
             UserError: if there is none, another version wrote it, a file is missing, unknown, changed or may
@@ -56,8 +56,8 @@ class Folder:
         schema = about.get("schema") if isinstance(about, dict) else None
         if schema != SCHEMA:
             raise UserError(
-                f"{folder} is a policy of another version of qt_jax ({POLICY} has schema {schema!r}, this version "
-                f"reads {SCHEMA}); export the policy again."
+                f"{folder} is a policy of another version of qt_jax ({POLICY} has schema {schema!r}, this "
+                f"version reads {SCHEMA}); export the policy again."
             )
         checksums.check(folder)
         try:
@@ -70,7 +70,7 @@ class Folder:
             ) from error
 
     def embeddings(self) -> dict[str, np.ndarray]:
-        """{sentence: float32 [E]} of the exported instructions: for robots without a text encoder.
+        """Reads the exported instructions, for robots without a text encoder: {sentence: float32 [E]}.
 
         Raises:
             UserError: if safetensors is not installed, or the vectors are not those of the sentences.
@@ -92,9 +92,9 @@ class Folder:
         return dict(zip(sentences, vectors))
 
     def embedder(self) -> Callable[[str], np.ndarray]:
-        """What `Sessions` asks where there is no text encoder.
+        """Returns what embeds a sentence where there is no text encoder.
 
-        It raises a UserError for sentences that were not exported.
+        It raises a UserError for a sentence that was not exported.
         """
         known = self.embeddings()
 
@@ -108,14 +108,14 @@ class Folder:
 
 
 def seal(folder: Path, about: dict[str, Any]) -> None:
-    """Writes policy.json, and last the checksums of all in the folder, without which it is no artefact."""
+    """Writes policy.json, and last the checksums of all files, without which it is no artefact."""
     (folder / checksums.FILE).unlink(missing_ok=True)
     (folder / POLICY).write_text(json.dumps(about, indent=1))
     checksums.write(folder)
 
 
 def _described(about: dict[str, Any]) -> tuple[PolicySpec, Statistics, Interface]:
-    """What policy.json says, where it agrees with itself."""
+    """Reads what policy.json says. Raises a UserError where it does not agree with itself."""
     spec, joint = PolicySpec.from_json(about["spec"]), Interface.from_json(about["network"])
     statistics = Statistics.from_json(about["state"])
     action, network, state_dim = spec.interface.action, joint.action, spec.interface.observation.state_dim

@@ -1,5 +1,6 @@
-"""The policy runtime: one new frame a control step, the window's cache kept, D dims decoded in one compiled
-program.
+"""The policy runtime on jax.
+
+A control step encodes one new frame, keeps the window's cache and decodes D dims, in one compiled program.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ class Policy(Runtime):
     """A `Runtime` of two jax functions.
 
     Args:
+        spec: what the policy is.
+        statistics: of this robot's raw state.
         params: whatever `encode` and `decode` take first.
         encode: (params, {camera: uint8 [M, H, W, 3]}, state [M, state_dim], instruction [M, E]) -> cache
             pytree, leaves [M, ...].
         decode: (params, window of caches [M, w, ...] oldest first, mask [M, w], bins [M, w, D] of the robot's
             actions at these frames but the newest) -> tokens [M, D'], scores [M, D', N] of the network's
             dims.
+        capacity: see `Runtime`.
         buckets: batch sizes that are compiled; a call takes the least that is large enough, or the largest
             several times. Default: `capacity`.
 
@@ -78,11 +82,12 @@ class Policy(Runtime):
         self._step = jax.jit(step, donate_argnums=1)
 
     def forget_all(self) -> None:
+        """Empties every window."""
         shape = self.capacity + 1, self.spec.window  # one episode more: of rows that fill a bucket up
         cache = jax.tree.map(lambda x: jnp.zeros((*shape, *x.shape[1:]), x.dtype), self._frame)
         empty = cache, jnp.zeros(shape, bool), jnp.zeros((*shape, self.spec.interface.action.dims), jnp.int32)
-        # Exported programs give arrays that are bound to their device: with others at first, the next step
-        # would be compiled again.
+        # Exported programs give arrays that are bound to their device. With other arrays at first, the next
+        # step would be compiled again.
         self._past = jax.device_put(empty, self._device)
 
     def _inputs(self, rows: int) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
@@ -115,7 +120,7 @@ class Policy(Runtime):
         return tokens, scores
 
     def _bucket(self, episode: np.ndarray, *inputs: Any) -> tuple[np.ndarray, np.ndarray]:
-        """As many rows as the largest bucket has, or fewer."""
+        """Decides as many rows as the largest bucket has, or fewer."""
         rows = len(episode)
         if missing := next(b for b in self.buckets if b >= rows) - rows:
             episode = np.pad(episode, (0, missing), constant_values=self.capacity)

@@ -1,8 +1,6 @@
-"""The artefact's policy on onnxruntime, for robots without jax: numpy and onnxruntime are enough (`pip
-install --no-deps qt_jax`).
+"""The artefact's policy on onnxruntime, for robots without jax.
 
-`Sessions(onnx_policy.load(folder), embed)` of policy/sessions.py keeps episodes, and tells windows anew
-under a new instruction.
+numpy and onnxruntime are enough: `pip install --no-deps qt_jax`.
 """
 
 from __future__ import annotations
@@ -26,9 +24,11 @@ MAX_THREADS = 4
 
 
 def load(path: str, capacity: int = 1, threads: int | None = None) -> OnnxPolicy:
-    """The policy of an artefact to which `python -m qt_jax onnx` added its programs.
+    """Loads the policy of an artefact to which `python -m qt_jax onnx` added its programs.
 
     Args:
+        path: the artefact's folder.
+        capacity: see `Runtime`.
         threads: that a control step runs on; between two steps they rest. Default: as many as there are cores
             that this process may use, 4 at most.
 
@@ -52,6 +52,7 @@ class OnnxPolicy(Runtime):
     Args:
         described: whose specs and statistics the programs have.
         written: folder of encode.onnx and decode.onnx.
+        capacity: see `Runtime`.
         threads: see `load`.
 
     Raises:
@@ -71,6 +72,7 @@ class OnnxPolicy(Runtime):
         self._actions = np.zeros((capacity, self.spec.window, self.spec.interface.action.dims), np.int32)
 
     def forget_all(self) -> None:
+        """Empties every window."""
         self._mask[:] = False
 
     def _decide(
@@ -87,7 +89,7 @@ class OnnxPolicy(Runtime):
     def _step(
         self, index: int, is_first: bool, executed: np.ndarray, inputs: dict[str, np.ndarray]
     ) -> list[np.ndarray]:
-        """Tokens [1, D] and scores [1, D, N]; the episode's window goes one frame on."""
+        """Computes tokens [1, D] and scores [1, D, N], and moves the episode's window one frame on."""
         frame = _run(self._encode, inputs)
         for name, kept in self._cache.items():
             kept[index] = np.concatenate([kept[index, 1:], frame[name]])
@@ -133,7 +135,7 @@ def _described(file: Path, session: Any) -> Program:
 
 
 def _rows(nodes: list[Any]) -> Arrays:
-    """Without the first axis, which is of one row."""
+    """Leaves out the first axis, which is of one row."""
     kinds = {"tensor(float)": "float32"}
     return {
         n.name: (kinds.get(n.type, n.type.removeprefix("tensor(").removesuffix(")")), tuple(n.shape[1:]))
@@ -142,8 +144,7 @@ def _rows(nodes: list[Any]) -> Arrays:
 
 
 def _run(session: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """{output: value}; a program takes of the inputs what it uses."""
+    """Returns {output: value}; a program takes of the inputs what it uses."""
     names = [node.name for node in session.get_outputs()]
-    return dict(
-        zip(names, session.run(names, {node.name: inputs[node.name] for node in session.get_inputs()}))
-    )
+    used = {node.name: inputs[node.name] for node in session.get_inputs()}
+    return dict(zip(names, session.run(names, used)))

@@ -19,7 +19,7 @@ ACTION = tuple(field.name for field in dataclasses.fields(ActionSpec))
 
 
 def check(init_from: str, now: Assets) -> None:
-    """Raises a UserError that names all in which that run differs so that its outputs mean something else."""
+    """Raises a UserError that names all differences of that run by which its outputs mean something else."""
     before = load_assets(init_from)
     differing = {name: pair for name, pair in _pairs(before, now).items() if pair[0] != pair[1]}
     if differing:
@@ -31,7 +31,7 @@ def check(init_from: str, now: Assets) -> None:
 
 
 def _pairs(before: Assets, now: Assets) -> dict[str, tuple[Any, Any]]:
-    """{what: (the run's before, this one's)}"""
+    """Returns what is compared: {what: (the earlier run's, this one's)}."""
     names = _setting(before, "agent.name"), _setting(now, "agent.name")
     pairs: dict[str, tuple[Any, Any]] = {"config.agent.name": names}
     if names[0] == names[1]:

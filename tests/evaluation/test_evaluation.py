@@ -72,7 +72,7 @@ def test_wilson_interval_by_hand():
 
 
 def test_runtime_agrees_with_the_teacher_forced_network(trained):
-    """Longer than the window, a second episode in one slot included: the policy that is served is the network
+    """Longer than the window, a second episode in the place of another included: the policy that is served is the network
     that was trained.
     """
     config, recipe, _ = setup.prepare(trained, datasets.entries(trained))

@@ -10,7 +10,7 @@ from qt_jax.policy.sessions import Request, Sessions
 
 
 def episode(policy) -> list[list[int]]:
-    """Tokens of five steps, told anew after three."""
+    """Tokens of five steps, under another instruction after three."""
     rng, spec, tokens = np.random.default_rng(0), policy.spec, []
     sessions = Sessions(policy, lambda text: np.full(spec.interface.instruction_dim, 0.01 * len(text)))
     for sentence in ["open", "open", "open", "close it", "close it"]:
@@ -27,11 +27,11 @@ def episode(policy) -> list[list[int]]:
 def front_door(folder: str) -> None:
     """`import qt_jax` alone gives an action."""
     policy = qt_jax.load_policy(f"{folder}/onnx", threads=1)
-    told = {"instruction_embedding": np.zeros(policy.spec.interface.instruction_dim, np.float32)}
+    embedding = {"instruction_embedding": np.zeros(policy.spec.interface.instruction_dim, np.float32)}
     seen = {
         key: np.zeros(of["shape"], of["dtype"]) for key, of in policy.observation.items() if "shape" in of
     }
-    assert policy.infer(seen | told)["actions"].shape == (1, policy.spec.interface.action.dims)
+    assert policy.infer(seen | embedding)["actions"].shape == (1, policy.spec.interface.action.dims)
 
 
 def main(folder: str) -> None:

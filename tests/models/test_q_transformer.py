@@ -1,4 +1,4 @@
-"""The properties of method.md, section 3, at two layers, in both attention modes, with and without a return."""
+"""The properties of method.md, section 3, at two layers, in both attention modes, with a return or not."""
 
 import dataclasses
 
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from qt_jax import agents
 from qt_jax.errors import UserError
 from qt_jax.models import q_transformer
 from qt_jax.models.q_transformer import Network, parameter_count
@@ -45,11 +46,13 @@ def make_segment(steps=STEPS, batch=2, cameras=("front",), state_dim=4, seed=0):
         camera_mask={name: np.ones(batch, bool) for name in cameras},
         state=rng.normal(size=(batch, steps, state_dim)).astype(np.float32),
         instruction=rng.normal(size=(batch, 12)).astype(np.float32),
-        tokens=rng.integers(0, 2, (batch, steps, 3)).astype(np.int32), bins=np.repeat(np.int32([ACTION.bins]), batch, axis=0),
+        tokens=rng.integers(0, 2, (batch, steps, 3)).astype(np.int32),
+        bins=np.repeat(np.int32([ACTION.bins]), batch, axis=0),
         action_mask=np.ones((batch, steps, 3), bool),
         reward=np.zeros((batch, steps), np.float32), mc_return=np.zeros((batch, steps), np.float32),
         episode_return=np.ones(batch, np.float32),
-        dt=np.ones((batch, steps), np.float32), is_first=zeros, is_last=zeros, is_terminal=zeros, valid=ones, trainable=ones,
+        dt=np.ones((batch, steps), np.float32),
+        is_first=zeros, is_last=zeros, is_terminal=zeros, valid=ones, trainable=ones,
         success=np.ones(batch, bool), relabelled=np.zeros(batch, bool),
     )  # fmt: skip
 
@@ -78,8 +81,8 @@ def greedy_rollout(network, params, segment):
     encode, greedy = jax.jit(network.encode_frame), jax.jit(network.greedy, static_argnums=4)
     for t in range(steps):
         images = {name: frames[:, t] for name, frames in segment.images.items()}
-        told = segment.instruction, segment.episode_return
-        frame = encode(params, images, segment.camera_mask, segment.state[:, t], *told)
+        asked = segment.instruction, segment.episode_return
+        frame = encode(params, images, segment.camera_mask, segment.state[:, t], *asked)
         if window is None:
             window = jax.tree.map(lambda x: jnp.zeros((batch, WINDOW, *x.shape[1:]), x.dtype), frame)
         window = jax.tree.map(lambda w, f: jnp.concatenate([w[:, 1:], f[:, None]], 1), window, frame)
@@ -260,7 +263,8 @@ def test_paper_size_trains_on_cpu():
     config.optimizer.warmup_steps, config.value_range = 1, (0.0, 1.0)
     config = ml_collections.FrozenConfigDict(config)
     action = ActionSpec(tuple("abcdefgh"), (-1.0,) * 8, (1.0,) * 8, (2,) + (256,) * 6 + (2,))
-    network = Network.create(config.model, action, ObservationSpec(("front",), (300, 300), 0, ""), 512)
+    interface = Interface(action, ObservationSpec(("front",), (300, 300), 0, ""), 512)
+    network = agents.make_network(config, interface)
     state = init_state(config, network)
     count = parameter_count(state.params)
     print(f"paper size: {count:,} parameters")
@@ -269,9 +273,11 @@ def test_paper_size_trains_on_cpu():
     rng = np.random.default_rng(0)
     segment = dataclasses.replace(
         small,
-        images={"front": rng.integers(0, 255, (1, 7, 300, 300, 3), np.uint8)}, state=np.zeros((1, 7, 0), np.float32),
+        images={"front": rng.integers(0, 255, (1, 7, 300, 300, 3), np.uint8)},
+        state=np.zeros((1, 7, 0), np.float32),
         instruction=rng.normal(size=(1, 512)).astype(np.float32), tokens=np.zeros((1, 7, 8), np.int32),
-        bins=np.int32([action.bins]), action_mask=np.ones((1, 7, 8), bool), mc_return=np.ones((1, 7), np.float32),
+        bins=np.int32([action.bins]), action_mask=np.ones((1, 7, 8), bool),
+        mc_return=np.ones((1, 7), np.float32),
     )  # fmt: skip
     step = jax.jit(functools.partial(train_step, config, network), donate_argnums=0)
     losses = []

@@ -23,14 +23,14 @@ SPEC = PolicySpec(Interface(ROBOT, OBSERVATION, 8), (0, 2), 4, "an encoder", "Q"
 
 
 def about() -> dict:
-    told = {
+    described = {
         "schema": SCHEMA,
         "spec": to_json(SPEC),
         "state": unit_statistics(3).to_json(),
         "network": to_json(JOINT),
         "instructions": [],
     }
-    return json.loads(json.dumps(told))
+    return json.loads(json.dumps(described))
 
 
 @pytest.fixture
@@ -192,22 +192,22 @@ def test_every_file_has_the_mode_that_the_umask_gives_whoever_wrote_it(tmp_path,
 def test_a_description_that_is_no_policy_s_is_refused_though_its_checksum_is_right(
     folder, keys, value, words
 ):
-    told = about()
+    described = about()
     *path, last = keys
-    entry = told["spec"]
+    entry = described["spec"]
     for key in path:
         entry = entry[key]
     entry[last] = value
-    seal(folder, told)
+    seal(folder, described)
     message = refused(folder)
     assert words in message and str(folder / "policy.json") in message and "xport the policy again" in message
 
 
 @pytest.mark.parametrize("key", ["spec", "state", "network"])
 def test_a_description_that_lacks_a_part_is_refused(folder, key):
-    told = about()
-    del told[key]
-    seal(folder, told)
+    described = about()
+    del described[key]
+    seal(folder, described)
     assert f"policy.json lacks what a policy needs (KeyError('{key}'))" in refused(folder)
 
 

@@ -81,11 +81,7 @@ def test_runtime_agrees_with_the_teacher_forced_pass(mode):
     network = make_network(**MODES[mode])
     params = make_params(network)
     policy, score = make_policy(network, params, capacity=2), jax.jit(network.score)
-    one, first, second = (
-        make_segment(9, batch=1, seed=1),
-        make_segment(4, batch=1, seed=2),
-        make_segment(5, batch=1, seed=3),
-    )
+    one, first, second = (make_segment(steps, 1, seed=seed) for steps, seed in ((9, 1), (4, 2), (5, 3)))
     frames = [[(one, t) for t in range(9)], [(first, t) for t in range(4)] + [(second, t) for t in range(5)]]
     actions = []
     for pair in zip(*frames):
@@ -95,18 +91,13 @@ def test_runtime_agrees_with_the_teacher_forced_pass(mode):
 
         instruction = np.concatenate([segment.instruction for segment, _ in pair])
         is_first = np.asarray([t == 0 for _, t in pair])
-        actions.append(
-            policy.act(
-                np.arange(2),
-                {"front": stack(lambda s: s.images["front"])},
-                stack(lambda s: s.state),
-                instruction,
-                is_first,
-            )
-        )
+        images, state = {"front": stack(lambda s: s.images["front"])}, stack(lambda s: s.state)
+        actions.append(policy.act(np.arange(2), images, state, instruction, is_first))
     tokens, values = np.stack([a.tokens for a in actions]), np.stack([a.scores for a in actions])
     present = ACTION.bin_mask()
-    for segment, slot, start in ((one, 0, 0), (first, 1, 0), (second, 1, 4)):
+    for segment, episode, start in ((one, 0, 0), (first, 1, 0), (second, 1, 4)):
         steps = slice(start, start + segment.tokens.shape[1])
-        forced = score(params, dataclasses.replace(segment, tokens=tokens[None, steps, slot]))[0, ..., 0]
-        np.testing.assert_allclose(values[steps, slot][:, present], np.asarray(forced)[:, present], atol=2e-4)
+        forced = score(params, dataclasses.replace(segment, tokens=tokens[None, steps, episode]))[0, ..., 0]
+        np.testing.assert_allclose(
+            values[steps, episode][:, present], np.asarray(forced)[:, present], atol=2e-4
+        )

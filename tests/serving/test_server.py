@@ -346,7 +346,7 @@ def test_the_key_guards_everything_but_health(artefact, tmp_path):
             Client(serving.url, reconnect_s=0)
         good, client = observations(artefact.spec, 8, 1)[0], Client(serving.url, api_key="k" * 32)
         assert client.infer(good)["step"] == 0
-        full = refusal(client, good | {"session_id": "second"})  # one slot
+        full = refusal(client, good | {"session_id": "second"})  # one session at once
         assert full.code == "sessions_full"
         assert serving.end() == 0
         with pytest.raises(Exception, match="does not answer"):

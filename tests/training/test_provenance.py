@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from qt_jax.envs import suites
 from qt_jax.errors import UserError
-from qt_jax.export import checkpoint_policy
 from qt_jax.training import checkpoints, provenance
 from tests.conftest import ROOT
 
@@ -48,26 +48,28 @@ def test_assets_of_another_version_say_so(assets):
 
 
 @pytest.mark.parametrize(
-    "name, file", [("my_robots.learner:Agent", "my_robots/learner.py"), ("learner:Agent", "learner.py")]
+    "section, setting, name, file",
+    [
+        ("agent", "name", "my_robots.learner:Agent", "my_robots/learner.py"),
+        ("agent", "name", "learner:Agent", "learner.py"),
+        ("model", "encoder", "my_encoder:Encoder", "my_encoder.py"),
+    ],
 )
-def test_a_checkpoint_whose_agent_is_not_here_names_its_file_and_the_remedy(assets, name, file):
-    assets["config"]["agent"]["name"] = name
+def test_a_checkpoint_whose_agent_or_encoder_is_not_here_names_its_file(assets, section, setting, name, file):
+    assets["config"][section][setting] = name
     with pytest.raises(UserError) as caught:
         checkpoints.Assets.from_json(assets, "runs/mine/checkpoints/20")
     message = str(caught.value)
-    assert message.startswith(
-        f"runs/mine/checkpoints/20: config.agent.name is '{name}'; there is no file {file} "
-    )
+    given = f"config.{section}.{setting} is '{name}'; there is no file {file} in the directory"
+    assert message.startswith(f"runs/mine/checkpoints/20: {given}")
     assert "add its directory to PYTHONPATH" in message and "\n" not in message
 
 
-def test_a_checkpoint_whose_encoder_is_not_here_names_its_file(assets):
-    assets["config"]["model"]["encoder"] = "my_encoder:Encoder"
-    loaded = checkpoints.Assets.from_json(assets, "runs/mine")
-    with pytest.raises(
-        UserError, match="config.model.encoder is 'my_encoder:Encoder'; there is no file my_encoder.py"
-    ):
-        checkpoint_policy.programs(loaded)
+def test_a_suite_that_is_not_here_names_its_file(config):
+    config.env.suite = "my_robots.suite"
+    expected = "config.env.suite is 'my_robots.suite'; there is no file my_robots/suite.py .* PYTHONPATH"
+    with pytest.raises(UserError, match=expected):
+        suites.of(config)
 
 
 def test_code_in_no_repository_has_its_commit_from_the_environment(tmp_path, monkeypatch):
