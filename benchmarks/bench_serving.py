@@ -40,10 +40,10 @@ def export_untrained(size: str, folder: str) -> None:
     """The artefact of a network of that size: 8 dims of 256 bins, one 300x300 camera, no state."""
     import jax
 
+    from qt_jax import agents
     from qt_jax.export import artefact
     from qt_jax.models import q_transformer
-    from qt_jax.models.q_transformer import Network
-    from qt_jax.specs import ActionSpec, ObservationSpec
+    from qt_jax.specs import ActionSpec, Interface, ObservationSpec
     from qt_jax.statistics import Statistics
     from qt_jax.text import ENCODER
     from qt_jax.training import checkpoints, setup
@@ -55,16 +55,15 @@ def export_untrained(size: str, folder: str) -> None:
     config = setup.with_value_range(config, 1 / 3)
     names = ("terminate", "x", "y", "z", "roll", "pitch", "yaw", "gripper")
     action = ActionSpec(names, (-1.0,) * 8, (1.0,) * 8, (256,) * 8)
-    observation = ObservationSpec(("front",), (300, 300), 0, "")
+    interface = Interface(action, ObservationSpec(("front",), (300, 300), 0, ""), 512)
     none, unit = (
         Statistics((), (), (), (), (), ()),
         Statistics(*[(x,) * 8 for x in (0.0, 1.0, -1.0, 1.0, -1.0, 1.0)]),
     )
-    dataset = checkpoints.DatasetAssets(action, observation, none, unit, 1 / 3)
-    assets = checkpoints.Assets(
-        action, observation, {"collected": dataset}, ENCODER, 512, checkpoints.plain_config(config), "", {}
-    )
-    params = jax.jit(Network.create(config.model, action, observation, 512).init)(jax.random.key(0))
+    dataset = checkpoints.DatasetAssets(interface, none, unit, 1 / 3)
+    plain = checkpoints.plain_config(config)
+    assets = checkpoints.Assets(interface, {"collected": dataset}, ENCODER, plain, "", {})
+    params = jax.jit(agents.make_network(config, interface).init)(jax.random.key(0))
     artefact.build(params, assets, folder, {"workdir": "", "step": 0})
 
 
@@ -90,7 +89,15 @@ def measure(size: str, folder: str) -> dict[str, Any]:
 
     told_anew = [embedding, embedding + 1e-3]
 
-    command = [sys.executable, "-m", "qt_jax", "serve", f"--artefact={folder}", "--port=0", "--slots=1"]
+    command = [
+        sys.executable,
+        "-m",
+        "qt_jax",
+        "serve",
+        f"--artefact={folder}",
+        "--port=0",
+        "--max_sessions=1",
+    ]
     with (
         _started(*command) as server,
         _started(sys.executable, "-c", "from benchmarks import bench_serving as b; b.echo()") as echoing,

@@ -14,12 +14,14 @@ from typing import Any
 
 from benchmarks.claim import SEEDS, output_of, wanted
 from benchmarks.results import rows
+from qt_jax import agents
 from qt_jax.envs import suites
 
 
 def kind(config: Any) -> tuple[Any, ...]:
     """What the time of a step depends on most; first the algorithm."""
-    return config.agent.name, config.data.segment_length, config.model.window, config.model.atoms
+    outputs = agents.get(config.agent.name).outputs(config)
+    return config.agent.name, config.data.segment_length, config.model.window, outputs
 
 
 def main() -> None:

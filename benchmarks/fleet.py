@@ -59,10 +59,7 @@ class Unit:
 
 
 def network_of(content: Pack, job: Job) -> Network:
-    data = content.data[job.data[0]]
-    return Network.create(
-        checkpoints.frozen_config(job.config).model, data.action, data.observation, content.instruction_dim
-    )
+    return agents.make_network(checkpoints.frozen_config(job.config), content.data[job.data[0]].interface)
 
 
 def rows(content: Pack, job: Job, member: Member) -> np.ndarray:
@@ -145,10 +142,15 @@ def episodes(
 ) -> dict[str, list[rollouts.Rollout]]:
     """One run in each task's episodes, as the `evaluate` door has it; count: the first so many alone."""
     config, data = job.config_of(member), content.data[job.data[member.data]]
-    action = data.action
-    spec = PolicySpec(action, data.observation, action.slots_in(action), config.model.window, content.instruction_dim, "packed",
-                      agents.get(config.agent.name).SCORE_NAME, content.dt, told_return=1.0)  # fmt: skip
-    # Rewards of a pack are 0 until success: a Decision Transformer asks for 1.
+    spec = PolicySpec(
+        interface=data.interface,
+        network_dims=tuple(range(data.interface.action.dims)),
+        window=config.model.window,
+        text_encoder="packed",
+        score_name=agents.get(config.agent.name).SCORE_NAME,
+        dt=content.dt,
+        target_return=1.0,  # rewards of a pack are 0 until success
+    )
     made = checkpoint_policy.of_robot(config, network_of(content, job), spec, data.statistics, beam=1)
     policy = Policy(spec, data.statistics, params, made.encode, made.decode, config.evaluate.num_envs)
     actor = Sessions(policy, content.sentences.__getitem__)

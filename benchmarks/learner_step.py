@@ -21,12 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from qt_jax import agents
 from qt_jax.envs import metaworld
 from qt_jax.models import q_transformer as model
 from qt_jax.models.q_transformer import Network, parameter_count
 from qt_jax.models.transformer import Transformer
 from qt_jax.segment import Segment
-from qt_jax.specs import ActionSpec, ObservationSpec
+from qt_jax.specs import ActionSpec, Interface, ObservationSpec
 from qt_jax.text import DIM
 from qt_jax.training import chips, program, setup
 from qt_jax.training.config import default_config
@@ -42,7 +43,8 @@ MIN_SECONDS, MAX_REPEATS = 20.0, 15
 
 def shipped(name: str):
     config = importlib.import_module(f"experiments.{name}").get_config()
-    return config, metaworld.action_spec(config.env), metaworld.observation_spec(config.env)
+    action, observation = metaworld.action_spec(config.env), metaworld.observation_spec(config.env)
+    return config, Interface(action, observation, DIM)
 
 
 def as_peer(name: str):
@@ -60,11 +62,13 @@ def as_peer(name: str):
     config.data.batch_size, config.data.segment_length = size["batch_size"], size["segment_length"]
     dims = size["dims"]
     action = ActionSpec([f"a{i}" for i in range(dims)], [-1.0] * dims, [1.0] * dims, [size["bins"]] * dims)
-    return config, action, ObservationSpec(("image",), (size["image_size"],) * 2, 0, "")
+    observation = ObservationSpec(("image",), (size["image_size"],) * 2, 0, "")
+    return config, Interface(action, observation, DIM)
 
 
-def random_segment(config, action, observation) -> Segment:
+def random_segment(config, interface: Interface) -> Segment:
     """A full batch; every step that a middle cut trains is trainable."""
+    action, observation = interface.action, interface.observation
     rng = np.random.default_rng(0)
     shape = (config.data.batch_size, config.data.segment_length)
     flags = np.zeros(shape, bool)
@@ -75,7 +79,7 @@ def random_segment(config, action, observation) -> Segment:
         images={name: rng.integers(0, 255, (*shape, *observation.image_size, 3), np.uint8) for name in observation.cameras},
         camera_mask={name: np.ones(shape[0], bool) for name in observation.cameras},
         state=rng.normal(size=(*shape, observation.state_dim)).astype(np.float32),
-        instruction=rng.normal(size=(shape[0], DIM)).astype(np.float32),
+        instruction=rng.normal(size=(shape[0], interface.instruction_dim)).astype(np.float32),
         tokens=rng.integers(0, action.max_bins, (*shape, action.dims)).astype(np.int32),
         bins=np.repeat(np.int32([action.bins]), shape[0], axis=0),
         action_mask=np.ones((*shape, action.dims), bool),
@@ -101,10 +105,10 @@ def median_s(run) -> float:
 
 def measure_learner(name: str) -> dict[str, float]:
     """The jitted train step of a size on a batch in memory: what `train` runs, without its data pipeline."""
-    config, action, observation = shipped(name) if name in SHIPPED else as_peer(name)
+    config, interface = shipped(name) if name in SHIPPED else as_peer(name)
     config = setup.with_value_range(config, config.dt_ref)
-    network = Network.create(config.model, action, observation, DIM)
-    batch = jax.device_put(random_segment(config, action, observation))
+    network = agents.make_network(config, interface)
+    batch = jax.device_put(random_segment(config, interface))
     holder = [init_state(config, network)]
     flops = program.step_flops(config, network, holder[0], batch)
     step = jax.jit(functools.partial(train_step, config, network), donate_argnums=0)
@@ -145,11 +149,11 @@ def measure_blocks(name: str) -> dict[str, float]:
     """Forward and backward pass (3F) of the Transformer alone, over the frame tokens and actions of that
     size's batch.
     """
-    config, action, _ = as_peer(name)
+    config, interface = as_peer(name)
     steps, config = config.data.batch_size * config.data.segment_length * 4, config.model
     config.dropout = 0.0
     frame_tokens = 1 + config.image_tokens
-    graphdef, params = nnx.split(Transformer(config, frame_tokens, jnp.float32, nnx.Rngs(0)))
+    graphdef, params = nnx.split(Transformer(config, frame_tokens, 0, jnp.float32, nnx.Rngs(0)))
 
     def forward(params, tokens, actions):
         transformer = nnx.merge(graphdef, params)
@@ -163,7 +167,7 @@ def measure_blocks(name: str) -> dict[str, float]:
     rng = np.random.default_rng(0)
     tokens, actions = (
         jnp.asarray(rng.normal(size=(steps, n, config.width)), jnp.float32)
-        for n in (frame_tokens, action.dims)
+        for n in (frame_tokens, interface.action.dims)
     )
     gradient = jax.jit(jax.grad(lambda *args: jnp.sum(forward(*args) ** 2), argnums=(0, 1, 2)))
     seconds = median_s(lambda: gradient(params, tokens, actions))

@@ -51,7 +51,7 @@ def unseen(
         fleet.network_of(content, job),
         content.data[job.data[member.data]].pool,
     )
-    agent, last_bin = agents.get(config.agent.name), network.action.max_bins - 1
+    agent, last_bin = agents.get(config.agent.name), network.interface.action.max_bins - 1
     beside = next(
         other for job in content.jobs for other in job.members if other.name == member.name + UNSEEN
     )
@@ -69,7 +69,9 @@ def unseen(
     def compared(rows: jax.Array) -> dict[str, jax.Array]:
         segment = gather(on_device, rows)
         scores = agent.scores(
-            config, segment.bin_mask(network.action.max_bins)[:, None], network.score(params, segment)
+            config,
+            segment.bin_mask(network.interface.action.max_bins)[:, None],
+            network.score(params, segment),
         )
         greedy, mask = jnp.argmax(scores, -1), segment.trainable[..., None] & segment.action_mask
 

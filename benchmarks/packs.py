@@ -20,7 +20,7 @@ from benchmarks import stacked_runs
 from benchmarks.pool import Pool, read_pool
 from qt_jax.data.order import Group
 from qt_jax.envs import suites
-from qt_jax.specs import ActionSpec, ObservationSpec
+from qt_jax.specs import Interface
 from qt_jax.statistics import Statistics
 from qt_jax.training import checkpoints
 
@@ -30,12 +30,11 @@ COMPRESSION = [{"id": lzma.FILTER_LZMA2, "preset": 3, "dict_size": 2**27}]
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """One pool as a network sees it: its segments, statistics of its raw states, action and observation."""
+    """One pool as a network sees it: its segments, statistics of its raw states, the network's interface."""
 
     pool: Pool
     statistics: Statistics
-    action: ActionSpec
-    observation: ObservationSpec
+    interface: Interface
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +71,6 @@ class Pack:
     """sentences: {instruction: embedding}; facts: what is to stand in every run's row."""
 
     data: list[Data]
-    instruction_dim: int
     dt: float
     sentences: dict[str, np.ndarray]
     jobs: list[Job]
@@ -107,7 +105,7 @@ def write(
         programs.setdefault(_program(frozen, recipe), []).append((run, frozen, key, groups))
         told |= {suites.of(config).INSTRUCTIONS[task][0] for task in assets.data if task != "all"}
     data = [
-        Data(read_pool(recipe, groups), layout.state, layout.network_action, layout.network_observation)
+        Data(read_pool(recipe, groups), layout.state, layout.interface)
         for (*_, layout), (recipe, groups) in wanted.items()
     ]
     numbers = {key: number for number, key in enumerate(wanted)}
@@ -120,7 +118,7 @@ def write(
         )
         jobs.append(Job(checkpoints.plain_config(runs[0][1]), own, members))
     sentences = {sentence: text.embed(sentence) for sentence in sorted(told)}
-    content = Pack(data, assets.instruction_dim, assets.datasets["collected"].dt, sentences, jobs, facts)
+    content = Pack(data, assets.datasets["collected"].dt, sentences, jobs, facts)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(lzma.compress(pickle.dumps(content), filters=COMPRESSION))
     print(
@@ -152,6 +150,6 @@ def _program(config: Any, recipe: Any) -> str:
     data = [
         config.data.batch_size,
         str(config.data.augment),
-        repr((recipe.layout(0).network_action, recipe.cutting)),
+        repr((recipe.layout(0).interface.action, recipe.cutting)),
     ]
     return json.dumps([program, data], sort_keys=True)

@@ -31,9 +31,12 @@ class ReturnWeighted:
         config.temperature = 0.5  # of the weights exp(return / temperature)
         return config
 
+    def check(self, config, require) -> None:
+        require(config.agent.temperature > 0, "agent.temperature", "a positive number")
+
     def loss(self, config, network, params, target_params, segment, dropout_key) -> dict[str, losses.Sum]:
         """Sums over trainable steps and present dims, and their count: [B, S, D] each."""
-        bin_mask = segment.bin_mask(network.action.max_bins)[:, None]
+        bin_mask = segment.bin_mask(network.interface.action.max_bins)[:, None]
         logits = network.score(params, segment, dropout_key)[..., 0]
         log_prob = losses.taken(bc.log_probabilities(bin_mask, logits), segment.tokens)
         weight = jax.lax.stop_gradient(jnp.exp((segment.mc_return - 1.0) / config.agent.temperature))

@@ -10,24 +10,24 @@ from qt_jax.specs import ActionSpec
 
 
 def tokenize(spec: ActionSpec, action: np.ndarray) -> np.ndarray:
-    """Actions [..., D] to bin indices int32 [..., D]; values outside the bounds go to the edge bins."""
+    """Returns the bins int32 [..., D] of actions [..., D]; values outside the bounds go to the edge bins."""
     low, high, bins = (np.asarray(x) for x in (spec.low, spec.high, spec.bins))
     index = np.floor((np.asarray(action, np.float64) - low) / (high - low) * bins)
     return np.clip(index, 0, bins - 1).astype(np.int32)
 
 
 def beyond(spec: ActionSpec, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which of the actions [..., D] lie below and above their bounds, bool [..., D] each.
+    """Returns which of the actions [..., D] lie below and which above their bounds, bool [..., D] each.
 
-    Compared as float32, which actions are stored as: the extreme that a bound was taken from, in float64, is
-    not beyond it.
+    They are compared in float32, as actions are stored: the extreme that gave a float64 bound is then not
+    beyond it.
     """
     low, high, action = (np.asarray(values, np.float32) for values in (spec.low, spec.high, action))
     return action < low, action > high
 
 
 def detokenize(spec: ActionSpec, tokens: Any) -> Any:
-    """Bin indices [..., D] to the centres of the bins, float32 [..., D]: never outside the spec's bounds."""
+    """Returns the centres of bins [..., D], float32 [..., D], which lie inside the spec's bounds."""
     xp = tokens.__array_namespace__()
     low, high, bins = (xp.asarray(x, xp.float32) for x in (spec.low, spec.high, spec.bins))
     return low + (tokens.astype(xp.float32) + 0.5) * (high - low) / bins

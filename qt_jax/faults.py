@@ -1,4 +1,4 @@
-"""What a machine, a device or a store meant by an error: something else than the files is at fault."""
+"""Errors of the machine, the device or the storage, told from errors in the files themselves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from collections.abc import Iterator
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """what: the cause in a few words; remedy: the second half of a sentence, "... and start again"."""
+    """A kind of failure and what to do about it.
+
+    what: the cause in a few words; remedy: an instruction that "and start again" may follow.
+    """
 
     what: str
     remedy: str
@@ -56,17 +59,18 @@ _TEXTS = (
     (_STORAGE, r"[Tt]imed out|Connection|HTTP\D{0,40}50[0-4]\b"),
     (_DEVICE, r"INTERNAL:|CUDA_ERROR|NCCL"),
 )
-"""In this order: the stores' codes for too many files and no memory are the same."""
+"""The order matters: stores report too many open files and no memory by the same code."""
 
 
 def find(error: BaseException) -> Fault | None:
-    """What lies outside of the files that were read or written; None if nothing is known to."""
+    """Returns the fault behind an error, or None if the files that were read or written may be to blame."""
     causes = list(chain(error))
     for one in causes:
-        said = map(int, re.findall(r"(?:OS error|Errno) (\d+)", text_of(one)))
-        for number in (getattr(one, "errno", None), *said):
+        in_text = map(int, re.findall(r"(?:OS error|Errno) (\d+)", text_of(one)))
+        for number in (getattr(one, "errno", None), *in_text):
             if number in _OF_NUMBER:
                 return _OF_NUMBER[number]
+
     for one in causes:
         if isinstance(one, MemoryError):
             return _MEMORY
@@ -78,22 +82,26 @@ def find(error: BaseException) -> Fault | None:
     return None
 
 
-def told(error: BaseException) -> str:
-    """The kind and first line of what the error came of."""
+def root_cause(error: BaseException) -> str:
+    """Returns the type and the first line of the error that `error` was raised from."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
 
 
 def text_of(error: BaseException) -> str:
-    """Its message without names of files and TensorStore's specifications, in which anything may stand."""
+    """Returns an error's message without names of files and TensorStore's specifications.
+
+    These may hold any words, the patterns of other faults among them.
+    """
     text = re.split(r"\[tensorstore_spec|See full TensorStore details|\[source locations", str(error))[0]
     return re.sub(r"\"[^\"]*\"|'[^']*'", "''", text)
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, and all that it came of or holds."""
-    waiting, seen = [error], set()
+    """Yields the error, those that it was raised from or after, and those that a group holds."""
+    waiting: list[BaseException] = [error]
+    seen: set[int] = set()
     while waiting:
         one = waiting.pop(0)
         if id(one) in seen:

@@ -1,4 +1,4 @@
-"""matplotlib without a screen, and its figures and other files as inline data URIs."""
+"""Matplotlib without a screen, and figures and other files as data URIs for a page of one file."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ __all__ = ["figure_uri", "plt", "uri"]
 
 
 def uri(data: bytes, kind: str) -> str:
+    """Returns the data as a URI that a page can hold; `kind` is its media type, such as "image/png"."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def figure_uri(figure: Any) -> str:
-    """A PNG; the figure is closed."""
+    """Draws a figure as a PNG, closes it, and returns the PNG's data URI."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
     plt.close(figure)

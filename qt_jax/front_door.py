@@ -56,12 +56,16 @@ def load_policy(
             raise UserError(f"{given} is of a run; {path} is none: it has no folder checkpoints.")
         policy, known = _of_artefact(path, robots + 1, threads)
     policy.warm_up()
-    names = Keys.read(str(keys), policy.spec.observation) if keys else Keys.default(policy.spec.observation)
+    names = (
+        Keys.read(str(keys), policy.spec.interface.observation)
+        if keys
+        else Keys.default(policy.spec.interface.observation)
+    )
     sessions = Sessions(policy, text.embedder(known, policy.spec.text_encoder), reserved=1)
     return LoadedPolicy(sessions, names)
 
 
-def _of_run(path: Path, step: int, dataset: str, slots: int) -> Any:
+def _of_run(path: Path, step: int, dataset: str, capacity: int) -> Any:
     from qt_jax.export import checkpoint_policy
     from qt_jax.training import checkpoints
 
@@ -70,10 +74,10 @@ def _of_run(path: Path, step: int, dataset: str, slots: int) -> Any:
         raise UserError(
             f"{path} was trained on {sorted(assets.datasets)}; say whose robot acts: dataset=NAME."
         )
-    return checkpoint_policy.build(params, assets, slots, dataset or next(iter(assets.datasets)))
+    return checkpoint_policy.build(params, assets, capacity, dataset or next(iter(assets.datasets)))
 
 
-def _of_artefact(path: Path, slots: int, threads: int | None) -> tuple[Any, dict[str, Any]]:
+def _of_artefact(path: Path, capacity: int, threads: int | None) -> tuple[Any, dict[str, Any]]:
     """The policy, and the embeddings that were exported with it."""
     onnx = path if path.name == "onnx" else path.parent if path.suffix == ".onnx" else None
     folder = path if onnx is None else onnx.parent
@@ -86,13 +90,13 @@ def _of_artefact(path: Path, slots: int, threads: int | None) -> tuple[Any, dict
         from qt_jax.policy import onnx_policy
         from qt_jax.policy.folder import Folder
 
-        return onnx_policy.load(str(folder), slots, threads), Folder.open(str(folder)).embeddings()
+        return onnx_policy.load(str(folder), capacity, threads), Folder.open(str(folder)).embeddings()
     if threads is not None:
         raise UserError(f"threads={threads} is of ONNX programs; give {path / 'onnx'}, or leave it out.")
     from qt_jax.policy import artefact
 
     opened = artefact.load(str(folder))
-    return opened.policy(slots, opened.batches or (1,)), opened.embeddings()
+    return opened.policy(capacity, opened.batches or (1,)), opened.embeddings()
 
 
 def open_dataset(source: Any) -> Dataset:

@@ -1,8 +1,8 @@
-"""The maths of Q-Transformer: pure jnp, for one segment or one step; callers vmap.
+"""The maths of Q-Transformer as pure functions of one segment or one step; callers vmap.
 
 Letters: S records of a segment, D action dims, N bins. `(paper Eq. k)` is Chebotar et al., CoRL 2023, arXiv
-2309.10150; what is marked "default of this project" is not published. Reductions are the caller's: a global
-sum over trainable steps and present dims divided by their global count.
+2309.10150; what is marked "default of this project" is not published. Callers reduce: a global sum over
+trainable steps and present dims, divided by their global count.
 """
 
 from __future__ import annotations
@@ -13,48 +13,54 @@ import jax.numpy as jnp
 import optax
 
 from qt_jax.errors import require_one_of
+from qt_jax.segment import Array
 
 Sum = tuple[jax.Array, jax.Array]
-"""A sum over steps and dims, and how many they are."""
+"""A sum over steps and dims, and how many were summed."""
 
 BACKUPS = ("chain", "skip")
 CONSERVATISM = ("q_min", "softmax", "none")
 VALUE_LOSSES = ("squared", "logistic", "histogram")
 
 
-def masked_max(q: jax.Array, bin_mask: jax.Array) -> jax.Array:
-    """Maximum over the bins that exist: q [..., D, N], bin_mask [D, N] -> [..., D]."""
+def masked_max(q: jax.Array, bin_mask: Array) -> jax.Array:
+    """Returns the maximum over the bins that exist: q [..., D, N], bin_mask [..., D, N] -> [..., D]."""
     return jnp.where(bin_mask, q, -jnp.inf).max(-1)
 
 
-def state_value(dim_maxima: jax.Array, action_mask: jax.Array) -> jax.Array:
-    """Max over a^1 of Q(s, a^1): the maximum of the first dim that is present. dim_maxima, action_mask [S, D]
-    -> [S].
+def state_value(dim_maxima: jax.Array, action_mask: Array) -> jax.Array:
+    """Returns max over a^1 of Q(s, a^1), [S]: the maximum of the first dim that is present.
+
+    Args:
+        dim_maxima: [S, D], of each dim.
+        action_mask: bool [S, D], dims that are present.
+
     """
     first = jnp.argmax(action_mask, axis=-1)
     return jnp.take_along_axis(dim_maxima, first[:, None], axis=-1)[:, 0]
 
 
 def n_step_targets(
-    r_t: jax.Array,
-    discount_t: jax.Array,
+    r_t: Array,
+    discount_t: Array,
     v_t: jax.Array,
-    is_last_t: jax.Array,
-    is_terminal_t: jax.Array,
+    is_last_t: Array,
+    is_terminal_t: Array,
     n: int,
 ) -> jax.Array:
-    """Last-dim TD targets (paper Eq. 1, i = D, and its n-step form), [S].
+    """Computes the TD targets of the last dim (paper Eq. 1, i = D, and its n-step form), [S].
 
     Sum and bootstrap stop at the end of the episode: with 0 where it terminated, with the value of o_T where
-    it was truncated.
+    it was truncated. Entries whose bootstrap lies beyond the segment, and those of last records, mean
+    nothing: mask them.
 
     Args:
-        r_t: [S] rewards. discount_t: [S] discount of each step, gamma^(dt/dt_ref). v_t: [S] max over a^1 of
-            the target Q.
-        is_last_t, is_terminal_t: [S] RLDS flags of the records; the last record holds only o_T.
+        r_t: [S], rewards.
+        discount_t: [S], the discount of each step, gamma^(dt/dt_ref).
+        v_t: [S], max over a^1 of the target Q.
+        is_last_t: bool [S], RLDS flag; the last record holds only o_T.
+        is_terminal_t: bool [S], RLDS flag.
         n: steps of the backup, >= 1.
-
-    Entries whose bootstrap lies beyond the segment, and those of last records, mean nothing: mask them.
 
     """
     chex.assert_rank([r_t, discount_t, v_t, is_last_t, is_terminal_t], 1)
@@ -66,22 +72,27 @@ def n_step_targets(
     value_at_end = jnp.where(terminates, 0.0, v_tp1)
     targets = v_t
     for _ in range(n):
-        targets = r_t + discount_t * jnp.where(ends, value_at_end, following(targets))
+        targets = jnp.add(r_t, discount_t * jnp.where(ends, value_at_end, following(targets)))
     return targets
 
 
 def autoregressive_targets(
-    dim_maxima: jax.Array, last_target: jax.Array, action_mask: jax.Array, backup: str
+    dim_maxima: jax.Array, last_target: jax.Array, action_mask: Array, backup: str
 ) -> jax.Array:
-    """TD target of each dim of each step (paper Eq. 1), [S, D].
+    """Computes the TD target of each dim of each step (paper Eq. 1), [S, D].
 
     "chain": dim i takes the target network's maximum over the next present dim, given the dataset's prefix;
     the last present dim takes `last_target`. "skip": every dim takes `last_target` (per-dimension
     maximisation skipped).
 
     Args:
-        dim_maxima: [S, D] max over bins of the target Q at each dim, teacher-forced on the dataset's action.
-        last_target: [S] from `n_step_targets`. action_mask: [S, D] dims that are present.
+        dim_maxima: [S, D], max over bins of the target Q at each dim, teacher-forced on the dataset's action.
+        last_target: [S], from `n_step_targets`.
+        action_mask: bool [S, D], dims that are present.
+        backup: "chain" or "skip".
+
+    Raises:
+        UserError: for another backup.
 
     """
     chex.assert_rank([dim_maxima, last_target, action_mask], [2, 1, 2])
@@ -97,32 +108,40 @@ def autoregressive_targets(
 
 def autoregressive_td_targets(
     dim_values: jax.Array,
-    r_t: jax.Array,
-    discount_t: jax.Array,
-    mc_return_t: jax.Array,
-    is_last_t: jax.Array,
-    is_terminal_t: jax.Array,
-    action_mask: jax.Array,
+    r_t: Array,
+    discount_t: Array,
+    mc_return_t: Array,
+    is_last_t: Array,
+    is_terminal_t: Array,
+    action_mask: Array,
     *,
     n: int,
     backup: str,
     monte_carlo: bool,
 ) -> tuple[jax.Array, jax.Array]:
-    """All targets of a segment from ONE pass of the target network, without gradient.
+    """Computes all targets of a segment from ONE pass of the target network, without gradient.
 
     Args:
-        dim_values: [S, D] value of the target Q over each dim's bins, teacher-forced on the dataset's
-            actions: their maximum (Q-learning), or their mean under a policy. The others: see the functions
-            above.
+        dim_values: [S, D], value of the target Q over each dim's bins, teacher-forced on the dataset's
+            actions: their maximum (Q-learning), or their mean under a policy.
+        r_t: see `n_step_targets`.
+        discount_t: see `n_step_targets`.
+        mc_return_t: [S], the discounted return of the rest of the episode.
+        is_last_t: see `n_step_targets`.
+        is_terminal_t: see `n_step_targets`.
+        action_mask: bool [S, D], dims that are present.
+        n: see `n_step_targets`.
+        backup: see `autoregressive_targets`.
         monte_carlo: target = max(backup, MC_t) in every dim of the step (paper fig. 2).
 
     Returns:
-        targets [S, D], and the backup alone [S, D] (for the share of targets that MC lifts).
+        The targets [S, D], and the same without the Monte-Carlo bound.
 
     """
     chex.assert_rank(dim_values, 2)
     dim_values = jax.lax.stop_gradient(dim_values)
-    last = n_step_targets(r_t, discount_t, state_value(dim_values, action_mask), is_last_t, is_terminal_t, n)
+    values = state_value(dim_values, action_mask)
+    last = n_step_targets(r_t, discount_t, values, is_last_t, is_terminal_t, n=n)
     backups = autoregressive_targets(dim_values, last, action_mask, backup)
     return (jnp.maximum(backups, mc_return_t[:, None]) if monte_carlo else backups), backups
 
@@ -130,18 +149,32 @@ def autoregressive_td_targets(
 def conservative_penalty(
     q: jax.Array,
     from_least: jax.Array,
-    taken: jax.Array,
-    bin_mask: jax.Array,
+    taken: Array,
+    bin_mask: Array,
     variant: str,
     temperature: float,
 ) -> jax.Array:
-    """The term that keeps actions unseen in the data low: q [..., N], its value loss to q_min [..., N], taken
-    [...] -> [...].
+    """Computes the term that keeps Q of actions unseen in the data low, [...].
 
-    "q_min" (paper Eq. 2): 1/(N_max - 1) * the sum over the other bins that exist of the value loss to q_min,
-    1/2 (Q - q_min)^2; a dim with fewer bins still divides by N_max - 1. "softmax" (CQL, Kumar et al. 2020): T
-    logsumexp(Q/T) - Q(taken), which lets go of a bin that stands out by several T; at T = 1 no bin of returns
-    in [0, 1] does (default of this project). "none": 0.
+    "q_min" (paper Eq. 2): 1/(N_max - 1) times the sum, over the bins that exist and were not taken, of the
+    value loss to q_min, 1/2 (Q - q_min)^2. A dim with fewer bins still divides by N_max - 1.
+
+    "softmax" (CQL, Kumar et al. 2020): T logsumexp(Q/T) - Q(taken). It no longer lowers a bin that stands out
+    by several T; at T = 1 no bin of returns in [0, 1] does (default of this project).
+
+    "none": 0.
+
+    Args:
+        q: [..., N].
+        from_least: [..., N], its value loss to q_min.
+        taken: int [...], the bin taken.
+        bin_mask: bool [..., N], bins that exist.
+        variant: "q_min", "softmax" or "none".
+        temperature: T.
+
+    Raises:
+        UserError: for another variant.
+
     """
     require_one_of("config.agent.conservatism", variant, CONSERVATISM)
     if variant == "none":
@@ -149,96 +182,105 @@ def conservative_penalty(
     is_taken = jnp.arange(q.shape[-1]) == taken[..., None]
     if variant == "softmax":
         of_taken = jnp.sum(jnp.where(is_taken, q, 0.0), axis=-1)
-        return (
-            temperature * jax.nn.logsumexp(jnp.where(bin_mask, q / temperature, -jnp.inf), axis=-1) - of_taken
-        )
+        largest = jax.nn.logsumexp(jnp.where(bin_mask, q / temperature, -jnp.inf), axis=-1)
+        return temperature * largest - of_taken
     return jnp.sum(jnp.where(bin_mask & ~is_taken, from_least, 0.0), axis=-1) / (q.shape[-1] - 1)
 
 
 def sigmoid_values(logits: jax.Array, q_min: float, q_max: float) -> jax.Array:
-    """Q = q_min + (q_max - q_min) sigmoid(logit), element by element."""
+    """Computes Q = q_min + (q_max - q_min) sigmoid(logit), elementwise."""
     return q_min + (q_max - q_min) * jax.nn.sigmoid(logits)
 
 
-def taken(values: jax.Array, tokens: jax.Array) -> jax.Array:
-    """Of each dim the value of the bin taken: [..., D, N], [..., D] -> [..., D]."""
+def taken(values: jax.Array, tokens: Array) -> jax.Array:
+    """Returns each dim's value of the bin taken: [..., D, N], [..., D] -> [..., D]."""
     return jnp.take_along_axis(values, tokens[..., None], axis=-1)[..., 0]
 
 
-def of_whole_action(dim_values: jax.Array, action_mask: jax.Array) -> jax.Array:
-    """The last present dim's, whose prefix is the whole action: [..., D], [..., D] -> [...]."""
+def of_whole_action(dim_values: jax.Array, action_mask: Array) -> jax.Array:
+    """Returns the last present dim's value, that of the whole action: [..., D], bool [..., D] -> [...]."""
     last = jnp.max(jnp.where(action_mask, jnp.arange(action_mask.shape[-1]), 0), axis=-1)
     return jnp.take_along_axis(dim_values, last[..., None], axis=-1)[..., 0]
 
 
 def expectile_loss(difference: jax.Array, expectile: float) -> jax.Array:
-    """|expectile - 1(u < 0)| u^2 (IQL, Kostrikov et al. 2021, Eq. 5), element by element."""
+    """Computes |expectile - 1(u < 0)| u^2 (IQL, Kostrikov et al. 2021, Eq. 5), elementwise."""
     return jnp.abs(expectile - (difference < 0)) * jnp.square(difference)
 
 
 def advantage_weight(advantage: jax.Array, temperature: float, most: float) -> jax.Array:
-    """min(exp(A / temperature), most), without gradient (AWR, Peng et al.
+    """Computes min(exp(A / temperature), most), elementwise and without gradient.
 
-    2019; AWAC, Nair et al. 2020, Eq. 13).
+    AWR, Peng et al. 2019; AWAC, Nair et al. 2020, Eq. 13.
     """
     return jax.lax.stop_gradient(jnp.minimum(jnp.exp(advantage / temperature), most))
 
 
 HISTOGRAM_PADDING = 3
-"""Cells beyond each end of the value range. A Gaussian cut off there would have its mean inside, and a chain
-of backups adds that up.
+"""Cells beyond each end of the value range.
+
+Without them a Gaussian at an end would be cut off and its mean would lie further inside, which a chain of
+backups adds up.
 """
 
 
-def histogram_edges(atoms: int, q_min: float, q_max: float) -> jax.Array:
-    """[atoms + 1] edges of equal cells over [q_min, q_max] and HISTOGRAM_PADDING cells at each side."""
-    width = (q_max - q_min) / (atoms - 2 * HISTOGRAM_PADDING)
-    return q_min + width * (jnp.arange(atoms + 1) - HISTOGRAM_PADDING)
+def histogram_edges(cells: int, q_min: float, q_max: float) -> jax.Array:
+    """Returns the edges [cells + 1] of equal cells: `HISTOGRAM_PADDING` of them lie beyond each end."""
+    width = (q_max - q_min) / (cells - 2 * HISTOGRAM_PADDING)
+    return q_min + width * (jnp.arange(cells + 1) - HISTOGRAM_PADDING)
 
 
 def histogram_values(logits: jax.Array, q_min: float, q_max: float) -> jax.Array:
-    """Mean of the categorical value distribution: logits [..., K] -> Q [...]."""
+    """Returns the mean of a categorical value distribution: logits [..., cells] -> Q [...]."""
     edges = histogram_edges(logits.shape[-1], q_min, q_max)
     return jax.nn.softmax(logits) @ ((edges[1:] + edges[:-1]) / 2)
 
 
 def histogram_target(
-    target: jax.Array, atoms: int, q_min: float, q_max: float, sigma_ratio: float = 0.75
+    target: jax.Array, cells: int, q_min: float, q_max: float, sigma_ratio: float = 0.75
 ) -> jax.Array:
-    """HL-Gauss target (Farebrother et al.
+    """Computes the HL-Gauss target (Farebrother et al. 2024): a Gaussian as probabilities of cells, [cells].
 
-    2024): a Gaussian around `target` [] as probabilities of the cells, [atoms].
+    Args:
+        target: its mean [], which is clipped to the value range: what lies outside is not attainable.
+        cells: how many.
+        q_min: the least attainable return.
+        q_max: the greatest.
+        sigma_ratio: its standard deviation, in cells.
 
-    sigma_ratio: standard deviation in cells. `target` is clipped to the value range: what lies outside is not
-    attainable.
     """
-    edges = histogram_edges(atoms, q_min, q_max)
+    edges = histogram_edges(cells, q_min, q_max)
     cdf = jax.scipy.stats.norm.cdf(
         edges, loc=jnp.clip(target, q_min, q_max), scale=sigma_ratio * (edges[1] - edges[0])
     )
     return jnp.diff(cdf) / (cdf[-1] - cdf[0])
 
 
-def squared_value_loss(q_taken: jax.Array, target: jax.Array) -> jax.Array:
-    """1/2 (Q - target)^2 (paper Eq. 2), elementwise."""
+def squared_value_loss(q_taken: jax.Array, target: jax.Array | float) -> jax.Array:
+    """Computes 1/2 (Q - target)^2 (paper Eq. 2), elementwise."""
     return 0.5 * jnp.square(q_taken - target)
 
 
-def logistic_value_loss(logit: jax.Array, target: jax.Array, q_min: float, q_max: float) -> jax.Array:
-    """Cross-entropy of Q and the target as shares of the value range, elementwise (QT-Opt, Kalashnikov et al.
+def logistic_value_loss(logit: jax.Array, target: jax.Array | float, q_min: float, q_max: float) -> jax.Array:
+    """Computes the cross-entropy of Q and the target as shares of the value range, elementwise.
 
-    2018, section 4.2).
-
-    The least expected loss is where that of the squared error is, the mean target; but an output near an end
-    of the sigmoid still learns. `target` is clipped to the value range: beyond it the loss has no minimum,
-    and the logits would run away.
+    QT-Opt, Kalashnikov et al. 2018, section 4.2. Like the squared error it is least at the mean target, but
+    an output near an end of the sigmoid still learns. `target` is clipped to the value range: beyond it the
+    loss has no minimum, and the logits would grow without bound.
     """
-    return optax.sigmoid_binary_cross_entropy(logit, jnp.clip((target - q_min) / (q_max - q_min), 0.0, 1.0))
+    share = jnp.clip((target - q_min) / (q_max - q_min), 0.0, 1.0)
+    return optax.sigmoid_binary_cross_entropy(logit, share)
 
 
 def histogram_value_loss(taken_logits: jax.Array, target: jax.Array, q_min: float, q_max: float) -> jax.Array:
-    """Cross-entropy to `histogram_target`, less its own entropy (so 0 at a perfect fit): taken_logits [K],
-    target [] -> [].
+    """Computes the cross-entropy to `histogram_target` less its own entropy, [], which is 0 at a perfect fit.
+
+    Args:
+        taken_logits: [cells], of the bin taken.
+        target: [].
+        q_min: the least attainable return.
+        q_max: the greatest.
+
     """
     chex.assert_rank([taken_logits, target], [1, 0])
     probabilities = histogram_target(target, taken_logits.shape[0], q_min, q_max)
@@ -246,15 +288,15 @@ def histogram_value_loss(taken_logits: jax.Array, target: jax.Array, q_min: floa
     return cross_entropy - jnp.sum(jax.scipy.special.entr(probabilities))
 
 
-def masked_sum(x: jax.Array, mask: jax.Array) -> Sum:
-    """Sum over the mask and its count.
+def masked_sum(x: Array, mask: Array) -> Sum:
+    """Returns the sum over the mask and its count.
 
-    Whoever reports or differentiates divides once, after adding all devices and microbatches.
+    Callers divide once, after adding those of all devices and microbatches.
     """
     x, mask = jnp.broadcast_arrays(x, mask)
     return jnp.sum(jnp.where(mask, x, 0.0)), jnp.sum(mask)
 
 
 def mean(total: Sum) -> jax.Array:
-    """A global sum over its global count (never a mean of means); 0 for an empty mask."""
+    """Divides a global sum by its global count, so that it is no mean of means; 0 for an empty mask."""
     return total[0] / jnp.maximum(total[1], 1)

@@ -1,4 +1,4 @@
-"""What a config may name that is a user's own: an agent, an image encoder, a suite, in a file of theirs."""
+"""Agents, encoders and simulator suites of a user's own, which a config names by module."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from qt_jax.errors import UserError
 
 
 def find(setting: str, name: str, known: Mapping[str, Any], needs: Iterable[str] = ()) -> Any:
-    """Returns what a setting names: one of `known`, or of a user's file "module:name", or the "module"
-    itself.
+    """Returns what a setting names: a known object, or one of a user's own file.
 
     Args:
-        setting: whose value `name` is, for messages, such as "config.agent.name".
-        needs: attributes that a user's own must have.
+        setting: what is set, for messages, such as "config.agent.name".
+        name: its value: a key of `known`, "module:name" of a user's file, or "module" for the module itself.
+        known: the objects of this project by name.
+        needs: attributes that a user's own object must have.
 
     Raises:
-        UserError: for a name that is not known and no module has, a module that cannot be imported, or one
-            that lacks what is needed.
+        UserError: if the name is not known, its module cannot be imported, or the object lacks an attribute.
 
     """
     if name in known:
         return known[name]
+
     module, _, attribute = name.partition(":")
     expected = (
         f"{setting} is {name!r}; expected one of {', '.join(known)}, or 'module:name' of a file of yours"
@@ -35,17 +36,23 @@ def find(setting: str, name: str, known: Mapping[str, Any], needs: Iterable[str]
             raise UserError(
                 f"{setting} is {name!r}: {module} needs {error.name}, which is not installed."
             ) from error
-        where = "in the directory that you start from, or on PYTHONPATH"
-        raise UserError(f"{expected}; there is no module {error.name!r} {where}.") from error
-    except (ValueError, TypeError) as error:  # no name of a module
+        given = f"{setting} is {name!r}" if {":", "."} & set(name) else expected
+        raise UserError(
+            f"{given}; there is no file {module.replace('.', '/')}.py in the directory that you start from "
+            "or on PYTHONPATH. Start where it is, or add its directory to PYTHONPATH."
+        ) from error
+    except (ValueError, TypeError) as error:  # not the name of a module
         raise UserError(f"{expected}.") from error
     except Exception as error:
         raise UserError(
             f"{setting} is {name!r}: {module} cannot be imported ({type(error).__name__}: {error})."
         ) from error
+
     if attribute:
         if not hasattr(found, attribute):
-            raise UserError(f"{setting} is {name!r}; {found.__file__} has no {attribute!r}.")
+            raise UserError(
+                f"{setting} is {name!r}; {getattr(found, '__file__', None) or module} has no {attribute!r}."
+            )
         found = getattr(found, attribute)
     if missing := [need for need in needs if not hasattr(found, need)]:
         raise UserError(f"{expected}; {name!r} lacks {', '.join(missing)}.")

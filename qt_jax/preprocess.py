@@ -1,5 +1,6 @@
-"""What training and serving must do alike: images, the window of past frames (the state's normalisation:
-statistics.py).
+"""Preparation of images and of windows of past frames, the same in training and serving.
+
+The state is normalised in statistics.py.
 """
 
 from __future__ import annotations
@@ -12,7 +13,13 @@ from qt_jax.segment import Array
 
 
 def images_to_float(images: Array, size: tuple[int, int]) -> Array:
-    """uint8 [..., H, W, 3] to float32 in [-1, 1], resized to `size` (bilinear, antialiased) where it differs."""
+    """Scales images to float32 in [-1, 1] and resizes them to `size` (bilinear, antialiased).
+
+    Args:
+        images: uint8 [..., H, W, 3].
+        size: height and width of the result.
+
+    """
     images = jnp.asarray(images, jnp.float32) / 127.5 - 1.0
     if images.shape[-3:-1] != tuple(size):
         images = jax.image.resize(images, (*images.shape[:-3], *size, images.shape[-1]), "bilinear")
@@ -20,8 +27,9 @@ def images_to_float(images: Array, size: tuple[int, int]) -> Array:
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 [H, W, 3] -> uint8 [*size, 3] (bilinear, antialiased), as the data pipeline brings cameras of
-    several sizes to one.
+    """Resizes an image on the CPU, uint8 [H, W, 3] to uint8 [*size, 3] (bilinear, antialiased).
+
+    So the data pipeline brings cameras of several sizes to one.
     """
     if image.shape[:2] == tuple(size):
         return image
@@ -31,8 +39,9 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def windows(x: Array, window: int) -> Array:
-    """[B, S, ...] to [B, S, window, ...]: at step s the entries s-window+1 .. s, oldest first, zeros before
-    the start.
+    """Stacks the last `window` entries of each step: [B, S, ...] to [B, S, window, ...].
+
+    Step s holds the entries s-window+1 .. s, the oldest first; zeros stand before the start.
     """
     padded = jnp.pad(x, [(0, 0), (window - 1, 0)] + [(0, 0)] * (x.ndim - 2))
     return jnp.stack([padded[:, age : age + x.shape[1]] for age in range(window)], axis=2)

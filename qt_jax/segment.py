@@ -1,4 +1,4 @@
-"""The ground floor: what data makes and agents eat."""
+"""A batch of segments of episodes: what data makes and agents train on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qt_jax.specs import ActionSpec, ObservationSpec
+from qt_jax.specs import Interface
 
 Array = jax.Array | np.ndarray
 
@@ -61,16 +61,16 @@ class Segment:
     relabelled: Array
 
     def bin_mask(self, max_bins: int) -> Array:
-        """Bool [B, D, N]: bins that exist; in a dim that the dataset does not have, the first (a maximum over
-        none would be -inf).
+        """Returns which bins exist, bool [B, D, N].
+
+        A dim that the dataset does not have has its first: a maximum over none would be -inf.
         """
         return jnp.arange(max_bins) < jnp.maximum(self.bins, 1)[..., None]
 
 
-def segment_struct(
-    action: ActionSpec, observation: ObservationSpec, instruction_dim: int, batch: int, steps: int
-) -> Segment:
-    """Shapes and dtypes of a batch, for programs that are compiled before data is there."""
+def segment_struct(interface: Interface, batch: int, steps: int) -> Segment:
+    """Returns the shapes and dtypes of a batch, for programs that are compiled before data is there."""
+    action, observation = interface.action, interface.observation
 
     def of(dtype, *rest):
         return jax.ShapeDtypeStruct((batch, steps, *rest), dtype)
@@ -82,8 +82,10 @@ def segment_struct(
     return Segment(
         images={name: of(np.uint8, *observation.image_size, 3) for name in observation.cameras},
         camera_mask={name: whole(np.bool_) for name in observation.cameras},
-        state=of(np.float32, observation.state_dim), instruction=whole(np.float32, instruction_dim),
-        tokens=of(np.int32, action.dims), bins=whole(np.int32, action.dims), action_mask=of(np.bool_, action.dims),
+        state=of(np.float32, observation.state_dim),
+        instruction=whole(np.float32, interface.instruction_dim),
+        tokens=of(np.int32, action.dims), bins=whole(np.int32, action.dims),
+        action_mask=of(np.bool_, action.dims),
         reward=number, mc_return=number, dt=number,
         is_first=flag, is_last=flag, is_terminal=flag, valid=flag, trainable=flag,
         success=whole(np.bool_), episode_return=whole(np.float32), relabelled=whole(np.bool_),

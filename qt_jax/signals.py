@@ -1,4 +1,4 @@
-"""Signals that are heard while the main thread is in a compilation, for which Python's own handlers wait."""
+"""Signals that are heard during a compilation too; Python's own handlers wait until it ends."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from types import FrameType
 
 
 class Listener:
-    """From entry to exit a thread calls a signal's function as soon as it comes; an inner one has precedence.
+    """Context in which a thread calls a function as soon as its signal comes; an inner context goes first.
 
-    Outside of the main thread, which alone may ask for signals, it hears none.
+    calls: {signal: function}. Only the main thread may ask for signals; in another the context does nothing.
     """
 
     def __init__(self, calls: Mapping[int, Callable[[], None]]):
@@ -43,7 +43,7 @@ class Listener:
 
 
 def _heard(number: int, frame: FrameType | None) -> None:
-    """The thread has it."""
+    """Does nothing: the thread calls the signal's function."""
 
 
 def _nothing() -> None:
@@ -51,7 +51,7 @@ def _nothing() -> None:
 
 
 def _in_child() -> None:
-    """A forked child does not write into its parent's pipe, and ends by the signals that end others."""
+    """Undoes the handlers in a forked child, which would else write into its parent's pipe."""
     if signal.getsignal(signal.SIGTERM) is _heard:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

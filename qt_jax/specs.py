@@ -1,7 +1,4 @@
-"""The ground floor: what an action, an observation and a policy look like.
-
-Everybody may import it; numpy is enough.
-"""
+"""What an action, an observation and a policy look like; needs numpy alone."""
 
 from __future__ import annotations
 
@@ -45,33 +42,33 @@ class ActionSpec:
 
     @property
     def dims(self) -> int:
+        """D, how many dims it has."""
         return len(self.names)
 
     @property
     def max_bins(self) -> int:
+        """N, the most bins of any dim."""
         return max(self.bins)
 
     def bin_mask(self) -> np.ndarray:
-        """[D, N_max] bool: which bins exist in each dim."""
+        """Returns which bins exist in each dim, bool [D, N]."""
         return np.arange(self.max_bins)[None, :] < np.asarray(self.bins)[:, None]
 
-    def slots_in(self, network: ActionSpec) -> tuple[int, ...]:
-        """Which dim of the network's action each dim of this one is, by name."""
+    def dims_in(self, network: ActionSpec) -> tuple[int, ...]:
+        """Returns for each dim of this action the index of the network's dim of the same name."""
         return tuple(network.names.index(name) for name in self.names)
 
     def bins_in(self, network: ActionSpec) -> np.ndarray:
-        """int32 [D of the network]: bins of this action in each dim of the network's; 0 where it has no such
-        dim.
-        """
+        """Returns the number of this action's bins in each dim of the network's, int32; 0: no such dim."""
         bins = np.zeros(network.dims, np.int32)
-        bins[list(self.slots_in(network))] = self.bins
+        bins[list(self.dims_in(network))] = self.bins
         return bins
 
 
 def network_action(actions: Sequence[ActionSpec]) -> ActionSpec:
-    """The action of a network for several robots: every named dim once, the robot with most dims first, with
-    the most bins of any.
+    """Returns the action of a network for several robots.
 
+    It has every named dim once, those of the robot with most dims first, each with the most bins of any.
     Its bounds mean nothing where robots differ: each robot's own spec says what its bins are.
     """
     dims: dict[str, tuple[float, float, int]] = {}
@@ -84,13 +81,13 @@ def network_action(actions: Sequence[ActionSpec]) -> ActionSpec:
 
 @dataclasses.dataclass(frozen=True)
 class ObservationSpec:
-    """Camera names with the stored image size (height, width), the length of the state vector (0: none) and
-    what is in it.
-    """
+    """Camera images and a state vector."""
 
     cameras: tuple[str, ...]
     image_size: tuple[int, int]
+    """Height and width, as stored."""
     state_dim: int
+    """Length of the state vector; 0: none."""
     state_description: str
 
     def __post_init__(self):
@@ -103,45 +100,74 @@ class ObservationSpec:
 
 
 @dataclasses.dataclass(frozen=True)
-class PolicySpec:
-    """All that the policy runtime must know beside the parameters and the two programs."""
+class Interface:
+    """What a network or a policy is between: what it sees, what it is told to do, what it decides."""
 
     action: ActionSpec
     observation: ObservationSpec
-    slots: tuple[int, ...]
-    """Which dim of the network's action each dim of `action` is."""
-    window: int
     instruction_dim: int
+    """Length of an instruction's embedding."""
+
+    def __post_init__(self):
+        if self.instruction_dim < 1:
+            raise UserError(f"Interface: instruction_dim is {self.instruction_dim}; give 1 or more.")
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Interface:
+        """Reads what `to_json` gave."""
+        action, observation = ActionSpec(**value["action"]), ObservationSpec(**value["observation"])
+        return cls(action, observation, value["instruction_dim"])
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicySpec:
+    """All that the policy runtime must know beside the parameters and the two programs."""
+
+    interface: Interface
+    """The robot's own."""
+    network_dims: tuple[int, ...]
+    """For each dim of the robot's action the index of the network's dim."""
+    window: int
+    """Frames that an action is chosen from."""
     text_encoder: str
     score_name: str
     """What greedy decoding maximises: a value only where it is "Q"."""
     dt: float
     """Seconds from one control step to the next."""
-    told_return: float | None = None
-    """The return that it is told an episode is to have (Decision Transformer); None: it is told none."""
-
-    @functools.cached_property
-    def decided(self) -> tuple[int, ...]:
-        """Dims of `action` in the order in which the network decides them; each sees those before it."""
-        return tuple(np.argsort(self.slots).tolist())
-
-    def score(self, chosen: np.ndarray) -> np.ndarray:
-        """Of whole actions [...], from their bins' [..., D]: the last decided Q; log-probabilities add up."""
-        return chosen[..., self.decided[-1]] if self.score_name == "Q" else chosen.sum(-1)
+    target_return: float | None = None
+    """The return that the policy is asked for (Decision Transformer); None: it takes no return."""
 
     def __post_init__(self):
-        if len(self.slots) != self.action.dims or len({*self.slots}) < len(self.slots) or min(self.slots) < 0:
-            raise UserError(f"PolicySpec: slots are {self.slots}; give {self.action.dims} dims, each once.")
+        given, dims = self.network_dims, self.interface.action.dims
+        if len(given) != dims or len({*given}) < dims or min(given) < 0:
+            raise UserError(f"PolicySpec: network_dims are {given}; give {dims} dims, each once.")
+        if self.window < 1:
+            raise UserError(f"PolicySpec: window is {self.window}; give 1 or more.")
         if not 0 < self.dt < np.inf:
             raise UserError(f"PolicySpec: dt is {self.dt}; give the seconds of a control step, above 0.")
-        for name in ("window", "instruction_dim"):
-            if getattr(self, name) < 1:
-                raise UserError(f"PolicySpec: {name} is {getattr(self, name)}; give 1 or more.")
         for name in ("text_encoder", "score_name"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise UserError(f"PolicySpec: {name} is {getattr(self, name)!r}; give its name.")
 
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> PolicySpec:
+        """Reads what `to_json` gave."""
+        interface, dims = Interface.from_json(value["interface"]), tuple(value["network_dims"])
+        return cls(**value | {"interface": interface, "network_dims": dims})
+
+    @functools.cached_property
+    def decided(self) -> tuple[int, ...]:
+        """The action's dims in the order in which the network decides them; each sees those before it."""
+        return tuple(np.argsort(self.network_dims).tolist())
+
+    def score(self, chosen: np.ndarray) -> np.ndarray:
+        """Computes the scores of whole actions [...] from those of their chosen bins [..., D].
+
+        Of Q-values it is that of the dim that is decided last; log-probabilities add up.
+        """
+        return chosen[..., self.decided[-1]] if self.score_name == "Q" else chosen.sum(-1)
+
 
 def to_json(spec: Any) -> dict[str, Any]:
-    """A spec dataclass as plain JSON types."""
+    """Returns a spec as plain JSON types."""
     return dataclasses.asdict(spec)

@@ -1,6 +1,4 @@
-"""The ground floor: statistics of a dataset's vectors, and the normalisation that training and serving share.
-numpy is enough.
-"""
+"""Statistics of a dataset's vectors, the normalisation by them, and outliers. Needs numpy alone."""
 
 from __future__ import annotations
 
@@ -15,8 +13,9 @@ from qt_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-    """Of a dataset's states or actions, one float an entry: mean, standard deviation, 1% and 99% quantiles,
-    least and greatest value.
+    """Statistics of a dataset's states or actions, one number for each entry of the vector.
+
+    mean, std: mean and standard deviation; q01, q99: 1% and 99% quantiles; low, high: least and greatest.
     """
 
     mean: tuple[float, ...]
@@ -47,15 +46,20 @@ class Statistics:
         return statistics
 
     def to_json(self) -> dict[str, Any]:
+        """Returns {field: list of numbers}, and the fingerprint under "fingerprint"."""
         return {name: list(values) for name, values in dataclasses.asdict(self).items()} | {
             "fingerprint": self.fingerprint()
         }
 
     def fingerprint(self) -> str:
+        """Returns 16 hexadecimal digits that change with any of the numbers."""
         return hashlib.sha256(np.asarray(dataclasses.astuple(self), np.float64).tobytes()).hexdigest()[:16]
 
     def normalize(self, values: np.ndarray) -> np.ndarray:
-        """Raw [..., n] to float32 of about unit scale; a constant entry becomes 0; clipped to +-10."""
+        """Normalises raw vectors [..., n] to float32 of zero mean and unit deviation, clipped to +-10.
+
+        A constant entry becomes 0.
+        """
         mean, std = np.asarray(self.mean), np.asarray(self.std)
         scaled = np.where(std > 1e-6, (values - mean) / np.maximum(std, 1e-6), 0.0)
         return np.clip(scaled, -10.0, 10.0).astype(np.float32)
@@ -63,8 +67,9 @@ class Statistics:
 
 @dataclasses.dataclass(frozen=True)
 class Outlier:
-    """A bound of entry `dim` of a dataset's vectors far from nearly all values, which lie in `rest` (least,
-    greatest).
+    """A bound of entry `dim` of a dataset's vectors that lies far from nearly all values.
+
+    rest: the least and the greatest of these values.
     """
 
     dim: int
@@ -73,32 +78,30 @@ class Outlier:
 
 
 def outlying(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> list[Outlier]:
-    """Finds the bounds that a few values make: with bins between them nearly all values would share a few
-    bins.
+    """Finds the bounds that a few values make; bins between such bounds would be nearly all empty.
 
-    A bound is one if it is farther from the rest than ten times the rest's range. The rest are `values`
+    A bound is an outlier if it is farther from the rest than ten times the rest's range. The rest is `values`
     without the few greatest and the few least: 2% of them, at most three, or 0.1% where that is more. An
-    entry whose rest is one value has none: a gripper or an end-of-episode flag that is rarely set is no
-    mistake.
+    entry whose rest is one value has no outlier: a gripper or an end-of-episode flag may be set rarely.
 
     Args:
         values: [n, D], all of them or a sample.
-        low, high: [D], the least and greatest of all.
+        low: [D], the least of all values.
+        high: [D], the greatest of all values.
 
     """
     count = len(values)
     few = min(max(count // 50, 1), max(3, count // 1000))
     if count <= 2 * few:
         return []
+
     ordered = np.sort(np.asarray(values, np.float64), axis=0)
     least, greatest = ordered[few], ordered[-1 - few]
+
     found = []
     for dim, (start, end) in enumerate(zip(least.tolist(), greatest.tolist())):
-        reach = 10.0 * (end - start)
-        for bound, distance in (
-            (float(low[dim]), start - float(low[dim])),
-            (float(high[dim]), float(high[dim]) - end),
-        ):
+        bounds, reach = (float(low[dim]), float(high[dim])), 10.0 * (end - start)
+        for bound, distance in zip(bounds, (start - bounds[0], bounds[1] - end)):
             if distance > reach > 0.0:
                 found.append(Outlier(dim, bound, (start, end)))
     return found

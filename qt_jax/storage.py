@@ -16,21 +16,20 @@ from etils import epath
 from qt_jax import faults
 from qt_jax.errors import UserError
 
-logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # which writes pages of what it raises, too
-os.environ.setdefault(
-    "EPATH_USE_TF", "false"
-)  # else epath imports TensorFlow, where it is installed, to reach a bucket
+logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs pages of what it raises anyway
+# Otherwise epath imports TensorFlow, where it is installed, to reach a bucket.
+os.environ.setdefault("EPATH_USE_TF", "false")
 
 
 def directory(path: str) -> epath.Path:
-    """The directory `path`, absolute; it need not exist.
+    """Returns the directory `path`, absolute; it need not exist.
 
     Raises:
         UserError: if its store is unknown or needs a library that is not installed.
 
     """
-    if "://" not in path:
-        return epath.Path(path).expanduser().resolve()  # which would take a bucket's name for a relative one
+    if "://" not in path:  # `resolve` would take a bucket's name for a relative path
+        return epath.Path(path).expanduser().resolve()
     try:
         fsspec.get_filesystem_class(path.partition("://")[0])
     except (ImportError, ValueError) as error:
@@ -41,44 +40,42 @@ def directory(path: str) -> epath.Path:
 
 
 def replace_bytes(path: epath.Path, content: bytes) -> None:
-    """Writes `path` so that a reader sees the old content or the new, never half of it (an object store does
-    that by itself).
-    """
-    if "://" in str(path):
+    """Writes `path` so that a reader sees the old content or the new, never a part of it."""
+    if "://" in str(path):  # an object store does that by itself
         path.write_bytes(content)
-    else:
-        new = path.with_name(
-            f"{path.name}.{uuid.uuid4().hex}.new"
-        )  # others, on other hosts too, may write the same file now
+    else:  # under a name of its own: other processes and hosts may write the same file now
+        new = path.with_name(f"{path.name}.{uuid.uuid4().hex}.new")
         new.write_bytes(content)
         new.replace(path)
 
 
 def replace_text(path: epath.Path, text: str) -> None:
-    """`replace_bytes` of a text."""
+    """Writes a text as `replace_bytes` does."""
     replace_bytes(path, text.encode())
 
 
 @contextlib.contextmanager
 def writing(path: epath.Path) -> Iterator[None]:
-    """Raises a UserError with the cause and the remedy where the file `path` cannot be written."""
+    """Turns an error of writing the file `path` into a UserError with the cause and the remedy."""
     try:
         yield
     except (OSError, MemoryError) as error:
         fault = faults.find(error)
         gone = "its directory is gone" if isinstance(error, FileNotFoundError) else "it failed"
         what, remedy = (fault.what, fault.remedy) if fault else (gone, "look at the storage")
-        told = faults.told(error)
-        raise UserError(f"{path} cannot be written: {what} ({told}); {remedy}, and start again.") from error
+        cause = faults.root_cause(error)
+        raise UserError(f"{path} cannot be written: {what} ({cause}); {remedy}, and start again.") from error
 
 
 def can_append(path: epath.Path) -> bool:
-    """Whether a file there can grow: not in an object store."""
+    """Returns whether a file there can grow, which it cannot in an object store."""
     return "://" not in str(path)
 
 
 def append_line(path: epath.Path, line: str) -> None:
-    """Adds a line to a file, apart from one that was torn; an object store has the whole file written again.
+    """Appends a line to a file; in an object store the whole file is written again.
+
+    If a crash cut the file's last line short, the new one begins on a line of its own.
 
     Raises:
         UserError: if it cannot be written.
@@ -91,14 +88,14 @@ def append_line(path: epath.Path, line: str) -> None:
             return
         with open(path, "ab+") as file:
             size = file.seek(0, os.SEEK_END)
-            torn = size > 0 and os.pread(file.fileno(), 1, size - 1) != b"\n"
-            file.write((b"\n" if torn else b"") + line.encode() + b"\n")
+            is_cut = size > 0 and os.pread(file.fileno(), 1, size - 1) != b"\n"
+            file.write((b"\n" if is_cut else b"") + line.encode() + b"\n")
 
 
 def json_lines(path: epath.Path) -> list[dict[str, Any]]:
-    """The objects of a file with one a line; none where there is no file.
+    """Reads a file of one JSON object a line; returns none where there is no file.
 
-    Lines that a crash tore are left out.
+    Lines that a crash cut short are left out.
     """
     text = path.read_bytes().decode(errors="replace") if path.exists() else ""
     found = []

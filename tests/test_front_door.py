@@ -108,7 +108,7 @@ def test_what_is_no_policy(trained, exported, tmp_path):
 
 def test_data_to_look_at(config):
     opened = qt_jax.open_dataset(config)
-    assert opened.names == ("collected",) and opened.action.dims == 4
+    assert opened.names == ("collected",) and opened.interface.action.dims == 4
     episodes = list(opened.episodes())
     assert len(episodes) == opened.count() > 0 and episodes[0].length == len(episodes[0].actions)
     batch = next(opened.segments(batch_size=4))

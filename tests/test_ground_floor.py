@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from qt_jax import discretization, preprocess, text
-from qt_jax.data.index import _statistics
+from qt_jax.data.indexing import _statistics
 from qt_jax.errors import UserError
 from qt_jax.specs import ActionSpec
 from qt_jax.statistics import Statistics
@@ -30,9 +30,7 @@ def test_a_float64_bound_that_is_the_extreme_of_float32_actions_clips_none():
     values = np.random.default_rng(0).uniform(-1, 1, (500, 40))
     spec = ActionSpec([f"a{i}" for i in range(40)], values.min(0), values.max(0), [256] * 40)
     actions = values.astype(np.float32)
-    assert not np.any(discretization.beyond(spec, actions)) and np.any(actions > values.max(0)), (
-        "which would be told"
-    )
+    assert not np.any(discretization.beyond(spec, actions)) and np.any(actions > values.max(0))
     below, above = discretization.beyond(spec, np.stack([actions[0] - 4, actions[0] + 4]))
     np.testing.assert_array_equal(below, [[True] * 40, [False] * 40])
     np.testing.assert_array_equal(above, ~below)

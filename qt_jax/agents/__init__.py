@@ -9,35 +9,37 @@ import ml_collections
 
 from qt_jax import plugins
 from qt_jax.agents import awac, bc, cql, decision_transformer, iql, q_transformer
+from qt_jax.agents.checks import Require
 from qt_jax.losses import Sum
 from qt_jax.models.q_transformer import Network
 from qt_jax.segment import Segment
+from qt_jax.specs import Interface
 
 
 class Agent(Protocol):
     """What an algorithm is: a module or an object with these names.
 
-    Letters: B segments, N bins, A outputs of each bin. `config` is the whole experiment's, `config.agent` its
-    own.
+    Letters: B segments, N bins, A outputs of each bin. `config` is the whole experiment's, `config.agent` the
+    agent's own.
     """
 
     USES_TARGET: bool
-    """Whether the learner keeps a target network, a running average of rate `config.agent.target_rate`."""
+    """Whether the learner has a target network, a running average of rate `config.agent.target_rate`."""
     SCORE_NAME: str
     """What its scores are, for reports; "Q" where they are values."""
     ADDITIVE: bool
     """Whether the scores of an action's dims add up to its own, as log-probabilities do."""
     RETURN_CONDITIONED: bool
-    """Whether frames are told a return, and actions those before them in the window (Decision Transformer).
-    """
+    """Whether the network sees each episode's return and the earlier actions of the window."""
 
     def get_config(self) -> ml_collections.ConfigDict:
         """Returns its settings with their defaults, "name" among them: they become `config.agent`."""
 
+    def check(self, config: Any, require: Require) -> None:
+        """Says what each of its settings must be, such as `require(x > 0, "agent.x", "above 0")`."""
+
     def outputs(self, config: Any) -> int:
-        """Returns A, which `config.model.atoms` must be; 0: the cells of a value histogram, as many as it
-        says.
-        """
+        """Returns A, how many outputs it asks of the network's head for each bin."""
 
     def loss(
         self,
@@ -48,16 +50,16 @@ class Agent(Protocol):
         segment: Segment,
         dropout_key: jax.Array | None,
     ) -> dict[str, Sum]:
-        """Computes {name: (sum, count)}: "loss", whose sum is differentiated, and what is reported beside it."""
+        """Computes {name: (sum, count)}: "loss", whose sum is differentiated, and what else is reported."""
 
     def scores(self, config: Any, bin_mask: jax.Array, logits: jax.Array) -> jax.Array:
-        """Computes what greedy decoding maximises in one dim: logits [..., N, A] -> [..., N], absent bins
-        -inf.
+        """Computes what greedy decoding maximises in one dim: logits [..., N, A] -> [..., N].
+
+        It is -inf at bins that do not exist, where `bin_mask` [..., N] is False.
         """
 
     first_step_values: Any
-    """(config, network, params, segment) -> values of the first steps' actions [B]; None: it has no values.
-    """
+    """(config, network, params, segment) -> values of the first steps' actions [B]; None: has no values."""
 
 
 AGENTS: dict[str, Agent] = {
@@ -82,5 +84,16 @@ def get(name: str) -> Agent:
 
 
 def has_values(name: str) -> bool:
-    """Whether outputs of the agent are returns, which lie in `config.value_range`."""
+    """Returns whether outputs of the agent are returns, which lie in `config.value_range`."""
     return get(name).first_step_values is not None
+
+
+def make_network(config: Any, interface: Interface) -> Network:
+    """Makes the network of `config.model` with the head and inputs that the config's agent asks for.
+
+    Raises:
+        UserError: for an unknown agent, or a setting of the model without a meaning.
+
+    """
+    agent = get(config.agent.name)
+    return Network.create(config.model, interface, agent.outputs(config), agent.RETURN_CONDITIONED)

@@ -1,10 +1,9 @@
-"""Advantage-weighted actor-critic (AWAC, Nair et al.
+"""Advantage-weighted actor-critic (AWAC, Nair et al. 2020) on the autoregressive Q.
 
-2020) on the autoregressive Q; with `positive_filter` its actor imitates successful episodes alone, as
-AW-Opt's does (Lu et al. 2021). Outputs of each bin: the critic's and the policy's.
+With `positive_filter` the actor imitates successful episodes alone, as AW-Opt's does (Lu et al. 2021).
+Each bin has two outputs: the critic's and the policy's. Only the actor has dropout.
 
-The mean of Q under the policy, a sample in the papers, is exact here: dim by dim, over its bins. Dropout is
-the actor's alone.
+The mean of Q under the policy, a sample in the papers, is exact here: dim by dim, over its bins.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import ml_collections
 
 from qt_jax import losses
 from qt_jax.agents import bc, q_transformer
+from qt_jax.agents.checks import Require
 from qt_jax.models.q_transformer import Network
 from qt_jax.segment import Segment
 
@@ -30,6 +30,7 @@ CRITIC, POLICY = 0, 1
 
 
 def get_config() -> ml_collections.ConfigDict:
+    """Returns the settings with their defaults."""
     config = ml_collections.ConfigDict()
     config.name = "awac"  # of the algorithm; or "module:name" of yours
     config.n_step = 1
@@ -42,12 +43,21 @@ def get_config() -> ml_collections.ConfigDict:
     return config
 
 
+def check(config: Any, require: Require) -> None:
+    """See `Agent.check`."""
+    agent = config.agent
+    require(agent.backup in losses.BACKUPS, "agent.backup", f"one of {losses.BACKUPS}")
+    require(agent.temperature > 0, "agent.temperature", "a positive number")
+    require(agent.max_weight > 0, "agent.max_weight", "a positive number")
+
+
 def outputs(config: Any) -> int:
+    """Returns 2: the critic's logit of a bin and the policy's."""
     return 2
 
 
 def scores(config: Any, bin_mask: jax.Array, logits: jax.Array) -> jax.Array:
-    """The policy's log-probability of the bins of one dim."""
+    """Computes the policy's log-probabilities of the bins of one dim."""
     return bc.log_probabilities(bin_mask, logits[..., POLICY])
 
 
@@ -56,7 +66,7 @@ def _q(config: Any, logits: jax.Array) -> jax.Array:
 
 
 def first_step_values(config: Any, network: Network, params: dict, segment: Segment) -> jax.Array:
-    """Q of the action taken at each segment's first step, [B]."""
+    """Computes Q of the action taken at each segment's first step, [B]."""
     q = losses.taken(_q(config, network.score(params, segment)), segment.tokens)
     return losses.of_whole_action(q[:, 0], segment.action_mask[:, 0])
 
@@ -69,13 +79,14 @@ def loss(
     segment: Segment,
     dropout_key: jax.Array | None,
 ) -> dict[str, losses.Sum]:
-    """Squared error of Q(s, a^{1:i}) to the mean of the next dim's Q under the policy, or to r + gamma of the
-    next step's first (Eq. 10 of Nair et al., dim by dim) + cross-entropy weighted by exp(A^i / lambda) (Eq.
-    13), summed over trainable steps and present dims, and their count; what is not imitated has no policy
-    term.
+    """Computes critic and policy loss, summed over trainable steps and present dims, and their count.
+
+    The critic's is the squared error of Q(s, a^{1:i}) to the mean of the next dim's Q under the policy; after
+    the last dim, to r + gamma times that of the next step's first (Eq. 10 of Nair et al., dim by dim). The
+    policy's is the cross-entropy weighted by exp(A^i / lambda) (Eq. 13), on what is imitated.
     """
     agent = config.agent
-    bin_mask = segment.bin_mask(network.action.max_bins)[:, None]
+    bin_mask = segment.bin_mask(network.interface.action.max_bins)[:, None]
     logits = network.score(params, segment)
     dropped = logits if dropout_key is None else network.score(params, segment, dropout_key)
     q, log_probs = _q(config, logits), bc.log_probabilities(bin_mask, dropped[..., POLICY])

@@ -1,6 +1,6 @@
-"""Behaviour cloning as in RT-1 (Brohan et al.
+"""Behaviour cloning as in RT-1 (Brohan et al. 2022): cross-entropy on the action tokens.
 
-2022): cross-entropy on the action tokens. `config.data.episodes` says on which episodes.
+`config.data.episodes` says on which episodes.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import ml_collections
 
 from qt_jax import losses
+from qt_jax.agents.checks import Require
 from qt_jax.models.q_transformer import Network
-from qt_jax.segment import Segment
+from qt_jax.segment import Array, Segment
 
 USES_TARGET = False
 SCORE_NAME = "log-probability"
@@ -23,27 +24,33 @@ first_step_values = None
 
 
 def get_config() -> ml_collections.ConfigDict:
+    """Returns the settings: it has none but its name."""
     config = ml_collections.ConfigDict()
     config.name = "bc"  # of the algorithm; or "module:name" of yours
     return config
 
 
+def check(config: Any, require: Require) -> None:
+    """Requires nothing: there are no settings."""
+
+
 def outputs(config: Any) -> int:
+    """Returns 1: the logit of a bin."""
     return 1
 
 
-def log_probabilities(bin_mask: jax.Array, logits: jax.Array) -> jax.Array:
-    """Logits [..., N] of which `bin_mask` exist -> log-probabilities, -inf at the others."""
+def log_probabilities(bin_mask: Array, logits: jax.Array) -> jax.Array:
+    """Computes log-probabilities from the logits [..., N] of bins; -inf at bins that do not exist."""
     return jax.nn.log_softmax(jnp.where(bin_mask, logits, -jnp.inf))
 
 
 def scores(config: Any, bin_mask: jax.Array, logits: jax.Array) -> jax.Array:
-    """Log-probability of the bins of one dim."""
+    """Computes the log-probabilities of the bins of one dim."""
     return log_probabilities(bin_mask, logits[..., 0])
 
 
-def imitable(segment: Segment) -> jax.Array:
-    """Bool [B, S, D]: present dims of trainable steps, but for what hindsight relabelled."""
+def imitable(segment: Segment) -> Array:
+    """Returns what may be imitated, bool [B, S, D]: present dims of trainable steps not relabelled."""
     return segment.trainable[..., None] & segment.action_mask & ~segment.relabelled[:, None, None]
 
 
@@ -55,11 +62,11 @@ def loss(
     segment: Segment,
     dropout_key: jax.Array | None,
 ) -> dict[str, losses.Sum]:
-    """-log p(a^i | s, a^{1:i-1}), summed over trainable steps and present dims, and their count.
+    """Computes -log p(a^i | s, a^{1:i-1}), summed over trainable steps and present dims, and their count.
 
-    What hindsight relabelled is left out.
+    Episodes that hindsight relabelled are left out.
     """
-    bin_mask = segment.bin_mask(network.action.max_bins)[:, None]
+    bin_mask = segment.bin_mask(network.interface.action.max_bins)[:, None]
     log_probs = log_probabilities(bin_mask, network.score(params, segment, dropout_key)[..., 0])
     mask = imitable(segment)
     return {

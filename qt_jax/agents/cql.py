@@ -1,7 +1,6 @@
-"""Conservative Q-learning (Kumar et al.
+"""Conservative Q-learning (Kumar et al. 2020, its CQL(H)) on the autoregressive Q.
 
-2020, its CQL(H)) on the autoregressive Q: TD targets without the Monte-Carlo bound, and T logsumexp(Q/T) -
-Q(taken) of each dim as the conservative term.
+TD targets without the Monte-Carlo bound; the conservative term of each dim is T logsumexp(Q/T) - Q(taken).
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from qt_jax.agents.q_transformer import (
     RETURN_CONDITIONED,
     SCORE_NAME,
     USES_TARGET,
+    check,
     first_step_values,
     loss,
     outputs,
@@ -25,6 +25,7 @@ __all__ = [
     "RETURN_CONDITIONED",
     "SCORE_NAME",
     "USES_TARGET",
+    "check",
     "first_step_values",
     "get_config",
     "loss",
@@ -34,6 +35,7 @@ __all__ = [
 
 
 def get_config() -> ml_collections.ConfigDict:
+    """Returns the settings of `q_transformer` with other defaults."""
     config = q_transformer.get_config()
     config.name = "cql"  # of the algorithm; or "module:name" of yours
     config.monte_carlo = False

@@ -1,15 +1,15 @@
-"""Decision Transformer (Chen et al.
+"""Decision Transformer (Chen et al. 2021): behaviour cloning of all episodes, conditioned on their return.
 
-2021): behaviour cloning of everything, each frame told a return; at the robot, a good one of the data.
+In training each frame has a token of its episode's return. A robot asks for a good return of the data.
 
-Chen et al. tell the return-to-go. A robot would have to subtract its rewards from what it asked for, and
-nobody gives it any. So here each frame is told the return of its whole episode, whatever the rewards are.
-With rewards of 0 until success the two are the same.
+Chen et al. condition on the return-to-go. A robot would have to subtract its rewards from what it asked for,
+and nobody gives it any. So here the return is that of the whole episode, whatever the rewards are. With
+rewards of 0 until success the two are the same.
 
-Its sequence is the window: frames, each with the return, and the actions at all of them but the newest
-(`config.model.past_actions`): tokens before those of the step's own action, which see the window's frames and
-the actions before them and are masked before the episode's start. Frames see no action. A window of one frame
-has no past actions.
+Its sequence is the window: the frames, each with the return, and the actions at all of them but the newest.
+These actions are tokens before those of the step's own action. They see the window's frames and the actions
+before them, and are masked before the episode's start. Frames see no action. A window of one frame has no
+past actions.
 """
 
 from __future__ import annotations
@@ -17,12 +17,23 @@ from __future__ import annotations
 import ml_collections
 from ml_collections import config_dict
 
-from qt_jax.agents.bc import ADDITIVE, SCORE_NAME, USES_TARGET, first_step_values, loss, outputs, scores
+from qt_jax.agents.bc import (
+    ADDITIVE,
+    SCORE_NAME,
+    USES_TARGET,
+    check,
+    first_step_values,
+    loss,
+    outputs,
+    scores,
+)
 
 __all__ = [
     "ADDITIVE",
+    "RETURN_CONDITIONED",
     "SCORE_NAME",
     "USES_TARGET",
+    "check",
     "first_step_values",
     "get_config",
     "loss",
@@ -34,7 +45,10 @@ RETURN_CONDITIONED = True
 
 
 def get_config() -> ml_collections.ConfigDict:
+    """Returns the settings with their defaults."""
     config = ml_collections.ConfigDict()
     config.name = "decision_transformer"  # of the algorithm; or "module:name" of yours
-    config.target_return = config_dict.placeholder(float)  # told at the robot; None: a good one of the data
+    config.target_return = config_dict.placeholder(
+        float
+    )  # asked for at the robot; None: a good one of the data
     return config

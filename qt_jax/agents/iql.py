@@ -1,8 +1,8 @@
-"""Implicit Q-learning (Kostrikov et al.
+"""Implicit Q-learning (Kostrikov et al. 2021) on the shared network.
 
-2021) on the shared network. Outputs of each bin: two critics', the policy's, and the state value's (its mean
-over the bins of the first dim, which sees no action). Dropout is the policy's alone: the expectile of a
-difference lifts V above what its own noise is the mean of, and the bootstrap adds that up.
+Each bin has four outputs: two critics', the policy's, and the state value's. V(s) is the mean of the last one
+over the bins of the first dim, which sees no action. Only the policy has dropout: with noisy values the
+expectile would lift V above their mean, and the bootstrap would add that up.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import ml_collections
 
 from qt_jax import losses
 from qt_jax.agents import bc
+from qt_jax.agents.checks import Require
 from qt_jax.models.q_transformer import Network
-from qt_jax.segment import Segment
+from qt_jax.segment import Array, Segment
 
 USES_TARGET = True
 SCORE_NAME = "log-probability"
@@ -28,6 +29,7 @@ POLICY, VALUE = 2, 3
 
 
 def get_config() -> ml_collections.ConfigDict:
+    """Returns the settings with their defaults."""
     config = ml_collections.ConfigDict()
     config.name = "iql"  # of the algorithm; or "module:name" of yours
     config.n_step = 1
@@ -38,17 +40,26 @@ def get_config() -> ml_collections.ConfigDict:
     return config
 
 
+def check(config: Any, require: Require) -> None:
+    """See `Agent.check`."""
+    agent = config.agent
+    require(0 < agent.expectile < 1, "agent.expectile", "a number in (0, 1)")
+    require(agent.temperature > 0, "agent.temperature", "a positive number")
+    require(agent.max_weight > 0, "agent.max_weight", "a positive number")
+
+
 def outputs(config: Any) -> int:
+    """Returns 4: of a bin the logits of two critics, the policy and the state value."""
     return 4
 
 
 def scores(config: Any, bin_mask: jax.Array, logits: jax.Array) -> jax.Array:
-    """The policy's log-probability of the bins of one dim."""
+    """Computes the policy's log-probabilities of the bins of one dim."""
     return bc.log_probabilities(bin_mask, logits[..., POLICY])
 
 
 def whole_action_values(config: Any, logits: jax.Array, segment: Segment) -> jax.Array:
-    """Q(s, a) of both critics, [2, B, S]."""
+    """Computes Q(s, a) of both critics, [2, B, S]."""
     q = losses.sigmoid_values(jnp.moveaxis(logits[..., :POLICY], -1, 0), *config.value_range)
 
     def one(q):
@@ -57,14 +68,14 @@ def whole_action_values(config: Any, logits: jax.Array, segment: Segment) -> jax
     return jax.vmap(one)(q)
 
 
-def state_values(config: Any, logits: jax.Array, segment: Segment, bin_mask: jax.Array) -> jax.Array:
-    """V(s), [B, S]: of the first dim that is present."""
+def state_values(config: Any, logits: jax.Array, segment: Segment, bin_mask: Array) -> jax.Array:
+    """Computes V(s), [B, S], from the first dim that is present."""
     mean = jnp.mean(logits[..., VALUE], axis=-1, where=bin_mask[:, None])
     return jax.vmap(losses.state_value)(losses.sigmoid_values(mean, *config.value_range), segment.action_mask)
 
 
 def first_step_values(config: Any, network: Network, params: dict, segment: Segment) -> jax.Array:
-    """Q of the action taken at each segment's first step, [B]."""
+    """Computes Q of the action taken at each segment's first step, [B]."""
     return whole_action_values(config, network.score(params, segment), segment).min(0)[:, 0]
 
 
@@ -76,24 +87,23 @@ def loss(
     segment: Segment,
     dropout_key: jax.Array | None,
 ) -> dict[str, losses.Sum]:
-    """Expectile loss of V (Eq.
+    """Computes value, critic and policy loss, summed over trainable steps and present dims, and their count.
 
-    5) + squared TD error of the critics (Eq. 6) + advantage-weighted cross-entropy of the policy (Eq. 7),
-    summed over trainable steps and present dims, and their count; what hindsight relabelled has no policy
-    term.
+    The expectile loss of V (Eq. 5 of Kostrikov et al.), the squared TD error of the critics (Eq. 6) and the
+    advantage-weighted cross-entropy of the policy (Eq. 7), which leaves out what hindsight relabelled.
     """
     agent = config.agent
-    bin_mask = segment.bin_mask(network.action.max_bins)
+    bin_mask = segment.bin_mask(network.interface.action.max_bins)
     logits = network.score(params, segment)
     dropped = logits if dropout_key is None else network.score(params, segment, dropout_key)
     q, v = whole_action_values(config, logits, segment), state_values(config, logits, segment, bin_mask)
-    q_target = jax.lax.stop_gradient(
-        whole_action_values(config, network.score(target_params, segment), segment).min(0)
-    )
+    target_logits = network.score(target_params, segment)
+    q_target = jax.lax.stop_gradient(whole_action_values(config, target_logits, segment).min(0))
     discount = config.discount ** (segment.dt / config.dt_ref)
 
-    def backup(*fields):
-        return losses.n_step_targets(*fields, agent.n_step)
+    def backup(*fields: jax.Array) -> jax.Array:
+        r_t, discount_t, v_t, is_last_t, is_terminal_t = fields
+        return losses.n_step_targets(r_t, discount_t, v_t, is_last_t, is_terminal_t, agent.n_step)
 
     targets = jax.vmap(backup)(
         segment.reward, discount, jax.lax.stop_gradient(v), segment.is_last, segment.is_terminal

@@ -1,6 +1,6 @@
-"""Q-Transformer (Chebotar et al.
+"""Q-Transformer (Chebotar et al. 2023): autoregressive Q-learning.
 
-2023): autoregressive Q-learning with MC targets and the conservative term of Eq. 2.
+Its targets are at least the Monte-Carlo return; the conservative term is that of Eq. 2.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from qt_jax import losses
+from qt_jax.agents.checks import Require
 from qt_jax.errors import require_one_of
 from qt_jax.models.q_transformer import Network
 from qt_jax.segment import Segment
@@ -23,6 +24,7 @@ RETURN_CONDITIONED = False
 
 
 def get_config() -> ml_collections.ConfigDict:
+    """Returns the settings with their defaults."""
     config = ml_collections.ConfigDict()
     config.name = "q_transformer"  # of the algorithm; or "module:name" of yours
     config.n_step = 1  # environment steps of a backup
@@ -30,25 +32,43 @@ def get_config() -> ml_collections.ConfigDict:
     config.monte_carlo = True  # targets are at least the return that followed
     config.conservatism = "q_min"  # or "softmax" (CQL), "none"
     config.temperature = 1.0  # of "softmax", which lets go of a bin that stands out by several of it
-    config.alpha = (
-        1.0  # weight of the conservative term; both terms are means over trainable steps and present dims
-    )
-    config.value_loss = (
-        "squared"  # or "logistic" (cross-entropy), or "histogram" (HL-Gauss; config.model.atoms cells)
-    )
-    # or 2: targets and actions take the smaller Q (TD3, Fujimoto et al. 2018); config.model.atoms of them
-    config.critics = 1
+    config.alpha = 1.0  # weight of the conservative term; it and the value loss are means over steps and dims
+    config.value_loss = "squared"  # or "logistic" (cross-entropy), or "histogram" (HL-Gauss)
+    config.value_cells = 51  # of "histogram": cells of a value distribution, 3 at each end beyond value_range
+    config.critics = 1  # or 2: targets and actions take the smaller Q (TD3, Fujimoto et al. 2018)
     config.target_rate = 0.005  # Polyak (default of this project)
     return config
 
 
+def check(config: Any, require: Require) -> None:
+    """See `Agent.check`."""
+    agent, least = config.agent, 2 * losses.HISTOGRAM_PADDING + 2
+    histogram = agent.value_loss == "histogram"
+    require(agent.backup in losses.BACKUPS, "agent.backup", f"one of {losses.BACKUPS}")
+    require(agent.conservatism in losses.CONSERVATISM, "agent.conservatism", f"one of {losses.CONSERVATISM}")
+    require(agent.temperature > 0, "agent.temperature", "a positive number")
+    require(agent.alpha >= 0, "agent.alpha", "at least 0")
+    require(agent.value_loss in losses.VALUE_LOSSES, "agent.value_loss", f"one of {losses.VALUE_LOSSES}")
+    require(agent.value_cells >= least, "agent.value_cells", f"at least {least}")
+    require(
+        agent.critics in ((1,) if histogram else (1, 2)),
+        "agent.critics",
+        "1 or 2, and 1 with value_loss='histogram'",
+    )
+
+
 def outputs(config: Any) -> int:
-    """The value that `config.model.atoms` must have; 0: more than a histogram's padding."""
-    return 0 if config.agent.value_loss == "histogram" else config.agent.critics
+    """Returns how many cells of a histogram, or how many critics, a bin has an output for."""
+    return config.agent.value_cells if config.agent.value_loss == "histogram" else config.agent.critics
 
 
 def critics(config: Any, logits: jax.Array) -> jax.Array:
-    """[..., atoms] -> Q of each critic [..., K]."""
+    """Computes Q of each of K critics: logits [..., A] -> [..., K].
+
+    Raises:
+        UserError: for an unknown `config.agent.value_loss`.
+
+    """
     require_one_of("config.agent.value_loss", config.agent.value_loss, losses.VALUE_LOSSES)
     if config.agent.value_loss == "histogram":
         return losses.histogram_values(logits, *config.value_range)[..., None]
@@ -56,17 +76,17 @@ def critics(config: Any, logits: jax.Array) -> jax.Array:
 
 
 def q_values(config: Any, logits: jax.Array) -> jax.Array:
-    """[..., atoms] -> Q [...], the least of the critics'."""
+    """Computes the least Q of the critics: logits [..., A] -> [...]."""
     return critics(config, logits).min(-1)
 
 
 def scores(config: Any, bin_mask: jax.Array, logits: jax.Array) -> jax.Array:
-    """Q of the bins of one dim."""
+    """Computes Q of the bins of one dim."""
     return jnp.where(bin_mask, q_values(config, logits), -jnp.inf)
 
 
 def first_step_values(config: Any, network: Network, params: dict, segment: Segment) -> jax.Array:
-    """Q of the whole action taken at each segment's first step, [B]: its success should follow it."""
+    """Computes Q of the action taken at each segment's first step, [B]; higher should mean success."""
     q = losses.taken(q_values(config, network.score(params, segment)), segment.tokens)
     return losses.of_whole_action(q[:, 0], segment.action_mask[:, 0])
 
@@ -79,19 +99,17 @@ def loss(
     segment: Segment,
     dropout_key: jax.Array | None,
 ) -> dict[str, losses.Sum]:
-    """Eq.
-
-    2: value loss + alpha * conservative term, each a sum over trainable steps and present dims, and their
-    count.
+    """Computes Eq. 2, value loss + alpha * conservative term, summed over trainable steps and present dims.
 
     One online and one target pass over the segment. With two critics each term is the mean of theirs.
     """
     agent, (q_min, q_max) = config.agent, config.value_range
-    bin_mask = segment.bin_mask(network.action.max_bins)
+    bin_mask = segment.bin_mask(network.interface.action.max_bins)
     logits = network.score(params, segment, dropout_key)
     q = critics(config, logits)
     q_target = q_values(config, network.score(target_params, segment))
     targets, backups = td_targets(config, losses.masked_max(q_target, bin_mask[:, None]), segment)
+
     q_taken = jax.vmap(losses.taken, (-1, None), -1)(q, segment.tokens)
     taken_logits = jnp.take_along_axis(logits, segment.tokens[..., None, None], axis=-2)[..., 0, :]
     from_least = losses.squared_value_loss(q, q_min)
@@ -106,18 +124,22 @@ def loss(
         from_least = losses.logistic_value_loss(logits, q_min, q_min, q_max)
     else:
         value_terms = losses.squared_value_loss(q_taken, targets[..., None]).mean(-1)
-    critics_first = (jnp.moveaxis(x, -1, 0) for x in (q, from_least))
-    unseen = (segment.tokens, bin_mask[:, None], agent.conservatism, agent.temperature)
-    penalties = losses.conservative_penalty(*critics_first, *unseen).mean(0)
+    penalties = losses.conservative_penalty(
+        jnp.moveaxis(q, -1, 0),
+        jnp.moveaxis(from_least, -1, 0),
+        segment.tokens,
+        bin_mask[:, None],
+        agent.conservatism,
+        agent.temperature,
+    ).mean(0)
 
     mask = segment.trainable[..., None] & segment.action_mask
     q, q_taken = q.min(-1), q_taken.min(-1)
     others = mask[..., None] & bin_mask[:, None] & (jnp.arange(q.shape[-1]) != segment.tokens[..., None])
     present = jnp.where(bin_mask[:, None], q, q_min)
     best, greedy = present.max(-1), jnp.argmax(present, axis=-1)
-    second = jnp.where(jnp.arange(q.shape[-1]) == greedy[..., None], q_min, present).max(
-        -1
-    )  # top_k would gather a split batch
+    # `top_k` would gather a batch that is split over devices.
+    second = jnp.where(jnp.arange(q.shape[-1]) == greedy[..., None], q_min, present).max(-1)
     bins = segment.bins[:, None]
     edge = (greedy == 0) | (greedy == bins - 1)
     return {
@@ -138,7 +160,10 @@ def loss(
 
 
 def td_targets(config: Any, dim_values: jax.Array, segment: Segment) -> tuple[jax.Array, jax.Array]:
-    """Targets [B, S, D] of the values [B, S, D] of each dim's bins, and the backup alone."""
+    """Computes the TD targets [B, S, D], and the same without the Monte-Carlo bound.
+
+    `dim_values` [B, S, D] is the target network's value of each dim's bins.
+    """
     agent, discount = config.agent, config.discount ** (segment.dt / config.dt_ref)
 
     def backup(*fields):

@@ -44,7 +44,7 @@ def main(config: Any) -> None:
         for workdir in settings.references
     }
     params, embed = jax.device_put(params), functools.partial(text.embed, encoder=made.spec.text_encoder)
-    # One slot more than environments: values are asked in slots beside that of the state.
+    # One episode more than environments: values are asked in episodes beside that of the state.
     sessions = Sessions(
         Policy(made.spec, made.statistics, params, made.encode, made.decode, settings.num_envs + 1), embed
     )

@@ -172,7 +172,7 @@ def _checkpoint(config: Any) -> Evaluated:
     actor = Sessions(policy, functools.partial(text.embed, encoder=policy.spec.text_encoder))
     agent, episodes = assets.config["agent"]["name"], assets.config["data"]["episodes"]
     return Evaluated(
-        actor, policy.spec.action.names, agent, policy.spec.score_name, episodes, step, assets.data
+        actor, policy.spec.interface.action.names, agent, policy.spec.score_name, episodes, step, assets.data
     )
 
 
@@ -192,7 +192,7 @@ def _served(config: Any) -> Evaluated:
     if config.evaluate.num_envs > told["sessions"]:
         raise UserError(
             f"config.evaluate.num_envs is {config.evaluate.num_envs}, {flags.FLAGS.policy} serves {told['sessions']} episodes at once; "
-            "give no more, or serve with more --slots."
+            "give no more, or serve with a larger --max_sessions."
         )
     trained = told["training"]
     _check_data(config, flags.FLAGS.policy, trained["data"])

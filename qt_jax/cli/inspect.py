@@ -40,7 +40,9 @@ def main(config: Any | None) -> None:
         print(dataset_summary.text(found).rstrip())
         shown = shown_episodes.read(recipe, source, FLAGS.episodes)
         page = folder / f"{source.name}.html"
-        page.write_text(dataset_page.render(source, found, shown, recipe.mixture.observation.image_size))
+        page.write_text(
+            dataset_page.render(source, found, shown, recipe.mixture.interface.observation.image_size)
+        )
         print(f"  page: {page}\n")
         for one in shown if recording else ():
             recording.add(source.name, one, source.action)

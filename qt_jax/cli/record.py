@@ -75,7 +75,7 @@ def write(spool: Spool, recorder: Recorder, record: str, spec: PolicySpec, descr
         try:
             path = _dataset(spool, record, spec, description)
         except Exception as error:  # whatever TFDS raises at a full disk
-            fault, why = faults.find(error), faults.told(error)
+            fault, why = faults.find(error), faults.root_cause(error)
             first = f"{fault.remedy}, " if fault else ""
             if isinstance(error, UserError):
                 first, why = "", str(error)
@@ -103,7 +103,7 @@ def _place(record: str) -> Path:
 def _dataset(spool: Spool, record: str, spec: PolicySpec, description: str) -> Any:
     from qt_jax.curation import rlds_writer
 
-    specs = {"action": spec.action, "observation": spec.observation}
+    specs = {"action": spec.interface.action, "observation": spec.interface.observation}
     episodes = _episodes(spool, spec)
     about = {"description": description, "file_format": "array_record"}
     return rlds_writer.write(str(_place(record)), episodes, **specs, **about)
@@ -113,7 +113,7 @@ def _episodes(spool: Spool, spec: PolicySpec) -> Iterator[Any]:
     """As `rlds_writer` takes them."""
     from qt_jax.curation.convert import images, recording
 
-    size = spec.observation.image_size
+    size = spec.interface.observation.image_size
 
     def jpegs(frames: np.ndarray) -> recording.Frames:
         return recording.Frames(

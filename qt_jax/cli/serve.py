@@ -33,7 +33,7 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "port", 8000, "Port to listen on; 0: a free one, which is printed.", lower_bound=0, upper_bound=65535
     )
-    flags.DEFINE_integer("slots", 8, "Episodes at once.", lower_bound=1)
+    flags.DEFINE_integer("max_sessions", 8, "Sessions, which are episodes, at once.", lower_bound=1)
     flags.DEFINE_float(
         "batch_budget_ms",
         2.0,
@@ -105,11 +105,12 @@ def _run(guard: Access, tls: ssl.SSLContext | None, recorder: Recorder | None) -
     if recorder is not None:
         recorder.spool.check(opened.spec)
     keys = (
-        Keys.read(FLAGS.keys, opened.spec.observation)
+        Keys.read(FLAGS.keys, opened.spec.interface.observation)
         if FLAGS.keys
-        else Keys.default(opened.spec.observation)
+        else Keys.default(opened.spec.interface.observation)
     )
-    policy = opened.policy(FLAGS.slots + 1, opened.batches or [2**n for n in range(FLAGS.slots.bit_length())])
+    most = FLAGS.max_sessions
+    policy = opened.policy(most + 1, opened.batches or [2**n for n in range(most.bit_length())])
     known = opened.embeddings()
     embed = text.embedder(known, opened.spec.text_encoder)
     _say(f"compiling for {len(policy.buckets)} batch sizes {list(policy.buckets)} ...")

@@ -1,4 +1,4 @@
-"""RLDS datasets: written, read, cut into segments.
+"""What training reads: RLDS datasets, their specs and indices, and the loader that cuts them into segments.
 
-The only room that imports tensorflow, tfds, rlds and grain.
+The only package that imports grain; TensorFlow is not needed here.
 """

@@ -1,5 +1,6 @@
-"""Memory for images that is used again: fresh pages cost the kernel a tenth of the time that decoding small
-JPEGs into them takes.
+"""Memory for images that is used again and again.
+
+Fresh pages cost the kernel a tenth of the time that it takes to decode small JPEGs into them.
 """
 
 from __future__ import annotations
@@ -10,15 +11,13 @@ import numpy as np
 
 
 class Buffers:
-    """Arrays whose memory comes back by itself, once nothing refers to them any more (not even a jax.Array
-    that shares it).
-    """
+    """A pool of arrays; the memory of one returns to it once nothing, not even a jax.Array, refers to it."""
 
     def __init__(self):
         self._free: dict[int, list[np.ndarray]] = {}
 
     def take(self, shape: tuple[int, ...]) -> np.ndarray:
-        """uint8, holding whatever was there before."""
+        """Returns a uint8 array of this shape that holds whatever was there before."""
         size = math.prod(shape)
         free = self._free.setdefault(size, [])
         try:
@@ -29,7 +28,7 @@ class Buffers:
 
 
 class _Lease:
-    """What an array made from it refers to as its base."""
+    """The base of an array that was taken: it gives the memory back when it is deleted."""
 
     def __init__(self, memory: np.ndarray, free: list[np.ndarray]):
         self._memory, self._free = memory, free

@@ -1,8 +1,7 @@
-"""What functions do, as a digest: it changes with their code, that of what they call, and the constants they
-use.
+"""A digest of what functions do; it changes with their code, what they call and the constants they use.
 
-Followed are functions, classes and values of this project and of the functions' own packages; of libraries
-the names count alone. Comments, docstrings, and whatever else stands in the same files change nothing.
+Functions, classes and values of this project and of the functions' own packages count with all they do, those
+of libraries by name alone. Comments, docstrings and other code in the same files change nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 
 _LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
-_OF_CLASSES = (
+_IGNORED_MEMBERS = (
     "__module__",
     "__dict__",
     "__weakref__",
@@ -32,21 +31,22 @@ _OF_CLASSES = (
 
 
 def digest(*roots: Any) -> str:
-    """Of functions, or other callables, together."""
+    """Returns one SHA-256, in hexadecimal, of functions or other callables together."""
     walk = _Walk({_package(root) for root in roots} | {__name__.partition(".")[0]})
     for root in roots:
         walk.value(root)
-    return walk.found.hexdigest()
+    return walk.hash.hexdigest()
 
 
 class _Walk:
-    """Goes through everything that is reached, each once."""
+    """Adds all that can be reached from a value to a hash, each object once."""
 
     def __init__(self, own: set[str]):
-        self._own, self._seen, self.found = own, {}, hashlib.sha256()
+        self._own, self.hash = own, hashlib.sha256()
+        self._seen: dict[int, Any] = {}
 
-    def _tell(self, *parts: Any) -> None:
-        self.found.update(repr(parts).encode())
+    def _add(self, *parts: Any) -> None:
+        self.hash.update(repr(parts).encode())
 
     def _is_own(self, module: str) -> bool:
         package = module.partition(".")[0]
@@ -56,15 +56,17 @@ class _Walk:
         return file is not None and not file.startswith(_LIBRARIES)
 
     def value(self, value: Any) -> None:
-        """Tells of a value by what it is; of one that was told already, nothing new."""
+        """Adds a value by what it is; an object that was added before counts as a repetition."""
         if isinstance(value, (str, bytes, int, float, complex, bool, type(None))):
-            self._tell(value)
-        elif isinstance(value, (tuple, frozenset)):  # of which equal ones may be one object, or not
-            self._all(sorted(value, key=repr) if isinstance(value, frozenset) else value)
+            self._add(value)
+        elif isinstance(value, frozenset):
+            self._all(sorted(value, key=repr))
+        elif isinstance(value, tuple):  # before `_seen`: equal tuples may be one object, or not
+            self._all(value)
         elif id(value) in self._seen:
-            self._tell("again")
+            self._add("again")
         else:
-            self._seen[id(value)] = value  # held, so that no other gets its id
+            self._seen[id(value)] = value  # held, so that no other object gets its id
             self._object(value)
 
     def _object(self, value: Any) -> None:
@@ -77,18 +79,12 @@ class _Walk:
             self._all((value.func, value.args, value.keywords))
         elif isinstance(value, property):
             self._all((value.fget, value.fset))
-        elif (
-            wrapped := getattr(value, "__wrapped__", None)
-            or getattr(value, "__func__", None)
-            or getattr(value, "func", None)
-        ):
-            self.value(
-                wrapped
-            )  # of functools.cache and its like, static and class methods, cached properties
+        elif wrapped := _wrapped(value):
+            self.value(wrapped)
         elif isinstance(value, type):
             self._class(value)
         elif isinstance(value, np.ndarray):
-            self._tell(value.dtype.str, value.shape, value.tobytes())
+            self._add(value.dtype.str, value.shape, value.tobytes())
         elif isinstance(value, (dict, types.MappingProxyType)):
             self._all(item for pair in value.items() for item in pair)
         elif isinstance(value, list):
@@ -96,35 +92,31 @@ class _Walk:
         elif isinstance(value, set):
             self._all(sorted(value, key=repr))
         else:
-            self._tell(kind.__module__, kind.__qualname__)
+            self._add(kind.__module__, kind.__qualname__)
             if self._is_own(kind.__module__):
                 self._all((kind, getattr(value, "__dict__", {})))
 
     def _all(self, values: Any) -> None:
         for value in values:
             self.value(value)
-        self._tell("end")
+        self._add("end")
 
     def _class(self, value: type) -> None:
-        self._tell(value.__module__, value.__qualname__)
+        self._add(value.__module__, value.__qualname__)
         if self._is_own(value.__module__):
             self._all(value.__bases__)
             for name, member in sorted(vars(value).items()):
-                if name not in _OF_CLASSES and not name.startswith("__dataclass"):
-                    self._tell(name)
+                if name not in _IGNORED_MEMBERS and not name.startswith("__dataclass"):
+                    self._add(name)
                     self.value(member)
 
     def _function(self, value: types.FunctionType) -> None:
         if not self._is_own(value.__module__ or ""):
-            self._tell(value.__module__, value.__qualname__)
+            self._add(value.__module__, value.__qualname__)
             return
-        self._all(
-            (
-                value.__defaults__,
-                value.__kwdefaults__,
-                [cell.cell_contents for cell in value.__closure__ or ()],
-            )
-        )
+        closure = [cell.cell_contents for cell in value.__closure__ or ()]
+        self._all((value.__defaults__, value.__kwdefaults__, closure))
+
         names = self._code(value.__code__, value.__doc__, value.__globals__.get("__package__") or "")
         modules = []
         for name in names:
@@ -132,47 +124,42 @@ class _Walk:
             if isinstance(used, types.ModuleType):
                 modules.append(used)
             elif name in value.__globals__:
-                self._tell(name)
+                self._add(name)
                 self.value(used)
-        for module in (
-            modules
-        ):  # which of a module's attributes are its functions' is not seen, so all names that it has count
+
+        # Which names are looked up in a module cannot be seen, so all names that it has count.
+        for module in modules:
             if self._is_own(module.__name__):
-                self._all(
-                    vars(module)[name]
-                    for name in names
-                    if name in vars(module) and name not in value.__globals__
-                )
+                has = [name for name in names if name in vars(module) and name not in value.__globals__]
+                self._all(vars(module)[name] for name in has)
 
     def _code(self, code: types.CodeType, doc: str | None, package: str) -> list[str]:
-        """Tells of the instructions; returns the names that they look up, those of inner functions too."""
+        """Adds the instructions; returns the names that they look up, those of inner functions too."""
         inner = [const for const in code.co_consts if isinstance(const, types.CodeType)]
-        constants = [
-            c
-            for c in code.co_consts
-            if not isinstance(c, types.CodeType) and not (doc is not None and c == doc)
-        ]
-        self._tell(code.co_code, code.co_exceptiontable, code.co_names, code.co_varnames)
-        self._all(constants)
+        others = [const for const in code.co_consts if not isinstance(const, types.CodeType)]
+        self._add(code.co_code, code.co_exceptiontable, code.co_names, code.co_varnames)
+        self._all(const for const in others if doc is None or const != doc)
         for instruction in dis.get_instructions(code):
             if instruction.opname == "IMPORT_NAME":
                 self._import(instruction.argval, package)
         return [*code.co_names, *(name for one in inner for name in self._code(one, None, package))]
 
     def _import(self, name: str, package: str) -> None:
-        """Tells of an own module that a function imports: of its file, since it may not be loaded yet."""
+        """Adds an own module that a function imports, by its file, since it may not be loaded yet."""
         for full in (name, f"{package}.{name}"):
             try:
                 found = importlib.util.find_spec(full)
             except (ImportError, ValueError, AttributeError):
                 continue
-            if (
-                found
-                and found.origin
-                and Path(found.origin).is_file()
-                and not found.origin.startswith(_LIBRARIES)
-            ):
-                self._tell(full, Path(found.origin).read_bytes())
+            file = found.origin if found else None
+            if file and Path(file).is_file() and not file.startswith(_LIBRARIES):
+                self._add(full, Path(file).read_bytes())
+
+
+def _wrapped(value: Any) -> Any:
+    """Returns the function in a functools.cache, a static or class method or a cached property, or None."""
+    names = ("__wrapped__", "__func__", "func")
+    return next((function for name in names if (function := getattr(value, name, None))), None)
 
 
 def _package(root: Any) -> str:

@@ -1,4 +1,4 @@
-"""The spec of a dataset that `collect` or `convert` wrote, from the dataset's own description."""
+"""The spec of a dataset that `collect` or `convert` wrote, from the dataset's own metadata."""
 
 from __future__ import annotations
 
@@ -8,36 +8,38 @@ from qt_jax.errors import UserError
 from qt_jax.specs import ActionSpec, ObservationSpec
 
 BINS = 256
-"""Of each action dim, as in RT-1; `config.data.bins` says otherwise."""
+"""Bins of each action dim, as in RT-1, unless `config.data.bins` gives another number."""
 
 
 def spec(path: str) -> DatasetSpec:
-    """Raises a UserError if there is no dataset, or one that does not describe its actions."""
+    """Returns the spec of the dataset in the directory `path`.
+
+    Raises:
+        UserError: if there is no dataset, or its metadata does not describe the actions.
+
+    """
     directory = records.open_directory(path)
     action = directory.metadata.get("action")
+    remedy = "give it a DatasetSpec in a file named by config.data.tables"
     if action is None:
         raise UserError(
-            f"{directory.path} does not say what its actions are (no 'action' in metadata.json); give it a DatasetSpec in a file named by "
-            "config.data.tables."
+            f"{directory.path} does not say what its actions are (no 'action' in metadata.json); {remedy}."
         )
+
     observation = directory.features["steps"]["observation"]
-    cameras = sorted(set(observation) - {"state"})
+    cameras = tuple(sorted(set(observation) - {"state"}))
     sizes = {observation[camera].shape[:2] for camera in cameras}
     if len(sizes) > 1:
-        raise UserError(
-            f"{directory.path} has cameras of {sorted(sizes)}; give it a DatasetSpec in a file named by config.data.tables."
-        )
+        raise UserError(f"{directory.path} has cameras of {sorted(sizes)}; {remedy}.")
+    size = next(iter(sizes), (0, 0))
     state = observation["state"] if "state" in observation else None
+    state_dim, description = (state.shape[0], state.doc.desc or "") if state else (0, "no state vector")
+
     return DatasetSpec(
         path=path,
         standardise=standardisers.collected,
         action=ActionSpec(action["names"], action["low"], action["high"], (BINS,) * len(action["names"])),
-        observation=ObservationSpec(
-            cameras,
-            next(iter(sizes), (0, 0)),
-            state.shape[0] if state else 0,
-            (state.doc.desc or "") if state else "no state vector",
-        ),
+        observation=ObservationSpec(cameras, size, state_dim, description),
         last_record="observation",
         reward=directory.metadata.get("reward", "success"),
         dt=None,

@@ -1,4 +1,4 @@
-"""One episode in memory, images still encoded: a dataset's conventions applied, checked, its returns."""
+"""Episodes in memory, images still encoded: read by a dataset's conventions, checked, relabelled."""
 
 from __future__ import annotations
 
@@ -16,11 +16,16 @@ from qt_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
-    """`T` transitions and, if `T + 1` observations were kept, the one after them.
+    """`T` transitions, with `T + 1` observations if the last one was kept, else `T`.
 
-    images: {camera: T or T+1 encoded images}; state: float32 [T or T+1, state_dim], raw; actions: float32 [T,
-    D]; rewards: float32 [T]; terminal: the episode terminated (else it was truncated); dt: seconds that each
-    action was held; embedding: as stored, or None.
+    images: {camera: T or T+1 encoded images}
+    state: float32 [T or T+1, state_dim], raw
+    actions: float32 [T, D]
+    rewards: float32 [T]
+    terminal: the episode terminated; otherwise it was truncated
+    dt: seconds that each action was held
+    embedding: of the instruction, as stored, or None
+    relabelled: the instruction is another task's (hindsight)
     """
 
     episode_id: str
@@ -39,34 +44,35 @@ class Episode:
 
     @property
     def length(self) -> int:
-        """T, the number of transitions."""
+        """The number T of transitions."""
         return len(self.actions)
 
 
 def read(example: dict[str, Any], spec: DatasetSpec, step_penalty: float) -> Episode | None:
-    """A parsed record as an episode; None where the dataset's standardiser leaves it out.
+    """Makes an episode of a parsed record; returns None if the dataset's standardiser leaves it out.
 
-    A truncated episode without its o_T loses its last transition, whose observation then is o_T: no state
-    bootstraps from itself.
+    A truncated episode without its last observation loses its last transition: the observation there becomes
+    the last one, so that no state bootstraps from itself.
 
     Args:
-        step_penalty: taken from every reward.
+        example: what `records.Directory.parse` returned.
+        spec: how the dataset is read.
+        step_penalty: subtracted from every reward.
 
     Raises:
         BadRecord: for a missing key, a flag or shape against the spec, or a number that is not finite.
-        UserError: for an episode of another environment than the config's. Neither says which episode it is.
+        UserError: for an episode of another environment than the config's. Neither error names the episode.
 
     """
     try:
         raw = spec.standardise(example)
     except KeyError as error:
         raise BadRecord(f"has no key {error}, which {spec.reader} reads") from error
-    except (
-        Exception
-    ) as error:  # whatever a standardiser, perhaps a user's, makes of a layout that is not its own
+    except Exception as error:  # a standardiser may raise anything for a layout that it was not written for
         raise BadRecord(f"is not what {spec.reader} reads ({type(error).__name__}: {error})") from error
     if raw is None:
         return None
+
     if not (raw.is_last[-1] and np.sum(raw.is_last) == 1):
         raise BadRecord(
             f"has is_last at {np.flatnonzero(raw.is_last).tolist()}, expected at its last record alone"
@@ -74,22 +80,24 @@ def read(example: dict[str, Any], spec: DatasetSpec, step_penalty: float) -> Epi
     if not raw.instruction.strip():
         raise BadRecord("has an empty instruction")
     _check_shapes(raw, spec)
+    dt = raw.dt if spec.dt is None else spec.dt
+    if dt is None or not dt > 0:
+        raise BadRecord(f"holds its actions for {dt} s, expected a positive time")
+
     success, terminal, stored = _outcome(raw, spec)
     observations = len(raw.is_last)
     has_last_observation = spec.last_record == "observation"
     length = observations - 1 if has_last_observation or not terminal else observations
     if length < 1:
         raise BadRecord("holds no transition")
+
     rewards = np.full(length, -step_penalty, np.float32)
     if stored is None:
         rewards[-1] += float(success)
     else:
         rewards += stored[:length]
-    state = (
-        np.zeros((observations, 0), np.float32)
-        if not spec.observation.state_dim
-        else np.asarray(raw.state, np.float32)
-    )
+    state = raw.state if spec.observation.state_dim else np.zeros((observations, 0))
+
     episode = Episode(
         episode_id=raw.episode_id,
         task=raw.task or raw.instruction,
@@ -97,24 +105,24 @@ def read(example: dict[str, Any], spec: DatasetSpec, step_penalty: float) -> Epi
         instruction=raw.instruction,
         embedding=None if raw.embedding is None else np.asarray(raw.embedding, np.float32),
         images={name: raw.images[name] for name in spec.observation.cameras},
-        state=state,
+        state=np.asarray(state, np.float32),
         actions=np.asarray(raw.action, np.float32)[:length],
         rewards=rewards,
         terminal=terminal,
         success=success,
-        dt=spec.dt if spec.dt is not None else raw.dt,
+        dt=dt,
     )
     _check_numbers(episode, spec)
     return episode
 
 
 def id_hash(identity: str) -> float:
-    """Uniform in [0, 1): what an episode's place in the training or the validation split is drawn from."""
+    """Returns a number in [0, 1) from an episode's id, uniform over ids; it decides the episode's split."""
     return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big") / 2.0**64
 
 
 def _outcome(raw: Any, spec: DatasetSpec) -> tuple[bool, bool, np.ndarray | None]:
-    """Success, terminal, and the stored reward of each action (None: sparse)."""
+    """Returns success, terminal, and the stored reward of each action, or None for a sparse reward."""
     if spec.reward == "demonstrations":
         return True, True, None
     if spec.reward == "success":
@@ -123,6 +131,7 @@ def _outcome(raw: Any, spec: DatasetSpec) -> tuple[bool, bool, np.ndarray | None
         return bool(raw.success), bool(raw.success), None
     if raw.reward is None or raw.terminal is None:
         raise BadRecord("has no reward or no terminal flag, which the spec's reward='stored' needs")
+
     reward = np.asarray(raw.reward, np.float32)
     if spec.reward_at == "arrival":
         reward = np.append(reward[1:], np.float32(0.0))
@@ -132,14 +141,14 @@ def _outcome(raw: Any, spec: DatasetSpec) -> tuple[bool, bool, np.ndarray | None
 
 def _check_shapes(raw: Any, spec: DatasetSpec) -> None:
     records, observation = len(raw.is_last), spec.observation
-    found = {
-        "action": np.shape(raw.action),
-        **({"state": np.shape(raw.state)} if observation.state_dim else {}),
-    }
-    expected = {"action": (records, spec.action.dims), "state": (records, observation.state_dim)}
-    for name, shape in found.items():
-        if shape != expected[name]:
-            raise BadRecord(f"has {name} of shape {list(shape)}, the spec says {list(expected[name])}")
+    expected = {"action": (records, spec.action.dims)}
+    if observation.state_dim:
+        expected["state"] = (records, observation.state_dim)
+    for name, shape in expected.items():
+        found = np.shape(getattr(raw, name))
+        if found != shape:
+            raise BadRecord(f"has {name} of shape {list(found)}, the spec says {list(shape)}")
+
     for camera in observation.cameras:
         if camera not in raw.images or len(raw.images[camera]) != records:
             raise BadRecord(
@@ -153,8 +162,7 @@ def _check_numbers(episode: Episode, spec: DatasetSpec) -> None:
         bad = np.argwhere(~np.isfinite(value)) if value is not None else np.empty(0)
         if bad.size:
             raise BadRecord(f"{field} is not finite", None if field == "embedding" else int(bad[0][0]))
-    if not (episode.dt and episode.dt > 0):
-        raise BadRecord(f"holds its actions for {episode.dt} s, expected a positive time")
+
     if spec.expected_dt is None:
         return
     if episode.task not in spec.expected_dt:
@@ -171,11 +179,11 @@ def _check_numbers(episode: Episode, spec: DatasetSpec) -> None:
 
 
 def monte_carlo_returns(episode: Episode, discount: float, dt_ref: float, q_min: float) -> np.ndarray:
-    """MC_t = sum_{j>=t} gamma^{j-t} r_j over the whole episode, float32 [T] (method.md, section 1).
+    """Computes MC_t = sum_{j>=t} gamma^{j-t} r_j over the whole episode, float32 [T] (method.md, section 1).
 
-    For a truncated episode it is a lower bound of the value only with gamma^{T-t} q_min added, so it is;
-    where the sum lies below q_min, as with a penalty and without a discount, q_min is the bound. Discounts
-    are gamma^(dt/dt_ref) a step.
+    A step is discounted by gamma^(dt/dt_ref), where gamma is `discount`. For a truncated episode
+    gamma^{T-t} q_min is added, since only then the sum is a lower bound of the value. Where it is less than
+    q_min, as it may be with a penalty and without a discount, q_min is the bound.
     """
     gamma = discount ** (episode.dt / dt_ref)
     value = 0.0 if episode.terminal else q_min
@@ -186,10 +194,10 @@ def monte_carlo_returns(episode: Episode, discount: float, dt_ref: float, q_min:
 
 
 def relabelled(episode: Episode, instruction: str, step_penalty: float) -> Episode:
-    """The episode as a failure at another task (hindsight, method.md section 5): told `instruction`, no
-    success, a success end truncates.
+    """Returns the episode as a failure at the task of `instruction` (hindsight, method.md section 5).
 
-    Without its o_T a success end loses its last transition, as `read` has it.
+    It has no success, and its end truncates it. A terminal episode without its last observation loses its
+    last transition, as in `read`.
     """
     observations = len(episode.state)
     length = min(episode.length, observations - 1)

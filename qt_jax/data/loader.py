@@ -1,5 +1,6 @@
-"""Draws -> batches: records read, episodes kept while their segments are drawn, images decoded, in threads
-and worker processes.
+"""The loader, which makes batches of draws in threads and worker processes.
+
+It reads records, keeps episodes in memory while their segments are drawn, and decodes images.
 """
 
 from __future__ import annotations
@@ -22,25 +23,23 @@ from absl import flags
 from qt_jax.data import episodes, mixture
 from qt_jax.data import index as indices
 from qt_jax.data.buffers import Buffers
+from qt_jax.data.episode_cache import EpisodeCache
 from qt_jax.data.episodes import Episode
-from qt_jax.data.kept import Kept
 from qt_jax.data.mixture import Mixture
 from qt_jax.data.order import Draw, Group, Order, Reader
 from qt_jax.data.segments import BadFrame, Cutting, Layout, Prepared, Rows, prepare
-from qt_jax.data.skips import Met, Skips, pack
+from qt_jax.data.skips import DamagedFrame, Skips, pack
 from qt_jax.errors import UserError
 from qt_jax.segment import Segment
+from qt_jax.statistics import Statistics
 
 MOST_BAD = 20
-"""So many segments are tried for a row before the dataset is given up."""
+"""Segments that are tried for a row before the dataset is given up."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Everything that decides what a segment is: the data and the learner's settings.
-
-    Goes to worker processes.
-    """
+    """All that decides what a segment holds: the data and the learner's settings. Worker processes get it."""
 
     mixture: Mixture
     cutting: Cutting
@@ -54,61 +53,71 @@ class Recipe:
     seed: int
     cache: str
     max_skipped: int
-    state_statistics: dict[str, Any]
-    """{source: Statistics of its state}: the data's own, or those of the run that this one starts from."""
+    state_statistics: dict[str, Statistics]
+    """{source: statistics of its state}: the data's own, or those of the run that this one starts from."""
 
     def layout(self, source: int) -> Layout:
+        """Returns the layout of the dataset of this number."""
         own = self.mixture.sources[source]
-        return Layout(own.action, self.mixture.action, self.mixture.observation, self.state_statistics[own.name], self.cutting,
-                      self.discount, self.dt_ref, self.value_range, self.time_limits)  # fmt: skip
+        return Layout(
+            own=own.action,
+            interface=self.mixture.interface,
+            state=self.state_statistics[own.name],
+            cutting=self.cutting,
+            discount=self.discount,
+            dt_ref=self.dt_ref,
+            value_range=self.value_range,
+            time_limits=self.time_limits,
+        )
 
 
 class SegmentReader:
-    """Segments by draw. Episodes stay in memory, encoded, up to `memory` bytes.
+    """Reads the segments of draws, and keeps encoded episodes in memory, up to `memory` bytes.
 
     groups: what the draws are from; a segment with a frame that does not decode is replaced by another of its
         group. Without groups, as for validation, its row trains and counts nothing.
 
-    bytes_read, bytes_used: of records from storage, and of the encoded frames that segments were made of.
+    bytes_read: bytes of the records read from storage; bytes_used: bytes of the encoded frames in segments.
     """
 
     def __init__(self, recipe: Recipe, memory: int = 0, groups: Sequence[Group] = ()):
         self._recipe, self._groups = recipe, groups
         self._layouts = [recipe.layout(number) for number in range(len(recipe.mixture.sources))]
-        self._kept, self._buffers, self._lock = Kept(memory), Buffers(), threading.Lock()
+        self._cache, self._buffers, self._lock = EpisodeCache(memory), Buffers(), threading.Lock()
         self._segments = [np.cumsum(group.cuts) for group in groups]
         self.bytes_read = self.bytes_used = 0
 
     def batch(self, draws: Sequence[Draw]) -> tuple[Segment, np.ndarray]:
-        """One row a draw, and the frames that did not decode, as `skips.pack` has them."""
-        met: list[Met] = []
-        rows = Rows(self._layouts[0], self._recipe.mixture.instruction_dim, len(draws), self._buffers)
-        used = sum(self._fill(rows, row, draw, met) for row, draw in enumerate(draws))
+        """Returns a batch of one row a draw, and the frames that did not decode, packed by `skips.pack`."""
+        damaged: list[DamagedFrame] = []
+        rows = Rows(self._layouts[0], len(draws), self._buffers)
+        used = sum(self._fill(rows, row, draw, damaged) for row, draw in enumerate(draws))
         with self._lock:
             self.bytes_used += used
-        return rows.segment(), pack(met)
+        return rows.segment(), pack(damaged)
 
-    def _fill(self, rows: Rows, row: int, draw: Draw, met: list[Met]) -> int:
-        """Puts the draw, or what takes its place, into a row; returns the bytes of its frames."""
+    def _fill(self, rows: Rows, row: int, draw: Draw, damaged: list[DamagedFrame]) -> int:
+        """Puts the draw, or its replacement, into a row; returns the bytes of its encoded frames."""
         for turn in range(MOST_BAD):
             try:
                 return rows.fill(row, self.episode(draw), draw.cut, self._recipe.cutting)
             except BadFrame as bad:
-                camera = self._recipe.mixture.observation.cameras.index(bad.camera)
-                met.append(Met(draw.source, draw.episode, camera, bad.step))
+                camera = self._recipe.mixture.interface.observation.cameras.index(bad.camera)
+                damaged.append(DamagedFrame(draw.source, draw.episode, camera, bad.step))
                 if not self._groups:
                     rows.leave_out(row)
                     return 0
-                draw = self._instead(draw, turn)
-        source, last = self._recipe.mixture.sources[draw.source], met[-1]
+                draw = self._replacement(draw, turn)
+
+        source, last = self._recipe.mixture.sources[draw.source], damaged[-1]
         place = indices.where(source.directory, source.index, last.episode)
         raise UserError(
             f"{source.name}: {place}, step {last.step}: an image does not decode, as in {MOST_BAD - 1} "
             "segments that were drawn for its row before; repair the dataset (`validate` lists all of them)."
         )
 
-    def _instead(self, draw: Draw, turn: int) -> Draw:
-        """Another segment of the group, each as likely: a function of the draw and of how many were tried."""
+    def _replacement(self, draw: Draw, turn: int) -> Draw:
+        """Returns any segment of the group, each as likely, by the draw and the number of tries alone."""
         group, ends = self._groups[draw.group], self._segments[draw.group]
         rng = np.random.default_rng((self._recipe.seed, draw.group, draw.number, draw.cut, turn))
         chosen = int(rng.integers(ends[-1]))
@@ -117,19 +126,19 @@ class SegmentReader:
         return draw._replace(episode=int(group.episodes[entry]), cut=cut)
 
     def episode(self, draw: Draw) -> Prepared:
-        """The episode of a draw, relabelled if it is to be."""
-        own = self._kept.get((draw.source, draw.episode), lambda: self._read(draw))
-        told = self._told(draw)
-        if told is None:
+        """Returns the episode of a draw, relabelled if hindsight chose another task for it."""
+        own = self._cache.get((draw.source, draw.episode), lambda: self._read(draw))
+        instruction = self._other_instruction(draw)
+        if instruction is None:
             return own
 
-        def relabelled():
-            return episodes.relabelled(own.episode, told, self._recipe.step_penalty)
+        def relabelled() -> Prepared:
+            failed = episodes.relabelled(own.episode, instruction, self._recipe.step_penalty)
+            return self._prepared(draw.source, failed)
 
-        failed = self._kept.get(
-            (draw.source, draw.episode, told), lambda: self._prepared(draw.source, relabelled())
-        )
-        # A success whose o_T was not kept is shorter as a failure; the cut that it then lacks stays as it is.
+        failed = self._cache.get((draw.source, draw.episode, instruction), relabelled)
+        # A success without its last observation is shorter as a failure. A cut that the failure lacks is read
+        # as it was.
         return failed if draw.cut < len(failed.table) else own
 
     def _read(self, draw: Draw) -> Prepared:
@@ -143,12 +152,11 @@ class SegmentReader:
 
     def _prepared(self, source: int, episode: Episode) -> Prepared:
         index = self._recipe.mixture.sources[source].index
-        return prepare(
-            episode, index.embeddings[index.instruction_numbers[episode.instruction]], self._layouts[source]
-        )
+        embedding = index.embeddings[index.instruction_numbers[episode.instruction]]
+        return prepare(episode, embedding, self._layouts[source])
 
-    def _told(self, draw: Draw) -> str | None:
-        """With a chance of `relabel_rate`, another task's instruction for this reading of the episode."""
+    def _other_instruction(self, draw: Draw) -> str | None:
+        """Returns another task's instruction for a draw, with a chance of `relabel_rate`, else None."""
         if not self._recipe.relabel_rate:
             return None
         rng = np.random.default_rng((self._recipe.seed, draw.group, draw.number))
@@ -160,23 +168,21 @@ class SegmentReader:
 
 
 def other_tasks(source: mixture.Source, episode: int, cosine: float) -> np.ndarray:
-    """Instructions (numbers in the index) at which the episode failed: of other tasks than its own, not
-    paraphrases of its instruction, and not achieved by it.
+    """Returns the instructions at which an episode failed, as numbers in the index.
+
+    They are of tasks that the episode neither has nor achieved, and no paraphrases of its own instruction:
+    the cosine of the embeddings is less than `cosine`.
     """
     index, excluded = source.index, np.zeros(len(source.index.instructions), bool)
     own, task = index.columns["instruction"][episode], index.tasks[index.columns["task"][episode]]
-    for achieved in (
-        task,
-        *(source.spec.achieves.get(task, ()) if index.columns["success"][episode] else ()),
-    ):
+    also = source.spec.achieves.get(task, ()) if index.columns["success"][episode] else ()
+    for achieved in (task, *also):
         excluded[index.instructions_of_tasks.get(achieved, [])] = True
     return np.flatnonzero(~excluded & (index.unit_embeddings @ index.unit_embeddings[own] < cosine))
 
 
 class _Plan(grain.MapDataset):
-    """Element i is part i % P of batch i // P: an equal share of the rows, always the same rows for the same
-    part. Endless.
-    """
+    """An endless dataset whose element i is part i % P of batch i // P; a part is always the same rows."""
 
     def __init__(
         self, recipe: Recipe, order: Order, rows: np.ndarray, parts: int, first_batch: int, memory: int
@@ -191,7 +197,7 @@ class _Plan(grain.MapDataset):
     def __len__(self) -> int:
         return sys.maxsize
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
             return self.slice(index)
         batch, part = divmod(index, len(self._rows))
@@ -209,10 +215,9 @@ class _Plan(grain.MapDataset):
 
 
 def _end_with(parent: int, worker: int, workers: int) -> None:
-    """In a worker process: a trainer that is killed leaves none behind, and one that is told to stop has them
-    until it has saved.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM):  # which a terminal or a scheduler sends to all processes
+    """Makes a worker process end with its trainer, not before: a trainer saves after a signal to stop."""
+    # A terminal or a scheduler sends these to all processes.
+    for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
     def watch() -> None:
@@ -224,20 +229,22 @@ def _end_with(parent: int, worker: int, workers: int) -> None:
 
 
 class TrainingIterator:
-    """Endless batches whose position is the number of batches taken, whatever reads them.
+    """Endless batches; the position is the number of batches taken, for any number of threads and workers.
 
     Args:
+        recipe: what the segments hold.
+        batch_size: rows of the global batch.
+        threads: number of threads, in this process or in each worker process, that make whole batches of the
+            process's rows.
+        workers: number of worker processes, which share the rows; 0: this process reads.
+        shuffle_episodes: number of episodes, over all hosts, whose segments are shuffled together.
+        memory: bytes of encoded episodes that all reading processes of this host keep together, in equal
+            parts. Beside them each thread holds the episode that it reads and the batches that it makes.
         rows: which rows of the global batch to read here (default: all); the others belong to other hosts.
-        threads: that each make whole batches, in this process, or, their share of the rows, in each of
-            `workers` processes (0: none).
-        shuffle_episodes: over all hosts, so many episodes have their segments shuffled together.
-        memory: bytes of encoded episodes that all reading processes here keep together; each of `workers`
-            keeps its share. Beside them each thread holds the episode that it reads, and the batches that it
-            makes.
-        skips: told of frames that do not decode; by default one of this iterator's own.
+        skips: counts frames that do not decode (default: the iterator's own).
 
     Raises:
-        UserError: if the workers do not divide the rows: each then reads episodes of its own.
+        UserError: if the number of workers does not divide the number of rows.
 
     """
 
@@ -258,9 +265,10 @@ class TrainingIterator:
         self._rows = np.arange(batch_size) if rows is None else np.asarray(rows)
         if workers and len(self._rows) % workers:
             raise UserError(
-                f"config.data.workers is {workers}, which does not divide the {len(self._rows)} rows of the batch that this host reads; "
-                f"give a divisor or 0."
+                f"config.data.workers is {workers}, which does not divide the {len(self._rows)} rows of the "
+                "batch that this host reads; give a divisor or 0."
             )
+
         groups = mixture.groups(recipe.mixture, recipe.cutting)
         block = -(-shuffle_episodes // (batch_size * len(groups)))
         self.order = Order(groups, batch_size, block, recipe.seed)
@@ -270,27 +278,29 @@ class TrainingIterator:
 
     @property
     def segments(self) -> int:
-        """In one epoch."""
+        """Number of segments of one epoch."""
         return sum(int(group.cuts.sum()) for group in self.order.groups)
 
     def memory_notice(self) -> str:
-        """A line, with its end, where the episodes shuffled together outgrow the memory; else empty."""
-        sources = self._recipe.mixture.sources
-        sizes = [sources[group.source].index.columns["size"][group.episodes] for group in self.order.groups]
-        sizes = np.concatenate(sizes)
-        wanted = min(self._shuffled, len(sizes)) * float(sizes.mean())
+        """Returns a line if the episodes that are shuffled together need more than the memory, else ""."""
+        sources, groups = self._recipe.mixture.sources, self.order.groups
+        sizes = np.concatenate([sources[g.source].index.columns["size"][g.episodes] for g in groups])
+        episodes = min(self._shuffled, len(sizes))
+        wanted = episodes * float(sizes.mean())
         if wanted <= self._memory:
             return ""
         return (
-            f"The {min(self._shuffled, len(sizes))} episodes that are shuffled together here take about "
+            f"The {episodes} episodes that are shuffled together here take about "
             f"{wanted / 2**20:,.0f} MiB, config.data.memory_mib keeps {self._memory / 2**20:,.0f}: each is "
             "read several times; raise it or lower config.data.shuffle_episodes.\n"
         )
 
     def get_state(self) -> dict[str, int]:
+        """Returns the position, to store in a checkpoint."""
         return {"batches": self.position}
 
     def set_state(self, state: dict[str, int]) -> None:
+        """Goes to the position of a stored state."""
         self.close()
         self.position = state["batches"]
 
@@ -300,49 +310,47 @@ class TrainingIterator:
     def __next__(self) -> Segment:
         if self._iterator is None:
             self._iterator = self._start()
-        batch, met = next(self._iterator)
-        self.skips.meet(met)
+        batch, damaged = next(self._iterator)
+        self.skips.add(damaged)
         self.position += 1
         return batch
 
     def _start(self) -> Any:
         parts = max(1, self._workers)
         self._plan = _Plan(self._recipe, self.order, self._rows, parts, self.position, self._memory // parts)
-        dataset = self._plan.to_iter_dataset(
-            grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=2 * self._threads)
-        )
-        if self._workers:
-            if not flags.FLAGS.is_parsed():
-                flags.FLAGS.mark_as_parsed()  # grain's processes copy absl's flags
+        threads = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=2 * self._threads)
+        dataset = self._plan.to_iter_dataset(threads)
+        if not self._workers:
+            return iter(dataset)
 
-            def together(parts):
-                return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-
-            with_me = functools.partial(_end_with, os.getpid())
-            dataset = dataset.mp_prefetch(
-                grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=1), with_me
-            )
-            dataset = grain.experimental.ThreadPrefetchIterDataset(
-                dataset.batch(self._workers, batch_fn=together), prefetch_buffer_size=1
-            )
-        return iter(dataset)
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # grain's processes copy absl's flags
+        processes = grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=1)
+        dataset = dataset.mp_prefetch(processes, functools.partial(_end_with, os.getpid()))
+        dataset = dataset.batch(self._workers, batch_fn=_concatenated)
+        return iter(grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=1))
 
     def read_amplification(self) -> float:
-        """Bytes read from storage for each byte of encoded frames used, in this process so far.
+        """Returns the bytes read from storage for each byte of encoded frames used, in this process so far.
 
-        0 where others read.
+        It is 0 if worker processes read.
         """
         reader = getattr(self._plan, "segments", None) if self._iterator is not None else None
         return reader.bytes_read / reader.bytes_used if reader is not None and reader.bytes_used else 0.0
 
     def close(self) -> None:
+        """Ends threads and worker processes; the next batch starts new ones at the same position."""
         if self._iterator is not None:
             self._iterator.close()
             self._iterator = None
 
 
+def _concatenated(parts: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
 def validation_draws(recipe: Recipe, limit: int) -> list[Draw]:
-    """Every validation segment, or `limit` of them at even distances, in order."""
+    """Returns all validation segments in order, or at most `limit` of them at even distances."""
     draws = [
         Draw(number, int(episode), cut, 0, 0)
         for number, source in enumerate(recipe.mixture.sources)
@@ -360,21 +368,25 @@ def validation_batches(
     rows: np.ndarray | None = None,
     skips: Skips | None = None,
 ) -> Iterator[Segment]:
-    """Each of `draws` once, in order, not relabelled.
+    """Yields batches of each of `draws` once, in order, not relabelled.
 
-    The last batch is filled up with copies that count nowhere.
+    Copies that count in no metric fill up the last batch. Nor does a segment count whose frame does not
+    decode.
 
     Args:
-        rows, skips: as in `TrainingIterator`; a segment with a frame that does not decode counts nowhere
-            either.
+        recipe: what the segments hold.
+        draws: what `validation_draws` returned.
+        batch_size: rows of the global batch.
+        rows: as in `TrainingIterator`.
+        skips: as in `TrainingIterator`.
 
     """
     reader = SegmentReader(dataclasses.replace(recipe, relabel_rate=0.0))
     skips = skips or Skips(recipe.mixture, recipe.max_skipped)
     rows = np.arange(batch_size) if rows is None else rows
     for start in range(0, len(draws), batch_size):
-        batch, met = reader.batch([draws[min(start + row, len(draws) - 1)] for row in rows])
-        skips.meet(met)
+        batch, damaged = reader.batch([draws[min(start + row, len(draws) - 1)] for row in rows])
+        skips.add(damaged)
         copies = start + rows >= len(draws)
         batch.trainable[copies] = batch.is_first[copies] = False
         yield batch

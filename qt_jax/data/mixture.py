@@ -1,4 +1,4 @@
-"""The datasets of a run, opened: their indices, which episodes train, how often each kind is drawn."""
+"""The opened datasets of a run: their indices, which episodes train, and the share of each kind."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from typing import Any
 import numpy as np
 
 from qt_jax import discretization
-from qt_jax.data import index as indices
-from qt_jax.data import outliers, records
+from qt_jax.data import indexing, outliers, records
 from qt_jax.data.index import Index
 from qt_jax.data.mixtures import KINDS
 from qt_jax.data.order import Group
 from qt_jax.data.records import Directory
 from qt_jax.data.segments import Cutting
 from qt_jax.data.specs import DatasetSpec
-from qt_jax.data.tables import Entry, interface
+from qt_jax.data.tables import Entry, interface, network_observation
 from qt_jax.errors import UserError, require_one_of
-from qt_jax.specs import ActionSpec, ObservationSpec
+from qt_jax.specs import ActionSpec, Interface
 
 FILTERS = ("all", "successes", "demonstrations", "demonstrations_and_failures")
 ACTION_BOUNDS = ("spec", "quantiles")
@@ -28,7 +27,11 @@ ACTION_BOUNDS = ("spec", "quantiles")
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """One dataset of the mixture. train, validation: numbers of its episodes in the index."""
+    """One dataset of the mixture.
+
+    action: the spec's, with the bounds that the config asks for; weight: the dataset's share of the segments;
+    balance: {kind: share within it}; train, validation: numbers of the episodes in the index.
+    """
 
     name: str
     spec: DatasetSpec
@@ -41,12 +44,12 @@ class Source:
     validation: np.ndarray
 
     def clipped(self) -> np.ndarray:
-        """Share of the sampled actions outside the bins' range, [D]."""
+        """Returns the share of the sampled actions outside the bins' range, [D]."""
         below, above = discretization.beyond(self.action, self.index.samples["action"])
         return np.mean(below | above, axis=0)
 
     def outliers(self) -> list[str]:
-        """Of the actions' bounds and of the states, as `outliers` tells them."""
+        """Returns a line for each outlier of the actions' bounds and of the states."""
         samples, statistics = self.index.samples, self.index.statistics
         actions = outliers.lines(self.action, samples["action"], self._extreme)
         return actions + outliers.of_states(samples["state"], statistics["state"])
@@ -56,34 +59,29 @@ class Source:
         return (statistics.high if greatest else statistics.low)[dim], ""
 
     def bins_used(self) -> np.ndarray:
-        """How many bins of each dim hold a sampled action, [D]."""
+        """Returns how many bins of each dim hold a sampled action, [D]."""
         tokens = discretization.tokenize(self.action, self.index.samples["action"])
         return np.asarray([len(np.unique(column)) for column in tokens.T])
 
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """action, observation: what a network for all sources acts with and sees."""
+    """The datasets of a run, and the interface of a network for all of them."""
 
     sources: tuple[Source, ...]
-    action: ActionSpec
-    observation: ObservationSpec
+    interface: Interface
     text_encoder: str
 
     @property
-    def instruction_dim(self) -> int:
-        return self.sources[0].index.embeddings.shape[1]
-
-    @property
     def fingerprint(self) -> str:
-        """Changes with the training episodes of any source: their number, order, actions or rewards."""
+        """A digest that changes with the number, order, actions or rewards of the training episodes."""
         parts = [
             (s.name, s.index.fingerprint, hashlib.sha256(s.train.tobytes()).hexdigest()) for s in self.sources
         ]
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     def success(self) -> dict[str, dict[str, float]]:
-        """{task or "all": {"success": share, "episodes": count}} of all sources, whatever was filtered."""
+        """Returns {task or "all": {"success": share, "episodes": count}} of all sources, before filters."""
         outcomes: dict[str, list[np.ndarray]] = {"all": []}
         for source in self.sources:
             flags, task = source.index.columns["success"], source.index.columns["task"]
@@ -97,10 +95,14 @@ class Mixture:
 
 
 def open_mixture(settings: Any, entries: Sequence[Entry]) -> Mixture:
-    """Opens `config.data` and reads (or makes) each dataset's index.
+    """Opens the datasets and reads or makes their indices.
 
-    An episode belongs to the validation split by a hash of its id, so the split survives filters, order and
-    more data; or, where the dataset has a validation split of its own, as it says.
+    The validation split is the dataset's own, if it has one. Otherwise a hash of the episode's id decides, so
+    that the split stays the same under filters, another order and more data.
+
+    Args:
+        settings: `config.data`.
+        entries: the datasets.
 
     Raises:
         UserError: for data that is missing, damaged, or without an episode that the filter keeps.
@@ -108,17 +110,20 @@ def open_mixture(settings: Any, entries: Sequence[Entry]) -> Mixture:
     """
     for name, known in (("episodes", FILTERS), ("action_bounds", ACTION_BOUNDS)):
         require_one_of(f"config.data.{name}", settings[name], known)
-    action, observation = interface(entries, settings.image_size)
+    network_observation(entries, settings.image_size)  # raises before indices are made, which may take hours
     sources = tuple(_open(settings, entry) for entry in entries)
-    return Mixture(sources, action, observation, settings.text_encoder)
+    instruction_dim = sources[0].index.embeddings.shape[1]
+    joint = interface(entries, settings.image_size, instruction_dim)
+    return Mixture(sources, joint, settings.text_encoder)
 
 
 def _open(settings: Any, entry: Entry) -> Source:
     directory = records.open_directory(entry.spec.path)
-    index = indices.load(
+    index = indexing.load(
         directory, entry.spec, step_penalty=settings.step_penalty, text_encoder=settings.text_encoder,
         max_skipped=settings.max_skipped, workers=settings.workers, cache=settings.cache,
     )  # fmt: skip
+
     columns = index.columns
     success, demonstration = columns["success"], columns["demonstration"]
     kept = {
@@ -133,28 +138,28 @@ def _open(settings: Any, entry: Entry) -> Source:
     train = np.flatnonzero(kept & ~held_out)
     if not len(train):
         raise UserError(
-            f"{entry.spec.path} holds no training episode with config.data.episodes={settings.episodes!r}; collect more or loosen the "
-            "filter."
+            f"{entry.spec.path} holds no training episode with config.data.episodes={settings.episodes!r}; "
+            "collect more or loosen the filter."
         )
-    action = _bounded(entry, index) if settings.action_bounds == "quantiles" else entry.spec.action
+
     return Source(
-        entry.name,
-        entry.spec,
-        directory,
-        index,
-        action,
-        entry.weight,
-        entry.balance,
-        train,
-        np.flatnonzero(kept & held_out),
+        name=entry.name,
+        spec=entry.spec,
+        directory=directory,
+        index=index,
+        action=_bounded(entry, index) if settings.action_bounds == "quantiles" else entry.spec.action,
+        weight=entry.weight,
+        balance=entry.balance,
+        train=train,
+        validation=np.flatnonzero(kept & held_out),
     )
 
 
 def limits(entries: Sequence[str]) -> dict[str, int]:
-    """("demonstration=10", ...) -> {"demonstration": 10, ...}.
+    """Parses `config.data.limits`: ("demonstration=10", ...) to {"demonstration": 10, ...}.
 
     Raises:
-        UserError: for what is not a collector's name, `=` and a count.
+        UserError: for an entry that is not a collector's name, `=` and a count.
 
     """
     parsed = {name: count for name, _, count in (entry.partition("=") for entry in entries)}
@@ -164,9 +169,10 @@ def limits(entries: Sequence[str]) -> dict[str, int]:
 
 
 def _within_limits(index: Index, entries: Sequence[str], eligible: np.ndarray, path: str) -> np.ndarray:
-    """Bool [episodes]: the first so many eligible episodes of each task and collector, in the dataset's
-    order; a smaller limit keeps some of what a larger one does. Without entries all; with some, none of the
-    collectors that they do not name.
+    """Returns bool [episodes]: which eligible episodes `config.data.limits` keeps.
+
+    They are the first of each task and collector, in the dataset's order, so a smaller limit keeps a part of
+    what a larger one keeps. Without entries all are kept, with entries none of the collectors not named.
     """
     most = limits(entries)
     if not most:
@@ -175,6 +181,7 @@ def _within_limits(index: Index, entries: Sequence[str], eligible: np.ndarray, p
         raise UserError(
             f"config.data.limits names the collectors {unknown}; {path} has {sorted(index.collectors)}."
         )
+
     kept = np.zeros(len(index), bool)
     for number, name in enumerate(index.collectors):
         for task in range(len(index.tasks)):
@@ -184,20 +191,20 @@ def _within_limits(index: Index, entries: Sequence[str], eligible: np.ndarray, p
 
 
 def _bounded(entry: Entry, index: Index) -> ActionSpec:
-    """Bounds at the 1% and 99% quantiles.
+    """Returns the dataset's action with bounds at the 1% and 99% quantiles.
 
-    The spec's stay for a dim of two bins (names, not amounts) and for one that is constant.
+    The spec's bounds stay for a dim of two bins, which are states and not amounts, and for a constant one.
     """
     spec, statistics = entry.spec.action, index.statistics["action"]
-    low, high = zip(*(
-        (given if bins == 2 or measured[0] >= measured[1] else measured)
-        for given, measured, bins in zip(zip(spec.low, spec.high), zip(statistics.q01, statistics.q99), spec.bins)
-    ))  # fmt: skip
-    return dataclasses.replace(spec, low=low, high=high)
+    low, high = list(spec.low), list(spec.high)
+    for dim, (least, greatest) in enumerate(zip(statistics.q01, statistics.q99)):
+        if spec.bins[dim] > 2 and least < greatest:
+            low[dim], high[dim] = least, greatest
+    return dataclasses.replace(spec, low=tuple(low), high=tuple(high))
 
 
 def groups(mixture: Mixture, cutting: Cutting) -> tuple[Group, ...]:
-    """What the loader draws from: each source, divided into kinds where it has a balance.
+    """Returns the groups that the loader draws from: each source, divided into kinds if it has a balance.
 
     Raises:
         UserError: for a share of a kind that a source does not have.
@@ -214,29 +221,28 @@ def groups(mixture: Mixture, cutting: Cutting) -> tuple[Group, ...]:
 
 
 def _kinds(source: Source, cuts: np.ndarray) -> list[tuple[np.ndarray, float]]:
-    """(members of `source.train`, share of its segments) of each kind; one for all without a balance."""
-    everything = np.arange(len(source.train))
+    """Returns (positions in `source.train`, share of its segments) of each kind; one kind if no balance."""
     if not source.balance:
-        return [(everything, 1.0)]
-    success, demonstration = (
-        source.index.columns[name][source.train] for name in ("success", "demonstration")
-    )
-    members = dict(
-        zip(KINDS, map(np.flatnonzero, (success & demonstration, success & ~demonstration, ~success)))
-    )
+        return [(np.arange(len(source.train)), 1.0)]
+
+    columns = source.index.columns
+    success, demonstration = columns["success"][source.train], columns["demonstration"][source.train]
+    is_kind = (success & demonstration, success & ~demonstration, ~success)
+    members = dict(zip(KINDS, map(np.flatnonzero, is_kind)))
     for kind, share in source.balance.items():
         if share > 0 and not len(members[kind]):
             raise UserError(
-                f"config.data.balance asks for a share of {share:g} {kind}, but {source.spec.path} has none among its "
-                f"{len(source.train)} training episodes; set it to 0 or None."
+                f"config.data.balance asks for a share of {share:g} {kind}, but {source.spec.path} has none "
+                f"among its {len(source.train)} training episodes; set it to 0 or None."
             )
+
     rest = {kind: float(cuts[group].sum()) for kind, group in members.items() if kind not in source.balance}
     left = 1.0 - sum(source.balance.values())
     total = sum(rest.values())
     if left > 1e-6 and not total:
         raise UserError(
-            f"config.data.balance leaves {left:.0%} to {sorted(rest)}, of which {source.spec.path} has no training episode; let the shares "
-            "sum to 1."
+            f"config.data.balance leaves {left:.0%} to {sorted(rest)}, of which {source.spec.path} has no "
+            "training episode; let the shares sum to 1."
         )
     shares = dict(source.balance) | {kind: left * size / total for kind, size in rest.items() if total}
     return [(members[kind], share) for kind, share in shares.items()]

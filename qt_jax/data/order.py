@@ -1,14 +1,15 @@
-"""In which order segments are trained: a function of the seed, the batch's number and the row, and of nothing
-else.
+"""The order in which segments are trained, which depends on the seed, the batch's number and the row alone.
 
-So a position is one number, the same on any number of hosts, worker processes and threads, and every host
+So a position is one number, the same for any number of hosts, worker processes and threads, and every host
 reads its own episodes alone.
 
-- A row of the batch is a lane. In batch t, row r draws from the group in which frac(t * golden ratio + r / B) falls on a circle cut by the
-  groups' weights: each batch holds every group's share to within one row, and each row in the long run.
-- A group's episodes are permuted anew each epoch; its n-th draw is entry n of that endless sequence. Lane r takes draws r, r + B,
-  r + 2B, ..., whole episodes, so all of an epoch's episodes are drawn once, by one lane each.
-- A lane shuffles the segments of `block` draws together, and then goes on to the next.
+- The groups' weights divide a circle into arcs. In batch t, row r of B draws from the group on whose arc
+  frac(t * golden ratio + r / B) lies. So each batch holds every group's share to within one row, and so does
+  each row in the long run.
+- A group's episodes are permuted anew in each epoch, which makes an endless sequence of draws. Row r takes
+  draws r, r + B, r + 2B and so on, whole episodes. So each episode of an epoch is drawn once, by one row.
+- The draws of one row from one group are its lane. A lane shuffles the segments of `block` draws together,
+  then those of the next.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ from typing import NamedTuple
 import numpy as np
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-"""The golden ratio's fraction of 2^64; products wrap around, which is the circle."""
+"""The fraction of the golden ratio, times 2^64: products wrap around like a circle."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Episodes that are drawn alike. source: which dataset; episodes: their numbers in its index; cuts:
-    segments of each; weight: share.
+    """Episodes of a dataset, each of which is drawn equally often.
+
+    source: number of the dataset; episodes: their numbers in its index; cuts: number of segments of each;
+    weight: the group's share of the draws, in proportion to those of the other groups.
     """
 
     source: int
@@ -35,9 +38,7 @@ class Group:
 
 
 class Draw(NamedTuple):
-    """One segment: cut `cut` of `episode` of dataset `source`; (group, number) names this reading of the
-    episode.
-    """
+    """One segment: cut `cut` of `episode` of dataset `source`, in draw `number` of group `group`."""
 
     source: int
     episode: int
@@ -50,7 +51,10 @@ class Order:
     """The draws of all batches.
 
     Args:
-        rows: of the global batch. block: draws of a lane whose segments are shuffled together.
+        groups: what is drawn from.
+        rows: number of rows of the global batch.
+        block: number of draws of a lane whose segments are shuffled together.
+        seed: of permutations and shuffles.
 
     """
 
@@ -60,30 +64,29 @@ class Order:
         self._edges = (edges[:-1] / edges[-1] * 2.0**64).astype(np.uint64)
 
     def group_of(self, batches: np.ndarray, row: int) -> np.ndarray:
-        """Which group the row draws from in each of these batches."""
+        """Returns the number of the group that the row draws from in each of these batches."""
         place = batches.astype(np.uint64) * GOLDEN + np.uint64(int(row) * 2**64 // self.rows)
         return np.searchsorted(self._edges, place, side="right")
 
     def drawn(self, group: int, numbers: np.ndarray) -> np.ndarray:
-        """Which of the group's episodes these draws are."""
+        """Returns which of the group's episodes these draws are, as positions in `Group.episodes`."""
         epochs, places = np.divmod(numbers, len(self.groups[group].episodes))
         key = np.random.SeedSequence((self.seed, group)).generate_state(1, np.uint64)[0]
         return permuted(places, _hashed(epochs.astype(np.uint64) + key), len(self.groups[group].episodes))
 
 
 def _hashed(x: np.ndarray) -> np.ndarray:
-    """Uniform bits from distinct numbers (SplitMix64's finaliser: Steele et al. 2014)."""
+    """Mixes the bits of each number (the finaliser of SplitMix64: Steele et al. 2014)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
 def permuted(places: np.ndarray, keys: np.ndarray, count: int) -> np.ndarray:
-    """Where the permutation of range(count) named by each key sends each place, without making the
-    permutation.
+    """Returns where the permutation of range(count) that each key names sends each place.
 
-    A Feistel network on the next even number of bits, walked until it falls into the range (Black and Rogaway
-    2002).
+    No permutation is held in memory: a Feistel network permutes the next even number of bits, and is applied
+    until the result lies in the range (Black and Rogaway 2002).
     """
     half = np.uint64(max(1, -(-(count - 1).bit_length() // 2)))
     low = np.uint64((1 << int(half)) - 1)
@@ -101,20 +104,21 @@ def permuted(places: np.ndarray, keys: np.ndarray, count: int) -> np.ndarray:
 
 
 class Lane:
-    """One row's way through one group, from any position."""
+    """The segments that one row draws from one group, from any position on."""
 
     def __init__(self, order: Order, group: int, row: int, skip: int):
         self._order, self._group, self._row = order, group, row
-        self._next_block, self._waiting = 0, []
+        self._next_block = 0
+        self._waiting: list[Draw] = []
         self._skip(skip)
 
     def _numbers(self, first: int, blocks: int) -> np.ndarray:
-        """Draws of `blocks` blocks, [blocks, block]."""
+        """Returns the numbers of the draws of `blocks` blocks, [blocks, block]."""
         places = np.arange(first * self._order.block, (first + blocks) * self._order.block)
         return (places * self._order.rows + self._row).reshape(blocks, -1)
 
     def _skip(self, count: int) -> None:
-        """Past `count` segments, whole blocks at a time."""
+        """Goes past `count` segments, a whole block at a time."""
         cuts = self._order.groups[self._group].cuts
         while count:
             numbers = self._numbers(self._next_block, 1024)
@@ -136,30 +140,31 @@ class Lane:
             for number, entry in zip(numbers, drawn)
             for cut in range(group.cuts[entry])
         ]
-        shuffled = np.random.default_rng((order.seed, self._group, self._row, self._next_block)).permutation(
-            len(segments)
-        )
-        self._waiting = [segments[i] for i in shuffled]
+        rng = np.random.default_rng((order.seed, self._group, self._row, self._next_block))
+        self._waiting = [segments[i] for i in rng.permutation(len(segments))]
         self._next_block += 1
 
     def next(self) -> Draw:
+        """Returns the next segment."""
         while not self._waiting:
             self._fill()
         return self._waiting.pop(0)
 
 
 class Reader:
-    """The draws of some rows, batch after batch; going back, or far ahead, costs a fresh start."""
+    """The draws of some rows, batch after batch; a step back, or far ahead, costs a fresh start."""
 
     CHUNK = 64
 
     def __init__(self, order: Order, rows: np.ndarray):
-        self._order, self._rows = order, rows
+        self._order, self._rows = order, [int(row) for row in rows]
         self._chunks: dict[int, list[list[Draw]]] = {}
         self._next_chunk = -1
+        self._lanes: dict[tuple[int, int], Lane] = {}
+        self._drawn_before: dict[int, list[int]] = {}
 
     def batch(self, number: int) -> list[Draw]:
-        """The draws of all rows in one batch. Not thread-safe."""
+        """Returns the draws of all rows in one batch. Not thread-safe."""
         chunk, place = divmod(number, self.CHUNK)
         if chunk not in self._chunks:
             if chunk != self._next_chunk:
@@ -168,23 +173,20 @@ class Reader:
         return self._chunks[chunk][place]
 
     def _start(self, chunk: int) -> None:
-        past = np.arange(chunk * self.CHUNK)
-        self._lanes = {}
+        past, groups = np.arange(chunk * self.CHUNK), len(self._order.groups)
         for row in self._rows:
-            counts = np.bincount(self._order.group_of(past, row), minlength=len(self._order.groups))
-            for group, count in enumerate(counts):
-                self._lanes[row, group] = (group, int(row), int(count))
-        self._next_chunk, self._chunks = chunk, {}
+            counts = np.bincount(self._order.group_of(past, row), minlength=groups)
+            self._drawn_before[row] = counts.tolist()
+        self._next_chunk, self._chunks, self._lanes = chunk, {}, {}
 
     def _lane(self, row: int, group: int) -> Lane:
-        lane = self._lanes[row, group]
-        if not isinstance(lane, Lane):
-            lane = self._lanes[row, group] = Lane(self._order, *lane)
-        return lane
+        if (row, group) not in self._lanes:
+            self._lanes[row, group] = Lane(self._order, group, row, self._drawn_before[row][group])
+        return self._lanes[row, group]
 
     def _advance(self) -> None:
         batches = np.arange(self._next_chunk * self.CHUNK, (self._next_chunk + 1) * self.CHUNK)
-        groups = np.stack([self._order.group_of(batches, row) for row in self._rows], axis=1)
+        groups = np.stack([self._order.group_of(batches, row) for row in self._rows], axis=1).tolist()
         draws = [[self._lane(row, group).next() for row, group in zip(self._rows, line)] for line in groups]
         self._chunks[self._next_chunk] = draws
         self._chunks.pop(self._next_chunk - 3, None)

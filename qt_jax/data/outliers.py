@@ -1,4 +1,4 @@
-"""Bounds of actions, and deviations of states, that a few values make, as lines for a person."""
+"""Warnings of action bounds, and of standard deviations of states, that a few outliers make."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from qt_jax.statistics import Outlier, Statistics, outlying
 
 
 class Extremes:
-    """Where the least and the greatest value of each action dim stand."""
+    """The least and the greatest value of each action dim, each with its place."""
 
     def __init__(self, dims: int):
         self._values = np.full((2, dims), -np.inf, np.float32)  # of -action and action
         self._places = [[""] * dims, [""] * dims]
 
     def add(self, actions: np.ndarray, place: str, first: int = 0) -> None:
-        """actions: [T, D] of the episode at `place`, from its step `first` on."""
+        """Adds actions [T, D] of the episode at `place`, from its step `first` on."""
         for side, values in enumerate((-actions, actions)):
             for dim in np.flatnonzero(values.max(axis=0) > self._values[side]):
                 step = int(values[:, dim].argmax())
@@ -27,7 +27,7 @@ class Extremes:
                 self._places[side][dim] = f"{place}, step {first + step}"
 
     def of(self, dim: int, greatest: bool) -> tuple[float, str]:
-        """The value and its place."""
+        """Returns the least or the greatest value of a dim, and its place."""
         side = int(greatest)
         return float(self._values[side, dim]) * (1 if greatest else -1), self._places[side][dim]
 
@@ -35,33 +35,37 @@ class Extremes:
 def lines(
     action: ActionSpec, samples: np.ndarray, extreme: Callable[[int, bool], tuple[float, str]]
 ) -> list[str]:
-    """One for each bound that lies far beyond nearly all actions: they share a few bins then.
+    """Returns a line for each bound that lies far beyond nearly all actions, which then share a few bins.
 
     Args:
-        samples: [n, D] of the actions.
+        action: the bounds and bins.
+        samples: actions [n, D]; those that are not finite are left out.
         extreme: gives the least or (True) the greatest value of a dim, and its place if that is known.
 
     """
-    told, samples = [], samples[np.isfinite(samples).all(axis=1)]
+    found, samples = [], samples[np.isfinite(samples).all(axis=1)]
     for outlier in outlying(samples, np.asarray(action.low), np.asarray(action.high)):
         dim, (start, end) = outlier.dim, outlier.rest
         edges = np.zeros((2, action.dims))
         edges[:, dim] = start, end
         first, last = discretization.tokenize(action, edges)[:, dim]
         what = _what(action.names[dim], outlier, *extreme(dim, outlier.bound > end))
-        told.append(
+        found.append(
             f"{what}: nearly all values lie in [{start:.3g}, {end:.3g}], {last - first + 1} of "
             f"{action.bins[dim]} bins; mend the data or the bound, or set config.data.action_bounds=quantiles"
         )
-    return told
+    return found
 
 
 def of_states(samples: np.ndarray, statistics: Statistics) -> list[str]:
-    """One for each entry whose outlier widens its standard deviation beyond nearly all values: normalised
-    by it, they are one.
+    """Returns a line for each state entry whose outlier makes its standard deviation too wide.
+
+    Too wide is a deviation greater than the range of nearly all values: normalised by it, they are nearly
+    equal.
 
     Args:
-        samples: [n, S] of the states.
+        samples: states [n, S].
+        statistics: of all states.
 
     """
     found = outlying(samples, np.asarray(statistics.low), np.asarray(statistics.high))
@@ -75,7 +79,7 @@ def of_states(samples: np.ndarray, statistics: Statistics) -> list[str]:
 
 
 def _what(name: str, outlier: Outlier, value: float, place: str) -> str:
-    """The value that made the bound, its place first; or the bound, where no value is near it."""
+    """Names the value that made the bound, its place first; or the bound, if no value is near it."""
     start, end = outlier.rest
     if abs(value - outlier.bound) > min(abs(value - start), abs(value - end)):
         return f"action {name!r} has the bound {outlier.bound:g}, far from all values"

@@ -1,5 +1,6 @@
-"""The serialised episodes of an RLDS directory: scanned in order or read one by one, TFRecord and
-ArrayRecord, without TensorFlow.
+"""The serialised episodes of an RLDS directory, TFRecord or ArrayRecord, read without TensorFlow.
+
+They are scanned in order or read one by one.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ VALIDATION = ("validation", "val", "valid")
 
 
 class BadRecord(Exception):
-    """One record is damaged; those after it can be read. step: where in the episode, if it is known."""
+    """One record is damaged; those after it can be read. step: the episode's, if it is known."""
 
     def __init__(self, text: str, step: int | None = None):
         super().__init__(text)
@@ -35,7 +36,7 @@ class BadRecord(Exception):
 
 
 def named(place: str, error: Exception) -> str:
-    """The error as a line that begins with the place, down to the step where that is known."""
+    """Returns the error as a line that begins with the place, and with the step if that is known."""
     step = getattr(error, "step", None)
     return f"{place}: {error}" if step is None else f"{place}, step {step}: {error}"
 
@@ -46,7 +47,10 @@ class BadShard(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A file of an RLDS dataset. modified: seconds since the epoch. split: that it belongs to."""
+    """A file of an RLDS dataset.
+
+    size: in bytes; modified: seconds since 1970; examples: number of records; split: that it belongs to.
+    """
 
     path: str
     file_format: str
@@ -57,15 +61,16 @@ class Shard:
 
     @property
     def name(self) -> str:
+        """The file's name without its directory."""
         return epath.Path(self.path).name
 
 
 @dataclasses.dataclass(frozen=True)
 class Directory:
-    """An opened RLDS version directory: its files, those of `train` and of its own validation split, and how
-    a record parses.
+    """An opened RLDS version directory.
 
-    unread: {other split: its number of episodes}.
+    shards: the files of `train` and of the dataset's own validation split; features: TFDS features, which
+    parse a record; metadata: what metadata.json holds; unread: {other split: its number of episodes}.
     """
 
     path: str
@@ -75,20 +80,17 @@ class Directory:
     unread: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def own_validation(self) -> np.ndarray:
-        """Bool [shards], those of its own validation split; all False where it has none."""
+        """Returns bool [shards]: which belong to the dataset's own validation split."""
         return np.asarray([shard.split != "train" for shard in self.shards], bool)
 
     def splits(self) -> list[str]:
-        """Lines on what is done with splits other than `train`."""
-        own = sorted({shard.split for shard in self.shards} - {"train"})
+        """Returns a line for each split other than `train`: how it is used."""
+        own, unread = sorted({shard.split for shard in self.shards} - {"train"}), sorted(self.unread.items())
         lines = [f"validation is the dataset's own split {split!r}, nothing of 'train'" for split in own]
-        return lines + [
-            f"its split {name!r}, {count} episodes, is not read"
-            for name, count in sorted(self.unread.items())
-        ]
+        return lines + [f"its split {name!r}, {count} episodes, is not read" for name, count in unread]
 
     def parse(self, record: bytes) -> dict[str, Any]:
-        """A record -> nested dict; `steps` holds one stacked array a key, images still encoded.
+        """Parses a record as a nested dict; `steps` holds a stacked array for each key, images encoded.
 
         Raises:
             BadRecord: if it does not parse.
@@ -96,16 +98,15 @@ class Directory:
         """
         import tensorflow_datasets as tfds
 
+        decoders = {"steps": tfds.decode.SkipDecoding()}
         try:
-            return self.features.deserialize_example_np(
-                record, decoders={"steps": tfds.decode.SkipDecoding()}
-            )
+            return self.features.deserialize_example_np(record, decoders=decoders)
         except Exception as error:
             raise BadRecord(f"does not parse ({type(error).__name__})") from error
 
 
 def open_directory(path: str) -> Directory:
-    """The newest version below `path`, or `path` itself if it is a version directory.
+    """Opens the newest version below `path`, or `path` itself if it is a version directory.
 
     Raises:
         UserError: if there is no RLDS dataset with a `train` split, or it cannot be reached.
@@ -115,21 +116,22 @@ def open_directory(path: str) -> Directory:
 
     directory = storage.directory(path)
     try:
-        is_version = (directory / "dataset_info.json").exists()
-        versions = (
-            [directory]
-            if is_version
-            else [p for p in directory.glob("*.*.*") if p.is_dir() and tfds.core.Version.is_valid(p.name)]
-        )
+        if (directory / "dataset_info.json").exists():
+            newest = directory
+        else:
+            found = [p for p in directory.glob("*.*.*") if p.is_dir()]
+            versions = [p for p in found if tfds.core.Version.is_valid(p.name)]
+            newest = max(versions, key=lambda p: tfds.core.Version(p.name), default=None)
     except Exception as error:  # a bucket's own: no credentials, no such bucket, no network
         raise UserError(
             f"{path} cannot be read ({type(error).__name__}: {str(error)[:200]}); mend the access."
         ) from error
-    if not versions:
+    if newest is None:
         raise UserError(
-            f"{path} holds no RLDS dataset (no VERSION directory); run `python -m qt_jax collect --config=...` first, or correct the path."
+            f"{path} holds no RLDS dataset (no VERSION directory); run `python -m qt_jax collect "
+            "--config=...` first, or correct the path."
         )
-    newest = max(versions, key=lambda p: tfds.core.Version(p.name)) if not is_version else directory
+
     try:
         info = tfds.builder_from_directory(str(newest)).info
     except Exception as error:
@@ -140,6 +142,7 @@ def open_directory(path: str) -> Directory:
         raise UserError(f"{newest} has splits {sorted(info.splits)}, expected 'train'; collect it again.")
     if "steps" not in info.features:
         raise UserError(f"{newest} has features {sorted(info.features)}, expected RLDS' 'steps'.")
+
     chosen = ["train", *(name for name in VALIDATION if name in info.splits)]
     shards = tuple(
         _shard(newest, info, name, file, examples)
@@ -151,7 +154,7 @@ def open_directory(path: str) -> Directory:
 
 
 def _shard(directory: epath.Path, info: Any, split: str, file: Any, examples: int) -> Shard:
-    """Raises a UserError if the file is missing."""
+    """Looks at a file of the dataset; raises a UserError if it is missing."""
     path = epath.Path(file)
     try:
         stat = path.stat()
@@ -159,7 +162,7 @@ def _shard(directory: epath.Path, info: Any, split: str, file: Any, examples: in
         raise UserError(
             f"{directory} lacks {path.name} ({type(error).__name__}); copy or collect it again."
         ) from error
-    # Of a local file to the nanosecond: epath has whole seconds, in which a file may be written twice.
+    # Of a local file in fractions of a second: epath has whole ones, in which a file may be written twice.
     modified = float(stat.mtime) if "://" in str(path) else os.stat(path).st_mtime
     return Shard(str(path), info.file_format.value, stat.length, modified, examples, split)
 
@@ -174,11 +177,15 @@ def _masked_crc(data: bytes) -> int:
 
 
 def scan(shard: Shard, cache: str) -> Iterator[tuple[int, bytes | BadRecord]]:
-    """(position, record) of all records in order; a damaged one is a BadRecord in its place.
+    """Yields (position, record) of all records in order; a BadRecord stands for one that is damaged.
+
+    Args:
+        shard: the file.
+        cache: directory for copies of ArrayRecord files that lie in a bucket.
 
     Raises:
-        BadShard: where the file ends too early, or from where on it cannot be read.
-        UserError: if it cannot be opened at all, which is no damage.
+        BadShard: if the file ends too early, or cannot be read from some point on.
+        UserError: if the file cannot be opened, which is not a damage of it.
 
     """
     if shard.file_format == "array_record":
@@ -224,7 +231,7 @@ def _scan_array_record(shard: Shard, cache: str) -> Iterator[tuple[int, bytes | 
 
 
 def read(shard: Shard, position: int, size: int, cache: str) -> bytes:
-    """One record of `size` bytes at a position that `scan` gave.
+    """Reads one record of `size` bytes at a position that `scan` gave; `cache` as in `scan`.
 
     Raises:
         BadRecord: if it is damaged.
@@ -260,13 +267,18 @@ def _array_record(shard: Shard, cache: str) -> Any:
 
 
 def _local(shard: Shard, cache: str) -> str:
-    """ArrayRecord's reader opens local files alone: of a file in a bucket, a copy in `cache`, made once."""
+    """Returns the path of a local copy of the file, since ArrayRecord's reader opens local files alone.
+
+    A file of a bucket is copied to `cache` once.
+    """
     if "://" not in shard.path:
         return shard.path
     if "://" in cache:
         raise UserError(
-            f"config.data.cache is {cache}; ArrayRecord files of a bucket are copied there, so give a local directory."
+            f"config.data.cache is {cache}; ArrayRecord files of a bucket are copied there, so give a local "
+            "directory."
         )
+
     name = hashlib.sha256(f"{shard.path} {shard.size} {shard.modified}".encode()).hexdigest()[:16]
     copy = storage.directory(cache) / "shards" / f"{name}-{shard.name}"
     if not copy.exists():

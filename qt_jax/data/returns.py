@@ -1,4 +1,4 @@
-"""Rewards and returns of whole datasets, from their indices alone, and whether a value range holds them."""
+"""Rewards and returns of whole datasets, computed from their indices, and checks of the value range."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from qt_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Returns:
-    """Of all episodes of an index, one after the other.
+    """Rewards and returns of all episodes of an index, one after the other.
 
-    starts: int [episodes], where each begins. rewards: float32 [steps], the step penalty taken off.
-    discounted: float64 [steps], what the rest of the episode paid; of a truncated one, as far as it was seen.
+    starts: int [episodes], the first step of each episode
+    rewards: float32 [steps], the step penalty subtracted
+    discounted: float64 [steps], the discounted return of the rest of the episode, as far as it was recorded
     """
 
     starts: np.ndarray
@@ -29,20 +30,21 @@ class Returns:
 
     @property
     def whole(self) -> np.ndarray:
-        """float64 [episodes], sums of the rewards."""
+        """The sum of each episode's rewards, float64 [episodes]."""
         return np.add.reduceat(self.rewards, self.starts, dtype=np.float64)
 
     @property
     def least(self) -> np.ndarray:
-        """[episodes], of the discounted ones."""
+        """The least discounted return of each episode, float64 [episodes]."""
         return np.minimum.reduceat(self.discounted, self.starts)
 
     @property
     def greatest(self) -> np.ndarray:
+        """The greatest discounted return of each episode, float64 [episodes]."""
         return np.maximum.reduceat(self.discounted, self.starts)
 
     def outside(self, value_range: tuple[float, float]) -> np.ndarray:
-        """Bool [episodes], those of which a return lies outside it, by more than rounding."""
+        """Returns bool [episodes]: which have a return outside the range, by more than rounding."""
         low, high = value_range
         margin = 1e-5 * (high - low)
         return (self.least < low - margin) | (self.greatest > high + margin)
@@ -51,14 +53,15 @@ class Returns:
 def of_index(
     index: Index, step_penalty: float, discount: float, dt_ref: float, failed: bool = False
 ) -> Returns:
-    """failed: as hindsight has all episodes, paid nothing."""
+    """Computes the returns of all episodes; `failed`: as hindsight relabels them, without a success."""
     columns = index.columns
     lengths = columns["length"].astype(np.int64)
     ends = np.cumsum(lengths)
-    rewards = np.full(ends[-1], 0.0 - step_penalty, np.float32)  # and no -0
+    rewards = np.full(ends[-1], 0.0 - step_penalty, np.float32)  # `0.0 -` avoids -0
     if not failed:
         rewards[ends - 1] = columns["final_reward"]
         rewards[np.repeat(columns["dense"], lengths)] = index.rewards
+
     gamma = discount ** (columns["dt"].astype(np.float64) / dt_ref)
     discounted = rewards.astype(np.float64)
     for back in range(2, int(lengths.max()) + 1):  # the last step but one of all, then the one before
@@ -69,20 +72,19 @@ def of_index(
 
 
 def check(mixture: Mixture, config: Any) -> None:
-    """Of all episodes that are trained on or validated on.
+    """Checks that `config.value_range` holds the returns of all training and validation episodes.
 
     Raises:
-        UserError: naming each dataset with returns outside `config.value_range`, and its own range.
+        UserError: that names each dataset with returns outside, and the range of its returns.
 
     """
     low, high = config.value_range
     problems, spans = [], [(low, high)]
     relabelled = [" as hindsight relabels it (config.data.relabel_rate)"] if config.data.relabel_rate else []
+    settings = config.data.step_penalty, config.discount, config.dt_ref
     for source, kind in itertools.product(mixture.sources, ["", *relabelled]):
         used = np.union1d(source.train, source.validation)
-        found = of_index(
-            source.index, config.data.step_penalty, config.discount, config.dt_ref, failed=bool(kind)
-        )
+        found = of_index(source.index, *settings, failed=bool(kind))
         least, greatest = found.least[used].min(), found.greatest[used].max()
         spans.append((least, greatest))
         outside = used[found.outside(config.value_range)[used]]
@@ -91,6 +93,7 @@ def check(mixture: Mixture, config: Any) -> None:
                 f"{source.name}{kind} from {least:.6g} to {greatest:.6g}, {len(outside)} of {len(used)} "
                 f"episodes outside, the first {indices.where(source.directory, source.index, outside[0])}"
             )
+
     if problems:
         least, greatest = _rounded_outwards(*np.transpose(spans))
         raise UserError(
@@ -99,16 +102,17 @@ def check(mixture: Mixture, config: Any) -> None:
         )
 
 
-TOLD_QUANTILE = 0.9
-"""Of the returns of successful episodes: a good one, not the one stroke of luck (default of this project)."""
+TARGET_QUANTILE = 0.9
+"""Quantile of the successful episodes' returns: high, but not the greatest, which may be luck (default)."""
 
 
-def told(source: Source, config: Any) -> float:
-    """The return that a policy is told at the robot: `config.agent.target_return`, or a good one of the
-    training episodes.
+def target(source: Source, config: Any) -> float:
+    """Returns the return that a policy is conditioned on when it acts.
+
+    It is `config.agent.target_return`, or else a high one of the successful training episodes.
 
     Raises:
-        UserError: if no training episode is like what is asked.
+        UserError: if the config's lies outside the returns of the training episodes.
 
     """
     every = of_index(source.index, config.data.step_penalty, config.discount, config.dt_ref)
@@ -116,19 +120,20 @@ def told(source: Source, config: Any) -> float:
     if asked is None:
         success = source.index.columns["success"][source.train]
         good = found[success] if success.any() else found
-        return float(np.quantile(good, TOLD_QUANTILE, method="higher"))
+        return float(np.quantile(good, TARGET_QUANTILE, method="higher"))
+
     margin = 1e-5 * max(1.0, np.abs(found).max())  # float32 sums
     if not found.min() - margin <= asked <= found.max() + margin:
         raise UserError(
             f"config.agent.target_return is {asked:g}; the episodes of {source.name} "
-            f"({source.directory.path}) have returns from {found.min():.6g} to {found.max():.6g}. Give one of "
-            "these, or None for a good one of the data."
+            f"({source.directory.path}) have returns from {found.min():.6g} to {found.max():.6g}. Give a "
+            "return in this range, or None for a high one of the data."
         )
     return float(asked)
 
 
 def _rounded_outwards(lows: np.ndarray, highs: np.ndarray) -> tuple[float, float]:
-    """The least and the greatest with few digits, to be copied."""
+    """Returns the least and the greatest, rounded outwards to few digits, for a person to copy."""
     low, high = float(lows.min()), float(highs.max())
     unit = 10.0 ** (math.floor(math.log10(high - low)) - 2)
     return math.floor(round(low / unit, 3)) * unit, math.ceil(round(high / unit, 3)) * unit

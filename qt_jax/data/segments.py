@@ -1,4 +1,4 @@
-"""Episodes -> segments: where to cut, what each cut trains on, and the arrays of one cut."""
+"""Segments of episodes: where episodes are cut, which steps of a cut are trained, and a batch's arrays."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ from qt_jax.data.episodes import Episode, monte_carlo_returns
 from qt_jax.errors import UserError, require_one_of
 from qt_jax.preprocess import resize
 from qt_jax.segment import Segment, segment_struct
-from qt_jax.specs import ActionSpec, ObservationSpec
+from qt_jax.specs import ActionSpec, Interface
 from qt_jax.statistics import Statistics
 
 
 @dataclasses.dataclass(frozen=True)
 class Cutting:
-    """`length` records a segment, of a policy with a `window` of frames and `n_step` backups."""
+    """How episodes are cut into segments.
+
+    length: records of a segment; window: frames that the policy sees; n_step: steps of a backup.
+    """
 
     length: int
     window: int
@@ -32,18 +35,19 @@ class Cutting:
     def __post_init__(self):
         if self.length < self.window + self.n_step:
             raise UserError(
-                f"config.data.segment_length is {self.length}; a window of {self.window} and n_step {self.n_step} need at least "
-                f"{self.window + self.n_step}."
+                f"config.data.segment_length is {self.length}; a window of {self.window} and n_step "
+                f"{self.n_step} need at least {self.window + self.n_step}."
             )
 
     @property
     def stride(self) -> int:
+        """Records from the start of one cut to that of the next."""
         return self.length - (self.window - 1) - self.n_step
 
     def starts(self, episode_length: int) -> list[int]:
-        """First record of each cut of an episode of `episode_length` transitions.
+        """Returns the first record of each cut of an episode of `episode_length` transitions.
 
-        Neighbours overlap by window - 1 + n_step records: then each transition is trainable in exactly one
+        Neighbours overlap by window - 1 + n_step records, so that each transition is trainable in exactly one
         cut.
         """
         extra = max(0, episode_length + 1 - self.length)
@@ -51,8 +55,10 @@ class Cutting:
 
     @functools.lru_cache(maxsize=4096)  # noqa: B019 (a few Cuttings live as long as the process)
     def trainable(self, start: int, episode_length: int) -> np.ndarray:
-        """Bool [length]: transitions whose window and bootstrap lie inside the cut (or whose episode starts
-        or ends there).
+        """Returns bool [length]: which transitions of the cut at record `start` are trained.
+
+        Their window lies inside the cut, or the episode starts there; and so does their bootstrap, or the
+        episode ends there.
         """
         position = np.arange(self.length)
         step = start + position
@@ -67,15 +73,14 @@ TIME_LIMITS = ("bootstrap", "terminal")
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How one dataset's numbers go into the network's arrays.
+    """How the numbers of one dataset go into the network's arrays.
 
-    own: the dataset's action; network_action, network_observation: the network's; state: statistics of the
-    dataset's state.
+    own: the dataset's action; interface: the network's; state: statistics of the dataset's state;
+    time_limits: whether the end of a truncated episode bootstraps or is terminal.
     """
 
     own: ActionSpec
-    network_action: ActionSpec
-    network_observation: ObservationSpec
+    interface: Interface
     state: Statistics
     cutting: Cutting
     discount: float
@@ -89,9 +94,9 @@ class Layout:
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """An episode, images still encoded, with what is computed once however many segments are cut from it.
+    """An episode, images still encoded, with all else that its segments need, computed once.
 
-    embedding: of its instruction; table: the rest of each cut, structured [cuts] as `table_dtype` says.
+    embedding: of its instruction; table: a structured array [cuts] of `table_dtype`.
     """
 
     episode: Episode
@@ -100,7 +105,7 @@ class Prepared:
 
     @property
     def nbytes(self) -> int:
-        """Of memory, about."""
+        """Bytes of memory, about."""
         episode = self.episode
         frames = sum(sys.getsizeof(frame) + 8 for frames in episode.images.values() for frame in frames)
         arrays = (episode.state, episode.actions, episode.rewards, self.table)
@@ -108,7 +113,7 @@ class Prepared:
 
 
 class BadFrame(Exception):
-    """An image of a segment does not decode. step: of the episode."""
+    """An image of a segment does not decode. step: the episode's."""
 
     def __init__(self, camera: str, step: int):
         super().__init__(f"step {step}: image {camera!r} does not decode")
@@ -116,27 +121,24 @@ class BadFrame(Exception):
 
 
 @functools.lru_cache
-def table_dtype(action: ActionSpec, observation: ObservationSpec, length: int) -> np.dtype:
-    """One row of a Segment but for its images and instruction."""
-    shapes = segment_struct(action, observation, 0, 1, length)
-    fields = {f.name: getattr(shapes, f.name) for f in dataclasses.fields(shapes)}
-    return np.dtype(
-        [
-            (n, x.dtype, x.shape[1:])
-            for n, x in fields.items()
-            if n not in ("images", "camera_mask", "instruction")
-        ]
-    )
+def table_dtype(interface: Interface, length: int) -> np.dtype:
+    """Returns the dtype of one row of a Segment without its images and instruction."""
+    shapes = segment_struct(interface, 1, length)
+    names = [field.name for field in dataclasses.fields(shapes)]
+    left = [name for name in names if name not in ("images", "camera_mask", "instruction")]
+    fields = {name: getattr(shapes, name) for name in left}
+    return np.dtype([(name, field.dtype, field.shape[1:]) for name, field in fields.items()])
 
 
 def prepare(episode: Episode, embedding: np.ndarray, layout: Layout) -> Prepared:
-    """All that an episode's segments need but their images, computed once."""
+    """Computes all that the segments of an episode need but their decoded images."""
     if layout.time_limits == "terminal":
         episode = dataclasses.replace(episode, terminal=True)
-    network, observation = layout.network_action, layout.network_observation
+    network, observation = layout.interface.action, layout.interface.observation
     bins = layout.own.bins_in(network)
     tokens = np.zeros((episode.length, network.dims), np.int32)
-    tokens[:, list(layout.own.slots_in(network))] = discretization.tokenize(layout.own, episode.actions)
+    tokens[:, list(layout.own.dims_in(network))] = discretization.tokenize(layout.own, episode.actions)
+
     state = np.zeros((len(episode.state), observation.state_dim), np.float32)
     state[:, : episode.state.shape[1]] = layout.state.normalize(episode.state)
     step = np.arange(episode.length + 1)
@@ -152,12 +154,14 @@ def prepare(episode: Episode, embedding: np.ndarray, layout: Layout) -> Prepared
         "is_terminal": ends & episode.terminal,
         "valid": np.ones(len(state), bool),
     }
+
     starts, length = layout.cutting.starts(episode.length), layout.cutting.length
-    table = np.zeros(len(starts), table_dtype(network, observation, length))
+    table = np.zeros(len(starts), table_dtype(layout.interface, length))
     for name, values in records.items():
         for row, start in zip(table[name], starts):
             part = values[start : start + length]
             row[: len(part)] = part
+
     table["trainable"] = [layout.cutting.trainable(start, episode.length) for start in starts]
     table["bins"], table["dt"], table["success"] = bins, episode.dt, episode.success
     table["episode_return"], table["relabelled"] = episode.rewards.sum(), episode.relabelled
@@ -165,24 +169,28 @@ def prepare(episode: Episode, embedding: np.ndarray, layout: Layout) -> Prepared
 
 
 class Rows:
-    """A batch that is filled row by row; `layout`: of any of its datasets."""
+    """A batch that is filled row by row.
 
-    def __init__(self, layout: Layout, instruction_dim: int, rows: int, buffers: Buffers):
-        observation, length = layout.network_observation, layout.cutting.length
+    layout: of any of its datasets, since the network's part is the same; rows: number of rows B.
+    """
+
+    def __init__(self, layout: Layout, rows: int, buffers: Buffers):
+        interface, length = layout.interface, layout.cutting.length
+        observation = interface.observation
         self._images = {
             camera: buffers.take((rows, length, *observation.image_size, 3)) for camera in observation.cameras
         }
         self._camera_mask = {camera: np.zeros(rows, bool) for camera in observation.cameras}
-        self._instruction = np.zeros((rows, instruction_dim), np.float32)
-        self._table = np.zeros(rows, table_dtype(layout.network_action, observation, length))
+        self._instruction = np.zeros((rows, interface.instruction_dim), np.float32)
+        self._table = np.zeros(rows, table_dtype(interface, length))
 
     def fill(self, row: int, prepared: Prepared, number: int, cutting: Cutting) -> int:
-        """Puts cut `number` of an episode into a row, each of its frames decoded once, in its place.
+        """Puts cut `number` of an episode into a row, and decodes each of its frames in place.
 
-        Returns their encoded bytes.
+        Returns the bytes of the encoded frames.
 
         Raises:
-            BadFrame: if an image does not decode; the row is then to be filled again, or left out.
+            BadFrame: if an image does not decode; fill the row again, or leave it out.
 
         """
         self._table[row] = prepared.table[number]
@@ -201,31 +209,34 @@ class Rows:
         return size
 
     def leave_out(self, row: int) -> None:
-        """Has a row show and train nothing, and be counted nowhere."""
+        """Empties a row: it trains nothing and counts in no metric."""
         for images in self._images.values():
             images[row] = 0
         self._table[row]["trainable"] = self._table[row]["is_first"] = False
 
     def segment(self) -> Segment:
-        """The batch, once every row is filled."""
+        """Returns the batch, once every row is filled."""
         fields = {name: np.ascontiguousarray(self._table[name]) for name in self._table.dtype.names}
         return Segment(
-            images=self._images, camera_mask=self._camera_mask, instruction=self._instruction, **fields
+            images=dict(self._images),
+            camera_mask=dict(self._camera_mask),
+            instruction=self._instruction,
+            **fields,
         )
 
 
 def decode_into(frame: np.ndarray, image: bytes) -> None:
-    """Decodes into `frame` [H, W, 3], resized where the image has another size."""
+    """Decodes an image into `frame`, uint8 [H, W, 3], and resizes it if its size differs."""
     try:
         if simplejpeg.decode_jpeg(image, buffer=frame).shape == frame.shape:
             return
-    except ValueError:  # larger, no JPEG, or broken: told apart below
+    except ValueError:  # larger, no JPEG, or broken: `decode` finds out which
         pass
     frame[:] = resize(decode(image), frame.shape[:2])
 
 
 def decode(image: bytes) -> np.ndarray:
-    """An encoded image -> uint8 [H, W, 3]."""
+    """Decodes a JPEG, or another format that Pillow reads, to uint8 [H, W, 3]."""
     if simplejpeg.is_jpeg(image):
         return simplejpeg.decode_jpeg(image)
     return np.asarray(Image.open(io.BytesIO(image)).convert("RGB"))

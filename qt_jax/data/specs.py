@@ -1,9 +1,7 @@
-"""What a dataset's records mean: one entry a dataset, and ours of `collect`.
+"""What the records of each dataset mean. A user's own entries go into a file named by config.data.tables.
 
-A user's own go into a file named by config.data.tables.
-
-An entry says where the dataset lies, how its episodes are read (a standardiser), and three conventions in
-which RLDS datasets differ: what the last record is, what the reward says, and how long an action is held.
+An entry says where the dataset lies, which standardiser reads its episodes, and three conventions in which
+RLDS datasets differ: what the last record is, what the reward says, and how long an action is held.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from typing import Any
 
 from qt_jax.data import standardisers
 from qt_jax.data.standardisers import Standardised
-from qt_jax.errors import UserError
+from qt_jax.errors import require_one_of
 from qt_jax.specs import ActionSpec, ObservationSpec
 
 LAST_RECORDS = ("observation", "transition")
@@ -28,17 +26,18 @@ class DatasetSpec:
     """One dataset.
 
     path: a version directory or the one above it; below config.data.root unless absolute or a URL.
-    standardise: an episode as read (`records.Directory.parse`) -> `Standardised`, or None to leave the
-        episode out (they are counted).
+    standardise: makes a `Standardised` of an episode as `records.Directory.parse` returns it, or returns None
+        to leave the episode out; such episodes are counted.
+    action: the dims of the action, their bounds and bins.
     observation: cameras, stored image size and state vector that `standardise` gives; state_dim 0 ignores a
         state that it gives.
-    last_record: what an episode's last record holds. "observation": o_T alone (the RLDS text); "transition":
-        a real action and reward too.
+    last_record: what an episode's last record holds. "observation": the last observation alone, as RLDS
+        says; "transition": a real action and reward too.
     reward: "success": 1 at the last transition of an episode whose `success` is True, which terminates there;
-        "stored": the stored reward, terminating where the data says so; "demonstrations": every episode is a
-        success.
-    reward_at: of "stored". "action": r_t stands at the record of a_t (RLDS); "arrival": at the record that it
-        led to.
+        "stored": the stored reward, and the episode terminates where the data says so; "demonstrations":
+        every episode is a success.
+    reward_at: where a stored reward stands. "action": at the record of the action that earned it, as in RLDS;
+        "arrival": at the record after it.
     dt: seconds that an action is held; None: the standardiser gives it for each episode.
     text_encoder: name of the encoder of the stored embeddings; None: the dataset's own documentation of
         `instruction_embedding` names it.
@@ -60,20 +59,14 @@ class DatasetSpec:
 
     @property
     def reader(self) -> str:
-        """The standardiser's name, of a functools.partial or an object that is called too."""
+        """The name of the standardiser: a function, a functools.partial or a callable object."""
         function = getattr(self.standardise, "func", self.standardise)
         return getattr(function, "__name__", type(function).__name__)
 
     def __post_init__(self):
-        for field, known in (
-            ("last_record", LAST_RECORDS),
-            ("reward", REWARDS),
-            ("reward_at", REWARD_PLACES),
-        ):
-            if getattr(self, field) not in known:
-                raise UserError(
-                    f"DatasetSpec of {self.path}: {field} is {getattr(self, field)!r}; expected one of {known}."
-                )
+        known = {"last_record": LAST_RECORDS, "reward": REWARDS, "reward_at": REWARD_PLACES}
+        for field, values in known.items():
+            require_one_of(f"DatasetSpec of {self.path}: {field}", getattr(self, field), values)
 
 
 _USE_LARGE = "universal-sentence-encoder-large/5"

@@ -1,4 +1,4 @@
-"""From the names in a config to entries of the three tables, a user's own among them."""
+"""Resolves the names in a config to datasets and mixtures, a user's own tables included."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from typing import Any
 from qt_jax.data.mixtures import KINDS, MIXTURES, Share
 from qt_jax.data.specs import SPECS, DatasetSpec
 from qt_jax.errors import UserError
-from qt_jax.specs import ActionSpec, ObservationSpec, network_action
+from qt_jax.specs import Interface, ObservationSpec, network_action
 
 _OURS = "_qt_jax_tables"
-"""Marks a user's tables among the loaded modules."""
+"""Attribute that marks a module as a user's tables."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A dataset of a mixture. weight: its share of the segments. balance: {kind: share within it}; kinds not
+    """A dataset of a mixture.
+
+    weight: its share of the segments; balance: {kind: share within the dataset}, where the kinds that are not
     named share the rest.
     """
 
@@ -33,11 +35,14 @@ class Entry:
 
 
 def resolve(settings: Any, own: Mapping[str, DatasetSpec]) -> tuple[Entry, ...]:
-    """The datasets of `config.data.mixture`, from the project's tables, the file `config.data.tables`, and
-    `own`, whose paths are complete.
+    """Returns the datasets of `config.data.mixture`.
+
+    Args:
+        settings: `config.data`.
+        own: {name: spec} beside those of the project and of the file `config.data.tables`; paths complete.
 
     Raises:
-        UserError: for an unknown name, or a file that cannot be used.
+        UserError: for an unknown name, a wrong share, or a file of tables that cannot be used.
 
     """
     users = _load(settings.tables) if settings.tables else None
@@ -47,42 +52,55 @@ def resolve(settings: Any, own: Mapping[str, DatasetSpec]) -> tuple[Entry, ...]:
     shares = mixtures.get(name) or ({name: 1.0} if name in specs else None)
     if shares is None:
         raise UserError(
-            f"config.data.mixture is {name!r}; {_known(name, [*mixtures, *specs])} (more can be added by config.data.tables)."
+            f"config.data.mixture is {name!r}; {_known(name, [*mixtures, *specs])} (more can be added by "
+            "config.data.tables)."
         )
     unknown = [dataset for dataset in shares if dataset not in specs]
     if unknown:
         raise UserError(
             f"Mixture {name!r} names the dataset {unknown[0]!r}; {_known(unknown[0], list(specs))}."
         )
-    shares = {
-        dataset: share if isinstance(share, Share) else Share(float(share))
-        for dataset, share in shares.items()
-    }
-    total = sum(share.weight for share in shares.values())
-    if min(share.weight for share in shares.values()) <= 0:
-        raise UserError(
-            f"Mixture {name!r} has weights {[share.weight for share in shares.values()]}; expected positive numbers."
-        )
+
+    shares = {key: share if isinstance(share, Share) else Share(share) for key, share in shares.items()}
+    weights = [float(share.weight) for share in shares.values()]
+    if min(weights) <= 0:
+        raise UserError(f"Mixture {name!r} has weights {weights}; expected positive numbers.")
+
     common = {kind: share for kind, share in settings.balance.items() if share is not None}
     entries = []
-    for dataset, share in shares.items():
+    for (dataset, share), weight in zip(shares.items(), weights):
         balance = common if share.balance is None else share.balance
         _check_balance(dataset, balance)
-        spec = _with_bins(
-            specs[dataset] if dataset in own else _placed(specs[dataset], settings.root), settings.bins
-        )
-        entries.append(Entry(dataset, spec, share.weight / total, dict(balance)))
+        spec = specs[dataset] if dataset in own else _placed(specs[dataset], settings.root)
+        entries.append(Entry(dataset, _with_bins(spec, settings.bins), weight / sum(weights), dict(balance)))
     return tuple(entries)
 
 
-def interface(entries: Sequence[Entry], image_size: int) -> tuple[ActionSpec, ObservationSpec]:
-    """What a network for all of them acts with and sees: every named dim, every camera, the longest state.
+def interface(entries: Sequence[Entry], image_size: int, instruction_dim: int) -> Interface:
+    """Returns the interface of a network for all datasets: every named dim and camera, the longest state.
 
     Args:
-        image_size: of square images, to which all are resized; 0: as stored.
+        entries: the datasets.
+        image_size: as in `network_observation`.
+        instruction_dim: length of the instructions' embeddings.
 
     Raises:
-        UserError: if they are stored in different sizes and none is given.
+        UserError: as in `network_observation`.
+
+    """
+    action = network_action([entry.spec.action for entry in entries])
+    return Interface(action, network_observation(entries, image_size), instruction_dim)
+
+
+def network_observation(entries: Sequence[Entry], image_size: int) -> ObservationSpec:
+    """Returns what a network for all datasets sees: every camera, the longest state.
+
+    Args:
+        entries: the datasets.
+        image_size: side of the square to which all images are resized; 0: they stay as stored.
+
+    Raises:
+        UserError: if the images are stored in different sizes and no size is given.
 
     """
     observations = [entry.spec.observation for entry in entries]
@@ -90,12 +108,13 @@ def interface(entries: Sequence[Entry], image_size: int) -> tuple[ActionSpec, Ob
     sizes = {observation.image_size for observation in observations if observation.cameras}
     if len(sizes) > 1 and not image_size:
         raise UserError(
-            f"The datasets have images of {sorted(sizes)}; set config.data.image_size, to which all are resized."
+            f"The datasets have images of {sorted(sizes)}; set config.data.image_size, to which all are "
+            "resized."
         )
+
     size = (image_size, image_size) if image_size else next(iter(sizes), observations[0].image_size)
     longest = max(observations, key=lambda observation: observation.state_dim)
-    action = network_action([entry.spec.action for entry in entries])
-    return action, ObservationSpec(cameras, size, longest.state_dim, longest.state_description)
+    return ObservationSpec(cameras, size, longest.state_dim, longest.state_description)
 
 
 def _load(path: str) -> ModuleType:
@@ -107,12 +126,16 @@ def _load(path: str) -> ModuleType:
     known = sys.modules.get(file.stem)
     if known is not None and not hasattr(known, _OURS):
         raise UserError(
-            f"config.data.tables={path} has the name of a module that is loaded already, {file.stem!r}; rename the file."
+            f"config.data.tables={path} has the name of a module that is loaded already, {file.stem!r}; "
+            "rename the file."
         )
-    # Worker processes find it by its name, on the path that they inherit.
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"config.data.tables is {path!r}; give a Python file, whose name ends with '.py'.")
+
+    # Worker processes find the module by its name, on the path that they inherit.
     if str(file.parent) not in sys.path:
         sys.path.insert(0, str(file.parent))
-    spec = importlib.util.spec_from_file_location(file.stem, file)
     module = sys.modules[file.stem] = importlib.util.module_from_spec(spec)
     setattr(module, _OURS, True)
     try:
@@ -134,16 +157,12 @@ def _known(name: str, known: list[str]) -> str:
 
 
 def _check_balance(dataset: str, balance: Mapping[str, float]) -> None:
-    total = sum(balance.values())
-    if (
-        set(balance) - set(KINDS)
-        or any(share < 0 for share in balance.values())
-        or total > 1
-        or (set(balance) == set(KINDS) and total < 1)
-    ):
+    total, named = sum(balance.values()), set(balance)
+    is_wrong = named - set(KINDS) or any(share < 0 for share in balance.values())
+    if is_wrong or total > 1 or (named == set(KINDS) and total < 1):
         raise UserError(
-            f"The balance of {dataset} is {dict(balance)}; expected shares of {KINDS} that sum to 1, or to less where one is left out and "
-            "takes the rest."
+            f"The balance of {dataset} is {dict(balance)}; expected shares of {KINDS} that sum to 1, or to "
+            "less where one is left out and takes the rest."
         )
 
 
@@ -156,7 +175,5 @@ def _placed(spec: DatasetSpec, root: str) -> DatasetSpec:
 def _with_bins(spec: DatasetSpec, bins: int) -> DatasetSpec:
     if not bins:
         return spec
-    action = dataclasses.replace(
-        spec.action, bins=tuple(bins if count > 2 else count for count in spec.action.bins)
-    )
-    return dataclasses.replace(spec, action=action)
+    counts = tuple(bins if count > 2 else count for count in spec.action.bins)
+    return dataclasses.replace(spec, action=dataclasses.replace(spec.action, bins=counts))

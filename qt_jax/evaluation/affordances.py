@@ -206,7 +206,7 @@ def cost(
     """Median milliseconds of `Sessions.values` for each number of instructions, its window full, sentences
     embedded and all compiled.
     """
-    made, most = programs.spec.observation, max(counts)
+    made, most = programs.spec.interface.observation, max(counts)
     policy = Policy(
         programs.spec,
         programs.statistics,

@@ -39,7 +39,7 @@ class Rollout:
 
 
 class Actor(Protocol):
-    """`serving.sessions.Sessions`, or a served policy: `serving.client.Client`."""
+    """`policy.sessions.Sessions`, or a served policy: `serving.client.Remote`."""
 
     def act(self, requests: Sequence[Request]) -> list[Decision]: ...
 
@@ -67,35 +67,36 @@ def run(
 
     """
     waiting = collections.deque(enumerate(jobs))
-    slots: list[_Slot | None] = [None] * num_envs
+    running: list[_OpenEpisode | None] = [None] * num_envs
     done: dict[int, Rollout] = {}
     with _Environments(make_env) as envs:
-        while waiting or any(slots):
+        while waiting or any(running):
             for i in range(num_envs):
-                if slots[i] is None and waiting:
+                if running[i] is None and waiting:
                     number, job = waiting.popleft()
                     env = envs.get(i, job.task)
                     first, *later = begin(env, job)
-                    slots[i] = _Slot(number, job, env, first, trace(job))
+                    running[i] = episode = _OpenEpisode(number, job, env, first, trace(job))
                     for observation in later:
-                        actor.act([slots[i].request()])
-                        slots[i].observation = observation
-                    slots[i].see(video_size)
-            active = [slot for slot in slots if slot is not None]
-            for slot, decision in zip(active, actor.act([slot.request() for slot in active])):
-                slot.observation, _, terminated, truncated, _ = slot.env.step(decision.action)
-                slot.record(decision)
-                slot.see(video_size)
+                        actor.act([episode.request()])
+                        episode.observation = observation
+                    episode.see(video_size)
+
+            active = [episode for episode in running if episode is not None]
+            for episode, decision in zip(active, actor.act([episode.request() for episode in active])):
+                episode.observation, _, terminated, truncated, _ = episode.env.step(decision.action)
+                episode.record(decision)
+                episode.see(video_size)
                 if terminated or truncated:
-                    done[slot.number] = slot.finish(terminated)
-                    on_done(done[slot.number])
-                    actor.close(slot.number)
-                    slots[slots.index(slot)] = None
+                    done[episode.number] = episode.finish(terminated)
+                    on_done(done[episode.number])
+                    actor.close(episode.number)
+                    running[running.index(episode)] = None
     return [done[i] for i in range(len(jobs))]
 
 
 class _Environments:
-    """One open environment a slot, made anew where the slot's next episode is of another task.
+    """Open environments by number, each made anew where its next episode is of another task.
 
     Closed at the end, whatever happens.
     """
@@ -107,21 +108,21 @@ class _Environments:
     def __enter__(self) -> _Environments:
         return self
 
-    def get(self, slot: int, task: str) -> Any:
-        open_task, env = self._open.get(slot, (None, None))
+    def get(self, number: int, task: str) -> Any:
+        open_task, env = self._open.get(number, (None, None))
         if open_task == task:
             return env
         if env is not None:
             env.close()  # before the next is made: see ground.md on OSMesa
-        self._open[slot] = (task, self._make_env(task))
-        return self._open[slot][1]
+        self._open[number] = (task, self._make_env(task))
+        return self._open[number][1]
 
     def __exit__(self, *error: object) -> None:
         for _, env in self._open.values():
             env.close()
 
 
-class _Slot:
+class _OpenEpisode:
     """One episode under way."""
 
     def __init__(self, number: int, job: Job, env: Any, observation: dict[str, Any], traced: bool):

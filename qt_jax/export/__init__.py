@@ -1,3 +1,1 @@
-"""A checkpoint as a policy: in this process (`live`), or as a folder that needs nothing of training
-(`artefact`, `onnx`).
-"""
+"""A checkpoint as a policy: in this process, or as an artefact, a folder that needs nothing of training."""

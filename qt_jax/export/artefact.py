@@ -1,6 +1,4 @@
-"""Checkpoint -> policy artefact (policy/artefact.py says what is in it), and how far it agrees with the
-checkpoint.
-"""
+"""From a checkpoint to a policy artefact that agrees with it; policy/artefact.py says what is in one."""
 
 from __future__ import annotations
 
@@ -41,12 +39,15 @@ def write(
     batches: Sequence[int] = (),
     instructions: Sequence[str] = (),
 ) -> artefact.Artefact:
-    """Writes the artefact of a checkpoint (step 0: the latest), and compares what it does with what the
-    checkpoint does.
+    """Writes the artefact of a checkpoint, and compares its actions with the checkpoint's.
 
     Args:
-        dataset: whose robot acts. beam: prefixes kept from dim to dim; 1: greedy.
-        batches: sizes to compile for; none: any size (a symbolic dimension).
+        workdir: of the run.
+        output: the folder to write; an artefact there is replaced.
+        step: of the checkpoint; 0: the latest.
+        dataset: whose robot acts.
+        beam: prefixes kept from dim to dim; 1: greedy.
+        batches: batch sizes to export programs for; none: one program for any size.
         instructions: sentences to embed and store, for robots without the text encoder.
 
     Raises:
@@ -71,21 +72,19 @@ def build(
     batches: Sequence[int] = (),
     instructions: Sequence[str] = (),
 ) -> artefact.Artefact:
-    """As `write`, of parameters that are at hand; origin: the run's directory and step."""
+    """Writes as `write` does, from parameters in memory; `origin` names the run's directory and step."""
     folder = Path(output)
     if folder.exists() and not (folder / POLICY).exists() and (folder.is_file() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is no policy artefact; choose another --output.")
     made = checkpoint_policy.programs(assets, dataset, beam)
     flat = flattened(params)
-    vectors = (
-        np.stack([text.embed(s, assets.text_encoder) for s in instructions])
-        if instructions
-        else np.zeros((0, assets.instruction_dim))
-    )
+    vectors = np.zeros((0, assets.interface.instruction_dim))
+    if instructions:
+        vectors = np.stack([text.embed(sentence, assets.text_encoder) for sentence in instructions])
     about = {
         "schema": SCHEMA,
         **artefact.describe(made.spec, made.statistics),
-        "network": {"action": to_json(assets.action), "observation": to_json(assets.observation)},
+        "network": to_json(assets.interface),
         "batches": sorted(batches),
         "beam": beam,
         "decoder": "greedy" if beam == 1 else f"beam of {beam}",
@@ -117,7 +116,7 @@ def build(
 
 @contextlib.contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """Gives an empty folder beside `folder`, which takes its place when the block has ended well.
+    """Yields an empty folder beside `folder`, which takes its place when the block has ended well.
 
     Raises:
         UserError: if the disk does not take it.
@@ -149,7 +148,7 @@ def _compare(written: artefact.Artefact, params: dict, made: checkpoint_policy.P
 
 
 def flattened(params: dict) -> dict[str, np.ndarray]:
-    """{path, slashes between: array}, as safetensors holds them."""
+    """Returns {path, joined by slashes: array}, as safetensors holds them."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {_name(path): np.asarray(leaf) for path, leaf in leaves}
 
@@ -159,40 +158,40 @@ def _name(path: Any) -> str:
 
 
 def unflattened(flat: dict[str, Any], like: Any) -> Any:
-    """The tree of `like`'s structure."""
+    """Returns a tree of `like`'s structure; undoes `flattened`."""
     return jax.tree_util.tree_map_with_path(lambda path, _: flat[_name(path)], like)
 
 
 def _programs(
     made: checkpoint_policy.Programs, like: dict, flat: dict[str, np.ndarray], batch: int
 ) -> dict[str, bytes]:
-    """`encode` and `decode` as functions of the flat parameters; batch 0: of any size."""
-    spec, observation = made.spec, made.spec.observation
+    """Exports `encode` and `decode` as functions of the flat parameters; batch 0: of any size."""
+    spec, own = made.spec, made.spec.interface
     (rows,) = (batch,) if batch else export.symbolic_shape("rows")
 
     def struct(dtype, *shape):
         return jax.ShapeDtypeStruct((rows, *shape), dtype)
 
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), flat)
-    images = {name: struct(np.uint8, *observation.image_size, 3) for name in observation.cameras}
-    inputs = images, struct(np.float32, observation.state_dim), struct(np.float32, spec.instruction_dim)
+    images = {name: struct(np.uint8, *own.observation.image_size, 3) for name in own.observation.cameras}
+    inputs = images, struct(np.float32, own.observation.state_dim), struct(np.float32, own.instruction_dim)
     encode = jax.jit(lambda flat, *rest: made.encode(unflattened(flat, like), *rest))
     decode = jax.jit(lambda flat, *rest: made.decode(unflattened(flat, like), *rest))
-    frame = jax.eval_shape(encode, params, *inputs)
-    window = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((x.shape[0], spec.window, *x.shape[1:]), x.dtype), frame
-    )
+
+    def windowed(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((x.shape[0], spec.window, *x.shape[1:]), x.dtype)
+
+    window = jax.tree.map(windowed, jax.eval_shape(encode, params, *inputs))
+    mask, executed = struct(jnp.bool_, spec.window), struct(jnp.int32, spec.window, own.action.dims)
     exported = {
         "encode": export.export(encode, platforms=PLATFORMS)(params, *inputs),
-        "decode": export.export(decode, platforms=PLATFORMS)(
-            params, window, struct(jnp.bool_, spec.window), struct(jnp.int32, spec.window, spec.action.dims)
-        ),
+        "decode": export.export(decode, platforms=PLATFORMS)(params, window, mask, executed),
     }
     return {name: bytes(program.serialize()) for name, program in exported.items()}
 
 
 def _commit() -> str | None:
-    """Of the checkout that this package runs from, if it is one."""
+    """Returns the commit of the checkout that this package runs from, if it is one."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,10 +1,8 @@
 """An artefact's `encode` and `decode` as ONNX, for robots without jax (policy/onnx_policy.py runs them).
 
-Needs the extra `onnx`.
-
-They are traced anew from the parameters and the network that policy.json describes, in float32 (onnxruntime
-multiplies no bfloat16 on a CPU) and for one row, with the parameters inside. jax2onnx sees jax's own
-operations alone, not Flax.
+Needs the extra `onnx`. The programs are traced again from the parameters and the network that policy.json
+describes, for one row and with the parameters inside. They are in float32, because onnxruntime multiplies no
+bfloat16 on a CPU. jax2onnx gets jax's own operations alone, not Flax.
 """
 
 from __future__ import annotations
@@ -23,25 +21,24 @@ import numpy as np
 import safetensors.numpy
 from jax.extend.core import Literal
 
+from qt_jax import agents
 from qt_jax.errors import UserError
 from qt_jax.export import agreement, checkpoint_policy
 from qt_jax.export.artefact import replacing, unflattened
-from qt_jax.models.q_transformer import Network
 from qt_jax.policy import artefact
 from qt_jax.policy.folder import seal
 from qt_jax.policy.onnx_policy import FOLDER, OnnxPolicy
 from qt_jax.policy.programs import CACHE, PARTS, image_name
-from qt_jax.specs import ActionSpec, ObservationSpec
 from qt_jax.training import checkpoints
 
 Inputs = dict[str, jax.ShapeDtypeStruct]
 
 
 def write(path: str, opset: int) -> dict[str, Any]:
-    """Adds `onnx/` to an artefact, compared with what the artefact itself does, and records it in
-    policy.json, which is returned.
+    """Adds `onnx/` to an artefact, after comparing it with the artefact itself; returns its policy.json.
 
     Args:
+        path: the artefact's folder.
         opset: version of ONNX's operations. The older, the older the onnxruntime that runs them.
 
     Raises:
@@ -56,7 +53,7 @@ def write(path: str, opset: int) -> dict[str, Any]:
         shutil.copytree(source.path, work, ignore=shutil.ignore_patterns(FOLDER), dirs_exist_ok=True)
         (work / FOLDER).mkdir()
         _programs(source, config, opset, work / FOLDER)
-        policy = OnnxPolicy(source, work / FOLDER, reference.slots)
+        policy = OnnxPolicy(source, work / FOLDER, reference.capacity)
         found = agreement.compare(reference, policy, config["model"]["dtype"])
         versions = {name: importlib.metadata.version(name) for name in ("jax2onnx", "onnx", "onnxruntime")}
         about = source.about | {"onnx": {"agreement": found, "dtype": "float32", "opset": opset, **versions}}
@@ -69,9 +66,7 @@ def _programs(source: artefact.Artefact, config: dict[str, Any], opset: int, out
     spec = source.spec
     settings = ml_collections.ConfigDict(checkpoints.frozen_config(config))
     settings.model.update(dtype="float32", remat="none", encoder_remat="none")
-    described = source.about["network"]
-    action, observation = ActionSpec(**described["action"]), ObservationSpec(**described["observation"])
-    network = Network.create(settings.model, action, observation, spec.instruction_dim)
+    network = agents.make_network(settings, source.network)
     like = jax.eval_shape(network.init, jax.random.key(0))
     params = unflattened(jax.device_put(safetensors.numpy.load_file(source.path / artefact.PARAMS)), like)
     made = checkpoint_policy.of_robot(settings, network, spec, source.statistics, source.about["beam"])
@@ -79,11 +74,13 @@ def _programs(source: artefact.Artefact, config: dict[str, Any], opset: int, out
     def struct(dtype, *shape):
         return jax.ShapeDtypeStruct((1, *shape), dtype)
 
-    cameras = spec.observation.cameras
-    inputs = {image_name(camera): struct(np.uint8, *spec.observation.image_size, 3) for camera in cameras}
+    cameras = spec.interface.observation.cameras
+    inputs = {
+        image_name(camera): struct(np.uint8, *spec.interface.observation.image_size, 3) for camera in cameras
+    }
     inputs |= {
-        "state": struct(np.float32, spec.observation.state_dim),
-        "instruction": struct(np.float32, spec.instruction_dim),
+        "state": struct(np.float32, spec.interface.observation.state_dim),
+        "instruction": struct(np.float32, spec.interface.instruction_dim),
     }
 
     def encode(*leaves):
@@ -96,11 +93,11 @@ def _programs(source: artefact.Artefact, config: dict[str, Any], opset: int, out
 
     def decode(*leaves):
         *cache, mask, executed = leaves
-        return made.decode(params, structure.unflatten(cache), mask, executed)
+        return made.decode(params, jax.tree.unflatten(structure, cache), mask, executed)
 
     window |= {
         "mask": struct(np.bool_, spec.window),
-        "executed": struct(np.int32, spec.window, spec.action.dims),
+        "executed": struct(np.int32, spec.window, spec.interface.action.dims),
     }
     programs = (encode, inputs, list(caches)), (decode, window, ["tokens", "scores"])
     for part, (program, takes, gives) in zip(PARTS, programs):
@@ -108,8 +105,15 @@ def _programs(source: artefact.Artefact, config: dict[str, Any], opset: int, out
 
 
 def convert(part: str, program: Callable, inputs: Inputs, outputs: list[str], opset: int, path: Path) -> None:
-    """Writes `program`, a function of `inputs`' arrays whose result has the leaves `outputs`, as ONNX (large
-    constants: PATH.data beside).
+    """Writes a program as ONNX; large constants go to a file PATH.data beside it.
+
+    Args:
+        part: its name.
+        program: a function of arrays.
+        inputs: its arrays by name.
+        outputs: names of the leaves of its result.
+        opset: version of ONNX's operations.
+        path: to write.
 
     Raises:
         UserError: naming the part and the operation that did not convert, or that the opset does not have.
@@ -120,7 +124,8 @@ def convert(part: str, program: Callable, inputs: Inputs, outputs: list[str], op
         import onnx
     except ImportError as error:
         raise UserError(
-            f"The export to ONNX needs jax2onnx ({error}); run it in the venv that `make .onnx/.installed` builds."
+            f"The export to ONNX needs jax2onnx ({error}); run it in the venv that `make .onnx/.installed` "
+            "builds."
         ) from error
     traced = jax.make_jaxpr(program)(*inputs.values())
 
@@ -132,12 +137,9 @@ def convert(part: str, program: Callable, inputs: Inputs, outputs: list[str], op
     try:
         jax2onnx.to_onnx(replayed, list(inputs.values()), **written, **names)
     except Exception as error:  # whatever a converter of one of some hundred operations raises
-        operation = re.search(r"primitive '(\w+)'", str(error))
-        why = (
-            f"jax's operation {operation[1]!r} has no converter"
-            if operation
-            else " ".join(str(error).split()) or type(error).__name__
-        )
+        why = " ".join(str(error).split()) or type(error).__name__
+        if operation := re.search(r"primitive '(\w+)'", why):
+            why = f"jax's operation {operation[1]!r} has no converter"
         raise UserError(f"The part {part!r} of the policy does not convert to ONNX: {why}.") from error
     try:
         model = onnx.load(path, load_external_data=False)
@@ -154,8 +156,9 @@ def convert(part: str, program: Callable, inputs: Inputs, outputs: list[str], op
 
 
 def _replay(jaxpr: Any, consts: Any, *inputs: Any) -> list[Any]:
-    """A jaxpr's outputs, its calls inlined and its branches chosen where no input decides: of a
-    `platform_dependent` the default.
+    """Computes a jaxpr's outputs with its calls inlined, and branches chosen where no input decides.
+
+    Of a `platform_dependent` it takes the default.
     """
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *inputs]))
 
@@ -173,9 +176,8 @@ def _replay(jaxpr: Any, consts: Any, *inputs: Any) -> list[Any]:
             inner = params["jaxpr" if name == "jit" else "call_jaxpr"]
             results = _replay(inner.jaxpr, inner.consts, *arguments)
         else:
-            counts = _known(arguments) and all(
-                v.aval.dtype.kind in "ib" for v in equation.outvars
-            )  # parameters stay as they are stored
+            # Shapes and counts are computed here; parameters stay as they are stored.
+            counts = _known(arguments) and all(v.aval.dtype.kind in "ib" for v in equation.outvars)
             with jax.ensure_compile_time_eval() if counts else contextlib.nullcontext():
                 results = equation.primitive.bind(*arguments, **params)
             results = results if equation.primitive.multiple_results else [results]

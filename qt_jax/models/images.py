@@ -29,9 +29,9 @@ def _call(block: nnx.Module, x: jax.Array, instruction: jax.Array, remat: str) -
 
 
 class Film(nnx.Module):
-    """x * (1 + gamma) + beta from the instruction; starts as the identity (FiLM: Perez et al.
+    """x * (1 + gamma) + beta, gamma and beta from the instruction (FiLM, Perez et al. 2018).
 
-    2018; identity start: RT-1).
+    It starts as the identity, as in RT-1.
     """
 
     def __init__(self, instruction_dim: int, channels: int, dtype, rngs: nnx.Rngs):
@@ -39,13 +39,15 @@ class Film(nnx.Module):
         self.project = nnx.Linear(instruction_dim, 2 * channels, kernel_init=zeros, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, instruction: jax.Array) -> jax.Array:
+        """Modulates features [B, H, W, C] by the instruction [B, E]."""
         gamma, beta = jnp.split(self.project(instruction)[:, None, None, :], 2, axis=-1)
         return x * (1 + gamma) + beta
 
 
 class ResidualBlock(nnx.Module):
-    """LayerNorm over channels (a third of GroupNorm's time on a CPU), 3x3 convolution, FiLM, GELU, 1x1
-    convolution, skip.
+    """LayerNorm over channels, 3x3 convolution, FiLM, GELU, 1x1 convolution, skip.
+
+    On a CPU LayerNorm takes a third of GroupNorm's time.
     """
 
     def __init__(self, channels: int, instruction_dim: int, dtype, rngs: nnx.Rngs):
@@ -55,20 +57,21 @@ class ResidualBlock(nnx.Module):
         self.out = nnx.Conv(channels, channels, (1, 1), dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, instruction: jax.Array) -> jax.Array:
+        """[B, H, W, C] and the instruction [B, E] -> [B, H, W, C]."""
         return x + self.out(jax.nn.gelu(self.film(self.conv(self.norm(x)), instruction)))
 
 
 class PatchEncoder(nnx.Module):
-    """Laptop-size: stages of (patch, width, depth): GELU-activated linear patches, then residual blocks.
+    """Laptop size: stages of (patch, width, depth): linear patches with GELU, then `depth` residual blocks.
 
-    On a CPU the gradient of a convolution is the slow part of a step, that of a matrix product is not: so few
-    3x3 convolutions.
+    There are few 3x3 convolutions, because on a CPU their gradients are the slow part of a step.
     """
 
     def __init__(self, config, instruction_dim: int, dtype, rngs: nnx.Rngs):
         stages, self.remat = config.patch_stages, config.encoder_remat
         self.patches = tuple(patch for patch, _, _ in stages)
-        self.embed, self.blocks = nnx.List(), nnx.List()
+        self.embed: nnx.List = nnx.List()
+        self.blocks: nnx.List = nnx.List()
         channels = 3
         for patch, width, depth in stages:
             self.embed.append(nnx.Linear(patch * patch * channels, width, dtype=dtype, rngs=rngs))
@@ -79,6 +82,7 @@ class PatchEncoder(nnx.Module):
         self.channels = channels
 
     def __call__(self, x: jax.Array, instruction: jax.Array) -> jax.Array:
+        """See `ENCODERS`."""
         for patch, embed, blocks in zip(self.patches, self.embed, self.blocks):
             x = by_row(jax.nn.gelu(embed(_patches(x, patch))))
             for block in blocks:
@@ -87,7 +91,7 @@ class PatchEncoder(nnx.Module):
 
 
 def _patches(x: jax.Array, size: int) -> jax.Array:
-    """[B, H, W, C] -> [B, H/size, W/size, size*size*C]; a remainder at the right and lower edge is cut off."""
+    """[B, H, W, C] -> [B, H/size, W/size, size*size*C]; a rest at the right and lower edge is cut off."""
     batch, height, width, channels = x.shape
     rows, columns = height // size, width // size
     x = x[:, : rows * size, : columns * size].reshape(batch, rows, size, columns, size, channels)
@@ -102,14 +106,13 @@ class SqueezeExcite(nnx.Module):
         self.expand = nnx.Linear(squeezed, channels, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> [B, H, W, C]."""
         gate = self.expand(jax.nn.silu(self.reduce(x.mean((1, 2)))))
         return x * jax.nn.sigmoid(gate)[:, None, None, :]
 
 
 class MBConv(nnx.Module):
-    """EfficientNet's inverted bottleneck (Tan & Le 2019) with GroupNorm, followed by FiLM (as RT-1 places
-    it).
-    """
+    """EfficientNet's inverted bottleneck (Tan & Le 2019) with GroupNorm, then FiLM, as in RT-1."""
 
     def __init__(
         self,
@@ -139,6 +142,7 @@ class MBConv(nnx.Module):
         self.residual = inputs == outputs and stride == 1
 
     def __call__(self, x: jax.Array, instruction: jax.Array) -> jax.Array:
+        """[B, H, W, inputs] and the instruction [B, E] -> [B, H/stride, W/stride, outputs]."""
         y = x
         if len(self.expand):
             conv, norm = self.expand
@@ -149,40 +153,38 @@ class MBConv(nnx.Module):
 
 
 class EfficientNetB3(nnx.Module):
-    """EfficientNet-B3 (Tan & Le 2019: width x1.2, depth x1.4) with FiLM after each block; GroupNorm replaces
-    BatchNorm.
+    """EfficientNet-B3 (Tan & Le 2019: width x1.2, depth x1.4) with FiLM after each block.
+
+    GroupNorm replaces BatchNorm.
     """
 
     STAGES = (  # expand, kernel, stride, channels, repeats: B0's table scaled to B3
-        (1, 3, 1, 24, 2), (6, 3, 2, 32, 3), (6, 5, 2, 48, 3), (6, 3, 2, 96, 5), (6, 5, 1, 136, 5), (6, 5, 2, 232, 6), (6, 3, 1, 384, 2),
-    )  # fmt: skip
+        (1, 3, 1, 24, 2),
+        (6, 3, 2, 32, 3),
+        (6, 5, 2, 48, 3),
+        (6, 3, 2, 96, 5),
+        (6, 5, 1, 136, 5),
+        (6, 5, 2, 232, 6),
+        (6, 3, 1, 384, 2),
+    )
 
     def __init__(self, config, instruction_dim: int, dtype, rngs: nnx.Rngs):
         self.remat = config.encoder_remat
         self.stem = nnx.Conv(3, 40, (3, 3), strides=2, use_bias=False, dtype=dtype, rngs=rngs)
         self.stem_norm = nnx.GroupNorm(40, num_groups=8, dtype=dtype, rngs=rngs)
-        self.blocks = nnx.List()
+        self.blocks: nnx.List = nnx.List()
         channels = 40
         for expand, kernel, stride, outputs, repeats in self.STAGES:
             for i in range(repeats):
-                self.blocks.append(
-                    MBConv(
-                        channels,
-                        outputs,
-                        expand,
-                        kernel,
-                        stride if i == 0 else 1,
-                        instruction_dim,
-                        dtype,
-                        rngs,
-                    )
-                )
+                shape = channels, outputs, expand, kernel, stride if i == 0 else 1
+                self.blocks.append(MBConv(*shape, instruction_dim, dtype, rngs))
                 channels = outputs
         self.top = nnx.Conv(channels, 1536, (1, 1), use_bias=False, dtype=dtype, rngs=rngs)
         self.top_norm = nnx.GroupNorm(1536, num_groups=8, dtype=dtype, rngs=rngs)
         self.channels = 1536
 
     def __call__(self, x: jax.Array, instruction: jax.Array) -> jax.Array:
+        """See `ENCODERS`."""
         x = jax.nn.silu(self.stem_norm(self.stem(x)))
         for block in self.blocks:
             x = _call(block, x, instruction, self.remat)
@@ -190,8 +192,10 @@ class EfficientNetB3(nnx.Module):
 
 
 ENCODERS = {"patch": PatchEncoder, "efficientnet_b3": EfficientNetB3}
-"""By `config.model.encoder`: made of (config.model, instruction_dim, dtype, rngs), with `channels`; called
-with images [B, H, W, 3] in [-1, 1] and instructions [B, E], gives features [B, h, w, channels].
+"""{`config.model.encoder`: class}, each made of (config.model, instruction_dim, dtype, rngs).
+
+An encoder has `channels`, and turns images [B, H, W, 3] in [-1, 1] and instructions [B, E] into features
+[B, h, w, channels].
 """
 
 
@@ -206,28 +210,24 @@ def encoder(name: str) -> Any:
 
 
 class TokenLearner(nnx.Module):
-    """[B, H, W, C] -> [B, tokens, C]: each token is a softmax-weighted mean of the locations (Ryoo et al.
-
-    2021).
-    """
+    """Tokens that are softmax-weighted means of the locations (Ryoo et al. 2021)."""
 
     def __init__(self, channels: int, tokens: int, dtype, rngs: nnx.Rngs):
         self.norm = nnx.LayerNorm(channels, dtype=dtype, rngs=rngs)
         self.hidden = nnx.Linear(channels, 64, dtype=dtype, rngs=rngs)
-        self.select = nnx.Linear(
-            64, tokens, use_bias=False, dtype=dtype, rngs=rngs
-        )  # the softmax would not see a bias
+        # A bias would change nothing in the softmax.
+        self.select = nnx.Linear(64, tokens, use_bias=False, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> [B, tokens, C]."""
         x = x.reshape(x.shape[0], -1, x.shape[-1])
-        weights = jax.nn.softmax(
-            self.select(jax.nn.gelu(self.hidden(self.norm(x)))).astype(jnp.float32), axis=1
-        )
+        logits = self.select(jax.nn.gelu(self.hidden(self.norm(x)))).astype(jnp.float32)
+        weights = jax.nn.softmax(logits, axis=1)
         return jnp.einsum("bpc,bpt->btc", x, weights.astype(x.dtype))
 
 
 class ImageTokenizer(nnx.Module):
-    """One camera image and the instruction -> tokens: uint8 [B, H, W, 3], [B, E] -> [B, tokens, width]."""
+    """An image encoder and TokenLearner: what makes tokens of one camera."""
 
     def __init__(self, config, instruction_dim: int, width: int, dtype, rngs: nnx.Rngs):
         self.image_size = (config.image_size, config.image_size)
@@ -242,6 +242,7 @@ class ImageTokenizer(nnx.Module):
         self.project = nnx.Linear(channels, width, dtype=dtype, rngs=rngs)
 
     def __call__(self, images: jax.Array, instruction: jax.Array) -> jax.Array:
+        """Images uint8 [B, H, W, 3] and the instruction [B, E] -> [B, tokens, width]."""
         x = preprocess.images_to_float(images, self.image_size).astype(self.dtype)
         features = self.encoder(x, instruction.astype(self.dtype))
         return by_row(self.project(self.token_learner(features + self.position[...].astype(self.dtype))))

@@ -1,4 +1,4 @@
-"""Activations stay where their batch rows are, so that a sharded weight comes to them and not they to it."""
+"""Keeps activations on the devices of their batch rows: sharded weights are gathered, activations are not."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ BATCH_AXES = ("data", "fsdp")
 
 
 def by_row(x: jax.Array) -> jax.Array:
-    """X [rows, ...] split by rows over `BATCH_AXES` of the mesh that `jax.set_mesh` gave.
+    """Splits `x` [rows, ...] by rows over `BATCH_AXES` of the mesh that `jax.set_mesh` gave.
 
-    As it is without one (serving, tests).
+    Without a mesh (serving, tests) it stays as it is.
     """
     if not set(BATCH_AXES) <= set(jax.sharding.get_abstract_mesh().axis_names):
         return x

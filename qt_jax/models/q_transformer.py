@@ -1,11 +1,10 @@
-"""instruction, images, state -> frame tokens -> Transformer -> a vector of logits for each bin of each action
-dim.
-"""
+"""The network: instruction, images, state -> frame tokens -> Transformer -> logits of each dim's bins."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,15 +18,18 @@ from qt_jax.losses import HISTOGRAM_PADDING
 from qt_jax.models.images import ImageTokenizer, encoder
 from qt_jax.models.placement import by_row
 from qt_jax.models.remat import POLICIES
-from qt_jax.models.transformer import ATTENTION, Transformer, past_actions
+from qt_jax.models.transformer import ATTENTION, Transformer
 from qt_jax.preprocess import windows
-from qt_jax.segment import Segment
-from qt_jax.specs import ActionSpec, ObservationSpec
+from qt_jax.segment import Array, Segment
+from qt_jax.specs import Interface
+
+Scores = Callable[[jax.Array, int], jax.Array]
 
 
 def choices() -> dict[str, tuple[str, ...]]:
     """Returns {setting of `config.model`: the values that have a meaning}."""
-    double = ("float64",) if jax.config.jax_enable_x64 else ()  # else JAX would make it float32
+    has_double = jax.dtypes.canonicalize_dtype(np.float64) == np.float64  # else JAX makes it float32
+    double = ("float64",) if has_double else ()
     return {
         "attention": ATTENTION,
         "dtype": ("float32", "bfloat16", *double),
@@ -37,7 +39,7 @@ def choices() -> dict[str, tuple[str, ...]]:
 
 
 def laptop() -> ml_collections.ConfigDict:
-    """Laptop size (default of this project)."""
+    """Returns the settings of laptop size (default of this project)."""
     config = ml_collections.ConfigDict()
     config.encoder = "patch"  # of images: or "efficientnet_b3", or "module:Class" of yours
     config.patch_stages = ((8, 64, 0), (2, 96, 2))  # (patch, width, depth) of each stage of "patch"
@@ -51,23 +53,18 @@ def laptop() -> ml_collections.ConfigDict:
     config.mlp_ratio = 4  # width of its MLPs over that of its tokens
     config.dropout = 0.0  # in its layers, in training
     config.dtype = "float32"  # of the activations: or "bfloat16"
-    config.atoms = 1  # outputs of each bin: those of the agent, or cells of a value distribution
-    config.return_token = False  # a frame has a token of the episode's return (Decision Transformer)
-    config.past_actions = (
-        False  # an action is chosen knowing those at the window's earlier frames (Decision Transformer)
-    )
     config.initial_value = 0.05  # of every Q at first, as a share of value_range
-    config.scan_layers = (
-        False  # one compiled layer in a loop: shorter compilation and less memory for deep networks
-    )
+    config.scan_layers = False  # one compiled layer in a loop: deep networks compile faster, in less memory
     config.remat = "none"  # of each Transformer block: "none", "dots" or "full" (models/remat.py)
     config.encoder_remat = "none"  # of each block of the image encoder
     return config
 
 
 def paper() -> ml_collections.ConfigDict:
-    """RT-1's sizes: EfficientNet-B3, 300x300, 8 tokens a frame, history 6, 8 layers, 8 heads, width 512 (256
-    bins: the ActionSpec's).
+    """Returns the settings of RT-1's size.
+
+    EfficientNet-B3 at 300x300, 8 tokens a frame, a window of 6, 8 layers, 8 heads, width 512. Its 256 bins
+    are the ActionSpec's.
     """
     config = laptop()
     config.encoder, config.image_size, config.image_tokens = "efficientnet_b3", 300, 8
@@ -78,58 +75,67 @@ def paper() -> ml_collections.ConfigDict:
 
 
 class QTransformer(nnx.Module):
-    """See method.md, section 3. Outputs logits; what they mean (Q, log-probability) is the agent's business."""
+    """The module of docs/method.md, section 3.
+
+    It outputs logits; what they mean (Q, log-probability) is the agent's business.
+
+    Letters: M frames or steps, w frames of a window, D action dims, N bins, A outputs of each bin.
+
+    Args:
+        config: the experiment's `config.model`.
+        interface: what the network is between.
+        outputs: A.
+        return_conditioned: each frame has a token of its episode's return, and an action is chosen knowing
+            those at the window's earlier frames.
+        rngs: for the initial parameters.
+
+    Raises:
+        UserError: for a setting without a meaning.
+
+    """
 
     def __init__(
-        self, config, action: ActionSpec, observation: ObservationSpec, instruction_dim: int, rngs: nnx.Rngs
+        self, config: Any, interface: Interface, outputs: int, return_conditioned: bool, rngs: nnx.Rngs
     ):
         for name, known in choices().items():
             require_one_of(f"config.model.{name}", config[name], known)
         encoder(config.encoder)  # also of a network without cameras
-        self.dims, self.max_bins, self.atoms, self.window = (
-            action.dims,
-            action.max_bins,
-            config.atoms,
-            config.window,
-        )
-        self.dtype = jnp.dtype(config.dtype)
+        action, observation = interface.action, interface.observation
+        self.dims, self.max_bins, self.outputs = action.dims, action.max_bins, outputs
+        self.window, self.dtype = config.window, jnp.dtype(config.dtype)
         width = config.width
 
-        def linear(i, o):
+        def linear(i: int, o: int) -> nnx.Linear:
             return nnx.Linear(i, o, dtype=self.dtype, rngs=rngs)
 
-        normal = nnx.initializers.normal(0.02)
-        self.instruction_token = linear(instruction_dim, width)
-        self.cameras = nnx.Dict(
-            {
-                name: ImageTokenizer(config, instruction_dim, width, self.dtype, rngs)
-                for name in observation.cameras
-            }
-        )
+        def normal(*shape: int) -> nnx.Param:
+            return nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), shape))
+
+        def camera() -> ImageTokenizer:
+            return ImageTokenizer(config, interface.instruction_dim, width, self.dtype, rngs)
+
+        # The order of what follows decides which parameter has which random numbers.
+        self.instruction_token = linear(interface.instruction_dim, width)
+        self.cameras = nnx.Dict({name: camera() for name in observation.cameras})
         self.state_token = nnx.List(
             [linear(observation.state_dim, width), linear(width, width)] if observation.state_dim else []
         )
-        self.return_token = nnx.List([linear(1, width)] if config.return_token else [])
-        frame_tokens = (
-            1
-            + len(observation.cameras) * config.image_tokens
-            + len(self.return_token)
-            + (1 if observation.state_dim else 0)
-        )
-        self.token_position = nnx.Param(normal(rngs.params(), (frame_tokens, width)))
-        self.start = nnx.Param(normal(rngs.params(), (width,)))
-        self.bin_embedding = nnx.Param(normal(rngs.params(), (self.dims, self.max_bins, width)))
-        self.dim_position = nnx.Param(normal(rngs.params(), (self.dims, width)))
-        self.transformer = Transformer(config, frame_tokens, self.dtype, rngs)
+        self.return_token = nnx.List([linear(1, width)] if return_conditioned else [])
+        image_tokens = len(observation.cameras) * config.image_tokens
+        frame_tokens = 1 + image_tokens + len(self.return_token) + (1 if observation.state_dim else 0)
+        self.token_position = normal(frame_tokens, width)
+
+        self.start = normal(width)
+        self.bin_embedding = normal(self.dims, self.max_bins, width)
+        self.dim_position = normal(self.dims, width)
+        past_actions = config.window - 1 if return_conditioned else 0
+        self.transformer = Transformer(config, frame_tokens, past_actions, self.dtype, rngs)
+
         self.head_norm = nnx.LayerNorm(width, rngs=rngs)
-        self.head = nnx.Param(normal(rngs.params(), (self.dims, width, self.max_bins * self.atoms)))
-        self.head_bias = nnx.Param(
-            jnp.broadcast_to(
-                _initial_bias(self.atoms, config.initial_value), (self.dims, self.max_bins, self.atoms)
-            )
-        )
-        past = past_actions(config)
-        self.past_position = nnx.Param(normal(rngs.params(), (past, width))) if past else None
+        self.head = normal(self.dims, width, self.max_bins * outputs)
+        bias = _initial_bias(outputs, config.initial_value)
+        self.head_bias = nnx.Param(jnp.broadcast_to(bias, (self.dims, self.max_bins, outputs)))
+        self.past_position = normal(past_actions, width) if past_actions else None
 
     def encode_frame(
         self,
@@ -140,9 +146,19 @@ class QTransformer(nnx.Module):
         episode_return: jax.Array | None = None,
         rngs: nnx.Rngs | None = None,
     ) -> Any:
-        """One frame each: {camera: uint8 [M, H, W, 3]}, {camera: bool [M]}, state [M, state_dim], instruction
-        [M, E], episode_return [M] (of `config.return_token`) -> cache pytree, leaves [M, ...]. Of a camera
-        that is not there only the tokens' positions are left.
+        """Computes what is kept of M frames.
+
+        Args:
+            images: {camera: uint8 [M, H, W, 3]}.
+            camera_mask: {camera: bool [M]}; of an absent camera only the tokens' positions are left.
+            state: [M, state_dim], normalised.
+            instruction: [M, E].
+            episode_return: [M], needed where the network is return-conditioned.
+            rngs: of dropout; None: no dropout.
+
+        Returns:
+            A pytree whose leaves are [M, ...].
+
         """
         tokens = [self.instruction_token(instruction)[:, None]]
         for name in sorted(self.cameras):
@@ -151,36 +167,42 @@ class QTransformer(nnx.Module):
         if len(self.state_token):
             first, second = self.state_token
             tokens.append(second(jax.nn.gelu(first(state)))[:, None])
-        tokens += [embed(episode_return[:, None])[:, None] for embed in self.return_token]
-        tokens = by_row(jnp.concatenate(tokens, axis=1) + self.token_position[...].astype(self.dtype))
-        return self.transformer.frame_cache(tokens, rngs)
+        for embed in self.return_token:
+            assert episode_return is not None, "a return-conditioned network needs a return"
+            tokens.append(embed(episode_return[:, None])[:, None])
+
+        joined = jnp.concatenate(tokens, axis=1) + self.token_position[...].astype(self.dtype)
+        return self.transformer.frame_cache(by_row(joined), rngs)
 
     def score(self, segment: Segment, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Teacher-forced logits of every step of a segment, float32 [B, S, D, N, atoms].
+        """Computes the teacher-forced logits of every step of a segment, float32 [B, S, D, N, A].
 
-        Each frame is encoded once.
+        Each frame is encoded once. Without `rngs` there is no dropout.
         """
         batch, steps = segment.tokens.shape[:2]
 
-        def flat(x):
+        def flat(x: Any) -> Any:
             return x.reshape(batch * steps, *x.shape[2:])
 
-        def unflat(x):
+        def unflat(x: Any) -> Any:
             return x.reshape(batch, steps, *x.shape[1:])
 
-        def each_step(x):
+        def each_step(x: Any) -> jax.Array:
             return jnp.repeat(x, steps, axis=0)
 
-        instruction, camera_mask = (
-            each_step(segment.instruction),
+        cache = self.encode_frame(
+            jax.tree.map(flat, segment.images),
             jax.tree.map(each_step, segment.camera_mask),
+            flat(segment.state),
+            each_step(segment.instruction),
+            each_step(segment.episode_return),
+            rngs,
         )
-        cache = self.encode_frame(jax.tree.map(flat, segment.images), camera_mask, flat(segment.state), instruction,
-                                  each_step(segment.episode_return), rngs)  # fmt: skip
         cache = jax.tree.map(lambda x: flat(windows(unflat(x), self.window)), cache)
         frame_mask = flat(windows(segment.valid, self.window))
-        # A step of padding has no frame at all; let it see itself, its output is masked by the agents.
+        # A step of padding has no frame at all; it may see itself, agents mask its output.
         frame_mask = frame_mask.at[:, -1].set(True)
+
         context = self.transformer.context(cache, frame_mask, rngs)
         past = jax.tree.map(lambda x: flat(windows(x, self.window)), self._past(segment.tokens))
         actions = self._after_past(past, self._action_inputs(flat(segment.tokens)))
@@ -188,18 +210,19 @@ class QTransformer(nnx.Module):
         return unflat(self._logits(outputs, slice(None)))
 
     def greedy(
-        self, window_cache: Any, frame_mask: jax.Array, executed: jax.Array, scores: Any
+        self, window_cache: Any, frame_mask: jax.Array, executed: jax.Array, scores: Scores
     ) -> tuple[jax.Array, jax.Array]:
-        """Decodes dim after dim with a key-value cache.
+        """Decodes actions dim after dim with a key-value cache, each the bin of the best score.
 
         Args:
-            window_cache: cache leaves [M, w, ...]. frame_mask: [M, w].
+            window_cache: what is kept of the window's frames, leaves [M, w, ...].
+            frame_mask: bool [M, w], which frames are there.
             executed: int [M, w, D], bins of the actions at the window's frames; the newest frame's are not
-                looked at.
-            scores: logits [M, N, atoms] of one dim and its index -> [M, N]; absent bins -inf. The agent's.
+                read.
+            scores: the agent's: logits [M, N, A] of one dim, and the dim -> [M, N], absent bins -inf.
 
         Returns:
-            tokens int32 [M, D], and scores float32 [M, D, N].
+            The bins int32 [M, D], and the scores float32 [M, D, N].
 
         """
         context = self.transformer.context(window_cache, frame_mask)
@@ -219,57 +242,58 @@ class QTransformer(nnx.Module):
         window_cache: Any,
         frame_mask: jax.Array,
         executed: jax.Array,
-        scores: Any,
+        scores: Scores,
         width: int,
         additive: bool,
         present: np.ndarray,
     ) -> tuple[jax.Array, jax.Array]:
-        """As `greedy`, but the `width` best prefixes are kept from dim to dim, and the best whole action is
-        returned.
+        """Decodes as `greedy`, but keeps the `width` best prefixes from dim to dim; returns the best action.
 
         A prefix ranks by the score of its last dim (a Q-value is that of the whole prefix), or by the sum
-        where scores are `additive`.
+        where scores are additive.
 
         Args:
+            window_cache: see `greedy`.
+            frame_mask: see `greedy`.
+            executed: see `greedy`.
+            scores: see `greedy`.
+            width: of the beam.
+            additive: whether the scores of dims add up.
             present: bool [D], dims that the robot has; the others rank nothing.
 
         """
         batch = frame_mask.shape[0]
 
-        def wide(x):
+        def wide(x: jax.Array) -> jax.Array:
             return jnp.repeat(x, width, axis=0)
 
         mask = wide(frame_mask)
         context = self.transformer.context(jax.tree.map(wide, window_cache), mask)
-        action, earlier = (
-            jnp.broadcast_to(self.start[...], (batch * width, 1, self.start[...].shape[-1])),
-            None,
-        )
-        rank = jnp.where(jnp.arange(width) == 0, 0.0, -jnp.inf) * jnp.ones(
-            (batch, 1)
-        )  # at first all prefixes are the same
+        shape = batch * width, 1, self.start[...].shape[-1]
+        action, earlier = jnp.broadcast_to(self.start[...], shape), None
+        # At first all prefixes are the same, so the first alone ranks.
+        rank = jnp.where(jnp.arange(width) == 0, 0.0, -jnp.inf) * jnp.ones((batch, 1))
         tokens, values = jnp.zeros((batch, width, 0), jnp.int32), jnp.zeros((batch, width, 0, self.max_bins))
         rows = jnp.arange(batch)[:, None]
+
         for i in range(self.dims):
             inputs = (action + self.dim_position[...][i]).astype(self.dtype)
             inputs = inputs if i else self._after_past(self._past(wide(executed)), inputs)
             output, earlier = self.transformer.decode_step(context, mask, inputs, earlier)
             value = scores(self._logits(output, slice(i, i + 1))[:, 0], i).reshape(batch, width, -1)
+
             if present[i]:
-                total = (
-                    rank[..., None] + value
-                    if additive
-                    else jnp.where(jnp.isfinite(rank)[..., None], value, -jnp.inf)
-                )
+                if additive:
+                    total = rank[..., None] + value
+                else:
+                    total = jnp.where(jnp.isfinite(rank)[..., None], value, -jnp.inf)
                 rank, chosen = jax.lax.top_k(total.reshape(batch, -1), width)
                 parent, token = jnp.divmod(chosen, self.max_bins)
             else:
-                parent, token = (
-                    jnp.broadcast_to(jnp.arange(width), (batch, width)),
-                    jnp.zeros((batch, width), jnp.int32),
-                )
+                parent = jnp.broadcast_to(jnp.arange(width), (batch, width))
+                token = jnp.zeros((batch, width), jnp.int32)
 
-            def follow(x, parent=parent):
+            def follow(x: jax.Array, parent: jax.Array = parent) -> jax.Array:
                 return x.reshape(x.shape[0], batch, width, *x.shape[2:])[:, rows, parent].reshape(x.shape)
 
             earlier = jax.tree.map(follow, earlier)
@@ -280,83 +304,91 @@ class QTransformer(nnx.Module):
         return tokens[rows[:, 0], best].astype(jnp.int32), values[rows[:, 0], best]
 
     def _action_inputs(self, tokens: jax.Array) -> jax.Array:
-        """Tokens [M, D] -> inputs [M, D, width]: position i holds the action of dim i-1, so output i never
-        sees a^i or later.
+        """Tokens [M, D] -> inputs [M, D, width].
+
+        Position i holds the action of dim i-1, so output i never sees a^i or later.
         """
         embedded = self._embedded(tokens)
         start = jnp.broadcast_to(self.start[...], (tokens.shape[0], 1, embedded.shape[-1]))
-        return by_row(
-            (jnp.concatenate([start, embedded[:, :-1]], axis=1) + self.dim_position[...]).astype(self.dtype)
-        )
+        inputs = jnp.concatenate([start, embedded[:, :-1]], axis=1) + self.dim_position[...]
+        return by_row(inputs.astype(self.dtype))
 
-    def _embedded(self, tokens: jax.Array) -> jax.Array:
-        """[M, ..., D] -> [M, ..., D, width]"""
-        # A matrix product: the gradient of a look-up is a scatter, slow on TPUs and clumsy where the table is
-        # sharded.
-        return by_row(
-            jnp.einsum(
-                "...dn,dnw->...dw", by_row(jax.nn.one_hot(tokens, self.max_bins)), self.bin_embedding[...]
-            )
-        )
+    def _embedded(self, tokens: Array) -> jax.Array:
+        """Tokens [M, ..., D] -> [M, ..., D, width]."""
+        # A matrix product: the gradient of a look-up is a scatter, slow on TPUs and in sharded tables.
+        one_hot = by_row(jax.nn.one_hot(tokens, self.max_bins))
+        return by_row(jnp.einsum("...dn,dnw->...dw", one_hot, self.bin_embedding[...]))
 
-    def _past(self, tokens: jax.Array) -> jax.Array | None:
-        """Each action as one vector, [M, T, D] -> [M, T, width]; None of a network that sees no past actions."""
+    def _past(self, tokens: Array) -> jax.Array | None:
+        """Actions [M, T, D] -> a vector each, [M, T, width]; None of a network that sees no past actions."""
         return None if self.past_position is None else self._embedded(tokens).sum(axis=2)
 
     def _after_past(self, actions: jax.Array | None, inputs: jax.Array) -> jax.Array:
-        """`inputs` [M, n, width] after the tokens of the actions [M, w, width] at all frames of the window
-        but the newest, oldest first.
+        """Puts before `inputs` [M, n, width] the actions at all frames of the window but the newest.
+
+        `actions` [M, w, width] are those of all frames, oldest first.
         """
-        if actions is None:
+        if actions is None or self.past_position is None:
             return inputs
         past = (actions[:, :-1] + self.past_position[...]).astype(self.dtype)
         return by_row(jnp.concatenate([past, inputs], axis=1))
 
     def _logits(self, outputs: jax.Array, dims: slice) -> jax.Array:
-        """[M, d, width] -> [M, d, N, atoms]; the head is float32 at least, whatever the compute dtype."""
+        """[M, d, width] -> [M, d, N, A], in float32 at least, whatever the compute dtype."""
         outputs = self.head_norm(outputs.astype(jnp.promote_types(self.dtype, jnp.float32)))
         logits = by_row(jnp.einsum("mdw,dwn->mdn", outputs, self.head[...][dims]))
-        return logits.reshape(*logits.shape[:-1], self.max_bins, self.atoms) + self.head_bias[...][dims]
+        return logits.reshape(*logits.shape[:-1], self.max_bins, self.outputs) + self.head_bias[...][dims]
 
 
-def _initial_bias(atoms: int, value: float) -> np.ndarray:
-    """[atoms]: outputs, or a distribution over so many cells, that start at `value` of the way from q_min to
-    q_max (a sparse-reward Q starts near 0).
+def _initial_bias(outputs: int, value: float) -> np.ndarray:
+    """Returns logits [A] of values that start at `value` of the way from q_min to q_max.
+
+    A Q of sparse rewards starts near 0. More outputs than a histogram's padding are the cells of one.
     """
-    if atoms <= 2 * HISTOGRAM_PADDING:
-        return np.full(atoms, math.log(value / (1 - value)), np.float32)
-    rate = 1.0 / (value * atoms)  # an exponential fall over the atoms has its mean near `value`
-    return (-rate * np.arange(atoms)).astype(np.float32)
+    if outputs <= 2 * HISTOGRAM_PADDING:
+        return np.full(outputs, math.log(value / (1 - value)), np.float32)
+    rate = 1.0 / (value * outputs)  # an exponential fall over the cells has its mean near `value`
+    return (-rate * np.arange(outputs)).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """The module as pure functions of a nested dict of parameters, which is what checkpoints and artefacts
-    hold.
+    """The module as pure functions of a nested dict of parameters, which checkpoints and artefacts hold.
+
+    `agents.make_network` makes the one that a config's agent asks for; see `QTransformer` for the fields.
     """
 
     config: ml_collections.FrozenConfigDict
-    action: ActionSpec
-    observation: ObservationSpec
-    instruction_dim: int
+    interface: Interface
+    outputs: int
+    return_conditioned: bool
     graphdef: Any = dataclasses.field(compare=False, repr=False)
 
     @classmethod
-    def create(
-        cls, config, action: ActionSpec, observation: ObservationSpec, instruction_dim: int
-    ) -> Network:
+    def create(cls, config: Any, interface: Interface, outputs: int, return_conditioned: bool) -> Network:
+        """Makes the network of `config`, an experiment's `config.model`; allocates nothing.
+
+        Raises:
+            UserError: for a setting without a meaning.
+
+        """
         config = ml_collections.FrozenConfigDict(config)
-        graphdef = nnx.split(
-            nnx.eval_shape(lambda: QTransformer(config, action, observation, instruction_dim, nnx.Rngs(0)))
-        )[0]
-        return cls(config, action, observation, instruction_dim, graphdef)
+        asked = config, interface, outputs, return_conditioned
+        graphdef = nnx.split(nnx.eval_shape(lambda: QTransformer(*asked, nnx.Rngs(0))))[0]
+        return cls(*asked, graphdef)
+
+    def with_config(self, config: Any) -> Network:
+        """Returns the same network with another `config.model`."""
+        return Network.create(config, self.interface, self.outputs, self.return_conditioned)
 
     def init(self, key: jax.Array) -> dict:
-        model = QTransformer(self.config, self.action, self.observation, self.instruction_dim, nnx.Rngs(key))
+        """Returns fresh parameters; the same key gives the same bits."""
+        asked = self.config, self.interface, self.outputs, self.return_conditioned
+        model = QTransformer(*asked, nnx.Rngs(key))
         return nnx.to_pure_dict(nnx.state(model, nnx.Param))
 
     def score(self, params: dict, segment: Segment, dropout_key: jax.Array | None = None) -> jax.Array:
-        """See `QTransformer.score`. Without a key there is no dropout."""
+        """Computes logits; see `QTransformer.score`. Without a key there is no dropout."""
         rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
         return nnx.merge(self.graphdef, params).score(segment, rngs)
 
@@ -369,17 +401,19 @@ class Network:
         instruction: jax.Array,
         episode_return: jax.Array | None = None,
     ) -> Any:
+        """Computes what is kept of frames; see `QTransformer.encode_frame`."""
         module = nnx.merge(self.graphdef, params)
         return module.encode_frame(images, camera_mask, state, instruction, episode_return)
 
     def greedy(self, params: dict, *inputs: Any) -> tuple[jax.Array, jax.Array]:
-        """See `QTransformer.greedy`."""
+        """Decodes actions; see `QTransformer.greedy`."""
         return nnx.merge(self.graphdef, params).greedy(*inputs)
 
     def beam(self, params: dict, *inputs: Any) -> tuple[jax.Array, jax.Array]:
-        """See `QTransformer.beam`."""
+        """Decodes actions; see `QTransformer.beam`."""
         return nnx.merge(self.graphdef, params).beam(*inputs)
 
 
 def parameter_count(params: dict) -> int:
+    """Returns how many numbers the parameters are."""
     return sum(x.size for x in jax.tree.leaves(params))

@@ -11,14 +11,17 @@ POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
-"""none: keep all; dots: keep the results of matrix products with parameters; full: keep a block's inputs
-alone.
-"""
+"""none: keep all; dots: keep the results of matrix products with parameters; full: keep a block's inputs."""
 
 
 def rematerialised(block: Callable, policy: str, in_loop: bool = False) -> Callable:
-    """`block` with the memory of `policy`. in_loop: it is the body of a `scan`, where XLA cannot undo the
-    recomputation.
+    """Returns `block` with what the backward pass keeps of it.
+
+    Args:
+        block: a function of arrays.
+        policy: one of `POLICIES`.
+        in_loop: it is the body of a `scan`, where XLA cannot undo the recomputation.
+
     """
     if policy == "none":
         return block

@@ -1,15 +1,17 @@
 """The attention of Q-Transformer: frames, and action tokens that attend to a window of frames.
 
 What a frame contributes is computed once and cached across control steps:
-  "per_frame": a frame's tokens attend within their frame; the cache is each layer's keys and values. Nothing
-      in it ever changes. "window" (as RT-1): the Transformer runs causally over the frames of each step's
-      window; the cache is the frames' tokens.
-Action tokens attend to the frames of the window (learned bias on relative age) and to earlier dims of the
-    same step; before those, with
-`config.past_actions`, to a token of the action at each earlier frame of the window.
 
-The parameters of all layers are stacked on a leading axis, whether `config.scan_layers` compiles one layer (a
-loop) or all of them, so either reads the other's checkpoints.
+"per_frame": a frame's tokens attend within their frame. The cache is each layer's keys and values; nothing in
+    it ever changes.
+"window" (as RT-1): the Transformer runs causally over the frames of each step's window. The cache is the
+    frames' tokens.
+
+Action tokens attend to the frames of the window, with a learned bias for each age, and to earlier dims of the
+same step; in a return-conditioned network also to a token of the action at each earlier frame of the window.
+
+The parameters of all layers are stacked on a leading axis, whether `config.scan_layers` compiles one layer,
+in a loop, or all of them. So either reads the other's checkpoints.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ KeysValues = tuple[jax.Array, jax.Array]
 
 
 class Block(nnx.Module):
-    """Pre-norm attention and MLP; keys and values are handed in, so that they can come from a cache."""
+    """Pre-norm attention and MLP; keys and values are arguments, so that they can come from a cache."""
 
     def __init__(self, config, dtype, rngs: nnx.Rngs):
         width, per_head = config.width, (config.heads, config.width // config.heads)
@@ -39,25 +41,24 @@ class Block(nnx.Module):
 
         self.norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
         self.query = linear(width, per_head)
-        self.key_value = linear(
-            width, (2, *per_head), use_bias=False
-        )  # the softmax would not see a key's, and `out` has the value's
+        # A key's bias would change nothing in the softmax, and `out` has the value's.
+        self.key_value = linear(width, (2, *per_head), use_bias=False)
         self.out = linear(per_head, width, axis=(-2, -1))
         self.mlp_norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
         self.up, self.down = linear(width, config.mlp_ratio * width), linear(config.mlp_ratio * width, width)
         self.dropout = nnx.Dropout(config.dropout)
 
     def keys_values(self, x: jax.Array) -> KeysValues:
-        """[M, T, width] -> keys and values [M, T, heads, head_dim]."""
+        """Computes keys and values [M, T, heads, head_dim] of tokens [M, T, width]."""
         both = by_row(self.key_value(self.norm(x)))
         return both[..., 0, :, :], both[..., 1, :, :]
 
     def __call__(
         self, x: jax.Array, keys_values: KeysValues, bias: jax.Array | None, key: jax.Array | None
     ) -> jax.Array:
-        """X [M, T, width] attends to keys and values [M, K, heads, head_dim].
+        """Has tokens [M, T, width] attend to keys and values [M, K, heads, head_dim] -> [M, T, width].
 
-        Bias broadcasts to [M, heads, T, K]; key: of dropout.
+        `bias` broadcasts to [M, heads, T, K]; `key` is dropout's.
         """
         rngs = None if key is None else nnx.Rngs(dropout=key)
         attended = jax.nn.dot_product_attention(self.query(self.norm(x)), *keys_values, bias=bias)
@@ -75,13 +76,15 @@ def _mask_bias(mask: jax.Array) -> jax.Array:
 
 
 class Transformer(nnx.Module):
-    """Frame tokens F a frame, P past actions and D action tokens a step, `config.window` frames,
-    `config.layers` layers L.
+    """The stack of blocks.
+
+    Letters: F tokens of a frame, w frames of a window, P past actions and D action tokens of a step, L
+    layers.
     """
 
-    def __init__(self, config, frame_tokens: int, dtype, rngs: nnx.Rngs):
+    def __init__(self, config, frame_tokens: int, past_actions: int, dtype, rngs: nnx.Rngs):
         self.mode, self.window, self.layers = config.attention, config.window, config.layers
-        self.past = past_actions(config)
+        self.past = past_actions
         self.frame_tokens, self.dtype = frame_tokens, dtype
         self.scan, self.remat = config.scan_layers, config.remat
         make_block = nnx.vmap(lambda rngs: Block(config, dtype, rngs), in_axes=0, out_axes=0)
@@ -95,8 +98,9 @@ class Transformer(nnx.Module):
     def _over_layers(
         self, layer: Callable, carry: Any, inputs: Any, rngs: nnx.Rngs | None
     ) -> tuple[Any, Any]:
-        """`layer(block, index, carry, input, dropout_key) -> carry, output` through the stack; inputs and
-        outputs have a leading axis L.
+        """Runs `layer(block, index, carry, input, dropout_key) -> carry, output` through the stack.
+
+        Inputs and outputs have a leading axis L.
         """
         graphdef, params = nnx.split(self.blocks)
         keys = None if rngs is None else jax.random.split(rngs.dropout(), self.layers)
@@ -116,23 +120,23 @@ class Transformer(nnx.Module):
         return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
 
     def frame_cache(self, tokens: jax.Array, rngs: nnx.Rngs | None = None) -> Any:
-        """What a frame is remembered by: tokens [M, F, width] -> pytree with leading axis M."""
+        """Computes what is kept of a frame: tokens [M, F, width] -> pytree with leading axis M."""
         if self.mode == "window":
             return tokens
         return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), self._tower(tokens, None, rngs))
 
     def context(self, cache: Any, frame_mask: jax.Array, rngs: nnx.Rngs | None = None) -> KeysValues:
-        """Keys and values of the window: cache leaves [M, w, ...], frame_mask [M, w] -> [L, M, w*F, heads,
-        head_dim].
+        """Computes the window's keys and values, [L, M, w*F, heads, head_dim].
+
+        Cache leaves are [M, w, ...], `frame_mask` is bool [M, w]: which frames are there.
         """
-        if self.mode == "per_frame":
+        if self.age_embedding is None:
 
-            def by_layer(x):
-                return jnp.moveaxis(x, 2, 0)
+            def by_layer(x: jax.Array) -> jax.Array:
+                return jnp.moveaxis(x, 2, 0).reshape(self.layers, x.shape[0], -1, *x.shape[-2:])
 
-            return jax.tree.map(
-                lambda x: by_layer(x).reshape(self.layers, x.shape[0], -1, *x.shape[-2:]), cache
-            )
+            return jax.tree.map(by_layer, cache)
+
         x = cache + self.age_embedding[...][:, None].astype(self.dtype)
         x = x.reshape(x.shape[0], -1, x.shape[-1])
         frame = jnp.repeat(jnp.arange(self.window), self.frame_tokens)
@@ -143,23 +147,21 @@ class Transformer(nnx.Module):
         return self._tower(x, _mask_bias(mask)[:, None], rngs)
 
     def _tower(self, x: jax.Array, bias: jax.Array | None, rngs: nnx.Rngs | None) -> KeysValues:
-        """X [M, T, width] -> keys and values of each layer [L, M, T, heads, head_dim]."""
+        """Computes each layer's keys and values [L, M, T, heads, head_dim] of tokens [M, T, width]."""
 
         def layer(block, index, x, _, key):
             keys_values = block.keys_values(x)
-            # After the last layer only keys and values are needed.
-            return jax.lax.cond(
-                index + 1 < self.layers, lambda: block(x, keys_values, bias, key), lambda: x
-            ), keys_values
+            # Of the last layer only keys and values are needed.
+            x = jax.lax.cond(index + 1 < self.layers, lambda: block(x, keys_values, bias, key), lambda: x)
+            return x, keys_values
 
         return self._over_layers(layer, x, None, rngs)[1]
 
     def _bias(self, age_bias: jax.Array, frame_mask: jax.Array, queries: int, keys: int) -> jax.Array:
-        """Of the last `queries` of the first `keys` action tokens: age_bias [heads, w] of a layer -> [M,
-        heads, queries, w*F + keys].
+        """Computes the bias of the last `queries` of the first `keys` action tokens of a step.
 
-        Absent frames and their actions are masked, present frames biased by age, action tokens see none that
-        comes later.
+        Absent frames and their actions are masked; frames have a bias for their age; action tokens do not
+        see later ones. `age_bias` [heads, w] of a layer -> [M, heads, queries, w*F + keys].
         """
         frames = jnp.repeat(age_bias[None] + _mask_bias(frame_mask)[:, None], self.frame_tokens, axis=-1)[
             :, :, None
@@ -174,8 +176,9 @@ class Transformer(nnx.Module):
     def decode(
         self, context: KeysValues, frame_mask: jax.Array, actions: jax.Array, rngs: nnx.Rngs | None = None
     ) -> jax.Array:
-        """Teacher-forced: action inputs [M, P + D, width] (past actions, start token, a^1 .. a^{D-1}) ->
-        outputs [M, D, width].
+        """Computes the outputs [M, D, width] of all dims, teacher-forced.
+
+        `actions` [M, P + D, width] are the past actions, the start token, and a^1 .. a^{D-1}.
         """
         count = actions.shape[1]
 
@@ -189,9 +192,10 @@ class Transformer(nnx.Module):
     def decode_step(
         self, context: KeysValues, frame_mask: jax.Array, actions: jax.Array, earlier: KeysValues | None
     ) -> tuple[jax.Array, KeysValues]:
-        """The next inputs [M, n, width] after those of the keys and values [L, M, i, heads, head_dim] (at
-        first all past actions and the start token, then dim after dim) -> output [M, 1, width] of the last,
-        and the longer keys and values.
+        """Computes the output [M, 1, width] of the next dim, and keys and values that include its inputs.
+
+        `actions` [M, n, width] are the inputs after those of `earlier` [L, M, i, heads, head_dim]: at first
+        all past actions and the start token, then one dim at a time.
         """
 
         def layer(block, _, actions, inputs, key):
@@ -205,20 +209,16 @@ class Transformer(nnx.Module):
         return outputs[:, -1:], longer
 
 
-def past_actions(config) -> int:
-    """Tokens P of a step's past actions: of all frames of the window but the newest."""
-    return config.window - 1 if config.past_actions else 0
-
-
 def _joined(first: KeysValues, second: KeysValues) -> KeysValues:
-    return tuple(jnp.concatenate(pair, axis=1) for pair in zip(first, second))
+    keys, values = (jnp.concatenate(pair, axis=1) for pair in zip(first, second))
+    return keys, values
 
 
 def _unstacked(tree: Any, layers: int) -> list[Any]:
     """[L, ...] leaves -> L trees.
 
-    `lax.split`, whose gradient is one concatenation (that of indexing is a padded array each).
+    The gradient of `lax.split` is one concatenation; that of indexing would be a padded array for each layer.
     """
     leaves, structure = jax.tree.flatten(tree)
     parts = zip(*([part[0] for part in jax.lax.split(leaf, (1,) * layers)] for leaf in leaves))
-    return [structure.unflatten(part) for part in parts]
+    return [jax.tree.unflatten(structure, part) for part in parts]

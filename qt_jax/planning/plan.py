@@ -10,10 +10,10 @@ from typing import Any
 
 import ml_collections
 
-from qt_jax import text
+from qt_jax import agents, text
 from qt_jax.data import tables
 from qt_jax.errors import UserError
-from qt_jax.models.q_transformer import Network, parameter_count
+from qt_jax.models.q_transformer import parameter_count
 from qt_jax.planning import communication, hlo, topology
 from qt_jax.training import chips, datasets, mesh, program, setup
 from qt_jax.training.config import validate
@@ -39,7 +39,8 @@ def figures(config: Any, devices: list[Any]) -> dict[str, Any]:
     validate(config, len(devices))
     chosen = datasets.entries(config)
     config = setup.with_value_range(config, config.dt_ref)  # which changes numbers in the program alone
-    network = Network.create(config.model, *tables.interface(chosen, config.data.image_size), text.DIM)
+    interface = tables.interface(chosen, config.data.image_size, text.DIM)
+    network = agents.make_network(config, interface)
     compiled = program.build(config, network, mesh.make_mesh(config.mesh, devices))
     exchanges = hlo.collectives(compiled.step.as_text())
     slices = len({getattr(device, "slice_index", 0) for device in devices})

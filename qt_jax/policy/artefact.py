@@ -1,9 +1,11 @@
 """The policy artefact: a folder from which a robot acts with jax, numpy, safetensors and flatbuffers alone.
 
-policy.json         what the policy is: specs, statistics, provenance, programs (`SCHEMA`) params.safetensors
-the parameters programs/*.bin      `encode` and `decode` of policy/jax_policy.py as StableHLO (jax.export), for
-cpu, cuda and tpu at once onnx/               the same as ONNX, where `python -m qt_jax onnx` added it
-(export/onnx.py) SHA256SUMS          the checksum of each of them, written last (policy/checksums.py)
+policy.json         what the policy is: specs, statistics, provenance, programs (`folder.SCHEMA`)
+params.safetensors  the parameters
+programs/*.bin      `encode` and `decode` of policy/jax_policy.py as StableHLO (jax.export), for cpu, cuda and
+                    tpu at once
+onnx/               the same as ONNX, where `python -m qt_jax onnx` added it (export/onnx.py)
+SHA256SUMS          the checksum of each of them, written last (policy/checksums.py)
 """
 
 from __future__ import annotations
@@ -33,11 +35,11 @@ class Artefact(Folder):
 
     @property
     def batches(self) -> tuple[int, ...]:
-        """Compiled batch sizes, or () where the programs take any."""
+        """The batch sizes of the programs, or () where they take any."""
         return tuple(self.about["batches"])
 
     def training(self) -> dict[str, Any]:
-        """What a server tells of the training: agent, episodes, step, and success in the data."""
+        """Returns what a server shows of the training: agent, episodes, step, and success in the data."""
         origin = self.about["provenance"]
         config = origin["config"]
         return {
@@ -47,8 +49,8 @@ class Artefact(Folder):
             "data": origin["data"],
         }
 
-    def policy(self, slots: int = 1, buckets: Sequence[int] = ()) -> Policy:
-        """The policy of up to `slots` episodes at once.
+    def policy(self, capacity: int = 1, buckets: Sequence[int] = ()) -> Policy:
+        """Loads the policy of up to `capacity` episodes at once.
 
         See `Policy` for `buckets` (default: the artefact's batch sizes, if it has some).
 
@@ -68,19 +70,17 @@ class Artefact(Folder):
         for exported in self.exported.values():
             programs.compare(self.path / PARAMS, "holds", held, _parameters(exported))
         encode, decode = (functools.partial(self._call, part) for part in PARTS)
-        return Policy(self.spec, self.statistics, jax.device_put(params), encode, decode, slots, buckets)
+        return Policy(self.spec, self.statistics, jax.device_put(params), encode, decode, capacity, buckets)
 
     @functools.cached_property
     def exported(self) -> dict[tuple[str, int], export.Exported]:
-        """{(part, batch size, 0 for any): program}. Raises a UserError if this jax cannot read one."""
+        """The programs by (part, batch size or 0 for any). Raises a UserError if this jax cannot read one."""
         return {(part, batch): self._read(part, batch) for part in PARTS for batch in self.batches or (0,)}
 
     def check_programs(self) -> None:
-        """Raises a UserError naming a file that is missing, or a program that is not of the policy that
-        policy.json describes.
-        """
-        programs_of = [program_file(part, batch) for batch in self.batches or (0,) for part in PARTS]
-        for name in (PARAMS, INSTRUCTIONS, *programs_of):  # which SHA256SUMS, cut short, may lack too
+        """Raises a UserError for a file that is missing, or a program that is not of this policy.json."""
+        files = [program_file(part, batch) for batch in self.batches or (0,) for part in PARTS]
+        for name in (PARAMS, INSTRUCTIONS, *files):  # which SHA256SUMS, cut short, may lack too
             if not (self.path / name).is_file():
                 raise UserError(f"{self.path / name} is missing; copy the whole folder, or export again.")
         for batch in self.batches or (0,):
@@ -103,7 +103,8 @@ class Artefact(Folder):
         except Exception as error:  # whatever flatbuffers or jax raise
             line = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(
-                f"{path} cannot be read by jax {jax.__version__} ({line}); it was exported by jax {self.about['jax']}: export again."
+                f"{path} cannot be read by jax {jax.__version__} ({line}); it was exported by jax "
+                f"{self.about['jax']}: export again."
             ) from error
 
     def _call(self, part: str, params: Any, *inputs: Any) -> Any:
@@ -112,8 +113,8 @@ class Artefact(Folder):
 
 
 def _signature(part: str, exported: export.Exported) -> tuple[Arrays, Arrays]:
-    """What a program takes beside the parameters, and gives."""
-    (_, *inputs), _ = exported.in_tree.unflatten(exported.in_avals)
+    """Returns what a program takes beside the parameters, and what it gives."""
+    (_, *inputs), _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
     if part == "encode":
         images, state, instruction = inputs
         takes = {image_name(camera): image for camera, image in images.items()}
@@ -131,12 +132,12 @@ def _numbered(cache: Sequence[Any]) -> dict[str, Any]:
 
 
 def _rows(arrays: dict[str, Any]) -> Arrays:
-    """Without the first axis, which is the batch's."""
+    """Leaves out the first axis, which is the batch's."""
     return {name: (str(array.dtype), array.shape[1:]) for name, array in arrays.items()}
 
 
 def _parameters(exported: export.Exported) -> Arrays:
-    (params, *_), _ = exported.in_tree.unflatten(exported.in_avals)
+    (params, *_), _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
     return {name: (str(leaf.dtype), leaf.shape) for name, leaf in params.items()}
 
 
@@ -154,17 +155,17 @@ def _check_platform(folder: Path, platforms: Sequence[str]) -> None:
 
 
 def program_file(name: str, batch: int) -> str:
-    """Below the artefact. batch 0: of any size."""
+    """Returns a program's path below the artefact; batch 0: of any size."""
     return f"programs/{name}.{batch or 'any'}.bin"
 
 
 def describe(spec: PolicySpec, statistics: Statistics) -> dict[str, Any]:
-    """The part of policy.json that `load` makes a policy of."""
+    """Returns the part of policy.json that `load` makes a policy of."""
     return {"spec": to_json(spec), "state": statistics.to_json()}
 
 
 def load(path: str) -> Artefact:
-    """Opens an artefact; every file is compared with its checksum, the programs with what policy.json says.
+    """Opens an artefact, and compares every file with its checksum and the programs with policy.json.
 
     Raises:
         UserError: see `Folder.open` and `Artefact.check_programs`.

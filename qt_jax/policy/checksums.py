@@ -27,7 +27,7 @@ def write(folder: Path) -> None:
 
 
 def check(folder: Path) -> None:
-    """Compares every file with its checksum. Hidden files (.NAME) are the system's own.
+    """Compares every file with its checksum; hidden files (.NAME), which are the system's own, are left out.
 
     Raises:
         UserError: naming the file that is missing, unknown, changed or may not be read.
@@ -48,7 +48,7 @@ def check(folder: Path) -> None:
 
 
 def unreadable(file: Path, folder: Path, error: OSError) -> UserError:
-    """Says why the file cannot be read, and the remedy."""
+    """Returns an error that says why the file cannot be read, and the remedy."""
     remedy = "copy the folder again"
     if isinstance(error, PermissionError):
         remedy = f"its owner lets others read it: `chmod -R a+rX {folder}`, and a+x for the folders above"
@@ -75,15 +75,17 @@ def _read(folder: Path) -> dict[Path, str]:
         ) from None
     except ValueError as error:
         raise UserError(f"{file} was changed or damaged ({error}); copy the whole folder again.") from error
-    found = [re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line) for line in lines]
-    if not found or not all(found):
-        line = found.index(None) + 1 if found else 1
-        raise UserError(f"{file} was changed or damaged (line {line}); copy the whole folder again.")
-    return {folder / match[2]: match[1] for match in found}
+    listed = {}
+    for number, line in enumerate(lines or [""], 1):
+        found = re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line)
+        if not found:
+            raise UserError(f"{file} was changed or damaged (line {number}); copy the whole folder again.")
+        listed[folder / found[2]] = found[1]
+    return listed
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """All below the folder but the checksums and what is hidden."""
+    """Yields all files below the folder but the checksums and what is hidden."""
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if path.is_file() and not hidden and path != folder / FILE:

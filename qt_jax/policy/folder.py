@@ -1,4 +1,4 @@
-"""The artefact's folder as any robot opens it, with jax or without: policy.json, and whether all is whole."""
+"""The artefact's folder as any robot opens it, with jax or without: policy.json and the checksums."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ import numpy as np
 
 from qt_jax.errors import UserError
 from qt_jax.policy import checksums
-from qt_jax.specs import ActionSpec, ObservationSpec, PolicySpec
+from qt_jax.specs import Interface, PolicySpec
 from qt_jax.statistics import Statistics
 
-SCHEMA = 3
+SCHEMA = 4
 POLICY, INSTRUCTIONS = "policy.json", "instructions.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """An opened folder, its files as they were exported. network: the action that this robot's is part of."""
+    """An opened folder, its files as they were exported."""
 
     path: Path
     spec: PolicySpec
     statistics: Statistics
-    network: ActionSpec
+    network: Interface
+    """What the network is between; the robot's own, `spec.interface`, is part of it."""
     about: dict[str, Any]
 
     @classmethod
     def open(cls, path: str) -> Self:
-        """Opens an artefact; every file is compared with its checksum, and what policy.json says with itself.
+        """Opens an artefact, and compares every file with its checksum and policy.json with itself.
 
         Raises:
             UserError: if there is none, another version wrote it, a file is missing, unknown, changed or may
@@ -55,7 +56,8 @@ class Folder:
         schema = about.get("schema") if isinstance(about, dict) else None
         if schema != SCHEMA:
             raise UserError(
-                f"{file} has schema {schema!r}, this version reads {SCHEMA}; export the policy again."
+                f"{folder} is a policy of another version of qt_jax ({POLICY} has schema {schema!r}, this "
+                f"version reads {SCHEMA}); export the policy again."
             )
         checksums.check(folder)
         try:
@@ -68,7 +70,7 @@ class Folder:
             ) from error
 
     def embeddings(self) -> dict[str, np.ndarray]:
-        """{sentence: float32 [E]} of the exported instructions: for robots without a text encoder.
+        """Reads the exported instructions, for robots without a text encoder: {sentence: float32 [E]}.
 
         Raises:
             UserError: if safetensors is not installed, or the vectors are not those of the sentences.
@@ -84,15 +86,15 @@ class Folder:
             ) from error
         sentences, file = self.about["instructions"], self.path / INSTRUCTIONS
         vectors = safetensors.numpy.load_file(file)["embeddings"]
-        if vectors.shape != (expected := (len(sentences), self.spec.instruction_dim)):
+        if vectors.shape != (expected := (len(sentences), self.spec.interface.instruction_dim)):
             found = list(vectors.shape)
             raise UserError(f"{file} holds {found} numbers, {POLICY} says {list(expected)}; export again.")
         return dict(zip(sentences, vectors))
 
     def embedder(self) -> Callable[[str], np.ndarray]:
-        """What `Sessions` asks where there is no text encoder.
+        """Returns what embeds a sentence where there is no text encoder.
 
-        It raises a UserError for sentences that were not exported.
+        It raises a UserError for a sentence that was not exported.
         """
         known = self.embeddings()
 
@@ -106,33 +108,31 @@ class Folder:
 
 
 def seal(folder: Path, about: dict[str, Any]) -> None:
-    """Writes policy.json, and last the checksums of all in the folder, without which it is no artefact."""
+    """Writes policy.json, and last the checksums of all files, without which it is no artefact."""
     (folder / checksums.FILE).unlink(missing_ok=True)
     (folder / POLICY).write_text(json.dumps(about, indent=1))
     checksums.write(folder)
 
 
-def _described(about: dict[str, Any]) -> tuple[PolicySpec, Statistics, ActionSpec]:
-    """What policy.json says, where it agrees with itself."""
-    told = about["spec"]
-    action, observation = ActionSpec(**told["action"]), ObservationSpec(**told["observation"])
-    spec = PolicySpec(**told | {"action": action, "observation": observation, "slots": tuple(told["slots"])})
-    network, statistics = ActionSpec(**about["network"]["action"]), Statistics.from_json(about["state"])
+def _described(about: dict[str, Any]) -> tuple[PolicySpec, Statistics, Interface]:
+    """Reads what policy.json says. Raises a UserError where it does not agree with itself."""
+    spec, joint = PolicySpec.from_json(about["spec"]), Interface.from_json(about["network"])
+    statistics = Statistics.from_json(about["state"])
+    action, network, state_dim = spec.interface.action, joint.action, spec.interface.observation.state_dim
+
     if unknown := sorted(set(action.names) - set(network.names)):
         raise UserError(f"The action has dims {unknown}, the network has {list(network.names)}.")
-    if spec.slots != (expected := action.slots_in(network)):
+    if spec.network_dims != (expected := action.dims_in(network)):
         raise UserError(
-            f"slots are {list(spec.slots)}, expected {list(expected)} by the names of the network's dims."
+            f"network_dims are {list(spec.network_dims)}, expected {list(expected)} by the dims' names."
         )
-    if any(bins > network.bins[slot] for bins, slot in zip(action.bins, spec.slots)):
+    if any(bins > network.bins[dim] for bins, dim in zip(action.bins, spec.network_dims)):
         raise UserError(
             f"The action has bins {list(action.bins)}, the network {list(network.bins)}: more than it has."
         )
     lengths = {len(values) for values in dataclasses.astuple(statistics)}
-    if lengths != {observation.state_dim}:
-        raise UserError(
-            f"The state's statistics have lengths {sorted(lengths)}, expected {observation.state_dim}."
-        )
+    if lengths != {state_dim}:
+        raise UserError(f"The state's statistics have lengths {sorted(lengths)}, expected {state_dim}.")
     if not np.isfinite(dataclasses.astuple(statistics)).all():
         raise UserError("The state's statistics hold NaN or Inf.")
-    return spec, statistics, network
+    return spec, statistics, joint

@@ -1,5 +1,6 @@
-"""The policy runtime: one new frame a control step, the window's cache kept, D dims decoded in one compiled
-program.
+"""The policy runtime on jax.
+
+A control step encodes one new frame, keeps the window's cache and decodes D dims, in one compiled program.
 """
 
 from __future__ import annotations
@@ -23,14 +24,17 @@ class Policy(Runtime):
     """A `Runtime` of two jax functions.
 
     Args:
+        spec: what the policy is.
+        statistics: of this robot's raw state.
         params: whatever `encode` and `decode` take first.
         encode: (params, {camera: uint8 [M, H, W, 3]}, state [M, state_dim], instruction [M, E]) -> cache
             pytree, leaves [M, ...].
         decode: (params, window of caches [M, w, ...] oldest first, mask [M, w], bins [M, w, D] of the robot's
             actions at these frames but the newest) -> tokens [M, D'], scores [M, D', N] of the network's
             dims.
+        capacity: see `Runtime`.
         buckets: batch sizes that are compiled; a call takes the least that is large enough, or the largest
-            several times. Default: `slots`.
+            several times. Default: `capacity`.
 
     """
 
@@ -41,12 +45,12 @@ class Policy(Runtime):
         params: Any,
         encode: Encode,
         decode: Decode,
-        slots: int,
+        capacity: int,
         buckets: Sequence[int] = (),
     ):
-        super().__init__(spec, statistics, slots)
+        super().__init__(spec, statistics, capacity)
         self._params = params
-        self.buckets = tuple(sorted(set(buckets))) or (slots,)
+        self.buckets = tuple(sorted(set(buckets))) or (capacity,)
         devices = {
             device
             for leaf in jax.tree.leaves(params)
@@ -57,18 +61,20 @@ class Policy(Runtime):
         self._frame = jax.eval_shape(encode, params, *self._inputs(self.buckets[0]))
         self.forget_all()
 
-        def step(params, past, slot, images, state, instruction, is_first, executed):
+        def step(params, past, episode, images, state, instruction, is_first, executed):
             cache, mask, actions = past
             new = encode(params, images, state, instruction)
             window = jax.tree.map(
-                lambda kept, frame: jnp.concatenate([kept[slot, 1:], frame[:, None]], axis=1), cache, new
+                lambda kept, frame: jnp.concatenate([kept[episode, 1:], frame[:, None]], axis=1), cache, new
             )
-            seen = jnp.pad(mask[slot, 1:] & ~is_first[:, None], [(0, 0), (0, 1)], constant_values=True)
-            done = jnp.pad(actions[slot, 1:], [(0, 0), (0, 1), (0, 0)])
-            tokens, scores = (x[:, jnp.asarray(spec.slots)] for x in decode(params, window, seen, done))
+            seen = jnp.pad(mask[episode, 1:] & ~is_first[:, None], [(0, 0), (0, 1)], constant_values=True)
+            done = jnp.pad(actions[episode, 1:], [(0, 0), (0, 1), (0, 0)])
+            tokens, scores = (
+                x[:, jnp.asarray(spec.network_dims)] for x in decode(params, window, seen, done)
+            )
             done = done.at[:, -1].set(jnp.where(executed < 0, tokens, executed))
             return (
-                jax.tree.map(lambda kept, rows: kept.at[slot].set(rows), past, (window, seen, done)),
+                jax.tree.map(lambda kept, rows: kept.at[episode].set(rows), past, (window, seen, done)),
                 tokens,
                 scores,
             )
@@ -76,55 +82,53 @@ class Policy(Runtime):
         self._step = jax.jit(step, donate_argnums=1)
 
     def forget_all(self) -> None:
-        shape = (
-            self.slots + 1,
-            self.spec.window,
-        )  # one slot more: of the rows that fill a batch up to its bucket
+        """Empties every window."""
+        shape = self.capacity + 1, self.spec.window  # one episode more: of rows that fill a bucket up
         cache = jax.tree.map(lambda x: jnp.zeros((*shape, *x.shape[1:]), x.dtype), self._frame)
-        empty = cache, jnp.zeros(shape, bool), jnp.zeros((*shape, self.spec.action.dims), jnp.int32)
-        # Exported programs give arrays that are bound to their device: with others at first, the next step
-        # would be compiled again.
+        empty = cache, jnp.zeros(shape, bool), jnp.zeros((*shape, self.spec.interface.action.dims), jnp.int32)
+        # Exported programs give arrays that are bound to their device. With other arrays at first, the next
+        # step would be compiled again.
         self._past = jax.device_put(empty, self._device)
 
     def _inputs(self, rows: int) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-        observation = self.spec.observation
+        observation = self.spec.interface.observation
         images = {
             name: np.zeros((rows, *observation.image_size, 3), np.uint8) for name in observation.cameras
         }
         return (
             images,
             np.zeros((rows, observation.state_dim), np.float32),
-            np.zeros((rows, self.spec.instruction_dim), np.float32),
+            np.zeros((rows, self.spec.interface.instruction_dim), np.float32),
         )
 
     def warm_up(self) -> None:
         """Compiles every bucket, so that no later call has to."""
         for bucket in self.buckets:
             self._run(
-                np.full(bucket, self.slots),
+                np.full(bucket, self.capacity),
                 *self._inputs(bucket),
                 np.ones(bucket, bool),
                 undecided(self.spec, bucket),
             )
 
-    def _decide(self, slot: np.ndarray, *inputs: Any) -> tuple[np.ndarray, np.ndarray]:
+    def _decide(self, episode: np.ndarray, *inputs: Any) -> tuple[np.ndarray, np.ndarray]:
         parts = []
-        for start in range(0, len(slot), self.buckets[-1]):
+        for start in range(0, len(episode), self.buckets[-1]):
             rows = slice(start, start + self.buckets[-1])
-            parts.append(self._bucket(slot[rows], *jax.tree.map(lambda x, rows=rows: x[rows], inputs)))
+            parts.append(self._bucket(episode[rows], *jax.tree.map(lambda x, rows=rows: x[rows], inputs)))
         tokens, scores = (np.concatenate(part) for part in zip(*parts))
         return tokens, scores
 
-    def _bucket(self, slot: np.ndarray, *inputs: Any) -> tuple[np.ndarray, np.ndarray]:
-        """As many rows as the largest bucket has, or fewer."""
-        rows = len(slot)
+    def _bucket(self, episode: np.ndarray, *inputs: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Decides as many rows as the largest bucket has, or fewer."""
+        rows = len(episode)
         if missing := next(b for b in self.buckets if b >= rows) - rows:
-            slot = np.pad(slot, (0, missing), constant_values=self.slots)
+            episode = np.pad(episode, (0, missing), constant_values=self.capacity)
             inputs = jax.tree.map(lambda x: np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)), inputs)
-        tokens, scores = self._run(slot, *inputs)
+        tokens, scores = self._run(episode, *inputs)
         return tokens[:rows], scores[:rows]
 
-    def _run(self, slot: np.ndarray, *inputs: Any) -> tuple[np.ndarray, np.ndarray]:
-        slot = slot.astype(np.int32)
-        self._past, tokens, scores = self._step(self._params, self._past, slot, *inputs)
+    def _run(self, episode: np.ndarray, *inputs: Any) -> tuple[np.ndarray, np.ndarray]:
+        index = episode.astype(np.int32)
+        self._past, tokens, scores = self._step(self._params, self._past, index, *inputs)
         return np.asarray(tokens), np.asarray(scores)

@@ -1,4 +1,4 @@
-"""A policy that acts in this process, asked with the same dict as a server is asked over the socket."""
+"""A policy that acts in this process; its observation is the dict that a server takes over the socket."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class LoadedPolicy:
 
     @property
     def observation(self) -> dict[str, Any]:
-        """{key of an observation: dtype and shape that are expected there}."""
-        return self._keys.describe(self.spec.observation)
+        """The keys of an observation: {key: dtype and shape that are expected there}."""
+        return self._keys.describe(self.spec.interface.observation)
 
     def infer(self, observation: Mapping[str, Any]) -> dict[str, Any]:
         """Takes one control step.

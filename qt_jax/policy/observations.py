@@ -1,4 +1,4 @@
-"""What a robot calls things -> a Request.
+"""From a robot's dict to a Request.
 
 Keys may be renamed, so that a robot that openpi drives needs no change.
 """
@@ -17,12 +17,12 @@ from qt_jax.errors import UserError
 from qt_jax.policy.sessions import Decision, Refused, Request
 from qt_jax.specs import ObservationSpec
 
-OPTIONAL = {
-    "reset": bool,
+OPTIONAL: dict[str, tuple[type, ...]] = {
+    "reset": (bool,),
     "session_id": (str, int),
     "request_id": (str, int),
     "deadline_ms": (int, float),
-    "return_scores": bool,
+    "return_scores": (bool,),
 }
 EMBEDDING = "instruction_embedding"
 MAX_PROMPT = 1000
@@ -30,23 +30,26 @@ MAX_PROMPT = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Keys:
-    """cameras: {the policy's camera: the robot's key}. state: keys whose values are joined to the state.
-    prompt: the instruction's key. ignore: what else the robot sends.
-    """
+    """What a robot calls the parts of an observation."""
 
     cameras: dict[str, str]
+    """{the policy's camera: the robot's key}."""
     state: tuple[str, ...]
+    """Keys whose values are joined to the state."""
     prompt: str = "prompt"
+    """Of the instruction."""
     ignore: tuple[str, ...] = ()
+    """What else the robot sends."""
 
     @classmethod
     def default(cls, observation: ObservationSpec) -> Keys:
+        """Returns "observation/CAMERA", "observation/state" and "prompt"."""
         cameras = {name: f"observation/{name}" for name in observation.cameras}
         return cls(cameras, ("observation/state",) if observation.state_dim else ())
 
     @classmethod
     def read(cls, path: str, observation: ObservationSpec) -> Keys:
-        """From a JSON file with any of this class's fields; the others are the default's.
+        """Reads a JSON file with any of this class's fields; the others are the default's.
 
         Raises:
             UserError: if it cannot be read, or names what the policy does not have.
@@ -64,44 +67,53 @@ class Keys:
             cameras, prompt = given.get("cameras", {}), given.get("prompt", default.prompt)
             if not isinstance(cameras, dict) or not all(isinstance(key, str) for key in cameras.values()):
                 raise ValueError(
-                    f"'cameras' is {cameras!r}, expected an object from the policy's cameras to the robot's keys"
+                    f"'cameras' is {cameras!r}, expected an object from the policy's cameras to the robot's "
+                    "keys"
                 )
             if not isinstance(prompt, str):
                 raise ValueError(f"'prompt' is {prompt!r}, expected a key")
             if given.get("state") and not observation.state_dim:
                 raise ValueError(
-                    f"'state' is {given['state']!r}, the policy has no state; name what it need not read under 'ignore'"
+                    f"'state' is {given['state']!r}, the policy has no state; name what it need not read "
+                    "under 'ignore'"
                 )
-            keys = cls(default.cameras | cameras, tuple(given.get("state", default.state)),
-                       prompt, tuple(given.get("ignore", ())))  # fmt: skip
+            state, ignore = given.get("state", default.state), given.get("ignore", ())
+            keys = cls(default.cameras | cameras, tuple(state), prompt, tuple(ignore))
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"--keys={path} cannot be read ({error}).") from error
         if set(keys.cameras) != set(default.cameras):
             raise UserError(
-                f"--keys={path} names cameras {sorted(keys.cameras)}, the policy has {sorted(default.cameras)}."
+                f"--keys={path} names cameras {sorted(keys.cameras)}, the policy has "
+                f"{sorted(default.cameras)}."
             )
         taken = [*keys.cameras.values(), *keys.state, keys.prompt, *keys.ignore, EMBEDDING, *OPTIONAL]
         if twice := sorted({key for key in taken if taken.count(key) > 1}):
             raise UserError(
-                f"--keys={path} uses {twice} for more than one thing, the server's own keys among them; rename them."
+                f"--keys={path} uses {twice} for more than one thing, the server's own keys among them; "
+                "rename them."
             )
         return keys
 
     def describe(self, observation: ObservationSpec) -> dict[str, Any]:
-        """For the metadata: {key: what the server expects there}."""
+        """Returns {key: dtype and shape that are expected there}."""
         image = {"dtype": "uint8", "shape": [*observation.image_size, 3]}
         state = {
             "dtype": "float",
             "shape": [observation.state_dim],
             "description": observation.state_description,
         }
-        seen = {key: image for key in self.cameras.values()} | (
-            {"+".join(self.state): state} if self.state else {}
-        )
-        return seen | {self.prompt: {"dtype": "str"}}
+        expected: dict[str, Any] = {key: image for key in self.cameras.values()}
+        if self.state:
+            expected["+".join(self.state)] = state
+        return expected | {self.prompt: {"dtype": "str"}}
 
     def request(self, message: dict[str, Any], session: Hashable) -> Request:
-        """Raises Refused (`bad_observation`) naming the key that is missing, unknown or of a wrong type."""
+        """Makes a Request of a robot's dict.
+
+        Raises:
+            Refused: (`bad_observation`) naming the key that is missing, unknown or of a wrong type.
+
+        """
         known = {*self.cameras.values(), *self.state, *self.ignore, self.prompt, EMBEDDING, *OPTIONAL}
         for key in message:
             if key not in known:
@@ -127,7 +139,8 @@ class Keys:
         if not isinstance(prompt, str) or not 0 < len(prompt.strip()) or len(prompt) > MAX_PROMPT:
             raise Refused(
                 "bad_observation",
-                f"Observation key {self.prompt!r} is {str(prompt)[:50]!r}, expected a sentence of 1 to {MAX_PROMPT} letters.",
+                f"Observation key {self.prompt!r} is {str(prompt)[:50]!r}, expected a sentence of 1 to "
+                f"{MAX_PROMPT} letters.",
             )
         return prompt
 
@@ -156,18 +169,23 @@ class Keys:
 
 
 def plain(value: Any) -> Any:
-    """A numpy scalar, or an array without dims, as Python's own; anything else as it is."""
+    """Returns a numpy scalar, or an array without dims, as Python's own; anything else as it is."""
     return value.item() if isinstance(value, (np.ndarray, np.generic)) and value.ndim == 0 else value
 
 
 def options(message: dict[str, Any]) -> dict[str, Any]:
-    """The optional keys that are there. Raises Refused (`bad_observation`) naming one of a wrong type."""
+    """Returns the optional keys that are there, and makes plain values of them in `message`.
+
+    Raises:
+        Refused: (`bad_observation`) naming one of a wrong type.
+
+    """
     for key, kind in OPTIONAL.items():
         if key not in message:
             continue
         value = message[key] = plain(message[key])
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            names = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
+        if not isinstance(value, kind) or (isinstance(value, bool) and bool not in kind):
+            names = " or ".join(one.__name__ for one in kind)
             raise Refused(
                 "bad_observation", f"Optional key {key!r} is {str(value)[:50]!r}, expected {names}."
             )
@@ -182,8 +200,8 @@ def options(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def reply(decision: Decision, with_scores: bool) -> dict[str, Any]:
-    """What a robot is told of a decision; `infer` of policy/loaded.py says what is in it."""
-    told = {
+    """Returns a decision as a robot gets it; `LoadedPolicy.infer` says what is in it."""
+    message = {
         "actions": decision.action[None],
         "tokens": decision.tokens,
         "scores_of_dims": decision.chosen,
@@ -191,5 +209,5 @@ def reply(decision: Decision, with_scores: bool) -> dict[str, Any]:
         "step": decision.step,
     }
     if with_scores:  # -inf, of bins that are not there, is no JSON number
-        told["scores"] = np.maximum(decision.scores, np.finfo(np.float32).min)
-    return told
+        message["scores"] = np.maximum(decision.scores, np.finfo(np.float32).min)
+    return message

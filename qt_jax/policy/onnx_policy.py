@@ -1,8 +1,6 @@
-"""The artefact's policy on onnxruntime, for robots without jax: numpy and onnxruntime are enough (`pip
-install --no-deps qt_jax`).
+"""The artefact's policy on onnxruntime, for robots without jax.
 
-`Sessions(onnx_policy.load(folder), embed)` of policy/sessions.py keeps episodes, and tells windows anew
-under a new instruction.
+numpy and onnxruntime are enough: `pip install --no-deps qt_jax`.
 """
 
 from __future__ import annotations
@@ -25,10 +23,12 @@ MAX_THREADS = 4
 """Of the default (of this project): cameras and drivers want cores too."""
 
 
-def load(path: str, slots: int = 1, threads: int | None = None) -> OnnxPolicy:
-    """The policy of an artefact to which `python -m qt_jax onnx` added its programs.
+def load(path: str, capacity: int = 1, threads: int | None = None) -> OnnxPolicy:
+    """Loads the policy of an artefact to which `python -m qt_jax onnx` added its programs.
 
     Args:
+        path: the artefact's folder.
+        capacity: see `Runtime`.
         threads: that a control step runs on; between two steps they rest. Default: as many as there are cores
             that this process may use, 4 at most.
 
@@ -41,17 +41,18 @@ def load(path: str, slots: int = 1, threads: int | None = None) -> OnnxPolicy:
         raise UserError(
             f"{path} holds no ONNX programs; add them with `python -m qt_jax onnx --artefact={path}`."
         )
-    return OnnxPolicy(folder, folder.path / FOLDER, slots, threads)
+    return OnnxPolicy(folder, folder.path / FOLDER, capacity, threads)
 
 
 class OnnxPolicy(Runtime):
-    """A `Runtime` of `slots` episodes, each with its own window.
+    """A `Runtime` of `capacity` episodes, each with its own window.
 
     The programs are of one row, so a call's rows run one after the other.
 
     Args:
         described: whose specs and statistics the programs have.
         written: folder of encode.onnx and decode.onnx.
+        capacity: see `Runtime`.
         threads: see `load`.
 
     Raises:
@@ -59,42 +60,45 @@ class OnnxPolicy(Runtime):
 
     """
 
-    def __init__(self, described: Folder, written: Path, slots: int = 1, threads: int | None = None):
-        super().__init__(described.spec, described.statistics, slots)
+    def __init__(self, described: Folder, written: Path, capacity: int = 1, threads: int | None = None):
+        super().__init__(described.spec, described.statistics, capacity)
         files = [written / f"{part}.onnx" for part in PARTS]
         self._encode, self._decode = (_session(file, threads) for file in files)
         encode, decode = _described(files[0], self._encode), _described(files[1], self._decode)
         programs.check(self.spec, described.network, encode, decode)
         shapes = {name: shape for name, (_, shape) in decode.takes.items() if name.startswith(CACHE)}
-        self._cache = {name: np.zeros((slots, *shape), np.float32) for name, shape in shapes.items()}
-        self._mask = np.zeros((slots, self.spec.window), bool)
-        self._actions = np.zeros((slots, self.spec.window, self.spec.action.dims), np.int32)
+        self._cache = {name: np.zeros((capacity, *shape), np.float32) for name, shape in shapes.items()}
+        self._mask = np.zeros((capacity, self.spec.window), bool)
+        self._actions = np.zeros((capacity, self.spec.window, self.spec.interface.action.dims), np.int32)
 
     def forget_all(self) -> None:
+        """Empties every window."""
         self._mask[:] = False
 
-    def _decide(self, slot: np.ndarray, images: dict, *inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _decide(
+        self, episode: np.ndarray, images: dict, *inputs: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         decoded = []
-        for row, (episode, state, instruction, is_first, executed) in enumerate(zip(slot, *inputs)):
+        for row, (index, state, instruction, is_first, executed) in enumerate(zip(episode, *inputs)):
             seen = {image_name(camera): image[row][None] for camera, image in images.items()}
             seen |= {"state": state[None], "instruction": instruction[None]}
-            decoded.append(self._step(episode, is_first, executed, seen))
+            decoded.append(self._step(index, is_first, executed, seen))
         tokens, scores = (np.concatenate(part) for part in zip(*decoded))
         return tokens, scores
 
     def _step(
-        self, slot: int, is_first: bool, executed: np.ndarray, inputs: dict[str, np.ndarray]
+        self, index: int, is_first: bool, executed: np.ndarray, inputs: dict[str, np.ndarray]
     ) -> list[np.ndarray]:
-        """Tokens [1, D] and scores [1, D, N]; the slot's window goes one frame on."""
+        """Computes tokens [1, D] and scores [1, D, N], and moves the episode's window one frame on."""
         frame = _run(self._encode, inputs)
         for name, kept in self._cache.items():
-            kept[slot] = np.concatenate([kept[slot, 1:], frame[name]])
-        self._mask[slot] = np.append(self._mask[slot, 1:] & ~is_first, True)
-        self._actions[slot] = np.pad(self._actions[slot, 1:], [(0, 1), (0, 0)])
+            kept[index] = np.concatenate([kept[index, 1:], frame[name]])
+        self._mask[index] = np.append(self._mask[index, 1:] & ~is_first, True)
+        self._actions[index] = np.pad(self._actions[index, 1:], [(0, 1), (0, 0)])
         window = self._cache | {"mask": self._mask, "executed": self._actions}
-        found = _run(self._decode, {name: kept[slot][None] for name, kept in window.items()})
-        tokens, scores = (found[name][:, list(self.spec.slots)] for name in ("tokens", "scores"))
-        self._actions[slot, -1] = np.where(executed < 0, tokens[0], executed)
+        found = _run(self._decode, {name: kept[index][None] for name, kept in window.items()})
+        tokens, scores = (found[name][:, list(self.spec.network_dims)] for name in ("tokens", "scores"))
+        self._actions[index, -1] = np.where(executed < 0, tokens[0], executed)
         return [tokens, scores]
 
 
@@ -131,7 +135,7 @@ def _described(file: Path, session: Any) -> Program:
 
 
 def _rows(nodes: list[Any]) -> Arrays:
-    """Without the first axis, which is of one row."""
+    """Leaves out the first axis, which is of one row."""
     kinds = {"tensor(float)": "float32"}
     return {
         n.name: (kinds.get(n.type, n.type.removeprefix("tensor(").removesuffix(")")), tuple(n.shape[1:]))
@@ -140,8 +144,7 @@ def _rows(nodes: list[Any]) -> Arrays:
 
 
 def _run(session: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """{output: value}; a program takes of the inputs what it uses."""
+    """Returns {output: value}; a program takes of the inputs what it uses."""
     names = [node.name for node in session.get_outputs()]
-    return dict(
-        zip(names, session.run(names, {node.name: inputs[node.name] for node in session.get_inputs()}))
-    )
+    used = {node.name: inputs[node.name] for node in session.get_inputs()}
+    return dict(zip(names, session.run(names, used)))

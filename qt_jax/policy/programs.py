@@ -1,4 +1,4 @@
-"""Whether an artefact's programs are of the policy that policy.json describes: by what they take and give."""
+"""Compares what an artefact's programs take and give with the policy that policy.json describes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import dataclasses
 from pathlib import Path
 
 from qt_jax.errors import UserError
-from qt_jax.specs import ActionSpec, PolicySpec
+from qt_jax.specs import Interface, PolicySpec
 
 PARTS, CACHE = ("encode", "decode"), "cache."
-"""The programs; how the names of what a frame is remembered by begin."""
+"""The programs; the beginning of the names of what is kept of a frame."""
 
 Arrays = dict[str, tuple[str, tuple[int, ...]]]
 """{name: (dtype, shape of a row)}."""
@@ -25,28 +25,28 @@ class Program:
 
 
 def image_name(camera: str) -> str:
-    """Of `encode`'s input."""
+    """Returns the name of a camera's input of `encode`."""
     return f"images.{camera}"
 
 
-def check(spec: PolicySpec, network: ActionSpec, encode: Program, decode: Program) -> None:
+def check(spec: PolicySpec, network: Interface, encode: Program, decode: Program) -> None:
     """Raises a UserError naming the program that is not of this spec, and its array."""
-    images = {
-        image_name(camera): ("uint8", (*spec.observation.image_size, 3))
-        for camera in spec.observation.cameras
-    }
-    vectors = {
-        "state": ("float32", (spec.observation.state_dim,)),
-        "instruction": ("float32", (spec.instruction_dim,)),
-    }
-    compare(encode.file, "takes", encode.takes, images | vectors)
+    own, seen = spec.interface, spec.interface.observation
+    inputs: Arrays = {image_name(camera): ("uint8", (*seen.image_size, 3)) for camera in seen.cameras}
+    inputs["state"] = "float32", (seen.state_dim,)
+    inputs["instruction"] = "float32", (own.instruction_dim,)
+    compare(encode.file, "takes", encode.takes, inputs)
 
-    remembered = {name: (dtype, (spec.window, *shape)) for name, (dtype, shape) in encode.gives.items()}
-    done = {"mask": ("bool", (spec.window,)), "executed": ("int32", (spec.window, spec.action.dims))}
-    compare(decode.file, "takes", decode.takes, remembered | done)
+    kept = {name: (dtype, (spec.window, *shape)) for name, (dtype, shape) in encode.gives.items()}
+    done = {
+        "mask": ("bool", (spec.window,)),
+        "executed": ("int32", (spec.window, own.action.dims)),
+    }
+    compare(decode.file, "takes", decode.takes, kept | done)
 
-    scores = ("float32", (network.dims, network.max_bins))
-    compare(decode.file, "gives", decode.gives, {"tokens": ("int32", (network.dims,)), "scores": scores})
+    dims, bins = network.action.dims, network.action.max_bins
+    decided = {"tokens": ("int32", (dims,)), "scores": ("float32", (dims, bins))}
+    compare(decode.file, "gives", decode.gives, decided)
 
 
 def compare(file: Path, does: str, found: Arrays, expected: Arrays) -> None:

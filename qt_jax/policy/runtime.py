@@ -1,5 +1,6 @@
-"""What every runtime of a policy takes and gives, in numpy: policy/jax_policy.py (jax) and
-policy/onnx_policy.py (onnxruntime).
+"""What every runtime of a policy takes and gives, in numpy.
+
+policy/jax_policy.py is the one on jax, policy/onnx_policy.py that on onnxruntime.
 """
 
 from __future__ import annotations
@@ -20,79 +21,80 @@ from qt_jax.statistics import Statistics
 
 @dataclasses.dataclass(frozen=True)
 class Action:
-    """actions float32 [M, D] inside the spec's bounds.
-
-    Tokens int32 [M, D]; scores float32 [M, D, N], -inf at absent bins.
-    """
+    """What was decided for M episodes."""
 
     actions: np.ndarray
+    """float32 [M, D], inside the spec's bounds."""
     tokens: np.ndarray
+    """int32 [M, D], the chosen bins."""
     scores: np.ndarray
+    """float32 [M, D, N], -inf at absent bins."""
 
     @property
     def chosen(self) -> np.ndarray:
-        """Scores of the chosen bins, [M, D]; `PolicySpec.score` makes one of them."""
+        """Scores of the chosen bins, [M, D]; `PolicySpec.score` makes a whole action's of them."""
         return np.take_along_axis(self.scores, self.tokens[..., None], axis=-1)[..., 0]
 
 
 class Runtime(abc.ABC):
-    """The policy of up to `slots` episodes at once, each with its own window of past frames.
+    """The policy of up to `capacity` episodes at once, each with its own window of past frames.
 
-    Statistics: of this robot's raw state.
+    Args:
+        spec: what the policy is.
+        statistics: of this robot's raw state.
+        capacity: of how many episodes it keeps the window.
+
     """
 
-    def __init__(self, spec: PolicySpec, statistics: Statistics, slots: int):
-        self.spec, self._statistics, self.slots = spec, statistics, slots
+    def __init__(self, spec: PolicySpec, statistics: Statistics, capacity: int):
+        self.spec, self._statistics, self.capacity = spec, statistics, capacity
 
     def act(
         self,
-        slot: np.ndarray,
+        episode: np.ndarray,
         images: dict[str, np.ndarray],
         state: np.ndarray,
         instruction: np.ndarray,
         is_first: np.ndarray,
         executed: np.ndarray | None = None,
     ) -> Action:
-        """One control step of M of the episodes.
+        """Takes one control step of M of the episodes.
 
         Args:
-            slot: int [M], which episodes, each at most once.
-            images: {camera: uint8 [M, H, W, 3]}. state: raw, float [M, state_dim]. instruction: float [M, E]
-                embeddings.
-            is_first: bool [M]; True forgets the slot's past, as at the start of an episode in training.
-            executed: int [M, D], of a frame that is told again: the bins of the action that followed it; -1,
-                and by default: those that are decided now. Later decisions of a policy with
-                `config.model.past_actions` know them. Not checked.
+            episode: int [M], which of the episodes, from 0, each at most once.
+            images: {camera: uint8 [M, H, W, 3]}.
+            state: raw, float [M, state_dim].
+            instruction: float [M, E], embeddings.
+            is_first: bool [M]; True forgets the episode's past, as at the start of an episode in training.
+            executed: int [M, D], bins of the action that followed this frame, where it is a past one; -1, and
+                by default: those that are decided now. A return-conditioned policy sees them in later
+                decisions. Not checked.
 
         Raises:
             UserError: naming the field whose shape, dtype or values are wrong. The windows are untouched
                 then.
 
         """
-        check(self.spec, images, state, instruction, rows=len(slot))
-        executed = undecided(self.spec, len(slot)) if executed is None else executed
-        inputs = (
-            images,
-            self._statistics.normalize(state),
-            instruction.astype(np.float32),
-            np.asarray(is_first),
-            executed,
-        )
-        tokens, scores = self._decide(np.asarray(slot), *inputs)
-        return Action(discretization.detokenize(self.spec.action, tokens), tokens, scores)
+        check(self.spec, images, state, instruction, rows=len(episode))
+        executed = undecided(self.spec, len(episode)) if executed is None else executed
+        state, instruction = self._statistics.normalize(state), instruction.astype(np.float32)
+        inputs = images, state, instruction, np.asarray(is_first), executed
+        tokens, scores = self._decide(np.asarray(episode), *inputs)
+        return Action(discretization.detokenize(self.spec.interface.action, tokens), tokens, scores)
 
     @abc.abstractmethod
-    def _decide(self, slot: np.ndarray, *inputs: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens [M, D] and scores [M, D, N]. inputs: as `act` has them, the state normalised, nothing left
-        out.
+    def _decide(self, episode: np.ndarray, *inputs: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Computes tokens [M, D] and scores [M, D, N].
+
+        `inputs` are those of `act`, with the state normalised and `executed` given.
         """
 
     def warm_up(self) -> None:
-        """Takes a control step that is forgotten again: the first one costs more than those that follow."""
-        observation = self.spec.observation
+        """Takes a control step and forgets it, because the first one costs more than those that follow."""
+        observation = self.spec.interface.observation
         images = {name: np.zeros((1, *observation.image_size, 3), np.uint8) for name in observation.cameras}
         state = np.zeros((1, observation.state_dim), np.float32)
-        instruction = np.zeros((1, self.spec.instruction_dim), np.float32)
+        instruction = np.zeros((1, self.spec.interface.instruction_dim), np.float32)
         self.act(np.zeros(1, int), images, state, instruction, np.ones(1, bool))
         self.forget_all()
 
@@ -102,8 +104,8 @@ class Runtime(abc.ABC):
 
 
 def undecided(spec: PolicySpec, rows: int) -> np.ndarray:
-    """`executed` of frames at which the policy decides."""
-    return np.full((rows, spec.action.dims), -1, np.int32)
+    """Returns the `executed` of frames at which the policy decides."""
+    return np.full((rows, spec.interface.action.dims), -1, np.int32)
 
 
 def check(
@@ -113,10 +115,8 @@ def check(
     instruction: np.ndarray,
     rows: int | None = None,
 ) -> None:
-    """Raises a UserError naming the field of an observation (of `rows` observations) that the policy does not
-    take.
-    """
-    observation, batch = spec.observation, () if rows is None else (rows,)
+    """Raises a UserError naming a field of an observation, or of `rows` of them, that is not as expected."""
+    observation, batch = spec.interface.observation, () if rows is None else (rows,)
     cameras = sorted(observation.cameras)
     if not isinstance(images, Mapping):
         raise UserError(f"Observation field images is {shown(images)}, the policy expects a dict: {cameras}.")
@@ -125,11 +125,11 @@ def check(
     for name, image in images.items():
         _check_field(f"images[{name!r}]", image, "uint8", (*batch, *observation.image_size, 3))
     _check_field("state", state, "floating", (*batch, observation.state_dim))
-    _check_field("instruction", instruction, "floating", (*batch, spec.instruction_dim))
+    _check_field("instruction", instruction, "floating", (*batch, spec.interface.instruction_dim))
 
 
 def _check_field(name: str, value: Any, kind: str, shape: tuple[int, ...]) -> None:
-    """kind: uint8, or floating, whose numbers are finite."""
+    """`kind` is uint8, or floating, whose numbers must be finite."""
     good = isinstance(value, np.ndarray) and value.shape == shape
     if not good or not (value.dtype == np.uint8 if kind == "uint8" else value.dtype.kind == "f"):
         expected = f"{'' if isinstance(value, np.ndarray) else 'a numpy array, '}{kind}{list(shape)}"
@@ -139,7 +139,7 @@ def _check_field(name: str, value: Any, kind: str, shape: tuple[int, ...]) -> No
 
 
 def _finite(value: np.ndarray) -> bool:
-    """In float32, which the networks see."""
+    """Whether all numbers are finite in float32, which the networks see."""
     if value.dtype != np.float32:
         with np.errstate(over="ignore"):
             value = value.astype(np.float32)
@@ -147,7 +147,7 @@ def _finite(value: np.ndarray) -> bool:
 
 
 def shown(value: Any) -> str:
-    """What came, in a few words: an array's dtype and shape, of anything else its type and how it begins."""
+    """Describes a value briefly: an array's dtype and shape, of anything else its type and beginning."""
     if isinstance(value, np.ndarray):
         return f"{value.dtype}{list(value.shape)}"
     return f"a {type(value).__name__} ({' '.join(reprlib.repr(value).split())[:40]})"

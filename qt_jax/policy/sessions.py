@@ -1,6 +1,4 @@
-"""Episodes under way: who is in which slot, what was seen, and what a new instruction asks to be encoded
-again.
-"""
+"""Sessions: which of the policy's episodes is whose, and the frames of their windows."""
 
 from __future__ import annotations
 
@@ -18,8 +16,11 @@ from qt_jax.policy.runtime import Action, Runtime, check, shown, undecided
 class Refused(UserError):
     """A request that got no action.
 
-    code: a stable name of the reason (docs/robot.md lists them). in_history: whether its frame is in the
-    episode's history all the same.
+    Args:
+        code: a stable name of the reason; docs/robot.md lists them.
+        message: the reason and the remedy, for people.
+        in_history: whether its frame is in the episode's history all the same.
+
     """
 
     def __init__(self, code: str, message: str, in_history: bool = False):
@@ -29,34 +30,35 @@ class Refused(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """One observation of one robot.
-
-    session: which episode's. images: {camera: uint8 [H, W, 3]}. state: raw, float [state_dim].
-    instruction: a sentence, or its embedding, float [E]. reset: the first of a new episode. The arrays may be
-    written over once `Sessions` has answered.
-    """
+    """One observation of one robot. Its arrays may be written over once `Sessions` has answered."""
 
     session: Hashable
     images: dict[str, np.ndarray]
+    """{camera: uint8 [H, W, 3]}."""
     state: np.ndarray
+    """Raw, float [state_dim]."""
     instruction: str | np.ndarray
+    """A sentence, or its embedding, float [E]."""
     reset: bool = False
+    """Whether it is the first of a new episode."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """action float32 [D].
-
-    Tokens int32 [D]; chosen float32 [D], the scores of the chosen bins; score: of the whole action; scores
-    float32 [D, N]; step: from 0.
-    """
+    """What a policy decided for one robot."""
 
     action: np.ndarray
+    """float32 [D]."""
     tokens: np.ndarray
+    """int32 [D], the chosen bins."""
     chosen: np.ndarray
+    """float32 [D], the scores of the chosen bins."""
     score: float
+    """Of the whole action."""
     scores: np.ndarray
+    """float32 [D, N]."""
     step: int
+    """Of the episode, from 0."""
 
 
 @dataclasses.dataclass
@@ -70,32 +72,33 @@ class _Frame:
 
 @dataclasses.dataclass
 class _Episode:
-    slot: int
+    index: int
     frames: collections.deque
     embedding: np.ndarray | None = None
     step: int = 0
 
 
 class Sessions:
-    """Not thread-safe: one thread asks.
+    """The episodes that robots have with a policy. Not thread-safe.
 
     Args:
+        policy: what decides.
         embed: sentence -> float [E].
-        reserved: slots that no session takes, so that `values` always has one.
+        reserved: episodes of the policy that no session takes, so that `values` always has one.
 
     """
 
     def __init__(self, policy: Runtime, embed: Callable[[str], np.ndarray], reserved: int = 0):
         self.policy, self._embed = policy, embed
         self._episodes: dict[Hashable, _Episode] = {}
-        slots = list(range(policy.slots))[::-1]
-        self._reserved, self._free = slots[:reserved], slots[reserved:]
+        indices = list(range(policy.capacity))[::-1]
+        self._reserved, self._free = indices[:reserved], indices[reserved:]
         self._lost: set[Hashable] = set()
 
     @property
     def limit(self) -> int:
-        """Episodes at once."""
-        return self.policy.slots - len(self._reserved)
+        """Sessions at once."""
+        return self.policy.capacity - len(self._reserved)
 
     def __len__(self) -> int:
         return len(self._episodes)
@@ -105,15 +108,16 @@ class Sessions:
         return session in self._episodes or session in self._lost
 
     def close(self, session: Hashable) -> None:
-        """Forgets an episode; unknown ones are forgotten already."""
+        """Forgets a session's episode, if it has one."""
         episode = self._episodes.pop(session, None)
         if episode is not None:
-            self._free.append(episode.slot)
+            self._free.append(episode.index)
         self._lost.discard(session)
 
     def lose_all(self) -> None:
-        """After a failure that left the policy's windows in no known state: every session must begin a new
-        episode.
+        """Requires a new episode of every session.
+
+        For failures that leave the policy's windows in an unknown state.
         """
         lost = {*self._episodes, *self._lost}
         for session in lost:
@@ -124,11 +128,11 @@ class Sessions:
     def act(self, requests: Sequence[Request]) -> list[Decision]:
         """Takes one control step of each session that asks, in one batch.
 
-        A session's first request begins its episode. One whose instruction differs from that before has its
-        window encoded anew.
+        A session's first request begins its episode. A request whose instruction differs from that before
+        has its window encoded again.
 
         Raises:
-            Refused: of the first request that cannot be served. Then none is: every session is as it was.
+            Refused: for the first request that cannot be served. None is then; every session is as it was.
 
         """
         _check_once_each(requests)
@@ -137,14 +141,14 @@ class Sessions:
             embeddings = [self._admit(request) for request in requests]
         except BaseException:  # a Refused, or whatever `embed` raises
             for session in set(self._episodes) - before:
-                self._free.append(self._episodes.pop(session).slot)
+                self._free.append(self._episodes.pop(session).index)
             raise
         return self._decide(requests, embeddings)
 
     def act_each(self, requests: Sequence[Request]) -> list[Decision | Refused]:
-        """As `act`, for robots that know nothing of each other: a refusal stands in its request's place.
+        """Does as `act`, but a request that cannot be served has its `Refused` in its place.
 
-        The others act, and what is refused leaves its session as it was.
+        The others act; the refused one's session is as it was.
         """
         _check_once_each(requests)
         results: list[Any] = []
@@ -160,7 +164,7 @@ class Sessions:
         return results
 
     def _decide(self, requests: Sequence[Request], embeddings: Sequence[np.ndarray]) -> list[Decision]:
-        """The control step of requests whose sessions are open."""
+        """Takes the control step of requests whose sessions are open."""
         if not requests:
             return []
         episodes = [self._episodes[request.session] for request in requests]
@@ -170,17 +174,19 @@ class Sessions:
             if request.reset:
                 episode.frames.clear()
                 episode.step = 0
-            told_anew = episode.step > 0 and not np.array_equal(embedding, episode.embedding)
+            before = episode.embedding
+            changed = episode.step > 0 and before is not None and not np.array_equal(embedding, before)
             episode.embedding = _own(embedding)
             images = {name: _own(image) for name, image in request.images.items()}
             episode.frames.append(_Frame(images, _own(request.state), undecided(self.policy.spec, 1)[0]))
-            rows.append(list(episode.frames)[0 if told_anew else -1 :])
-        for place in range(
-            max(map(len, rows)) - 1
-        ):  # the window again, its first frame as an episode's first
+            rows.append(list(episode.frames)[0 if changed else -1 :])
+
+        # Windows under a new instruction are encoded again, each with its first frame as an episode's first.
+        for place in range(max(map(len, rows)) - 1):
             again = [(e, row, place == 0) for e, row in zip(episodes, rows) if place < len(row) - 1]
             self._step([(e, row[place], first) for e, row, first in again])
         action = self._step([(e, row[-1], e.step == 0) for e, row in zip(episodes, rows)])
+
         decisions = []
         for row, episode in enumerate(episodes):
             tokens, chosen, scores = action.tokens[row], action.chosen[row], action.scores[row]
@@ -190,14 +196,16 @@ class Sessions:
         return decisions
 
     def values(self, session: Hashable, instructions: Sequence[str | np.ndarray]) -> np.ndarray:
-        """Value of each instruction in the session's current observation (its window told so from the start):
-        maximum over the bins of the dim that is decided first.
+        """Estimates what each instruction could attain from the session's last observation, float32 [K].
 
-        Uses as many free and reserved slots as there are instructions, in turns where there are fewer.
+        It is the maximum over the bins of the dim that is decided first, in a window encoded under that
+        instruction.
+
+        Uses a free or reserved episode for each instruction, in turns where there are fewer.
 
         Raises:
-            Refused: `no_values`, `unknown_session`, `sessions_full` if no slot is free, or `bad_observation`
-                for what is no list of instructions.
+            Refused: `no_values`, `unknown_session`, `sessions_full` if no episode is free, or
+                `bad_observation` for what is no list of instructions.
 
         """
         if self.policy.spec.score_name != "Q":
@@ -216,14 +224,14 @@ class Sessions:
         embeddings = [self._checked(text, last.images, last.state) for text in instructions]
         for start in range(0, len(embeddings), len(spare)):
             part = embeddings[start : start + len(spare)]
-            told = [_Episode(slot, collections.deque(), embedding) for slot, embedding in zip(spare, part)]
+            asked = [_Episode(index, collections.deque(), vector) for index, vector in zip(spare, part)]
             for place, frame in enumerate(frames):
-                action = self._step([(episode, frame, place == 0) for episode in told])
+                action = self._step([(episode, frame, place == 0) for episode in asked])
             values.append(action.scores[:, self.policy.spec.decided[0]].max(-1))
         return np.concatenate(values)
 
     def embedding(self, instruction: str | np.ndarray) -> np.ndarray:
-        """Gives a sentence's embedding, float32 [E]; an array is taken for one as it is.
+        """Returns a sentence's embedding, float32 [E]; an array is taken for one as it is.
 
         Raises:
             UserError: if it is empty, or no sentence; and that of `embed`.
@@ -232,13 +240,13 @@ class Sessions:
         if isinstance(instruction, np.ndarray):
             return instruction
         if not isinstance(instruction, str) or not instruction.strip():
-            found, size = shown(instruction), self.policy.spec.instruction_dim
+            found, size = shown(instruction), self.policy.spec.interface.instruction_dim
             expected = f"a sentence such as 'open the drawer', or its embedding, floating[{size}]"
             raise UserError(f"Observation field instruction is {found}, the policy expects {expected}.")
         return np.asarray(self._embed(instruction), np.float32)
 
     def _admit(self, request: Request) -> np.ndarray:
-        """The embedding of a request that can be served, its session open. Raises Refused: why it cannot."""
+        """Opens a request's session and returns its embedding. Raises Refused: why it cannot be served."""
         embedding = self._checked(request.instruction, request.images, request.state)
         if request.session in self._lost and not request.reset:
             raise Refused("episode_lost", "The server failed in this episode; begin a new one with reset.")
@@ -252,7 +260,7 @@ class Sessions:
     def _checked(
         self, instruction: str | np.ndarray, images: dict[str, np.ndarray], state: np.ndarray
     ) -> np.ndarray:
-        """The embedding. Raises Refused: naming what the policy does not take."""
+        """Returns the embedding. Raises Refused naming what the policy does not take."""
         try:
             embedding = self.embedding(instruction)
             check(self.policy.spec, images, state, embedding)
@@ -263,24 +271,20 @@ class Sessions:
         return embedding
 
     def _full(self) -> Refused:
-        reason = f"All {self.limit} slots are in episodes; close one, or serve with more slots."
+        reason = f"All {self.limit} sessions are in use; close one, or serve with a larger --max_sessions."
         return Refused("sessions_full", reason)
 
     def _step(self, rows: Sequence[tuple[_Episode, _Frame, bool]]) -> Action:
         episodes, frames, is_first = zip(*rows)
         images = {
             name: _stacked([frame.images[name] for frame in frames])
-            for name in self.policy.spec.observation.cameras
+            for name in self.policy.spec.interface.observation.cameras
         }
-        state, embeddings = (
-            _stacked([frame.state for frame in frames]),
-            _stacked([episode.embedding for episode in episodes]),
-        )
-        slots, executed = (
-            np.asarray([episode.slot for episode in episodes]),
-            np.stack([frame.tokens for frame in frames]),
-        )
-        return self.policy.act(slots, images, state, embeddings, np.asarray(is_first), executed)
+        state = _stacked([frame.state for frame in frames])
+        embeddings = _stacked([episode.embedding for episode in episodes])
+        indices = np.asarray([episode.index for episode in episodes])
+        executed = np.stack([frame.tokens for frame in frames])
+        return self.policy.act(indices, images, state, embeddings, np.asarray(is_first), executed)
 
 
 def _check_once_each(requests: Sequence[Request]) -> None:
@@ -289,8 +293,9 @@ def _check_once_each(requests: Sequence[Request]) -> None:
 
 
 def _own(array: np.ndarray) -> np.ndarray:
-    """What the caller's next frame, in the same buffer, does not change: a copy, but of bytes, as they come
-    by the network.
+    """Returns an array that the caller's next frame, in the same buffer, does not change.
+
+    It is a copy, unless the memory is that of bytes, as they come by the network.
     """
     base = array.base
     while isinstance(base, np.ndarray):
@@ -299,5 +304,5 @@ def _own(array: np.ndarray) -> np.ndarray:
 
 
 def _stacked(rows: Sequence[np.ndarray]) -> np.ndarray:
-    """`np.stack`, without the copy where there is one row: a lone robot's image."""
+    """Does as `np.stack`, without the copy where there is one row, such as a lone robot's image."""
     return rows[0][None] if len(rows) == 1 else np.stack(rows)

@@ -131,7 +131,7 @@ class Batcher:
                 calls, self._calls = [*self._calls], collections.deque()
                 if self._long_calls:
                     calls.append(self._long_calls.popleft())
-                taken = list(self._waiting.values())[: self._sessions.policy.slots]
+                taken = list(self._waiting.values())[: self._sessions.policy.capacity]
                 for waiting in taken:
                     del self._waiting[waiting.request.session]
                 if self._stopping and not taken and not calls:
@@ -146,7 +146,7 @@ class Batcher:
         end = next(iter(self._waiting.values())).arrived + self._budget_s
         while (now := time.perf_counter()) < end and not self._stopping:
             expected = sum(now - at < ACTIVE_S for at in self._last.values())
-            if len(self._waiting) >= min(expected, self._sessions.policy.slots):
+            if len(self._waiting) >= min(expected, self._sessions.policy.capacity):
                 return
             self._changed.wait(end - now)
 

@@ -88,7 +88,7 @@ class Server:
         recorder: Recorder | None = None,
     ):
         self._sessions, self._spec = sessions, sessions.policy.spec
-        self._keys = keys or Keys.default(self._spec.observation)
+        self._keys = keys or Keys.default(self._spec.interface.observation)
         self._access, self._limits, self._recorder = access or Access(), limits or Limits(), recorder
         self._batcher = Batcher(sessions, budget_s, recorder)
         self._metrics, self._log, self._live = telemetry.Metrics(), telemetry.logger(), Live()
@@ -98,13 +98,13 @@ class Server:
         self._draining = False
         self.metadata = about | {
             "server": f"qt_jax {qt_jax.__version__}",
-            "observation": self._keys.describe(self._spec.observation),
+            "observation": self._keys.describe(self._spec.interface.observation),
             "instruction_embedding": {
                 "instead_of": self._keys.prompt,
-                "shape": [self._spec.instruction_dim],
+                "shape": [self._spec.interface.instruction_dim],
                 "text_encoder": self._spec.text_encoder,
             },
-            "action": dataclasses.asdict(self._spec.action),
+            "action": dataclasses.asdict(self._spec.interface.action),
             "score": self._spec.score_name,
             "control_period_s": self._spec.dt,
             "window": self._spec.window,
@@ -123,11 +123,16 @@ class Server:
             UserError: if the port cannot be bound.
 
         """
-        observation = self._spec.observation
+        observation = self._spec.interface.observation
         image = math.prod(observation.image_size) * 3
         # 8 bytes a number: images that are floats by mistake are read, and refused by name.
         largest = (
-            8 * (len(observation.cameras) * image + observation.state_dim + self._spec.instruction_dim)
+            8
+            * (
+                len(observation.cameras) * image
+                + observation.state_dim
+                + self._spec.interface.instruction_dim
+            )
             + 2**16
         )
         try:
@@ -321,7 +326,12 @@ class Server:
         label = Label.read(message["label"])
         last = self._keys.request({key: value for key, value in message.items() if key != "label"}, session)
         try:
-            check(self._spec, last.images, last.state, np.zeros(self._spec.instruction_dim, np.float32))
+            check(
+                self._spec,
+                last.images,
+                last.state,
+                np.zeros(self._spec.interface.instruction_dim, np.float32),
+            )
         except UserError as error:
             raise Refused("bad_observation", str(error)) from None
         steps = await asyncio.wrap_future(self._batcher.call(lambda: self._recorder.take(last)))

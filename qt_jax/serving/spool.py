@@ -100,9 +100,9 @@ class Spool(contextlib.AbstractContextManager):
 
     def check(self, spec: PolicySpec) -> None:
         """Raises a UserError naming an episode, of a server before, that is damaged or of another robot."""
-        seen = spec.observation
+        seen = spec.interface.observation
         expected = {f"images/{camera}": (*seen.image_size, 3) for camera in seen.cameras}
-        expected |= {"state": (seen.state_dim,), "actions": (spec.action.dims,)}
+        expected |= {"state": (seen.state_dim,), "actions": (spec.interface.action.dims,)}
         for path in self.files():
             with _naming(path):
                 rows = {name: shape[1:] for name, shape in _shapes(path).items() if shape}

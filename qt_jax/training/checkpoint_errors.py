@@ -38,7 +38,7 @@ def readable(directory: epath.Path, step: int) -> Iterator[None]:
         raise
     except Exception as error:
         check_barrier(error)
-        path, why = directory / str(step), faults.told(error)
+        path, why = directory / str(step), faults.root_cause(error)
         if fault := faults.find(error):
             raise UserError(
                 f"{path} cannot be read: {fault.what} ({why}). Its files are not at fault, leave them; "
@@ -76,7 +76,7 @@ def written(directory: epath.Path) -> Iterator[None]:
             last = f"the last complete checkpoint {last}"
         except UserError:
             last = "the complete checkpoints stay as they are"
-        what = f"{fault.what}, {faults.told(error)}" if fault else faults.told(error)
+        what = f"{fault.what}, {faults.root_cause(error)}" if fault else faults.root_cause(error)
         remedy = fault.remedy if fault else "free or mount the storage"
         raise UserError(
             f"{directory} cannot be written ({what}); {remedy}, and start again: {last}."
@@ -103,7 +103,7 @@ def list_steps(directory: epath.Path) -> list[int]:
         fault = faults.find(error)
         what, remedy = (f"{fault.what}, ", fault.remedy) if fault else ("", "look at the storage")
         raise UserError(
-            f"{directory} cannot be listed ({what}{faults.told(error)}); {remedy}, and start again."
+            f"{directory} cannot be listed ({what}{faults.root_cause(error)}); {remedy}, and start again."
         ) from error
 
 

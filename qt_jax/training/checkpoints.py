@@ -1,5 +1,6 @@
-"""One checkpoint: train_state; params (what is served); data_iterator (the data position); assets; clock (see
-metrics.Clock).
+"""Checkpoints, each of five items.
+
+train_state; params (what is served); data_iterator (the data position); assets; clock (time spent training).
 
 Saves are asynchronous and atomic: until all hosts have written, the directory has another name, and readers
 see the step before.
@@ -20,65 +21,72 @@ from orbax.checkpoint import checkpoint_managers as managers
 import qt_jax
 from qt_jax import agents, specs, storage
 from qt_jax.errors import UserError
-from qt_jax.models import q_transformer
-from qt_jax.specs import ActionSpec, ObservationSpec
+from qt_jax.models import images, q_transformer
+from qt_jax.specs import Interface
 from qt_jax.statistics import Statistics
 from qt_jax.training.checkpoint_errors import list_steps, readable, refuse_other_shapes, written
 from qt_jax.training.continuing import refuse_other_config as refuse_other_config
 from qt_jax.training.continuing import refuse_to_continue
 from qt_jax.training.state import TrainState
 
+SCHEMA = 2
+"""Version of what `Assets.to_json` gives."""
+
 
 @dataclasses.dataclass(frozen=True)
 class DatasetAssets:
-    """What a robot of one dataset needs: its own action and observation, statistics of its states (raw) and
-    actions, seconds a step, and the return that a policy is told there, if it is told one.
-    """
+    """What a robot of one dataset needs."""
 
-    action: ActionSpec
-    observation: ObservationSpec
+    interface: Interface
+    """The robot's own."""
     state: Statistics
+    """Of its raw states."""
     actions: Statistics
     dt: float
-    told_return: float | None = None
+    """Seconds of a control step."""
+    target_return: float | None = None
+    """What a return-conditioned policy is asked for there."""
 
     def to_json(self) -> dict[str, Any]:
-        return {"action": specs.to_json(self.action), "observation": specs.to_json(self.observation),
-                "state": self.state.to_json(), "actions": self.actions.to_json(), "dt": self.dt,
-                "told_return": self.told_return}  # fmt: skip
+        """Returns plain JSON types, which `from_json` reads."""
+        return {
+            "interface": specs.to_json(self.interface),
+            "state": self.state.to_json(),
+            "actions": self.actions.to_json(),
+            "dt": self.dt,
+            "target_return": self.target_return,
+        }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> DatasetAssets:
-        return cls(ActionSpec(**value["action"]), ObservationSpec(**value["observation"]), Statistics.from_json(value["state"]),
-                   Statistics.from_json(value["actions"]), value["dt"], value.get("told_return"))  # fmt: skip
+        """Reads what `to_json` gave."""
+        interface = Interface.from_json(value["interface"])
+        state, actions = Statistics.from_json(value["state"]), Statistics.from_json(value["actions"])
+        return cls(interface, state, actions, value["dt"], value["target_return"])
 
 
 @dataclasses.dataclass(frozen=True)
 class Assets:
-    """What makes parameters usable: the network's action and observation, each dataset's own, the text
-    encoder, the training's config.
-    """
+    """What makes parameters usable."""
 
-    action: ActionSpec
-    observation: ObservationSpec
+    interface: Interface
+    """The network's."""
     datasets: dict[str, DatasetAssets]
     text_encoder: str
-    instruction_dim: int
     config: dict[str, Any]
+    """The experiment's, as JSON types."""
     data_fingerprint: str
     data: dict[str, Any]
-    """Share of successes in the whole dataset, whatever was filtered: {task or "all": {"success",
-    "episodes"}}.
-    """
+    """Successes in the whole dataset, whatever was filtered: {task or "all": {"success", "episodes"}}."""
 
     def to_json(self) -> dict[str, Any]:
+        """Returns plain JSON types, which `from_json` reads."""
         return {
+            "schema": SCHEMA,
             "version": qt_jax.__version__,
-            "action": specs.to_json(self.action),
-            "observation": specs.to_json(self.observation),
+            "interface": specs.to_json(self.interface),
             "datasets": {name: dataset.to_json() for name, dataset in self.datasets.items()},
             "text_encoder": self.text_encoder,
-            "instruction_dim": self.instruction_dim,
             "config": self.config,
             "data_fingerprint": self.data_fingerprint,
             "data": self.data,
@@ -86,51 +94,63 @@ class Assets:
 
     @classmethod
     def from_json(cls, value: dict[str, Any], where: Any) -> Assets:
-        missing = {field.name for field in dataclasses.fields(cls)} - set(value)
-        if not missing:
-            saved = value["config"]
-            known = {
-                "agent": agents.get(saved["agent"]["name"]).get_config(),
-                "model": q_transformer.laptop(),
-            }
-            missing = {
-                f"config.{part}.{name}"
-                for part, settings in known.items()
-                for name in set(settings) - set(saved[part])
-            }
+        """Reads what `to_json` gave.
+
+        Args:
+            value: the JSON.
+            where: the checkpoint's directory, for messages.
+
+        Raises:
+            UserError: if another version wrote it, or its agent or image encoder is not here.
+
+        """
+        schema = value.get("schema")
+        if schema != SCHEMA:
+            raise UserError(
+                f"{where} is a checkpoint of another version of qt_jax (schema {schema}, this version reads "
+                f"{SCHEMA}); train it again with this version."
+            )
+        saved = value["config"]
+        try:
+            agent = agents.get(saved["agent"]["name"])
+            images.encoder(saved["model"]["encoder"])
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
+        known = {"agent": agent.get_config(), "model": q_transformer.laptop()}
+        missing = sorted(
+            f"config.{part}.{name}"
+            for part, settings in known.items()
+            for name in set(settings) - set(saved[part])
+        )
         if missing:
             raise UserError(
-                f"{where}: the checkpoint's assets lack {sorted(missing)}; it was written by another version, train it again."
+                f"{where} is a checkpoint of another version of qt_jax, without {missing}; train it again "
+                "with this version."
             )
+
         return cls(
-            ActionSpec(**value["action"]),
-            ObservationSpec(**value["observation"]),
+            Interface.from_json(value["interface"]),
             {name: DatasetAssets.from_json(dataset) for name, dataset in value["datasets"].items()},
             value["text_encoder"],
-            value["instruction_dim"],
-            value["config"],
+            saved,
             value["data_fingerprint"],
             value["data"],
         )
 
 
 def frozen_config(values: dict[str, Any]) -> ml_collections.FrozenConfigDict:
-    """A config as it was saved: JSON lists are tuples again."""
+    """Returns a config as it was saved: JSON lists are tuples again."""
 
-    def as_tuples(v):
-        return (
-            tuple(map(as_tuples, v))
-            if isinstance(v, list)
-            else {k: as_tuples(x) for k, x in v.items()}
-            if isinstance(v, dict)
-            else v
-        )
+    def as_tuples(value: Any) -> Any:
+        if isinstance(value, list):
+            return tuple(map(as_tuples, value))
+        return {key: as_tuples(x) for key, x in value.items()} if isinstance(value, dict) else value
 
     return ml_collections.FrozenConfigDict(as_tuples(values))
 
 
 def plain_config(config: Any) -> dict[str, Any]:
-    """A config as JSON types."""
+    """Returns a config as plain JSON types."""
     return json.loads(config.to_json())
 
 
@@ -145,12 +165,10 @@ class Checkpointer:
     """
 
     def __init__(self, workdir: str, settings: Any):
-        self._directory, self._best_metric = (
-            _directory(workdir),
-            settings.best_metric if settings.keep_best else None,
-        )
+        self._directory = _directory(workdir)
+        self._best_metric: str | None = settings.best_metric if settings.keep_best else None
         policies: list[Any] = [managers.LatestN(settings.keep_checkpoints)]
-        best = {}
+        best: dict[str, Any] = {}
         if self._best_metric:
 
             def value(metrics):
@@ -176,26 +194,33 @@ class Checkpointer:
 
     @property
     def latest_step(self) -> int | None:
+        """The newest complete checkpoint; None: there is none."""
         return self._manager.latest_step()
 
     def save(
         self, state: TrainState, position: dict, assets: Assets, clock: dict, metrics: dict[str, float] | None
     ) -> None:
-        """Returns as soon as the state is copied; the rest is written beside the next steps.
+        """Saves, and returns as soon as the state is copied; the rest is written during the next steps.
 
         Args:
+            state: of the run.
+            position: of the data.
+            assets: what makes the parameters usable.
+            clock: time spent training.
             metrics: what validation measured; None: it was not due, and the checkpoint can be no best one.
 
         Raises:
             UserError: if this or an earlier save could not be written, or `best_metric` was not measured.
 
         """
-        if self._best_metric and metrics is not None and self._best_metric not in metrics:
-            raise UserError(
-                f"config.train.best_metric is {self._best_metric!r}, measured are {sorted(metrics)}; choose one of these or keep_best=0."
-            )
-        best = self._best_metric if metrics is not None else None
-        measured = {best: metrics[best]} if best else None
+        measured, best = None, self._best_metric
+        if best and metrics is not None:
+            if best not in metrics:
+                raise UserError(
+                    f"config.train.best_metric is {best!r}, measured are {sorted(metrics)}; choose one of "
+                    "these, or keep_best=0."
+                )
+            measured = {best: metrics[best]}
         with written(self._directory):
             self._manager.save(
                 int(state.step),
@@ -215,14 +240,17 @@ class Checkpointer:
             self._manager.check_for_errors()
 
     def restore(self, state: Any) -> tuple[TrainState, dict, dict]:
-        """The latest checkpoint into the shapes and shardings of `state` (whatever mesh saved it), the data
-        position and the clock.
+        """Reads the latest checkpoint, of which there must be one, whatever mesh saved it.
+
+        Returns:
+            The train state in the shapes and shardings of `state`, the data position and the clock.
 
         Raises:
             UserError: if it cannot be read.
 
         """
         step, saved = self.latest_step, state.saved()
+        assert step is not None, "there is no checkpoint"
         path = self._directory / str(step)
         with readable(self._directory, step):
             refuse_other_shapes(_metadata(path / "train_state"), saved, path)
@@ -238,23 +266,23 @@ class Checkpointer:
         return state, restored["data_iterator"], restored["clock"]
 
     def wait(self) -> None:
-        """For saves under way; raises a UserError if one failed."""
+        """Waits for saves under way. Raises a UserError if one failed."""
         with written(self._directory):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits as `wait` does."""
+        """Waits as `wait` does, and closes."""
         self.wait()
         self._manager.close()
 
 
 def exists(workdir: str) -> bool:
-    """Whether a run has a complete checkpoint."""
+    """Returns whether a run has a complete checkpoint."""
     return bool(list_steps(_directory(workdir)))
 
 
 def latest_step(workdir: str) -> int:
-    """The newest complete checkpoint of a run.
+    """Returns the step of the newest complete checkpoint of a run.
 
     Raises:
         UserError: if there is none.
@@ -263,23 +291,25 @@ def latest_step(workdir: str) -> int:
     directory = _directory(workdir)
     if not exists(workdir):
         raise UserError(
-            f"{directory} holds no checkpoint; run `python -m qt_jax train --config=...` with this config.workdir first."
+            f"{directory} holds no checkpoint; run `python -m qt_jax train --config=...` with this "
+            "config.workdir first."
         )
     return max(list_steps(directory))
 
 
 def _kept_step(workdir: str, step: int) -> int:
-    """`step` if that checkpoint was kept; 0: the latest."""
+    """Returns `step`, or for 0 the latest. Raises a UserError if that checkpoint was not kept."""
     latest = latest_step(workdir)
     if step and step not in (kept := list_steps(_directory(workdir))):
         raise UserError(
-            f"{_directory(workdir)} holds no checkpoint of step {step}; give one of {kept}, or 0 for the latest."
+            f"{_directory(workdir)} holds no checkpoint of step {step}; give one of {kept}, or 0 for the "
+            "latest."
         )
     return step or latest
 
 
 def load_assets(workdir: str, step: int = 0) -> Assets:
-    """Assets of a checkpoint below `workdir` (0: the latest).
+    """Reads the assets of a checkpoint below `workdir` (0: the latest).
 
     Raises:
         UserError: if there is none, or another version wrote it.
@@ -291,8 +321,7 @@ def load_assets(workdir: str, step: int = 0) -> Assets:
 
 
 def check_same_run(workdir: str, assets: Assets) -> dict[str, tuple[Any, Any]]:
-    """What the latest checkpoint below `workdir` was made with otherwise: {config.KEY: (before, now)}; {} if
-    there is none.
+    """Returns in what the latest checkpoint's config differs: {config.KEY: (before, now)}; {} without one.
 
     Call before a `Checkpointer` is made, which cleans up in the background.
 
@@ -315,11 +344,12 @@ def check_same_run(workdir: str, assets: Assets) -> dict[str, tuple[Any, Any]]:
 
 
 def load_params(workdir: str, like: dict | None = None, step: int = 0) -> tuple[dict, Assets, int]:
-    """Parameters and assets of a checkpoint below `workdir` (step 0: the latest), without the optimiser; and
-    its step.
+    """Reads the parameters of a checkpoint, without the optimiser, its assets and its step.
 
     Args:
+        workdir: of the run.
         like: parameters whose shapes must agree and whose shardings are used (None: as saved, on one device).
+        step: of the checkpoint; 0: the latest.
 
     Raises:
         UserError: if there is no checkpoint, it cannot be read, or the shapes differ.
@@ -350,7 +380,7 @@ def check_origin(workdir: str, network: q_transformer.Network) -> None:
 
 
 def _metadata(path: epath.Path) -> Any:
-    """Shapes of a saved tree, as Orbax names its entries."""
+    """Reads the shapes of a saved tree, as Orbax names its entries."""
     with ocp.StandardCheckpointer() as checkpointer:
         found = checkpointer.metadata(path).item_metadata
     if found is None:  # Orbax does not say why
@@ -360,17 +390,13 @@ def _metadata(path: epath.Path) -> Any:
 
 
 def _expected(assets: Assets) -> Any:
-    """Shapes of the parameters that this code's network has with these assets."""
-    model = frozen_config(assets.config).model
-    network = q_transformer.Network.create(model, assets.action, assets.observation, assets.instruction_dim)
+    """Returns the shapes of the parameters that this version's network has with these assets."""
+    network = agents.make_network(frozen_config(assets.config), assets.interface)
     return jax.eval_shape(network.init, jax.random.key(0))
 
 
 def _with_list_keys(tree: Any) -> Any:
-    """Orbax saves the integer keys of module lists as strings.
-
-    NNX wants the integers ('10' would sort before '2').
-    """
+    """Makes integers of the keys of module lists, which Orbax saves as strings ('10' sorts before '2')."""
     if not isinstance(tree, dict):
         return tree
     return {int(k) if isinstance(k, str) and k.isdigit() else k: _with_list_keys(v) for k, v in tree.items()}

@@ -9,7 +9,7 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
-from qt_jax import agents, losses, text
+from qt_jax import agents, text
 from qt_jax.data.mixture import ACTION_BOUNDS, FILTERS
 from qt_jax.data.mixtures import KINDS
 from qt_jax.data.segments import TIME_LIMITS
@@ -22,11 +22,12 @@ from qt_jax.training import augment, distributed, mesh
 def default_config(
     agent: str = "q_transformer", network: Callable[[], ml_collections.ConfigDict] = model.laptop
 ) -> ml_collections.ConfigDict:
-    """Defaults of this project for training.
+    """Returns the defaults of this project for training.
 
     An experiment adds `env`, `collect` and `evaluate`, and overrides.
 
     Args:
+        agent: a name of `agents.AGENTS`.
         network: its sizes, `model.laptop` or `model.paper`.
 
     """
@@ -39,19 +40,15 @@ def default_config(
     config.value_range = ()
     config.agent = agents.get(agent).get_config()
     config.model = network()
-    config.model.atoms = agents.get(agent).outputs(config)
-    config.model.return_token = config.model.past_actions = agents.get(agent).RETURN_CONDITIONED
     config.data = ml_collections.ConfigDict()
-    config.data.mixture = (
-        "collected"  # a mixture or dataset by name: qt_jax/data/mixtures.py and specs.py, or data.tables
-    )
+    # a mixture or dataset by name: qt_jax/data/mixtures.py and specs.py, or data.tables
+    config.data.mixture = "collected"
     config.data.path = "data/default"  # of the dataset "collected", which `collect` and `convert` write
     config.data.root = ""  # directory or bucket of the datasets with relative paths
     config.data.tables = ""  # a Python file of yours with SPECS and MIXTURES of your own
     config.data.cache = "~/.cache/qt_jax/data"  # indices of datasets, and files of buckets that must be local
-    config.data.text_encoder = (
-        text.ENCODER
-    )  # or the name of the stored embeddings' encoder, or "module:function" of yours
+    # or the name of the stored embeddings' encoder, or "module:function" of yours
+    config.data.text_encoder = text.ENCODER
     config.data.episodes = "all"  # or "successes", "demonstrations", "demonstrations_and_failures"
     # most episodes a task of each collector, such as ("demonstration=10", "noise=200"), no others; (): all
     config.data.limits = ()
@@ -63,9 +60,7 @@ def default_config(
     config.data.action_bounds = "spec"  # or "quantiles": 1% and 99% of each dataset's actions
     natural = {kind: config_dict.placeholder(float) for kind in KINDS}
     config.data.balance = ml_collections.ConfigDict(natural)  # share of a dataset's segments; None: natural
-    config.data.shuffle_episodes = (
-        512  # over all hosts, so many episodes have their segments shuffled together
-    )
+    config.data.shuffle_episodes = 512  # whose segments are shuffled together, over all hosts
     config.data.memory_mib = 1024  # of encoded episodes, kept by all reading processes of a host together
     config.data.read_threads = 4  # that read and decode, in each process
     config.data.workers = 0  # processes that read and decode; 0: the training process does
@@ -73,9 +68,8 @@ def default_config(
     config.data.step_penalty = 0.0  # taken from the reward of every step
     # from o_T, where one cut an episode short; or "terminal": such an episode ended with nothing
     config.data.time_limits = "bootstrap"
-    config.data.relabel_rate = (
-        0.0  # of the episodes, told another task's instruction, at which they failed (hindsight)
-    )
+    # share of the episodes that get another task's instruction, at which they failed (hindsight)
+    config.data.relabel_rate = 0.0
     config.data.paraphrase_cosine = 0.9  # instructions nearer than this are the same task to hindsight
     config.data.augment = augment.get_config()
     config.optimizer = ml_collections.ConfigDict()
@@ -94,40 +88,40 @@ def default_config(
     config.train.keep_checkpoints = 2  # the latest
     config.train.keep_best = 0  # and as many with the least best_metric
     config.train.best_metric = "validation/loss"  # of keep_best
-    config.train.accumulation = (
-        1  # parts of a batch that pass one after the other; the step stays that of the whole batch
-    )
+    # parts of a batch that pass one after the other; the step stays that of the whole batch
+    config.train.accumulation = 1
     config.train.init_from = ""  # a run whose parameters this one starts from
     config.train.compilation_cache = "~/.cache/qt_jax"  # compiled programs, kept between runs; empty: none
-    config.train.step_timeout_s = (
-        1800.0  # a step (or validation, or save) that takes longer ends the run with status 76
-    )
+    # a step (or validation, or save) that takes longer ends the run with status 76
+    config.train.step_timeout_s = 1800.0
     config.train.save_timeout_s = 1200  # for all hosts to finish a save
     config.train.lock_wait_s = 30.0  # for another training in workdir to end; then this one is refused
     config.train.wandb = ""  # project of Weights & Biases, beside TensorBoard; empty: none
-    config.train.profile_start = (
-        0  # first step of a trace for TensorBoard and Perfetto in workdir/profile; 0: none
-    )
+    # first step of a trace for TensorBoard and Perfetto in workdir/profile; 0: none
+    config.train.profile_start = 0
     config.train.profile_steps = 5  # of that trace
     return config
 
 
 def validate(config: Any, devices: int) -> None:
-    """Raises a UserError that names every setting that is wrong for that many devices, before anything is
-    read or compiled.
+    """Checks every setting before anything is read or compiled.
+
+    Raises:
+        UserError: that names every setting that is wrong for that many devices.
+
     """
-    agent, problems = config.agent, []
+    problems: list[str] = []
 
     def require(ok: bool, key: str, expected: str) -> None:
         if not ok:
-            value = config
+            value: Any = config
             for part in key.split("."):
                 value = value[part]
             problems.append(f"config.{key} is {value!r}, expected {expected}")
 
-    algorithm: agents.Agent | None = None
+    agent: agents.Agent | None = None
     try:
-        algorithm = agents.get(agent.name)
+        agent = agents.get(config.agent.name)
         images.encoder(config.model.encoder)
     except UserError as error:
         problems.append(str(error).rstrip("."))
@@ -138,7 +132,7 @@ def validate(config: Any, devices: int) -> None:
     require(finite, "value_range", "(least, greatest) attainable return, or ()")
     for key, known in model.choices().items():
         require(config.model[key] in known, f"model.{key}", f"one of {known}")
-    for key in ("window", "layers", "width", "heads", "mlp_ratio", "image_size", "image_tokens", "atoms"):
+    for key in ("window", "layers", "width", "heads", "mlp_ratio", "image_size", "image_tokens"):
         require(config.model[key] > 0, f"model.{key}", "a positive number")
     for key in ("learning_rate", "final_learning_rate", "weight_decay"):
         require(0 <= config.optimizer[key] < math.inf, f"optimizer.{key}", "0 or more")
@@ -164,59 +158,39 @@ def validate(config: Any, devices: int) -> None:
     require(config.data.augment.shift >= 0, "data.augment.shift", "a number of pixels, 0 for none")
     for key in ("brightness", "contrast", "saturation", "hue"):
         require(0 <= config.data.augment[key] <= 1, f"data.augment.{key}", "a number in [0, 1]")
-    positive = "steps log_every validate_every checkpoint_every keep_checkpoints accumulation step_timeout_s save_timeout_s profile_steps"
-    for key in positive.split():
+    for key in (
+        *("steps", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints"),
+        *("accumulation", "step_timeout_s", "save_timeout_s", "profile_steps"),
+    ):
         require(config.train[key] > 0, f"train.{key}", "a positive number")
     require(config.train.steps < 2**31, "train.steps", "below 2**31")
     for key in ("keep_best", "profile_start", "lock_wait_s"):
         require(config.train[key] >= 0, f"train.{key}", "0 or more")
     if config.train.keep_best:
-        due = f"a multiple of train.validate_every {config.train.validate_every}, since keep_best compares what validation measured"
+        every = config.train.validate_every
         require(
-            config.train.checkpoint_every % config.train.validate_every == 0, "train.checkpoint_every", due
+            config.train.checkpoint_every % every == 0,
+            "train.checkpoint_every",
+            f"a multiple of train.validate_every {every}, since keep_best compares what validation measured",
         )
     require(config.dt_ref > 0, "dt_ref", "a positive number of seconds")
     require(0 <= config.model.dropout < 1, "model.dropout", "a number in [0, 1)")
+
     data, fsdp, _ = mesh.axis_sizes(config.mesh, devices)
-    parts = data * fsdp * max(1, config.train.accumulation)
+    accumulation = config.train.accumulation
+    parts = data * fsdp * max(1, accumulation)
     require(
         config.data.batch_size > 0 and config.data.batch_size % parts == 0,
         "data.batch_size",
-        # fmt: skip
-        f"a multiple of {parts} = mesh.data {data} x mesh.fsdp {fsdp} x train.accumulation {config.train.accumulation}",
+        f"a multiple of {parts} = mesh.data {data} x mesh.fsdp {fsdp} x train.accumulation {accumulation}",
     )
-    ranges = {
-        "alpha": (lambda x: x >= 0, "at least 0"),
-        "target_rate": (lambda x: 0 < x <= 1, "a number in (0, 1]"),
-        "n_step": (lambda x: x >= 1, "at least 1"),
-        "backup": (lambda x: x in losses.BACKUPS, f"one of {losses.BACKUPS}"),
-        "conservatism": (lambda x: x in losses.CONSERVATISM, f"one of {losses.CONSERVATISM}"),
-        "value_loss": (lambda x: x in losses.VALUE_LOSSES, f"one of {losses.VALUE_LOSSES}"),
-        "critics": (
-            lambda x: x in ((1,) if agent.value_loss == "histogram" else (1, 2)),
-            "1 or 2, and 1 with value_loss='histogram'",
-        ),
-        "expectile": (lambda x: 0 < x < 1, "a number in (0, 1)"),
-        "temperature": (lambda x: x > 0, "a positive number"),
-        "max_weight": (lambda x: x > 0, "a positive number"),
-    }
-    for key in sorted(set(agent) & set(ranges)):
-        test, expected = ranges[key]
-        require(test(agent[key]), f"agent.{key}", expected)
-    if algorithm is not None:
-        least, outputs = 2 * losses.HISTOGRAM_PADDING + 1, algorithm.outputs(config)
-        if outputs:
-            require(config.model.atoms == outputs, "model.atoms", f"{outputs} with this config.agent")
-        else:
-            require(
-                config.model.atoms > least,
-                "model.atoms",
-                f"more than {least} with value_loss='histogram', such as 51",
-            )
-        conditioned = algorithm.RETURN_CONDITIONED
-        for name in ("return_token", "past_actions"):
-            require(
-                config.model[name] == conditioned, f"model.{name}", f"{conditioned} with agent {agent.name}"
-            )
+
+    if "n_step" in config.agent:
+        require(config.agent.n_step >= 1, "agent.n_step", "at least 1")
+    if agent is not None:
+        if agent.USES_TARGET:
+            require(0 < config.agent.target_rate <= 1, "agent.target_rate", "a number in (0, 1]")
+        agent.check(config, require)
+
     if problems:
         raise UserError("Bad config: " + "; ".join(problems) + ".")

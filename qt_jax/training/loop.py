@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 from scipy.stats import mannwhitneyu
 
-from qt_jax import storage
+from qt_jax import agents, storage
 from qt_jax.data import loader
 from qt_jax.data.order import Draw
 from qt_jax.data.skips import Skips
@@ -34,13 +34,16 @@ SHOWN = ("train/loss", "train/grad_norm", "steps_per_s", "data_wait_share", "mfu
 
 
 def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
-    """Trains on these datasets to `config.train.steps`, from the latest checkpoint in `config.workdir` if
-    there is one.
+    """Trains to `config.train.steps`, from the latest checkpoint in `config.workdir` if there is one.
+
+    Args:
+        config: the experiment's.
+        entries: the datasets.
+        peers: the other processes of the run.
 
     Raises:
         UserError: for a bad config, bad data, a checkpoint that this config cannot go on from, another
-            training
-            in the same directory, or a loss that is not finite.
+            training in the same directory, or a loss that is not finite.
         Preempted: SIGTERM or Ctrl-C came, and the run is saved.
 
     """
@@ -49,7 +52,7 @@ def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
         _use_compilation_cache(config.train.compilation_cache)
         device_mesh, batch_size = mesh.make_mesh(config.mesh), config.data.batch_size
         config, recipe, assets = setup.prepare(config, entries)
-        network = Network.create(config.model, assets.action, assets.observation, assets.instruction_dim)
+        network = agents.make_network(config, assets.interface)
 
         lock = _closed(closing, take_lock(config.workdir, config.train.lock_wait_s))
         # Before the compilation, which may take minutes: all that can be refused.
@@ -83,7 +86,7 @@ def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
             state, position, clock = checkpointer.restore(compiled.with_settings(config))
             iterator.set_state(position)
             productive_s = clock["productive_s"]
-            _tell(_resumed(int(state.step), config, changes))
+            _print(_resumed(int(state.step), config, changes))
         start, steps = int(state.step), config.train.steps
         flops = program.step_flops(config, network, compiled.state, compiled.batch)
         meter = metrics.Meter(born, productive_s, flops, chips.total_peak(device_mesh))
@@ -153,7 +156,7 @@ def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
 
 
 def _closed(closing: contextlib.ExitStack, thing: Any) -> Any:
-    """`thing`, which is closed at the end; after an error quietly, since that one is the news."""
+    """Returns `thing`, which is closed at the end; after an error its own errors are suppressed."""
 
     def close(kind: Any, *_) -> None:
         with contextlib.suppress(*([Exception] if kind else [])):
@@ -164,14 +167,14 @@ def _closed(closing: contextlib.ExitStack, thing: Any) -> Any:
 
 
 def _resumed(step: int, config: Any, changes: dict[str, tuple[Any, Any]]) -> str:
-    """A line of where a run continues, and one of what it has otherwise than before."""
+    """Returns a line of where a run continues, and one of the settings that differ from before."""
     finished = ": nothing is left to do" if step >= config.train.steps else ""
     line = f"resumed from step {step} of {config.train.steps}{finished}"
     if not changes:
         return line
-    told = ", ".join(f"{key} {before!r} -> {now!r}" for key, (before, now) in changes.items())
+    listed = ", ".join(f"{key} {before!r} -> {now!r}" for key, (before, now) in changes.items())
     rate = float(learning_rate(config, step))
-    return f"{line}\nwith other settings than before: {told}; the learning rate is now {rate:.3g}"
+    return f"{line}\nwith other settings than before: {listed}; the learning rate is now {rate:.3g}"
 
 
 def _use_compilation_cache(path: str) -> None:
@@ -186,7 +189,7 @@ def _use_compilation_cache(path: str) -> None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
-def _tell(text: str) -> None:
+def _print(text: str) -> None:
     if jax.process_index() == 0:
         print(text, flush=True)
 
@@ -194,7 +197,7 @@ def _tell(text: str) -> None:
 def _announce(
     config: Any, compiled: program.Program, recipe: loader.Recipe, iterator: loader.TrainingIterator
 ) -> None:
-    """What will run, and where everything lies; the whole table of shardings goes into the run's directory.
+    """Prints what will run and its memory; the table of shardings goes into the run's directory.
 
     Raises:
         UserError: if a device has too little memory.
@@ -202,7 +205,7 @@ def _announce(
     """
     shape = " x ".join(f"{axis} {size}" for axis, size in compiled.mesh.shape.items())
     parts = program.memory(compiled)
-    _tell(
+    _print(
         f"{setup.describe(recipe)}\n{iterator.memory_notice()}"
         f"{config.agent.name}: {parameter_count(compiled.state.params):,} parameters; "
         f"{iterator.segments} segments an epoch; mesh {shape}\n"
@@ -220,7 +223,7 @@ def _initial_state(config: Any, network: Network, compiled: program.Program) -> 
     if not config.train.init_from:
         return state
     params, _, step = checkpoints.load_params(config.train.init_from, like=compiled.state.params)
-    _tell(f"parameters from {config.train.init_from}, step {step}")
+    _print(f"parameters from {config.train.init_from}, step {step}")
     target = jax.tree.map(lambda x: x.copy(), params) if state.target_params else {}
     return dataclasses.replace(state, params=params, target_params=target)
 
@@ -235,10 +238,9 @@ def validate_on(
     skips: Skips,
     stop: Callable[[], bool] | None = None,
 ) -> dict[str, float] | None:
-    """Means over validation transitions, and the AUC of the first step's value against success where the
-    agent has values.
+    """Computes means over the validation transitions; for agents with values also the AUC.
 
-    None if `stop` says so on the way.
+    The AUC is that of the first step's value against success. Returns None if `stop` says so on the way.
     """
     rows = mesh.local_rows(device_mesh, batch_size)
     outputs = []

@@ -22,17 +22,18 @@ from qt_jax.training.state import init_state, train_step, validation_step
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """state and batch: ShapeDtypeStructs with shardings; step: (state, batch) -> (state, metrics), the state
-    donated.
-    """
+    """A compiled train step."""
 
     mesh: jax.sharding.Mesh
     state: Any
+    """ShapeDtypeStructs with shardings."""
     batch: Segment
+    """ShapeDtypeStructs with shardings."""
     step: jax.stages.Compiled
+    """(state, batch) -> (state, metrics); the state is donated."""
 
     def init(self, config: Any, network: Network) -> Any:
-        """A fresh train state where it belongs; no device ever holds all of it."""
+        """Makes a fresh train state in its shardings; no device ever holds all of it."""
         shardings = jax.tree.map(lambda x: x.sharding, self.state)
 
         def begin(settings: Any) -> Any:
@@ -41,18 +42,17 @@ class Program:
         return jax.jit(begin, out_shardings=shardings)(jax.device_get(traced.values(config)))
 
     def with_settings(self, config: Any) -> Any:
-        """`state` with the settings of this config where they belong: what a checkpoint is restored into."""
+        """Returns `state` with this config's settings in their shardings, to restore a checkpoint into."""
         shardings = jax.tree.map(lambda x: x.sharding, self.state.settings)
         settings = jax.jit(dict, out_shardings=shardings)(jax.device_get(traced.values(config)))
         return dataclasses.replace(self.state, settings=settings)
 
 
 def jitted(config: Any, network: Network, state: Any, device_mesh: jax.sharding.Mesh) -> Any:
-    """The train step: `state` (arrays or ShapeDtypeStructs) stays where it is and is donated, the batch is
-    split.
+    """Returns the jitted train step: `state` keeps its shardings and is donated, the batch is split.
 
-    Call or lower it within `jax.set_mesh(device_mesh)`: the network keeps its activations where their rows
-    are.
+    `state` has arrays or ShapeDtypeStructs. Call or lower the step within `jax.set_mesh(device_mesh)`: the
+    network keeps activations on the devices of their rows.
     """
     placed = jax.tree.map(lambda x: x.sharding, state)
     return jax.jit(
@@ -67,13 +67,7 @@ def build(config: Any, network: Network, device_mesh: jax.sharding.Mesh) -> Prog
     """Compiles the train step of `config` for that mesh (real devices, or a topology's)."""
     shapes = jax.eval_shape(functools.partial(init_state, config, network))
     state = sharding.abstract(shapes, sharding.of_state(device_mesh, shapes))
-    batch = segment_struct(
-        network.action,
-        network.observation,
-        network.instruction_dim,
-        config.data.batch_size,
-        config.data.segment_length,
-    )
+    batch = segment_struct(network.interface, config.data.batch_size, config.data.segment_length)
     split = mesh.batch_sharding(device_mesh)
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split), batch)
     with jax.set_mesh(device_mesh):
@@ -84,7 +78,7 @@ def build(config: Any, network: Network, device_mesh: jax.sharding.Mesh) -> Prog
 def build_validation(config: Any, network: Network, program: Program) -> jax.stages.Compiled:
     """Compiles `validation_step`: (state, batch) -> outputs on every device.
 
-    Before the first step: later, a signal would wait for it.
+    Call it before the first step: later, a signal would have to wait for it.
     """
     placed = jax.tree.map(lambda x: x.sharding, (program.state, program.batch))
     validate = jax.jit(
@@ -96,28 +90,28 @@ def build_validation(config: Any, network: Network, program: Program) -> jax.sta
 
 
 def step_flops(config: Any, network: Network, state: Any, batch: Segment) -> float:
-    """FLOPs of a step over the whole batch as the method needs them, whatever is recomputed.
+    """Counts the FLOPs of a step over the whole batch as the method needs them, whatever is recomputed.
 
-    3F (online, forward and backward), and 1F more with a target network; F = one forward pass, counted in the
-    program before optimisation with its layers unrolled (a loop's body would count once).
+    3F (online, forward and backward), and 1F more with a target network. F is one forward pass, counted in
+    the program before optimisation with its layers unrolled, because a loop's body would count once.
     """
     plain = ml_collections.ConfigDict(network.config)
     plain.scan_layers, plain.remat, plain.encoder_remat = False, "none", "none"
-    unrolled = Network.create(plain, network.action, network.observation, network.instruction_dim)
+    unrolled = network.with_config(plain)
 
     def shapes(tree):
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
-    forward = jax.jit(unrolled.score).lower(shapes(state.params), shapes(batch)).cost_analysis()["flops"]
-    return (4 if agents.get(config.agent.name).USES_TARGET else 3) * forward
+    costs: Any = jax.jit(unrolled.score).lower(shapes(state.params), shapes(batch)).cost_analysis()
+    return (4 if agents.get(config.agent.name).USES_TARGET else 3) * costs["flops"]
 
 
 def memory(program: Program) -> dict[str, int]:
-    """Bytes on each device.
+    """Returns the bytes that each part of a step needs on each device.
 
-    State from its shardings; `temporaries` from the compiled program (gradients and activations).
+    The state's are from its shardings, those of gradients and activations from the compiled program.
     """
-    analysis = program.step.memory_analysis()
+    analysis: Any = program.step.memory_analysis()
     state = program.state
     parts = {
         "parameters": sharding.bytes_per_device(state.params),
@@ -131,6 +125,7 @@ def memory(program: Program) -> dict[str, int]:
 
 
 def memory_table(parts: dict[str, int]) -> str:
+    """Returns what `memory` gave as lines in MiB."""
     width = max(map(len, parts))
     return "".join(f"  {name:{width}}  {size / 2**20:12,.1f} MiB\n" for name, size in parts.items())
 
@@ -140,7 +135,7 @@ def check_memory(parts: dict[str, int], device: Any) -> None:
     limit = (device.memory_stats() or {}).get("bytes_limit") if device.platform != "cpu" else None
     if limit and parts["total"] > limit:
         raise UserError(
-            f"The train step needs {parts['total'] / 2**30:.1f} GiB on each {device.device_kind}, which has {limit / 2**30:.1f} GiB; raise "
-            "config.mesh.fsdp or config.train.accumulation, set config.model.remat and encoder_remat to 'full', or lower "
-            "config.data.batch_size."
+            f"The train step needs {parts['total'] / 2**30:.1f} GiB on each {device.device_kind}, which has "
+            f"{limit / 2**30:.1f} GiB; raise config.mesh.fsdp or config.train.accumulation, set "
+            "config.model.remat and encoder_remat to 'full', or lower config.data.batch_size."
         )

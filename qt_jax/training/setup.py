@@ -15,6 +15,7 @@ from qt_jax.data.mixture import Mixture
 from qt_jax.data.segments import Cutting
 from qt_jax.data.tables import Entry
 from qt_jax.errors import UserError
+from qt_jax.specs import Interface
 from qt_jax.statistics import Statistics
 from qt_jax.training import checkpoints, origin
 
@@ -22,12 +23,14 @@ from qt_jax.training import checkpoints, origin
 def prepare(
     config: Any, entries: Sequence[Entry], any_returns: bool = False
 ) -> tuple[ml_collections.FrozenConfigDict, Recipe, checkpoints.Assets]:
-    """The config with its value range, the recipe of its segments, and the assets.
+    """Returns the config with its value range, the recipe of its segments, and the assets.
 
-    State statistics are each dataset's own, or, of a run that started from another
-    (`config.train.init_from`), those of that one, where it had the dataset.
+    State statistics are each dataset's own. A run that started from another (`config.train.init_from`) takes
+    that one's, where it had the dataset.
 
     Args:
+        config: the experiment's.
+        entries: the datasets.
         any_returns: also those outside the value range, to look at them.
 
     Raises:
@@ -37,7 +40,7 @@ def prepare(
     """
     opened = mixture.open_mixture(config.data, entries)
 
-    def column(name):
+    def column(name: str) -> np.ndarray:
         return np.concatenate([source.index.columns[name] for source in opened.sources])
 
     config = with_value_range(config, float(column("dt").min()), int(column("length").max()))
@@ -58,23 +61,21 @@ def prepare(
         max_skipped=config.data.max_skipped,
         state_statistics=_state_statistics(config, opened, continues=not any_returns),
     )
+    conditioned = agents.get(config.agent.name).RETURN_CONDITIONED
     datasets = {
         source.name: checkpoints.DatasetAssets(
-            source.action,
-            source.spec.observation,
-            recipe.state_statistics[source.name],
-            source.index.statistics["action"],
-            float(np.median(source.index.columns["dt"])),
-            returns.told(source, config) if config.model.return_token else None,
-        )  # fmt: skip
+            interface=Interface(source.action, source.spec.observation, opened.interface.instruction_dim),
+            state=recipe.state_statistics[source.name],
+            actions=source.index.statistics["action"],
+            dt=float(np.median(source.index.columns["dt"])),
+            target_return=returns.target(source, config) if conditioned else None,
+        )
         for source in opened.sources
     }
     assets = checkpoints.Assets(
-        action=opened.action,
-        observation=opened.observation,
+        interface=opened.interface,
         datasets=datasets,
         text_encoder=opened.text_encoder,
-        instruction_dim=opened.instruction_dim,
         config=checkpoints.plain_config(config),
         data_fingerprint=opened.fingerprint,
         data=opened.success(),
@@ -85,9 +86,11 @@ def prepare(
 
 
 def with_value_range(config: Any, shortest_dt: float, longest: int = 0) -> ml_collections.FrozenConfigDict:
-    """The config; an empty `value_range` becomes that of 1 for success and of `step_penalty` a step for ever.
+    """Returns the config with a value range; an empty one becomes that of 1 for success and the penalties.
 
     Args:
+        config: the experiment's.
+        shortest_dt: seconds of the data's shortest step.
         longest: steps of the data's longest episode, which a message names; 0: not known.
 
     Raises:
@@ -122,31 +125,27 @@ def _state_statistics(config: Any, opened: Mixture, continues: bool) -> dict[str
         started_from = started_from or before.config["train"]["init_from"]
     if not started_from:
         return own
-    # What its parameters expect; the new data's own would shift their inputs.
+    # The parameters were trained on inputs that these statistics normalised.
     datasets = (before or checkpoints.load_assets(started_from)).datasets
     return {name: datasets[name].state if name in datasets else values for name, values in own.items()}
 
 
 def describe(recipe: Recipe) -> str:
-    """A line a dataset: what was found, what was left out, what the bins cut off."""
+    """Returns a line for each dataset: what was found, what was left out, what the bins cut off."""
     lines = []
     for source in recipe.mixture.sources:
         index, action = source.index, source.action
-        clipped = (
-            ", ".join(
-                f"{name} {share:.2%}" for name, share in zip(action.names, source.clipped()) if share > 0
-            )
-            or "nothing"
-        )
+        shares = zip(action.names, source.clipped())
+        clipped = ", ".join(f"{name} {share:.2%}" for name, share in shares if share > 0)
         lines.append(
-            f"{source.name}: {len(source.train)} training and {len(source.validation)} validation episodes of {len(index)}, "
-            f"{index.columns['success'].mean():.0%} successful, weight {source.weight:.3g}; actions beyond the bins: {clipped}"
+            f"{source.name}: {len(source.train)} training and {len(source.validation)} validation episodes "
+            f"of {len(index)}, {index.columns['success'].mean():.0%} successful, weight {source.weight:.3g}; "
+            f"actions beyond the bins: {clipped or 'nothing'}"
         )
         lines += [f"  {line}" for line in (*source.directory.splits(), *source.outliers())]
         if index.left_out:
             lines.append(f"  {index.left_out} episodes are left out by {source.spec.reader}")
         if index.skipped:
-            lines.append(
-                f"  {sum(index.skipped.values())} damaged episodes are skipped, the first: {next(iter(index.skipped))}"
-            )
+            count, first = sum(index.skipped.values()), next(iter(index.skipped))
+            lines.append(f"  {count} damaged episodes are skipped, the first: {first}")
     return "\n".join(lines)

@@ -24,28 +24,27 @@ DECAYED = ("kernel", "head")
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """step int32 [].
-
-    Params and target_params nested dicts ({} for agents without a target network); opt_state of optax.
-
-    settings: the config's `traced.values`, which the step reads in place of the config's own; no checkpoint
-        has them.
-    """
+    """What a step changes."""
 
     step: jax.Array
+    """int32 []."""
     params: dict
     target_params: dict
+    """{} for agents without a target network."""
     opt_state: Any
+    """Of optax."""
     settings: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
+    """The config's `traced.values`, which the step reads in place of the config; no checkpoint has them."""
 
     def saved(self) -> dict[str, Any]:
-        """What a checkpoint holds, by field."""
+        """Returns what a checkpoint holds, by field."""
         return {name: getattr(self, name) for name in ("step", "params", "target_params", "opt_state")}
 
 
 def learning_rate(config: Any, step: jax.Array | int) -> jax.Array:
-    """Of the update after `step` others: linear warm-up, then a cosine to its final share at
-    `config.train.steps`, where it stays.
+    """Computes the learning rate of the update after `step` others.
+
+    It warms up linearly, then follows a cosine to its final share at `config.train.steps`, where it stays.
     """
     settings, steps = config.optimizer, config.train.steps
     warmup = jnp.minimum(settings.warmup_steps, steps - 1)
@@ -56,9 +55,9 @@ def learning_rate(config: Any, step: jax.Array | int) -> jax.Array:
 
 
 def make_optimizer(config: Any) -> optax.GradientTransformation:
-    """AdamW at `learning_rate`, gradients clipped by global norm.
+    """Makes AdamW at `learning_rate`, with gradients clipped by global norm.
 
-    Weight decay on matrices alone (`DECAYED`).
+    Only matrices have weight decay (`DECAYED`).
     """
     settings, schedule = config.optimizer, functools.partial(learning_rate, config)
 
@@ -72,6 +71,7 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
 
 
 def init_state(config: Any, network: Network) -> TrainState:
+    """Makes the train state of step 0; the same seed gives the same bits."""
     params = network.init(jax.random.key(config.seed))
     target = jax.tree.map(jnp.copy, params) if agents.get(config.agent.name).USES_TARGET else {}
     moments = make_optimizer(config).init(params)
@@ -81,10 +81,11 @@ def init_state(config: Any, network: Network) -> TrainState:
 def train_step(
     config: Any, network: Network, state: TrainState, batch: Segment
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One gradient step. The randomness of step k is fold_in(seed, k), so a resumed run repeats it.
+    """Takes one gradient step. Returns the new state and the metrics.
 
-    With `config.train.accumulation` > 1 the batch passes in that many parts; sums and counts are added and
-    divided once, so the step is that of the whole batch (its dropout masks are others).
+    The randomness of step k is fold_in(seed, k), so a resumed run repeats it. With
+    `config.train.accumulation` > 1 the batch passes in that many parts. Sums and counts are added and divided
+    once, so the step is that of the whole batch, but for the dropout masks.
     """
     agent, config = agents.get(config.agent.name), traced.With(config, state.settings)
     dropout_key, augment_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), state.step))
@@ -108,10 +109,8 @@ def train_step(
             lambda x: jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0), batch
         )
         inputs = (split, jax.random.split(dropout_key, parts))
-        zeros = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype),
-            jax.eval_shape(gradient, jax.tree.map(lambda x: x[0], inputs)),
-        )
+        shapes = jax.eval_shape(gradient, jax.tree.map(lambda x: x[0], inputs))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
         def add(total, part):
             return (jax.tree.map(jnp.add, total, gradient(part)), None)
@@ -136,9 +135,9 @@ def train_step(
 
 
 def validation_step(config: Any, network: Network, state: TrainState, batch: Segment) -> dict[str, Any]:
-    """The agent's sums without an update.
+    """Computes the agent's sums without an update.
 
-    For agents with values, those of each segment's first step beside what came of it.
+    For agents with values also those of each segment's first step, with whether the episode succeeded.
     """
     agent, config = agents.get(config.agent.name), traced.With(config, state.settings)
     outputs: dict[str, Any] = {

@@ -11,10 +11,11 @@ import ml_collections
 
 from qt_jax import losses
 from qt_jax.segment import Segment
-from qt_jax.specs import ActionSpec
+from qt_jax.specs import ActionSpec, Interface, ObservationSpec
 
 ACTION = ActionSpec(("x", "gripper"), (-1.0, -1.0), (1.0, 1.0), (3, 2))
-NETWORK = types.SimpleNamespace(action=ACTION, score=lambda params, segment, dropout_key=None: params)
+INTERFACE = Interface(ACTION, ObservationSpec((), (8, 8), 1, ""), 4)
+NETWORK = types.SimpleNamespace(interface=INTERFACE, score=lambda params, segment, dropout_key=None: params)
 
 Q = [[0.2, 0.5, 0.1], [0.4, 0.3, 0.9]]  # the gripper's third bin does not exist
 Q_TARGET = [[0.6, 0.1, 0.3], [0.5, 0.7, 0.99]]
@@ -47,7 +48,8 @@ def segment(rewards=(0.3,), bins=(3, 2), terminal=True):
         images={}, camera_mask={}, state=jnp.zeros((1, steps + 1, 0)), instruction=jnp.zeros((1, 4)),
         tokens=jnp.asarray([[[1, 0], [2, 1]][:steps] + [[0, 0]]]) * (jnp.asarray(bins) > 0),
         bins=jnp.asarray([bins]), relabelled=jnp.asarray([False]),
-        action_mask=jnp.asarray([[[size > 0 for size in bins]] * (steps + 1)]), reward=reward, mc_return=row(*discounted),
+        action_mask=jnp.asarray([[[size > 0 for size in bins]] * (steps + 1)]),
+        reward=reward, mc_return=row(*discounted),
         episode_return=reward.sum(axis=1), dt=jnp.ones((1, steps + 1)),
         is_first=row(True, *[False] * steps), is_last=last, is_terminal=last & terminal, valid=last | True,
         trainable=~last, success=jnp.asarray([terminal]),
@@ -87,7 +89,7 @@ def only_the_policy_has_dropout(agent, params, target, batch):
     without.
     """
     half = types.SimpleNamespace(
-        action=ACTION, score=lambda params, segment, key=None: params if key is None else params / 2
+        interface=INTERFACE, score=lambda params, segment, key=None: params if key is None else params / 2
     )
     dropped = agent.loss(config_of(agent), half, params, target, batch, jax.random.key(0))
     plain = sums(agent, params, target, batch)

@@ -5,15 +5,15 @@ import numpy as np
 
 from qt_jax import losses
 from qt_jax.agents import bc
-from qt_jax.specs import ActionSpec
-from tests.models.test_q_transformer import make_segment
+from qt_jax.specs import Interface, ObservationSpec
+from tests.models.test_q_transformer import ACTION, make_segment
 
 
 class FixedLogits:
     """A network whose logits are given."""
 
     def __init__(self, logits):
-        self.action = ActionSpec(("x", "y", "g"), (-1.0,) * 3, (1.0,) * 3, (8, 8, 2))
+        self.interface = Interface(ACTION, ObservationSpec((), (8, 8), 1, ""), 12)
         self._logits = logits
 
     def score(self, params, segment, key):

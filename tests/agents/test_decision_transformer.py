@@ -32,7 +32,7 @@ def test_loss_by_hand():
 
 @pytest.mark.parametrize("attention", ["per_frame", "window"])
 def test_the_return_of_its_episode_reaches_every_step(attention):
-    network, batch = make_network(attention, cameras=(), return_token=True), make_segment(cameras=())
+    network, batch = make_network(attention, cameras=(), return_conditioned=True), make_segment(cameras=())
     params, score = make_params(network), jax.jit(network.score)
     other = dataclasses.replace(batch, episode_return=np.float32([1.0, 0.0]))
     changed = np.abs(score(params, batch) - score(params, other)).max((2, 3, 4)) > 1e-5
@@ -42,7 +42,7 @@ def test_the_return_of_its_episode_reaches_every_step(attention):
 @pytest.mark.parametrize("beam", [1, 2])
 def test_a_robot_with_some_of_the_dims_remembers_its_actions_as_training_has_them(beam):
     network, batch = (
-        make_network(cameras=(), return_token=True, past_actions=True),
+        make_network(cameras=(), return_conditioned=True),
         make_segment(cameras=(), batch=1),
     )
     params, config = (
@@ -50,9 +50,9 @@ def test_a_robot_with_some_of_the_dims_remembers_its_actions_as_training_has_the
         ml_collections.ConfigDict({"agent": decision_transformer.get_config(), "model": network.config}),
     )
     action = ActionSpec(("x", "g"), (-1.0,) * 2, (1.0,) * 2, (8, 2))
-    spec = spec_of(network, action, (0, 2), told_return=1.0)
+    spec = spec_of(network, action, (0, 2), target_return=1.0)
     made = checkpoint_policy.of_robot(config, network, spec, unit_statistics(4), beam)
-    policy = Policy(spec, unit_statistics(4), params, made.encode, made.decode, slots=1)
+    policy = Policy(spec, unit_statistics(4), params, made.encode, made.decode, capacity=1)
 
     def step(t):
         return policy.act(np.zeros(1, int), {}, batch.state[:, t], batch.instruction, np.asarray([t == 0]))
@@ -69,28 +69,27 @@ def test_a_robot_with_some_of_the_dims_remembers_its_actions_as_training_has_the
         np.testing.assert_allclose(found[:, dim][:, present[dim]], expected, atol=1e-4)
 
 
-def spec_of(network, action, slots, told_return):
-    seen, size = network.observation, network.instruction_dim
-    return PolicySpec(action, seen, slots, WINDOW, size, "test", "log-probability", 0.1, told_return)
+def spec_of(network, action, network_dims, target_return):
+    own = dataclasses.replace(network.interface, action=action)
+    return PolicySpec(own, network_dims, WINDOW, "test", "log-probability", 0.1, target_return)
 
 
-def test_a_live_policy_is_told_the_return_that_is_stored_with_it():
-    network, batch = make_network(cameras=(), return_token=True), make_segment(cameras=())
+def test_a_policy_asks_for_the_return_that_is_stored_with_it():
+    network, batch = make_network(cameras=(), return_conditioned=True), make_segment(cameras=())
     params = make_params(network)
     config = ml_collections.ConfigDict({"agent": decision_transformer.get_config(), "model": network.config})
 
-    def made(told):
-        return checkpoint_policy.of_robot(
-            config, network, spec_of(network, network.action, (0, 1, 2), told), unit_statistics(4), beam=1
-        )  # fmt: skip
+    def made(target_return):
+        spec = spec_of(network, network.interface.action, (0, 1, 2), target_return)
+        return checkpoint_policy.of_robot(config, network, spec, unit_statistics(4), beam=1)
 
     seen = batch.state[:, 0], batch.instruction
-    told = jax.tree.leaves(jax.jit(made(0.5).encode)(params, {}, *seen))
+    asked = jax.tree.leaves(jax.jit(made(0.5).encode)(params, {}, *seen))
 
     def differs(value):
         frame = jax.tree.leaves(jax.jit(network.encode_frame)(params, {}, {}, *seen, jnp.full(2, value)))
-        return max(np.abs(x - y).max() for x, y in zip(told, frame, strict=True))
+        return max(np.abs(x - y).max() for x, y in zip(asked, frame, strict=True))
 
     assert differs(0.5) < 1e-5 and differs(1.0) > 1e-3
-    with pytest.raises(UserError, match="Which return the policy is told is not stored"):
+    with pytest.raises(UserError, match="The policy's spec has no target_return; train it again"):
         made(None)

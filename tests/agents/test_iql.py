@@ -154,13 +154,13 @@ def test_gradients_by_hand():
 
 
 def test_the_state_value_sees_no_action_and_the_critics_do():
-    network, batch = make_network(cameras=(), atoms=4), make_segment(cameras=())
+    network, batch = make_network(cameras=(), outputs=4), make_segment(cameras=())
     params, config = make_params(network), by_hand.config_of(iql)
     other = dataclasses.replace(batch, tokens=1 - batch.tokens)
 
     def v_and_q(batch):
         logits = network.score(params, batch)
-        bin_mask = batch.bin_mask(network.action.max_bins)
+        bin_mask = batch.bin_mask(network.interface.action.max_bins)
         return iql.state_values(config, logits, batch, bin_mask), iql.whole_action_values(
             config, logits, batch
         )

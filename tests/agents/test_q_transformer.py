@@ -40,7 +40,7 @@ def test_loss_by_hand():
 
 
 def test_two_skipped_steps_with_cross_entropy_by_hand():
-    """As the benchmark has it: no dim is maximised over within a step, and the pull, too, is a cross-entropy."""
+    """As the benchmark has it: no dim is maximised over within a step; the pull is a cross-entropy too."""
     target = by_hand.logits(by_hand.Q_TARGET, by_hand.Q_TARGET, [[0.1, 0.2, 0.9], [0.8, 0.6, 0.99]])
     settings = {"backup": "skip", "n_step": 2, "value_loss": "logistic", "monte_carlo": False}
     value, metrics = loss(

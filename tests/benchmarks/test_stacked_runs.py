@@ -7,9 +7,9 @@ import pytest
 
 from benchmarks import stacked_runs
 from benchmarks.pool import read_pool
+from qt_jax import agents
 from qt_jax.data import mixture
 from qt_jax.errors import UserError
-from qt_jax.models.q_transformer import Network
 from qt_jax.training import datasets, distributed, loop, setup
 
 
@@ -20,7 +20,7 @@ def test_a_fleet_takes_the_steps_of_the_loop(config):
     with distributed.start(config.distributed) as peers:
         alone = loop.train(ml_collections.FrozenConfigDict(config), entries, peers)
     frozen, recipe, assets = setup.prepare(config, entries)
-    network = Network.create(frozen.model, assets.action, assets.observation, assets.instruction_dim)
+    network = agents.make_network(frozen, assets.interface)
     groups = mixture.groups(recipe.mixture, recipe.cutting)
     pool = read_pool(recipe, groups)
     arrays, offsets = stacked_runs.joined([pool, pool])

@@ -22,8 +22,8 @@ from qt_jax.preprocess import resize
 from qt_jax.specs import ActionSpec
 from qt_jax.training import setup
 from tests.conftest import ROOT, door
+from tests.data.recipes import NUMBERS, frames_recipe, make_recipe
 from tests.data.synthetic import LENGTHS
-from tests.data.test_loader import NUMBERS, frames_recipe, make_recipe
 from tests.data.test_specs import make_config
 
 

@@ -21,7 +21,7 @@ from tests import tiny
 from tests.conftest import ROOT, door
 from tests.data import broken
 from tests.data.broken import BREAKS
-from tests.data.test_loader import NUMBERS
+from tests.data.recipes import NUMBERS
 
 NAMES = list(BREAKS)
 _ACTION = ActionSpec(("x", "gripper"), (-1.0, 0.0), (1.0, 1.0), (256, 2))

@@ -34,7 +34,7 @@ def _jpeg(height: int, width: int) -> bytes:
 
 
 def _broken_png() -> bytes:
-    """Whose second part of the pixels has a damaged name: Pillow raises a SyntaxError."""
+    """A PNG with a damaged name of its second chunk of pixels, for which Pillow raises a SyntaxError."""
     buffer = io.BytesIO()
     Image.new("RGB", (SIZE, SIZE)).save(buffer, "png")
     pixels = zlib.compress(bytes(SIZE * (3 * SIZE + 1)))
@@ -59,7 +59,7 @@ def _vector(value):
 
 
 BREAKS: dict[str, tuple[Callable[[dict], object], list[tuple[str, int | None]]]] = {
-    # name (which is the episode's id): (what is done to a sound success, the violations: kind and step)
+    # {name, which is the episode's id: (a change of a sound success, its violations: kind and step)}
     "sound": (lambda episode: None, []),
     "a sound failure": (_all(_failure, _set(3, "reward", 0.0)), []),
     "is_first missing": (_set(0, "is_first", False), [("is_first", 0)]),
@@ -113,38 +113,27 @@ def _sound(name: str) -> dict:
     return {
         "steps": [
             {
-                "observation": {"state": np.asarray([t, 0], np.float32), "front": io.BytesIO(_jpeg(SIZE, SIZE))},
+                "observation": {"state": np.float32([t, 0]), "front": io.BytesIO(_jpeg(SIZE, SIZE))},
                 "action": _vector(t / 10) if t < LENGTH else np.zeros(2, np.float32),
-                "reward": float(t == LENGTH - 1), "discount": 1.0, **synthetic.flags(t, LENGTH + 1), "is_terminal": t == LENGTH,
+                "reward": float(t == LENGTH - 1), "discount": 1.0,
+                **synthetic.flags(t, LENGTH + 1), "is_terminal": t == LENGTH,
             }
             for t in range(LENGTH + 1)
         ],
-        "episode_id": name, "task": "push", "collector": "noise", "instruction": "push the cube", "success": True, "dt": 0.1,
-        "instruction_embedding": np.ones(4, np.float32),
+        "episode_id": name, "task": "push", "collector": "noise", "success": True, "dt": 0.1,
+        "instruction": "push the cube", "instruction_embedding": np.ones(4, np.float32),
     }  # fmt: skip
 
 
 def broken(tfds):
-    from qt_jax import text
-
-    f = tfds.features
-    vector = f.Tensor(shape=(2,), dtype=np.float32)
-    features = f.FeaturesDict(
-        {
-            "steps": f.Dataset(
-                {
-                    "observation": {"state": vector, "front": f.Image(shape=(None, None, 3), encoding_format="jpeg")},
-                    "action": vector, "reward": np.float32, "discount": np.float32,
-                    "is_first": np.bool_, "is_last": np.bool_, "is_terminal": np.bool_,
-                }
-            ),
-            "episode_id": f.Text(), "task": f.Text(), "collector": f.Text(), "instruction": f.Text(),
-            "instruction_embedding": f.Tensor(shape=(4,), dtype=np.float32, doc=text.ENCODER), "success": np.bool_, "dt": np.float32,
-        }
-    )  # fmt: skip
+    """Features and episodes of `BREAKS`."""
+    vector = tfds.features.Tensor(shape=(2,), dtype=np.float32)
+    front = tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg")
+    features = synthetic.collected_features(tfds, {"state": vector, "front": front}, action_dims=2)
     episodes = []
     for name, (change, _) in BREAKS.items():
-        change(episode := _sound(name))
+        episode = _sound(name)
+        change(episode)
         episodes.append(episode)
     return features, episodes
 

@@ -1,7 +1,7 @@
-"""Tiny datasets in the exact layouts of public robot data (features as in TFDS's public description), and one
-of numbered states.
+"""Tiny datasets in the exact layouts of public robot data, and of `collect`.
 
-`main(DIR)` writes all of them below DIR; in a process of its own, since it imports TensorFlow.
+The features are those of TFDS's public descriptions. `main(DIR)` writes all datasets below DIR; call it in a
+process of its own, since it imports TensorFlow.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from PIL import Image
 from qt_jax.statistics import Statistics
 
 LENGTHS = tuple(range(1, 25))
-"""Of the episodes of `numbers`."""
+"""Transitions of each episode of `numbers`."""
 FRACTAL_INSTRUCTIONS = ("pick coke can", "open middle drawer", "move apple near sponge")
 
 
@@ -28,7 +28,7 @@ def write(
     version: str = "0.1.0",
     others: dict[str, list] | None = None,
 ) -> None:
-    """others: {split: episodes} beside `train`."""
+    """Writes a dataset; `others`: {split: episodes} beside `train`."""
 
     class Builder(tfds.core.GeneratorBasedBuilder):
         VERSION = tfds.core.Version(version)
@@ -57,21 +57,24 @@ def flags(t: int, records: int) -> dict:
 
 def fractal(tfds):
     """`fractal20220817_data` 0.1.0."""
-    f, tensor, text = (
-        tfds.features,
-        lambda *shape: tfds.features.Tensor(shape=shape, dtype=np.float32),
-        tfds.features.Text(),
-    )
+    f, text = tfds.features, tfds.features.Text()
+
+    def tensor(*shape):
+        return f.Tensor(shape=shape, dtype=np.float32)
+
     names = ("collection_mode", "data_type", "env", "location", "objects_family", "task_family")
-    action = {"base_displacement_vector": 2, "base_displacement_vertical_rotation": 1, "gripper_closedness_action": 1,
-              "rotation_delta": 3, "world_vector": 3}  # fmt: skip
-    vectors = {"base_pose_tool_reached": (7,), "gripper_closed": (1,), "gripper_closedness_commanded": (1,), "height_to_bottom": (1,),
-               "natural_language_embedding": (512,), "orientation_box": (2, 3), "orientation_start": (4,),
-               "robot_orientation_positions_box": (3, 3), "rotation_delta_to_go": (3,), "src_rotation": (4,), "vector_to_go": (3,),
+    action = {"base_displacement_vector": 2, "base_displacement_vertical_rotation": 1,
+              "gripper_closedness_action": 1, "rotation_delta": 3, "world_vector": 3}  # fmt: skip
+    vectors = {"base_pose_tool_reached": (7,), "gripper_closed": (1,), "gripper_closedness_commanded": (1,),
+               "height_to_bottom": (1,), "natural_language_embedding": (512,), "orientation_box": (2, 3),
+               "orientation_start": (4,), "robot_orientation_positions_box": (3, 3),
+               "rotation_delta_to_go": (3,), "src_rotation": (4,), "vector_to_go": (3,),
                "workspace_bounds": (3, 3)}  # fmt: skip
+    aspects = ("already_success", "feasible", "has_aspects", "success", "undesirable")
+    front = f.Image(shape=(256, 320, 3), encoding_format="jpeg")
     features = f.FeaturesDict(
         {
-            "aspects": {name: np.bool_ for name in ("already_success", "feasible", "has_aspects", "success", "undesirable")},
+            "aspects": dict.fromkeys(aspects, np.bool_),
             "attributes": {name: np.int64 for name in names} | {f"{name}_name": text for name in names},
             "steps": f.Dataset(
                 {
@@ -79,7 +82,7 @@ def fractal(tfds):
                     | {"terminate_episode": f.Tensor(shape=(3,), dtype=np.int32)},
                     "is_first": np.bool_, "is_last": np.bool_, "is_terminal": np.bool_, "reward": np.float32,
                     "observation": {name: tensor(*shape) for name, shape in vectors.items()}
-                    | {"image": f.Image(shape=(256, 320, 3), encoding_format="jpeg"), "natural_language_instruction": text},
+                    | {"image": front, "natural_language_instruction": text},
                 }
             ),
         }
@@ -93,26 +96,25 @@ def fractal(tfds):
         def terminate(t, records=records):
             return [0, 0, 0] if t == records - 1 else [1, 0, 0] if t == records - 2 else [0, 1, 0]
 
+        def command(size, t, records=records):
+            return rng.uniform(-0.5, 0.5, size).astype(np.float32) * (t < records - 1)
+
         steps = [
             {
-                "action": {name: rng.uniform(-0.5, 0.5, size).astype(np.float32) * (t < records - 1) for name, size in action.items()}
+                "action": {name: command(size, t) for name, size in action.items()}
                 | {"terminate_episode": np.asarray(terminate(t), np.int32)},
-                **flags(t, records), "is_terminal": t == records - 1, "reward": float(success and t == records - 1),
-                "observation": {name: rng.normal(size=shape).astype(np.float32) for name, shape in vectors.items()}
-                | {"image": picture(rng, 256, 320), "natural_language_instruction": FRACTAL_INSTRUCTIONS[number % 3],
+                **flags(t, records), "is_terminal": t == records - 1,
+                "reward": float(success and t == records - 1),
+                "observation": {name: np.float32(rng.normal(size=shape)) for name, shape in vectors.items()}
+                | {"image": picture(rng, 256, 320),
+                   "natural_language_instruction": FRACTAL_INSTRUCTIONS[number % 3],
                    "natural_language_embedding": embedding},
             }
             for t in range(records)
         ]  # fmt: skip
-        episodes.append(
-            {
-                "aspects": dict.fromkeys(
-                    ("already_success", "feasible", "has_aspects", "success", "undesirable"), success
-                ),
-                "attributes": dict.fromkeys(names, 1) | {f"{name}_name": "x" for name in names},
-                "steps": steps,
-            }
-        )
+        attributes = dict.fromkeys(names, 1) | {f"{name}_name": "x" for name in names}
+        aspect = dict.fromkeys(aspects, success)
+        episodes.append({"aspects": aspect, "attributes": attributes, "steps": steps})
     return features, episodes
 
 
@@ -120,14 +122,15 @@ def bridge(tfds):
     """`bridge_dataset` 1.0.0 (Bridge V2)."""
     f = tfds.features
     image = f.Image(shape=(256, 256, 3), encoding_format="jpeg")
+    vector, embedding = (f.Tensor(shape=(size,), dtype=np.float32) for size in (7, 512))
     features = f.FeaturesDict(
         {
             "steps": f.Dataset(
                 {
-                    "observation": {**{f"image_{i}": image for i in range(4)}, "state": f.Tensor(shape=(7,), dtype=np.float32)},
-                    "action": f.Tensor(shape=(7,), dtype=np.float32), "discount": np.float32, "reward": np.float32,
+                    "observation": {**{f"image_{i}": image for i in range(4)}, "state": vector},
+                    "action": vector, "discount": np.float32, "reward": np.float32,
                     "is_first": np.bool_, "is_last": np.bool_, "is_terminal": np.bool_,
-                    "language_instruction": f.Text(), "language_embedding": f.Tensor(shape=(512,), dtype=np.float32),
+                    "language_instruction": f.Text(), "language_embedding": embedding,
                 }
             ),
             "episode_metadata": {"file_path": f.Text(), "has_language": np.bool_, "episode_id": np.int32,
@@ -137,26 +140,25 @@ def bridge(tfds):
     rng = np.random.default_rng(1)
     episodes = []
     for number in range(6):
-        records, told = 8, number != 5
+        records, has_language = 8, number != 5
         state = np.cumsum(rng.uniform(-0.03, 0.03, (records, 7)), axis=0).astype(np.float32)
-        action = np.concatenate([np.zeros((records, 6)), rng.integers(0, 2, (records, 1))], axis=1).astype(
-            np.float32
-        )
+        action = np.zeros((records, 7), np.float32)
+        action[:, 6] = rng.integers(0, 2, (records, 1))[:, 0]
         action[-1] = 0
+        dark = {f"image_{i}": np.zeros((256, 256, 3), np.uint8) for i in (1, 2, 3)}
         steps = [
             {
-                "observation": {f"image_{i}": picture(rng, 256, 256) if i == 0 else np.zeros((256, 256, 3), np.uint8) for i in range(4)}
-                | {"state": state[t]},
+                "observation": {"image_0": picture(rng, 256, 256), **dark, "state": state[t]},
                 "action": action[t], "discount": 1.0, "reward": float(t == records - 1), **flags(t, records),
-                "is_terminal": t == records - 1, "language_instruction": "put the spoon on the towel" if told else "",
+                "is_terminal": t == records - 1,
+                "language_instruction": "put the spoon on the towel" if has_language else "",
                 "language_embedding": np.zeros(512, np.float32),
             }
             for t in range(records)
         ]  # fmt: skip
-        metadata = {"file_path": f"/raw/{number}", "has_language": told, "episode_id": number}
-        episodes.append(
-            {"steps": steps, "episode_metadata": metadata | {f"has_image_{i}": i == 0 for i in range(4)}}
-        )
+        metadata = {"file_path": f"/raw/{number}", "has_language": has_language, "episode_id": number}
+        metadata |= {f"has_image_{i}": i == 0 for i in range(4)}
+        episodes.append({"steps": steps, "episode_metadata": metadata})
     return features, episodes
 
 
@@ -169,7 +171,8 @@ def language_table(tfds):
             "episode_id": f.Text(),
             "steps": f.Dataset(
                 {
-                    "action": xy, "is_first": np.bool_, "is_last": np.bool_, "is_terminal": np.bool_, "reward": np.float32,
+                    "action": xy, "reward": np.float32,
+                    "is_first": np.bool_, "is_last": np.bool_, "is_terminal": np.bool_,
                     "observation": {"effector_translation": xy, "effector_target_translation": xy,
                                     "instruction": f.Tensor(shape=(512,), dtype=np.int32),
                                     "rgb": f.Image(shape=(360, 640, 3), encoding_format="jpeg")},
@@ -178,10 +181,10 @@ def language_table(tfds):
         }
     )  # fmt: skip
     rng = np.random.default_rng(2)
-    told = b"push the red star to the blue cube"
-    instruction = np.pad(np.frombuffer(told, np.uint8), (0, 512 - len(told))).astype(np.int32)
+    sentence = b"push the red star to the blue cube"
+    instruction = np.pad(np.frombuffer(sentence, np.uint8), (0, 512 - len(sentence))).astype(np.int32)
 
-    def number():
+    def vector():
         return rng.uniform(-0.08, 0.08, 2).astype(np.float32)
 
     episodes = [
@@ -189,8 +192,8 @@ def language_table(tfds):
             "episode_id": str(index),
             "steps": [
                 {
-                    "action": number() * (t < 8), **flags(t, 9), "is_terminal": t == 8, "reward": 0.0,
-                    "observation": {"effector_translation": number(), "effector_target_translation": number(),
+                    "action": vector() * (t < 8), **flags(t, 9), "is_terminal": t == 8, "reward": 0.0,
+                    "observation": {"effector_translation": vector(), "effector_target_translation": vector(),
                                     "instruction": instruction, "rgb": picture(rng, 360, 640)},
                 }
                 for t in range(9)
@@ -201,8 +204,8 @@ def language_table(tfds):
     return features, episodes
 
 
-def collected_features(tfds, observation: dict):
-    """Of a dataset in the layout of `collect`."""
+def collected_features(tfds, observation: dict, action_dims: int = 1):
+    """Features of a dataset in the layout of `collect`."""
     from qt_jax import text
 
     f = tfds.features
@@ -210,7 +213,7 @@ def collected_features(tfds, observation: dict):
         {
             "steps": f.Dataset(
                 {
-                    "observation": observation, "action": f.Tensor(shape=(1,), dtype=np.float32),
+                    "observation": observation, "action": f.Tensor(shape=(action_dims,), dtype=np.float32),
                     "reward": np.float32, "discount": np.float32,
                     "is_first": np.bool_, "is_last": np.bool_, "is_terminal": np.bool_,
                 }
@@ -223,11 +226,10 @@ def collected_features(tfds, observation: dict):
 
 
 def numbers(tfds):
-    """The layout of `collect`, without images: the state of step t of episode e is (e, t); episodes of all
-    `LENGTHS`.
+    """The layout of `collect`, without images: the state of step t of episode e is (e, t).
 
-    Of three episodes the first is a demonstration, the second another success, the third a failure; tasks
-    "even" and "odd".
+    There is an episode of each of `LENGTHS`. Of three episodes the first is a demonstration, the second
+    another success, the third a failure. The tasks are "even" and "odd".
     """
     episodes = []
     for number, length in enumerate(LENGTHS):
@@ -241,13 +243,12 @@ def numbers(tfds):
             }
             for t in range(length + 1)
         ]  # fmt: skip
-        told = ("push the cube", "shove the cube", "lift the ring", "raise the ring")[
-            2 * odd + number // 2 % 2
-        ]
+        instructions = ("push the cube", "shove the cube", "lift the ring", "raise the ring")
         episodes.append(
             {
-                "steps": steps, "episode_id": f"e{number}", "task": ("even", "odd")[odd], "success": success, "dt": 0.1,
-                "collector": ("demonstration", "noise", "noise")[number % 3], "instruction": told,
+                "steps": steps, "episode_id": f"e{number}", "task": ("even", "odd")[odd],
+                "success": success, "dt": 0.1, "collector": ("demonstration", "noise", "noise")[number % 3],
+                "instruction": instructions[2 * odd + number // 2 % 2],
                 "instruction_embedding": np.asarray([1 - odd, odd, number // 2 % 2 * 0.1, 0.2], np.float32),
             }
         )  # fmt: skip
@@ -292,7 +293,7 @@ def frames(tfds):
 
 
 def unit_statistics(size: int) -> Statistics:
-    """That change nothing."""
+    """Statistics whose normalisation changes nothing."""
     return Statistics(*((value,) * size for value in (0.0, 1.0, -1.0, 1.0, -1.0, 1.0)))
 
 

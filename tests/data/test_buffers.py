@@ -1,4 +1,4 @@
-"""Memory comes back when nothing refers to it any more, and not before."""
+"""Memory returns to the pool when nothing refers to it any more, and not before."""
 
 import jax
 import numpy as np

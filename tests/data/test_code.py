@@ -1,4 +1,4 @@
-"""The digest of functions: the same for the same code, another when anything that they do changes."""
+"""The digest of functions changes with anything that they do, and with nothing else."""
 
 import functools
 import subprocess

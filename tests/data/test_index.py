@@ -1,6 +1,7 @@
 """An index is made again when what it depends on changed, and not when anything else did."""
 
 import dataclasses
+import functools
 import importlib
 import os
 import shutil
@@ -9,11 +10,13 @@ import sys
 import numpy as np
 import pytest
 
-from qt_jax.data import index, tables
+from qt_jax.data import indexing, tables
+from qt_jax.data.standardisers import collected, fractal_arm
 from qt_jax.errors import UserError
 from qt_jax.specs import ActionSpec, ObservationSpec
 from qt_jax.training import setup
-from tests.data.test_loader import NUMBERS, make_config, make_recipe
+from tests.data.recipes import NUMBERS, make_config, make_recipe
+from tests.data.synthetic import LENGTHS
 
 
 @pytest.fixture
@@ -26,14 +29,14 @@ def root(synthetic_root, tmp_path, monkeypatch):
 
 @pytest.fixture
 def passes(monkeypatch):
-    """What was done to how many shards, pass by pass."""
-    found, of_shards = [], index._of_shards
+    """Of each pass over the data: what was done, and to how many shards."""
+    found, of_shards = [], indexing._of_shards
 
     def counted(directory, workers, function, shards):
         found.append((function.func.__name__, len(shards)))
         return of_shards(directory, workers, function, shards)
 
-    monkeypatch.setattr(index, "_of_shards", counted)
+    monkeypatch.setattr(indexing, "_of_shards", counted)
     return found
 
 
@@ -89,7 +92,7 @@ def shards_of(root):
     return sorted((root / "numbers_tfrecord").glob("*/*-of-*"))
 
 
-def test_a_touched_file_is_looked_at_and_not_parsed_again(root, passes):
+def test_a_touched_file_is_read_and_not_parsed_again(root, passes):
     make_recipe(root)
     os.utime(shards_of(root)[1])
     make_recipe(root)
@@ -122,7 +125,7 @@ def test_records_that_changed_make_it_again_though_names_and_sizes_are_the_same(
     assert len(make_recipe(root).mixture.sources[0].index) == 24
 
 
-def test_a_file_that_cannot_be_opened_is_named_and_not_called_damaged(root):
+def test_a_file_that_cannot_be_opened_is_no_damage_and_is_named(root):
     second = shards_of(root)[1]
     second.unlink()
     second.mkdir()
@@ -142,7 +145,7 @@ def test_an_index_cut_short_is_made_again(root, passes):
 TABLES = """
 import dataclasses, lab_units
 from qt_jax.data.standardisers import collected
-from tests.data.test_loader import NUMBERS
+from tests.data.recipes import NUMBERS
 FACTOR = 1.0
 
 def turned(raw):
@@ -193,3 +196,44 @@ def test_code_that_reads_the_episodes_makes_it_again_and_no_other(
     for name in ("lab_units", "lab_tables"):
         sys.modules.pop(name, None)
     assert passes == [SCAN] * (1 + again)
+
+
+def test_statistics_of_the_whole_dataset(synthetic_root):
+    statistics = make_recipe(synthetic_root).mixture.sources[0].index.statistics
+    states = np.concatenate([[(e, t) for t in range(n + 1)] for e, n in enumerate(LENGTHS)])
+    np.testing.assert_allclose(statistics["state"].mean, states.mean(0))
+    np.testing.assert_allclose(statistics["state"].std, states.std(0))
+    np.testing.assert_allclose(statistics["state"].high, states.max(0))
+
+
+def test_a_damaged_record_is_an_error_or_a_counted_skip(synthetic_root, tmp_path):
+    shutil.copytree(f"{synthetic_root}/numbers_tfrecord", tmp_path / "numbers_tfrecord")
+    (shard,) = (tmp_path / "numbers_tfrecord").glob("*/*00001-of*")
+    content = bytearray(shard.read_bytes())
+    content[40] ^= 0xFF
+    shard.write_bytes(content)
+    with pytest.raises(
+        UserError,
+        match=r"00001-of-00003, episode 0: has a wrong checksum \(1 damaged of 24 episodes; .*max_skipped=0",
+    ):
+        make_recipe(tmp_path)
+    recipe = make_recipe(tmp_path, max_skipped=1)
+    assert len(recipe.mixture.sources[0].index) == 23
+    assert "1 damaged episodes are skipped, the first: " in setup.describe(recipe)
+
+
+def no_such_key(episode):
+    return collected({**episode, "steps": {}})
+
+
+@pytest.mark.parametrize(
+    "standardise, message",
+    [
+        (no_such_key, "has no key 'observation', which no_such_key reads"),
+        (functools.partial(no_such_key), "has no key 'observation', which no_such_key reads"),
+        (fractal_arm, "is not what fractal_arm reads .IndexError"),
+    ],
+)
+def test_data_of_another_layout_is_named(synthetic_root, standardise, message):
+    with pytest.raises(UserError, match=f"numbers_tfrecord.*episode 0: {message}"):
+        make_recipe(synthetic_root, spec=dataclasses.replace(NUMBERS, standardise=standardise))

@@ -1,6 +1,4 @@
-"""In which order segments are drawn: exact shares, every episode once an epoch, any position and any rows
-without the rest.
-"""
+"""The order of draws: exact shares, every episode once an epoch, any position and rows on their own."""
 
 import collections
 
@@ -15,8 +13,8 @@ ROWS = 8
 def make_order(weights=(0.5, 0.3, 0.2), sizes=(40, 9, 3), block=2, seed=0):
     rng = np.random.default_rng(5)
     groups = [
-        Group(i, np.arange(n) + 100 * i, rng.integers(1, 6, n), w)
-        for i, (w, n) in enumerate(zip(weights, sizes))
+        Group(number, np.arange(size) + 100 * number, rng.integers(1, 6, size), weight)
+        for number, (weight, size) in enumerate(zip(weights, sizes))
     ]
     return Order(tuple(groups), ROWS, block, seed)
 
@@ -28,9 +26,8 @@ def draws(order, batches, rows=range(ROWS)):
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 100, 1025])
 def test_permutations_hold_everything_once(count):
-    seen = [
-        tuple(permuted(np.arange(count), np.full(count, key, np.uint64), count)) for key in (1, 2**63, 77)
-    ]
+    keys = [np.full(count, key, np.uint64) for key in (1, 2**63, 77)]
+    seen = [tuple(permuted(np.arange(count), key, count)) for key in keys]
     assert all(sorted(p) == list(range(count)) for p in seen)
     assert count < 4 or len(set(seen)) == 3
 
@@ -67,15 +64,14 @@ def test_every_episode_of_an_epoch_is_drawn_once_with_all_its_segments():
             assert sorted(cut for _, cut in readings[number]) == list(range(order.groups[group].cuts[entry]))
 
 
-def test_any_position_and_any_rows_without_the_rest():
+def test_any_position_and_any_rows_are_read_on_their_own():
     order = make_order()
     whole = draws(order, range(700))
     for start in (1, 63, 64, 65, 130, 500, 699):
         assert draws(order, [start], rows=[6, 7, 0])[0] == [whole[start][row] for row in (6, 7, 0)]
     reader = Reader(order, np.arange(ROWS))
-    assert [reader.batch(number) for number in (300, 20, 21, 640)] == [
-        whole[number] for number in (300, 20, 21, 640)
-    ]
+    for number in (300, 20, 21, 640):
+        assert reader.batch(number) == whole[number]
 
 
 def test_segments_of_several_episodes_are_shuffled_together():

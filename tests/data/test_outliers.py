@@ -12,7 +12,7 @@ ACTION = ActionSpec(("x", "gripper"), (-0.01, 0.0), (1000.0, 1.0), (256, 2))
 
 
 @pytest.mark.parametrize("lengths", [[1] * 50, [7, 3, 11, 2, 30], [64]])
-def test_samples_are_every_so_manieth_step_whatever_the_episodes(lengths):
+def test_samples_are_at_even_distances_whatever_the_episodes(lengths):
     samples = Samples(quota=16)
     steps = iter(np.arange(sum(lengths), dtype=np.float32)[:, None])
     for length in lengths:
@@ -31,7 +31,7 @@ def nowhere(dim, greatest):
     return 0.0, ""
 
 
-def test_an_outlier_that_became_the_bound_is_told_with_the_bins_that_are_left():
+def test_an_outlier_that_became_the_bound_is_reported_with_the_bins_that_are_left():
     (line,) = outliers.lines(ACTION, values(), lambda dim, greatest: (1000.0 if greatest else -0.01, ""))
     assert line.startswith("action 'x' has an outlier, 1000 (`validate` names its step): nearly all values")
     assert "1 of 256 bins" in line and "config.data.action_bounds=quantiles" in line
@@ -50,7 +50,7 @@ def test_an_outlier_is_named_with_its_place_first_where_a_value_is_one():
     assert line.startswith("file, episode 1, step 1: action 'x' has an outlier, 999: nearly")
 
 
-def test_bounds_that_the_data_fill_are_not_told():
+def test_bounds_that_the_data_fill_are_not_reported():
     filled = ActionSpec(ACTION.names, (-0.01, 0.0), (0.02, 1.0), ACTION.bins)
     assert outliers.lines(filled, values(), nowhere) == []
 
@@ -64,7 +64,7 @@ def test_a_step_that_is_not_finite_hides_no_outlier():
 def test_an_outlier_of_a_state_that_makes_all_others_one_number():
     rows = np.random.default_rng(0).uniform(-1, 1, (400, 2))
 
-    def told(worst):
+    def found(worst):
         return outliers.of_states(rows, stats(np.concatenate([rows, [[0, worst]]])))
 
     def stats(all_of):
@@ -72,9 +72,9 @@ def test_an_outlier_of_a_state_that_makes_all_others_one_number():
             all_of.mean(0), all_of.std(0), *np.quantile(all_of, [0.01, 0.99], 0), all_of.min(0), all_of.max(0)
         )))  # fmt: skip
 
-    (line,) = told(-1e6)
+    (line,) = found(-1e6)
     assert line.startswith("state entry 1 has an outlier, -1e+06: its standard deviation is 4.99e+04, nearly")
-    assert told(25.0) == told(0.5) == [], "the deviation is still that of nearly all values"
+    assert found(25.0) == found(0.5) == [], "the deviation is still that of nearly all values"
     assert outliers.of_states(np.zeros((400, 0)), Statistics(*[()] * 6)) == []
 
 

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 from ml_collections import config_dict
 
+from qt_jax.agents import bc
 from qt_jax.data import returns
 from qt_jax.errors import UserError
+from qt_jax.training import setup
+from tests.data.recipes import make_config, make_iterator, numbers_entries, take
 
 
 def index(*episodes, dt=1.0):
@@ -24,7 +27,8 @@ def index(*episodes, dt=1.0):
         "place": np.arange(len(rewards), dtype=np.int32),
         "success": np.asarray([terminal for _, terminal in episodes]),
     }
-    stored = np.concatenate([np.zeros(0, np.float32), *(paid for paid, told in zip(rewards, dense) if told)])
+    stored = [paid for paid, is_dense in zip(rewards, dense) if is_dense]
+    stored = np.concatenate([np.zeros(0, np.float32), *stored])
     return types.SimpleNamespace(columns=columns, rewards=stored)
 
 
@@ -92,31 +96,31 @@ def test_what_was_paid_before_an_episode_was_cut_off_must_lie_inside():
         check(penalised, value_range=(-0.5, 1.0), discount=1.0)
 
 
-def told(*episodes, asked=None, **training):
+def target(*episodes, asked=None, **training):
     config = ml_collections.ConfigDict({"discount": 0.5, "dt_ref": 1.0, "data": {"step_penalty": 0.0}})
     config.agent = {"target_return": config_dict.placeholder(float)}
     config.agent.target_return = asked
-    return returns.told(source("a", *episodes, **training), config)
+    return returns.target(source("a", *episodes, **training), config)
 
 
-def test_a_policy_is_told_a_good_return_of_the_successful_training_episodes():
+def test_the_target_return_is_a_high_one_of_the_successful_training_episodes():
     slow, quick, failed = ([-0.5, -0.5, 1.0], True), ([-0.5, 1.0], True), ([-0.5, -0.5], False)
-    assert told(([0, 0, 1], True), ([0, 0], False)) == 1.0
-    assert told(slow, quick, failed) == told(quick, failed) == 0.5
-    assert told(slow, quick, failed, train=[0, 2]) == 0.0
-    assert told(failed, failed) == -1.0
+    assert target(([0, 0, 1], True), ([0, 0], False)) == 1.0
+    assert target(slow, quick, failed) == target(quick, failed) == 0.5
+    assert target(slow, quick, failed, train=[0, 2]) == 0.0
+    assert target(failed, failed) == -1.0
     lucky = ([9.0], True)
-    assert told(*[quick] * 11, lucky) == 0.5, "one stroke of luck is not asked for again"
+    assert target(*[quick] * 11, lucky) == 0.5, "one stroke of luck is not asked for again"
 
 
 def test_a_return_that_is_asked_for_must_be_like_the_datas():
     episodes = ([-0.5, 1.0], True), ([-0.5, -0.5], False)
-    assert told(*episodes, asked=0.25) == 0.25
-    assert told(([-0.1, -0.1, 0.8], True), asked=0.6) == 0.6, "as the float32 rewards add up, not quite"
+    assert target(*episodes, asked=0.25) == 0.25
+    assert target(([-0.1, -0.1, 0.8], True), asked=0.6) == 0.6, "as the float32 rewards add up, not quite"
     with pytest.raises(UserError, match=r"is 1; the episodes of a \(data/a\) have returns from -1 to 0.5"):
-        told(*episodes, asked=1.0)
+        target(*episodes, asked=1.0)
     with pytest.raises(UserError, match="is inf; the episodes"):
-        told(*episodes, asked=float("inf"))
+        target(*episodes, asked=float("inf"))
 
 
 def test_failures_of_hindsight_must_lie_inside():
@@ -124,3 +128,29 @@ def test_failures_of_hindsight_must_lie_inside():
     check(paid, value_range=(0.5, 1.0))
     with pytest.raises(UserError, match=r"as hindsight relabels it \(config.data.relabel_rate\) from 0 to 0"):
         check(paid, value_range=(0.5, 1.0), relabel_rate=0.1)
+
+
+def test_step_penalty_and_the_value_range_that_follows(synthetic_root):
+    config = make_config(step_penalty=0.01)
+    entries = numbers_entries(config, synthetic_root)
+    resolved, recipe, _ = setup.prepare(config, entries)
+    gamma = config.discount ** (0.1 / config.dt_ref)
+    np.testing.assert_allclose(resolved.value_range, (-0.01 / (1 - gamma), 1.0))
+    (batch,) = take(make_iterator(recipe), 1)
+    rewards = batch.reward[batch.trainable]
+    assert set(np.round(rewards, 4)) <= {np.float32(-0.01), np.float32(0.99)}
+    config.discount = 1.0
+    with pytest.raises(UserError, match=r"no bound.*longest of the data has 24, which makes \(-0.24, 1\)"):
+        setup.prepare(config, entries)
+    config.value_range = (-0.24, 1.0)
+    (batch,) = take(make_iterator(setup.prepare(config, entries)[1]), 1)
+    assert batch.mc_return.min() >= np.float32(-0.24)
+
+
+def test_an_agent_without_values_needs_no_value_range(synthetic_root):
+    config = make_config(step_penalty=0.5)
+    config.discount, config.agent = 1.0, bc.get_config()
+    entries = numbers_entries(config, synthetic_root)
+    setup.prepare(config, entries)
+    config.value_range = (0.0, 0.1)
+    setup.prepare(config, entries)

@@ -1,4 +1,4 @@
-"""A dataset as `collect` writes it, read by others and by us."""
+"""A dataset as `collect` writes it, read by TFDS, by rlds and by this project."""
 
 import dataclasses
 import shutil
@@ -10,8 +10,7 @@ import pytest
 from qt_jax import text
 from qt_jax.curation import rlds_writer
 from qt_jax.curation.rlds_names import import_rlds
-from qt_jax.data import episodes, records
-from qt_jax.data.index import shard_of
+from qt_jax.data import index
 from qt_jax.envs import collectors, metaworld
 from qt_jax.errors import UserError
 from qt_jax.training import datasets, setup
@@ -21,7 +20,7 @@ from tests.conftest import door
 
 
 def load(path, config=None, **settings):
-    """The dataset as training opens it: its Source."""
+    """Opens the dataset as training does; returns its Source."""
     config = config or tiny.get_config()
     config.data.path, config.data.validation_fraction = path, 0.3
     config.data.update(settings)
@@ -31,10 +30,8 @@ def load(path, config=None, **settings):
 
 def episodes_of(source):
     """All its episodes, in order."""
-    places = (shard_of(source.directory, source.index, number) for number in range(len(source.index)))
-    return [
-        episodes.read(source.directory.parse(records.read(*place, "")), source.spec, 0.0) for place in places
-    ]
+    numbers = range(len(source.index))
+    return [index.read(source.directory, source.index, source.spec, number, 0.0, "") for number in numbers]
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +39,17 @@ def tfrecord_path(tmp_path_factory):
     path = str(tmp_path_factory.mktemp("tfrecord") / "tiny")
     door("collect", f"--config.data.path={path}", "--config.collect.file_format=tfrecord")
     return path
+
+
+def write(path, config, collected):
+    rlds_writer.write(
+        str(path),
+        collected,
+        action=metaworld.action_spec(config.env),
+        observation=metaworld.observation_spec(config.env),
+        description="",
+        file_format="array_record",
+    )
 
 
 def state_only_config():
@@ -62,24 +70,20 @@ def test_rlds_conventions_hold_for_tfds_and_rlds(tfrecord_path):
         steps = list(episode[rlds.STEPS].as_numpy_iterator())
         assert [s[rlds.IS_FIRST] for s in steps] == [True] + [False] * (len(steps) - 1)
         assert [s[rlds.IS_LAST] for s in steps] == [False] * (len(steps) - 1) + [True]
-        assert steps[-1][rlds.IS_TERMINAL] == episode["success"] and not any(
-            s[rlds.IS_TERMINAL] for s in steps[:-1]
-        )
+        assert steps[-1][rlds.IS_TERMINAL] == episode["success"]
+        assert not any(s[rlds.IS_TERMINAL] for s in steps[:-1])
         assert sum(s[rlds.REWARD] for s in steps) == float(episode["success"]) == steps[-2][rlds.REWARD]
         assert not steps[-1][rlds.ACTION].any()
-        np.testing.assert_allclose(
-            episode["instruction_embedding"], text.embed(episode["instruction"].numpy().decode())
-        )
+        embedding = text.embed(episode["instruction"].numpy().decode())
+        np.testing.assert_allclose(episode["instruction_embedding"], embedding)
         total = rlds.transformations.sum_dataset(episode[rlds.STEPS], lambda step: step[rlds.REWARD])
         assert float(total) == float(episode["success"])
 
 
 def test_both_file_formats_read_alike(dataset_path, tfrecord_path):
     one, other = load(dataset_path), load(tfrecord_path)
-    assert (
-        one.directory.shards[0].file_format == "array_record"
-        and other.directory.shards[0].file_format == "tfrecord"
-    )
+    formats = [source.directory.shards[0].file_format for source in (one, other)]
+    assert formats == ["array_record", "tfrecord"]
     np.testing.assert_array_equal(one.train, other.train)
     for a, b in zip(episodes_of(one), episodes_of(other), strict=True):
         assert a.episode_id == b.episode_id and list(a.images["front"]) == list(b.images["front"])
@@ -112,15 +116,7 @@ def test_interrupted_collection_leaves_no_dataset(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        rlds_writer.write(
-            str(tmp_path / "x"),
-            broken(),
-            action=metaworld.action_spec(config.env),
-            # fmt: skip
-            observation=metaworld.observation_spec(config.env),
-            description="",
-            file_format="array_record",
-        )
+        write(tmp_path / "x", config, broken())
     with pytest.raises(UserError, match="holds no RLDS dataset"):
         load(str(tmp_path / "x"))
 
@@ -133,32 +129,28 @@ def test_damaged_files_are_one_clear_line(format_fixture, damage, request, tmp_p
     (file,) = (copy / rlds_writer.VERSION).glob("*-00000-of-*")
     content = file.read_bytes()
     file.write_bytes(content[: len(content) // 2] if damage == "truncated" else b"")
-    with pytest.raises(
-        UserError, match=f"{file.name}.*(record|cannot be read).*16 episodes; config.data.max_skipped=0"
-    ) as error:
+    message = f"{file.name}.*(record|cannot be read).*16 episodes; config.data.max_skipped=0"
+    with pytest.raises(UserError, match=message) as error:
         load(str(copy))
     assert "\n" not in str(error.value)
 
 
 def load_state_only(path, **changes):
-    """Under a DatasetSpec with these changes."""
+    """Opens a dataset without images under a DatasetSpec with these changes."""
     config = state_only_config()
     config.data.path, config.data.validation_fraction = path, 0.0
     (entry,) = datasets.entries(config)
-    return setup.prepare(
-        config, [dataclasses.replace(entry, spec=dataclasses.replace(entry.spec, **changes))]
-    )
+    changed = dataclasses.replace(entry, spec=dataclasses.replace(entry.spec, **changes))
+    return setup.prepare(config, [changed])
 
 
 def rewritten(tmp_path, change):
-    """A demonstration, changed, as a dataset of its own."""
+    """Writes a dataset of one demonstration that `change` was applied to; returns its path."""
     config = state_only_config()
     plans = collectors.plan_episodes(config.collect, ("faucet-open",))[0][:1]
     (episode,) = map(change, collectors.collect_episodes(config, plans))
-    path = str(tmp_path / "changed")
-    rlds_writer.write(path, [episode], action=metaworld.action_spec(config.env), observation=metaworld.observation_spec(config.env),
-                      description="", file_format="array_record")  # fmt: skip
-    return path
+    write(tmp_path / "changed", config, [episode])
+    return str(tmp_path / "changed")
 
 
 @pytest.mark.tensorflow
@@ -168,9 +160,8 @@ def test_nan_reward_is_named_with_episode_and_step(tmp_path):
         rewards[2] = np.nan
         return dataclasses.replace(episode, rewards=rewards)
 
-    with pytest.raises(
-        UserError, match="train.array_record-00000-of-00001, episode 0, step 2: rewards is not finite"
-    ):
+    message = "train.array_record-00000-of-00001, episode 0, step 2: rewards is not finite"
+    with pytest.raises(UserError, match=message):
         load_state_only(rewritten(tmp_path, change), reward="stored")
 
 

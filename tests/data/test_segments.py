@@ -1,4 +1,4 @@
-"""Where episodes are cut, what each cut trains on, and the arrays of one cut."""
+"""Where episodes are cut, which steps of a cut are trained, and the arrays of one cut."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from qt_jax.data.buffers import Buffers
 from qt_jax.data.episodes import Episode, monte_carlo_returns, relabelled
 from qt_jax.data.segments import Cutting, Layout
 from qt_jax.errors import UserError
-from qt_jax.specs import ActionSpec, ObservationSpec
+from qt_jax.specs import ActionSpec, Interface, ObservationSpec
 from tests.data.synthetic import unit_statistics
 
 ACTION = ActionSpec(("x",), (-1.0,), (1.0,), (4,))
@@ -21,17 +21,26 @@ ACTION = ActionSpec(("x",), (-1.0,), (1.0,), (4,))
 def make_episode(length: int, terminal: bool = True, dt: float = 1.0) -> Episode:
     rewards = np.zeros(length, np.float32)
     rewards[-1] = float(terminal)
-    state = np.arange(length + 1, dtype=np.float32)[:, None]
-    return Episode(f"e{length}", "t", "noise", "go", np.zeros(4, np.float32), {}, state, np.zeros((length, 1), np.float32),
-                   rewards, terminal, terminal, dt)  # fmt: skip
+    return Episode(
+        episode_id=f"e{length}",
+        task="t",
+        collector="noise",
+        instruction="go",
+        embedding=np.zeros(4, np.float32),
+        images={},
+        state=np.arange(length + 1, dtype=np.float32)[:, None],
+        actions=np.zeros((length, 1), np.float32),
+        rewards=rewards,
+        terminal=terminal,
+        success=terminal,
+        dt=dt,
+    )
 
 
 def cut(episode, number, cutting, network_action=ACTION, cameras=(), state_dim=1, time_limits="bootstrap"):
-    observation = ObservationSpec(cameras, (8, 8), state_dim, "")
-    layout = Layout(
-        ACTION, network_action, observation, unit_statistics(1), cutting, 0.5, 1.0, (0.0, 1.0), time_limits
-    )
-    rows = segments.Rows(layout, 4, 1, Buffers())
+    joint = Interface(network_action, ObservationSpec(cameras, (8, 8), state_dim, ""), 4)
+    layout = Layout(ACTION, joint, unit_statistics(1), cutting, 0.5, 1.0, (0.0, 1.0), time_limits)
+    rows = segments.Rows(layout, 1, Buffers())
     rows.fill(0, segments.prepare(episode, np.zeros(4, np.float32), layout), number, cutting)
     batch = rows.segment()
     return {f.name: jax.tree.map(lambda x: x[0], getattr(batch, f.name)) for f in dataclasses.fields(batch)}
@@ -80,9 +89,8 @@ def test_an_unknown_meaning_of_time_limits_is_named():
 
 
 def test_monte_carlo_of_a_truncated_episode_is_a_lower_bound_with_q_min():
-    np.testing.assert_allclose(
-        monte_carlo_returns(make_episode(2, terminal=False), 0.5, 1.0, -4.0), [-1.0, -2.0]
-    )
+    truncated = make_episode(2, terminal=False)
+    np.testing.assert_allclose(monte_carlo_returns(truncated, 0.5, 1.0, -4.0), [-1.0, -2.0])
     np.testing.assert_allclose(monte_carlo_returns(make_episode(2), 0.5, 1.0, -4.0), [0.5, 1.0])
 
 
@@ -135,21 +143,14 @@ def test_a_dataset_fills_its_dims_cameras_and_state_of_the_network():
     np.testing.assert_array_equal(found["bins"], [0, 4])
     np.testing.assert_array_equal(found["action_mask"], [[False, True]] * 3 + [[False, False]])
     np.testing.assert_array_equal(found["tokens"], [[0, 2], [0, 2], [0, 0], [0, 0]])
-    assert (
-        not found["camera_mask"]["wrist"]
-        and not found["images"]["wrist"].any()
-        and found["state"].shape == (4, 3)
-    )
+    assert not found["camera_mask"]["wrist"] and not found["images"]["wrist"].any()
+    assert found["state"].shape == (4, 3)
 
 
 def test_images_are_brought_to_the_size_of_the_network():
     image = simplejpeg.encode_jpeg(np.full((16, 32, 3), 200, np.uint8))
-    found = cut(
-        dataclasses.replace(make_episode(2), images={"front": [image] * 3}),
-        0,
-        Cutting(4, 1, 1),
-        cameras=("front",),
-    )
+    episode = dataclasses.replace(make_episode(2), images={"front": [image] * 3})
+    found = cut(episode, 0, Cutting(4, 1, 1), cameras=("front",))
     assert found["images"]["front"].shape == (4, 8, 8, 3)
     np.testing.assert_allclose(found["images"]["front"][:3], 200, atol=2)
     assert not found["images"]["front"][3].any()
@@ -158,25 +159,18 @@ def test_images_are_brought_to_the_size_of_the_network():
 def test_hindsight_turns_a_success_into_a_truncated_failure():
     episode = relabelled(make_episode(3), "lift the ring", step_penalty=0.0)
     found = cut(episode, 0, Cutting(5, 1, 1))
-    assert (
-        found["relabelled"]
-        and not found["success"]
-        and not found["is_terminal"].any()
-        and not found["reward"].any()
-    )
+    assert found["relabelled"] and not found["success"]
+    assert not found["is_terminal"].any() and not found["reward"].any()
     assert not found["mc_return"].any() and episode.instruction == "lift the ring"
     np.testing.assert_array_equal(found["is_last"], [False, False, False, True, False])
-    penalised = relabelled(
-        dataclasses.replace(make_episode(3), rewards=np.float32([-0.1, -0.1, 0.9])), "x", step_penalty=0.1
-    )
-    np.testing.assert_allclose(penalised.rewards, [-0.1] * 3)
+    paid = dataclasses.replace(make_episode(3), rewards=np.float32([-0.1, -0.1, 0.9]))
+    np.testing.assert_allclose(relabelled(paid, "x", step_penalty=0.1).rewards, [-0.1] * 3)
 
 
 def test_hindsight_without_a_last_observation_gives_up_the_last_transition():
     episode = make_episode(3)
-    found = cut(
-        relabelled(dataclasses.replace(episode, state=episode.state[:3]), "x", 0.0), 0, Cutting(5, 1, 1)
-    )
+    failed = relabelled(dataclasses.replace(episode, state=episode.state[:3]), "x", 0.0)
+    found = cut(failed, 0, Cutting(5, 1, 1))
     np.testing.assert_array_equal(found["trainable"], [True, True, False, False, False])
     np.testing.assert_array_equal(found["is_last"], [False, False, True, False, False])
 

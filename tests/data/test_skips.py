@@ -1,4 +1,4 @@
-"""Frames that do not decode: others in their place, in a run that resumes too; named, counted, capped."""
+"""Frames that do not decode: replaced, in a run that resumes too, and named, counted, capped."""
 
 import re
 
@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from qt_jax.data import loader
-from qt_jax.data.skips import Met, Skips, pack
+from qt_jax.data.skips import DamagedFrame, Skips, pack
 from qt_jax.errors import UserError
+from tests.data.recipes import equal, frames_recipe, make_iterator, numbered, take
 from tests.data.synthetic import BAD_FRAMES, FRAMES, FRAMES_LENGTH
-from tests.data.test_loader import equal, frames_recipe, make_iterator, take
 
 
 @pytest.fixture(scope="module")
@@ -19,12 +19,8 @@ def recipe(synthetic_root):
 
 def seen_frames(recipe, batches):
     """(episode, step) of every frame that was used."""
-    statistics = recipe.state_statistics["frames"]
-    raw = [
-        batch.state[batch.valid] * np.asarray(statistics.std) + np.asarray(statistics.mean)
-        for batch in batches
-    ]
-    return {tuple(pair) for pair in np.rint(np.concatenate(raw)).astype(int).tolist()}
+    states = np.concatenate([batch.state[batch.valid] for batch in batches])
+    return {tuple(pair) for pair in numbered(recipe.state_statistics["frames"], states).tolist()}
 
 
 def test_all_but_the_segments_with_a_bad_frame_are_used(recipe, capsys):
@@ -81,7 +77,7 @@ def _holds(recipe, draw):
     return start <= BAD_FRAMES.get(draw.episode, -1) < start + recipe.cutting.length
 
 
-def test_where_everything_is_damaged_it_is_said(recipe, monkeypatch):
+def test_a_dataset_of_damaged_frames_alone_is_given_up(recipe, monkeypatch):
     monkeypatch.setattr("qt_jax.data.segments.decode_into", lambda frame, image: 1 / 0)
     with pytest.raises(
         UserError, match=r"frames: .*, episode \d+, step \d: an image does not decode, as in 19 segments"
@@ -94,15 +90,15 @@ def test_what_the_index_left_out_counts_too(recipe):
     source.index.skipped["a record"] = 1
     try:
         skips = Skips(recipe.mixture, 2)
-        skips.meet(pack([Met(0, 2, 0, 3), Met(0, 2, 0, 3)]))
+        skips.add(pack([DamagedFrame(0, 2, 0, 3), DamagedFrame(0, 2, 0, 3)]))
         assert skips.count == 2
         with pytest.raises(UserError, match="3 damaged of 13 episodes"):
-            skips.meet(pack([Met(0, 5, 0, 0)]))
+            skips.add(pack([DamagedFrame(0, 5, 0, 0)]))
     finally:
         del source.index.skipped["a record"]
 
 
-def test_a_line_where_memory_is_less_than_what_is_shuffled_together(recipe):
+def test_a_line_warns_of_less_memory_than_the_shuffled_episodes_need(recipe):
     size = int(recipe.mixture.sources[0].index.columns["size"].sum())
     assert make_iterator(recipe, memory=size).memory_notice() == ""
     notice = make_iterator(recipe, memory=size // 2).memory_notice()

@@ -1,6 +1,4 @@
-"""Each dataset's conventions, on tiny copies of its public layout, and training on them through a config
-alone.
-"""
+"""The conventions of each dataset, on tiny copies of its public layout, and training on them."""
 
 import math
 
@@ -53,7 +51,7 @@ def by_hand(commands):
 
 @pytest.mark.parametrize("name, dims", [("fractal_arm", 8), ("fractal_arm_base", 11)])
 def test_fractal(synthetic_root, name, dims):
-    """RT-1's order; terminate where the one-hot says so, one record before the last, which is o_T alone."""
+    """RT-1's order; terminate one record before the last, which holds the last observation alone."""
     for number, (example, episode) in enumerate(read_all(synthetic_root, name)):
         steps, success = example["steps"], number % 3 != 2
         length = len(steps["is_last"]) - 1
@@ -64,12 +62,9 @@ def test_fractal(synthetic_root, name, dims):
         opened = by_hand(steps["action"]["gripper_closedness_action"][:length, 0])
         np.testing.assert_array_equal(episode.actions[:, 7], opened)
         if dims == 11:
-            np.testing.assert_array_equal(
-                episode.actions[:, 8:9], steps["action"]["base_displacement_vertical_rotation"][:length]
-            )
-            np.testing.assert_array_equal(
-                episode.actions[:, 9:], steps["action"]["base_displacement_vector"][:length]
-            )
+            names = ("base_displacement_vertical_rotation", "base_displacement_vector")
+            base = np.concatenate([steps["action"][name][:length] for name in names], axis=1)
+            np.testing.assert_array_equal(episode.actions[:, 8:], base)
         assert (episode.success, episode.terminal) == (success, success)
         np.testing.assert_array_equal(episode.rewards, [0] * (length - 1) + [float(success)])
         assert episode.dt == pytest.approx(1 / 3) and episode.instruction == FRACTAL_INSTRUCTIONS[number % 3]
@@ -78,15 +73,14 @@ def test_fractal(synthetic_root, name, dims):
 
 def test_bridge(synthetic_root):
     found = read_all(synthetic_root, "bridge_v2")
-    assert [episode is None for _, episode in found] == [False] * 5 + [True], (
-        "an episode without an instruction is left out"
-    )
+    left_out = [episode is None for _, episode in found]
+    assert left_out == [False] * 5 + [True], "an episode without an instruction is left out"
     example, episode = found[0]
     state = example["steps"]["observation"]["state"]
     np.testing.assert_allclose(episode.actions[:, :6], np.diff(state[:, :6], axis=0), atol=1e-6)
     stored = example["steps"]["action"][:-1, 6]
     np.testing.assert_array_equal(episode.actions[1:, 6], stored[1:])
-    assert episode.actions[0, 6] == (stored[0] or stored[1]), "an empty first command is none to close"
+    assert episode.actions[0, 6] == (stored[0] or stored[1]), "an empty first command does not close"
     assert episode.length == 7 and len(episode.state) == 8 and episode.success and episode.terminal
     assert episode.rewards.tolist() == [0.0] * 6 + [1.0] and episode.dt == pytest.approx(0.2)
 
@@ -95,17 +89,15 @@ def test_language_table(synthetic_root):
     example, episode = read_all(synthetic_root, "language_table")[0]
     assert episode.instruction == "push the red star to the blue cube" and episode.dt == pytest.approx(0.1)
     np.testing.assert_array_equal(episode.actions, example["steps"]["action"][:-1])
-    np.testing.assert_array_equal(
-        episode.state[:, 2:], example["steps"]["observation"]["effector_target_translation"]
-    )
+    target = example["steps"]["observation"]["effector_target_translation"]
+    np.testing.assert_array_equal(episode.state[:, 2:], target)
     assert episode.length == 8 and len(episode.state) == 9 and episode.terminal
 
 
 def shipped(name, gripper, **observation):
-    """The standardised actions of an episode whose stored gripper commands, in its sign, are these."""
+    """The standardised actions of an episode with these stored gripper commands, in the dataset's sign."""
     records = len(gripper)
     zeros, column = np.zeros((records, 3), np.float32), np.float32(gripper)[:, None]
-    told = {"natural_language_instruction": [b"x"], "natural_language_embedding": np.zeros((1, 512))}
     steps = {
         "is_first": np.zeros(records, bool),
         "is_last": np.zeros(records, bool),
@@ -117,7 +109,9 @@ def shipped(name, gripper, **observation):
                   "language_embedding": np.zeros((1, 512)),
                   "observation": {"state": state, "image_0": [b""] * records}}  # fmt: skip
     else:
-        steps |= {"observation": {"image": [b""] * records, **told}}
+        embedding = np.zeros((1, 512))
+        language = {"natural_language_instruction": [b"x"], "natural_language_embedding": embedding}
+        steps["observation"] = {"image": [b""] * records, **language}
         steps["action"] = {"terminate_episode": np.float32([[0, 1, 0]] * records),
                            "world_vector": zeros, "rotation_delta": zeros,
                            "gripper_closedness_action": column, "base_displacement_vector": zeros[:, :2],
@@ -126,48 +120,39 @@ def shipped(name, gripper, **observation):
 
 
 CLOSE_AND_OPEN = {"fractal_arm": (1, -1), "fractal_arm_base": (1, -1), "bridge_v2": (0, 1)}
-"""Of each shipped dataset with a gripper: what its files hold where it is told to close, and to open."""
+"""{shipped dataset with a gripper: its commands to close and to open}."""
 
 
 @pytest.mark.parametrize("name", [name for name, spec in SPECS.items() if "gripper" in spec.action.names])
-def test_closing_is_one_end_of_the_grippers_slot_whatever_the_robot(name):
+def test_closing_is_one_end_of_the_grippers_dim_whatever_the_robot(name):
     action, (close, opened) = SPECS[name].action, CLOSE_AND_OPEN[name]
     dim = action.names.index("gripper")
     stored = [opened, opened, close, close, opened, close]
-    values = shipped(name, stored)[:, dim]
-    np.testing.assert_array_equal(values, [1, 1, 0, 0, 1, 0])
-    assert (
-        tokenize(action, shipped(name, stored))[:, dim].tolist() == [1, 1, 0, 0, 1, 0]
-        and action.bins[dim] == 2
-    )
+    actions = shipped(name, stored)
+    np.testing.assert_array_equal(actions[:, dim], [1, 1, 0, 0, 1, 0])
+    assert tokenize(action, actions)[:, dim].tolist() == [1, 1, 0, 0, 1, 0] and action.bins[dim] == 2
 
 
 @pytest.mark.parametrize("mixture", sorted(MIXTURES))
-def test_dims_that_share_a_slot_mean_the_same(mixture):
+def test_dims_of_one_name_mean_the_same(mixture):
     specs = [SPECS[name].action for name in MIXTURES[mixture]]
     assert network_action(specs).names == ("terminate", "x", "y", "z", "rx", "ry", "rz", "gripper")
-    grippers = {
-        (spec.low[i], spec.high[i], spec.bins[i])
-        for spec in specs
-        for i, n in enumerate(spec.names)
-        if n == "gripper"
-    }
-    assert grippers == {(0.0, 1.0, 2)}
+    with_gripper = [(spec, spec.names.index("gripper")) for spec in specs if "gripper" in spec.names]
+    assert {(spec.low[i], spec.high[i], spec.bins[i]) for spec, i in with_gripper} == {(0.0, 1.0, 2)}
 
 
-def test_simulated_effort_to_grip_does_not_share_the_grippers_slot():
+def test_simulated_effort_to_grip_does_not_share_the_grippers_dim():
     from qt_jax.envs import metaworld
 
-    assert set(metaworld.action_spec(tiny.get_config().env).names) & set(
-        SPECS["fractal_arm"].action.names
-    ) == {"x", "y", "z"}
+    simulated = set(metaworld.action_spec(tiny.get_config().env).names)
+    assert simulated & set(SPECS["fractal_arm"].action.names) == {"x", "y", "z"}
 
 
 @pytest.mark.parametrize(
     "commands, opening",
     [
-        ([0, 0, 0], [1, 1, 1]),  # never told: open
-        ([0, 1, 0, 0], [1, 0, 0, 0]),  # told to close: it was open
+        ([0, 0, 0], [1, 1, 1]),  # no command: open
+        ([0, 1, 0, 0], [1, 0, 0, 0]),  # the first command closes: it was open
         ([0, -1, 0, 1], [0, 1, 1, 0]),
         ([0.05, -0.05, 0.7, 0.05], [1, 1, 0, 0]),  # near 0 is no command
         ([1], [0]),
@@ -223,12 +208,9 @@ def test_three_robots_in_one_batch(synthetic_root):
     iterator.close()
     counts = [np.isclose(batch.dt[:, 0], dt).sum() for dt in (1 / 3, 1 / 5, 1 / 10)]
     assert sum(counts) == 10 and np.abs(np.asarray(counts) - [5, 3, 2]).max() <= 1
-    assert assets.action.dims == 8 and batch.images["front"].shape == (10, 6, 32, 32, 3)
-    assert {tuple(row) for row in batch.bins} == {
-        (2, *(256,) * 6, 2),
-        (0, *(256,) * 6, 2),
-        (0, 256, 256) + (0,) * 5,
-    }
+    assert assets.interface.action.dims == 8 and batch.images["front"].shape == (10, 6, 32, 32, 3)
+    bins = {(2, *(256,) * 6, 2), (0, *(256,) * 6, 2), (0, 256, 256, *(0,) * 5)}
+    assert {tuple(row) for row in batch.bins} == bins
 
 
 def test_a_robot_dataset_beside_a_simulated_one(synthetic_root, dataset_path, tmp_path):
@@ -237,17 +219,14 @@ def test_a_robot_dataset_beside_a_simulated_one(synthetic_root, dataset_path, tm
 
     (tmp_path / "lab.py").write_text("MIXTURES = {'lab': {'fractal_arm': 1, 'collected': 1}}")
     config = make_config(synthetic_root, "lab")
-    config.data.tables, config.data.path, config.workdir = (
-        str(tmp_path / "lab.py"),
-        dataset_path,
-        str(tmp_path / "run"),
-    )
+    config.data.tables, config.data.path = str(tmp_path / "lab.py"), dataset_path
+    config.workdir = str(tmp_path / "run")
     entries = datasets.entries(config)
     _, recipe, assets = setup.prepare(config, entries)
     segment = next(iterator := TrainingIterator(recipe, batch_size=8, threads=1))
     iterator.close()
     simulated = segment.bins[:, 0] == 0
-    assert simulated.sum() == 4 and assets.action.names[0] == "terminate"
+    assert simulated.sum() == 4 and assets.interface.action.names[0] == "terminate"
     np.testing.assert_allclose(segment.dt[simulated], 0.0625)
     np.testing.assert_allclose(segment.dt[~simulated], 1 / 3, rtol=1e-6)
     np.testing.assert_array_equal(segment.bins[simulated][0], [0, 16, 16, 16, 0, 0, 0, 0, 16])
@@ -258,12 +237,12 @@ def test_a_robot_dataset_beside_a_simulated_one(synthetic_root, dataset_path, tm
 def test_stored_embeddings_are_used_where_their_encoder_is_asked_for(synthetic_root):
     config = make_config(synthetic_root, "fractal_arm")
 
-    def embed():
+    def make_index():
         return setup.prepare(config, tables.resolve(config.data, {}))[1].mixture.sources[0].index
 
-    index = embed()
+    index = make_index()
     assert np.linalg.norm(index.embeddings, axis=1) == pytest.approx(1.0, abs=0.2), "our encoder's"
     config.data.text_encoder = SPECS["fractal_arm"].text_encoder
-    index = embed()
+    index = make_index()
     number = index.instructions.index(FRACTAL_INSTRUCTIONS[2])
     np.testing.assert_array_equal(index.embeddings[number], np.full(512, 2.0))

@@ -145,9 +145,9 @@ def test_the_door_and_the_report(trained, tmp_path):
 
 def test_a_state_is_valued_with_its_window(trained):
     """As the first decision of an episode that is told each instruction from the window's start on."""
-    policy, _, _ = checkpoint_policy.load(trained.workdir, slots=2)
+    policy, _, _ = checkpoint_policy.load(trained.workdir, capacity=2)
     sessions = Sessions(policy, text.embed)
-    observation, rng = policy.spec.observation, np.random.default_rng(0)
+    observation, rng = policy.spec.interface.observation, np.random.default_rng(0)
 
     def image():
         return rng.integers(0, 256, (*observation.image_size, 3), np.uint8)
@@ -173,6 +173,6 @@ def test_a_state_is_valued_with_its_window(trained):
 
 
 def test_an_agent_without_values_is_refused(trained):
-    policy, _, _ = checkpoint_policy.load(trained.workdir, slots=1)
+    policy, _, _ = checkpoint_policy.load(trained.workdir, capacity=1)
     with pytest.raises(UserError, match="this policy's scores are of kind 'log-probability'"):
         affordances.refuse_without_values(dataclasses.replace(policy.spec, score_name="log-probability"))

@@ -10,6 +10,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
+from qt_jax import agents
 from qt_jax.agents import q_transformer
 from qt_jax.data import loader
 from qt_jax.data.order import Draw
@@ -18,7 +19,6 @@ from qt_jax.errors import UserError
 from qt_jax.evaluation import statistics
 from qt_jax.evaluation.rollouts import Job, Rollout
 from qt_jax.export import checkpoint_policy
-from qt_jax.models.q_transformer import Network
 from qt_jax.training import checkpoints, datasets, setup
 from tests.conftest import door
 
@@ -72,14 +72,14 @@ def test_wilson_interval_by_hand():
 
 
 def test_runtime_agrees_with_the_teacher_forced_network(trained):
-    """Longer than the window, a second episode in one slot included: the policy that is served is the network
+    """Longer than the window, a second episode in the place of another included: the policy that is served is the network
     that was trained.
     """
     config, recipe, _ = setup.prepare(trained, datasets.entries(trained))
     source = recipe.mixture.sources[0]
     params, assets, _ = checkpoints.load_params(trained.workdir)
-    policy = checkpoint_policy.build(params, assets, slots=1)
-    network = Network.create(config.model, assets.action, assets.observation, assets.instruction_dim)
+    policy = checkpoint_policy.build(params, assets, capacity=1)
+    network = agents.make_network(config, assets.interface)
     for number in source.train[:2]:
         cutting = Cutting(int(source.index.columns["length"][number]) + 1, config.model.window, 1)
         reader = loader.SegmentReader(dataclasses.replace(recipe, cutting=cutting))
@@ -122,4 +122,4 @@ def test_any_kept_checkpoint_can_be_asked_for(trained):
 
 def test_missing_checkpoint_is_one_line(tmp_path):
     with pytest.raises(UserError, match="holds no checkpoint"):
-        checkpoint_policy.load(str(tmp_path), slots=1)
+        checkpoint_policy.load(str(tmp_path), capacity=1)

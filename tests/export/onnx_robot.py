@@ -10,15 +10,15 @@ from qt_jax.policy.sessions import Request, Sessions
 
 
 def episode(policy) -> list[list[int]]:
-    """Tokens of five steps, told anew after three."""
+    """Tokens of five steps, under another instruction after three."""
     rng, spec, tokens = np.random.default_rng(0), policy.spec, []
-    sessions = Sessions(policy, lambda text: np.full(spec.instruction_dim, 0.01 * len(text)))
+    sessions = Sessions(policy, lambda text: np.full(spec.interface.instruction_dim, 0.01 * len(text)))
     for sentence in ["open", "open", "open", "close it", "close it"]:
         images = {
-            camera: rng.integers(0, 256, (*spec.observation.image_size, 3), np.uint8)
-            for camera in spec.observation.cameras
+            camera: rng.integers(0, 256, (*spec.interface.observation.image_size, 3), np.uint8)
+            for camera in spec.interface.observation.cameras
         }
-        state = rng.normal(size=spec.observation.state_dim).astype(np.float32)
+        state = rng.normal(size=spec.interface.observation.state_dim).astype(np.float32)
         (decision,) = sessions.act([Request("a", images, state, sentence)])
         tokens.append(decision.tokens.tolist())
     return tokens
@@ -27,11 +27,11 @@ def episode(policy) -> list[list[int]]:
 def front_door(folder: str) -> None:
     """`import qt_jax` alone gives an action."""
     policy = qt_jax.load_policy(f"{folder}/onnx", threads=1)
-    told = {"instruction_embedding": np.zeros(policy.spec.instruction_dim, np.float32)}
+    embedding = {"instruction_embedding": np.zeros(policy.spec.interface.instruction_dim, np.float32)}
     seen = {
         key: np.zeros(of["shape"], of["dtype"]) for key, of in policy.observation.items() if "shape" in of
     }
-    assert policy.infer(seen | told)["actions"].shape == (1, policy.spec.action.dims)
+    assert policy.infer(seen | embedding)["actions"].shape == (1, policy.spec.interface.action.dims)
 
 
 def main(folder: str) -> None:

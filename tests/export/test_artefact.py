@@ -11,17 +11,18 @@ import pytest
 import safetensors.numpy
 
 from experiments import metaworld_mt10, quickstart, sizes
+from qt_jax import agents
 from qt_jax.envs import metaworld
 from qt_jax.errors import UserError
 from qt_jax.export import agreement, artefact, checkpoint_policy
-from qt_jax.models.q_transformer import Network
 from qt_jax.policy import artefact as artefacts
 from qt_jax.policy import checksums
+from qt_jax.specs import Interface
 from qt_jax.text import ENCODER
 from qt_jax.training import checkpoints, setup
 from tests.conftest import ROOT, door
 from tests.data.synthetic import unit_statistics
-from tests.policy.told import Told
+from tests.policy.table_policy import TablePolicy
 
 BASE = ROOT / ".base/bin/python"
 
@@ -43,8 +44,10 @@ opened = artefact.load(sys.argv[1])
 policy, seen = opened.policy(2), np.load(sys.argv[2])
 results = []
 for t in range(len(seen["is_first"])):
-    images = {name.removeprefix("images/"): seen[name][t] for name in seen.files if name.startswith("images/")}
-    results.append(policy.act(np.arange(2), images, seen["state"][t], seen["instruction"][t], seen["is_first"][t]))
+    cameras = [name for name in seen.files if name.startswith("images/")]
+    images = {name.removeprefix("images/"): seen[name][t] for name in cameras}
+    vectors = seen["state"][t], seen["instruction"][t], seen["is_first"][t]
+    results.append(policy.act(np.arange(2), images, *vectors))
 did = {name: [getattr(result, name) for result in results] for name in ("actions", "scores")}
 np.savez(sys.argv[3], embedding=opened.embeddings()["open the faucet"], **did)
 """
@@ -53,7 +56,7 @@ np.savez(sys.argv[3], embedding=opened.embeddings()["open the faucet"], **did)
 @pytest.mark.skipif(not BASE.exists(), reason="needs `make .base/.installed`")
 def test_a_venv_of_the_base_dependencies_acts_as_the_checkpoint_does(trained, written, tmp_path):
     params, assets, _ = checkpoints.load_params(trained.workdir)
-    policy, steps = checkpoint_policy.build(params, assets, slots=2), []
+    policy, steps = checkpoint_policy.build(params, assets, capacity=2), []
     for t in range(8):
         steps.append(agreement.observations(policy.spec, 2, seed=t) | {"is_first": np.full(2, t == 5)})
     flat = [step["images"] for step in steps]
@@ -79,14 +82,13 @@ def test_a_venv_of_the_base_dependencies_acts_as_the_checkpoint_does(trained, wr
 def untrained(config) -> tuple[dict, checkpoints.Assets]:
     """Parameters and assets of an experiment as its training would save them at step 0, at its full size."""
     action, observation = metaworld.action_spec(config.env), metaworld.observation_spec(config.env)
-    statistics = unit_statistics(observation.state_dim)
-    actions = unit_statistics(action.dims)
-    dataset = checkpoints.DatasetAssets(action, observation, statistics, actions, 0.1, told_return=1.0)
+    interface = Interface(action, observation, 512)
+    statistics = unit_statistics(observation.state_dim), unit_statistics(action.dims)
+    dataset = checkpoints.DatasetAssets(interface, *statistics, 0.1, target_return=1.0)
     config = setup.with_value_range(config, 0.1)
-    assets = checkpoints.Assets(
-        action, observation, {"collected": dataset}, ENCODER, 512, checkpoints.plain_config(config), "", {}
-    )
-    network = Network.create(config.model, action, observation, 512)
+    plain = checkpoints.plain_config(config)
+    assets = checkpoints.Assets(interface, {"collected": dataset}, ENCODER, plain, "", {})
+    network = agents.make_network(config, interface)
     return jax.jit(network.init)(jax.random.key(0)), assets
 
 
@@ -125,10 +127,15 @@ def test_fixed_batches_and_what_they_do_not_hold(trained, tmp_path):
         opened.policy(8, (1, 8))
 
 
-def told(folder, key, value):
-    """policy.json says so of the policy, or of its observations."""
+def describe(folder, key, value):
+    """Has policy.json say another value of the spec; a dot in the key leads further in."""
     about = json.loads((folder / "policy.json").read_text())
-    (about["spec"]["observation"] if key in about["spec"]["observation"] else about["spec"])[key] = value
+    *path, last = key.split(".")
+    entry = about["spec"]
+    for part in path:
+        entry = entry[part]
+    assert last in entry
+    entry[last] = value
     (folder / "policy.json").write_text(json.dumps(about))
 
 
@@ -148,10 +155,19 @@ def swap(folder):
 @pytest.mark.parametrize(
     "change, words",
     [
-        (lambda f: told(f, "cameras", ["wrist"]), "encode.any.bin takes images.front uint8[32, 32, 3]"),
-        (lambda f: told(f, "image_size", [64, 32]), "says images.front uint8[64, 32, 3]: they are of two"),
-        (lambda f: told(f, "instruction_dim", 8), "encode.any.bin takes instruction float32[512]"),
-        (lambda f: told(f, "window", 3), "decode.any.bin takes cache.0 float32[2, "),
+        (
+            lambda f: describe(f, "interface.observation.cameras", ["wrist"]),
+            "encode.any.bin takes images.front uint8[32, 32, 3]",
+        ),
+        (
+            lambda f: describe(f, "interface.observation.image_size", [64, 32]),
+            "says images.front uint8[64, 32, 3]: they are of two",
+        ),
+        (
+            lambda f: describe(f, "interface.instruction_dim", 8),
+            "encode.any.bin takes instruction float32[512]",
+        ),
+        (lambda f: describe(f, "window", 3), "decode.any.bin takes cache.0 float32[2, "),
         (swap, "encode.any.bin is no program 'encode'"),
         (other_parameters, "params.safetensors holds start "),
         (lambda f: (f / "programs/decode.any.bin").write_bytes(b"none"), "decode.any.bin cannot be read by"),
@@ -168,7 +184,7 @@ def test_files_that_do_not_belong_together_are_refused_before_they_act(written, 
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_machine_that_the_programs_are_not_for_is_told(written, monkeypatch):
+def test_a_machine_that_the_programs_are_not_for_is_refused(written, monkeypatch):
     monkeypatch.setattr(jax.export, "default_export_platform", lambda: "rocm")
     with pytest.raises(UserError, match="for cpu, cuda, tpu, jax is on rocm here; set JAX_PLATFORMS=cpu"):
         written.policy()
@@ -190,7 +206,7 @@ def test_a_policy_that_differs_is_not_written(trained):
     """Another score on the same prefix, or another bin that is no tie, is refused."""
     params, assets, _ = checkpoints.load_params(trained.workdir)
     one, other = (
-        checkpoint_policy.build(p, assets, slots=1)
+        checkpoint_policy.build(p, assets, capacity=1)
         for p in (params, jax.tree.map(lambda x: x * 1.01, params))
     )
     with pytest.raises(UserError, match="does not agree with its original"):
@@ -201,7 +217,7 @@ def test_what_follows_a_tie_is_not_compared_in_the_order_in_which_the_network_de
     """The robot has x, y, g backwards: after a tie of x all may differ, before one of g nothing may."""
 
     def policy(x, g):
-        return Told((2, 1, 0), scores=(x, (0.5, 0.0), g))
+        return TablePolicy((2, 1, 0), scores=(x, (0.5, 0.0), g))
 
     ahead, behind = (0.5, 0.50001), (0.50001, 0.5)
     found = agreement.compare(policy(ahead, (0.1, 0.9)), policy(behind, (0.7, 0.3)), "float32")

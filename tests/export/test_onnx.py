@@ -93,8 +93,8 @@ def test_a_robot_without_jax_knows_its_past_actions(tmp_path):
 
 
 def test_what_does_not_convert_is_named(tmp_path):
-    told = run("-c", NO_CONVERTER, tmp_path / "decode.onnx").splitlines()
-    operation, old, unknown = [line.partition(": ")[2] for line in told if line.startswith("refused: ")]
+    printed = run("-c", NO_CONVERTER, tmp_path / "decode.onnx").splitlines()
+    operation, old, unknown = [line.partition(": ")[2] for line in printed if line.startswith("refused: ")]
     part = "The part 'decode' of the policy"
     assert operation == f"{part} does not convert to ONNX: jax's operation 'pure_callback' has no converter."
     assert old.startswith(f"{part} cannot be written in ONNX's opset 12 (") and "an --opset from 13 to" in old

@@ -1,4 +1,4 @@
-"""The properties of method.md, section 3, at two layers, in both attention modes and with past actions."""
+"""The properties of method.md, section 3, at two layers, in both attention modes, with a return or not."""
 
 import dataclasses
 
@@ -7,23 +7,27 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from qt_jax import agents
 from qt_jax.errors import UserError
 from qt_jax.models import q_transformer
 from qt_jax.models.q_transformer import Network, parameter_count
 from qt_jax.segment import Segment
-from qt_jax.specs import ActionSpec, ObservationSpec
+from qt_jax.specs import ActionSpec, Interface, ObservationSpec
 
 ACTION = ActionSpec(("x", "y", "g"), (-1.0,) * 3, (1.0,) * 3, (8, 8, 2))
 WINDOW = 3
 STEPS = 9
 
 
-def make_network(attention="per_frame", cameras=("front",), state_dim=4, **overrides):
+def make_network(
+    attention="per_frame", cameras=("front",), state_dim=4, outputs=1, return_conditioned=False, **overrides
+):
     config = q_transformer.laptop()
     config.patch_stages, config.image_size, config.image_tokens = ((8, 16, 1),), 16, 2
     config.layers, config.width, config.heads, config.window, config.attention = 2, 32, 2, WINDOW, attention
     config.update(overrides)
-    return Network.create(config, ACTION, ObservationSpec(cameras, (16, 16), state_dim, "test"), 12)
+    interface = Interface(ACTION, ObservationSpec(cameras, (16, 16), state_dim, "test"), 12)
+    return Network.create(config, interface, outputs, return_conditioned)
 
 
 def make_params(network):
@@ -42,11 +46,13 @@ def make_segment(steps=STEPS, batch=2, cameras=("front",), state_dim=4, seed=0):
         camera_mask={name: np.ones(batch, bool) for name in cameras},
         state=rng.normal(size=(batch, steps, state_dim)).astype(np.float32),
         instruction=rng.normal(size=(batch, 12)).astype(np.float32),
-        tokens=rng.integers(0, 2, (batch, steps, 3)).astype(np.int32), bins=np.repeat(np.int32([ACTION.bins]), batch, axis=0),
+        tokens=rng.integers(0, 2, (batch, steps, 3)).astype(np.int32),
+        bins=np.repeat(np.int32([ACTION.bins]), batch, axis=0),
         action_mask=np.ones((batch, steps, 3), bool),
         reward=np.zeros((batch, steps), np.float32), mc_return=np.zeros((batch, steps), np.float32),
         episode_return=np.ones(batch, np.float32),
-        dt=np.ones((batch, steps), np.float32), is_first=zeros, is_last=zeros, is_terminal=zeros, valid=ones, trainable=ones,
+        dt=np.ones((batch, steps), np.float32),
+        is_first=zeros, is_last=zeros, is_terminal=zeros, valid=ones, trainable=ones,
         success=np.ones(batch, bool), relabelled=np.zeros(batch, bool),
     )  # fmt: skip
 
@@ -75,7 +81,8 @@ def greedy_rollout(network, params, segment):
     encode, greedy = jax.jit(network.encode_frame), jax.jit(network.greedy, static_argnums=4)
     for t in range(steps):
         images = {name: frames[:, t] for name, frames in segment.images.items()}
-        frame = encode(params, images, segment.camera_mask, segment.state[:, t], segment.instruction)
+        asked = segment.instruction, segment.episode_return
+        frame = encode(params, images, segment.camera_mask, segment.state[:, t], *asked)
         if window is None:
             window = jax.tree.map(lambda x: jnp.zeros((batch, WINDOW, *x.shape[1:]), x.dtype), frame)
         window = jax.tree.map(lambda w, f: jnp.concatenate([w[:, 1:], f[:, None]], 1), window, frame)
@@ -91,8 +98,8 @@ def greedy_rollout(network, params, segment):
 MODES = {
     "per_frame": {},
     "window": {"attention": "window"},
-    "past_actions": {"past_actions": True},
-    "window_past_actions": {"attention": "window", "past_actions": True},
+    "return_conditioned": {"return_conditioned": True},
+    "window_return_conditioned": {"attention": "window", "return_conditioned": True},
 }
 
 
@@ -111,9 +118,7 @@ def test_shape_and_dtype(setup):
 
 
 @pytest.mark.parametrize("dim", [0, 1, 2])
-def test_an_action_dim_changes_later_outputs_of_its_step_and_with_past_actions_the_steps_whose_window_it_is_in(
-    setup, dim
-):
+def test_an_action_dim_changes_later_outputs_of_its_step_and_of_steps_that_know_past_actions(setup, dim):
     network, _, score, segment = setup
     tokens = segment.tokens.copy()
     tokens[:, 4, dim] = 1 - tokens[:, 4, dim]
@@ -121,7 +126,7 @@ def test_an_action_dim_changes_later_outputs_of_its_step_and_with_past_actions_t
     changed = np.abs(before - after).max((0, 3, 4)) > 1e-5
     expected = np.zeros((STEPS, 3), bool)
     expected[4, dim + 1 :] = True
-    expected[5 : 4 + WINDOW] = network.config.past_actions
+    expected[5 : 4 + WINDOW] = network.return_conditioned
     np.testing.assert_array_equal(changed, expected)
 
 
@@ -258,7 +263,8 @@ def test_paper_size_trains_on_cpu():
     config.optimizer.warmup_steps, config.value_range = 1, (0.0, 1.0)
     config = ml_collections.FrozenConfigDict(config)
     action = ActionSpec(tuple("abcdefgh"), (-1.0,) * 8, (1.0,) * 8, (2,) + (256,) * 6 + (2,))
-    network = Network.create(config.model, action, ObservationSpec(("front",), (300, 300), 0, ""), 512)
+    interface = Interface(action, ObservationSpec(("front",), (300, 300), 0, ""), 512)
+    network = agents.make_network(config, interface)
     state = init_state(config, network)
     count = parameter_count(state.params)
     print(f"paper size: {count:,} parameters")
@@ -267,9 +273,11 @@ def test_paper_size_trains_on_cpu():
     rng = np.random.default_rng(0)
     segment = dataclasses.replace(
         small,
-        images={"front": rng.integers(0, 255, (1, 7, 300, 300, 3), np.uint8)}, state=np.zeros((1, 7, 0), np.float32),
+        images={"front": rng.integers(0, 255, (1, 7, 300, 300, 3), np.uint8)},
+        state=np.zeros((1, 7, 0), np.float32),
         instruction=rng.normal(size=(1, 512)).astype(np.float32), tokens=np.zeros((1, 7, 8), np.int32),
-        bins=np.int32([action.bins]), action_mask=np.ones((1, 7, 8), bool), mc_return=np.ones((1, 7), np.float32),
+        bins=np.int32([action.bins]), action_mask=np.ones((1, 7, 8), bool),
+        mc_return=np.ones((1, 7), np.float32),
     )  # fmt: skip
     step = jax.jit(functools.partial(train_step, config, network), donate_argnums=0)
     losses = []

@@ -9,10 +9,11 @@ import jax
 import pytest
 
 from experiments import metaworld_mt10
+from qt_jax import agents
 from qt_jax.envs import metaworld
-from qt_jax.models.q_transformer import Network
 from qt_jax.planning import plan, topology
 from qt_jax.planning.hlo import Collective
+from qt_jax.specs import Interface
 from qt_jax.training import sharding
 from qt_jax.training.state import init_state
 from tests.conftest import ROOT
@@ -41,9 +42,8 @@ def test_bytes_sent_agree_with_a_count_by_hand(mesh):
     gathered, except in a block that frames pass through whole.
     """
     config = metaworld_mt10.get_config()
-    network = Network.create(
-        config.model, metaworld.action_spec(config.env), metaworld.observation_spec(config.env), 512
-    )
+    interface = Interface(metaworld.action_spec(config.env), metaworld.observation_spec(config.env), 512)
+    network = agents.make_network(config, interface)
     state = jax.eval_shape(functools.partial(init_state, config, network))
     sizes, gathered, reduced = dict(data=1, fsdp=1, tensor=1) | {mesh: 8}, 0.0, 0.0
     whole_blocks = (config.model.layers - 1) / config.model.layers

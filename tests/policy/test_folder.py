@@ -12,25 +12,25 @@ import pytest
 from qt_jax.errors import UserError
 from qt_jax.policy import artefact
 from qt_jax.policy.folder import SCHEMA, Folder, seal
-from qt_jax.specs import ActionSpec, ObservationSpec, PolicySpec, to_json
+from qt_jax.specs import ActionSpec, Interface, ObservationSpec, PolicySpec, to_json
 from tests.data.synthetic import unit_statistics
 
 NETWORK = ActionSpec(("x", "y", "gripper"), (-1.0, -1.0, 0.0), (1.0, 1.0, 1.0), (16, 16, 2))
 ROBOT = ActionSpec(("x", "gripper"), (-0.5, 0.0), (0.5, 1.0), (8, 2))
 OBSERVATION = ObservationSpec(("front",), (32, 32), 3, "joints")
-SPEC = PolicySpec(ROBOT, OBSERVATION, (0, 2), 4, 8, "an encoder", "Q", 0.1)
+JOINT = Interface(NETWORK, OBSERVATION, 8)
+SPEC = PolicySpec(Interface(ROBOT, OBSERVATION, 8), (0, 2), 4, "an encoder", "Q", 0.1)
 
 
 def about() -> dict:
-    network = {"action": to_json(NETWORK), "observation": to_json(OBSERVATION)}
-    told = {
+    described = {
         "schema": SCHEMA,
         "spec": to_json(SPEC),
         "state": unit_statistics(3).to_json(),
-        "network": network,
+        "network": to_json(JOINT),
         "instructions": [],
     }
-    return json.loads(json.dumps(told))
+    return json.loads(json.dumps(described))
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def refused(folder: Path) -> str:
 
 def test_what_was_sealed_is_opened_and_sha256sum_agrees(folder):
     opened = Folder.open(str(folder))
-    assert (opened.spec, opened.network, opened.statistics) == (SPEC, NETWORK, unit_statistics(3))
+    assert (opened.spec, opened.network, opened.statistics) == (SPEC, JOINT, unit_statistics(3))
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=folder, check=True)
     (folder / ".DS_Store").write_bytes(b"a file browser was here")
     Folder.open(str(folder))
@@ -79,11 +79,15 @@ def test_what_was_sealed_is_opened_and_sha256sum_agrees(folder):
         ("policy.json", b"", "policy.json was changed or damaged (Expecting value"),
         ("policy.json", b'{"schema"', "policy.json was changed or damaged"),
         ("policy.json", b"\xff\xfe", "policy.json was changed or damaged"),
-        ("policy.json", b"[]", "policy.json has schema None, this version reads 3; export the policy again."),
         (
             "policy.json",
-            b'{"schema": 2}',
-            "policy.json has schema 2, this version reads 3; export the policy again.",
+            b"[]",
+            "another version of qt_jax (policy.json has schema None, this version reads 4); export the",
+        ),
+        (
+            "policy.json",
+            b'{"schema": 3}',
+            "another version of qt_jax (policy.json has schema 3, this version reads 4); export the",
         ),
         ("policy.json", None, "holds no policy.json; give the folder that `python -m qt_jax export` wrote."),
         ("SHA256SUMS", None, "SHA256SUMS is missing: the export or the copy did not end"),
@@ -158,48 +162,52 @@ def test_every_file_has_the_mode_that_the_umask_gives_whoever_wrote_it(tmp_path,
 @pytest.mark.parametrize(
     "keys, value, words",
     [
-        (("action", "low"), [-0.5, float("nan")], "'gripper' has low nan >= high 1.0"),
-        (("action", "low"), [float("-inf"), 0.0], "'x' has bounds -inf and 0.5; give finite numbers"),
-        (("action", "high"), [-0.5, 1.0], "'x' has low -0.5 >= high -0.5"),
-        (("action", "high"), ["0.5", 1.0], "lacks what a policy needs"),
-        (("action", "bins"), [8], "lengths 2, 2, 2, 1"),
-        (("action", "bins"), [1, 2], "'x' has 1 bins"),
-        (("action", "bins"), [7.5, 2], "'x' has 7.5 bins; give at least 2, a whole number"),
-        (("action", "bins"), [32, 2], "bins [32, 2], the network [16, 16, 2]"),
-        (("action", "names"), ["x", "z"], "dims ['z'], the network has ['x', 'y', 'gripper']"),
-        (("slots",), [2, 0], "slots are [2, 0], expected [0, 2]"),
-        (("slots",), [0, 7], "slots are [0, 7], expected [0, 2]"),
-        (("slots",), [0], "slots are (0,); give 2 dims"),
-        (("slots",), [0, 0], "each once"),
+        (("interface", "action", "low"), [-0.5, float("nan")], "'gripper' has low nan >= high 1.0"),
+        (
+            ("interface", "action", "low"),
+            [float("-inf"), 0.0],
+            "'x' has bounds -inf and 0.5; give finite numbers",
+        ),
+        (("interface", "action", "high"), [-0.5, 1.0], "'x' has low -0.5 >= high -0.5"),
+        (("interface", "action", "high"), ["0.5", 1.0], "lacks what a policy needs"),
+        (("interface", "action", "bins"), [8], "lengths 2, 2, 2, 1"),
+        (("interface", "action", "bins"), [1, 2], "'x' has 1 bins"),
+        (("interface", "action", "bins"), [7.5, 2], "'x' has 7.5 bins; give at least 2, a whole number"),
+        (("interface", "action", "bins"), [32, 2], "bins [32, 2], the network [16, 16, 2]"),
+        (("interface", "action", "names"), ["x", "z"], "dims ['z'], the network has ['x', 'y', 'gripper']"),
+        (("network_dims",), [2, 0], "network_dims are [2, 0], expected [0, 2]"),
+        (("network_dims",), [0, 7], "network_dims are [0, 7], expected [0, 2]"),
+        (("network_dims",), [0], "network_dims are (0,); give 2 dims"),
+        (("network_dims",), [0, 0], "each once"),
         (("dt",), 0.0, "dt is 0.0"),
         (("dt",), float("inf"), "dt is inf"),
         (("window",), 0, "window is 0"),
-        (("instruction_dim",), -1, "instruction_dim is -1"),
+        (("interface", "instruction_dim"), -1, "instruction_dim is -1"),
         (("text_encoder",), "", "text_encoder is ''"),
         (("text_encoder",), None, "text_encoder is None"),
-        (("observation", "state_dim"), 4, "statistics have lengths [3], expected 4"),
-        (("observation", "joints"), 4, "lacks what a policy needs"),
+        (("interface", "observation", "state_dim"), 4, "statistics have lengths [3], expected 4"),
+        (("interface", "observation", "joints"), 4, "lacks what a policy needs"),
     ],
 )
 def test_a_description_that_is_no_policy_s_is_refused_though_its_checksum_is_right(
     folder, keys, value, words
 ):
-    told = about()
+    described = about()
     *path, last = keys
-    entry = told["spec"]
+    entry = described["spec"]
     for key in path:
         entry = entry[key]
     entry[last] = value
-    seal(folder, told)
+    seal(folder, described)
     message = refused(folder)
     assert words in message and str(folder / "policy.json") in message and "xport the policy again" in message
 
 
 @pytest.mark.parametrize("key", ["spec", "state", "network"])
 def test_a_description_that_lacks_a_part_is_refused(folder, key):
-    told = about()
-    del told[key]
-    seal(folder, told)
+    described = about()
+    del described[key]
+    seal(folder, described)
     assert f"policy.json lacks what a policy needs (KeyError('{key}'))" in refused(folder)
 
 

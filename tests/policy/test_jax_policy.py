@@ -22,28 +22,26 @@ from tests.models.test_q_transformer import (
 )
 
 
-def make_policy(network, params, slots, buckets=()):
-    slots_in = network.action.slots_in(network.action)
-    spec = PolicySpec(
-        network.action, network.observation, slots_in, WINDOW, network.instruction_dim, "test", "Q", 0.1
-    )
+def make_policy(network, params, capacity, buckets=()):
+    interface = network.interface
+    spec = PolicySpec(interface, interface.action.dims_in(interface.action), WINDOW, "test", "Q", 0.1)
 
     def decode(params, cache, mask, executed):
         return network.greedy(params, cache, mask, executed, scores)
 
     def encode(params, images, state, instruction):
         seen = {name: jnp.ones(len(frames), bool) for name, frames in images.items()}
-        return network.encode_frame(params, images, seen, state, instruction)
+        return network.encode_frame(params, images, seen, state, instruction, jnp.ones(len(state)))
 
-    return Policy(spec, unit_statistics(4), params, encode, decode, slots, buckets)
+    return Policy(spec, unit_statistics(4), params, encode, decode, capacity, buckets)
 
 
 def test_what_the_policy_does_not_expect_is_named_and_leaves_the_windows_alone():
     network = make_network()
-    policy = make_policy(network, network.init(jax.random.key(0)), slots=2)
+    policy = make_policy(network, network.init(jax.random.key(0)), capacity=2)
     good = {
         "images": {"front": np.zeros((2, 16, 16, 3), np.uint8)}, "state": np.zeros((2, 4), np.float32),
-        "instruction": np.zeros((2, 12), np.float32), "is_first": np.ones(2, bool), "slot": np.arange(2),
+        "instruction": np.zeros((2, 12), np.float32), "is_first": np.ones(2, bool), "episode": np.arange(2),
     }  # fmt: skip
     before = policy.act(**good)
     bad = [
@@ -69,7 +67,7 @@ def test_what_the_policy_does_not_expect_is_named_and_leaves_the_windows_alone()
 
 def test_a_warm_policy_compiles_nothing_more(artefact):
     """Not at the first request, nor after a failure emptied the windows."""
-    policy = artefact.policy(slots=2, buckets=(1, 2))
+    policy = artefact.policy(capacity=2, buckets=(1, 2))
     policy.warm_up()
     for _ in range(2):
         policy.act(np.zeros(1, np.int32), *policy._inputs(1), np.ones(1, bool))
@@ -79,15 +77,11 @@ def test_a_warm_policy_compiles_nothing_more(artefact):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_runtime_agrees_with_the_teacher_forced_pass(mode):
-    """Two slots out of step: a longer episode than the window, and one that ends and starts anew in its slot."""
+    """Two episodes out of step: one longer than the window, and one that ends and is followed by another."""
     network = make_network(**MODES[mode])
     params = make_params(network)
-    policy, score = make_policy(network, params, slots=2), jax.jit(network.score)
-    one, first, second = (
-        make_segment(9, batch=1, seed=1),
-        make_segment(4, batch=1, seed=2),
-        make_segment(5, batch=1, seed=3),
-    )
+    policy, score = make_policy(network, params, capacity=2), jax.jit(network.score)
+    one, first, second = (make_segment(steps, 1, seed=seed) for steps, seed in ((9, 1), (4, 2), (5, 3)))
     frames = [[(one, t) for t in range(9)], [(first, t) for t in range(4)] + [(second, t) for t in range(5)]]
     actions = []
     for pair in zip(*frames):
@@ -97,18 +91,13 @@ def test_runtime_agrees_with_the_teacher_forced_pass(mode):
 
         instruction = np.concatenate([segment.instruction for segment, _ in pair])
         is_first = np.asarray([t == 0 for _, t in pair])
-        actions.append(
-            policy.act(
-                np.arange(2),
-                {"front": stack(lambda s: s.images["front"])},
-                stack(lambda s: s.state),
-                instruction,
-                is_first,
-            )
-        )
+        images, state = {"front": stack(lambda s: s.images["front"])}, stack(lambda s: s.state)
+        actions.append(policy.act(np.arange(2), images, state, instruction, is_first))
     tokens, values = np.stack([a.tokens for a in actions]), np.stack([a.scores for a in actions])
     present = ACTION.bin_mask()
-    for segment, slot, start in ((one, 0, 0), (first, 1, 0), (second, 1, 4)):
+    for segment, episode, start in ((one, 0, 0), (first, 1, 0), (second, 1, 4)):
         steps = slice(start, start + segment.tokens.shape[1])
-        forced = score(params, dataclasses.replace(segment, tokens=tokens[None, steps, slot]))[0, ..., 0]
-        np.testing.assert_allclose(values[steps, slot][:, present], np.asarray(forced)[:, present], atol=2e-4)
+        forced = score(params, dataclasses.replace(segment, tokens=tokens[None, steps, episode]))[0, ..., 0]
+        np.testing.assert_allclose(
+            values[steps, episode][:, present], np.asarray(forced)[:, present], atol=2e-4
+        )

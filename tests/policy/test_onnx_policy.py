@@ -16,7 +16,8 @@ from tests.policy.test_folder import about
 
 def test_the_onnx_runtime_needs_no_jax():
     """Beside import-linter's contract, which does not see what a package imports for itself."""
-    script = "import sys; sys.modules['jax'] = None; import qt_jax.policy.onnx_policy, qt_jax.policy.sessions, qt_jax.policy.folder"
+    modules = "qt_jax.policy.onnx_policy, qt_jax.policy.sessions, qt_jax.policy.folder"
+    script = f"import sys; sys.modules['jax'] = None; import {modules}"
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=60)
 
 
@@ -47,8 +48,8 @@ class Runtime(types.ModuleType):
             Node("images.front", "tensor(uint8)", [1, 32, 32, 3]),
             Node("state", "tensor(float)", [1, 3]),
         )
-        told, cache = Node("instruction", "tensor(float)", [1, 8]), Node("cache.0", "tensor(float)", [1, 5])
-        self.encode = [image, state, told], [cache]
+        text, cache = Node("instruction", "tensor(float)", [1, 8]), Node("cache.0", "tensor(float)", [1, 5])
+        self.encode = [image, state, text], [cache]
         window, mask = Node("cache.0", "tensor(float)", [1, 4, 5]), Node("mask", "tensor(bool)", [1, 4])
         done, scores = (
             Node("executed", "tensor(int32)", [1, 4, 2]),

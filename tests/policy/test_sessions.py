@@ -10,8 +10,8 @@ import pytest
 from qt_jax.errors import UserError
 from qt_jax.policy.sessions import Refused, Request, Sessions
 from tests.models.test_q_transformer import WINDOW, make_network, make_params, make_segment, scores
+from tests.policy.table_policy import TablePolicy
 from tests.policy.test_jax_policy import make_policy
-from tests.policy.told import Told
 
 RNG = np.random.default_rng(0)
 EMBEDDINGS = {text: RNG.normal(size=12).astype(np.float32) for text in ("open", "close", "push")}
@@ -24,7 +24,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def policy(network):
-    policy = make_policy(network, make_params(network), slots=3, buckets=(1, 3))
+    policy = make_policy(network, make_params(network), capacity=3, buckets=(1, 3))
     policy.warm_up()
     return policy
 
@@ -34,28 +34,26 @@ def frames_of(seed, count):
     return [({"front": segment.images["front"][0, t]}, segment.state[0, t]) for t in range(count)]
 
 
-def played(sessions, session, frames, told, reset=False):
+def played(sessions, session, frames, instructions, reset=False):
     asked = [
         Request(session, images, state, text, reset and t == 0)
-        for t, ((images, state), text) in enumerate(zip(frames, told))
+        for t, ((images, state), text) in enumerate(zip(frames, instructions))
     ]
     return [sessions.act([request])[0] for request in asked]
 
 
 def test_sessions_do_not_disturb_each_other(policy):
     """Three episodes begun out of step and batched as they come, against each one alone."""
-    episodes, told = (
-        {name: frames_of(number, 8) for number, name in enumerate("abc")},
-        {"a": "open", "b": "close", "c": "push"},
-    )
+    episodes = {name: frames_of(number, 8) for number, name in enumerate("abc")}
+    instructions = {"a": "open", "b": "close", "c": "push"}
     alone = {
-        name: played(Sessions(policy, EMBEDDINGS.get), name, episodes[name], [told[name]] * 8)
-        for name in "abc"
+        name: played(Sessions(policy, EMBEDDINGS.get), name, episodes[name], [text] * 8)
+        for name, text in instructions.items()
     }
     sessions, found = Sessions(policy, EMBEDDINGS.get), {name: [] for name in "abc"}
     for turn in range(12):
         asking = [name for number, name in enumerate("abc") if 0 <= turn - 2 * number < 8]
-        requests = [Request(name, *episodes[name][len(found[name])], told[name]) for name in asking]
+        requests = [Request(name, *episodes[name][len(found[name])], instructions[name]) for name in asking]
         for name, decision in zip(asking, sessions.act(requests)):
             found[name].append(decision)
     for name in "abc":
@@ -65,7 +63,7 @@ def test_sessions_do_not_disturb_each_other(policy):
 
 
 @pytest.mark.parametrize("change", [1, WINDOW + 3])
-def test_a_new_instruction_is_as_if_the_whole_window_had_been_told_so(policy, change):
+def test_a_new_instruction_is_as_if_the_whole_window_had_it(policy, change):
     """FiLM and the instruction's token reach every frame: those of the window are encoded anew."""
     frames = frames_of(5, change + 2)
     changed = played(Sessions(policy, EMBEDDINGS.get), 0, frames, ["open"] * change + ["close"] * 2)
@@ -75,17 +73,17 @@ def test_a_new_instruction_is_as_if_the_whole_window_had_been_told_so(policy, ch
     assert np.abs(changed[0].chosen - always[0].chosen).max() > 1e-3
 
 
-def test_a_window_told_anew_remembers_the_actions_that_were_executed():
+def test_a_window_encoded_again_remembers_the_actions_that_were_executed():
     """Not those that the policy would have chosen under the new instruction."""
-    network = make_network(past_actions=True)
+    network = make_network(return_conditioned=True)
     params, segment = make_params(network), make_segment(WINDOW + 1, batch=1, seed=5)
-    policy = make_policy(network, params, slots=2)
+    policy = make_policy(network, params, capacity=2)
     sessions = Sessions(policy, EMBEDDINGS.get)
     decisions = played(sessions, 0, frames_of(5, WINDOW + 1), ["open"] * WINDOW + ["close"])
     done = np.stack([decision.tokens for decision in decisions])[None]
-    told = dataclasses.replace(segment, instruction=EMBEDDINGS["close"][None], tokens=done)
-    forced = np.asarray(jax.jit(network.score)(params, told))[0, -1, :, :, 0]
-    present = network.action.bin_mask()
+    closing = dataclasses.replace(segment, instruction=EMBEDDINGS["close"][None], tokens=done)
+    forced = np.asarray(jax.jit(network.score)(params, closing))[0, -1, :, :, 0]
+    present = network.interface.action.bin_mask()
     np.testing.assert_allclose(decisions[-1].scores[present], forced[present], atol=1e-4)
     np.testing.assert_allclose(sessions.values(0, ["close"]), forced[0].max(), atol=1e-4)
 
@@ -95,12 +93,12 @@ def test_a_robot_may_write_its_next_frame_over_the_last(policy):
     frames, kept = frames_of(5, 4), []
     for reuses in (False, True):
         sessions, image = Sessions(policy, None), np.zeros((16, 16, 3), np.uint8)
-        state, told = np.zeros(4, np.float32), np.zeros(12)
+        state, embedding = np.zeros(4, np.float32), np.zeros(12)
         for (images, joints), sentence in zip(frames, ("open", "open", "close", "close")):
             if not reuses:
-                image, state, told = image.copy(), state.copy(), told.copy()
-            image[:], state[:], told[:] = images["front"], joints, EMBEDDINGS[sentence]
-            (decision,) = sessions.act([Request(0, {"front": image}, state, told)])
+                image, state, embedding = image.copy(), state.copy(), embedding.copy()
+            image[:], state[:], embedding[:] = images["front"], joints, EMBEDDINGS[sentence]
+            (decision,) = sessions.act([Request(0, {"front": image}, state, embedding)])
         kept.append((decision.scores, sessions.values(0, [EMBEDDINGS["push"]])))
     np.testing.assert_array_equal(kept[0][0], kept[1][0])
     np.testing.assert_array_equal(kept[0][1], kept[1][1])
@@ -171,10 +169,10 @@ def test_a_bad_observation_is_an_error_that_names_it_and_no_other_robot_s(policy
         np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
 
 
-def test_more_sessions_than_slots_are_refused_until_one_closes(policy):
+def test_more_sessions_than_the_policy_has_episodes_are_refused_until_one_closes(policy):
     sessions, frame = Sessions(policy, EMBEDDINGS.get), frames_of(1, 1)[0]
     four = [Request(number, *frame, "open") for number in range(4)]
-    with pytest.raises(Refused, match="All 3 slots are in episodes"):
+    with pytest.raises(Refused, match="All 3 sessions are in use"):
         sessions.act(four)
     assert not len(sessions)
     codes = [getattr(result, "code", "") for result in sessions.act_each(four)]
@@ -183,7 +181,7 @@ def test_more_sessions_than_slots_are_refused_until_one_closes(policy):
     sessions.act(four[3:])
 
 
-def test_value_of_each_instruction_is_that_of_an_episode_told_so(policy):
+def test_value_of_each_instruction_is_that_of_an_episode_under_it(policy):
     frames, names = frames_of(3, WINDOW + 1), ["open", "close", "push"]
     sessions = Sessions(policy, EMBEDDINGS.get)
     decisions = played(sessions, 0, frames, ["open"] * len(frames))
@@ -222,10 +220,10 @@ def test_what_is_no_list_of_instructions_has_no_values(policy, instructions, mes
 
 
 @pytest.mark.parametrize("score_name, of_whole", [("Q", 0.875), ("log-probability", 0.75 + 0.5 + 0.875)])
-@pytest.mark.parametrize("slots", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
-def test_a_robots_own_order_of_dims_changes_neither_values_nor_scores(slots, score_name, of_whole):
+@pytest.mark.parametrize("dims", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_a_robots_own_order_of_dims_changes_neither_values_nor_scores(dims, score_name, of_whole):
     """A value is read where the network begins, the score of the whole action where it ends."""
-    sessions = Sessions(Told(slots, score_name), EMBEDDINGS.get)
+    sessions = Sessions(TablePolicy(dims, score_name), EMBEDDINGS.get)
     (decision,) = played(sessions, 0, frames_of(0, 1), ["open"])
     assert decision.score == of_whole
     if score_name == "Q":
@@ -257,7 +255,7 @@ def test_beam_search_finds_what_trying_everything_finds(network, additive):
                                                segment.state[:, t], segment.instruction)  # fmt: skip
 
     cache = jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *[frame(t) for t in range(WINDOW)])
-    mask, present = np.ones((1, WINDOW), bool), np.ones(network.action.dims, bool)
+    mask, present = np.ones((1, WINDOW), bool), np.ones(network.interface.action.dims, bool)
     score = (lambda logits, dim: jax.nn.log_softmax(scores(logits, dim))) if additive else scores
     done = np.array(segment.tokens)
     beam = jax.jit(
@@ -268,14 +266,14 @@ def test_beam_search_finds_what_trying_everything_finds(network, additive):
     np.testing.assert_array_equal(greedy[0], narrow[0])
     np.testing.assert_allclose(greedy[1], narrow[1], atol=1e-5)
 
-    every = np.stack(np.meshgrid(*map(np.arange, network.action.bins), indexing="ij"), -1).reshape(
-        -1, network.action.dims
+    every = np.stack(np.meshgrid(*map(np.arange, network.interface.action.bins), indexing="ij"), -1).reshape(
+        -1, network.interface.action.dims
     )
     many = jax.tree.map(lambda x: np.repeat(x, len(every), axis=0), segment)
     tokens = np.array(many.tokens)
     tokens[:, -1] = every
     logits = jax.jit(network.score)(params, dataclasses.replace(many, tokens=tokens))[:, -1]
-    forced = np.stack([score(logits[:, dim], dim) for dim in range(network.action.dims)], axis=1)
+    forced = np.stack([score(logits[:, dim], dim) for dim in range(network.interface.action.dims)], axis=1)
     chosen = np.take_along_axis(forced, every[..., None], axis=-1)[..., 0]
     best = every[np.argmax(chosen.sum(-1) if additive else chosen[:, -1])]
     wide = beam(64)

@@ -53,9 +53,9 @@ def serve(path: Path, log: Path, *flags: str, **environment: str) -> Serving:
 
 @pytest.fixture(scope="session")
 def served(artefact, tmp_path_factory) -> Iterator[Serving]:
-    """64 slots, no key."""
+    """64 sessions, no key."""
     serving = serve(
-        artefact.path, tmp_path_factory.mktemp("serve") / "log", "--slots=64", "--connections=100"
+        artefact.path, tmp_path_factory.mktemp("serve") / "log", "--max_sessions=64", "--connections=100"
     )
     yield serving
     assert serving.end() == 0

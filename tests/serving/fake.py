@@ -13,15 +13,17 @@ from qt_jax.policy.runtime import Runtime
 from qt_jax.policy.sessions import Sessions
 from qt_jax.serving.access import Access
 from qt_jax.serving.server import Limits, Server
-from qt_jax.specs import ActionSpec, ObservationSpec, PolicySpec
+from qt_jax.specs import ActionSpec, Interface, ObservationSpec, PolicySpec
 from qt_jax.statistics import Statistics
 
 SPEC = PolicySpec(
-    action=ActionSpec(("x", "y"), (-1.0, -1.0), (1.0, 1.0), (4, 4)),
-    observation=ObservationSpec(("front",), (64, 64), 3, "joints"),
-    slots=(0, 1),
+    interface=Interface(
+        ActionSpec(("x", "y"), (-1.0, -1.0), (1.0, 1.0), (4, 4)),
+        ObservationSpec(("front",), (64, 64), 3, "joints"),
+        instruction_dim=4,
+    ),
+    network_dims=(0, 1),
     window=2,
-    instruction_dim=4,
     text_encoder="none",
     score_name="Q",
     dt=0.1,
@@ -29,12 +31,12 @@ SPEC = PolicySpec(
 
 
 class Policy(Runtime):
-    def __init__(self, slots: int = 4):
+    def __init__(self, capacity: int = 4):
         zeros, ones = (0.0,) * 3, (1.0,) * 3
-        super().__init__(SPEC, Statistics(zeros, ones, zeros, ones, zeros, ones), slots)
+        super().__init__(SPEC, Statistics(zeros, ones, zeros, ones, zeros, ones), capacity)
 
-    def _decide(self, slot, *inputs):
-        return np.zeros((len(slot), 2), np.int32), np.zeros((len(slot), 2, 4), np.float32)
+    def _decide(self, episode, *inputs):
+        return np.zeros((len(episode), 2), np.int32), np.zeros((len(episode), 2, 4), np.float32)
 
     def forget_all(self):
         pass
@@ -61,10 +63,15 @@ def label(robot, prompt: str = "open", **told) -> str:
 
 @contextlib.contextmanager
 def served(
-    host: str = "127.0.0.1", recorder=None, access: Access | None = None, tls=None, slots: int = 4, **limits
+    host: str = "127.0.0.1",
+    recorder=None,
+    access: Access | None = None,
+    tls=None,
+    capacity: int = 4,
+    **limits,
 ) -> Iterator[int]:
     """-> the port of a server that ends with the block."""
-    sessions = Sessions(Policy(slots), lambda sentence: np.ones(4, np.float32), reserved=1)
+    sessions = Sessions(Policy(capacity), lambda sentence: np.ones(4, np.float32), reserved=1)
     server = Server(sessions, about={}, access=access, limits=Limits(**limits), recorder=recorder)
     started, ends, found = threading.Event(), threading.Event(), {}
 

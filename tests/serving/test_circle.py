@@ -33,7 +33,9 @@ def workdir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def recording(workdir):
-    serving = serve(workdir / "policy", workdir / "log", "--slots=4", f"--record={workdir / 'recorded'}")
+    serving = serve(
+        workdir / "policy", workdir / "log", "--max_sessions=4", f"--record={workdir / 'recorded'}"
+    )
     yield serving
     serving.process.kill()
 

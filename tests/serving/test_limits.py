@@ -226,7 +226,9 @@ def test_over_tls_with_a_certificate_of_our_own(artefact, good, tmp_path):
         check=True,
         capture_output=True,
     )
-    serving = serve(artefact.path, tmp_path / "log", "--slots=1", f"--tls_cert={cert}", f"--tls_key={key}")
+    serving = serve(
+        artefact.path, tmp_path / "log", "--max_sessions=1", f"--tls_cert={cert}", f"--tls_key={key}"
+    )
     try:
         start = time.monotonic()
         with pytest.raises(UserError, match="certificate that is not trusted"):
@@ -261,7 +263,7 @@ def test_keys_that_no_robot_could_send_are_named(artefact, tmp_path, given, word
     names = tmp_path / "keys.json"
     names.write_text(json.dumps(given))
     with pytest.raises(UserError, match=words):
-        Keys.read(str(names), artefact.spec.observation)
+        Keys.read(str(names), artefact.spec.interface.observation)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:8000", "127.0.0.1:8000", "ws://127.0.0.1:99999"])

@@ -24,13 +24,13 @@ MARKUP = "<img src=x onerror=\"document.title='run'\"> open it"
 
 
 class Guarded:
-    """A server with a key and two slots, in a thread; robots call their camera "my camera/front"."""
+    """A server with a key and two episodes, in a thread; robots call their camera "my camera/front"."""
 
     def __init__(self, artefact):
-        policy = artefact.policy(slots=2, buckets=(1,))
+        policy = artefact.policy(capacity=2, buckets=(1,))
         policy.warm_up()
         self._server = Server(
-            Sessions(policy, lambda sentence: np.ones(artefact.spec.instruction_dim, np.float32)),
+            Sessions(policy, lambda sentence: np.ones(artefact.spec.interface.instruction_dim, np.float32)),
             about={"artefact": artefact.path.name, "training": artefact.training(), "decoder": "greedy"},
             keys=Keys({"front": "my camera/front"}, ("observation/state",)),
             access=Access(KEY),
@@ -109,7 +109,7 @@ def test_the_page_shows_what_the_robot_is_told(browser, guarded, robot, artefact
     browser.until("document.querySelector('#when').textContent.startsWith('step 2')")
     texts = "[...d.querySelectorAll('.name, output, .bin')].map(x => x.textContent)"
     shown = browser.evaluate(f"[...document.querySelectorAll('.dim')].map(d => {texts})")
-    told, action = replies[-1], artefact.spec.action
+    told, action = replies[-1], artefact.spec.interface.action
     assert [row[0] for row in shown] == list(action.names)
     np.testing.assert_allclose([float(row[1]) for row in shown], told["actions"][0], rtol=6e-4)
     assert [row[2] for row in shown] == [

@@ -29,7 +29,9 @@ def alone(artefact):
         sessions = Sessions(policy, artefact.embeddings().get)
         decisions = []
         for message in sent:
-            images = {name: message[f"observation/{name}"] for name in artefact.spec.observation.cameras}
+            images = {
+                name: message[f"observation/{name}"] for name in artefact.spec.interface.observation.cameras
+            }
             state = message.get("observation/state", np.zeros(0, np.float32))
             decisions += sessions.act([Request(0, images, state, message["prompt"])])
         return decisions
@@ -333,7 +335,7 @@ async def connected(served, headers):
 
 
 def test_the_key_guards_everything_but_health(artefact, tmp_path):
-    serving = serve(artefact.path, tmp_path / "log", "--slots=1", QT_JAX_API_KEY="k" * 32)
+    serving = serve(artefact.path, tmp_path / "log", "--max_sessions=1", QT_JAX_API_KEY="k" * 32)
     try:
         basic = "Basic " + base64.b64encode(b"me:" + b"k" * 32).decode()
         for path in ("/", "/page.js", "/live", "/metrics", "/frames/0/front"):
@@ -344,7 +346,7 @@ def test_the_key_guards_everything_but_health(artefact, tmp_path):
             Client(serving.url, reconnect_s=0)
         good, client = observations(artefact.spec, 8, 1)[0], Client(serving.url, api_key="k" * 32)
         assert client.infer(good)["step"] == 0
-        full = refusal(client, good | {"session_id": "second"})  # one slot
+        full = refusal(client, good | {"session_id": "second"})  # one session at once
         assert full.code == "sessions_full"
         assert serving.end() == 0
         with pytest.raises(Exception, match="does not answer"):

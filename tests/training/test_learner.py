@@ -16,6 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from qt_jax import agents
 from qt_jax.errors import UserError
 from qt_jax.training import checkpoints, datasets, loop, setup
 from qt_jax.training.config import validate
@@ -211,27 +212,25 @@ def test_every_wrong_setting_is_named_at_once(config):
         ("iql", "agent.temperature", 0.0, "a positive number"),
         ("awac", "agent.max_weight", -1.0, "a positive number"),
         ("q_transformer", "agent.critics", 3, "1 or 2, and 1 with value_loss='histogram'"),
-        ("iql", "model.atoms", 1, "4 with this config.agent"),
-        ("decision_transformer", "model.return_token", False, "True with agent decision_transformer"),
-        ("bc", "model.return_token", True, "False with agent bc"),
-        ("decision_transformer", "model.past_actions", False, "True with agent decision_transformer"),
-        ("q_transformer", "model.past_actions", True, "False with agent q_transformer"),
+        ("q_transformer", "agent.value_cells", 7, "at least 8"),
+        ("q_transformer", "agent.alpha", -1.0, "at least 0"),
+        ("cql", "agent.conservatism", "all", r"one of \('q_min', 'softmax', 'none'\)"),
+        ("awac", "agent.backup", "jump", r"one of \('chain', 'skip'\)"),
+        ("iql", "agent.target_rate", 0.0, r"a number in \(0, 1\]"),
+        ("iql", "agent.n_step", 0, "at least 1"),
     ],
 )
 def test_a_wrong_setting_of_an_agent_is_named(agent, key, value, expected):
     config = tiny.get_config(agent)
     validate(config, 1)
     config.update_from_flattened_dict({key: value})
-    with pytest.raises(UserError, match=f"config.{key} is {value}, expected {expected}"):
+    with pytest.raises(UserError, match=f"config.{key} is {value!r}, expected {expected}"):
         validate(config, 1)
 
 
-def test_twin_critics_need_two_outputs_and_squared_errors():
+def test_twin_critics_have_no_histogram():
     config = tiny.get_config()
     config.agent.critics = 2
-    with pytest.raises(UserError, match="config.model.atoms is 1, expected 2 with this config.agent"):
-        validate(config, 1)
-    config.model.atoms = 2
     validate(config, 1)
     config.agent.value_loss = "histogram"
     with pytest.raises(
@@ -257,8 +256,7 @@ def test_data_of_another_observation_is_refused(config):
 )  # fmt: skip
 def test_every_variant_trains(config, change):
     config.agent.update(change)
-    if change.get("value_loss") == "histogram":
-        config.model.atoms = 21
+    config.agent.value_cells = 21
     config.train.steps = config.train.validate_every = 2
     assert int(train(config).step) == 2
 
@@ -285,11 +283,10 @@ def test_loss_follows_the_reward_and_ignores_the_observation_after_a_terminal_st
     """Through the whole agent: what the public re-implementation gets wrong."""
     from qt_jax.agents import q_transformer
     from qt_jax.data import loader
-    from qt_jax.models.q_transformer import Network
 
     config.agent.monte_carlo = False
     frozen, recipe, assets = setup.prepare(config, datasets.entries(config))
-    network = Network.create(config.model, assets.action, assets.observation, assets.instruction_dim)
+    network = agents.make_network(config, assets.interface)
     params = network.init(jax.random.key(0))
 
     def one(draw):

@@ -9,9 +9,10 @@ import ml_collections
 import pytest
 
 from experiments import quickstart
+from qt_jax import agents
 from qt_jax.envs import metaworld
 from qt_jax.errors import UserError
-from qt_jax.models.q_transformer import Network
+from qt_jax.specs import Interface
 from qt_jax.training import mesh, sharding
 from qt_jax.training.state import init_state
 from tests.conftest import ROOT, with_devices
@@ -74,9 +75,8 @@ def abstract_state(config, network, **sizes):
 def test_fsdp_divides_the_train_state():
     """On 8 devices each holds at most 1.1 times an eighth: parameters, both moments and the target network."""
     config = quickstart.get_config()
-    network = Network.create(
-        config.model, metaworld.action_spec(config.env), metaworld.observation_spec(config.env), 512
-    )
+    interface = Interface(metaworld.action_spec(config.env), metaworld.observation_spec(config.env), 512)
+    network = agents.make_network(config, interface)
     shapes, placed = abstract_state(config, network, fsdp=8)
     total = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
     assert sharding.bytes_per_device(placed) <= 1.1 * total / 8
@@ -121,7 +121,7 @@ def test_table_has_a_line_for_every_parameter():
 
 def test_every_rule_has_a_parameter():
     """A rule that matches nothing is a typo or left over."""
-    _, state = abstract_state(quickstart.get_config(), make_network(atoms=2), fsdp=1)
+    _, state = abstract_state(quickstart.get_config(), make_network(outputs=2), fsdp=1)
     paths = [sharding.parameter_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(state.params)]
     unused = [
         p

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from qt_jax.errors import UserError
-from qt_jax.specs import ActionSpec, ObservationSpec
+from qt_jax.specs import ActionSpec, Interface, ObservationSpec
 from qt_jax.training import origin
 from qt_jax.training.checkpoints import Assets, DatasetAssets
 from tests.data.synthetic import unit_statistics
@@ -16,17 +16,19 @@ OTHER_BOUNDS = dataclasses.replace(ACTION, low=(-2.0, 0.0))
 
 def assets(action=ACTION, datasets=None, observation=("front",), encoder="use", agent="iql", **settings):
     """Of a run; datasets: {name: its action}, by default "lab" with the network's; settings: "data__x=1"."""
-    config = {"agent": {"name": agent}, "model": {"atoms": 4}, "data": {"step_penalty": 0.0}}
+    config = {"agent": {"name": agent}, "model": {}, "data": {"step_penalty": 0.0}}
     config |= {"value_range": [0.0, 1.0], "discount": 0.98, "dt_ref": 0.0625}
     for key, value in settings.items():
         section, _, name = key.rpartition("__")
         (config[section] if section else config)[name] = value
-    seen = ObservationSpec(observation, (32, 32), 3, "joints")
+    joint = Interface(action, ObservationSpec(observation, (32, 32), 3, "joints"), 4)
     robots = {
-        name: DatasetAssets(own, seen, unit_statistics(3), unit_statistics(2), 0.1)
+        name: DatasetAssets(
+            dataclasses.replace(joint, action=own), unit_statistics(3), unit_statistics(2), 0.1
+        )
         for name, own in (datasets or {"lab": action}).items()
     }
-    return Assets(action, seen, robots, encoder, 4, config, "1234", {})
+    return Assets(joint, robots, encoder, config, "1234", {})
 
 
 def check(monkeypatch, before, now):
@@ -56,11 +58,11 @@ def test_what_would_mean_something_else_is_refused_by_name(monkeypatch, other, t
         check(monkeypatch, assets(**other), assets())
 
 
-def test_what_a_told_return_means_is_compared(monkeypatch):
-    teller = {"agent": "decision_transformer"}
+def test_what_a_return_means_is_compared(monkeypatch):
+    conditioned = {"agent": "decision_transformer"}
     with pytest.raises(UserError, match="config.data.step_penalty 0.1, this run has 0.0"):
-        check(monkeypatch, assets(**teller, data__step_penalty=0.1), assets(**teller))
-    check(monkeypatch, assets(**teller, discount=0.9), assets(**teller))
+        check(monkeypatch, assets(**conditioned, data__step_penalty=0.1), assets(**conditioned))
+    check(monkeypatch, assets(**conditioned, discount=0.9), assets(**conditioned))
 
 
 def test_all_that_differs_is_named_at_once(monkeypatch):

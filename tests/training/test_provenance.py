@@ -1,12 +1,12 @@
 """Where a run came from, as its directory says."""
 
-import dataclasses
 import json
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from qt_jax.envs import suites
 from qt_jax.errors import UserError
 from qt_jax.training import checkpoints, provenance
 from tests.conftest import ROOT
@@ -29,13 +29,47 @@ def test_a_run_names_its_config_commit_command_and_environment(trained):
     assert start["command"] and start["packages"]["jax"] and start["devices"].endswith("cpu")
 
 
-def test_assets_of_another_version_say_what_they_lack(trained):
-    value = json.loads(json.dumps(dataclasses.asdict(checkpoints.load_assets(trained.workdir))))
-    del value["config"]["model"]["past_actions"]
-    with pytest.raises(
-        UserError, match=r"lack \['config.model.past_actions'\]; it was written by another version"
-    ):
-        checkpoints.Assets.from_json(value, "runs/old")
+@pytest.fixture
+def assets(trained) -> dict:
+    """As a checkpoint holds them."""
+    return json.loads(json.dumps(checkpoints.load_assets(trained.workdir).to_json()))
+
+
+def test_assets_of_another_version_say_so(assets):
+    again = "train it again with this version"
+    schema = checkpoints.SCHEMA
+    for value in ({"version": "0.1.0", "instruction_dim": 512}, assets | {"schema": schema + 1}):
+        expected = rf"runs/old is a checkpoint of another .*, this version reads {schema}\); {again}"
+        with pytest.raises(UserError, match=expected):
+            checkpoints.Assets.from_json(value, "runs/old")
+    del assets["config"]["model"]["window"]
+    with pytest.raises(UserError, match=rf"another version .* without \['config.model.window'\]; {again}"):
+        checkpoints.Assets.from_json(assets, "runs/old")
+
+
+@pytest.mark.parametrize(
+    "section, setting, name, file",
+    [
+        ("agent", "name", "my_robots.learner:Agent", "my_robots/learner.py"),
+        ("agent", "name", "learner:Agent", "learner.py"),
+        ("model", "encoder", "my_encoder:Encoder", "my_encoder.py"),
+    ],
+)
+def test_a_checkpoint_whose_agent_or_encoder_is_not_here_names_its_file(assets, section, setting, name, file):
+    assets["config"][section][setting] = name
+    with pytest.raises(UserError) as caught:
+        checkpoints.Assets.from_json(assets, "runs/mine/checkpoints/20")
+    message = str(caught.value)
+    given = f"config.{section}.{setting} is '{name}'; there is no file {file} in the directory"
+    assert message.startswith(f"runs/mine/checkpoints/20: {given}")
+    assert "add its directory to PYTHONPATH" in message and "\n" not in message
+
+
+def test_a_suite_that_is_not_here_names_its_file(config):
+    config.env.suite = "my_robots.suite"
+    expected = "config.env.suite is 'my_robots.suite'; there is no file my_robots/suite.py .* PYTHONPATH"
+    with pytest.raises(UserError, match=expected):
+        suites.of(config)
 
 
 def test_code_in_no_repository_has_its_commit_from_the_environment(tmp_path, monkeypatch):

@@ -96,7 +96,7 @@ def test_tfrecord_in_a_bucket_is_read_record_by_record(bucket, synthetic_root):
     environment, files = bucket
     files.put(f"{synthetic_root}/numbers_tfrecord", "lab/data/numbers_tfrecord", recursive=True)
     script = (
-        "import sys, hashlib; from tests.data.test_loader import make_recipe, make_iterator, take;"
+        "import sys, hashlib; from tests.data.recipes import make_recipe, make_iterator, take;"
         "batches = take(make_iterator(make_recipe(sys.argv[1])), 12);"
         "print(hashlib.sha256(b''.join(batch.state.tobytes() + batch.tokens.tobytes() for batch in batches)).hexdigest())"
     )

@@ -7,9 +7,9 @@ import ml_collections
 import numpy as np
 import pytest
 
-from qt_jax.models.q_transformer import Network
+from qt_jax import agents
 from qt_jax.segment import segment_struct
-from qt_jax.specs import ActionSpec, ObservationSpec
+from qt_jax.specs import ActionSpec, Interface, ObservationSpec
 from qt_jax.training import traced
 from qt_jax.training.state import init_state, train_step, validation_step
 from tests import tiny
@@ -38,11 +38,12 @@ def programs(agent: str, changes: dict) -> list[str]:
     config.update_from_flattened_dict({key: value for key, value in changes.items() if has(config, key)})
     config = ml_collections.FrozenConfigDict(config)
     action, observation = ActionSpec(("x",), (0.0,), (1.0,), (4,)), ObservationSpec((), (8, 8), 3, "")
-    network = Network.create(config.model, action, observation, 8)
+    interface = Interface(action, observation, 8)
+    network = agents.make_network(config, interface)
     settings = traced.values(config)
     first = jax.jit(lambda settings: init_state(traced.With(config, settings), network))
     state = jax.eval_shape(first, settings)
-    batch = segment_struct(action, observation, 8, 2, 3)
+    batch = segment_struct(interface, 2, 3)
     steps = [
         jax.jit(functools.partial(step, config, network)).lower(state, batch)
         for step in (train_step, validation_step)
