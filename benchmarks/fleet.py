@@ -256,7 +256,7 @@ def run(
     do: Callable[[Unit], list[dict[str, Any]]] = _do,
     beside: Collection[str] = (),
 ) -> None:
-    """Does what `output` does not hold yet of a pack.
+    """Trains and evaluates the runs of a pack that `output` does not hold yet.
 
     Args:
         path: of the pack.

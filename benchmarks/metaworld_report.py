@@ -57,7 +57,7 @@ def scores(found: list[dict[str, Any]]) -> Scores:
 
 
 def _order(method: str) -> tuple[bool, str]:
-    """Sorts our method first."""
+    """Makes a sort key that puts our method first."""
     return method != OURS, method
 
 

@@ -19,7 +19,7 @@ def command(name: str, config: str, *overrides: str) -> None:
 
 
 def code_commit(experiment: str) -> str:
-    """Returns the last commit that changed the code or this experiment: figures name the code they are of."""
+    """Returns the last commit that changed the code or this experiment; refuses changes without a commit."""
     paths = ["--", "qt_jax", experiment, "requirements.txt", ":!experiments/*.md", ":!experiments/results"]
 
     def git(*arguments):

@@ -18,7 +18,7 @@ TASKS = ("sweep-into", "hammer", "peg-unplug-side", "push-wall", "coffee-pull")
 
 
 def base(agent: str, seed: int) -> ml_collections.ConfigDict:
-    """Of the pool of that seed, before anything was chosen."""
+    """Returns the config of an agent on the pool of that seed, before anything was chosen."""
     config = pools.get_config("metaworld_diagnosis", agent, seed, metaworld.get_config())
     config.env.tasks = TASKS
     config.env.max_decisions = 40

@@ -30,12 +30,11 @@ SEEN = {
 
 
 def names() -> list[tuple[str, str]]:
-    """(method, cell) of the whole grid; where there are demonstrations alone, all of them are successes."""
+    """Lists (method, cell) of the grid; where there are only demonstrations, all are successes."""
     alone = ("q_transformer.all", "bc.demonstrations")
+    with_failures = [method for method in SEEN if method != "bc.demonstrations"]
     return [
-        (method, cell)
-        for cell in CELLS
-        for method in (alone if cell.endswith("none") else [m for m in SEEN if m != "bc.demonstrations"])
+        (method, cell) for cell in CELLS for method in (alone if cell.endswith("none") else with_failures)
     ]
 
 
