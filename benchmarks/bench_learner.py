@@ -1,10 +1,9 @@
-"""`make bench-learner`: speed, peak memory and share of the matmul peak of the learner, and of the PyTorch
-peer beside it, in one run.
+"""`make bench-learner`: speed and memory of the learner and of the PyTorch peer.
 
-Work is counted as in the design: a step is 4F (one online pass forward and backward, one target pass), F =
-FLOPs of one forward pass from the program before optimisation; the peak is a jitted float32 2048^3 matmul.
-Transitions are trainable steps. Medians. The peer's FLOPs are torch's own count. Both sides in processes of
-their own, one after the other. Writes experiments/results/bench_learner.json.
+Work is counted as in docs/design.md: a step is 4F (one online pass forward and backward, one target pass), F
+= FLOPs of one forward pass from the program before optimisation; the peak is a jitted float32 2048^3 matmul.
+Transitions are trainable steps. Medians. The peer's FLOPs are torch's own count. Both sides run in processes
+of their own, one after the other. Writes experiments/results/bench_learner.json.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ PEER_PYTHON = ".peer/bin/python"
 
 
 def child(*command: str) -> dict[str, float]:
-    """The JSON on the last line that `command` prints."""
+    """Runs `command` and reads the JSON on the last line that it prints."""
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{result.stderr[-2000:]}")
@@ -31,10 +30,10 @@ def child(*command: str) -> dict[str, float]:
 
 
 def factors(ours: dict[str, float], peers: dict[str, float]) -> dict[str, float]:
-    """transitions/s of ours over the peer's as a product, each factor the gain of one more change to the
-    peer, in this order.
+    """Splits our transitions/s over the peer's into factors, whose product it is.
 
-    The work of a transition is encoder * frame passes + rest; its time is that over the achieved FLOP/s.
+    Each factor is the gain of one more change to the peer, in this order. The work of a transition is encoder
+    * frame passes + rest; its time is that over the achieved FLOP/s.
     """
 
     def work(side):
@@ -63,26 +62,23 @@ def main() -> None:
 
 def table(ours: dict, peers: dict, compared: dict) -> str:
     rows = [("size", "", "parameters", "steps/s", "transitions/s", "peak memory GiB", "of matmul peak")]
+    forms = {
+        "parameters": ",",
+        "steps_per_s": ".3g",
+        "transitions_per_s": ".3g",
+        "peak_memory_gib": ".2f",
+        "share_of_matmul_peak": ".0%",
+    }
+    for side, sizes in (("qt_jax", ours), ("PyTorch peer", peers)):
+        for name, values in sizes.items():
+            cells = (format(values[key], form) if key in values else "" for key, form in forms.items())
+            rows.append((name, side, *cells))
 
-    def show(value, form):
-        return "" if value is None else format(value, form)
-
-    for name, side, values in [(n, "qt_jax", v) for n, v in ours.items()] + [
-        (n, "PyTorch peer", v) for n, v in peers.items()
-    ]:
-        get = values.get
-        rows.append((
-            name, side, show(get("parameters"), ","), show(get("steps_per_s"), ".3g"), show(get("transitions_per_s"), ".3g"),
-            show(get("peak_memory_gib"), ".2f"), show(get("share_of_matmul_peak"), ".0%"),
-        ))  # fmt: skip
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     for name, parts in compared.items():
-        parts = dict(parts)
-        lines.append(
-            f"{name}: {parts.pop('speedup'):.3g}x the peer = "
-            + " x ".join(f"{v:.2g} ({k})" for k, v in parts.items())
-        )
+        gains = " x ".join(f"{gain:.2g} ({part})" for part, gain in parts.items() if part != "speedup")
+        lines.append(f"{name}: {parts['speedup']:.3g}x the peer = {gains}")
     return "\n".join(lines)
 
 

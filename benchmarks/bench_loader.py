@@ -1,12 +1,12 @@
-"""`make bench-loader`: the data pipeline against a bare decode loop, its memory over 20,000 batches, and what
-the learner waits for it.
+"""`make bench-loader`: the data pipeline's speed and memory, and how long the learner waits for it.
 
 Three parts, each in a process of its own:
-- throughput: frames/s of the loader with one thread and with one a core, and of as many threads that only decode the JPEGs of the same
-  segments, in turns; the median ratio. For the quickstart's 64x64 images and for images of 256x320 as the RT-1 data has them (written by
-  this benchmark).
+- throughput: frames/s of the loader with one thread and with one a core, and of as many threads that only
+  decode the JPEGs of the same segments, in turns; the median ratio. For the quickstart's 64x64 images and for
+  images of 256x320 as the RT-1 data has them (written by this benchmark).
 - soak: resident memory while 20,000 batches are taken.
-- wait: the share of the learner's time spent waiting for data, over short runs of the quickstart and of the RT-1-size network.
+- wait: the share of the learner's time spent waiting for data, over short runs of the quickstart and of the
+  RT-1-size network.
 Writes experiments/results/bench_loader.json.
 """
 
@@ -38,11 +38,8 @@ def config_of(name: str):
 
     config = quickstart.get_config()
     if name == "rt1":
-        config.data.path, config.data.segment_length, config.data.balance.demonstrations = (
-            "data/bench_rt1",
-            12,
-            None,
-        )
+        config.data.path, config.data.segment_length = "data/bench_rt1", 12
+        config.data.balance.demonstrations = None
         del config.env  # the dataset describes itself
     config.data.read_threads = THREADS
     return config
@@ -56,7 +53,7 @@ def recipe_of(name: str):
 
 
 def write_rt1() -> None:
-    """60 episodes of 30 steps of smooth random images, JPEG quality 95 as `collect` writes them."""
+    """Writes 60 episodes of 30 steps of smooth random images, JPEG quality 95 as `collect` has."""
     from PIL import Image
 
     from qt_jax.curation import rlds_writer
@@ -145,10 +142,9 @@ def soak(name: str) -> dict[str, float]:
     from qt_jax.data.loader import TrainingIterator
 
     config, recipe = recipe_of(name)
-    iterator, resident = (
-        TrainingIterator(recipe, batch_size=config.data.batch_size, threads=THREADS),
-        [],
-    )  # keeps no episode it can drop
+    # It keeps no episode that it can drop.
+    iterator = TrainingIterator(recipe, batch_size=config.data.batch_size, threads=THREADS)
+    resident = []
     for number in range(SOAK_BATCHES):
         next(iterator)
         if number % 1000 == 999:
@@ -164,27 +160,20 @@ def soak(name: str) -> dict[str, float]:
 
 
 def wait(name: str) -> dict[str, float]:
-    """Through the real door; the first reading holds the pipeline's start."""
+    """Trains by the command. The first reading is left out: it holds the start of the pipeline."""
     workdir = Path(f"runs/bench_loader/{name}")
     subprocess.run(["rm", "-rf", str(workdir)], check=True)
     steps = {"quickstart": 300, "rt1": 6}[name]
-    log_every = max(1, steps // 6)
-    runs.door(
-        "train",
-        f"benchmarks/bench_loader.py:{name}",
-        f"--config.workdir={workdir}",
-        f"--config.train.steps={steps}",
-        # fmt: skip
-        f"--config.train.log_every={log_every}",
-        f"--config.train.validate_every={steps + 1}",
-    )
+    settings = {"steps": steps, "log_every": max(1, steps // 6), "validate_every": steps + 1}
+    flags = [f"--config.train.{key}={value}" for key, value in settings.items()]
+    runs.command("train", f"benchmarks/bench_loader.py:{name}", f"--config.workdir={workdir}", *flags)
     records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     shares = [record["data_wait_share"] for record in records if "data_wait_share" in record][1:]
     return {"data_wait_share": statistics.median(shares), "worst": max(shares), "readings": len(shares)}
 
 
 def get_config(name: str):
-    """The config of `wait`, as an experiment file."""
+    """Returns the config of `wait`, as an experiment file does."""
     from qt_jax.models import q_transformer as model
 
     config = config_of(name)
@@ -210,7 +199,8 @@ def main() -> None:
     for part, name in itertools.product(PARTS, SIZES):
         if (part, name) == ("soak", "rt1"):  # the same code, and an hour
             continue
-        script = f"import json; from benchmarks import bench_loader as b; print(json.dumps(b.PARTS[{part!r}]({name!r})))"
+        call = f"b.PARTS[{part!r}]({name!r})"
+        script = f"import json; from benchmarks import bench_loader as b; print(json.dumps({call}))"
         done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
         results[f"{part} {name}"] = json.loads(done.stdout.splitlines()[-1])
         print(f"{part} {name}: {results[f'{part} {name}']}", flush=True)

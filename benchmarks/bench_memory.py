@@ -1,10 +1,9 @@
-"""`make bench-memory`: memory of all reading processes together with episodes of 7 MB, by
-`config.data.memory_mib` and workers.
+"""`make bench-memory`: memory of all reading processes together, by `config.data.memory_mib` and workers.
 
-Each measurement is a process of its own: the greatest proportional set size of its whole tree while 40
-batches are taken, once the workers have started. Beside the encoded episodes that are kept it holds the
-programs, the index and the decoded batches, so what counts is the difference to memory_mib=0. Writes
-experiments/results/bench_memory.json.
+The episodes have 7 MB. Each measurement is a process of its own: the greatest proportional set size of its
+whole tree while 40 batches are taken, once the workers have started. Beside the encoded episodes that are
+kept it holds the programs, the index and the decoded batches, so what counts is the difference to
+memory_mib=0. Writes experiments/results/bench_memory.json.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ BATCHES, ROWS = 40, 32
 
 
 def write() -> None:
-    """Small pictures, with zeros behind them up to the size of large ones: heavy to read, light to decode."""
+    """Writes small pictures, padded to the size of large ones: slow to read and quick to decode."""
     import simplejpeg
 
     from qt_jax.curation import rlds_writer
@@ -62,7 +61,7 @@ def write() -> None:
 
 
 def tree_mib() -> float:
-    """Proportional set size of this process and all that it started."""
+    """Measures the proportional set size of this process and of all that it started."""
     pids, total = [Path("/proc/self").resolve()], 0
     while pids:
         process = pids.pop()

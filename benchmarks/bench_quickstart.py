@@ -35,9 +35,8 @@ def main() -> None:
         summary[method] = {"mean": sum(rates) / len(rates), "low": low, "high": high, "seeds": rates}
     runs.write(RESULTS, commit=commit, summary=summary, methods=rows)
     for method, row in summary.items():
-        print(
-            f"{method:20}{row['mean']:6.1%}  [{row['low']:.1%}, {row['high']:.1%}]  seeds {', '.join(f'{r:.0%}' for r in row['seeds'])}"
-        )
+        seeds = ", ".join(f"{rate:.0%}" for rate in row["seeds"])
+        print(f"{method:20}{row['mean']:6.1%}  [{row['low']:.1%}, {row['high']:.1%}]  seeds {seeds}")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
-"""`make bench-serving`: what a control step costs, from the compiled program to the socket, and beside it the
-PyTorch peer.
+"""`make bench-serving`: what a control step costs, from the compiled program to the socket.
 
-For the laptop- and the paper-size network with random parameters, one robot, one 300x300 image, batch 1, in turns in one run; p50 and p99:
+For the laptop- and the paper-size network with random parameters, one robot, one 300x300 image, batch 1, in
+turns in one run; p50 and p99:
 - raw: the compiled step of the runtime, its arguments ready, each time another image;
 - runtime: `Sessions.act` from numpy to numpy;
-- websocket: the real server in a process of its own, `qt_jax.serving.client` in another, the reply's total included;
-- echo: the same message to a process of the websockets library that answers at once with nothing: what the transport alone takes;
-- uncached: the whole window encoded anew at each step, as a policy without the cache would;
+- websocket: the real server in a process of its own, `qt_jax.serving.client` in another, the reply's total
+  included;
+- echo: the same message to a process of the websockets library that answers at once with nothing: what the
+  transport alone takes;
+- uncached: the whole window encoded at each step, as a policy without the cache would;
 - values: the value of 10 instructions;
 - onnx: policy/onnx_policy.py in a process of its own, numpy and onnxruntime;
-- peer: q-transformer 0.5.0 from its own venv, `get_optimal_actions` at the sizes of benchmarks/peer_q_transformer.py.
+- peer: q-transformer 0.5.0 from its own venv, `get_optimal_actions` at the sizes of
+  benchmarks/peer_q_transformer.py.
 Writes experiments/results/bench_serving.json.
 """
 
@@ -37,7 +40,7 @@ PEER_PYTHON, ONNX_PYTHON = ".peer/bin/python", ".onnx/bin/python"
 
 
 def export_untrained(size: str, folder: str) -> None:
-    """The artefact of a network of that size: 8 dims of 256 bins, one 300x300 camera, no state."""
+    """Writes the artefact of a network of that size: 8 dims of 256 bins, one 300x300 camera, no state."""
     import jax
 
     from qt_jax import agents
@@ -68,7 +71,7 @@ def export_untrained(size: str, folder: str) -> None:
 
 
 def measure(size: str, folder: str) -> dict[str, Any]:
-    """Everything that runs in this process and the server's, in turns."""
+    """Measures, in turns, all that runs in this process and in the server's."""
     from qt_jax.policy import artefact
     from qt_jax.policy.runtime import undecided
     from qt_jax.policy.sessions import Request, Sessions
@@ -84,10 +87,11 @@ def measure(size: str, folder: str) -> dict[str, Any]:
     policy.warm_up()
     raw_inputs = (no_state[None], embedding[None], np.zeros(1, bool), undecided(opened.spec, 1))
 
-    def request(n, told):
-        return Request("robot", {"front": images[n % 8]}, no_state, told)
+    def request(n, instruction):
+        return Request("robot", {"front": images[n % 8]}, no_state, instruction)
 
-    told_anew = [embedding, embedding + 1e-3]
+    # Another instruction at each step: the whole window is encoded again.
+    changing = [embedding, embedding + 1e-3]
 
     command = [
         sys.executable,
@@ -112,7 +116,7 @@ def measure(size: str, folder: str) -> dict[str, Any]:
             "runtime": lambda n: sessions.act([request(n, embedding)]),
             "websocket": lambda n: client.infer(message(n)),
             "echo": lambda n: echo.infer(message(n)),
-            "uncached": lambda n: sessions.act([request(n, told_anew[n % 2])]),
+            "uncached": lambda n: sessions.act([request(n, changing[n % 2])]),
             "values of 10": lambda n: sessions.values("robot", ["a sentence"] * 10),
         }
         times = _in_turns(ways, size)
@@ -130,7 +134,7 @@ def measure(size: str, folder: str) -> dict[str, Any]:
 
 
 def echo() -> None:
-    """A bare server of the websockets library; runs until it is ended."""
+    """Runs a bare server of the websockets library until it is ended."""
     import asyncio
 
     from websockets.asyncio.server import serve
@@ -159,7 +163,7 @@ def _url(server: subprocess.Popen) -> str:
 
 
 def measure_onnx(size: str, folder: str) -> dict[str, float]:
-    """One robot's control step on onnxruntime; in the venv of the extra `onnx`."""
+    """Measures one robot's control step on onnxruntime; runs in the venv of the extra `onnx`."""
     from qt_jax.policy import onnx_policy
 
     policy, rng = onnx_policy.load(folder), np.random.default_rng(0)
@@ -216,11 +220,12 @@ def main() -> None:
 
 
 def _call(function: str, *arguments: str) -> str:
-    return f"import json; from benchmarks import bench_serving; print(json.dumps(bench_serving.{function}{arguments!r}))"
+    call = f"bench_serving.{function}{arguments!r}"
+    return f"import json; from benchmarks import bench_serving; print(json.dumps({call}))"
 
 
 def _child(*command: str) -> str:
-    """The last line that it prints."""
+    """Runs a command and returns the last line that it prints."""
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")

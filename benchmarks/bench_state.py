@@ -1,7 +1,6 @@
-"""`make bench-state`: state-only MT10, Q-Transformer against behaviour cloning on the same data, one seed
-each.
+"""`make bench-state`: Q-Transformer against behaviour cloning on state-only MT10, one seed each.
 
-Collects the dataset unless it is there, trains and evaluates each method through the doors that a user has,
+Collects the dataset unless it is there, trains and evaluates each method with the commands that a user has,
 and writes experiments/results/bench_state.json with success rates (95% Wilson intervals), training times and
 the commit.
 """
@@ -26,7 +25,7 @@ METHODS = {
 def main(overrides: list[str]) -> None:
     commit = runs.code_commit(EXPERIMENT)
     if not (DATA / "1.0.0").exists():
-        runs.door("collect", EXPERIMENT)
+        runs.command("collect", EXPERIMENT)
     rows = {}
     for method, (agent, own) in METHODS.items():
         workdir = Path("runs/bench_state") / commit / method.lower().replace(" ", "_")

@@ -1,10 +1,12 @@
-"""`python -m benchmarks.claim PART [NAME ...]`: the runs that are missing of a part, one by one.
+"""`python -m benchmarks.claim PART [NAME ...]`: runs what is missing of a part, one by one.
 
-tries, grid: of the diagnosis. benchmark: every method on every recipe. ablations: of Q-Transformer, most on
-recipe b. scene: every method on the second suite. scene_ablations: of Q-Transformer there. NAME: a try or
-method, or one row or run of it (`q_transformer,a`, `q_transformer,a,0`); none: all of the part. Results are
-JSON lines in experiments/results; stop it at any time. `--output=again.jsonl` runs again what is there
-already. Pools that are not there are collected first. Each core has runs of its own; on an accelerator
+Parts: tries and grid of the diagnosis; benchmark, every method on every recipe; ablations of Q-Transformer,
+most on recipe b; scene, every method on the second suite; scene_ablations of Q-Transformer there. NAME is a
+try or method, or one row or run of it (`q_transformer,a`, `q_transformer,a,0`); without a name it is the
+whole part.
+
+Results are JSON lines in experiments/results; stop it at any time. `--output=again.jsonl` runs again what is
+there already. Pools that are not there are collected first. Each core has runs of its own; on an accelerator
 `--together=20` makes up to 20 one program.
 """
 
@@ -23,7 +25,7 @@ from experiments.metaworld_tries import CELLS, PROBES, SEED_0, TRIES
 SEEDS = {"tries": 3, "grid": 5, "benchmark": 5, "ablations": 3, "scene": 3, "scene_ablations": 2}
 SCENE_RECIPES = ("a", "d")
 CURVE = (500, 1000, 1500, 2000)
-"""Steps after which the methods are evaluated on recipe b, and again at the end."""
+"""Steps after which the methods are evaluated on recipe b; they are evaluated again at the end."""
 
 
 def output_of(part: str) -> Path:
@@ -31,7 +33,7 @@ def output_of(part: str) -> Path:
 
 
 def wanted(part: str, names: list[str]) -> tuple[str, dict]:
-    """The experiment file and {run: config}."""
+    """Returns the experiment file and {run: config} of a part, or of these names in it."""
     if part == "tries":
         tries = [*(f"{agent}.{name}" for agent, own in TRIES.items() for name in own), *PROBES]
         module, runs_of = metaworld_diagnosis, [(name, cell) for cell in CELLS for name in tries]
@@ -68,13 +70,11 @@ def wanted(part: str, names: list[str]) -> tuple[str, dict]:
 def packed(
     experiment: str, name: str, configs: dict, curves: Mapping[str, tuple[int, ...]] = MappingProxyType({})
 ) -> Path:
-    """.fleet/NAME.pack of these runs, {run: config}, and of their pools, which are collected where they are
-    not there.
-    """
+    """Writes .fleet/NAME.pack of these runs, {run: config}; collects the pools that are not there."""
     commit, pack = runs.code_commit("experiments"), Path(".fleet") / f"{name}.pack"
     for run, config in configs.items():
         if not (Path(config.data.path) / "1.0.0").exists():
-            runs.door("collect", f"{experiment}:{run}")
+            runs.command("collect", f"{experiment}:{run}")
     packs.write(configs, pack, curves, experiment=experiment, commit=commit)
     return pack
 

@@ -1,9 +1,9 @@
-"""`python -m benchmarks.core_hours`: how long each part of `benchmarks.claim` takes on CPU cores, before it
-is started.
+"""`python -m benchmarks.core_hours`: how long each part of `benchmarks.claim` will take on CPU cores.
 
-From the runs in experiments/results that had a core each: the median time of a step of each algorithm with
-each length of segment, window and number of outputs, or where no run had these of the algorithm, and of an
-evaluation episode. Without the pools, and with whatever else those cores did.
+It knows from the runs in experiments/results that had a core each. It takes the median time of a step of each
+algorithm with each length of segment, window and number of outputs (or of the algorithm, where no run had
+these), and of an evaluation episode. The time of the pools is not in it, and the cores may have done other
+work.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from qt_jax.envs import suites
 
 
 def kind(config: Any) -> tuple[Any, ...]:
-    """What the time of a step depends on most; first the algorithm."""
+    """Returns what the time of a step depends on most; first the algorithm."""
     outputs = agents.get(config.agent.name).outputs(config)
     return config.agent.name, config.data.segment_length, config.model.window, outputs
 

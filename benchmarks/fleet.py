@@ -1,9 +1,8 @@
-"""`python -m benchmarks.fleet PACK OUTPUT [--together N]`: trains and evaluates the runs of a pack that
-OUTPUT does not hold yet.
+"""`python -m benchmarks.fleet PACK OUTPUT [--together N]`: trains and evaluates runs of a pack.
 
-OUTPUT gets a JSON line a run, as they are done: stop it at any time. Each CPU core has runs of its own; with
-`--together=N` the machine's accelerator trains up to N runs of one program at once (benchmarks/stacked_runs.py) and
-the CPU cores evaluate them.
+It takes those that OUTPUT does not hold yet, and adds a JSON line for each as it ends: stop it at any time.
+Each CPU core has runs of its own. With `--together=N` the machine's accelerator trains up to N runs of one
+program at once (benchmarks/stacked_runs.py) and the CPU cores evaluate them.
 """
 
 from __future__ import annotations
@@ -40,15 +39,15 @@ CHUNK = 250
 """Steps between metrics."""
 
 CURVE_EPISODES = 2
-"""Of each task, at a point of a learning curve."""
+"""Episodes of each task at a point of a learning curve."""
 
 PROGRAMS = 4
-"""Jobs that an accelerator has at once: while one trains, others are compiled."""
+"""Jobs that an accelerator has at once: while one trains, others compile."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """What is trained as one program: number of a job of the pack, and of some of its members."""
+    """What is trained as one program: the number of a job of the pack, and of some of its members."""
 
     job: int
     members: tuple[int, ...]
@@ -63,7 +62,7 @@ def network_of(content: Pack, job: Job) -> Network:
 
 
 def rows(content: Pack, job: Job, member: Member) -> np.ndarray:
-    """What a run draws from its pool: int32 [steps, B]."""
+    """Returns the rows that a run draws from its pool: int32 [steps, B]."""
     config, pool = checkpoints.frozen_config(job.config), content.data[job.data[member.data]].pool
     settings = {
         "steps": config.train.steps,
@@ -76,13 +75,16 @@ def rows(content: Pack, job: Job, member: Member) -> np.ndarray:
 def train(
     content: Pack, unit: Unit, drawn: Sequence[np.ndarray]
 ) -> tuple[list[dict[str, Any]], list[dict[int, dict]]]:
-    """Of each run of the unit, with its `rows`, what is to be known about its training, and its parameters
-    {steps: params}: of the points of its learning curve, and last those of its end.
+    """Trains the runs of a unit on their `rows`.
+
+    Returns:
+        For each run the facts of its training, and its parameters {steps: params}: at the points of its
+        learning curve, and last at its end.
+
     """
     job, members = unit.of(content)
-    arrays, offsets = stacked_runs.joined(
-        [content.data[number].pool for number in job.data]
-    )  # of all: whoever of them runs, it is one program
+    # The pools of all members, whichever of them run, so that it is one program.
+    arrays, offsets = stacked_runs.joined([content.data[number].pool for number in job.data])
     began, metrics = time.time(), {}
     runs = stacked_runs.Fleet(
         checkpoints.frozen_config(job.config),
@@ -112,9 +114,9 @@ def train(
 
 
 class Environments:
-    """Of a config with evaluation's time limit.
+    """The environments of a config, with evaluation's time limit.
 
-    They stay open from run to run, but where the suite itself keeps its one scene.
+    They stay open from run to run, except where the suite itself keeps its one scene.
     """
 
     def __init__(self, config: Any):
@@ -140,7 +142,7 @@ def episodes(
     environments: Environments,
     count: int | None = None,
 ) -> dict[str, list[rollouts.Rollout]]:
-    """One run in each task's episodes, as the `evaluate` door has it; count: the first so many alone."""
+    """Rolls one run out in each task's episodes, as the command `evaluate` does; `count`: only the first."""
     config, data = job.config_of(member), content.data[job.data[member.data]]
     spec = PolicySpec(
         interface=data.interface,
@@ -170,7 +172,7 @@ def episodes(
 
 
 def evaluate(*of_run: Any) -> dict[str, list[bool]]:
-    """Success of `episodes`."""
+    """Returns the success of `episodes`."""
     return {task: [bool(rollout.success) for rollout in done] for task, done in episodes(*of_run).items()}
 
 
@@ -178,8 +180,9 @@ _OPENED: dict[str, Any] = {}
 
 
 def open_pack(path: Path) -> None:
-    """In a worker, before JAX has a backend: it stays on one core, the others have workers of their own; no
-    rendering.
+    """Opens a pack in a worker, before JAX has a backend.
+
+    The worker stays on one core, since the others have workers of their own, and renders nothing.
     """
     cores = sorted(os.sched_getaffinity(0))
     (number,) = multiprocessing.current_process()._identity  # counts the processes of the pool
@@ -192,12 +195,12 @@ def open_pack(path: Path) -> None:
 
 
 def opened() -> Pack:
-    """A worker's pack."""
+    """Returns the worker's pack."""
     return _OPENED["pack"]
 
 
 def trained(unit: Unit) -> tuple[Pack, Job, Member, dict]:
-    """In a worker: the one run of the unit, and its parameters at the end."""
+    """Trains, in a worker, the one run of the unit; returns it with its parameters at the end."""
     content = opened()
     job, (member,) = unit.of(content)
     _, (params,) = train(content, unit, [_rows(unit, 0)])
@@ -210,7 +213,7 @@ def _rows(unit: Unit, place: int) -> np.ndarray:
 
 
 def _evaluate(unit: Unit, place: int, facts: dict[str, Any], params: dict[int, dict]) -> dict[str, Any]:
-    """The row of one run of the unit; params: as from `train`."""
+    """Makes the row of one run of the unit, with `params` as from `train`."""
     content, start = opened(), time.time()
     job, members = unit.of(content)
     config = checkpoints.frozen_config(job.config)
@@ -248,11 +251,23 @@ def _on_accelerator(pool: Any, content: Pack, units: Sequence[Unit]) -> Iterator
 
 
 def run(
-    path: Path, output: Path, together: int = 1, processes: int | None = None, do: Callable[[Unit], list[dict[str, Any]]] = _do,
+    path: Path,
+    output: Path,
+    together: int = 1,
+    processes: int | None = None,
+    do: Callable[[Unit], list[dict[str, Any]]] = _do,
     beside: Collection[str] = (),
-) -> None:  # fmt: skip
-    """processes: on the CPU; as many as there are cores, where not given. do: of a CPU process, the rows of a
-    unit. beside: members of the pack that are only there to be read, by what does others.
+) -> None:
+    """Trains and evaluates the runs of a pack that `output` does not hold yet.
+
+    Args:
+        path: of the pack.
+        output: file of the results, a JSON line a run.
+        together: runs of one program at once, on an accelerator; 1: on the CPU.
+        processes: on the CPU (default: as many as there are cores).
+        do: makes, in a process of the CPU, the rows of a unit.
+        beside: members of the pack that are not done; `do` reads them for others.
+
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     known = {row["run"] for row in results.rows(output)} | {*beside}
@@ -272,7 +287,7 @@ def run(
 
 
 def positive(text: str) -> int:
-    """Of a command line."""
+    """Parses a whole number from 1 of a command line."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}; expected a whole number from 1")
     return int(text)

@@ -1,9 +1,9 @@
-"""One learner size, measured in a process of its own (so that its peak memory is its own): `python -m
-benchmarks.learner_step SIZE`.
+"""Measures one learner size: `python -m benchmarks.learner_step SIZE`.
 
-Prints one line of JSON. `quickstart` and `metaworld_mt10` are the shipped configs; `laptop` and `rt1` have
-the image size, history, action dims and bins of the peer's runs in benchmarks/peer_q_transformer.py;
-`blocks_laptop` and `blocks_rt1` are those sizes' Transformer alone.
+It runs in a process of its own, so that its peak memory is its own, and prints one line of JSON. `quickstart`
+and `metaworld_mt10` are the shipped configs; `laptop` and `rt1` have the image size, history, action dims and
+bins of the peer's runs in benchmarks/peer_q_transformer.py; `blocks_laptop` and `blocks_rt1` are those sizes'
+Transformer alone.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def shipped(name: str):
 
 
 def as_peer(name: str):
-    """A robot with one camera at the peer's sizes.
+    """Makes the config and specs of a robot with one camera at the peer's sizes.
 
-    Float32 and nothing rematerialised, as the CPU likes it and as the peer computes.
+    Float32 and nothing rematerialised, which is fastest on a CPU and what the peer does.
     """
     size, config = PEER[name], default_config()
     config.model = model.laptop() if name == "laptop" else model.paper()
@@ -67,7 +67,7 @@ def as_peer(name: str):
 
 
 def random_segment(config, interface: Interface) -> Segment:
-    """A full batch; every step that a middle cut trains is trainable."""
+    """Makes a full batch, in which every step that a middle cut trains is trainable."""
     action, observation = interface.action, interface.observation
     rng = np.random.default_rng(0)
     shape = (config.data.batch_size, config.data.segment_length)
@@ -76,7 +76,10 @@ def random_segment(config, interface: Interface) -> Segment:
     trainable[:, config.model.window - 1 : shape[1] - config.agent.n_step] = True
     zeros = np.zeros(shape, np.float32)
     return Segment(
-        images={name: rng.integers(0, 255, (*shape, *observation.image_size, 3), np.uint8) for name in observation.cameras},
+        images={
+            name: rng.integers(0, 255, (*shape, *observation.image_size, 3), np.uint8)
+            for name in observation.cameras
+        },
         camera_mask={name: np.ones(shape[0], bool) for name in observation.cameras},
         state=rng.normal(size=(*shape, observation.state_dim)).astype(np.float32),
         instruction=rng.normal(size=(shape[0], interface.instruction_dim)).astype(np.float32),
@@ -90,7 +93,7 @@ def random_segment(config, interface: Interface) -> Segment:
 
 
 def median_s(run) -> float:
-    """Median wall time of `run`, which returns arrays to wait for.
+    """Measures the median wall time of `run`, which returns arrays to wait for.
 
     One call first to compile, then as many as `MIN_SECONDS` needs.
     """
@@ -104,7 +107,7 @@ def median_s(run) -> float:
 
 
 def measure_learner(name: str) -> dict[str, float]:
-    """The jitted train step of a size on a batch in memory: what `train` runs, without its data pipeline."""
+    """Measures the jitted train step on a batch in memory: what `train` runs, without its data pipeline."""
     config, interface = shipped(name) if name in SHIPPED else as_peer(name)
     config = setup.with_value_range(config, config.dt_ref)
     network = agents.make_network(config, interface)
@@ -133,7 +136,7 @@ def measure_learner(name: str) -> dict[str, float]:
 
 
 def encoder_flops(network: Network, params: dict, batch: Segment) -> float:
-    """Of one forward pass of the image encoders over the batch."""
+    """Counts the FLOPs of one forward pass of the image encoders over the batch."""
     frames = batch.valid.size
     images = jax.tree.map(lambda x: x.reshape(frames, *x.shape[2:]), batch.images)
     instruction = jnp.repeat(batch.instruction, batch.valid.shape[1], axis=0)
@@ -146,8 +149,9 @@ def encoder_flops(network: Network, params: dict, batch: Segment) -> float:
 
 
 def measure_blocks(name: str) -> dict[str, float]:
-    """Forward and backward pass (3F) of the Transformer alone, over the frame tokens and actions of that
-    size's batch.
+    """Measures a forward and backward pass (3F) of the Transformer alone.
+
+    It runs over the frame tokens and actions of that size's batch.
     """
     config, interface = as_peer(name)
     steps, config = config.data.batch_size * config.data.segment_length * 4, config.model
@@ -184,11 +188,5 @@ def peak_memory_gib() -> float:
 
 
 if __name__ == "__main__":
-    size = sys.argv[1]
-    print(
-        json.dumps(
-            measure_blocks(size.removeprefix("blocks_"))
-            if size.startswith("blocks_")
-            else measure_learner(size)
-        )
-    )
+    measure = measure_blocks if sys.argv[1].startswith("blocks_") else measure_learner
+    print(json.dumps(measure(sys.argv[1].removeprefix("blocks_"))))

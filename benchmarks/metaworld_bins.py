@@ -1,6 +1,7 @@
-"""`python -m benchmarks.metaworld_bins`: which bins the diagnosis' pools have been in, by kind of episode:
-the share of the actions' dims that are in the first or the last bin, and of the bins of a dim that any of
-them is in. Means over seeds; nothing is trained.
+"""`python -m benchmarks.metaworld_bins`: which bins the actions of the diagnosis' pools are in.
+
+For each kind of episode it prints the share of the actions' dims in the first or the last bin, and the share
+of a dim's bins that any of them is in. Means over seeds; nothing is trained.
 """
 
 from __future__ import annotations
@@ -18,16 +19,10 @@ DIVIDED = "q_transformer.even_fast_ended_skip_5_mild"
 
 
 def used(content: packs.Pack, job: packs.Job, member: packs.Member) -> list[tuple[float, float]]:
-    """Of each kind."""
+    """Computes, for each kind of episode, (share at the first or last bin, share of bins covered)."""
     pool, result = content.data[job.data[member.data]].pool, []
     for group in member.groups:
-        rows = np.concatenate(
-            [
-                pool.first[group.source, int(e)] + np.arange(cuts)
-                for e, cuts in zip(group.episodes, group.cuts)
-            ]
-        )
-        table = pool.table[rows]
+        table = pool.table[pool.rows([group])]
         tokens, last = table["tokens"][table["trainable"]], table["bins"][0] - 1
         covered = [len(np.unique(own)) / (end + 1) for own, end in zip(tokens.T, last)]
         result.append((float(((tokens == 0) | (tokens == last)).mean()), float(np.mean(covered))))

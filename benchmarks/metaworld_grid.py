@@ -1,9 +1,8 @@
-"""`python -m benchmarks.metaworld_grid`: the grid of the diagnosis as a table, from
-experiments/results/metaworld/grid.jsonl.
+"""`python -m benchmarks.metaworld_grid`: the grid of the diagnosis as a table.
 
-Success of each method, mean over seeds, and the two differences that the grid is for, paired by seed (pool,
-initialisation and order), with 95% t intervals. BC on demonstrations alone sees the same, whatever else a
-cell has.
+From experiments/results/metaworld/grid.jsonl. Prints the success of each method, mean over seeds, and the two
+differences that the grid is for, paired by seed (pool, initialisation and order), with 95% t intervals. BC on
+demonstrations alone sees the same, whatever else a cell has.
 """
 
 from __future__ import annotations
@@ -21,26 +20,19 @@ def main() -> None:
     print("| cell | seeds | " + " | ".join(SEEN) + " | Q-T(all) - Q-T(successes) | Q-T(all) - best BC |")
     print("|---" * (len(SEEN) + 4) + "|")
     for cell in CELLS:
-        found.setdefault(
-            ("bc.demonstrations", cell),
-            found.get(("bc.demonstrations", f"{cell.partition('_')[0]}_none"), {}),
-        )
-        mean = {
-            method: np.mean(list(found[method, cell].values()))
-            for method in SEEN
-            if found.get((method, cell))
-        }
+        of_cell = {method: found.get((method, cell), {}) for method in SEEN}
+        if not of_cell["bc.demonstrations"]:
+            alone = f"{cell.partition('_')[0]}_none"
+            of_cell["bc.demonstrations"] = found.get(("bc.demonstrations", alone), {})
+        mean = {method: np.mean(list(seeds.values())) for method, seeds in of_cell.items() if seeds}
         if OURS not in mean:
             continue
-        ours = found[OURS, cell]
+        ours = of_cell[OURS]
         best = max((method for method in mean if method.startswith("bc.")), key=mean.get, default="")
         columns = [f"{mean[method]:.0%}" if method in mean else "" for method in SEEN]
-        gains = [
-            difference(ours, found.get((other, cell), {})) for other in ("q_transformer.successes", best)
-        ]
-        print(
-            f"| {cell} | {len(ours)} | " + " | ".join(columns + gains) + f"{f' ({best})' if best else ''} |"
-        )
+        gains = [difference(ours, of_cell.get(other, {})) for other in ("q_transformer.successes", best)]
+        named = f" ({best})" if best else ""
+        print(f"| {cell} | {len(ours)} | {' | '.join(columns + gains)}{named} |")
 
 
 if __name__ == "__main__":

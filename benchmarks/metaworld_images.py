@@ -1,7 +1,7 @@
-"""`python -m benchmarks.metaworld_images [METHOD,SEED ...]`: Q-Transformer, behaviour cloning of the
-successes and the best other method from images, three seeds; without names all.
+"""`python -m benchmarks.metaworld_images [METHOD,SEED ...]`: the benchmark from images; without names all.
 
-Through the doors that a user has; an unfinished run goes on. A JSON line a run in
+Q-Transformer, behaviour cloning of the successes and the best other method, three seeds. It uses the commands
+that a user has, and an unfinished run goes on. A JSON line a run in
 experiments/results/metaworld/images.jsonl, as the state-only runs have them. `--output=again.jsonl` runs
 again what is there already, where runs/metaworld_images does not have it.
 """
@@ -39,22 +39,18 @@ def main() -> None:
             continue
         config = metaworld_images.get_config(name)
         if not (Path(config.data.path) / "1.0.0").exists():
-            runs.door("collect", f"{EXPERIMENT}:{name}")
+            runs.command("collect", f"{EXPERIMENT}:{name}")
         found = runs.train_and_evaluate(f"{EXPERIMENT}:{name}", Path(config.workdir))
-        counts = {
-            task: (round(row["success"] * row["episodes"]), row["episodes"])
-            for task, row in found["tasks"].items()
-        }
-        success = {
-            task: [True] * good + [False] * (count - good) for task, (good, count) in counts.items()
-        }  # in no order
-        row = {
-            "run": run,
-            "success": success,
-            "training_minutes": found["training_minutes"],
-            "device": runs.MACHINE,
-        }
-        results.add(given.output, row | {"experiment": EXPERIMENT, "commit": commit})
+        success = {task: _episodes(row) for task, row in found["tasks"].items()}
+        facts = {"training_minutes": found["training_minutes"], "device": runs.MACHINE}
+        facts |= {"experiment": EXPERIMENT, "commit": commit}
+        results.add(given.output, {"run": run, "success": success} | facts)
+
+
+def _episodes(row: dict) -> list[bool]:
+    """Returns the outcomes of a task's episodes, successes first: evaluation.json has only their share."""
+    good = round(row["success"] * row["episodes"])
+    return [True] * good + [False] * (row["episodes"] - good)
 
 
 if __name__ == "__main__":

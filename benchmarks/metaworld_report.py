@@ -1,10 +1,12 @@
-"""`make metaworld-report`: the runs of the benchmark, the ablations and the second suite -> tables in
-experiments/results, docs/results.md and experiments/diagnosis.md, and figures in docs/images.
+"""`make metaworld-report`: tables and figures of the benchmark, the ablations and the second suite.
+
+Writes tables into experiments/results, docs/results.md and experiments/diagnosis.md, and figures into
+docs/images.
 
 Runs in a venv of its own (rliable's plots want an older pandas). A run's score is its success over a task's
-evaluation episodes; intervals are rliable's 95% stratified bootstrap, which draws each task's runs (seeds)
-anew (Agarwal et al. 2021). Seeds are those that every method has on a recipe. An ablation is compared with
-Q-Transformer on the seeds that it has, paired.
+evaluation episodes. Intervals are rliable's 95% stratified bootstrap, which draws the runs (seeds) of each
+task again (Agarwal et al. 2021). Seeds are those that every method has on a recipe. An ablation is compared
+with Q-Transformer on the seeds that it has, paired.
 """
 
 from __future__ import annotations
@@ -55,26 +57,26 @@ def scores(found: list[dict[str, Any]]) -> Scores:
 
 
 def _order(method: str) -> tuple[bool, str]:
-    """Ours first."""
+    """Makes a sort key that puts our method first."""
     return method != OURS, method
 
 
 def estimates(
     by_name: dict[str, Any], statistic: Callable, repetitions: int = REPETITIONS
 ) -> tuple[dict, dict]:
-    """The statistic of each, and its 95% interval [low, high], which says nothing where there is one seed."""
+    """Computes the statistic of each, and its 95% interval [low, high]; of one seed it means nothing."""
     np.random.seed(0)  # rliable 1.2.0 draws from here, whatever its random_state
     return library.get_interval_estimates(by_name, statistic, reps=repetitions)
 
 
 def cost(found: list[dict[str, Any]]) -> str:
-    """What the runs on CPU cores took."""
+    """Says how long the runs on CPU cores took."""
     seconds = [
         run["train_s"] + run["evaluate_s"] for run in found if run["device"] == "cpu" and run["together"] == 1
     ]
-    return f"{len(found)} runs" + (
-        f", {len(seconds)} of them on a CPU core each, median {np.median(seconds):.0f} s." if seconds else "."
-    )
+    if not seconds:
+        return f"{len(found)} runs."
+    return f"{len(found)} runs, {len(seconds)} of them on a CPU core each, median {np.median(seconds):.0f} s."
 
 
 def table(found: Scores) -> str:
@@ -108,7 +110,7 @@ def table(found: Scores) -> str:
 
 
 def by_task(found: Scores, tasks: list[str]) -> str:
-    """Mean success over seeds of each method in each task."""
+    """Makes a table of the mean success over seeds of each method in each task."""
     lines = []
     for recipe, by_method in found.items():
         lines += [f"| recipe {recipe} | " + " | ".join(by_method) + " |", "|---" * (len(by_method) + 1) + "|"]
@@ -122,12 +124,16 @@ def by_task(found: Scores, tasks: list[str]) -> str:
 
 
 LEARNED = (
-    "transitions", "mc_return", "target", "q_taken", "q_greedy", "q_other", "action_gap", "greedy_is_taken", "greedy_at_edge", "weight",
+    "transitions", "mc_return", "target", "q_taken", "q_greedy", "q_other", "action_gap", "greedy_is_taken",
+    "greedy_at_edge", "weight",
 )  # fmt: skip
 
 
 def learned(found: list[dict[str, Any]]) -> str:
-    """The learners' metrics over their last training batches, mean over seeds; transitions: of a batch."""
+    """Makes a table of the learners' metrics over their last training batches, mean over seeds.
+
+    "transitions" are those of a batch.
+    """
     by_row: dict[tuple[str, str], list[dict[str, float]]] = collections.defaultdict(list)
     for run in found:
         if "metrics" in run:
@@ -146,9 +152,7 @@ def learned(found: list[dict[str, Any]]) -> str:
 
 
 def improvement(found: Scores, name: str) -> str:
-    """Probability that a run of ours is above one of the other method on a task, of the methods that were run
-    on a recipe.
-    """
+    """Draws the probability that a run of ours is above another method's on a task; returns its table."""
     others = sorted({method for by_method in found.values() for method in by_method if method != OURS})
     figure, axes = plt.subplots(
         1,
@@ -189,7 +193,7 @@ def improvement(found: Scores, name: str) -> str:
 
 
 def bars(found: Scores, name: str, tasks: list[str]) -> None:
-    """Mean success of each method in each task, over seeds."""
+    """Draws the mean success of each method in each task, over seeds."""
     figure, axes = plt.subplots(
         len(found), 1, figsize=(11, 2.6 * len(found)), squeeze=False, layout="constrained", sharex=True
     )
@@ -206,7 +210,7 @@ def bars(found: Scores, name: str, tasks: list[str]) -> None:
 
 
 def curves(found: list[dict[str, Any]], name: str) -> None:
-    """Mean success over training: the few episodes of each point on the way, and all of the last."""
+    """Draws the mean success over training: of a few episodes at each point, and of all at the last."""
     by_step: dict[str, dict[int, list[list[float]]]] = collections.defaultdict(
         lambda: collections.defaultdict(list)
     )
@@ -237,27 +241,26 @@ def curves(found: list[dict[str, Any]], name: str) -> None:
 
 
 def insert(text: str, page: Path, part: str) -> None:
-    """Between the lines of the page that mark the table of that part."""
+    """Writes between the lines of the page that mark the table of that part."""
     begin, end = f"<!-- {part}: written by make metaworld-report -->\n", f"<!-- end of {part} -->\n"
     place = re.compile(f"(?<={re.escape(begin)}).*?(?={re.escape(end)})", re.DOTALL)
     content, count = place.subn(lambda _: text, page.read_text())
     if count != 1:
-        sys.exit(
-            f"{page} has {count} places for {part}; expected one between {begin.strip()!r} and {end.strip()!r}."
-        )
+        between = f"{begin.strip()!r} and {end.strip()!r}"
+        sys.exit(f"{page} has {count} places for {part}; expected one between {between}.")
     page.write_text(content)
 
 
 def report(file: str, name: str, page: str) -> None:
-    """Table and figures of one part."""
+    """Writes the table and the figures of one part."""
     found = results.rows(results.ALL / file)
     by_recipe = {recipe: by_method for recipe, by_method in scores(found).items() if OURS in by_method}
     if not by_recipe:
         print(f"{file}: no recipe yet of which every method has a seed")
         return
     text, tasks = f"{table(by_recipe)} {cost(found)}\n", sorted(found[0]["success"])
-    with_interval = {recipe: by_method for recipe, by_method in by_recipe.items() if len(by_method[OURS]) > 1}
-    compared = improvement(with_interval, name) if with_interval else ""
+    several = {recipe: by_method for recipe, by_method in by_recipe.items() if len(by_method[OURS]) > 1}
+    compared = improvement(several, name) if several else ""
     pages = [text, compared, learned(found), by_task(by_recipe, tasks)]
     (results.ALL / file).with_suffix(".md").write_text("\n".join(filter(None, pages)))
     print(f"{file}\n{text}")
@@ -272,7 +275,7 @@ def only_table(file: str, name: str, page: str) -> None:
 
 
 def ablated(file: str, of: str, name: str, page: str) -> None:
-    """Table and figure of what ablations differ by from Q-Transformer, whose own runs are in the file `of`."""
+    """Writes how ablations differ from Q-Transformer, whose own runs are in the file `of`."""
     found, ours = paired.scores(file), paired.scores(of)
     recipes, methods = (sorted({key[place] for key in found}) for place in (1, 0))
     lines = ["| recipe | ablation | seeds | Q-Transformer there | ablated | difference |", "|---" * 6 + "|"]

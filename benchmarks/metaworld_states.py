@@ -1,11 +1,10 @@
-"""`python -m benchmarks.metaworld_states`: what the benchmark's policies make of states that they were not
-trained on, on recipe a.
+"""`python -m benchmarks.metaworld_states`: the benchmark's policies in states that they were not trained on.
 
-Of demonstrations that a run did not see (the pool has 100 a task, the recipe 10): how often the greedy bin of
-a dim is the expert's, how many bins lie between the two, and how often it is the first or the last where the
-expert's is not; each dim after the expert's own dims before it. Of the policy's own episodes: its score (Q,
-where there is one) of the actions it took, in those that succeed and in those that fail. A line a run in
-experiments/results/metaworld/states.jsonl; prints means over seeds, of each task and of all.
+Recipe a. Of demonstrations that a run did not see (the pool has 100 a task, the recipe 10): how often the
+greedy bin of a dim is the expert's, how many bins lie between the two, and how often it is the first or the
+last where the expert's is not; each dim after the expert's own dims before it. Of the policy's own episodes:
+its score (Q, where there is one) of the actions it took, in those that succeed and in those that fail. A line
+a run in experiments/results/metaworld/states.jsonl; prints means over seeds, of each task and of all.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ UNSEEN = " on demonstrations"
 
 
 def configs(names: list[str], get_config: Any = metaworld_benchmark.get_config) -> dict[str, Any]:
-    """Of these runs, and beside each one that reads all demonstrations as the run would."""
+    """Returns the configs of these runs, and beside each run one that reads all demonstrations like it."""
     found = {name: get_config(name) for name in names}
     for name in names:
         config = get_config(name)
@@ -43,25 +42,18 @@ def configs(names: list[str], get_config: Any = metaworld_benchmark.get_config) 
 def unseen(
     content: packs.Pack, job: packs.Job, member: packs.Member, params: dict
 ) -> dict[str, dict[str, float]]:
-    """{task: {metric: mean over the dims of unseen demonstrations}}; at_edge: over those that have the expert
-    elsewhere.
+    """Computes {task: {metric: mean over the dims of unseen demonstrations}}.
+
+    "at_edge" is over the dims that the expert has elsewhere.
     """
-    config, network, pool = (
-        job.config_of(member),
-        fleet.network_of(content, job),
-        content.data[job.data[member.data]].pool,
-    )
+    config, network = job.config_of(member), fleet.network_of(content, job)
+    pool = content.data[job.data[member.data]].pool
     agent, last_bin = agents.get(config.agent.name), network.interface.action.max_bins - 1
     beside = next(
         other for job in content.jobs for other in job.members if other.name == member.name + UNSEEN
     )
     seen = {(group.source, int(episode)) for group in member.groups for episode in group.episodes}
-    episodes = [
-        (group.source, int(e), cuts) for group in beside.groups for e, cuts in zip(group.episodes, group.cuts)
-    ]
-    rows = np.concatenate(
-        [pool.first[s, e] + np.arange(cuts) for s, e, cuts in episodes if (s, e) not in seen]
-    )
+    rows = pool.rows(beside.groups, without=seen)
     arrays, _ = joined([pool])
     on_device = jax.device_put(arrays)
 
@@ -90,12 +82,11 @@ def unseen(
     sums = {
         name: [np.concatenate(sums) for sums in zip(*(part[name] for part in parts))] for name in parts[0]
     }
-    suite, told = suites.of(config), pool.embeddings[pool.instruction[rows]]
+    suite, instructions = suites.of(config), pool.embeddings[pool.instruction[rows]]
     result = {}
     for task in suite.suite_tasks(config.env.tasks):
-        own = np.any(
-            [np.isclose(told, text.embed(sentence)).all(-1) for sentence in suite.INSTRUCTIONS[task]], axis=0
-        )
+        known = [text.embed(sentence) for sentence in suite.INSTRUCTIONS[task]]
+        own = np.any([np.isclose(instructions, embedding).all(-1) for embedding in known], axis=0)
         result[task] = {name: float(x[own].sum() / dims[own].sum()) for name, (x, dims) in sums.items()}
     return result
 
@@ -103,7 +94,7 @@ def unseen(
 def expected(
     content: packs.Pack, job: packs.Job, member: packs.Member, params: dict
 ) -> dict[str, dict[str, Any]]:
-    """{task: success, and the mean score of the whole actions of episodes that succeeded and that failed}."""
+    """Computes by task the success, and the mean score of actions in episodes that succeed and that fail."""
     config = job.config_of(member)
     of_dims = agents.get(config.agent.name).ADDITIVE
 

@@ -1,10 +1,11 @@
-"""`python -m benchmarks.metaworld_tries [FILE]`: the tries of the diagnosis as a table: success with its 95%
-Wilson interval over all episodes of all seeds, and, where there is one, of the last training batches: the
-share of dims whose greedy bin is the first or the last, the return that followed, Q of the bins that were
-taken and Q of the others. "together": of the seeds that all cells of a try have.
+"""`python -m benchmarks.metaworld_tries [FILE]`: the tries of the diagnosis as a table.
 
-FILE: of experiments/results/metaworld, such as tries_h100.jsonl; default: tries.jsonl, with what each try
-sets.
+Success with its 95% Wilson interval over all episodes of all seeds. Where there is one, of the last training
+batches: the share of dims whose greedy bin is the first or the last, the return that followed, Q of the bins
+that were taken and Q of the others. "together" is of the seeds that all cells of a try have.
+
+FILE is of experiments/results/metaworld, such as tries_h100.jsonl; the default is tries.jsonl, with what each
+try sets.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ CURRENT = "tries.jsonl"
 
 
 def by_cell(runs: list[dict[str, Any]]) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """{try: {cell: its runs}}, and "together" those of the seeds that all its cells have."""
+    """Sorts runs into {try: {cell: runs}}; "together" has the seeds that all cells of the try have."""
     found: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}
     for run in runs:
         name, cell, seed = run["run"].split(",")
@@ -46,22 +47,22 @@ def table(runs: list[dict[str, Any]]) -> str:
         for cell, found in cells.items():
             if not found:
                 continue
-            row = success_rate(
-                [episode for run in found for episodes in run["success"].values() for episode in episodes]
-            )
+            outcomes = [
+                outcome for run in found for episodes in run["success"].values() for outcome in episodes
+            ]
+            row = success_rate(outcomes)
+            success = f"{row['success']:.0%} [{row['low']:.0%}, {row['high']:.0%}]"
             known = [
                 [run["metrics"][metric] for run in found if metric in run["metrics"]] for metric in METRICS
             ]
             metrics = " | ".join(f"{statistics.mean(values):.2f}" if values else "" for values in known)
             seeds = len({run["run"].rpartition(",")[2] for run in found})
-            lines.append(
-                f"| {name} | {cell} | {seeds} | {row['success']:.0%} [{row['low']:.0%}, {row['high']:.0%}] | {metrics} |"
-            )
+            lines.append(f"| {name} | {cell} | {seeds} | {success} | {metrics} |")
     return "\n".join(lines)
 
 
 def settings() -> str:
-    """What each try sets; all else is as in experiments/pools.py and each agent's get_config."""
+    """Makes a table of what each try sets, beside experiments/pools.py and the agent's get_config."""
     lines = ["| try | sets |", "|---|---|"]
     for agent, tries in TRIES.items():
         words = {

@@ -1,5 +1,6 @@
-"""All that many small state-only runs need, in one file: what trains them needs no TFDS, no RLDS files and no
-text encoder.
+"""A file with all that many small state-only runs need.
+
+What trains the runs of a pack needs no TFDS, no RLDS files and no text encoder.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from qt_jax.statistics import Statistics
 from qt_jax.training import checkpoints
 
 COMPRESSION = [{"id": lzma.FILTER_LZMA2, "preset": 3, "dict_size": 2**27}]
-"""Looks back over 128 MiB, so that what several pools of one seed have in common is in the file once."""
+"""Looks back over 128 MiB, so what several pools of one seed have in common is in the file once."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,25 +40,27 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """One run of a job. data: number of what it is trained on, among the job's; groups: what it draws from;
-    own: its `stacked_runs.TRACED`; curve: steps after which it is evaluated on the way.
-    """
+    """One run of a job."""
 
     name: str
     data: int
+    """Number of what it is trained on, among the job's."""
     groups: tuple[Group, ...]
+    """What it draws from."""
     own: dict[str, float]
+    """Its values of `stacked_runs.TRACED`."""
     curve: tuple[int, ...] = ()
+    """Steps after which it is evaluated on the way."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """Runs that differ in data and `stacked_runs.TRACED` alone: one program. config: plain, of one of them; data:
-    which of the pack's.
-    """
+    """Runs that differ in data and `stacked_runs.TRACED` alone: one program."""
 
     config: dict[str, Any]
+    """Plain, of one of them."""
     data: tuple[int, ...]
+    """Which of the pack's."""
     members: tuple[Member, ...]
 
     def config_of(self, member: Member) -> Any:
@@ -68,13 +71,15 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Pack:
-    """sentences: {instruction: embedding}; facts: what is to stand in every run's row."""
+    """The jobs, the data that they are trained on, and what they share."""
 
     data: list[Data]
     dt: float
     sentences: dict[str, np.ndarray]
+    """{instruction: embedding}."""
     jobs: list[Job]
     facts: dict[str, Any]
+    """What every run's row in the results has."""
 
 
 def write(
@@ -83,8 +88,14 @@ def write(
     curves: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
     **facts: Any,
 ) -> None:
-    """Writes the file of these runs, {name: config}; curves: {name: steps of its learning curve}, of those
-    that have one.
+    """Writes the file of these runs.
+
+    Args:
+        configs: {name: config}.
+        path: of the file.
+        curves: {name: steps of its learning curve}, of the runs that have one.
+        facts: what every run's row in the results has.
+
     """
     from qt_jax import text
     from qt_jax.data import mixture
@@ -92,18 +103,15 @@ def write(
 
     wanted: dict[Any, tuple[Any, list[Group]]] = {}
     programs: dict[str, list[tuple[str, Any, Any, tuple[Group, ...]]]] = {}
-    told: set[str] = set()
+    spoken: set[str] = set()
     for run, config in configs.items():
         frozen, recipe, assets = setup.prepare(config, datasets.entries(config))
         groups = mixture.groups(recipe.mixture, recipe.cutting)
-        key = (
-            config.data.path,
-            config.data.step_penalty,
-            recipe.layout(0),
-        )  # all that decides what a segment holds
+        # All that decides what a segment holds.
+        key = (config.data.path, config.data.step_penalty, recipe.layout(0))
         wanted.setdefault(key, (recipe, []))[1].extend(groups)
         programs.setdefault(_program(frozen, recipe), []).append((run, frozen, key, groups))
-        told |= {suites.of(config).INSTRUCTIONS[task][0] for task in assets.data if task != "all"}
+        spoken |= {suites.of(config).INSTRUCTIONS[task][0] for task in assets.data if task != "all"}
     data = [
         Data(read_pool(recipe, groups), layout.state, layout.interface)
         for (*_, layout), (recipe, groups) in wanted.items()
@@ -117,13 +125,12 @@ def write(
             for run, frozen, key, groups in runs
         )
         jobs.append(Job(checkpoints.plain_config(runs[0][1]), own, members))
-    sentences = {sentence: text.embed(sentence) for sentence in sorted(told)}
+    sentences = {sentence: text.embed(sentence) for sentence in sorted(spoken)}
     content = Pack(data, assets.datasets["collected"].dt, sentences, jobs, facts)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(lzma.compress(pickle.dumps(content), filters=COMPRESSION))
-    print(
-        f"{path}: {path.stat().st_size / 2**20:.1f} MiB, {len(data)} pools, {len(jobs)} programs, {len(configs)} runs"
-    )
+    mib = path.stat().st_size / 2**20
+    print(f"{path}: {mib:.1f} MiB, {len(data)} pools, {len(jobs)} programs, {len(configs)} runs")
 
 
 def read(path: Path) -> Pack:
@@ -139,7 +146,7 @@ def _traced(config: Any) -> dict[str, float]:
 
 
 def _program(config: Any, recipe: Any) -> str:
-    """Equal for runs that are the same program."""
+    """Makes a key that is equal for runs of the same program."""
     shared = ml_collections.ConfigDict(config)
     shared.update_from_flattened_dict({name: type(value)(0) for name, value in _traced(config).items()})
     program = {

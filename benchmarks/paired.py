@@ -1,8 +1,8 @@
-"""`python -m benchmarks.paired FILE ONE OTHER`: success of one try or method less that of another in each
-cell or recipe, and in all.
+"""`python -m benchmarks.paired FILE ONE OTHER`: success of one try or method less that of another.
 
-Paired by seed, which the two share (pool, initialisation, order and evaluation episodes), with 95% t
-intervals over seeds. FILE: of experiments/results, such as metaworld/tries.jsonl.
+In each cell or recipe, and in all. Paired by seed, which the two share (pool, initialisation, order and
+evaluation episodes), with 95% t intervals over seeds. FILE is of experiments/results, such as
+metaworld/tries.jsonl.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Successes = dict[int, float]
 
 
 def scores(file: str) -> dict[tuple[str, str], Successes]:
-    """{(method, cell): {seed: success}}."""
+    """Reads a file of results as {(method, cell): {seed: success}}."""
     found: dict[tuple[str, str], Successes] = {}
     for run in results.existing(results.ALL / file, "success"):
         method, cell, seed = run["run"].split(",")
@@ -30,8 +30,9 @@ def scores(file: str) -> dict[tuple[str, str], Successes]:
 
 
 def interval(one: Successes, other: Successes) -> tuple[float, float]:
-    """Mean difference of the seeds that both have, and half the width of its interval: infinite if that is
-    one seed.
+    """Computes the mean difference over the seeds that both have, and half the width of its 95% t interval.
+
+    The width is infinite for one seed.
     """
     seeds = sorted(set(one) & set(other))
     values = np.asarray([one[seed] - other[seed] for seed in seeds])
@@ -40,7 +41,7 @@ def interval(one: Successes, other: Successes) -> tuple[float, float]:
 
 
 def difference(one: Successes, other: Successes) -> str:
-    """Nothing where there are no two seeds."""
+    """Formats a difference with its interval; "" if there are no two seeds."""
     if len(set(one) & set(other)) < 2:
         return ""
     mean, half = interval(one, other)
@@ -54,9 +55,8 @@ def main(file: str, one: str, other: str) -> None:
         & {cell for method, cell in found if method == other}
     )
     if not cells:
-        sys.exit(
-            f"{file} has no cell of both {one!r} and {other!r}; it has {', '.join(sorted({method for method, _ in found}))}."
-        )
+        known = ", ".join(sorted({method for method, _ in found}))
+        sys.exit(f"{file} has no cell of both {one!r} and {other!r}; it has {known}.")
     print(f"| cell | seeds | {one} | {other} | difference |\n|---|---|---|---|---|")
     every: list[tuple[Successes, Successes]] = [(found[one, cell], found[other, cell]) for cell in cells]
     common = set.intersection(*(set(successes) for pair in every for successes in pair))

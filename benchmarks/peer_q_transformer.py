@@ -1,10 +1,9 @@
-"""The public PyTorch re-implementation, q-transformer 0.5.0, timed from its own venv: `.peer/bin/python THIS
-learn|act SIZE`.
+"""The public PyTorch re-implementation, q-transformer 0.5.0, timed from its own venv.
 
-Prints one line of JSON: of its learner, or of one action (`get_optimal_actions`, batch 1, nothing random).
-Its own learner, optimiser, target network and mock data; image size, history, action dims and bins as
-`benchmarks.learner_step.PEER`. Left out are its text models, which neither runs: the embeddings come with the
-data.
+`.peer/bin/python benchmarks/peer_q_transformer.py learn|act SIZE` prints one line of JSON: of its learner, or
+of one action (`get_optimal_actions`, batch 1, nothing random). It has its own learner, optimiser, target
+network and mock data; image size, history, action dims and bins are those of `benchmarks.learner_step.PEER`.
+Its text models are left out, which neither runs: the embeddings come with the data.
 """
 
 import json
@@ -40,7 +39,7 @@ SIZES = {
 
 
 class NoText:
-    """In the place of T5: only the width of its embeddings."""
+    """Stands in for T5: only the width of its embeddings."""
 
     dim_latent = 768
 

@@ -1,8 +1,8 @@
-"""`make plan-experiments`: the smallest TPU slice and number of GPUs that each experiment file fits, by `plan
---fits`.
+"""`make plan-experiments`: the smallest TPU slice and number of GPUs that each experiment file fits.
 
-Compiled, nothing was run; for GPUs by the TPU compiler, an estimate. About ten minutes for each slice tried
-of a paper-size network. Started again it goes on. Writes experiments/results/plan_experiments.json and .md.
+By `plan --fits`: compiled, nothing was run; for GPUs by the TPU compiler, an estimate. About ten minutes for
+each slice that is tried of a paper-size network. Started again it goes on. Writes
+experiments/results/plan_experiments.json and .md.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ print(json.dumps(plan.figures(config, topology.tpu_devices(name))))
 
 
 def compiled(size: str, topology: str, fsdp: int) -> dict:
-    """`plan.figures` from a process of its own, with the seconds it took."""
+    """Computes `plan.figures` in a process of its own, with the seconds it took."""
     start = time.perf_counter()
     result = subprocess.run(
         [sys.executable, "-c", COMPILE, size, topology, str(fsdp)], capture_output=True, text=True
@@ -53,20 +53,27 @@ def compiled(size: str, topology: str, fsdp: int) -> dict:
 
 
 def table(rows: list[dict]) -> str:
-    head = "| size | parameters | slice | mesh | GiB a chip: state | activations | total (of) | fits | compute ms, modelled |\n"
-    lines = []
+    head = "| size | parameters | slice | mesh | GiB a chip: state | activations | total (of) | fits "
+    lines = [f"{head}| compute ms, modelled |\n", "|---" * 9 + "|\n"]
     for row in rows:
         gib = {name: size / 2**30 for name, size in row["memory"].items()}
         state = gib["parameters"] + gib["optimizer"] + gib["target network"]
         has = row["device_memory"] / 2**30
         fits = "yes" if gib["total"] <= has else "no"
         shape = " x ".join(f"{axis} {n}" for axis, n in row["mesh"].items() if n > 1)
-        lines.append(
-            f"| {row['size']} | {row['parameters'] / 1e6:,.0f}M | {row['topology']} | {shape} | {state:.2f} | "
-            f"{gib['temporaries (gradients, activations)']:.1f} | {gib['total']:.1f} ({has:.0f}) | {fits} | "
-            f"{row['compute_s'] * 1e3:.0f} |\n"
+        cells = (
+            row["size"],
+            f"{row['parameters'] / 1e6:,.0f}M",
+            row["topology"],
+            shape,
+            f"{state:.2f}",
+            f"{gib['temporaries (gradients, activations)']:.1f}",
+            f"{gib['total']:.1f} ({has:.0f})",
+            fits,
+            f"{row['compute_s'] * 1e3:.0f}",
         )
-    return head + "|---" * 9 + "|\n" + "".join(lines)
+        lines.append(f"| {' | '.join(cells)} |\n")
+    return "".join(lines)
 
 
 def main() -> None:

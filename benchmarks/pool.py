@@ -1,9 +1,9 @@
-"""Every segment of a small dataset without images, in memory."""
+"""All segments of a small dataset without images, in memory."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
@@ -14,26 +14,41 @@ from qt_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-    """table: structured rows [C], one a segment, of all but its instruction; instruction: int32 [C], rows of
-    `embeddings` [K, E]; first: {(source, episode): row of its first cut}.
-    """
+    """The C segments of a dataset, and K embeddings of their instructions."""
 
     table: np.ndarray
+    """Structured rows [C]: all of a segment but its instruction."""
     instruction: np.ndarray
+    """int32 [C], rows of `embeddings`."""
     embeddings: np.ndarray
+    """float32 [K, E]."""
     first: dict[tuple[int, int], int]
+    """{(source, episode): row of its first cut}."""
+
+    def rows(self, groups: Iterable[Group], without: Collection[tuple[int, int]] = ()) -> np.ndarray:
+        """Returns the rows [R] of these groups' episodes, but those `without`, {(source, episode)}."""
+        cuts = {
+            (group.source, int(episode)): count
+            for group in groups
+            for episode, count in zip(group.episodes, group.cuts)
+        }
+        return np.concatenate(
+            [self.first[key] + np.arange(count) for key, count in cuts.items() if key not in without]
+        )
 
 
 def read_pool(recipe: Recipe, groups: Sequence[Group]) -> Pool:
-    """The segments of these groups' episodes.
+    """Reads the segments of these groups' episodes.
 
     Raises:
-        UserError: for data with images, or hindsight, which draws an instruction anew at each reading.
+        UserError: for data with images, or hindsight, which draws an instruction at each reading.
 
     """
-    if recipe.mixture.interface.observation.cameras or recipe.relabel_rate:
+    cameras, rate = recipe.mixture.interface.observation.cameras, recipe.relabel_rate
+    if cameras or rate:
         raise UserError(
-            "Only data without images (config.env.cameras=()) and config.data.relabel_rate=0 fit into one program's memory."
+            f"config.env.cameras={cameras}, config.data.relabel_rate={rate}: a run without images and "
+            "hindsight is expected, so that all data fits into one program's memory; set () and 0."
         )
     reader = SegmentReader(recipe)
     tables, embeddings, instruction, first, rows = [], {}, [], {}, 0

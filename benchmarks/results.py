@@ -1,4 +1,4 @@
-"""Where results are kept, and the runs in a file of them: a JSON line a run."""
+"""Where results are kept, and how their files are read and written: a JSON line a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def rows(file: Path) -> list[dict[str, Any]]:
 
 
 def existing(file: Path, field: str) -> list[dict[str, Any]]:
-    """The rows of a file that someone named, each with that field."""
+    """Reads a file that a user named, and requires this field in each row."""
     if not file.exists():
         known = sorted(str(path.relative_to(ALL)) for path in ALL.rglob("*.jsonl"))
         sys.exit(f"{file} does not exist; {ALL} has {', '.join(known)}.")
@@ -27,6 +27,6 @@ def existing(file: Path, field: str) -> list[dict[str, Any]]:
 
 
 def add(file: Path, row: dict[str, Any]) -> None:
-    """At once, so that what is done stays when the runs after it are stopped."""
+    """Adds a row at once, so that it stays when the runs after it are stopped."""
     with file.open("a") as lines:
         lines.write(json.dumps(row) + "\n")

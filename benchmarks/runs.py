@@ -1,4 +1,4 @@
-"""What the learning benchmarks share: the doors, and runs kept by the commit of the code that made them."""
+"""What the learning benchmarks share: commands, and runs that are kept under the commit of their code."""
 
 from __future__ import annotations
 
@@ -13,15 +13,13 @@ from typing import Any
 MACHINE = f"{platform.machine()} CPU, {os.cpu_count()} cores"
 
 
-def door(name: str, config: str, *overrides: str) -> None:
-    """A door of the command line, as a user opens it."""
+def command(name: str, config: str, *overrides: str) -> None:
+    """Runs a command as a user does."""
     subprocess.run([sys.executable, "-m", "qt_jax", name, f"--config={config}", *overrides], check=True)
 
 
 def code_commit(experiment: str) -> str:
-    """The last commit that changed the code or this experiment, so that a figure is never of other code than
-    it says.
-    """
+    """Returns the last commit that changed the code or this experiment; refuses changes without a commit."""
     paths = ["--", "qt_jax", experiment, "requirements.txt", ":!experiments/*.md", ":!experiments/results"]
 
     def git(*arguments):
@@ -35,13 +33,15 @@ def code_commit(experiment: str) -> str:
 
 
 def train_and_evaluate(config: str, workdir: Path, *overrides: str) -> dict[str, Any]:
-    """evaluation.json of the run with the minutes from its first to its last metrics.
+    """Trains and evaluates a run, or evaluates a finished one.
 
-    A finished run is not trained again.
+    Returns:
+        Its evaluation.json, and "training_minutes" from its first to its last metrics.
+
     """
     settings = [*overrides, f"--config.workdir={workdir}"]
-    door("train", config, *settings)
-    door("evaluate", config, *settings)
+    command("train", config, *settings)
+    command("evaluate", config, *settings)
     times = [json.loads(line)["time"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return json.loads((workdir / "evaluation.json").read_text()) | {
         "training_minutes": (times[-1] - times[0]) / 60

@@ -1,9 +1,8 @@
-"""Several small state-only runs as one program: the train step of every run, mapped over runs, with all of
-their segments on the device.
+"""Several small state-only runs as one program: the train step of every run, mapped over runs.
 
-For seeds, datasets and settings (`TRACED`) of one config, on an accelerator that a single small run would
-leave idle. Run r takes the same segments in the same order as `train` would with the loader, and the same
-step; only the order of floating-point sums differs.
+All of their segments are on the device. It is for seeds, datasets and settings (`TRACED`) of one config, on
+an accelerator that a single small run would leave idle. Run r takes the same segments in the same order as
+`train` would with the loader, and the same step; only the order of floating-point sums differs.
 """
 
 from __future__ import annotations
@@ -27,12 +26,11 @@ TRACED = tuple(name for name in traced.TRACED if name != "train.steps")
 
 
 def joined(pools: Sequence[Pool]) -> tuple[dict[str, np.ndarray], list[int]]:
-    """The arrays of all pools one after the other, and where each begins."""
+    """Joins the arrays of all pools, and says where each pool begins."""
     offsets = np.cumsum([0, *(len(pool.table) for pool in pools)])
     kinds = np.cumsum([0, *(len(pool.embeddings) for pool in pools)])
-    arrays = {
-        name: np.concatenate([pool.table[name] for pool in pools]) for name in pools[0].table.dtype.names
-    }
+    names = pools[0].table.dtype.names
+    arrays = {name: np.concatenate([pool.table[name] for pool in pools]) for name in names}
     arrays["instruction"] = np.concatenate([pool.instruction + first for pool, first in zip(pools, kinds)])
     arrays["embeddings"] = np.concatenate([pool.embeddings for pool in pools])
     return arrays, offsets[:-1].tolist()
@@ -41,7 +39,7 @@ def joined(pools: Sequence[Pool]) -> tuple[dict[str, np.ndarray], list[int]]:
 def rows(
     groups: tuple[Group, ...], pool: Pool, *, seed: int, steps: int, batch_size: int, shuffle_episodes: int
 ) -> np.ndarray:
-    """Rows of the pool's table that a run's batches hold, in the loader's order: int32 [steps, batch_size]."""
+    """Returns the rows of the pool in a run's batches, in the loader's order: int32 [steps, batch_size]."""
     order = Order(groups, batch_size, -(-shuffle_episodes // (batch_size * len(groups))), seed)
     reader = Reader(order, np.arange(batch_size))
     return np.asarray(
@@ -51,7 +49,7 @@ def rows(
 
 
 def gather(arrays: dict[str, jax.Array], rows: jax.Array) -> Segment:
-    """The batch of these rows, [B]."""
+    """Makes the batch of these rows, [B]."""
     fields = {
         name: values[rows] for name, values in arrays.items() if name not in ("instruction", "embeddings")
     }
@@ -61,8 +59,14 @@ def gather(arrays: dict[str, jax.Array], rows: jax.Array) -> Segment:
 
 
 class Fleet:
-    """config: of all runs, with a value range; own: of each run its values of `TRACED`, those that the config
-    has.
+    """The train states of several runs of one program, and the steps that train them together.
+
+    Args:
+        config: of all runs, with a value range.
+        network: of all runs.
+        arrays: all segments, as from `joined`.
+        own: of each run its values of `TRACED`, those that the config has.
+
     """
 
     def __init__(
@@ -85,12 +89,12 @@ class Fleet:
         self.states = jax.jit(jax.vmap(lambda own: init_state(traced.With(config, own), network)))(differing)
 
     def train(self, rows: np.ndarray) -> dict[str, jax.Array]:
-        """Steps on rows [steps, runs, B]; mean metrics of each run."""
+        """Trains on rows [steps, runs, B]; returns the mean metrics of each run."""
         self.states, metrics = self._steps(self.states, self._arrays, rows)
         return metrics
 
     def params(self) -> list[dict]:
-        """Of each run, in numpy."""
+        """Returns the parameters of each run, in numpy."""
         stacked = jax.device_get(self.states.params)
         count = len(jax.tree.leaves(stacked)[0])
         return [jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(count)]

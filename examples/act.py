@@ -15,15 +15,11 @@ class Robot:
     """Put your cameras, joints and motors here; this one sees black and moves nothing."""
 
     def __init__(self, expected: dict):
-        self._expected = expected
+        self._arrays = {key: form for key, form in expected.items() if "shape" in form}
 
     def observe(self) -> dict:
-        """{"observation/front": uint8 [H, W, 3], "observation/state": float [state_dim]}, by the policy's
-        keys.
-        """
-        return {
-            key: np.zeros(of["shape"], of["dtype"]) for key, of in self._expected.items() if "shape" in of
-        }
+        """Returns {"observation/front": uint8 [H, W, 3], "observation/state": float [state_dim]}."""
+        return {key: np.zeros(form["shape"], form["dtype"]) for key, form in self._arrays.items()}
 
     def move(self, action: np.ndarray) -> None:
         print(np.round(action, 3))

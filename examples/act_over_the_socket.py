@@ -1,4 +1,4 @@
-"""Acts with a policy that a server has: the observations and replies are those of act.py.
+"""Acts with a policy behind a server: the observations and replies are those of act.py.
 
     python -m qt_jax serve --artefact=runs/quickstart/q_transformer/policy --port=8000
     python examples/act_over_the_socket.py ws://127.0.0.1:8000 "open the faucet"
@@ -17,9 +17,10 @@ from qt_jax.serving.client import Client
 def main(url: str, instruction: str, steps: int = 20) -> None:
     with Client(url) as policy:
         expected = policy.get_server_metadata()["observation"]
-        seen = {key: np.zeros(of["shape"], of["dtype"]) for key, of in expected.items() if "shape" in of}
+        arrays = {key: form for key, form in expected.items() if "shape" in form}
         for step in range(steps):
-            reply = policy.infer(seen | {"prompt": instruction, "reset": step == 0})
+            observation = {key: np.zeros(form["shape"], form["dtype"]) for key, form in arrays.items()}
+            reply = policy.infer(observation | {"prompt": instruction, "reset": step == 0})
             print(np.round(reply["actions"][0], 3))
 
 

@@ -1,11 +1,9 @@
-"""An agent of your own in one file: behaviour cloning whose loss is weighted by the return that an action led
-to.
+"""An agent of your own in one file: behaviour cloning, weighted by the return that followed an action.
 
     python -m qt_jax train    --config=examples/my_agent.py
     python -m qt_jax evaluate --config=examples/my_agent.py
 
-`qt_jax.agents.Agent` says what an agent has. It works with everything: meshes, checkpoints, artefacts, the
-server.
+`qt_jax.agents.Agent` lists what an agent has. Meshes, checkpoints, artefacts and the server work with it.
 """
 
 import jax
@@ -35,7 +33,7 @@ class ReturnWeighted:
         require(config.agent.temperature > 0, "agent.temperature", "a positive number")
 
     def loss(self, config, network, params, target_params, segment, dropout_key) -> dict[str, losses.Sum]:
-        """Sums over trainable steps and present dims, and their count: [B, S, D] each."""
+        """Computes sums over trainable steps and present dims, [B, S, D], each with its count."""
         bin_mask = segment.bin_mask(network.interface.action.max_bins)[:, None]
         logits = network.score(params, segment, dropout_key)[..., 0]
         log_prob = losses.taken(bc.log_probabilities(bin_mask, logits), segment.tokens)

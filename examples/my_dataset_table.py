@@ -1,5 +1,4 @@
-"""A dataset of your own in its own RLDS layout: one entry in a table, and a function from its episodes to
-ours.
+"""A dataset of your own in its own RLDS layout: one entry in a table, and a function that reads an episode.
 
     python -m qt_jax train --config=experiments/bridge.py --config.data.tables=examples/my_dataset_table.py \
         --config.data.mixture=kitchen --config.data.root=/datasets

@@ -1,4 +1,4 @@
-"""An image encoder of your own in one file: three convolutions, and the instruction added to their channels.
+"""An image encoder of your own in one file: three convolutions, with the instruction added to the last.
 
     python -m qt_jax train --config=examples/my_encoder.py
 
@@ -17,14 +17,11 @@ from experiments import quickstart
 
 class Encoder(nnx.Module):
     def __init__(self, config, instruction_dim: int, dtype: jnp.dtype, rngs: nnx.Rngs):
+        def convolution(before: int, after: int) -> nnx.Conv:
+            return nnx.Conv(before, after, (3, 3), strides=2, dtype=dtype, rngs=rngs)
+
         self.channels = 48
-        widths = (3, 16, 32, self.channels)
-        self.convolutions = nnx.List(
-            [
-                nnx.Conv(before, after, (3, 3), strides=2, dtype=dtype, rngs=rngs)
-                for before, after in zip(widths, widths[1:])
-            ]
-        )
+        self.convolutions = nnx.List([convolution(3, 16), convolution(16, 32), convolution(32, 48)])
         self.instruction = nnx.Linear(instruction_dim, self.channels, dtype=dtype, rngs=rngs)
 
     def __call__(self, images: jax.Array, instruction: jax.Array) -> jax.Array:

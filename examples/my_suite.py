@@ -1,10 +1,10 @@
-"""A simulator of your own in one file: a point on a table that is to reach one of two corners.
+"""A simulator of your own in one file: a point on a table, which has to reach one of two corners.
 
     python -m qt_jax collect  --config=examples/my_suite.py
     python -m qt_jax train    --config=examples/my_suite.py
     python -m qt_jax evaluate --config=examples/my_suite.py
 
-`qt_jax.envs.suites` says what a suite has. Simulators of MuJoCo need no `render_frame` of their own.
+`qt_jax.envs.suites` lists what a suite has. Simulators of MuJoCo need no `render_frame` of their own.
 """
 
 import types
@@ -74,13 +74,13 @@ class Environment(SuiteEnv):
         return self._point
 
     def _camera(self) -> None:
-        """Of MuJoCo; `render_frame` draws here."""
+        """Does nothing: a camera of MuJoCo is not needed, since `render_frame` draws."""
 
     def render_frame(self, size: int) -> np.ndarray:
         frame = np.full((size, size, 3), 255, np.uint8)
         for place, colour in ((self._goal, (60, 160, 60)), (self._point, (200, 40, 40))):
-            row, column = ((1 - place[1]) / 2 * (size - 1), (1 + place[0]) / 2 * (size - 1))
-            frame[max(0, int(row) - 2) : int(row) + 3, max(0, int(column) - 2) : int(column) + 3] = colour
+            row, column = (np.array([1 - place[1], 1 + place[0]]) / 2 * (size - 1)).astype(int)
+            frame[max(0, row - 2) : row + 3, max(0, column - 2) : column + 3] = colour
         return frame
 
 
@@ -96,7 +96,7 @@ class Expert:
 
 
 def misperceived(simulator_state: dict, bias: np.ndarray) -> dict:
-    """What an expert sees whose perception is wrong by `bias` [3], in metres."""
+    """Returns what an expert sees when its perception is wrong by `bias` [3], in metres."""
     return simulator_state | {"offset": np.asarray(bias)[:2]}
 
 

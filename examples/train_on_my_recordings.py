@@ -1,6 +1,6 @@
 """Trains a policy on recordings of your own and asks it for an action.
 
-First make a dataset of them, which describes itself (docs/data.md):
+First make a dataset of the recordings (docs/data.md):
 
     python -m qt_jax convert --input=RECORDINGS --format=lerobot --output=data/mine
     python examples/train_on_my_recordings.py data/mine runs/mine
@@ -28,10 +28,9 @@ def main(path: str, workdir: str, **settings) -> None:
     qt_jax.train(config)
 
     policy = qt_jax.load_policy(workdir)
-    seen = {
-        key: np.zeros(of["shape"], of["dtype"]) for key, of in policy.observation.items() if "shape" in of
-    }
-    print("action:", policy.infer(seen | {"prompt": episode.instruction})["actions"][0])
+    arrays = {key: form for key, form in policy.observation.items() if "shape" in form}
+    observation = {key: np.zeros(form["shape"], form["dtype"]) for key, form in arrays.items()}
+    print("action:", policy.infer(observation | {"prompt": episode.instruction})["actions"][0])
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""BridgeData V2 (bridge_dataset 1.0.0, which its authors publish as RLDS): a WidowX arm, 7 action dims at 5
-Hz, one camera and a state.
+"""BridgeData V2: a WidowX arm, 7 action dims at 5 Hz, one camera and a state.
 
-Planned, not run. Every episode counts as a demonstration; add failures of your own robot by
-`--config.data.tables` (docs/data.md). Data: a copy below `config.data.root`. Hardware: from 4 TPU v5e
-(experiments/results/plan_experiments.md); time: about fractal.py's; expected result: none is known.
+Its authors publish it as RLDS, bridge_dataset 1.0.0. Every episode counts as a demonstration; add failures of
+your own robot by `--config.data.tables` (docs/data.md). Data: a copy below `config.data.root`.
+
+Planned, not run. Hardware: from 4 TPU v5e. Memory: 8.6 of 16 GiB on each, as compiled
+(experiments/results/plan_experiments.md). Time: about fractal.py's. Expected result: none is known.
 """
 
 import ml_collections

@@ -1,11 +1,12 @@
-"""RT-1's own data (Open X-Embodiment's fractal20220817_data 0.1.0), network and action: the setting of the
-paper, as far as it is public.
+"""RT-1's own data, network and action: the setting of the paper, as far as it is public.
 
-Planned, not run. Data: read from Google's public bucket or, faster, from a copy (`--config.data.root=DIR`).
-They are demonstrations: the failed autonomous episodes that the paper's claim needs were not published with
-them. Add your own robot's by `--config.data.tables` (docs/data.md). Hardware: from 4 TPU v5e
-(experiments/results/plan_experiments.md); time: one hour for 200,000 steps on those at the published peak of
-their arithmetic, so several; expected result: none is known.
+The data are Open X-Embodiment's fractal20220817_data 0.1.0, read from Google's public bucket or, faster, from
+a copy (`--config.data.root=DIR`). They are demonstrations. The failed autonomous episodes that the paper's
+claim needs were not published with them; add your own robot's by `--config.data.tables` (docs/data.md).
+
+Planned, not run. Hardware: from 4 TPU v5e. Memory: 8.7 of 16 GiB on each, as compiled
+(experiments/results/plan_experiments.md). Time: at the published peak of their arithmetic one hour for
+200,000 steps on those, so several. Expected result: none is known.
 
 There is no robot here: `evaluate` needs one. `export` and `serve` give the policy to yours (docs/robot.md).
 """

@@ -1,9 +1,11 @@
-"""The benchmark on state-only MT10: `metaworld_benchmark.py:METHOD,RECIPE,SEED` (metaworld_recipes.py has
-their names).
+"""The benchmark on state-only MT10: `metaworld_benchmark.py:METHOD,RECIPE,SEED`.
 
-A pool, one a seed, holds 100 demonstrations, 200 noisy and 200 systematically failing autonomous episodes a
-task. Hardware: 2 CPU cores; a pool takes five to eight minutes to collect, a run about two and a half to
-train and half a minute to evaluate.
+metaworld_recipes.py has the names. A pool, one for each seed, holds 100 demonstrations, 200 noisy and 200
+systematically failing autonomous episodes a task.
+
+Hardware: 2 CPU cores. Time: five to eight minutes to collect a pool; for a run about three and a half minutes
+to train and a third of a minute to evaluate on a core (the median of
+experiments/results/metaworld/benchmark.jsonl). Memory: not measured. Result: docs/results.md.
 """
 
 import ml_collections

@@ -1,9 +1,11 @@
-"""State-only pools of five Meta-World tasks that no benchmark uses, on which the benchmark's configs were
-chosen: see diagnosis.md.
+"""Pools of five Meta-World tasks that no benchmark uses, on which the benchmark's settings were chosen.
 
-`metaworld_diagnosis.py:q_transformer.half,few_noise,3` is a try (metaworld_tries.py) on a cell, with the pool
-and the seed 3: 100 demonstrations, 60 noisy and 60 systematically failing autonomous episodes a task.
-Hardware: 2 CPU cores; a pool takes two minutes to collect.
+`metaworld_diagnosis.py:q_transformer.half,few_noise,3` is a try (metaworld_tries.py) on a cell, with pool and
+seed 3. The pools are state-only. One holds 100 demonstrations, 60 noisy and 60 systematically failing
+autonomous episodes a task.
+
+Hardware: 2 CPU cores. Time: two minutes to collect a pool; about three minutes for a run on a core (the
+median of experiments/results/metaworld/tries.jsonl). Memory: not measured. Result: experiments/diagnosis.md.
 """
 
 import ml_collections
@@ -16,7 +18,7 @@ TASKS = ("sweep-into", "hammer", "peg-unplug-side", "push-wall", "coffee-pull")
 
 
 def base(agent: str, seed: int) -> ml_collections.ConfigDict:
-    """Of the pool of that seed, before anything was chosen."""
+    """Returns the config of an agent on the pool of that seed, before anything was chosen."""
     config = pools.get_config("metaworld_diagnosis", agent, seed, metaworld.get_config())
     config.env.tasks = TASKS
     config.env.max_decisions = 40

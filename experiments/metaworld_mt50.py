@@ -1,8 +1,8 @@
 """State-only MT50: 50 demonstrations and 100 noisy autonomous episodes of each of 50 tasks.
 
-Planned, not run to its end. Hardware: 2 CPU cores; time: about two hours, by metaworld_mt10.py's
+Planned, not run to its end. Hardware: 2 CPU cores. Time: about two hours, by metaworld_mt10.py's
 (experiments/results/bench_state.json): 7,500 episodes instead of 3,000 are collected, and four times as many
-steps trained; expected result: none is known.
+steps trained. Memory: about metaworld_mt10.py's. Expected result: none is known.
 """
 
 import ml_collections

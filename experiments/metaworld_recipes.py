@@ -1,8 +1,8 @@
-"""Recipes: what a run of the benchmark sees of its pool.
+"""Recipes of the benchmark: what a run sees of its pool, and the settings of each method.
 
-Methods: an algorithm with the best of its tries by mean success of the two cells, of equals the first
-(diagnosis.md); `bc_balanced` was not tried: everything, with the batches that most other methods were better
-with. Ablations: what is changed of the method `q_transformer`.
+`METHODS` are the algorithms, each with the best of its tries by mean success of the two cells; of equals the
+first (diagnosis.md). `bc_balanced` was not tried: it imitates everything, with the balanced batches that most
+other methods were better with. `ABLATIONS` are changes of the method `q_transformer`.
 """
 
 from __future__ import annotations
@@ -22,16 +22,15 @@ RECIPES = {
     "c": (("demonstration=100", "noise=200"), "all"),
     "d": (("demonstration=10", "perception_bias=67", "wrong_task=67", "stuck_gripper=67"), "all"),
 }
-"""{name: (config.data.limits, config.data.episodes)}, episodes a task: a: few demonstrations and noisy
-autonomous episodes. b: few demonstrations and failures alone, 9% positives (the paper's simulation: 8%). c:
-plentiful demonstrations and noisy episodes. d: as a, but with systematic errors.
+"""{name: (config.data.limits, config.data.episodes)}, with numbers of episodes a task.
+
+a: few demonstrations and noisy autonomous episodes. b: few demonstrations and failures alone, 9% positives
+(the paper's simulation: 8%). c: many demonstrations and noisy episodes. d: as a, but with systematic errors.
 """
 
 ONE_STEP = {"agent.n_step": 1, "data.segment_length": 5}
 CHAIN = ONE_STEP | {"agent.backup": "chain"}
-"""One step at a time, with maximisation over each dim: of all backups here the one that a value travels
-slowest with.
-"""
+"""One step at a time, with maximisation over each dim: the backup in which a value travels slowest."""
 SLOW_TARGET = {"agent.target_rate": 0.005}
 
 ABLATIONS = {
@@ -63,19 +62,20 @@ ABLATIONS = {
     "natural_batches": {"data.balance.demonstrations": None},
     "mostly_demonstrations": {"data.balance.demonstrations": 0.8},
 }
-"""Over bin counts alpha / (N - 1) is held."""
+"""{name: settings}. Where the number N of bins differs, alpha / (N - 1) stays the same."""
 
 ABLATED_ON = dict.fromkeys(ABLATIONS, ("b",)) | {"natural_batches": ("a", "b", "d")}
-"""{ablation: recipes}. natural_batches: also where BC on successes, which has such batches, is better in some
-tasks (diagnosis.md).
+"""{ablation: recipes}.
+
+natural_batches also where BC on successes, which has such batches, is better in some tasks (diagnosis.md).
 """
 
 SCENE_ABLATED_ON = {"natural_batches": ("a", "d")}
-"""{ablation: recipes} on the second suite. Chosen after its table was seen, to explain it."""
+"""{ablation: recipes} on the second suite, chosen after its table was seen, to explain it."""
 
 
 def apply(config: ml_collections.ConfigDict, settings: dict[str, Any], recipe: str) -> None:
-    """Sets a method's settings and a recipe, which the method's filter narrows."""
+    """Sets a method's settings and a recipe; the method's own filter narrows the recipe."""
     config.update_from_flattened_dict(settings)
     config.data.limits, of_recipe = RECIPES[recipe]
     if config.data.episodes == "all":

@@ -1,9 +1,11 @@
-"""The settings that were tried on the pools of the diagnosis, eleven a method: eight, then three around the
-best of them; then four more, after a review; then the balance EVEN; then four of BC on everything. SEED_0:
-tried on one seed alone. And what each was tried on. See diagnosis.md. The first eleven of IQL and AWAC with
-dropout were run at commits before afe9472, where the values had it too.
+"""The settings that were tried on the pools of the diagnosis, and the data that each was tried on.
 
-`metaworld_diagnosis.py` names a try and a cell:
+Each method has eleven tries: eight, then three around the best of them. Later came four more, after a review,
+the balance EVEN, and four of behaviour cloning of everything. `SEED_0` were tried on one seed alone. The
+first eleven of IQL and AWAC with dropout were run at commits before afe9472, where the values had dropout
+too. Results: experiments/diagnosis.md and experiments/results/metaworld/tries.md.
+
+`metaworld_diagnosis.py` takes a try, a cell and a seed:
 `--config=experiments/metaworld_diagnosis.py:q_transformer.half,few_noise,3`.
 """
 
@@ -16,18 +18,21 @@ HISTOGRAM = {"agent.value_loss": "histogram"}
 SUCCESSES, DEMONSTRATIONS = {"data.episodes": "successes"}, {"data.episodes": "demonstrations"}
 FAST, FASTER = {"agent.target_rate": 0.03}, {"agent.target_rate": 0.1}
 ENDED = {"data.time_limits": "terminal"}
+FAST_ENDED = FAST | ENDED
 STEPS_5 = {"agent.n_step": 5, "data.segment_length": 9}
 SKIP_5 = STEPS_5 | {"agent.backup": "skip"}
 MONTE_CARLO = {"agent.monte_carlo": True}
+FAST_ENDED_DROPOUT_5 = FAST_ENDED | DROPOUT | STEPS_5
+POSITIVE_5 = HALF | POSITIVE | FAST_ENDED | SKIP_5
 SHORT = {"discount": 0.95}
 
 
 def kinds(demonstrations: float, successes: float) -> dict[str, float]:
-    """Shares of a batch; the rest failures."""
+    """Sets the shares of a batch; the rest are failures."""
     return {"data.balance.demonstrations": demonstrations, "data.balance.successes": successes}
 
 
-EVEN = kinds(0.35, 0.35)
+EVEN, MANY_SUCCESSES = kinds(0.35, 0.35), kinds(0.25, 0.5)
 
 
 def alpha(value: float) -> dict[str, float]:
@@ -42,12 +47,15 @@ def weighted(temperature: float) -> dict[str, float]:
     return {"agent.temperature": temperature}
 
 
+MILD = LOGISTIC | alpha(3.0)
+
+
 def softmax(alpha: float, temperature: float) -> dict[str, float]:
     return {"agent.alpha": alpha, "agent.temperature": temperature}
 
 
 def window(frames: int) -> dict[str, int]:
-    """With as many trainable steps in a segment as one frame has."""
+    """Sets the window, and segments with as many trainable steps as with one frame."""
     return {"model.window": frames, "data.segment_length": 4 + frames}
 
 
@@ -55,24 +63,19 @@ TRIES = {
     "q_transformer": {
         "half": HALF | LOGISTIC | alpha(10.0),
         "half_fast": HALF | LOGISTIC | alpha(10.0) | FAST,
-        "half_fast_ended": HALF | LOGISTIC | alpha(10.0) | FAST | ENDED,
+        "half_fast_ended": HALF | LOGISTIC | alpha(10.0) | FAST_ENDED,
         "half_faster_ended": HALF | LOGISTIC | alpha(10.0) | FASTER | ENDED,
-        "half_fast_ended_mild": HALF | LOGISTIC | alpha(3.0) | FAST | ENDED,
-        "half_fast_ended_dropout": HALF | LOGISTIC | alpha(10.0) | FAST | ENDED | DROPOUT,
-        "half_fast_ended_skip_5": HALF | LOGISTIC | alpha(10.0) | FAST | ENDED | SKIP_5,
-        "half_fast_ended_skip_5_mild": HALF | LOGISTIC | alpha(3.0) | FAST | ENDED | SKIP_5,
-        "some_fast_ended_skip_5_mild": SOME | LOGISTIC | alpha(3.0) | FAST | ENDED | SKIP_5,
-        "half_fast_ended_skip_5_mild_short": HALF | LOGISTIC | alpha(3.0) | FAST | ENDED | SKIP_5 | SHORT,
-        "half_fast_ended_skip_5_milder": HALF | LOGISTIC | alpha(1.0) | FAST | ENDED | SKIP_5,
-        "even_fast_ended_skip_5_mild": EVEN | LOGISTIC | alpha(3.0) | FAST | ENDED | SKIP_5,
-        "many_successes_fast_ended_skip_5_mild": kinds(0.25, 0.5)
-        | LOGISTIC
-        | alpha(3.0)
-        | FAST
-        | ENDED
-        | SKIP_5,
-        "few_failures_fast_ended_skip_5_mild": FEW_FAILURES | LOGISTIC | alpha(3.0) | FAST | ENDED | SKIP_5,
-        "half_fast_ended_skip_5_mild_histogram": HALF | HISTOGRAM | alpha(3.0) | FAST | ENDED | SKIP_5,
+        "half_fast_ended_mild": HALF | MILD | FAST_ENDED,
+        "half_fast_ended_dropout": HALF | LOGISTIC | alpha(10.0) | FAST_ENDED | DROPOUT,
+        "half_fast_ended_skip_5": HALF | LOGISTIC | alpha(10.0) | FAST_ENDED | SKIP_5,
+        "half_fast_ended_skip_5_mild": HALF | MILD | FAST_ENDED | SKIP_5,
+        "some_fast_ended_skip_5_mild": SOME | MILD | FAST_ENDED | SKIP_5,
+        "half_fast_ended_skip_5_mild_short": HALF | MILD | FAST_ENDED | SKIP_5 | SHORT,
+        "half_fast_ended_skip_5_milder": HALF | LOGISTIC | alpha(1.0) | FAST_ENDED | SKIP_5,
+        "even_fast_ended_skip_5_mild": EVEN | MILD | FAST_ENDED | SKIP_5,
+        "many_successes_fast_ended_skip_5_mild": MANY_SUCCESSES | MILD | FAST_ENDED | SKIP_5,
+        "few_failures_fast_ended_skip_5_mild": FEW_FAILURES | MILD | FAST_ENDED | SKIP_5,
+        "half_fast_ended_skip_5_mild_histogram": HALF | HISTOGRAM | alpha(3.0) | FAST_ENDED | SKIP_5,
     },
     "bc": {
         "all": {},
@@ -120,21 +123,16 @@ TRIES = {
         "half_fast_sharp": HALF | FAST | implicit(0.9, 0.03),
         "mostly_fast": MOSTLY | FAST | implicit(0.7, 0.03),
         "half_dropout": HALF | DROPOUT | implicit(0.7, 0.1),
-        "half_fast_ended_dropout": HALF | FAST | ENDED | DROPOUT | implicit(0.7, 0.03),
-        "mostly_fast_ended_dropout": MOSTLY | FAST | ENDED | DROPOUT | implicit(0.7, 0.1),
-        "mostly_fast_ended_dropout_short": MOSTLY | FAST | ENDED | DROPOUT | implicit(0.7, 0.1) | SHORT,
+        "half_fast_ended_dropout": HALF | FAST_ENDED | DROPOUT | implicit(0.7, 0.03),
+        "mostly_fast_ended_dropout": MOSTLY | FAST_ENDED | DROPOUT | implicit(0.7, 0.1),
+        "mostly_fast_ended_dropout_short": MOSTLY | FAST_ENDED | DROPOUT | implicit(0.7, 0.1) | SHORT,
         "mostly_dropout_median": MOSTLY | DROPOUT | implicit(0.5, 0.1),
         "mostly_dropout_milder": MOSTLY | DROPOUT | implicit(0.7, 0.3),
-        "mostly_fast_ended_actor_dropout_short": MOSTLY | FAST | ENDED | DROPOUT | implicit(0.7, 0.1) | SHORT,
-        "mostly_fast_ended_actor_dropout_5": MOSTLY | FAST | ENDED | DROPOUT | STEPS_5 | implicit(0.7, 0.1),
-        "half_fast_ended_actor_dropout_5": HALF | FAST | ENDED | DROPOUT | STEPS_5 | implicit(0.7, 0.1),
-        "mostly_fast_ended_actor_dropout_5_sharp": MOSTLY
-        | FAST
-        | ENDED
-        | DROPOUT
-        | STEPS_5
-        | implicit(0.7, 0.03),
-        "even_fast_ended_actor_dropout_5": EVEN | FAST | ENDED | DROPOUT | STEPS_5 | implicit(0.7, 0.1),
+        "mostly_fast_ended_actor_dropout_short": MOSTLY | FAST_ENDED | DROPOUT | implicit(0.7, 0.1) | SHORT,
+        "mostly_fast_ended_actor_dropout_5": MOSTLY | FAST_ENDED_DROPOUT_5 | implicit(0.7, 0.1),
+        "half_fast_ended_actor_dropout_5": HALF | FAST_ENDED_DROPOUT_5 | implicit(0.7, 0.1),
+        "mostly_fast_ended_actor_dropout_5_sharp": MOSTLY | FAST_ENDED_DROPOUT_5 | implicit(0.7, 0.03),
+        "even_fast_ended_actor_dropout_5": EVEN | FAST_ENDED_DROPOUT_5 | implicit(0.7, 0.1),
     },
     "cql": {
         "mild": softmax(0.1, 1.0),
@@ -142,47 +140,35 @@ TRIES = {
         "half": HALF | softmax(1.0, 1.0),
         "half_strong": HALF | softmax(10.0, 1.0),
         "half_fast": HALF | FAST | softmax(1.0, 1.0),
-        "half_fast_ended": HALF | FAST | ENDED | softmax(1.0, 1.0),
-        "half_fast_ended_strong": HALF | FAST | ENDED | softmax(10.0, 1.0),
-        "half_fast_ended_dropout": HALF | FAST | ENDED | DROPOUT | softmax(1.0, 1.0),
+        "half_fast_ended": HALF | FAST_ENDED | softmax(1.0, 1.0),
+        "half_fast_ended_strong": HALF | FAST_ENDED | softmax(10.0, 1.0),
+        "half_fast_ended_dropout": HALF | FAST_ENDED | DROPOUT | softmax(1.0, 1.0),
         "half_fast_short": HALF | FAST | softmax(1.0, 1.0) | SHORT,
         "half_fast_skip_5": HALF | FAST | SKIP_5 | softmax(1.0, 1.0),
         "half_fast_logistic": HALF | FAST | LOGISTIC | softmax(1.0, 1.0),
-        "half_fast_ended_cold": HALF | FAST | ENDED | softmax(0.1, 0.03),
-        "half_fast_ended_skip_5_cold": HALF | FAST | ENDED | SKIP_5 | softmax(0.1, 0.03),
-        "half_fast_ended_skip_5_colder": HALF | FAST | ENDED | SKIP_5 | softmax(0.1, 0.01),
-        "half_fast_ended_skip_5_cold_strong": HALF | FAST | ENDED | SKIP_5 | softmax(1.0, 0.03),
-        "even_fast_ended_skip_5_cold": EVEN | FAST | ENDED | SKIP_5 | softmax(0.1, 0.03),
+        "half_fast_ended_cold": HALF | FAST_ENDED | softmax(0.1, 0.03),
+        "half_fast_ended_skip_5_cold": HALF | FAST_ENDED | SKIP_5 | softmax(0.1, 0.03),
+        "half_fast_ended_skip_5_colder": HALF | FAST_ENDED | SKIP_5 | softmax(0.1, 0.01),
+        "half_fast_ended_skip_5_cold_strong": HALF | FAST_ENDED | SKIP_5 | softmax(1.0, 0.03),
+        "even_fast_ended_skip_5_cold": EVEN | FAST_ENDED | SKIP_5 | softmax(0.1, 0.03),
     },
     "awac": {
         "mild": weighted(0.1),
         "half_sharp": HALF | weighted(0.03),
         "half_positive": HALF | POSITIVE | weighted(0.1),
-        "half_positive_fast_ended": HALF | POSITIVE | FAST | ENDED | weighted(0.1),
-        "half_positive_fast_ended_sharp": HALF | POSITIVE | FAST | ENDED | weighted(0.03),
+        "half_positive_fast_ended": HALF | POSITIVE | FAST_ENDED | weighted(0.1),
+        "half_positive_fast_ended_sharp": HALF | POSITIVE | FAST_ENDED | weighted(0.03),
         "half_positive_dropout": HALF | POSITIVE | DROPOUT | weighted(0.1),
-        "half_positive_fast_ended_dropout": HALF | POSITIVE | FAST | ENDED | DROPOUT | weighted(0.1),
-        "mostly_positive_fast_ended_dropout": MOSTLY | POSITIVE | FAST | ENDED | DROPOUT | weighted(0.1),
-        "half_positive_fast_ended_short": HALF | POSITIVE | FAST | ENDED | weighted(0.1) | SHORT,
-        "half_positive_fast_ended_mild": HALF | POSITIVE | FAST | ENDED | weighted(0.3),
-        "some_positive_fast_ended": SOME | POSITIVE | FAST | ENDED | weighted(0.1),
-        "half_positive_fast_ended_skip_5": HALF | POSITIVE | FAST | ENDED | SKIP_5 | weighted(0.1),
-        "half_positive_fast_ended_skip_5_monte_carlo": HALF
-        | POSITIVE
-        | FAST
-        | ENDED
-        | SKIP_5
-        | MONTE_CARLO
-        | weighted(0.1),
-        "half_positive_fast_ended_monte_carlo": HALF | POSITIVE | FAST | ENDED | MONTE_CARLO | weighted(0.1),
-        "half_positive_fast_ended_skip_5_actor_dropout": HALF
-        | POSITIVE
-        | FAST
-        | ENDED
-        | SKIP_5
-        | DROPOUT
-        | weighted(0.1),
-        "even_positive_fast_ended_monte_carlo": EVEN | POSITIVE | FAST | ENDED | MONTE_CARLO | weighted(0.1),
+        "half_positive_fast_ended_dropout": HALF | POSITIVE | FAST_ENDED | DROPOUT | weighted(0.1),
+        "mostly_positive_fast_ended_dropout": MOSTLY | POSITIVE | FAST_ENDED | DROPOUT | weighted(0.1),
+        "half_positive_fast_ended_short": HALF | POSITIVE | FAST_ENDED | weighted(0.1) | SHORT,
+        "half_positive_fast_ended_mild": HALF | POSITIVE | FAST_ENDED | weighted(0.3),
+        "some_positive_fast_ended": SOME | POSITIVE | FAST_ENDED | weighted(0.1),
+        "half_positive_fast_ended_skip_5": POSITIVE_5 | weighted(0.1),
+        "half_positive_fast_ended_skip_5_monte_carlo": POSITIVE_5 | MONTE_CARLO | weighted(0.1),
+        "half_positive_fast_ended_monte_carlo": HALF | POSITIVE | FAST_ENDED | MONTE_CARLO | weighted(0.1),
+        "half_positive_fast_ended_skip_5_actor_dropout": POSITIVE_5 | DROPOUT | weighted(0.1),
+        "even_positive_fast_ended_monte_carlo": EVEN | POSITIVE | FAST_ENDED | MONTE_CARLO | weighted(0.1),
     },
 }
 
@@ -213,16 +199,17 @@ SEED_0 = (
     "iql.even_fast_ended_actor_dropout_5",
     "cql.even_fast_ended_skip_5_cold",
 )
-"""Run on seed 0 alone: of the last tries of a method, all but the better two of those that are above its best
-there.
+"""Tries that were run on seed 0 alone.
+
+Of the last tries of a method they are all but the better two of those that are above its best on that seed.
 """
 
 PROBES = {"decision_transformer.some_dropout_successes": SOME | DROPOUT | SUCCESSES}
-"""What was run to understand the tries, and is not chosen from."""
+"""Runs that help to understand the tries, and from which nothing is chosen."""
 
 SYSTEMATIC = ("perception_bias=20", "wrong_task=20", "stuck_gripper=20")
 CELLS = {
     "few_noise": ("demonstration=10", "noise=60"),
     "few_systematic": ("demonstration=10", *SYSTEMATIC),
 }
-"""What the tries were compared on: config.data.limits."""
+"""The data on which the tries were compared, {cell: config.data.limits}."""

@@ -1,9 +1,10 @@
-"""Three robots at once: RT-1's data, BridgeData V2 and Language Table (the mixture `oxe`), one network for
-the dims of all of them.
+"""Three robots at once: RT-1's data, BridgeData V2 and Language Table, one network for the dims of all.
 
-Planned, not run. Data: the three below `config.data.root`, as `fractal20220817_data/0.1.0`,
-`bridge_dataset/1.0.0` and `language_table/0.0.1`. Hardware: from 4 TPU v5e
-(experiments/results/plan_experiments.md); time: twice fractal.py's steps; expected result: none is known.
+It trains on the mixture `oxe`. Data: the three below `config.data.root`, as `fractal20220817_data/0.1.0`,
+`bridge_dataset/1.0.0` and `language_table/0.0.1`.
+
+Planned, not run. Hardware: from 4 TPU v5e. Memory: 8.7 of 16 GiB on each, as compiled
+(experiments/results/plan_experiments.md). Time: twice fractal.py's steps. Expected result: none is known.
 """
 
 import ml_collections

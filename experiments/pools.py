@@ -1,9 +1,7 @@
-"""What the state-only experiments about the paper's claim share: pools of episodes from which each recipe
-selects, one network, one budget.
+"""What the state-only experiments about the paper's claim share: pools of episodes, one network, one budget.
 
-A pool is collected once a seed; a run's `config.data.limits` (episodes a task of each collector) and
-`config.data.episodes` say what of it is trained on, so that recipes that differ in one thing share all the
-rest.
+A pool is collected once for each seed. A run's `config.data.limits` (episodes a task of each collector) and
+`config.data.episodes` say what of it is trained on, so recipes that differ in one thing share all the rest.
 """
 
 import ml_collections
@@ -17,9 +15,14 @@ SYSTEMATIC = ("perception_bias", "wrong_task", "stuck_gripper")
 
 
 def get_config(name: str, agent: str, seed: int, env: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Of an agent on the pool of `seed`, which seeds the training too.
+    """Returns the config of an agent on the pool of `seed`, which seeds the training too.
 
-    Env: of the simulator's suite, whose images are left out.
+    Args:
+        name: of the experiment; data and runs are below it.
+        agent: name of the algorithm.
+        seed: of pool, initialisation and order.
+        env: the suite's settings, whose images are left out.
+
     """
     config = default_config(agent)
     config.workdir = f"runs/{name}/{agent}_{seed}"

@@ -1,10 +1,11 @@
-"""Three Meta-World tasks from 64x64 images and language, in minutes on 2 CPU cores: what `make quickstart`
-runs.
+"""What `make quickstart` runs: three Meta-World tasks from 64x64 images and language.
 
-`faucet-open` and `faucet-close` share one scene and one start, so that only the instruction tells them apart.
-The dataset mixes scripted demonstrations with noisy, misperceiving and wrong-task autonomous episodes.
+`faucet-open` and `faucet-close` share one scene and one start, so only the instruction tells them apart. The
+dataset mixes scripted demonstrations with noisy, misperceiving and wrong-task autonomous episodes.
 `quickstart.py:bc` is behaviour cloning on the successes of the same data, the reference in the report.
-Expected time and result: docs/quickstart.md.
+
+Hardware: 2 CPU cores. Time: 10 minutes. Memory: 1.4 GiB at the learner's peak. Result, one seed: 83% success
+against 73% of behaviour cloning and 52% in the data; over three seeds the two are level (docs/results.md).
 """
 
 import ml_collections

@@ -1,9 +1,9 @@
-"""What the experiments on real robots' data share: RT-1's network at its paper size, and batches of 64
-segments of 12 frames.
+"""What the experiments on real robots' data share: RT-1's network, and 64 segments of 12 frames.
 
-Planned, not run: nobody here has had the data and the accelerators. `plan` compiles each for chips that need
-not be here; what fits where: experiments/results/plan_experiments.md (`make plan-experiments`). All settings
-that method.md does not mark as published are defaults of this project, not the paper's.
+The network has its paper size. Planned, not run: nobody here has had the data and the accelerators. `plan`
+compiles each for chips that need not be here; what fits where: experiments/results/plan_experiments.md (`make
+plan-experiments`). All settings that docs/method.md does not mark as the paper's are defaults of this
+project.
 """
 
 import ml_collections

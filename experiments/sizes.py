@@ -1,9 +1,9 @@
-"""Network sizes for `plan`: `sizes.py:rt1` (42M parameters), `sizes.py:300m` and `sizes.py:3b`, on 300x300
-images with 256 bins.
+"""Network sizes for `plan`: `sizes.py:rt1` (42M parameters), `sizes.py:300m` and `sizes.py:3b`.
 
-Planned, not trained. Hardware and memory: the table in docs/results.md, from `make plan-sizes`. The
-Meta-World environment stands for the robot (one camera, 4 action dims); a robot with 8 dims adds 1M
-parameters.
+All have 300x300 images and 256 bins. The Meta-World environment stands for the robot (one camera, 4 action
+dims); a robot with 8 dims adds 1M parameters.
+
+Planned, not trained. Hardware and memory: the table in docs/results.md, from `make plan-sizes`.
 """
 
 import ml_collections

@@ -1,7 +1,9 @@
-"""The conservative weight against the seed, on quickstart: six runs of a few minutes each on 2 CPU cores.
+"""The conservative weight against the seed, on the quickstart: six runs.
 
-`python -m launch local --sweep=experiments/sweeps/alpha.py --evaluate`, after `make quickstart` (whose data
-it takes); then `python -m launch collect --sweep=experiments/sweeps/alpha.py`.
+Needs the data of `make quickstart`. `python -m launch local --sweep=experiments/sweeps/alpha.py --evaluate`
+runs it, `python -m launch results --sweep=experiments/sweeps/alpha.py` makes its table.
+
+Hardware: 2 CPU cores. Time: a few minutes a run. Result: none is kept.
 """
 
 from collections.abc import Iterator

@@ -1,5 +1,6 @@
-"""The pages of docs/ in the order of README's path, in one folder as a reader has it: each command as it
-stands, with runs of toy size.
+"""The pages of docs/ in the order of README's path: each command as it stands, with runs of toy size.
+
+They share one folder, as a reader's clone is.
 """
 
 import os
@@ -15,12 +16,24 @@ from tests.conftest import ROOT
 from tests.curation import recordings
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "experiments" / "diagnosis.md"]
-TOY = ["--config.env.image_size=32", "--config.collect.demonstrations=2", "--config.collect.autonomous=2",
-       "--config.collect.workers=1", "--config.data.batch_size=8", "--config.model.layers=1", "--config.model.width=32",
-       "--config.model.patch_stages=((8,16,1),)", "--config.train.steps=2", "--config.evaluate.episodes=1",
-       "--config.evaluate.max_decisions=2"]  # fmt: skip
+SMALL = [
+    "--config.data.batch_size=8",
+    "--config.model.layers=1",
+    "--config.model.width=32",
+    "--config.model.patch_stages=((8,16,1),)",
+    "--config.train.steps=2",
+]
+TOY = [
+    *SMALL,
+    "--config.env.image_size=32",
+    "--config.collect.demonstrations=2",
+    "--config.collect.autonomous=2",
+    "--config.collect.workers=1",
+    "--config.evaluate.episodes=1",
+    "--config.evaluate.max_decisions=2",
+]
 NOT_RUN = ("make ",)
-"""Installs things, or is for people; of `make quickstart` the commands are run."""
+"""These install things or are for people; of `make quickstart` the commands are run."""
 
 
 @pytest.fixture(scope="module")
@@ -30,79 +43,58 @@ def folder(tmp_path_factory) -> Path:
     for path in ROOT.iterdir():
         if path.name not in ("data", "runs"):
             (here / path.name).symlink_to(path)
-    listed = subprocess.run(
-        ["make", "-n", "quickstart"], cwd=here, capture_output=True, text=True, check=True
-    ).stdout
+    dry_run = ["make", "-n", "quickstart"]
+    listed = subprocess.run(dry_run, cwd=here, capture_output=True, text=True, check=True).stdout
     commands = [line for line in listed.splitlines() if " -m qt_jax " in line]
-    assert [command.split()[3] for command in commands] == [
-        "collect",
-        "train",
-        "evaluate",
-        "train",
-        "evaluate",
-    ]
+    names = [command.split()[3] for command in commands]
+    assert names == ["collect", "train", "evaluate", "train", "evaluate"]
     for command in commands:
         run(here, command)
     return here
 
 
 def run(folder: Path, command: str, *settings: str) -> str:
-    """A line of a page; those of the quickstart, of what `mine.py` has and of sweeps with toy settings."""
-    toy = (
-        TOY
-        if re.search(r"--config=experiments/quickstart|--sweep=", command)
-        and "collect --sweep" not in command
-        else []
-    )
-    text = " ".join([command.split("   #")[0], *map(shlex.quote, [*toy, *settings])])
+    """Runs a line of a page; those of the quickstart and of sweeps with toy settings."""
+    trains = re.search(r"--config=experiments/quickstart|--sweep=", command) and " results " not in command
+    text = " ".join([command.split("   #")[0], *map(shlex.quote, [*(TOY if trains else []), *settings])])
     done = subprocess.run(text, shell=True, cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{text}\n{done.stdout[-1000:]}{done.stderr[-3000:]}"
     return done.stdout
 
 
 def commands(page: str) -> list[str]:
-    """Of the page's shell blocks."""
+    """Returns the lines of the page's shell blocks."""
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / page).read_text(), re.S)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     return [line for line in lines if not line.startswith(NOT_RUN)]
 
 
 def code(page: str, name: str) -> str:
-    """The page's block of Python that holds `name`."""
-    return next(
-        block
-        for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), re.S)
-        if name in block
-    )
+    """Returns the page's block of Python that holds `name`."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), re.S)
+    return next(block for block in blocks if name in block)
 
 
 def test_quickstart(folder):
     for command in commands("quickstart.md"):
         run(folder, command)
     left = {path.name for path in (folder / "runs" / "alpha3").iterdir()}
-    named = re.findall(
-        r"`([\w./]+?)/?`",
-        "".join(re.findall(r"^\| `.*?\|", (ROOT / "docs" / "quickstart.md").read_text(), re.M)),
-    )
-    assert set(named) - left == {"wandb"}, "the table of what a run leaves"
+    table = (ROOT / "docs" / "quickstart.md").read_text().split("## What a run leaves")[1]
+    named = re.findall(r"`([\w./]+?)/?`", "".join(re.findall(r"^\| `.*?\|", table, re.M)))
+    assert set(named) - left == {"wandb"}
 
 
 def test_data(folder, synthetic_root):
     (folder / "mine.py").write_text(code("data.md", "# mine.py"))
     (folder / "lab.py").write_text(code("data.md", "# lab.py"))
     recordings.lerobot(folder / "RECORDINGS")
-    small = [
-        setting
-        for setting in TOY
-        if ".env." not in setting and ".collect." not in setting and ".evaluate." not in setting
-    ]
     *prepare, train = commands("data.md")
     for command in prepare:
         run(folder, command)
-    run(folder, ".venv/bin/python -m qt_jax train --config=mine.py", *small)
-    # The kitchen of the page is nobody's: its table is read, and RT-1's data trained on.
-    run(folder, train, *small, "--config.data.mixture=fractal_arm", f"--config.data.root={synthetic_root}", "--config.data.image_size=32",
-        "--config.workdir=runs/lab")  # fmt: skip
+    run(folder, ".venv/bin/python -m qt_jax train --config=mine.py", *SMALL)
+    # There are no files of the page's kitchen: its table is read, and RT-1's data trained on.
+    rt1 = ["--config.data.mixture=fractal_arm", f"--config.data.root={synthetic_root}"]
+    run(folder, train, *SMALL, *rt1, "--config.data.image_size=32", "--config.workdir=runs/lab")
 
 
 def test_cluster(folder):
@@ -130,17 +122,11 @@ def test_robot(folder):
         prelude = (
             "import numpy as np\nimage, state = np.zeros((32, 32, 3), np.uint8), np.zeros(4, np.float32)\n"
         )
-        client = prelude + code("robot.md", "openpi_client")
-        subprocess.run(
-            [ROOT / ".openpi" / "bin" / "python", "-c", client], cwd=folder, check=True, timeout=120
-        )
+        client, script = (prelude + code("robot.md", name) for name in ("openpi_client", "load_policy"))
+        openpi = [ROOT / ".openpi" / "bin" / "python", "-c", client]
+        subprocess.run(openpi, cwd=folder, check=True, timeout=120)
         (folder / "policy").symlink_to("runs/quickstart/q_transformer/policy")
-        subprocess.run(
-            [".venv/bin/python", "-c", prelude + code("robot.md", "load_policy")],
-            cwd=folder,
-            check=True,
-            timeout=120,
-        )
+        subprocess.run([".venv/bin/python", "-c", script], cwd=folder, check=True, timeout=120)
     finally:
         os.killpg(server.pid, signal.SIGTERM)
     assert server.wait(timeout=60) == 0

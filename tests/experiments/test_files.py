@@ -1,5 +1,6 @@
-"""Every experiment file: valid for every agent, and trained for two steps with a network of toy size on a few
-real episodes.
+"""Every experiment file: valid for every agent, and trained for two steps on a few real episodes.
+
+The network has toy size.
 """
 
 import importlib
@@ -34,20 +35,16 @@ def shrunk(name, tmp_path):
     config.workdir = str(tmp_path / "run")
     config.model.update({key: small.model[key] for key in SIZES})
     config.data.cache = small.data.cache
-    config.data.batch_size, config.data.segment_length, config.model.window = (
-        4,
-        5,
-        min(config.model.window, 2),
-    )
+    config.data.batch_size, config.data.segment_length = 4, 5
+    config.model.window = min(config.model.window, 2)
     config.data.validation_fraction = 0.0
     config.train.steps = 2
     return config
 
 
 def assert_trained(config):
-    assert (
-        int(train(config).step) == checkpoints.latest_step(config.workdir) == 2
-    )  # only finite parameters are saved
+    # Only finite parameters are saved.
+    assert int(train(config).step) == checkpoints.latest_step(config.workdir) == 2
 
 
 @pytest.mark.parametrize("name", ROBOTS)
@@ -63,10 +60,7 @@ def test_on_what_it_collects(name, tmp_path):
     config.env.tasks = (SIMULATED[name],)
     config.data.path = str(tmp_path / "data")
     given = [f"--config.env.tasks=('{SIMULATED[name]}',)", f"--config.data.path={config.data.path}"]
-    given += [
-        "--config.collect.demonstrations=1",
-        "--config.collect.autonomous=2",
-        "--config.collect.workers=1",
-    ]
+    counts = {"demonstrations": 1, "autonomous": 2, "workers": 1}
+    given += [f"--config.collect.{key}={value}" for key, value in counts.items()]
     door("collect", *given, config=f"experiments/{name}.py")
     assert_trained(config)

@@ -22,31 +22,25 @@ def test_every_run_has_a_valid_config_and_a_directory_of_its_own(part):
 
 def test_tries_are_pooled_over_the_seeds_that_both_cells_have():
     def row(cell, seed, success):
-        return {
-            "run": f"bc.x,{cell},{seed}",
-            "success": {"push": [success]},
-            "metrics": {},
-        }
+        return {"run": f"bc.x,{cell},{seed}", "success": {"push": [success]}, "metrics": {}}
 
     text = metaworld_tries.table([row("noise", 0, True), row("noise", 1, False), row("systematic", 0, True)])
     assert [line.split(" | ")[1:4] for line in text.splitlines()[2:]] == [
-        ["noise", "2", "50% [9%, 91%]"], ["systematic", "1", "100% [21%, 100%]"], ["together", "1", "100% [34%, 100%]"],
-    ]  # fmt: skip
+        ["noise", "2", "50% [9%, 91%]"],
+        ["systematic", "1", "100% [21%, 100%]"],
+        ["together", "1", "100% [34%, 100%]"],
+    ]
 
 
 def test_a_row_and_a_run_can_be_named():
     def names(*given):
         return list(claim.wanted("benchmark", list(given))[1])
 
-    assert names("iql,a") == [f"iql,a,{seed}" for seed in range(5)] and names("iql,a,3", "awac,b,0") == [
-        "awac,b,0",
-        "iql,a,3",
-    ]
+    assert names("iql,a") == [f"iql,a,{seed}" for seed in range(5)]
+    assert names("iql,a,3", "awac,b,0") == ["awac,b,0", "iql,a,3"]
     assert len(names("bc_all")) == 20
-    with pytest.raises(
-        SystemExit,
-        match="'bc' is none of the 180 runs of benchmark. names: awac, .* cells: a, b, c, d; seeds: 0, 1,",
-    ):
+    known = "names: awac, .* cells: a, b, c, d; seeds: 0, 1,"
+    with pytest.raises(SystemExit, match=f"'bc' is none of the 180 runs of benchmark. {known}"):
         names("bc")
 
 
@@ -56,17 +50,13 @@ def test_what_seed_0_decided_against_is_not_run_on_the_others():
     def seeds(name):
         return [run.split(",")[-1] for run in configs if run.startswith(f"{name},few_noise,")]
 
-    assert all(seeds(name) == ["0"] for name in SEED_0) and seeds("cql.half_fast_ended_skip_5_cold") == [
-        "0",
-        "1",
-        "2",
-    ]
+    assert all(seeds(name) == ["0"] for name in SEED_0)
+    assert seeds("cql.half_fast_ended_skip_5_cold") == ["0", "1", "2"]
 
 
 def test_differences_are_paired_by_seed():
-    assert (
-        paired.difference({0: 0.5, 1: 0.7, 2: 0.9}, {0: 0.4, 1: 0.4}) == "+20% [-107%, +147%]"
-    )  # .1 and .3; t of one degree is 12.7
+    # The differences are .1 and .3; t of one degree of freedom is 12.7.
+    assert paired.difference({0: 0.5, 1: 0.7, 2: 0.9}, {0: 0.4, 1: 0.4}) == "+20% [-107%, +147%]"
     assert paired.difference({0: 0.5}, {0: 0.4}) == ""
 
 
@@ -109,11 +99,8 @@ def test_runs_from_images_are_valid_and_see_no_object_poses():
     for method in metaworld_images_runner.METHODS:
         config = metaworld_images.get_config(f"{method},0")
         validate(config, devices=1)
-        assert (
-            config.env.cameras
-            and config.env.state == "proprioception"
-            and config.data.limits == RECIPES["a"][0]
-        )
+        assert config.env.cameras and config.env.state == "proprioception"
+        assert config.data.limits == RECIPES["a"][0]
 
 
 def test_no_other_method_has_fewer_tries_than_ours():
@@ -146,15 +133,12 @@ def test_a_pack_is_run_once(config, tmp_path):
     one, other, coarse = (
         next(line for line in lines if line["run"] == run) for run in ("one", "other", "coarse")
     )
-    assert "curve" not in other and {
-        n: len(episodes) for n, episodes in one["curve"]["1"].items()
-    } == dict.fromkeys(one["success"], 2)
+    assert "curve" not in other
+    counts = {task: len(episodes) for task, episodes in one["curve"]["1"].items()}
+    assert counts == dict.fromkeys(one["success"], 2)
     assert one["metrics"]["loss"] != other["metrics"]["loss"]
-    assert (
-        0 < one["train_s"] < 600
-        and one["commit"] == "abc"
-        and [one["together"], other["together"], coarse["together"]] == [2, 2, 1]
-    )
+    assert 0 < one["train_s"] < 600 and one["commit"] == "abc"
+    assert [one["together"], other["together"], coarse["together"]] == [2, 2, 1]
 
 
 def test_states_are_measured_beside_demonstrations_that_the_run_does_not_see(config, tmp_path):
@@ -163,24 +147,12 @@ def test_states_are_measured_beside_demonstrations_that_the_run_does_not_see(con
     configs = metaworld_states.configs(["bc,a,0"], lambda name: config.copy_and_resolve_references())
     packs.write(configs, tmp_path / "states.pack", commit="abc")
     beside = [name for name in configs if name != "bc,a,0"]
-    fleet.run(
-        tmp_path / "states.pack",
-        tmp_path / "states.jsonl",
-        processes=1,
-        do=metaworld_states.measure,
-        beside=beside,
-    )
-    (row,) = results.rows(tmp_path / "states.jsonl")
-    assert (
-        row["run"] == "bc,a,0"
-        and row["commit"] == "abc"
-        and set(row["tasks"]) == {"faucet-open", "faucet-close"}
-    )
+    pack, output = tmp_path / "states.pack", tmp_path / "states.jsonl"
+    fleet.run(pack, output, processes=1, do=metaworld_states.measure, beside=beside)
+    (row,) = results.rows(output)
+    assert row["run"] == "bc,a,0" and row["commit"] == "abc"
+    assert set(row["tasks"]) == {"faucet-open", "faucet-close"}
     for found in row["tasks"].values():
-        assert (
-            found["same"] < 1
-            and 0 < found["bins_off"] < 16
-            and found["success"] == 0
-            and "score_in_success" not in found
-        )
+        assert found["same"] < 1 and 0 < found["bins_off"] < 16
+        assert found["success"] == 0 and "score_in_success" not in found
     assert "| faucet-open | bc | " in metaworld_states.table([row])
