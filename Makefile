@@ -15,7 +15,7 @@ QT := $(PY) -m qt_jax
 QUICKSTART := experiments/quickstart.py
 
 help:  ## List the targets
-	@sed -nE 's/^([a-z][a-z-]*):.*  ## (.*)/  \1\t\2/p' Makefile | expand -t 24
+	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / {printf "  %-22s%s\n", $$1, $$2}' Makefile
 
 quickstart: runs/quickstart/q_transformer/evaluation.json  ## Collect, train and evaluate a policy from images and language (10 minutes)
 	@cat runs/quickstart/q_transformer/evaluation.txt
@@ -32,7 +32,7 @@ runs/quickstart/q_transformer/evaluation.json: | runs/quickstart/bc/evaluation.j
 	$(QT) train --config=$(QUICKSTART)
 	$(QT) evaluate --config=$(QUICKSTART) --config.evaluate.references="('runs/quickstart/bc',)"
 
-test: $(STAMP) .base/.installed .openpi/.installed lint docs  ## Run lint, docs and the tests (11 minutes)
+test: $(STAMP) .base/.installed .openpi/.installed lint docs  ## Run lint, docs and the tests
 	$(PY) -m pytest -n 2 --dist loadfile
 	$(PY) -m pytest -m tensorflow
 
