@@ -1,17 +1,23 @@
-# `make quickstart` and `make test` start from nothing and reuse what is there.
+# `make quickstart` and `make test` start from nothing and reuse what is there; `make` lists all targets.
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+CODE := qt_jax experiments launch benchmarks examples tests docs/conf.py
 COMPILE := $(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --custom-compile-command 'make lock' --extra all
 
-.PHONY: libtpu quickstart test test-slow slurm lint lock clean clean-data-and-runs bench-state bench-quickstart bench-learner bench-loader bench-memory bench-serving \
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test test-slow slurm lint types imports coverage docs dist lock libtpu clean clean-data-and-runs \
+	bench-state bench-quickstart bench-learner bench-loader bench-memory bench-serving \
 	metaworld-tries metaworld-grid metaworld-values metaworld-states metaworld-benchmark metaworld-ablations metaworld-images scene-benchmark metaworld-report plan-sizes plan-experiments
 
 QT := $(PY) -m qt_jax
 QUICKSTART := experiments/quickstart.py
 
-quickstart: runs/quickstart/q_transformer/evaluation.json
+help:  ## List the targets
+	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / {printf "  %-22s%s\n", $$1, $$2}' Makefile
+
+quickstart: runs/quickstart/q_transformer/evaluation.json  ## Collect, train and evaluate a policy from images and language (10 minutes)
 	@cat runs/quickstart/q_transformer/evaluation.txt
 	@echo "report: runs/quickstart/q_transformer/report.html"
 
@@ -26,77 +32,97 @@ runs/quickstart/q_transformer/evaluation.json: | runs/quickstart/bc/evaluation.j
 	$(QT) train --config=$(QUICKSTART)
 	$(QT) evaluate --config=$(QUICKSTART) --config.evaluate.references="('runs/quickstart/bc',)"
 
-test: $(STAMP) .base/.installed .openpi/.installed lint
+test: $(STAMP) .base/.installed .openpi/.installed lint docs  ## Run lint, docs and the tests
 	$(PY) -m pytest -n 2 --dist loadfile
 	$(PY) -m pytest -m tensorflow
 
-test-slow: $(STAMP) libtpu .beam/.installed .onnx/.installed .rerun/.installed
+test-slow: $(STAMP) libtpu .beam/.installed .onnx/.installed .rerun/.installed  ## Run the tests that take minutes each, in environments of their own
 	$(PY) -m pytest -m slow
 
 # A SLURM of two nodes on loopback, from Debian's packages.
-slurm: $(STAMP) /usr/sbin/slurmctld /usr/sbin/slurmd
+slurm: $(STAMP) /usr/sbin/slurmctld /usr/sbin/slurmd  ## Run the tests that need a SLURM: two nodes on loopback, from Debian's packages
 	$(PY) -m pytest -m slurm tests/launch
 
 /usr/sbin/slurmctld /usr/sbin/slurmd:
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends slurmctld slurmd slurm-client munge
 
-lint: $(STAMP)
-	$(VENV)/bin/ruff check qt_jax experiments launch benchmarks tests
+lint: $(STAMP)  ## Check style, layout and import contracts
+	$(VENV)/bin/ruff check $(CODE)
+	$(VENV)/bin/ruff format --check $(CODE)
 	$(VENV)/bin/lint-imports --no-logo
 
-bench-state: $(STAMP)
+types: $(STAMP)  ## Check types with mypy
+	$(PY) -m mypy
+
+imports: $(STAMP)  ## Print which rooms import which, and the circles
+	$(PY) -m benchmarks.imports
+
+# Processes that the tests start are counted too, where they run in this environment and end by themselves.
+coverage: $(STAMP) .base/.installed .openpi/.installed  ## Run the tests, count the lines that ran: htmlcov/index.html
+	$(PY) -m pytest -n 2 --dist loadfile --cov --cov-report=
+	$(PY) -m pytest -m tensorflow --cov --cov-append --cov-report=html --cov-report=term:skip-covered
+
+# Afresh, since a page that is not read again gives no warning.
+docs: $(STAMP)  ## Build the documentation site: site/index.html; a warning is an error
+	$(VENV)/bin/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env --conf-dir docs . site
+	cp site/README.html site/index.html
+
+dist: $(STAMP)  ## Build the wheel and the source distribution
+	$(PY) -m build --outdir dist
+
+bench-state: $(STAMP)  ## Measure state-only MT10: Q-Transformer against behaviour cloning
 	$(PY) -m benchmarks.bench_state
 
-bench-quickstart: data/quickstart/1.0.0
+bench-quickstart: data/quickstart/1.0.0  ## Measure the quickstart over several training seeds
 	$(PY) -m benchmarks.bench_quickstart
 
-bench-learner: $(STAMP) .peer/.installed
+bench-learner: $(STAMP) .peer/.installed  ## Measure the train step, and the PyTorch peer beside it
 	$(PY) -m benchmarks.bench_learner
 
-bench-loader: data/quickstart/1.0.0
+bench-loader: data/quickstart/1.0.0  ## Measure the data pipeline against a bare decode loop
 	$(PY) -m benchmarks.bench_loader
 
-bench-memory: $(STAMP)
+bench-memory: $(STAMP)  ## Measure the memory of the reading processes
 	$(PY) -m benchmarks.bench_memory
 
-bench-serving: $(STAMP) .peer/.installed .onnx/.installed
+bench-serving: $(STAMP) .peer/.installed .onnx/.installed  ## Measure a control step from the program to the socket
 	$(PY) -m benchmarks.bench_serving
 
 # The diagnosis and the benchmark (experiments/diagnosis.md): hours; each goes on where it was stopped.
-metaworld-tries: $(STAMP)
+metaworld-tries: $(STAMP)  ## Run what the diagnosis tried (hours)
 	$(PY) -m benchmarks.claim tries
 
-metaworld-grid: $(STAMP)
+metaworld-grid: $(STAMP)  ## Run the grid of the diagnosis (hours)
 	$(PY) -m benchmarks.claim grid
 	$(PY) -m benchmarks.metaworld_grid
 
-metaworld-values: $(STAMP)
+metaworld-values: $(STAMP)  ## Run the diagnosis of the values (hours)
 	$(PY) -m benchmarks.metaworld_values
 
-metaworld-states: $(STAMP)
+metaworld-states: $(STAMP)  ## Run the diagnosis of states that were not trained on (hours)
 	$(PY) -m benchmarks.metaworld_states
 
-metaworld-benchmark: $(STAMP)
+metaworld-benchmark: $(STAMP)  ## Run the benchmark from states (hours)
 	$(PY) -m benchmarks.claim benchmark
 
-metaworld-ablations: $(STAMP)
+metaworld-ablations: $(STAMP)  ## Run the ablations (hours)
 	$(PY) -m benchmarks.claim ablations
 
-metaworld-images: $(STAMP)
+metaworld-images: $(STAMP)  ## Run the benchmark from images (hours)
 	$(PY) -m benchmarks.metaworld_images
 
-scene-benchmark: $(STAMP)
+scene-benchmark: $(STAMP)  ## Run the second suite and its ablations (hours)
 	$(PY) -m benchmarks.claim scene
 	$(PY) -m benchmarks.claim scene_ablations
 
-metaworld-report: .plots/.installed
+metaworld-report: .plots/.installed  ## Write the tables and figures of docs/results.md
 	.plots/bin/python -m benchmarks.metaworld_report
 
-plan-sizes: $(STAMP) libtpu
+plan-sizes: $(STAMP) libtpu  ## Plan the network sizes on devices that are not there
 	$(PY) -m benchmarks.plan_sizes
 
-plan-experiments: $(STAMP) libtpu
+plan-experiments: $(STAMP) libtpu  ## Plan each experiment on devices that are not there
 	$(PY) -m benchmarks.plan_experiments
 
 # What a robot has: the base dependencies alone; and openpi-client, whose numpy is older.
@@ -149,20 +175,20 @@ $(STAMP): requirements.txt setup.cfg pyproject.toml
 	$(PY) -m pip install --quiet --no-deps --upgrade --target .rerun rerun-sdk==0.41.0
 	touch $@
 
-lock: $(STAMP)
+lock: $(STAMP)  ## Renew the three locks of the requirements
 	$(PY) -m pip install --quiet uv
 	$(COMPILE) setup.cfg -o requirements.txt
 	echo 'jax[cuda13]' | $(COMPILE) setup.cfg - -o requirements-cuda.txt
 	echo 'jax[tpu]' | $(COMPILE) setup.cfg - -o requirements-tpu.txt
 
 # The TPU compiler alone, for `python -m qt_jax plan --topology=...` on machines without a TPU.
-libtpu: $(STAMP)
+libtpu: $(STAMP)  ## Install the TPU compiler alone, for `plan` on machines without a TPU
 	$(PY) -m pip install --quiet --no-deps --upgrade --target .libtpu libtpu==0.0.42.1
 
-# What can be made again. Data and runs stay: `make clean-data-and-runs` is for them.
-clean:
-	rm -rf $(VENV) .base .openpi .beam .onnx .plots .rerun .peer .libtpu build *.egg-info .pytest_cache .ruff_cache .import_linter_cache
-	find qt_jax experiments launch benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
+clean:  ## Remove what can be made again; data and runs stay
+	rm -rf $(VENV) .base .openpi .beam .onnx .plots .rerun .peer .libtpu build dist site htmlcov
+	rm -rf *.egg-info .coverage* .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
+	find qt_jax experiments launch benchmarks examples docs tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-clean-data-and-runs:
-	rm -rf data runs
+clean-data-and-runs:  ## Remove data/, runs/ and the packs of experiments in .fleet
+	rm -rf data runs .fleet

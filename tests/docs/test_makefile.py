@@ -1,4 +1,4 @@
-"""What the Makefile takes away."""
+"""What the Makefile lists and takes away."""
 
 import re
 import subprocess
@@ -6,14 +6,29 @@ import subprocess
 from tests.conftest import ROOT
 
 
+DATA = {"data", "runs", ".fleet"}
+
+
+def make(*arguments: str) -> str:
+    done = subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
 def removed(target: str) -> set[str]:
     """Names that `make TARGET` would remove from a clone."""
-    told = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return set(re.findall(r"(?<=\s)[.\w*][\w.*-]*", " ".join(re.findall(r"^rm -rf(.*)", told, re.M))))
+    return {name for line in re.findall(r"^rm -rf (.*)", make("-n", target), re.M) for name in line.split()}
 
 
-def test_clean_takes_every_venv_and_no_data():
-    made = set(re.findall(r"^(\.\w+)/\.installed:", (ROOT / "Makefile").read_text(), re.M))
-    assert {".venv", ".libtpu", ".plots"} | made <= removed("clean")
-    assert not removed("clean") & {"data", "runs"}
-    assert removed("clean-data-and-runs") == {"data", "runs"}
+def test_clean_takes_all_that_git_ignores_and_no_data():
+    ignored = {name.strip("/") for name in (ROOT / ".gitignore").read_text().split()}
+    assert {".venv", ".libtpu", "site", "*.egg-info"} < ignored
+    assert removed("clean") - {"{}", "+"} == ignored - DATA - {"__pycache__"}
+    assert removed("clean-data-and-runs") == DATA
+
+
+def test_make_lists_each_target():
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.search(r"^\.PHONY:((?:.*\\\n)*.*)", makefile, re.M)[1].replace("\\", " ").split()
+    listed = [line.split(maxsplit=1) for line in make().splitlines()]
+    assert sorted(targets) == sorted(name for name, _ in listed)
+    assert "test" in targets and not [target for target in targets if f"\n{target}:" not in makefile]
