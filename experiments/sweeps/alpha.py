@@ -1,7 +1,7 @@
 """The conservative weight against the seed, on quickstart: six runs of a few minutes each on 2 CPU cores.
 
 `python -m launch local --sweep=experiments/sweeps/alpha.py --evaluate`, after `make quickstart` (whose data
-it takes); then `python -m launch collect --sweep=experiments/sweeps/alpha.py`.
+it takes); then `python -m launch results --sweep=experiments/sweeps/alpha.py`.
 """
 
 from collections.abc import Iterator
