@@ -21,7 +21,7 @@ from qt_jax.text import ENCODER
 from qt_jax.training import checkpoints, setup
 from tests.conftest import ROOT, door
 from tests.data.synthetic import unit_statistics
-from tests.policy.told import Told
+from tests.policy.table_policy import TablePolicy
 
 BASE = ROOT / ".base/bin/python"
 
@@ -201,7 +201,7 @@ def test_what_follows_a_tie_is_not_compared_in_the_order_in_which_the_network_de
     """The robot has x, y, g backwards: after a tie of x all may differ, before one of g nothing may."""
 
     def policy(x, g):
-        return Told((2, 1, 0), scores=(x, (0.5, 0.0), g))
+        return TablePolicy((2, 1, 0), scores=(x, (0.5, 0.0), g))
 
     ahead, behind = (0.5, 0.50001), (0.50001, 0.5)
     found = agreement.compare(policy(ahead, (0.1, 0.9)), policy(behind, (0.7, 0.3)), "float32")

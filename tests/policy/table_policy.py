@@ -1,4 +1,4 @@
-"""A policy without a network: it decides from a table, whatever is seen."""
+"""A policy without a network: it decides from a table of scores, whatever is seen."""
 
 import numpy as np
 
@@ -7,10 +7,10 @@ from qt_jax.specs import ActionSpec, ObservationSpec, PolicySpec
 from tests.data.synthetic import unit_statistics
 
 SCORES = ((0.25, 0.75), (0.5, 0.0), (0.125, 0.875))
-"""Of a network's dims x, y, g over their two bins."""
+"""Scores of a network's dims x, y, g over their two bins."""
 
 
-class Told(Runtime):
+class TablePolicy(Runtime):
     """slots: which of the network's dims the robot has, in its own order."""
 
     def __init__(self, slots=(0, 1, 2), score_name="Q", scores=SCORES):

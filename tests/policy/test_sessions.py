@@ -11,7 +11,7 @@ from qt_jax.errors import UserError
 from qt_jax.policy.sessions import Refused, Request, Sessions
 from tests.models.test_q_transformer import WINDOW, make_network, make_params, make_segment, scores
 from tests.policy.test_jax_policy import make_policy
-from tests.policy.told import Told
+from tests.policy.table_policy import TablePolicy
 
 RNG = np.random.default_rng(0)
 EMBEDDINGS = {text: RNG.normal(size=12).astype(np.float32) for text in ("open", "close", "push")}
@@ -225,7 +225,7 @@ def test_what_is_no_list_of_instructions_has_no_values(policy, instructions, mes
 @pytest.mark.parametrize("slots", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
 def test_a_robots_own_order_of_dims_changes_neither_values_nor_scores(slots, score_name, of_whole):
     """A value is read where the network begins, the score of the whole action where it ends."""
-    sessions = Sessions(Told(slots, score_name), EMBEDDINGS.get)
+    sessions = Sessions(TablePolicy(slots, score_name), EMBEDDINGS.get)
     (decision,) = played(sessions, 0, frames_of(0, 1), ["open"])
     assert decision.score == of_whole
     if score_name == "Q":
