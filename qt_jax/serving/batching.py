@@ -108,8 +108,7 @@ class Batcher:
             self._changed.notify()
 
         if older is not None:
-            reason = "A newer observation of this session came before this one was taken"
-            reason += "; it is not in the history."
+            reason = "A newer observation of this session came first; this one is not in the history."
             older.future.set_exception(Refused("superseded", reason))
         return mine.future
 
@@ -118,7 +117,7 @@ class Batcher:
 
         Args:
             function: what to run.
-            long: it waits for its turn: between two batches runs one long function.
+            long: it waits its turn; only one such function runs between two batches.
 
         Returns:
             A future of the function's result, or its exception.

@@ -54,14 +54,8 @@ class Serving:
 def serve(path: Path, log: Path, *flags: str, **environment: str) -> Serving:
     """Starts `serve` and waits until it serves."""
     command = [sys.executable, "-m", "qt_jax", "serve", f"--artefact={path}", "--port=0", *flags]
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        stderr=log.open("w"),
-        text=True,
-    )
+    streams = {"stdout": subprocess.PIPE, "stderr": log.open("w"), "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, **streams)
     for line in process.stdout:
         if found := re.search(r"serving (wss?://\S+)", line):
             return Serving(process, found[1], log)
