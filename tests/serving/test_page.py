@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import http.client
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -149,6 +150,16 @@ def test_instructions_are_text_and_sessions_are_chosen(browser, guarded, robot):
     shown = "document.querySelector('#instruction').textContent.includes('open it')"
     assert browser.until(f"{shown} && document.title").endswith(MARKUP)
     assert browser.text("#instruction") == f"“{MARKUP}”" and browser.evaluate("document.images.length") == 0
+    assert browser.errors == []
+
+
+def test_the_status_says_that_a_robot_is_acting(browser, guarded, robot):
+    browser.open(guarded.page)
+    deadline = time.monotonic() + 15
+    while browser.text("#status") != "acting":
+        assert time.monotonic() < deadline, browser.text("#status")
+        robot("one")
+    assert browser.evaluate("document.body.dataset.state") == "acting"
     assert browser.errors == []
 
 
