@@ -1,4 +1,1 @@
-"""Where runs are started: this machine, SLURM, TPU VMs, GKE.
-
-Every launcher starts the same `train` command, and the same sweeps.
-"""
+"""Starts runs on this machine, SLURM, TPU VMs and GKE: the same `train` command, and the same sweeps."""

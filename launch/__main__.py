@@ -1,6 +1,6 @@
 """Starts one run, or all runs of a sweep, on this machine or on a cluster.
 
-Given again, the same command skips what is finished and continues the rest.
+The same command again skips the runs that are finished and continues the others.
 """
 
 from __future__ import annotations
@@ -20,30 +20,37 @@ from qt_jax.errors import EXIT_USER_ERROR, UserError
 
 
 def main(arguments: Sequence[str]) -> None:
+    """Runs the command line `python -m launch ARGUMENT...`.
+
+    Raises:
+        UserError: for arguments, settings or a sweep that cannot be used, and for runs that fail.
+
+    """
     given, settings = parser(__doc__).parse_known_args(arguments)
-    if unknown := [
-        setting for setting in settings if not setting.startswith("--config.") or "=" not in setting
-    ]:
-        raise UserError(
-            f"Unknown argument {unknown[0]!r}; `python -m launch {given.where} --help` lists them, settings are --config.KEY=VALUE."
-        )
+    if unknown := [text for text in settings if not (text.startswith("--config.") and "=" in text)]:
+        where = f"`python -m launch {given.command} --help` lists them"
+        raise UserError(f"Unknown argument {unknown[0]!r}; {where}, settings are --config.KEY=VALUE.")
+
     evaluate = getattr(given, "evaluate", False)
-    runs = (
-        sweep(given.sweep, settings, evaluate) if given.sweep else [single(given.config, settings, evaluate)]
-    )
-    if given.where == "collect":
-        return results.collect(runs, given.metric)
-    missing = [run for run in runs if not (_asked(run, given) and run.finished())]
+    if given.sweep:
+        runs = sweep(given.sweep, settings, evaluate)
+    else:
+        runs = [single(given.config, settings, evaluate)]
+    if given.command == "results":
+        return results.report(runs, given.metric)
+
+    missing = [run for run in runs if not (_can_be_asked(run, given) and run.finished())]
     print(f"{len(runs)} run{'s' * (len(runs) > 1)}, {len(runs) - len(missing)} finished", file=sys.stderr)
     if missing:
-        STARTS[given.where](missing, given)
+        STARTS[given.command](missing, given)
 
 
-def _asked(run: Run, given: argparse.Namespace) -> bool:
-    """Whether it is asked if it is finished: a dry run asks no bucket, and kubectl itself leaves a JobSet as
-    it is that is there.
+def _can_be_asked(run: Run, given: argparse.Namespace) -> bool:
+    """Returns whether to look in the run's directory if the run is finished.
+
+    A dry run asks no bucket. For GKE it is not needed: kubectl leaves a JobSet that exists as it is.
     """
-    return given.where in ("local", "slurm", "tpu-vm") and not (given.dry_run and "://" in run.workdir)
+    return given.command in ("local", "slurm", "tpu-vm") and not (given.dry_run and "://" in run.workdir)
 
 
 def _local(runs: list[Run], given: argparse.Namespace) -> None:
@@ -53,7 +60,7 @@ def _local(runs: list[Run], given: argparse.Namespace) -> None:
 
 
 def _of(settings: type, given: argparse.Namespace) -> Any:
-    """A launcher's settings, which bear the names of its arguments."""
+    """Makes a launcher's settings from the arguments, which have the same names."""
     return settings(**{field.name: getattr(given, field.name) for field in dataclasses.fields(settings)})
 
 
@@ -69,16 +76,16 @@ def _slurm(runs: list[Run], given: argparse.Namespace) -> None:
 def _tpu_vm(runs: list[Run], given: argparse.Namespace) -> None:
     head = commit.head()
     if uncommitted := commit.differing(commit.files_of(runs)):
-        told = (
-            f"The slice gets the commit HEAD, and {commit.listed(uncommitted)}; commit what the runs need, "
-            "or take it back."
-        )
+        problem = f"The slice gets the commit HEAD, and {commit.listed(uncommitted)}"
+        message = f"{problem}; commit what the runs need, or take it back."
         if not given.dry_run:
-            raise UserError(told)
-        print(f"launch: without --dry-run refused: {told}", file=sys.stderr)
+            raise UserError(message)
+        print(f"launch: without --dry-run refused: {message}", file=sys.stderr)
+
     text = tpu_vm.script(runs, head, _of(tpu_vm.Slice, given))
     if given.dry_run:
         return print(text, end="")
+
     path = Path(f"runs/{given.name}.sh")
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
@@ -86,7 +93,7 @@ def _tpu_vm(runs: list[Run], given: argparse.Namespace) -> None:
 
 
 def _gke(runs: list[Run], given: argparse.Namespace) -> None:
-    print(gke.manifests(runs, _of(gke.Pool, given)), end="")  # which is a dry run: kubectl applies it
+    print(gke.manifests(runs, _of(gke.Pool, given)), end="")  # kubectl applies it, so --dry-run is the same
 
 
 STARTS = {"local": _local, "slurm": _slurm, "tpu-vm": _tpu_vm, "gke": _gke}

@@ -1,7 +1,4 @@
-"""Several runs on this machine, so many at once.
-
-Each is started again where it was stopped or lost its process.
-"""
+"""Runs several runs on this machine, some at a time; starts again what was preempted or lost a process."""
 
 from __future__ import annotations
 
@@ -23,26 +20,31 @@ from qt_jax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, UserError
 
 
 class Launcher:
-    """Args: workers: runs at once. gpus: of which each run has one at a time (CUDA_VISIBLE_DEVICES); (): runs
-    see all there is. restarts: of a run that was preempted, hung or lost a process.
+    """Runs the commands of runs in processes of their own, until each is finished or fails for good.
+
+    Args:
+        workers: how many runs at once.
+        gpus: each run gets one of them (CUDA_VISIBLE_DEVICES); empty: every run sees all GPUs.
+        restarts: how often a run is started again that was preempted, hung or lost a process.
+
+    Attributes:
+        stopped_by: number of the signal that ended it; 0: none.
+
     """
 
     def __init__(self, workers: int, gpus: Sequence[str] = (), restarts: int = 3):
-        self._workers, self._restarts, self._stopping = (
-            min(workers, len(gpus) or workers),
-            restarts,
-            threading.Event(),
-        )
-        self.stopped_by = 0  # a signal
+        self._workers, self._restarts = min(workers, len(gpus) or workers), restarts
+        self._stopping = threading.Event()
+        self.stopped_by = 0
         self._gpus: queue.SimpleQueue[str] = queue.SimpleQueue()
         for gpu in gpus or [""] * self._workers:
             self._gpus.put(gpu)
         self._children: set[subprocess.Popen] = set()
 
     def __call__(self, runs: Sequence[Run]) -> dict[str, int]:
-        """Exit status of each run that was not finished yet, when all have ended.
+        """Returns the exit status of each run, once all have ended; 0: it is finished.
 
-        SIGTERM and Ctrl-C have them save and leave.
+        SIGTERM and Ctrl-C are passed on: the runs save and exit.
         """
         before = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
@@ -52,7 +54,7 @@ class Launcher:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _stop(self, number: int, _) -> None:
+    def _stop(self, number: int, _: object) -> None:
         self.stopped_by = number
         self._stopping.set()
         for child in list(self._children):
@@ -77,10 +79,10 @@ class Launcher:
         while commands:
             if self._stopping.is_set():
                 return EXIT_PREEMPTED
-            print(
-                f"{run.name}: {'continues after step ' + str(run.step()) if run.step() else 'starts'}, log in {log.name}",
-                flush=True,
-            )
+
+            step = run.step()
+            begins = f"continues after step {step}" if step else "starts"
+            print(f"{run.name}: {begins}, log in {log.name}", flush=True)
             environment = os.environ | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
             child = subprocess.Popen(
                 commands[0], stdout=log, stderr=log, env=environment, pass_fds=(lock,), start_new_session=True
@@ -89,8 +91,9 @@ class Launcher:
             if self._stopping.is_set():
                 child.terminate()
             status = child.wait()
-            status = 128 - status if status < 0 else status  # of a signal, as shells count it
+            status = 128 - status if status < 0 else status  # a signal's status, as in shells
             self._children.remove(child)
+
             if status == 0:
                 commands = commands[1:]
             elif status in AGAIN and restarts < self._restarts and not self._stopping.is_set():
@@ -98,14 +101,16 @@ class Launcher:
             else:
                 print(f"{run.name}: stopped with status {status}; {_last_line(log.name)}", flush=True)
                 return status
+
         print(f"{run.name}: finished", flush=True)
         return 0
 
 
 @contextlib.contextmanager
 def _alone(directory: Path) -> Iterator[int]:
-    """A lock that a run's processes inherit: while one is left, of a launcher that was killed too, nobody
-    else starts the run.
+    """Holds a run's lock, which the run's processes inherit.
+
+    While one of them is left, even of a launcher that was killed, no other launcher starts the run.
     """
     lock = os.open(directory / ".lock", os.O_CREAT | os.O_RDWR)
     try:
@@ -121,17 +126,19 @@ def _last_line(log: str) -> str:
 
 
 def launch(runs: Sequence[Run], workers: int, gpus: Sequence[str], restarts: int) -> None:
-    """Raises a UserError if some run did not finish; ends with 75 or 130 where SIGTERM or Ctrl-C came."""
-    if workers < 1:
-        raise UserError(f"--workers is {workers}; expected at least 1.")
+    """Runs all of these runs, as `Launcher` does.
+
+    Raises:
+        UserError: if some run did not finish.
+        SystemExit: with 75 after SIGTERM, with 130 after Ctrl-C.
+
+    """
     launcher = Launcher(workers, gpus, restarts)
     statuses = launcher(runs)
     failed = {name: status for name, status in statuses.items() if status}
     if failed and launcher.stopped_by:
-        print(
-            f"launch: told to stop; {len(failed)} of {len(runs)} runs are left, the same command continues with them",
-            file=sys.stderr,
-        )
+        left = f"{len(failed)} of {len(runs)} runs are left"
+        print(f"launch: stopped; {left}, the same command continues with them", file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED if launcher.stopped_by == signal.SIGINT else EXIT_PREEMPTED)
     if failed:
         shown = ", ".join(f"{name} (status {status})" for name, status in failed.items())

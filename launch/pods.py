@@ -1,6 +1,4 @@
-"""What a pod is given beside its command: environment, secrets, volumes, nodes; from arguments to Kubernetes'
-fields.
-"""
+"""Turns arguments for a pod's environment, secrets, volumes and nodes into fields of Kubernetes."""
 
 from __future__ import annotations
 
@@ -12,20 +10,30 @@ from typing import Any
 from qt_jax.errors import UserError
 
 NAME = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
-"""Of an object of Kubernetes, as all of them may have it."""
+"""A pattern of names that every object of Kubernetes may have."""
+_LABEL = "[A-Za-z0-9][-A-Za-z0-9_./]*"
 _BUCKET = "[a-z0-9][-a-z0-9_.]*"
 _OBJECT = "[a-z0-9]([-.a-z0-9]*[a-z0-9])?"
-_LASTING = ("pvc", "nfs")  # a bucket is reached as gs://, with all that a file system promises
+_LASTING = ("pvc", "nfs")  # not gcs: a mounted bucket does not do what a file system promises; use gs://
 _EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 
 
 def literal(text: str) -> str:
-    """A text that is still itself once Kubernetes has replaced $(NAME) and $$ in it."""
+    """Returns the text so that it is the same again once Kubernetes has replaced $(NAME) and $$ in it."""
     return text.replace("$", "$$")
 
 
 def environment(env: Sequence[str], secrets: Sequence[str]) -> dict[str, Any]:
-    """A container's `env` and `envFrom`."""
+    """Returns a container's `env` and `envFrom`.
+
+    Args:
+        env: arguments NAME=VALUE.
+        secrets: names of secrets, each of whose keys becomes a variable.
+
+    Raises:
+        UserError: for what Kubernetes would not take.
+
+    """
     fields: dict[str, Any] = {}
     if "JOB_COMPLETION_INDEX" in _once("--env", [_variable(argument)[0] for argument in env]):
         raise UserError("--env=JOB_COMPLETION_INDEX: Kubernetes sets it, for each pod its own; leave it out.")
@@ -46,39 +54,49 @@ def _variable(argument: str) -> tuple[str, str]:
 
 
 def _once(what: str, names: Sequence[str]) -> Sequence[str]:
-    """The names. Raises a UserError where one is given twice, of which Kubernetes would take the last."""
+    """Returns the names; raises a UserError for one that is there twice (Kubernetes would take the last)."""
     if twice := [name for number, name in enumerate(names) if name in names[:number]]:
         raise UserError(f"{what} is given twice for {twice[0]}; give it once.")
     return names
 
 
 def labels(selectors: Sequence[str], taken: Sequence[str] = ()) -> dict[str, str]:
-    """{label: value} of nodes. taken: labels that have a value already."""
+    """Returns {label: value} that nodes must have.
+
+    Args:
+        selectors: arguments LABEL=VALUE.
+        taken: labels that have a value already.
+
+    Raises:
+        UserError: for what Kubernetes would not take, and for a label that has two values.
+
+    """
     found = {}
     for argument in selectors:
         label, equals, value = argument.partition("=")
-        if not (
-            equals
-            and re.fullmatch("[A-Za-z0-9][-A-Za-z0-9_./]*", label)
-            and re.fullmatch("[-A-Za-z0-9_.]*", value)
-        ):
-            raise UserError(
-                f"--node-selector={argument}: expected LABEL=VALUE, such as cloud.google.com/gke-spot=true."
-            )
+        given = f"--node-selector={argument}"
+        if not (equals and re.fullmatch(_LABEL, label) and re.fullmatch("[-A-Za-z0-9_.]*", value)):
+            raise UserError(f"{given}: expected LABEL=VALUE, such as cloud.google.com/gke-spot=true.")
         if label in taken:
-            raise UserError(
-                f"--node-selector={argument}: --accelerator and --topology give it; leave it out."
-            )
+            raise UserError(f"{given}: --accelerator and --topology give it; leave it out.")
         found[label] = value
     _once("--node-selector", [argument.partition("=")[0] for argument in selectors])
     return found
 
 
 def tolerations(arguments: Sequence[str]) -> list[dict[str, str]]:
-    """Of taints as kubectl writes them: KEY, KEY=VALUE, KEY:EFFECT, KEY=VALUE:EFFECT."""
+    """Returns a pod's `tolerations`.
+
+    Args:
+        arguments: taints as kubectl writes them: KEY, KEY=VALUE, KEY:EFFECT or KEY=VALUE:EFFECT.
+
+    Raises:
+        UserError: for an argument of another form.
+
+    """
     found = []
     for argument in arguments:
-        match = re.fullmatch("([A-Za-z0-9][-A-Za-z0-9_./]*)(=[-A-Za-z0-9_.]*)?(:[A-Za-z]+)?", argument)
+        match = re.fullmatch(f"({_LABEL})(=[-A-Za-z0-9_.]*)?(:[A-Za-z]+)?", argument)
         if not match or (match[3] and match[3][1:] not in _EFFECTS):
             raise UserError(
                 f"--toleration={argument}: expected KEY, KEY=VALUE or KEY=VALUE:EFFECT with one of "
@@ -90,7 +108,15 @@ def tolerations(arguments: Sequence[str]) -> list[dict[str, str]]:
 
 
 def volumes(arguments: Sequence[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """A pod's `volumes` and its container's `volumeMounts`."""
+    """Returns a pod's `volumes` and its container's `volumeMounts`.
+
+    Args:
+        arguments: KIND/NAME:/PATH, such as pvc/datasets:/data.
+
+    Raises:
+        UserError: for an unknown kind, a bad name, or two volumes at one path.
+
+    """
     sources, mounts = [], []
     for number, argument in enumerate(arguments):
         kind, name, path = _volume(argument)
@@ -101,7 +127,7 @@ def volumes(arguments: Sequence[str]) -> tuple[list[dict[str, Any]], list[dict[s
 
 
 def lasting(arguments: Sequence[str]) -> list[str]:
-    """Paths of volumes that outlive a pod."""
+    """Returns the paths of those volumes that outlive a pod."""
     return [path for kind, _, path in map(_volume, arguments) if kind in _LASTING]
 
 
@@ -135,8 +161,6 @@ def _source(argument: str, kind: str, name: str) -> dict[str, Any]:
 
 def _object(argument: str, name: str) -> str:
     if not re.fullmatch(_OBJECT, name):
-        raise UserError(
-            f"{argument}: {name!r} is no name of Kubernetes; expected lower-case letters, digits, dashes and "
-            "dots."
-        )
+        expected = "expected lower-case letters, digits, dashes and dots"
+        raise UserError(f"{argument}: {name!r} is no name of Kubernetes; {expected}.")
     return name

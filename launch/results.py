@@ -1,4 +1,4 @@
-"""A sweep's runs as a table, and its settings against a metric as plots."""
+"""Shows a sweep's results: a table of its runs, and plots of a metric over its settings."""
 
 from __future__ import annotations
 
@@ -16,8 +16,13 @@ from qt_jax.errors import UserError
 SUCCESS, LOSS = "success", "validation/loss"
 
 
-def collect(runs: Sequence[Run], metric: str = "") -> None:
+def report(runs: Sequence[Run], metric: str = "") -> None:
     """Prints the table and writes table.md, table.csv and sweep.png into the sweep's directory.
+
+    Args:
+        runs: all runs of the sweep, finished or not.
+        metric: one of metrics.jsonl, or `success` of the rollouts; empty: success if a run has one, else
+            validation/loss.
 
     Raises:
         UserError: if no run has the metric yet.
@@ -27,13 +32,19 @@ def collect(runs: Sequence[Run], metric: str = "") -> None:
     metric = metric or (SUCCESS if any(SUCCESS in values for values in found) else LOSS)
     if not any(metric in values for values in found):
         known = sorted({name for values in found for name in values})
-        raise UserError(
-            f"No run of {len(runs)} has {metric!r} yet; {'there are ' + ', '.join(known) if known else 'none has any metrics'}."
-        )
+        there = f"there are {', '.join(known)}" if known else "none has any metrics"
+        raise UserError(f"No run of {len(runs)} has {metric!r} yet; {there}.")
+
     axes = list(dict.fromkeys(key for run in runs for key in run.overrides))
     header = [*axes, "step", metric, "workdir"]
-    rows = [[*(run.overrides.get(key, "") for key in axes), f"{run.step()}/{run.config.train.steps}", values.get(metric, ""), run.workdir]
-            for run, values in zip(runs, found)]  # fmt: skip
+    rows = []
+    for run, values in zip(runs, found):
+        settings, step = (
+            [run.overrides.get(key, "") for key in axes],
+            f"{run.step()}/{run.config.train.steps}",
+        )
+        rows.append([*settings, step, values.get(metric, ""), run.workdir])
+
     folder = storage.directory(os.path.dirname(runs[0].workdir))
     table = _markdown(header, rows)
     storage.replace_text(folder / "table.md", table)
@@ -44,7 +55,7 @@ def collect(runs: Sequence[Run], metric: str = "") -> None:
 
 
 def _measured(run: Run) -> dict[str, float]:
-    """The last value of each of a run's metrics, and the success of its rollouts over all tasks."""
+    """Returns the last value of each of a run's metrics, and the success of its rollouts over all tasks."""
     values: dict[str, float] = {}
     folder = storage.directory(run.workdir)
     for record in storage.json_lines(folder / "metrics.jsonl"):
@@ -67,7 +78,17 @@ def _csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def plot(axes: Sequence[str], points: Sequence[tuple[dict[str, Any], float]], metric: str) -> bytes:
-    """A panel for each setting: every run's metric, and the mean of those that share the setting; a PNG."""
+    """Draws a panel for each setting: every run's metric, and the mean of the runs with the same value.
+
+    Args:
+        axes: the settings.
+        points: (a run's overrides, its metric).
+        metric: its name.
+
+    Returns:
+        A PNG.
+
+    """
     from qt_jax.figures import plt
 
     figure, panels = plt.subplots(
@@ -80,16 +101,13 @@ def plot(axes: Sequence[str], points: Sequence[tuple[dict[str, Any], float]], me
         places = {setting: place for place, setting in enumerate(groups)}  # in the sweep's own order
         for setting, values in groups.items():
             panel.plot([places[setting]] * len(values), values, "o", color="tab:blue", alpha=0.5)
-        panel.plot(
-            list(places.values()),
-            [sum(groups[s]) / len(groups[s]) for s in places],
-            color="tab:orange",
-            label="mean",
-        )
+        means = [sum(values) / len(values) for values in groups.values()]
+        panel.plot(list(places.values()), means, color="tab:orange", label="mean")
         panel.set_xticks(list(places.values()), [str(s) for s in places])
         panel.set_xlabel(axis)
     panels[0][0].set_ylabel(metric)
     panels[0][0].legend(fontsize=8)
+
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=110)
     plt.close(figure)

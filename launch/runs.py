@@ -1,4 +1,4 @@
-"""What is to be run: an experiment with its settings, or each run of a sweep of it."""
+"""Reads what is to be run: an experiment with its settings, or each run of a sweep."""
 
 from __future__ import annotations
 
@@ -26,28 +26,39 @@ from qt_jax.training.config import validate
 from qt_jax.training.continuing import refuse_to_continue
 
 AGAIN = (EXIT_PREEMPTED, EXIT_HUNG, EXIT_PEER_LOST, 134, 143)
-"""Exit statuses after which the same command is started again; 134: JAX's own abort when process 0 is killed;
-143: SIGTERM came while Python itself started."""
+"""Exit statuses after which the same command is started again.
+
+134: JAX's own abort when process 0 is killed. 143: SIGTERM came while Python itself started.
+"""
 KILLED = (137,)
-"""Of a process that was killed: where the whole machine is the scheduler's, its doing."""
+"""Exit status of a killed process; where a scheduler has the whole machine, the scheduler killed it."""
 
 READ: set[str] = set()
 """Files that this process opened while it loaded experiments."""
 _loading = threading.Event()
 
 
-def _hear(event: str, arguments: tuple[Any, ...]) -> None:
+def _note_opened(event: str, arguments: tuple[Any, ...]) -> None:
+    """Adds a file to `READ`, as a hook of Python's audit events."""
     if event == "open" and _loading.is_set() and isinstance(arguments[0], str):
         READ.add(arguments[0])
 
 
-sys.addaudithook(_hear)
+sys.addaudithook(_note_opened)
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One run. overrides: {"agent.alpha": 3.0} beside those of all runs; settings: `--config.KEY=VALUE` of
-    all that differs from the file; evaluate: whether the trained policy is rolled out too.
+    """One run.
+
+    Attributes:
+        name: its own among the runs.
+        experiment: the experiment file, with what may follow its name after a colon.
+        overrides: what a sweep sets in this run, such as {"agent.alpha": 3.0}.
+        settings: `--config.KEY=VALUE` of all that differs from the file.
+        config: the experiment's config with these settings.
+        evaluate: whether the trained policy is rolled out too.
+
     """
 
     name: str
@@ -59,35 +70,39 @@ class Run:
 
     @property
     def workdir(self) -> str:
+        """The run's directory, maybe in a bucket."""
         return self.config.workdir
 
     @property
     def logs(self) -> Path:
-        """Where launchers on this machine write: its directory, or for one in a bucket a folder of that name
-        in runs/logs.
-        """
+        """Folder for logs on this machine: the run's directory, or runs/logs/NAME for one in a bucket."""
         store, bucket, name = self.workdir.partition("://")
         return Path("runs/logs" if bucket else "", name or store).expanduser().resolve()
 
     def commands(self, python: str = "python") -> list[list[str]]:
-        """That start it, and that continue it wherever it was stopped."""
-        doors = ("train", "evaluate") if self.evaluate else ("train",)
-        return [
-            [python, "-m", "qt_jax", door, f"--config={self.experiment}", *self.settings] for door in doors
-        ]
+        """Returns the commands that start the run; the same ones continue it wherever it was stopped."""
+        names = ("train", "evaluate") if self.evaluate else ("train",)
+        settings = [f"--config={self.experiment}", *self.settings]
+        return [[python, "-m", "qt_jax", name, *settings] for name in names]
 
     def shell(self, python: str = "python") -> str:
-        """`commands` as one line of a shell."""
+        """Returns `commands` as one line of a shell."""
         return " && ".join(shlex.join(command) for command in self.commands(python))
 
     def step(self) -> int:
-        """Of its last complete checkpoint; 0 where there is none."""
+        """Returns the step of the run's last complete checkpoint; 0: there is none."""
         return checkpoints.latest_step(self.workdir) if checkpoints.exists(self.workdir) else 0
 
     def finished(self) -> bool:
-        """Raises a UserError if what its directory holds is finished, but of another config."""
+        """Returns whether the run is trained, and evaluated if that is asked.
+
+        Raises:
+            UserError: if its directory holds a finished run of another config.
+
+        """
         if self.step() < self.config.train.steps:
             return False
+
         saved, asked = checkpoints.load_assets(self.workdir).config, checkpoints.plain_config(self.config)
         asked["value_range"] = asked["value_range"] or saved["value_range"]
         refuse_to_continue(saved, asked, self.step(), self.workdir)
@@ -95,8 +110,11 @@ class Run:
 
 
 def check_devices(runs: Sequence[Run], devices: int, slices: int = 1) -> None:
-    """Raises a UserError for a run whose mesh or batch does not suit that many devices in all, of so many
-    slices.
+    """Checks that each run's mesh and batch suit this many devices in all, in this many slices.
+
+    Raises:
+        UserError: naming a run that does not.
+
     """
     for run in runs:
         try:
@@ -107,80 +125,86 @@ def check_devices(runs: Sequence[Run], devices: int, slices: int = 1) -> None:
 
 
 def check_distributed(runs: Sequence[Run], hosts: int) -> None:
-    """Raises a UserError for a run whose processes are told who they are, as only the launcher can tell each;
-    one host may be told that it is alone.
+    """Checks that no run sets for every host what differs between hosts: its process number and the like.
+
+    One host alone may set `num_processes=1`.
+
+    Raises:
+        UserError: naming the run and its setting.
+
     """
     for run in runs:
         given = run.config.distributed
         for key, default in (("coordinator", ""), ("num_processes", 0), ("process_id", -1)):
             alone = hosts == 1 and not given.coordinator and given.num_processes == 1
             if given[key] != default and not alone:
+                setting = f"config.distributed.{key} is {given[key]!r} for every host"
                 raise UserError(
-                    f"{run.name}: config.distributed.{key} is {given[key]!r} for every host; leave it out, "
-                    "the hosts find each other by themselves."
+                    f"{run.name}: {setting}; leave it out, the hosts find each other by themselves."
                 )
 
 
 def single(experiment: str, settings: Sequence[str], evaluate: bool = False) -> Run:
-    """The run of an experiment file. Raises a UserError for settings that the file does not have."""
+    """Returns the run of an experiment file.
+
+    Raises:
+        UserError: for settings that the file does not have.
+
+    """
     config = resolve(experiment, settings)
     return Run(Path(config.workdir).name, experiment, {}, tuple(settings), config, evaluate)
 
 
 def sweep(path: str, settings: Sequence[str], evaluate: bool = False) -> list[Run]:
-    """Every run of a sweep, each in a directory whose name says in what it differs: the same one whenever the
-    sweep is expanded.
+    """Returns every run of a sweep, each in a directory whose name says what the run sets.
 
     Args:
         path: a file with CONFIG, an experiment file, and `overrides()`, which yields {"agent.alpha": 3.0,
             "seed": 1} for each run.
         settings: `--config.KEY=VALUE` for all runs. A `config.workdir` among them is the directory of the
             whole sweep.
+        evaluate: whether the trained policies are rolled out too.
 
     Raises:
-        UserError: for a file without these, runs that are the same, or settings that the experiment does not
+        UserError: for a file without these, two runs with one name, or settings that the experiment does not
             have.
 
     """
     module = _load(path)
-    root, others = f"runs/sweeps/{Path(path).stem}", []
+    root = f"runs/sweeps/{Path(path).stem}"
+    shared = []
     for setting in settings:
         key, _, value = setting.partition("=")
-        root, others = (value, others) if key == "--config.workdir" else (root, [*others, setting])
-    runs = {}
+        if key == "--config.workdir":
+            root = value
+        else:
+            shared.append(setting)
+
+    runs: dict[str, Run] = {}
     for overrides in _overrides(path, module):
         name = name_of(overrides)
         if name in runs:
-            raise UserError(
-                f"{path}: overrides() gives two runs of the name {name!r}; every run must differ from the others, by its name too."
-            )
-        given = tuple(
-            f"--config.{key}={value}" for key, value in ({"workdir": f"{root}/{name}"} | overrides).items()
-        )
-        runs[name] = Run(
-            name,
-            module.CONFIG,
-            overrides,
-            (*others, *given),
-            resolve(module.CONFIG, (*others, *given)),
-            evaluate,
-        )
+            problem = f"{path}: overrides() gives two runs of the name {name!r}"
+            raise UserError(f"{problem}; every run must differ from the others, by its name too.")
+        own = {"workdir": f"{root}/{name}"} | overrides
+        given = (*shared, *(f"--config.{key}={value}" for key, value in own.items()))
+        runs[name] = Run(name, module.CONFIG, overrides, given, resolve(module.CONFIG, given), evaluate)
+
     if not runs:
         raise UserError(f"{path}: overrides() gives no run.")
     return list(runs.values())
 
 
 def name_of(overrides: dict[str, Any]) -> str:
-    """A directory's name: `alpha=3.0,seed=1`; with whole keys where two end alike."""
+    """Returns the name of a run's directory: `alpha=3.0,seed=1`, with whole keys if two end alike."""
     last = {key: key.rpartition(".")[2] for key in overrides}
     shown = last if len(set(last.values())) == len(last) else {key: key for key in overrides}
-    return ",".join(
-        f"{shown[key]}={re.sub('[^A-Za-z0-9.+_-]', '', str(value))}" for key, value in overrides.items()
-    )
+    values = {key: re.sub("[^A-Za-z0-9.+_-]", "", str(value)) for key, value in overrides.items()}
+    return ",".join(f"{shown[key]}={value}" for key, value in values.items())
 
 
 def resolve(experiment: str, settings: Sequence[str]) -> ml_collections.ConfigDict:
-    """The config of `--config=experiment` with these settings, as the doors read it.
+    """Returns the config of `--config=experiment` with these settings, as the commands read it.
 
     Raises:
         UserError: if there is no such file, setting or value.
@@ -188,10 +212,9 @@ def resolve(experiment: str, settings: Sequence[str]) -> ml_collections.ConfigDi
     """
     file = experiment.partition(":")[0]
     if not os.path.isfile(file):
-        raise UserError(
-            f"There is no experiment {file} in {Path.cwd()}; launch from the folder that its name starts "
-            "from, the repository's root as a rule."
-        )
+        remedy = "launch from the folder that its name starts from, the repository's root as a rule"
+        raise UserError(f"There is no experiment {file} in {Path.cwd()}; {remedy}.")
+
     given, values = ["launch", f"--config={experiment}", *settings], flags.FlagValues()
     _loading.set()
     try:
@@ -203,8 +226,8 @@ def resolve(experiment: str, settings: Sequence[str]) -> ml_collections.ConfigDi
     except UserError:
         raise
     except Exception as error:  # whatever a config file or a value raised
-        told = problem(error, given)
-        raise UserError(f"{experiment} with {shlex.join(settings) or 'its own settings'}: {told}") from error
+        where = f"{experiment} with {shlex.join(settings) or 'its own settings'}"
+        raise UserError(f"{where}: {problem(error, given)}") from error
     finally:
         _loading.clear()
     return config
@@ -212,20 +235,18 @@ def resolve(experiment: str, settings: Sequence[str]) -> ml_collections.ConfigDi
 
 def _load(path: str) -> Any:
     spec = importlib.util.spec_from_file_location("sweep", path)
-    if spec is None or not Path(path).exists():
-        raise UserError(
-            f"There is no sweep {path} in {Path.cwd()}; give a file such as experiments/sweeps/alpha.py."
-        )
+    if spec is None or spec.loader is None or not Path(path).exists():
+        remedy = "give a file such as experiments/sweeps/alpha.py"
+        raise UserError(f"There is no sweep {path} in {Path.cwd()}; {remedy}.")
+
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever a user's file raises
         raise UserError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
     if missing := [name for name in ("CONFIG", "overrides") if not hasattr(module, name)]:
-        raise UserError(
-            f"{path} has no {' and no '.join(missing)}; a sweep has CONFIG, an experiment file, and "
-            "overrides(), a generator."
-        )
+        expected = "a sweep has CONFIG, an experiment file, and overrides(), a generator"
+        raise UserError(f"{path} has no {' and no '.join(missing)}; {expected}.")
     return module
 
 
@@ -235,11 +256,8 @@ def _overrides(path: str, module: Any) -> list[dict[str, Any]]:
     except Exception as error:  # whatever a user's function raises
         raise UserError(f"{path}: overrides() raised {type(error).__name__}: {error}") from error
     for overrides in found:
-        if (
-            not (isinstance(overrides, dict) and overrides and all(isinstance(key, str) for key in overrides))
-            or "workdir" in overrides
-        ):
-            raise UserError(
-                f'{path}: overrides() gives {overrides!r}; expected settings such as {{"agent.alpha": 3.0}}, without a workdir.'
-            )
+        good = isinstance(overrides, dict) and overrides and all(isinstance(key, str) for key in overrides)
+        if not good or "workdir" in overrides:
+            expected = 'expected settings such as {"agent.alpha": 3.0}, without a workdir'
+            raise UserError(f"{path}: overrides() gives {overrides!r}; {expected}.")
     return found

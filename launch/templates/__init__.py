@@ -1,4 +1,4 @@
-"""The scripts that launchers fill in."""
+"""The scripts that launchers fill in, and how values get into them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ _FOLDER.filters["quote"] = shlex.quote
 
 
 def _directive(value: str) -> str:
-    """A value as sbatch reads it in a line of the script: unlike a shell, it takes # for a comment within
-    quotes too, and \\ for an escape.
+    r"""Quotes a value for a line of #SBATCH.
+
+    Unlike a shell, sbatch takes # for a comment within quotes too, and \ for an escape.
     """
     return '"' + re.sub(r'([\\"#])', r"\\\1", value) + '"'
 
@@ -28,4 +29,5 @@ _FOLDER.filters["directive"] = _directive
 
 
 def render(template: str, /, **values: Any) -> str:
+    """Returns a template of this folder with its values; a value that is missing is an error."""
     return _FOLDER.get_template(template).render(values)

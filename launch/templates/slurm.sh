@@ -13,7 +13,8 @@
 {%- if runs|length > 1 %}
 #SBATCH --array=0-{{ runs|length - 1 }}{{ at_once }}
 {%- endif %}
-# One task a host. {{ notice_s }} s before the time limit, and at a preemption, SLURM sends the tasks SIGTERM: they save and leave with 75.
+# One task on each host. SLURM sends the tasks SIGTERM at a preemption, and {{ notice_s }} s before the time limit:
+# they save and exit with 75.
 
 commands=(
 {%- for run in runs %}
@@ -25,11 +26,11 @@ cd {{ start|quote }} || exit 2
 {{ line }}
 {%- endfor %}
 
-# A process that fails ends the others itself. Were srun to do it, their 143 would hide its status: srun gives the highest of all.
+# A process that fails ends the others itself. If srun did it, their 143 would hide its status: srun returns the highest.
 srun --kill-on-bad-exit=0 --wait=0 bash -c "${commands[${SLURM_ARRAY_TASK_ID:-0}]}"
 status=$?
 case $status in
-  {{ again|join('|') }})  # saved, hung or lost a process: the same command continues from the last checkpoint
+  {{ again|join('|') }})  # it saved, hung or lost a process: the same command continues from the last checkpoint
     if [ "${SLURM_RESTART_COUNT:-0}" -lt {{ restarts }} ]; then
       scontrol requeue "$SLURM_JOB_ID" && sleep 60  # until SLURM ends this script
     fi ;;

@@ -1,8 +1,8 @@
 #!/bin/bash
 # {{ runs|length }} run{{ '' if runs|length == 1 else 's, one after the other,' }} on all hosts
 # of the TPU slice {{ name }}, with the code of commit {{ commit }}.
-# The slice is made anew where it was preempted, and waited for where there is no capacity;
-# stopped with Ctrl-C, this leaves it.
+# It makes the slice again if it was preempted, and waits if there is no capacity. Ctrl-C leaves the
+# slice as it is.
 set -u
 tpu=(gcloud compute tpus tpu-vm)
 where=({{ where|map('quote')|join(' ') }})
@@ -14,14 +14,14 @@ commands=(
 cd {{ start|quote }} || exit {{ bad_input }}
 tmp=$(mktemp -d) || exit 1
 trap 'rm -rf "$tmp"' EXIT
-waited=0  # s for a slice, since there was one
+waited=0  # seconds without a slice
 
 leave() { echo "launch tpu-vm: $2" >&2; exit "$1"; }
 
 on_all() { "${tpu[@]}" ssh {{ name|quote }} "${where[@]}" --worker=all --command="$1"; }
 
-# ask VERB ARGUMENT...: gcloud's answer in $tmp/answer, its error (or else all that it says) in $tmp/said.
-# Leaves at once where no later try could end otherwise.
+# ask VERB ARGUMENT... puts gcloud's answer into $tmp/answer, its error (or else all that it prints) into
+# $tmp/said. Exits at once if no later try could succeed.
 ask() {
   "${tpu[@]}" "$1" {{ name|quote }} "${where[@]}" "${@:2}" --quiet \
     < /dev/null > "$tmp/answer" 2> "$tmp/all" && return
@@ -39,7 +39,7 @@ TPU API, its quota and your rights are set once, by hand: see \`gcloud init\`)"
   return 1
 }
 matches() { grep -Eiq "$1" "$tmp/said"; }
-# No login, project, right or billing, an API that is off, no quota, no gcloud, an argument that is none.
+# No later try helps: no login, project, right, billing or quota, an API that is off, no gcloud, a bad argument.
 never='active account selected|no active account|auth login|reauth|invalid_grant|credentials'
 never+='|unauthenticated|unauthorized'
 never+='|required property|project property|set project|find attribute|consumer_invalid'
@@ -54,16 +54,16 @@ never+='|gcloud crashed .(import|modulenotfound|syntax)error'
 never+='|constraint .*violated|project has been deleted|\[[^]]*\] does not exist'
 never+='|invalid.?argument|invalid (value|choice)|unrecognized argument|argument --|not a valid'
 never+='|must be specified|unknown (zone|location|accelerator)'
-# Of these gcloud says that one should log in again, too.
+# Errors of the network, at which gcloud may ask for a new login, too.
 network='connectionpool|max retries|timed? ?out|unable to find the server|name resolution|unreachable'
 network+='|connection (reset|refused|aborted)'
-# No capacity now, or others of the project have the quota.
+# No capacity now, or the project's quota is in use.
 later='capacity|stockout|resource.?(pool.)?exhausted|(sufficient|enough) resources|currently unavailable'
 later+='|quota|try again later|"?code"?: 8\b'
 
 in_one_line() { tr -s '[:space:]' ' ' < "$tmp/said" | cut -c1-300; }
 
-# Another try in $1 s, for up to {{ wait_s }} s in all.
+# Waits $1 s before another try, for at most {{ wait_s }} s in all.
 wait_for_slice() {
   [ $((waited + $1)) -le {{ wait_s }} ] ||
     leave {{ temporary }} "$2, for $waited s (--wait-s={{ wait_s }}); the same command tries again"
@@ -72,14 +72,14 @@ wait_for_slice() {
   waited=$((waited + $1))
 }
 
-# A slice that is ready, however long it takes; fails where something else is wrong.
+# Returns once the slice is ready, however long that takes; fails if something else is wrong.
 have_slice() {
   local state made="" pause=30
   while :; do
     if ask describe '--format=value(state)'; then
       state=$(< "$tmp/answer")
     elif [ -s "$tmp/said" ] && ! matches 'not.?found'; then
-      return 1  # the network, it may be: nothing is known of the slice
+      return 1  # maybe the network: nothing is known of the slice
     else
       state=
     fi
@@ -87,7 +87,7 @@ have_slice() {
       READY) waited=0; return 0 ;;
       *ING) wait_for_slice 30 "the slice is $state"; continue ;;
       ?*) ask delete || return ;;  # preempted, stopped or broken
-      *) [ -z "$made" ] || return ;;  # gcloud says that it made one, and there is none
+      *) [ -z "$made" ] || return ;;  # gcloud reported that it made one, and there is none
     esac
     if ask create {{ create|map('quote')|join(' ') }}; then
       made=yes
@@ -123,9 +123,9 @@ command -v gcloud > /dev/null ||
 for command in "${commands[@]}"; do
   for ((start = 0; ; start++)); do
     prepare
-    # A maintenance event or the end of a Spot slice reaches each host as SIGTERM: the run saves and leaves
-    # with 75, or with 143 where Python itself was starting.
-    # The lock: where the connection alone was lost, the run before is still under way.
+    # A maintenance event or the end of a Spot slice reaches each host as SIGTERM: the run saves and exits
+    # with 75, or with 143 if Python itself was starting.
+    # The lock: if only the connection was lost, the earlier run still goes on.
     on_all "cd qt_jax_code && QT_JAX_COMMIT={{ commit }} \
 flock --timeout 600 /tmp/qt_jax.lock bash -c $(printf %q "$command")"
     status=$?

@@ -1,1 +1,1 @@
-"""Policy runtime. Imports the ground floor, jax and numpy only: no flax, TensorFlow, optimiser or orbax."""
+"""The policy server and its client: websocket, batching, access, page, recording. Imports no learner."""

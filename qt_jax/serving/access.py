@@ -1,4 +1,4 @@
-"""Who may speak to the server: Host and Origin of browsers, an API key of everybody where there is one."""
+"""Checks who may use the server: the Host and Origin headers, and the API key if there is one."""
 
 from __future__ import annotations
 
@@ -20,9 +20,14 @@ KEY_VARIABLE = "QT_JAX_API_KEY"
 
 @dataclasses.dataclass(frozen=True)
 class Access:
-    """key: what `Authorization` must hold, if anything. hosts: names in `Host` that are ours, beside
-    loopback's and IP addresses: a web page that points a name of its own at this machine is not let in.
-    origins: of pages elsewhere that may connect.
+    """What a request must show before it is served.
+
+    Attributes:
+        key: the API key that `Authorization` must hold; None: no key is needed.
+        hosts: names that may stand in `Host`, beside this machine's own, localhost and IP addresses. A web
+            page that points a name of its own at this machine is refused.
+        origins: origins of web pages elsewhere that may connect.
+
     """
 
     key: str | None = None
@@ -30,32 +35,30 @@ class Access:
     origins: frozenset[str] = frozenset()
 
     def refusal(self, headers: Mapping[str, str]) -> tuple[int, str] | None:
-        """(HTTP status, reason) if the request may not be served."""
+        """Returns (HTTP status, reason) if the request may not be served, else None."""
         host = headers.get("Host", "")
-        if not self._known(host):
+        if not self._host_allowed(host):
             return 403, f"Host {host[:100]!r} is not this server's; serve with --allow_host to allow it."
         origin = headers.get("Origin")
-        if origin is not None and not self._ours(origin.lower(), host.lower()):
-            return (
-                403,
-                f"Origin {origin[:100]!r} is not this server's; serve with --allow_origin to allow it.",
-            )
-        if self.key is not None and not hmac.compare_digest(
-            _presented(headers.get("Authorization", "")), self.key.encode()
-        ):
-            return 401, "The API key is missing or wrong; send the header 'Authorization: Api-Key KEY'."
+        if origin is not None and not self._origin_allowed(origin.lower(), host.lower()):
+            remedy = "serve with --allow_origin to allow it"
+            return 403, f"Origin {origin[:100]!r} is not this server's; {remedy}."
+        if self.key is not None:
+            given = _given_key(headers.get("Authorization", ""))
+            if not hmac.compare_digest(given, self.key.encode()):
+                return 401, "The API key is missing or wrong; send the header 'Authorization: Api-Key KEY'."
         return None
 
-    def _ours(self, origin: str, host: str) -> bool:
-        return origin in self.origins or origin.partition("://")[2] == host
-
-    def _known(self, host: str) -> bool:
-        name = _name(host)
+    def _host_allowed(self, host: str) -> bool:
+        name = _host_name(host)
         return name in {"localhost", socket.gethostname().lower(), *self.hosts} or _is_address(name)
 
+    def _origin_allowed(self, origin: str, host: str) -> bool:
+        return origin in self.origins or origin.partition("://")[2] == host
 
-def _name(host: str) -> str:
-    """Of a Host header: in lower case, without the port or the brackets of IPv6; empty if it is none."""
+
+def _host_name(host: str) -> str:
+    """Returns the name in a Host header: lower case, no port, no brackets of IPv6; empty if there is none."""
     try:
         return (urlsplit(f"//{host}").hostname or "").lower()
     except ValueError:
@@ -71,39 +74,40 @@ def _is_address(name: str) -> bool:
 
 
 def hosts(given: Sequence[str]) -> frozenset[str]:
-    """Names of `--allow_host`, as they are compared.
+    """Reads the names of `--allow_host` into the form in which `Access` compares them.
 
     Raises:
-        UserError: for what no Host header may be.
+        UserError: for a value that cannot stand in a Host header.
 
     """
     for host in given:
-        if "/" in host or not (_name(host) or _is_address(host)):
+        if "/" in host or not (_host_name(host) or _is_address(host)):
             raise UserError(f"--allow_host={host} is no host name; expected one such as robot.lab.")
-    return frozenset(map(_name, given)) - {""}
+    return frozenset(map(_host_name, given)) - {""}
 
 
 def origins(given: Sequence[str]) -> frozenset[str]:
-    """Origins of `--allow_origin`, as they are compared.
+    """Reads the origins of `--allow_origin` into the form in which `Access` compares them.
 
     Raises:
-        UserError: for what no Origin header may be.
+        UserError: for a value that cannot stand in an Origin header.
 
     """
     for origin in given:
-        if not _name(origin.partition("://")[2]):
+        if not _host_name(origin.partition("://")[2]):
             raise UserError(f"--allow_origin={origin} is no origin; expected one such as http://[::1]:3000.")
     return frozenset(origin.lower().rstrip("/") for origin in given)
 
 
 def netloc(host: str, port: int) -> str:
-    """HOST:PORT as URLs have it: an IPv6 address in brackets."""
+    """Returns HOST:PORT as URLs have it: an IPv6 address stands in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _presented(authorization: str) -> bytes:
-    """The key of `Api-Key KEY` or `Bearer KEY`, or the password of `Basic` (what a browser asks a person
-    for).
+def _given_key(authorization: str) -> bytes:
+    """Returns the key of an Authorization header; empty if there is none.
+
+    `Api-Key KEY` and `Bearer KEY` hold it as it is; `Basic`, for which a browser asks a person, as password.
     """
     scheme, _, value = authorization.partition(" ")
     if scheme.lower() in ("api-key", "bearer"):
@@ -111,51 +115,58 @@ def _presented(authorization: str) -> bytes:
     if scheme.lower() == "basic":
         try:
             return base64.b64decode(value, validate=True).partition(b":")[2]
-        except ValueError:  # also of what is not ASCII
+        except ValueError:  # also raised for text that is not ASCII
             return b""
     return b""
 
 
 def read_key(path: str) -> str | None:
-    """From the file, else from the environment, else none.
+    """Reads the API key from a file, or from the environment where no path is given; None: there is no key.
 
     Raises:
-        UserError: if the file cannot be read or the key is short.
+        UserError: if the file cannot be read, or the key is short or not ASCII.
 
     """
     if path:
         try:
             key = Path(path).read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"--api_key_file={path} cannot be read ({error}); expected a text file with the key."
-            ) from error
+            expected = "expected a text file with the key"
+            raise UserError(f"--api_key_file={path} cannot be read ({error}); {expected}.") from error
     else:
         key = os.environ.get(KEY_VARIABLE, "").strip()
         if not key:
             return None
+
     if len(key) < 16 or not key.isascii():
-        raise UserError(
-            "The API key has fewer than 16 ASCII characters; make one with `openssl rand -hex 32`."
-        )
+        remedy = "make one with `openssl rand -hex 32`"
+        raise UserError(f"The API key has fewer than 16 ASCII characters; {remedy}.")
     return key
 
 
 def cannot_listen(host: str, port: int, error: OSError) -> UserError:
-    known = error.errno and not isinstance(error, socket.gaierror)  # asyncio's own text repeats the address
-    reason = os.strerror(error.errno) if known else error.strerror
+    """Returns the error for an address that the server cannot listen on, naming the flag to change."""
+    if error.errno and not isinstance(error, socket.gaierror):
+        reason = os.strerror(error.errno)  # asyncio's own text repeats the address
+    else:
+        reason = error.strerror or str(error)
     flag = "--port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
     return UserError(f"{netloc(host, port)} cannot be listened on ({reason}); choose another {flag}.")
 
 
 def check_bind(host: str, key: str | None, tls: bool, insecure: bool) -> None:
-    """Raises a UserError if others than this machine could reach an unguarded server."""
+    """Checks that other machines can reach this server only with a key and over TLS.
+
+    Raises:
+        UserError: if `host` is not loopback, and neither key and TLS nor `insecure` are given.
+
+    """
     try:
         loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         loopback = False
     if not loopback and not insecure and not (key and tls):
         raise UserError(
-            f"--host={host} can be reached from other machines: give an API key ({KEY_VARIABLE} or --api_key_file) and TLS (--tls_cert and "
-            "--tls_key), or --insecure if something else guards it."
+            f"--host={host} can be reached from other machines: give an API key ({KEY_VARIABLE} or "
+            "--api_key_file) and TLS (--tls_cert and --tls_key), or --insecure if something else guards it."
         )

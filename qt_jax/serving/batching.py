@@ -1,4 +1,4 @@
-"""One thread owns the device: the requests of many robots in one call, each answered once."""
+"""Batches the requests of many robots on the one thread that uses the device; answers each request once."""
 
 from __future__ import annotations
 
@@ -15,14 +15,19 @@ from qt_jax.policy.sessions import Decision, Refused, Request, Sessions
 from qt_jax.serving.recording import Recorder
 
 ACTIVE_S = 0.5
-"""A session that asked so recently may ask again soon: worth waiting for, within the budget."""
+"""Seconds since its last request for which a session counts as active, so that others wait for it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Timed:
-    """A decision, and seconds that the request waited and that its batch took.
+    """A decision, and what it cost.
 
-    Batch: how many robots shared it.
+    Attributes:
+        decision: what the policy does.
+        queue_s: seconds that the request waited for its batch.
+        infer_s: seconds that the batch took.
+        batch: how many robots shared the batch.
+
     """
 
     decision: Decision
@@ -31,25 +36,39 @@ class Timed:
     batch: int
 
 
+def _future() -> Future:
+    """Returns a future that its waiter cannot cancel: it is always answered."""
+    future: Future = Future()
+    future.set_running_or_notify_cancel()
+    return future
+
+
 @dataclasses.dataclass
 class _Waiting:
+    """A request that waits; its times are those of `time.perf_counter`."""
+
     request: Request
     arrived: float
     deadline: float
-    future: Future = dataclasses.field(default_factory=lambda: _future())
+    future: Future = dataclasses.field(default_factory=_future)
 
 
 class Batcher:
-    """What happens to a session's request while another of it waits, or after its deadline:
+    """Runs requests in batches on a thread of its own, the only one that uses the device.
 
-    - `superseded`: a newer one of the session came before the device took it. It is not in the history.
-    - `late`: its deadline passed before the device took it (not in the history) or while it was computed (in the history).
+    A request gets no action, but `Refused`, if it is
 
-    The `reset` of a request that is not in the history holds for the session's next one: an episode is never
-    continued by accident.
+    - `superseded`: a newer one of its session came before the device took it. It is not in the history.
+    - `late`: its deadline passed, before the device took it (it is not in the history) or while it was
+      computed (it is in the history).
+
+    The `reset` of a request that is not in the history holds for the session's next one, so that no episode
+    is continued by accident.
 
     Args:
+        sessions: the policy's episodes.
         budget_s: how long a request may wait for those of other active sessions. A lone one never waits.
+        recorder: gets every decision, if there is one.
 
     """
 
@@ -66,9 +85,19 @@ class Batcher:
         self._thread.start()
 
     def submit(self, request: Request, deadline_s: float = float("inf")) -> Future:
-        """-> a future of Timed, or of Refused as its exception. deadline_s: from now."""
+        """Queues a request.
+
+        Args:
+            request: one observation of a session.
+            deadline_s: seconds from now after which its action is of no use.
+
+        Returns:
+            A future of Timed, with Refused as its exception.
+
+        """
         now = time.perf_counter()
         mine = _Waiting(request, now, now + deadline_s)
+
         with self._changed:
             older = self._waiting.pop(request.session, None)
             if request.session in self._reset_owed or (older is not None and older.request.reset):
@@ -77,14 +106,22 @@ class Batcher:
             self._waiting[request.session] = mine
             self._last[request.session] = now
             self._changed.notify()
+
         if older is not None:
-            reason = "A newer observation of this session came before this one was taken; it is not in the history."
+            reason = "A newer observation of this session came first; this one is not in the history."
             older.future.set_exception(Refused("superseded", reason))
         return mine.future
 
     def call(self, function: Callable[[], Any], long: bool = False) -> Future:
-        """Runs a function on the device's thread: before the next batch, or, a long one, when its turn comes,
-        one between two batches.
+        """Runs a function on the device's thread, before the next batch.
+
+        Args:
+            function: what to run.
+            long: it waits its turn; only one such function runs between two batches.
+
+        Returns:
+            A future of the function's result, or its exception.
+
         """
         future = _future()
         with self._changed:
@@ -93,7 +130,7 @@ class Batcher:
         return future
 
     def close_session(self, session: Hashable) -> None:
-        """Forgets the session; a request of it that waits is answered first."""
+        """Forgets a session; its request that waits, if any, is refused first."""
         with self._changed:
             waiting = self._waiting.pop(session, None)
             self._last.pop(session, None)
@@ -108,13 +145,13 @@ class Batcher:
             self._recorder.forget(session)
 
     def forget(self, session: Hashable) -> None:
-        """One that was never opened."""
+        """Forgets a session that was never opened."""
         with self._changed:
             self._last.pop(session, None)
             self._reset_owed.discard(session)
 
     def stop(self) -> None:
-        """Answers what waits, then ends the thread."""
+        """Answers the requests that wait, then ends the thread."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
@@ -128,6 +165,7 @@ class Batcher:
                 )
                 if self._waiting and not self._calls and not self._long_calls:
                     self._gather()
+
                 calls, self._calls = [*self._calls], collections.deque()
                 if self._long_calls:
                     calls.append(self._long_calls.popleft())
@@ -136,13 +174,14 @@ class Batcher:
                     del self._waiting[waiting.request.session]
                 if self._stopping and not taken and not calls:
                     return
+
             for function, future in calls:
                 _resolve(future, function)
             if taken:
                 self._serve(taken)
 
     def _gather(self) -> None:
-        """Waits, within the budget of the oldest request, for the other sessions that are asking these days."""
+        """Waits for requests of the other active sessions, within the budget of the oldest request."""
         end = next(iter(self._waiting.values())).arrived + self._budget_s
         while (now := time.perf_counter()) < end and not self._stopping:
             expected = sum(now - at < ACTIVE_S for at in self._last.values())
@@ -152,27 +191,24 @@ class Batcher:
 
     def _serve(self, taken: list[_Waiting]) -> None:
         start = time.perf_counter()
-        late = [w for w in taken if w.deadline < start]
-        for waiting in late:
-            self._refuse(
-                waiting, Refused("late", "Its deadline passed before it was taken; it is not in the history.")
-            )
+        for waiting in [w for w in taken if w.deadline < start]:
+            reason = "Its deadline passed before it was taken; it is not in the history."
+            self._refuse(waiting, Refused("late", reason))
         ready = [w for w in taken if w.deadline >= start]
         if not ready:
             return
+
         try:
             results = self._sessions.act_each([w.request for w in ready])
         except Exception:
             logging.getLogger(__name__).exception("a batch failed")
             _lose_all(self._sessions)
-            lost = Refused(
-                "internal",
-                "The server failed at this batch, and every episode is lost; begin a new one with reset.",
-            )
+            reason = "The server failed at this batch, and every episode is lost; begin a new one with reset."
             for waiting in ready:
-                waiting.future.set_exception(lost)
+                waiting.future.set_exception(Refused("internal", reason))
             return
         end = time.perf_counter()
+
         for waiting, result in zip(ready, results):
             if isinstance(result, Refused):
                 self._refuse(waiting, result)
@@ -180,14 +216,13 @@ class Batcher:
             if self._recorder is not None:
                 self._recorder.record(waiting.request, result)
             if waiting.deadline < end:
-                waiting.future.set_exception(
-                    Refused("late", "Its deadline passed while it was computed; it is in the history.", True)
-                )
+                reason = "Its deadline passed while it was computed; it is in the history."
+                waiting.future.set_exception(Refused("late", reason, in_history=True))
             else:
                 waiting.future.set_result(Timed(result, start - waiting.arrived, end - start, len(ready)))
 
     def _refuse(self, waiting: _Waiting, refused: Refused) -> None:
-        """Of what is not in the history: its reset is owed."""
+        """Refuses a request that is not in the history; its reset is owed to the session's next one."""
         if waiting.request.reset and refused.code != "sessions_full":
             with self._changed:
                 self._reset_owed.add(waiting.request.session)
@@ -195,22 +230,15 @@ class Batcher:
 
 
 def _lose_all(sessions: Sessions) -> None:
-    """The device's thread lives on whatever happens."""
+    """Loses every episode. It never raises, so that the device's thread goes on."""
     try:
         sessions.lose_all()
     except Exception:
         logging.getLogger(__name__).exception("the windows could not be emptied")
 
 
-def _future() -> Future:
-    """One that whoever waits cannot cancel: it is answered, whether or not anybody is still there."""
-    future: Future = Future()
-    future.set_running_or_notify_cancel()
-    return future
-
-
 def _resolve(future: Future, function: Callable[[], Any]) -> None:
     try:
         future.set_result(function())
-    except Exception as error:  # whoever asked gets it
+    except Exception as error:  # the waiter gets it
         future.set_exception(error)

@@ -1,6 +1,6 @@
-"""A thin client of the policy server: numpy, msgpack and websockets.
+"""A thin client of the policy server, of numpy, msgpack and websockets.
 
-Robots that have `openpi-client` need none of it.
+A robot that has `openpi-client` does not need it.
 """
 
 from __future__ import annotations
@@ -25,30 +25,34 @@ from qt_jax.serving import wire
 
 T = TypeVar("T")
 _PAUSE_S = 0.2
-"""Between two attempts to connect."""
+"""Seconds between two attempts to connect."""
 _LEAST_S = 1.0
-"""For an attempt to connect again, and for a goodbye."""
+"""Seconds that an attempt to connect again gets at least, and the closing handshake at most."""
 
 
 class EpisodeLost(UserError):
-    """The connection broke in mid-episode.
+    """Says that the connection broke in the middle of an episode.
 
-    It is open again, and the episode is gone: put the robot where one may begin, and reset.
+    The connection is open again, but the episode is lost: put the robot where one may begin, and reset.
     """
 
 
 class Client:
-    """One connection. Every request waits for its reply; not thread-safe. A context manager that disconnects.
+    """One connection to a policy server; a context manager that disconnects.
 
-    The connection lives in a thread of its own, and the caller only ever waits for that thread: whatever the
-    network does, control comes back in time.
+    Every request waits for its reply. The connection has a thread of its own, and the caller waits for that
+    thread alone, so that control comes back in time whatever the network does. Not thread-safe.
 
     Args:
         url: ws://HOST:PORT or wss://HOST:PORT; an IPv6 address stands in brackets.
-        timeout_s: for the connection, and for each reply.
-        reconnect_s: for how long a lost connection is tried again (at least once).
-        ca: PEM file of the certificates to trust, of a wss:// server that signed its own; default: the
-            system's.
+        api_key: the server's API key, if it has one.
+        timeout_s: seconds for the connection, and for each reply.
+        reconnect_s: seconds for which a lost connection is tried again (at least once).
+        ca: PEM file of the certificates to trust, for a wss:// server with a certificate of its own; default:
+            the system's.
+
+    Attributes:
+        metadata: what the server says of its policy: observation, action, control period and more.
 
     Raises:
         UserError: if there is no server, it refuses the key, or its certificate is not trusted.
@@ -77,20 +81,18 @@ class Client:
             raise
 
     def _connect(self, first_s: float) -> None:
-        """Tries for `reconnect_s`, the first time for `first_s`."""
+        """Tries to connect for `reconnect_s`; the first attempt may take `first_s`."""
         end, attempt_s = time.monotonic() + self._reconnect_s, first_s
         while True:
             try:
                 return self._wait(self._open(), attempt_s)
             except InvalidStatus as error:
                 body = error.response.body.decode(errors="replace").strip()
-                raise UserError(
-                    f"{self._url} refuses the connection ({error.response.status_code}: {body})."
-                ) from None
+                reason = f"{error.response.status_code}: {body}"
+                raise UserError(f"{self._url} refuses the connection ({reason}).") from None
             except ssl.SSLCertVerificationError as error:
-                raise UserError(
-                    f"{self._url} has a certificate that is not trusted ({error.verify_message}); give the PEM file of one that is."
-                ) from None
+                problem = f"has a certificate that is not trusted ({error.verify_message})"
+                raise UserError(f"{self._url} {problem}; give the PEM file of one that is.") from None
             except (OSError, WebSocketException, ValueError) as error:
                 self._drop()
                 if time.monotonic() + _PAUSE_S > end:
@@ -101,7 +103,7 @@ class Client:
                 attempt_s = min(self._timeout_s, max(end - time.monotonic(), _LEAST_S))
 
     async def _open(self) -> None:
-        if self._connection is not None:  # of an attempt that was given up as it succeeded
+        if self._connection is not None:  # an attempt succeeded just as it was given up
             self._connection.transport.abort()
         self._connection = await connect(
             self._url,
@@ -115,30 +117,34 @@ class Client:
         self.metadata = _read(await self._connection.recv(), self._url)
 
     def infer(self, observation: dict[str, Any]) -> dict[str, Any]:
-        """One request as the server's metadata describes it -> its reply.
+        """Sends one request and returns its reply (docs/robot.md lists the keys of both).
+
+        Args:
+            observation: {key: value} as the server's metadata describes it.
 
         Raises:
-            Refused: what the server refuses, with its code; the connection stays usable.
-            EpisodeLost: if the connection broke or no reply came in time; it is open again.
+            Refused: if the server refuses the request, with its code; the connection stays usable.
+            EpisodeLost: if the connection broke or no reply came in time; the connection is open again.
             UserError: if it cannot be opened again, or the observation cannot be sent.
 
         """
         message = _packed(observation)
         if self._thread is None:
             raise UserError(f"This client of {self._url} is disconnected; make another one.")
+
         try:
             if self._connection is None:
                 raise ConnectionError("it was lost before")
             reply = self._wait(self._ask(self._connection, message), self._timeout_s)
         except (OSError, ConnectionClosed) as error:
-            self._drop()  # a late reply must not be taken for the next one's
+            self._drop()  # a late reply must not be taken for that of the next request
             self._connect(min(self._timeout_s, max(self._reconnect_s, _LEAST_S)))
             if isinstance(error, TimeoutError):
                 what = f"{self._url} did not answer within {self._timeout_s:g} s"
             else:
                 what = f"The connection to {self._url} broke ({error})"
             raise EpisodeLost(f"{what}; the episode is lost, begin a new one.") from None
-        except BaseException:  # Ctrl-C: its reply is still to come
+        except BaseException:  # Ctrl-C: the reply is still to come
             self._drop()
             raise
         return _read(reply, self._url)
@@ -149,7 +155,7 @@ class Client:
         return await connection.recv()
 
     def _wait(self, coroutine: Coroutine[Any, Any, T], at_most_s: float) -> T:
-        """Its result. Raises TimeoutError if that does not come in time, whatever it hangs in."""
+        """Returns the coroutine's result. Raises TimeoutError if it does not come in time."""
         assert self._thread is not None
         future = asyncio.run_coroutine_threadsafe(coroutine, self._thread.loop)
         try:
@@ -159,23 +165,42 @@ class Client:
             raise
 
     def _drop(self) -> None:
-        """Forgets the connection, without a word to the server."""
+        """Closes the connection at once, without a closing handshake."""
         connection, self._connection = self._connection, None
         if connection is not None and self._thread is not None:
             self._thread.loop.call_soon_threadsafe(connection.transport.abort)
 
     def values(self, instructions: Sequence[str], session: str | int | None = None) -> np.ndarray:
-        """Value of each instruction in the session's last observation, float32 [K]."""
-        if isinstance(instructions, str):  # whose letters would be valued
+        """Returns the value of each instruction in the session's last observation, float32 [K].
+
+        Args:
+            instructions: K sentences.
+            session: the session's `session_id`; None: the connection's session without one.
+
+        Raises:
+            Refused, EpisodeLost, UserError: as `infer`.
+
+        """
+        if isinstance(instructions, str):  # else each letter would be an instruction
             raise UserError(f"The instructions are {instructions[:50]!r}, expected a list.")
         return self.infer({"values": list(instructions)} | _named(session))["values"]
 
     def label(self, observation: dict[str, Any], success: bool, task: str = "") -> str:
-        """Ends a recorded episode with the observation after its last action; returns its name on the server."""
+        """Ends a recorded episode; returns its name on the server.
+
+        Args:
+            observation: the one after the episode's last action.
+            success: whether the episode succeeded.
+            task: the task's name, if it has one.
+
+        Raises:
+            Refused, EpisodeLost, UserError: as `infer`.
+
+        """
         return self.infer(observation | {"label": {"success": success, "task": task}})["recorded"]
 
     def disconnect(self) -> None:
-        """Says goodbye, for at most a second; the client cannot be used any more."""
+        """Closes the connection, within a second; the client cannot be used any more."""
         if self._thread is None:
             return
         if self._connection is not None:
@@ -193,26 +218,27 @@ class Client:
 
 
 class _Thread:
-    """An event loop in a thread, which a program that ends does not wait for."""
+    """An event loop in a daemon thread, which does not keep a program from ending."""
 
     def __init__(self) -> None:
         self._ready = threading.Event()
-        threading.Thread(target=asyncio.run, args=(self._live(),), name="policy client", daemon=True).start()
+        threading.Thread(target=asyncio.run, args=(self._run(),), name="policy client", daemon=True).start()
         self._ready.wait()
 
-    async def _live(self) -> None:
+    async def _run(self) -> None:
         self.loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
         self._ready.set()
         await self._ended.wait()
 
     def end(self) -> None:
+        """Ends the loop and its thread."""
         self.loop.call_soon_threadsafe(self._ended.set)
 
 
 class Remote:
-    """A served policy where `evaluation.rollouts` wants one: a session an episode, all over one connection.
+    """A served policy as `evaluation.rollouts` takes one: one session for each episode, over one connection.
 
-    Expects the server's default keys.
+    The server must have its default keys.
     """
 
     def __init__(self, client: Client):
@@ -220,21 +246,28 @@ class Remote:
 
     @property
     def metadata(self) -> dict[str, Any]:
+        """What the server says of its policy."""
         return self._client.metadata
 
     def act(self, requests: Sequence[Request]) -> list[Decision]:
-        """Asks one after the other. Raises Refused: of the first that is; those before it have acted."""
+        """Sends the requests one after the other and returns their decisions.
+
+        Raises:
+            Refused: if one is refused; those before it have acted.
+
+        """
         return [self._one(request) for request in requests]
 
     def _one(self, request: Request) -> Decision:
         images = {f"observation/{name}": image for name, image in request.images.items()}
         state = {"observation/state": request.state} if request.state.size else {}
-        told = {"prompt": request.instruction, "reset": request.reset, "return_scores": True}
-        reply = self._client.infer(images | state | told | _named(request.session))
+        options = {"prompt": request.instruction, "reset": request.reset, "return_scores": True}
+        reply = self._client.infer(images | state | options | _named(request.session))
         found = (reply[name] for name in ("tokens", "scores_of_dims", "score", "scores", "step"))
         return Decision(reply["actions"][0], *found)
 
     def close(self, session: Hashable) -> None:
+        """Ends a session."""
         self._client.infer({"close": True} | _named(session))
 
 
@@ -258,8 +291,8 @@ def _read(reply: bytes | str, url: str) -> dict[str, Any]:
     try:
         if isinstance(reply, bytes):
             return wire.unpack(reply)
-        told = json.loads(reply)
-        refused = Refused(told["error"], told["message"], told["in_history"])
+        error = json.loads(reply)
+        refused = Refused(error["error"], error["message"], error["in_history"])
     except (ValueError, TypeError, KeyError, Refused):
         raise UserError(f"{url} answers {reply[:100]!r}; expected a policy server of qt_jax.") from None
     raise refused

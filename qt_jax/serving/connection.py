@@ -1,4 +1,4 @@
-"""A connection that holds little for a client that does not read, and answers whatever comes."""
+"""The server's connection: it limits what a client leaves unread, and answers requests that are no HTTP."""
 
 from __future__ import annotations
 
@@ -6,25 +6,29 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import InvalidMessage
 
 UNREAD_BYTES = 2**22
-"""More that its client does not take, and the connection is cut off."""
+"""Bytes that a client may leave unread; with more the connection is cut off."""
 
 _BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
 class Connection(ServerConnection):
-    """Adds to the library's: pongs to a client that reads nothing do not pile up; what is no HTTP request, or
-    has a body, gets an answer before it is closed.
+    """Adds two things to the library's connection.
+
+    Pongs to a client that reads nothing do not pile up. A request that is no HTTP, or has a body, gets
+    an answer before its connection is closed.
     """
 
-    _told = False
+    _answered = False
 
     def data_received(self, data: bytes) -> None:
+        """Handles bytes from the client, and cuts it off if too much waits to be sent to it."""
         super().data_received(data)
         if self.transport.get_write_buffer_size() > UNREAD_BYTES:
             self.transport.abort()
 
     def send_data(self) -> None:
-        if isinstance(self.protocol.handshake_exc, InvalidMessage) and not self._told:
-            self._told = True
+        """Sends what the protocol has to send, after a 400 if the handshake could not be read."""
+        if isinstance(self.protocol.handshake_exc, InvalidMessage) and not self._answered:
+            self._answered = True
             self.transport.write(_BAD_REQUEST)
         super().send_data()

@@ -1,11 +1,11 @@
-"""What the page shows of the last control steps."""
+"""What the page shows: the last control steps of each session."""
 
 from __future__ import annotations
 
 import collections
+import dataclasses
 import math
 import time
-from collections.abc import Hashable
 from typing import Any
 from urllib.parse import unquote
 
@@ -13,73 +13,115 @@ from qt_jax.policy.sessions import Decision, Request
 
 SESSIONS, HISTORY = 32, 200
 
+SessionKey = tuple[int, str | int | None]
+"""(number of the connection, `session_id` that the client gave, if any)."""
 
-class Live:
-    """The `SESSIONS` that acted last, `HISTORY` steps of each."""
+
+def _history() -> collections.deque[float]:
+    return collections.deque(maxlen=HISTORY)
+
+
+@dataclasses.dataclass
+class _Session:
+    """The last step of a session, at Unix time `at`, and the history of scores and of milliseconds."""
+
+    request: Request
+    decision: Decision
+    at: float
+    scores: collections.deque[float] = dataclasses.field(default_factory=_history)
+    ms: collections.deque[float] = dataclasses.field(default_factory=_history)
+
+
+class Dashboard:
+    """Keeps the last `HISTORY` steps of the `SESSIONS` sessions that acted last."""
 
     def __init__(self) -> None:
-        self._shown: collections.OrderedDict[Hashable, dict[str, Any]] = collections.OrderedDict()
+        self._sessions: collections.OrderedDict[SessionKey, _Session] = collections.OrderedDict()
 
-    def record(self, request: Request, decision: Decision, total_ms: float) -> None:
-        empty = {"scores": collections.deque(maxlen=HISTORY), "ms": collections.deque(maxlen=HISTORY)}
-        shown = self._shown.setdefault(request.session, empty)
-        if decision.step == 0:
-            shown["scores"].clear()
-        shown["scores"].append(decision.score)
-        shown["ms"].append(total_ms)
-        shown |= {"request": request, "decision": decision, "at": time.time()}
-        self._shown.move_to_end(request.session)
-        while len(self._shown) > SESSIONS:
-            self._shown.popitem(last=False)
+    def record(self, key: SessionKey, request: Request, decision: Decision, total_ms: float) -> None:
+        """Adds a control step of a session; step 0 begins its history of scores anew.
 
-    def close(self, session: Hashable) -> None:
-        self._shown.pop(session, None)
+        Args:
+            key: the session.
+            request: what the robot saw.
+            decision: what the policy did.
+            total_ms: milliseconds from the request's arrival to its reply.
 
-    def summary(self, metadata: dict[str, Any], wanted: str = "") -> dict[str, Any]:
-        """As JSON: who is there, and all of one session: the wanted one (its name percent-encoded), else the
-        one that acted last. Frames come by `frame`.
         """
-        rows = {_name(key): shown for key, shown in self._shown.items()}
-        name = unquote(wanted) if unquote(wanted) in rows else next(reversed(rows), None)
-        told = {
+        session, now = self._sessions.get(key), time.time()
+        if session is None:
+            session = self._sessions[key] = _Session(request, decision, now)
+        if decision.step == 0:
+            session.scores.clear()
+        session.scores.append(decision.score)
+        session.ms.append(total_ms)
+        session.request, session.decision, session.at = request, decision, now
+
+        self._sessions.move_to_end(key)
+        while len(self._sessions) > SESSIONS:
+            self._sessions.popitem(last=False)
+
+    def close(self, key: SessionKey) -> None:
+        """Forgets a session, if it is here."""
+        self._sessions.pop(key, None)
+
+    def state(self, metadata: dict[str, Any], wanted: str = "") -> dict[str, Any]:
+        """Returns as JSON which sessions there are, and all of one of them but its frames (see `frame`).
+
+        Args:
+            metadata: of the server; it is passed on.
+            wanted: percent-encoded name of the session to show; of an unknown one, the one that acted last.
+
+        """
+        sessions = {_name(key): session for key, session in self._sessions.items()}
+        name = unquote(wanted) if unquote(wanted) in sessions else next(reversed(sessions), None)
+        shown = None if name is None else _summary(name, sessions[name]) | _details(sessions[name])
+        return {
             "metadata": metadata,
             "time": time.time(),
-            "sessions": [_who(key, shown) for key, shown in rows.items()],
+            "sessions": [_summary(key, session) for key, session in sessions.items()],
+            "shown": shown,
         }
-        return told | {"shown": None if name is None else _who(name, rows[name]) | self._all(rows[name])}
 
     def frame(self, name: str) -> bytes | None:
-        """RGB bytes of "SESSION/CAMERA", the session by its name in `summary`; both percent-encoded."""
-        session, camera = map(unquote, name.partition("/")[::2])
-        for key, shown in self._shown.items():
-            if _name(key) == session:
-                image = shown["request"].images.get(camera)
+        """Returns the RGB bytes of a camera's last frame; None: there is no such session or camera.
+
+        Args:
+            name: "SESSION/CAMERA", both percent-encoded; the session has its name in `state`.
+
+        """
+        wanted, camera = map(unquote, name.partition("/")[::2])
+        for key, session in self._sessions.items():
+            if _name(key) == wanted:
+                image = session.request.images.get(camera)
                 return None if image is None else image.tobytes()
         return None
 
-    def _all(self, shown: dict[str, Any]) -> dict[str, Any]:
-        decision = shown["decision"]
-        return {
-            "cameras": {camera: image.shape[:2] for camera, image in shown["request"].images.items()},
-            "action": decision.action.tolist(),
-            "tokens": decision.tokens.tolist(),
-            "scores": [[_finite(x) for x in row] for row in decision.scores.tolist()],
-            "score_history": [_finite(x) for x in shown["scores"]],
-            "ms_history": [round(x, 3) for x in shown["ms"]],
-        }
+
+def _summary(name: str, session: _Session) -> dict[str, Any]:
+    """Returns who the session is; the instruction is None where it was given as an embedding."""
+    instruction = session.request.instruction
+    sentence = instruction if isinstance(instruction, str) else None
+    return {"name": name, "instruction": sentence, "at": session.at, "step": session.decision.step}
 
 
-def _who(name: str, shown: dict[str, Any]) -> dict[str, Any]:
-    instruction = shown["request"].instruction
-    told = instruction if isinstance(instruction, str) else None
-    return {"name": name, "instruction": told, "at": shown["at"], "step": shown["decision"].step}
+def _details(session: _Session) -> dict[str, Any]:
+    decision = session.decision
+    return {
+        "cameras": {camera: image.shape[:2] for camera, image in session.request.images.items()},
+        "action": decision.action.tolist(),
+        "tokens": decision.tokens.tolist(),
+        "scores": [[_finite(x) for x in row] for row in decision.scores.tolist()],
+        "score_history": [_finite(x) for x in session.scores],
+        "ms_history": [round(x, 3) for x in session.ms],
+    }
 
 
 def _finite(value: float) -> float | None:
-    """JSON has no other numbers."""
+    """Returns the number rounded, or None for an infinite one, which JSON cannot hold."""
     return round(value, 5) if math.isfinite(value) else None
 
 
-def _name(session: Hashable) -> str:
-    connection, name = session
+def _name(key: SessionKey) -> str:
+    connection, name = key
     return f"{connection}" if name is None else f"{connection}.{name}"

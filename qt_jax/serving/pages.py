@@ -1,4 +1,4 @@
-"""What the server answers over plain HTTP: health, metrics, and the page for people with what it shows."""
+"""Answers plain HTTP requests: health, metrics, the page for people and the data that it shows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from websockets.datastructures import Headers, MultipleValuesError
 from websockets.http11 import Request, Response
 
 from qt_jax.serving.access import Access
-from qt_jax.serving.dashboard import Live
+from qt_jax.serving.dashboard import Dashboard
 from qt_jax.serving.telemetry import Metrics
 
 FOLDER = Path(__file__).parent / "page"
@@ -28,15 +28,26 @@ CONTENT_SECURITY_POLICY = "; ".join(
     [*(f"{kind}-src 'self'" for kind in ("script", "style", "connect")),
      *(f"{kind} 'none'" for kind in ("default-src", "base-uri", "form-action", "frame-ancestors"))]
 )  # fmt: skip
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Connection": "close",
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "Referrer-Policy": "no-referrer",
+}
 AT_ONCE = 32
-"""Answers under way; of slow readers there may be any number, and each would hold an image."""
+"""Answers that may be under way at once. Slow readers could be many, and each answer may hold an image."""
 
 
 class Pages:
     """The HTTP side of one server.
 
     Args:
-        metadata: of the server, which the page shows. sessions: how many episodes are under way.
+        access: decides which requests are served.
+        metrics: what /metrics shows.
+        dashboard: what /state and /frames show.
+        metadata: of the server; the page shows it.
+        sessions: returns how many episodes are under way.
 
     """
 
@@ -44,30 +55,33 @@ class Pages:
         self,
         access: Access,
         metrics: Metrics,
-        live: Live,
+        dashboard: Dashboard,
         metadata: dict[str, Any],
         sessions: Callable[[], int],
     ):
-        self._access, self._metrics, self._live, self._metadata, self._sessions = (
-            access,
-            metrics,
-            live,
-            metadata,
-            sessions,
-        )
+        self._access, self._metrics, self._dashboard = access, metrics, dashboard
+        self._metadata, self._sessions = metadata, sessions
         self._files = {path: (kind, (FOLDER / name).read_bytes()) for path, (name, kind) in FILES.items()}
         self._under_way: set[asyncio.Task] = set()
 
     def answer(
         self, connection: ServerConnection, request: Request, *, draining: bool, full: bool
     ) -> Response | None:
-        """None lets a websocket's handshake go on; draining or full: the server takes no new one."""
+        """Returns the answer to a request; None lets a websocket's handshake go on.
+
+        Args:
+            connection: whom the answer is for.
+            request: the HTTP request.
+            draining: the server is shutting down, and takes no new websocket.
+            full: it has as many as it may have, and takes no new one either.
+
+        """
         try:
             response = self._answer(request, draining, full)
         except MultipleValuesError as error:
             response = _text(400, f"Header {error} is there more than once.")
         if response is not None and request.method == "HEAD":
-            response.body = b""  # its length is still told
+            response.body = b""  # Content-Length stays that of the page
         if response is not None and response.body:
             task = asyncio.create_task(connection.wait_closed())
             self._under_way.add(task)
@@ -83,29 +97,26 @@ class Pages:
             return _text(503, "shutting down") if draining else _text(200, "OK")
         if refusal is not None:
             return self._refused(*refusal)
+
         if request.headers.get("Upgrade", "").lower() == "websocket":
-            return (
-                self._refused(503, "The server is full or shutting down; try again later.")
-                if draining or full
-                else None
-            )
+            if draining or full:
+                return self._refused(503, "The server is full or shutting down; try again later.")
+            return None
+
         if len(self._under_way) >= AT_ONCE:
             return self._refused(503, f"{AT_ONCE} answers are under way already; try again later.")
         if path == "/metrics":
             self._metrics.sessions.set(self._sessions())
             return _response(200, "text/plain; version=0.0.4", self._metrics.text())
-        if path == "/live" or path.startswith("/live/"):
-            wanted = path.removeprefix("/live").removeprefix("/")
-            return _response(
-                200, "application/json", json.dumps(self._live.summary(self._metadata, wanted)).encode()
-            )
+        if path == "/state" or path.startswith("/state/"):
+            wanted = path.removeprefix("/state").removeprefix("/")
+            state = self._dashboard.state(self._metadata, wanted)
+            return _response(200, "application/json", json.dumps(state).encode())
         if path.startswith("/frames/"):
-            frame = self._live.frame(path.removeprefix("/frames/"))
-            return (
-                _text(404, "No such frame.")
-                if frame is None
-                else _response(200, "application/octet-stream", frame)
-            )
+            frame = self._dashboard.frame(path.removeprefix("/frames/"))
+            if frame is None:
+                return _text(404, "No such frame.")
+            return _response(200, "application/octet-stream", frame)
         if path in self._files:
             kind, content = self._files[path]
             return _response(200, f"{kind}; charset=utf-8", content)
@@ -121,17 +132,7 @@ def _text(status: int, line: str) -> Response:
 
 
 def _response(status: int, kind: str, body: bytes) -> Response:
-    headers = Headers(
-        {
-            "Content-Type": kind,
-            "Content-Length": str(len(body)),
-            "Cache-Control": "no-store",
-            "Connection": "close",
-            "X-Content-Type-Options": "nosniff",
-            "Content-Security-Policy": CONTENT_SECURITY_POLICY,
-            "Referrer-Policy": "no-referrer",
-        }
-    )
+    headers = Headers(_HEADERS | {"Content-Type": kind, "Content-Length": str(len(body))})
     if status == 401:
         headers["WWW-Authenticate"] = 'Basic realm="qt_jax: any name, the API key as password"'
     if status == 405:

@@ -1,4 +1,4 @@
-"""Served episodes in memory, until the operator's label takes them to the spool."""
+"""Keeps served episodes in memory until the operator labels them, and then writes them to the spool."""
 
 from __future__ import annotations
 
@@ -16,49 +16,60 @@ from qt_jax.serving.spool import Episode, Spool
 
 MAX_STEPS = 5_000
 KEPT_BYTES = 2**30
-"""Of labelled episodes that the disk does not take: they are kept in memory up to here, and lost beyond."""
+"""Bytes of labelled episodes that are kept in memory while the disk does not take them; more are lost."""
 
 Steps = list[tuple[Request, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Label:
-    """What the operator says of an episode; task: its name, empty: none was given."""
+    """What the operator says of an episode.
+
+    Attributes:
+        success: whether it succeeded.
+        task: the task's name; empty: none was given.
+
+    """
 
     success: bool
     task: str = ""
 
     @classmethod
-    def read(cls, told: Any) -> Label:
-        """Raises Refused (`bad_observation`) naming the key that is missing, unknown or of a wrong type."""
-        expected = "expected {'success': true or false, 'task': its name of at most 100 letters, if you like}"
-        if not isinstance(told, dict):
-            raise Refused("bad_observation", f"Key 'label' is {str(told)[:100]!r}, {expected}.")
-        for key in told:
+    def read(cls, value: Any) -> Label:
+        """Reads the value of a request's key 'label'.
+
+        Raises:
+            Refused: `bad_observation`, naming the key that is missing, unknown or of a wrong type.
+
+        """
+        if not isinstance(value, dict):
+            raise _no_label("Key 'label' is", value)
+        for key in value:
             if key not in ("success", "task"):
-                raise Refused(
-                    "bad_observation", f"Key 'label' has an unknown key {str(key)[:100]!r}, {expected}."
-                )
-        success, task = plain(told.get("success")), told.get("task", "")
+                raise _no_label("Key 'label' has an unknown key", key)
+        success, task = plain(value.get("success")), value.get("task", "")
         if not isinstance(success, (bool, int, float)) or success not in (0, 1):
-            raise Refused(
-                "bad_observation", f"Key 'success' of 'label' is {str(success)[:100]!r}, {expected}."
-            )
+            raise _no_label("Key 'success' of 'label' is", success)
         if not isinstance(task, str) or len(task) > 100:
-            raise Refused("bad_observation", f"Key 'task' of 'label' is {str(task)[:100]!r}, {expected}.")
+            raise _no_label("Key 'task' of 'label' is", task)
         return cls(bool(success), task.strip())
+
+
+def _no_label(problem: str, value: Any) -> Refused:
+    expected = "expected {'success': true or false, 'task': its name of at most 100 letters, if you like}"
+    return Refused("bad_observation", f"{problem} {str(value)[:100]!r}, {expected}.")
 
 
 class Recorder:
     """Keeps every episode under way in memory, and writes those that are labelled to the spool.
 
-    `record`, `forget` and `take` belong to the device's thread: they see a session's steps in their order.
+    Call `record`, `forget` and `take` on the device's thread, which has a session's steps in their order.
 
     Attributes:
         spool: where labelled episodes go.
-        unlabelled: episodes that ended without a label; they are dropped.
-        left_out: steps before an episode's last instruction.
-        lost: labelled episodes that neither the disk nor the memory took.
+        unlabelled: number of episodes that ended without a label; they are dropped.
+        left_out: number of steps before an episode's last instruction; they are dropped.
+        lost: number of labelled episodes that neither the disk nor the memory took.
 
     """
 
@@ -70,7 +81,10 @@ class Recorder:
         self.unlabelled = self.left_out = self.lost = 0
 
     def record(self, request: Request, decision: Decision) -> None:
-        """Adds a step. Another instruction cuts the episode there: a label speaks of the last one alone."""
+        """Adds a step to its session's episode.
+
+        A new instruction drops the steps before it, since a label speaks of the last instruction alone.
+        """
         if decision.step == 0:
             self.forget(request.session)
         steps = self._steps.setdefault(request.session, [])
@@ -81,41 +95,43 @@ class Recorder:
             steps.append((request, decision.action))
 
     def forget(self, session: Hashable) -> None:
+        """Drops a session's episode, which was not labelled."""
         self.unlabelled += bool(self._steps.pop(session, None))
 
     def take(self, last: Request) -> Steps:
-        """The steps of an episode, which is forgotten here; last: the observation after its last action.
+        """Removes and returns the steps of a session's episode.
+
+        Args:
+            last: the observation after the episode's last action.
 
         Raises:
-            Refused: `unknown_session` if it has no step; `bad_observation` if it has no sentence, another one
-                than `last`, or is too long. It is kept then.
+            Refused: `unknown_session` if there is no step; `bad_observation` if the instruction is no
+                sentence or differs from that of `last`, or the episode is too long. The episode stays.
 
         """
         steps = self._steps.get(last.session)
         if not steps:
             raise Refused("unknown_session", "This session has no step that could be labelled.")
-        told = steps[-1][0].instruction
-        if not isinstance(told, str):
-            raise Refused(
-                "bad_observation",
-                "An episode whose instruction is an embedding cannot be recorded; send the sentence.",
-            )
-        if isinstance(last.instruction, str) and last.instruction != told:
-            both = f"{last.instruction[:50]!r}, and the episode's instruction is {told[:50]!r}"
-            raise Refused(
-                "bad_observation",
-                f"The label comes with the prompt {both}; send the label with the episode's own.",
-            )
+        sentence, other = steps[-1][0].instruction, last.instruction
+        if not isinstance(sentence, str):
+            reason = "An episode whose instruction is an embedding cannot be recorded; send the sentence."
+            raise Refused("bad_observation", reason)
+        if isinstance(other, str) and other != sentence:
+            both = f"{other[:50]!r}, and the episode's instruction is {sentence[:50]!r}"
+            reason = f"The label comes with the prompt {both}; send the label with the episode's own."
+            raise Refused("bad_observation", reason)
         if len(steps) >= MAX_STEPS:
-            raise Refused(
-                "bad_observation", f"The episode has {MAX_STEPS} steps or more, too long to record."
-            )
+            reason = f"The episode has {MAX_STEPS} steps or more, too long to record."
+            raise Refused("bad_observation", reason)
         return self._steps.pop(last.session)
 
     def write(self, steps: Steps, last: Request, label: Label) -> str:
-        """Writes an episode, whose observation after the last action is `last`; returns its name.
+        """Writes an episode, after those that the disk did not take before; returns its name.
 
-        What the disk did not take before goes first.
+        Args:
+            steps: of the episode, as `take` returned them.
+            last: the observation after its last action.
+            label: what the operator said of it.
 
         Raises:
             Refused: `not_written` if the disk does not take it.
@@ -126,9 +142,9 @@ class Recorder:
                 self._kept.append(_episode(steps, last, label))
             except MemoryError as error:
                 self.lost += 1
-                raise Refused(
-                    "not_written", "The episode is lost: there is no memory to write it."
-                ) from error
+                reason = "The episode is lost: there is no memory to write it."
+                raise Refused("not_written", reason) from error
+
             try:
                 return self._write_kept()
             except (OSError, MemoryError) as error:
@@ -144,7 +160,7 @@ class Recorder:
                 raise Refused("not_written", f"{reason} {kept}") from error
 
     def finish(self) -> None:
-        """Tries once more what the disk did not take, and counts as lost what it still does not."""
+        """Tries once more to write what the disk did not take; what it still does not take is lost."""
         with self._writing:
             try:
                 self._write_kept()
@@ -179,9 +195,6 @@ def _episode(steps: Steps, last: Request, label: Label) -> Episode:
 
 
 def _size(episode: Episode) -> int:
-    """In bytes."""
-    return (
-        sum(frames.nbytes for frames in episode.images.values())
-        + episode.state.nbytes
-        + episode.actions.nbytes
-    )
+    """Returns the episode's size in bytes."""
+    arrays = (*episode.images.values(), episode.state, episode.actions)
+    return sum(array.nbytes for array in arrays)

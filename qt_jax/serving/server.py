@@ -1,6 +1,4 @@
-"""The policy server: the websocket protocol of `openpi-client`, and on the same port health, metrics and a
-page for people.
-"""
+"""The policy server: `openpi-client`'s websocket protocol, and health, metrics and a page on the same port."""
 
 from __future__ import annotations
 
@@ -14,6 +12,7 @@ import logging
 import math
 import ssl
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
@@ -32,22 +31,30 @@ from qt_jax.serving import telemetry, wire
 from qt_jax.serving.access import Access, cannot_listen
 from qt_jax.serving.batching import Batcher, Timed
 from qt_jax.serving.connection import Connection
-from qt_jax.serving.dashboard import Live
+from qt_jax.serving.dashboard import Dashboard, SessionKey
 from qt_jax.serving.pages import Pages
 from qt_jax.serving.recording import Label, Recorder
 
 MAX_VALUES = 1000
+"""Instructions in one request for values."""
 PENDING_BYTES = 2**25
-"""Of one connection's requests that wait for their replies."""
+"""Bytes of one connection's requests that may wait for their replies."""
 CLOSE_S = 2.0
-"""For a closing handshake, and for the replies before it; then the connection is cut off."""
+"""Seconds for a closing handshake, and for the replies before it; then the connection is cut off."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """connections: at a time. open_timeout_s: for the handshake. idle_timeout_s: without a message, then the
-    connection is closed. deadline_ms: of requests that name none (0: none). pending: requests of one
-    connection without a reply yet. drain_s: at the end.
+    """What clients may use of the server.
+
+    Attributes:
+        connections: how many may be open at a time.
+        open_timeout_s: seconds for the handshake.
+        idle_timeout_s: seconds without a message after which a connection is closed.
+        deadline_ms: deadline of requests that name none; 0: none.
+        pending: how many requests of one connection may wait for their replies.
+        drain_s: seconds that the server, when it ends, gives the requests under way.
+
     """
 
     connections: int = 256
@@ -60,19 +67,28 @@ class Limits:
 
 @dataclasses.dataclass(eq=False)
 class _Peer:
-    """A connection. names: of its sessions. asking: how many requests of each are under way."""
+    """A connection, the names of its sessions, and how many requests of each session are under way."""
 
     connection: ServerConnection
     number: int
-    names: set[Any] = dataclasses.field(default_factory=set)
+    names: set[str | int | None] = dataclasses.field(default_factory=set)
     asking: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
 
 class Server:
-    """Serves one policy until `stop` is called.
+    """Serves one policy, while `listening` is entered.
 
     Args:
+        sessions: the policy's episodes.
         about: what the metadata says of the policy beside its specs.
+        keys: what robots call their cameras, state and prompt; default: `observation/CAMERA` and so on.
+        access: who may connect; default: everybody on this machine.
+        limits: what clients may use.
+        budget_s: seconds that a request may wait for those of other robots, to share a batch.
+        recorder: keeps labelled episodes; None: nothing is recorded.
+
+    Attributes:
+        metadata: what a client is sent first.
 
     """
 
@@ -91,8 +107,9 @@ class Server:
         self._keys = keys or Keys.default(self._spec.interface.observation)
         self._access, self._limits, self._recorder = access or Access(), limits or Limits(), recorder
         self._batcher = Batcher(sessions, budget_s, recorder)
-        self._metrics, self._log, self._live = telemetry.Metrics(), telemetry.logger(), Live()
-        self._numbers, self._told = itertools.count(), set()
+        self._metrics, self._log, self._dashboard = telemetry.Metrics(), telemetry.logger(), Dashboard()
+        self._numbers = itertools.count()
+        self._embedded: set[str] = set()
         self._open: set[ServerConnection] = set()
         self._pending = 0
         self._draining = False
@@ -111,30 +128,32 @@ class Server:
             "sessions": sessions.limit,
             "begin_an_episode": "connect anew, or send reset: true with its first observation",
         }
-        self._pages = Pages(self._access, self._metrics, self._live, self.metadata, lambda: len(sessions))
+        self._pages = Pages(
+            self._access, self._metrics, self._dashboard, self.metadata, lambda: len(sessions)
+        )
 
     @contextlib.asynccontextmanager
-    async def listening(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> Any:
-        """Accepts connections on entry; on exit it answers what is under way, then closes.
+    async def listening(
+        self, host: str, port: int, tls: ssl.SSLContext | None = None
+    ) -> AsyncIterator[WebsocketServer]:
+        """Accepts connections on entry; answers what is under way on exit, then closes.
 
-        Gives the websocket server.
+        Args:
+            host: address to listen on.
+            port: port to listen on; 0: a free one.
+            tls: certificate and key; None: without TLS.
+
+        Yields:
+            The websocket server, whose sockets have the port.
 
         Raises:
             UserError: if the port cannot be bound.
 
         """
-        observation = self._spec.interface.observation
-        image = math.prod(observation.image_size) * 3
-        # 8 bytes a number: images that are floats by mistake are read, and refused by name.
-        largest = (
-            8
-            * (
-                len(observation.cameras) * image
-                + observation.state_dim
-                + self._spec.interface.instruction_dim
-            )
-            + 2**16
-        )
+        interface = self._spec.interface
+        pixels = len(interface.observation.cameras) * math.prod(interface.observation.image_size) * 3
+        # 8 bytes a number, so that images that are floats by mistake are read, and refused by name.
+        largest = 8 * (pixels + interface.observation.state_dim + interface.instruction_dim) + 2**16
         try:
             server = await serve(
                 self._connected,
@@ -153,6 +172,7 @@ class Server:
             )
         except OSError as error:
             raise cannot_listen(host, port, error) from error
+
         try:
             yield server
         finally:
@@ -163,11 +183,12 @@ class Server:
         end = time.monotonic() + self._limits.drain_s
         while self._pending and time.monotonic() < end:
             await asyncio.sleep(0.01)
+
         server.close()
         try:
             async with asyncio.timeout(2 * CLOSE_S):
                 await server.wait_closed()
-        except TimeoutError:  # who does not read keeps the library waiting
+        except TimeoutError:  # a client that does not read keeps the library waiting
             for connection in self._open:
                 connection.transport.abort()
             await server.wait_closed()
@@ -183,17 +204,18 @@ class Server:
         self._metrics.connections.inc()
         self._log.info("connected", extra={"fields": {"connection": number, "address": address}})
         peer = _Peer(connection, number)
-        waiting: dict[asyncio.Task, int] = {}  # and the bytes of its request
+        waiting: dict[asyncio.Task, int] = {}  # {an answer under way: bytes of its request}
+
         try:
             async with asyncio.timeout(self._limits.idle_timeout_s):
                 await connection.send(wire.pack(self.metadata))
             while True:
-                await asyncio.sleep(0)  # the others' turn, however many messages are here already
+                await asyncio.sleep(0)  # gives other connections their turn, however many messages wait here
                 async with asyncio.timeout(self._limits.idle_timeout_s):
                     message = await connection.recv()
                     held = sum(waiting.values())
                     if len(waiting) >= self._limits.pending or (held and held + len(message) > PENDING_BYTES):
-                        # Here, not in a task: who does not read its replies is not read either.
+                        # Not in a task: a client that does not read its replies is not read either.
                         await self._answer(peer, message, overloaded=True)
                         continue
                 task = asyncio.create_task(self._answer(peer, message))
@@ -211,14 +233,16 @@ class Server:
                 self._close_session((number, name))
             self._log.info("disconnected", extra={"fields": {"connection": number, "address": address}})
 
-    def _close_session(self, session: Any) -> None:
+    def _close_session(self, session: SessionKey) -> None:
         self._batcher.close_session(session)
-        self._live.close(session)
+        self._dashboard.close(session)
 
     async def _answer(self, peer: _Peer, message: bytes | str, overloaded: bool = False) -> None:
-        """One request, one reply: bytes, or text for an error."""
-        start, echo = time.perf_counter(), {}
+        """Sends one reply to one request: bytes, or text for an error."""
+        start = time.perf_counter()
+        echo: dict[str, Any] = {}  # what the reply repeats of the request
         self._pending += 1
+
         try:
             reply: bytes | str = await self._reply(peer, message, overloaded, start, echo)
             code = "ok"
@@ -231,7 +255,8 @@ class Server:
             reply = _error(code, "The server failed at this request; its log says why.", False, echo)
         finally:
             self._pending -= 1
-        del message  # a reply that is not read keeps no request
+        del message  # while the client does not read the reply, its request takes no memory
+
         with contextlib.suppress(ConnectionClosed):
             await peer.connection.send(reply)
         self._metrics.replies.labels(code).inc()
@@ -251,6 +276,7 @@ class Server:
             raise Refused("shutting_down", "The server is shutting down; connect again later.")
         if overloaded:
             raise Refused("overloaded", "This connection waits for too many replies; read them first.")
+
         name = asked.get("session_id")
         session = (peer.number, name)
         if len(several := [key for key in ("values", "label", "close") if key in message]) > 1:
@@ -263,22 +289,22 @@ class Server:
             return wire.pack({"closed": True} | echo)
         if "label" in message:
             return wire.pack(await self._label(message, session) | echo)
+
         request = self._keys.request(message, session)
         deadline_ms = asked.get("deadline_ms", self._limits.deadline_ms) or math.inf
-        timed = await self._timed(peer, request, deadline_ms / 1000)
+        timed = await self._act(peer, name, request, deadline_ms / 1000)
         total_ms = 1000 * (time.perf_counter() - start)
-        # Once the reply is on its way.
-        asyncio.get_running_loop().call_soon(self._note, request, timed, total_ms, peer.names)
+        # Noted only once the reply is on its way.
+        asyncio.get_running_loop().call_soon(self._note, peer, name, request, timed, total_ms)
         return wire.pack(_decided(timed, asked, total_ms) | echo)
 
-    async def _timed(self, peer: _Peer, request: Request, deadline_s: float) -> Timed:
-        name = request.session[1]
+    async def _act(self, peer: _Peer, name: str | int | None, request: Request, deadline_s: float) -> Timed:
         peer.names.add(name)
         peer.asking[name] += 1
         try:
             return await asyncio.wrap_future(self._batcher.submit(request, deadline_s))
         except Refused:
-            # Names that never act are not kept.
+            # A session that never acted is forgotten.
             if peer.asking[name] == 1 and request.session not in self._sessions:
                 peer.names.discard(name)
                 self._batcher.forget(request.session)
@@ -288,15 +314,17 @@ class Server:
             if not peer.asking[name]:
                 del peer.asking[name]
 
-    def _note(self, request: Request, timed: Timed, total_ms: float, names: set[Any]) -> None:
-        """For the page and the metrics."""
+    def _note(
+        self, peer: _Peer, name: str | int | None, request: Request, timed: Timed, total_ms: float
+    ) -> None:
+        """Adds a decision to the metrics and the page."""
         self._metrics.infer.observe(timed.infer_s)
         self._metrics.queue.observe(timed.queue_s)
         self._metrics.batch.observe(timed.batch)
-        if request.session[1] in names:
-            self._live.record(request, timed.decision, total_ms)
+        if name in peer.names:
+            self._dashboard.record((peer.number, name), request, timed.decision, total_ms)
 
-    async def _values(self, instructions: Any, session: Any) -> dict[str, Any]:
+    async def _values(self, instructions: Any, session: SessionKey) -> dict[str, Any]:
         if not _sentences(instructions):
             raise Refused("bad_observation", f"Key 'values' holds no list of 1 to {MAX_VALUES} sentences.")
         start = time.perf_counter()
@@ -311,17 +339,19 @@ class Server:
         }
 
     async def _embed(self, sentences: list[str]) -> None:
-        """New ones while the device serves other robots (an observation's own is embedded there, in the order
-        of arrival).
+        """Embeds new sentences in another thread, so that the device serves robots meanwhile.
+
+        The sentence of an observation is embedded on the device's thread instead, in the order of arrival.
         """
-        if new := [sentence for sentence in sentences if sentence not in self._told]:
+        if new := [sentence for sentence in sentences if sentence not in self._embedded]:
             with contextlib.suppress(UserError):
                 await asyncio.to_thread(lambda: [self._sessions.embedding(sentence) for sentence in new])
-                self._told = {*new, *itertools.islice(self._told, 10_000)}
+                self._embedded = {*new, *itertools.islice(self._embedded, 10_000)}
 
-    async def _label(self, message: dict[str, Any], session: Any) -> dict[str, Any]:
-        """Writes the episode, and ends it."""
-        if self._recorder is None:
+    async def _label(self, message: dict[str, Any], session: SessionKey) -> dict[str, Any]:
+        """Writes the session's episode, and ends it."""
+        recorder = self._recorder
+        if recorder is None:
             raise Refused("not_recording", "This server records nothing; start it with --record DIR.")
         label = Label.read(message["label"])
         last = self._keys.request({key: value for key, value in message.items() if key != "label"}, session)
@@ -334,13 +364,14 @@ class Server:
             )
         except UserError as error:
             raise Refused("bad_observation", str(error)) from None
-        steps = await asyncio.wrap_future(self._batcher.call(lambda: self._recorder.take(last)))
+
+        steps = await asyncio.wrap_future(self._batcher.call(lambda: recorder.take(last)))
         self._close_session(session)
-        return {"recorded": await asyncio.to_thread(self._recorder.write, steps, last, label)}
+        return {"recorded": await asyncio.to_thread(recorder.write, steps, last, label)}
 
 
 async def _close(connection: ServerConnection, reason: str) -> None:
-    """Says goodbye, and cuts the connection off if that is not taken in time."""
+    """Closes a connection; cuts it off if the closing handshake takes too long."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(2 * CLOSE_S):
             await connection.close(1000, reason)
@@ -348,7 +379,7 @@ async def _close(connection: ServerConnection, reason: str) -> None:
 
 
 def _decided(timed: Timed, asked: dict[str, Any], total_ms: float) -> dict[str, Any]:
-    """The reply with an action."""
+    """Returns the reply with an action."""
     infer_ms, queue_ms = 1000 * timed.infer_s, 1000 * timed.queue_s
     timing = {"infer_ms": infer_ms, "queue_ms": queue_ms, "total_ms": total_ms, "batch": timed.batch}
     return reply(timed.decision, asked.get("return_scores", False)) | {
@@ -369,14 +400,14 @@ def _closes(message: dict[str, Any]) -> bool:
 
 
 def _sentences(value: Any) -> bool:
-    def sentence(s):
-        return isinstance(s, str) and 0 < len(s.strip()) <= MAX_PROMPT
+    def sentence(text: Any) -> bool:
+        return isinstance(text, str) and 0 < len(text.strip()) <= MAX_PROMPT
 
     return isinstance(value, list) and 0 < len(value) <= MAX_VALUES and all(map(sentence, value))
 
 
-def _quiet() -> Any:
-    """Websockets' own log lines are of strangers' broken handshakes."""
+def _quiet() -> logging.Logger:
+    """Returns a logger that drops the library's lines, which report strangers' broken handshakes."""
     log = logging.getLogger("qt_jax.websockets")
     log.setLevel(logging.CRITICAL)
     return log

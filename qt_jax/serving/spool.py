@@ -1,4 +1,4 @@
-"""The folder where labelled episodes wait for the dataset at the end, a file each; one server has it."""
+"""A folder of labelled episodes, one file each, which become a dataset when the server ends."""
 
 from __future__ import annotations
 
@@ -25,10 +25,16 @@ LOCK = "lock"
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
-    """T actions, T + 1 observations.
+    """A labelled episode of T actions and T + 1 observations.
 
-    images: {camera: uint8 [T+1, H, W, 3]}. state: float32 [T+1, S]. actions: float32 [T, D].
-    task: the operator's name of it; empty: none was given.
+    Attributes:
+        instruction: the sentence that the robot followed.
+        task: the task's name; empty: the operator gave none.
+        images: {camera: uint8 [T+1, H, W, 3]}.
+        state: float32 [T+1, S].
+        actions: float32 [T, D].
+        success: what the operator said.
+
     """
 
     instruction: str
@@ -40,13 +46,15 @@ class Episode:
 
 
 class Spool(contextlib.AbstractContextManager):
-    """Holds the folder's lock, until it is closed or the process ends, however that ends.
+    """One server's folder of episodes; a context manager that gives the folder up.
 
-    Files that a killed server had half written are removed.
+    It holds the folder's lock until it is closed or its process ends, in whatever way. Files that a killed
+    server had half written are removed at the start.
 
     Attributes:
-        before: who had it and did not end as servers do; empty: nobody.
-        halves: how many half-written files there were.
+        folder: where the files are.
+        before: the server before this one, if it was killed; else empty.
+        halves: how many half-written files were removed.
 
     Raises:
         UserError: if the folder cannot be made or locked, or is another server's.
@@ -61,20 +69,19 @@ class Spool(contextlib.AbstractContextManager):
             for half in halves:
                 half.unlink()
         except OSError as error:
-            raise UserError(
-                f"{folder} cannot be made or locked ({error.strerror}); give another --record."
-            ) from error
+            reason = f"cannot be made or locked ({error.strerror})"
+            raise UserError(f"{folder} {reason}; give another --record.") from error
         self.halves = len(halves)
 
     def files(self) -> list[Path]:
-        """In the order in which the episodes ended."""
+        """Returns the episodes' files, in the order in which the episodes ended."""
         return sorted(self.folder.glob("*.npz"))
 
     def write(self, episode: Episode) -> str:
-        """Writes a file, whole or not at all; returns the episode's name.
+        """Writes an episode's file, whole or not at all; returns the episode's name.
 
         Raises:
-            OSError: if the disk does not take it.
+            OSError: if it cannot be written.
 
         """
         last = max((int(path.stem) for path in self.files() if path.stem.isdecimal()), default=-1)
@@ -86,7 +93,7 @@ class Spool(contextlib.AbstractContextManager):
             if field.name != "images"
         }
         partial = path.with_suffix(".partial")
-        self.folder.mkdir(parents=True, exist_ok=True)  # deleted meanwhile: no more is lost
+        self.folder.mkdir(parents=True, exist_ok=True)  # it may have been deleted meanwhile
         try:
             with partial.open("wb") as file:
                 np.savez_compressed(file, **arrays)
@@ -99,21 +106,29 @@ class Spool(contextlib.AbstractContextManager):
         return path.stem
 
     def check(self, spec: PolicySpec) -> None:
-        """Raises a UserError naming an episode, of a server before, that is damaged or of another robot."""
-        seen = spec.interface.observation
-        expected = {f"images/{camera}": (*seen.image_size, 3) for camera in seen.cameras}
-        expected |= {"state": (seen.state_dim,), "actions": (spec.interface.action.dims,)}
+        """Checks that the episodes that are here are whole and have the shapes of this policy.
+
+        Raises:
+            UserError: naming an episode that is damaged or of another robot.
+
+        """
+        observation = spec.interface.observation
+        expected: dict[str, tuple[int, ...]] = {
+            "state": (observation.state_dim,),
+            "actions": (spec.interface.action.dims,),
+            **{f"images/{camera}": (*observation.image_size, 3) for camera in observation.cameras},
+        }
         for path in self.files():
             with _naming(path):
                 rows = {name: shape[1:] for name, shape in _shapes(path).items() if shape}
             if rows != expected:
                 raise UserError(
-                    f"{path} is of another policy: it has {_told(rows)}, this one {_told(expected)}. Give "
+                    f"{path} is of another policy: it has {_listed(rows)}, this one {_listed(expected)}. Give "
                     "another --record; serve that policy with this one to have its episodes written."
                 )
 
     def read(self) -> Iterator[Episode]:
-        """The episodes in the order in which they ended.
+        """Yields the episodes in the order in which they ended.
 
         Raises:
             UserError: naming a file that is damaged.
@@ -125,19 +140,19 @@ class Spool(contextlib.AbstractContextManager):
             yield episode
 
     def __exit__(self, *_: Any) -> None:
-        """Lets another server have the folder; an empty one goes."""
+        """Gives the folder up for other servers; removes it if it holds no episode."""
         if not self.files():
             shutil.rmtree(self.folder, ignore_errors=True)
         os.close(self._lock)
 
     def clear(self) -> None:
-        """Deletes the episodes, which are elsewhere by now."""
+        """Deletes the episodes, once the dataset holds them."""
         for path in self.files():
             path.unlink()
 
 
 def _locked(folder: Path) -> tuple[int, str]:
-    """The lock's file descriptor, and who left the lock's file behind."""
+    """Locks the folder; returns the lock's file descriptor and who left the lock's file behind, or ""."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -150,13 +165,11 @@ def _locked(folder: Path) -> tuple[int, str]:
                 f"{folder} is another server's ({owner}); "
                 "give this one another --record, and train on both as a mixture."
             ) from None
-        if _is(folder / LOCK, descriptor):
-            owner = _owner(descriptor)
+        if _is_open_as(descriptor, folder / LOCK):
+            owner, started = _owner(descriptor), time.strftime("%Y-%m-%d %H:%M:%S")
             os.ftruncate(descriptor, 0)
-            started = time.strftime("%Y-%m-%d %H:%M:%S")
-            os.pwrite(
-                descriptor, f"process {os.getpid()} on {socket.gethostname()}, started {started}".encode(), 0
-            )
+            text = f"process {os.getpid()} on {socket.gethostname()}, started {started}"
+            os.pwrite(descriptor, text.encode(), 0)
             return descriptor, owner
         os.close(descriptor)  # its owner ended meanwhile and took the folder away
 
@@ -165,7 +178,7 @@ def _owner(descriptor: int) -> str:
     return os.pread(descriptor, 200, 0).decode(errors="replace")
 
 
-def _is(path: Path, descriptor: int) -> bool:
+def _is_open_as(descriptor: int, path: Path) -> bool:
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
@@ -174,7 +187,7 @@ def _is(path: Path, descriptor: int) -> bool:
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Raises a UserError for a file that is damaged."""
+    """Turns what a damaged file raises into a UserError that names it."""
     try:
         yield
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -185,7 +198,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Of the arrays of a file, which are not read."""
+    """Returns the shapes of a file's arrays, without reading the arrays."""
     shapes = {}
     with zipfile.ZipFile(path) as file:
         for name in file.namelist():
@@ -195,20 +208,18 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _told(rows: dict[str, tuple[int, ...]]) -> str:
+def _listed(rows: dict[str, tuple[int, ...]]) -> str:
     return ", ".join(f"{name} {list(shape)}" for name, shape in sorted(rows.items()))
 
 
 def _read(path: Path) -> Episode:
     with np.load(path, allow_pickle=False) as file:
-        images = {
-            name.removeprefix("images/"): file[name] for name in file.files if name.startswith("images/")
-        }
+        cameras = [name for name in file.files if name.startswith("images/")]
         return Episode(
-            str(file["instruction"]),
-            str(file["task"]),
-            images,
-            file["state"],
-            file["actions"],
-            bool(file["success"]),
+            instruction=str(file["instruction"]),
+            task=str(file["task"]),
+            images={name.removeprefix("images/"): file[name] for name in cameras},
+            state=file["state"],
+            actions=file["actions"],
+            success=bool(file["success"]),
         )

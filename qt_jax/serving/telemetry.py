@@ -14,39 +14,39 @@ import time
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+_ROBOTS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:
-    """One server's, in a registry of its own."""
+    """The metrics of one server, in a registry of its own."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        named = {"registry": self._registry}
-        self.replies = Counter("qt_replies", "Replies by code; ok: with an action", ["code"], **named)
-        self.refused = Counter(
-            "qt_refused_connections", "Handshakes refused, by HTTP status", ["status"], **named
-        )
-        self.infer = Histogram("qt_infer_seconds", "One batch on the device", buckets=_SECONDS, **named)
-        self.queue = Histogram(
-            "qt_queue_seconds", "A request's wait for its batch", buckets=_SECONDS, **named
-        )
-        self.total = Histogram(
-            "qt_request_seconds", "From a request's arrival to its reply", buckets=_SECONDS, **named
-        )
-        self.batch = Histogram(
-            "qt_batch_size", "Robots that share a batch", buckets=(1, 2, 4, 8, 16, 32, 64, 128), **named
-        )
-        self.connections = Gauge("qt_connections", "Open connections", **named)
-        self.sessions = Gauge("qt_sessions", "Episodes under way", **named)
+        self.replies = self._counter("qt_replies", "Replies by code; ok: with an action", "code")
+        self.refused = self._counter("qt_refused_connections", "Handshakes refused, by HTTP status", "status")
+        self.infer = self._histogram("qt_infer_seconds", "One batch on the device", _SECONDS)
+        self.queue = self._histogram("qt_queue_seconds", "A request's wait for its batch", _SECONDS)
+        self.total = self._histogram("qt_request_seconds", "From a request's arrival to its reply", _SECONDS)
+        self.batch = self._histogram("qt_batch_size", "Robots that share a batch", _ROBOTS)
+        self.connections = Gauge("qt_connections", "Open connections", registry=self._registry)
+        self.sessions = Gauge("qt_sessions", "Episodes under way", registry=self._registry)
+
+    def _counter(self, name: str, help_: str, label: str) -> Counter:
+        return Counter(name, help_, [label], registry=self._registry)
+
+    def _histogram(self, name: str, help_: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(name, help_, buckets=buckets, registry=self._registry)
 
     def text(self) -> bytes:
+        """Returns all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
 class JsonLines(logging.Formatter):
-    """A record as one JSON object; `extra={"fields": {...}}` adds its fields."""
+    """Formats a record as one JSON object; `extra={"fields": {...}}` adds its fields."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Returns the line, without its end."""
         line = {
             "time": round(time.time(), 3),
             "level": record.levelname.lower(),
@@ -58,11 +58,12 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-class Unhurried(logging.Handler):
-    """Writes lines to stderr in a thread of its own: a terminal or a pipe that nobody reads holds up no
-    robot.
+class BackgroundHandler(logging.Handler):
+    """Writes lines to stderr in a thread of its own, so that a terminal that nobody reads delays no robot.
 
-    Of the lines that wait, `at_most` are kept; more are counted.
+    Args:
+        at_most: how many lines may wait. More are dropped, and their number is logged.
+
     """
 
     def __init__(self, at_most: int = 10_000):
@@ -73,6 +74,7 @@ class Unhurried(logging.Handler):
         atexit.register(self._finish)
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Queues a record's line, or counts it as dropped; never waits."""
         try:
             self._lines.put_nowait(self.format(record))
         except queue.Full:
@@ -81,26 +83,32 @@ class Unhurried(logging.Handler):
     def _write(self) -> None:
         while True:
             line = self._lines.get()
-            with self.lock:
-                dropped, self._dropped = self._dropped, 0
-            if dropped:
+            if dropped := self._take_dropped():
                 line += "\n" + json.dumps({"level": "warning", "event": "lines dropped", "count": dropped})
             with contextlib.suppress(OSError, ValueError):
                 print(line, file=sys.stderr, flush=True)
             self._lines.task_done()
 
+    def _take_dropped(self) -> int:
+        self.acquire()  # the lock that logging holds around `emit`
+        try:
+            dropped, self._dropped = self._dropped, 0
+            return dropped
+        finally:
+            self.release()
+
     def _finish(self) -> None:
-        """Waits for the last lines, but not for who does not read them."""
+        """Waits for the last lines, at most a second if nobody reads them."""
         end = time.monotonic() + 1.0
         while self._lines.unfinished_tasks and time.monotonic() < end:
             time.sleep(0.01)
 
 
 def logger() -> logging.Logger:
-    """`qt_jax.serving`, as JSON lines on stderr."""
+    """Returns the logger `qt_jax.serving`, which writes JSON lines to stderr."""
     log = logging.getLogger("qt_jax.serving")
     if not log.handlers:
-        handler = Unhurried()
+        handler = BackgroundHandler()
         handler.setFormatter(JsonLines())
         log.addHandler(handler)
         log.setLevel(logging.INFO)

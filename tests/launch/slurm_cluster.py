@@ -1,5 +1,6 @@
-"""A SLURM of two nodes on loopback, from Debian's packages: it shares nothing with another SLURM of the
-machine and leaves nothing.
+"""A SLURM of two nodes on loopback, from Debian's packages.
+
+It shares nothing with another SLURM of the machine, and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -16,8 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 NODES = ("127.0.0.2", "127.0.0.3")
-"""Names that are addresses: JAX finds its coordinator by the first node's name, and these need no hosts file.
-"""
+"""Names that are addresses: JAX finds its coordinator by the first node's name, here without a hosts file."""
 
 CONF = """\
 ClusterName=tests
@@ -49,7 +49,7 @@ PartitionName=all Nodes=ALL Default=YES
 
 @contextlib.contextmanager
 def two_nodes() -> Iterator[str]:
-    """Yields the path that SLURM_CONF must have for SLURM's commands, once both nodes are idle."""
+    """Starts the cluster; yields the value of SLURM_CONF for SLURM's commands, once both nodes are idle."""
     with tempfile.TemporaryDirectory(prefix="slurm-") as name:
         directory = Path(name)
         directory.chmod(0o755)  # munged wants its socket's directory open
@@ -62,35 +62,27 @@ def two_nodes() -> Iterator[str]:
         key.write_bytes(os.urandom(128))
         (directory / "state").mkdir()
         environment = {**os.environ, "SLURM_CONF": str(conf), "PATH": f"{os.environ['PATH']}:/usr/sbin"}
-        started = []
+        started: list[subprocess.Popen] = []
 
         def start(*command: str) -> None:
             with open(directory / f"{len(started)}-{command[0]}.log", "w") as log:
-                started.append(
-                    subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+                process = subprocess.Popen(
+                    command, env=environment, stdout=log, stderr=log, start_new_session=True
                 )
+            started.append(process)
 
-        munge = {
-            option: directory / f"munge.{option}"
-            for option in ("socket", "log-file", "pid-file", "seed-file")
-        }
+        def sinfo() -> str:
+            return _output("sinfo", "-h", "-N", "-o", "%T", env=environment)
+
+        options = ("socket", "log-file", "pid-file", "seed-file")
+        munge = {option: directory / f"munge.{option}" for option in options}
+        paths = [f"--{option}={path}" for option, path in munge.items()]
         try:
-            start(
-                "munged",
-                "--foreground",
-                f"--key-file={key}",
-                *(f"--{option}={path}" for option, path in munge.items()),
-            )
+            start("munged", "--foreground", f"--key-file={key}", *paths)
             wait_for(munge["socket"].exists, 30, lambda: _logs(directory))
             start("slurmctld", "-D")
             for node in NODES:
                 start("slurmd", "-D", "-N", node)
-
-            def sinfo():
-                return subprocess.run(
-                    ["sinfo", "-h", "-N", "-o", "%T"], env=environment, capture_output=True, text=True
-                ).stdout
-
             wait_for(lambda: sinfo().split() == ["idle"] * len(NODES), 60, lambda: sinfo() + _logs(directory))
             yield str(conf)
         finally:
@@ -98,9 +90,7 @@ def two_nodes() -> Iterator[str]:
 
 
 def processes(*variables: str) -> list[int]:
-    """Those on this machine that were started with all of these variables ("NAME=value") in their
-    environment.
-    """
+    """Returns the processes of this machine that have all of these variables ("NAME=value")."""
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):  # it ended, or is another user's
@@ -109,26 +99,22 @@ def processes(*variables: str) -> list[int]:
     return found
 
 
-def wait_for(condition: Callable[[], bool], seconds: float, told: Callable[[], str]) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float, report: Callable[[], str]) -> None:
+    """Waits until the condition holds; else fails with what `report` returns."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {told()}"
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {report()}"
         time.sleep(0.05)
 
 
 def _take_down(environment: dict[str, str], started: list[subprocess.Popen]) -> None:
-    """Jobs first, by SLURM, for their steps outlive its daemons.
-
-    Then the daemons; then by force what is left of both, if anything.
-    """
+    """Ends the jobs by SLURM, as they would outlive its daemons; then the daemons; then all that is left."""
     conf = f"SLURM_CONF={environment['SLURM_CONF']}"
     if len(started) > 1 and started[1].poll() is None:
         subprocess.run(["scancel", f"--user={getpass.getuser()}"], env=environment, timeout=60)
 
-        def queue():
-            return subprocess.run(
-                ["squeue", "-h"], env=environment, capture_output=True, text=True
-            ).stdout.strip()
+        def queue() -> str:
+            return _output("squeue", "-h", env=environment).strip()
 
         with contextlib.suppress(AssertionError):
             wait_for(lambda: not queue(), 60, queue)
@@ -142,6 +128,10 @@ def _take_down(environment: dict[str, str], started: list[subprocess.Popen]) -> 
     for daemon in started:
         daemon.wait()
     wait_for(lambda: not processes(conf), 30, lambda: f"processes {processes(conf)} are left")
+
+
+def _output(*command: str, env: dict[str, str]) -> str:
+    return subprocess.run(command, env=env, capture_output=True, text=True).stdout
 
 
 def _free_ports(number: int) -> list[int]:

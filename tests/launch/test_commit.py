@@ -1,4 +1,4 @@
-"""What a slice would get other than it is here."""
+"""Which files of the runs a slice would get differently from here, or not at all."""
 
 import subprocess
 import sys
@@ -38,22 +38,20 @@ def repository(tmp_path, monkeypatch):
     ):
         subprocess.run(["git", *command], cwd=tmp_path, check=True)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(
-        sys.modules, "mine.helper", types.SimpleNamespace(__file__=str(tmp_path / "mine/helper.py"))
-    )
+    helper = types.SimpleNamespace(__file__=str(tmp_path / "mine/helper.py"))
+    monkeypatch.setitem(sys.modules, "mine.helper", helper)
     return tmp_path
 
 
 def differing(tables="", encoder="usem3"):
     config = ml_collections.ConfigDict({"data": {"tables": tables, "text_encoder": encoder, "limits": ()}})
-    return commit.differing(
-        commit.files_of([types.SimpleNamespace(experiment="mine/experiment.py:bc", config=config)])
-    )
+    run = types.SimpleNamespace(experiment="mine/experiment.py:bc", config=config)
+    return commit.differing(commit.files_of([run]))
 
 
 def test_what_the_runs_use_must_be_in_the_commit(repository):
     assert not differing("mine/tables.py", "mine.helper:encode") and len(commit.head()) == 40
-    (repository / "notes.md").write_text("other")  # which no run reads
+    (repository / "notes.md").write_text("other")  # no run reads it
     (repository / "free.py").write_text("x")
     (repository / "qt_jax/__pycache__").mkdir()
     (repository / "qt_jax/__pycache__/a.pyc").write_text("x")
@@ -63,18 +61,16 @@ def test_what_the_runs_use_must_be_in_the_commit(repository):
         subprocess.run(["git", "add", name], check=True)  # not enough
     (repository / "qt_jax/a.py").unlink()
     (repository / "qt_jax/new.py").write_text("x")
-    differs = dict.fromkeys(
-        ("mine/experiment.py", "mine/helper.py", "qt_jax/b.py", "setup.cfg"), "differs from the commit HEAD"
-    )
+
+    changed = ("mine/experiment.py", "mine/helper.py", "qt_jax/b.py", "setup.cfg")
     found = differing("free.py", "mine.tables:f")
-    assert found == differs | {
+    assert found == dict.fromkeys(changed, "differs from the commit HEAD") | {
         "free.py": "is not in the commit HEAD",
         "qt_jax/new.py": "is not in the commit HEAD",
         "qt_jax/a.py": "is deleted here",
     }
-    assert commit.listed(found).endswith(
-        "and 4 more files"
-    ) and "free.py is not in the commit HEAD; " in commit.listed(found)
+    listed = commit.listed(found)
+    assert listed.endswith("and 4 more files") and "free.py is not in the commit HEAD; " in listed
 
 
 def test_what_an_experiment_reads_while_it_is_loaded_must_be_in_the_commit(repository, monkeypatch):
@@ -88,7 +84,7 @@ def test_what_an_experiment_reads_while_it_is_loaded_must_be_in_the_commit(repos
     assert differing()["mine/sizes.json"] == "is not in the commit HEAD" and "notes.md" not in read
 
 
-def test_a_link_is_followed_and_hidden_files_are_nobodys(repository):
+def test_a_link_is_followed_and_hidden_files_are_left_out(repository):
     (repository / "link.py").symlink_to("mine/tables.py")
     (repository / "qt_jax/.a.py.swp").write_text("x")
     subprocess.run(["git", "add", "link.py"], check=True)
@@ -104,7 +100,7 @@ def test_a_folder_below_the_root_is_refused(repository, monkeypatch):
         commit.head()
 
 
-def test_a_name_that_the_slice_cannot_have_is_told_apart(repository, tmp_path_factory):
+def test_a_name_that_the_slice_cannot_have_is_named(repository, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "tables.py"
     elsewhere.write_text("x")
     found = differing(f"{repository}/mine/tables.py", str(elsewhere))
@@ -130,8 +126,8 @@ def test_the_launcher_refuses_and_a_dry_run_says_so(monkeypatch, capsys):
     ):
         main(["tpu-vm", *DRY["tpu-vm"], *BUCKET])
     main(["tpu-vm", *DRY["tpu-vm"], *BUCKET, "--dry-run"])
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
     assert (
-        "without --dry-run refused: The slice gets the commit HEAD, and tests/tiny.py differs" in told.err
-        and commit.head() in told.out
+        "without --dry-run refused: The slice gets the commit HEAD, and tests/tiny.py differs" in printed.err
     )
+    assert commit.head() in printed.out

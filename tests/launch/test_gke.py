@@ -1,4 +1,4 @@
-"""JobSets: sizes that agree, values as they were given, hosts that find each other, what pods are given."""
+"""JobSets: sizes that agree, values as they were given, hosts that find each other, pods' settings."""
 
 import re
 
@@ -17,7 +17,7 @@ GPUS = ("--image=r/qt:1", "--accelerator=nvidia-h100-80gb", "--hosts=2", "--chip
 
 
 def job(capsys, *given):
-    """(name of the JobSet, its job, the job's pod, the pod's container)."""
+    """Returns (name of the JobSet, its job, the job's pod, the pod's container)."""
     main(["gke", *given])
     jobset = yaml.safe_load(capsys.readouterr().out)
     (replicated,) = jobset["spec"]["replicatedJobs"]
@@ -36,7 +36,7 @@ def test_slices_that_there_are(accelerator, topology, hosts, chips):
     tpus.check(accelerator, topology, hosts, chips)
 
 
-@pytest.mark.parametrize("accelerator, topology, hosts, chips, told", [
+@pytest.mark.parametrize("accelerator, topology, hosts, chips, message", [
     ("tpu-v5-lite-podslice", "4x4", 3, 4, "has 16 chips, expected --hosts=4 --chips=4"),
     ("tpu-v5-lite-podslice", "4x4", 2, 8, "has 16 chips, expected --hosts=4 --chips=4"),
     ("tpu-v6e-slice", "2x4", 4, 2, "expected --hosts=1 --chips=8 or --hosts=2 --chips=4"),
@@ -51,12 +51,12 @@ def test_slices_that_there_are(accelerator, topology, hosts, chips):
     ("tpu-v5-litepod", "4x4", 4, 4, "expected one of tpu-v3-device"),
     ("nvidia-l4", "4x4", 4, 4, "expected one of tpu-v3-device"),
 ])  # fmt: skip
-def test_slices_that_there_are_not(accelerator, topology, hosts, chips, told):
-    with pytest.raises(UserError, match=told):
+def test_slices_that_there_are_not(accelerator, topology, hosts, chips, message):
+    with pytest.raises(UserError, match=message):
         tpus.check(accelerator, topology, hosts, chips)
 
 
-@pytest.mark.parametrize("given, told", [
+@pytest.mark.parametrize("given, message", [
     ((*TPUS, "--config.data.batch_size=24"), "on 16 devices: .*batch_size is 24, expected a multiple of 16"),
     ((*TPUS, "--config.mesh.fsdp=3", "--config.data.batch_size=48"), "on 16 devices: .*together 3 on 16"),
     ((*TPUS, "--config.train.accumulation=2"), "on 16 devices: .*expected a multiple of 32"),
@@ -78,8 +78,8 @@ def test_slices_that_there_are_not(accelerator, topology, hosts, chips, told):
     ((*TPUS, "--namespace=My Lab"), "--namespace='My Lab'"),
     ((*TPUS, "--volume=memory/8Gi:/data", "--config.workdir=/data/run"), "give a bucket"),
 ])  # fmt: skip
-def test_what_does_not_agree_is_refused_by_the_launcher(given, told):
-    with pytest.raises(UserError, match=told):
+def test_what_does_not_agree_is_refused_by_the_launcher(given, message):
+    with pytest.raises(UserError, match=message):
         main(["gke", *BUCKET, *given])
 
 
@@ -91,7 +91,7 @@ def test_cores_count_where_jax_sees_them(capsys):
 
 
 def expanded(text, **variables):
-    """As Kubernetes does it: $(NAME) where it knows the name, and $$ for one $."""
+    """Replaces as Kubernetes does: $(NAME) where it knows the name, and $$ by one $."""
 
     def known(match):
         return "$" if match[0] == "$$" else variables.get(match[1], match[0])
@@ -102,31 +102,29 @@ def expanded(text, **variables):
 def test_values_are_still_themselves_after_kubernetes_has_replaced_what_it_knows(capsys):
     values = ["gs://b/$(HOME)", "a$$b$", "$$(HOME) $HOME ${HOME}", "a: 'b'\n\"c\" # é", "-x", "yes"]
     settings = [f"--config.data.root={value}" for value in values]
-    *_, container = job(
-        capsys, *GPUS, *BUCKET, *settings, *(f"--env=V{i}={value}" for i, value in enumerate(values))
-    )
+    variables = [f"--env=V{i}={value}" for i, value in enumerate(values)]
+    *_, container = job(capsys, *GPUS, *BUCKET, *settings, *variables)
     assert [expanded(text, HOME="/root") for text in container["command"]][8:14] == settings
     assert [expanded(variable["value"], HOME="/root") for variable in container["env"]] == values
 
 
 @pytest.mark.parametrize("hosts", [1, 2])
 def test_gpu_hosts_find_each_other_without_asking_kubernetes(capsys, monkeypatch, hosts):
-    """From the command alone, with the number that Kubernetes gives each pod of an indexed job."""
+    """The command suffices, with the number that Kubernetes gives each pod of an indexed job."""
     name, replicated, pod, container = job(capsys, *GPUS, f"--hosts={hosts}", *BUCKET)
     assert replicated["name"] == "hosts" and replicated["template"]["spec"]["completionMode"] == "Indexed"
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     monkeypatch.setenv("JOB_COMPLETION_INDEX", "1")
     settings = distributed.get_config()
     for argument in container["command"]:
-        if match := re.fullmatch(
-            r"--config\.distributed\.(\w+)=(.*)", expanded(argument, JOB_COMPLETION_INDEX="1")
-        ):
+        text = expanded(argument, JOB_COMPLETION_INDEX="1")
+        if match := re.fullmatch(r"--config\.distributed\.(\w+)=(.*)", text):
             settings[match[1]] = type(settings[match[1]])(match[2])
     found = distributed.find(settings)
     assert found == (None if hosts == 1 else distributed.Cluster(f"{name}-hosts-0-0.{name}:8476", 2, 1))
 
 
-def test_a_host_that_was_told_that_it_is_alone_is_told_once(capsys):
+def test_a_host_that_is_alone_gets_that_setting_once(capsys):
     *_, container = job(capsys, *GPUS, "--hosts=1", *BUCKET, "--config.distributed.num_processes=1")
     assert sum("distributed" in argument for argument in container["command"]) == 1
 
@@ -134,9 +132,8 @@ def test_a_host_that_was_told_that_it_is_alone_is_told_once(capsys):
 def test_several_slices_are_as_many_jobs(capsys):
     _, replicated, _, container = job(capsys, *TPUS, "--slices=2", *BUCKET, "--config.data.batch_size=32")
     assert replicated["replicas"] == 2 and replicated["template"]["spec"]["parallelism"] == 4
-    assert not [
-        argument for argument in container["command"] if "distributed" in argument
-    ]  # GKE's own variables say
+    # GKE's own variables say who the hosts are.
+    assert not [argument for argument in container["command"] if "distributed" in argument]
 
 
 def test_gke_asks_for_gpus_where_there_is_no_topology(capsys):
@@ -145,20 +142,10 @@ def test_gke_asks_for_gpus_where_there_is_no_topology(capsys):
 
 
 def test_volumes_secrets_and_nodes(capsys):
-    volumes = [
-        "pvc/data-1:/data",
-        "gcs/lab:/b",
-        "nfs/10.0.0.2/export:/n",
-        "secret/key:/k",
-        "configmap/c:/c",
-        "memory/8Gi:/dev/shm",
-    ]
-    given = [
-        *(f"--volume={volume}" for volume in volumes),
-        "--secret=wandb",
-        "--env=A=b=c",
-        "--node-selector=cloud.google.com/gke-spot=true",
-    ]
+    volumes = ["pvc/data-1:/data", "gcs/lab:/b", "nfs/10.0.0.2/export:/n", "secret/key:/k"]
+    volumes += ["configmap/c:/c", "memory/8Gi:/dev/shm"]
+    given = [f"--volume={volume}" for volume in volumes]
+    given += ["--secret=wandb", "--env=A=b=c", "--node-selector=cloud.google.com/gke-spot=true"]
     given += [f"--toleration={taint}" for taint in ("a", "a/b=c:NoSchedule", "d:NoExecute")]
     _, replicated, pod, container = job(capsys, *GPUS, *BUCKET, *given, "--config.workdir=/data/runs/a")
     assert [volume.popitem()[1] for volume in pod["volumes"]] == [
@@ -167,26 +154,15 @@ def test_volumes_secrets_and_nodes(capsys):
         {"server": "10.0.0.2", "path": "/export"}, {"secretName": "key"}, {"name": "c"},
         {"medium": "Memory", "sizeLimit": "8Gi"},
     ]  # fmt: skip
-    assert [mount["mountPath"] for mount in container["volumeMounts"]] == [
-        "/data",
-        "/b",
-        "/n",
-        "/k",
-        "/c",
-        "/dev/shm",
-    ]
-    assert replicated["template"]["spec"]["template"]["metadata"]["annotations"] == {
-        "gke-gcsfuse/volumes": "true"
-    }
-    assert container["envFrom"] == [{"secretRef": {"name": "wandb"}}] and container["env"] == [
-        {"name": "A", "value": "b=c"}
-    ]
+    paths = [mount["mountPath"] for mount in container["volumeMounts"]]
+    assert paths == ["/data", "/b", "/n", "/k", "/c", "/dev/shm"]
+    metadata = replicated["template"]["spec"]["template"]["metadata"]
+    assert metadata["annotations"] == {"gke-gcsfuse/volumes": "true"}
+    assert container["envFrom"] == [{"secretRef": {"name": "wandb"}}]
+    assert container["env"] == [{"name": "A", "value": "b=c"}]
     assert pod["nodeSelector"]["cloud.google.com/gke-spot"] == "true"
-    assert [{**toleration}.pop("effect", "") for toleration in pod["tolerations"]] == [
-        "",
-        "NoSchedule",
-        "NoExecute",
-    ]
+    effects = [toleration.get("effect", "") for toleration in pod["tolerations"]]
+    assert effects == ["", "NoSchedule", "NoExecute"]
 
 
 @pytest.mark.parametrize("given", [
@@ -195,9 +171,8 @@ def test_volumes_secrets_and_nodes(capsys):
     "--volume=memory/lots:/data", "--volume=gcs/a/b:/data", "--node-selector=spot", "--toleration=a:Never",
 ])  # fmt: skip
 def test_what_kubernetes_would_not_take_is_one_line(given):
-    with pytest.raises(
-        UserError, match=re.escape(given.partition("=")[0]) + ".*expected|no name of Kubernetes"
-    ):
+    message = re.escape(given.partition("=")[0]) + ".*expected|no name of Kubernetes"
+    with pytest.raises(UserError, match=message):
         main(["gke", *GPUS, *BUCKET, given])
 
 
@@ -211,7 +186,6 @@ def test_no_two_jobsets_have_the_same_name(tmp_path, capsys):
     (tmp_path / "long.py").write_text(
         f"CONFIG = 'tests/tiny.py'\ndef overrides():\n    return [{{'seed': n, **{tail}}} for n in (0, 1)]\n"
     )
-    names = {
-        gke.kubernetes_name(run) for run in sweep(str(tmp_path / "long.py"), ["--config.workdir=gs://lab/w"])
-    }
+    runs = sweep(str(tmp_path / "long.py"), ["--config.workdir=gs://lab/w"])
+    names = {gke.kubernetes_name(run) for run in runs}
     assert len(names) == 2 and all(len(name) < 50 for name in names)

@@ -1,4 +1,4 @@
-"""Sweeps, and what each launcher would run."""
+"""Sweeps, their results, and what each launcher would run."""
 
 import json
 import os
@@ -61,11 +61,8 @@ def rendered(where, capsys, *given):
 
 
 def test_a_sweep_killed_halfway_ends_with_six_finished_runs_and_none_repeated(dataset_path, tmp_path):
-    settings = [
-        f"--config.data.path={dataset_path}",
-        f"--config.workdir={tmp_path}",
-        "--config.env.cameras=()",
-    ]
+    settings = [f"--config.data.path={dataset_path}", f"--config.workdir={tmp_path}"]
+    settings += ["--config.env.cameras=()"]
     settings += ["--config.train.steps=4", "--config.train.checkpoint_every=2"]
     command = [sys.executable, "-m", "launch", "local", f"--sweep={SWEEP}", "--workers=2", *settings]
 
@@ -79,24 +76,20 @@ def test_a_sweep_killed_halfway_ends_with_six_finished_runs_and_none_repeated(da
     first.send_signal(signal.SIGKILL)  # its runs go on, and hold their locks
     before = finished()
     assert 2 <= len(before) < 6
+
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stdout + again.stderr
     assert len(finished()) == 6
-    starts = {
-        path.parent.name: len(path.read_text().splitlines()) for path in tmp_path.glob("*/starts.jsonl")
-    }
+    logs = tmp_path.glob("*/starts.jsonl")
+    starts = {path.parent.name: len(path.read_text().splitlines()) for path in logs}
     assert all(starts[name] == 1 for name in before) and max(starts.values()) <= 2
     for path in tmp_path.glob("*/metrics.jsonl"):
-        assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [
-            4,
-            4,
-        ]  # of training and of validation
+        steps = [json.loads(line)["step"] for line in path.read_text().splitlines()]
+        assert steps == [4, 4]  # of training and of validation
 
-    results.collect(sweep(SWEEP, settings))
-    table = (tmp_path / "table.csv").read_text().splitlines()
-    assert (
-        table[0] == "agent.alpha,seed,step,validation/loss,workdir" and len(table) == 7 and "4/4" in table[1]
-    )
+    results.report(sweep(SWEEP, settings))
+    header, *rows = (tmp_path / "table.csv").read_text().splitlines()
+    assert header == "agent.alpha,seed,step,validation/loss,workdir" and len(rows) == 6 and "4/4" in rows[0]
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -115,26 +108,21 @@ def test_runs_have_stable_names_and_every_override_is_checked():
         sweep("tests/launch/none.py", [])
 
 
-def test_collect_takes_the_success_of_rollouts_and_leaves_room_for_what_is_missing(trained, tmp_path, capsys):
-    """From what `train` and `evaluate` write."""
+def test_results_show_the_success_of_rollouts_and_leave_room_for_what_is_missing(trained, tmp_path, capsys):
+    """They read what `train` and `evaluate` write."""
     settings = [f"--config.workdir={tmp_path}"]
     done, *_, missing = sweep(SWEEP, settings, evaluate=True)
     shutil.copytree(trained.workdir, done.workdir)
-    door(
-        "evaluate",
-        f"--config.workdir={done.workdir}",
-        "--config.evaluate.episodes=1",
-        "--config.evaluate.max_decisions=2",
-    )
+    short = "--config.evaluate.episodes=1", "--config.evaluate.max_decisions=2"
+    door("evaluate", f"--config.workdir={done.workdir}", *short)
     assert done.finished() and not missing.finished()
     with pytest.raises(UserError, match="was made with config.discount=0.98, this run has 0.9;"):
         sweep(SWEEP, [*settings, "--config.discount=0.9"])[0].finished()
-    results.collect(sweep(SWEEP, settings))
-    header, first, *_, last = capsys.readouterr().out.split("\n\n")[0].strip().splitlines()
-    assert header.split(" | ")[-2] == "success" and "| 20/20 | 0 |" in "".join(
-        (tmp_path / "table.md").read_text().splitlines()[2:3]
-    )
-    assert "| 0/20 |  |" in last
+
+    results.report(sweep(SWEEP, settings))
+    header, *_, last = capsys.readouterr().out.split("\n\n")[0].strip().splitlines()
+    assert header.split(" | ")[-2] == "success" and "| 0/20 |  |" in last
+    assert "| 20/20 | 0 |" in (tmp_path / "table.md").read_text().splitlines()[2]
 
 
 @pytest.mark.parametrize("where", DRY)
@@ -146,18 +134,16 @@ def test_every_launcher_names_the_same_command_and_starts_again(where, capsys):
         job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
         pod = job["template"]["spec"]
         assert shlex.join(pod["containers"][0]["command"]) == command and job["completions"] == 4
-        assert (
-            pod["terminationGracePeriodSeconds"] == 180
-            and jobset["spec"]["failurePolicy"]["maxRestarts"] == 20
-        )
+        assert pod["terminationGracePeriodSeconds"] == 180
+        assert jobset["spec"]["failurePolicy"]["maxRestarts"] == 20
         values = job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"]
-        assert values == [75, 76, 77, 134, 137, 143]  # Kubernetes takes them in order alone
+        assert values == [75, 76, 77, 134, 137, 143]  # Kubernetes wants them in order
     else:
         assert command in text and "75|76|77|134|143|137" in text and "SIGTERM" in text
         assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
 
 
-@pytest.mark.parametrize("body, told", [
+@pytest.mark.parametrize("body, message", [
     ("raise KeyError('x')", r"overrides\(\) raised KeyError: 'x'"),
     ("return [5]", "gives 5; expected settings"),
     ("return [{'seed': 1}, {'seed': 1}]", "two runs of the name 'seed=1'"),
@@ -165,24 +151,23 @@ def test_every_launcher_names_the_same_command_and_starts_again(where, capsys):
     ("return []", "gives no run"),
     ("return (", "cannot be loaded: SyntaxError"),
 ])  # fmt: skip
-def test_a_faulty_sweep_is_one_line(body, told, tmp_path):
+def test_a_faulty_sweep_is_one_line(body, message, tmp_path):
     (tmp_path / "faulty.py").write_text(f"CONFIG = 'tests/tiny.py'\ndef overrides():\n    {body}\n")
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         sweep(str(tmp_path / "faulty.py"), [])
 
 
 def test_slurm_makes_an_array_of_a_sweep(capsys):
     text = rendered("slurm", capsys, f"--sweep={SWEEP}", "--at-once=2")
-    assert (
-        "#SBATCH --array=0-5%2" in text and "#SBATCH --signal=TERM@180" in text and "scontrol requeue" in text
-    )
+    assert "#SBATCH --array=0-5%2" in text and "#SBATCH --signal=TERM@180" in text
+    assert "scontrol requeue" in text
     assert "75|76|77|134|143|137)" in text
     assert len(re.findall(r"^  'python -m qt_jax train .*'$", text, re.M)) == 6
 
 
-@pytest.mark.parametrize("arguments, told", [
+@pytest.mark.parametrize("arguments, message", [
     (("local", "--config=tests/tiny.py", "--workers=0"), "--workers: '0', expected"),
-    (("slurm", "--config=tests/tiny.py", "--nodes=2", "--evaluate", "--dry-run"), "rollouts are one process's"),
+    ((*SLURM, "--nodes=2", "--evaluate"), "rollouts are one process's"),
     (("local", "--config=tests/tiny.py", "--wrokers=2"), "Unknown argument '--wrokers=2'"),
     (("local", "--config=tests/tiny.py", "--worker=2"), "Unknown argument '--worker=2'"),
     (("slurm", "--config=tests/tiny.py", "--option=partition=gpu", "--dry-run"), "is no option of sbatch"),
@@ -205,19 +190,19 @@ def test_slurm_makes_an_array_of_a_sweep(capsys):
       "--config.distributed.process_id=0"), "coordinator is 'a:1' for every host; leave it out"),
     ((*SLURM, "--config.train.accumulation=0"), "train.accumulation is 0, expected a positive number"),
     ((*SLURM, "--config=tests/none.py:x"), f"There is no experiment tests/none.py in {ROOT}; launch from"),
-    (("collect", "--sweep=tests/none.py"), f"There is no sweep tests/none.py in {ROOT}"),
+    (("results", "--sweep=tests/none.py"), f"There is no sweep tests/none.py in {ROOT}"),
     ((*SLURM, "--option=--output=log"), "--option=--output=log would be lost or break the script"),
     ((*SLURM, "--option=-N4"), "--option=-N4 would be lost"),
     ((*SLURM, "--option=--time=1\nrm x"), "no line of the script can hold it"),
-    (("collect", f"--sweep={SWEEP}", "--config.workdir=/tmp/qt_jax_none"), "none has any metrics"),
+    (("results", f"--sweep={SWEEP}", "--config.workdir=/tmp/qt_jax_none"), "none has any metrics"),
 ])  # fmt: skip
-def test_bad_input_is_one_line(arguments, told):
-    with pytest.raises(UserError, match=told):
+def test_bad_input_is_one_line(arguments, message):
+    with pytest.raises(UserError, match=message):
         main(arguments)
 
 
 def test_a_run_in_a_bucket_logs_here_below_runs(capsys, tmp_path, monkeypatch):
-    """And a dry run does not ask the bucket, which is not to be reached."""
+    """A dry run does not ask the bucket, which cannot be reached here."""
     text = rendered("slurm", capsys, *BUCKET, "--nodes=1")
     assert f'#SBATCH --output="{ROOT}/runs/logs/lab/runs/tiny/slurm-%j.log"\n' in text
     text = rendered("slurm", capsys, f"--sweep={SWEEP}", "--config.workdir=gs://lab/sweep")
@@ -227,8 +212,8 @@ def test_a_run_in_a_bucket_logs_here_below_runs(capsys, tmp_path, monkeypatch):
     assert single(str(ROOT / "tests/tiny.py"), ["--config.workdir=a/b"]).logs == tmp_path / "a/b"
 
 
-def test_the_table_of_statuses_is_what_launchers_go_by():
-    """docs/cluster.md: those that ask for a start again, and no others."""
+def test_launchers_start_again_at_the_statuses_of_the_documented_table():
+    """In docs/cluster.md those statuses ask for it, and no others."""
     table = re.findall(r"^\| ([\d, ]+) \|.*\| (.*) \|$", (ROOT / "docs/cluster.md").read_text(), re.M)
     again = [int(status) for row, do in table if "again" in do for status in row.split(", ")]
     assert sorted(again) == sorted(AGAIN + KILLED)
@@ -236,20 +221,17 @@ def test_the_table_of_statuses_is_what_launchers_go_by():
 
 
 def test_help_has_a_line_for_each_argument_and_its_examples_are_read(capsys):
-    for where in ("", "local", "slurm", "tpu-vm", "gke", "collect"):
+    for where in ("", "local", "slurm", "tpu-vm", "gke", "results"):
         with pytest.raises(SystemExit):
             main([where, "--help"] if where else ["--help"])
-        told = capsys.readouterr().out
-        assert not re.findall(r"^  --[\w-]+( [A-Z_]+)?$(?!\n {10})", told, re.M)
+        printed = capsys.readouterr().out
+        assert not re.findall(r"^  --[\w-]+( [A-Z_]+)?$(?!\n {10})", printed, re.M)
     for example in re.findall("^  python -m launch (.*)$", EPILOG, re.M):
         parser("").parse_args(example.split())
 
 
 def test_slurm_reads_every_value_as_it_was_given(capsys, tmp_path):
-    """A `#` would end a line of #SBATCH even within quotes.
-
-    The command itself is bash's, and may hold anything.
-    """
+    """A `#` would end a line of #SBATCH even within quotes; bash reads the command, which may hold all."""
     strange = "a 'b' \"c\" #d é$(touch x)`touch x`"
     settings = [f"--config.workdir={tmp_path}/{strange}", "--config.data.path=-one\n#SBATCH --nodes=9\ntwo"]
     text = rendered("slurm", capsys, "--config=tests/tiny.py", *settings)
@@ -259,36 +241,33 @@ def test_slurm_reads_every_value_as_it_was_given(capsys, tmp_path):
     for name in ("srun", "python"):
         (tmp_path / name).chmod(0o755)
     text = re.sub("^cd .*", f"cd {tmp_path}", text, flags=re.M)
-    subprocess.run(
-        ["bash"],
-        input=text,
-        text=True,
-        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
-        check=True,
-        timeout=60,
-    )
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    subprocess.run(["bash"], input=text, text=True, env=environment, check=True, timeout=60)
     assert (tmp_path / "given").read_text().split("\0")[4:6] == settings and not (tmp_path / "x").exists()
 
 
-def test_a_run_that_is_told_to_stop_before_it_could_save_starts_again(tmp_path, monkeypatch):
-    """On this machine too, where Python has such an end as a negative number."""
+KILLED_TWICE_AND_FOR_GOOD = """
+import os, pathlib, signal
+starts = pathlib.Path("starts")
+starts.write_text((starts.read_text() if starts.exists() else "") + ".")
+os.kill(os.getpid(), signal.SIGTERM if len(starts.read_text()) < 3 else signal.SIGKILL)
+"""
+
+
+def test_a_run_that_is_stopped_before_it_could_save_starts_again(tmp_path, monkeypatch):
+    """Also on this machine, where Python gives the status of a signal as a negative number."""
     (tmp_path / "run").mkdir()
-    script = (
-        "import os, pathlib, signal; p = pathlib.Path('n'); p.write_text(p.read_text() + '.' if p.exists() "
-        "else '.'); "
-        "os.kill(os.getpid(), signal.SIGTERM if len(p.read_text()) < 3 else signal.SIGKILL)"
-    )
     run = types.SimpleNamespace(
         name="run",
         logs=tmp_path / "run",
         finished=lambda: False,
         step=lambda: 0,
-        commands=lambda python: [[python, "-c", script]],
+        commands=lambda python: [[python, "-c", KILLED_TWICE_AND_FOR_GOOD]],
     )
     monkeypatch.chdir(tmp_path)
-    assert local.Launcher(1)([run]) == {"run": 137} and (tmp_path / "n").read_text() == "..."
+    assert local.Launcher(1)([run]) == {"run": 137} and (tmp_path / "starts").read_text() == "..."
 
 
-def test_the_door_prints_one_line():
+def test_the_command_prints_one_line():
     done = launch("slurm", "--config=tests/tiny.py", "--config.train.stpes=3", "--dry-run")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "steps" in done.stderr

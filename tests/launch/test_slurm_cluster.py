@@ -1,6 +1,6 @@
-"""Trainings and a sweep through a real SLURM of two nodes, by the commands a user gives.
+"""Trainings and a sweep on a real SLURM of two nodes, started by the commands that a user types.
 
-`make slurm`, some minutes.
+`make slurm` runs them, in some minutes.
 """
 
 import os
@@ -35,45 +35,39 @@ def cluster():
 
 @pytest.fixture
 def config(dataset_path):
-    """Without images, so that most of the time is SLURM's."""
+    """A config without images, so that most of the time is SLURM's."""
     config = tiny.get_config()
     config.data.path, config.env.cameras, config.train.steps = dataset_path, (), STEPS
     return config
 
 
-def told(*command: str) -> str:
+def output(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
 def on_slurm(config, workdir, *arguments: str) -> subprocess.CompletedProcess:
-    """`python -m launch slurm` with what `config` sets, and the parameters sharded over the processes."""
-    settings = [
-        f"--config.data.path={config.data.path}",
-        "--config.env.cameras=()",
-        f"--config.train.steps={config.train.steps}",
-    ]
-    return launch(
-        "slurm", *arguments, *settings, f"--config.workdir={workdir}", "--config.train.validate_every=100"
-    )
+    """Runs `python -m launch slurm` with the settings of `config`."""
+    settings = [f"--config.data.path={config.data.path}", f"--config.workdir={workdir}"]
+    settings += ["--config.env.cameras=()", "--config.train.validate_every=100"]
+    return launch("slurm", *arguments, *settings, f"--config.train.steps={config.train.steps}")
 
 
 def submitted(done: subprocess.CompletedProcess) -> str:
-    """The job's number."""
+    """Returns the job's number."""
     assert done.returncode == 0, done.stderr
     return re.fullmatch(r"Submitted batch job (\d+)\n", done.stdout)[1]
 
 
 def of_job(job: str, field: str) -> list[str]:
-    """Of each of its tasks, where it is an array."""
-    return re.findall(rf"\b{field}=(\S+)", told("scontrol", "show", "job", job))
+    """Returns a field of the job; of an array, the field of each of its tasks."""
+    return re.findall(rf"\b{field}=(\S+)", output("scontrol", "show", "job", job))
 
 
 def task(job: str, number: int) -> list[int]:
-    """The training process of that number, where it runs."""
-    found = slurm_cluster.processes(
-        f"SLURM_CONF={os.environ['SLURM_CONF']}", f"SLURM_JOB_ID={job}", f"SLURM_PROCID={number}"
-    )
-    return [process for process in found if "qt_jax" in told("ps", "-o", "args=", "-p", str(process))]
+    """Returns the training process of that number, if it runs."""
+    variables = f"SLURM_CONF={os.environ['SLURM_CONF']}", f"SLURM_JOB_ID={job}", f"SLURM_PROCID={number}"
+    found = slurm_cluster.processes(*variables)
+    return [process for process in found if "qt_jax" in output("ps", "-o", "args=", "-p", str(process))]
 
 
 def test_slurm_is_asked_without_a_job_and_its_refusal_is_one_line(config, tmp_path):
@@ -82,60 +76,53 @@ def test_slurm_is_asked_without_a_job_and_its_refusal_is_one_line(config, tmp_pa
         for nodes in (2, 3)
     )
     assert taken.returncode == 0 and "to start at" in taken.stdout and "127.0.0.[2-3]" in taken.stdout
-    assert refused.returncode == 2 and re.search(
-        r"^launch: sbatch .* failed: .*Requested node configuration", refused.stderr, re.M
-    )
-    assert not told("squeue", "-h")
+    assert refused.returncode == 2
+    assert re.search(r"^launch: sbatch .* failed: .*Requested node configuration", refused.stderr, re.M)
+    assert not output("squeue", "-h")
 
 
 def test_slurm_has_a_strange_directory_as_it_is_named(config, tmp_path):
     run = tmp_path / "a 'b' \"c\" #d é$(touch x) 5%"
     held = "--config=tests/tiny.py", "--option=--hold"
     job = submitted(on_slurm(config, run, *held))
-    shown = told("scontrol", "show", "job", job)
+    shown = output("scontrol", "show", "job", job)
     for field in (f"JobName={run.name}", f"Comment={run} ", f"StdOut={run}%/slurm-{job}.log"):
         assert f"{field}\n" in shown
     assert f"has job {job} already" in on_slurm(config, run, *held).stderr
-    told("scancel", job)
+    output("scancel", job)
 
 
 def test_a_job_that_is_cancelled_does_not_start_again(config, tmp_path):
     job = submitted(on_slurm(config, tmp_path / "run", "--config=tests/tiny.py", "--nodes=2"))
 
-    def of_it():
+    def left():
         return slurm_cluster.processes(f"SLURM_JOB_ID={job}", f"SLURM_CONF={os.environ['SLURM_CONF']}")
 
-    wait_for(lambda: task(job, 0) and task(job, 1), 120, lambda: told("squeue"))
-    told("scancel", job)
-    wait_for(
-        lambda: not of_it() and of_job(job, "JobState") == ["CANCELLED"],
-        120,
-        lambda: told("scontrol", "show", "job", job),
-    )
+    wait_for(lambda: task(job, 0) and task(job, 1), 120, lambda: output("squeue"))
+    output("scancel", job)
+
+    def cancelled():
+        return not left() and of_job(job, "JobState") == ["CANCELLED"]
+
+    wait_for(cancelled, 120, lambda: output("scontrol", "show", "job", job))
     assert of_job(job, "Restarts") == ["0"]
 
 
 def test_a_process_that_cannot_start_ends_the_job_with_its_own_status(config, tmp_path):
-    """Process 0 finds its port taken, which is no reason to start again; process 1 hears nothing of it."""
-    arguments = (
-        "--config=tests/tiny.py",
-        "--nodes=2",
-        "--option=--hold",
-        "--config.distributed.start_timeout_s=15",
-    )
-    job = submitted(on_slurm(config, tmp_path / "run", *arguments))
+    """Process 0 finds its port taken, and no restart would help; process 1 hears nothing of it."""
+    held = "--config=tests/tiny.py", "--nodes=2", "--option=--hold"
+    soon = "--config.distributed.start_timeout_s=15"
+    job = submitted(on_slurm(config, tmp_path / "run", *held, soon))
     with socket.create_server(("", 61440 + 2 * int(job))):
-        told("scontrol", "release", job)
-        wait_for(lambda: of_job(job, "JobState") == ["FAILED"], 120, lambda: told("squeue"))
+        output("scontrol", "release", job)
+        wait_for(lambda: of_job(job, "JobState") == ["FAILED"], 120, lambda: output("squeue"))
     assert of_job(job, "ExitCode") == ["2:0"] and of_job(job, "Restarts") == ["0"]
     log = next(tmp_path.glob("run/slurm-*.log")).read_text()
     assert "Process 0 cannot listen" in log and "[0] did not reach" in log
 
 
 def test_a_training_on_two_nodes_stopped_in_every_way_ends_as_if_undisturbed(config, tmp_path):
-    """SIGTERM while it starts and while it trains, a process killed, and SLURM's own requeue: each time the
-    job starts again.
-    """
+    """The job starts again after SIGTERM at its start and later, a killed process, and SLURM's requeue."""
     workdir = {name: tmp_path / name for name in ("undisturbed", "disturbed")}
     other, job = (
         submitted(on_slurm(config, path, "--config=tests/tiny.py", "--nodes=2", "--config.mesh.fsdp=2"))
@@ -143,7 +130,7 @@ def test_a_training_on_two_nodes_stopped_in_every_way_ends_as_if_undisturbed(con
     )
     run = workdir["disturbed"]
 
-    def told_so_far():
+    def log():
         return "".join(path.read_text()[-3000:] for path in run.glob("slurm-*.log"))
 
     def step():
@@ -153,10 +140,10 @@ def test_a_training_on_two_nodes_stopped_in_every_way_ends_as_if_undisturbed(con
 
     def stop(how, when) -> None:
         nonlocal restarts
-        wait_for(when, 600, told_so_far)
+        wait_for(when, 600, log)
         how()
         restarts += 1
-        wait_for(lambda: of_job(job, "Restarts") == [str(restarts)], 120, told_so_far)
+        wait_for(lambda: of_job(job, "Restarts") == [str(restarts)], 120, log)
         assert step() < STEPS, "the stop came after the end"
 
     def saved_one_more():
@@ -164,22 +151,19 @@ def test_a_training_on_two_nodes_stopped_in_every_way_ends_as_if_undisturbed(con
         return lambda: step() > before
 
     def terminate():
-        return told("scancel", "--signal=TERM", job)
+        return output("scancel", "--signal=TERM", job)
 
     stop(terminate, lambda: task(job, 1))
     assert not (run / "starts.jsonl").exists()
     stop(terminate, saved_one_more())
     stop(lambda: os.kill(*task(job, 1), signal.SIGKILL), saved_one_more())
-    stop(lambda: told("scontrol", "requeue", job), saved_one_more())
-    wait_for(lambda: of_job(job, "JobState") == of_job(other, "JobState") == ["COMPLETED"], 600, told_so_far)
+    stop(lambda: output("scontrol", "requeue", job), saved_one_more())
+    wait_for(lambda: of_job(job, "JobState") == of_job(other, "JobState") == ["COMPLETED"], 600, log)
 
-    assert (
-        len((run / "starts.jsonl").read_text().splitlines()) == restarts
-    )  # the first stop came before the run had begun
-    assert (
-        "saved; the same command continues" in (text := next(run.glob("slurm-*.log")).read_text())
-        and "process 1 died" in text
-    )
+    # The first stop came before the run had begun.
+    assert len((run / "starts.jsonl").read_text().splitlines()) == restarts
+    text = next(run.glob("slurm-*.log")).read_text()
+    assert "saved; the same command continues" in text and "process 1 died" in text
     states, steps = [], []
     for config.workdir in map(str, workdir.values()):
         states.append(jax.device_get(train(config)))  # restored on one device; nothing is left to do
@@ -193,7 +177,7 @@ def test_a_sweep_is_a_job_array_and_the_same_command_again_finds_it_finished(con
     job = submitted(on_slurm(config, tmp_path, f"--sweep={SWEEP}"))
     twice = on_slurm(config, tmp_path, f"--sweep={SWEEP}")
     assert twice.returncode == 2 and f"{tmp_path} has job {job} already" in twice.stderr
-    wait_for(lambda: set(of_job(job, "JobState")) == {"COMPLETED"}, 600, lambda: told("squeue"))
+    wait_for(lambda: set(of_job(job, "JobState")) == {"COMPLETED"}, 600, lambda: output("squeue"))
     assert sorted(of_job(job, "ArrayTaskId")) == [str(number) for number in range(6)]
     assert all(run.step() == 4 for run in sweep(SWEEP, [f"--config.workdir={tmp_path}"]))
     again = on_slurm(config, tmp_path, f"--sweep={SWEEP}")

@@ -1,6 +1,4 @@
-"""The script for TPU VMs, with stand-ins for gcloud and sleep: what it waits for, what it starts again, what
-ends it.
-"""
+"""The script for TPU VMs with stand-ins for gcloud and sleep: what it waits for, starts again and ends at."""
 
 import os
 import re
@@ -37,29 +35,27 @@ NO_CAPACITY = "ERROR: (gcloud) There is no more capacity in the zone; you can tr
 
 @pytest.fixture(autouse=True)
 def committed(monkeypatch):
-    """What is in the commit is test_commit.py's."""
+    """Lets every commit pass; test_commit.py tests what is in one."""
     monkeypatch.setattr(commit, "differing", lambda files: {})
     monkeypatch.setattr(commit, "head", lambda: "1" * 40)
 
 
 def run(folder, capsys, *arguments, **answers):
-    """Runs the script; (status, its own lines on stderr, gcloud's calls, seconds slept)."""
+    """Runs the script; returns (status, its lines on stderr, gcloud's calls, seconds slept)."""
     answers = {"statuses": ["0"]} | answers
     for name, lines in answers.items():
         (folder / name).write_text("".join(f"{line}\n" for line in lines))
     for name, text in {"gcloud": GCLOUD, "sleep": '#!/bin/bash\necho "$1" >> "$CALLS/slept"\n'}.items():
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
+
     environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "CALLS": str(folder), "AS": AS}
     text = rendered("tpu-vm", capsys, *BUCKET, *arguments).replace("git archive", "true git archive")
     done = subprocess.run(["bash"], input=text, capture_output=True, text=True, env=environment, timeout=60)
+
     slept = (folder / "slept").read_text().split() if (folder / "slept").exists() else []
-    return (
-        done.returncode,
-        done.stderr.splitlines(),
-        (folder / "calls").read_text().splitlines(),
-        [int(seconds) for seconds in slept],
-    )
+    calls = (folder / "calls").read_text().splitlines()
+    return done.returncode, done.stderr.splitlines(), calls, [int(seconds) for seconds in slept]
 
 
 def count(calls, *words):
@@ -92,9 +88,9 @@ def test_capacity_is_waited_for_and_counts_as_no_failure(tmp_path, capsys):
 
 
 def test_capacity_that_does_not_come_ends_it_within_the_bound(tmp_path, capsys):
-    status, told, calls, slept = run(tmp_path, capsys, "--wait-s=100", refusals=[NO_CAPACITY] * 99)
+    status, errors, calls, slept = run(tmp_path, capsys, "--wait-s=100", refusals=[NO_CAPACITY] * 99)
     assert status == EXIT_PREEMPTED and 50 < sum(slept) <= 100 and "flock" not in str(calls)
-    assert told[-1].startswith("launch tpu-vm: no capacity for the slice") and "--wait-s=100" in told[-1]
+    assert errors[-1].startswith("launch tpu-vm: no capacity for the slice") and "--wait-s=100" in errors[-1]
 
 
 FOR_GOOD = (
@@ -142,16 +138,16 @@ def test_what_ends_it_and_what_does_not(capsys):
 
 
 def test_a_gcloud_that_is_not_set_up_is_one_line_at_once(tmp_path, capsys):
-    """When it is first asked for the slice."""
-    status, told, calls, slept = run(tmp_path, capsys, states=[f"!{FOR_GOOD[0]}"])
-    assert (status, len(told), len(calls), slept) == (EXIT_USER_ERROR, 1, 1, []) and FOR_GOOD[0] in told[0]
+    """It ends when gcloud is first asked for the slice."""
+    status, errors, calls, slept = run(tmp_path, capsys, states=[f"!{FOR_GOOD[0]}"])
+    assert (status, len(errors), len(calls), slept) == (EXIT_USER_ERROR, 1, 1, [])
+    assert FOR_GOOD[0] in errors[0]
 
 
 def test_a_quota_of_nothing_is_not_waited_for(tmp_path, capsys):
-    status, told, _, slept = run(
-        tmp_path, capsys, refusals=["ERROR: RESOURCE_EXHAUSTED: Quota 'TPUS'. Limit: 0 in zone"]
-    )
-    assert (status, len(told), slept) == (EXIT_USER_ERROR, 1, []) and "Quota 'TPUS'" in told[0]
+    refusal = "ERROR: RESOURCE_EXHAUSTED: Quota 'TPUS'. Limit: 0 in zone"
+    status, errors, _, slept = run(tmp_path, capsys, refusals=[refusal])
+    assert (status, len(errors), slept) == (EXIT_USER_ERROR, 1, []) and "Quota 'TPUS'" in errors[0]
 
 
 def test_no_gcloud_is_one_line(tmp_path, capsys):
@@ -159,31 +155,25 @@ def test_no_gcloud_is_one_line(tmp_path, capsys):
     for name in ("bash", "mktemp", "rm"):
         (tmp_path / "bin" / name).symlink_to(subprocess.check_output(["which", name], text=True).strip())
     text = rendered("tpu-vm", capsys, *BUCKET)
-    done = subprocess.run(
-        ["bash"], input=text, capture_output=True, text=True, env={"PATH": f"{tmp_path}/bin"}, timeout=60
-    )
-    assert (
-        done.returncode == EXIT_USER_ERROR
-        and done.stderr.count("\n") == 1
-        and "no gcloud here" in done.stderr
-    )
+    environment = {"PATH": f"{tmp_path}/bin"}
+    done = subprocess.run(["bash"], input=text, capture_output=True, text=True, env=environment, timeout=60)
+    assert done.returncode == EXIT_USER_ERROR
+    assert done.stderr.count("\n") == 1 and "no gcloud here" in done.stderr
 
 
 def test_a_gcloud_that_cannot_be_run_is_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("tests.launch.test_tpu_vm.GCLOUD", "#!/usr/bin/env no-such-python\n")
     (tmp_path / "calls").touch()
-    status, told, _, slept = run(tmp_path, capsys)
-    assert (status, len(told), slept) == (EXIT_USER_ERROR, 1, []) and "no-such-python" in told[0]
+    status, errors, _, slept = run(tmp_path, capsys)
+    assert (status, len(errors), slept) == (EXIT_USER_ERROR, 1, []) and "no-such-python" in errors[0]
 
 
 def test_other_failures_are_counted(tmp_path, capsys):
-    status, told, calls, slept = run(tmp_path, capsys, "--restarts=2", refusals=["ERROR: internal error"] * 9)
-    assert (
-        status == 1
-        and count(calls, "create") == [3]
-        and slept == [30, 30]
-        and "3 failures in a row" in told[-1]
+    status, errors, calls, slept = run(
+        tmp_path, capsys, "--restarts=2", refusals=["ERROR: internal error"] * 9
     )
+    assert status == 1 and count(calls, "create") == [3] and slept == [30, 30]
+    assert "3 failures in a row" in errors[-1]
 
 
 @pytest.mark.parametrize("states, created, deleted", [
@@ -199,11 +189,9 @@ def test_a_slice_is_made_anew_only_where_it_is_known_to_be_gone(tmp_path, capsys
 
 
 def test_every_value_reaches_the_training_as_it_was_given(tmp_path, capsys):
-    """Through the script, gcloud's ssh and two shells."""
-    strange = [
-        "--config.data.root=a 'b' \"c\" $(touch x) `touch x` $HOME é\n#SBATCH -x",
-        "--config.data.path=-rf",
-    ]
+    """The values go through the script, gcloud's ssh and two shells."""
+    strange = ["--config.data.root=a 'b' \"c\" $(touch x) `touch x` $HOME é\n#SBATCH -x"]
+    strange += ["--config.data.path=-rf"]
     (tmp_path / "qt_jax_code/.venv/bin").mkdir(parents=True)
     for name, text in {
         "gcloud": "#!/bin/bash\ncase $* in *describe*) echo READY ;; *flock*) "
@@ -215,20 +203,13 @@ def test_every_value_reaches_the_training_as_it_was_given(tmp_path, capsys):
         (tmp_path / name).chmod(0o755)
     text = rendered("tpu-vm", capsys, *BUCKET, *strange)
     text = re.sub("^cd .*", f"cd {tmp_path}", text, flags=re.M).replace("git archive", "true git archive")
-    subprocess.run(
-        ["bash"],
-        input=text,
-        text=True,
-        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
-        check=True,
-        timeout=60,
-    )
-    assert (tmp_path / "qt_jax_code/given").read_text().split("\0")[7:9] == strange and not list(
-        tmp_path.rglob("x")
-    )
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    subprocess.run(["bash"], input=text, text=True, env=environment, check=True, timeout=60)
+    assert (tmp_path / "qt_jax_code/given").read_text().split("\0")[7:9] == strange
+    assert not list(tmp_path.rglob("x"))
 
 
-@pytest.mark.parametrize("given, told", [
+@pytest.mark.parametrize("given, message", [
     (("--name=a\nrm -rf b",), "lower-case letters"),
     (("--zone=$(x)",), "--zone="),
     (("--accelerator=v4-16", "--config.mesh.fsdp=16"), "on 8 devices: .*together 16 on 8 devices"),
@@ -239,6 +220,6 @@ def test_every_value_reaches_the_training_as_it_was_given(tmp_path, capsys):
     (("--accelerator=v4-7",), "expected a multiple of 8 cores"),
     (("--config.distributed.num_processes=1",), "num_processes is 1 for every host"),
 ])  # fmt: skip
-def test_what_cannot_work_is_refused(given, told):
-    with pytest.raises(UserError, match=told):
+def test_what_cannot_work_is_refused(given, message):
+    with pytest.raises(UserError, match=message):
         main(["tpu-vm", *DRY["tpu-vm"], "--dry-run", *BUCKET, *given])

@@ -25,11 +25,13 @@ FLAGS = (
 
 
 class Chromium:
-    """One browser with one page. errors: of scripts, of the console and of the content-security policy, of
-    all pages opened so far.
+    """One browser with one page.
 
     Args:
         profile: an empty folder.
+
+    Attributes:
+        errors: of scripts, of the console and of the content-security policy, of all pages opened so far.
 
     """
 
@@ -38,11 +40,12 @@ class Chromium:
         self._process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
-        told, end = profile / "DevToolsActivePort", time.monotonic() + 30
-        while not told.exists() or len(told.read_text().split()) < 2:
+        address, end = profile / "DevToolsActivePort", time.monotonic() + 30
+        while not address.exists() or len(address.read_text().split()) < 2:
             assert time.monotonic() < end, "Chromium does not start"
             time.sleep(0.05)
-        port, path = told.read_text().split()
+        port, path = address.read_text().split()
+
         self._socket = connect(f"ws://127.0.0.1:{port}{path}", max_size=None, compression=None)
         self._number, self._session, self._loaded = 0, None, False
         self.errors: list[str] = []
@@ -52,9 +55,11 @@ class Chromium:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """Returns the result of a method of the DevTools protocol."""
         self._number += 1
-        of = {"sessionId": self._session} if self._session else {}
-        self._socket.send(json.dumps({"id": self._number, "method": method, "params": parameters} | of))
+        session = {"sessionId": self._session} if self._session else {}
+        request = {"id": self._number, "method": method, "params": parameters}
+        self._socket.send(json.dumps(request | session))
         while (message := self._receive()).get("id") != self._number:
             pass
         assert "error" not in message, (method, message["error"])
@@ -65,32 +70,32 @@ class Chromium:
         self._note(message.get("method"), message.get("params", {}))
         return message
 
-    def _note(self, event: str | None, told: dict[str, Any]) -> None:
+    def _note(self, event: str | None, details: dict[str, Any]) -> None:
         self._loaded = self._loaded or event == "Page.loadEventFired"
         problem = (
             event == "Runtime.exceptionThrown"
-            or (event == "Log.entryAdded" and told["entry"]["level"] == "error")
-            or (event == "Runtime.consoleAPICalled" and told["type"] in ("error", "assert"))
-            or (event == "Audits.issueAdded" and told["issue"]["code"] == "ContentSecurityPolicyIssue")
+            or (event == "Log.entryAdded" and details["entry"]["level"] == "error")
+            or (event == "Runtime.consoleAPICalled" and details["type"] in ("error", "assert"))
+            or (event == "Audits.issueAdded" and details["issue"]["code"] == "ContentSecurityPolicyIssue")
         )
         if problem:
-            self.errors.append(json.dumps(told))
+            self.errors.append(json.dumps(details))
 
     def open(self, url: str) -> None:
-        """Until it is loaded."""
+        """Opens a page, and waits until it is loaded."""
         self._loaded = False
         self.call("Page.navigate", url=url)
         while not self._loaded:
             self._receive()
 
     def evaluate(self, expression: str) -> Any:
-        """The value of JavaScript in the page."""
+        """Returns the value of JavaScript in the page."""
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
     def until(self, expression: str, timeout_s: float = 15.0) -> Any:
-        """Waits until the JavaScript's value is true, and gives it."""
+        """Waits until the JavaScript's value is true, and returns it."""
         end = time.monotonic() + timeout_s
         while not (value := self.evaluate(expression)):
             seen = self.evaluate("document.body ? document.body.innerText : ''")

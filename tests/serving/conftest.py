@@ -1,4 +1,4 @@
-"""One exported policy and one server of it, through the real doors, a run."""
+"""One exported policy and one server of it in each run, made by the real commands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.conftest import ROOT, SENTENCES
 
 @dataclasses.dataclass
 class Serving:
-    """A server's process; url: ws://127.0.0.1:PORT."""
+    """A server's process, its URL (ws://127.0.0.1:PORT) and the file of its stderr."""
 
     process: subprocess.Popen
     url: str
@@ -35,16 +35,10 @@ class Serving:
 
 
 def serve(path: Path, log: Path, *flags: str, **environment: str) -> Serving:
-    """Starts the door and waits until it serves."""
+    """Starts `serve` and waits until it serves."""
     command = [sys.executable, "-m", "qt_jax", "serve", f"--artefact={path}", "--port=0", *flags]
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        stderr=log.open("w"),
-        text=True,
-    )
+    streams = {"stdout": subprocess.PIPE, "stderr": log.open("w"), "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, **streams)
     for line in process.stdout:
         if found := re.search(r"serving (wss?://\S+)", line):
             return Serving(process, found[1], log)
@@ -61,19 +55,23 @@ def served(artefact, tmp_path_factory) -> Iterator[Serving]:
     assert serving.end() == 0
 
 
+def make_certificate(cert: Path, key: Path, address: str) -> None:
+    """Writes a certificate that a server at this IP address has signed itself, and its key."""
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    command += ["-days", "2", "-subj", "/CN=robot", "-addext", f"subjectAltName=IP:{address}"]
+    subprocess.run([*command, "-keyout", key, "-out", cert], check=True, capture_output=True)
+
+
 def observations(spec, seed: int, count: int) -> list[dict]:
-    """As a robot sends them."""
+    """Returns random observations as a robot sends them."""
     rng, observation = np.random.default_rng(seed), spec.observation
-    return [
-        {
-            f"observation/{name}": rng.integers(0, 256, (*observation.image_size, 3), np.uint8)
-            for name in observation.cameras
-        }
-        | (
-            {"observation/state": rng.normal(size=observation.state_dim).astype(np.float32)}
-            if observation.state_dim
-            else {}
-        )
-        | {"prompt": SENTENCES[seed % len(SENTENCES)]}
-        for _ in range(count)
-    ]
+    prompt = {"prompt": SENTENCES[seed % len(SENTENCES)]}
+
+    def one() -> dict:
+        shape = (*observation.image_size, 3)
+        seen = {f"observation/{name}": rng.integers(0, 256, shape, np.uint8) for name in observation.cameras}
+        if observation.state_dim:
+            seen["observation/state"] = rng.normal(size=observation.state_dim).astype(np.float32)
+        return seen | prompt
+
+    return [one() for _ in range(count)]

@@ -1,4 +1,4 @@
-"""A server of a policy that does nothing, in a thread: what the socket does needs no network."""
+"""A server of a policy without a network, in a thread, for tests of the socket alone."""
 
 from __future__ import annotations
 
@@ -48,17 +48,18 @@ def observation(number: float = 0.0, prompt: str = "open the faucet", **more) ->
     return seen | {"prompt": prompt} | more
 
 
-def act(robot, *told: str | None, **more) -> None:
-    """A step for each sentence, or for an embedding where it is None; the n-th from state n on."""
-    for number, prompt in enumerate(told):
+def act(robot, *prompts: str | None, **more) -> None:
+    """Takes a step for each prompt, the n-th in state n; None: the instruction is an embedding."""
+    for number, prompt in enumerate(prompts):
         seen = observation(number, prompt or "", **more)
         if prompt is None:
             seen["instruction_embedding"] = np.ones(4, np.float32)
         robot.infer(seen)
 
 
-def label(robot, prompt: str = "open", **told) -> str:
-    return robot.infer(observation(9, prompt, label={"success": True} | told))["recorded"]
+def label(robot, prompt: str = "open", **more) -> str:
+    """Labels the episode as a success, in state 9; returns its name."""
+    return robot.infer(observation(9, prompt, label={"success": True} | more))["recorded"]
 
 
 @contextlib.contextmanager
@@ -70,18 +71,18 @@ def served(
     capacity: int = 4,
     **limits,
 ) -> Iterator[int]:
-    """-> the port of a server that ends with the block."""
+    """Yields the port of a server that ends with the block."""
     sessions = Sessions(Policy(capacity), lambda sentence: np.ones(4, np.float32), reserved=1)
     server = Server(sessions, about={}, access=access, limits=Limits(**limits), recorder=recorder)
     started, ends, found = threading.Event(), threading.Event(), {}
 
-    async def live() -> None:
+    async def serve() -> None:
         async with server.listening(host, 0, tls) as listening:
             found["port"] = listening.sockets[0].getsockname()[1]
             started.set()
             await asyncio.to_thread(ends.wait)
 
-    thread = threading.Thread(target=asyncio.run, args=(live(),))
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
     assert started.wait(10)
     try:

@@ -1,8 +1,7 @@
-"""A robot's process in the venv of openpi-client alone: observations come in by stdin, actions go out by
-stdout, unmodified client between.
+"""A robot's process in a venv of its own, with openpi-client as it is.
 
-usage: openpi_robot.py URL. A frame is its length, 4 bytes, and msgpack; an empty one begins an episode: a new
-client, as robots do.
+Usage: openpi_robot.py URL. Observations come in on stdin, replies go out on stdout. Each is a frame: its
+length in 4 bytes, then msgpack. An empty frame begins an episode with a new client, as robots do.
 """
 
 import struct
@@ -21,7 +20,7 @@ def main() -> None:
         else:
             try:
                 reply = policy.infer(msgpack_numpy.unpackb(source.read(size)))
-            except RuntimeError as error:  # how the client hands on what the server refuses
+            except RuntimeError as error:  # the client raises it for a refusal of the server
                 reply = {"refused": str(error)}
         data = msgpack_numpy.packb(reply)
         sink.write(struct.pack("<I", len(data)) + data)

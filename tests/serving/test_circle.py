@@ -1,4 +1,4 @@
-"""Collect, train, export, serve, record, train on what was recorded: with a policy that solves its tasks."""
+"""The whole circle with a policy that solves its tasks: collect, train, export, serve, record and train."""
 
 import json
 import struct
@@ -41,7 +41,10 @@ def recording(workdir):
 
 
 def episode(act, task: str, seed: int, finish) -> bool:
-    """A real simulator's episode; `finish` gets the observation after the last action and the outcome."""
+    """Runs an episode of the real simulator; returns whether it succeeded.
+
+    `finish` gets the observation after the last action, the outcome and the task.
+    """
     env = metaworld.Environment(task, skilled.get_config().env)
     try:
         observation, _ = env.reset(seed=seed)
@@ -50,10 +53,10 @@ def episode(act, task: str, seed: int, finish) -> bool:
         def seen():
             return {"observation/state": observation["state"], "prompt": tasks.INSTRUCTIONS[task][0]}
 
-        begins = {"reset": True}
+        first = {"reset": True}
         while not (terminated or truncated):
-            observation, _, terminated, truncated, _ = env.step(act(seen() | begins)["actions"][0])
-            begins = {}
+            observation, _, terminated, truncated, _ = env.step(act(seen() | first)["actions"][0])
+            first = {}
         finish(seen(), terminated, task)
         return terminated
     finally:
@@ -61,7 +64,7 @@ def episode(act, task: str, seed: int, finish) -> bool:
 
 
 class Robot:
-    """The process of tests/serving/openpi_robot.py."""
+    """A process of tests/serving/openpi_robot.py."""
 
     def __init__(self, url: str):
         command = [str(OPENPI), "-I", "tests/serving/openpi_robot.py", url]
@@ -80,9 +83,9 @@ class Robot:
 
 @pytest.mark.skipif(not OPENPI.exists(), reason="needs `make .openpi/.installed`")
 def test_openpi_client_drives_two_episodes_in_a_row_to_success(recording: Serving):
-    """Unmodified, in a venv of its own.
+    """The client is unmodified, in a venv of its own.
 
-    The second episode begins by `reset` in one run and by a new connection in the other.
+    An episode begins by `reset`, and also by a new connection.
     """
     robot = Robot(recording.url)
     assert robot.ask(b"")["action"]["names"] == ["x", "y", "z", "grip"]
@@ -98,20 +101,22 @@ def test_openpi_client_drives_two_episodes_in_a_row_to_success(recording: Servin
 
     assert episode(act, "faucet-open", 1, ignore) and episode(act, "drawer-close", 2, ignore)
     assert steps.count(0) == 2
+
     refused = json.loads(robot.ask(wire.pack({"prompt": "open"}))["refused"].split("\n", 1)[1])
     assert refused["error"] == "bad_observation" and "observation/state" in refused["message"]
+
     robot.ask(b"")  # a new client
 
-    def unnamed(message):
+    def without_reset(message):
         return act({key: value for key, value in message.items() if key != "reset"})
 
-    assert episode(unnamed, "faucet-open", 3, ignore) and steps.count(0) == 3
+    assert episode(without_reset, "faucet-open", 3, ignore) and steps.count(0) == 3
     robot.end()
 
 
 def test_a_served_policy_is_evaluated_and_what_it_did_is_trained_on(recording: Serving, workdir):
-    evaluation = door("evaluate", f"--policy={recording.url}", f"--config.workdir={workdir / 'remote'}", "--config.evaluate.episodes=2",
-                      config=CONFIG)  # fmt: skip
+    remote = f"--policy={recording.url}", f"--config.workdir={workdir / 'remote'}"
+    evaluation = door("evaluate", *remote, "--config.evaluate.episodes=2", config=CONFIG)
     door("evaluate", f"--config.workdir={workdir}", "--config.evaluate.episodes=2", config=CONFIG)
     remote, local = (
         json.loads((folder / "evaluation.json").read_text()) for folder in (workdir / "remote", workdir)
@@ -126,12 +131,12 @@ def test_a_served_policy_is_evaluated_and_what_it_did_is_trained_on(recording: S
     with pytest.raises(Refused, match="state holds NaN"):
         client.label(seen | {"observation/state": np.full(39, np.nan, np.float32)}, False)
     client.infer(seen | {"reset": True})
-    failed = episode(
-        lambda message: client.infer(message) | {"actions": np.zeros((1, 4))}, "drawer-close", 5, client.label
-    )
-    client.infer(
-        {"observation/state": np.zeros(39, np.float32), "prompt": "open the faucet", "reset": True}
-    )  # gets no label
+
+    def stand_still(message):
+        return client.infer(message) | {"actions": np.zeros((1, 4))}
+
+    failed = episode(stand_still, "drawer-close", 5, client.label)
+    client.infer(seen | {"reset": True})  # gets no label
     client.disconnect()
     assert sum(outcomes) >= 3 and not failed
     assert recording.end() == 0
@@ -139,21 +144,14 @@ def test_a_served_policy_is_evaluated_and_what_it_did_is_trained_on(recording: S
     shown = door("inspect", f"--data={workdir / 'recorded'}", config="").stdout
     assert "episodes      5: " in shown and f"{sum(outcomes) / 5:.1%} successful" in shown
     assert door("validate", f"--data={workdir / 'recorded'}", config="").returncode == 0
-    door(
-        "train",
-        f"--config.data.path={workdir / 'recorded'}",
-        f"--config.workdir={workdir / 'again'}",
-        "--config.train.steps=5",
-        # fmt: skip
-        "--config.data.validation_fraction=0.0",
-        "--config.train.log_every=1",
-        config=CONFIG,
-    )
+    paths = f"--config.data.path={workdir / 'recorded'}", f"--config.workdir={workdir / 'again'}"
+    settings = "--config.train.steps=5", "--config.data.validation_fraction=0.0", "--config.train.log_every=1"
+    door("train", *paths, *settings, config=CONFIG)
     assert (workdir / "again" / "checkpoints" / "5").exists()
 
 
 def test_what_the_benchmark_measures_of_a_policy_is_what_evaluate_does(workdir, tmp_path):
-    """Of some episodes with a time limit at which about half of them have succeeded."""
+    """The time limit is one at which about half of the episodes have succeeded."""
     config = skilled.get_config()
     config.data.path, config.evaluate.max_decisions = str(workdir / "data"), 14
     packs.write({"skilled": config}, tmp_path / "pack")
@@ -162,8 +160,7 @@ def test_what_the_benchmark_measures_of_a_policy_is_what_evaluate_does(workdir, 
     params, *_ = checkpoints.load_params(str(workdir))
     found = fleet.evaluate(content, job, job.members[0], params, fleet.Environments(config))
     door("evaluate", f"--config.workdir={workdir}", "--config.evaluate.max_decisions=14", config=CONFIG)
-    told = json.loads((workdir / "evaluation.json").read_text())["tasks"]
-    assert {task: np.mean(episodes) for task, episodes in found.items()} == {
-        task: row["success"] for task, row in told.items()
-    }
-    assert any(0 < row["success"] < 1 for row in told.values()), told
+    rows = json.loads((workdir / "evaluation.json").read_text())["tasks"]
+    success = {task: row["success"] for task, row in rows.items()}
+    assert {task: np.mean(episodes) for task, episodes in found.items()} == success
+    assert any(0 < share < 1 for share in success.values()), rows

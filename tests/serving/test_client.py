@@ -1,10 +1,9 @@
-"""The client's own time limits, against servers that are slow, stopped or gone; what it reads."""
+"""The client's time limits against servers that are slow, stopped or gone, and what it reads and sends."""
 
 import contextlib
 import json
 import socket
 import ssl
-import subprocess
 import threading
 import time
 
@@ -18,6 +17,7 @@ from qt_jax.policy.sessions import Refused
 from qt_jax.serving import wire
 from qt_jax.serving.client import Client, EpisodeLost
 from tests.serving import fake
+from tests.serving.conftest import make_certificate
 
 LIMITS = {"timeout_s": 0.2, "reconnect_s": 0.3}
 ALLOWED_S = 0.2 + 0.3 + 1.0
@@ -32,14 +32,14 @@ def within(seconds: float):
 
 @pytest.fixture
 def silent():
-    """The port of a server that takes connections and is silent, as one that is stopped."""
+    """The port of a server that takes connections and says nothing, like a stopped process."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         yield listening.getsockname()[1]
 
 
 @pytest.fixture
 def stopped():
-    """The same, once it has let one connection in and told it what it is."""
+    """The port of a server that says nothing more once it has sent one connection its metadata."""
 
     def welcome():
         connections.append(listening.accept()[0])
@@ -80,7 +80,7 @@ def test_a_handshake_that_comes_byte_by_byte_is_given_up_in_time(silent):
 
 @pytest.mark.parametrize("size", [10, 50_000_000])
 def test_a_server_that_stops_gives_control_back_in_time(stopped, size):
-    """Also one that leaves the request itself unread."""
+    """A large request is not even read."""
     client = Client(f"ws://127.0.0.1:{stopped}", **LIMITS)
     with within(ALLOWED_S), pytest.raises(UserError, match="does not answer"):
         client.infer({"prompt": "x" * size})
@@ -130,10 +130,10 @@ def test_a_server_of_another_kind_is_named(reply, greets):
 
     with serve(answer, "127.0.0.1", 0) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        with pytest.raises(UserError, match="ws://127.*expected a policy server of qt_jax") as told:
+        with pytest.raises(UserError, match="ws://127.*expected a policy server of qt_jax") as caught:
             with Client(f"ws://127.0.0.1:{server.socket.getsockname()[1]}") as client:
                 client.infer({})
-        assert not isinstance(told.value, Refused)  # which would be of the request
+        assert not isinstance(caught.value, Refused)  # which would blame the request
         server.shutdown()
 
 
@@ -150,10 +150,7 @@ def test_what_cannot_be_sent_is_named_and_the_episode_goes_on(value):
 
 def test_a_server_with_ipv6_over_tls(tmp_path):
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-    made += ["-days", "2", "-subj", "/CN=robot", "-addext", "subjectAltName=IP:::1"]
-    made += ["-keyout", key, "-out", cert]
-    subprocess.run(made, check=True, capture_output=True)
+    make_certificate(cert, key, "::1")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert, key)
     with fake.served("::1", tls=context) as port:

@@ -1,4 +1,4 @@
-"""Plain HTTP: every request has its answer, none makes the server fail, none delays a robot."""
+"""Plain HTTP: every request is answered, none makes the server fail, none delays a robot."""
 
 import contextlib
 import http.client
@@ -25,7 +25,7 @@ def port():
 
 
 def status(port: int, request: bytes, host: str = "127.0.0.1") -> int:
-    """Of the answer to these bytes; 0: there is none."""
+    """Returns the status of the answer to these bytes; 0: there is none."""
     with socket.create_connection((host, port), timeout=5) as connection:
         with contextlib.suppress(ConnectionError):
             connection.sendall(request)
@@ -46,7 +46,7 @@ ODD = {
     "a path of bytes": (request(b"GET /\xff\xfe HTTP/1.1"), 400),
     "bad percent-encoding": (request(b"GET /frames/%zz/%ff%00?a=%&&=b HTTP/1.1"), 404),
     "a frame of nobody": (request(b"GET /frames///../..//etc/passwd HTTP/1.1"), 404),
-    "a session of nobody": (request(b"GET /live/%ff%f0%9f HTTP/1.1"), 200),
+    "a session of nobody": (request(b"GET /state/%ff%f0%9f HTTP/1.1"), 200),
     "a bad query": (request(b"GET /?x=%%%[]{}' HTTP/1.1"), 200),
     "a long path": (request(b"GET /" + b"a" * 100_000 + b" HTTP/1.1"), 414),
     "a large header": (request(b"GET / HTTP/1.1", b"X: " + b"a" * 100_000), 431),
@@ -64,7 +64,7 @@ ODD = {
     ),
     "an odd host": (b"GET / HTTP/1.1\r\nHost: [::1\xff]:%\r\n\r\n", 403),
     "an odd origin": (request(b"GET / HTTP/1.1", b"Origin: \xff\xfe://["), 403),
-    "POST": (request(b"POST /live HTTP/1.1"), 405),
+    "POST": (request(b"POST /state HTTP/1.1"), 405),
     "OPTIONS": (request(b"OPTIONS * HTTP/1.1"), 405),
     "POST with a body": (request(b"POST / HTTP/1.1", b"Content-Length: 5", body=b"hello"), 400),
     "a body in chunks": (request(b"PUT / HTTP/1.1", b"Transfer-Encoding: chunked", body=b"0\r\n\r\n"), 400),
@@ -87,7 +87,7 @@ def test_odd_requests_are_refused_by_what_is_wrong(port, name):
 
 
 def test_no_bytes_make_the_server_fail(port):
-    """Requests with bytes changed, left out and put in; without a body, whose length would be lost."""
+    """Bytes of good requests are changed, left out and added; none has a body, whose length would not fit."""
     rng = np.random.default_rng(0)
     short = [sent for sent, _ in ODD.values() if len(sent) < 1000 and sent.find(b"\r\n\r\n") == len(sent) - 4]
     for good, _ in itertools.product(short, range(40)):

@@ -1,11 +1,8 @@
-"""A server in this process whose device can be held: what happens at its limits, at its end and after a
-failure.
-"""
+"""A server whose device the test can hold: what happens at its limits, at its end and after a failure."""
 
 import asyncio
 import contextlib
 import json
-import subprocess
 import threading
 import time
 
@@ -22,7 +19,7 @@ from qt_jax.serving.client import Client
 from qt_jax.serving.server import Limits, Server
 from qt_jax.serving.spool import Spool
 from tests.conftest import door
-from tests.serving.conftest import observations, serve
+from tests.serving.conftest import make_certificate, observations, serve
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +31,7 @@ def policy(artefact):
 
 @pytest.fixture
 def device(policy, monkeypatch):
-    """`hold` keeps the device in its next call; `fail` makes that one raise."""
+    """A `Device` that the policy's calls go through."""
     act, device = policy.act, Device()
 
     def gated(*arguments):
@@ -50,6 +47,8 @@ def device(policy, monkeypatch):
 
 
 class Device:
+    """Holds the policy's next call (`hold`) until `free` is set; `failing` makes one call raise."""
+
     def __init__(self):
         self.free, self.entered, self.failing = threading.Event(), threading.Event(), False
         self.free.set()
@@ -64,7 +63,7 @@ class Device:
 
 @contextlib.asynccontextmanager
 async def hosted(artefact, policy, budget_s=0.002, recorder=None, **limits):
-    """-> the URL of a server that ends with the block."""
+    """Yields the URL of a server that ends with the block."""
     sessions = Sessions(policy, artefact.embeddings().get, reserved=1)
     server = Server(sessions, about={}, limits=Limits(**limits), budget_s=budget_s, recorder=recorder)
     async with server.listening("127.0.0.1", 0) as listening:
@@ -188,9 +187,8 @@ def test_robots_that_are_active_wait_for_each_other_within_the_budget_and_a_lone
             assert max([queue_ms(await ask(one, good)) for _ in range(3)]) < 150  # alone
             both = await asyncio.gather(ask(one, good), ask(other, good))
             both = await asyncio.gather(ask(one, good), ask(other, good))
-            assert [reply["server_timing"]["batch"] for reply in both] == [2, 2] and max(
-                map(queue_ms, both)
-            ) < 150
+            assert [reply["server_timing"]["batch"] for reply in both] == [2, 2]
+            assert max(map(queue_ms, both)) < 150
             assert queue_ms(await ask(one, good)) > 250  # the other may ask yet
             await asyncio.sleep(0.6)
             assert queue_ms(await ask(one, good)) < 150  # it did not for half a second
@@ -208,24 +206,7 @@ def test_hosts_and_origins_that_are_allowed():
 
 def test_over_tls_with_a_certificate_of_our_own(artefact, good, tmp_path):
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    request = [
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=robot",
-    ]
-    subprocess.run(
-        ["openssl", *request, "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert],
-        check=True,
-        capture_output=True,
-    )
+    make_certificate(cert, key, "127.0.0.1")
     serving = serve(
         artefact.path, tmp_path / "log", "--max_sessions=1", f"--tls_cert={cert}", f"--tls_key={key}"
     )
@@ -238,11 +219,8 @@ def test_over_tls_with_a_certificate_of_our_own(artefact, good, tmp_path):
         assert client.infer(good)["step"] == 0
         client.disconnect()
         taken = door("serve", f"--artefact={artefact.path}", f"--port={serving.port}", check=False, config="")
-        assert (
-            taken.returncode == 2
-            and "choose another --port" in taken.stderr
-            and "compiling" not in taken.stdout
-        )
+        assert taken.returncode == 2 and "choose another --port" in taken.stderr
+        assert "compiling" not in taken.stdout
         assert serving.end() == 0
     finally:
         serving.process.kill()
@@ -267,7 +245,7 @@ def test_keys_that_no_robot_could_send_are_named(artefact, tmp_path, given, word
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:8000", "127.0.0.1:8000", "ws://127.0.0.1:99999"])
-def test_what_is_no_url_of_a_server_is_told_at_once(url):
+def test_what_is_no_url_of_a_server_is_refused_at_once(url):
     with pytest.raises(UserError, match="is no URL of a policy server"):
         Client(url)
 
@@ -280,15 +258,14 @@ def test_a_key_with_a_line_break_is_not_printed():
 
 def test_a_label_that_is_refused_leaves_its_episode_as_it_was(artefact, policy, good, tmp_path):
     embedding = artefact.embeddings()[good["prompt"]]
-    told_by_vector = {key: value for key, value in good.items() if key != "prompt"} | {
-        "instruction_embedding": embedding
-    }
+    without_prompt = {key: value for key, value in good.items() if key != "prompt"}
+    embedded = without_prompt | {"instruction_embedding": embedding}
     last = good | {"label": {"success": True}}
 
     async def scene(spool):
         recorder = recording.Recorder(spool)
         async with hosted(artefact, policy, recorder=recorder) as url, robot(url) as connection:
-            assert (await ask(connection, told_by_vector))["step"] == 0
+            assert (await ask(connection, embedded))["step"] == 0
             assert "send the sentence" in (await ask(connection, last))["message"]
             assert (await ask(connection, good))["step"] == 1
             assert "recorded" in await ask(connection, last)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import http.client
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -84,54 +85,51 @@ def robot(artefact, guarded):
 
 
 def test_without_the_key_there_is_no_page(browser, guarded):
-    for path in ("/", "/page.js", "/charts.js", "/page.css", "/live", "/live/0", "/frames/0/front"):
-        with contextlib.closing(
-            http.client.HTTPConnection("127.0.0.1", guarded.port, timeout=10)
-        ) as connection:
+    for path in ("/", "/page.js", "/charts.js", "/page.css", "/state", "/state/0", "/frames/0/front"):
+        server = http.client.HTTPConnection("127.0.0.1", guarded.port, timeout=10)
+        with contextlib.closing(server) as connection:
             connection.request("GET", path)
             reply = connection.getresponse()
             assert reply.status == 401 and reply.getheader("WWW-Authenticate").startswith("Basic ")
     browser.open(f"http://127.0.0.1:{guarded.port}/")
-    assert (
-        browser.evaluate("document.querySelector('#policy')") is None
-        and "status of 401" in browser.errors.pop()
-    )
+    assert browser.evaluate("document.querySelector('#policy')") is None
+    assert "status of 401" in browser.errors.pop()
 
 
-def test_the_page_shows_what_the_robot_is_told(browser, guarded, robot, artefact):
+def each(browser, selector: str, expression: str) -> list:
+    """Returns the value of JavaScript for each element x of a selector."""
+    return browser.evaluate(f"[...document.querySelectorAll('{selector}')].map(x => {expression})")
+
+
+def test_the_page_shows_what_the_reply_says(browser, guarded, robot, artefact):
     browser.open(guarded.page)
     browser.until("document.body.dataset.state == 'idle'")
-    assert (
-        browser.text("#address") == f"ws://127.0.0.1:{guarded.port}"
-        and browser.text("#keys td") == "my camera/front"
-    )
+    assert browser.text("#address") == f"ws://127.0.0.1:{guarded.port}"
+    assert browser.text("#keys td") == "my camera/front"
+
     replies = [robot("left/1 ä") for _ in range(3)]
     browser.until("document.querySelector('#when').textContent.startsWith('step 2')")
     texts = "[...d.querySelectorAll('.name, output, .bin')].map(x => x.textContent)"
     shown = browser.evaluate(f"[...document.querySelectorAll('.dim')].map(d => {texts})")
-    told, action = replies[-1], artefact.spec.interface.action
+    reply, action = replies[-1], artefact.spec.interface.action
     assert [row[0] for row in shown] == list(action.names)
-    np.testing.assert_allclose([float(row[1]) for row in shown], told["actions"][0], rtol=6e-4)
-    assert [row[2] for row in shown] == [
-        f"bin {token + 1} of {count}" for token, count in zip(told["tokens"], action.bins)
-    ]
-    values = browser.evaluate("[...document.querySelectorAll('.best')].map(x => x.textContent)")
-    np.testing.assert_allclose(
-        [float(text.removeprefix("Q ")) for text in values], told["scores_of_dims"], rtol=6e-4, atol=1e-5
-    )
-    bars = browser.evaluate(
-        "[...document.querySelectorAll('.bins .all')].map(x => x.getAttribute('d').split('z').length - 1)"
-    )
+    np.testing.assert_allclose([float(row[1]) for row in shown], reply["actions"][0], rtol=6e-4)
+    tokens = zip(reply["tokens"], action.bins)
+    assert [row[2] for row in shown] == [f"bin {token + 1} of {count}" for token, count in tokens]
+
+    best = [float(text.removeprefix("Q ")) for text in each(browser, ".best", "x.textContent")]
+    np.testing.assert_allclose(best, reply["scores_of_dims"], rtol=6e-4, atol=1e-5)
+    bars = each(browser, ".bins .all", "x.getAttribute('d').split('z').length - 1")
     assert bars == list(action.bins)
-    highest = "[...document.querySelectorAll('.bins .column')].map(x => x.getAttribute('x') / x.getAttribute('width'))"
-    np.testing.assert_allclose(browser.evaluate(highest), told["tokens"], atol=1e-6)
-    assert f"{told['score']:.3g}"[:4] in browser.text("#score .numbers") and "steps 0 to 2" in browser.text(
-        "#score .numbers"
-    )
+    highest = each(browser, ".bins .column", "x.getAttribute('x') / x.getAttribute('width')")
+    np.testing.assert_allclose(highest, reply["tokens"], atol=1e-6)
+
+    numbers = browser.text("#score .numbers")
+    assert f"{reply['score']:.3g}"[:4] in numbers and "steps 0 to 2" in numbers
     assert "p50" in browser.text("#latency .numbers")
     pixels = "[...document.querySelector('canvas').getContext('2d').getImageData(0, 0, 32, 32).data]"
     rgba = np.asarray(browser.evaluate(pixels), np.uint8).reshape(32, 32, 4)
-    np.testing.assert_array_equal(rgba[..., :3], told["frame"])
+    np.testing.assert_array_equal(rgba[..., :3], reply["frame"])
     assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert browser.errors == []
 
@@ -142,29 +140,38 @@ def test_instructions_are_text_and_sessions_are_chosen(browser, guarded, robot):
     browser.until("document.querySelector('#sessions').value.endsWith('.one')")
     robot("two", prompt=MARKUP)
     browser.until("document.querySelectorAll('#sessions option').length == 2")
-    assert browser.evaluate(
-        "document.querySelector('#sessions').value.endsWith('.one')"
-    )  # who acts last does not take the page
-    choose = "s = document.querySelector('#sessions'); s.value = s.options[1].value; s.dispatchEvent(new Event('change')); true"
-    browser.evaluate(choose)
-    assert browser.until(
-        "document.querySelector('#instruction').textContent.includes('open it') && document.title"
-    ).endswith(MARKUP)
+    # The page stays with its session when another one acts.
+    assert browser.evaluate("document.querySelector('#sessions').value.endsWith('.one')")
+
+    browser.evaluate(
+        "s = document.querySelector('#sessions'); s.value = s.options[1].value; "
+        "s.dispatchEvent(new Event('change')); true"
+    )
+    shown = "document.querySelector('#instruction').textContent.includes('open it')"
+    assert browser.until(f"{shown} && document.title").endswith(MARKUP)
     assert browser.text("#instruction") == f"“{MARKUP}”" and browser.evaluate("document.images.length") == 0
     assert browser.errors == []
 
 
+def test_the_status_says_that_a_robot_is_acting(browser, guarded, robot):
+    browser.open(guarded.page)
+    deadline = time.monotonic() + 15
+    while browser.text("#status") != "acting":
+        assert time.monotonic() < deadline, browser.text("#status")
+        robot("one")
+    assert browser.evaluate("document.body.dataset.state") == "acting"
+    assert browser.errors == []
+
+
 def test_the_policy_of_the_page_forbids_what_it_does_not_use(browser, guarded):
-    """Or else the other tests' empty list of errors says nothing."""
+    """Without this, the empty list of errors in other tests would say nothing."""
     browser.open(guarded.page)
     browser.until("document.body.dataset.state")
-    browser.evaluate(
-        "document.body.insertAdjacentHTML('beforeend', '<p style=\"color: red\">x</p><img src=/x onerror=\"window.run=1\">')"
-    )
+    markup = '<p style="color: red">x</p><img src=/x onerror="window.run=1">'
+    browser.evaluate(f"document.body.insertAdjacentHTML('beforeend', '{markup}')")
     browser.until("true")
-    assert sum(
-        "ContentSecurityPolicyIssue" in error for error in browser.errors
-    ) >= 2 and not browser.evaluate("window.run")
+    assert sum("ContentSecurityPolicyIssue" in error for error in browser.errors) >= 2
+    assert not browser.evaluate("window.run")
     browser.errors.clear()
 
 
@@ -172,6 +179,5 @@ def test_a_server_that_ends_is_said_to_be_away(browser, guarded):
     browser.open(guarded.page)
     browser.until("document.body.dataset.state == 'idle'")
     guarded.end()
-    browser.until(
-        "document.body.dataset.state == 'away' && document.querySelector('#status').textContent.includes('is away')"
-    )
+    said = "document.querySelector('#status').textContent.includes('is away')"
+    browser.until(f"document.body.dataset.state == 'away' && {said}")

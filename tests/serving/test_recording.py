@@ -1,4 +1,4 @@
-"""What is recorded: instructions that change, labels, full disks, killed servers, whose folder it is."""
+"""Recording: new instructions, labels, full disks, killed servers, and who has the folder."""
 
 import dataclasses
 import errno
@@ -43,7 +43,7 @@ def recorded(spool) -> list[tuple]:
 
 
 @pytest.mark.parametrize(
-    "told, kept, left_out",
+    "prompts, kept, left_out",
     [
         (("close", "close", "open", "open"), [2, 3, 9], 2),
         (("open", "close", "open"), [2, 9], 2),
@@ -51,8 +51,8 @@ def recorded(spool) -> list[tuple]:
         (("open", "open"), [0, 1, 9], 0),
     ],
 )
-def test_another_instruction_cuts_the_episode(robot, recorder, spool, told, kept, left_out):
-    act(robot, *told)
+def test_another_instruction_cuts_the_episode(robot, recorder, spool, prompts, kept, left_out):
+    act(robot, *prompts)
     label(robot)
     assert recorded(spool) == [("open", kept, len(kept) - 1)] and recorder.left_out == left_out
 
@@ -70,7 +70,7 @@ def test_each_part_may_have_its_label(robot, spool):
     for number, prompt in enumerate(("close", "open")):
         act(robot, prompt, prompt)
         assert label(robot, prompt) == f"{number:06d}"
-    assert [told for told, *_ in recorded(spool)] == ["close", "open"]
+    assert [instruction for instruction, *_ in recorded(spool)] == ["close", "open"]
 
 
 def test_a_label_with_another_prompt_is_refused_and_the_episode_stays(robot, recorder, spool):
@@ -92,7 +92,7 @@ def test_a_success_may_be_a_number_of_numpy(robot, spool, success):
 
 
 @pytest.mark.parametrize(
-    "told, words",
+    "value, words",
     [
         ({"success": True, "sucess": 1}, "unknown key 'sucess'"),
         ({"task": "x"}, "'success' of 'label' is 'None'"),
@@ -105,9 +105,9 @@ def test_a_success_may_be_a_number_of_numpy(robot, spool, success):
         (None, "'label' is 'None'"),
     ],
 )
-def test_what_is_no_label_is_named(told, words):
+def test_what_is_no_label_is_named(value, words):
     with pytest.raises(Refused, match=words):
-        Label.read(told)
+        Label.read(value)
 
 
 def test_other_options_may_be_of_numpy_too(robot):
@@ -119,7 +119,7 @@ def test_other_options_may_be_of_numpy_too(robot):
 
 @pytest.fixture
 def disk(monkeypatch):
-    """A function that says what the next writes do: raise, or not. They fail in the middle of the file."""
+    """A function that makes the next writes raise an error in the middle of the file, or succeed."""
     fails, save = [], np.savez_compressed
 
     def saved(file, **arrays):
@@ -143,12 +143,13 @@ def test_what_a_full_disk_does_not_take_is_kept_and_tried_again(robot, recorder,
     disk()
     act(robot, "third")
     label(robot, "third")
-    assert [told for told, *_ in recorded(spool)] == ["first", "second", "third"] and recorder.lost == 0
+    assert [instruction for instruction, *_ in recorded(spool)] == ["first", "second", "third"]
+    assert recorder.lost == 0
 
 
 def test_what_neither_disk_nor_memory_takes_is_counted(robot, recorder, spool, disk, monkeypatch):
     disk(OSError(errno.EIO, "Input/output error"))
-    monkeypatch.setattr(recording, "KEPT_BYTES", 50_000)  # of three frames there are two
+    monkeypatch.setattr(recording, "KEPT_BYTES", 50_000)  # room for two of three episodes
     for words in ("kept in memory", "kept in memory", "The episode is lost"):
         act(robot, "open")
         with pytest.raises(Refused, match=words):
@@ -163,7 +164,7 @@ def test_a_folder_that_was_deleted_meanwhile_loses_no_later_episode(robot, spool
     shutil.rmtree(spool.folder)
     act(robot, "close")
     label(robot, "close")
-    assert [told for told, *_ in recorded(spool)] == ["close"]
+    assert [instruction for instruction, *_ in recorded(spool)] == ["close"]
 
 
 def test_a_folder_has_one_server(spool, tmp_path):
@@ -186,7 +187,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_a_killed_server_blocks_nobody_and_is_told(tmp_path):
+def test_a_killed_server_blocks_nobody_and_is_named(tmp_path):
     folder = tmp_path / "served.episodes"
     killed = subprocess.run([sys.executable, "-c", KILLED, folder], cwd=ROOT)
     assert killed.returncode == -signal.SIGKILL
@@ -202,7 +203,7 @@ def test_a_damaged_recording_is_named(spool):
             read()
 
 
-def test_what_another_robot_s_server_left_is_said_before_one_serves(robot, spool):
+def test_what_another_robots_server_left_is_refused_before_one_serves(robot, spool):
     act(robot, "open")
     label(robot)
     spool.check(fake.SPEC)

@@ -1,4 +1,4 @@
-"""Clients that send and read nothing: they are held back or cut off, others are served, the server ends."""
+"""Clients that send and read nothing are held back or cut off; others are served, and the server ends."""
 
 import asyncio
 import contextlib
@@ -20,11 +20,11 @@ from qt_jax.serving import telemetry, wire
 from qt_jax.serving.client import Client
 from tests.serving import fake
 
-NAMES = {"session_id": "🤖" * 100, "request_id": "🤖" * 100}  # which come back
+NAMES = {"session_id": "🤖" * 100, "request_id": "🤖" * 100}  # the reply repeats them
 SENT = 16 * 2**20
-"""By each of three clients."""
+"""Bytes that each of three clients sends."""
 HELD = 20 * 2**20
-"""At most, by a server that cuts each of them off at 4 MiB; it would hold all 48 that were sent, and more."""
+"""Bytes that the server may hold: it cuts each client off at 4 MiB, and would else hold all 48 MiB."""
 
 
 def message(kind: str) -> bytes:
@@ -40,7 +40,7 @@ def message(kind: str) -> bytes:
 
 @contextlib.contextmanager
 def connected(port: int):
-    """A raw websocket that has read the metadata, and has small buffers."""
+    """Yields a raw websocket with small buffers that has read the metadata."""
     with socket.socket() as raw:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**16)
@@ -53,7 +53,7 @@ def connected(port: int):
 
 
 def flood(raw: socket.socket, data: bytes) -> str:
-    """What ended it."""
+    """Sends without reading, and returns what ended it."""
     raw.settimeout(0.3)
     data *= max(1, 2**16 // len(data))
     try:
@@ -68,9 +68,9 @@ def flood(raw: socket.socket, data: bytes) -> str:
 
 @pytest.fixture
 def traced():
-    """A function that gives the bytes that Python holds since the test began.
+    """A function that returns the bytes that Python has taken since the test began, and still holds.
 
-    What the process has beside is others'.
+    The process itself may grow by other threads and tests.
     """
     tracemalloc.start()
     yield lambda: tracemalloc.get_traced_memory()[0]
@@ -79,7 +79,7 @@ def traced():
 
 @pytest.fixture
 def small(monkeypatch):
-    """The kernel takes megabytes for a client on the same machine; a slow network does not."""
+    """Small buffers, as of a slow network: for a client on the same machine the kernel takes megabytes."""
     monkeypatch.setattr("qt_jax.serving.server.CLOSE_S", 0.2)
     create = asyncio.base_events.BaseEventLoop.create_server
 
@@ -94,7 +94,7 @@ def small(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["refused", "served", "ping"])
-def test_who_reads_no_reply_costs_no_memory_and_nobody_elses_time(kind, small, traced):
+def test_a_client_that_reads_no_reply_costs_no_memory_and_no_others_time(kind, small, traced):
     with contextlib.ExitStack() as stack, fake.served(pending=16) as port:
         robot = stack.enter_context(Client(f"ws://127.0.0.1:{port}"))
         robot.infer(fake.observation())
@@ -117,10 +117,11 @@ def test_a_log_that_nobody_reads_holds_up_no_robot(monkeypatch):
     reader, writer = os.pipe()
     with os.fdopen(reader) as read, os.fdopen(writer, "w") as stderr:
         monkeypatch.setattr("sys.stderr", stderr)
-        handler, start, sent = telemetry.Unhurried(at_most=1000), time.monotonic(), 4000
+        handler, start, sent = telemetry.BackgroundHandler(at_most=1000), time.monotonic(), 4000
         for number in range(sent):  # more than pipe and handler take
             handler.handle(logging.makeLogRecord({"msg": f"{number:100}"}))
         assert time.monotonic() - start < 2
+
         numbers, dropped = [], 0
         while len(numbers) + dropped < sent:
             line = read.readline()

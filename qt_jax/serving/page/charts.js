@@ -1,4 +1,4 @@
-// Small charts as SVG: 100 wide and 40 high, stretched to their place by the style sheet.
+// Draws small charts as SVG, 100 wide and 40 high; the style sheet stretches them.
 
 const WIDTH = 100, HEIGHT = 40;
 
@@ -31,7 +31,7 @@ export function quantile(values, share) {
   return sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))];
 }
 
-/** One bar a bin from the left bound to the right one; null: the dim has no such bin. */
+/** Draws one bar for each bin, from the low bound to the high one; a null score: the dim has no such bin. */
 export function bins(place, scores, chosen, label) {
   const present = scores.filter((x) => x !== null);
   const low = Math.min(...present), high = Math.max(...present);
@@ -43,7 +43,7 @@ export function bins(place, scores, chosen, label) {
   draw(place, label, [...one, shape("path", "all", { d: all }), shape("path", "chosen", { d: best })]);
 }
 
-/** Where an action lies between its bounds, drawn from 0 where that is inside. */
+/** Draws an action between its bounds, as a bar from 0, or from the bound nearest to 0. */
 export function bar(place, value, low, high, label) {
   const at = (x) => (WIDTH * (x - low)) / (high - low);
   const zero = at(Math.min(Math.max(0, low), high)), end = at(value);
@@ -67,7 +67,7 @@ function trace(place, values, low, high, label, limit = null) {
   return y(limit) / HEIGHT;
 }
 
-/** A line through values, the last at the right; null is a gap. */
+/** Draws a line through values, the last at the right; null is a gap. */
 export function line(place, values, label) {
   const present = values.filter((x) => x !== null);
   const low = Math.min(...present), high = Math.max(...present), margin = high > low ? 0.1 * (high - low) : 1;
@@ -75,7 +75,7 @@ export function line(place, values, label) {
   place.append(tick(number(high), "high"), tick(number(low), "low"));
 }
 
-/** From 0 to a little beyond the limit, to twice the limit at most: what is above that lies on the upper edge. */
+/** Draws values and a limit, from 0 to at most twice the limit; higher values lie on the upper edge. */
 export function lineUnder(place, values, limit, name, label) {
   const most = Math.max(...values), high = Math.min(2 * limit, Math.max(1.25 * limit, most));
   const share = trace(place, values.map((x) => Math.min(x, high)), -0.05 * high, 1.05 * high, label, limit);

@@ -1,13 +1,13 @@
-// Asks the server what its policy does and shows it. What robots send is shown as text, never as markup.
+// Asks the server what its policy does, and shows it. What robots send is shown as text, never as markup.
 
 import { bar, bins, line, lineUnder, number, quantile } from "/charts.js";
 
 const EVERY_MS = 200, AT_MOST_MS = 5000, STALE_S = 3;
 const place = (id) => document.getElementById(id);
-let told = null; // the server's last word
-let chosen = ""; // the session shown
-let drawn = ""; // the frames shown
-let arrangement = ""; // what the parts of the page were made for
+let latest = null; // the server's last answer
+let chosen = ""; // name of the session shown
+let drawn = ""; // which frames are shown
+let arrangement = ""; // the cameras and action dims that the page's parts were made for
 
 function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
@@ -17,7 +17,7 @@ function copy(name) {
   return place(`${name}-template`).content.firstElementChild.cloneNode(true);
 }
 
-function state(name, text) {
+function setStatus(name, text) {
   document.body.dataset.state = place("status").dataset.state = name;
   say(place("status"), text);
 }
@@ -133,9 +133,9 @@ async function frames({ name, at, cameras }) {
 }
 
 async function refresh() {
-  const before = JSON.stringify(told?.metadata);
-  told = await get(`/live/${encodeURIComponent(chosen)}`, "json");
-  const { metadata, shown, sessions, time } = told;
+  const before = JSON.stringify(latest?.metadata);
+  latest = await get(`/state/${encodeURIComponent(chosen)}`, "json");
+  const { metadata, shown, sessions, time } = latest;
   if (JSON.stringify(metadata) !== before) facts(metadata);
   if (place("nobody").hidden === (shown === null)) place("sends").open = shown === null;
   place("nobody").hidden = shown !== null;
@@ -143,7 +143,7 @@ async function refresh() {
   document.title = `${metadata.artefact}: ${shown ? shown.instruction ?? "acting" : "no robot"}`;
   if (shown === null) {
     chosen = "";
-    return state("idle", "no robot connected yet");
+    return setStatus("idle", "no robot connected yet");
   }
   chosen = shown.name;
   choices(sessions);
@@ -153,9 +153,9 @@ async function refresh() {
     [arrangement, drawn] = [wanted, ""];
   }
   const age = time - shown.at;
-  say(place("instruction"), shown.instruction === null ? "told by an embedding" : `“${shown.instruction}”`);
+  say(place("instruction"), shown.instruction === null ? "instruction given as an embedding" : `“${shown.instruction}”`);
   say(place("when"), `step ${shown.step} of its episode, ${age < STALE_S ? "now" : `${Math.round(age)} s ago`}`);
-  state(age < STALE_S ? "live" : "idle", age < STALE_S ? "live" : "the robot is not asking");
+  setStatus(age < STALE_S ? "acting" : "idle", age < STALE_S ? "acting" : "the robot is not asking");
   decision(shown, metadata);
   times(shown, metadata);
   await frames(shown);
@@ -177,14 +177,14 @@ async function watch() {
       pause = EVERY_MS;
     } catch (error) {
       if (!(error instanceof Away)) {
-        state("away", "this page failed; reload it");
+        setStatus("away", "this page failed; reload it");
         throw error;
       }
       if (error.status === 404) continue; // the session ended between its numbers and its frame
       pause = Math.min(2 * pause, AT_MOST_MS);
       const refused = error.status === 401 || error.status === 403;
       const again = `the server is away; trying again every ${number(pause / 1000)} s`;
-      state("away", refused ? "the server refuses this page: reload it and give the API key" : again);
+      setStatus("away", refused ? "the server refuses this page: reload it and give the API key" : again);
     }
   }
 }
