@@ -17,26 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from qt_jax.data.recorded import LabelledEpisode
 from qt_jax.errors import UserError
 from qt_jax.specs import PolicySpec
 
 LOCK = "lock"
-
-
-@dataclasses.dataclass(frozen=True)
-class Episode:
-    """T actions, T + 1 observations.
-
-    images: {camera: uint8 [T+1, H, W, 3]}. state: float32 [T+1, S]. actions: float32 [T, D].
-    task: the operator's name of it; empty: none was given.
-    """
-
-    instruction: str
-    task: str
-    images: dict[str, np.ndarray]
-    state: np.ndarray
-    actions: np.ndarray
-    success: bool
 
 
 class Spool(contextlib.AbstractContextManager):
@@ -70,7 +55,7 @@ class Spool(contextlib.AbstractContextManager):
         """In the order in which the episodes ended."""
         return sorted(self.folder.glob("*.npz"))
 
-    def write(self, episode: Episode) -> str:
+    def write(self, episode: LabelledEpisode) -> str:
         """Writes a file, whole or not at all; returns the episode's name.
 
         Raises:
@@ -112,7 +97,7 @@ class Spool(contextlib.AbstractContextManager):
                     "another --record; serve that policy with this one to have its episodes written."
                 )
 
-    def read(self) -> Iterator[Episode]:
+    def read(self) -> Iterator[LabelledEpisode]:
         """The episodes in the order in which they ended.
 
         Raises:
@@ -199,12 +184,12 @@ def _told(rows: dict[str, tuple[int, ...]]) -> str:
     return ", ".join(f"{name} {list(shape)}" for name, shape in sorted(rows.items()))
 
 
-def _read(path: Path) -> Episode:
+def _read(path: Path) -> LabelledEpisode:
     with np.load(path, allow_pickle=False) as file:
         images = {
             name.removeprefix("images/"): file[name] for name in file.files if name.startswith("images/")
         }
-        return Episode(
+        return LabelledEpisode(
             str(file["instruction"]),
             str(file["task"]),
             images,

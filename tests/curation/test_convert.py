@@ -78,7 +78,8 @@ def test_lerobot(tmp_path, version, kind, atol):
         for camera in ("front", "wrist"):
             expect(episode, number, length, camera, camera, atol)
         assert episode.instruction == recordings.TASKS[number % 2]
-        assert episode.plan == recording.Plan(episode.instruction, "demonstration", number)
+        identity = (episode.task, episode.collector, episode.index)
+        assert identity == (episode.instruction, "demonstration", number)
     if kind == "JPEG":
         assert episodes[0].images["front"][1] == recordings.encoded(recordings.frame(0, 1, "front"), "JPEG")
 
@@ -86,7 +87,7 @@ def test_lerobot(tmp_path, version, kind, atol):
 @pytest.mark.parametrize("next_obs", [True, False])
 def test_robomimic(tmp_path, next_obs):
     episodes = all_of(source(recordings.robomimic(tmp_path, next_obs=next_obs), "hdf5"))
-    assert [e.plan.task for e in episodes] == ["open the drawer", "open the drawer", "close the drawer"]
+    assert [e.task for e in episodes] == ["open the drawer", "open the drawer", "close the drawer"]
     for episode, number, length in zip(
         episodes, (0, 2, 1), (5, 3, 4) if next_obs else (4, 3, 3), strict=True
     ):
@@ -187,10 +188,8 @@ def assert_holds(example, episode):
     observation = dict(steps["observation"])
     np.testing.assert_array_equal(observation.pop("state"), episode.state)
     assert {name: list(frames) for name, frames in observation.items()} == episode.images
-    assert (
-        example["episode_id"].decode()
-        == f"{episode.plan.task}/{episode.plan.collector}/{episode.plan.index:06d}"
-    )
+    expected = f"{episode.task}/{episode.collector}/{episode.index:06d}"
+    assert example["episode_id"].decode() == episode.episode_id == expected
     assert example["instruction"].decode() == episode.instruction and example["success"] == success
     np.testing.assert_array_equal(example["instruction_embedding"], text.embed(episode.instruction))
     assert example["dt"] == np.float32(episode.dt)
@@ -204,7 +203,7 @@ def test_one_episode_a_file_with_its_last_observation(tmp_path):
         state, action = recordings.vectors(number)
         np.testing.assert_array_equal(episode.actions, action[:-1])
         np.testing.assert_array_equal(episode.state, state)
-        assert episode.success and episode.rewards[-1] == 1 and episode.plan.task == "pour the tea"
+        assert episode.success and episode.rewards[-1] == 1 and episode.task == "pour the tea"
 
 
 def test_flags_choose_what_is_kept(tmp_path):
@@ -255,7 +254,7 @@ def test_different_instructions_are_different_tasks():
     episodes = [
         recording.finish(dataclasses.replace(long, instruction=one), 0, "demonstration") for one in told
     ]
-    assert len({episode.plan.task for episode in episodes}) == len(told)
+    assert len({episode.task for episode in episodes}) == len(told)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def lengths(opened):
 
 
 def names(opened):
-    return [episode.plan.index for episode in all_of(opened)]
+    return [episode.index for episode in all_of(opened)]
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from qt_jax.curation import validate
+from qt_jax.curation import conventions
 from qt_jax.curation.validate import Validator
 from qt_jax.data import episodes, index, records, standardisers, tables
 from qt_jax.data.specs import DatasetSpec
@@ -120,11 +120,11 @@ def test_duplicates_are_counted_and_leakage_into_validation_is_told(broken_root)
 def test_where_an_instruction_changes(told, step):
     told = np.asarray(told, object) if isinstance(told, list) else told
     for steps in ({"language_instruction": told}, {"observation": {"instruction": told}, "reward": told}):
-        assert validate._change({"steps": steps}) == step
+        assert conventions.instruction_change({"steps": steps}) == step
 
 
 def test_an_instruction_that_changes_is_worth_a_look(synthetic_root, monkeypatch):
-    monkeypatch.setattr(validate, "_change", lambda example: 2)
+    monkeypatch.setattr(conventions, "instruction_change", lambda example: 2)
     numbers = dataclasses.replace(NUMBERS, path=f"{synthetic_root}/numbers_tfrecord")
     violations, validator = look(numbers, images="none")
     (line,) = [line for line in validator.warnings() if "the instruction changes" in line]
