@@ -16,17 +16,17 @@ class RecordedEpisode:
     a state that is terminal without a success, as other people's datasets do.
 
     Attributes:
-        task: The simulator's name of it; of a recording without one, the instruction itself.
-        collector: Who acted: "demonstration", or a kind of autonomous episode.
-        index: Tells apart the episodes of one task and collector.
-        instruction: The sentence given to the robot.
+        task: the simulator's name of it; of a recording without one, the instruction itself.
+        collector: who acted: "demonstration", or a kind of autonomous episode.
+        index: tells apart the episodes of one task and collector.
+        instruction: the sentence given to the robot.
         images: {camera: T + 1 JPEG files}.
         state: float32 [T + 1, S].
         actions: float32 [T, D].
         rewards: float32 [T].
-        success: Whether the last transition solved the task; it is terminal then.
-        dt: Seconds that each action was held.
-        notes: What a person should look at; not written.
+        success: whether the last transition solved the task; it is terminal then.
+        dt: seconds that each action was held.
+        notes: what a person should look at; not written.
     """
 
     task: str
@@ -55,12 +55,12 @@ class LabelledEpisode:
     written.
 
     Attributes:
-        instruction: The sentence given to the policy.
-        task: The operator's name of the task; empty where none was given.
+        instruction: the sentence given to the policy.
+        task: the operator's name of the task; empty where none was given.
         images: {camera: uint8 [T + 1, H, W, 3]}.
         state: float32 [T + 1, S].
         actions: float32 [T, D].
-        success: The operator's label.
+        success: the operator's label.
     """
 
     instruction: str

@@ -60,11 +60,11 @@ def episode_seed(split: str, seed: int, place: int, index: int, attempt: int = 0
     Collection and evaluation draw from streams that share no entropy key, whatever their seeds are.
 
     Args:
-        split: One of `SPLITS`.
-        seed: Of the collection or the evaluation.
-        place: Of the task in its suite.
-        index: Of the episode.
-        attempt: How many times a demonstration failed before.
+        split: one of `SPLITS`.
+        seed: of the collection or the evaluation.
+        place: of the task in its suite.
+        index: of the episode.
+        attempt: how many times a demonstration failed before.
     """
     return np.random.SeedSequence((SPLITS[split], seed, place, index, attempt))
 
@@ -87,10 +87,10 @@ def plan_episodes(config: ml_collections.ConfigDict, task_names: tuple[str, ...]
 
     Args:
         config: `config.collect`.
-        task_names: Of the suite's tasks.
+        task_names: of the suite's tasks.
 
     Raises:
-        UserError: For an unknown collector, or a number that is out of range.
+        UserError: for an unknown collector, or a number that is out of range.
     """
     _check(config)
     kinds: list[str] = []
@@ -142,9 +142,9 @@ class Behaviour:
         """Draws what goes wrong.
 
         Args:
-            experiment: The whole experiment's config.
-            plan: The episode's.
-            rng: The episode's own generator. The order of the draws fixes what a dataset holds.
+            experiment: the whole experiment's config.
+            plan: the episode's.
+            rng: the episode's own generator. The order of the draws fixes what a dataset holds.
         """
         config, suite = experiment.collect, suites.of(experiment)
         kind, task = plan.collector, plan.task
@@ -192,11 +192,11 @@ def collect_episodes(config: Any, plans: list[EpisodePlan]) -> list[RecordedEpis
     """Runs episodes of one task. The same plan gives the same episode.
 
     Args:
-        config: The whole experiment's; `env` and `collect` are used.
-        plans: All of one task.
+        config: the whole experiment's; `env` and `collect` are used.
+        plans: all of one task.
 
     Raises:
-        UserError: If the expert fails `MAX_DEMONSTRATION_TRIES` times in a row.
+        UserError: if the expert fails `MAX_DEMONSTRATION_TRIES` times in a row.
     """
     env = suites.of(config).Environment(plans[0].task, config.env)  # slower to make than an episode is to run
     try:

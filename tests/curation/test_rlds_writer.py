@@ -1,4 +1,4 @@
-"""What the writer says of a dataset, and refuses before it starts."""
+"""What the writer stores about a dataset, and refuses before it starts."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def test_beam_without_beam_names_the_extra():
 
 @pytest.mark.parametrize("sizes, seen", [([100] * 20, 20), ([300] * 20, 16), ([100] * 19 + [9_000], 20)])
 def test_a_record_that_is_too_large_is_refused_before_it_is_made(monkeypatch, sizes, seen):
-    """From sixteen frames on by what is to be expected; at the latest by what came."""
+    """Expected from sixteen frames on; certain at the latest when the frames are too large."""
     monkeypatch.setattr(rlds_writer, "MAX_RECORD", 5_000)
     read = []
     frames = recording.Frames(20, lambda count: (read.append(size) or bytes(size) for size in sizes[:count]))
