@@ -57,6 +57,7 @@ def write_rt1() -> None:
     from PIL import Image
 
     from qt_jax.curation import rlds_writer
+    from qt_jax.data.recorded import RecordedEpisode
     from qt_jax.envs import collectors
     from qt_jax.specs import ActionSpec, ObservationSpec
 
@@ -68,11 +69,18 @@ def write_rt1() -> None:
 
     def episodes():
         for number in range(60):
-            plan = collectors.EpisodePlan("task", "demonstration", number)
-            frames = {"front": [frame() for _ in range(31)]}
-            rewards = np.float32([0.0] * 29 + [1.0])
-            state, actions = np.zeros((31, 0), np.float32), rng.uniform(-1, 1, (30, 8)).astype(np.float32)
-            yield collectors.Episode(plan, "open the drawer", frames, state, actions, rewards, True, 1 / 3)
+            yield RecordedEpisode(
+                task="task",
+                collector="demonstration",
+                index=number,
+                instruction="open the drawer",
+                images={"front": [frame() for _ in range(31)]},
+                state=np.zeros((31, 0), np.float32),
+                actions=rng.uniform(-1, 1, (30, 8)).astype(np.float32),
+                rewards=np.asarray([0.0] * 29 + [1.0], np.float32),
+                success=True,
+                dt=1 / 3,
+            )
 
     action = ActionSpec([f"a{i}" for i in range(8)], [-1.0] * 8, [1.0] * 8, [256] * 8)
     observation = ObservationSpec(("front",), (256, 320), 0, "")

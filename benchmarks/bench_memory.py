@@ -12,7 +12,6 @@ import itertools
 import json
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +29,7 @@ def write() -> None:
     import simplejpeg
 
     from qt_jax.curation import rlds_writer
+    from qt_jax.data.recorded import RecordedEpisode
     from qt_jax.specs import ActionSpec, ObservationSpec
 
     def episodes():
@@ -37,8 +37,10 @@ def write() -> None:
         for number in range(EPISODES):
             picture = simplejpeg.encode_jpeg(rng.integers(0, 255, (32, 32, 3), np.uint8))
             frames = [picture.ljust(FRAME_BYTES, b"\0")] * (STEPS + 1)
-            yield types.SimpleNamespace(
-                plan=types.SimpleNamespace(task="push", collector="demonstration", index=number),
+            yield RecordedEpisode(
+                task="push",
+                collector="demonstration",
+                index=number,
                 instruction="push the cube",
                 images={"front": frames},
                 state=np.zeros((STEPS + 1, 1), np.float32),

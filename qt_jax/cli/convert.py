@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tqdm
 from absl import flags
 
 from qt_jax.curation import convert, rlds_writer
@@ -13,29 +12,21 @@ FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    flags.DEFINE_string(
-        "input",
-        "",
-        "The folder to read; for HDF5 one file will do. On several machines: the same path on each.",
-    )
+    """Defines what to read, which of it to keep, and where it goes."""
+    folder = "The folder to read; for HDF5 one file will do. On several machines: the same path on each."
+    flags.DEFINE_string("input", "", folder)
     flags.DEFINE_enum("format", None, sorted(convert.FORMATS), "What is in it.")
     flags.DEFINE_string("output", "", "Where the dataset goes: config.data.path of the training to come.")
-    flags.DEFINE_string(
-        "success",
-        "",
-        "all, none, or a key that is positive where the task is solved. [next.success, rewards]",
-    )
-    flags.DEFINE_string(
-        "reward", "", "A key to take rewards from. [1 at the transition that succeeds, else 0]"
-    )
-    flags.DEFINE_string(
-        "instruction", "", "What the robot was told, in all episodes. [what each episode says]"
-    )
-    told = "What it was told in the episodes that do not say it. [these are refused]"
-    flags.DEFINE_string("fallback_instruction", "", told)
-    flags.DEFINE_string(
-        "collector", "demonstration", "Who acted: demonstration, or the kind of autonomous episode."
-    )
+    success = "all, none, or a key that is positive where the task is solved. [next.success, rewards]"
+    flags.DEFINE_string("success", "", success)
+    reward = "A key to take rewards from. [1 at the transition that succeeds, else 0]"
+    flags.DEFINE_string("reward", "", reward)
+    instruction = "The instruction of all episodes. [what each episode says]"
+    flags.DEFINE_string("instruction", "", instruction)
+    fallback = "The instruction of the episodes that have none. [these are refused]"
+    flags.DEFINE_string("fallback_instruction", "", fallback)
+    collector = "Who acted: demonstration, or the kind of autonomous episode."
+    flags.DEFINE_string("collector", "demonstration", collector)
     flags.DEFINE_float("fps", 0.0, "Decisions a second, where the files do not say it.", lower_bound=0.0)
     flags.DEFINE_list("cameras", None, "Cameras to keep. [all]")
     flags.DEFINE_string("action", "", "The key of the action. [action or actions]")
@@ -52,57 +43,49 @@ def define_flags() -> None:
     flags.DEFINE_integer("max_skipped", 0, skipped, lower_bound=0)
     flags.DEFINE_enum("file_format", "array_record", rlds_writer.FILE_FORMATS, "Of the dataset.")
     flags.DEFINE_enum("runner", "local", rlds_writer.RUNNERS, "Here, or as an Apache Beam pipeline.")
-    flags.DEFINE_multi_string(
-        "beam_options",
-        [],
-        "Beam's own, such as --beam_options=--runner=DirectRunner; give it once an option.",
-    )
+    options = "Beam's own, such as --beam_options=--runner=DirectRunner; give it once an option."
+    flags.DEFINE_multi_string("beam_options", [], options)
 
 
 def main() -> None:
+    """Converts the folder, and prints what is in the dataset and what is not."""
     for flag in ("input", "format", "output"):
         if not FLAGS[flag].value:
+            formats = "|".join(convert.FORMATS)
             raise UserError(
-                f"--{flag} is missing; give --input=FOLDER --format={'|'.join(convert.FORMATS)} --output=data/NAME."
+                f"--{flag} is missing; give --input=FOLDER --format={formats} --output=data/NAME."
             )
     rlds_writer.check_runner(FLAGS.runner)
     rlds_writer.check_free(FLAGS.output)
+
     source = convert.open_source(settings())
-    dataset = dict(
-        action=source.action,
-        observation=source.observation,
-        description=source.description,
-        file_format=FLAGS.file_format,
-    )
-    dataset["reward"] = "stored" if FLAGS.reward else "success"
     for note in skips.grouped(source.notes):
         print(note, flush=True)
-    bad, notes = len(source.skips.errors), []
-    if FLAGS.runner == "local":
-        episodes = convert.episodes(source, notes)
-        shown = tqdm.tqdm(episodes, total=source.episodes, desc="convert", unit="episode")
-        path = rlds_writer.write(FLAGS.output, shown, **dataset)
-    else:
-        read = convert.strictly(source)
-        beam = dict(options=FLAGS.beam_options)
-        path = rlds_writer.write_with_beam(FLAGS.output, source.units, read, **beam, **dataset)
+    path, count, notes = convert.write(
+        source,
+        FLAGS.output,
+        reward="stored" if FLAGS.reward else "success",
+        file_format=FLAGS.file_format,
+        runner=FLAGS.runner,
+        beam_options=FLAGS.beam_options,
+    )
+
     observation, action = source.observation, source.action
-    print(f"{path}: {source.episodes - len(source.skips.errors) + bad} episodes")
-    print(
-        f"  cameras {', '.join(observation.cameras) or 'none'} at {observation.image_size}, state of {observation.state_dim}"
-    )
-    print(
-        "  actions "
-        + ", ".join(
-            f"{name} [{low:.3g}, {high:.3g}]"
-            for name, low, high in zip(action.names, action.low, action.high)
-        )
-    )
+    cameras = ", ".join(observation.cameras) or "none"
+    bounds = zip(action.names, action.low, action.high)
+    print(f"{path}: {count} episodes")
+    print(f"  cameras {cameras} at {observation.image_size}, state of {observation.state_dim}")
+    print("  actions " + ", ".join(f"{name} [{low:.3g}, {high:.3g}]" for name, low, high in bounds))
     for line in (*skips.grouped(notes), *source.skips.lines()):
         print(line)
 
 
 def settings() -> convert.Settings:
+    """Returns the flags as settings.
+
+    Raises:
+        UserError: for a size or a cut that does not parse.
+    """
     size = FLAGS.image_size
     if size is not None and not (len(size) == 2 and all(part.isdigit() and int(part) for part in size)):
         raise UserError(f"--image_size is {','.join(size)!r}; expected HEIGHT,WIDTH such as 96,128.")

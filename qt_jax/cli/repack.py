@@ -1,4 +1,4 @@
-"""`repack`: TFRecord -> ArrayRecord, for a true global shuffle: `train` then reads any episode at any time."""
+"""`repack`: TFRecord files as ArrayRecord files, in which `train` reads any episode at any time."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    flags.DEFINE_string(
-        "input", "", "A TFDS dataset in TFRecord files: a version directory, or what holds them."
-    )
+    """Defines what to copy, and where."""
+    source = "A TFDS dataset in TFRecord files: a version directory, or the folder that holds it."
+    flags.DEFINE_string("input", "", source)
     flags.DEFINE_string("output", "", "Where the copy goes; the version's directory is made in it.")
 
 
 def main() -> None:
+    """Repacks the dataset and prints its size."""
     if not (FLAGS.input and FLAGS.output):
         raise UserError("Give both --input=DATASET and --output=FOLDER.")
     path, records, size = repack.repack(FLAGS.input, FLAGS.output)

@@ -1,1 +1,4 @@
-"""What people do to datasets: convert, write, repack, validate, inspect."""
+"""What people do to datasets: collect, convert, write, repack, validate, inspect.
+
+The only room that imports TensorFlow and rlds.
+"""

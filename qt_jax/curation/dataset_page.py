@@ -1,6 +1,4 @@
-"""One self-contained HTML page about a dataset: its numbers, its actions against the bins, and episodes of
-each kind.
-"""
+"""Renders a dataset as one HTML page: its numbers, its actions in bins, and episodes of each kind."""
 
 from __future__ import annotations
 
@@ -15,24 +13,21 @@ from qt_jax.data.mixture import Source
 
 
 def render(source: Source, found: Summary, shown: list[Shown], image_size: tuple[int, int]) -> str:
-    """The page.
+    """Returns the page.
 
     Args:
-        image_size: of the network's images.
-
+        source: the dataset as the mixture has it.
+        found: its numbers.
+        shown: the episodes to show.
+        image_size: (height, width) of the network's images.
     """
-    template = jinja2.Template(
-        (Path(__file__).parent / "templates" / "dataset.html").read_text(), autoescape=True
-    )
-    episodes = [
-        {
-            "shown": one,
-            "sheets": {camera: dataset_plots.sheet(one, camera, image_size) for camera in one.episode.images},
-            "curves": dataset_plots.curves(one, source.action),
-        }
-        for one in shown
-    ]
-    return template.render(
+    template = (Path(__file__).parent / "templates" / "dataset.html").read_text()
+    episodes = []
+    for one in shown:
+        sheets = {camera: dataset_plots.sheet(one, camera, image_size) for camera in one.episode.images}
+        curves = dataset_plots.curves(one, source.action)
+        episodes.append({"shown": one, "sheets": sheets, "curves": curves})
+    return jinja2.Template(template, autoescape=True).render(
         found=found,
         labels=dataset_summary.LABELS,
         top=dataset_summary.TOP,

@@ -1,4 +1,4 @@
-"""The pictures of a dataset's page, as inline data URIs."""
+"""Draws the pictures of a dataset's page, as data URIs."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from qt_jax.preprocess import resize
 from qt_jax.specs import ActionSpec
 
 FRAMES = 10
-"""Of an episode, at even distances, the first and the last among them."""
+"""How many frames of an episode are shown, the first and the last among them."""
 _LONGEST_SIDE = 200
 _BLUE, _RED, _GREY = "#2b6cb0", "#b3261e", "#999"
 
 
 def lengths(values: np.ndarray) -> str:
+    """Draws a histogram of the episodes' lengths, [episodes]."""
     figure, axis = plt.subplots(figsize=(4.4, 2), layout="constrained")
     edges = np.linspace(values.min() - 0.5, values.max() + 0.5, min(40, int(np.ptp(values)) + 1) + 1)
-    axis.hist(values, bins=edges, color=_BLUE, rwidth=0.9)
+    axis.hist(values, bins=edges.tolist(), color=_BLUE, rwidth=0.9)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel("length (transitions)", fontsize=8)
     axis.set_ylabel("episodes", fontsize=8)
@@ -35,8 +36,9 @@ def lengths(values: np.ndarray) -> str:
 
 
 def actions(dims: list[ActionDim]) -> str:
-    """A panel a dim: the share of sampled actions in each bin; in red those beyond the bounds, which go to
-    the edge bins.
+    """Draws a panel a dim: the share of sampled actions in each bin.
+
+    Those beyond the bounds, which go to the edge bins, are red.
     """
     figure, axes = _panels(len(dims), 2.0)
     for axis, dim in zip(axes, dims):
@@ -54,21 +56,21 @@ def actions(dims: list[ActionDim]) -> str:
 
 
 def curves(shown: Shown, action: ActionSpec) -> str:
-    """Each action dim over the steps between its bounds, red where clipped.
+    """Draws each action dim over the steps, with its bounds, and the reward and the discounted return.
 
-    Then reward and discounted return.
+    Values that are clipped at a bound are red.
     """
     episode, steps = shown.episode, np.arange(shown.episode.length)
     figure, axes = _panels(action.dims + 1, 1.5)
     clipped = np.logical_or(*discretization.beyond(action, episode.actions))
-    for axis, name, low, high, values, outside in zip(
-        axes, action.names, action.low, action.high, episode.actions.T, clipped.T
-    ):
+    dims = zip(action.names, action.low, action.high, episode.actions.T, clipped.T)
+    for axis, (name, low, high, values, outside) in zip(axes, dims):
         axis.axhline(low, color=_GREY, lw=0.7, ls="--")
         axis.axhline(high, color=_GREY, lw=0.7, ls="--")
         axis.plot(steps, values, color=_BLUE, lw=1, marker="." if episode.length < 40 else None, ms=4)
         axis.plot(steps[outside], values[outside], ".", color=_RED, ms=5)
         axis.set_title(name, fontsize=8)
+
     for axis in axes:
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes[-1].plot(steps, shown.returns, color=_GREY, lw=1, label="return")
@@ -79,15 +81,15 @@ def curves(shown: Shown, action: ActionSpec) -> str:
 
 
 def sheet(shown: Shown, camera: str, size: tuple[int, int]) -> list[tuple[int, str]]:
-    """(step, picture) at even distances, as the network gets them: at `size`, unless that is large.
+    """Returns (step, picture) at even distances; "" in place of an image that does not decode.
 
-    "" where the image does not decode.
+    The pictures have the network's `size` (height, width), or less where that is large.
     """
     encoded = shown.episode.images[camera]
     scale = min(1.0, _LONGEST_SIDE / max(size))
-    size = (round(size[0] * scale), round(size[1] * scale))
+    shown_size = (round(size[0] * scale), round(size[1] * scale))
     chosen = np.unique(np.linspace(0, len(encoded) - 1, FRAMES).round().astype(int))
-    return [(int(step), _picture(encoded[step], size)) for step in chosen]
+    return [(int(step), _picture(encoded[step], shown_size)) for step in chosen]
 
 
 def _picture(encoded: bytes, size: tuple[int, int]) -> str:

@@ -1,4 +1,4 @@
-"""Episodes as a Rerun recording: https://rerun.io, the optional extra `rerun`."""
+"""Writes episodes as a recording of Rerun (https://rerun.io), the optional extra `rerun`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from qt_jax.specs import ActionSpec
 
 
 def sdk() -> Any:
-    """Raises a UserError if it is not installed."""
+    """Returns the module `rerun`.
+
+    Raises:
+        UserError: if it is not installed.
+    """
     try:
         import rerun
     except ImportError as error:
@@ -21,12 +25,17 @@ def sdk() -> Any:
 
 
 class Recording:
-    """Writes episodes into one file, an entity each, DATASET/KIND/EPISODE.
+    """One file of episodes, each as the entity DATASET/KIND/EPISODE.
 
-    Their time is the step, and seconds from their start.
+    Time is the step, and the seconds from the start of the episode.
     """
 
     def __init__(self, path: str):
+        """Opens the file.
+
+        Raises:
+            UserError: if it cannot be written, or Rerun is not installed.
+        """
         self._sdk = sdk()
         self._stream = self._sdk.RecordingStream("qt_jax")
         try:
@@ -37,6 +46,7 @@ class Recording:
             ) from error
 
     def add(self, dataset: str, shown: Shown, action: ActionSpec) -> None:
+        """Writes an episode of the dataset of that name."""
         rerun, stream, episode = self._sdk, self._stream, shown.episode
         entity = rerun.new_entity_path([dataset, shown.kind, *(episode.episode_id or shown.place).split("/")])
         outcome = "success" if episode.success else "failure"
@@ -44,6 +54,7 @@ class Recording:
             f"{entity}/instruction", rerun.TextDocument(f"{episode.instruction} ({outcome})"), static=True
         )
         stream.log(f"{entity}/action", rerun.SeriesLines(names=list(action.names)), static=True)
+
         for step in range(len(episode.state)):
             stream.set_time("step", sequence=step)
             stream.set_time("seconds", duration=step * episode.dt)
@@ -58,5 +69,6 @@ class Recording:
                 stream.log(f"{entity}/reward", rerun.Scalars(episode.rewards[step]))
 
     def close(self) -> None:
+        """Writes what is still in memory."""
         self._stream.flush()
         self._stream.disconnect()

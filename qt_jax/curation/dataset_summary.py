@@ -1,4 +1,4 @@
-"""A dataset of the mixture in numbers, as the learner will have it, and as a text for a terminal."""
+"""Summarises a dataset as the learner will have it: in numbers, and as a text for a terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qt_jax.data.mixtures import KINDS
 from qt_jax.data.returns import Returns
 
 TOP = 30
-"""Tasks and instructions that are listed, the most frequent first."""
+"""How many tasks and instructions are listed, the most frequent first."""
 LABELS = dict(zip(KINDS, ("successful demonstrations", "other successes", "failures")))
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _NUMBERS = "{:>9}" * 6
@@ -22,7 +22,7 @@ _NUMBERS = "{:>9}" * 6
 
 @dataclasses.dataclass(frozen=True)
 class Dim:
-    """An action dim or an entry of the state. `numbers`: mean, std, q01, q99, least, greatest."""
+    """A dim of the action or the state; its numbers are mean, std, q01, q99, least, greatest."""
 
     name: str
     numbers: tuple[float, ...]
@@ -30,8 +30,14 @@ class Dim:
 
 @dataclasses.dataclass(frozen=True)
 class ActionDim(Dim):
-    """counts: [bins] sampled actions in each bin; below, above: shares of them that are clipped into the
-    first and the last.
+    """A dim of the action against its bins.
+
+    Attributes:
+        low: the lower bound.
+        high: the upper bound.
+        counts: [bins], sampled actions in each bin.
+        below: the share of them below the lower bound, which are clipped into the first bin.
+        above: the share of them above the upper bound, which are clipped into the last bin.
     """
 
     low: float
@@ -42,17 +48,46 @@ class ActionDim(Dim):
 
     @property
     def bins(self) -> int:
+        """How many bins the dim has."""
         return len(self.counts)
 
     @property
     def used(self) -> int:
+        """How many bins hold a sampled action."""
         return int(np.count_nonzero(self.counts))
 
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """kinds: {of `KINDS`: episodes}. dt: {seconds: episodes}. tasks, collectors: (name, episodes, success).
-    discount: in words. samples: behind the actions.
+    """A dataset in numbers.
+
+    Attributes:
+        name: in the tables.
+        weight: its share of the mixture.
+        path: its directory.
+        file_format: of its files.
+        shards: how many files it has.
+        size: their bytes.
+        training: episodes that are trained on.
+        validation: episodes that are held out.
+        success: the share of episodes that succeeded.
+        kinds: {one of `KINDS`: episodes}.
+        lengths: [episodes], in transitions.
+        dt: {seconds: episodes}.
+        tasks: (name, episodes, share of success), the most frequent first.
+        collectors: as `tasks`.
+        instructions: (instruction, episodes), the most frequent first.
+        left_out: episodes that the standardiser leaves out.
+        skipped: {reason: bad episodes}.
+        returns: of all episodes.
+        discount: in words.
+        value_range: that of the learner.
+        samples: how many sampled steps are behind the actions and the state.
+        actions: a dim each.
+        state: a dim each.
+        state_description: in words.
+        splits: the dataset's own parts, in words.
+        outliers: bounds that a few values set, in words.
     """
 
     name: str
@@ -84,41 +119,43 @@ class Summary:
 
     @property
     def episodes(self) -> int:
+        """How many episodes the dataset has."""
         return len(self.lengths)
 
     @property
     def steps(self) -> int:
+        """How many transitions the dataset has."""
         return int(self.lengths.sum())
 
     @property
     def median(self) -> float:
+        """The median length of an episode, in transitions."""
         return float(np.median(self.lengths))
 
     @property
     def outside(self) -> int:
-        """Episodes with a return that the value range does not hold."""
+        """How many episodes have a return outside the value range."""
         return int(self.returns.outside(self.value_range).sum())
 
 
 def kinds(source: Source) -> dict[str, np.ndarray]:
-    """{of `KINDS`: bool [episodes]}."""
+    """Returns {one of `KINDS`: bool [episodes]}."""
     success, demonstration = (source.index.columns[name] for name in ("success", "demonstration"))
     return dict(zip(KINDS, (success & demonstration, success & ~demonstration, ~success)))
 
 
 def summary(recipe: Recipe, source: Source) -> Summary:
+    """Summarises a dataset of the recipe's mixture."""
     index, directory = source.index, source.directory
     columns, success = index.columns, index.columns["success"]
     seconds, episodes = np.unique(columns["dt"], return_counts=True)
 
     def groups(column: str, names: tuple[str, ...]) -> list[tuple[str, int, float]]:
-        found = [
-            (name, int((member := columns[column] == i).sum()), float(success[member].mean()))
-            for i, name in enumerate(names)
-        ]
+        members = [columns[column] == number for number in range(len(names))]
+        found = [(name, int(own.sum()), float(success[own].mean())) for name, own in zip(names, members)]
         return sorted(found, key=lambda row: (-row[1], row[0]))
 
-    told = np.bincount(columns["instruction"], minlength=len(index.instructions))
+    counts = np.bincount(columns["instruction"], minlength=len(index.instructions)).tolist()
     return Summary(
         name=source.name,
         weight=source.weight,
@@ -134,7 +171,7 @@ def summary(recipe: Recipe, source: Source) -> Summary:
         dt=dict(zip(map(float, seconds), map(int, episodes))),
         tasks=groups("task", index.tasks),
         collectors=groups("collector", index.collectors),
-        instructions=sorted(zip(index.instructions, map(int, told)), key=lambda row: (-row[1], row[0])),
+        instructions=sorted(zip(index.instructions, counts), key=lambda row: (-row[1], row[0])),
         left_out=index.left_out,
         skipped=index.skipped,
         returns=returns.of_index(index, recipe.step_penalty, recipe.discount, recipe.dt_ref),
@@ -159,35 +196,25 @@ def _actions(source: Source) -> list[ActionDim]:
     tokens = discretization.tokenize(action, samples)
     below, above = (side.mean(axis=0) for side in discretization.beyond(action, samples))
     counts = [np.bincount(column, minlength=bins) for column, bins in zip(tokens.T, action.bins)]
-    return list(
-        map(
-            ActionDim,
-            action.names,
-            _rows(source, "action"),
-            action.low,
-            action.high,
-            counts,
-            below.tolist(),
-            above.tolist(),
-        )
-    )
+    columns = (_rows(source, "action"), action.low, action.high, counts, below.tolist(), above.tolist())
+    return list(map(ActionDim, action.names, *columns))
 
 
 def text(found: Summary) -> str:
-    """For a terminal of 140 columns; the page has the rest."""
-    lengths, others = (
-        found.lengths,
-        ", ".join(f"{count:,} {LABELS[kind]}" for kind, count in found.kinds.items()),
-    )
+    """Returns the summary as a text for a terminal of 140 columns; the page has the rest."""
+    lengths = found.lengths
     counts, _ = np.histogram(lengths, bins=min(24, int(np.ptp(lengths)) + 1))
+    files = f"{found.shards} x {found.file_format}, {found.size / 2**20:,.1f} MiB"
+    by_kind = ", ".join(f"{count:,} {LABELS[kind]}" for kind, count in found.kinds.items())
+    spread = f"min {lengths.min()}, median {found.median:g}, max {lengths.max()}"
     lines = [
         f"{found.name}: {found.path}",
-        f"  files         {found.shards} x {found.file_format}, {found.size / 2**20:,.1f} MiB; weight {found.weight:.3g} in the mixture",
-        f"  episodes      {found.episodes:,}: {others}; {found.success:.1%} successful",
+        f"  files         {files}; weight {found.weight:.3g} in the mixture",
+        f"  episodes      {found.episodes:,}: {by_kind}; {found.success:.1%} successful",
         f"  used          {found.training:,} for training, {found.validation:,} for validation",
         *(f"                {line}" for line in found.splits),
         f"  steps         {found.steps:,}",
-        f"  lengths       min {lengths.min()}, median {found.median:g}, max {lengths.max()}  |{spark(counts)}|",
+        f"  lengths       {spread}  |{spark(counts)}|",
         f"  dt            {rates(found)}",
         f"  rewards       {rewards(found)}",
         f"  returns       {discounted(found)}",
@@ -197,15 +224,10 @@ def text(found: Summary) -> str:
     if found.left_out:
         lines.append(f"  left out      {found.left_out:,} by the standardiser")
     lines += [f"  skipped       {count:,}: {reason}" for reason, count in found.skipped.items()]
-    width = max(
-        len(name)
-        for name, *_ in [
-            *found.tasks[:TOP],
-            *found.collectors[:TOP],
-            *found.instructions[:TOP],
-            ("collector",),
-        ]
-    )
+
+    names = [name for name, *_ in (*found.tasks[:TOP], *found.collectors[:TOP])]
+    names += [name for name, _ in found.instructions[:TOP]]
+    width = max(map(len, [*names, "collector"]))
     for what, groups in (("collector", found.collectors), ("task", found.tasks)):
         lines += ["", f"  {what:{width}}{'episodes':>10}{'success':>9}"]
         lines += [f"  {name:{width}}{episodes:>10,}{share:>9.0%}" for name, episodes, share in groups[:TOP]]
@@ -219,18 +241,13 @@ def text(found: Summary) -> str:
 def _tables(found: Summary) -> list[str]:
     heads = _NUMBERS.format("mean", "std", "q01", "q99", "least", "greatest")
     width = max(len("action"), *(len(dim.name) for dim in found.actions))
-    lines = [
-        f"  {'action':{width}}{heads}   {'bounds':>16}{'clipped':>16}{'bins used':>12}  share of bins, of {found.samples:,} steps"
-    ]
+    head = f"{'bounds':>16}{'clipped':>16}{'bins used':>12}  share of bins, of {found.samples:,} steps"
+    lines = [f"  {'action':{width}}{heads}   {head}"]
     for dim in found.actions:
-        bounds, clipped, used = (
-            f"{dim.low:.3g}, {dim.high:.3g}",
-            f"{dim.below:.1%}, {dim.above:.1%}",
-            f"{dim.used} of {dim.bins}",
-        )
-        lines.append(
-            f"  {dim.name:{width}}{_numbers(dim)}   {bounds:>16}{clipped:>16}{used:>12}  |{spark(dim.counts)}|"
-        )
+        bounds, clipped = f"{dim.low:.3g}, {dim.high:.3g}", f"{dim.below:.1%}, {dim.above:.1%}"
+        used = f"{dim.used} of {dim.bins}"
+        row = f"{bounds:>16}{clipped:>16}{used:>12}  |{spark(dim.counts)}|"
+        lines.append(f"  {dim.name:{width}}{_numbers(dim)}   {row}")
     lines += [f"  worth a look: {line}" for line in found.outliers]
     if found.state:
         lines += ["", f"  {'state':{width}}{heads}   {found.state_description}"]
@@ -240,18 +257,22 @@ def _tables(found: Summary) -> list[str]:
 
 
 def rates(found: Summary) -> str:
+    """Returns how long actions are held, in words."""
     return ", ".join(f"{dt:.4g} s ({1 / dt:.3g} Hz) in {count:,} episodes" for dt, count in found.dt.items())
 
 
 def rewards(found: Summary) -> str:
+    """Returns the spread of the rewards, in words."""
     return f"{_spread(found.returns.rewards)} of a step; {_spread(found.returns.whole)} of an episode"
 
 
 def discounted(found: Summary) -> str:
+    """Returns the spread of the discounted returns, in words."""
     return f"{_spread(found.returns.discounted)}, discounted by {found.discount}"
 
 
 def outside(found: Summary) -> str:
+    """Returns how many episodes the value range does not hold, with the remedy."""
     low, high = found.value_range
     return f"{found.outside:,} episodes have returns outside ({low:g}, {high:g}); set config.value_range"
 
@@ -261,7 +282,7 @@ def _spread(values: np.ndarray) -> str:
 
 
 def spark(counts: np.ndarray, columns: int = 32) -> str:
-    """Counts as a line of blocks; what is not zero can be seen."""
+    """Draws counts as a line of blocks, in which even a single count can be seen."""
     columns = min(columns, len(counts))
     heights = np.add.reduceat(counts, np.linspace(0, len(counts), columns, endpoint=False).astype(int))
     return "".join(_BLOCKS[int(np.ceil(8 * height / max(1, heights.max())))] for height in heights)

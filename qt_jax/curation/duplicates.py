@@ -1,4 +1,4 @@
-"""Episodes whose content is another's: counted, the first ones named."""
+"""Counts the episodes whose content is another's, and names the first of them."""
 
 from __future__ import annotations
 
@@ -14,27 +14,35 @@ class _First(NamedTuple):
 
 
 class Duplicates:
-    """Told of every episode of a dataset; `lines` says which were there before."""
+    """Gets every episode of a dataset; `lines` says which are copies of others."""
 
     def __init__(self):
         self._firsts: dict[bytes, _First] = {}
         self._repeated: set[bytes] = set()
         self._examples: list[str] = []
-        self._copies = self._across = self._told_otherwise = 0
+        self._copies = self._across = self._other_instruction = 0
 
     def add(self, content: bytes, place: str, instruction: str, held_out: bool) -> None:
-        """content: a digest of the episode. held_out: it is in the validation split."""
+        """Adds an episode.
+
+        Args:
+            content: a digest of it.
+            place: its file and number, for messages.
+            instruction: the sentence given to the robot.
+            held_out: whether it is in the validation split.
+        """
         first = self._firsts.setdefault(content, _First(place, instruction, held_out))
         if first.place == place:
             return
         self._repeated.add(content)
         self._copies += 1
         self._across += held_out != first.held_out
-        self._told_otherwise += instruction != first.instruction
+        self._other_instruction += instruction != first.instruction
         if len(self._examples) < _NAMED:
             self._examples.append(f"{place} is {first.place}")
 
     def lines(self) -> list[str]:
+        """Returns what was found, for people: empty where there are no copies."""
         if not self._copies:
             return []
         more = ", ..." if self._copies > len(self._examples) else ""
@@ -42,8 +50,8 @@ class Duplicates:
             f"{self._copies} episodes are duplicates of {len(self._repeated)} others (same actions, states "
             f"and images): {', '.join(self._examples)}{more}"
         ]
-        if self._told_otherwise:
-            lines.append(f"{self._told_otherwise} of the duplicates have another instruction than the first")
+        if count := self._other_instruction:
+            lines.append(f"{count} of the duplicates have another instruction than the first")
         if self._across:
             lines.append(
                 f"{self._across} of the duplicates are on the other side of the split into training and "

@@ -1,5 +1,4 @@
-"""A TFDS dataset in TFRecord files -> the same in ArrayRecord files, record for record, byte for byte,
-without TensorFlow.
+"""Copies a TFDS dataset from TFRecord to ArrayRecord files, record for record, without TensorFlow.
 
 Nothing is decoded, so any dataset will do. Each file becomes one file. The metadata is written last, and on
 local disk the directory gets its name last of all: a killed repack leaves nothing that reads as a dataset.
@@ -29,11 +28,15 @@ _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 def repack(source: str, target: str) -> tuple[epath.Path, int, int]:
     """Copies the dataset below `source` to `target`/VERSION.
 
-    Returns that directory, the number of records and their bytes.
+    Args:
+        source: a version directory, or the folder that holds it.
+        target: a folder.
+
+    Returns:
+        The new directory, the number of records, and their bytes.
 
     Raises:
         UserError: if there is no TFRecord dataset, a file of it is damaged, or the target exists.
-
     """
     builder = _open(source)
     info, version = builder.info, builder.data_dir
@@ -45,18 +48,19 @@ def repack(source: str, target: str) -> tuple[epath.Path, int, int]:
     if work.exists():  # what an earlier attempt left
         work.rmtree()
     work.mkdir(parents=True)
+
     total = sum(split.num_examples for split in info.splits.values())
     count = size = 0
     with tqdm.tqdm(total=total, desc="repack", unit="record") as progress:
         for name, split in info.splits.items():
+            files = len(split.shard_lengths)
             for number, (file, examples) in enumerate(zip(split.filepaths, split.shard_lengths)):
-                copy = (
-                    work / f"{info.name}-{name}.array_record-{number:05d}-of-{len(split.shard_lengths):05d}"
-                )
+                copy = work / f"{info.name}-{name}.array_record-{number:05d}-of-{files:05d}"
                 for record in _copied(epath.Path(file), examples, copy):
                     count += 1
                     size += len(record)
                     progress.update()
+
     shards = {epath.Path(file).name for split in info.splits.values() for file in split.filepaths}
     for file in epath.Path(version).iterdir():  # features, label names, whatever else describes the records
         if file.is_file() and file.name not in shards | {INFO}:
@@ -71,16 +75,13 @@ def _open(source: str) -> Any:
     import tensorflow_datasets as tfds
 
     directory = storage.directory(source)
+    builder = None
     try:
-        versions = (
-            [directory] if (directory / INFO).exists() else [p.parent for p in directory.glob(f"*/{INFO}")]
-        )
-        versions = [p for p in versions if tfds.core.Version.is_valid(p.name)]
-        builder = (
-            tfds.builder_from_directory(str(max(versions, key=lambda p: tfds.core.Version(p.name))))
-            if versions
-            else None
-        )
+        files = [directory / INFO] if (directory / INFO).exists() else directory.glob(f"*/{INFO}")
+        versions = [file.parent for file in files if tfds.core.Version.is_valid(file.parent.name)]
+        if versions:
+            newest = max(versions, key=lambda version: tfds.core.Version(version.name))
+            builder = tfds.builder_from_directory(str(newest))
     except Exception as error:
         line = (str(error).splitlines() or [""])[0][:200]
         raise UserError(
@@ -94,7 +95,7 @@ def _open(source: str) -> Any:
 
 
 def _copied(file: epath.Path, examples: int, copy: epath.Path) -> Iterator[bytes]:
-    """The records of one file, each after it was written to `copy`; at the end the copy is counted."""
+    """Yields the records of one file, each after it is written to `copy`; counts the copy at the end."""
     if not file.exists():
         raise UserError(f"{file} is missing; copy the dataset again.")
     stat = file.stat()
@@ -102,9 +103,7 @@ def _copied(file: epath.Path, examples: int, copy: epath.Path) -> Iterator[bytes
         str(file), "tfrecord", size=stat.length, modified=float(stat.mtime), examples=examples
     )
     with _local(copy) as local:
-        writer = ArrayRecordWriter(
-            local, "group_size:1"
-        )  # one record a chunk, as TFDS writes: each can be read by itself
+        writer = ArrayRecordWriter(local, "group_size:1")  # each record can be read by itself, as in TFDS
         end = 0
         try:
             for position, record in records.scan(shard, cache=""):
@@ -129,7 +128,7 @@ def _copied(file: epath.Path, examples: int, copy: epath.Path) -> Iterator[bytes
 
 @contextlib.contextmanager
 def _local(file: epath.Path) -> Iterator[str]:
-    """Where ArrayRecord can write: the file itself, or for a bucket a temporary one that is sent at the end."""
+    """Yields where ArrayRecord can write: the file, or for a bucket a temporary one, sent at the end."""
     if "://" not in str(file):
         yield str(file)
         return
@@ -140,10 +139,7 @@ def _local(file: epath.Path) -> Iterator[str]:
 
 
 def _dataset_info(file: epath.Path) -> str:
-    """The metadata as it was, but for the files' format and names.
-
-    Counts and sizes are those of the records, which are the same.
-    """
+    """Returns the metadata with the new format and names of files; all else is about the same records."""
     info = json.loads(file.read_text())
     info["fileFormat"] = "array_record"
     info.pop("alternativeFileFormats", None)

@@ -1,8 +1,8 @@
-"""The rlds library, importable.
+"""Imports the rlds library without reverb.
 
 `rlds` imports `reverb` for one module that we do not use, and dm-reverb's binary does not load beside today's
-TensorFlow. This is the one place that puts a stand-in for it into `sys.modules`, and only where the real one
-does not import.
+TensorFlow. Only this file puts a stand-in for it into `sys.modules`, and only where the real one does not
+import.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import types
 
 
 def import_rlds() -> types.ModuleType:
-    """The `rlds` module; imports TensorFlow, so call it late."""
+    """Returns the `rlds` module; imports TensorFlow, so call it late."""
     try:
         importlib.import_module("reverb")
     except ImportError:
-        stand_in = types.ModuleType("reverb")
-        stand_in.structured_writer = types.ModuleType("reverb.structured_writer")
-        for module in (stand_in, stand_in.structured_writer):
-            module.__getattr__ = lambda name: object  # every name that rlds' type annotations look up
-        sys.modules["reverb"] = stand_in
+        writer, reverb = types.ModuleType("reverb.structured_writer"), types.ModuleType("reverb")
+        for module in (writer, reverb):  # any name that rlds' type annotations look up
+            vars(module)["__getattr__"] = lambda name: object
+        vars(reverb)["structured_writer"] = writer
+        sys.modules["reverb"] = reverb
     return importlib.import_module("rlds")

@@ -1,10 +1,8 @@
-"""Episodes -> a real RLDS dataset, through TFDS, in this process or as an Apache Beam pipeline.
+"""Recorded episodes -> an RLDS dataset, written by TFDS in this process or by an Apache Beam pipeline.
 
-The last record of each episode holds o_T: its action, reward and discount mean nothing (zeros), as the RLDS
-text has it. TFDS writes into `VERSION.incomplete...` and renames at the end, so an interrupted collection
-leaves nothing that reads as a dataset.
-
-An episode is any object with the fields of `envs.collectors.Episode`.
+The last record of each episode holds o_T: its action, reward and discount are zeros without a meaning, as
+RLDS defines them (https://github.com/google-research/rlds). TFDS writes into `VERSION.incomplete...` and
+renames that at the end, so an interrupted collection leaves nothing that reads as a dataset.
 """
 
 from __future__ import annotations
@@ -21,6 +19,7 @@ from etils import epath
 
 from qt_jax import text
 from qt_jax.curation.rlds_names import import_rlds
+from qt_jax.data.recorded import RecordedEpisode
 from qt_jax.errors import UserError
 from qt_jax.specs import ActionSpec, ObservationSpec
 
@@ -30,10 +29,13 @@ VERSION = "1.0.0"
 MAX_RECORD = 2**31 - 1
 """Bytes of an episode: a protocol buffer holds no more."""
 
+_Read = Callable[[Any], Iterable[tuple[int, RecordedEpisode]]]
+"""Makes (index, episode) pairs of a unit of work."""
+
 
 def write(
     path: str,
-    episodes: Iterable[Any],
+    episodes: Iterable[RecordedEpisode],
     *,
     action: ActionSpec,
     observation: ObservationSpec,
@@ -43,21 +45,27 @@ def write(
 ) -> epath.Path:
     """Writes `episodes` as the RLDS dataset `path`/1.0.0 and returns that directory.
 
-    The dataset's metadata.json says, under "action", the names and bounds of its dims, and `reward`.
+    Its metadata.json has the names and bounds of the action's dims under "action", and `reward`.
 
     Args:
-        reward: what `DatasetSpec.reward` is to be when the dataset describes itself.
+        path: the dataset's directory; its last part is the dataset's name.
+        episodes: in the order in which they are written.
+        action: names and bounds of the action's dims.
+        observation: cameras, their size, and the state vector.
+        description: one line about where the episodes come from.
+        file_format: one of `FILE_FORMATS`.
+        reward: `DatasetSpec.reward` of the dataset when it is opened by its path alone.
 
     Raises:
-        UserError: for an unknown file format, or when `path` already holds a dataset.
-
+        UserError: for an unknown file format, an episode too large for a record, or when `path` already holds
+            a dataset.
     """
     target = _Target(path, action, observation, description, file_format, reward)
     return _prepare(target, lambda: ((index, _example(episode)) for index, episode in enumerate(episodes)))
 
 
 def check_free(path: str) -> epath.Path:
-    """Raises UserError if a dataset is there already."""
+    """Returns the path; raises UserError if a dataset is there already."""
     place = epath.Path(path)
     if (place / VERSION).exists():
         raise UserError(f"{place / VERSION} already holds a dataset; delete it or choose another path.")
@@ -68,8 +76,9 @@ def check_size(name: str, size: float) -> None:
     """Raises UserError for an episode of more bytes, known or expected, than a record holds."""
     if size > MAX_RECORD:
         raise UserError(
-            f"{name} comes to {size / 2**30:.3g} GiB, expected at most {MAX_RECORD / 2**30:.3g} GiB, all that "
-            "a record holds; give smaller images (--image_size), fewer cameras (--cameras), or shorter episodes."
+            f"{name} comes to {size / 2**30:.3g} GiB, expected at most {MAX_RECORD / 2**30:.3g} GiB, all "
+            "that a record holds; give smaller images (--image_size), fewer cameras (--cameras), or shorter "
+            "episodes."
         )
 
 
@@ -86,7 +95,7 @@ def check_runner(runner: str) -> None:
 def write_with_beam(
     path: str,
     units: Sequence[Any],
-    read: Callable[[Any], Iterable[tuple[int, Any]]],
+    read: _Read,
     *,
     options: Sequence[str],
     action: ActionSpec,
@@ -95,17 +104,23 @@ def write_with_beam(
     file_format: str,
     reward: str = "success",
 ) -> epath.Path:
-    """As `write`, by Beam workers: each gets some of `units` and writes what `read` makes of them, (index,
-    episode) pairs.
+    """Writes a dataset as `write` does, but by Beam workers: each gets some of `units`.
 
-    The order of the dataset is that of the indices, whatever the runner. `units` and `read` are pickled.
+    The episodes are in the order of their indices, whatever the runner.
 
     Args:
+        path: as in `write`, reachable from all workers.
+        units: units of work; they are pickled.
+        read: makes (index, episode) pairs of a unit; it is pickled.
         options: Beam's own, such as "--runner=DataflowRunner".
+        action: as in `write`.
+        observation: as in `write`.
+        description: as in `write`.
+        file_format: as in `write`.
+        reward: as in `write`.
 
     Raises:
-        UserError: also what `read` raised on another machine.
-
+        UserError: as `write` does, and what `read` raised on another machine.
     """
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -113,25 +128,21 @@ def write_with_beam(
     target = _Target(path, action, observation, description, file_format, reward)
 
     def pipeline():
-        return (
-            beam.Create(list(units)) | beam.Reshuffle() | beam.FlatMap(_examples, read)
-        )  # Reshuffle: else one worker gets all
+        # Without the reshuffle one worker gets all units.
+        return beam.Create(list(units)) | beam.Reshuffle() | beam.FlatMap(_examples, read)
 
     try:
         return _prepare(target, pipeline, beam_options=PipelineOptions(list(options)))
-    except Exception as error:  # of what a worker raised Beam hands on the text alone
+    except Exception as error:  # of a worker's error Beam hands on the text alone
         if str(error).startswith("KeyboardInterrupt"):
             raise KeyboardInterrupt from error
-        if told := re.search(
-            r"UserError: (.*?)(?: \[while running|$)", f"{type(error).__name__}: {error}", re.MULTILINE
-        ):
-            raise UserError(told[1]) from error
+        text = f"{type(error).__name__}: {error}"
+        if message := re.search(r"UserError: (.*?)(?: \[while running|$)", text, re.MULTILINE):
+            raise UserError(message[1]) from error
         raise
 
 
-def _examples(
-    unit: Any, read: Callable[[Any], Iterable[tuple[int, Any]]]
-) -> Iterator[tuple[int, dict[str, Any]]]:
+def _examples(unit: Any, read: _Read) -> Iterator[tuple[int, dict[str, Any]]]:
     for index, episode in read(unit):
         yield index, _example(episode)
 
@@ -152,7 +163,7 @@ def _prepare(target: _Target, generate: Callable[[], Any], **beam: Any) -> epath
     path = check_free(target.path)
     import tensorflow_datasets as tfds
 
-    tfds.disable_progress_bar()  # the door shows its own
+    tfds.disable_progress_bar()  # the commands show their own
     with tfds.core.registered.skip_registration():
         builder = _builder(tfds, target, generate)
     builder(data_dir=str(path.parent), file_format=target.file_format).download_and_prepare(
@@ -162,41 +173,36 @@ def _prepare(target: _Target, generate: Callable[[], Any], **beam: Any) -> epath
 
 
 def _features(tfds: Any, rlds: Any, action: ActionSpec, observation: ObservationSpec):
-    features = tfds.features
-    entries: dict[str, Any] = {
-        name: features.Image(
-            shape=(*observation.image_size, 3), encoding_format="jpeg", doc=f"Camera {name!r}."
-        )
-        for name in observation.cameras
-    }
+    features, size = tfds.features, (*observation.image_size, 3)
+
+    def image(camera: str) -> Any:
+        return features.Image(shape=size, encoding_format="jpeg", doc=f"Camera {camera!r}.")
+
+    def vector(dims: int, doc: str) -> Any:
+        return features.Tensor(shape=(dims,), dtype=np.float32, doc=doc)
+
+    entries = {name: image(name) for name in observation.cameras}
     if observation.state_dim:
-        entries["state"] = features.Tensor(
-            shape=(observation.state_dim,), dtype=np.float32, doc=observation.state_description
-        )
+        entries["state"] = vector(observation.state_dim, observation.state_description)
+    reward = "Of this transition; by default 1 where it succeeds, else 0."
+    discount = "0 at the transition that terminates, else 1."
+    steps = {
+        rlds.OBSERVATION: features.FeaturesDict(entries),
+        rlds.ACTION: vector(action.dims, ", ".join(action.names)),
+        rlds.REWARD: features.Scalar(np.float32, doc=reward),
+        rlds.DISCOUNT: features.Scalar(np.float32, doc=discount),
+        rlds.IS_FIRST: features.Scalar(np.bool_),
+        rlds.IS_LAST: features.Scalar(np.bool_),
+        rlds.IS_TERMINAL: features.Scalar(np.bool_),
+    }
     return features.FeaturesDict(
         {
-            rlds.STEPS: features.Dataset(
-                {
-                    rlds.OBSERVATION: features.FeaturesDict(entries),
-                    rlds.ACTION: features.Tensor(
-                        shape=(action.dims,), dtype=np.float32, doc=", ".join(action.names)
-                    ),
-                    rlds.REWARD: features.Scalar(
-                        np.float32, doc="Of this transition; by default 1 where it succeeds, else 0."
-                    ),
-                    rlds.DISCOUNT: features.Scalar(
-                        np.float32, doc="0 at the transition that terminates, else 1."
-                    ),
-                    rlds.IS_FIRST: features.Scalar(np.bool_),
-                    rlds.IS_LAST: features.Scalar(np.bool_),
-                    rlds.IS_TERMINAL: features.Scalar(np.bool_),
-                }
-            ),
+            rlds.STEPS: features.Dataset(steps),
             "episode_id": features.Text(doc="task/collector/index"),
             "task": features.Text(),
             "collector": features.Text(doc="demonstration, or the kind of autonomous failure"),
             "instruction": features.Text(),
-            "instruction_embedding": features.Tensor(shape=(text.DIM,), dtype=np.float32, doc=text.ENCODER),
+            "instruction_embedding": vector(text.DIM, text.ENCODER),
             "success": features.Scalar(np.bool_),
             "dt": features.Scalar(np.float32, doc="Seconds that each action was held."),
         }
@@ -234,17 +240,16 @@ def _builder(tfds: Any, target: _Target, generate: Callable[[], Any]):
     return Builder
 
 
-def _example(episode: Any) -> dict[str, Any]:
-    plan = episode.plan
-    identity = f"{plan.task}/{plan.collector}/{plan.index:06d}"
+def _example(episode: RecordedEpisode) -> dict[str, Any]:
     pixels = sum(len(frame) for frames in episode.images.values() for frame in frames)
-    check_size(f"Episode {identity}", pixels + episode.state.nbytes + episode.actions.nbytes)
+    size = pixels + episode.state.nbytes + episode.actions.nbytes
+    check_size(f"Episode {episode.episode_id}", size)
     rlds = import_rlds()
     return {
         rlds.STEPS: list(_steps(rlds, episode)),
-        "episode_id": identity,
-        "task": plan.task,
-        "collector": plan.collector,
+        "episode_id": episode.episode_id,
+        "task": episode.task,
+        "collector": episode.collector,
         "instruction": episode.instruction,
         "instruction_embedding": text.embed(episode.instruction),
         "success": episode.success,
@@ -252,7 +257,7 @@ def _example(episode: Any) -> dict[str, Any]:
     }
 
 
-def _steps(rlds: Any, episode: Any) -> Iterator[dict[str, Any]]:
+def _steps(rlds: Any, episode: RecordedEpisode) -> Iterator[dict[str, Any]]:
     length = len(episode.actions)
     for t in range(length + 1):
         ended = t == length

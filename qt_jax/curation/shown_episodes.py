@@ -1,4 +1,4 @@
-"""Episodes of a dataset to look at: a few of each kind, spread over the tasks, always the same ones."""
+"""Chooses episodes of a dataset to look at: a few of each kind, spread over the tasks, always the same."""
 
 from __future__ import annotations
 
@@ -17,8 +17,13 @@ from qt_jax.data.mixture import Source
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """kind: of `mixtures.KINDS`. place: file and byte (or number) of the record. returns: [T], what the
-    learner bounds its targets with.
+    """An episode to look at.
+
+    Attributes:
+        kind: one of `mixtures.KINDS`.
+        place: file and byte (or number) of the record.
+        episode: as training reads it.
+        returns: [T], which bound the learner's targets.
     """
 
     kind: str
@@ -28,15 +33,16 @@ class Shown:
 
 
 def choose(source: Source, count: int) -> list[tuple[str, int]]:
-    """(kind, number in the index) of `count` training episodes of each kind: of other tasks first, by a hash
-    of their ids.
+    """Returns (kind, number in the index) of `count` training episodes of each kind.
+
+    They are of as many tasks as possible; among those of a task a hash of their ids chooses.
     """
     columns, chosen = source.index.columns, []
     for kind, members in kinds(source).items():
         candidates = source.train[members[source.train]]
         candidates = candidates[np.argsort(columns["id_hash"][candidates], kind="stable")]
         before: collections.Counter[int] = collections.Counter()
-        rank = []
+        rank = []  # of each candidate among those of its task
         for task in columns["task"][candidates]:
             rank.append(before[task])
             before[task] += 1
@@ -45,11 +51,10 @@ def choose(source: Source, count: int) -> list[tuple[str, int]]:
 
 
 def read(recipe: Recipe, source: Source, count: int) -> list[Shown]:
-    """As `choose` has it, read as training reads them.
+    """Reads the episodes that `choose` returns, as training reads them.
 
     Raises:
         UserError: for a dataset that changed meanwhile.
-
     """
     shown = []
     for kind, number in choose(source, count):

@@ -1,4 +1,4 @@
-"""Simulators: suites of language-conditioned tasks and the scripted collectors.
+"""Simulators: suites of language-conditioned tasks, and scripted collectors.
 
-The only room that imports them.
+No other room imports a simulator.
 """

@@ -15,7 +15,8 @@ BACKENDS = ("egl", "osmesa", "glfw")
 
 _PROBE = """
 import mujoco
-model = mujoco.MjModel.from_xml_string('<mujoco><worldbody><light pos="0 0 2"/><geom size="1"/></worldbody></mujoco>')
+scene = '<mujoco><worldbody><light pos="0 0 2"/><geom size="1"/></worldbody></mujoco>'
+model = mujoco.MjModel.from_xml_string(scene)
 data = mujoco.MjData(model)
 mujoco.mj_forward(model, data)
 renderer = mujoco.Renderer(model, 16, 16)
@@ -23,7 +24,7 @@ renderer.update_scene(data)
 assert renderer.render().any()
 """
 _PROBED = "QT_JAX_GL_PROBED"
-"""Environment variable by which child processes know that MUJOCO_GL was tried already."""
+"""Environment variable that tells child processes that MUJOCO_GL was tried already."""
 
 
 def _works(backend: str) -> bool:
@@ -39,8 +40,9 @@ def _works(backend: str) -> bool:
 
 @functools.cache
 def find_backend() -> str | None:
-    """Sets MUJOCO_GL to the first backend that works (the user's own choice is tried alone); None if there is
-    none.
+    """Sets MUJOCO_GL to the first backend that works, and returns its name; None if none works.
+
+    A user's own MUJOCO_GL is the only one that is tried.
     """
     chosen = os.environ.get("MUJOCO_GL")
     if chosen and os.environ.get(_PROBED) == chosen:
@@ -53,24 +55,28 @@ def find_backend() -> str | None:
 
 
 def require_backend() -> str:
-    """The backend's name.
+    """Returns the name of the backend.
 
     Raises:
-        UserError: if none works; names the package to install.
-
+        UserError: if none works; it names the package to install.
     """
     backend = find_backend()
     if backend is None:
         tried = os.environ.get("MUJOCO_GL") or ", ".join(BACKENDS)
         raise UserError(
-            f"No OpenGL backend renders here (tried MUJOCO_GL={tried}); images need one. Install a software one with `apt-get install "
-            "libosmesa6` or `apt-get install libegl1 libegl-mesa0`, or use a state-only config (config.env.cameras=())."
+            f"No OpenGL backend renders here (tried MUJOCO_GL={tried}); images need one. Install a software "
+            "one with `apt-get install libosmesa6` or `apt-get install libegl1 libegl-mesa0`, or use a "
+            "state-only config (config.env.cameras=())."
         )
     return backend
 
 
 def import_simulator(name: str) -> ModuleType:
-    """Imports a module that imports mujoco, after the backend is chosen."""
+    """Chooses a backend, then imports a module that imports mujoco.
+
+    Raises:
+        UserError: if the module does not import; it names the extra to install.
+    """
     find_backend()
     try:
         return importlib.import_module(name)

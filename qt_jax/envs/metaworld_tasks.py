@@ -117,17 +117,16 @@ ACTION_REPEAT = {"pick-place": 3, "peg-insert-side": 3}
 """Per-task overrides of `config.action_repeat`: grasps need finer control (default of this project)."""
 
 GOAL_NEEDS_MARKER = {
-    "reach", "reach-wall", "push", "push-wall", "push-back", "pick-place", "pick-place-wall", "pick-out-of-hole",
-    "coffee-pull", "coffee-push", "stick-push", "stick-pull", "sweep", "peg-unplug-side", "bin-picking",
+    "reach", "reach-wall", "push", "push-wall", "push-back", "pick-place", "pick-place-wall",
+    "pick-out-of-hole", "coffee-pull", "coffee-push", "stick-push", "stick-pull", "sweep", "peg-unplug-side",
+    "bin-picking",
 }  # fmt: skip
-"""Tasks whose goal is a point in space that nothing in the scene shows. Every other task's marker is made
-invisible: its place alone would give the task away where two tasks share a scene.
+"""Tasks whose goal is a point in space that nothing in the scene shows. The markers of all others are made
+invisible: where two tasks share a scene, the place of a marker would give the task away.
 """
 
 SHARED_SCENES = (("faucet-open", "faucet-close"),)
-"""Pairs of tasks with the same scene, the same start and no visible marker: only the instruction tells them
-apart.
-"""
+"""Pairs with the same scene, the same start and no visible marker: only the instruction tells them apart."""
 
 OBJECT_RANGE = {"faucet-close": ((-0.05, 0.8, 0.0), (0.05, 0.85, 0.0))}
 """Overrides of the range of initial object positions, so that a shared scene starts alike for both tasks."""

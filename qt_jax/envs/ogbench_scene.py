@@ -1,8 +1,8 @@
-"""OGBench's `scene` (Park et al.
+"""OGBench's `scene` (Park et al. 2024, arXiv:2410.20092) as a suite of language-conditioned tasks.
 
-2024) as a suite of language-conditioned tasks: one scene with a drawer, a window, two buttons and a cube, and
-one distribution of starts for all tasks, so that only the instruction tells what to do. Success is as OGBench
-has it, for the one object that the instruction is about; tasks, starts and sentences are this project's.
+One scene holds a drawer, a window, two buttons and a cube. All tasks start alike, so that only the
+instruction tells what to do. Success is OGBench's, of the one object that the instruction names; tasks,
+starts and sentences are this project's.
 """
 
 from __future__ import annotations
@@ -49,19 +49,20 @@ WINDOW_SLIDE = {"window-open": 0.2, "window-close": 0.0}
 BUTTON = {"right-button": 0, "left-button": 1}
 CUBE_XYZ = {"cube-left": (0.375, 0.15, 0.02), "cube-right": (0.375, -0.05, 0.02)}
 REACHED_M = 0.04
-"""Of drawer, window and cube from where they are to be; OGBench's."""
+"""How far drawer, window and cube may be from their goals; OGBench's tolerance."""
 
 START = {"drawer": (-0.1, -0.06), "window": (0.08, 0.12), "cube": ((0.33, 0.03), (0.42, 0.07))}
-"""Ranges from which starts are drawn, each some way from the goals of both of its tasks."""
+"""Ranges of the starts, each some way from the goals of both of its tasks."""
 
 HOME = (0.425, 0.0, 0.3)
-"""Where an oracle goes when its object is where it should be: only another task's sees that."""
+"""Where an oracle goes when its object is at its goal; only the oracle of another task comes to see that."""
 
 CAMERA = "front"
 STATE_DESCRIPTIONS = {
     "full": (
         40,
-        "OGBench's 40 numbers: arm joints and their speeds, hand pose, gripper; cube pose, buttons, drawer, window",
+        "OGBench's 40 numbers: arm joints and their speeds, hand pose, gripper; cube pose, buttons, drawer, "
+        "window",
     ),
     "proprioception": (
         19,
@@ -72,7 +73,7 @@ STATE_DESCRIPTIONS = {
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """Defaults of this project."""
+    """Returns the defaults of `config.env`."""
     config = ml_collections.ConfigDict()
     config.suite = "ogbench_scene"  # or "metaworld"
     config.tasks = ("all",)  # names of tasks; "all" stands for the eight
@@ -86,44 +87,40 @@ def get_config() -> ml_collections.ConfigDict:
 
 
 def suite_tasks(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Tasks by name; "all" stands for all of them. Raises a UserError for a name that is none."""
+    """Returns the tasks of some names; "all" stands for all of them.
+
+    Raises:
+        UserError: for another name.
+    """
     return suite_env.tasks_named(names, {"all": TASKS}, TASKS)
 
 
 def action_spec(config: ml_collections.ConfigDict) -> ActionSpec:
-    """Change of hand position (unit: 5 cm), of yaw (.3 rad) and of gripper opening (closes towards 1) in a
-    control period, in [-1, 1].
+    """Returns the spec of an action: changes in a control period, all in [-1, 1].
+
+    Of the hand's position (a 1 is 5 cm), its yaw (a 1 is 0.3 rad), and the gripper (towards 1 it closes).
     """
     return ActionSpec(("x", "y", "z", "yaw", "grip"), (-1.0,) * 5, (1.0,) * 5, (config.bins,) * 5)
 
 
 def observation_spec(config: ml_collections.ConfigDict) -> ObservationSpec:
+    """Returns the spec of OGBench's front camera and of the state that `config.state` names."""
     return suite_env.observation_spec(config, CAMERA, STATE_DESCRIPTIONS)
 
 
 def decision_dt(config: ml_collections.ConfigDict, task: str) -> float:
-    """Seconds that one decision is held."""
+    """Returns the seconds that a decision is held, alike for all tasks."""
     return SIMULATOR_STEP_S * config.action_repeat
 
 
 class Environment(SuiteEnv):
-    """One task in OGBench's scene. Privileged state: OGBench's `info`, with the places of both buttons."""
+    """One task in OGBench's scene; `simulator_state` is OGBench's `info`, with the places of both buttons."""
 
     def __init__(self, task: str, config: ml_collections.ConfigDict):
         (self.task,) = suite_tasks((task,))
-        scene = (
-            _CLOSED.pop()
-            if _CLOSED
-            else _scene_class()(env_type="scene", mode="data_collection", visualize_info=False)
-        )
-        super().__init__(
-            INSTRUCTIONS[self.task][0],
-            scene,
-            config,
-            action_spec(config),
-            observation_spec(config),
-            config.action_repeat,
-        )
+        instruction, repeat = INSTRUCTIONS[self.task][0], config.action_repeat
+        scene = _CLOSED.pop() if _CLOSED else _new_scene()
+        super().__init__(instruction, scene, config, action_spec(config), observation_spec(config), repeat)
 
     def _begin(self, seed: int | None) -> None:
         _, self.simulator_state = self._simulator.reset(seed=seed)
@@ -139,36 +136,38 @@ class Environment(SuiteEnv):
         return CAMERA
 
     def close(self) -> None:
+        """Frees the renderers, and keeps the scene for the next environment."""
         super().close()
         _CLOSED.append(self._simulator)
 
 
 _CLOSED: list[Any] = []
-"""Compiled scenes that no environment uses. They are all alike, whatever the task, and take seconds to make.
-"""
+"""Compiled scenes that no environment uses. They are alike for all tasks, and take seconds to make."""
+
+
+def _new_scene() -> Any:
+    return _scene_class()(env_type="scene", mode="data_collection", visualize_info=False)
 
 
 @functools.cache
 def _scene_class() -> type:
-    scene_env = gl.import_simulator("ogbench.manipspace.envs.scene_env")
+    scene_env: Any = gl.import_simulator("ogbench.manipspace.envs.scene_env").SceneEnv
 
-    class Scene(scene_env.SceneEnv):
+    class Scene(scene_env):
         """OGBench's scene as it is for collecting data, with starts of ours and nothing locked."""
 
         def set_new_target(self, return_info: bool = True) -> None:
-            """OGBench calls it at the end of a reset, with the scene drawn at random."""
+            """Sets our starts; OGBench calls it at the end of a reset, with the scene drawn at random."""
             self._cur_button_states[:] = 1  # unlocked
             self._apply_button_states()
             self.data.joint("drawer_slide").qpos[0] = self.np_random.uniform(*START["drawer"])
             self.data.joint("window_slide").qpos[0] = self.np_random.uniform(*START["window"])
             self.data.joint("object_joint_0").qpos[:2] = self.np_random.uniform(*START["cube"])
-            self.data.mocap_pos[self._cube_target_mocap_ids[0]] = (
-                0,
-                0,
-                -0.3,
-            )  # under the floor: no marker gives a task away
+            # The marker of the cube's goal goes under the floor: it would give a task away.
+            self.data.mocap_pos[self._cube_target_mocap_ids[0]] = (0, 0, -0.3)
 
         def add_object_info(self, ob_info: dict[str, Any]) -> None:
+            """Adds the places of both buttons' tops."""
             super().add_object_info(ob_info)
             for button, site in enumerate(self._button_site_ids):
                 ob_info[f"privileged/button_{button}_top_pos"] = self.data.site_xpos[site].copy()
@@ -177,7 +176,7 @@ def _scene_class() -> type:
 
 
 def succeeded(task: str, info: dict[str, Any]) -> bool:
-    """Whether OGBench's `info` is of a state in which the task is done."""
+    """Returns whether the task is done in the state that OGBench's `info` describes."""
     if task in BUTTON:
         return bool(info[f"privileged/button_{BUTTON[task]}_state"] == 0)
     if task in CUBE_XYZ:
@@ -187,58 +186,46 @@ def succeeded(task: str, info: dict[str, Any]) -> bool:
 
 
 class Expert:
-    """OGBench's Markov oracle for the task's object, told the task's goal."""
+    """OGBench's Markov oracle of the task's object, which gets the task's goal."""
 
     def __init__(self, task: str):
         self._task = task
-
-        def oracles(name):
-            return gl.import_simulator(f"ogbench.manipspace.oracles.markov.{name}_markov")
-
-        if task in DRAWER_SLIDE:
-            self._oracle = oracles("drawer").DrawerMarkovOracle(env=None)
-        elif task in WINDOW_SLIDE:
-            self._oracle = oracles("window").WindowMarkovOracle(env=None)
-        elif task in BUTTON:
-            self._oracle = oracles("button").ButtonMarkovOracle(env=None)
-        else:
-            self._oracle = oracles("cube").CubeMarkovOracle(env=None)
+        kind = (
+            "drawer" if task in DRAWER_SLIDE
+            else "window" if task in WINDOW_SLIDE
+            else "button" if task in BUTTON
+            else "cube"
+        )  # fmt: skip
+        module = gl.import_simulator(f"ogbench.manipspace.oracles.markov.{kind}_markov")
+        self._oracle = getattr(module, f"{kind.capitalize()}MarkovOracle")(env=None)
         # In place of its reset, which draws from numpy's global generator where to go when all is done.
         self._oracle._step, self._oracle._final_pos, self._oracle._final_yaw = 0, np.asarray(HOME), 0.0
 
     def __call__(self, simulator_state: dict[str, Any]) -> np.ndarray:
-        return np.float32(
-            self._oracle.select_action(None, simulator_state | goal(self._task, simulator_state))
-        )
+        """Returns an action, float32 [5]."""
+        action = self._oracle.select_action(None, simulator_state | goal(self._task, simulator_state))
+        return np.asarray(action, np.float32)
 
 
 def goal(task: str, info: dict[str, Any]) -> dict[str, Any]:
-    """What OGBench's oracles are told of their goal."""
+    """Returns a task's goal as OGBench's oracles read it from their `info`."""
     if task in DRAWER_SLIDE:
         travel = DRAWER_SLIDE[task] - info["privileged/drawer_pos"][0]
-        return {
-            "privileged/target_drawer_handle_pos": info["privileged/drawer_handle_pos"] + (0.0, -travel, 0.0)
-        }
-    if task in WINDOW_SLIDE:
+        entries = {"drawer_handle_pos": info["privileged/drawer_handle_pos"] + (0.0, -travel, 0.0)}
+    elif task in WINDOW_SLIDE:
         travel = WINDOW_SLIDE[task] - info["privileged/window_pos"][0]
-        return {
-            "privileged/target_window_handle_pos": info["privileged/window_handle_pos"] + (travel, 0.0, 0.0)
-        }
-    if task in BUTTON:
+        entries = {"window_handle_pos": info["privileged/window_handle_pos"] + (travel, 0.0, 0.0)}
+    elif task in BUTTON:
         top = info[f"privileged/button_{BUTTON[task]}_top_pos"]
-        told = {"target_button": BUTTON[task], "target_button_state": 0, "target_button_top_pos": top}
-        return {f"privileged/{name}": value for name, value in told.items()}
-    told = {
-        "target_block": 0,
-        "target_block_pos": np.asarray(CUBE_XYZ[task]),
-        "target_block_yaw": info["privileged/block_0_yaw"],
-    }
-    return {f"privileged/{name}": value for name, value in told.items()}
+        entries = {"button": BUTTON[task], "button_state": 0, "button_top_pos": top}
+    else:
+        place, yaw = np.asarray(CUBE_XYZ[task]), info["privileged/block_0_yaw"]
+        entries = {"block": 0, "block_pos": place, "block_yaw": yaw}
+    return {f"privileged/target_{name}": value for name, value in entries.items()}
 
 
 def misperceived(simulator_state: dict[str, Any], bias: np.ndarray) -> dict[str, Any]:
-    """The `info` with every object `bias` [3], in metres, from where it is."""
+    """Returns the `info` with every object moved by `bias` [3], in metres."""
     objects = ("block_0", "drawer_handle", "window_handle", "button_0_top", "button_1_top")
-    return simulator_state | {
-        key: simulator_state[key] + bias for key in (f"privileged/{name}_pos" for name in objects)
-    }
+    keys = [f"privileged/{name}_pos" for name in objects]
+    return simulator_state | {key: simulator_state[key] + bias for key in keys}

@@ -1,6 +1,4 @@
-"""What the environments of all suites have in common: decisions held for several simulator steps, time
-limits, replays, frames.
-"""
+"""What the environments of all suites share: held decisions, time limits, replays, frames."""
 
 from __future__ import annotations
 
@@ -20,9 +18,14 @@ from qt_jax.specs import ActionSpec, ObservationSpec
 class SuiteEnv(gymnasium.Env, abc.ABC):
     """One task. The first success terminates the episode; `config.max_decisions` truncates it.
 
-    Observations are {"images": {camera: uint8 [H, W, 3]}, "state": float32 [state_dim]}; `reset(seed=)` fixes
-    the whole episode, whatever ran before; `reset(options={"max_decisions": n})` gives one episode a limit of
-    its own. A suite defines what is abstract here; `simulator_state` is what its scripted experts see.
+    Each decision is held for several simulator steps. Observations are {"images": {camera: uint8 [H, W, 3]},
+    "state": float32 [state_dim]}. `reset(seed=)` fixes the whole episode, whatever ran before, and
+    `reset(options={"max_decisions": n})` sets the limit of one episode. A suite defines the abstract methods.
+
+    Attributes:
+        instruction: the sentence that evaluation uses.
+        simulator_state: what the suite's scripted experts see.
+        max_decisions: the limit of this episode.
     """
 
     simulator_state: Any
@@ -36,7 +39,16 @@ class SuiteEnv(gymnasium.Env, abc.ABC):
         observation: ObservationSpec,
         repeat: int,
     ):
-        """simulator: what has MuJoCo's `model` and `data`."""
+        """Makes the spaces.
+
+        Args:
+            instruction: the sentence that evaluation uses.
+            simulator: an object with MuJoCo's `model` and `data`.
+            config: `config.env`.
+            action: the spec of the suite's actions.
+            observation: the spec of the suite's observations.
+            repeat: simulator steps that each decision is held.
+        """
         if observation.cameras:
             gl.require_backend()
         self.instruction, self._simulator = instruction, simulator
@@ -44,41 +56,44 @@ class SuiteEnv(gymnasium.Env, abc.ABC):
         self._renderers: dict[int, Any] = {}
         self._decisions = 0
         self._set_limit(config.max_decisions)
-        self.action_space = gymnasium.spaces.Box(np.float32(action.low), np.float32(action.high))
+
+        low, high = np.asarray(action.low, np.float32), np.asarray(action.high, np.float32)
+        self.action_space = gymnasium.spaces.Box(low, high)
+        image = gymnasium.spaces.Box(0, 255, (*observation.image_size, 3), np.uint8)
         self.observation_space = gymnasium.spaces.Dict(
-            images=gymnasium.spaces.Dict(
-                {
-                    name: gymnasium.spaces.Box(0, 255, (*observation.image_size, 3), np.uint8)
-                    for name in observation.cameras
-                }
-            ),
+            images=gymnasium.spaces.Dict(dict.fromkeys(observation.cameras, image)),
             state=gymnasium.spaces.Box(-np.inf, np.inf, (observation.state_dim,), np.float32),
         )
 
     @abc.abstractmethod
     def _begin(self, seed: int | None) -> None:
-        """A new episode, and its `simulator_state`."""
+        """Starts a new episode and sets its `simulator_state`."""
 
     @abc.abstractmethod
     def _simulate(self, action: np.ndarray) -> bool:
-        """One simulator step; whether its state is a success."""
+        """Runs one simulator step; returns whether its state is a success."""
 
     @abc.abstractmethod
     def _state(self) -> np.ndarray:
-        """Of which an observation's state is the beginning."""
+        """Returns all numbers of the state; an observation has the first `state_dim` of them."""
 
     @abc.abstractmethod
     def _camera(self) -> Any:
-        """What mujoco.Renderer.update_scene takes as a camera."""
+        """Returns what `mujoco.Renderer.update_scene` takes as a camera."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        """Starts an episode; returns its first observation and {"success": False}."""
         self._set_limit((options or {}).get("max_decisions", self._config.max_decisions))
         self._begin(seed)
         self._decisions = 0
         return self._observation(), {"success": False}
 
     def step(self, action: np.ndarray):
-        """Holds `action` [D] for the task's action repeat; stops at the first simulator step that succeeds."""
+        """Holds `action` [D] for the task's action repeat, or until a simulator step succeeds.
+
+        Returns the observation, the reward (1 on success), whether it terminated, whether it was truncated,
+        and {"success": whether it succeeded}.
+        """
         success = False
         for _ in range(self._repeat):
             success = self._simulate(action)
@@ -89,14 +104,14 @@ class SuiteEnv(gymnasium.Env, abc.ABC):
         return self._observation(), float(success), success, truncated, {"success": success}
 
     def replay(self, seed: int, actions: np.ndarray, keep: int = 1) -> tuple[list[dict[str, Any]], bool]:
-        """An episode that begins where `actions` [T, D] lead from `reset(seed=seed)`; the time limit counts
-        from there.
+        """Starts an episode at the state where `actions` [T, D] lead from `reset(seed=seed)`.
 
-        Each action is held to its end whatever it achieves, so that tasks that share a scene come to the same
-        state.
+        The time limit counts from there. Each action is held to its end, whatever it achieves: so tasks that
+        share a scene come to the same state.
 
-        Returns: the observations of the last `keep` states (fewer where there are fewer), and whether the
-        last is a success.
+        Returns:
+            The observations of the last `keep` states (fewer where there are fewer), and whether the last
+            state is a success.
         """
         first, _ = self.reset(seed=seed)
         observations, success = collections.deque([first], maxlen=keep), False
@@ -118,17 +133,18 @@ class SuiteEnv(gymnasium.Env, abc.ABC):
         }
 
     def render_frame(self, size: int) -> np.ndarray:
-        """uint8 [size, size, 3]."""
+        """Renders the suite's camera: uint8 [size, size, 3]."""
         gl.require_backend()
         mujoco = gl.import_simulator("mujoco")
 
-        model = self._simulator.model
         if size not in self._renderers:
+            model = self._simulator.model
             model.vis.quality.shadowsize = 1  # shadows and multisampling cost 10-40x on a software renderer
             model.vis.quality.offsamples = 0
             model.vis.global_.offwidth = max(model.vis.global_.offwidth, size)
             model.vis.global_.offheight = max(model.vis.global_.offheight, size)
             self._renderers[size] = mujoco.Renderer(model, size, size)
+
         renderer = self._renderers[size]
         renderer.update_scene(self._simulator.data, self._camera())
         renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
@@ -136,6 +152,7 @@ class SuiteEnv(gymnasium.Env, abc.ABC):
         return renderer.render().copy()
 
     def close(self) -> None:
+        """Frees the renderers."""
         for renderer in self._renderers.values():
             renderer.close()
         self._renderers.clear()
@@ -144,11 +161,15 @@ class SuiteEnv(gymnasium.Env, abc.ABC):
 def observation_spec(
     config: ml_collections.ConfigDict, camera: str, states: dict[str, tuple[int, str]]
 ) -> ObservationSpec:
-    """Of `config.env`; states: {config.env.state: (numbers, what they are)}.
+    """Returns the spec of a suite's observations.
+
+    Args:
+        config: `config.env`.
+        camera: the suite's only one.
+        states: {value of config.env.state: (how many numbers, what they are)}.
 
     Raises:
         UserError: for a setting that the suite does not have.
-
     """
     if config.state not in states:
         raise UserError(f"config.env.state is {config.state!r}; expected one of {sorted(states)}.")
@@ -164,17 +185,22 @@ def observation_spec(
 def tasks_named(
     names: tuple[str, ...], groups: dict[str, tuple[str, ...]], known: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """Of the suite whose tasks are `known`: each name is a task's, or a group's {name: its tasks}.
+    """Returns the tasks that some names stand for.
+
+    Args:
+        names: each of a task or a group.
+        groups: {name: its tasks}.
+        known: all tasks of the suite.
 
     Raises:
-        UserError: for a name that is neither.
-
+        UserError: for a name that is neither a task's nor a group's.
     """
     chosen = tuple(task for name in names for task in groups.get(name, (name,)))
     unknown = [name for name in chosen if name not in known]
     if unknown or not chosen:
         expected = ", ".join(map(repr, groups))
         raise UserError(
-            f"config.env.tasks has unknown tasks {unknown}; expected {expected} or some of {', '.join(known)}."
+            f"config.env.tasks has unknown tasks {unknown}; expected {expected} or some of "
+            f"{', '.join(known)}."
         )
     return chosen

@@ -1,11 +1,17 @@
-"""The suite of tasks that `config.env.suite` names: a module of this room, or of a user's
-(examples/my_suite.py).
+"""The suite of tasks that `config.env.suite` names: a module here, or a user's (examples/my_suite.py).
 
-A suite has `get_config`, `suite_tasks` (of names), `TASKS` (all; their places seed episodes), `INSTRUCTIONS`
-{task: sentences, the first is evaluation's}, `SHARED_SCENES` (pairs that only the instruction tells apart),
-`STATE_HAS_GOAL` (kinds of state that hold one task's goal), `ONE_SCENE` (whose simulators serve all tasks),
-`action_spec`, `observation_spec`, `decision_dt`, `Environment` (a SuiteEnv), `Expert` (privileged state ->
-action), `misperceived`.
+A suite is a module with these names:
+    get_config: the defaults of `config.env`.
+    suite_tasks: the tasks that some names stand for.
+    TASKS: all of its tasks; a task's place in it seeds its episodes.
+    INSTRUCTIONS: {task: sentences}; evaluation uses the first.
+    SHARED_SCENES: pairs of tasks that only the instruction tells apart.
+    STATE_HAS_GOAL: the values of `config.env.state` whose vector holds the goal of one task.
+    ONE_SCENE: whether a simulator of one task serves all tasks.
+    action_spec, observation_spec, decision_dt: what the network and its controller need.
+    Environment: a `SuiteEnv`.
+    Expert: a scripted policy, from the simulator's state to an action.
+    misperceived: the simulator's state with its objects elsewhere.
 """
 
 from __future__ import annotations
@@ -21,28 +27,26 @@ from qt_jax.data.specs import DatasetSpec
 
 SUITES = ("metaworld", "ogbench_scene")
 NEEDS = (
-    "get_config", "suite_tasks", "TASKS", "INSTRUCTIONS", "SHARED_SCENES", "STATE_HAS_GOAL", "ONE_SCENE", "action_spec",
-    "observation_spec", "decision_dt", "Environment", "Expert", "misperceived",
+    "get_config", "suite_tasks", "TASKS", "INSTRUCTIONS", "SHARED_SCENES", "STATE_HAS_GOAL", "ONE_SCENE",
+    "action_spec", "observation_spec", "decision_dt", "Environment", "Expert", "misperceived",
 )  # fmt: skip
 
 
 def of(config: ml_collections.ConfigDict) -> ModuleType:
-    """The suite of an experiment's config.
+    """Returns the suite of an experiment's config.
 
     Raises:
-        UserError: for one that there is not.
-
+        UserError: for an unknown suite, or a user's module that lacks one of `NEEDS`.
     """
-    if (
-        config.env.suite in SUITES
-    ):  # each is imported when it is named: a machine may have one simulator alone
+    if config.env.suite in SUITES:  # imported when it is named: a machine may have one simulator alone
         return importlib.import_module(f"qt_jax.envs.{config.env.suite}")
     return plugins.find("config.env.suite", config.env.suite, dict.fromkeys(SUITES), NEEDS)
 
 
 def dataset_spec(config: ml_collections.ConfigDict) -> DatasetSpec:
-    """Of what `collect` writes at `config.data.path`: its data must have held each task's actions as long as
-    the environment does.
+    """Returns the spec of what `collect` writes at `config.data.path`.
+
+    Its `expected_dt` refuses data whose actions were held for another time than the environment holds them.
     """
     suite, env = of(config), config.env
     return DatasetSpec(

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from qt_jax import faults
+from qt_jax.data.recorded import LabelledEpisode
 from qt_jax.policy.observations import plain
 from qt_jax.policy.sessions import Decision, Refused, Request
-from qt_jax.serving.spool import Episode, Spool
+from qt_jax.serving.spool import Spool
 
 MAX_STEPS = 5_000
 KEPT_BYTES = 2**30
@@ -77,7 +78,7 @@ class Recorder:
         self.spool = spool
         self._steps: dict[Hashable, Steps] = {}
         self._writing = threading.Lock()
-        self._kept: list[Episode] = []
+        self._kept: list[LabelledEpisode] = []
         self.unlabelled = self.left_out = self.lost = 0
 
     def record(self, request: Request, decision: Decision) -> None:
@@ -182,9 +183,9 @@ def _same(one: str | np.ndarray, other: str | np.ndarray) -> bool:
     return np.array_equal(one, other)
 
 
-def _episode(steps: Steps, last: Request, label: Label) -> Episode:
+def _episode(steps: Steps, last: Request, label: Label) -> LabelledEpisode:
     seen = [request for request, _ in steps] + [last]
-    return Episode(
+    return LabelledEpisode(
         instruction=str(steps[-1][0].instruction),
         task=label.task,
         images={name: np.stack([request.images[name] for request in seen]) for name in last.images},
@@ -194,7 +195,7 @@ def _episode(steps: Steps, last: Request, label: Label) -> Episode:
     )
 
 
-def _size(episode: Episode) -> int:
+def _size(episode: LabelledEpisode) -> int:
     """Returns the episode's size in bytes."""
     arrays = (*episode.images.values(), episode.state, episode.actions)
     return sum(array.nbytes for array in arrays)

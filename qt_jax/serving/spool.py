@@ -17,32 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from qt_jax.data.recorded import LabelledEpisode
 from qt_jax.errors import UserError
 from qt_jax.specs import PolicySpec
 
 LOCK = "lock"
-
-
-@dataclasses.dataclass(frozen=True)
-class Episode:
-    """A labelled episode of T actions and T + 1 observations.
-
-    Attributes:
-        instruction: the sentence that the robot followed.
-        task: the task's name; empty: the operator gave none.
-        images: {camera: uint8 [T+1, H, W, 3]}.
-        state: float32 [T+1, S].
-        actions: float32 [T, D].
-        success: what the operator said.
-
-    """
-
-    instruction: str
-    task: str
-    images: dict[str, np.ndarray]
-    state: np.ndarray
-    actions: np.ndarray
-    success: bool
 
 
 class Spool(contextlib.AbstractContextManager):
@@ -77,7 +56,7 @@ class Spool(contextlib.AbstractContextManager):
         """Returns the episodes' files, in the order in which the episodes ended."""
         return sorted(self.folder.glob("*.npz"))
 
-    def write(self, episode: Episode) -> str:
+    def write(self, episode: LabelledEpisode) -> str:
         """Writes an episode's file, whole or not at all; returns the episode's name.
 
         Raises:
@@ -127,7 +106,7 @@ class Spool(contextlib.AbstractContextManager):
                     "another --record; serve that policy with this one to have its episodes written."
                 )
 
-    def read(self) -> Iterator[Episode]:
+    def read(self) -> Iterator[LabelledEpisode]:
         """Yields the episodes in the order in which they ended.
 
         Raises:
@@ -212,10 +191,10 @@ def _listed(rows: dict[str, tuple[int, ...]]) -> str:
     return ", ".join(f"{name} {list(shape)}" for name, shape in sorted(rows.items()))
 
 
-def _read(path: Path) -> Episode:
+def _read(path: Path) -> LabelledEpisode:
     with np.load(path, allow_pickle=False) as file:
         cameras = [name for name in file.files if name.startswith("images/")]
-        return Episode(
+        return LabelledEpisode(
             instruction=str(file["instruction"]),
             task=str(file["task"]),
             images={name.removeprefix("images/"): file[name] for name in cameras},

@@ -1,5 +1,6 @@
-"""The extra `beam`, in the venv that `make .beam/.installed` builds: collections and conversions are the
-same, whoever runs them.
+"""The extra `beam`, in the venv that `make .beam/.installed` builds.
+
+Collections and conversions are the same, whichever runner writes them.
 """
 
 import subprocess
@@ -59,13 +60,8 @@ def test_collect(tmp_path, cameras, options):
 def test_convert(tmp_path, make, kind):
     settings = ["convert", f"--input={make(tmp_path / 'recorded')}", f"--format={kind}"]
     run(sys.executable, *settings, f"--output={tmp_path}/here")
-    run(
-        PYTHON,
-        *settings,
-        f"--output={tmp_path}/beam",
-        "--runner=beam",
-        "--beam_options=--runner=DirectRunner",
-    )
+    settings += ["--runner=beam", "--beam_options=--runner=DirectRunner"]
+    run(PYTHON, *settings, f"--output={tmp_path}/beam")
     assert_same(tmp_path / "here", tmp_path / "beam")
 
 

@@ -104,7 +104,7 @@ def test_a_recording_from_its_beginning_to_the_dataset(tmp_path, written, handle
         record_one(recorder)
         record.write(spool, recorder, str(path), fake.SPEC, "")
     (episode,) = written
-    assert (episode.plan.task, episode.instruction, len(episode.actions)) == ("mine", "open", 2)
+    assert (episode.task, episode.instruction, len(episode.actions)) == ("mine", "open", 2)
     assert episode.success
     said = capsys.readouterr().out
     assert "served: 1 episodes" in said and "left out: 1 episodes without a label, 1 steps before" in said

@@ -81,36 +81,43 @@ def _rows(episode, start, kind):
 def lerobot(root, *, version="v2.1", kind="PNG", features=()):
     """A dataset of three episodes.
 
-    kind: "PNG" or "JPEG" in the parquet files, or "video". features: more of them, in info.json alone.
+    Args:
+        root: the folder to write.
+        version: LeRobot's, "v2.0", "v2.1" or "v3.0".
+        kind: "PNG" or "JPEG" in the parquet files, or "video".
+        features: more of them, in info.json alone.
     """
-    image = {
-        "dtype": "video" if kind == "video" else "image",
-        "shape": [*SIZE, 3],
-        "names": ["height", "width", "channels"],
-    }
+    stored = "video" if kind == "video" else "image"
+    image = {"dtype": stored, "shape": [*SIZE, 3], "names": ["height", "width", "channels"]}
+    scalars = {"next.reward": "float32", "next.success": "bool", "timestamp": "float32"}
+    scalars |= dict.fromkeys(("frame_index", "episode_index", "index", "task_index"), "int64")
+    if version.startswith("v2"):
+        write, data = _version_2, "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
+        videos = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
+    else:
+        write, data = _version_3, "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+        videos = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 
-    def scalar(dtype):
-        return {"dtype": dtype, "shape": [1], "names": None}
-
-    two = version.startswith("v2")
     info = {
-        "codebase_version": version, "robot_type": "arm", "fps": FPS, "total_episodes": 3, "chunks_size": 2, "splits": {"train": "0:3"},
-        "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet" if two
-        else "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
-        "video_path": "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4" if two
-        else "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4",
+        "codebase_version": version,
+        "robot_type": "arm",
+        "fps": FPS,
+        "total_episodes": 3,
+        "chunks_size": 2,
+        "splits": {"train": "0:3"},
+        "data_path": data,
+        "video_path": videos,
         "features": {
             **{key: image for key in CAMERAS},
             "observation.state": {"dtype": "float32", "shape": [3], "names": ["x", "y", "z"]},
             "action": {"dtype": "float32", "shape": [2], "names": {"motors": ["shoulder", "gripper"]}},
-            "next.reward": scalar("float32"), "next.success": scalar("bool"), "timestamp": scalar("float32"),
-            "frame_index": scalar("int64"), "episode_index": scalar("int64"), "index": scalar("int64"), "task_index": scalar("int64"),
+            **{key: {"dtype": dtype, "shape": [1], "names": None} for key, dtype in scalars.items()},
             **dict(features),
         },
-    }  # fmt: skip
+    }
     (root / "meta").mkdir(parents=True)
     (root / "meta/info.json").write_text(json.dumps(info))
-    (_version_2 if two else _version_3)(root, info, kind)
+    write(root, info, kind)
     return root
 
 
@@ -118,20 +125,16 @@ def _version_2(root, info, kind):
     def lines(rows):
         return "".join(json.dumps(row) + "\n" for row in rows)
 
-    (root / "meta/tasks.jsonl").write_text(
-        lines({"task_index": i, "task": task} for i, task in enumerate(TASKS))
-    )
+    tasks = ({"task_index": i, "task": task} for i, task in enumerate(TASKS))
+    (root / "meta/tasks.jsonl").write_text(lines(tasks))
     episodes = (
         {"episode_index": i, "tasks": [TASKS[i % 2]], "length": length} for i, length in enumerate(LENGTHS)
     )
     (root / "meta/episodes.jsonl").write_text(lines(episodes))
 
     def bounds(actions):
-        return {
-            "min": actions.min(axis=0).tolist(),
-            "max": actions.max(axis=0).tolist(),
-            "count": [len(actions)],
-        }
+        low, high = actions.min(axis=0).tolist(), actions.max(axis=0).tolist()
+        return {"min": low, "max": high, "count": [len(actions)]}
 
     stats = ({"episode_index": i, "stats": {"action": bounds(vectors(i)[1])}} for i in range(3))
     (root / "meta/episodes_stats.jsonl").write_text(lines(stats))
@@ -200,13 +203,10 @@ def _demo(group, episode, next_obs):
     group["obs/eef_pos"], group["obs/gripper"] = state[:, :2], state[:, 2]
     group["obs/front_image"] = np.stack([frame(episode, step, "front") for step in range(count)])
     if next_obs:
-        group["next_obs/eef_pos"], group["next_obs/gripper"] = (
-            np.roll(state[:, :2], -1, 0),
-            np.roll(state[:, 2], -1),
-        )
-        group["next_obs/front_image"] = np.stack(
-            [frame(episode, (step + 1) % count, "front") for step in range(count)]
-        )
+        group["next_obs/eef_pos"] = np.roll(state[:, :2], -1, 0)
+        group["next_obs/gripper"] = np.roll(state[:, 2], -1)
+        following = [frame(episode, (step + 1) % count, "front") for step in range(count)]
+        group["next_obs/front_image"] = np.stack(following)
 
 
 def one_episode_a_file(root):
@@ -217,15 +217,14 @@ def one_episode_a_file(root):
             state, action = vectors(i)
             file["action"] = action[:-1]
             file["observations/qpos"] = state
-            file["observations/images/front"] = np.stack(
-                [frame(i, step, "front") for step in range(LENGTHS[i])]
-            )
+            images = [frame(i, step, "front") for step in range(LENGTHS[i])]
+            file["observations/images/front"] = np.stack(images)
             file.attrs["fps"] = FPS
     return root
 
 
 def edit_rows(folder, column, change):
-    """Rewrites a column of a LeRobot dataset of any version: `change(episode, step, value)` of each value."""
+    """Sets a column of a LeRobot dataset to `change(episode, step, value)` of each value."""
     for file in sorted(folder.glob("data/*/*.parquet")):
         table = pq.read_table(file)
         rows = zip(*(table[name].to_pylist() for name in ("episode_index", "frame_index", column)))
@@ -239,11 +238,10 @@ def edit_info(folder, **changes):
 
 
 def rename(folder, old, new):
-    """A feature of a LeRobot dataset."""
+    """Renames a feature of a LeRobot dataset."""
     path = folder / "meta/info.json"
     path.write_text(path.read_text().replace(f'"{old}"', f'"{new}"'))
     for file in folder.glob("data/*/*.parquet"):
         table = pq.read_table(file)
-        pq.write_table(
-            table.rename_columns([new if name == old else name for name in table.column_names]), file
-        )
+        columns = [new if name == old else name for name in table.column_names]
+        pq.write_table(table.rename_columns(columns), file)

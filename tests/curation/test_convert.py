@@ -1,7 +1,8 @@
-"""Recordings of other tools, converted by the real door and read by TFDS, value by value."""
+"""Recordings of other tools, converted by the command and read by TFDS, value by value."""
 
 import dataclasses
 import errno
+import functools
 import json
 import shutil
 import subprocess
@@ -68,17 +69,16 @@ def test_lerobot(tmp_path, version, kind, atol):
     opened = source(recordings.lerobot(tmp_path, version=version, kind=kind), "lerobot")
     actions = np.concatenate([recordings.vectors(i)[1] for i in range(3)])
     assert opened.action.names == ("shoulder", "gripper")
-    np.testing.assert_array_equal(
-        np.float32([opened.action.low, opened.action.high]), [actions.min(0), actions.max(0)]
-    )
+    found = np.float32([opened.action.low, opened.action.high])
+    np.testing.assert_array_equal(found, [actions.min(0), actions.max(0)])
     episodes = all_of(opened)
-    for number, (episode, length) in enumerate(
-        zip(episodes, (4, 3, 3), strict=True)
-    ):  # the third ends at its success
+    lengths = (4, 3, 3)  # the third ends at its success
+    for number, (episode, length) in enumerate(zip(episodes, lengths, strict=True)):
         for camera in ("front", "wrist"):
             expect(episode, number, length, camera, camera, atol)
         assert episode.instruction == recordings.TASKS[number % 2]
-        assert episode.plan == recording.Plan(episode.instruction, "demonstration", number)
+        identity = (episode.task, episode.collector, episode.index)
+        assert identity == (episode.instruction, "demonstration", number)
     if kind == "JPEG":
         assert episodes[0].images["front"][1] == recordings.encoded(recordings.frame(0, 1, "front"), "JPEG")
 
@@ -86,21 +86,17 @@ def test_lerobot(tmp_path, version, kind, atol):
 @pytest.mark.parametrize("next_obs", [True, False])
 def test_robomimic(tmp_path, next_obs):
     episodes = all_of(source(recordings.robomimic(tmp_path, next_obs=next_obs), "hdf5"))
-    assert [e.plan.task for e in episodes] == ["open the drawer", "open the drawer", "close the drawer"]
-    for episode, number, length in zip(
-        episodes, (0, 2, 1), (5, 3, 4) if next_obs else (4, 3, 3), strict=True
-    ):
+    assert [e.task for e in episodes] == ["open the drawer", "open the drawer", "close the drawer"]
+    lengths = (5, 3, 4) if next_obs else (4, 3, 3)
+    for episode, number, length in zip(episodes, (0, 2, 1), lengths, strict=True):
         if length < recordings.LENGTHS[number]:
             expect(episode, number, length, "front_image", "front", 8)
             continue
         state, action = recordings.vectors(number)
         np.testing.assert_array_equal(episode.actions, action)
-        np.testing.assert_array_equal(
-            episode.state, [*state, state[0]]
-        )  # the fixture's next_obs begins anew after the last
-        np.testing.assert_allclose(
-            shown(episode.images["front_image"][-1:])[0], recordings.frame(number, 0, "front"), atol=8
-        )
+        np.testing.assert_array_equal(episode.state, [*state, state[0]])  # next_obs wraps around at the end
+        (last,) = shown(episode.images["front_image"][-1:])
+        np.testing.assert_allclose(last, recordings.frame(number, 0, "front"), atol=8)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +107,7 @@ def test_robomimic(tmp_path, next_obs):
         (recordings.robomimic, "hdf5", "tfrecord"),
     ],
 )
-def test_the_door_writes_all_of_it(tmp_path, make, kind, file_format):
+def test_the_command_writes_all_of_it(tmp_path, make, kind, file_format):
     folder = make(tmp_path / "recorded")
     result = run(
         f"--input={folder}",
@@ -154,7 +150,7 @@ def test_a_dataset_with_stored_rewards_says_so_and_what_it_leaves_out(tmp_path):
 
 
 def read(path):
-    """All episodes of a dataset, as TFDS parses them, steps stacked, and the dataset's metadata."""
+    """Returns a dataset's episodes as TFDS parses them, with their steps stacked, and its metadata."""
     import tensorflow_datasets as tfds
     from grain.experimental import TFRecordIterDataset
 
@@ -163,16 +159,14 @@ def read(path):
     if builder.info.file_format.value == "array_record":
         source = builder.as_data_source(split="train", decoders=undecoded)
         return [source[i] for i in range(len(source))], builder.info.metadata
-    records = [
-        record for file in builder.info.splits["train"].filepaths for record in TFRecordIterDataset(str(file))
-    ]
-    return [
-        builder.info.features.deserialize_example_np(record, decoders=undecoded) for record in records
-    ], builder.info.metadata
+    files = builder.info.splits["train"].filepaths
+    records = [record for file in files for record in TFRecordIterDataset(str(file))]
+    parse = functools.partial(builder.info.features.deserialize_example_np, decoders=undecoded)
+    return list(map(parse, records)), builder.info.metadata
 
 
 def assert_holds(example, episode):
-    """A written example is `episode` in the layout of `collect`."""
+    """Asserts that a written example is `episode`, in the layout that `collect` writes too."""
     steps, length = example["steps"], len(episode.actions)
     last, success = np.arange(length + 1) == length, episode.success
     for key, expected in {
@@ -187,10 +181,8 @@ def assert_holds(example, episode):
     observation = dict(steps["observation"])
     np.testing.assert_array_equal(observation.pop("state"), episode.state)
     assert {name: list(frames) for name, frames in observation.items()} == episode.images
-    assert (
-        example["episode_id"].decode()
-        == f"{episode.plan.task}/{episode.plan.collector}/{episode.plan.index:06d}"
-    )
+    expected = f"{episode.task}/{episode.collector}/{episode.index:06d}"
+    assert example["episode_id"].decode() == episode.episode_id == expected
     assert example["instruction"].decode() == episode.instruction and example["success"] == success
     np.testing.assert_array_equal(example["instruction_embedding"], text.embed(episode.instruction))
     assert example["dt"] == np.float32(episode.dt)
@@ -204,7 +196,7 @@ def test_one_episode_a_file_with_its_last_observation(tmp_path):
         state, action = recordings.vectors(number)
         np.testing.assert_array_equal(episode.actions, action[:-1])
         np.testing.assert_array_equal(episode.state, state)
-        assert episode.success and episode.rewards[-1] == 1 and episode.plan.task == "pour the tea"
+        assert episode.success and episode.rewards[-1] == 1 and episode.task == "pour the tea"
 
 
 def test_flags_choose_what_is_kept(tmp_path):
@@ -221,9 +213,8 @@ def test_flags_choose_what_is_kept(tmp_path):
     first = all_of(opened)[0]
     assert opened.observation.cameras == ("wrist",) and opened.observation.image_size == (24, 32)
     assert shown(first.images["wrist"]).shape == (5, 24, 32, 3) and first.instruction == "tidy up"
-    np.testing.assert_array_equal(
-        first.rewards, [0.25, 0.5, 0.75, 1.0 + 1.25]
-    )  # that of the action given up comes to the last
+    # The last has the reward of the action that was given up, too.
+    np.testing.assert_array_equal(first.rewards, [0.25, 0.5, 0.75, 1.0 + 1.25])
     assert not first.success
     state_only = source(folder, "lerobot", cameras=())
     assert state_only.observation.cameras == () and all_of(state_only)[0].images == {}
@@ -249,13 +240,11 @@ SHORT = recording.Recording("r", "go", {}, np.zeros((1, 2)), np.zeros((1, 2)), F
 
 
 def test_different_instructions_are_different_tasks():
-    told = ["rotate 90", "rotate -90", "rotate +90", "Rotate 90", "rotate  90", "rotate 9/0", "!", "?"]
-    told += ["把红色方块放到A", "把蓝色方块放到A"]
+    texts = ["rotate 90", "rotate -90", "rotate +90", "Rotate 90", "rotate  90", "rotate 9/0", "!", "?"]
+    texts += ["把红色方块放到A", "把蓝色方块放到A"]
     long = dataclasses.replace(SHORT, state=np.zeros((2, 2)))
-    episodes = [
-        recording.finish(dataclasses.replace(long, instruction=one), 0, "demonstration") for one in told
-    ]
-    assert len({episode.plan.task for episode in episodes}) == len(told)
+    recorded = [dataclasses.replace(long, instruction=text) for text in texts]
+    assert len({recording.finish(one, 0, "demonstration").task for one in recorded}) == len(texts)
 
 
 @pytest.mark.parametrize(
@@ -302,6 +291,11 @@ def no_instruction(folder):
         del file["data"].attrs["language_instruction"]
 
 
+def another_video(folder):
+    videos = folder / "videos/chunk-000/observation.images.front"
+    shutil.copy(videos / "episode_000001.mp4", videos / "episode_000000.mp4")
+
+
 def no_frequency(folder):
     import h5py
 
@@ -321,20 +315,24 @@ def no_frequency(folder):
         ("lerobot", None, {"reward": "none"}, "--reward is 'none', which .* does not have"),
         ("lerobot", None, {"success": "next.reward"}, "next.reward goes from 0.25 to 1.25 in several steps"),
         ("lerobot", None, {"fps": 5.0}, "--fps is 5; leave it out"),
-        ("lerobot", edited("meta/info.json", "v2.1", "v1.6"), {}, "codebase_version 'v1.6'; expected v2.0, v2.1 or v3.0"),
+        ("lerobot", edited("meta/info.json", "v2.1", "v1.6"), {},
+         "codebase_version 'v1.6'; expected v2.0, v2.1 or v3.0"),
         ("lerobot", edited("meta/info.json", '"fps"', '"hz"'), {}, "meta lacks 'fps'"),
         ("lerobot", edited("meta/info.json", '"action"', '"act"'), {}, "expected 'action' among them"),
         ("lerobot", edited("meta/info.json", "{", "", ), {}, "info.json does not parse"),
         ("lerobot", lambda folder: (folder / "meta/tasks.jsonl").unlink(), {}, "tasks.jsonl is missing"),
-        ("lerobot", lambda folder: (folder / "meta/tasks.jsonl").write_text("{"), {}, "tasks.jsonl does not parse"),
+        ("lerobot", lambda folder: (folder / "meta/tasks.jsonl").write_text("{"), {},
+         "tasks.jsonl does not parse"),
         ("lerobot", lambda folder: (folder / "meta/episodes.jsonl").write_text(""), {}, "holds no episode"),
-        ("lerobot", edited("meta/tasks.jsonl", "open the drawer", ""), {}, "task_index 0, to which the metadata has no text"),
-        ("lerobot", edited("meta/episodes.jsonl", '"length": 6', '"length": 9'), {}, "episode 2 has 6 frames, the metadata says 9"),
-        ("lerobot", cut("data/*/episode_000001.parquet"), {}, "episode_000001.parquet: episode 1 cannot be read .* is damaged"),
+        ("lerobot", edited("meta/tasks.jsonl", "open the drawer", ""), {},
+         "task_index 0, to which the metadata has no text"),
+        ("lerobot", edited("meta/episodes.jsonl", '"length": 6', '"length": 9'), {},
+         "episode 2 has 6 frames, the metadata says 9"),
+        ("lerobot", cut("data/*/episode_000001.parquet"), {},
+         "episode_000001.parquet: episode 1 cannot be read .* is damaged"),
         ("lerobot", cut("videos/*/observation.images.wrist/episode_000002.mp4"), {},
          "episode 2, step 0, camera 'wrist': .*000002.mp4 does not decode \\(ffmpeg: "),
-        ("lerobot", lambda folder: shutil.copy(folder / "videos/chunk-000/observation.images.front/episode_000001.mp4",
-         folder / "videos/chunk-000/observation.images.front/episode_000000.mp4"), {}, "000000.mp4 has no frame within 0.01 s of 0.4 s"),
+        ("lerobot", another_video, {}, "000000.mp4 has no frame within 0.01 s of 0.4 s"),
         ("v3", cut("meta/tasks.parquet"), {}, "meta cannot be read"),
         ("v3", cut("data/*/file-001.parquet"), {}, "file-001.parquet: episode 2 cannot be read"),
         ("hdf5", cut("part_1.hdf5"), {}, "part_1.hdf5 cannot be read"),
@@ -354,22 +352,19 @@ def test_error_lines(folders, tmp_path, folder, edit, flags, message):
     assert "\n" not in str(error.value)
 
 
+GIVEN = ("--input=x", "--format=lerobot", "--output=y")
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [
         ([], "--input is missing"),
-        (
-            ["--input=x", "--format=lerobot", "--output=y", "--image_size=3"],
-            "--image_size is '3'; expected HEIGHT,WIDTH",
-        ),
-        (
-            ["--input=x", "--format=lerobot", "--output=y", "--runner=beam"],
-            "Apache Beam is not installed; run `pip install",
-        ),
+        ([*GIVEN, "--image_size=3"], "--image_size is '3'; expected HEIGHT,WIDTH"),
+        ([*GIVEN, "--runner=beam"], "Apache Beam is not installed; run `pip install"),
         (["--format=bag"], "value should be one of <hdf5|lerobot>"),
     ],
 )
-def test_the_doors_error_lines(flags, message):
+def test_the_commands_error_lines(flags, message):
     result = run(*flags)
     assert result.returncode == 2 and "Traceback" not in result.stderr
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("qt_jax convert:")]

@@ -1,5 +1,6 @@
-"""HDF5 files as labs have them: what is not as it should be is used, or refused by name before anything is
-written.
+"""HDF5 files as labs have them.
+
+What is not as it should be is used all the same, or refused by name before anything is written.
 """
 
 import io
@@ -38,10 +39,8 @@ def robomimic(path, demos=3, **columns):
     with h5py.File(path, "w") as file:
         for i in range(demos):
             group = file.create_group(f"data/demo_{i}")
-            group["actions"], group["obs/pos"] = (
-                np.linspace(-1, 1, 2 * STEPS).reshape(STEPS, 2),
-                np.ones((STEPS, 3)),
-            )
+            group["actions"] = np.linspace(-1, 1, 2 * STEPS).reshape(STEPS, 2)
+            group["obs/pos"] = np.ones((STEPS, 3))
             for key, value in ({"rewards": np.arange(STEPS) == STEPS - 1} | columns).items():
                 group[key] = np.asarray(value, float)
             group.attrs["fps"], group.attrs["instruction"] = 10, "lift"
@@ -247,14 +246,10 @@ def test_files_of_two_kinds(tmp_path, files):
         with h5py.File(robomimic(tmp_path / f"{name}.hdf5", demos=2), "a") as file:
             for demo in file["data"].values() if "image" in name else ():
                 demo["obs/front"] = frames()
-    told = (
-        "has no observation 'front', which"
-        if files[0] == "image"
-        else "has an observation 'front', which .* has not"
-    )
-    with pytest.raises(
-        UserError, match=f"{told}.*convert files of another kind by themselves, or choose with --cameras"
-    ):
+    image_first = files[0] == "image"
+    problem = f"has {'no' if image_first else 'an'} observation 'front', which"
+    remedy = "convert files of another kind by themselves, or choose with --cameras"
+    with pytest.raises(UserError, match=f"{problem} .* has{'' if image_first else ' not'}; {remedy}"):
         source(tmp_path, "hdf5")
     assert source(tmp_path, "hdf5", cameras=()).episodes == 4
     opened = source(tmp_path, "hdf5", max_skipped=2)
@@ -280,16 +275,14 @@ def test_bad_episodes_are_left_out_and_counted(tmp_path):
     assert len(all_of(opened)) == 1 and opened.action.high[1] < 2
     first, *lines = opened.skips.lines()
     assert first == "5 episodes left out:"
-    told = (
+    problems = (
         "e4.hdf5 cannot be read",
         "e0.hdf5: /, step 4: action[1] is nan",
         "e1.hdf5: /, step 2: state[0] is inf",
-    )
-    told += (
         "e3.hdf5: / has 1 actions and 1 observations",
         "e2.hdf5: /, step 3, camera 'cam': the image does not decode",
     )
-    for line, expected in zip(lines, told, strict=True):
+    for line, expected in zip(lines, problems, strict=True):
         assert expected in line
     with pytest.raises(UserError, match="step 3, camera 'cam': .* It is bad episode 5, --max_skipped is 4"):
         all_of(source(tmp_path, "hdf5", max_skipped=4, **FLAGS))
@@ -401,7 +394,7 @@ def test_observations_that_are_one_dataset_and_of_two_folders(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "place, value, told",
+    "place, value, expected",
     [
         ("attribute", "fold it", "fold it"),
         ("attribute", ["fold it"], "fold it"),
@@ -417,7 +410,7 @@ def test_observations_that_are_one_dataset_and_of_two_folders(tmp_path):
         ("json", "[1]", "has no instruction"),
     ],
 )
-def test_where_an_instruction_stands(tmp_path, place, value, told):
+def test_where_an_instruction_stands(tmp_path, place, value, expected):
     path = episode(tmp_path / "one.hdf5")
     with h5py.File(path, "a") as file:
         if place == "dataset":
@@ -425,12 +418,12 @@ def test_where_an_instruction_stands(tmp_path, place, value, told):
         else:
             file.attrs["instruction" if place == "attribute" else "problem_info"] = value
     flags = FLAGS | {"instruction": ""}
-    if len(told) > 10:
-        with pytest.raises(UserError, match=told):
+    if len(expected) > 10:
+        with pytest.raises(UserError, match=expected):
             source(path, "hdf5", **flags)
     else:
         opened = source(path, "hdf5", **flags)
-        assert [one.instruction for one in all_of(opened)] == [told] and opened.notes == ()
+        assert [one.instruction for one in all_of(opened)] == [expected] and opened.notes == ()
     (note,) = source(path, "hdf5", **FLAGS).notes or ("",)
     assert note == ("not used: language_instruction" if place == "dataset" else "")
 

@@ -1,5 +1,6 @@
-"""LeRobot folders as they turn up: what is not as it should be is used, or refused by name before anything is
-written.
+"""LeRobot folders as people have them.
+
+What is not as it should be is used all the same, or refused by name before anything is written.
 """
 
 import io
@@ -41,7 +42,7 @@ def lengths(opened):
 
 
 def names(opened):
-    return [episode.plan.index for episode in all_of(opened)]
+    return [episode.index for episode in all_of(opened)]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -193,19 +194,13 @@ def test_a_gap_in_the_timestamps(folder, version):
     if version != "v3.0":  # whose video goes on into the next episode
         return
     opened = source(root, "lerobot", cut=("gap",))
-    assert [(piece.start, piece.stop) for unit in opened.units for piece in unit] == [
-        (0, 3),
-        (3, 5),
-        (0, 4),
-        (0, 6),
-    ]
+    pieces = [(piece.start, piece.stop) for unit in opened.units for piece in unit]
+    assert pieces == [(0, 3), (3, 5), (0, 4), (0, 6)]
     first, second = all_of(opened)[:2]
     np.testing.assert_array_equal(second.actions, recordings.vectors(0)[1][3:4])
     assert not first.success and second.success
-    expected = [
-        recordings.frame(0, 4, "front"),
-        recordings.frame(1, 0, "front"),
-    ]  # a frame later, as the timestamps say
+    # A frame later, as the timestamps say.
+    expected = [recordings.frame(0, 4, "front"), recordings.frame(1, 0, "front")]
     np.testing.assert_allclose(shown(second.images["front"]), expected, atol=16)
 
 
@@ -259,7 +254,7 @@ def test_a_video_longer_than_its_rows_is_noted(folder):
     "codec, pixels", [("libx264", "yuv420p10le"), ("libvpx-vp9", "yuv420p"), ("ffv1", "gray16le")]
 )
 def test_pixels_of_any_depth(folder, codec, pixels):
-    """Ten bits of a colour are eight of ours; sixteen of grey are no picture."""
+    """Ten bits of a colour are cut to eight; sixteen of grey are depth, which is refused."""
     root = folder("v2.1-video")
     frames = [recordings.frame(0, step, "front") for step in range(5)]
     path = root / "videos/chunk-000/observation.images.front/episode_000000.mp4"
@@ -273,7 +268,7 @@ def test_pixels_of_any_depth(folder, codec, pixels):
         np.testing.assert_allclose(shown(first.images["front"]), frames, atol=16)
 
 
-def test_what_the_decoder_finds_is_told(folder):
+def test_damage_that_the_decoder_finds_is_reported(folder):
     root = folder("v2.1-video")
     path = root / "videos/chunk-001/observation.images.front/episode_000002.mp4"
     content = bytearray(path.read_bytes())
@@ -302,11 +297,10 @@ def test_a_second_task_in_an_episode(folder, version):
     opened = source(root, "lerobot", cut=("instruction",))
     first, second, *others = all_of(opened)
     assert (first.instruction, second.instruction) == recordings.TASKS and len(others) == 2
-    np.testing.assert_array_equal(
-        first.actions, recordings.vectors(0)[1][:2]
-    )  # its o_T is there: the next row's
-    np.testing.assert_array_equal(first.state, recordings.vectors(0)[0][:3])
-    np.testing.assert_array_equal(second.actions, recordings.vectors(0)[1][2:4])
+    state, actions = recordings.vectors(0)
+    np.testing.assert_array_equal(first.actions, actions[:2])
+    np.testing.assert_array_equal(first.state, state[:3])  # its o_T is the next row's
+    np.testing.assert_array_equal(second.actions, actions[2:4])
     assert not first.success and second.success
     assert names(opened) == [0, 1, 2, 3]
     assert lengths(source(root, "lerobot", instruction="tidy up")) == [4, 3, 3]
@@ -322,10 +316,9 @@ def test_blank_tasks(folder, version):
         source(root, "lerobot")
     opened = source(root, "lerobot", max_skipped=1)
     assert lengths(opened) == [4, 3] and opened.skips.lines()[0] == "1 episodes left out:"
-    told = [
-        episode.instruction for episode in all_of(source(root, "lerobot", fallback_instruction="tidy up"))
-    ]
-    assert told == ["open the drawer", "tidy up", "open the drawer"]
+    episodes = all_of(source(root, "lerobot", fallback_instruction="tidy up"))
+    texts = [episode.instruction for episode in episodes]
+    assert texts == ["open the drawer", "tidy up", "open the drawer"]
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -1,4 +1,4 @@
-"""Copies among episodes: counted, named, and told where they leak into validation."""
+"""Copies among episodes are counted and named, and so are those that leak into validation."""
 
 from qt_jax.curation.duplicates import Duplicates
 
@@ -24,11 +24,9 @@ def test_copies_are_counted_and_the_first_are_named():
 
 
 def test_a_copy_under_another_instruction_and_one_across_the_split():
-    counted, told, across = lines(
-        ("a", "push", False), ("a", "shove", False), ("a", "push", True), ("b", "push", True)
-    )
-    assert counted.startswith("2 episodes are duplicates of 1 others") and counted.endswith(
-        "file, episode 2 is file, episode 0"
-    )
-    assert told == "1 of the duplicates have another instruction than the first"
+    episodes = ("a", "push", False), ("a", "shove", False), ("a", "push", True), ("b", "push", True)
+    counted, renamed, across = lines(*episodes)
+    assert counted.startswith("2 episodes are duplicates of 1 others")
+    assert counted.endswith("file, episode 2 is file, episode 0")
+    assert renamed == "1 of the duplicates have another instruction than the first"
     assert across.startswith("1 of the duplicates are on the other side of the split")

@@ -1,4 +1,4 @@
-"""What `inspect` says of data whose numbers are known, what it shows, and a page of what the simulator gave."""
+"""What `inspect` reports of data whose numbers are known, what it shows, and a page of simulated episodes."""
 
 import base64
 import collections
@@ -35,49 +35,35 @@ def recipe(synthetic_root):
 
 
 def test_the_numbers(recipe):
-    """By hand: of 300 steps t = 0, 1 (24 + 23 episodes) lie below the bounds, t = 13 to 23 (11 + ... + 1)
-    above; each bin has one t.
+    """Computed by hand.
+
+    Of 300 steps t = 0, 1 (24 + 23 episodes) lie below the bounds and t = 13 to 23 (11 + ... + 1) above them;
+    each bin has one t.
     """
     found = dataset_summary.summary(recipe, recipe.mixture.sources[0])
-    assert (found.episodes, found.steps, found.training, found.validation, found.median) == (
-        24,
-        300,
-        24,
-        0,
-        12.5,
-    )
-    assert found.kinds == {
-        "demonstrations": 8,
-        "successes": 8,
-        "failures": 8,
-    } and found.success == pytest.approx(2 / 3)
+    assert (found.episodes, found.steps, found.median) == (24, 300, 12.5)
+    assert (found.training, found.validation) == (24, 0)
+    assert found.kinds == {"demonstrations": 8, "successes": 8, "failures": 8}
+    assert found.success == pytest.approx(2 / 3)
     assert found.tasks == [("even", 12, pytest.approx(2 / 3)), ("odd", 12, pytest.approx(2 / 3))]
     assert found.collectors == [("noise", 16, pytest.approx(1 / 2)), ("demonstration", 8, 1.0)]
-    assert found.instructions == [
-        (name, 6) for name in ("lift the ring", "push the cube", "raise the ring", "shove the cube")
-    ]
+    instructions = ("lift the ring", "push the cube", "raise the ring", "shove the cube")
+    assert found.instructions == [(instruction, 6) for instruction in instructions]
     assert list(found.dt.values()) == [24] and found.samples == 300
     (x,) = found.actions
     assert x.below == pytest.approx(47 / 300) and x.above == pytest.approx(66 / 300)
     assert x.counts.tolist() == [24 + 23 + 22, *range(21, 12, -1), 12 + 66] and (x.used, x.bins) == (11, 11)
     actions = np.concatenate([(np.arange(length) + 0.5) / 25 for length in range(1, 25)])
-    expected = [
-        actions.mean(),
-        actions.std(),
-        *np.quantile(actions, [0.01, 0.99]),
-        actions.min(),
-        actions.max(),
-    ]
+    q01, q99 = np.quantile(actions, [0.01, 0.99])
+    expected = [actions.mean(), actions.std(), q01, q99, actions.min(), actions.max()]
     np.testing.assert_allclose(x.numbers, expected, rtol=1e-5)
     assert [dim.numbers[4:] for dim in found.state] == [(0.0, 23.0), (0.0, 24.0)]
 
 
 def test_the_table(recipe):
     lines = dataset_summary.text(dataset_summary.summary(recipe, recipe.mixture.sources[0])).splitlines()
-    assert (
-        "  episodes      24: 8 successful demonstrations, 8 other successes, 8 failures; 66.7% successful"
-        in lines
-    )
+    kinds = "8 successful demonstrations, 8 other successes, 8 failures"
+    assert f"  episodes      24: {kinds}; 66.7% successful" in lines
     assert "  lengths       min 1, median 12.5, max 24  |████████████████████████|" in lines
     assert "  dt            0.1 s (10 Hz) in 24 episodes" in lines
     assert "  rewards       0 to 1, mean 0.05333 of a step; 0 to 1, mean 0.6667 of an episode" in lines
@@ -92,7 +78,7 @@ def test_the_table(recipe):
     assert max(map(len, lines)) <= 140
 
 
-def test_returns_outside_the_value_range_are_told_and_shown(synthetic_root):
+def test_returns_outside_the_value_range_are_shown(synthetic_root):
     """`inspect` opens what `train` refuses."""
     config, path = make_config(synthetic_root, "numbers"), f"{synthetic_root}/numbers_tfrecord"
     config.value_range = (0.0, 0.5)
@@ -101,9 +87,9 @@ def test_returns_outside_the_value_range_are_told_and_shown(synthetic_root):
         setup.prepare(config, entries)
     _, recipe, _ = setup.prepare(config, entries, any_returns=True)
     found = dataset_summary.summary(recipe, recipe.mixture.sources[0])
-    told = "16 episodes have returns outside (0, 0.5); set config.value_range"
-    assert f"  value range   {told}" in dataset_summary.text(found).splitlines()
-    assert told in dataset_page.render(recipe.mixture.sources[0], found, [], (32, 32))
+    line = "16 episodes have returns outside (0, 0.5); set config.value_range"
+    assert f"  value range   {line}" in dataset_summary.text(found).splitlines()
+    assert line in dataset_page.render(recipe.mixture.sources[0], found, [], (32, 32))
 
 
 def test_spark_shows_what_is_not_zero():
@@ -115,9 +101,7 @@ def test_shown_episodes_are_spread_over_tasks_and_always_the_same(recipe):
     source = recipe.mixture.sources[0]
     chosen = shown_episodes.choose(source, 2)
     assert chosen == shown_episodes.choose(source, 2)
-    assert [kind for kind, _ in chosen] == [
-        kind for kind in ("demonstrations", "successes", "failures") for _ in range(2)
-    ]
+    assert [kind for kind, _ in chosen] == list(np.repeat(["demonstrations", "successes", "failures"], 2))
     tasks = [source.index.tasks[source.index.columns["task"][number]] for _, number in chosen]
     assert all(set(tasks[i : i + 2]) == {"even", "odd"} for i in (0, 2, 4))
     assert len(shown_episodes.choose(source, 100)) == 24
@@ -144,41 +128,27 @@ def test_sheets_show_the_right_steps_at_the_networks_size(synthetic_root):
     assert page.count("<figure>") == 10 and "stored 256 × 320, learned from at 32 × 32" in page
 
 
-def test_an_image_that_does_not_decode_is_said_on_the_page(synthetic_root):
+def test_an_image_that_does_not_decode_is_shown_on_the_page(synthetic_root):
     recipe = frames_recipe(synthetic_root)
     source = recipe.mixture.sources[0]
     shown = shown_episodes.read(recipe, source, 12)
-    assert [
-        one.episode.episode_id
-        for one in shown
-        if "" in dict(dataset_plots.sheet(one, "front", (16, 16))).values()
-    ] == ["e5", "e2"]
+    sheets = {one.episode.episode_id: dict(dataset_plots.sheet(one, "front", (16, 16))) for one in shown}
+    assert [name for name, sheet in sheets.items() if "" in sheet.values()] == ["e5", "e2"]
     page = dataset_page.render(source, dataset_summary.summary(recipe, source), shown[:8], (16, 16))
     assert page.count("does not decode") == page.count("<figure>") - page.count("data:image/jpeg") > 0
 
 
-def test_the_door(dataset_path, tmp_path):
+def test_the_command(dataset_path, tmp_path):
     result = door("inspect", f"--config.data.path={dataset_path}", f"--output={tmp_path}", "--episodes=1")
-    assert (
-        re.search(r"episodes +16: 8 successful demonstrations, ", result.stdout)
-        and f"page: {tmp_path}/collected.html" in result.stdout
-    )
+    assert re.search(r"episodes +16: 8 successful demonstrations, ", result.stdout)
+    assert f"page: {tmp_path}/collected.html" in result.stdout
     page = (tmp_path / "collected.html").read_text()
     assert page.count('class="episode"') == len(re.findall(r"<h3>", page)) >= 2 and "http" not in page
-    described = [
-        sys.executable,
-        "-m",
-        "qt_jax",
-        "inspect",
-        f"--data={dataset_path}",
-        f"--output={tmp_path}",
-        "--episodes=0",
-    ]
-    result = subprocess.run(described, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
-    assert (
-        re.search(r"grip .* of 256 ", result.stdout)
-        and "None is shown" in (tmp_path / "collected.html").read_text()
-    )
+    described = [f"--data={dataset_path}", f"--output={tmp_path}", "--episodes=0"]
+    command = [sys.executable, "-m", "qt_jax", "inspect", *described]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    assert re.search(r"grip .* of 256 ", result.stdout)
+    assert "None is shown" in (tmp_path / "collected.html").read_text()
 
 
 def test_rerun_is_asked_for_and_not_installed(monkeypatch):
@@ -191,31 +161,17 @@ def test_rerun_is_asked_for_and_not_installed(monkeypatch):
 
 @pytest.mark.slow
 def test_a_rerun_recording(dataset_path, tmp_path):
-    """Written with, and read by, the real SDK: rows of each entity, one for each record or transition."""
-    assert (ROOT / ".rerun/.installed").exists(), (
-        "run `make .rerun/.installed` first, as `make test-slow` does"
-    )
-    environment = os.environ | {"PYTHONPATH": ".rerun"}
+    """Rerun's own SDK writes and reads it: each entity has a row for each record or transition."""
+    installed = (ROOT / ".rerun/.installed").exists()
+    assert installed, "run `make .rerun/.installed` first, as `make test-slow` does"
+    options = dict(cwd=ROOT, env=os.environ | {"PYTHONPATH": ".rerun"}, timeout=120, check=True)
 
     def run(*command):
-        return subprocess.run(
-            [sys.executable, *command],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
-        )
+        return subprocess.run([sys.executable, *command], capture_output=True, text=True, **options)
 
     file = tmp_path / "episodes.rrd"
-    settings = [
-        "--config=tests/tiny.py",
-        f"--config.data.path={dataset_path}",
-        f"--output={tmp_path}",
-        "--episodes=1",
-        f"--rerun={file}",
-    ]
+    settings = ["--config=tests/tiny.py", f"--config.data.path={dataset_path}"]
+    settings += [f"--output={tmp_path}", "--episodes=1", f"--rerun={file}"]
     assert "Warning" not in run("-m", "qt_jax", "inspect", *settings).stderr
     script = (
         "from rerun.chunk import RrdReader\n"
@@ -227,10 +183,8 @@ def test_a_rerun_recording(dataset_path, tmp_path):
         entity, count = line.rsplit(" ", 1)
         rows[entity] += int(count)
     episodes = {entity.rpartition("/")[0] for entity in rows if entity.startswith("/collected/")}
-    assert (
-        any(entity.startswith("/collected/demonstrations/faucet-") for entity in episodes)
-        and len(episodes) >= 2
-    )
+    assert len(episodes) >= 2
+    assert any(entity.startswith("/collected/demonstrations/faucet-") for entity in episodes)
     for entity in episodes:
         length = rows[f"{entity}/action"]
         assert rows[f"{entity}/reward"] == length > 0

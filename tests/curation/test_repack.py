@@ -1,4 +1,4 @@
-"""TFRecord -> ArrayRecord by the real door: any TFDS dataset, byte for byte."""
+"""TFRecord -> ArrayRecord by the command: any TFDS dataset, byte for byte."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def framed(record):
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    """A dataset that is no RLDS, in the files that TFDS writes, two splits and four files; and its records."""
+    """A dataset that is no RLDS, in TFDS' files: two splits, four files; and its records."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import example_serializer
 

@@ -1,4 +1,4 @@
-"""What the writer says of a dataset, and refuses before it starts."""
+"""What the writer stores about a dataset, and refuses before it starts."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 
 from qt_jax.curation import rlds_writer
 from qt_jax.curation.convert import recording
+from qt_jax.data.recorded import RecordedEpisode
 from qt_jax.envs import metaworld
 from qt_jax.errors import UserError
 from tests import tiny
@@ -35,7 +36,7 @@ def test_beam_without_beam_names_the_extra():
 
 @pytest.mark.parametrize("sizes, seen", [([100] * 20, 20), ([300] * 20, 16), ([100] * 19 + [9_000], 20)])
 def test_a_record_that_is_too_large_is_refused_before_it_is_made(monkeypatch, sizes, seen):
-    """From sixteen frames on by what is to be expected; at the latest by what came."""
+    """Expected from sixteen frames on; certain at the latest when the frames are too large."""
     monkeypatch.setattr(rlds_writer, "MAX_RECORD", 5_000)
     read = []
     frames = recording.Frames(20, lambda count: (read.append(size) or bytes(size) for size in sizes[:count]))
@@ -54,10 +55,17 @@ def test_a_record_that_is_too_large_is_refused_before_it_is_made(monkeypatch, si
 
 def test_a_collected_record_that_is_too_large_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(rlds_writer, "MAX_RECORD", 5_000)
-    plan = recording.Plan("open", "demonstration", 3)
-    images = {"front": [bytes(3_000)] * 2}
-    episode = recording.Episode(
-        plan, "open", images, np.zeros((2, 1)), np.zeros((1, 1)), np.zeros(1), False, 0.1
+    episode = RecordedEpisode(
+        task="open",
+        collector="demonstration",
+        index=3,
+        instruction="open",
+        images={"front": [bytes(3_000)] * 2},
+        state=np.zeros((2, 1)),
+        actions=np.zeros((1, 1)),
+        rewards=np.zeros(1),
+        success=False,
+        dt=0.1,
     )
     with pytest.raises(UserError, match="Episode open/demonstration/000003 comes to"):
         rlds_writer._example(episode)

@@ -1,4 +1,4 @@
-"""Each violation is reported where it is, and nothing where there is none: on real files."""
+"""On real files each violation is reported where it is, and nothing where there is none."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from qt_jax.curation import validate
+from qt_jax.curation import conventions
 from qt_jax.curation.validate import Validator
 from qt_jax.data import episodes, index, records, standardisers, tables
 from qt_jax.data.specs import DatasetSpec
@@ -38,18 +38,23 @@ def broken_root(tmp_path_factory):
 def spec(root, **changes):
     image_size = (broken.SIZE, broken.SIZE)
     standard = DatasetSpec(
-        path=f"{root}/broken", standardise=standardisers.collected, action=_ACTION, expected_dt={"push": 0.1}, dt=None,
-        observation=ObservationSpec(("front",), image_size, 2, "test"), last_record="observation", reward="success",
-    )  # fmt: skip
+        path=f"{root}/broken",
+        standardise=standardisers.collected,
+        action=_ACTION,
+        observation=ObservationSpec(("front",), image_size, 2, "test"),
+        last_record="observation",
+        reward="success",
+        dt=None,
+        expected_dt={"push": 0.1},
+    )
     return dataclasses.replace(standard, **changes)
 
 
 def look(chosen, images="all", **settings):
     """Violations and the validator after its pass."""
     directory, settings = records.open_directory(chosen.path), dict(threads=2, cache="") | settings
-    validator = Validator(
-        directory, chosen, images, index.stored_encoder(directory, chosen) == ENCODER, **settings
-    )
+    embedding_used = index.stored_encoder(directory, chosen) == ENCODER
+    validator = Validator(directory, chosen, images, embedding_used, **settings)
     return list(validator.violations(lambda: None)), validator
 
 
@@ -59,13 +64,10 @@ def of(violations, name):
 
 def test_each_violation_with_its_episode_and_step(broken_root):
     violations, validator = look(spec(broken_root))
-    assert {name: of(violations, name) for name in BREAKS} == {
-        name: expected for name, (_, expected) in BREAKS.items()
-    }
-    assert all(
-        v.episode_id == NAMES[v.episode] and v.shard == "broken-train.tfrecord-00000-of-00001"
-        for v in violations
-    )
+    for name, (_, expected) in BREAKS.items():
+        assert of(violations, name) == expected, name
+    assert all(v.episode_id == NAMES[v.episode] for v in violations)
+    assert {v.shard for v in violations} == {"broken-train.tfrecord-00000-of-00001"}
     text = {v.episode_id: v.text for v in violations}
     assert text["reward at the arrival"].startswith(
         "is 1 at the last record, which holds o_T alone; expected at record 3"
@@ -78,11 +80,8 @@ def test_each_violation_with_its_episode_and_step(broken_root):
 def test_bounds_and_shaped_rewards_are_worth_a_look(broken_root):
     _, validator = look(spec(broken_root), images="none")
     episodes = len(BREAKS) - 1  # one has no transition
-    assert (
-        validator.episodes == len(BREAKS)
-        and validator.steps == episodes * broken.LENGTH
-        and validator.decoded == 0
-    )
+    assert validator.episodes == len(BREAKS) and validator.steps == episodes * broken.LENGTH
+    assert validator.decoded == 0
     share = 1 / (episodes * broken.LENGTH)
     assert [line for line in validator.warnings() if "duplicates" not in line] == [
         f"action x: {share:.2%} below its bound -1, {share:.2%} above 1; they go to the edge bins",
@@ -90,7 +89,7 @@ def test_bounds_and_shaped_rewards_are_worth_a_look(broken_root):
     ]
 
 
-def test_duplicates_are_counted_and_leakage_into_validation_is_told(broken_root):
+def test_duplicates_are_counted_and_leakage_into_validation_is_reported(broken_root):
     """Most episodes differ from the sound one in a flag or a reward: the robot saw and did the same."""
     _, validator = look(spec(broken_root), images="none", validation_fraction=0.5)
     counted, *rest = [line for line in validator.warnings() if "duplicates" in line]
@@ -102,14 +101,12 @@ def test_duplicates_are_counted_and_leakage_into_validation_is_told(broken_root)
     (across,) = (line for line in rest if "the other side" in line)
     held = {name: episodes.id_hash(name) < 0.5 for name in BREAKS}
     elsewhere = [name for name, side in held.items() if side != held["sound"]]
-    assert (
-        len(elsewhere) - 6 < int(across.split()[0]) <= len(elsewhere)
-        and int(counted.split()[0]) < len(BREAKS) - 3
-    )
+    assert len(elsewhere) - 6 < int(across.split()[0]) <= len(elsewhere)
+    assert int(counted.split()[0]) < len(BREAKS) - 3
 
 
 @pytest.mark.parametrize(
-    "told, step",
+    "texts, step",
     [
         ([b"open it"] * 3, None),
         ([b"open it", b"open it", b""], None),
@@ -117,14 +114,14 @@ def test_duplicates_are_counted_and_leakage_into_validation_is_told(broken_root)
         (np.asarray([[1, 2, 0], [1, 3, 0]], np.int32), 1),
     ],
 )
-def test_where_an_instruction_changes(told, step):
-    told = np.asarray(told, object) if isinstance(told, list) else told
-    for steps in ({"language_instruction": told}, {"observation": {"instruction": told}, "reward": told}):
-        assert validate._change({"steps": steps}) == step
+def test_where_an_instruction_changes(texts, step):
+    texts = np.asarray(texts, object) if isinstance(texts, list) else texts
+    for steps in ({"language_instruction": texts}, {"observation": {"instruction": texts}, "reward": texts}):
+        assert conventions.instruction_change({"steps": steps}) == step
 
 
 def test_an_instruction_that_changes_is_worth_a_look(synthetic_root, monkeypatch):
-    monkeypatch.setattr(validate, "_change", lambda example: 2)
+    monkeypatch.setattr(conventions, "instruction_change", lambda example: 2)
     numbers = dataclasses.replace(NUMBERS, path=f"{synthetic_root}/numbers_tfrecord")
     violations, validator = look(numbers, images="none")
     (line,) = [line for line in validator.warnings() if "the instruction changes" in line]
@@ -143,18 +140,15 @@ def test_a_bound_far_from_all_actions_is_worth_a_look(synthetic_root):
 
 def test_only_the_first_images(broken_root):
     violations, validator = look(spec(broken_root), images="first")
-    assert [v.episode_id for v in violations if v.kind == "image"] == [
-        "no image"
-    ] and validator.decoded == len(BREAKS) - 1
+    assert [v.episode_id for v in violations if v.kind == "image"] == ["no image"]
+    assert validator.decoded == len(BREAKS) - 1
 
 
 @pytest.mark.parametrize(
     "changes, expected",
     [
-        (
-            dict(last_record="transition"),
-            [("last_record", 4), ("reward", 3)],
-        ),  # o_T is no transition, and the reward stands before it
+        # o_T is no transition, and the reward stands before it.
+        (dict(last_record="transition"), [("last_record", 4), ("reward", 3)]),
         (dict(reward="stored", reward_at="arrival"), [("reward", 3)]),
         (dict(action=ActionSpec(("x",), (-1.0,), (1.0,), (8,))), [("shape", None)]),
         (dict(observation=ObservationSpec(("front",), (16, 16), 3, "")), [("shape", None)]),
@@ -237,9 +231,10 @@ def run(*arguments):
     )
 
 
-def test_the_door(broken_root, dataset_path, tmp_path):
-    """A collected dataset is clean (status 0); of a broken one the first of each kind is printed and all are
-    in the file (status 1).
+def test_the_command(broken_root, dataset_path, tmp_path):
+    """A collected dataset is clean (status 0), a broken one is not (status 1).
+
+    The first violation of each kind is printed, and all are in the file.
     """
     result = door("validate", f"--config.data.path={dataset_path}", f"--output={tmp_path}")
     assert "no violation" in result.stdout and (tmp_path / "collected.jsonl").read_text() == ""
@@ -255,23 +250,29 @@ def test_the_door(broken_root, dataset_path, tmp_path):
     ]
     result = door("validate", *overrides, check=False)
     assert result.returncode == 1
-    number = NAMES.index("is_first missing")
+    number, shard = NAMES.index("is_first missing"), "broken-train.tfrecord-00000-of-00001"
+    place = f"{shard}, episode {number} (is_first missing), step 0"
     assert (
         "  is_first: 2 (not set at exactly the first record)\n"
-        f"    broken-train.tfrecord-00000-of-00001, episode {number} (is_first missing), step 0: is False at the first record\n"
+        f"    {place}: is False at the first record\n"
         "    ... 1 more\n"
     ) in result.stdout
     lines = [json.loads(line) for line in (tmp_path / "lab.jsonl").read_text().splitlines()]
     assert len(lines) == sum(len(expected) for _, expected in BREAKS.values())
     assert lines[0] == {
-        "dataset": "lab", "kind": "is_first", "shard": "broken-train.tfrecord-00000-of-00001", "text": "is False at the first record",
-        "episode": number, "episode_id": "is_first missing", "step": 0,
-    }  # fmt: skip
+        "dataset": "lab",
+        "kind": "is_first",
+        "shard": shard,
+        "text": "is False at the first record",
+        "episode": number,
+        "episode_id": "is_first missing",
+        "step": 0,
+    }
 
 
 @pytest.mark.parametrize(
     "arguments", [(), ("--config=tests/tiny.py", "--data=x"), ("--data=x", "--dataset=y")]
 )
-def test_the_doors_errors(arguments):
+def test_the_commands_errors(arguments):
     result = run(*arguments)
     assert result.returncode == 2 and re.fullmatch("qt_jax validate: Give --config=FILE .*\n", result.stderr)

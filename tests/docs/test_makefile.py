@@ -5,7 +5,6 @@ import subprocess
 
 from tests.conftest import ROOT
 
-
 DATA = {"data", "runs", ".fleet"}
 
 

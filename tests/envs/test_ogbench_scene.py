@@ -11,13 +11,11 @@ def make_config(**overrides):
     return config
 
 
-def played(task, seed=3, told=None):
-    """Decisions until the end of the expert's episode, and whether the task was done. told: the task of the
-    expert.
-    """
+def played(task, seed=3, expert_of=None):
+    """Returns the decisions until the end of an expert's episode, and whether the task was done."""
     env = ogbench_scene.Environment(task, make_config())
     env.reset(seed=seed)
-    expert, done, truncated, count = ogbench_scene.Expert(told or task), False, False, 0
+    expert, done, truncated, count = ogbench_scene.Expert(expert_of or task), False, False, 0
     while not (done or truncated):
         _, reward, done, truncated, _ = env.step(expert(env.simulator_state))
         assert reward == float(done)
@@ -31,7 +29,7 @@ def test_each_expert_does_its_task_and_not_its_neighbours(task):
     (other,) = (set(pair) - {task} for pair in ogbench_scene.SHARED_SCENES if task in pair)
     count, done = played(task)
     assert done and count > 3
-    assert not played(task, told=other.pop())[1]
+    assert not played(task, expert_of=other.pop())[1]
 
 
 def test_all_tasks_start_alike_whatever_ran_before():
@@ -47,7 +45,7 @@ def test_all_tasks_start_alike_whatever_ran_before():
     assert np.abs(env.reset(seed=8)[0]["state"] - starts[0]).max() > 1e-3
 
 
-def test_experts_are_told_what_the_scene_itself_aims_at():
+def test_experts_get_the_goals_that_the_scene_itself_aims_at():
     """OGBench's own targets of drawer, window and button, for the goals that ours have."""
     env = ogbench_scene.Environment("drawer-open", make_config())
     env.reset(seed=1)

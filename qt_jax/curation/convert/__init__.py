@@ -1,38 +1,88 @@
-"""Folders of recorded episodes -> what `rlds_writer` writes: one file a format, and what they share in
-`recording`.
+"""Folders of recorded episodes -> an RLDS dataset: one file a format; `recording` has what formats share.
 
-A format opens a folder into a `Source`: its units of work, each of which a Beam worker can read by itself.
+A format opens a folder as a `Source`: its units of work, each of which a Beam worker can read by itself.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import tqdm
+from etils import epath
+
+from qt_jax.curation import rlds_writer
 from qt_jax.curation.convert import hdf5, lerobot
-from qt_jax.curation.convert.recording import Episode, Source
+from qt_jax.curation.convert.recording import Indexed, Source
 from qt_jax.curation.convert.settings import CUTS, Settings
+from qt_jax.data.recorded import RecordedEpisode
 from qt_jax.errors import UserError
 
-__all__ = ["CUTS", "FORMATS", "Settings", "episodes", "open_source", "strictly"]
+__all__ = ["CUTS", "FORMATS", "Settings", "episodes", "open_source", "strictly", "write"]
 
 FORMATS = {"lerobot": lerobot.open_source, "hdf5": hdf5.open_source}
 
 
 def open_source(settings: Settings) -> Source:
-    """Raises UserError if the folder is not of that format, is empty, or lacks what the settings name."""
+    """Opens the folder `settings.input`.
+
+    Raises:
+        UserError: if the folder is not of that format, is empty, or lacks what the settings name.
+    """
     if settings.format not in FORMATS:
         raise UserError(f"--format is {settings.format!r}; expected one of {sorted(FORMATS)}.")
     return FORMATS[settings.format](settings)
 
 
-def episodes(source: Source, notes: list[str]) -> Iterator[Episode]:
-    """All, but for the bad ones, which are counted; what the others give to note is added to `notes`.
+def write(
+    source: Source,
+    path: str,
+    *,
+    reward: str,
+    file_format: str,
+    runner: str = "local",
+    beam_options: Sequence[str] = (),
+) -> tuple[epath.Path, int, list[str]]:
+    """Writes the episodes of `source` as the dataset `path`/1.0.0.
+
+    Args:
+        source: what `open_source` returned.
+        path: the dataset's directory.
+        reward: `DatasetSpec.reward` of the dataset: "success" or "stored".
+        file_format: one of `rlds_writer.FILE_FORMATS`.
+        runner: one of `rlds_writer.RUNNERS`.
+        beam_options: Beam's own, such as "--runner=DataflowRunner".
+
+    Returns:
+        That directory, the number of episodes in it, and notes about them.
 
     Raises:
-        UserError: for more of those than are allowed, or where none is left.
+        UserError: for more bad episodes than are allowed, or where none is left.
+    """
+    about: dict[str, Any] = dict(
+        action=source.action,
+        observation=source.observation,
+        description=source.description,
+        file_format=file_format,
+        reward=reward,
+    )
+    notes: list[str] = []
+    count, skipped = source.episodes, len(source.skips.errors)
+    if runner == "local":
+        shown = tqdm.tqdm(episodes(source, notes), total=count, desc="convert", unit="episode")
+        directory = rlds_writer.write(path, shown, **about)
+    else:
+        read = strictly(source)
+        directory = rlds_writer.write_with_beam(path, source.units, read, options=beam_options, **about)
+    return directory, count - (len(source.skips.errors) - skipped), notes
 
+
+def episodes(source: Source, notes: list[str]) -> Iterator[RecordedEpisode]:
+    """Reads all episodes but the bad ones, which are counted; adds the notes of the others to `notes`.
+
+    Raises:
+        UserError: for more bad episodes than are allowed, or where none is left.
     """
     written = 0
     for unit in source.units:
@@ -47,14 +97,12 @@ def episodes(source: Source, notes: list[str]) -> Iterator[Episode]:
         raise source.skips.none_left(source.description)
 
 
-def strictly(source: Source) -> Callable[[Any], Iterable[tuple[int, Episode]]]:
-    """`source.read` where nobody counts, on other machines: raises a UserError for a bad episode."""
+def strictly(source: Source) -> Callable[[Any], Iterable[tuple[int, RecordedEpisode]]]:
+    """Returns `source.read` for other machines, where nobody counts: a bad episode is an error there."""
     return functools.partial(_strictly, source.read)
 
 
-def _strictly(
-    read: Callable[[Any], Iterable[tuple[int, Episode | UserError]]], unit: Any
-) -> Iterator[tuple[int, Episode]]:
+def _strictly(read: Callable[[Any], Iterable[Indexed]], unit: Any) -> Iterator[tuple[int, RecordedEpisode]]:
     for index, episode in read(unit):
         if isinstance(episode, UserError):
             raise episode

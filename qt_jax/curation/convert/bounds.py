@@ -1,4 +1,4 @@
-"""The bounds of a conversion's actions, and those of them that a few values make."""
+"""Finds the bounds of a conversion's actions, and warns where a few outliers set them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,24 @@ from qt_jax.specs import ActionSpec
 
 
 class Bounds:
-    """Of the actions of all recordings that were added. names: of the dims."""
+    """The bounds of the actions of all recordings that were added, by the names of the dims."""
 
     def __init__(self, names: list[str]):
         self._names, self._extremes, self._samples = names, Extremes(len(names)), Samples(SAMPLES)
 
     def add(self, name: str, actions: np.ndarray, first: int = 0) -> None:
-        """actions: [T, D]. first: what step of `name` the first is."""
+        """Adds the actions of a recording.
+
+        Args:
+            name: of the recording, for warnings.
+            actions: [T, D].
+            first: which step of the file's episode the first one is.
+        """
         self._extremes.add(actions, name, first)
         self._samples.add(len(actions), {"action": actions})
 
     def spec(self) -> ActionSpec:
-        """Bounds as the data has them; a dim that never moves gets a range around its value."""
+        """Returns the least and greatest value of each dim; a dim that never moves gets 1 on either side."""
         low, high = (
             np.asarray([self._extremes.of(dim, side)[0] for dim in range(len(self._names))])
             for side in (False, True)
@@ -33,5 +39,5 @@ class Bounds:
         return ActionSpec(tuple(self._names), low.tolist(), high.tolist(), (BINS,) * len(self._names))
 
     def warnings(self) -> list[str]:
-        """A line for each bound that a few values make."""
+        """Returns a line for each bound that a few values set."""
         return outliers.lines(self.spec(), self._samples.rows("action"), self._extremes.of)

@@ -1,8 +1,8 @@
-"""HDF5: files of demonstrations as robomimic has them (`data/demo_0/{obs/*, actions, rewards, dones}`), or of
-one episode each (`action`, `observations/*`).
+"""HDF5: files of demonstrations as robomimic writes them, or of one episode each.
 
-The last observation is taken from `next_obs` where that is there, or is the observation that follows the last
-action. All numbers are read before anything is written.
+The first have `data/demo_0/{obs/*, actions, rewards, dones}`, the second `action` and `observations/*`. The
+last observation comes from `next_obs` where that is there; else it is the observation after the last action.
+All numbers are read before anything is written.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from qt_jax.curation.convert import hdf5_episode, hdf5_streams, images, settings
 from qt_jax.curation.convert.bounds import Bounds
 from qt_jax.curation.convert.hdf5_episode import Layout, Place, open_file
 from qt_jax.curation.convert.hdf5_streams import Stream
-from qt_jax.curation.convert.recording import Episode, Recording, Source, check, finished
+from qt_jax.curation.convert.recording import Indexed, Recording, Source, check, finished
 from qt_jax.curation.convert.settings import Settings
 from qt_jax.curation.convert.skips import Skips
 from qt_jax.errors import UserError
@@ -30,22 +30,28 @@ from qt_jax.specs import ObservationSpec
 
 SUFFIXES = (".hdf5", ".h5")
 _KNOWN = ("dones", "compress_len")
-"""What says nothing that is not known otherwise."""
+"""Keys that are not used, and not worth a note."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """What is the same in all episodes: dims of the action, and what stands at each path of the
-    observations.
-    """
+    """What is alike in all episodes: dims of the action, and the stream at each path of the observations."""
 
     dims: int
     streams: tuple[tuple[str, Stream], ...]
 
 
 def open_source(given: Settings) -> Source:
+    """Opens a file, or all HDF5 files below a folder.
+
+    Most episodes alike are the usual kind; one of another kind is a bad episode.
+
+    Raises:
+        UserError: if there is no episode, for more bad episodes than are allowed, or for a setting that names
+            what is not there.
+    """
     root = Path(given.input)
-    files = [root] if root.is_file() else sorted(filter(_is_ours, root.rglob("*")))
+    files = [root] if root.is_file() else sorted(filter(_is_hdf5, root.rglob("*")))
     if not files:
         raise UserError(
             f"{root} holds no file *{' or *'.join(SUFFIXES)}; expected HDF5 episodes, or another --format."
@@ -55,10 +61,13 @@ def open_source(given: Settings) -> Source:
             raise UserError(
                 f"--{flag} is for LeRobot's timestamps and tasks, HDF5 has none of them; leave it out."
             )
-    skips, notes = Skips(given.max_skipped), []
-    places = list(_places(given, files, skips, notes))
-    shapes = {place: skips.attempt(place.name, functools.partial(_shape, given, place)) for place in places}
-    shapes = {place: shape for place, shape in shapes.items() if shape}
+
+    skips = Skips(given.max_skipped)
+    notes: list[str] = []
+    shapes: dict[Place, Shape] = {}
+    for place in list(_places(given, files, skips, notes)):
+        if shape := skips.attempt(place.name, functools.partial(_shape, given, place)):
+            shapes[place] = shape
     if not shapes:
         raise skips.none_left(str(root))
 
@@ -66,7 +75,8 @@ def open_source(given: Settings) -> Source:
     model = next(place for place, shape in shapes.items() if shape == usual)
     layout, observation = _layout(given, model, usual, notes)
     layout = dataclasses.replace(layout, scales=_scales(layout, shapes.values()))
-    bounds, units = Bounds([f"a{i}" for i in range(usual.dims)]), []
+    bounds = Bounds([f"a{i}" for i in range(usual.dims)])
+    units: list[tuple[int, Place]] = []
     for place, shape in shapes.items():
         survey = functools.partial(_survey, given, layout, place, shape, model, usual)
         if (recording := skips.attempt(place.name, survey)) is not None:
@@ -74,6 +84,7 @@ def open_source(given: Settings) -> Source:
             units.append((len(units), place))
     if not units:
         raise skips.none_left(str(root))
+
     return Source(
         units=units,
         episodes=len(units),
@@ -86,13 +97,13 @@ def open_source(given: Settings) -> Source:
     )
 
 
-def _is_ours(path: Path) -> bool:
-    """Not what macOS leaves beside a file."""
+def _is_hdf5(path: Path) -> bool:
+    """Returns whether it is an HDF5 file by name, and not what macOS leaves beside one."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith("._")
 
 
 def _places(given: Settings, files: list[Path], skips: Skips, notes: list[str]) -> Iterator[Place]:
-    """The episodes that --split takes, demo_2 before demo_10."""
+    """Yields the episodes that --split takes, demo_2 before demo_10."""
     taken = everything = 0
     for file in files:
         groups, masks = skips.attempt(str(file), functools.partial(_groups, given, file)) or ((), {})
@@ -108,7 +119,7 @@ def _places(given: Settings, files: list[Path], skips: Skips, notes: list[str]) 
 
 
 def _groups(given: Settings, file: Path) -> tuple[list[str], dict[str, set[str]]]:
-    """The episodes of a file, and its masks."""
+    """Returns the episodes of a file, and its masks: {name: episodes}."""
     with open_file(file) as content:
         demos = {f"data/{name}": item for name, item in _items(content, "data")}
         groups = [name for name, item in demos.items() if item is None or hasattr(item, "keys")]
@@ -116,15 +127,16 @@ def _groups(given: Settings, file: Path) -> tuple[list[str], dict[str, set[str]]
         if not any(_has_action(given, demos[group]) for group in groups):
             groups = ["/"]
         if groups == ["/"] and not _has_action(given, content):
-            wanted = given.action or "action", given.action or "actions"
+            one, many = given.action or "action", given.action or "actions"
             raise UserError(
-                f"{file} has keys {sorted(content)}; expected {wanted[0]} and observations, or (robomimic) "
-                f"data/demo_0/{wanted[1]}; give --action=KEY."
+                f"{file} has keys {sorted(content)}; expected {one} and observations, or (robomimic) "
+                f"data/demo_0/{many}; give --action=KEY."
             )
+
         masks = {}
         for name, item in _items(content, "mask"):
-            demos = np.asarray(item).reshape(-1).tolist()
-            masks[name] = {f"data/{demo.decode() if isinstance(demo, bytes) else demo}" for demo in demos}
+            listed = np.asarray(item).reshape(-1).tolist()
+            masks[name] = {f"data/{demo.decode() if isinstance(demo, bytes) else demo}" for demo in listed}
             if lost := sorted(masks[name] - set(groups)):
                 raise UserError(
                     f"{file}: mask/{name} names {lost[0]}, which is not there; mend it, or copy the file "
@@ -134,7 +146,7 @@ def _groups(given: Settings, file: Path) -> tuple[list[str], dict[str, set[str]]
 
 
 def _items(content: Any, key: str) -> Any:
-    """Of a group that may not be there."""
+    """Returns the items of a group, or nothing where it is not there."""
     return content[key].items() if hasattr(content.get(key), "keys") else ()
 
 
@@ -147,16 +159,17 @@ def _shape(given: Settings, place: Place) -> Shape:
     with open_file(place.file) as content:
         group = _group(content, place)
         actions = group[settings.action_key(given, group, place.name)]
-        shape = getattr(actions, "shape", "of a group")
-        if len(shape) != 2 or not all(shape):
+        shape = getattr(actions, "shape", None)
+        if not (isinstance(shape, tuple) and len(shape) == 2 and all(shape)):
+            found = "of a group" if shape is None else shape
             raise UserError(
-                f"{place.name}: the action has shape {shape}, expected [steps, dims]; give --action=KEY."
+                f"{place.name}: the action has shape {found}, expected [steps, dims]; give --action=KEY."
             )
         if actions.dtype.kind not in "fiub":
             raise UserError(
                 f"{place.name}: the action is {actions.dtype}, expected numbers; give --action=KEY."
             )
-        hdf5_streams.columns(group)  # whose links lead somewhere
+        hdf5_streams.columns(group)  # raises for a link that leads nowhere
         return Shape(shape[1], tuple(sorted(hdf5_streams.of(group).items())))
 
 
@@ -167,16 +180,15 @@ def _group(content: Any, place: Place) -> Any:
 
 
 def _layout(given: Settings, place: Place, shape: Shape, notes: list[str]) -> tuple[Layout, ObservationSpec]:
-    """As the usual episode has it, but for the scales; what is left out is added to `notes`."""
+    """Returns the layout of the usual episode without its scales; adds what is left out to `notes`."""
     streams, name = dict(shape.streams), place.name
 
     def of(*roles):
         return [path for path, stream in streams.items() if stream.role in roles]
 
     pictures = settings.short_names(of("camera", "refused"), "/", reserved="state")
-    refused = {
-        short: streams[path].why for short, path in pictures.items() if streams[path].role == "refused"
-    }
+    unusable = {short: streams[path] for short, path in pictures.items() if path in of("refused")}
+    refused = {short: stream.why for short, stream in unusable.items()}
     usable = {short: path for short, path in pictures.items() if short not in refused}
     cameras = settings.cameras(given, usable, refused, name)
     vectors = settings.short_names(of("vector"), "/")
@@ -192,13 +204,13 @@ def _layout(given: Settings, place: Place, shape: Shape, notes: list[str]) -> tu
     observation = ObservationSpec(tuple(cameras), size, sum(dims.values()), description)
 
     action = settings.action_key(given, columns, name)
-    named = ("rewards", given.success, given.reward)  # of whatever shape: who reads them says what is wrong
+    named = ("rewards", given.success, given.reward)  # of any shape: the reader of them says what is wrong
     per_step = [key for key, shape in columns.items() if shape[1:] in ((), (1,)) or key in named]
     success = settings.success_key(given, sorted(per_step), "rewards", name)
     used = {*(usable[short] for short in cameras), *(vectors[short] for short in state)}
     unused = [path for path in streams if path not in used]
-    told = () if given.instruction else hdf5_episode.INSTRUCTION
-    unused += sorted(set(columns) - {action, success, given.reward, *_KNOWN, *told})
+    texts = () if given.instruction else hdf5_episode.INSTRUCTION
+    unused += sorted(set(columns) - {action, success, given.reward, *_KNOWN, *texts})
     if unused:
         notes.append(f"not used: {', '.join(unused)}")
     names = {usable[short]: short for short in cameras}
@@ -206,7 +218,7 @@ def _layout(given: Settings, place: Place, shape: Shape, notes: list[str]) -> tu
 
 
 def _size(item: Any, name: str) -> tuple[int, int]:
-    """Of a camera's frames: that of the first that is whole."""
+    """Returns (height, width) of the first frame of a camera that is whole."""
     for frame in hdf5_streams.frames(item, 1.0):
         with contextlib.suppress(UserError):
             return images.size(frame)
@@ -214,7 +226,7 @@ def _size(item: Any, name: str) -> tuple[int, int]:
 
 
 def _scales(layout: Layout, shapes: Any) -> dict[str, float]:
-    """{path: the usual scale of a camera of floats}."""
+    """Returns {path: the usual scale of a camera of floats}."""
     counts: dict[str, collections.Counter] = {path: collections.Counter() for path in layout.cameras}
     for shape in shapes:
         for path, stream in shape.streams:
@@ -226,7 +238,7 @@ def _scales(layout: Layout, shapes: Any) -> dict[str, float]:
 def _survey(
     given: Settings, layout: Layout, place: Place, shape: Shape, model: Place, usual: Shape
 ) -> Recording:
-    """An episode, whose images are not read."""
+    """Checks an episode and returns it; its images are not read."""
     _compare(given, layout, place, shape, model, usual)
     with open_file(place.file) as content:
         recording = hdf5_episode.recording(given, layout, content, place)
@@ -235,7 +247,7 @@ def _survey(
 
 
 def _compare(given: Settings, layout: Layout, place: Place, shape: Shape, model: Place, usual: Shape) -> None:
-    """Raises UserError where an episode is not like the usual one in what is used of it."""
+    """Raises UserError where what is used of an episode is not as in the usual one."""
     name, ours, theirs = place.name, dict(shape.streams), dict(usual.streams)
     if shape.dims != usual.dims:
         raise UserError(
@@ -244,37 +256,35 @@ def _compare(given: Settings, layout: Layout, place: Place, shape: Shape, model:
         )
     more = [path for path, one in ours.items() if path not in theirs and one.role in _free(given)]
     if lacking := [path for path in (*layout.cameras, *layout.state) if path not in ours]:
-        told = f"has no observation {lacking[0]!r}, which {model.name} has"
+        problem = f"has no observation {lacking[0]!r}, which {model.name} has"
     elif more:
-        told = f"has an observation {more[0]!r}, which {model.name} has not"
+        problem = f"has an observation {more[0]!r}, which {model.name} has not"
     else:
         for path in (*layout.cameras, *layout.state):
             one, other = ours[path], theirs[path]
             if (one.role, one.dims) != (other.role, other.dims):
                 raise UserError(
-                    f"{name} has {path!r} as {one.told()}, {model.name} as {other.told()}; leave it out."
+                    f"{name} has {path!r} as {one.described()}, {model.name} as {other.described()}; leave "
+                    "it out."
                 )
             if one.scale and one.scale != layout.scales[path]:
-                reach, usual_reach = (
-                    "1" if scale == 255.0 else "255" for scale in (one.scale, layout.scales[path])
-                )
+                ours_to, theirs_to = ("1", "255") if one.scale == 255.0 else ("255", "1")
                 raise UserError(
-                    f"{name} has pixels of {path!r} from 0 to {reach}, others to {usual_reach}; leave it out."
+                    f"{name} has pixels of {path!r} from 0 to {ours_to}, others to {theirs_to}; leave it out."
                 )
         return
     raise UserError(
-        f"{name} {told}; convert files of another kind by themselves, or choose with --cameras and --state."
+        f"{name} {problem}; convert files of another kind by themselves, or choose with --cameras and "
+        "--state."
     )
 
 
 def _free(given: Settings) -> tuple[str, ...]:
-    """Roles of which all that is there is asked for."""
+    """Returns the roles of which all streams are used, because no flag chooses among them."""
     return ("camera", "refused") * (given.cameras is None) + ("vector",) * (given.state is None)
 
 
-def _read(
-    given: Settings, layout: Layout, unit: tuple[int, Place]
-) -> Iterator[tuple[int, Episode | UserError]]:
+def _read(given: Settings, layout: Layout, unit: tuple[int, Place]) -> Iterator[Indexed]:
     index, place = unit
     try:
         with open_file(place.file) as content:

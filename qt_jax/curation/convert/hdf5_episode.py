@@ -31,6 +31,7 @@ class Place:
 
     @property
     def name(self) -> str:
+        """As messages begin."""
         return f"{self.file}: {self.group}"
 
 
@@ -38,7 +39,13 @@ class Place:
 class Layout:
     """What a worker needs to read any episode.
 
-    cameras: {path: name in our dataset}. scales: {path: what brings a camera of floats to 0..255}.
+    Attributes:
+        cameras: {path: name in the dataset}.
+        state: paths of the vectors that are joined to the state.
+        size: (height, width) of all images in the dataset.
+        action: the key of the action.
+        success: "all", "none", or the key of success.
+        scales: {path: factor that brings a camera of floats to 0..255}.
     """
 
     cameras: dict[str, str]
@@ -50,13 +57,19 @@ class Layout:
 
 
 def open_file(file: str | Path) -> Any:
+    """Opens an HDF5 file; raises a UserError that names it where that fails."""
     import h5py
 
     return naming(str(file), lambda: h5py.File(file, "r"))
 
 
 def recording(given: Settings, layout: Layout, content: Any, place: Place) -> Recording:
-    """Frames are read from `content` while it is open."""
+    """Returns an episode; its frames are read later, from `content`, which must stay open.
+
+    Raises:
+        UserError: for a column that is missing or of another shape, or where nothing says the instruction or
+            how fast the episode was recorded.
+    """
     episode, name = content[place.group], place.name
     observations = hdf5_streams.datasets(episode)
     following = hdf5_streams.datasets(episode, ("next_obs",))
@@ -115,7 +128,10 @@ def recording(given: Settings, layout: Layout, content: Any, place: Place) -> Re
 
 
 def _attributes(content: Any, episode: Any, name: str) -> dict[str, Any]:
-    """Of the file, its `data` group and the episode, JSON opened; the nearest to the episode wins."""
+    """Returns the attributes of the file, its `data` group and the episode, with JSON parsed.
+
+    Where two have the same name, the one nearest to the episode is taken.
+    """
     found: dict[str, Any] = {}
     for group in (content, content.get("data", content), episode):
         attributes = dict(group.attrs)
@@ -138,24 +154,25 @@ def _opened(value: Any, key: str, name: str) -> dict[str, Any]:
 
 
 def _instruction(given: Settings, content: Any, episode: Any, name: str) -> str:
-    """Of a dataset of the episode, one text or one a step, or else of an attribute."""
+    """Returns what a dataset of the episode says, one text or one a step, or else an attribute."""
     texts: list[str] = []
     if not given.instruction:
-        values = [instruction(episode)] if instruction(episode) is not None else []
-        values = values or [_attributes(content, episode, name).get(key) for key in INSTRUCTION]
+        stored = instruction(episode)
+        attributes = _attributes(content, episode, name) if stored is None else {}
+        values = [attributes.get(key) for key in INSTRUCTION] if stored is None else [stored]
         texts = next(filter(None, map(_texts, values)), [])
     for step, (before, after) in enumerate(itertools.pairwise(texts), start=1):
         if after != before:
             raise UserError(
                 f"{name}, step {step}: its instruction changes from {before!r} to {after!r}, expected one an "
-                "episode; --instruction='...' tells all episodes the same."
+                "episode; --instruction='...' gives all episodes the same."
             )
     why = f"{name} has no instruction (an attribute or a text {' or '.join(INSTRUCTION)})"
     return settings.instruction(given, texts[0] if texts else "", why)
 
 
 def instruction(episode: Any) -> Any | None:
-    """What an episode's dataset of texts holds; None where it has none."""
+    """Returns what an episode's dataset of texts holds; None where it has none."""
     for key in INSTRUCTION:
         item = episode.get(key)
         if getattr(item, "dtype", None) is not None and item.dtype.kind in "OS":
@@ -164,7 +181,7 @@ def instruction(episode: Any) -> Any | None:
 
 
 def _texts(value: Any) -> list[str]:
-    """What an attribute, a dataset or JSON says: one text or several; letters by themselves are one."""
+    """Returns the texts of an attribute, a dataset or JSON; single letters are joined to one text."""
     values = np.asarray([] if value is None else value, object).reshape(-1).tolist()
     texts = [one.decode() if isinstance(one, bytes) else one for one in values]
     texts = [text.strip() for text in texts if isinstance(text, str)]

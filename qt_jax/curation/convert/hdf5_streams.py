@@ -1,4 +1,4 @@
-"""What the datasets of an HDF5 episode's observations are: cameras, vectors, or what cannot be used."""
+"""Which of an HDF5 episode's datasets are cameras, which are vectors, and which cannot be used."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from qt_jax.errors import UserError
 OBSERVATIONS = ("obs", "observations")
 _ROUNDING = 1e-3
 _LEAST = 8
-"""Pixels: what has fewer in a direction is a matrix."""
+"""Pixels in each direction; an array with fewer is no image."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """One dataset.
+    """One dataset of the observations.
 
-    role: "camera"; "vector"; "refused", an image that cannot be used; or "other". why: of the last two. dims:
-    of a vector.
-    scale: what brings a camera of floats to 0..255; 0 of other cameras, and of black images alone, which do
-    not tell.
+    Attributes:
+        role: "camera"; "vector"; "refused", an image that cannot be used; or "other".
+        why: why it is refused or other.
+        dims: of a vector.
+        scale: factor that brings a camera of floats to 0..255; 0 of other cameras, and of images that are all
+            black, which do not say.
     """
 
     role: str
@@ -32,18 +34,18 @@ class Stream:
     dims: int = 0
     scale: float = 0.0
 
-    def told(self) -> str:
-        """For people."""
+    def described(self) -> str:
+        """Returns it in words, for messages."""
         return f"a {self.role}" + (f" of {self.dims}" if self.dims else f" ({self.why})" if self.why else "")
 
 
 def of(group: Any) -> dict[str, Stream]:
-    """{path below obs or observations: stream} of an episode's group."""
+    """Returns {path below obs or observations: stream} of an episode's group."""
     return {path: stream(path, item) for path, item in datasets(group).items()}
 
 
 def datasets(group: Any, folders: tuple[str, ...] = OBSERVATIONS) -> dict[str, Any]:
-    """{path below one of `folders`: dataset}; where there are several of these, the path from there on."""
+    """Returns {path: dataset} below `folders`; the paths begin with the folder where there are several."""
     there = [key for key in folders if key in group]
     found = {key: _below(group, key, key) for key in there}
     if len(there) > 1:
@@ -52,7 +54,7 @@ def datasets(group: Any, folders: tuple[str, ...] = OBSERVATIONS) -> dict[str, A
 
 
 def columns(group: Any) -> dict[str, tuple[int, ...]]:
-    """{path: shape} of what is no observation."""
+    """Returns {path: shape} of the datasets that are no observations."""
     found: dict[str, tuple[int, ...]] = {}
     for key in group:
         is_group = hasattr(group.get(key), "keys")
@@ -62,12 +64,12 @@ def columns(group: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _below(group: Any, key: str, path: str) -> dict[str, Any]:
-    """{path: dataset} of the group's `key`, itself one or all below it; links are followed, which h5py's own
-    walk does not.
+    """Returns {path: dataset} of the group's `key`: itself, or all below it.
+
+    Links are followed, which h5py's own walk does not do.
 
     Raises:
         UserError: for a link to what is not there.
-
     """
     item = group.get(key)
     if item is None:
@@ -84,50 +86,53 @@ def _below(group: Any, key: str, path: str) -> dict[str, Any]:
 
 
 def stream(path: str, item: Any) -> Stream:
-    """Of a dataset with a step in each of its first dim's entries."""
+    """Returns what a dataset is, whose first dim is the steps."""
     if not item.shape:
         return Stream("other", "one value, expected one a step")
     if _is_encoded(item):
         deep = any(map(images.is_deep, _some(item)))
         return Stream("refused", "of more than 8 bits a pixel, as depth has") if deep else Stream("camera")
+
     shape, kind = tuple(item.shape), item.dtype.kind
-    told = f"{item.dtype} {list(shape[1:])} a step"
+    found = f"{item.dtype} {list(shape[1:])} a step"
     pictures = len(shape) in (3, 4) and min(images.channels(shape[1:])[0]) >= _LEAST
     if images.DEPTH.search(path) and pictures and images.channels(shape[1:])[1] != 3:
-        return Stream("refused", f"depth, {told}")
+        return Stream("refused", f"depth, {found}")
     if pictures:
-        return _pictures(item, told)
+        return _pictures(item, found)
+
     in_folder = any("image" in part for part in path.split("/")[:-1])
     if len(shape) in (1, 2) and kind in "fiub" and not (in_folder and item.dtype == np.uint8):
         return Stream("vector", dims=int(np.prod(shape[1:])))
-    return Stream("refused" if in_folder else "other", f"{told}, neither pixels nor JPEG, PNG or WebP")
+    return Stream("refused" if in_folder else "other", f"{found}, neither pixels nor JPEG, PNG or WebP")
 
 
-def _pictures(item: Any, told: str) -> Stream:
+def _pictures(item: Any, found: str) -> Stream:
+    """Returns what a dataset of unencoded images is; `found` begins the reason of a refusal."""
     _, count, _ = images.channels(tuple(item.shape[1:]))
     floats = item.dtype.kind == "f"
     if count not in (1, 3, 4):
-        return Stream("refused", f"{told}, expected 1, 3 or 4 channels")
+        return Stream("refused", f"{found}, expected 1, 3 or 4 channels")
     if floats and count == 1:
-        return Stream("refused", f"{told}, depth or grey: expected uint8")
+        return Stream("refused", f"{found}, depth or grey: expected uint8")
     if not floats and item.dtype != np.uint8:
-        return Stream("refused", f"{told}, expected uint8 or float")
-    return _of_floats(item, told) if floats else Stream("camera")
+        return Stream("refused", f"{found}, expected uint8 or float")
+    return _of_floats(item, found) if floats else Stream("camera")
 
 
-def _of_floats(item: Any, told: str) -> Stream:
-    """What 1 means is for all frames of an episode together to say."""
+def _of_floats(item: Any, found: str) -> Stream:
+    """Returns what a dataset of float images is: all frames together show whether white is 1 or 255."""
     size = _block(item)
     blocks = (item[first : first + size] for first in range(0, len(item), size))
     ends = np.asarray([(block.min(), block.max()) for block in blocks] or [(0.0, 0.0)], np.float64)
     least, greatest = ends[:, 0].min(), ends[:, 1].max()
     if not (least >= -_ROUNDING and (greatest <= 1.0 + _ROUNDING or 8.0 <= greatest <= 255.0 + _ROUNDING)):
-        return Stream("refused", f"{told}, neither from 0 to 1 nor from 0 to 255")
+        return Stream("refused", f"{found}, neither from 0 to 1 nor from 0 to 255")
     return Stream("camera", scale=0.0 if greatest == 0.0 else 255.0 if greatest < 8.0 else 1.0)
 
 
 def _is_encoded(item: Any) -> bool:
-    """Whether a step's entry is a file: bytes, of variable length or padded with zeros to one."""
+    """Returns whether each step holds an image file: bytes of variable length, or padded with zeros."""
     padded = item.ndim == 2 and item.dtype == np.uint8
     if not len(item) or not (padded or (item.ndim == 1 and item.dtype.kind in "OSV")):
         return False
@@ -135,12 +140,12 @@ def _is_encoded(item: Any) -> bool:
 
 
 def _some(item: Any) -> list[bytes]:
-    """Of a camera's files the first, one in the middle and the last: some may be damaged."""
+    """Returns a camera's first, middle and last file: some may be damaged."""
     return [file_of(item[step]) for step in sorted({0, len(item) // 2, len(item) - 1})]
 
 
 def file_of(value: Any) -> bytes:
-    """An encoded image as stored, without its padding."""
+    """Returns an encoded image without its padding."""
     if isinstance(value, np.ndarray):
         value = value.tobytes()
     elif isinstance(value, str):
@@ -149,12 +154,12 @@ def file_of(value: Any) -> bytes:
 
 
 def _block(item: Any) -> int:
-    """Steps to read at once: whole chunks, which are compressed as one."""
+    """Returns how many steps to read at once: a whole chunk, which is compressed as one."""
     return (item.chunks or (32,))[0]
 
 
 def frames(item: Any, scale: float, start: int = 0) -> Iterator[bytes | np.ndarray]:
-    """A camera's from `start` on, for `images.encoded`."""
+    """Yields a camera's frames from step `start` on, for `images.encoded`."""
     encoded, block = _is_encoded(item), _block(item)
     for first in range(start, len(item), block):
         for value in item[first : first + block]:

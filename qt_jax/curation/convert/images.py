@@ -1,4 +1,4 @@
-"""Frames in whatever form they were recorded -> JPEG."""
+"""Recorded frames, encoded or as pixels -> JPEG."""
 
 from __future__ import annotations
 
@@ -14,24 +14,26 @@ from qt_jax.errors import UserError
 
 QUALITY = 95
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF")
-"""How an encoded image begins: JPEG, PNG, WebP."""
+"""First bytes of an encoded image: JPEG, PNG, WebP."""
 DEPTH = re.compile("depth|rgbd|disparity", re.IGNORECASE)
-"""In the name of what is no picture, or not alone."""
+"""Matches the name of a camera whose images hold depth."""
 _DEEP = ("I", "F")
-"""Pillow's modes of 16 and 32 bits begin so: depth, most often, which 8 bits would cut off."""
+"""First letters of Pillow's modes of 16 and 32 bits: depth, most often, which 8 bits would cut off."""
 
 
 def encoded(
     frames: Iterator[bytes | np.ndarray], size: tuple[int, int], resize: bool, where: Callable[[int], str]
 ) -> Iterator[bytes]:
-    """Each frame as `jpeg` makes it.
+    """Yields each frame as `jpeg` returns it.
 
     Args:
-        where: what a frame's number is called in an error: file, episode, step and camera.
+        frames: encoded images, or uint8 [H, W, 3].
+        size: (height, width) of the result.
+        resize: whether a frame of another size is resized, or is an error.
+        where: names the place of a frame, by its number, in an error: file, episode, step and camera.
 
     Raises:
-        UserError: for a frame that cannot be had, does not decode, or has another size.
-
+        UserError: for a frame that cannot be read, does not decode, or has another size.
     """
     count = 0
     while True:
@@ -53,19 +55,22 @@ def encoded(
 
 
 def jpeg(frame: bytes | np.ndarray, size: tuple[int, int], resize: bool) -> bytes:
-    """A JPEG of `size` (height, width) of an encoded image or a uint8 [H, W, 3]; a JPEG that fits is passed
-    on as it is.
+    """Returns a frame as a JPEG file of `size`; a JPEG that fits is returned unchanged.
+
+    Args:
+        frame: an encoded image, or uint8 [H, W, 3].
+        size: (height, width) of the result.
+        resize: whether a frame of another size is resized, or is an error.
 
     Raises:
         UserError: if it has another size and `resize` is False, or more than 8 bits a pixel.
-        Exception: if it does not decode, of the decoder's kind.
-
+        Exception: of the decoder's kind, if it does not decode.
     """
     if isinstance(frame, bytes):
         if frame[:2] == b"\xff\xd8":
             height, width, colours, _ = simplejpeg.decode_jpeg_header(frame)
             if (height, width) == size and colours == "YCbCr":
-                # Small: it finds what is cut off or damaged as well, and costs less.
+                # Decoding it small finds what is cut off or damaged as well, and costs less.
                 simplejpeg.decode_jpeg(frame, fastdct=True, min_height=1, min_width=1, min_factor=8)
                 return frame
         frame = _decoded(frame)
@@ -80,7 +85,11 @@ def jpeg(frame: bytes | np.ndarray, size: tuple[int, int], resize: bool) -> byte
 
 
 def size(frame: bytes | np.ndarray) -> tuple[int, int]:
-    """Height and width. Raises UserError for bytes that are no image."""
+    """Returns (height, width) of an encoded image or a uint8 [H, W, 3].
+
+    Raises:
+        UserError: for bytes that are no image.
+    """
     if isinstance(frame, bytes):
         try:
             return Image.open(io.BytesIO(frame)).size[::-1]
@@ -90,7 +99,7 @@ def size(frame: bytes | np.ndarray) -> tuple[int, int]:
 
 
 def is_deep(image: bytes) -> bool:
-    """Whether an encoded image has more than 8 bits a pixel; of what is no image: no."""
+    """Returns whether an encoded image has more than 8 bits a pixel; False for bytes that are no image."""
     try:
         return Image.open(io.BytesIO(image)).mode.startswith(_DEEP)
     except Exception:  # Pillow's are of many kinds
@@ -108,8 +117,9 @@ def _decoded(image: bytes) -> np.ndarray:
 
 
 def channels(shape: tuple[int, ...]) -> tuple[tuple[int, int], int, bool]:
-    """(height, width), channels and whether these stand first, of the shape of one frame; a grey one may have
-    no dim for them.
+    """Returns (height, width), the number of channels, and whether the shape of a frame has these first.
+
+    A grey frame may have no dim for channels.
     """
     if len(shape) == 2:
         return shape, 1, False
@@ -119,13 +129,11 @@ def channels(shape: tuple[int, ...]) -> tuple[tuple[int, int], int, bool]:
 
 
 def rgb(frame: np.ndarray, scale: float) -> np.ndarray:
-    """uint8 [H, W, 3] of a grey, RGB or RGBA frame with its channels last or first, or none.
-
-    Alpha is left out.
+    """Returns a frame as uint8 [H, W, 3], without alpha.
 
     Args:
-        scale: what brings a frame of floats to 0..255; 1 for uint8.
-
+        frame: grey, RGB or RGBA, with its channels last, first, or (grey) without a dim for them.
+        scale: factor that brings a frame of floats to 0..255; 1 for uint8.
     """
     _, count, first = channels(frame.shape)
     if frame.ndim == 2:

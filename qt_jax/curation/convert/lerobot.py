@@ -1,10 +1,9 @@
-"""LeRobot datasets: versions 2.0 and 2.1 (a file an episode) and 3.0 (many episodes a file), images in the
-parquet files or as video.
+"""LeRobot datasets of versions 2.0 and 2.1 (a file an episode) and 3.0 (many episodes a file).
 
-A frame holds an observation and the action taken there; nothing holds the observation after the last action,
-so the final action of each episode is given up (see `recording`). All columns of numbers are read before
-anything is written: they give the bounds of the actions (the dataset's own statistics are not relied on) and
-the episodes that are bad.
+Images are in the parquet files or in videos. A frame holds an observation and the action taken there; nothing
+holds the observation after the last action, so the final action of each episode is given up (see
+`recording`). All columns of numbers are read before anything is written: they show the bounds of the actions
+(the dataset's own statistics are not used) and the bad episodes.
 """
 
 from __future__ import annotations
@@ -21,19 +20,32 @@ import numpy as np
 from qt_jax.curation.convert import images, lerobot_meta, settings, video
 from qt_jax.curation.convert.bounds import Bounds
 from qt_jax.curation.convert.lerobot_meta import Entry, Metadata
-from qt_jax.curation.convert.recording import Episode, Frames, Recording, Source, check, finished, outcome
+from qt_jax.curation.convert.recording import Frames, Indexed, Recording, Source, check, finished, outcome
 from qt_jax.curation.convert.settings import Settings
 from qt_jax.curation.convert.skips import Skips, unreadable
 from qt_jax.errors import UserError
 from qt_jax.specs import ObservationSpec
 
 STATES = ("observation.state", "state")
-"""Where the state stands: LeRobot's own place, and that of openpi's conversions."""
+"""Keys of the state: LeRobot's own, and that of openpi's conversions."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """What a worker needs to read any episode of the folder. cameras: {key: name in our dataset}."""
+    """What a worker needs to read any episode of the folder.
+
+    Attributes:
+        root: the folder.
+        fps: steps a second.
+        cameras: {key: name in the dataset}.
+        size: (height, width) of all images in the dataset.
+        action: the key of the action.
+        state: keys that are joined to the state.
+        dims: {key: dims} of the action and of each part of the state.
+        success: "all", "none", or the key of success.
+        tasks: {task_index: instruction}.
+        columns: keys of all numbers that are read.
+    """
 
     root: str
     fps: float
@@ -42,17 +54,21 @@ class Layout:
     action: str
     state: tuple[str, ...]
     dims: dict[str, int]
-    """Of the action and of each part of the state."""
     success: str
     tasks: dict[int, str]
     columns: tuple[str, ...]
-    """Of numbers."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """Rows [start, stop) of an episode, which become one of ours. index: its rank. observed: whether row
-    `stop` follows the last action.
+    """Rows [start, stop) of an episode, which become an episode of the dataset.
+
+    Attributes:
+        index: its place in the dataset.
+        entry: the episode that it is a part of.
+        start: its first row.
+        stop: the row after its last one.
+        observed: whether row `stop` holds the observation after the last action.
     """
 
     index: int
@@ -63,6 +79,12 @@ class Piece:
 
 
 def open_source(given: Settings) -> Source:
+    """Opens a LeRobot dataset.
+
+    Raises:
+        UserError: if the folder holds none, for more bad episodes than are allowed, or for a setting that names
+            what is not there.
+    """
     root = Path(given.input)
     if given.fps:
         raise UserError(
@@ -80,6 +102,7 @@ def open_source(given: Settings) -> Source:
         raise UserError(
             f"{root}/meta/info.json has a feature that is not as LeRobot writes it ({error}); copy it again."
         ) from error
+
     if len(entries) < len(metadata.entries):
         notes.append(f"split {given.split}: {len(entries)} of {len(metadata.entries)} episodes")
     files = [list(group) for _, group in itertools.groupby(entries, lambda entry: entry.file)]
@@ -87,11 +110,11 @@ def open_source(given: Settings) -> Source:
     units = [unit for unit in _survey(given, layout, files, bounds, skips) if unit]
     if not units:
         raise skips.none_left(str(root))
-    read = functools.partial(_read, given, layout)
+
     return Source(
         units=units,
         episodes=sum(map(len, units)),
-        read=read,
+        read=functools.partial(_read, given, layout),
         action=bounds.spec(),
         observation=observation,
         description=f"Converted from LeRobot, {root.name}",
@@ -101,7 +124,7 @@ def open_source(given: Settings) -> Source:
 
 
 def _layout(given: Settings, metadata: Metadata) -> tuple[Layout, ObservationSpec, list[str]]:
-    """With notes of what is left out."""
+    """Returns the layout, the spec of the observations, and notes of what is left out."""
     features, name = metadata.features, str(metadata.root)
     action = settings.action_key(given, features, name)
     if not lerobot_meta.is_vector(action, features[action]):
@@ -109,12 +132,11 @@ def _layout(given: Settings, metadata: Metadata) -> tuple[Layout, ObservationSpe
             f"--action={action}: {name} has it as {features[action]['dtype']}, expected numbers; give "
             "--action=KEY."
         )
-    keys = settings.short_names(
-        [key for key, feature in features.items() if lerobot_meta.is_image(feature)], ".", reserved="state"
-    )
-    refused = {
-        short: why for short, key in keys.items() if (why := lerobot_meta.why_unusable(key, features[key]))
-    }
+
+    pictures = [key for key, feature in features.items() if lerobot_meta.is_image(feature)]
+    keys = settings.short_names(pictures, ".", reserved="state")
+    reasons = {short: lerobot_meta.why_unusable(key, features[key]) for short, key in keys.items()}
+    refused = {short: why for short, why in reasons.items() if why}
     usable = {short: features[key] for short, key in keys.items() if short not in refused}
     cameras = settings.cameras(given, usable, refused, name)
 
@@ -137,11 +159,8 @@ def _layout(given: Settings, metadata: Metadata) -> tuple[Layout, ObservationSpe
         tuple(cameras), settings.image_size(given, sizes, name), sum(dims.values()), description
     )
 
-    one_number = [
-        key
-        for key, feature in features.items()
-        if list(feature["shape"]) == [1] and feature["dtype"] != "string"
-    ]
+    scalars = {key: feature for key, feature in features.items() if list(feature["shape"]) == [1]}
+    one_number = [key for key, feature in scalars.items() if feature["dtype"] != "string"]
     success = settings.success_key(given, sorted(one_number), "next.success", name)
     wanted = {action, "task_index", "episode_index", *state, given.reward, success} - {"", "all", "none"}
     columns = wanted | ({"timestamp"} & set(features))
@@ -165,7 +184,7 @@ def _layout(given: Settings, metadata: Metadata) -> tuple[Layout, ObservationSpe
 def _survey(
     given: Settings, layout: Layout, files: list[list[Entry]], bounds: Bounds, skips: Skips
 ) -> Iterator[list[Piece]]:
-    """The pieces of each file whose numbers are good; the bad are counted."""
+    """Yields the good pieces of each file, by their numbers; counts the bad ones."""
     index = itertools.count()
     for entries in files:
         good = []
@@ -185,11 +204,9 @@ def _survey(
 def _checked(given: Settings, layout: Layout, piece: Piece, table: Any) -> Recording:
     recording = _recording(given, layout, piece, table)
     check(recording)
-    for key in layout.cameras:
-        if (
-            key in piece.entry.clips
-            and not (path := Path(layout.root) / piece.entry.clips[key].path).exists()
-        ):
+    for key in filter(piece.entry.clips.get, layout.cameras):
+        path = Path(layout.root) / piece.entry.clips[key].path
+        if not path.exists():
             raise UserError(f"{recording.name}: {path} is missing; copy the dataset again.")
     return recording
 
@@ -198,7 +215,7 @@ def _name(layout: Layout, entry: Entry) -> str:
     return f"{layout.root}/{entry.file}: episode {entry.number}"
 
 
-def _read(given: Settings, layout: Layout, pieces: list[Piece]) -> Iterator[tuple[int, Episode | UserError]]:
+def _read(given: Settings, layout: Layout, pieces: list[Piece]) -> Iterator[Indexed]:
     entries = {piece.entry.number: piece.entry for piece in pieces}
     for entry, table in _tables(layout, list(entries.values()), with_images=True):
         for piece in pieces:
@@ -209,14 +226,14 @@ def _read(given: Settings, layout: Layout, pieces: list[Piece]) -> Iterator[tupl
                 continue
             read = functools.partial(_recording, given, layout, piece, table)
             index, episode = finished(_name(layout, entry), read, piece.index, given.collector)
-            if isinstance(episode, Episode) and piece.stop == entry.length:
+            if not isinstance(episode, UserError) and piece.stop == entry.length:
                 notes = (*episode.notes, *_longer_videos(layout, entry, table))
                 episode = dataclasses.replace(episode, notes=notes)
             yield index, episode
 
 
 def _longer_videos(layout: Layout, entry: Entry, table: Any) -> tuple[str, ...]:
-    """A note of each video that goes on after the last row, by more than a frame."""
+    """Returns a note of each video that goes on after the last row, by more than a frame."""
     last_s, notes = _times(layout, table)[-1], []
     for key in layout.cameras:
         if key in entry.clips and entry.clips[key].alone:
@@ -230,7 +247,7 @@ def _longer_videos(layout: Layout, entry: Entry, table: Any) -> tuple[str, ...]:
 
 
 def _tables(layout: Layout, entries: list[Entry], with_images: bool) -> Iterator[tuple[Entry, Any]]:
-    """The rows of each of `entries`, all of one file, or a UserError that says why not."""
+    """Yields the rows of each of `entries`, all of one file, or a UserError that says why not."""
     left = {entry.number: entry for entry in entries}
     stored = [key for key in layout.cameras if key not in entries[0].clips]
     file, numbers = f"{layout.root}/{entries[0].file}", list(layout.columns)
@@ -239,8 +256,8 @@ def _tables(layout: Layout, entries: list[Entry], with_images: bool) -> Iterator
             if (entry := left.pop(number, None)) is None:
                 continue  # of another split, or bad
             if len(table) != entry.length:
-                told = f"has {len(table)} frames, the metadata says {entry.length}; copy the dataset again."
-                yield entry, UserError(f"{_name(layout, entry)} {told}")
+                why = f"has {len(table)} frames, the metadata says {entry.length}; copy the dataset again."
+                yield entry, UserError(f"{_name(layout, entry)} {why}")
             else:
                 yield entry, table
         why = "is not there, the metadata lists it; copy the dataset again."
@@ -253,7 +270,7 @@ def _tables(layout: Layout, entries: list[Entry], with_images: bool) -> Iterator
 
 
 def _episode_tables(file: str, columns: list[str], expected: list[str]) -> Iterator[tuple[int, Any]]:
-    """(number, table) of each episode, in the file's order, without holding the whole file."""
+    """Yields (number, table) of each episode, in the file's order, without holding the whole file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -276,11 +293,10 @@ def _episode_tables(file: str, columns: list[str], expected: list[str]) -> Itera
 
 
 def _cut(given: Settings, layout: Layout, entry: Entry, table: Any) -> list[Piece]:
-    """The parts of an episode, without their indices: the whole of it, where nothing cuts it.
+    """Returns the pieces of an episode, all with index 0: one piece where nothing cuts it.
 
     Raises:
         UserError: for a gap in its timestamps or a second instruction, unless --cut makes two episodes of it.
-
     """
     name = _name(layout, entry)
     times, step_s = _times(layout, table), 1.0 / layout.fps
@@ -298,15 +314,19 @@ def _cut(given: Settings, layout: Layout, entry: Entry, table: Any) -> list[Piec
             f"before; expected {step_s:.4g} s at {layout.fps:g} fps. --cut=gap makes two episodes of it, a "
             "wider --tolerance_s takes it as it is."
         )
-    told = [_told(layout, task) for task in table["task_index"].to_pylist()]
-    changes = {step for step in range(1, len(told)) if told[step] != told[step - 1] and not given.instruction}
+
+    texts = [_task_text(layout, task) for task in table["task_index"].to_pylist()]
+    changes: set[int] = set()
+    if not given.instruction:
+        changes = {step for step in range(1, len(texts)) if texts[step] != texts[step - 1]}
     if changes and "instruction" not in given.cut:
         step = min(changes)
         raise UserError(
-            f"{name}, step {step}: its task changes from {told[step - 1]!r} to {told[step]!r}, expected one "
-            "instruction an episode. --cut=instruction makes an episode of each part, --instruction='...' "
-            "tells all episodes the same."
+            f"{name}, step {step}: its task changes from {texts[step - 1]!r} to {texts[step]!r}, expected "
+            "one instruction an episode. --cut=instruction makes an episode of each part, "
+            "--instruction='...' gives all episodes the same."
         )
+
     edges = [0, *sorted(gaps | changes), entry.length]
 
     def observed(stop):
@@ -315,12 +335,13 @@ def _cut(given: Settings, layout: Layout, entry: Entry, table: Any) -> list[Piec
     return [Piece(0, entry, start, stop, observed(stop)) for start, stop in zip(edges, edges[1:])]
 
 
-def _told(layout: Layout, task: int | None) -> str:
-    return str(layout.tasks.get(task) or "").strip()
+def _task_text(layout: Layout, task: int | None) -> str:
+    """Returns the instruction of a task; "" where there is none."""
+    return "" if task is None else str(layout.tasks.get(task) or "").strip()
 
 
 def _times(layout: Layout, table: Any, first: int = 0) -> np.ndarray:
-    """Seconds from the start of the episode, of rows from `first` on."""
+    """Returns the seconds from the start of the episode, of rows from `first` on."""
     if "timestamp" not in layout.columns:
         return np.arange(first, first + len(table)) / layout.fps
     return _numbers(table["timestamp"], np.float64)
@@ -331,7 +352,7 @@ def _tolerance_s(given: Settings, layout: Layout) -> float:
 
 
 def _numbers(column: Any, dtype: type = np.float32) -> np.ndarray:
-    """All in one dim, of a column of lists or of numbers; what is not there is NaN or missing."""
+    """Flattens a column of lists or of numbers; a null is NaN, a null list is left out."""
     import pyarrow as pa
 
     values = column.combine_chunks()
@@ -341,11 +362,10 @@ def _numbers(column: Any, dtype: type = np.float32) -> np.ndarray:
 
 
 def _vectors(layout: Layout, piece: Piece, rows: Any, key: str) -> np.ndarray:
-    """[rows, dims] of the action or a part of the state.
+    """Returns the action or a part of the state, [rows, dims].
 
     Raises:
-        UserError: for a row with another number of them than the metadata says.
-
+        UserError: for a row with another number of dims than the metadata says.
     """
     values, dims = _numbers(rows[key]), layout.dims[key]
     if values.size == len(rows) * dims:
@@ -359,7 +379,7 @@ def _vectors(layout: Layout, piece: Piece, rows: Any, key: str) -> np.ndarray:
 
 
 def _recording(given: Settings, layout: Layout, piece: Piece, table: Any) -> Recording:
-    """Of a table that need not hold images as long as none is read."""
+    """Returns the recording of a piece; images are read from the table later, if at all."""
     name, whole = _name(layout, piece.entry), piece.stop - piece.start == piece.entry.length
     name += "" if whole else f" from step {piece.start} to {piece.stop - 1}"
     rows = table.slice(piece.start, piece.stop - piece.start + piece.observed)
@@ -370,15 +390,13 @@ def _recording(given: Settings, layout: Layout, piece: Piece, table: Any) -> Rec
 
     vector = functools.partial(_vectors, layout, piece, rows)
     task = rows["task_index"][0].as_py()
+    why = f"{name} has task_index {task}, to which the metadata has no text"
+    state = [np.zeros((len(rows), 0), np.float32), *map(vector, layout.state)]
     return Recording(
         name=name,
-        instruction=settings.instruction(
-            given, _told(layout, task), f"{name} has task_index {task}, to which the metadata has no text"
-        ),
+        instruction=settings.instruction(given, _task_text(layout, task), why),
         frames={camera: _frames(given, layout, piece, rows, key) for key, camera in layout.cameras.items()},
-        state=np.concatenate(
-            [np.zeros((len(rows), 0), np.float32), *(vector(key) for key in layout.state)], axis=1
-        ),
+        state=np.concatenate(state, axis=1),
         actions=vector(layout.action)[:count],
         success=outcome(layout.success, column, name),
         rewards=column(given.reward) if given.reward else None,
@@ -391,18 +409,21 @@ def _frames(given: Settings, layout: Layout, piece: Piece, rows: Any, key: str) 
     def where(step):
         return f"{_name(layout, piece.entry)}, step {piece.start + step}, camera {layout.cameras[key]!r}"
 
-    def read(count: int) -> Iterator[bytes]:
+    def stored(count: int) -> Iterator[bytes | np.ndarray]:
         if key in piece.entry.clips:
             clip = piece.entry.clips[key]
             times = clip.start_s + _times(layout, rows, piece.start)[:count]
-            frames = video.frames(f"{layout.root}/{clip.path}", times, _tolerance_s(given, layout))
+            yield from video.frames(f"{layout.root}/{clip.path}", times, _tolerance_s(given, layout))
         else:
-            frames = (_embedded(image.as_py(), layout.root) for image in rows[key].slice(0, count))
-        yield from images.encoded(frames, layout.size, given.image_size is not None, where)
+            for image in rows[key].slice(0, count):
+                yield _embedded(image.as_py(), layout.root)
+
+    def read(count: int) -> Iterator[bytes]:
+        yield from images.encoded(stored(count), layout.size, given.image_size is not None, where)
 
     return Frames(len(rows), read)
 
 
 def _embedded(image: dict[str, Any], root: str) -> bytes:
-    """A parquet file holds an image's bytes, or the path where they are."""
+    """Returns an image's file: a parquet file holds its bytes, or the path where they are."""
     return image["bytes"] if image["bytes"] is not None else (Path(root) / image["path"]).read_bytes()

@@ -1,6 +1,6 @@
-"""What a LeRobot dataset's metadata says: episodes and where they lie, tasks, features.
+"""Reads a LeRobot dataset's metadata: episodes and their files, tasks, features.
 
-Versions 2.0, 2.1 and 3.0 come out alike.
+Versions 2.0, 2.1 and 3.0 give the same `Metadata`.
 """
 
 from __future__ import annotations
@@ -16,15 +16,21 @@ from qt_jax.curation.convert import images
 from qt_jax.errors import UserError
 
 OWN = ("timestamp", "frame_index", "episode_index", "index", "task_index", "next.done")
-"""Columns that every dataset has, and that say nothing that is not known otherwise."""
+"""Columns that every dataset has; what they say is known otherwise."""
 
 NOT_AS_WRITTEN = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
-"""What JSON of another form leads to."""
+"""Errors that JSON of another form raises."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """Where one camera's frames of an episode are. alone: the video is that episode's."""
+    """The video of one camera in an episode.
+
+    Attributes:
+        path: its file.
+        start_s: where the episode begins in it, in seconds.
+        alone: whether it holds no other episode.
+    """
 
     path: str
     start_s: float
@@ -33,7 +39,14 @@ class Clip:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """An episode as the metadata lists it. number: LeRobot's own."""
+    """An episode as the metadata lists it.
+
+    Attributes:
+        number: LeRobot's own.
+        length: steps.
+        file: with its rows.
+        clips: {camera: its video}; without the cameras whose images are in the file.
+    """
 
     number: int
     length: int
@@ -43,23 +56,36 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
+    """What the metadata says of a dataset.
+
+    Attributes:
+        root: the dataset's folder.
+        fps: steps a second.
+        features: {key: the feature as info.json has it}.
+        tasks: {task_index: instruction}.
+        entries: the episodes, by number.
+        splits: {name: numbers of episodes}.
+    """
+
     root: Path
     fps: float
     features: dict[str, Any]
     tasks: dict[int, str]
     entries: list[Entry]
     splits: dict[str, set[int]]
-    """{name: numbers of episodes}."""
 
 
 def read(root: Path) -> Metadata:
-    """Raises UserError if a file is missing, does not parse, or lacks what is needed."""
+    """Reads the files in `root`/meta.
+
+    Raises:
+        UserError: if a file is missing, does not parse, or lacks what is needed.
+    """
     info = _info(root)
     try:
         tasks, entries = (_version_3 if _version(info, root) == 3 else _version_2)(root, info)
-        found = Metadata(
-            root, float(info["fps"]), info["features"], tasks, entries, _splits(root, info, entries)
-        )
+        splits = _splits(root, info, entries)
+        found = Metadata(root, float(info["fps"]), info["features"], tasks, entries, splits)
     except KeyError as error:
         raise UserError(
             f"{root}/meta lacks {error}; expected the files of a LeRobot dataset, version 2.0 to 3.0."
@@ -103,18 +129,19 @@ def _version(info: dict[str, Any], root: Path) -> int:
 
 
 def _splits(root: Path, info: dict[str, Any], entries: list[Entry]) -> dict[str, set[int]]:
-    """Ranges such as "0:40", or lists of numbers."""
+    """Returns {name: numbers of episodes} of ranges such as "0:40", or of lists of numbers."""
     numbers, found = {entry.number for entry in entries}, {}
     for name, value in (info.get("splits") or {}).items():
+        if isinstance(value, list):
+            found[name] = numbers & set(value)
+            continue
         try:
-            start, end = (
-                (None, None) if isinstance(value, list) else (int(part or 0) for part in value.split(":"))
-            )
+            start, end = (int(part or 0) for part in value.split(":"))
         except (AttributeError, ValueError):
             raise UserError(
                 f"{root}/meta/info.json has the split {name}: {value!r}; expected a range such as '0:40'."
             ) from None
-        found[name] = numbers & set(value if start is None else range(start, end))
+        found[name] = numbers & set(range(start, end))
     return found
 
 
@@ -122,15 +149,11 @@ def _version_2(root: Path, info: dict[str, Any]) -> tuple[dict[int, str], list[E
     tasks = {line["task_index"]: line["task"] for line in _lines(root / "meta/tasks.jsonl")}
     entries = []
     for line in sorted(_lines(root / "meta/episodes.jsonl"), key=lambda line: line["episode_index"]):
-        number = line["episode_index"]
-        place = {
-            "episode_chunk": number // info["chunks_size"],
-            "episode_index": number,
-            "total_episodes": info.get("total_episodes"),
-        }
-        clips = {
-            key: Clip(info["video_path"].format(video_key=key, **place), 0.0, True) for key in _videos(info)
-        }
+        number, total = line["episode_index"], info.get("total_episodes")
+        chunk = number // info["chunks_size"]
+        place = {"episode_chunk": chunk, "episode_index": number, "total_episodes": total}
+        paths = {key: info["video_path"].format(video_key=key, **place) for key in _videos(info)}
+        clips = {key: Clip(path, 0.0, True) for key, path in paths.items()}
         entries.append(Entry(number, line["length"], info["data_path"].format(**place), clips))
     return tasks, entries
 
@@ -156,16 +179,12 @@ def _version_3(root: Path, info: dict[str, Any]) -> tuple[dict[int, str], list[E
     videos = _videos(info)
     try:
         table = pq.read_table(root / "meta/tasks.parquet").to_pydict()
-        text = next(
-            key for key in ("task", "__index_level_0__") if key in table
-        )  # a pandas index, named or not
+        text = "task" if "task" in table else "__index_level_0__"  # a pandas index, named or not
         tasks = dict(zip(table["task_index"], table[text]))
+
         columns = ["episode_index", "length", "data/chunk_index", "data/file_index"]
-        columns += [
-            f"videos/{key}/{field}"
-            for key in videos
-            for field in ("chunk_index", "file_index", "from_timestamp")
-        ]
+        fields = ("chunk_index", "file_index", "from_timestamp")
+        columns += [f"videos/{key}/{field}" for key in videos for field in fields]
         rows = [
             row
             for file in sorted(root.glob("meta/episodes/*/*.parquet"))
@@ -176,43 +195,37 @@ def _version_3(root: Path, info: dict[str, Any]) -> tuple[dict[int, str], list[E
         raise UserError(
             f"{root}/meta cannot be read ({type(error).__name__}: {line}); copy it again."
         ) from error
+
     entries = []
     for row in sorted(rows, key=lambda row: row["episode_index"]):
-
-        def place(prefix, row=row):
-            return {name: row[f"{prefix}/{name}"] for name in ("chunk_index", "file_index")}
-
-        clips = {
-            key: Clip(
-                info["video_path"].format(video_key=key, **place(f"videos/{key}")),
-                row[f"videos/{key}/from_timestamp"],
-                False,
-            )
-            for key in videos
-        }
-        entries.append(
-            Entry(row["episode_index"], row["length"], info["data_path"].format(**place("data")), clips)
-        )
+        clips = {}
+        for key in videos:
+            path = info["video_path"].format(video_key=key, **_place(row, f"videos/{key}"))
+            clips[key] = Clip(path, row[f"videos/{key}/from_timestamp"], False)
+        file = info["data_path"].format(**_place(row, "data"))
+        entries.append(Entry(row["episode_index"], row["length"], file, clips))
     return tasks, entries
 
 
+def _place(row: dict[str, Any], prefix: str) -> dict[str, int]:
+    return {name: row[f"{prefix}/{name}"] for name in ("chunk_index", "file_index")}
+
+
 def is_image(feature: dict[str, Any]) -> bool:
+    """Returns whether it is a camera, stored as images or as video."""
     return feature["dtype"] in ("image", "video")
 
 
 def is_vector(key: str, feature: dict[str, Any]) -> bool:
-    """Numbers that may be an action or a part of the state."""
-    return (
-        feature["dtype"].startswith(("float", "int", "uint", "bool"))
-        and key not in OWN
-        and not key.startswith("next.")
-    )
+    """Returns whether it has numbers that may be an action or a part of the state."""
+    numbers = feature["dtype"].startswith(("float", "int", "uint", "bool"))
+    return numbers and key not in OWN and not key.startswith("next.")
 
 
 def height_width_channels(feature: dict[str, Any]) -> tuple[int, int, int]:
-    """Which of the shape's numbers is which stands beside it.
+    """Returns the size of a camera's images.
 
-    Without that, the number of channels gives itself away.
+    A feature names the dims of its shape; without the names, the number of channels tells them apart.
     """
     names, shape = feature.get("names"), tuple(feature["shape"])
     if len(shape) == 3 and isinstance(names, list) and names:
@@ -225,26 +238,21 @@ def height_width_channels(feature: dict[str, Any]) -> tuple[int, int, int]:
 
 
 def why_unusable(key: str, feature: dict[str, Any]) -> str:
-    """Of an image or a video; empty where it can be used."""
+    """Returns why a camera cannot be used; empty where it can."""
     infos = (feature.get("info") or {}) | (feature.get("video_info") or {})
     count = height_width_channels(feature)[2]
-    if (
-        infos.get("is_depth_map")
-        or infos.get("video.is_depth_map")
-        or (images.DEPTH.search(key) and count != 3)
-    ):
+    marked = infos.get("is_depth_map") or infos.get("video.is_depth_map")
+    if marked or (images.DEPTH.search(key) and count != 3):
         return "depth"
     return "" if count in (1, 3, 4) else f"of shape {feature['shape']}, expected 1, 3 or 4 channels"
 
 
 def names(feature: dict[str, Any]) -> list[str]:
-    """Of the dims of a vector; LeRobot has a list, a dict of lists, or none."""
+    """Returns the names of a vector's dims: LeRobot's list or dict of lists, or else a0, a1, ..."""
     found = feature.get("names")
     if isinstance(found, dict):
         found = [name for group in found.values() for name in (group if isinstance(group, list) else [group])]
     count = int(np.prod(feature["shape"]))
-    return (
-        [str(name) for name in found]
-        if found and len(set(map(str, found))) == count
-        else [f"a{i}" for i in range(count)]
-    )
+    if found and len(set(map(str, found))) == count:
+        return [str(name) for name in found]
+    return [f"a{i}" for i in range(count)]

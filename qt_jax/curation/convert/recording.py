@@ -1,8 +1,8 @@
-"""What a recorded episode is, whatever its format, and how it becomes an episode of ours.
+"""A recording as any format gives it, and how it becomes a `RecordedEpisode`.
 
-Our episodes end with o_T, the observation after the last action. Most recordings do not have it: each frame
-holds an observation and the action taken there. Then the final action is given up, and the observation before
-it becomes o_T; a reward or a success of that action moves to the transition before it.
+A `RecordedEpisode` ends with o_T, the observation after the last action. Most recordings do not have it: each
+frame holds an observation and the action taken there. Then the final action is given up, and the observation
+before it becomes o_T; a reward or a success of that action moves to the transition before it.
 """
 
 from __future__ import annotations
@@ -15,47 +15,32 @@ import numpy as np
 
 from qt_jax.curation import rlds_writer
 from qt_jax.curation.convert.skips import Skips, naming
+from qt_jax.data.recorded import RecordedEpisode
 from qt_jax.errors import UserError
 from qt_jax.specs import ActionSpec, ObservationSpec
 
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """task: the instruction itself: recordings are told apart by what the robot was told, to the letter."""
-
-    task: str
-    collector: str
-    index: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Episode:
-    """As `rlds_writer` takes it. notes: what is worth a look."""
-
-    plan: Plan
-    instruction: str
-    images: dict[str, list[bytes]]
-    state: np.ndarray
-    actions: np.ndarray
-    rewards: np.ndarray
-    success: bool
-    dt: float
-    notes: tuple[str, ...] = ()
+Indexed = tuple[int, RecordedEpisode | UserError]
+"""An episode's place in the dataset, and the episode or what is wrong with it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """An opened folder, whose numbers were looked at.
+    """An opened folder, whose numbers were checked.
 
-    read(unit): the (index, episode) pairs of one of `units`, a UserError in place of an episode that cannot
-    be read; both are picklable.
-    episodes: how many there are to read. notes: what of the input is not used, and what is worth a look.
-    skips: the episodes that are left out already, and how many more may be.
+    Attributes:
+        units: units of work; picklable.
+        episodes: how many there are to read.
+        read: reads the episodes of a unit; picklable.
+        action: names and bounds of the action's dims.
+        observation: cameras, their size, and the state vector.
+        description: one line for the dataset.
+        notes: what of the input is not used, and what a person should look at.
+        skips: the episodes that are left out already, and how many more may be.
     """
 
     units: list[Any]
     episodes: int
-    read: Callable[[Any], Iterable[tuple[int, Episode | UserError]]]
+    read: Callable[[Any], Iterable[Indexed]]
     action: ActionSpec
     observation: ObservationSpec
     description: str
@@ -65,7 +50,7 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Frames:
-    """One camera's of a recording. count: how many there are. read(n): the first n of them as JPEG."""
+    """The frames of one camera of a recording: how many, and a function that reads the first n as JPEG."""
 
     count: int
     read: Callable[[int], Iterator[bytes]]
@@ -73,10 +58,18 @@ class Frames:
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """T actions with T or T + 1 observations.
+    """T actions with T or T + 1 observations, as a file has them.
 
-    name: file and episode, with which every message begins. success: the outcome, or for each action whether
-    it solved the task. first: what step of the episode in the file its first is.
+    Attributes:
+        name: file and episode, with which every message begins.
+        instruction: the sentence given to the robot.
+        frames: {camera: its frames}.
+        state: [T or T + 1, S].
+        actions: [T, D].
+        success: the outcome, or [T]: for each action whether it solved the task.
+        rewards: [T]; None: 1 at the transition that succeeds, else 0.
+        dt: seconds that each action was held.
+        first: which step of the file's episode the first one is.
     """
 
     name: str
@@ -90,18 +83,25 @@ class Recording:
     first: int = 0
 
 
-def finish(recording: Recording, index: int, collector: str) -> Episode:
-    """The first success ends the episode and is terminal; without one it was truncated.
+def finish(recording: Recording, index: int, collector: str) -> RecordedEpisode:
+    """Returns the episode of a recording. Its task is its instruction, to the letter.
+
+    The first success ends the episode and is terminal; without one the episode is truncated.
+
+    Args:
+        recording: its frames are read here.
+        index: the episode's place in the dataset.
+        collector: who acted.
 
     Raises:
         UserError: as `check` does, for a frame that cannot be read, and for more than a record holds.
-
     """
     last = check(recording)
     success = bool(np.any(recording.success))
     marked = success and np.ndim(recording.success) > 0
     first = int(np.argmax(recording.success)) if marked else len(recording.actions)
     length = min(last, first + 1)
+
     rewards = np.zeros(length, np.float32)
     if recording.rewards is None:
         rewards[-1] = success
@@ -109,10 +109,13 @@ def finish(recording: Recording, index: int, collector: str) -> Episode:
         rewards[:] = recording.rewards[:length]
         if first >= last:
             rewards[-1] += recording.rewards[last:].sum()
+
     at = recording.first + first
     notes = (f"{recording.name}: {last - length} actions after its success, at step {at}, are not used",)
-    return Episode(
-        plan=Plan(recording.instruction, collector, index),
+    return RecordedEpisode(
+        task=recording.instruction,
+        collector=collector,
+        index=index,
         instruction=recording.instruction,
         images=_images(recording, length + 1),
         state=recording.state[: length + 1],
@@ -125,12 +128,11 @@ def finish(recording: Recording, index: int, collector: str) -> Episode:
 
 
 def check(recording: Recording) -> int:
-    """How many transitions there are, without a look at the images.
+    """Returns how many transitions there are; reads no image.
 
     Raises:
-        UserError: if observations, actions and what is beside them do not belong together, are not finite,
-            or too few.
-
+        UserError: if the numbers of observations, actions, rewards and successes do not fit together, if one
+            is not finite, or if there are too few.
     """
     name, given = recording.name, len(recording.actions)
     lengths = {"state": len(recording.state)}
@@ -144,9 +146,10 @@ def check(recording: Recording) -> int:
         raise UserError(
             f"{name} has {given} actions and {observed} observations; a transition needs two observations."
         )
+
     values = {"action": recording.actions, "state": recording.state}
     for what, column in (("reward", recording.rewards), ("success", recording.success)):
-        if column is not None and np.ndim(column):
+        if isinstance(column, np.ndarray):
             if len(column) != given:
                 raise UserError(
                     f"{name} has {given} actions and {len(column)} values of its {what}; expected one for "
@@ -165,14 +168,18 @@ def check(recording: Recording) -> int:
 
 
 def _images(recording: Recording, count: int) -> dict[str, list[bytes]]:
-    """The first `count` frames of each camera; refused once it shows that a record cannot hold them."""
+    """Reads the first `count` frames of each camera.
+
+    Raises:
+        UserError: as soon as it is sure that a record cannot hold them.
+    """
     images: dict[str, list[bytes]] = {camera: [] for camera in recording.frames}
     size, seen, total = 0, 0, count * len(images)
     for camera, frames in recording.frames.items():
         for frame in frames.read(count):
             images[camera].append(frame)
             size, seen = size + len(frame), seen + 1
-            # What is to come is reckoned from what came: the more of it, the surer.
+            # The size of all frames is estimated from those read so far.
             expected, doubt = size * total / seen, 0.25 * (1.0 - seen / total)
             surely = seen >= 16 and expected > rlds_writer.MAX_RECORD * (1.0 + doubt)
             if surely or size > rlds_writer.MAX_RECORD:
@@ -181,11 +188,15 @@ def _images(recording: Recording, count: int) -> dict[str, list[bytes]]:
 
 
 def per_step(values: np.ndarray, key: str, name: str) -> np.ndarray:
-    """[T] of a column of one number a step, [T] or [T, 1].
+    """Returns a column of one number a step, [T] or [T, 1], as [T].
+
+    Args:
+        values: the column.
+        key: its name, for messages.
+        name: of the episode, for messages.
 
     Raises:
         UserError: for another shape.
-
     """
     values = np.asarray(values)
     if values.ndim == 2 and values.shape[1] == 1:
@@ -201,11 +212,15 @@ def per_step(values: np.ndarray, key: str, name: str) -> np.ndarray:
 
 
 def outcome(key: str, column: Callable[[str], np.ndarray], name: str) -> bool | np.ndarray:
-    """What the success flag or key says of an episode.
+    """Returns an episode's outcome, or [T] for each action whether it solved the task.
+
+    Args:
+        key: "all", "none", or the name of a column.
+        column: reads a column, [T].
+        name: of the episode, for messages.
 
     Raises:
         UserError: for a key that marks no success: a shaped reward would end an episode at its first step.
-
     """
     if key in ("all", "none"):
         return key == "all"
@@ -218,10 +233,8 @@ def outcome(key: str, column: Callable[[str], np.ndarray], name: str) -> bool | 
     return values > 0
 
 
-def finished(
-    name: str, read: Callable[[], Recording], index: int, collector: str
-) -> tuple[int, Episode | UserError]:
-    """The episode that `read` gives, or what is wrong with it."""
+def finished(name: str, read: Callable[[], Recording], index: int, collector: str) -> Indexed:
+    """Returns the index with the episode of the recording that `read` returns, or what is wrong with it."""
     try:
         return index, naming(name, lambda: finish(read(), index, collector))
     except UserError as error:

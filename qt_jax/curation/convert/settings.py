@@ -1,4 +1,4 @@
-"""How a folder is to be read, and what its flags choose of what is there."""
+"""The settings of a conversion, and which of an input's cameras, keys and episodes they choose."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CUTS = ("gap", "instruction")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The flags of `convert`."""
+    """The flags of `convert`, about the input."""
 
     input: str
     format: str
@@ -22,9 +22,9 @@ class Settings:
     reward: str = ""
     """A key; empty: 1 at the transition that succeeds."""
     instruction: str = ""
-    """Of all episodes; empty: what each says."""
+    """The one of all episodes; empty: what each says."""
     fallback_instruction: str = ""
-    """Of the episodes that say none; empty: they are refused."""
+    """The one of episodes that say none; empty: they are refused."""
     collector: str = "demonstration"
     fps: float = 0.0
     cameras: tuple[str, ...] | None = None
@@ -46,14 +46,15 @@ class Settings:
 
 
 def short_names(keys: Iterable[str], separator: str, reserved: str = "") -> dict[str, str]:
-    """{name: key}: of each key the last part, or as many, joined by _, as tell it from the others.
+    """Returns {name: key}: names as short as they can be, of the last parts of each key joined by "_".
 
     Args:
-        reserved: a name that none may have.
+        keys: such as "observation.images.front".
+        separator: between the parts of a key.
+        reserved: a name that is not used.
 
     Raises:
         UserError: if two keys differ in their separators alone.
-
     """
     parts = {key: key.split(separator) for key in keys}
     counts = dict.fromkeys(parts, 1)
@@ -74,11 +75,10 @@ def short_names(keys: Iterable[str], separator: str, reserved: str = "") -> dict
 def choose(
     flag: str, wanted: tuple[str, ...] | None, available: Mapping[str, Any], default: Iterable[str], name: str
 ) -> list[str]:
-    """The keys that a flag names, or the default.
+    """Returns the keys that a flag names, or the default.
 
     Raises:
         UserError: for a key that is not there.
-
     """
     for key in wanted or ():
         if key not in available:
@@ -92,14 +92,16 @@ def choose(
 def cameras(
     settings: Settings, usable: Mapping[str, Any], refused: Mapping[str, str], name: str
 ) -> list[str]:
-    """The cameras to keep, by name.
+    """Returns the names of the cameras to keep: those of --cameras, or all.
 
     Args:
-        refused: {name: why} of what looks like a camera's and cannot be used.
+        settings: of the conversion.
+        usable: {name: anything} of the cameras.
+        refused: {name: why} of images that cannot be used.
+        name: of the input, for messages.
 
     Raises:
-        UserError: for a camera that is not there or cannot be used. Without --cameras all are asked for.
-
+        UserError: for a camera that is not there or cannot be used.
     """
     for key in settings.cameras or ():
         if key in refused:
@@ -117,7 +119,7 @@ def cameras(
 
 
 def check_observed(cameras: Iterable[str], state: Iterable[str], there: Iterable[str], name: str) -> None:
-    """Raises UserError if nothing is left of what is `there`."""
+    """Raises UserError if neither a camera nor a part of the state is used of what is `there`."""
     if not (*cameras, *state):
         raise UserError(
             f"{name} has no observation that is used, of {sorted(there) or 'none'}; expected images or "
@@ -126,7 +128,11 @@ def check_observed(cameras: Iterable[str], state: Iterable[str], there: Iterable
 
 
 def action_key(settings: Settings, keys: Iterable[str], name: str) -> str:
-    """Raises UserError if it is not there, or not said which of two it is."""
+    """Returns the key of the action.
+
+    Raises:
+        UserError: if it is not there, or if both usual keys are there and no flag chooses.
+    """
     keys = sorted(keys)
     found = [settings.action] if settings.action else [key for key in ("action", "actions") if key in keys]
     if len(found) > 1:
@@ -138,7 +144,11 @@ def action_key(settings: Settings, keys: Iterable[str], name: str) -> str:
 
 
 def image_size(settings: Settings, sizes: dict[str, tuple[int, int]], name: str) -> tuple[int, int]:
-    """Height and width of all cameras' images in the dataset."""
+    """Returns (height, width) of all images in the dataset: --image_size, or the one size of all cameras.
+
+    Raises:
+        UserError: for cameras of different sizes without --image_size.
+    """
     if settings.image_size:
         return settings.image_size
     if len(set(sizes.values())) > 1:
@@ -150,7 +160,17 @@ def image_size(settings: Settings, sizes: dict[str, tuple[int, int]], name: str)
 
 
 def success_key(settings: Settings, keys: Iterable[str], own: str, name: str) -> str:
-    """Name the key of success: "all", "none", or one that is there."""
+    """Returns "all", "none", or the key of success.
+
+    Args:
+        settings: of the conversion.
+        keys: of columns with one number a step.
+        own: the format's own key of success.
+        name: of the input, for messages.
+
+    Raises:
+        UserError: if --success or --reward names a key that is not there, or nothing says which it is.
+    """
     keys = list(keys)
     if not settings.success and own not in keys:
         raise UserError(
@@ -166,14 +186,17 @@ def success_key(settings: Settings, keys: Iterable[str], own: str, name: str) ->
 
 
 def split(settings: Settings, parts: Mapping[str, set], everything: set, kind: str, name: str) -> set:
-    """The episodes of the part that --split names.
+    """Returns the episodes of the part that --split names, or all.
 
     Args:
-        parts: {name: episodes}. kind: what the format calls them.
+        settings: of the conversion.
+        parts: {name: episodes}.
+        everything: all episodes.
+        kind: the format's word for parts.
+        name: of the input, for messages.
 
     Raises:
-        UserError: for a part that is not there; or if none is named and some part holds episodes out.
-
+        UserError: for a part that is not there, or if none is named and some part holds episodes out.
     """
     if settings.split == "all":
         return everything
@@ -195,19 +218,20 @@ def split(settings: Settings, parts: Mapping[str, set], everything: set, kind: s
 
 
 def instruction(settings: Settings, said: str, why: str) -> str:
-    """What an episode's robot was told.
+    """Returns an episode's instruction: of all episodes, of this one, or the fallback.
 
     Args:
-        said: by the episode; may be blank. why: what is missing, as an error begins.
+        settings: of the conversion.
+        said: the episode's own; may be blank.
+        why: what is missing, as an error begins.
 
     Raises:
-        UserError: if nobody says it.
-
+        UserError: if there is none.
     """
-    told = settings.instruction or said.strip() or settings.fallback_instruction
-    if not told:
+    text = settings.instruction or said.strip() or settings.fallback_instruction
+    if not text:
         raise UserError(
             f"{why}; give --instruction='open the drawer' for all episodes, or --fallback_instruction for "
             "those without one alone."
         )
-    return told
+    return text

@@ -1,4 +1,4 @@
-"""Episodes that are left out of a conversion: counted, named, and not more than allowed."""
+"""Bad episodes that a conversion leaves out: counted, named, and no more than allowed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,18 @@ from qt_jax.errors import UserError
 
 @dataclasses.dataclass
 class Skips:
-    """allowed: --max_skipped. errors: what was wrong with each episode that is left out."""
+    """The episodes that are left out.
+
+    Attributes:
+        allowed: --max_skipped.
+        errors: what was wrong with each of them.
+    """
 
     allowed: int
     errors: list[UserError] = dataclasses.field(default_factory=list)
 
     def add(self, error: UserError) -> None:
-        """Raises UserError for one more than allowed."""
+        """Counts an episode; raises UserError for one more than allowed."""
         self.errors.append(error)
         if len(self.errors) > self.allowed:
             remedy = "Or leave bad episodes out, counted: --max_skipped=N."
@@ -28,13 +33,13 @@ class Skips:
             raise UserError(f"{error} {remedy}")
 
     def none_left(self, name: str) -> UserError:
-        """The error of a dataset all of whose episodes are left out."""
+        """Returns the error of a dataset of which all episodes are left out."""
         if not self.errors:
             return UserError(f"{name}: the part that --split names holds no episode; give another.")
         return UserError(f"{name}: no episode is left of {len(self.errors)}; the last: {self.errors[-1]}")
 
     def attempt(self, name: str, read: Callable[[], Any]) -> Any:
-        """What `read` gives; None where it is bad, which is counted."""
+        """Returns what `read` returns; None where it raises, which is counted."""
         try:
             return naming(name, read)
         except UserError as error:
@@ -42,19 +47,18 @@ class Skips:
             return None
 
     def lines(self, shown: int = 10) -> list[str]:
-        """For people: how many, and the first of them."""
+        """Returns how many are left out, and what was wrong with the first of them, a line each."""
         if not self.errors:
             return []
-        more = [f"  and {len(self.errors) - shown} more"] if len(self.errors) > shown else []
-        return [
-            f"{len(self.errors)} episodes left out:",
-            *(f"  {error}" for error in self.errors[:shown]),
-            *more,
-        ]
+        lines = [f"{len(self.errors)} episodes left out:"]
+        lines += [f"  {error}" for error in self.errors[:shown]]
+        if len(self.errors) > shown:
+            lines.append(f"  and {len(self.errors) - shown} more")
+        return lines
 
 
 def grouped(notes: Iterable[str]) -> list[str]:
-    """Notes that differ in their numbers alone as one, with how many there are."""
+    """Returns one note of those that differ in their numbers alone, with how many more there are."""
     kinds: dict[str, list[str]] = {}
     for note in notes:
         kinds.setdefault(re.sub(r"\d[\d.]*", "#", note), []).append(note)
@@ -66,7 +70,7 @@ def grouped(notes: Iterable[str]) -> list[str]:
 
 
 def naming(name: str, read: Callable[[], Any]) -> Any:
-    """What `read` gives, or a UserError that names the episode that cannot be read."""
+    """Returns what `read` returns; any error becomes a UserError that names the episode."""
     try:
         return read()
     except UserError:
@@ -76,17 +80,13 @@ def naming(name: str, read: Callable[[], Any]) -> Any:
 
 
 def unreadable(error: Exception) -> str:
-    """What is said of an episode or a file after its name: damage only where nothing else was the cause.
+    """Returns the rest of a message that begins with the name of an episode or a file.
 
     Raises:
-        Exception: the error itself, where the file has no part in it.
-
+        Exception: the error itself, where not the file but the machine is its cause.
     """
-    if isinstance(error, MemoryError) or getattr(error, "errno", None) in (
-        errno.EMFILE,
-        errno.ENFILE,
-        errno.ENOSPC,
-    ):
+    of_machine = (errno.EMFILE, errno.ENFILE, errno.ENOSPC)
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) in of_machine:
         raise error
     line = (str(error).splitlines() or [""])[0][:200]
     remedy = "the file is damaged or incomplete, copy it again"

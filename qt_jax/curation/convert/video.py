@@ -1,4 +1,4 @@
-"""Frames of a video at given times, through ffmpeg."""
+"""Reads the frames of a video at given times, with ffmpeg."""
 
 from __future__ import annotations
 
@@ -14,32 +14,31 @@ import numpy as np
 from qt_jax.errors import UserError
 
 _CLOCK_S = 1e-4
-"""What float32 times and a video's ticks may differ by."""
+"""Seconds by which float32 times and a video's ticks may differ."""
 _EARLIER_S = 1.0
-"""A key frame is looked for so long before the first frame that is wanted: files are searched by the times of
-decoding, and after a key frame in the middle of a film the next frames may lack what they refer to."""
+"""Seconds before the first frame that is wanted, where the search for a key frame begins: ffmpeg searches by
+the times of decoding, and the frames after a key frame in the middle of a video may lack what they refer to.
+"""
 _SHOWN = re.compile(rb"showinfo.*\bn: *\d+ .*pts_time:(\S+).* fmt:(\S+)")
 _DEEP = re.compile("gray(9|1|f)")
-"""Formats of pixels that are no colours and have more than 8 bits."""
+"""Matches ffmpeg's names of grey pixels with more than 8 bits."""
 _LENGTH = re.compile(rb"Duration: (\d+):(\d+):([\d.]+), start: ([-\d.]+)")
-_SAID = re.compile(rb"\[error\] (.*)")
-_WRONG = re.compile(rb"corrupt decoded frame|Error submitting|Error opening|Invalid data found|\[fatal\]")
-"""What leaves a mark on the frames; decoders call more an error that does not."""
+_ERROR = re.compile(rb"\[error\] (.*)")
+_DAMAGE = re.compile(rb"corrupt decoded frame|Error submitting|Error opening|Invalid data found|\[fatal\]")
+"""Matches messages about damaged frames; decoders call more an error that leaves the frames whole."""
 
 
 def frames(path: str, times: np.ndarray, tolerance_s: float) -> Iterator[np.ndarray]:
-    """For each of `times`, which grow, the frame that is nearest: uint8 [H, W, 3].
-
-    Frames between them, before and after, are passed over.
+    """Yields the nearest frame to each of `times`: uint8 [H, W, 3].
 
     Args:
-        times: seconds, on the video's own clock.
+        path: of the video.
+        times: increasing seconds, on the video's own clock.
         tolerance_s: how far a frame's time may be off.
 
     Raises:
-        UserError: where there is no frame at such a time, the video does not open or is of depth, or the
-            decoder finds it damaged.
-
+        UserError: where there is no frame at such a time, or the video does not open, holds depth, or is
+            damaged.
     """
     import imageio_ffmpeg  # for its ffmpeg; its own reader knows no times
 
@@ -52,6 +51,7 @@ def frames(path: str, times: np.ndarray, tolerance_s: float) -> Iterator[np.ndar
     command = [imageio_ffmpeg.get_ffmpeg_exe(), *before, *seek, "-i", path, *after.split()]
     with tempfile.NamedTemporaryFile() as written, open(written.name, "rb") as read:
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=written) as process:
+            assert process.stdout is not None
             try:
                 yield from _at(path, times, tolerance_s, process.stdout, _Log(read, process))
             finally:
@@ -59,31 +59,31 @@ def frames(path: str, times: np.ndarray, tolerance_s: float) -> Iterator[np.ndar
 
 
 def length_s(path: str) -> float:
-    """When a video ends, on its own clock; NaN where it does not say so."""
+    """Returns when a video ends, on its own clock; NaN where it does not say so."""
     import imageio_ffmpeg
 
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-hide_banner", "-i", path]
-    said = _LENGTH.search(subprocess.run(command, capture_output=True).stderr)
-    return 3600 * int(said[1]) + 60 * int(said[2]) + float(said[3]) + float(said[4]) if said else np.nan
+    found = _LENGTH.search(subprocess.run(command, capture_output=True).stderr)
+    if not found:
+        return np.nan
+    hours, minutes, seconds, start_s = map(float, found.groups())
+    return 3600 * hours + 60 * minutes + seconds + start_s
 
 
 class _Log:
-    """ffmpeg's messages, among them the time of each frame before it comes."""
+    """Reads ffmpeg's messages, among them the time of each frame before it comes."""
 
     def __init__(self, lines: IO[bytes], process: subprocess.Popen):
-        self._lines, self._process, self._said = lines, process, ""
+        self._lines, self._process, self._error = lines, process, ""
 
     def next_frame(self) -> tuple[float | None, str, str]:
-        """The time of the next frame, None at the end.
-
-        Its format; and what the decoder finds wrong before it, if anything.
-        """
+        """Returns the time of the next frame (None at the end), its pixel format, and damage before it."""
         wrong = ""
         for line in self._whole_lines():
-            if told := _SAID.search(line):
-                self._said = told[1].decode(errors="replace").strip()[:200]
-            if mark := _WRONG.search(line):
-                wrong = self._said or mark[0].decode()
+            if error := _ERROR.search(line):
+                self._error = error[1].decode(errors="replace").strip()[:200]
+            if damage := _DAMAGE.search(line):
+                wrong = self._error or damage[0].decode()
             if shown := _SHOWN.search(line):
                 return float(shown[1].replace(b"NOPTS", b"nan")), shown[2].decode(), wrong
         return None, "", wrong
@@ -106,7 +106,7 @@ class _Log:
 def _at(
     path: str, times: np.ndarray, tolerance_s: float, stream: IO[bytes], log: _Log
 ) -> Iterator[np.ndarray]:
-    """The nearest frame to each of `times`: of the one before a time and the one after."""
+    """Yields the nearest frame to each of `times`: the one before a time, or the one after."""
     before: tuple[float, np.ndarray] | None = None
     place = 0
     while place < len(times):
@@ -120,10 +120,9 @@ def _at(
                 f"{path} does not decode (ffmpeg: {wrong}); the file is damaged or incomplete, copy it again."
             )
         after = None if at is None else (at, _ppm(stream))
+        near = [one for one in (before, after) if one is not None]
         while place < len(times) and (at is None or at >= times[place] - _CLOCK_S):
-            yield _nearest(
-                path, times[place], tolerance_s, [one for one in (before, after) if one is not None]
-            )
+            yield _nearest(path, times[place], tolerance_s, near)
             place += 1
         before = after or before
 
@@ -131,18 +130,19 @@ def _at(
 def _nearest(
     path: str, wanted: float, tolerance_s: float, near: list[tuple[float, np.ndarray]]
 ) -> np.ndarray:
-    at, frame = min(near, key=lambda one: abs(one[0] - wanted), default=(np.nan, None))
-    if not abs(at - wanted) <= tolerance_s + _CLOCK_S:
-        has = f"the nearest are at {' and '.join(f'{at:g} s' for at, _ in near)}" if near else "it has none"
-        raise UserError(
-            f"{path} has no frame within {tolerance_s:g} s of {wanted:g} s ({has}); the video and the rows "
-            "do not belong together: copy the dataset again, or give a wider --tolerance_s."
-        )
-    return frame
+    if near:
+        at, frame = min(near, key=lambda one: abs(one[0] - wanted))
+        if abs(at - wanted) <= tolerance_s + _CLOCK_S:
+            return frame
+    has = f"the nearest are at {' and '.join(f'{at:g} s' for at, _ in near)}" if near else "it has none"
+    raise UserError(
+        f"{path} has no frame within {tolerance_s:g} s of {wanted:g} s ({has}); the video and the rows do "
+        "not belong together: copy the dataset again, or give a wider --tolerance_s."
+    )
 
 
 def _ppm(stream: IO[bytes]) -> np.ndarray:
-    """The next image of a stream of PPM."""
+    """Reads the next image of a stream of PPM: uint8 [H, W, 3]."""
     stream.readline()  # P6
     width, height = map(int, stream.readline().split())
     stream.readline()  # 255

@@ -1,0 +1,152 @@
+"""Collects a simulator's episodes into an RLDS dataset, in processes of this machine or by Beam workers."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import itertools
+import multiprocessing
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, NoReturn
+
+import tqdm
+from etils import epath
+
+from qt_jax.curation import rlds_writer
+from qt_jax.data.recorded import RecordedEpisode
+from qt_jax.envs import collectors, gl, suites
+from qt_jax.envs.collectors import EpisodePlan
+from qt_jax.errors import UserError
+
+
+@dataclasses.dataclass
+class Collected:
+    """The dataset that was written.
+
+    Attributes:
+        path: its directory.
+        planned: how many episodes it has.
+        episodes: {(task, collector): how many}; empty where Beam ran, whose workers count nothing.
+        successes: {(task, collector): how many succeeded}; empty where Beam ran.
+    """
+
+    path: epath.Path
+    planned: int
+    episodes: collections.Counter[tuple[str, str]]
+    successes: collections.Counter[tuple[str, str]]
+
+
+def collect(config: Any) -> Collected:
+    """Writes the dataset `config.data.path`/1.0.0 of the experiment's environment and collectors.
+
+    Args:
+        config: the whole experiment's; `env`, `collect` and `data.path` are used.
+
+    Raises:
+        UserError: for a bad setting, a dataset that is there already, or a worker that died.
+    """
+    suite = suites.of(config)
+    task_names = suite.suite_tasks(config.env.tasks)
+    observation = suite.observation_spec(config.env)
+    rlds_writer.check_runner(config.collect.runner)
+    if observation.cameras:
+        gl.require_backend()  # before the workers start, so that they inherit the choice
+    batches = collectors.plan_episodes(config.collect, task_names)
+    if not batches:
+        raise UserError(
+            "config.collect has demonstrations=0 and autonomous=0; give at least one episode a task."
+        )
+    about: dict[str, Any] = dict(
+        action=suite.action_spec(config.env),
+        observation=observation,
+        description=f"{config.env.suite}: {', '.join(task_names)}; state: {observation.state_description}",
+        file_format=config.collect.file_format,
+    )
+    run = _run_here if config.collect.runner == "local" else _run_beam
+    return run(config, batches, about)
+
+
+def _run_beam(config: Any, batches: list[list[EpisodePlan]], about: dict[str, Any]) -> Collected:
+    starts = itertools.accumulate(map(len, batches), initial=0)
+    read, options = functools.partial(_read_batch, config), config.collect.beam_options
+    units = list(zip(starts, batches))
+    try:
+        path = rlds_writer.write_with_beam(config.data.path, units, read, options=options, **about)
+    finally:
+        _kill_workers()  # Beam's direct runner works in this process
+    return Collected(path, sum(map(len, batches)), collections.Counter(), collections.Counter())
+
+
+def _read_batch(config: Any, batch: tuple[int, list[EpisodePlan]]) -> Iterator[tuple[int, RecordedEpisode]]:
+    """Runs a batch on a Beam worker, in a process beside its own.
+
+    Args:
+        config: the whole experiment's.
+        batch: the index of the first episode, and the plans.
+    """
+    start, plans = batch
+    try:
+        episodes = _simulator().submit(collectors.collect_episodes, config, plans).result()
+    except BrokenProcessPool:
+        _simulator.cache_clear()  # the runner may try this batch again
+        raise
+    yield from enumerate(episodes, start)
+
+
+@functools.cache
+def _simulator() -> ProcessPoolExecutor:
+    """Returns a Beam worker's own process for all of its batches.
+
+    The worker has TensorFlow loaded, which crashes in one process with Mesa's software renderer.
+    """
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+
+
+def _run_here(config: Any, batches: list[list[EpisodePlan]], about: dict[str, Any]) -> Collected:
+    planned = sum(map(len, batches))
+    totals: collections.Counter[tuple[str, str]] = collections.Counter()
+    successes: collections.Counter[tuple[str, str]] = collections.Counter()
+
+    def counted(episodes: Iterator[RecordedEpisode]) -> Iterator[RecordedEpisode]:
+        for episode in tqdm.tqdm(episodes, total=planned, desc="collect", unit="episode"):
+            totals[episode.task, episode.collector] += 1
+            successes[episode.task, episode.collector] += episode.success
+            yield episode
+
+    interrupted = threading.Event()
+    signal.signal(signal.SIGINT, functools.partial(_interrupt, interrupted))
+    ignore = functools.partial(signal.signal, signal.SIGINT, signal.SIG_IGN)  # this process handles it
+    workers, spawn = max(1, config.collect.workers), multiprocessing.get_context("spawn")
+    run = functools.partial(collectors.collect_episodes, config)
+    try:
+        with ProcessPoolExecutor(workers, spawn, ignore) as pool:
+            episodes = itertools.chain.from_iterable(pool.map(run, batches))
+            path = rlds_writer.write(config.data.path, counted(episodes), **about)
+    except BrokenProcessPool as error:
+        if interrupted.is_set():
+            raise KeyboardInterrupt from None
+        raise UserError(
+            f"A process of config.collect.workers={config.collect.workers} died, by lack of memory or in the "
+            "GL driver; collect with fewer."
+        ) from error
+    return Collected(path, planned, totals, successes)
+
+
+def _interrupt(interrupted: threading.Event, *_: Any) -> NoReturn:
+    """Ends the collection at a SIGINT.
+
+    The exception may be lost in a library's callback; that the workers are gone ends it all the same.
+    """
+    interrupted.set()
+    _kill_workers()
+    raise KeyboardInterrupt
+
+
+def _kill_workers() -> None:
+    for worker in multiprocessing.active_children():
+        worker.kill()

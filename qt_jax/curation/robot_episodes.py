@@ -1,0 +1,89 @@
+"""The labelled episodes of a served policy -> an RLDS dataset: `serve --record`."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from etils import epath
+
+from qt_jax.curation import rlds_writer
+from qt_jax.curation.convert import images, recording
+from qt_jax.data.recorded import LabelledEpisode, RecordedEpisode
+from qt_jax.errors import UserError
+from qt_jax.specs import PolicySpec
+
+COLLECTOR = "policy"
+
+
+def place(path: str) -> Path:
+    """Returns the folder where the dataset is to be.
+
+    Raises:
+        UserError: if it can be no folder of this machine.
+    """
+    folder = Path(path).expanduser().resolve()
+    if "://" in path or not folder.name or (folder.exists() and not folder.is_dir()):
+        raise UserError(f"--record={path} is no folder of this machine; expected a path for the dataset.")
+    return folder
+
+
+def holds_dataset(folder: Path) -> bool:
+    """Returns whether a whole dataset is there already."""
+    return (folder / rlds_writer.VERSION).exists()
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what an interrupted writing left in the folder."""
+    for unfinished in folder.glob(f"incomplete.*_{rlds_writer.VERSION}"):  # TFDS' name for it
+        shutil.rmtree(unfinished)
+
+
+def write(
+    folder: Path, episodes: Iterable[LabelledEpisode], spec: PolicySpec, description: str
+) -> epath.Path:
+    """Writes the episodes as the dataset `folder`/1.0.0 and returns that directory.
+
+    Args:
+        folder: what `place` returned.
+        episodes: of the policy whose spec is given.
+        spec: of the policy that acted.
+        description: one line about where the episodes come from.
+
+    Raises:
+        UserError: for an episode without a transition, or with a number that is not finite.
+    """
+    return rlds_writer.write(
+        str(folder),
+        _recorded(episodes, spec),
+        action=spec.action,
+        observation=spec.observation,
+        description=description,
+        file_format="array_record",
+    )
+
+
+def _recorded(episodes: Iterable[LabelledEpisode], spec: PolicySpec) -> Iterator[RecordedEpisode]:
+    size = spec.observation.image_size
+
+    def jpegs(frames: np.ndarray) -> recording.Frames:
+        return recording.Frames(
+            len(frames), lambda count: (images.jpeg(frame, size, False) for frame in frames[:count])
+        )
+
+    for index, labelled in enumerate(episodes):
+        recorded = recording.Recording(
+            name=f"episode {index}",
+            instruction=labelled.instruction,
+            frames={name: jpegs(frames) for name, frames in labelled.images.items()},
+            state=labelled.state,
+            actions=labelled.actions,
+            success=labelled.success,
+            rewards=None,
+            dt=spec.dt,
+        )
+        episode = recording.finish(recorded, index, COLLECTOR)
+        yield dataclasses.replace(episode, task=labelled.task or episode.task)
