@@ -59,15 +59,15 @@ def write(
     return rlds_writer.write(
         str(folder),
         _recorded(episodes, spec),
-        action=spec.action,
-        observation=spec.observation,
+        action=spec.interface.action,
+        observation=spec.interface.observation,
         description=description,
         file_format="array_record",
     )
 
 
 def _recorded(episodes: Iterable[LabelledEpisode], spec: PolicySpec) -> Iterator[RecordedEpisode]:
-    size = spec.observation.image_size
+    size = spec.interface.observation.image_size
 
     def jpegs(frames: np.ndarray) -> recording.Frames:
         return recording.Frames(
