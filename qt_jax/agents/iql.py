@@ -7,6 +7,7 @@ expectile would lift V above their mean, and the bootstrap would add that up.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -101,13 +102,9 @@ def loss(
     q_target = jax.lax.stop_gradient(whole_action_values(config, target_logits, segment).min(0))
     discount = config.discount ** (segment.dt / config.dt_ref)
 
-    def backup(*fields: jax.Array) -> jax.Array:
-        r_t, discount_t, v_t, is_last_t, is_terminal_t = fields
-        return losses.n_step_targets(r_t, discount_t, v_t, is_last_t, is_terminal_t, agent.n_step)
-
-    targets = jax.vmap(backup)(
-        segment.reward, discount, jax.lax.stop_gradient(v), segment.is_last, segment.is_terminal
-    )
+    n_step_targets = functools.partial(losses.n_step_targets, n=agent.n_step)
+    ends = segment.is_last, segment.is_terminal
+    targets = jax.vmap(n_step_targets)(segment.reward, discount, jax.lax.stop_gradient(v), *ends)
     value_terms = losses.expectile_loss(q_target - v, agent.expectile)
     critic_terms = losses.squared_value_loss(q, targets).mean(0)
     weight = losses.advantage_weight(q_target - v, agent.temperature, agent.max_weight)

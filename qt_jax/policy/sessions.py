@@ -271,7 +271,8 @@ class Sessions:
         return embedding
 
     def _full(self) -> Refused:
-        reason = f"All {self.limit} sessions are in use; close one, or serve with a larger --max_sessions."
+        more = "`serve --max_sessions`, `load_policy(robots=)`"
+        reason = f"All {self.limit} sessions are in use; close one, or allow more ({more})."
         return Refused("sessions_full", reason)
 
     def _step(self, rows: Sequence[tuple[_Episode, _Frame, bool]]) -> Action:

@@ -40,7 +40,7 @@ def test_relabelled_segments_are_not_imitated():
 
 
 def test_scores_leave_out_absent_bins():
-    bin_mask = FixedLogits(None).action.bin_mask()
+    bin_mask = ACTION.bin_mask()
     scores = bc.scores(None, bin_mask[2], jnp.zeros((1, 8, 1)))
     np.testing.assert_allclose(scores[0, :2], np.log([0.5, 0.5]), rtol=1e-6)
     assert np.isneginf(scores[0, 2:]).all()
