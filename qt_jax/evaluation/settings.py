@@ -6,6 +6,7 @@ import ml_collections
 
 
 def get_config() -> ml_collections.ConfigDict:
+    """Returns the defaults."""
     config = ml_collections.ConfigDict()
     config.seed = 0  # of initial conditions, which no collection has
     config.step = 0  # which of the kept checkpoints; 0: the latest
@@ -15,12 +16,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.num_envs = 10  # environments stepped as one policy batch
     config.videos = 1  # traced episodes a task, with video and Q over bins in the report
     config.references = ()  # workdirs of evaluated runs to show beside this one
-    config.affordances = ml_collections.ConfigDict()  # of the door `affordances`
-    config.affordances.states = (
-        40  # simulator states a task: half are starts of episodes, half chosen by chance within episodes
-    )
-    config.affordances.decisions = (
-        0  # most decisions before a state within an episode; 0: config.env.max_decisions
-    )
+    config.affordances = ml_collections.ConfigDict()  # of the command `affordances`
+    config.affordances.states = 40  # simulator states a task: half start an episode, half lie within one
+    config.affordances.decisions = 0  # most decisions before a state; 0: config.env.max_decisions
     config.affordances.timed = (1, 2, 10, 50)  # numbers of instructions whose joint valuation is timed
     return config

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from qt_jax import text
-from qt_jax.cli import evaluate
 from qt_jax.errors import UserError
-from qt_jax.evaluation import affordance_page, affordances, detection
+from qt_jax.evaluation import affordance_page, affordances, detection, runs
 from qt_jax.export import checkpoint_policy
 from qt_jax.policy.sessions import Request, Sessions
 from tests.conftest import door
@@ -140,7 +139,9 @@ def test_the_door_and_the_report(trained, tmp_path):
     affordance_page.insert(Path(run))
     assert (run / "report.html").read_text().count("<img src=") == 1
     with pytest.raises(UserError, match="has no affordances.json; run `affordances` on it first"):
-        evaluate.reference(trained.workdir, ("a",), "affordances.json", "affordances")
+        config = trained.copy_and_resolve_references()
+        config.evaluate.references = (trained.workdir,)
+        runs.references(config, ("a",), "affordances.json", "affordances")
 
 
 def test_a_state_is_valued_with_its_window(trained):
