@@ -1,5 +1,6 @@
-"""What `--help` of a door says of a config's settings: each with its value and, after a #, the comment beside
-its default in the code.
+"""`--help` of a command that takes a config: lists each setting with its value and meaning.
+
+The meaning is the comment beside the setting's default in the code.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from qt_jax.cli.settings import flattened
 
 _SECTIONS = {
     "": "training.config:default_config",
-    "agent.": "agents.q_transformer:get_config",  # what the agents have in common is explained there
+    "agent.": "agents.q_transformer:get_config",  # it explains what the agents have in common
     "model.": "models.q_transformer:laptop",
     "mesh.": "training.mesh:get_config",
     "distributed.": "training.distributed:get_config",
@@ -23,23 +24,25 @@ _SECTIONS = {
     "collect.": "envs.collectors:get_config",
     "evaluate.": "evaluation.settings:get_config",
 }
-"""Where the defaults of a section stand, below qt_jax."""
+"""The functions that return the defaults of a section, in modules of qt_jax."""
 _DEFAULT = re.compile(r"^ +config\.([\w.]+) = .+?  # (.+)$", re.M)
 
 
 def of(config: Any) -> str:
-    """A line for each setting of `config`."""
+    """Returns a line for each setting of `config`."""
     functions = [(section, _function(place)) for section, place in _SECTIONS.items() if _has(config, section)]
     functions.append(("agent.", agents.get(config.agent.name).get_config))
     if "env" in config:  # a machine without a simulator has no `env` here, and imports none
         functions.append(("env.", importlib.import_module("qt_jax.envs.suites").of(config).get_config))
-    said: dict[str, str] = {}
+    comments: dict[str, str] = {}
     for section, function in functions:
-        comments = _DEFAULT.findall(inspect.getsource(function))
-        said |= {f"--config.{section}{key}": comment for key, comment in comments}
+        found = _DEFAULT.findall(inspect.getsource(function))
+        comments |= {f"--config.{section}{key}": comment for key, comment in found}
+
     lines = []
     for key, value in sorted(flattened(config).items()):
-        comment = said.get(key) or said.get(key.rpartition(".")[0])  # of several alike, once for all
+        # One comment on a section explains settings that are alike.
+        comment = comments.get(key) or comments.get(key.rpartition(".")[0])
         line = f"{key}={value!r}"
         lines.append(f"{line:50}  # {comment}" if comment else line)
     return "\n".join(lines)

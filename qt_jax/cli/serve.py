@@ -22,18 +22,19 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "port", 8000, "Port to listen on; 0: a free one, which is printed.", lower_bound=0, upper_bound=65535
     )
-    flags.DEFINE_integer("slots", 8, "Episodes at once.", lower_bound=1)
+    flags.DEFINE_integer("slots", 8, "How many episodes there may be at once.", lower_bound=1)
     flags.DEFINE_float(
         "batch_budget_ms",
         2.0,
         "How long a request may wait for other robots' to share its batch.",
         lower_bound=0,
     )
-    flags.DEFINE_float("deadline_ms", 0.0, "Of requests that name none; 0: none.", lower_bound=0)
+    deadline = "Deadline of requests that name none; 0: none."
+    flags.DEFINE_float("deadline_ms", 0.0, deadline, lower_bound=0)
     flags.DEFINE_float(
         "idle_timeout_s", 600.0, "A connection without a message for so long is closed.", lower_bound=1
     )
-    flags.DEFINE_integer("connections", 256, "At a time.", lower_bound=1)
+    flags.DEFINE_integer("connections", 256, "How many there may be at a time.", lower_bound=1)
     flags.DEFINE_string("keys", "", "JSON file that says what the robot calls its cameras, state and prompt.")
     flags.DEFINE_string(
         "api_key_file", "", "File with the API key; else the environment's QT_JAX_API_KEY, if it is set."

@@ -34,8 +34,8 @@ def success_bars(groups: dict[str, dict[str, Any]], tasks: list[str]) -> str:
     axes.set_xticks(range(len(tasks)), tasks, rotation=20 if len(tasks) > 4 else 0)
     axes.set_ylim(0, 1.05)
     axes.set_ylabel("success (95% Wilson)")
-    above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}  # bars may reach the top
-    axes.legend(fontsize=8, ncols=len(groups), **above)
+    # Above the axes, since bars may reach the top.
+    axes.legend(fontsize=8, ncols=len(groups), loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure_uri(figure)
 
 

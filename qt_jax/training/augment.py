@@ -36,13 +36,15 @@ def augment(segment: Segment, key: jax.Array, settings: Any) -> Segment:
         settings: `config.data.augment`.
 
     """
-    images = {name: jnp.asarray(frames) for name, frames in segment.images.items()}
+    images = dict(segment.images)
     for number, name in enumerate(sorted(images)):
         shift_key, colour_key = jax.random.split(jax.random.fold_in(key, number))
+        frames = jnp.asarray(images[name])
         if settings.shift:
-            images[name] = _shifted(images[name], shift_key, settings.shift)
+            frames = _shifted(frames, shift_key, settings.shift)
         if settings.brightness or settings.contrast or settings.saturation or settings.hue:
-            images[name] = _recoloured(images[name], colour_key, settings)
+            frames = _recoloured(frames, colour_key, settings)
+        images[name] = frames
     return dataclasses.replace(segment, images=images)
 
 
