@@ -1,6 +1,4 @@
-"""The extra `beam`, in the venv that `make .beam/.installed` builds: collections and conversions are the
-same, whoever runs them.
-"""
+"""The extra `beam`, in the venv that `make .beam/.installed` builds: Beam writes the same datasets."""
 
 import subprocess
 import sys
