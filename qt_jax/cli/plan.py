@@ -24,8 +24,8 @@ def define_flags() -> None:
     flags.DEFINE_integer("slices", 1, slices, lower_bound=1)
     devices = "Instead, how many simulated CPU devices to compile for."
     flags.DEFINE_integer("devices", 0, devices, lower_bound=0)
-    fits = "Instead, of which kind to find the smallest slice that it fits: v4, v5e, v5p or v6e; or how many "
-    flags.DEFINE_string("fits", "", fits + "GPUs: a100, h100 or h200.")
+    kinds = "this TPU (v4, v5e, v5p, v6e), or number of this GPU (a100, h100, h200)"
+    flags.DEFINE_string("fits", "", f"Instead, find the smallest slice of {kinds}, that the config fits.")
 
 
 def main(config: Any) -> None:
