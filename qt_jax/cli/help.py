@@ -1,13 +1,16 @@
 """`--help` of a command that takes a config: lists each setting with its value and meaning.
 
-The meaning is the comment beside the setting's default in the code.
+The meaning is the comment in the code beside the setting's default, or on the lines above it.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
-import re
+import io
+import textwrap
+import tokenize
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +28,6 @@ _SECTIONS = {
     "evaluate.": "evaluation.settings:get_config",
 }
 """The functions that return the defaults of a section, in modules of qt_jax."""
-_DEFAULT = re.compile(r"^ +config\.([\w.]+) = .+?  # (.+)$", re.M)
 
 
 def of(config: Any) -> str:
@@ -36,8 +38,7 @@ def of(config: Any) -> str:
         functions.append(("env.", importlib.import_module("qt_jax.envs.suites").of(config).get_config))
     comments: dict[str, str] = {}
     for section, function in functions:
-        found = _DEFAULT.findall(inspect.getsource(function))
-        comments |= {f"--config.{section}{key}": comment for key, comment in found}
+        comments |= {f"--config.{section}{key}": comment for key, comment in _comments(function).items()}
 
     lines = []
     for key, value in sorted(flattened(config).items()):
@@ -46,6 +47,32 @@ def of(config: Any) -> str:
         line = f"{key}={value!r}"
         lines.append(f"{line:50}  # {comment}" if comment else line)
     return "\n".join(lines)
+
+
+def _comments(function: Callable[..., Any]) -> dict[str, str]:
+    """Reads the comments on the settings, `config.KEY = DEFAULT`, that a function makes: {KEY: comment}."""
+    source = textwrap.dedent(inspect.getsource(function))
+    beside: dict[int, str] = {}  # by line
+    above: dict[int, str] = {}
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            whole_line = token.line.lstrip().startswith("#")
+            (above if whole_line else beside)[token.start[0]] = token.string.lstrip("# ")
+
+    found: dict[str, str] = {}
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Assign):
+            continue
+        setting, first, last = ast.unparse(node.targets[0]), node.lineno, node.end_lineno or node.lineno
+        if setting.startswith("config."):
+            lines = [beside[line] for line in range(first, last + 1) if line in beside]
+            line = first - 1
+            while line in above:
+                lines.insert(0, above[line])
+                line -= 1
+            if lines:
+                found[setting.removeprefix("config.")] = " ".join(lines)
+    return found
 
 
 def _has(config: Any, section: str) -> bool:
