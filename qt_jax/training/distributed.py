@@ -19,8 +19,8 @@ def get_config() -> ml_collections.ConfigDict:
     """Returns the defaults."""
     config = ml_collections.ConfigDict()
     config.coordinator = ""  # host:port of process 0; empty: found from SLURM, GKE, TPU metadata or OpenMPI
-    config.num_processes = 0  # 1, without a coordinator: one process, whatever it runs in
-    config.process_id = -1  # from 0, with a coordinator
+    config.num_processes = 0  # without a coordinator: 1 for this one alone, whatever the environment says
+    config.process_id = -1  # of this one, from 0; with a coordinator
     config.start_timeout_s = 300  # until every process is there
     config.heartbeat_timeout_s = 30  # silence of a process until the others stop; a death stops them at once
     return config

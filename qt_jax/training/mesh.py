@@ -25,7 +25,7 @@ BATCH = PartitionSpec(BATCH_AXES)
 def get_config() -> ml_collections.ConfigDict:
     """Returns the defaults."""
     config = ml_collections.ConfigDict()
-    config.data = -1  # replicas of the parameters; -1: whatever the other axes leave
+    config.data = -1  # replicas of the parameters; -1: as many as the other axes leave
     config.fsdp = 1  # shards of parameters, optimiser and target network
     config.tensor = 1  # shards of heads, hidden units and bins
     return config
