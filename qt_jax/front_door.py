@@ -1,6 +1,6 @@
 """The functions of `import qt_jax`.
 
-Each imports what it needs when it is called: a robot needs none of training.
+Each imports what it needs when it is called, because a robot has none of what training needs.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from qt_jax.errors import UserError
 if TYPE_CHECKING:
     from qt_jax.data.opened import Dataset
     from qt_jax.policy.loaded import LoadedPolicy
+    from qt_jax.policy.runtime import Runtime
     from qt_jax.training.state import TrainState
 
 
@@ -25,17 +26,17 @@ def load_policy(
     keys: str | Path = "",
     threads: int | None = None,
 ) -> LoadedPolicy:
-    """Loads a policy to act with: see `LoadedPolicy` for what it is asked and answers.
+    """Loads a policy to act with: see `LoadedPolicy` for what it takes and returns.
 
-    Everything is compiled here, so that no later call waits for it.
+    Compiles everything, so that no later call waits for it.
 
     Args:
-        path: the directory of a run (needs the extra `train`), an artefact that `export` wrote, or of an
-            artefact with ONNX programs the folder `onnx` or a file in it, which needs onnxruntime and no jax.
-        step: of a run, which kept checkpoint (0: the latest).
-        dataset: of a run, whose robot acts; may be left out where the run had one dataset.
-        robots: episodes at once, each under a `session_id` of its own.
-        keys: JSON file with what the robot calls its cameras, state and instruction (docs/robot.md).
+        path: the directory of a run (needs the extra `train`); an artefact that `export` wrote; or the folder
+            `onnx` of an artefact, or a file in it (needs onnxruntime and no jax).
+        step: which kept checkpoint of a run (0: the latest).
+        dataset: the dataset whose robot acts; of a run that was trained on several.
+        robots: how many episodes there may be at once, each under a `session_id` of its own.
+        keys: a JSON file with the robot's own names of its cameras, state and instruction (docs/robot.md).
         threads: of onnxruntime (default: one a core, 4 at most).
 
     Raises:
@@ -49,23 +50,22 @@ def load_policy(
 
     path = Path(path)
     if (path / "checkpoints").is_dir():
-        policy, known = _of_run(path, step, dataset, robots + 1), {}
+        policy = _of_run(path, step, dataset, robots + 1)
+        embeddings: dict[str, Any] = {}
     else:
         given = f"step={step}" if step else f"dataset={dataset!r}" if dataset else ""
         if given:
             raise UserError(f"{given} is of a run; {path} is none: it has no folder checkpoints.")
-        policy, known = _of_artefact(path, robots + 1, threads)
+        policy, embeddings = _of_artefact(path, robots + 1, threads)
     policy.warm_up()
-    names = (
-        Keys.read(str(keys), policy.spec.interface.observation)
-        if keys
-        else Keys.default(policy.spec.interface.observation)
-    )
-    sessions = Sessions(policy, text.embedder(known, policy.spec.text_encoder), reserved=1)
+
+    observation = policy.spec.interface.observation
+    names = Keys.read(str(keys), observation) if keys else Keys.default(observation)
+    sessions = Sessions(policy, text.embedder(embeddings, policy.spec.text_encoder), reserved=1)
     return LoadedPolicy(sessions, names)
 
 
-def _of_run(path: Path, step: int, dataset: str, capacity: int) -> Any:
+def _of_run(path: Path, step: int, dataset: str, capacity: int) -> Runtime:
     from qt_jax.export import checkpoint_policy
     from qt_jax.training import checkpoints
 
@@ -77,8 +77,8 @@ def _of_run(path: Path, step: int, dataset: str, capacity: int) -> Any:
     return checkpoint_policy.build(params, assets, capacity, dataset or next(iter(assets.datasets)))
 
 
-def _of_artefact(path: Path, capacity: int, threads: int | None) -> tuple[Any, dict[str, Any]]:
-    """The policy, and the embeddings that were exported with it."""
+def _of_artefact(path: Path, capacity: int, threads: int | None) -> tuple[Runtime, dict[str, Any]]:
+    """Loads the policy, and the embeddings that were exported with it."""
     onnx = path if path.name == "onnx" else path.parent if path.suffix == ".onnx" else None
     folder = path if onnx is None else onnx.parent
     if not (folder / "policy.json").is_file():
@@ -100,14 +100,14 @@ def _of_artefact(path: Path, capacity: int, threads: int | None) -> tuple[Any, d
 
 
 def open_dataset(source: Any) -> Dataset:
-    """Opens the data that a config trains on, or one dataset that describes itself: see `Dataset`.
+    """Opens the datasets that a config trains on, or one dataset that describes itself: see `Dataset`.
 
     Args:
-        source: a config, as an experiment file's get_config() gives it; or the path of what `convert`,
-            `collect` or `serve --record` wrote.
+        source: a config, such as an experiment file's get_config() returns; or the path of a dataset that
+            `convert`, `collect` or `serve --record` wrote.
 
     Raises:
-        UserError: for data that is missing or damaged.
+        UserError: if data is missing or damaged.
 
     """
     import ml_collections
@@ -116,18 +116,21 @@ def open_dataset(source: Any) -> Dataset:
     from qt_jax.training import datasets, setup
 
     path = str(source) if isinstance(source, (str, Path)) else ""
-    config = datasets.select(None if path else source, path, "")
+    config = datasets.select(None if path else source, path)
     frozen = ml_collections.FrozenConfigDict(config)
     _, recipe, _ = setup.prepare(frozen, datasets.entries(config), any_returns=True)
     return Dataset(recipe)
 
 
 def train(config: Any) -> TrainState:
-    """Trains as the config says, or continues the run in `config.workdir`; returns the final state.
+    """Trains as the config says, from the latest checkpoint in `config.workdir` on if there is one.
+
+    Returns:
+        The state after the last step.
 
     Raises:
         UserError: for a bad config, bad data, or a loss that is not finite.
-        Preempted: SIGTERM or Ctrl-C came; the run is saved.
+        Preempted: if SIGTERM or Ctrl-C came; the run is saved.
 
     """
     import ml_collections
@@ -138,16 +141,31 @@ def train(config: Any) -> TrainState:
         return loop.train(ml_collections.FrozenConfigDict(config), datasets.entries(config), peers)
 
 
-def evaluate(config: Any) -> dict[str, Any]:
-    """Rolls the run in `config.workdir` out in the simulator; videos and report.html go there.
+def evaluate(
+    config: Any, *, server: str = "", api_key: str | None = None, ca: str | None = None
+) -> dict[str, Any]:
+    """Rolls a policy out in the config's simulator; videos and report.html go into `config.workdir`.
+
+    Args:
+        config: of the run in `config.workdir`, whose checkpoint is evaluated.
+        server: ws:// or wss:// URL of a served policy, to be evaluated instead.
+        api_key: of the server, if it wants one.
+        ca: PEM file of the certificates to trust, where the server signed its own.
 
     Returns:
         Success with intervals by task and overall, and what the instruction is worth, as in evaluation.json.
 
     Raises:
-        UserError: if there is no such run, or it was trained with other settings.
+        UserError: if there is no such run or server, or its policy was trained with other settings.
 
     """
-    from qt_jax.cli import evaluate as command
+    from qt_jax.evaluation import evaluate as evaluation
+    from qt_jax.evaluation import runs
 
-    return command.evaluate(config)
+    runs.check(config)
+    if not server:
+        return evaluation.evaluate(config, evaluation.of_run(config))
+    from qt_jax.serving.client import Client, Remote
+
+    with Client(server, api_key, ca=ca) as client:
+        return evaluation.evaluate(config, evaluation.of_server(config, server, Remote(client)))

@@ -117,3 +117,12 @@ def test_data_to_look_at(config):
     assert described.count() + described.count("validation") == 16
     with pytest.raises(UserError, match="no split 'test'; expected one of"):
         opened.count("test")
+
+
+def test_what_cannot_be_evaluated(trained, tmp_path):
+    config = trained.copy_and_resolve_references()
+    config.workdir, config.env.cameras = str(tmp_path), ()  # no renderer is looked for
+    with pytest.raises(UserError, match="'localhost:8000' is no URL of a policy server"):
+        qt_jax.evaluate(config, server="localhost:8000")
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        qt_jax.evaluate(config)

@@ -1,1 +1,1 @@
-"""One thin file a door: `python -m qt_jax DOOR --config=experiments/quickstart.py`."""
+"""One thin file for each command: `python -m qt_jax COMMAND --config=experiments/quickstart.py`."""

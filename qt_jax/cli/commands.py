@@ -1,4 +1,4 @@
-"""The commands: what each does and needs. Nothing is imported here that the base install lacks."""
+"""The commands: what each does and needs. Imports nothing that the base install lacks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,14 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """does: for the usage. extras: of qt_jax, comma between. config: "needed", "optional" or "none".
-    flags: whether it has some of its own.
+    """A command of the command line.
+
+    Attributes:
+        does: what it does, for the usage.
+        extras: of qt_jax that it needs, with commas between.
+        config: "needed", "optional" or "none".
+        flags: whether it has flags of its own.
+
     """
 
     does: str
@@ -17,7 +23,7 @@ class Command:
     flags: bool = True
 
     def remedy(self, package: str) -> str:
-        """What installs `package`, and all else that the command needs."""
+        """Says how to install `package` and everything else that the command needs."""
         if "onnx" in self.extras:  # pip finds no Orbax that suits both extras
             return "`make .onnx/.installed` builds a venv that has it"
         more = [extra for extra, its in SOMETIMES.items() if package in its and extra not in self.extras]
@@ -28,7 +34,7 @@ SOMETIMES = {
     "sim": ("dm_control", "gymnasium", "imageio", "metaworld", "mujoco", "ogbench"),  # a config with `env`
     "data": ("etils", "imageio_ffmpeg", "simplejpeg", "tensorflow_datasets"),  # `serve --record`
 }
-"""Packages that a command needs under some settings alone, by extra."""
+"""Packages that a command needs only under some settings, by extra."""
 
 COMMANDS = {
     "collect": Command(
@@ -36,20 +42,20 @@ COMMANDS = {
         "train,data,sim",
         flags=False,
     ),
-    "convert": Command("LeRobot or HDF5 episodes as a dataset", "data", "none"),
-    "repack": Command("a dataset's TFRecord files as ArrayRecord, for a global shuffle", "data", "none"),
+    "convert": Command("write LeRobot or HDF5 episodes as a dataset", "data", "none"),
+    "repack": Command("copy a dataset's TFRecord files to ArrayRecord, for a global shuffle", "data", "none"),
     "inspect": Command(
-        "what is in a config's datasets: tables, and a page with contact sheets; or in --data=PATH",
+        "show what is in a config's datasets, or in --data=PATH: tables, and a page with contact sheets",
         "train,data",
         "optional",
     ),
     "validate": Command(
-        "every violation of RLDS' conventions, by episode and step; or in --data=PATH",
+        "list every violation of RLDS' conventions in a config's datasets, or in --data=PATH",
         "train,data",
         "optional",
     ),
     "train": Command(
-        "train on a dataset; continues from the latest checkpoint in config.workdir",
+        "train on datasets, from the latest checkpoint in config.workdir on",
         "train,data",
         flags=False,
     ),
@@ -59,14 +65,14 @@ COMMANDS = {
     ),
     "evaluate": Command("roll a trained policy out, with videos and an HTML report", "train,sim,serve"),
     "affordances": Command(
-        "a trained policy's values of instructions against what comes of them, as precision, recall and F1",
+        "compare a policy's values of instructions with what comes of them: precision, recall and F1",
         "train,sim,serve",
         flags=False,
     ),
-    "export": Command("a checkpoint as a policy artefact: what a robot loads", "train"),
-    "onnx": Command("adds ONNX programs to a policy artefact, for robots without jax", "train,onnx", "none"),
+    "export": Command("write a checkpoint as a policy artefact, which a robot loads", "train"),
+    "onnx": Command("add ONNX programs to a policy artefact, for robots without jax", "train,onnx", "none"),
     "serve": Command(
-        "a policy artefact over a websocket, for robots (openpi-client) and people (a page)",
+        "serve a policy artefact over a websocket, to robots (openpi-client) and people (a page)",
         "serve",
         "none",
     ),
@@ -74,7 +80,7 @@ COMMANDS = {
 
 
 def usage() -> str:
-    """Every command in a line: what it does, which extras it needs."""
+    """Returns the usage, with a line for each command: which extras it needs, what it does."""
     lines = [f"  {name:12}{command.extras:16}{command.does}" for name, command in COMMANDS.items()]
     without = ", ".join(name for name, command in COMMANDS.items() if command.config == "none")
     return "\n".join(
@@ -86,6 +92,6 @@ def usage() -> str:
             "",
             f"Without --config: {without}. A config with `env` needs sim too, `serve --record` data.",
             "`python -m qt_jax COMMAND --config=FILE --help` lists every setting with its default.",
-            "The base install loads an artefact and acts: qt_jax.policy.artefact in Python (docs/robot.md).",
+            "The base install loads an artefact and acts: qt_jax.load_policy in Python (docs/robot.md).",
         ]
     )

@@ -1,5 +1,6 @@
-"""`export`: a checkpoint of config.workdir as a policy artefact, compared with the checkpoint before it is
-kept.
+"""`export`: a checkpoint of config.workdir as a policy artefact.
+
+The artefact is compared with the checkpoint before it is kept.
 """
 
 from __future__ import annotations
@@ -9,8 +10,13 @@ from typing import Any
 
 from absl import flags
 
+from qt_jax.errors import UserError
+
+FLAGS = flags.FLAGS
+
 
 def define_flags() -> None:
+    """Defines the command's own flags."""
     flags.DEFINE_string("output", "", "Folder of the artefact; default: config.workdir/policy.")
     flags.DEFINE_integer("step", 0, "Which of the kept checkpoints; 0: the latest.")
     flags.DEFINE_string(
@@ -26,40 +32,38 @@ def define_flags() -> None:
 
 
 def main(config: Any) -> None:
-    from qt_jax.errors import UserError
+    """Writes the artefact, and prints how well it agrees with the checkpoint."""
     from qt_jax.export import agreement, artefact
 
-    values = flags.FLAGS
-    try:
-        batches = [int(b) for b in values.batches]
-    except ValueError:
-        batches = [0]
-    if any(b < 1 for b in batches):
-        raise UserError(
-            f"--batches={','.join(values.batches)}: give whole numbers of 1 or more, such as 1,8,64."
-        )
-    instructions = []
-    if values.instructions:
-        try:
-            instructions = [
-                line.strip() for line in Path(values.instructions).read_text().splitlines() if line.strip()
-            ]
-        except OSError as error:
-            raise UserError(
-                f"--instructions={values.instructions} cannot be read ({error.strerror})."
-            ) from error
     written = artefact.write(
         config.workdir,
-        values.output or str(Path(config.workdir, "policy")),
-        step=values.step,
-        dataset=values.dataset,
-        beam=values.beam,
-        batches=batches,
-        instructions=instructions,
+        FLAGS.output or str(Path(config.workdir, "policy")),
+        step=FLAGS.step,
+        dataset=FLAGS.dataset,
+        beam=FLAGS.beam,
+        batches=_batches(),
+        instructions=_instructions(),
     )
-    size = sum(p.stat().st_size for p in written.path.rglob("*") if p.is_file())
-    print(
-        f"{written.path}: {size / 2**20:.1f} MiB, step {written.about['provenance']['step']}, {written.about['decoder']}\n"
-        f"{agreement.summary(written.about['agreement'], 'the checkpoint')}\n"
-        f"serve it: python -m qt_jax serve --artefact={written.path}"
-    )
+    about = written.about
+    size = sum(p.stat().st_size for p in written.path.rglob("*") if p.is_file()) / 2**20
+    print(f"{written.path}: {size:.1f} MiB, step {about['provenance']['step']}, {about['decoder']}")
+    print(agreement.summary(about["agreement"], "the checkpoint"))
+    print(f"serve it: python -m qt_jax serve --artefact={written.path}")
+
+
+def _batches() -> list[int]:
+    if not all(size.isdecimal() and int(size) > 0 for size in FLAGS.batches):
+        given = ",".join(FLAGS.batches)
+        raise UserError(f"--batches={given}: give whole numbers of 1 or more, such as 1,8,64.")
+    return [int(size) for size in FLAGS.batches]
+
+
+def _instructions() -> list[str]:
+    """Reads the sentences of --instructions; [] without it."""
+    if not FLAGS.instructions:
+        return []
+    try:
+        lines = Path(FLAGS.instructions).read_text().splitlines()
+    except OSError as error:
+        raise UserError(f"--instructions={FLAGS.instructions} cannot be read ({error.strerror}).") from error
+    return [line.strip() for line in lines if line.strip()]

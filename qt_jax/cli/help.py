@@ -1,12 +1,16 @@
-"""What `--help` of a door says of a config's settings: each with its value and, after a #, the comment beside
-its default in the code.
+"""`--help` of a command that takes a config: lists each setting with its value and meaning.
+
+The meaning is the comment in the code beside the setting's default, or on the lines above it.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
-import re
+import io
+import textwrap
+import tokenize
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +19,7 @@ from qt_jax.cli.settings import flattened
 
 _SECTIONS = {
     "": "training.config:default_config",
-    "agent.": "agents.q_transformer:get_config",  # what the agents have in common is explained there
+    "agent.": "agents.q_transformer:get_config",  # it explains what the agents have in common
     "model.": "models.q_transformer:laptop",
     "mesh.": "training.mesh:get_config",
     "distributed.": "training.distributed:get_config",
@@ -23,26 +27,52 @@ _SECTIONS = {
     "collect.": "envs.collectors:get_config",
     "evaluate.": "evaluation.settings:get_config",
 }
-"""Where the defaults of a section stand, below qt_jax."""
-_DEFAULT = re.compile(r"^ +config\.([\w.]+) = .+?  # (.+)$", re.M)
+"""The functions that return the defaults of a section, in modules of qt_jax."""
 
 
 def of(config: Any) -> str:
-    """A line for each setting of `config`."""
+    """Returns a line for each setting of `config`."""
     functions = [(section, _function(place)) for section, place in _SECTIONS.items() if _has(config, section)]
     functions.append(("agent.", agents.get(config.agent.name).get_config))
     if "env" in config:  # a machine without a simulator has no `env` here, and imports none
         functions.append(("env.", importlib.import_module("qt_jax.envs.suites").of(config).get_config))
-    said: dict[str, str] = {}
+    comments: dict[str, str] = {}
     for section, function in functions:
-        comments = _DEFAULT.findall(inspect.getsource(function))
-        said |= {f"--config.{section}{key}": comment for key, comment in comments}
+        comments |= {f"--config.{section}{key}": comment for key, comment in _comments(function).items()}
+
     lines = []
     for key, value in sorted(flattened(config).items()):
-        comment = said.get(key) or said.get(key.rpartition(".")[0])  # of several alike, once for all
+        # One comment on a section explains settings that are alike.
+        comment = comments.get(key) or comments.get(key.rpartition(".")[0])
         line = f"{key}={value!r}"
         lines.append(f"{line:50}  # {comment}" if comment else line)
     return "\n".join(lines)
+
+
+def _comments(function: Callable[..., Any]) -> dict[str, str]:
+    """Reads the comments on the settings, `config.KEY = DEFAULT`, that a function makes: {KEY: comment}."""
+    source = textwrap.dedent(inspect.getsource(function))
+    beside: dict[int, str] = {}  # by line
+    above: dict[int, str] = {}
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            whole_line = token.line.lstrip().startswith("#")
+            (above if whole_line else beside)[token.start[0]] = token.string.lstrip("# ")
+
+    found: dict[str, str] = {}
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Assign):
+            continue
+        setting, first, last = ast.unparse(node.targets[0]), node.lineno, node.end_lineno or node.lineno
+        if setting.startswith("config."):
+            lines = [beside[line] for line in range(first, last + 1) if line in beside]
+            line = first - 1
+            while line in above:
+                lines.insert(0, above[line])
+                line -= 1
+            if lines:
+                found[setting.removeprefix("config.")] = " ".join(lines)
+    return found
 
 
 def _has(config: Any, section: str) -> bool:

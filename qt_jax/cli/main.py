@@ -1,4 +1,7 @@
-"""The console entry, which the base install has too: runs a command, or says what there is or lacks."""
+"""The console entry: runs a command, or says which there are or what is not installed.
+
+The base install has it too.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ def run() -> None:
     try:
         importlib.import_module("qt_jax.cli.start").run(name)
         sys.stdout.flush()
-    except BrokenPipeError:  # `... | head`: who reads has enough
+    except BrokenPipeError:  # `... | head`: the reader has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
         raise SystemExit(EXIT_UNREAD) from None
     except ModuleNotFoundError as error:

@@ -1,5 +1,6 @@
-"""`onnx`: adds ONNX programs to a policy artefact, for robots without jax, and compares them with the
-artefact before they are kept.
+"""`onnx`: adds ONNX programs to a policy artefact, for robots without jax.
+
+The programs are compared with the artefact before they are kept.
 """
 
 from __future__ import annotations
@@ -8,26 +9,31 @@ from pathlib import Path
 
 from absl import flags
 
+from qt_jax.errors import UserError
+
+FLAGS = flags.FLAGS
+
 
 def define_flags() -> None:
+    """Defines the command's own flags."""
     flags.DEFINE_string("artefact", "", "The folder that `export` wrote.")
-    flags.DEFINE_integer("opset", 21, "Of ONNX, 13 or later. onnxruntime 1.17 runs up to 20, 1.18 up to 21.")
+    opset = "Version of ONNX' operators, 13 or later. onnxruntime 1.17 runs up to 20, 1.18 up to 21."
+    flags.DEFINE_integer("opset", 21, opset)
 
 
 def main() -> None:
-    from qt_jax.errors import UserError
+    """Adds the programs, and prints how well they agree with the artefact's."""
     from qt_jax.export import agreement, onnx
 
-    folder = flags.FLAGS.artefact
+    folder = FLAGS.artefact
     if not folder:
         raise UserError("--artefact is missing; give the folder that `python -m qt_jax export` wrote.")
-    added = onnx.write(folder, flags.FLAGS.opset)["onnx"]
+    added = onnx.write(folder, FLAGS.opset)["onnx"]
     files = sorted(Path(folder, onnx.FOLDER).iterdir())
-    size = sum(file.stat().st_size for file in files) / 2**20
+    names, size = ", ".join(file.name for file in files), sum(file.stat().st_size for file in files)
+    print(f"{folder}: {names}, {size / 2**20:.1f} MiB, {added['dtype']}, opset {added['opset']}")
+    print(agreement.summary(added["agreement"], "the artefact"))
     print(
-        f"{folder}: {', '.join(file.name for file in files)}, {size:.1f} MiB, {added['dtype']}, "
-        f"opset {added['opset']}\n"
-        f"{agreement.summary(added['agreement'], 'the artefact')}\n"
         f'act with it: qt_jax.load_policy("{folder}/{onnx.FOLDER}"); numpy and onnxruntime are enough '
         "(for exported sentences safetensors, too)"
     )

@@ -1,5 +1,6 @@
-"""`plan`: the train step of a config, compiled for devices that need not be here: memory, FLOPs,
-communication, predicted step time.
+"""`plan`: compiles the train step of a config for devices that need not be here.
+
+Prints memory, FLOPs, communication and a predicted step time.
 """
 
 from __future__ import annotations
@@ -15,20 +16,20 @@ FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
+    """Defines the command's own flags."""
     flags.DEFINE_string(
         "topology", "", "A TPU topology to compile for, such as v5e:4x4, v4:2x2x2 or v5p:2x2x4."
     )
-    joined = "So many slices of --topology, joined by the data centre's network."
-    flags.DEFINE_integer("slices", 1, joined, lower_bound=1)
-    flags.DEFINE_integer("devices", 0, "Or so many simulated CPU devices.", lower_bound=0)
-    flags.DEFINE_string(
-        "fits",
-        "",
-        "Or the smallest slice of v4, v5e, v5p or v6e, or number of a100, h100 or h200, that it fits.",
-    )
+    slices = "How many slices of --topology, joined by the data centre's network."
+    flags.DEFINE_integer("slices", 1, slices, lower_bound=1)
+    devices = "Instead, how many simulated CPU devices to compile for."
+    flags.DEFINE_integer("devices", 0, devices, lower_bound=0)
+    kinds = "this TPU (v4, v5e, v5p, v6e), or number of this GPU (a100, h100, h200)"
+    flags.DEFINE_string("fits", "", f"Instead, find the smallest slice of {kinds}, that the config fits.")
 
 
 def main(config: Any) -> None:
+    """Prints the figures on the given devices, or on which the config fits."""
     if sum(map(bool, (FLAGS.topology, FLAGS.devices, FLAGS.fits))) != 1:
         raise UserError(
             "Give one of --topology=v5e:4x4 (a TPU slice), --devices=8 (simulated CPU devices) and "
@@ -42,9 +43,8 @@ def main(config: Any) -> None:
         for line in plan.fits(config, FLAGS.fits):
             print(line, flush=True)
         return
-    devices = (
-        topology.tpu_devices(FLAGS.topology, FLAGS.slices)
-        if FLAGS.topology
-        else topology.cpu_devices(FLAGS.devices)
-    )
+    if FLAGS.topology:
+        devices = topology.tpu_devices(FLAGS.topology, FLAGS.slices)
+    else:
+        devices = topology.cpu_devices(FLAGS.devices)
     print(plan.report(plan.figures(config, devices)))

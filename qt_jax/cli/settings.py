@@ -1,4 +1,4 @@
-"""The settings of a config on a command line, and in one line what is wrong with them."""
+"""The settings of a config on the command line, and one line about what is wrong with them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from ml_collections import config_flags
 
 
 def flattened(values: Any, prefix: str = "--config") -> dict[str, Any]:
-    """{"--config.agent.alpha": 1.0, ...}."""
+    """Flattens a config: {"--config.agent.alpha": 1.0, ...}."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= flattened(value, f"{prefix}.{key}") if hasattr(value, "items") else {f"{prefix}.{key}": value}
+        name = f"{prefix}.{key}"
+        flat |= flattened(value, name) if hasattr(value, "items") else {name: value}
     return flat
 
 
 def problem(error: Exception, argv: Sequence[str]) -> str:
-    """What a config file or a value in `argv` raised.
+    """Describes in one line what a config file or a value in `argv` raised.
 
-    Of a setting that the config has not, the nearest that it has.
+    For a setting that the config does not have, names the nearest that it has.
     """
     given = [argument.partition("=")[0] for argument in argv if argument.startswith("--config.")]
     known = _known(argv) if given else {}
@@ -29,27 +30,26 @@ def problem(error: Exception, argv: Sequence[str]) -> str:
         if known and setting not in known and not any(name.startswith(f"{setting}.") for name in known):
             near = _nearest(setting, list(known))
             return f"unknown setting {setting}" + (f"; did you mean {near}?" if near else "")
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return " ".join(str(error).split())
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    return " ".join(str(cause).split())
 
 
 def _known(argv: Sequence[str]) -> dict[str, Any]:
-    """Settings of the config that `argv` names; none where it cannot be read."""
-    values, alone = (
-        flags.FlagValues(),
-        ["", *(argument for argument in argv if argument.startswith("--config="))],
-    )
+    """Reads the settings of the config that `argv` names; {} where it cannot be read."""
+    values = flags.FlagValues()
+    alone = ["", *(argument for argument in argv if argument.startswith("--config="))]
     try:
         config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=alone)
         values(alone)
         return flattened(values.config or {})
-    except Exception:  # whatever the file raises: `problem` tells of it
+    except Exception:  # whatever the file raises: `problem` describes it
         return {}
 
 
 def _nearest(setting: str, known: list[str]) -> str | None:
-    """One of the same last name in another section, or else one that is spelt alike."""
+    """Finds a setting of the same last name in another section, or else one that is spelt alike."""
     elsewhere = [name for name in known if name.rpartition(".")[2] == setting.rpartition(".")[2]]
     start = len("--config.")
     shown = {name[start:]: name for name in elsewhere or known}

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,87 +21,96 @@ from qt_jax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_USER_ERROR, Pre
 from qt_jax.signals import Listener
 
 
-def run(door: str) -> None:
-    """Parses the rest of the command line and runs the command."""
-    opened, config = COMMANDS[door], None
-    if opened.config != "none":
+def run(name: str) -> None:
+    """Parses the rest of the command line and runs the command of this name."""
+    command, config = COMMANDS[name], None
+    if command.config != "none":
         config = config_flags.DEFINE_config_file(
             "config", None, "A file with get_config().", lock_config=True
         )
-    if opened.flags:
-        importlib.import_module(f"qt_jax.cli.{door}").define_flags()
+    if command.flags:
+        importlib.import_module(f"qt_jax.cli.{name}").define_flags()
 
     def main(argv: list[str]) -> None:
-        logging.set_verbosity(logging.ERROR)  # libraries' progress is not a person's
+        logging.set_verbosity(logging.ERROR)  # the log of libraries is not for users
         try:
-            if len(argv) > 1:
-                raise UserError(
-                    f"Unexpected argument {argv[1]!r}; settings are given as --{'' if config is None else 'config.'}KEY=VALUE."
-                )
-            if config is not None and config.value is None and opened.config == "needed":
-                raise UserError(
-                    "--config is missing; give a file such as --config=experiments/quickstart.py."
-                )
-            importlib.import_module(f"qt_jax.cli.{door}").main(*([] if config is None else [config.value]))
+            _check(name, config, argv)
+            importlib.import_module(f"qt_jax.cli.{name}").main(*([] if config is None else [config.value]))
         except UserError as error:
-            print(f"qt_jax {door}: {error}", file=sys.stderr)
+            print(f"qt_jax {name}: {error}", file=sys.stderr)
             raise SystemExit(EXIT_USER_ERROR) from None
         except Preempted as notice:
-            print(f"qt_jax {door}: {notice}", file=sys.stderr)
+            print(f"qt_jax {name}: {notice}", file=sys.stderr)
             raise SystemExit(notice.status) from None
         except KeyboardInterrupt:
-            _leave(door, "interrupted", EXIT_INTERRUPTED)
+            _leave(name, "interrupted", EXIT_INTERRUPTED)
 
-    leave = {signal.SIGINT: functools.partial(_leave, door, "interrupted", EXIT_INTERRUPTED)}
-    if door == "train":  # until it has a step to save
-        told = "told to stop outside of the steps; the same command starts again or goes on"
-        leave[signal.SIGTERM] = functools.partial(_leave, door, told, EXIT_PREEMPTED)
-    if door == "serve":  # until it serves
-        signal.signal(signal.SIGINT, lambda *_: leave[signal.SIGINT]())
-    elif door != "collect":  # which has workers and a half-written dataset to clean up, by the exception
-        Listener(leave).__enter__()
-    app.run(main, flags_parser=lambda argv: _parse(door, config, argv))
+    _listen(name)
+    app.run(main, flags_parser=lambda argv: _parse(name, config, argv))
 
 
-def _leave(door: str, why: str, status: int) -> NoReturn:
-    """Ends at a signal: an exception may be lost in a callback of JAX, and a compilation under way would
-    crash Python's own end.
+def _check(name: str, config: Any, argv: list[str]) -> None:
+    """Raises a UserError for an argument that is no flag, or a config that is missing."""
+    if len(argv) > 1:
+        setting = "--KEY=VALUE" if config is None else "--config.KEY=VALUE"
+        raise UserError(f"Unexpected argument {argv[1]!r}; settings are given as {setting}.")
+    if config is not None and config.value is None and COMMANDS[name].config == "needed":
+        raise UserError("--config is missing; give a file such as --config=experiments/quickstart.py.")
+
+
+def _listen(name: str) -> None:
+    """Ends the command at a signal, for as long as it does not handle the signal itself."""
+    interrupted = functools.partial(_leave, name, "interrupted", EXIT_INTERRUPTED)
+    calls: dict[int, Callable[[], None]] = {signal.SIGINT: interrupted}
+    if name == "train":  # until it has a step to save
+        why = "told to stop outside of the steps; the same command starts again or goes on"
+        calls[signal.SIGTERM] = functools.partial(_leave, name, why, EXIT_PREEMPTED)
+    if name == "serve":  # until it serves
+        signal.signal(signal.SIGINT, lambda *_: interrupted())
+    elif name != "collect":  # at the exception it ends its workers and removes the unfinished dataset
+        Listener(calls).__enter__()
+
+
+def _leave(name: str, why: str, status: int) -> NoReturn:
+    """Prints why, and ends the process at once.
+
+    An exception could be lost in a callback of JAX, and Python's own end crashes during a compilation.
     """
-    print(f"qt_jax {door}: {why}", file=sys.stderr, flush=True)
+    print(f"qt_jax {name}: {why}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(status)
 
 
-def _parse(door: str, config: Any, argv: list[str]) -> list[str]:
-    """Flags and config file, or one line; `--help` lists every setting of the config that was given."""
+def _parse(name: str, config: Any, argv: list[str]) -> list[str]:
+    """Parses flags and config file; `--help` lists every setting of the config that was given.
+
+    Ends the process with one line if they cannot be parsed.
+    """
     wants_help = {"-h", "--help"} & set(argv)
     try:
         rest = flags.FLAGS([argument for argument in argv if argument not in ("-h", "--help")])
-        settings = (
-            {} if config is None else dict(config.value or {})
-        )  # a file that cannot be read raises here
+        # A file that cannot be read raises here.
+        settings = {} if config is None else dict(config.value or {})
     except Exception as error:  # whatever a config file or a value raised
-        if isinstance(error, ModuleNotFoundError) and _asked_by_us(error):
+        if isinstance(error, ModuleNotFoundError) and _imported_by_us(error):
             raise
         text = problem(error, argv)
-        with_config = "" if config is None else " --config=FILE"
-        print(
-            f"qt_jax {door}: {text} (`python -m qt_jax {door}{with_config} --help` lists the settings)",
-            file=sys.stderr,
-        )
+        usage_of = f"python -m qt_jax {name}{'' if config is None else ' --config=FILE'} --help"
+        print(f"qt_jax {name}: {text} (`{usage_of}` lists the settings)", file=sys.stderr)
         raise SystemExit(EXIT_USER_ERROR) from None
+
     if wants_help:
-        print(f"{COMMANDS[door].does}\n\n{usage()}")
-        if COMMANDS[door].flags:
-            print(flags.FLAGS.module_help(f"qt_jax.cli.{door}"))
+        print(f"{COMMANDS[name].does}\n\n{usage()}")
+        if COMMANDS[name].flags:
+            print(flags.FLAGS.module_help(f"qt_jax.cli.{name}"))
         if settings:
             print(importlib.import_module("qt_jax.cli.help").of(config.value))
         raise SystemExit(0)
     return rest
 
 
-def _asked_by_us(error: ModuleNotFoundError) -> bool:
-    """Whether a file of qt_jax, and not the user's config, imports what is missing."""
+def _imported_by_us(error: ModuleNotFoundError) -> bool:
+    """Returns whether a file of qt_jax, and not the user's config, imports what is missing."""
     frames = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
-    asking = [file for file in frames if not file.startswith("<frozen")]
-    return Path(asking[-1]).is_relative_to(Path(__file__).parents[1])
+    files = [file for file in frames if not file.startswith("<frozen")]
+    return Path(files[-1]).is_relative_to(Path(__file__).parents[1])

@@ -1,4 +1,4 @@
-"""`train`: the learner on the datasets of config.data.mixture, into config.workdir."""
+"""`train`: trains on the datasets of config.data.mixture, into config.workdir."""
 
 from __future__ import annotations
 
@@ -9,5 +9,6 @@ from qt_jax.training.checkpoint_errors import only_once
 
 
 def main(config: Any) -> None:
+    """Trains, with Orbax's own messages silenced: its errors are raised here."""
     only_once()
     front_door.train(config)

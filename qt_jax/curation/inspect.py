@@ -26,7 +26,9 @@ def inspect(
         found = dataset_summary.summary(recipe, source)
         shown = shown_episodes.read(recipe, source, episodes)
         page = folder / f"{source.name}.html"
-        page.write_text(dataset_page.render(source, found, shown, recipe.mixture.interface.observation.image_size))
+        page.write_text(
+            dataset_page.render(source, found, shown, recipe.mixture.interface.observation.image_size)
+        )
         if recording is not None:
             for one in shown:
                 recording.add(source.name, one, source.action)

@@ -1,6 +1,4 @@
-"""Values as affordances: what a policy thinks of each instruction in a state, against what comes of it from
-that very state.
-"""
+"""Values as affordances: a policy's value of an instruction in a state, and what comes of trying it there."""
 
 from __future__ import annotations
 
@@ -22,11 +20,19 @@ from qt_jax.policy.sessions import Request, Sessions
 from qt_jax.specs import PolicySpec
 
 TIMINGS = 20
+"""Of each number of instructions, whose median is taken."""
 
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """A simulator state, as what leads to it: `actions` [T, D] from the start of episode `index` of `task`."""
+    """A simulator state, stored as what leads to it: actions from the start of an episode.
+
+    Attributes:
+        task: of the episode.
+        index: of the episode, which fixes its start.
+        actions: float [T, D], that the policy took.
+
+    """
 
     task: str
     index: int
@@ -34,15 +40,21 @@ class State:
 
     @property
     def split(self) -> str:
+        """Returns "validation" (where thresholds are chosen) or "test"."""
         return ("validation", "test")[self.index % 2]
 
 
 @dataclasses.dataclass
 class Suite:
-    """A suite of tasks whose episodes can be begun in any state (`replay`, as SuiteEnv has it).
+    """Tasks whose episodes can begin in any state, by `SuiteEnv.replay`.
 
-    scenes: tasks that share scene and start. seed: environment seed of episode `index` of a task. run:
-    rollouts.run with actor and environments bound: (jobs, begin) -> rollouts.
+    Attributes:
+        scenes: groups of tasks that share scene and start.
+        instructions: {task: its instruction}.
+        make_env: task -> environment.
+        seed: (task, index of an episode) -> seed of the environment.
+        run: `rollouts.run` with actor and environments bound: (jobs, begin) -> rollouts.
+
     """
 
     scenes: Sequence[Sequence[str]]
@@ -56,21 +68,34 @@ def refuse_without_values(spec: PolicySpec) -> None:
     """Raises a UserError unless the policy's scores are values."""
     if spec.score_name != "Q":
         raise UserError(
-            f"Affordances are values; this policy's scores are of kind {spec.score_name!r}. Take a run of q_transformer."
+            f"Affordances are values; this policy's scores are of kind {spec.score_name!r}. Take a run of "
+            "q_transformer."
         )
 
 
 def scenes(tasks: Sequence[str], shared: Iterable[Sequence[str]]) -> list[tuple[str, ...]]:
-    """The tasks as scenes: those of a `shared` scene together, where all of it are there."""
+    """Groups the tasks by scene.
+
+    Args:
+        tasks: to be grouped.
+        shared: groups that have one scene; one counts where all its tasks are among `tasks`.
+
+    """
     together = [tuple(scene) for scene in shared if set(scene) <= set(tasks)]
     return together + [(task,) for task in tasks if task not in itertools.chain(*together)]
 
 
 def states(suite: Suite, count: int, decisions: int, seed: int) -> list[State]:
-    """`count` states a task: starts of episodes and, by turns of two, states after 1 to `decisions` decisions
-    of the policy told the task.
+    """Finds states of each task: starts of episodes, and states within them that the policy reached.
 
-    A success on the way ends it: that state is one where the task is done already.
+    A policy that succeeds on the way stops there: in that state the task is done already.
+
+    Args:
+        suite: of the tasks.
+        count: how many states a task; two starts and two states within an episode by turns.
+        decisions: most decisions before a state within an episode; their number is drawn from 1 on.
+        seed: of these draws.
+
     """
     rng = np.random.default_rng(seed)
     tasks = list(itertools.chain(*suite.scenes))
@@ -81,10 +106,9 @@ def states(suite: Suite, count: int, decisions: int, seed: int) -> list[State]:
     }
     jobs = [Job(task, i, suite.instructions[task]) for (task, i), length in lengths.items() if length]
 
-    def begin(env, job):
-        observation, _ = env.reset(
-            seed=suite.seed(job.task, job.index), options={"max_decisions": lengths[job.task, job.index]}
-        )
+    def begin(env: Any, job: Job) -> list[Any]:
+        limit = {"max_decisions": lengths[job.task, job.index]}
+        observation, _ = env.reset(seed=suite.seed(job.task, job.index), options=limit)
         return [observation]
 
     taken = {(rollout.job.task, rollout.job.index): rollout.actions for rollout in suite.run(jobs, begin)}
@@ -92,18 +116,21 @@ def states(suite: Suite, count: int, decisions: int, seed: int) -> list[State]:
 
 
 def pairs(suite: Suite, sessions: Sessions, found: list[State]) -> list[dict[str, Any]]:
-    """A row for each state and instruction of any task: value, and the outcome where the task is of the
-    state's scene.
+    """Values every instruction in every state, and tries those whose task is of the state's scene.
 
-    "success" is of a rollout told so from the state, with a new time limit; None where the instruction's
-    object is not in the scene, so that nothing can come of it. "done": the task is achieved in the state
-    already.
+    Returns:
+        A row for each state and instruction. "value": of the instruction in the state. "success": of a
+        rollout from the state with that instruction and a new time limit; None where the instruction's object
+        is not in the scene. "done": whether the task is achieved in the state already.
+
     """
     scene_of = {task: scene for scene in suite.scenes for task in scene}
     asked = list(scene_of)
-    window, rows, by_job = sessions.policy.spec.window, [], {}
+    window = sessions.policy.spec.window
+    rows: list[dict[str, Any]] = []
+    by_job: dict[Job, tuple[State, dict[str, Any]]] = {}
 
-    def restore(env, state):
+    def restore(env: Any, state: State) -> tuple[Sequence[Any], bool]:
         return env.replay(suite.seed(state.task, state.index), state.actions, window)
 
     for task, group in itertools.groupby(found, key=lambda state: state.task):
@@ -122,7 +149,7 @@ def pairs(suite: Suite, sessions: Sessions, found: list[State]) -> list[dict[str
                     by_job[Job(other, len(by_job), suite.instructions[other])] = state, rows[-1]
         env.close()
 
-    def begin(env, job):
+    def begin(env: Any, job: Job) -> Sequence[Any]:
         state, row = by_job[job]
         observations, row["done"] = restore(env, state)
         return observations
@@ -135,7 +162,7 @@ def pairs(suite: Suite, sessions: Sessions, found: list[State]) -> list[dict[str
 def value(
     sessions: Sessions, observations: Sequence[dict[str, Any]], instructions: Sequence[str]
 ) -> np.ndarray:
-    """Values [K] of instructions in the last of `observations`, those before it the window's past."""
+    """Values instructions in the last of `observations`, after those before it: float32 [K]."""
     for number, seen in enumerate(observations):
         (decision,) = sessions.act(
             [Request("affordances", seen["images"], seen["state"], instructions[0], reset=number == 0)]
@@ -148,12 +175,15 @@ def value(
 
 
 def chosen(rows: list[dict[str, Any]], split: str, absent: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Values float [P], outcomes bool [P] and states int [P] of the pairs of a split.
-
-    Those whose task is done already do not count.
+    """Selects the pairs of a split whose task is not done already.
 
     Args:
-        absent: count instructions whose object is not in the scene too, as failures.
+        rows: of `pairs`.
+        split: "validation" or "test".
+        absent: whether instructions whose object is not in the scene count too, as failures.
+
+    Returns:
+        Values float [P], outcomes bool [P], and int [P], which are equal for pairs of one state.
 
     """
     kept = [
@@ -170,12 +200,18 @@ def chosen(rows: list[dict[str, Any]], split: str, absent: bool) -> tuple[np.nda
 
 
 def judge(rows: list[dict[str, Any]], seed: int, absent: bool) -> dict[str, Any]:
-    """Threshold of the best F1 in the validation states.
+    """Chooses the threshold of the best F1 in the validation states, and scores it in the test states.
 
-    Precision, recall and F1 of the test states at it, with 95% bootstrap intervals.
+    Args:
+        rows: of `pairs`.
+        seed: of the bootstrap.
+        absent: as `chosen` has it.
 
-    "always" is the F1 of saying yes to everything. Where no validation pair succeeds there is no threshold,
-    nor what follows from it.
+    Returns:
+        "threshold": None where no validation pair succeeds. "validation" and "test": counts; of "test" also
+        precision, recall and F1 at the threshold with 95% bootstrap intervals, if there is one.
+        "average_precision". "always": the F1 of saying yes to everything.
+
     """
     values, outcomes, _ = chosen(rows, "validation", absent)
     found: dict[str, Any] = {
@@ -189,10 +225,9 @@ def judge(rows: list[dict[str, Any]], seed: int, absent: bool) -> dict[str, Any]
         "always": detection.scores(np.ones_like(outcomes), outcomes)["f1"],
     }
     if found["threshold"] is not None:
-        said = values >= found["threshold"]
-        found["test"] |= detection.scores(said, outcomes) | {
-            "intervals": detection.intervals(said, outcomes, groups, seed)
-        }
+        predicted = values >= found["threshold"]
+        found["test"] |= detection.scores(predicted, outcomes)
+        found["test"]["intervals"] = detection.intervals(predicted, outcomes, groups, seed)
     return found
 
 
@@ -202,33 +237,32 @@ def cost(
     embed: Callable[[str], np.ndarray],
     sentences: Sequence[str],
     counts: Sequence[int],
-) -> dict:
-    """Median milliseconds of `Sessions.values` for each number of instructions, its window full, sentences
-    embedded and all compiled.
+) -> dict[str, Any]:
+    """Times `Sessions.values` for each number of instructions, its window full, all embedded and compiled.
+
+    Returns:
+        The median milliseconds of each ("p50_ms"), on which "device" and with which "window".
+
     """
-    made, most = programs.spec.interface.observation, max(counts)
+    spec, most = programs.spec, max(counts)
     policy = Policy(
-        programs.spec,
-        programs.statistics,
-        params,
-        programs.encode,
-        programs.decode,
-        most + 1,
-        buckets=(1, *counts),
+        spec, programs.statistics, params, programs.encode, programs.decode, most + 1, buckets=(1, *counts)
     )
     sessions, rng = Sessions(policy, embed), np.random.default_rng(0)
-    images = {name: rng.integers(0, 256, (*made.image_size, 3), np.uint8) for name in made.cameras}
-    told = list(itertools.islice(itertools.cycle(sentences), most))
-    for step in range(programs.spec.window):
-        sessions.act(
-            [Request("cost", images, np.zeros(made.state_dim, np.float32), told[0], reset=step == 0)]
-        )
+
+    seen = spec.interface.observation
+    images = {name: rng.integers(0, 256, (*seen.image_size, 3), np.uint8) for name in seen.cameras}
+    state = np.zeros(seen.state_dim, np.float32)
+    instructions = list(itertools.islice(itertools.cycle(sentences), most))
+    for step in range(spec.window):
+        sessions.act([Request("cost", images, state, instructions[0], reset=step == 0)])
+
     p50 = {}
     for count in counts:
         seconds = []
         for _ in range(TIMINGS + 2):
             start = time.perf_counter()
-            sessions.values("cost", told[:count])
+            sessions.values("cost", instructions[:count])
             seconds.append(time.perf_counter() - start)
         p50[str(count)] = 1e3 * float(np.median(seconds[2:]))
-    return {"device": jax.devices()[0].device_kind, "window": programs.spec.window, "p50_ms": p50}
+    return {"device": jax.devices()[0].device_kind, "window": spec.window, "p50_ms": p50}

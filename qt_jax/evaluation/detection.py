@@ -7,39 +7,45 @@ from typing import Any
 import numpy as np
 
 
-def scores(said: np.ndarray, outcomes: np.ndarray) -> dict[str, Any]:
-    """Counts, precision, recall and F1 of what was `said` of the `outcomes`, both bool [P]."""
-    right, false_alarms, missed = (
-        int(np.sum(mask)) for mask in (said & outcomes, said & ~outcomes, ~said & outcomes)
-    )
+def scores(predicted: np.ndarray, outcomes: np.ndarray) -> dict[str, Any]:
+    """Computes counts, precision, recall and F1 of predictions; both arrays are bool [P]."""
+    true_positives = int(np.sum(predicted & outcomes))
+    false_positives = int(np.sum(predicted & ~outcomes))
+    false_negatives = int(np.sum(~predicted & outcomes))
 
-    def share(count, of):
+    def share(count: int, of: int) -> float | None:
         return count / of if of else None
 
     return {
-        "true_positives": right,
-        "false_positives": false_alarms,
-        "false_negatives": missed,
-        "true_negatives": len(outcomes) - right - false_alarms - missed,
-        "precision": share(right, right + false_alarms),
-        "recall": share(right, right + missed),
-        "f1": share(2 * right, 2 * right + false_alarms + missed),
+        "true_positives": true_positives,
+        "false_positives": false_positives,
+        "false_negatives": false_negatives,
+        "true_negatives": len(outcomes) - true_positives - false_positives - false_negatives,
+        "precision": share(true_positives, true_positives + false_positives),
+        "recall": share(true_positives, true_positives + false_negatives),
+        "f1": share(2 * true_positives, 2 * true_positives + false_positives + false_negatives),
     }
 
 
 def curve(values: np.ndarray, outcomes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Thresholds (each value that occurs, greatest first), and recall and precision at each; recall needs a
-    positive outcome.
+    """Computes the precision-recall curve; at least one outcome must be positive.
+
+    Returns:
+        Thresholds (each value that occurs, greatest first), and recall and precision at each.
+
     """
     thresholds = np.unique(values)[::-1]
-    said = values >= thresholds[:, None]
-    right = (said & outcomes).sum(-1)
-    return thresholds, right / outcomes.sum(), right / said.sum(-1)
+    predicted = values >= thresholds[:, None]
+    right = (predicted & outcomes).sum(-1)
+    return thresholds, right / outcomes.sum(), right / predicted.sum(-1)
 
 
 def best_threshold(values: np.ndarray, outcomes: np.ndarray) -> float | None:
-    """That of the best F1 (of equal ones the greatest), halfway to the next lower value; None where no
-    outcome is positive.
+    """Finds the threshold of the best F1, of equal ones the greatest, halfway to the next lower value.
+
+    Returns:
+        None where no outcome is positive.
+
     """
     if not outcomes.any():
         return None
@@ -49,7 +55,7 @@ def best_threshold(values: np.ndarray, outcomes: np.ndarray) -> float | None:
 
 
 def average_precision(values: np.ndarray, outcomes: np.ndarray) -> float | None:
-    """The area below the precision-recall curve as a sum of steps; None where no outcome is positive."""
+    """Computes the area below the precision-recall curve, in steps; None where no outcome is positive."""
     if not outcomes.any():
         return None
     _, recall, precision = curve(values, outcomes)
@@ -57,13 +63,17 @@ def average_precision(values: np.ndarray, outcomes: np.ndarray) -> float | None:
 
 
 def intervals(
-    said: np.ndarray, outcomes: np.ndarray, groups: np.ndarray, seed: int, resamples: int = 1000
+    predicted: np.ndarray, outcomes: np.ndarray, groups: np.ndarray, seed: int, resamples: int = 1000
 ) -> dict[str, Any]:
-    """95% bootstrap intervals {"precision", "recall", "f1": [low, high] or None}.
+    """Computes 95% bootstrap intervals {"precision", "recall", "f1": [low, high] or None}.
 
     Args:
-        groups: int [P]; pairs of one group (instructions asked of one state) are drawn together, as they are
-            not independent.
+        predicted: bool [P].
+        outcomes: bool [P].
+        groups: int [P]; pairs of one group (instructions in one state) are drawn together, as they are not
+            independent.
+        seed: of the draws.
+        resamples: how many draws.
 
     """
     rng = np.random.default_rng(seed)
@@ -72,7 +82,8 @@ def intervals(
         np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
         for _ in range(resamples)
     ]
-    rows = [scores(said[chosen], outcomes[chosen]) for chosen in drawn]
+    rows = [scores(predicted[chosen], outcomes[chosen]) for chosen in drawn]
+
     found = {}
     for name in ("precision", "recall", "f1"):
         numbers = [row[name] for row in rows if row[name] is not None]

@@ -1,4 +1,4 @@
-"""The report's pictures, as inline data URIs."""
+"""The report's figures and videos, as data URIs that a page holds inline."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ VIDEO_FPS = 8
 
 
 def success_bars(groups: dict[str, dict[str, Any]], tasks: list[str]) -> str:
-    """Grouped bars: {method: {task: row with success, low, high, or success alone}}."""
+    """Draws the success of each method in each task as grouped bars.
+
+    Args:
+        groups: {method: {task: row with "success", and with "low" and "high" where there is an interval}}.
+        tasks: in the order of the bars.
+
+    """
     figure, axes = plt.subplots(figsize=(max(6, 1.6 * len(tasks)), 3.2))
     width = 0.8 / len(groups)
     for k, (name, rows) in enumerate(groups.items()):
@@ -28,17 +34,21 @@ def success_bars(groups: dict[str, dict[str, Any]], tasks: list[str]) -> str:
     axes.set_xticks(range(len(tasks)), tasks, rotation=20 if len(tasks) > 4 else 0)
     axes.set_ylim(0, 1.05)
     axes.set_ylabel("success (95% Wilson)")
-    axes.legend(
-        fontsize=8, ncols=len(groups), loc="lower center", bbox_to_anchor=(0.5, 1.0)
-    )  # above: bars may reach the top
+    # Above the axes, since bars may reach the top.
+    axes.legend(fontsize=8, ncols=len(groups), loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure_uri(figure)
 
 
 def learning_curves(records: list[dict[str, float]], names: list[str]) -> str:
-    """One panel for each metric that occurs, training and validation in the same panel."""
-    present = [
-        name for name in names if any(f"{p}/{name}" in r for r in records for p in ("train", "validation"))
-    ]
+    """Draws a panel for each metric that occurs, with training and validation.
+
+    Args:
+        records: lines of metrics.jsonl.
+        names: of metrics, without "train/" or "validation/".
+
+    """
+    recorded = set().union(*records)
+    present = [name for name in names if {f"train/{name}", f"validation/{name}"} & recorded]
     columns = min(4, len(present))
     rows = -(-len(present) // columns)
     figure, axes = plt.subplots(
@@ -57,7 +67,7 @@ def learning_curves(records: list[dict[str, float]], names: list[str]) -> str:
 
 
 def value_over_time(chosen: np.ndarray, dims: tuple[str, ...], label: str) -> str:
-    """Score of the chosen bin of each dim over the decisions: [T, D]."""
+    """Draws the score of the chosen bin of each dim over the decisions, [T, D]."""
     figure, axes = plt.subplots(figsize=(4.2, 2.2))
     for i, name in enumerate(dims):
         axes.plot(chosen[:, i], label=name)
@@ -68,7 +78,7 @@ def value_over_time(chosen: np.ndarray, dims: tuple[str, ...], label: str) -> st
 
 
 def scores_over_bins(scores: np.ndarray, dims: tuple[str, ...]) -> str:
-    """One heat map a dim, bins upwards and decisions to the right: [T, D, N]."""
+    """Draws scores [T, D, N] as a heat map for each dim, bins upwards and decisions to the right."""
     finite = np.where(np.isfinite(scores), scores, np.nan)
     figure, axes = plt.subplots(
         1, len(dims), figsize=(2.6 * len(dims), 2.2), layout="constrained", squeeze=False
@@ -83,12 +93,11 @@ def scores_over_bins(scores: np.ndarray, dims: tuple[str, ...]) -> str:
 
 
 def video(frames: list[np.ndarray]) -> tuple[str, bytes]:
-    """An H.264 mp4 of uint8 [H, W, 3] frames, as a data URI and as bytes."""
+    """Encodes uint8 [H, W, 3] frames as an H.264 mp4, returned as a data URI and as bytes."""
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         path = Path(folder) / "video.mp4"
-        warnings.filterwarnings(
-            "ignore", r"os\.fork", RuntimeWarning
-        )  # ffmpeg is started by exec at once, which JAX's threads allow
+        # ffmpeg is started by exec at once, which JAX's threads allow.
+        warnings.filterwarnings("ignore", r"os\.fork", RuntimeWarning)
         iio.imwrite(path, np.stack(frames), fps=VIDEO_FPS, codec="libx264", macro_block_size=2)
         data = path.read_bytes()
     return uri(data, "video/mp4"), data

@@ -10,6 +10,7 @@ from qt_jax import storage
 from qt_jax.evaluation import affordance_page, plots
 from qt_jax.evaluation.rollouts import Rollout
 
+PAGE = "report.html"
 CURVES = [
     "loss", "td_error", "conservative_loss", "q_taken", "q_other", "target", "mc_clamp_share",
     "auc_first_q", "cross_entropy", "token_accuracy", "grad_norm",
@@ -25,19 +26,25 @@ def write(
     traced: list[Rollout],
     dims: tuple[str, ...],
     score_name: str,
-) -> epath.Path:
-    """Writes `report.html` and `videos/*.mp4` into the run's directory and returns the page's path.
+) -> None:
+    """Writes `report.html` and `videos/*.mp4` into the run's directory.
 
     Args:
-        summary: of `evaluate`: rows per task and overall, the data's own rates under "data", instruction
-            swaps under "language".
+        folder: the run's directory.
+        title: of the page.
+        summary: what evaluation.json has: rows of the tasks and overall, the data's own under "data", success
+            under another task's instruction under "language".
         methods: {name: summary} of this and other methods, shown side by side.
+        traced: rollouts with frames, shown as videos.
+        dims: names of the action's dims.
+        score_name: what the scores of bins are, such as "Q".
 
     """
     records = storage.json_lines(folder / "metrics.jsonl")
     videos = folder / "videos"
     episodes = []
     for rollout in traced:
+        assert rollout.frames is not None and rollout.scores is not None
         uri, data = plots.video(rollout.frames)
         videos.mkdir(exist_ok=True)
         (videos / f"{rollout.job.task}_{rollout.job.index}.mp4").write_bytes(data)
@@ -49,9 +56,8 @@ def write(
                 "over_bins": plots.scores_over_bins(rollout.scores, dims),
             }
         )
-    groups = {"the data itself": summary["data"]} | {
-        name: method["tasks"] for name, method in methods.items()
-    }
+    groups = {"the data itself": summary["data"]}
+    groups |= {name: method["tasks"] for name, method in methods.items()}
     page = affordance_page.TEMPLATES.get_template("report.html").render(
         title=title,
         summary=summary,
@@ -61,7 +67,5 @@ def write(
         episodes=episodes,
         score_name=score_name,
     )
-    path = folder / "report.html"
-    path.write_text(page)
+    (folder / PAGE).write_text(page)
     affordance_page.insert(folder)
-    return path

@@ -1,5 +1,6 @@
-"""Episodes of a policy in a suite: several environments stepped as one policy batch, through the runtime that
-serves robots.
+"""Episodes of a policy in simulated environments, through the runtime that serves robots.
+
+Several environments are stepped as one policy batch.
 """
 
 from __future__ import annotations
@@ -16,7 +17,14 @@ from qt_jax.policy.sessions import Decision, Request
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One evaluation episode: `index` fixes its initial conditions; `instruction` is what the policy is told."""
+    """One evaluation episode.
+
+    Attributes:
+        task: whose success counts.
+        index: fixes the initial conditions.
+        instruction: that the policy is given.
+
+    """
 
     task: str
     index: int
@@ -25,8 +33,17 @@ class Job:
 
 @dataclasses.dataclass
 class Rollout:
-    """What happened: actions [T, D]; scores of the chosen bin of each dim, [T, D]; all scores [T, D, N] and
-    frames only when traced.
+    """What happened in an episode.
+
+    Attributes:
+        job: the episode.
+        success: whether the task was achieved.
+        length: T, in decisions.
+        actions: float [T, D].
+        chosen_scores: float [T, D], of the chosen bin of each dim.
+        scores: float [T, D, N] of all bins, of a traced episode.
+        frames: uint8 [H, W, 3] each, T + 1 of them, of a traced episode.
+
     """
 
     job: Job
@@ -39,11 +56,23 @@ class Rollout:
 
 
 class Actor(Protocol):
-    """`policy.sessions.Sessions`, or a served policy: `serving.client.Remote`."""
+    """What decides actions: `policy.sessions.Sessions`, or a served policy (`serving.client.Remote`)."""
 
-    def act(self, requests: Sequence[Request]) -> list[Decision]: ...
+    def act(self, requests: Sequence[Request]) -> list[Decision]:
+        """Decides one action for each request, of different sessions."""
+        ...
 
-    def close(self, session: Hashable) -> None: ...
+    def close(self, session: Hashable) -> None:
+        """Ends a session."""
+        ...
+
+
+def _never(job: Job) -> bool:
+    return False
+
+
+def _ignore(rollout: Rollout) -> None:
+    pass
 
 
 def run(
@@ -53,52 +82,61 @@ def run(
     make_env: Callable[[str], Any],
     begin: Callable[[Any, Job], Sequence[dict[str, Any]]],
     *,
-    trace: Callable[[Job], bool] = lambda job: False,
+    trace: Callable[[Job], bool] = _never,
     video_size: int = 192,
-    on_done: Callable[[Rollout], None] = lambda rollout: None,
+    on_done: Callable[[Rollout], None] = _ignore,
 ) -> list[Rollout]:
     """Runs every job to its end and returns the rollouts in the order of `jobs`.
 
-    Same policy and seeds, same rollouts.
+    The same policy and seeds give the same rollouts.
 
     Args:
+        actor: the policy; each job is a session of its own.
+        num_envs: how many episodes run at once.
+        jobs: the episodes, best sorted by task: an environment is made anew for another task.
+        make_env: task -> environment.
         begin: puts an environment in the state where a job begins. Returns its observation, after those
             before it that the policy is to have seen.
+        trace: whether to keep an episode's frames and scores.
+        video_size: height and width of the frames.
+        on_done: called with each rollout as it ends.
 
     """
     waiting = collections.deque(enumerate(jobs))
-    running: list[_OpenEpisode | None] = [None] * num_envs
+    running: dict[int, _Episode] = {}  # by the number of its environment
     done: dict[int, Rollout] = {}
+
     with _Environments(make_env) as envs:
-        while waiting or any(running):
-            for i in range(num_envs):
-                if running[i] is None and waiting:
+        while waiting or running:
+            for place in range(num_envs):
+                if place not in running and waiting:
                     number, job = waiting.popleft()
-                    env = envs.get(i, job.task)
+                    env = envs.get(place, job.task)
                     first, *later = begin(env, job)
-                    running[i] = episode = _OpenEpisode(number, job, env, first, trace(job))
+                    episode = running[place] = _Episode(number, job, env, first, trace(job))
                     for observation in later:
                         actor.act([episode.request()])
                         episode.observation = observation
-                    episode.see(video_size)
+                    episode.film(video_size)
 
-            active = [episode for episode in running if episode is not None]
-            for episode, decision in zip(active, actor.act([episode.request() for episode in active])):
+            active = sorted(running.items())
+            decisions = actor.act([episode.request() for _, episode in active])
+            for (place, episode), decision in zip(active, decisions):
                 episode.observation, _, terminated, truncated, _ = episode.env.step(decision.action)
                 episode.record(decision)
-                episode.see(video_size)
+                episode.film(video_size)
                 if terminated or truncated:
                     done[episode.number] = episode.finish(terminated)
                     on_done(done[episode.number])
                     actor.close(episode.number)
-                    running[running.index(episode)] = None
+                    del running[place]
     return [done[i] for i in range(len(jobs))]
 
 
 class _Environments:
-    """Open environments by number, each made anew where its next episode is of another task.
+    """Open environments by their number; one is made anew where its next episode is of another task.
 
-    Closed at the end, whatever happens.
+    A context manager that closes them all.
     """
 
     def __init__(self, make_env: Callable[[str], Any]):
@@ -108,22 +146,22 @@ class _Environments:
     def __enter__(self) -> _Environments:
         return self
 
-    def get(self, number: int, task: str) -> Any:
-        open_task, env = self._open.get(number, (None, None))
+    def get(self, place: int, task: str) -> Any:
+        open_task, env = self._open.get(place, (None, None))
         if open_task == task:
             return env
         if env is not None:
-            env.close()  # before the next is made: see ground.md on OSMesa
-        self._open[number] = (task, self._make_env(task))
-        return self._open[number][1]
+            env.close()  # before the next is made: OSMesa renders garbage once an older renderer is freed
+        self._open[place] = (task, self._make_env(task))
+        return self._open[place][1]
 
     def __exit__(self, *error: object) -> None:
         for _, env in self._open.values():
             env.close()
 
 
-class _OpenEpisode:
-    """One episode under way."""
+class _Episode:
+    """An episode under way, in an environment of its own."""
 
     def __init__(self, number: int, job: Job, env: Any, observation: dict[str, Any], traced: bool):
         self.number, self.job, self.env, self.observation = number, job, env, observation
@@ -133,7 +171,7 @@ class _OpenEpisode:
         self._scores: list[np.ndarray] = []
         self._chosen: list[np.ndarray] = []
 
-    def see(self, size: int) -> None:
+    def film(self, size: int) -> None:
         if self._frames is not None:
             self._frames.append(self.env.render_frame(size))
 

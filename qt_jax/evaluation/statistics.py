@@ -10,7 +10,7 @@ from qt_jax.evaluation.rollouts import Rollout
 
 
 def success_rate(outcomes: list[bool]) -> dict[str, Any]:
-    """Share of successes with its 95% Wilson interval."""
+    """Computes the share of successes with its 95% Wilson interval."""
     successes = sum(outcomes)
     interval = binomtest(successes, len(outcomes)).proportion_ci(method="wilson")
     return {
@@ -22,12 +22,11 @@ def success_rate(outcomes: list[bool]) -> dict[str, Any]:
 
 
 def summarize(rollouts: list[Rollout]) -> dict[str, Any]:
-    """Per task and overall: success with interval, mean episode length in decisions."""
+    """Computes success with its interval and the mean episode length in decisions, by task and overall."""
 
     def row(chosen: list[Rollout]) -> dict[str, Any]:
-        return success_rate([r.success for r in chosen]) | {
-            "mean_length": sum(r.length for r in chosen) / len(chosen)
-        }
+        mean_length = sum(r.length for r in chosen) / len(chosen)
+        return success_rate([r.success for r in chosen]) | {"mean_length": mean_length}
 
     tasks = sorted({r.job.task for r in rollouts})
     return {

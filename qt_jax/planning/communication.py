@@ -1,5 +1,6 @@
-"""How long a step's exchanges may take, modelled: rings within a slice, the data centre's network between
-slices.
+"""Models how long a step's exchanges between devices take.
+
+Within a slice they go round rings, between slices over the data centre's network.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from qt_jax.planning.hlo import Collective
 from qt_jax.training.chips import Chip
 
 HOP_S = 1e-6
-"""From a chip to its neighbour; assumed."""
+"""Latency from a chip to its neighbour; assumed."""
 NETWORK_S = 50e-6
-"""From a host to one of another slice; assumed."""
+"""Latency from a host to one of another slice; assumed."""
 MODEL = (
     "of n chips each sends (n - 1) / n of an array, twice to reduce it for all, over the links along its "
     f"group's axes, and {HOP_S * 1e6:g} us a hop"
@@ -26,8 +27,14 @@ MODEL_BETWEEN = (
 
 @dataclasses.dataclass(frozen=True)
 class _Group:
-    """chips: of it in each slice. slices: that it is in. links: share of a chip's links that lie along it.
-    hops: between its farthest chips of a slice.
+    """Devices that exchange with each other.
+
+    Attributes:
+        chips: how many of them are in each slice.
+        slices: how many slices they are in.
+        links: the share of a chip's links that lie along the group.
+        hops: between its farthest chips of a slice.
+
     """
 
     chips: float
@@ -37,23 +44,22 @@ class _Group:
 
 
 def seconds(found: Mapping[Collective, int], devices: Sequence[Any], chip: Chip) -> tuple[float, float]:
-    """Of all of them one after the other, within slices and between slices.
+    """Adds up the time of all exchanges, one after the other, within slices and between slices.
 
-    Of n devices each sends (n - 1) / n of the array to gather or to scatter it, and both to reduce it for
-    all. What crosses slices is first reduced within each, so that a chip sends its own part of the array
-    alone. A group along one axis of the torus uses the links of that axis alone; wrap-around links are not
-    counted on.
+    Each of n devices sends (n - 1) / n of an array to gather or to scatter it, and twice that to reduce it
+    for all. An array that crosses slices is first reduced within each, so that a chip sends its own part
+    alone. A group along one axis of the torus uses the links of that axis; wrap-around links do not count.
 
     Args:
         found: how often a step makes each exchange.
         devices: in the program's order; with `coords`, and `slice_index` where there are several slices.
+        chip: the peak figures of a device.
 
     """
     own = [device for device in devices if _slice(device) == _slice(devices[0])]
     within = between = 0.0
     for exchange, times in found.items():
-        # A program for several slices counts the devices of one slice, and leaves what lies between to the
-        # runtime.
+        # A program for several slices numbers the devices of one; the runtime exchanges between slices.
         counted = own if max((max(group) for group in exchange.groups), default=0) < len(own) else devices
         groups = {_group([counted[number] for number in group], own) for group in exchange.groups}
         costs = [_seconds(exchange, group, chip) for group in groups or {_Group(1, exchange.slices, 1.0, 0)}]
@@ -63,6 +69,7 @@ def seconds(found: Mapping[Collective, int], devices: Sequence[Any], chip: Chip)
 
 
 def _seconds(exchange: Collective, group: _Group, chip: Chip) -> tuple[float, float]:
+    """Models one exchange: seconds within slices, and between them."""
     chips, slices = group.chips, group.slices
     rounds = 2 if exchange.kind == "all-reduce" else 1
     if exchange.kind == "collective-permute":
@@ -87,7 +94,7 @@ def _group(members: Sequence[Any], own: Sequence[Any]) -> _Group:
 
 
 def _extents(devices: Sequence[Any]) -> list[int]:
-    """Along each axis of the torus; none where devices have no place in one."""
+    """Measures a group's extent along each axis of the torus; [] where devices have no place in one."""
     places = [getattr(device, "coords", None) for device in devices]
     return [] if None in places else [max(axis) - min(axis) for axis in zip(*places)]
 

@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices, read from its HLO text."""
+"""Reads from a compiled program's HLO text what it sends between devices."""
 
 from __future__ import annotations
 
@@ -7,33 +7,23 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 _WIDTHS = {
-    "pred": 1,
-    "s8": 1,
-    "u8": 1,
-    "s16": 2,
-    "u16": 2,
-    "bf16": 2,
-    "f16": 2,
-    "s32": 4,
-    "u32": 4,
-    "f32": 4,
-    "s64": 8,
-    "u64": 8,
-    "f64": 8,
-}
+    "pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2,
+    "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8,
+}  # fmt: skip
+"""Bytes of an element."""
 _KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 _COLLECTIVE = re.compile(rf"^\s*(?:ROOT )?%?[\w.-]+ = (.*?) ({_KINDS})(-start)?\(")
 _CONTINUED = re.compile(r'"flag_start":"\d')
-"""On TPUs, of a collective that an earlier fusion started, and that this one has under way or ends."""
+"""On TPUs, part of a collective that an earlier fusion started, and that this one goes on with or ends."""
 _BETWEEN_SLICES = re.compile(
     r'^\s*(?:ROOT )?%?[\w.-]+ = (.*?) send\(.*_xla_megascale_target="\{([\d,:]+)\}.*_transfer_type="(\w+)"'
 )
-"""On TPUs, of what the runtime sends over the data centre's network."""
+"""On TPUs, what the runtime sends over the data centre's network."""
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{\s*$")
 _CALLED = re.compile(r"(?:calls|body|to_apply)=%?([\w.-]+)")
 _BRANCHES = re.compile(
@@ -55,10 +45,13 @@ _PARTITIONS = re.compile(r"^HloModule .*num_partitions=(\d+)", re.M)
 class Collective:
     """An exchange between devices.
 
-    kind: all-reduce, all-gather, reduce-scatter, all-to-all or collective-permute. size: bytes of the array
-    that a device ends up with (all-gather), reduces (all-reduce, reduce-scatter) or exchanges. groups: of
-    devices that exchange with each other, by the program's numbers. slices: so many, between which each
-    device exchanges with its like (groups is then empty); 1: within groups.
+    Attributes:
+        kind: all-reduce, all-gather, reduce-scatter, all-to-all or collective-permute.
+        size: bytes of the array that a device ends up with (all-gather), reduces (all-reduce, reduce-scatter)
+            or exchanges.
+        groups: devices that exchange with each other, by the program's numbers.
+        slices: 1, or how many slices exchange, each device with its counterparts (groups is then empty).
+
     """
 
     kind: str
@@ -67,12 +60,16 @@ class Collective:
     slices: int = 1
 
 
+Counts = collections.Counter[Collective]
+
+
 def collectives(text: str) -> dict[Collective, int]:
-    """How often one execution makes each: a loop's body as often as it runs; of alternatives the one that
-    sends most.
+    """Counts how often one execution of a program makes each exchange.
+
+    A loop's body counts as often as it runs. Of alternatives, the one that sends most counts.
 
     Raises:
-        ValueError: for a loop whose length is not to be read, or groups in a form that is not known.
+        ValueError: for a loop whose length, or groups whose form, cannot be read.
 
     """
     lines, entry, current = collections.defaultdict(list), "", ""
@@ -85,8 +82,8 @@ def collectives(text: str) -> dict[Collective, int]:
     everyone = range(int(partitions[1]) if partitions else 1)
 
     @functools.cache
-    def within(name: str) -> collections.Counter[Collective]:
-        counted: collections.Counter[Collective] = collections.Counter()
+    def within(name: str) -> Counts:
+        counted: Counts = collections.Counter()
         for line in lines.get(name, ()):
             counted.update(_exchanges(line, fused=name.startswith("all-reduce-scatter"), everyone=everyone))
             for called in _CALLED.findall(line):
@@ -101,26 +98,28 @@ def collectives(text: str) -> dict[Collective, int]:
     return dict(within(entry))
 
 
-def _sent(counted: collections.Counter[Collective]) -> float:
+def _sent(counted: Mapping[Collective, int]) -> float:
     return sum(found.size * times for found, times in counted.items())
 
 
 def _trips(line: str, lines: dict[str, list[str]]) -> int:
-    """Of a loop: as the compiler notes it, or, where it does not (TPU), the constant that JAX's loops count
-    up to.
+    """Reads how often a loop runs.
+
+    The compiler notes it; where it does not (TPU), it is the constant up to which JAX's loops count.
     """
     if noted := _TRIPS.search(line):
         return int(noted[1])
-    condition = lines[_CONDITION.search(line)[1]]
+    name = _CONDITION.search(line)
+    condition = lines[name[1]] if name else []
     for bound in filter(None, map(_BOUND.search, condition)):
         for constant in condition:
             if match := re.search(rf"%?{re.escape(bound[1])} = .*constant\((\d+)\)", constant):
                 return int(match[1])
-    raise ValueError(f"the compiled program has a loop whose length is not to be read: {line.strip()[:200]}")
+    raise ValueError(f"the compiled program has a loop whose length cannot be read: {line.strip()[:200]}")
 
 
 def _exchanges(line: str, fused: bool, everyone: range) -> Iterator[Collective]:
-    """That of a line, if it makes one. fused: an all-reduce of which each device keeps a part."""
+    """Reads the exchange of a line, if it makes one; `fused`: of an all-reduce each device keeps a part."""
     if match := _BETWEEN_SLICES.match(line):
         kind, slices = match[3].lower().replace("_", "-"), sum(map(_span, match[2].split(",")))
         size = _sizes(match[1])[0] * (slices if kind == "all-gather" else 1)
@@ -133,15 +132,15 @@ def _exchanges(line: str, fused: bool, everyone: range) -> Iterator[Collective]:
 
 
 def _span(text: str) -> int:
-    """Numbers in `3` or `0:3`."""
+    """Counts the numbers in `3` or `0:3`."""
     first, _, last = text.partition(":")
     return int(last or first) - int(first) + 1
 
 
 def _size(result: str, kind: str, started: bool) -> float:
-    """`result` is the type before the operation's name.
+    """Reads the bytes of a collective's array from `result`, the type before the operation's name.
 
-    A start holds operands and results, of which the larger half is meant.
+    The type of a start holds operands and results; of a gather the results count.
     """
     sizes = _sizes(result)
     if kind == "collective-permute" and started:
@@ -160,8 +159,9 @@ def _sizes(result: str) -> list[int]:
 
 
 def _groups(line: str) -> tuple[tuple[int, ...], ...]:
-    """As they are listed, counted ({groups, size} of a range, transposed) or named by axes of a mesh; (): all
-    devices.
+    """Reads the groups of devices; () is all devices.
+
+    They are listed, given as [groups, size] of a transposed range, or named by axes of a mesh.
     """
     if match := _LISTED.search(line):
         return tuple(tuple(_integers(group)) for group in re.findall(r"\{([\d,]+)\}", match[1]))
@@ -186,7 +186,7 @@ def _groups(line: str) -> tuple[tuple[int, ...], ...]:
 
 
 def _range(sizes: str, order: str | None) -> np.ndarray:
-    """0, 1, 2, ... in an array of these sizes with its axes in that order, flat."""
+    """Returns 0, 1, 2, ... in an array of these sizes with its axes in that order, flat."""
     grid = np.arange(math.prod(_integers(sizes))).reshape(_integers(sizes))
     return (grid.transpose(_integers(order)) if order else grid).reshape(-1)
 

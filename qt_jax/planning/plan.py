@@ -1,5 +1,6 @@
-"""The train step of a config, compiled for devices that need not be here: memory, FLOPs, communication,
-predicted step time.
+"""Compiles the train step of a config for devices that need not be here.
+
+Reports memory, FLOPs, communication and a predicted step time.
 """
 
 from __future__ import annotations
@@ -22,14 +23,13 @@ _BETWEEN = " between slices"
 
 
 def figures(config: Any, devices: list[Any]) -> dict[str, Any]:
-    """What the compiled train step of `config` on these devices needs and, on chips with published peaks, how
-    long it may take.
+    """Computes what the train step of `config` needs on these devices, and how long it may take.
 
     Returns:
-        bytes on each device (`memory`, compiled), what a step sends (`sent`, compiled: {kind: bytes of the
-        arrays that a device's group gathers or reduces, how often, over what}), FLOPs of a step on each
-        device (`flops`, from the program before optimisation) and, modelled, seconds (`compute_s`,
-        `memory_s`, `wire_s`, of which `between_s` between slices; of scanned layers `memory_s` counts one).
+        From the compiled program: "memory", bytes on each device; "sent", {kind: (bytes of the arrays that a
+        device's group gathers or reduces, how often, over what)}. From the program before optimisation:
+        "flops" of a step on each device. Modelled, on chips with published peaks, in seconds: "compute_s";
+        "memory_s" (of scanned layers it counts one); "wire_s", of which "between_s" are between slices.
 
     Raises:
         UserError: if the config does not fit that many devices.
@@ -38,11 +38,12 @@ def figures(config: Any, devices: list[Any]) -> dict[str, Any]:
     config = ml_collections.FrozenConfigDict(config)
     validate(config, len(devices))
     chosen = datasets.entries(config)
-    config = setup.with_value_range(config, config.dt_ref)  # which changes numbers in the program alone
+    config = setup.with_value_range(config, config.dt_ref)  # it changes no shape
     interface = tables.interface(chosen, config.data.image_size, text.DIM)
     network = agents.make_network(config, interface)
     compiled = program.build(config, network, mesh.make_mesh(config.mesh, devices))
-    exchanges = hlo.collectives(compiled.step.as_text())
+    exchanges = hlo.collectives(compiled.step.as_text() or "")
+
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     across = mesh.AXES[mesh.axis_across(config.mesh, len(devices), slices)]
     values = {
@@ -57,17 +58,19 @@ def figures(config: Any, devices: list[Any]) -> dict[str, Any]:
         "sent": sent(exchanges),
         "flops": program.step_flops(config, network, compiled.state, compiled.batch) / len(devices),
     }
+
     if chip := chips.published(values["device"]):
+        accessed = (compiled.step.cost_analysis() or {}).get("bytes accessed", 0.0)
         values["device_memory"] = chip.memory
         values["compute_s"] = values["flops"] / chip.flops
-        values["memory_s"] = compiled.step.cost_analysis().get("bytes accessed", 0.0) / chip.bandwidth
-        within, between = communication.seconds(exchanges, compiled.mesh.devices.reshape(-1), chip)
+        values["memory_s"] = accessed / chip.bandwidth
+        within, between = communication.seconds(exchanges, list(compiled.mesh.devices.flat), chip)
         values |= {"wire_s": within + between, "between_s": between}
     return values
 
 
 def sent(exchanges: Mapping[hlo.Collective, int]) -> dict[str, tuple[float, int, str]]:
-    """{kind: (bytes, how often, over how many devices or slices)} of a step."""
+    """Adds up a step's exchanges by kind: {kind: (bytes, how often, over how many devices or slices)}."""
     table: dict[str, tuple[float, int, set[int]]] = {}
     for exchange, times in exchanges.items():
         far = exchange.slices > 1
@@ -83,11 +86,17 @@ def sent(exchanges: Mapping[hlo.Collective, int]) -> dict[str, tuple[float, int,
 
 
 def fits(config: Any, kind: str) -> Iterator[str]:
-    """A line for each slice or number of GPUs, from the smallest, to the first that has the memory for a
-    train step of `config`.
+    """Finds the smallest slice, or number of GPUs, with the memory for a train step of `config`.
+
+    Args:
+        config: of the training.
+        kind: of TPU or GPU, as `topology.ascending` has it.
+
+    Yields:
+        A line for each that is tried.
 
     Raises:
-        UserError: if none has, or the config fits none of the numbers of devices.
+        UserError: if none has the memory.
 
     """
     for name, devices, memory in topology.ascending(kind):
@@ -97,18 +106,20 @@ def fits(config: Any, kind: str) -> Iterator[str]:
         except UserError as error:
             yield f"{name}: no; {error}"
             continue
-        yield f"{name}: {'yes' if needed <= memory else 'no'}, {needed / 2**30:.2g} of {memory / 2**30:.0f} GiB on each{estimate}"
-        if needed <= memory:
+        fitting, share = needed <= memory, f"{needed / 2**30:.2g} of {memory / 2**30:.0f} GiB"
+        yield f"{name}: {'yes' if fitting else 'no'}, {share} on each{estimate}"
+        if fitting:
             return
     raise UserError(
-        f"No {kind} that was tried has the memory; shard it (config.mesh.fsdp), recompute more (config.model.remat=full), or lower "
-        "config.data.batch_size or raise config.train.accumulation."
+        f"No {kind} that was tried has the memory; shard it (config.mesh.fsdp), recompute more "
+        "(config.model.remat=full), or lower config.data.batch_size or raise config.train.accumulation."
     )
 
 
 def report(values: dict[str, Any]) -> str:
-    """`figures` as text; every figure says whether it was compiled, or modelled from published peaks."""
+    """Formats `figures`; each says whether it was compiled, or modelled from published peaks."""
     (batch, length), parts, kind = values["batch"], values["memory"], values["device"]
+    flops = f"{values['flops'] / 1e9:,.1f} GFLOP"
     shape = " x ".join(f"{axis} {size}" for axis, size in values["mesh"].items())
     lines = [
         f"{values['agent']}, {values['parameters']:,} parameters, batch {batch} segments of {length} on "
@@ -120,20 +131,21 @@ def report(values: dict[str, Any]) -> str:
             f"  {name:34}{size / 2**20:12,.1f} MiB in {times} exchanges, over {over}"
             for name, (size, times, over) in values["sent"].items()
         ),
-        f"method's FLOPs of a step on each device (from the program before optimisation): {values['flops'] / 1e9:,.1f} GFLOP",
+        f"method's FLOPs of a step on each device (from the program before optimisation): {flops}",
     ]
     if "device_memory" in values:
+        gib = values["device_memory"] / 2**30
         compute, memory, wire = (values[name] * 1e3 for name in ("compute_s", "memory_s", "wire_s"))
         once = " (at least: the compiler counts a loop's body once)" if values["scanned"] else ""
         far = f" (of it {values['between_s'] * 1e3:.3g} ms between slices)" if values["between_s"] else ""
         slowest, held = max(compute, memory), parts["total"] / values["device_memory"]
         lines += [
-            f"fits {kind}: {'yes' if held <= 1 else 'NO'}, {held:.1%} of its {values['device_memory'] / 2**30:.0f} GiB",
+            f"fits {kind}: {'yes' if held <= 1 else 'NO'}, {held:.1%} of its {gib:.0f} GiB",
             f"communication's model (assumed, not measured): {communication.MODEL}"
             + communication.MODEL_BETWEEN * bool(values["across"]),
-            f"step time (modelled from published peaks): compute {compute:.3g} ms, memory {memory:.3g} ms{once}, communication "
-            f"{wire:.3g} ms{far}; between {max(slowest, wire):.3g} ms (all overlapped) and "
-            f"{slowest + wire:.3g} ms (none)",
+            f"step time (modelled from published peaks): compute {compute:.3g} ms, "
+            f"memory {memory:.3g} ms{once}, communication {wire:.3g} ms{far}; between "
+            f"{max(slowest, wire):.3g} ms (all overlapped) and {slowest + wire:.3g} ms (none)",
             f"scaling efficiency (modelled, no overlap): {slowest / (slowest + wire):.0%}",
         ]
     return "\n".join(lines)

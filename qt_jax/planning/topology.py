@@ -1,4 +1,4 @@
-"""Devices to compile for that are not here: a TPU slice of the real compiler, or simulated CPU devices."""
+"""Devices to compile for that need not be here: of a TPU slice, by its real compiler, or simulated CPUs."""
 
 from __future__ import annotations
 
@@ -15,31 +15,32 @@ from qt_jax.training import chips
 LIBTPU = Path(".libtpu/libtpu/libtpu.so")
 """Where `make libtpu` puts the compiler."""
 
-
-_FLAT, _CUBES = (
-    ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
-    ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8"),
-)
+_FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8")
 SLICES = {"v5e": _FLAT, "v6e": _FLAT, "v4": _CUBES, "v5p": _CUBES}
-"""Of each kind of TPU, from the smallest."""
+"""Topologies of each kind of TPU, from the smallest."""
 GPUS = {"a100": "NVIDIA A100", "h100": "NVIDIA H100", "h200": "NVIDIA H200"}
 GPU_COUNTS = (1, 2, 4, 8, 16, 32, 64)
 STAND_IN = "v5p:4x4x4"
-"""For GPUs, whose compiler needs one: chips of this, compiled for in the same number."""
+"""GPUs cannot be compiled for without one: as many chips of this topology take their place."""
 
 
 def ascending(kind: str) -> Iterator[tuple[str, list[Any], float]]:
-    """(name, devices, bytes of memory of one) of slices of a kind of TPU, or numbers of a GPU (chips of the
-    stand-in), from the smallest.
+    """Lists the slices of a kind of TPU, or numbers of a GPU, from the smallest.
+
+    Yields:
+        The name, the devices to compile for, and the bytes of memory of each.
 
     Raises:
-        UserError: for an unknown kind, and as `tpu_devices`.
+        UserError: for an unknown kind, and as `tpu_devices` does.
 
     """
     if kind in SLICES:
         for shape in SLICES[kind]:
             devices = tpu_devices(f"{kind}:{shape}")
-            yield f"{kind}:{shape}", devices, chips.published(devices[0].device_kind).memory
+            chip = chips.published(devices[0].device_kind)
+            assert chip is not None, devices[0].device_kind
+            yield f"{kind}:{shape}", devices, chip.memory
     elif kind in GPUS:
         devices = tpu_devices(STAND_IN)
         for count in GPU_COUNTS:
@@ -49,14 +50,14 @@ def ascending(kind: str) -> Iterator[tuple[str, list[Any], float]]:
 
 
 def cpu_devices(count: int) -> list[Any]:
-    """Simulated devices of this machine. Call before anything touches a device."""
+    """Simulates CPU devices on this machine. Must be called before anything touches a device."""
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", count)
     return jax.devices()
 
 
 def tpu_devices(name: str, slices: int = 1) -> list[Any]:
-    """Devices of `slices` slices of a topology such as `v5e:4x4`, for compilation alone.
+    """Describes the devices of `slices` slices of a topology such as `v5e:4x4`, to compile for.
 
     Raises:
         UserError: if the TPU compiler is not installed or does not know the topology.
@@ -65,26 +66,27 @@ def tpu_devices(name: str, slices: int = 1) -> list[Any]:
     library = Path(os.environ.get("TPU_LIBRARY_PATH", LIBTPU)).resolve()
     if not library.exists():
         raise UserError(
-            f"--topology={name} needs the TPU compiler, which is not at {library}; run `make libtpu` or set TPU_LIBRARY_PATH."
+            f"--topology={name} needs the TPU compiler, which is not at {library}; run `make libtpu` or set "
+            "TPU_LIBRARY_PATH."
         )
     jax.config.update("jax_platforms", "cpu")
-    # No metadata server and no TPU: the compiler only asks who it is.
+    # Without a TPU and its metadata server, this is what the compiler asks for.
     os.environ |= {
         "TPU_LIBRARY_PATH": str(library),
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_ACCELERATOR_TYPE": "v5p-16",
         "TPU_WORKER_HOSTNAMES": "localhost",
         "TPU_WORKER_ID": "0",
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several plans at a time: there is no chip to fight over
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several plans may run at a time, since none uses a chip
     }
     from jax.experimental import topologies
 
     try:
-        return list(
-            topologies.get_topology_desc(platform="tpu", topology_name=name, num_slices=slices).devices
-        )
+        topology = topologies.get_topology_desc(platform="tpu", topology_name=name, num_slices=slices)
+        return list(topology.devices)
     except Exception as error:
         first_line = (str(error).splitlines() or [""])[0]
         raise UserError(
-            f"--topology={name} is unknown to the TPU compiler ({first_line}); give e.g. v5e:4x4, v4:2x2x2 or v5p:2x2x4."
+            f"--topology={name} is unknown to the TPU compiler ({first_line}); give e.g. v5e:4x4, v4:2x2x2 "
+            "or v5p:2x2x4."
         ) from error

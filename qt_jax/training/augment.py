@@ -1,5 +1,6 @@
-"""Image augmentation inside the jitted step: same key, same result; one draw a segment, so that its frames
-change together.
+"""Image augmentation inside the jitted step.
+
+The same key gives the same result. The frames of a segment change together.
 """
 
 from __future__ import annotations
@@ -16,30 +17,39 @@ from qt_jax.segment import Segment
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """Nothing is changed by default."""
+    """Returns the defaults, with which nothing is changed."""
     config = ml_collections.ConfigDict()
     config.shift = 0  # pixels in each direction, edges repeated: a random crop (DrQ: Kostrikov et al. 2020)
-    config.brightness = 0.0  # added: up to this part of the range
+    config.brightness = 0.0  # added: up to this share of the range
     config.contrast = 0.0  # factor from 1 - this to 1 + this
     config.saturation = 0.0  # the same
-    config.hue = 0.0  # turned by up to this part of the circle
+    config.hue = 0.0  # turned by up to this share of the circle
     return config
 
 
 def augment(segment: Segment, key: jax.Array, settings: Any) -> Segment:
-    """A segment whose images are moved and recoloured; every camera draws its own."""
+    """Shifts and recolours a segment's images, each camera by draws of its own.
+
+    Args:
+        segment: images uint8 [B, S, H, W, 3].
+        key: of the draws.
+        settings: `config.data.augment`.
+
+    """
     images = dict(segment.images)
     for number, name in enumerate(sorted(images)):
         shift_key, colour_key = jax.random.split(jax.random.fold_in(key, number))
+        frames = jnp.asarray(images[name])
         if settings.shift:
-            images[name] = _shifted(images[name], shift_key, settings.shift)
+            frames = _shifted(frames, shift_key, settings.shift)
         if settings.brightness or settings.contrast or settings.saturation or settings.hue:
-            images[name] = _recoloured(images[name], colour_key, settings)
+            frames = _recoloured(frames, colour_key, settings)
+        images[name] = frames
     return dataclasses.replace(segment, images=images)
 
 
 def _shifted(frames: jax.Array, key: jax.Array, pixels: int) -> jax.Array:
-    """uint8 [B, S, H, W, 3]."""
+    """Shifts frames uint8 [B, S, H, W, 3] by up to so many pixels."""
 
     def shift(frames: jax.Array, offset: jax.Array) -> jax.Array:
         padded = jnp.pad(frames, [(0, 0), (pixels, pixels), (pixels, pixels), (0, 0)], mode="edge")
@@ -49,7 +59,7 @@ def _shifted(frames: jax.Array, key: jax.Array, pixels: int) -> jax.Array:
 
 
 def _recoloured(frames: jax.Array, key: jax.Array, settings: Any) -> jax.Array:
-    """uint8 [B, S, H, W, 3]; in the order brightness, contrast, saturation, hue."""
+    """Changes brightness, contrast, saturation and hue of frames uint8 [B, S, H, W, 3], in this order."""
 
     def recolour(frames: jax.Array, amounts: jax.Array) -> jax.Array:
         x = frames.astype(jnp.float32) / 255.0

@@ -1,4 +1,7 @@
-"""Why a checkpoint could not be read or written, and what to do: whole files are never to be deleted."""
+"""Errors of checkpoints: why one cannot be read or written, and what to do.
+
+No message has a person delete files that may be whole.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +27,14 @@ _DAMAGE = (
     r"DATA_LOSS|OUT_OF_RANGE|NOT_FOUND|Truncated|[Cc]orrupt|Error decoding|does not exist|"
     r"was not found in the checkpoint"
 )
-"""What TensorStore and Orbax say of files that are cut short, changed or missing."""
+"""Messages of TensorStore and Orbax about files that are cut short, changed or missing."""
 
 
 @contextlib.contextmanager
 def readable(directory: epath.Path, step: int) -> Iterator[None]:
-    """Whatever fails within is one line: what lies outside of the checkpoint's files, that they are damaged,
-    or that nobody knows.
+    """Turns what fails within, while the checkpoint of `step` is read, into a UserError.
+
+    It says whether something outside of the files failed, whether they are damaged, or that neither is known.
     """
     try:
         yield
@@ -49,8 +53,8 @@ def readable(directory: epath.Path, step: int) -> Iterator[None]:
         if _damaged(error):
             raise UserError(f"{path} is damaged ({why}); delete or move it to {onwards}.") from error
         raise UserError(
-            f"{path} cannot be read ({why}); its files may be whole, so keep them: start again with the qt_jax "
-            f"and packages of its run (starts.jsonl), or move it away to {onwards}."
+            f"{path} cannot be read ({why}); its files may be whole, so keep them: start again with the "
+            f"qt_jax and packages of its run (starts.jsonl), or move it away to {onwards}."
         ) from error
 
 
@@ -62,7 +66,10 @@ def _damaged(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def written(directory: epath.Path) -> Iterator[None]:
-    """Whatever fails within is one line that names the last complete checkpoint."""
+    """Turns what fails within, while a checkpoint is written, into a UserError.
+
+    It names the last complete checkpoint.
+    """
     try:
         yield
     except UserError:
@@ -84,7 +91,7 @@ def written(directory: epath.Path) -> Iterator[None]:
 
 
 def steps_in(directory: epath.Path) -> list[int]:
-    """As `list_steps`; none where the directory cannot be listed."""
+    """Lists as `list_steps` does; returns none where the directory cannot be listed."""
     try:
         return list_steps(directory)
     except UserError:
@@ -92,9 +99,13 @@ def steps_in(directory: epath.Path) -> list[int]:
 
 
 def list_steps(directory: epath.Path) -> list[int]:
-    """Steps of the complete checkpoints, whose names are the steps: one that was moved to `bak_10` is none.
+    """Lists the steps of the complete checkpoints.
 
-    Raises a UserError if a directory that is there cannot be listed.
+    Their names are the steps: a checkpoint that was moved to `bak_10` does not count.
+
+    Raises:
+        UserError: if a directory that is there cannot be listed.
+
     """
     try:
         names = {path.name for path in ocp.utils.checkpoint_steps_paths(directory)}
@@ -108,7 +119,7 @@ def list_steps(directory: epath.Path) -> list[int]:
 
 
 def only_once() -> None:
-    """Has Orbax's threads print nothing of their own: what fails in them, a `Checkpointer` raises."""
+    """Silences Orbax's own threads and log: a `Checkpointer` raises what fails in them."""
 
     def elsewhere(record: logging.LogRecord) -> bool:
         return "orbax" not in record.pathname
@@ -129,11 +140,16 @@ def refuse_other_shapes(
     remedy: str = "Use its config.model and action bins and the commit in its starts.jsonl, or another "
     "config.workdir.",
 ) -> None:
-    """Raises a UserError that names the first parameter (or moment of the optimiser) that one of the trees
-    lacks or has otherwise.
+    """Refuses a checkpoint whose tree of parameters is another than the network's.
 
     Args:
-        saved: Orbax's metadata of a tree. expected: the tree that is to be read.
+        saved: Orbax's metadata of a tree.
+        expected: the tree that is to be read.
+        path: of the checkpoint.
+        remedy: what to do.
+
+    Raises:
+        UserError: naming the first parameter, or moment of the optimiser, that differs.
 
     """
     theirs, mine = _shapes(saved), _shapes(expected)
@@ -150,7 +166,7 @@ def refuse_other_shapes(
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """By a name that is the same for a dict, a dataclass or a named tuple with these entries."""
+    """Lists shapes by a name that is the same whether a dict, a dataclass or a named tuple holds them."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {".".join(map(_name, path)): tuple(leaf.shape) for path, leaf in leaves}
 

@@ -1,8 +1,8 @@
-"""Published peak figures of accelerators, and the measured matmul peak where there are none.
+"""Published peak figures of accelerators, and a measured peak where there are none.
 
-TPU: docs.cloud.google.com/tpu/docs, pages v4, v5e, v5p and v6e. Their networks: v5p 50 Gbit/s a chip; v5e 6.4
-Tbit/s a pod of 256; v6e 4 x 200 Gbit/s a host of 8; of v4 the page says nothing, and v5p's is assumed. GPU:
-NVIDIA's data sheets (dense, SXM; the network of its DGX). Peaks are bf16.
+TPUs: docs.cloud.google.com/tpu/docs, pages v4, v5e, v5p and v6e. Their networks: v5p 50 Gbit/s a chip; v5e
+6.4 Tbit/s a pod of 256; v6e 4 x 200 Gbit/s a host of 8; the page of v4 names none, and v5p's is assumed.
+GPUs: NVIDIA's data sheets (dense, SXM; the network of its DGX). Peaks are bf16.
 """
 
 from __future__ import annotations
@@ -18,8 +18,15 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """flops: bf16 FLOP/s. memory: bytes. bandwidth: bytes/s of the memory. interconnect: bytes/s of all links
-    of a chip, one way. network: bytes/s of a chip's share of its host's network, one way.
+    """Peak figures of a chip.
+
+    Attributes:
+        flops: bf16 FLOP/s.
+        memory: bytes.
+        bandwidth: bytes/s, of the memory.
+        interconnect: bytes/s, of all links of the chip, one way.
+        network: bytes/s, of its share of the host's network, one way.
+
     """
 
     flops: float
@@ -41,14 +48,16 @@ CHIPS = {
 
 
 def published(kind: str) -> Chip | None:
-    """By `device.device_kind`, the longest name that it starts with."""
+    """Looks a chip up by `device.device_kind`; None if it is unknown."""
     names = [name for name in CHIPS if kind.startswith(name)]
     return CHIPS[max(names, key=len)] if names else None
 
 
 def total_peak(mesh: jax.sharding.Mesh) -> float:
-    """FLOP/s of the mesh: published bf16 peaks added up, or what the cores do in a matmul, however many
-    devices they simulate.
+    """Computes the peak FLOP/s of a mesh.
+
+    It is the sum of the published bf16 peaks; on CPUs, what their cores do in a matmul, however many devices
+    they simulate.
     """
     chip = published(mesh.devices.flat[0].device_kind)
     return chip.flops * mesh.size if chip else measured_peak() * jax.process_count()
@@ -56,7 +65,7 @@ def total_peak(mesh: jax.sharding.Mesh) -> float:
 
 @functools.cache
 def measured_peak(n: int = 2048, repeats: int = 5) -> float:
-    """Best FLOP/s of some float32 n^3 matmuls on this process's first device."""
+    """Measures the best FLOP/s of float32 matmuls [n, n] x [n, n] on this process's first device."""
     x = jax.device_put(np.ones((n, n), np.float32), jax.local_devices()[0])
     product = jax.jit(jnp.matmul)
     jax.block_until_ready(product(x, x))

@@ -1,6 +1,4 @@
-"""The datasets that a config trains on: the tables of `data/`, and what `collect` wrote from the config's own
-environment.
-"""
+"""The datasets that a config trains on: of the tables in `data/`, or collected in its own environment."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ COLLECTED = "collected"
 
 
 def entries(config: Any) -> tuple[Entry, ...]:
-    """Raises a UserError for a name that no table has."""
+    """Lists the datasets of `config.data.mixture`; raises a UserError for a name that no table has."""
     own = {}
     if "env" in config:
         from qt_jax.envs import suites  # a cluster that trains on robots' data has no simulator
@@ -25,13 +23,22 @@ def entries(config: Any) -> tuple[Entry, ...]:
     return tables.resolve(config.data, own)
 
 
-def select(config: Any | None, path: str, dataset: str) -> Any:
-    """The config of a door that looks at data: an experiment's, of `dataset` alone if named; or the
-    default's, of a described `path`.
+def select(config: Any | None, path: str, dataset: str = "") -> Any:
+    """Returns the config that describes the data to look at.
+
+    Args:
+        config: an experiment's, or None.
+        path: of a dataset that describes itself, where there is no config.
+        dataset: the name of one of the config's datasets, or "" for all.
+
+    Raises:
+        UserError: unless either a config or a path is given, or for a dataset's name with a path.
+
     """
     if bool(path) == (config is not None) or (path and dataset):
         raise UserError(
-            "Give --config=FILE (and --dataset=NAME for one dataset), or --data=PATH of a dataset that describes itself."
+            "Give --config=FILE (and --dataset=NAME for one dataset), or --data=PATH of a dataset that "
+            "describes itself."
         )
     if config is None:
         from qt_jax.training.config import default_config

@@ -1,4 +1,4 @@
-"""Several hosts: who takes part, the roll call, then JAX's own runtime."""
+"""Several processes: finds out which take part, waits for all of them, and starts JAX's own runtime."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from qt_jax.training.peers import Peers, join
 
 
 def get_config() -> ml_collections.ConfigDict:
+    """Returns the defaults."""
     config = ml_collections.ConfigDict()
     config.coordinator = ""  # host:port of process 0; empty: found from SLURM, GKE, TPU metadata or OpenMPI
-    config.num_processes = 0  # 1, without a coordinator: one process, whatever it runs in
-    config.process_id = -1  # from 0, with a coordinator
+    config.num_processes = 0  # without a coordinator: 1 for this one alone, whatever the environment says
+    config.process_id = -1  # of this one, from 0; with a coordinator
     config.start_timeout_s = 300  # until every process is there
     config.heartbeat_timeout_s = 30  # silence of a process until the others stop; a death stops them at once
     return config
@@ -27,7 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """coordinator: "host:port" of process 0."""
+    """The processes of a run, and which of them this is; `coordinator` is "host:port" of process 0."""
 
     coordinator: str
     num_processes: int
@@ -53,33 +54,33 @@ def check(settings: Any) -> None:
 
 
 def find(settings: Any) -> Cluster | None:
-    """The cluster that `config.distributed` or the environment describes; None for a single process.
+    """Finds the cluster that `config.distributed` or the environment describes; None for a single process.
 
     Raises:
-        UserError: if the settings are incomplete, or an environment of many processes does not tell which
-        they are.
+        UserError: if the settings are incomplete, or the environment is one of several processes and does not
+            say which.
 
     """
     check(settings)
     if settings.coordinator:
         return Cluster(settings.coordinator, settings.num_processes, settings.process_id)
     if settings.num_processes == 1:
-        return None  # whatever the environment has beside it
+        return None  # whatever the environment says
     try:
         return _found(settings.start_timeout_s)
     except Exception as error:  # whatever a metadata server, the Kubernetes API or their libraries raise
         raise UserError(
-            f"Which processes take part is not to be found out ({' '.join(str(error).split())}); set "
+            f"Which processes take part cannot be found out ({' '.join(str(error).split())}); set "
             "config.distributed.num_processes=1 for this one alone, or coordinator, num_processes and "
             "process_id."
         ) from error
 
 
 def _found(timeout_s: int) -> Cluster | None:
-    """What JAX finds in the environment.
+    """Returns what JAX finds in the environment.
 
-    On Kubernetes it asks the API, for which an account needs rights: a pod that bears no number within a job
-    is one process by itself.
+    On Kubernetes JAX asks the API, for which an account needs rights. It is asked only in a pod that has a
+    number within a job: another pod is a single process.
     """
     numbered = "JOB_COMPLETION_INDEX" in os.environ
     kinds = [kind for kind in ClusterEnv._cluster_types if not kind.opt_in_only_method]
@@ -90,20 +91,20 @@ def _found(timeout_s: int) -> Cluster | None:
         raise RuntimeError("this pod has a number within a job, and no package `kubernetes` to ask with")
     if env is None or env.get_process_count() == 1:
         return None
-    # JAX's port on SLURM is the job's number: the second one that we need is the next job's, which may run on
-    # the same nodes.
+    # JAX derives its port on SLURM from the job's number. The roll call needs the port after it too, which
+    # would be the next job's; hence twice the number.
     port = str(61440 + 2 * (int(os.environ["SLURM_JOB_ID"]) % 2048)) if env.name == "slurm" else None
     address = env.get_coordinator_address(timeout_secs=timeout_s, override_coordinator_port=port)
     return Cluster(address, env.get_process_count(), env.get_process_id())
 
 
 def start(settings: Any) -> Peers:
-    """Joins the cluster, if there is one.
+    """Joins the cluster, if there is one. Must be called before anything touches a device.
 
-    Call before anything touches a device; the roll call uses the port after the coordinator's.
+    The roll call uses the port after the coordinator's.
 
     Raises:
-        UserError: naming the processes that are not there within `start_timeout_s`.
+        UserError: naming the processes that have not come within `start_timeout_s`.
 
     """
     cluster = find(settings)
@@ -111,8 +112,7 @@ def start(settings: Any) -> Peers:
         return Peers()
     if settings.heartbeat_timeout_s < 5:
         raise UserError(
-            f"config.distributed.heartbeat_timeout_s is {settings.heartbeat_timeout_s}; give 5 seconds or "
-            "more."
+            f"config.distributed.heartbeat_timeout_s is {settings.heartbeat_timeout_s}; give 5 s or more."
         )
     host, port = cluster.coordinator.rsplit(":", 1)
     if cluster.process_id == 0:
@@ -131,14 +131,14 @@ def start(settings: Any) -> Peers:
         cluster.num_processes,
         cluster.process_id,
         initialization_timeout=settings.start_timeout_s,
-        heartbeat_timeout_seconds=2
-        * settings.heartbeat_timeout_s,  # JAX's own abort names nobody: `peers` speaks first
+        # JAX's own abort does not say which process is lost; `peers` must be first.
+        heartbeat_timeout_seconds=2 * settings.heartbeat_timeout_s,
     )
     return peers
 
 
 def _check_free(port: int) -> None:
-    """JAX's own service crashes at a port that is taken."""
+    """Raises a UserError if a port is taken, at which JAX's own service would crash."""
     try:
         socket.create_server(("", port)).close()
     except (OSError, OverflowError) as error:

@@ -1,5 +1,6 @@
-"""One training at a time in a run's directory: a second one's clean-up would delete the save that the first
-has under way.
+"""A lock on a run's directory: one training at a time.
+
+A second one would, as it cleans up, delete the checkpoint that the first is writing.
 """
 
 from __future__ import annotations
@@ -28,20 +29,18 @@ NAME = "train.lock"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _BEAT_S = 5.0
 _SILENT_S = 6 * _BEAT_S
-"""Without a new beat for so long, the holder of a lease is dead."""
+"""A lease that was not renewed for so long has a dead holder."""
 
 
 def take(workdir: str, wait_s: float) -> FileLock | Lease | NoLock:
-    """The lock of a run's directory, until it is closed or this process ends.
+    """Locks a run's directory, until the lock is closed or this process ends.
 
-    The first process of a run has it.
-
-    On disks it is the operating system's, which ends with the process, however that ends. Buckets and file
-    systems without such locks have a lease instead: an object that its holder renews.
+    Only the first process of a run locks. On a disk it is a lock of the operating system, which ends with the
+    process. A bucket or file system without such locks has a lease instead: an object that its holder renews.
 
     Raises:
-        UserError: naming the host, the process and since when, if another training is there and does not end
-            within `wait_s`; or if the directory cannot be written.
+        UserError: if another training has the directory and does not end within `wait_s` (it names the
+            process, its host and since when), or if the directory cannot be written.
 
     """
     if jax.process_index():
@@ -59,7 +58,7 @@ def take(workdir: str, wait_s: float) -> FileLock | Lease | NoLock:
 
 
 class NoLock:
-    """Of the processes that another one locks for."""
+    """The lock of a process whose run is locked by another process."""
 
     def check(self) -> None:
         """Does nothing."""
@@ -69,7 +68,7 @@ class NoLock:
 
 
 class FileLock:
-    """`flock` on `train.lock`, which holds who has it."""
+    """A lock of the operating system (flock) on `train.lock`, in which stands who has it."""
 
     def __init__(self, folder: epath.Path, wait_s: float):
         self._path, waiting = Path(folder) / NAME, _Waiting(folder, wait_s)
@@ -78,7 +77,7 @@ class FileLock:
         self._file, self._folder = file, _identity(self._path.parent)
 
     def _locked(self) -> int | None:
-        """The open file, with our name in it; None if another process has it."""
+        """Returns the open file, with our name in it; None if another process has it."""
         file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -95,8 +94,13 @@ class FileLock:
         return None
 
     def check(self) -> None:
-        """Raises a UserError if the directory is no longer the one that was locked, or another training has
-        it. Call before writing. A lock that alone was deleted is made again.
+        """Checks that this run still has its directory; to be called before it is written.
+
+        Makes the lock's file again if it was deleted.
+
+        Raises:
+            UserError: if the directory is gone or replaced, or another training has it.
+
         """
         if _identity(self._path) == _identity(self._file):
             return
@@ -110,11 +114,12 @@ class FileLock:
         self._file = file
 
     def close(self) -> None:
+        """Releases the lock."""
         os.close(self._file)
 
 
 class Lease:
-    """The object `train.lock`, which its holder writes anew every few seconds."""
+    """The object `train.lock`, which its holder writes again every few seconds."""
 
     def __init__(self, folder: epath.Path, wait_s: float):
         self._folder, self._path, self._me = folder, folder / NAME, _me()
@@ -123,7 +128,7 @@ class Lease:
         while True:
             self._wait_for_others(waiting)
             self._write()
-            time.sleep(_BEAT_S / 10)  # another may have seen the same silence: who writes last has it
+            time.sleep(_BEAT_S / 10)  # another may have found it free too: the last to write has it
             if self._mine():
                 break
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
@@ -156,13 +161,17 @@ class Lease:
                     self._lost = True
 
     def check(self) -> None:
-        """Raises a UserError if another training has the directory, or it was deleted. Call before
-        writing.
+        """Checks that this run still has its directory; to be called before it is written.
+
+        Raises:
+            UserError: if the lease is deleted, or another training has it.
+
         """
         if self._lost:
             raise UserError(_gone(self._folder))
 
     def close(self) -> None:
+        """Gives the lease up."""
         self._closing.set()
         self._thread.join()
         with contextlib.suppress(Exception):
@@ -171,14 +180,14 @@ class Lease:
 
 
 class _Waiting:
-    """Patience with another training."""
+    """Waits for the end of another training, and says so once."""
 
     def __init__(self, folder: Any, wait_s: float):
-        self._folder, self._wait_s, self._told = folder, wait_s, False
+        self._folder, self._wait_s, self._announced = folder, wait_s, False
         self._deadline = time.monotonic() + wait_s
 
     def for_another(self, holder: dict[str, Any]) -> None:
-        """Waits a little. Raises a UserError that names the holder when it was enough."""
+        """Waits a moment; raises a UserError that names the holder once the time is up."""
         who = (
             f"process {holder['pid']} on {holder['host']} has it since {holder['since']}"
             if "pid" in holder
@@ -189,18 +198,15 @@ class _Waiting:
             raise UserError(
                 f"{what}; end that one (SIGTERM has it save and leave), or take another config.workdir."
             )
-        if not self._told:
-            print(
-                f"{what}; waiting up to config.train.lock_wait_s={self._wait_s:g} s for its end",
-                file=sys.stderr,
-                flush=True,
-            )
-            self._told = True
+        if not self._announced:
+            waiting = f"waiting up to config.train.lock_wait_s={self._wait_s:g} s for its end"
+            print(f"{what}; {waiting}", file=sys.stderr, flush=True)
+            self._announced = True
         time.sleep(0.2)
 
 
 def _identity(file: Path | int) -> tuple[int, int] | None:
-    """Of a path or an open file; None where there is none."""
+    """Returns the device and inode of a path or an open file; None where there is no file."""
     try:
         found = os.stat(file)
     except (FileNotFoundError, NotADirectoryError):
@@ -211,8 +217,8 @@ def _identity(file: Path | int) -> tuple[int, int] | None:
 def _gone(folder: Any) -> str:
     return (
         f"{folder} was deleted, moved or taken by another training while this one ran, which ends: what it "
-        "had since "
-        "its last checkpoint is lost; start it again, in another config.workdir if that one is in use."
+        "had since its last checkpoint is lost; start it again, in another config.workdir if that one is in "
+        "use."
     )
 
 
@@ -228,10 +234,7 @@ def _me() -> dict[str, Any]:
 
 
 def _machine() -> str:
-    """Of this boot and this container, in which a number of a process means one process.
-
-    "" where there is no /proc.
-    """
+    """Names this boot and container, within which a process ID means one process; "" without /proc."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -239,15 +242,13 @@ def _machine() -> str:
 
 
 def _died_here(holder: dict[str, Any]) -> bool:
-    return (
-        bool(_machine())
-        and holder.get("machine") == _machine()
-        and not Path(f"/proc/{holder.get('pid')}").exists()
-    )
+    here = _machine()
+    same_machine = bool(here) and holder.get("machine") == here
+    return same_machine and not Path(f"/proc/{holder.get('pid')}").exists()
 
 
 def _read(path: epath.Path) -> dict[str, Any]:
-    """Who has it; {} if nobody, or it was not written whole."""
+    """Reads who has the lock; {} if nobody, or it was not written whole."""
     try:
         found = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):

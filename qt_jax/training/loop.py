@@ -127,7 +127,7 @@ def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
                 metrics.progress(step, steps, {name: values[name] for name in SHOWN})
 
             if validation and (final or (step % config.train.validate_every == 0 and not leaving)):
-                stop = preemption.told if not final else None
+                stop = preemption.requested if not final else None
                 measured = validate_on(
                     recipe, validation, validation_fn, state, device_mesh, batch_size, iterator.skips, stop
                 )

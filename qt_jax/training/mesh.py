@@ -1,6 +1,6 @@
 """The device mesh `data x fsdp x tensor`.
 
-One code path for one CPU, simulated devices, a pod and an ahead-of-time topology.
+The code is the same for one CPU, simulated devices, a pod, and a topology to compile for.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ from qt_jax.models.placement import BATCH_AXES
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = PartitionSpec(BATCH_AXES)
-"""How the rows of a batch lie on the mesh: `tensor` splits the work of a row, not the rows."""
+"""How a batch lies on the mesh: its rows are split over `data` and `fsdp`, not over `tensor`."""
 
 
 def get_config() -> ml_collections.ConfigDict:
+    """Returns the defaults."""
     config = ml_collections.ConfigDict()
-    config.data = -1  # replicas of the parameters; -1: whatever the other axes leave
+    config.data = -1  # replicas of the parameters; -1: as many as the other axes leave
     config.fsdp = 1  # shards of parameters, optimiser and target network
     config.tensor = 1  # shards of heads, hidden units and bins
     return config
 
 
 def axis_sizes(settings: Any, devices: int) -> tuple[int, int, int]:
-    """Sizes of `AXES` for that many devices.
+    """Computes the sizes of `AXES` for that many devices.
 
     Raises:
-        UserError: if they cannot use every device exactly once.
+        UserError: if their product cannot be the number of devices.
 
     """
     sizes = [settings[axis] for axis in AXES]
@@ -46,12 +47,14 @@ def axis_sizes(settings: Any, devices: int) -> tuple[int, int, int]:
         raise UserError(
             f"{shown}: together {fixed} on {devices} devices; their product must be the number of devices."
         )
-    return tuple(devices // fixed if size == -1 else size for size in sizes)
+    data, fsdp, tensor = (devices // fixed if size == -1 else size for size in sizes)
+    return data, fsdp, tensor
 
 
 def axis_across(settings: Any, devices: int, slices: int) -> int:
-    """Number of the axis (of `AXES`) that the slow network between slices carries: `data` if it divides, else
-    `fsdp`.
+    """Chooses the axis, by its number in `AXES`, that crosses the slow network between slices.
+
+    It is `data` if its size is a multiple of the slices, else `fsdp`.
 
     Raises:
         UserError: if neither is a multiple of the slices.
@@ -68,9 +71,10 @@ def axis_across(settings: Any, devices: int, slices: int) -> int:
 
 
 def make_mesh(settings: Any, devices: list[Any] | None = None) -> jax.sharding.Mesh:
-    """The mesh of `config.mesh` over `devices` (default: all), `tensor` innermost, where links are fastest.
+    """Makes the mesh of `config.mesh` over `devices` (default: all), `tensor` innermost.
 
-    Over several slices (TPU slices, or NVLink domains) the slow network carries one axis only: `axis_across`.
+    Links are fastest there. Of several slices (of TPUs, or NVLink domains) only one axis crosses the slow
+    network between them: `axis_across`.
 
     Raises:
         UserError: if the sizes do not fit the devices or the slices.
@@ -90,22 +94,26 @@ def make_mesh(settings: Any, devices: list[Any] | None = None) -> jax.sharding.M
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
+    """Returns the sharding of an array that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
+    """Returns the sharding of a batch, by its first axis."""
     return NamedSharding(mesh, BATCH)
 
 
 def local_rows(mesh: jax.sharding.Mesh, batch_size: int) -> np.ndarray:
-    """Rows of a global batch that this process must load: those that its devices hold, each once, in order."""
+    """Lists the rows of a global batch that this process's devices hold, each once, in order: int [R]."""
     held = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
     return np.unique(np.concatenate([np.arange(batch_size)[index] for index in held]))
 
 
 def put_batch(local: Any, mesh: jax.sharding.Mesh, batch_size: int) -> Any:
-    """`local_rows` of a batch from each process -> the global batch on the mesh."""
+    """Puts a batch on the mesh; each process gives its `local_rows`."""
     sharding = batch_sharding(mesh)
-    return jax.tree.map(
-        lambda x: jax.make_array_from_process_local_data(sharding, x, (batch_size, *x.shape[1:])), local
-    )
+
+    def put(rows: np.ndarray) -> jax.Array:
+        return jax.make_array_from_process_local_data(sharding, rows, (batch_size, *rows.shape[1:]))
+
+    return jax.tree.map(put, local)

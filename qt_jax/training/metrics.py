@@ -1,4 +1,4 @@
-"""Metrics to a JSONL file, TensorBoard, Weights & Biases and a line on the terminal."""
+"""Writes metrics to a JSONL file, TensorBoard, Weights & Biases and the terminal."""
 
 from __future__ import annotations
 
@@ -21,17 +21,15 @@ _REWRITE_S = 60.0
 
 
 class MetricWriter:
-    """`metrics.jsonl` (one object a line) and TensorBoard event files in the run's directory.
+    """Writes `metrics.jsonl` (one object a line) and TensorBoard event files into the run's directory.
 
-    Only the first process writes.
-
-    A line is added to the file as it is written. An object store has no such thing: there the file is written
-    anew once a minute, and
-    whenever it is flushed.
+    Only the first process writes. A file in an object store cannot grow: there it is written again once a
+    minute, and whenever it is flushed.
 
     Args:
+        workdir: the run's directory.
         step: where the run continues; records of later steps, which it will write again, are dropped.
-        tracker: that is told too, and closed with this.
+        tracker: gets the same metrics, and is closed with this.
 
     """
 
@@ -52,7 +50,7 @@ class MetricWriter:
             self._kept = []
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Raises a UserError if it cannot be written."""
+        """Writes the metrics of a step; raises a UserError if they cannot be written."""
         if not self._board:
             return
         line = json.dumps({"step": step, "time": time.time(), **values})
@@ -71,7 +69,7 @@ class MetricWriter:
     def flush(self) -> None:
         """Writes what waits.
 
-        Call before a checkpoint, so that it is never of a later step than the metrics.
+        To be called before a checkpoint, so that no checkpoint is of a later step than the metrics.
         """
         if self._board and self._unwritten:
             with storage.writing(self._path):
@@ -79,6 +77,7 @@ class MetricWriter:
             self._unwritten, self._written_at = 0, time.monotonic()
 
     def close(self) -> None:
+        """Flushes, and closes all files and the tracker."""
         self.flush()
         if self._board:
             self._board.close()
@@ -87,11 +86,13 @@ class MetricWriter:
 
 
 class _Board:
-    """TensorBoard's event file, written in this thread: tensorboardX's own thread dies of a full disk, and
-    whoever writes after it waits for ever.
+    """TensorBoard's event file, written in the caller's thread.
+
+    tensorboardX's own thread dies when the disk is full, and the next write then waits for ever.
 
     Args:
-        purge_step: events of it and of later steps, in earlier files, no longer count.
+        folder: where the file goes.
+        purge_step: events of this and later steps, in earlier files, no longer count.
 
     """
 
@@ -121,11 +122,10 @@ class _Board:
 
 
 def first_start(workdir: str) -> float:
-    """Seconds since the epoch at which a run in `workdir` was first started.
+    """Returns when the run in `workdir` was first started, in seconds since the epoch.
 
-    Now, if this is it. (Of the first process's clock.)
-
-    A stamp that cannot be read, of a disk that was full, is made anew: from the first of `starts.jsonl`.
+    The first process writes it down at its first start. A stamp that cannot be read (the disk was full) is
+    made again from `starts.jsonl`.
     """
     folder, now = storage.directory(workdir), time.time()
     stamp = folder / "first_start"
@@ -144,15 +144,16 @@ def first_start(workdir: str) -> float:
 
 
 class Meter:
-    """Speed since the last reading, and goodput since the run's very first start.
+    """Measures speed since the last reading, and goodput since the run's very first start.
 
-    Productive is the time of steps that the run kept: not compilation, validation, saving, restarts, nor
-    steps lost with a process.
+    Goodput is the share of time that was productive: spent on steps that the run kept, and not on
+    compilation, validation, saving, restarts, or steps that were lost with a process.
 
     Args:
-        born: `first_start` of the run. productive_s: what the checkpoint that it continues from had (its item
-            `clock`).
-        flops: of one step (`program.step_flops`). peak: FLOP/s of all devices together.
+        born: `first_start` of the run.
+        productive_s: productive seconds before, from the checkpoint's item `clock`.
+        flops: of one step (`program.step_flops`).
+        peak: FLOP/s of all devices together.
 
     """
 
@@ -163,30 +164,30 @@ class Meter:
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
+        """Times one step, with its wait for data."""
         start = time.perf_counter()
         yield
         seconds = time.perf_counter() - start
-        self._steps, self._elapsed, self.productive_s = (
-            self._steps + 1,
-            self._elapsed + seconds,
-            self.productive_s + seconds,
-        )
+        self._steps += 1
+        self._elapsed += seconds
+        self.productive_s += seconds
 
     @contextlib.contextmanager
     def data_wait(self) -> Iterator[None]:
+        """Times the wait for data within a step."""
         start = time.perf_counter()
         yield
         self._waited += time.perf_counter() - start
 
     def read(self, transitions: float) -> dict[str, float]:
-        """transitions: trainable ones of one step."""
+        """Returns the metrics since the last reading; `transitions` are the trainable ones of one step."""
         rate = self._steps / self._elapsed
         values = {
             "steps_per_s": rate,
             "transitions_per_s": rate * transitions,
             "data_wait_share": self._waited / self._elapsed,
             "mfu": rate * self._flops / self._peak,
-            # A clock that was put back may say that less has passed than was productive.
+            # If the clock was put back, less time has passed than was productive.
             "goodput": self.productive_s / max(time.time() - self._born, self.productive_s, 1e-9),
         }
         self._steps, self._elapsed, self._waited = 0, 0.0, 0.0
@@ -194,7 +195,7 @@ class Meter:
 
 
 def check_finite(step: int, values: dict[str, float]) -> None:
-    """Raises a UserError that names the step and the first term that is NaN or Inf."""
+    """Raises a UserError that names the step and the first metric that is NaN or Inf."""
     for name, value in values.items():
         if not math.isfinite(value):
             raise UserError(
@@ -206,7 +207,7 @@ def check_finite(step: int, values: dict[str, float]) -> None:
 
 
 def progress(step: int, steps: int, values: dict[str, float]) -> None:
-    """One line, rewritten on a terminal, a line each on a log, with the time left by `steps_per_s`.
+    """Prints a line, rewritten in place on a terminal, with the time left by `steps_per_s`.
 
     Only the first process prints.
     """

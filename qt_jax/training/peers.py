@@ -1,8 +1,7 @@
-"""The processes of one run, known to each other from the roll call to the end: who is missing, who died, who
-hangs.
+"""Connections between the processes of a run: which is missing, which died, which hangs.
 
-Every process keeps one connection to process 0, which hears of a death from the connection's end (at once) or
-from its silence, and tells all.
+Every process keeps one connection to process 0 from the roll call to the end. Process 0 notices a death by
+the end of the connection (at once) or by its silence, and sends it to all.
 """
 
 from __future__ import annotations
@@ -27,17 +26,24 @@ from qt_jax.errors import EXIT_HUNG, EXIT_PEER_LOST, EXIT_USER_ERROR, Preempted,
 
 _BEAT_S = 1.0
 _END_S = 300.0
-_GRACE_S = 5.0  # for this process to say itself what the others stopped for: often it is the same
+_GRACE_S = 5.0
+"""For this process to report its own error after another stopped: often it is the same."""
 
 
 class Peers:
-    """What this process knows of the others while it trains, and what it tells them.
+    """This process's connections to the others of its run. With no others it does nothing.
 
-    With no others it does nothing.
+    A context manager: a process that leaves it by an exception sends the reason to the others, which then end
+    with EXIT_PEER_LOST and one line. So they do when a process dies or is silent.
 
-    Set `doing` to what the others should read when this process is lost. A context manager: whoever leaves it
-    by an exception tells the others why, and they leave with EXIT_PEER_LOST and one line, as they do when one
-    of them dies or falls silent.
+    Attributes:
+        doing: what this process is at, which the others print if it is lost.
+
+    Args:
+        process_id: of this process.
+        connections: by process; to process 0, or of process 0 to all others.
+        silence_s: a process that was not heard for so long is lost.
+
     """
 
     def __init__(
@@ -58,46 +64,48 @@ class Peers:
         if error is None or isinstance(error, Preempted):
             self._leave_together()
             return
-        if isinstance(
-            error, JaxRuntimeError
-        ):  # a collective that failed because another died: that death is the news
-            self._thread.join(_GRACE_S)
+        if isinstance(error, JaxRuntimeError):
+            self._thread.join(_GRACE_S)  # a collective that failed because another died: report that death
         self._closing.set()
         self._thread.join()
         if self._heard:
             why = str(error) if isinstance(error, UserError) else repr(error)
-            self._tell_all({"end": " ".join(why.split())[:1000]})
+            self._send_all({"end": " ".join(why.split())[:1000]})
             # Before JAX's own end, which would wait for the others and then abort.
             atexit.register(_leave, EXIT_USER_ERROR if isinstance(error, UserError) else 1, self._process_id)
 
     def _leave_together(self) -> None:
-        """Nobody leaves before all are done: process 0 hears them all, then lets them go."""
+        """Ends when all are done: process 0 waits for the others' end, then releases them."""
         self.doing = "waiting for the others' end"
         if self._process_id != 0:
-            self._tell_all({"end": ""})
-        self._thread.join(_END_S)  # it ends when all others have said so
+            self._send_all({"end": ""})
+        self._thread.join(_END_S)  # it ends when all others have sent their end
         if self._heard:
-            self.stop(
-                f"process {', '.join(map(str, sorted(self._heard)))} did not end within {_END_S:g} s after this one"
-            )
-        self._tell_all({"end": ""}, self._gone)
+            late = ", ".join(map(str, sorted(self._heard)))
+            self.stop(f"process {late} did not end within {_END_S:g} s after this one")
+        self._send_all({"end": ""}, self._gone)
 
     def stop(self, reason: str, status: int = EXIT_PEER_LOST, grace_s: float = 0.0) -> None:
-        """Tells the others and ends this process, unless it leaves by itself within the grace."""
+        """Ends this process and the others, unless it leaves by itself within the grace.
+
+        Args:
+            reason: the line that every process prints.
+            status: the exit status.
+            grace_s: how long to wait for this process's own end.
+
+        """
         if self._process_id == 0 or status != EXIT_PEER_LOST:
-            told = {"stop": reason, "status": status, "grace_s": grace_s}
-            self._tell_all(told, [*self._connections.values(), *self._gone])
+            message = {"stop": reason, "status": status, "grace_s": grace_s}
+            self._send_all(message, [*self._connections.values(), *self._gone])
         if self._closing.wait(grace_s):
             return
-        others = "".join(
-            f"; process {number} was at: {doing}, heard {time.monotonic() - at:.0f} s ago"
-            for number, (at, doing) in list(self._heard.items())
-        )
-        where = (
-            f" This is process {self._process_id} on {socket.gethostname()}, at: {self.doing}{others}."
-            if self._connections
-            else ""
-        )
+
+        where = ""
+        if self._connections:
+            where = f" This is process {self._process_id} on {socket.gethostname()}, at: {self.doing}"
+            for number, (at, doing) in list(self._heard.items()):
+                where += f"; process {number} was at: {doing}, heard {time.monotonic() - at:.0f} s ago"
+            where += "."
         sys.stdout.flush()
         print(f"qt_jax train: {reason}{where}", file=sys.stderr, flush=True)
         if status == EXIT_HUNG:
@@ -108,20 +116,18 @@ class Peers:
         beaten = passed = time.monotonic()
         while not self._closing.is_set() and self._connections:
             now = time.monotonic()
-            if now - passed > _GRACE_S:  # this process itself stood still: nothing is known of the others
+            if now - passed > _GRACE_S:  # this process itself stood still: it cannot judge the others
                 self._heard = {number: (now, doing) for number, (_, doing) in self._heard.items()}
             passed = now
             if now - beaten >= _BEAT_S:
                 beaten = now
-                self._tell_all({"doing": self.doing}, [*self._connections.values(), *self._gone])
+                self._send_all({"doing": self.doing}, [*self._connections.values(), *self._gone])
             for connection in wait(list(self._connections.values()), timeout=_BEAT_S / 2):
                 self._hear(next(number for number, other in self._connections.items() if other is connection))
             for number, (at, _) in self._heard.items():
                 if time.monotonic() - at > self._silence_s:
-                    self._lost(
-                        number,
-                        f"was not heard for config.distributed.heartbeat_timeout_s={self._silence_s:g} s",
-                    )
+                    timeout = f"config.distributed.heartbeat_timeout_s={self._silence_s:g} s"
+                    self._lost(number, f"was not heard for {timeout}")
 
     def _hear(self, number: int) -> None:
         try:
@@ -139,52 +145,53 @@ class Peers:
             del self._heard[number]
 
     def _lost(self, number: int, what: str, grace_s: float = 0.0) -> None:
-        remedy = "so the others stop too; see its log, then start all again: they continue from the last complete checkpoint."
+        remedy = (
+            "so the others stop too; see its log, then start all again: they continue from the last complete "
+            "checkpoint."
+        )
         self.stop(f"process {number} {what}, {remedy}", grace_s=grace_s)
 
-    def _tell_all(self, message: dict[str, Any], connections: list[Connection] | None = None) -> None:
+    def _send_all(self, message: dict[str, Any], connections: list[Connection] | None = None) -> None:
         with self._sending:
             for connection in list(self._connections.values()) if connections is None else connections:
                 try:
                     connection.send_bytes(json.dumps(message).encode())
-                except OSError:  # gone: heard of where its end is read
+                except OSError:  # it is gone, which `_hear` notices
                     continue
 
 
 def meet(name: str, timeout_s: float) -> None:
-    """Returns on every process once all have come here. Not a collective: those give up after half a minute
-    on a CPU.
+    """Waits until all processes have come here.
+
+    It is no collective, since those give up after half a minute on a CPU.
 
     Raises:
         UserError: naming the processes that did not come in time.
 
     """
+    everyone = set(range(jax.process_count()))
     try:
-        multihost.sync_global_processes(
-            name, timeout=int(timeout_s), processes=set(range(jax.process_count()))
-        )
+        multihost.sync_global_processes(name, timeout=int(timeout_s), processes=everyone)
     except JaxRuntimeError as error:
         check_barrier(error)
         raise
 
 
 def check_barrier(error: BaseException) -> None:
-    """Raises a UserError that names the missing processes, if this is the error of a barrier of JAX or Orbax
-    that timed out.
-    """
+    """Raises a UserError that names the missing processes, if a barrier of JAX or Orbax timed out."""
     found = re.search(
         r"Barrier timed out\. Id: ([^\n]+?)(?:::\d+)?\. .*task names:\n([\d\n]+)", str(error), re.DOTALL
     )
     if found:
         missing = ", ".join(found[2].split())
         raise UserError(
-            f"Process {missing} did not come to the barrier {found[1]!r} in time; see its log, then start all again: they go on from the "
-            "last complete checkpoint."
+            f"Process {missing} did not come to the barrier {found[1]!r} in time; see its log, then start "
+            "all again: they go on from the last complete checkpoint."
         ) from error
 
 
 def _leave(status: int, process_id: int) -> None:
-    if process_id == 0:  # with it JAX's service ends, and with that the others before they have said why
+    if process_id == 0:  # JAX's service ends with it, and the others before they have printed why
         time.sleep(_GRACE_S + _BEAT_S)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -194,26 +201,31 @@ def _leave(status: int, process_id: int) -> None:
 def join(
     address: tuple[str, int], num_processes: int, process_id: int, timeout_s: float, silence_s: float
 ) -> Peers:
-    """Returns on every process once all are there (JAX's own start-up aborts the process without saying who
-    is missing).
+    """Holds the roll call: waits until all processes are there.
+
+    JAX's own start-up would abort the process without a word about which is missing.
 
     Args:
         address: where process 0 listens.
-        silence_s: after how long without a word a process counts as lost.
+        num_processes: how many there are.
+        process_id: of this one.
+        timeout_s: how long to wait.
+        silence_s: a process that was not heard for so long is lost.
 
     Raises:
         UserError: on every process that is there, naming those that are not.
 
     """
     deadline = time.monotonic() + timeout_s
-    missing, connections = (
-        _call(address, num_processes, deadline) if process_id == 0 else _answer(address, process_id, deadline)
-    )
+    if process_id == 0:
+        missing, connections = _call(address, num_processes, deadline)
+    else:
+        missing, connections = _answer(address, process_id, deadline)
     if missing:
         raise UserError(
             f"Of {num_processes} processes {missing} did not reach {address[0]}:{address[1]} within "
-            f"config.distributed.start_timeout_s={timeout_s:g}; this is process {process_id} on {socket.gethostname()}. Look at "
-            "their logs, the network between the hosts, and num_processes."
+            f"config.distributed.start_timeout_s={timeout_s:g}; this is process {process_id} on "
+            f"{socket.gethostname()}. Look at their logs, the network between the hosts, and num_processes."
         )
     return Peers(process_id, connections, silence_s)
 
@@ -221,10 +233,10 @@ def join(
 def _call(
     address: tuple[str, int], num_processes: int, deadline: float
 ) -> tuple[list[int], dict[int, Connection]]:
+    """Accepts the other processes, and sends each which are missing; returns those and the connections."""
     connections: dict[int, Connection] = {}
-    here = (
-        address[0] if address[0] in ("127.0.0.1", "localhost") else ""
-    )  # as JAX: its name may be another interface's
+    # On all interfaces, as JAX does: the host's name may be of another one.
+    here = address[0] if address[0] in ("127.0.0.1", "localhost") else ""
     try:
         server = socket.create_server((here, address[1]))
     except OSError as error:
@@ -252,13 +264,14 @@ def _call(
 def _answer(
     address: tuple[str, int], process_id: int, deadline: float
 ) -> tuple[list[int], dict[int, Connection]]:
+    """Connects to process 0; returns which processes are missing, and the connection."""
     while (left := deadline - time.monotonic()) > 0:
         try:
             with socket.create_connection(address, timeout=left) as opened:
                 opened.sendall(str(process_id).encode())
                 opened.settimeout(None)
                 connection = Connection(opened.detach())
-            if connection.poll(left + 5):  # the coordinator's own bound, and the way
+            if connection.poll(left + 5):  # process 0 waits as long, and its message takes a moment
                 return json.loads(connection.recv_bytes()), {0: connection}
         except (OSError, EOFError, ValueError):
             time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""SIGTERM (a scheduler's preemption notice) and Ctrl-C, from a training's start-up to its last step."""
+"""Handles SIGTERM (a scheduler's preemption notice) and Ctrl-C, from a run's start-up to its last step."""
 
 from __future__ import annotations
 
@@ -15,24 +15,23 @@ from qt_jax.signals import Listener
 from qt_jax.training.peers import Peers
 
 STOPPED = {EXIT_PREEMPTED: "told to stop", EXIT_INTERRUPTED: "interrupted"}
-"""What the line of each exit status begins with."""
+"""How the line of each exit status begins."""
 
 
 class Preemption:
-    """From entry to `begin` a signal ends the process at once: nothing is to be saved yet.
+    """Listens for signals. A context manager.
 
-    After that it is a question for each step.
-
-    With several processes, JAX agrees on the step at which all of them save. A second Ctrl-C does not wait
-    for the save.
+    Before `begin` a signal ends the process at once, since there is nothing to save. After it the loop asks
+    at each step (`due`). With several processes, JAX agrees on the step at which all of them save. A second
+    Ctrl-C does not wait for the save.
     """
 
     def __init__(self, peers: Peers):
         self._peers, self._begun, self._status = peers, False, 0
         self._listener = Listener(
             {
-                signal.SIGTERM: lambda: self._told(EXIT_PREEMPTED),
-                signal.SIGINT: lambda: self._told(EXIT_INTERRUPTED),
+                signal.SIGTERM: lambda: self._heard(EXIT_PREEMPTED),
+                signal.SIGINT: lambda: self._heard(EXIT_INTERRUPTED),
             }
         )
 
@@ -44,21 +43,20 @@ class Preemption:
         self._listener.__exit__()
 
     def begin(self) -> None:
-        """There is something to save from now on."""
+        """Marks that there is something to save from now on."""
         self._begun = True
         if jax.process_count() > 1:
-            # Only now: from here on SIGTERM is JAX's, which in start-up would hear it and do nothing.
+            # Not before: JAX then has SIGTERM, and would do nothing with it during start-up.
             jax.config.update("jax_enable_preemption_service", True)
             if distributed.global_state.preemption_sync_manager is None:
                 distributed.global_state.initialize_preemption_sync_manager()
 
-    def _told(self, status: int) -> None:
-        """In the listener's thread."""
+    def _heard(self, status: int) -> None:
+        """Reacts to a signal, in the listener's thread."""
         if not self._begun:
             self._peers.stop(
                 f"{STOPPED[status]} before the first step, so that there is nothing to save; the same "
-                "command starts "
-                "again, from the last checkpoint if there is one.",
+                "command starts again, from the last checkpoint if there is one.",
                 status,
             )
         if status == EXIT_INTERRUPTED and self._status:
@@ -66,14 +64,14 @@ class Preemption:
             os._exit(status)
         self._status = self._status or status
         if jax.process_count() > 1 and status == EXIT_INTERRUPTED:
-            os.kill(os.getpid(), signal.SIGTERM)  # which all processes then agree on
+            os.kill(os.getpid(), signal.SIGTERM)  # on which all processes then agree
 
-    def told(self) -> bool:
-        """Whether this process, which has no others, is to save and leave."""
+    def requested(self) -> bool:
+        """Returns whether a run of a single process is to save and leave; validation asks between batches."""
         return bool(self._status) and jax.process_count() == 1
 
     def due(self, step: int) -> int:
-        """The exit status with which to leave after this step, once it is saved; 0: go on.
+        """Returns the exit status with which to leave after this step, once it is saved; 0: go on.
 
         Every process must ask after every step.
         """

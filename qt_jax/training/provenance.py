@@ -1,5 +1,6 @@
-"""Where a run came from, in its directory: `config.json`, the resolved config, and a line of `starts.jsonl`
-each time it starts.
+"""Records where a run came from, in its directory.
+
+`config.json` is the resolved config. `starts.jsonl` has a line for each start.
 """
 
 from __future__ import annotations
@@ -21,17 +22,20 @@ import qt_jax
 from qt_jax import storage
 from qt_jax.training import checkpoints
 
-_VARIABLES = ("CUDA_VISIBLE_DEVICES", "JAX_", "LD_LIBRARY_PATH", "LIBTPU_", "MUJOCO_GL", "NCCL_", "SLURM_ARRAY",
-              "SLURM_JOB", "SLURM_N", "SLURM_PROC", "SLURM_RESTART", "TPU_", "XLA_")  # fmt: skip
-"""Beginnings of the names of environment variables that are kept; others may hold secrets."""
+_VARIABLES = (
+    "CUDA_VISIBLE_DEVICES", "JAX_", "LD_LIBRARY_PATH", "LIBTPU_", "MUJOCO_GL", "NCCL_", "SLURM_ARRAY",
+    "SLURM_JOB", "SLURM_N", "SLURM_PROC", "SLURM_RESTART", "TPU_", "XLA_",
+)  # fmt: skip
+"""Prefixes of the environment variables that are recorded; others may hold secrets."""
 
 
 def record(config: Any, changes: dict[str, tuple[Any, Any]] | None = None) -> None:
-    """Writes both files of `config.workdir`; the first process does.
+    """Writes both files into `config.workdir`, on the first process.
 
     Args:
-        changes: settings that the checkpoint which the run continues from was made with otherwise:
-            {config.KEY: (before, now)}.
+        config: the resolved config.
+        changes: settings that differ from those of the checkpoint that the run continues from, {config.KEY:
+            (before, now)}.
 
     """
     if jax.process_index():
@@ -46,6 +50,7 @@ def record(config: Any, changes: dict[str, tuple[Any, Any]] | None = None) -> No
 
 def _start() -> dict[str, Any]:
     devices = jax.devices()
+    variables = {name: value for name, value in sorted(os.environ.items()) if name.startswith(_VARIABLES)}
     return {
         "time": time.time(),
         "command": shlex.join([sys.executable, *sys.argv]),
@@ -57,23 +62,20 @@ def _start() -> dict[str, Any]:
         "python": platform.python_version(),
         "devices": f"{len(devices)} x {devices[0].device_kind}",
         "processes": jax.process_count(),
-        "environment": {
-            name: value for name, value in sorted(os.environ.items()) if name.startswith(_VARIABLES)
-        },
+        "environment": variables,
         "packages": {package.name: package.version for package in importlib.metadata.distributions()},
     }
 
 
 def commit_of(package: Path) -> dict[str, Any]:
-    """The commit of the code, and the files that differ from it.
+    """Returns the commit of the code, and the files that differ from it.
 
-    QT_JAX_COMMIT where it is in no repository (images, TPU hosts).
+    In an image or on a TPU host, where there is no repository, QT_JAX_COMMIT holds the commit.
     """
 
-    def git(*arguments):
-        return subprocess.run(
-            ["git", "-C", str(package), *arguments], capture_output=True, text=True, check=True
-        ).stdout.strip()
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(package), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         return {"commit": git("rev-parse", "HEAD"), "changed": git("status", "--porcelain").splitlines()}

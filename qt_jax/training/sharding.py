@@ -1,6 +1,6 @@
 """Where each parameter lies on the mesh: a table of rules, and FSDP for the rest.
 
-Optimiser and target follow their parameter.
+The optimiser's moments and the target network lie as their parameter does.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 P = PartitionSpec
 RULES: tuple[tuple[str, PartitionSpec], ...] = (
-    # The Transformer's leading axis is the layer. Heads, hidden units and bins lie on `tensor`: a block then
-    # needs one sum over it.
+    # The leading axis of the Transformer's parameters is the layer. Heads, hidden units and bins lie on
+    # `tensor`, so that a block needs one sum over it.
     (r"blocks/query/kernel", P(None, "fsdp", "tensor", None)),
     (r"blocks/query/bias", P(None, "tensor", None)),
     (r"blocks/key_value/kernel", P(None, "fsdp", None, "tensor", None)),
@@ -25,21 +25,22 @@ RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"blocks/down/kernel", P(None, "tensor", "fsdp")),
     (r"head", P(None, "fsdp", "tensor")),
 )
-"""(regular expression for the whole end of a parameter's path, its axes). The first that matches counts."""
+"""(regular expression that the end of a parameter's path matches, its axes). The first match counts."""
 
 SMALLEST = 1024
-"""Elements below which a parameter without a rule is replicated: gathering it costs more than keeping it."""
+"""A parameter without a rule that has fewer elements is replicated: gathering costs more than keeping it."""
 
 
 def parameter_path(path: tuple[Any, ...]) -> str:
-    """`transformer/blocks/query/kernel`: the dict keys alone, so that an optimiser's moment has the path of
-    its parameter.
+    """Joins the dict keys of a path, as in `transformer/blocks/query/kernel`.
+
+    The other keys are left out, so that an optimiser's moment has the path of its parameter.
     """
     return "/".join(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
 
 
 def decide(path: str, shape: tuple[int, ...], sizes: dict[str, int]) -> tuple[PartitionSpec, str]:
-    """PartitionSpec of a parameter on a mesh with these axis sizes, and why."""
+    """Chooses the PartitionSpec of a parameter on a mesh with these axis sizes, and says why."""
     for pattern, spec in RULES:
         if re.search(rf"(^|/){pattern}$", path):
             refused = [
@@ -59,28 +60,30 @@ def decide(path: str, shape: tuple[int, ...], sizes: dict[str, int]) -> tuple[Pa
 
 
 def of_state(mesh: Mesh, state: Any) -> Any:
-    """NamedShardings for a train state (or any tree of parameters) of arrays or ShapeDtypeStructs."""
+    """Returns the NamedShardings of a train state (or any tree of parameters), as arrays or shapes."""
 
-    def place(path, x):
+    def place(path: tuple[Any, ...], x: Any) -> NamedSharding:
         return NamedSharding(mesh, decide(parameter_path(path), x.shape, mesh.shape)[0])
 
     return jax.tree_util.tree_map_with_path(place, state)
 
 
 def abstract(state: Any, shardings: Any) -> Any:
-    """Shapes, dtypes and shardings of a tree, without its memory."""
+    """Returns a tree's shapes, dtypes and shardings as ShapeDtypeStructs."""
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
 
 
 def bytes_per_device(tree: Any) -> int:
-    """Of arrays or ShapeDtypeStructs with shardings."""
+    """Adds up the bytes that each device holds of arrays or ShapeDtypeStructs with shardings."""
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def table(params: Any) -> str:
-    """One line a parameter: path, shape, PartitionSpec, bytes on each device and the reason.
+    """Formats a line for each parameter: path, shape, PartitionSpec, bytes on each device and the reason.
 
-    `params` as `abstract` returns it.
+    Args:
+        params: as `abstract` returns them.
+
     """
     rows = [("parameter", "shape", "PartitionSpec", "bytes/device", "why")]
     for path, x in jax.tree_util.tree_leaves_with_path(params):

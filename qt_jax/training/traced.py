@@ -1,5 +1,6 @@
-"""Settings that are arguments of the compiled programs: runs that differ in these numbers alone, as those of
-a sweep, compile once.
+"""Settings that are arguments of the compiled programs.
+
+Runs that differ in these numbers alone, such as those of a sweep, share one compilation.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ TRACED = (
     "optimizer.final_learning_rate", "optimizer.weight_decay", "optimizer.clip_norm", "agent.alpha",
     "agent.temperature", "agent.expectile", "agent.target_rate", "agent.max_weight",
 )  # fmt: skip
-"""Numbers that no shape and no choice depends on."""
+"""Numbers on which no shape and no Python branch depends."""
 
 _WHOLE = {"seed": jnp.uint32, "train.steps": jnp.int32, "optimizer.warmup_steps": jnp.int32}
 
 
 @dataclasses.dataclass(frozen=True)
 class With:
-    """A config in which these values, {dotted name: value}, are others."""
+    """A view of a config with other values, {dotted name: value}."""
 
     _config: Any
     _values: dict[str, Any]
@@ -40,7 +41,7 @@ class With:
 
 
 def values(config: Any) -> dict[str, jax.Array]:
-    """Of `TRACED`, those that the config has: {dotted name: []}."""
+    """Returns the settings of `TRACED` that the config has, as scalars {dotted name: []}."""
     found = {}
     for name in TRACED:
         section, _, key = name.rpartition(".")

@@ -1,4 +1,4 @@
-"""A run's metrics in Weights & Biases, where `config.train.wandb` names a project."""
+"""Sends a run's metrics to Weights & Biases, where `config.train.wandb` names a project."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from qt_jax.training import checkpoints
 
 
 class Tracker:
-    """A run there, with the resolved config and the work directory's name.
+    """A run in Weights & Biases, with the resolved config and the name of the run's directory.
 
-    A run that continues here continues there, too.
-
-    WANDB_MODE=offline writes it into `WORKDIR/wandb` (`wandb sync` sends it later); WANDB_ENTITY and the
-    other variables mean what they always do.
+    A run that continues here continues there too. With WANDB_MODE=offline it is written into `WORKDIR/wandb`,
+    and `wandb sync` sends it later.
 
     Args:
-        born: seconds since the epoch at which the run was first started (`metrics.first_start`).
+        config: the resolved config.
+        born: when the run was first started, in seconds since the epoch (`metrics.first_start`).
 
     Raises:
-        UserError: if wandb is not installed, or does not let us in.
+        UserError: if wandb is not installed, or refuses the login.
 
     """
 
@@ -31,7 +30,8 @@ class Tracker:
             import wandb
         except ImportError:
             raise UserError(
-                f"config.train.wandb is {config.train.wandb!r}, and wandb is not installed; run `pip install 'qt_jax[wandb]'`."
+                f"config.train.wandb is {config.train.wandb!r}, and wandb is not installed; run "
+                "`pip install 'qt_jax[wandb]'`."
             ) from None
         folder = storage.directory(config.workdir)
         try:
@@ -46,14 +46,16 @@ class Tracker:
             )
         except (wandb.Error, OSError) as error:
             raise UserError(
-                f"config.train.wandb is {config.train.wandb!r}: {' '.join(str(error).split())}; run `wandb login`, set WANDB_MODE=offline, "
-                "or leave it empty."
+                f"config.train.wandb is {config.train.wandb!r}: {' '.join(str(error).split())}; run "
+                "`wandb login`, set WANDB_MODE=offline, or leave it empty."
             ) from error
-        # Not wandb's own step, which never goes back: a run that lost steps logs them again.
+        # wandb's own step never goes back, but a run that lost steps logs them again.
         self._run.define_metric("*", step_metric="step")
 
     def write(self, step: int, values: dict[str, float]) -> None:
+        """Logs the metrics of a step."""
         self._run.log({"step": step, **values})
 
     def close(self) -> None:
+        """Ends the run there."""
         self._run.finish()

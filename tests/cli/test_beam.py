@@ -1,7 +1,4 @@
-"""The extra `beam`, in the venv that `make .beam/.installed` builds.
-
-Collections and conversions are the same, whichever runner writes them.
-"""
+"""The extra `beam`, in the venv that `make .beam/.installed` builds: Beam writes the same datasets."""
 
 import subprocess
 import sys

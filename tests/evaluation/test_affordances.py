@@ -1,4 +1,4 @@
-"""Precision, recall and F1 by hand, and the door on the tiny checkpoint in the real simulator."""
+"""Precision, recall and F1 by hand, and the command on the tiny checkpoint in the real simulator."""
 
 import dataclasses
 import json
@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from qt_jax import text
-from qt_jax.cli import evaluate
 from qt_jax.errors import UserError
-from qt_jax.evaluation import affordance_page, affordances, detection
+from qt_jax.evaluation import affordance_page, affordances, detection, runs
 from qt_jax.export import checkpoint_policy
 from qt_jax.policy.sessions import Request, Sessions
 from tests.conftest import door
@@ -35,9 +34,8 @@ def test_threshold_of_the_best_f1_by_hand():
     assert detection.best_threshold(VALUES, ~OUTCOMES[::-1]) == pytest.approx(0.75)
     assert detection.best_threshold(VALUES[:2], np.ones(2, bool)) == pytest.approx(0.8)  # none is lower
     assert detection.best_threshold(VALUES, np.zeros(6, bool)) is None
-    assert detection.best_threshold(
-        np.asarray([0.5, 0.5, 0.1]), np.asarray([True, False, False])
-    ) == pytest.approx(0.3)
+    equal, one = np.asarray([0.5, 0.5, 0.1]), np.asarray([True, False, False])
+    assert detection.best_threshold(equal, one) == pytest.approx(0.3)
 
 
 def test_curve_by_hand():
@@ -49,13 +47,11 @@ def test_curve_by_hand():
 
 
 def test_intervals_draw_states_not_pairs():
-    """Two pairs of one state always come together: with one right and one false alarm in each, every
-    precision is 1/2.
-    """
-    said, outcomes, groups = np.ones(8, bool), np.tile([True, False], 4), np.repeat(range(4), 2)
-    found = detection.intervals(said, outcomes, groups, seed=0, resamples=50)
+    """Two pairs of one state always come together: one is right, one a false alarm, every precision 1/2."""
+    predicted, outcomes, groups = np.ones(8, bool), np.tile([True, False], 4), np.repeat(range(4), 2)
+    found = detection.intervals(predicted, outcomes, groups, seed=0, resamples=50)
     assert found == {"precision": [0.5, 0.5], "recall": [1.0, 1.0], "f1": pytest.approx([2 / 3, 2 / 3])}
-    apart = detection.intervals(said, outcomes, np.arange(8), seed=0, resamples=50)
+    apart = detection.intervals(predicted, outcomes, np.arange(8), seed=0, resamples=50)
     assert apart["precision"][0] < 0.5 < apart["precision"][1]
 
 
@@ -65,18 +61,9 @@ def test_scenes():
 
 
 def rows(values, outcomes, split):
-    return [
-        {
-            "task": "a",
-            "index": i,
-            "split": split,
-            "asked": "a",
-            "value": value,
-            "success": success,
-            "done": False,
-        }
-        for i, (value, success) in enumerate(zip(values, outcomes))
-    ]
+    same = {"task": "a", "asked": "a", "split": split, "done": False}
+    pairs = enumerate(zip(values, outcomes))
+    return [same | {"index": i, "value": value, "success": success} for i, (value, success) in pairs]
 
 
 def test_judgement_by_hand():
@@ -84,25 +71,19 @@ def test_judgement_by_hand():
 
     What is done already does not count, what has no object there fails if it counts.
     """
-    made = rows(VALUES, OUTCOMES.tolist(), "validation") + rows(
-        [0.9, 0.36, 0.2, 0.36], [True, False, True, False], "test"
-    )
-    made += rows([0.5, 0.2, 0.1, 0.0], [None] * 4, "test") + [
-        {**rows([0.99], [True], "test")[0], "done": True}
-    ]
+    made = rows(VALUES, OUTCOMES.tolist(), "validation")
+    made += rows([0.9, 0.36, 0.2, 0.36], [True, False, True, False], "test")
+    made += rows([0.5, 0.2, 0.1, 0.0], [None] * 4, "test")
+    made += [rows([0.99], [True], "test")[0] | {"done": True}]
     found = affordances.judge(made, seed=0, absent=False)
     assert found["threshold"] == pytest.approx(0.35) and found["validation"] == {"pairs": 6, "successes": 3}
     test = found["test"]
     assert (test["pairs"], test["successes"]) == (4, 2) and test["f1"] == pytest.approx(0.4)
-    assert (
-        test["precision"] == pytest.approx(1 / 3)
-        and test["recall"] == 0.5
-        and found["always"] == pytest.approx(2 / 3)
-    )
+    assert test["precision"] == pytest.approx(1 / 3) and test["recall"] == 0.5
+    assert found["always"] == pytest.approx(2 / 3)
     every = affordances.judge(made, seed=0, absent=True)
-    assert (
-        every["test"]["pairs"] == 8 and every["test"]["precision"] == 0.25 and every["test"]["recall"] == 0.5
-    )
+    test = every["test"]
+    assert (test["pairs"], test["precision"], test["recall"]) == (8, 0.25, 0.5)
     method = {"scene": found, "all": every, "pairs": made, "step": 1}
     assert re.search(
         r"of the scene +0\.33 \[.*\] +0\.50 \[.*\] +0\.40 \[.*\] +0\.67 +0\.35 +2 of 4\n",
@@ -113,7 +94,7 @@ def test_judgement_by_hand():
     assert none["threshold"] is None and "precision" not in none["test"]
 
 
-def test_the_door_and_the_report(trained, tmp_path):
+def test_the_command_and_the_report(trained, tmp_path):
     """Of a copy of the run: what is there already stays as it is."""
     run = tmp_path / "run"
     shutil.copytree(trained.workdir, run)
@@ -140,7 +121,9 @@ def test_the_door_and_the_report(trained, tmp_path):
     affordance_page.insert(Path(run))
     assert (run / "report.html").read_text().count("<img src=") == 1
     with pytest.raises(UserError, match="has no affordances.json; run `affordances` on it first"):
-        evaluate.reference(trained.workdir, ("a",), "affordances.json", "affordances")
+        config = trained.copy_and_resolve_references()
+        config.evaluate.references = (trained.workdir,)
+        runs.references(config, ("a",), "affordances.json", "affordances")
 
 
 def test_a_state_is_valued_with_its_window(trained):

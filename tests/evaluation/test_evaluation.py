@@ -1,4 +1,4 @@
-"""Evaluation of the tiny checkpoint through the real door and the real simulator."""
+"""Evaluation of the tiny checkpoint through the real command and the real simulator."""
 
 import dataclasses
 import json
@@ -72,8 +72,9 @@ def test_wilson_interval_by_hand():
 
 
 def test_runtime_agrees_with_the_teacher_forced_network(trained):
-    """Longer than the window, a second episode in the place of another included: the policy that is served is the network
-    that was trained.
+    """The policy that is served is the network that was trained.
+
+    Also after more steps than the window, and in a second episode of the same session.
     """
     config, recipe, _ = setup.prepare(trained, datasets.entries(trained))
     source = recipe.mixture.sources[0]

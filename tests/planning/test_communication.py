@@ -55,9 +55,7 @@ def test_a_group_along_one_axis_has_the_links_of_that_axis():
 
 
 def test_what_crosses_slices_goes_over_the_network():
-    """Two slices of four: reduced within each (3/4 of the array twice), and each chip's quarter between them
-    (1/2 of it twice).
-    """
+    """Two slices of four: reduced within each (3/4 of the array twice), then each quarter between them."""
     devices = torus(2, 2, slices=2)
     within, between = cost("all-reduce", (tuple(range(8)),), devices)
     assert within == pytest.approx(2 * 1000 * 3 / 4 / 100 + 4 * HOP_S)

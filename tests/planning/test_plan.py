@@ -1,4 +1,4 @@
-"""`plan` through the door: what it reads from the compiled program agrees with numbers worked out by hand."""
+"""`plan` as a command: what it reads from the compiled program agrees with numbers worked out by hand."""
 
 import functools
 import re

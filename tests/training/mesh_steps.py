@@ -1,5 +1,6 @@
-"""Run as a process of 8 simulated devices in float64 (see test_mesh.py): a train step on any mesh is the step
-on one device.
+"""A process of 8 simulated devices in float64 (see test_mesh.py).
+
+A train step on any mesh is the step on one device.
 """
 
 import dataclasses
@@ -34,9 +35,8 @@ def make_batch(cameras):
     rng = np.random.default_rng(1)
     segment = make_segment(steps=4, batch=16, cameras=cameras)
     counts = np.asarray([4, 4, 1, 0, 2, 0, 0, 1, 0, 3, 1, 0, 0, 0, 0, 0])
-    return dataclasses.replace(
-        segment, trainable=np.arange(4)[None] < counts[:, None], reward=rng.uniform(size=(16, 4)).astype(np.float32)
-    )  # fmt: skip
+    reward = rng.uniform(size=(16, 4)).astype(np.float32)
+    return dataclasses.replace(segment, trainable=np.arange(4)[None] < counts[:, None], reward=reward)
 
 
 def as_float64(tree):
@@ -64,8 +64,7 @@ def step_on(sizes, agent, cameras, **settings):
 
 
 def check(expected, found, case):
-    """Loss and gradients agree to a millionth of their norm (attention's softmax is float32 whatever the rest
-    is).
+    """Loss and gradients agree to a millionth of their norm: attention's softmax is always float32.
 
     Adam's first step is nearly the gradient's sign, so it magnifies what is left in small gradients:
     parameters to a ten-thousandth.

@@ -11,7 +11,7 @@ from tests import tiny
 
 
 def changed(step: int = 10, **settings):
-    """What a run of 20 steps is told when it goes on from `step` with these settings."""
+    """The settings that a run of 20 steps reports as changed when it goes on from `step` with these."""
     before, now = tiny.get_config(), tiny.get_config()
     now.update_from_flattened_dict({key.replace("__", "."): value for key, value in settings.items()})
     return refuse_to_continue(
@@ -32,14 +32,14 @@ def changed(step: int = 10, **settings):
         ("data.read_threads", 9),
     ],
 )
-def test_what_changes_no_number_and_what_may_be_turned_is_taken_and_told(key, value):
+def test_what_changes_no_number_and_what_may_be_turned_is_accepted_and_reported(key, value):
     assert list(changed(**{key.replace(".", "__"): value})) == [f"config.{key}"]
 
 
 @pytest.mark.parametrize(
     "key, value", [("workdir", "elsewhere"), ("distributed.num_processes", 4), ("evaluate.episodes", 9)]
 )
-def test_what_no_step_depends_on_is_not_told(key, value):
+def test_what_no_step_depends_on_is_not_reported(key, value):
     assert changed(**{key.replace(".", "__"): value}) == {}
 
 

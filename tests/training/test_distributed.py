@@ -84,7 +84,7 @@ def test_one_pod_needs_no_right_to_list_pods(monkeypatch):
     assert find(num_processes=1) is None
     assert find(coordinator="h:99", num_processes=2, process_id=1) == distributed.Cluster("h:99", 2, 1)
     with pytest.raises(
-        UserError, match="not to be found out .*403 - Forbidden.*; set config.distributed.num_processes=1"
+        UserError, match="cannot be found out .*403 - Forbidden.*; set config.distributed.num_processes=1"
     ):
         find()
 

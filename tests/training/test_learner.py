@@ -48,7 +48,7 @@ def test_run_directory_and_metrics(trained):
 
 
 def test_behaviour_cloning_loss_falls(dataset_path, tmp_path):
-    """Its target does not move, so a few steps must show it (Q-Transformer's may rise while values spread)."""
+    """Its target does not move, so a few steps show it; Q-Transformer's may rise while values spread."""
     config = tiny.get_config("bc")
     config.data.path, config.workdir = dataset_path, str(tmp_path)
     config.optimizer.learning_rate = 2e-3
@@ -59,11 +59,12 @@ def test_behaviour_cloning_loss_falls(dataset_path, tmp_path):
 
 
 def test_killed_run_resumes_bit_for_bit(trained, config, tmp_path):
-    """`kill -9` after step 10 of the real door, then the rest: equal to the undisturbed run, the data
-    position included.
+    """`kill -9` after step 10 of the real command, then the rest: equal to the undisturbed run.
+
+    The position in the data is part of that.
     """
-    command = [sys.executable, "-m", "qt_jax", "train", "--config=tests/tiny.py", f"--config.data.path={config.data.path}",
-               f"--config.workdir={config.workdir}"]  # fmt: skip
+    command = [sys.executable, "-m", "qt_jax", "train", "--config=tests/tiny.py"]
+    command += [f"--config.data.path={config.data.path}", f"--config.workdir={config.workdir}"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     saved = Path(config.workdir) / "checkpoints" / "10" / "commit_success.txt"
     while not saved.exists() and process.poll() is None:
@@ -249,8 +250,8 @@ def test_data_of_another_observation_is_refused(config):
 @pytest.mark.parametrize(
     "change",
     [
-        {"value_loss": "histogram"}, {"conservatism": "softmax"}, {"conservatism": "none"}, {"backup": "skip"}, {"n_step": 3},
-        {"monte_carlo": False},
+        {"value_loss": "histogram"}, {"conservatism": "softmax"}, {"conservatism": "none"},
+        {"backup": "skip"}, {"n_step": 3}, {"monte_carlo": False},
     ],
     ids=lambda change: next(iter(change.items())),
 )  # fmt: skip
@@ -264,7 +265,8 @@ def test_every_variant_trains(config, change):
 def test_one_step_is_the_same_on_several_devices(dataset_path, tmp_path):
     """The jitted step is mesh-ready: 4 simulated devices give the parameters of one."""
     script = (
-        "import sys, jax, numpy as np, ml_collections; from tests import tiny; from tests.conftest import train; c = tiny.get_config();"
+        "import sys, jax, numpy as np, ml_collections; from tests import tiny;"
+        "from tests.conftest import train; c = tiny.get_config();"
         "c.data.path, c.workdir = sys.argv[1:3]; c.train.steps = 3; s = train(c);"
         "np.savez(sys.argv[3], *[np.asarray(x) for x in jax.tree.leaves(s.params)])"
     )

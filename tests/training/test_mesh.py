@@ -73,7 +73,7 @@ def abstract_state(config, network, **sizes):
 
 
 def test_fsdp_divides_the_train_state():
-    """On 8 devices each holds at most 1.1 times an eighth: parameters, both moments and the target network."""
+    """On 8 devices each holds about an eighth of parameters, both moments and the target network."""
     config = quickstart.get_config()
     interface = Interface(metaworld.action_spec(config.env), metaworld.observation_spec(config.env), 512)
     network = agents.make_network(config, interface)

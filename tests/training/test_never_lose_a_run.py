@@ -1,4 +1,4 @@
-"""What a scheduler, a full disk, a damaged file or a dead host does to a run, through the real door."""
+"""What a scheduler, a full disk, a damaged file or a dead host does to a run of the real command."""
 
 import random
 import resource
@@ -21,19 +21,11 @@ from tests.training.test_learner import equal_trees, metric_records, saved_state
 
 
 def start(config, *overrides, devices=1, **options) -> subprocess.Popen:
-    """The train door on `config`'s data and workdir."""
-    command = [sys.executable, "-m", "qt_jax", "train", "--config=tests/tiny.py", f"--config.data.path={config.data.path}",
-               f"--config.workdir={config.workdir}", *overrides]  # fmt: skip
-    environment = with_devices(devices)
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
+    """The command train on `config`'s data and workdir."""
+    command = [sys.executable, "-m", "qt_jax", "train", "--config=tests/tiny.py"]
+    command += [f"--config.data.path={config.data.path}", f"--config.workdir={config.workdir}", *overrides]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=with_devices(devices), **pipes, **options)
 
 
 def end(process: subprocess.Popen, status: int) -> str:
@@ -65,8 +57,9 @@ def test_sigterm_saves_leaves_with_its_own_status_and_continues_bit_for_bit(trai
 
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_run_killed_at_random_moments_ends_as_if_undisturbed(trained, config, kills):
-    """Images, worker processes, a save every two steps: kills fall into start-up, steps, validation and
-    saves.
+    """With images, worker processes and a save every two steps.
+
+    Kills fall into start-up, steps, validation and saves.
     """
     settings = "--config.train.checkpoint_every=2", "--config.data.workers=2"
     moments = random.Random(kills)
@@ -86,8 +79,8 @@ from tests import tiny
 from tests.conftest import train
 config = tiny.get_config()
 config.data.path, finished, halfway, out = sys.argv[1:]
-for name, workdir, config.mesh.data, config.mesh.fsdp in [("a", finished, 4, 2), ("b", halfway, 4, 2), ("c", halfway, 2, 4)]:
-    config.workdir = workdir
+runs = [("a", finished, 4, 2), ("b", halfway, 4, 2), ("c", halfway, 2, 4)]
+for name, config.workdir, config.mesh.data, config.mesh.fsdp in runs:
     state = train(config)
     assert any(len(x.sharding.spec) for x in jax.tree.leaves(state.params)), "nothing is sharded"
     np.savez(f"{out}/{name}.npz", *jax.device_get(jax.tree.leaves(state)))
@@ -168,11 +161,13 @@ def test_the_best_checkpoint_is_kept_beside_the_latest(config):
 def test_a_step_that_hangs_ends_the_run_with_every_stack(config):
     """A real hang: the data's only reading thread blocks for ever."""
     script = (
-        "import sys, threading; from qt_jax.data import loader; from qt_jax.cli import main; sys.argv[0] = 'qt_jax';"
+        "import sys, threading; from qt_jax.data import loader; from qt_jax.cli import main;"
+        "sys.argv[0] = 'qt_jax';"
         "loader.SegmentReader.batch = lambda self, draws: threading.Event().wait(); main.run()"
     )
-    command = [sys.executable, "-c", script, "train", "--config=tests/tiny.py", f"--config.data.path={config.data.path}",
-               f"--config.workdir={config.workdir}", "--config.train.step_timeout_s=2"]  # fmt: skip
+    command = [sys.executable, "-c", script, "train", "--config=tests/tiny.py"]
+    command += [f"--config.data.path={config.data.path}", f"--config.workdir={config.workdir}"]
+    command += ["--config.train.step_timeout_s=2"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert result.returncode == EXIT_HUNG
     assert (
@@ -211,10 +206,9 @@ def start_pair(config, port: int, *overrides: str) -> list[subprocess.Popen]:
 
 @pytest.mark.slow
 def test_two_processes_are_one_learner_and_one_killed_ends_the_other(config, free_port, tmp_path):
-    """2 processes x 4 devices, fsdp 2: one is killed after step 10, the other stops in time; restarted, they
-    end as if undisturbed.
+    """2 processes x 4 devices, fsdp 2: one is killed after step 10, and the other stops in time.
 
-    One process x 8 gives the same up to the order of sums (gloo's is another).
+    Restarted, they end as if undisturbed. One process x 8 gives the same up to the order of sums.
     """
     pair = start_pair(config, free_port())
     wait_for(pair[0], Path(config.workdir, "checkpoints", "10").exists)
@@ -325,10 +319,10 @@ def test_a_process_that_does_not_come_is_named(free_port):
     settings = distributed.get_config()
     settings.coordinator, settings.num_processes, settings.process_id = f"127.0.0.1:{free_port()}", 3, 0
     settings.start_timeout_s = 1
-    with pytest.raises(
-        UserError,
-        match=r"Of 3 processes \[1, 2\] did not reach 127.0.0.1:\d+ within config.distributed.start_timeout_s=1",
-    ):
+    missing = (
+        r"Of 3 processes \[1, 2\] did not reach 127.0.0.1:\d+ within config.distributed.start_timeout_s=1"
+    )
+    with pytest.raises(UserError, match=missing):
         distributed.start(settings)
     settings.process_id = 1
     with pytest.raises(UserError, match=r"Of 3 processes \[0\] did not reach"):

@@ -37,7 +37,7 @@ def check(monkeypatch, before, now):
 
 
 @pytest.mark.parametrize(
-    "other, told",
+    "other, difference",
     [
         ({"agent": "bc"}, "config.agent.name bc, this run has iql"),
         ({"value_range": [-5.0, 5.0]}, "config.value_range .-5.0, 5.0., this run has .0.0, 1.0."),
@@ -53,8 +53,8 @@ def check(monkeypatch, before, now):
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )  # fmt: skip
-def test_what_would_mean_something_else_is_refused_by_name(monkeypatch, other, told):
-    with pytest.raises(UserError, match=f"init_from=runs/before was trained with .*{told}"):
+def test_what_would_mean_something_else_is_refused_by_name(monkeypatch, other, difference):
+    with pytest.raises(UserError, match=f"init_from=runs/before was trained with .*{difference}"):
         check(monkeypatch, assets(**other), assets())
 
 

@@ -60,9 +60,9 @@ def test_a_signal_while_training_is_answered_after_the_step(number, status):
     before = signal.getsignal(number)
     with Preemption(Peers()) as preemption:
         preemption.begin()
-        assert not preemption.due(1) and not preemption.told()
+        assert not preemption.due(1) and not preemption.requested()
         os.kill(os.getpid(), number)
-        until(preemption.told)
+        until(preemption.requested)
         assert preemption.due(2) == status
         os.kill(os.getpid(), signal.SIGTERM)  # a scheduler's second notice changes nothing
         time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""Data and run in a bucket, through the real door, against an emulator of Google's storage."""
+"""Data and run in a bucket, by the real commands, against an emulator of Google's storage."""
 
 import json
 import os
@@ -98,7 +98,8 @@ def test_tfrecord_in_a_bucket_is_read_record_by_record(bucket, synthetic_root):
     script = (
         "import sys, hashlib; from tests.data.recipes import make_recipe, make_iterator, take;"
         "batches = take(make_iterator(make_recipe(sys.argv[1])), 12);"
-        "print(hashlib.sha256(b''.join(batch.state.tobytes() + batch.tokens.tobytes() for batch in batches)).hexdigest())"
+        "content = [batch.state.tobytes() + batch.tokens.tobytes() for batch in batches];"
+        "print(hashlib.sha256(b''.join(content)).hexdigest())"
     )
     found = [
         subprocess.run(

@@ -1,73 +1,16 @@
-"""How a server begins and ends: signals, a terminal that is gone, what was recorded, what is written."""
+"""`serve --record`: what an earlier server left, what is recorded, and what is written."""
 
-import asyncio
-import contextlib
-import os
 import re
-import signal
-import socket
-import sys
-from types import SimpleNamespace
 
 import pytest
 
-from qt_jax.cli import record, serve
+from qt_jax.cli import record
 from qt_jax.curation import rlds_writer
 from qt_jax.errors import UserError
 from qt_jax.serving.client import Client
 from qt_jax.serving.recording import Recorder
 from tests.serving import fake
 from tests.serving.fake import act, label
-
-
-class Listening:
-    """A server that a signal ends."""
-
-    @contextlib.asynccontextmanager
-    async def listening(self, host, port, tls):
-        with socket.create_server((host, port), family=socket.AF_INET6) as listening:
-            asyncio.get_running_loop().call_later(0.05, os.kill, os.getpid(), self.number)
-            yield SimpleNamespace(sockets=[listening])
-
-    def __init__(self, number: signal.Signals):
-        self.number = number
-
-
-@pytest.fixture
-def handlers():
-    """As they were, afterwards."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_every_signal_that_ends_a_server_ends_it_in_order(number, handlers, capfd):
-    signal.signal(number, signal.default_int_handler)
-    asyncio.run(asyncio.wait_for(serve._serve(Listening(number), "::1", 0, None), 5))
-    said = capfd.readouterr().out
-    assert "serving ws://[::1]:" in said and "(page: http://[::1]:" in said and "shutting down" in said
-
-
-def test_a_server_of_nohup_stays(handlers):
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with pytest.raises(TimeoutError):
-        asyncio.run(asyncio.wait_for(serve._serve(Listening(signal.SIGHUP), "::1", 0, None), 0.3))
-
-
-def test_what_is_printed_to_nobody_does_not_end_the_server(monkeypatch):
-    terminal, gone = os.openpty()
-    reader, pipe = os.pipe()
-    os.close(terminal)
-    os.close(reader)
-    with os.fdopen(gone, "w") as out, os.fdopen(pipe, "w") as errors:
-        monkeypatch.setattr(sys, "stdout", out)
-        monkeypatch.setattr(sys, "stderr", errors)
-        with pytest.raises(OSError):
-            os.write(out.fileno(), b"x")
-        serve._say("shutting down")
-        print("an error", file=sys.stderr, flush=True)
 
 
 class Written(list):
@@ -95,7 +38,7 @@ def record_one(recorder: Recorder) -> None:
         act(robot, "open")
 
 
-def test_a_recording_from_its_beginning_to_the_dataset(tmp_path, written, handlers, capsys):
+def test_a_recording_from_its_beginning_to_the_dataset(tmp_path, written, capsys):
     path = tmp_path / "served"
     (path / "incomplete.ABC_1.0.0").mkdir(parents=True)
     with record.claim(str(path)) as spool:
@@ -111,7 +54,7 @@ def test_a_recording_from_its_beginning_to_the_dataset(tmp_path, written, handle
     assert [file.name for file in tmp_path.iterdir()] == ["served"]
 
 
-def test_what_an_earlier_server_left_is_told_and_written(tmp_path, written, handlers, monkeypatch, capsys):
+def test_what_an_earlier_server_left_is_told_and_written(tmp_path, written, monkeypatch, capsys):
     path = str(tmp_path / "served")
 
     def full(*_, **__):
@@ -133,7 +76,7 @@ def test_what_an_earlier_server_left_is_told_and_written(tmp_path, written, hand
     assert len(written) == 1
 
 
-def test_a_lost_episode_is_said_at_the_end_and_is_no_success(tmp_path, written, handlers, capsys):
+def test_a_lost_episode_is_said_at_the_end_and_is_no_success(tmp_path, written, capsys):
     lost = pytest.raises(UserError, match="1 labelled episodes are lost")
     with record.claim(str(tmp_path / "served")) as spool, lost:
         recorder = Recorder(spool)
@@ -150,22 +93,20 @@ FAILURES = [
 
 
 @pytest.mark.parametrize("error, why, remedy", FAILURES)
-def test_a_dataset_that_is_not_written_says_why_and_what_helps(
-    error, why, remedy, tmp_path, handlers, monkeypatch
-):
+def test_a_dataset_that_is_not_written_says_why_and_what_helps(error, why, remedy, tmp_path, monkeypatch):
     def fails(*_, **__):
         raise error
 
     monkeypatch.setattr(rlds_writer, "write", fails)
-    with record.claim(str(tmp_path / "served")) as spool, pytest.raises(UserError) as told:
+    with record.claim(str(tmp_path / "served")) as spool, pytest.raises(UserError) as refused:
         recorder = Recorder(spool)
         record_one(recorder)
         record.write(spool, recorder, str(tmp_path / "served"), fake.SPEC, "")
-    said = str(told.value)
+    said = str(refused.value)
     assert re.search(why, said) and remedy in said and "\n" not in said and said.count("mend it") < 2
 
 
-def test_a_home_s_path_is_below_the_home(tmp_path, written, handlers, monkeypatch):
+def test_a_home_s_path_is_below_the_home(tmp_path, written, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     with record.claim("~/served") as spool:
         assert spool.folder == tmp_path / "served.episodes"

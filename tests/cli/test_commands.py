@@ -1,4 +1,4 @@
-"""What a person sees at the doors when something is wrong: one line, exit status 2, no traceback."""
+"""What a user sees of a command when something is wrong: one line, exit status 2, no traceback."""
 
 import os
 import re
@@ -23,17 +23,17 @@ def run(*arguments):
     )
 
 
-def test_usage_and_unknown_door():
+def test_usage_and_unknown_command():
     assert "collect" in run("--help").stdout and run("--help").returncode == 0
     result = run("fly")
     assert result.returncode == 2 and "unknown command 'fly'" in result.stderr
 
 
 BASE = ROOT / ".base/bin/python"
-EVERY_DOOR = """
+EVERY_COMMAND = """
 import sys
 from qt_jax.cli import commands, main
-for arguments in [["--help"], *([door, *more] for door in commands.COMMANDS for more in ([], ["--help"]))]:
+for arguments in [["--help"], *([name, *more] for name in commands.COMMANDS for more in ([], ["--help"]))]:
     sys.argv = ["qt-jax", *arguments]
     try:
         main.run()
@@ -43,11 +43,11 @@ for arguments in [["--help"], *([door, *more] for door in commands.COMMANDS for 
 
 
 @pytest.mark.skipif(not BASE.exists(), reason="needs `make .base/.installed`")
-def test_the_base_install_says_which_doors_there_are_and_what_to_install_for_each():
-    """In one process, which no door ends by a traceback."""
+def test_the_base_install_says_which_commands_there_are_and_what_to_install_for_each():
+    """In one process, which no command ends by a traceback."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    told = subprocess.run([BASE, "-c", EVERY_DOOR], env=environment, capture_output=True, text=True)
-    usage, (first, *lines) = told.stdout, told.stderr.splitlines()
+    done = subprocess.run([BASE, "-c", EVERY_COMMAND], env=environment, capture_output=True, text=True)
+    usage, (first, *lines) = done.stdout, done.stderr.splitlines()
     assert first == "status 0"
     assert all(re.search(rf"^  {name} +[a-z,]+ +\S", usage, re.M) for name in COMMANDS)
     assert len(lines) == 4 * len(COMMANDS) and lines[1::2] == ["status 2"] * 2 * len(COMMANDS)
@@ -76,7 +76,7 @@ def test_a_package_that_is_missing_later_is_one_line_too(monkeypatch, capsys, na
     assert line.startswith(f"qt_jax {name}: the package {package} is not installed; {remedy}")
 
 
-def test_a_config_of_the_user_s_that_imports_what_is_missing_is_told_so(tmp_path):
+def test_a_user_s_config_that_imports_what_is_missing_is_named(tmp_path):
     (tmp_path / "mine.py").write_text("import a_module_of_mine\n")
     result = run("train", f"--config={tmp_path / 'mine.py'}")
     assert result.returncode == 2 and "qt_jax train: No module named 'a_module_of_mine'" in result.stderr
@@ -146,11 +146,11 @@ def test_evaluate_refuses_the_config_of_another_agent(trained):
 
 
 def test_training_interrupted_by_ctrl_c_while_it_compiles_ends_at_once(dataset_path, tmp_path):
-    command = [sys.executable, "-m", "qt_jax", "train", "--config=tests/tiny.py", f"--config.data.path={dataset_path}",
-               f"--config.workdir={tmp_path}", "--config.train.compilation_cache="]  # fmt: skip
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-m", "qt_jax", "train", "--config=tests/tiny.py"]
+    command += [f"--config.data.path={dataset_path}", f"--config.workdir={tmp_path}"]
+    command += ["--config.train.compilation_cache="]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, **pipes)
     while not (tmp_path / "first_start").exists() and process.poll() is None:
         time.sleep(0.01)
     time.sleep(1.0)  # the program compiles after this file is written
@@ -164,13 +164,12 @@ def test_collect_refuses_to_overwrite(dataset_path):
 
 
 def interrupt(leader):
-    os.killpg(leader, signal.SIGINT)  # as a terminal does: to the door and its workers
+    os.killpg(leader, signal.SIGINT)  # as a terminal does: to the command and its workers
 
 
 def kill_a_worker(leader):
-    workers = subprocess.run(
-        ["pgrep", "-P", str(leader), "-f", "spawn_main"], capture_output=True, text=True
-    ).stdout.split()
+    command = ["pgrep", "-P", str(leader), "-f", "spawn_main"]
+    workers = subprocess.run(command, capture_output=True, text=True).stdout.split()
     os.kill(int(workers[0]), signal.SIGKILL)
 
 
@@ -178,24 +177,12 @@ def kill_a_worker(leader):
     "disturb, message", [(interrupt, "interrupted"), (kill_a_worker, "config.collect.workers=2 died")]
 )
 def test_a_disturbed_collection_leaves_no_dataset_and_no_process(tmp_path, disturb, message):
-    """The real door with its workers, when the first episodes are done."""
-    command = [
-        sys.executable,
-        "-m",
-        "qt_jax",
-        "collect",
-        "--config=tests/tiny.py",
-        f"--config.data.path={tmp_path}/x",
-    ]
+    """The real command with its workers, when the first episodes are done."""
+    command = [sys.executable, "-m", "qt_jax", "collect", "--config=tests/tiny.py"]
+    command += [f"--config.data.path={tmp_path}/x"]
     command += ["--config.collect.demonstrations=500", "--config.collect.workers=2"]
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes)
     for piece in iter(lambda: process.stderr.read(20), ""):
         if re.search(r" [1-9]\d*/", piece):
             break
@@ -210,9 +197,9 @@ def test_a_disturbed_collection_leaves_no_dataset_and_no_process(tmp_path, distu
 @pytest.mark.parametrize("agent", sorted(agents.AGENTS))
 def test_every_setting_says_what_it_means(agent):
     config = quickstart.get_config(agent)
-    said = help.of(config).splitlines()
-    assert len(said) == len(settings.flattened(config))
-    assert not [line for line in said if "  # " not in line]
+    lines = help.of(config).splitlines()
+    assert len(lines) == len(settings.flattened(config))
+    assert not [line for line in lines if "  # " not in line]
 
 
 def test_a_pipe_that_nobody_reads_is_no_traceback():

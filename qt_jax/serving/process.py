@@ -1,0 +1,163 @@
+"""The server's process: compiles a policy, and listens until a signal comes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from qt_jax import text
+from qt_jax.errors import UserError
+from qt_jax.policy import artefact
+from qt_jax.policy.observations import Keys
+from qt_jax.policy.sessions import Sessions
+from qt_jax.serving.access import Access, cannot_listen, netloc
+from qt_jax.serving.recording import Recorder
+from qt_jax.serving.server import Limits, Server
+from qt_jax.specs import PolicySpec
+
+
+def serve(
+    path: str,
+    *,
+    host: str,
+    port: int,
+    tls: ssl.SSLContext | None,
+    keys: str,
+    capacity: int,
+    budget_s: float,
+    access: Access,
+    limits: Limits,
+    recorder: Recorder | None = None,
+) -> PolicySpec:
+    """Serves an artefact until SIGTERM, Ctrl-C or SIGHUP comes, and says on stdout what it does.
+
+    Args:
+        path: the artefact's folder.
+        host: address to listen on.
+        port: to listen on; 0: a free one.
+        tls: of `tls_context`.
+        keys: a JSON file with the robot's own names (`Keys.read`), or "".
+        capacity: how many episodes there may be at once.
+        budget_s: how long a request may wait for others to share its batch.
+        access: who may connect.
+        limits: of connections.
+        recorder: writes down the episodes that are labelled.
+
+    Returns:
+        The policy's spec.
+
+    Raises:
+        UserError: if the artefact or the file of keys cannot be read, or the address not be listened on.
+
+    """
+    opened = artefact.load(path)
+    spec = opened.spec
+    if recorder is not None:
+        recorder.spool.check(spec)
+    names = Keys.read(keys, spec.interface.interface.observation) if keys else Keys.default(spec.observation)
+    embeddings = opened.embeddings()
+    embed = text.embedder(embeddings, spec.text_encoder)
+
+    buckets = opened.batches or [2**n for n in range(capacity.bit_length())]
+    policy = opened.policy(capacity + 1, buckets)
+    say(f"compiling for {len(policy.buckets)} batch sizes {list(policy.buckets)} ...")
+    policy.warm_up()
+    _load_encoder(embed, embeddings)
+
+    server = Server(
+        Sessions(policy, embed, reserved=1),
+        about={
+            "artefact": opened.path.name,
+            "decoder": opened.about["decoder"],
+            "training": opened.training(),
+        },
+        keys=names,
+        access=access,
+        limits=limits,
+        budget_s=budget_s,
+        recorder=recorder,
+    )
+    asyncio.run(listen(server, host, port, tls))
+    signal.signal(signal.SIGHUP, lambda *_: _drop_closed_streams())  # the terminal may be closed right after
+    return spec
+
+
+def _load_encoder(embed: Callable[[str], np.ndarray], embeddings: Mapping[str, np.ndarray]) -> None:
+    """Loads the text encoder before the first robot waits for it; says so where it is not installed."""
+    try:
+        embed("open the drawer")
+    except UserError as error:
+        say(
+            f"no new sentences: {error} Served are the {len(embeddings)} exported instructions, and "
+            "embeddings."
+        )
+
+
+async def listen(server: Server, host: str, port: int, tls: ssl.SSLContext | None) -> None:
+    """Listens until SIGTERM, Ctrl-C, or SIGHUP (the terminal or the connection to it is gone) comes."""
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            asyncio.get_running_loop().add_signal_handler(number, ended.set)
+
+    async with server.listening(host, port, tls) as listening:
+        place = netloc(host, listening.sockets[0].getsockname()[1])
+        websocket, page = ("ws", "http") if tls is None else ("wss", "https")
+        say(f"serving {websocket}://{place} (page: {page}://{place}/)")
+        await ended.wait()
+        say("shutting down: answering what is under way")
+
+
+def say(line: str) -> None:
+    """Prints a line, to nowhere if the terminal or pipe is closed: that must not end the server."""
+    _drop_closed_streams()
+    print(line, flush=True)
+
+
+def _drop_closed_streams() -> None:
+    """Redirects stdout and stderr to /dev/null where their terminal or pipe is closed."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+        if poll.poll(0):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises a UserError if the port is taken, before minutes of compilation."""
+    try:
+        places = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, *_, address in places:
+            socket.create_server(address, family=family).close()
+    except OSError as error:
+        raise cannot_listen(host, port, error) from error
+
+
+def tls_context(cert: str, key: str) -> ssl.SSLContext | None:
+    """Reads the PEM files of a certificate and its private key; None if neither is given.
+
+    Raises:
+        UserError: if only one is given, or they cannot be used.
+
+    """
+    if not cert and not key:
+        return None
+    given = f"--tls_cert={cert} --tls_key={key}"
+    if not cert or not key:
+        raise UserError(f"{given}: TLS needs both; give the other PEM file too.")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(cert, key)
+    except (OSError, ssl.SSLError) as error:
+        raise UserError(f"{given} cannot be used ({error}); expected PEM files.") from error
+    return context

@@ -1,0 +1,65 @@
+"""How a server begins and ends: signals, and a terminal that is gone."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from qt_jax.serving import process
+
+
+@pytest.fixture
+def handlers():
+    """As they were, afterwards."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+class Listening:
+    """A server that a signal ends."""
+
+    @contextlib.asynccontextmanager
+    async def listening(self, host, port, tls):
+        with socket.create_server((host, port), family=socket.AF_INET6) as listening:
+            asyncio.get_running_loop().call_later(0.05, os.kill, os.getpid(), self.number)
+            yield SimpleNamespace(sockets=[listening])
+
+    def __init__(self, number: signal.Signals):
+        self.number = number
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_every_signal_that_ends_a_server_ends_it_in_order(number, handlers, capfd):
+    signal.signal(number, signal.default_int_handler)
+    asyncio.run(asyncio.wait_for(process.listen(Listening(number), "::1", 0, None), 5))
+    printed = capfd.readouterr().out
+    assert (
+        "serving ws://[::1]:" in printed and "(page: http://[::1]:" in printed and "shutting down" in printed
+    )
+
+
+def test_a_server_of_nohup_stays(handlers):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with pytest.raises(TimeoutError):
+        asyncio.run(asyncio.wait_for(process.listen(Listening(signal.SIGHUP), "::1", 0, None), 0.3))
+
+
+def test_what_is_printed_to_nobody_does_not_end_the_server(monkeypatch):
+    terminal, gone = os.openpty()
+    reader, pipe = os.pipe()
+    os.close(terminal)
+    os.close(reader)
+    with os.fdopen(gone, "w") as out, os.fdopen(pipe, "w") as errors:
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setattr(sys, "stderr", errors)
+        with pytest.raises(OSError):
+            os.write(out.fileno(), b"x")
+        process.say("shutting down")
+        print("an error", file=sys.stderr, flush=True)
