@@ -1,4 +1,4 @@
-"""`make imports`: what each room of the package imports, with how many imports, and which rooms are in a circle.
+"""`make imports`: what each room of the package imports, how often, and which rooms are in a circle.
 
 A room is a folder of qt_jax, or a file beside the folders.
 """

@@ -70,7 +70,7 @@ class PythonPage(Parser):
 
 
 def complete(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Adds what GitHub has no use for: README's table of contents, and titles of tables that scripts wrote."""
+    """Adds what GitHub has no use for: README's table of contents, titles of tables that scripts wrote."""
     if docname == root_doc:
         for caption, pages in CONTENTS.items():
             source[0] += "\n".join(["\n\n```{toctree}", ":hidden:", f":caption: {caption}", *pages, "```\n"])
@@ -93,7 +93,7 @@ def from_markdown(app: Sphinx, what: str, name: str, obj: Any, options: Any, lin
 
 
 def inline(found: re.Match[str]) -> str:
-    """Writes `code`, which is a link where it is the name of a class or a module, or escapes a bar or a star."""
+    """Writes `code`, a link where it is the name of a class or a module, or escapes a bar or a star."""
     code, sign = found.groups()
     if sign:
         return f"\\{sign}"

@@ -1,5 +1,6 @@
-"""State-only BC on a few demonstrations of two easy tasks: the least that solves them, for the tests that
-need successes.
+"""State-only BC on a few demonstrations of two easy tasks: the least that solves them.
+
+For the tests that need successes.
 """
 
 from qt_jax.envs import metaworld

@@ -159,9 +159,7 @@ def test_two_bins_divide_by_the_largest_number_of_bins():
 
 
 def test_closed_form_fixed_point_of_equation_2():
-    """Gradient descent on the expected loss of a bin taken with probability p ends where the closed form
-    says.
-    """
+    """Gradient descent on the expected loss of a bin taken with probability p ends at the closed form."""
     bins, p, target, alpha = 5, 0.2, 0.8, 1.5
     probabilities = jnp.asarray([p] + [(1 - p) / (bins - 1)] * (bins - 1))
 

@@ -62,7 +62,8 @@ def serve(
     spec = opened.spec
     if recorder is not None:
         recorder.spool.check(spec)
-    names = Keys.read(keys, spec.interface.interface.observation) if keys else Keys.default(spec.observation)
+    observation = spec.interface.observation
+    names = Keys.read(keys, observation) if keys else Keys.default(observation)
     embeddings = opened.embeddings()
     embed = text.embedder(embeddings, spec.text_encoder)
 

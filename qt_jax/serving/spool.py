@@ -102,8 +102,8 @@ class Spool(contextlib.AbstractContextManager):
                 rows = {name: shape[1:] for name, shape in _shapes(path).items() if shape}
             if rows != expected:
                 raise UserError(
-                    f"{path} is of another policy: it has {_listed(rows)}, this one {_listed(expected)}. Give "
-                    "another --record; serve that policy with this one to have its episodes written."
+                    f"{path} is of another policy: it has {_listed(rows)}, this one {_listed(expected)}. "
+                    "Give another --record; serve that policy with this one to have its episodes written."
                 )
 
     def read(self) -> Iterator[LabelledEpisode]:

@@ -1,5 +1,6 @@
-"""What the losses worked out by hand share: an x of three bins and a gripper of two, of a network whose
-outputs are its parameters.
+"""What the losses worked out by hand share.
+
+An x of three bins and a gripper of two, of a network whose outputs are its parameters.
 """
 
 import dataclasses
@@ -85,8 +86,9 @@ def means(*args, **settings):
 
 
 def only_the_policy_has_dropout(agent, params, target, batch):
-    """A network that answers a dropout key with half its outputs: the values' terms and the weights are as
-    without.
+    """Tells whether dropout changes the policy's terms alone.
+
+    The network answers a dropout key with half its outputs. The values' terms and the weights are as without.
     """
     half = types.SimpleNamespace(
         interface=INTERFACE, score=lambda params, segment, key=None: params if key is None else params / 2

@@ -55,8 +55,9 @@ def test_loss_by_hand():
 
 
 def two_records(batch, **settings):
-    """Critics' loss of two transitions with V of .12 and .73 after them, and a function of their targets that
-    should give it.
+    """The critics' loss of two transitions, and a function of their targets that should give it.
+
+    After the transitions V is .12 and .73.
     """
     online, target = (
         network_outputs(by_hand.Q, SECOND, -1.0, -2.0, 1.0),
@@ -134,8 +135,9 @@ def test_only_the_policy_has_dropout():
 
 
 def test_gradients_by_hand():
-    """The value learns from its own term alone, though it is in the weights and, of the state after a cut, in
-    the targets.
+    """The value learns from its own term alone.
+
+    It is also in the weights and, of the state after a cut, in the targets.
     """
 
     def total(online, target):

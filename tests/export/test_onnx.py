@@ -1,6 +1,4 @@
-"""The extra `onnx`, in the venv that `make .onnx/.installed` builds: the artefact's policy where there is no
-jax.
-"""
+"""The extra `onnx`, in the venv that `make .onnx/.installed` builds: the policy where there is no jax."""
 
 import json
 import os

@@ -156,8 +156,9 @@ def test_q_is_the_same_for_every_cut_and_for_the_isolated_window(setup):
 
 
 def test_cached_greedy_rollout_agrees_with_the_teacher_forced_pass(setup):
-    """Longer than the window, from the start of the episode: Q on the same prefix, and the bins wherever the
-    top two differ.
+    """From the start of the episode to beyond the window.
+
+    Q agrees on the same prefix, and the bins wherever the top two differ.
     """
     network, params, score, segment = setup
     tokens, values = greedy_rollout(network, params, segment)
@@ -247,8 +248,9 @@ def test_each_frame_is_encoded_once():
 
 @pytest.mark.slow
 def test_paper_size_trains_on_cpu():
-    """EfficientNet-B3, 8 layers of width 512, history 6, 8 dims of 256 bins, 300x300: forward, and a few
-    training steps.
+    """A forward pass and a few training steps.
+
+    EfficientNet-B3, 8 layers of width 512, history 6, 8 dims of 256 bins, 300x300.
     """
     import functools
 

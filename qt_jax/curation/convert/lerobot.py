@@ -82,8 +82,8 @@ def open_source(given: Settings) -> Source:
     """Opens a LeRobot dataset.
 
     Raises:
-        UserError: if the folder holds none, for more bad episodes than are allowed, or for a setting that names
-            what is not there.
+        UserError: if the folder holds none, for more bad episodes than are allowed, or for a setting that
+            names what is not there.
     """
     root = Path(given.input)
     if given.fps:
