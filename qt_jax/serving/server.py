@@ -1,4 +1,4 @@
-"""The policy server: `openpi-client`'s websocket protocol, and health, metrics and a page on the same port."""
+"""The policy server: `openpi-client`'s websocket protocol; on the same port health, metrics and a page."""
 
 from __future__ import annotations
 

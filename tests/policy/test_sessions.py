@@ -10,8 +10,8 @@ import pytest
 from qt_jax.errors import UserError
 from qt_jax.policy.sessions import Refused, Request, Sessions
 from tests.models.test_q_transformer import WINDOW, make_network, make_params, make_segment, scores
-from tests.policy.test_jax_policy import make_policy
 from tests.policy.table_policy import TablePolicy
+from tests.policy.test_jax_policy import make_policy
 
 RNG = np.random.default_rng(0)
 EMBEDDINGS = {text: RNG.normal(size=12).astype(np.float32) for text in ("open", "close", "push")}
