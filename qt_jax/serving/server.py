@@ -1,4 +1,4 @@
-"""The policy server: `openpi-client`'s websocket protocol, with health, metrics and a page on its port."""
+"""The policy server: `openpi-client`'s websocket protocol; on the same port health, metrics and a page."""
 
 from __future__ import annotations
 

@@ -101,9 +101,10 @@ class Spool(contextlib.AbstractContextManager):
             with _naming(path):
                 rows = {name: shape[1:] for name, shape in _shapes(path).items() if shape}
             if rows != expected:
+                difference = f"it has {_listed(rows)}, this one {_listed(expected)}"
                 raise UserError(
-                    f"{path} is of another policy: it has {_listed(rows)}, this one {_listed(expected)}. "
-                    "Give another --record; serve that policy with this one to have its episodes written."
+                    f"{path} is of another policy: {difference}. Give another --record; serve that policy "
+                    "with this one to have its episodes written."
                 )
 
     def read(self) -> Iterator[LabelledEpisode]:
