@@ -47,12 +47,13 @@ slurm: $(STAMP) /usr/sbin/slurmctld /usr/sbin/slurmd  ## Run the tests that need
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends slurmctld slurmd slurm-client munge
 
-lint: $(STAMP)  ## Check style, layout and import contracts
+lint: $(STAMP)  ## Check style, layout, import contracts and types
 	$(VENV)/bin/ruff check $(CODE)
 	$(VENV)/bin/ruff format --check $(CODE)
 	$(VENV)/bin/lint-imports --no-logo
+	$(PY) -m mypy
 
-types: $(STAMP)  ## Check types with mypy
+types: $(STAMP)  ## Check types alone
 	$(PY) -m mypy
 
 imports: $(STAMP)  ## Print which rooms import which, and the circles

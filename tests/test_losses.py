@@ -122,10 +122,9 @@ def test_targets_carry_no_gradient():
 
 
 def conservative_fixed_point(p: float, target: float, q_min: float, alpha: float, max_bins: int) -> float:
-    """Where Eq.
+    """Returns where Eq. 2 settles for a bin taken with probability p.
 
-    2 settles for a bin taken with probability p: (p y + beta q_min) / (p + beta), beta = alpha (1 - p) /
-    (N_max - 1).
+    It is (p y + beta q_min) / (p + beta), beta = alpha (1 - p) / (N_max - 1).
     """
     beta = alpha * (1.0 - p) / (max_bins - 1)
     return (p * target + beta * q_min) / (p + beta)

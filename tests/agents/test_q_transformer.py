@@ -1,6 +1,6 @@
-"""The whole loss of Eq.
+"""The whole loss of Eq. 2 against numbers worked out by hand.
 
-2 against numbers worked out by hand: a three-bin dim, a two-bin gripper, one terminal transition.
+A three-bin dim, a two-bin gripper, one terminal transition.
 """
 
 import dataclasses
