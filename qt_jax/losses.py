@@ -18,7 +18,7 @@ from qt_jax.segment import Array
 Sum = tuple[jax.Array, jax.Array]
 """A sum over steps and dims, and how many were summed."""
 
-BACKUPS = ("chain", "skip")
+BACKUPS = ("chain", "skip_decoded", "skip_first_dim")
 CONSERVATISM = ("q_min", "softmax", "none")
 VALUE_LOSSES = ("squared", "logistic", "histogram")
 
@@ -57,7 +57,7 @@ def n_step_targets(
     Args:
         r_t: [S], rewards.
         discount_t: [S], the discount of each step, gamma^(dt/dt_ref).
-        v_t: [S], max over a^1 of the target Q.
+        v_t: [S], the value of each record's state under the target Q.
         is_last_t: bool [S], RLDS flag; the last record holds only o_T.
         is_terminal_t: bool [S], RLDS flag.
         n: steps of the backup, >= 1.
@@ -79,17 +79,17 @@ def n_step_targets(
 def autoregressive_targets(
     dim_maxima: jax.Array, last_target: jax.Array, action_mask: Array, backup: str
 ) -> jax.Array:
-    """Computes the TD target of each dim of each step (paper Eq. 1), [S, D].
+    """Computes the TD target of each dim of each step, [S, D].
 
-    "chain": dim i takes the target network's maximum over the next present dim, given the dataset's prefix;
-    the last present dim takes `last_target`. "skip": every dim takes `last_target` (per-dimension
-    maximisation skipped).
+    "chain" (paper Eq. 1): dim i takes the target network's maximum over the next present dim, given the
+    dataset's prefix; the last present dim takes `last_target`. "skip_decoded" (the paper's n-step variant)
+    and "skip_first_dim" (of this project): every dim takes `last_target`.
 
     Args:
         dim_maxima: [S, D], max over bins of the target Q at each dim, teacher-forced on the dataset's action.
         last_target: [S], from `n_step_targets`.
         action_mask: bool [S, D], dims that are present.
-        backup: "chain" or "skip".
+        backup: see above.
 
     Raises:
         UserError: for another backup.
@@ -97,7 +97,7 @@ def autoregressive_targets(
     """
     chex.assert_rank([dim_maxima, last_target, action_mask], [2, 1, 2])
     require_one_of("config.agent.backup", backup, BACKUPS)
-    if backup == "skip":
+    if backup != "chain":
         return jnp.broadcast_to(last_target[:, None], dim_maxima.shape)
     upcoming, targets = last_target, []
     for i in reversed(range(dim_maxima.shape[1])):
@@ -108,6 +108,7 @@ def autoregressive_targets(
 
 def autoregressive_td_targets(
     dim_values: jax.Array,
+    bootstrap_t: jax.Array,
     r_t: Array,
     discount_t: Array,
     mc_return_t: Array,
@@ -124,6 +125,8 @@ def autoregressive_td_targets(
     Args:
         dim_values: [S, D], value of the target Q over each dim's bins, teacher-forced on the dataset's
             actions: their maximum (Q-learning), or their mean under a policy.
+        bootstrap_t: [S], value of each record's state, from which a backup goes on: `state_value` of the
+            `dim_values`; for "skip_decoded" the maximum over the last dim after a greedy decode.
         r_t: see `n_step_targets`.
         discount_t: see `n_step_targets`.
         mc_return_t: [S], the discounted return of the rest of the episode.
@@ -138,10 +141,9 @@ def autoregressive_td_targets(
         The targets [S, D], and the same without the Monte-Carlo bound.
 
     """
-    chex.assert_rank(dim_values, 2)
-    dim_values = jax.lax.stop_gradient(dim_values)
-    values = state_value(dim_values, action_mask)
-    last = n_step_targets(r_t, discount_t, values, is_last_t, is_terminal_t, n=n)
+    chex.assert_rank([dim_values, bootstrap_t], [2, 1])
+    dim_values, bootstrap_t = jax.lax.stop_gradient((dim_values, bootstrap_t))
+    last = n_step_targets(r_t, discount_t, bootstrap_t, is_last_t, is_terminal_t, n=n)
     backups = autoregressive_targets(dim_values, last, action_mask, backup)
     return (jnp.maximum(backups, mc_return_t[:, None]) if monte_carlo else backups), backups
 

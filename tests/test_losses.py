@@ -60,7 +60,7 @@ def test_chain_takes_the_next_dims_maximum_and_skip_the_last_target():
         losses.autoregressive_targets(maxima, last, present, "chain"), [[0.2, 0.3, 0.7]], rtol=1e-6
     )
     np.testing.assert_allclose(
-        losses.autoregressive_targets(maxima, last, present, "skip"), [[0.7, 0.7, 0.7]], rtol=1e-6
+        losses.autoregressive_targets(maxima, last, present, "skip_first_dim"), [[0.7, 0.7, 0.7]], rtol=1e-6
     )
 
 
@@ -79,8 +79,9 @@ def test_absent_bins_are_out_of_the_maximum():
 
 
 def full_targets(q, mc=(0, 0), monte_carlo=True, reward=(0, 0)):
+    maxima = losses.masked_max(q, flags([T, T], [T, T]))
     return losses.autoregressive_td_targets(
-        losses.masked_max(q, flags([T, T], [T, T])), array(*reward), array(0.5, 0.5), array(*mc),
+        maxima, maxima[:, 0], array(*reward), array(0.5, 0.5), array(*mc),
         flags(F, F), flags(F, F), flags([T, T], [T, T]),
         n=1, backup="chain", monte_carlo=monte_carlo,
     )[0]  # fmt: skip
@@ -99,8 +100,10 @@ def test_targets_of_given_dim_values(terminal):
     """Such as means under a policy: chained over the dims; the first present dim's is the state's value."""
 
     def found(present, **settings):
+        values = array([0.1, 0.2], [0.3, 0.4], [0.9, 0.8])
+        state_values = losses.state_value(values, flags(*[present] * 3))
         return losses.autoregressive_td_targets(
-            array([0.1, 0.2], [0.3, 0.4], [0.9, 0.8]), array(0.25, 0.125, 0), array(0.5, 0.5, 0.5),
+            values, state_values, array(0.25, 0.125, 0), array(0.5, 0.5, 0.5),
             array(0.3, 0.1, 0), flags(F, F, T), flags(F, F, terminal), flags(*[present] * 3),
             **{"n": 1, "backup": "chain", "monte_carlo": False} | settings,
         )  # fmt: skip
@@ -292,8 +295,9 @@ def test_tabular_mdp_reaches_the_optimal_value_without_conservatism():
                 ]
             )
             targets, _ = losses.autoregressive_td_targets(
-                q.max(-1), jnp.stack([jnp.where(done, 1.0, 0.0), 0.0]), jnp.full(2, discount), jnp.zeros(2),
-                jnp.stack([F, done]), jnp.stack([F, done]), jnp.ones((2, 2), bool),
+                q.max(-1), q[:, 0].max(-1), jnp.stack([jnp.where(done, 1.0, 0.0), 0.0]),
+                jnp.full(2, discount), jnp.zeros(2), jnp.stack([F, done]), jnp.stack([F, done]),
+                jnp.ones((2, 2), bool),
                 n=1, backup="chain", monte_carlo=False,
             )  # fmt: skip
             return targets[0]

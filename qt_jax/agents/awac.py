@@ -46,7 +46,9 @@ def get_config() -> ml_collections.ConfigDict:
 def check(config: Any, require: Require) -> None:
     """See `Agent.check`."""
     agent = config.agent
-    require(agent.backup in losses.BACKUPS, "agent.backup", f"one of {losses.BACKUPS}")
+    known = tuple(name for name in losses.BACKUPS if name != "skip_decoded")
+    of_policy = f"one of {known}: its values are those of its policy, not of a greedy action"
+    require(agent.backup in known, "agent.backup", of_policy)
     require(agent.temperature > 0, "agent.temperature", "a positive number")
     require(agent.max_weight > 0, "agent.max_weight", "a positive number")
 

@@ -11,16 +11,19 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from qt_jax import losses
+from qt_jax import losses, support
+from qt_jax.agents import bc
 from qt_jax.agents.checks import Require
 from qt_jax.errors import require_one_of
 from qt_jax.models.q_transformer import Network
-from qt_jax.segment import Segment
+from qt_jax.segment import Array, Segment
 
 USES_TARGET = True
 SCORE_NAME = "Q"
 ADDITIVE = False
 RETURN_CONDITIONED = False
+
+BEHAVIOUR_OF = ("all", "successes")
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -28,7 +31,9 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.name = "q_transformer"  # of the algorithm; or "module:name" of yours
     config.n_step = 1  # environment steps of a backup
-    config.backup = "chain"  # or "skip": no per-dimension maximisation
+    # or, both without maximisation over each dim: "skip_decoded", the paper's n-step variant, which goes on
+    # from an action decoded greedily, and "skip_first_dim", which goes on from the first dim's maximum
+    config.backup = "chain"
     config.monte_carlo = True  # targets are at least the return that followed
     config.conservatism = "q_min"  # or "softmax" (CQL), "none"
     config.temperature = 1.0  # of "softmax", which lets go of a bin that stands out by several of it
@@ -37,6 +42,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.value_cells = 51  # of "histogram": cells of a value distribution, 3 at each end beyond value_range
     config.critics = 1  # or 2: targets and actions take the smaller Q (TD3, Fujimoto et al. 2018)
     config.target_rate = 0.005  # Polyak (default of this project)
+    config.behaviour_weight = 0.0  # of a second task, the cross-entropy to the action taken; 0: no such head
+    config.behaviour_of = "all"  # episodes that the behaviour head imitates, or "successes"
+    # maxima of targets and actions leave out bins whose behaviour is below this share of the most probable's
+    config.support = 0.0
+    config.support_width = 0.0  # of the kernel that pools it over neighbours, as a share of a dim's range
     return config
 
 
@@ -55,11 +65,37 @@ def check(config: Any, require: Require) -> None:
         "agent.critics",
         "1 or 2, and 1 with value_loss='histogram'",
     )
+    require(agent.behaviour_weight >= 0, "agent.behaviour_weight", "at least 0")
+    require(agent.behaviour_of in BEHAVIOUR_OF, "agent.behaviour_of", f"one of {BEHAVIOUR_OF}")
+    needed = "in [0, 1], and 0 without a behaviour head (config.agent.behaviour_weight)"
+    require(
+        0 <= agent.support <= 1 and (agent.behaviour_weight > 0 or not agent.support), "agent.support", needed
+    )
+    require(agent.support_width >= 0, "agent.support_width", "at least 0, a share of a dim's range")
 
 
 def outputs(config: Any) -> int:
-    """Returns how many cells of a histogram, or how many critics, a bin has an output for."""
-    return config.agent.value_cells if config.agent.value_loss == "histogram" else config.agent.critics
+    """Returns how many outputs a bin has: a histogram's cells or the critics, and the behaviour head's."""
+    of_value = config.agent.value_cells if config.agent.value_loss == "histogram" else config.agent.critics
+    return of_value + bool(config.agent.behaviour_weight)
+
+
+def value_logits(config: Any, logits: jax.Array) -> jax.Array:
+    """Returns the outputs of each bin that are about its value: all but the behaviour head's, the last."""
+    return logits[..., :-1] if config.agent.behaviour_weight else logits
+
+
+def maximised(config: Any, bin_mask: Array, logits: jax.Array) -> Array:
+    """Returns the bins over which a maximum goes: those that exist and that the data supports.
+
+    `bin_mask` bool [..., N] says which exist; `logits` [..., N, A] are given the same state and earlier dims.
+    """
+    if not config.agent.support:
+        return bin_mask
+    behaviour = jnp.exp(bc.log_probabilities(bin_mask, logits[..., -1]))
+    return support.supported(
+        behaviour, bin_mask.sum(-1), bin_mask, config.agent.support, config.agent.support_width
+    )
 
 
 def critics(config: Any, logits: jax.Array) -> jax.Array:
@@ -70,6 +106,7 @@ def critics(config: Any, logits: jax.Array) -> jax.Array:
 
     """
     require_one_of("config.agent.value_loss", config.agent.value_loss, losses.VALUE_LOSSES)
+    logits = value_logits(config, logits)
     if config.agent.value_loss == "histogram":
         return losses.histogram_values(logits, *config.value_range)[..., None]
     return losses.sigmoid_values(logits, *config.value_range)
@@ -80,9 +117,9 @@ def q_values(config: Any, logits: jax.Array) -> jax.Array:
     return critics(config, logits).min(-1)
 
 
-def scores(config: Any, bin_mask: jax.Array, logits: jax.Array) -> jax.Array:
-    """Computes Q of the bins of one dim."""
-    return jnp.where(bin_mask, q_values(config, logits), -jnp.inf)
+def scores(config: Any, bin_mask: Array, logits: jax.Array) -> jax.Array:
+    """Computes Q of the bins of one dim; -inf at those over which the maximum does not go."""
+    return jnp.where(maximised(config, bin_mask, logits), q_values(config, logits), -jnp.inf)
 
 
 def first_step_values(config: Any, network: Network, params: dict, segment: Segment) -> jax.Array:
@@ -107,11 +144,12 @@ def loss(
     bin_mask = segment.bin_mask(network.interface.action.max_bins)
     logits = network.score(params, segment, dropout_key)
     q = critics(config, logits)
-    q_target = q_values(config, network.score(target_params, segment))
-    targets, backups = td_targets(config, losses.masked_max(q_target, bin_mask[:, None]), segment)
+    targets, backups = maximising_targets(config, network, target_params, segment)
 
     q_taken = jax.vmap(losses.taken, (-1, None), -1)(q, segment.tokens)
-    taken_logits = jnp.take_along_axis(logits, segment.tokens[..., None, None], axis=-2)[..., 0, :]
+    taken_logits = jnp.take_along_axis(
+        value_logits(config, logits), segment.tokens[..., None, None], axis=-2
+    )[..., 0, :]
     from_least = losses.squared_value_loss(q, q_min)
     if agent.value_loss == "histogram":
 
@@ -121,7 +159,7 @@ def loss(
         value_terms = jax.vmap(jax.vmap(jax.vmap(value_loss)))(taken_logits, targets)
     elif agent.value_loss == "logistic":
         value_terms = losses.logistic_value_loss(taken_logits, targets[..., None], q_min, q_max).mean(-1)
-        from_least = losses.logistic_value_loss(logits, q_min, q_min, q_max)
+        from_least = losses.logistic_value_loss(value_logits(config, logits), q_min, q_min, q_max)
     else:
         value_terms = losses.squared_value_loss(q_taken, targets[..., None]).mean(-1)
     penalties = losses.conservative_penalty(
@@ -133,17 +171,20 @@ def loss(
         agent.temperature,
     ).mean(0)
 
+    behaviour = _behaviour(config, logits, segment, bin_mask)
     mask = segment.trainable[..., None] & segment.action_mask
     q, q_taken = q.min(-1), q_taken.min(-1)
     others = mask[..., None] & bin_mask[:, None] & (jnp.arange(q.shape[-1]) != segment.tokens[..., None])
-    present = jnp.where(bin_mask[:, None], q, q_min)
+    present = jnp.where(maximised(config, bin_mask[:, None], logits), q, q_min)
     best, greedy = present.max(-1), jnp.argmax(present, axis=-1)
     # `top_k` would gather a batch that is split over devices.
     second = jnp.where(jnp.arange(q.shape[-1]) == greedy[..., None], q_min, present).max(-1)
     bins = segment.bins[:, None]
     edge = (greedy == 0) | (greedy == bins - 1)
     return {
-        "loss": losses.masked_sum(value_terms + agent.alpha * penalties, mask),
+        "loss": losses.masked_sum(
+            value_terms + agent.alpha * penalties + agent.behaviour_weight * behaviour.pop("terms"), mask
+        ),
         "value_loss": losses.masked_sum(value_terms, mask),
         "conservative_loss": losses.masked_sum(penalties, mask),
         "td_error": losses.masked_sum(jnp.abs(q_taken - targets), mask),
@@ -156,15 +197,60 @@ def loss(
         "target": losses.masked_sum(targets, mask),
         "mc_return": losses.masked_sum(segment.mc_return[..., None], mask),
         "mc_clamp_share": losses.masked_sum(targets > backups, mask),
+        **{name: losses.masked_sum(values, where) for name, (values, where) in behaviour.items()},
     }
 
 
-def td_targets(config: Any, dim_values: jax.Array, segment: Segment) -> tuple[jax.Array, jax.Array]:
+def _behaviour(config: Any, logits: jax.Array, segment: Segment, bin_mask: Array) -> dict[str, Any]:
+    """Computes "terms", the behaviour head's cross-entropy [B, S, D]: 0 at what it does not imitate.
+
+    Beside it {name: (values, mask)} of what is reported.
+    """
+    agent, bin_mask = config.agent, bin_mask[:, None]
+    if not agent.behaviour_weight:
+        return {"terms": 0.0}
+    imitated = bc.imitable(segment)
+    if agent.behaviour_of == "successes":
+        imitated &= segment.success[:, None, None]
+    log_probs = losses.taken(bc.log_probabilities(bin_mask, logits[..., -1]), segment.tokens)
+    terms = jnp.where(imitated, -log_probs, 0.0)
+    found = {"terms": terms, "behaviour_loss": (terms, imitated)}
+    if agent.support:
+        present = segment.trainable[..., None] & segment.action_mask
+        found["supported_bins"] = (maximised(config, bin_mask, logits).sum(-1), present)
+    return found
+
+
+def maximising_targets(
+    config: Any, network: Network, target_params: dict, segment: Segment
+) -> tuple[jax.Array, jax.Array]:
+    """Computes `td_targets` whose values are maxima of the target Q, by one pass over the segment."""
+    bin_mask = segment.bin_mask(network.interface.action.max_bins)
+    if config.agent.backup != "skip_decoded":
+        target = scores(config, bin_mask[:, None], network.score(target_params, segment))
+        return td_targets(config, target.max(-1), segment)
+
+    steps = segment.tokens.shape[1]
+
+    def step_scores(logits, dim):
+        return scores(config, jnp.repeat(bin_mask[:, dim], steps, axis=0), logits)
+
+    _, decoded = network.decode_segment(target_params, segment, step_scores)
+    maxima = decoded.max(-1)
+    return td_targets(config, maxima, segment, losses.of_whole_action(maxima, segment.action_mask))
+
+
+def td_targets(
+    config: Any, dim_values: jax.Array, segment: Segment, state_values: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
     """Computes the TD targets [B, S, D], and the same without the Monte-Carlo bound.
 
-    `dim_values` [B, S, D] is the target network's value of each dim's bins.
+    `dim_values` [B, S, D] is the target network's value of each dim's bins. A backup goes on from
+    `state_values` [B, S]; by default from the value of the first dim that is present.
     """
     agent, discount = config.agent, config.discount ** (segment.dt / config.dt_ref)
+    if state_values is None:
+        state_values = jax.vmap(losses.state_value)(dim_values, segment.action_mask)
 
     def backup(*fields):
         return losses.autoregressive_td_targets(
@@ -173,6 +259,7 @@ def td_targets(config: Any, dim_values: jax.Array, segment: Segment) -> tuple[ja
 
     return jax.vmap(backup)(
         dim_values,
+        state_values,
         segment.reward,
         discount,
         segment.mc_return,

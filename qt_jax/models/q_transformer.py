@@ -179,16 +179,49 @@ class QTransformer(nnx.Module):
 
         Each frame is encoded once. Without `rngs` there is no dropout.
         """
+        context, frame_mask, past = self._steps(segment, rngs)
+        actions = self._after_past(past, self._action_inputs(_tokens_of_steps(segment)))
+        outputs = self.transformer.decode(context, frame_mask, actions, rngs)
+        return _unflat(self._logits(outputs, slice(None)), segment)
+
+    def attention_entropy(self, segment: Segment) -> jax.Array:
+        """Computes how evenly each layer's action tokens attend at each step: [L, B, S], from 0 to 1.
+
+        Transformers as value functions lose this entropy as they grow, and with it their values' accuracy.
+        """
+        context, frame_mask, past = self._steps(segment, None)
+        actions = self._after_past(past, self._action_inputs(_tokens_of_steps(segment)))
+        entropy = self.transformer.attention_entropy(context, frame_mask, actions)
+        return entropy.reshape(-1, *segment.tokens.shape[:2])
+
+    def decode_segment(self, segment: Segment, scores: Any) -> tuple[jax.Array, jax.Array]:
+        """Decodes an action greedily at every step of a segment; each frame is encoded once.
+
+        Args:
+            segment: its own actions are seen as earlier ones alone, by a return-conditioned network.
+            scores: see `greedy`, with M = B * S.
+
+        Returns:
+            tokens int32 [B, S, D], and scores float32 [B, S, D, N].
+
+        """
+        context, frame_mask, past = self._steps(segment, None)
+        return jax.tree.map(
+            lambda x: _unflat(x, segment), self._decode(context, frame_mask, past, _greatest(scores))
+        )
+
+    def _steps(self, segment: Segment, rngs: nnx.Rngs | None) -> tuple[Any, jax.Array, jax.Array | None]:
+        """Returns each step's context, its mask of frames [B * S, w], and past actions [B * S, w, width]."""
         batch, steps = segment.tokens.shape[:2]
 
         def flat(x: Any) -> Any:
             return x.reshape(batch * steps, *x.shape[2:])
 
-        def unflat(x: Any) -> Any:
-            return x.reshape(batch, steps, *x.shape[1:])
-
         def each_step(x: Any) -> jax.Array:
             return jnp.repeat(x, steps, axis=0)
+
+        def in_windows(x: Any) -> jax.Array:
+            return flat(windows(x, self.window))
 
         cache = self.encode_frame(
             jax.tree.map(flat, segment.images),
@@ -198,16 +231,11 @@ class QTransformer(nnx.Module):
             each_step(segment.episode_return),
             rngs,
         )
-        cache = jax.tree.map(lambda x: flat(windows(unflat(x), self.window)), cache)
-        frame_mask = flat(windows(segment.valid, self.window))
+        cache = jax.tree.map(lambda x: in_windows(_unflat(x, segment)), cache)
         # A step of padding has no frame at all; it may see itself, agents mask its output.
-        frame_mask = frame_mask.at[:, -1].set(True)
-
-        context = self.transformer.context(cache, frame_mask, rngs)
-        past = jax.tree.map(lambda x: flat(windows(x, self.window)), self._past(segment.tokens))
-        actions = self._after_past(past, self._action_inputs(flat(segment.tokens)))
-        outputs = self.transformer.decode(context, frame_mask, actions, rngs)
-        return unflat(self._logits(outputs, slice(None)))
+        frame_mask = in_windows(segment.valid).at[:, -1].set(True)
+        past = jax.tree.map(in_windows, self._past(segment.tokens))
+        return self.transformer.context(cache, frame_mask, rngs), frame_mask, past
 
     def greedy(
         self, window_cache: Any, frame_mask: jax.Array, executed: jax.Array, scores: Scores
@@ -226,15 +254,25 @@ class QTransformer(nnx.Module):
 
         """
         context = self.transformer.context(window_cache, frame_mask)
+        return self._decode(context, frame_mask, self._past(executed), _greatest(scores))
+
+    def _decode(
+        self, context: Any, frame_mask: jax.Array, past: jax.Array | None, choose: Any
+    ) -> tuple[jax.Array, jax.Array]:
+        """Decodes dim after dim.
+
+        choose: logits [M, N, A] of one dim and its index -> its bin [M], and the scores of its bins [M, N].
+        """
         shape = (frame_mask.shape[0], 1, self.start[...].shape[-1])
         action, earlier, tokens, values = jnp.broadcast_to(self.start[...], shape), None, [], []
         for i in range(self.dims):
             inputs = (action + self.dim_position[...][i]).astype(self.dtype)
-            inputs = inputs if i else self._after_past(self._past(executed), inputs)
+            inputs = inputs if i else self._after_past(past, inputs)
             output, earlier = self.transformer.decode_step(context, frame_mask, inputs, earlier)
-            values.append(scores(self._logits(output, slice(i, i + 1))[:, 0], i))
-            tokens.append(jnp.argmax(values[-1], axis=-1))
-            action = self.bin_embedding[...][i, tokens[-1]][:, None]
+            token, value = choose(self._logits(output, slice(i, i + 1))[:, 0], i)
+            tokens.append(token)
+            values.append(value)
+            action = self.bin_embedding[...][i, token][:, None]
         return jnp.stack(tokens, axis=1).astype(jnp.int32), jnp.stack(values, axis=1)
 
     def beam(
@@ -303,6 +341,54 @@ class QTransformer(nnx.Module):
         best = jnp.argmax(rank, axis=1)
         return tokens[rows[:, 0], best].astype(jnp.int32), values[rows[:, 0], best]
 
+    def rank(
+        self,
+        window_cache: Any,
+        frame_mask: jax.Array,
+        executed: jax.Array,
+        candidates: Any,
+        uniforms: jax.Array,
+        present: np.ndarray,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Samples K whole actions, and returns the one whose last dim has the greatest Q.
+
+        Args:
+            window_cache: see `greedy`.
+            frame_mask: see `greedy`.
+            executed: see `greedy`.
+            candidates: the agent's: logits [M * K, N, A] of one dim, and the dim -> the probabilities from
+                which its bin is drawn and the Q of its bins, each [M * K, N]; of absent bins 0 and -inf.
+            uniforms: [M, K, D] in [0, 1), which decide the draws.
+            present: bool [D], dims that the robot has; the others rank nothing.
+
+        Returns:
+            tokens int32 [M, D] of the best action, and the Q of the bins of its dims [M, D, N].
+
+        """
+        batch, count, _ = uniforms.shape
+
+        def wide(x):
+            return jnp.repeat(x, count, axis=0)
+
+        context = jax.tree.map(
+            lambda x: jnp.repeat(x, count, axis=1), self.transformer.context(window_cache, frame_mask)
+        )
+        mask, past = wide(frame_mask), jax.tree.map(wide, self._past(executed))
+
+        def choose(logits, dim):
+            probabilities, q = candidates(logits, dim)
+            below = jnp.cumsum(probabilities, axis=-1) <= uniforms[..., dim].reshape(-1, 1)
+            last = probabilities.shape[-1] - 1 - jnp.argmax(probabilities[..., ::-1] > 0, axis=-1)
+            return jnp.minimum(below.sum(-1), last), q  # rounding may leave the sum below 1
+
+        tokens, q = self._decode(context, mask, past, choose)
+        tokens, q = (x.reshape(batch, count, *x.shape[1:]) for x in (tokens, q))
+        last = np.flatnonzero(present)[-1]
+        ranked = jnp.take_along_axis(q[:, :, last], tokens[:, :, last, None], axis=-1)[..., 0]
+        best = jnp.argmax(ranked, axis=1)
+        rows = jnp.arange(batch)
+        return tokens[rows, best], q[rows, best]
+
     def _action_inputs(self, tokens: jax.Array) -> jax.Array:
         """Tokens [M, D] -> inputs [M, D, width].
 
@@ -338,6 +424,26 @@ class QTransformer(nnx.Module):
         outputs = self.head_norm(outputs.astype(jnp.promote_types(self.dtype, jnp.float32)))
         logits = by_row(jnp.einsum("mdw,dwn->mdn", outputs, self.head[...][dims]))
         return logits.reshape(*logits.shape[:-1], self.max_bins, self.outputs) + self.head_bias[...][dims]
+
+
+def _greatest(scores: Any) -> Any:
+    """Returns a `choose` of `QTransformer._decode` that takes the bin with the greatest score."""
+
+    def choose(logits, dim):
+        values = scores(logits, dim)
+        return jnp.argmax(values, axis=-1), values
+
+    return choose
+
+
+def _tokens_of_steps(segment: Segment) -> jax.Array:
+    """Returns the bins of each step's action, [B * S, D]."""
+    return jnp.reshape(segment.tokens, (-1, segment.tokens.shape[-1]))
+
+
+def _unflat(x: jax.Array, segment: Segment) -> jax.Array:
+    """[B * S, ...] -> [B, S, ...]."""
+    return x.reshape(*segment.tokens.shape[:2], *x.shape[1:])
 
 
 def _initial_bias(outputs: int, value: float) -> np.ndarray:
@@ -392,6 +498,14 @@ class Network:
         rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
         return nnx.merge(self.graphdef, params).score(segment, rngs)
 
+    def attention_entropy(self, params: dict, segment: Segment) -> jax.Array:
+        """See `QTransformer.attention_entropy`."""
+        return nnx.merge(self.graphdef, params).attention_entropy(segment)
+
+    def decode_segment(self, params: dict, segment: Segment, scores: Any) -> tuple[jax.Array, jax.Array]:
+        """Decodes actions; see `QTransformer.decode_segment`."""
+        return nnx.merge(self.graphdef, params).decode_segment(segment, scores)
+
     def encode_frame(
         self,
         params: dict,
@@ -412,6 +526,10 @@ class Network:
     def beam(self, params: dict, *inputs: Any) -> tuple[jax.Array, jax.Array]:
         """Decodes actions; see `QTransformer.beam`."""
         return nnx.merge(self.graphdef, params).beam(*inputs)
+
+    def rank(self, params: dict, *inputs: Any) -> tuple[jax.Array, jax.Array]:
+        """Decodes actions; see `QTransformer.rank`."""
+        return nnx.merge(self.graphdef, params).rank(*inputs)
 
 
 def parameter_count(params: dict) -> int:

@@ -4,6 +4,7 @@ A three-bin dim, a two-bin gripper, one terminal transition.
 """
 
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,7 @@ def test_loss_by_hand():
 def test_two_skipped_steps_with_cross_entropy_by_hand():
     """As the benchmark has it: no dim is maximised over within a step; the pull is a cross-entropy too."""
     target = by_hand.logits(by_hand.Q_TARGET, by_hand.Q_TARGET, [[0.1, 0.2, 0.9], [0.8, 0.6, 0.99]])
-    settings = {"backup": "skip", "n_step": 2, "value_loss": "logistic", "monte_carlo": False}
+    settings = {"backup": "skip_first_dim", "n_step": 2, "value_loss": "logistic", "monte_carlo": False}
     value, metrics = loss(
         segment([0.1, 0.3], terminal=False), by_hand.logits(*[by_hand.Q] * 3), target, **settings
     )
@@ -61,6 +62,101 @@ def test_two_skipped_steps_with_cross_entropy_by_hand():
     np.testing.assert_allclose(metrics["target"], (first + second) / 2, rtol=1e-5)
     np.testing.assert_allclose(metrics["value_loss"], expected_value, rtol=1e-5)
     np.testing.assert_allclose(value, expected_value - 2.0 * pulled.sum() / 2 / 4, rtol=1e-5)
+
+
+def test_the_papers_n_step_backup_by_hand():
+    """Both dims bootstrap from the gripper's best Q after the x that the target network decodes greedily."""
+    first = [0.1, 0.2, 0.6]  # of x at every state: its third bin is greedy, though the data took others
+    second = [[0.5, 0.7, 0.99], [0.9, 0.1, 0.99], [0.3, 0.4, 0.99]]  # of the gripper, after each bin of x
+
+    def decode_segment(params, segment, scores):
+        states = segment.tokens.shape[1]
+        x = scores(by_hand.logits(*[[first]] * states)[0, :, 0], 0)
+        gripper = scores(by_hand.logits(*[[row] for row in second])[0, :, 0][jnp.argmax(x, -1)], 1)
+        values = jnp.stack([x, gripper], axis=1)[None]
+        return jnp.argmax(values, axis=-1), values
+
+    network = types.SimpleNamespace(**vars(by_hand.NETWORK), decode_segment=decode_segment)
+    settings = {"backup": "skip_decoded", "n_step": 2, "monte_carlo": False}
+    config, batch = by_hand.config_of(q_transformer, **settings), segment([0.1, 0.3], terminal=False)
+    targets, _ = q_transformer.maximising_targets(config, network, {}, batch)
+    # The gripper's best of two bins after the third x is .4; the greatest of all, .9, is after another x.
+    np.testing.assert_allclose(targets[0, 0], [0.1 + 0.5 * 0.3 + 0.25 * 0.4] * 2, rtol=1e-5)
+    np.testing.assert_allclose(targets[0, 1], [0.3 + 0.5 * 0.4] * 2, rtol=1e-5)
+
+
+def test_backups_without_maximisation_agree_for_an_exact_q():
+    """Where the first dim's Q is the maximum of the second's, it does not matter which one goes on."""
+    table = np.asarray([[0.5, 0.7], [0.9, 0.1], [0.3, 0.4]])
+    first = table.max(-1)
+    target = by_hand.logits(*[[first.tolist(), [*table[first.argmax()], 0.99]]] * 3)
+
+    def decode_segment(params, segment, scores):
+        values = jnp.stack([scores(params[0, :, dim], dim) for dim in range(2)], axis=1)[None]
+        return jnp.argmax(values, axis=-1), values
+
+    network = types.SimpleNamespace(**vars(by_hand.NETWORK), decode_segment=decode_segment)
+    batch, found = segment([0.1, 0.3], terminal=False), {}
+    for backup in ("skip_decoded", "skip_first_dim"):
+        config = by_hand.config_of(q_transformer, backup=backup, n_step=2, monte_carlo=False)
+        found[backup] = q_transformer.maximising_targets(config, network, target, batch)[0][:, :2]
+    np.testing.assert_allclose(*found.values(), rtol=1e-6)
+
+
+BEHAVIOUR = [[0.2, 0.5, 0.3], [0.75, 0.25, 9.0]]
+"""Probabilities of the bins; the gripper's third does not exist."""
+
+
+def test_the_behaviour_head_by_hand():
+    """One more output a bin, a second task: the values' terms are as without."""
+    online = by_hand.outputs(ONLINE, by_hand.policy(BEHAVIOUR, BEHAVIOUR))
+    plain, _ = loss(segment())
+    value, metrics = loss(segment(), online, by_hand.outputs(TARGET, TARGET), behaviour_weight=0.5)
+    expected = -(np.log(0.5) + np.log(0.75)) / 2  # the actions taken are x 1, gripper 0
+    np.testing.assert_allclose(metrics["behaviour_loss"], expected, rtol=1e-5)
+    np.testing.assert_allclose(value, plain + 0.5 * expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("changed", [{"success": False}, {"relabelled": True}])
+def test_what_the_behaviour_head_does_not_imitate(changed):
+    online = by_hand.outputs(ONLINE, by_hand.policy(BEHAVIOUR, BEHAVIOUR))
+    batch = dataclasses.replace(segment(), **{name: jnp.asarray([on]) for name, on in changed.items()})
+    settings = {"behaviour_weight": 0.5, "behaviour_of": "successes"}
+    value, metrics = loss(batch, online, by_hand.outputs(TARGET, TARGET), **settings)
+    np.testing.assert_allclose((value, metrics["behaviour_loss"]), (loss(batch)[0], 0.0), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "share, width, gripper, next_x",
+    [
+        (0.0, 0.0, 0.7, 0.6),  # every bin that exists
+        (0.3, 0.0, 0.7, 0.6),
+        (0.5, 0.0, 0.5, 0.3),  # of x 1 and 2, of the gripper 0
+        (1.0, 0.0, 0.5, 0.1),  # the most probable alone
+        # A bin is a third of x's range, and as wide as the kernel. Pooled x: .2 + .5/e + .3/e^2 = .42, .68,
+        # .51: the first is above .6 of the greatest again. The gripper is not pooled.
+        (0.6, 1 / 3, 0.5, 0.6),
+    ],
+)
+def test_maxima_over_supported_bins_by_hand(share, width, gripper, next_x):
+    """Of targets: the gripper's, given the x taken, and of the next state's x."""
+    target = by_hand.outputs(TARGET, by_hand.policy(BEHAVIOUR, BEHAVIOUR))
+    online = by_hand.outputs(ONLINE, by_hand.policy(BEHAVIOUR, BEHAVIOUR))
+    settings = {"behaviour_weight": 1.0, "support": share, "support_width": width, "monte_carlo": False}
+    _, metrics = loss(segment([0.1], terminal=False), online, target, **settings)
+    np.testing.assert_allclose(metrics["target"], (gripper + 0.1 + 0.5 * next_x) / 2, rtol=1e-5)
+
+
+def test_actions_are_of_supported_bins():
+    config = by_hand.config_of(q_transformer, behaviour_weight=1.0, support=0.5)
+    bins = by_hand.outputs(ONLINE, by_hand.policy(BEHAVIOUR, BEHAVIOUR))[0, 0]
+    exists = by_hand.ACTION.bin_mask()
+    np.testing.assert_allclose(
+        q_transformer.scores(config, exists[0], bins[0]), [-np.inf, 0.5, 0.1], rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        q_transformer.scores(config, exists[1], bins[1]), [0.4, -np.inf, -np.inf], rtol=1e-5
+    )
 
 
 def test_histograms_by_hand():

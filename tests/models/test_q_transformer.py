@@ -171,6 +171,58 @@ def test_cached_greedy_rollout_agrees_with_the_teacher_forced_pass(setup):
     np.testing.assert_array_equal(tokens[clear], forced.argmax(-1)[clear])
 
 
+def test_a_segment_is_decoded_as_the_teacher_forced_pass_scores_it(setup):
+    """At each step the segment's own earlier actions are past ones, and the step's own is not looked at."""
+    network, params, score, segment = setup
+    decode = jax.jit(lambda params, segment: network.decode_segment(params, segment, scores))
+    tokens, values = map(np.asarray, decode(params, segment))
+    for step in (0, 4, STEPS - 1):
+        taken = segment.tokens.copy()
+        taken[:, step] = tokens[:, step]
+        forced = score(dataclasses.replace(segment, tokens=taken))[:, step, ..., 0]
+        forced = np.where(ACTION.bin_mask(), forced, -np.inf)
+        np.testing.assert_allclose(values[:, step], forced, atol=5e-5)
+        np.testing.assert_array_equal(tokens[:, step], values[:, step].argmax(-1))
+
+
+def test_the_best_of_sampled_actions_is_that_of_the_teacher_forced_pass(setup):
+    """Each candidate's bins follow from its uniforms and its own earlier dims; the greatest last Q acts."""
+    network, params, score, segment = setup
+    rng, count = np.random.default_rng(0), 6
+    first = crop(segment, 0, 1)
+    images = {name: frames[:, 0] for name, frames in first.images.items()}
+    frame = jax.jit(network.encode_frame)(
+        params, images, first.camera_mask, first.state[:, 0], first.instruction
+    )
+    window = jax.tree.map(
+        lambda x: jnp.pad(x[:, None], [(0, 0), (WINDOW - 1, 0)] + [(0, 0)] * (x.ndim - 1)), frame
+    )
+    mask, executed = np.tile(np.arange(WINDOW) == WINDOW - 1, (2, 1)), np.zeros((2, WINDOW, 3), np.int32)
+    uniforms = rng.random((2, count, 3), np.float32)
+
+    def candidates(logits, dim):
+        values = scores(logits, dim)
+        return jax.nn.softmax(0.2 * values), values
+
+    rank = jax.jit(lambda *inputs: network.rank(*inputs[:4], candidates, inputs[4], np.ones(3, bool)))
+    tokens, q = rank(params, window, mask, executed, uniforms)
+
+    every = np.zeros((2, count, 3), np.int32)
+    for dim in range(3):
+        for i in range(count):
+            forced = score(dataclasses.replace(first, tokens=every[:, i][:, None]))[:, 0, dim, :, 0]
+            shares = np.cumsum(candidates(forced[..., None], dim)[0], axis=-1)
+            every[:, i, dim] = (shares <= uniforms[:, i, dim, None]).sum(-1)
+    last = np.stack(
+        [score(dataclasses.replace(first, tokens=every[:, i][:, None]))[:, 0, 2, :, 0] for i in range(count)],
+        axis=1,
+    )
+    best = np.take_along_axis(last, every[..., 2:], axis=-1)[..., 0].argmax(1)
+    assert len({*map(tuple, every.reshape(-1, 3))}) > count
+    np.testing.assert_array_equal(tokens, every[np.arange(2), best])
+    np.testing.assert_allclose(q[:, 2, :2], last[np.arange(2), best][:, :2], atol=5e-5)
+
+
 def test_padding_after_the_episode_changes_nothing(setup):
     _, _, score, segment = setup
     valid = np.ones((2, STEPS), bool)
@@ -287,3 +339,20 @@ def test_paper_size_trains_on_cpu():
         state, metrics = step(state, segment)
         losses.append(float(metrics["loss"]))
     assert np.isfinite(losses).all() and losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("mode", ["per_frame", "window_return_conditioned"])
+def test_attention_entropy_is_1_where_all_is_seen_alike_and_near_0_for_sharp_attention(mode):
+    network, segment = make_network(**MODES[mode]), make_segment()
+    params = make_params(network)
+    entropy = jax.jit(network.attention_entropy)
+
+    def with_queries(factor):
+        changed = jax.tree.map(lambda x: factor * x, params["transformer"]["blocks"]["query"])
+        blocks = params["transformer"]["blocks"] | {"query": changed}
+        flat = jnp.zeros_like(params["transformer"]["age_bias"])
+        return params | {"transformer": params["transformer"] | {"blocks": blocks, "age_bias": flat}}
+
+    assert entropy(params, segment).shape == (2, 2, STEPS)
+    np.testing.assert_allclose(entropy(with_queries(0.0), segment), 1.0, rtol=1e-5)
+    assert np.max(entropy(with_queries(1e4), segment)) < 0.1

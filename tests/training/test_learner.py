@@ -251,7 +251,7 @@ def test_data_of_another_observation_is_refused(config):
     "change",
     [
         {"value_loss": "histogram"}, {"conservatism": "softmax"}, {"conservatism": "none"},
-        {"backup": "skip"}, {"n_step": 3}, {"monte_carlo": False},
+        {"backup": "skip_first_dim"}, {"n_step": 3}, {"monte_carlo": False},
     ],
     ids=lambda change: next(iter(change.items())),
 )  # fmt: skip

@@ -1,0 +1,63 @@
+"""Which bins the data supports: discrete BCQ (Fujimoto et al. 2019) in autoregressive form.
+
+A behaviour head gives each bin of a dim the share of the data's actions that took it, given the state and the
+earlier dims. A maximum over supported bins alone does not pick a bin that nobody ever took. Letters: N bins.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from qt_jax.segment import Array
+
+
+def pooled(probabilities: jax.Array, bins: Array, width: float) -> jax.Array:
+    """Adds to each bin the probabilities of its neighbours, weighed by exp(-distance / width).
+
+    The distance is in units of the action, so a result does not depend on how fine the bins are (default of
+    this project). A dim of two bins, such as a gripper, has no neighbours: its two ends are two decisions.
+
+    Args:
+        probabilities: [..., N]; 0 at bins that do not exist.
+        bins: int [...], how many bins each dim has.
+        width: of the Laplace kernel, as a share of the dim's range; 0: nothing is pooled.
+
+    Returns:
+        [..., N], of existing bins at least their own probability.
+
+    """
+    if not width:
+        return probabilities
+    decay = jnp.where(bins > 2, jnp.exp(-1.0 / (width * jnp.maximum(bins, 1))), 0.0)
+    decays = jnp.broadcast_to(decay[..., None], probabilities.shape)
+
+    def following(earlier, later):
+        """Composes two steps of `sum = decay * sum + probability`."""
+        return earlier[0] * later[0], later[0] * earlier[1] + later[1]
+
+    def from_one_side(reverse):
+        inputs = (decays, probabilities)
+        return jax.lax.associative_scan(following, inputs, reverse=reverse, axis=probabilities.ndim - 1)[1]
+
+    return from_one_side(False) + from_one_side(True) - probabilities
+
+
+def supported(probabilities: jax.Array, bins: Array, bin_mask: Array, share: float, width: float) -> Array:
+    """Tells which bins are at least `share` as probable as the most probable one.
+
+    Args:
+        probabilities: [..., N], of the behaviour head.
+        bins: int [...], how many bins each dim has.
+        bin_mask: bool [..., N], which bins exist.
+        share: from 0 (every bin that exists) to 1 (the most probable bin alone).
+        width: see `pooled`; both sides of the comparison are pooled.
+
+    Returns:
+        bool [..., N], with at least one bin of each dim.
+
+    """
+    if not share:
+        return bin_mask
+    density = jnp.where(bin_mask, pooled(jnp.where(bin_mask, probabilities, 0.0), bins, width), -1.0)
+    return bin_mask & (density >= share * density.max(-1, keepdims=True))
