@@ -27,9 +27,10 @@ runs/quickstart/q_transformer/evaluation.json: | runs/quickstart/bc/evaluation.j
 	$(QT) evaluate --config=$(QUICKSTART) --config.evaluate.references="('runs/quickstart/bc',)"
 
 test: $(STAMP) .base/.installed .openpi/.installed lint
-	$(PY) -m pytest -n 2 --dist loadfile
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 	$(PY) -m pytest -m tensorflow
 
+# What takes minutes and proves a rare thing; run it before a release.
 test-slow: $(STAMP) libtpu .beam/.installed .onnx/.installed .rerun/.installed
 	$(PY) -m pytest -m slow
 
