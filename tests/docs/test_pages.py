@@ -17,8 +17,8 @@ from tests.data import recordings
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "experiments" / "diagnosis.md"]
 TOY = ["--config.env.image_size=32", "--config.collect.demonstrations=2", "--config.collect.autonomous=2",
        "--config.collect.workers=1", "--config.data.batch_size=8", "--config.model.layers=1", "--config.model.width=32",
-       "--config.model.patch_stages=((8,16,1),)", "--config.train.steps=2", "--config.evaluate.episodes=1",
-       "--config.evaluate.max_decisions=2"]  # fmt: skip
+       "--config.model.patch_stages=((8,16,0),)", "--config.model.image_tokens=1", "--config.train.steps=2",
+       "--config.evaluate.episodes=1", "--config.evaluate.num_envs=1", "--config.evaluate.max_decisions=2"]  # fmt: skip
 NOT_RUN = ("make ",)
 """Installs things, or is for people; of `make quickstart` the commands are run."""
 

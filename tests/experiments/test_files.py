@@ -33,6 +33,7 @@ def shrunk(name, tmp_path):
     config, small = experiment(name, "q_transformer"), tiny()
     config.workdir = str(tmp_path / "run")
     config.model.update({key: small.model[key] for key in SIZES})
+    config.model.layers = 1
     config.data.cache = small.data.cache
     config.data.batch_size, config.data.segment_length, config.model.window = (
         4,
