@@ -20,7 +20,8 @@ SMALL = [
     "--config.data.batch_size=8",
     "--config.model.layers=1",
     "--config.model.width=32",
-    "--config.model.patch_stages=((8,16,1),)",
+    "--config.model.patch_stages=((8,16,0),)",
+    "--config.model.image_tokens=1",
     "--config.train.steps=2",
 ]
 TOY = [
@@ -30,6 +31,7 @@ TOY = [
     "--config.collect.autonomous=2",
     "--config.collect.workers=1",
     "--config.evaluate.episodes=1",
+    "--config.evaluate.num_envs=1",
     "--config.evaluate.max_decisions=2",
 ]
 NOT_RUN = ("make ",)
