@@ -106,7 +106,7 @@ def made_once(folder: Path, make: Callable[[str], object]) -> str:
 
 @pytest.fixture(scope="session", autouse=True)
 def caches(tmp_path_factory):
-    """Of the processes of commands too: indices of this worker, and a week's compiled programs of this user."""
+    """Of commands' processes too: indices of this worker, and a week's compiled programs of this user."""
     os.environ["QT_JAX_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     programs = Path("~/.cache/qt_jax_tests").expanduser()  # its path is a part of JAX's keys
     programs.mkdir(parents=True, exist_ok=True)
