@@ -63,7 +63,7 @@ def served(artefact, tmp_path_factory) -> Iterator[Serving]:
 
 def observations(spec, seed: int, count: int) -> list[dict]:
     """As a robot sends them."""
-    rng, observation = np.random.default_rng(seed), spec.observation
+    rng, observation = np.random.default_rng(seed), spec.interface.observation
     return [
         {
             f"observation/{name}": rng.integers(0, 256, (*observation.image_size, 3), np.uint8)
