@@ -31,7 +31,7 @@ def read_pool(recipe: Recipe, groups: Sequence[Group]) -> Pool:
         UserError: for data with images, or hindsight, which draws an instruction anew at each reading.
 
     """
-    if recipe.mixture.observation.cameras or recipe.relabel_rate:
+    if recipe.mixture.interface.observation.cameras or recipe.relabel_rate:
         raise UserError(
             "Only data without images (config.env.cameras=()) and config.data.relabel_rate=0 fit into one program's memory."
         )
