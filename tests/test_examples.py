@@ -96,7 +96,8 @@ def test_names_that_nobody_has(config):
     from qt_jax.models import images
 
     with pytest.raises(
-        UserError, match="config.agent.name is 'dqn'; expected one of q_transformer, .*there is no file dqn.py"
+        UserError,
+        match="config.agent.name is 'dqn'; expected one of q_transformer, .*there is no file dqn.py",
     ):
         agents.get("dqn")
     with pytest.raises(UserError, match="my_encoder.py has no 'Encodr'"):
