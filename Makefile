@@ -33,9 +33,10 @@ runs/quickstart/q_transformer/evaluation.json: | runs/quickstart/bc/evaluation.j
 	$(QT) evaluate --config=$(QUICKSTART) --config.evaluate.references="('runs/quickstart/bc',)"
 
 test: $(STAMP) .base/.installed .openpi/.installed lint docs  ## Run lint, docs and the tests
-	$(PY) -m pytest -n 2 --dist loadfile
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 	$(PY) -m pytest -m tensorflow
 
+# What takes minutes and proves a rare thing; run it before a release.
 test-slow: $(STAMP) libtpu .beam/.installed .onnx/.installed .rerun/.installed  ## Run the tests that take minutes each, in environments of their own
 	$(PY) -m pytest -m slow
 

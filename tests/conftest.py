@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 # Compilation is most of what the tests wait for: at this level it takes a third, and the programs compute the
@@ -17,6 +20,7 @@ FAST_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expens
 if FAST_COMPILATION not in os.environ.get("XLA_FLAGS", ""):  # a test's own process has them already
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST_COMPILATION}"
 
+import jax
 import ml_collections
 import pytest
 
@@ -27,12 +31,27 @@ from tests import tiny
 
 ROOT = Path(__file__).parent.parent
 SENTENCES = ("open the faucet", "close the faucet", "push the button")
+LONG = (
+    "docs/test_pages.py",
+    "training/test_never_lose_a_run.py",
+    "training/test_learner.py",
+    "evaluation/test_evaluation.py",
+    "cli/test_commands.py",
+    "models/test_q_transformer.py",
+    "launch/test_launch.py",
+    "training/test_mesh.py",
+    "experiments/test_files.py",
+    "test_examples.py",
+    "export/test_artefact.py",
+    "serving/test_circle.py",
+)
+"""By CPU time, longest first."""
 
 
-def door(
+def run_command(
     name: str, *overrides: str, check: bool = True, config: str = "tests/tiny.py"
 ) -> subprocess.CompletedProcess:
-    """A door of the command line, in a process of its own as a user starts it; config "": one without."""
+    """Runs a command in a process of its own, as a user starts it; config "": one without."""
     command = [sys.executable, "-m", "qt_jax", name, *([f"--config={config}"] if config else []), *overrides]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert not check or result.returncode == 0, result.stderr[-3000:]
@@ -54,33 +73,67 @@ def assert_group_ends(leader: int) -> None:
         except ProcessLookupError:
             return
         time.sleep(0.1)
-    raise AssertionError("a worker outlived the door")
+    raise AssertionError("a worker outlived the command")
 
 
 def train(config: ml_collections.ConfigDict):
     return loop.train(ml_collections.FrozenConfigDict(config), datasets.entries(config), Peers())
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, so that no worker ends with one alone; the order within a file stays."""
+    first = {f"tests/{name}": number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: first.get(item.nodeid.partition("::")[0], len(LONG)))
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory) -> Path:
+    """Of all workers of this run of the tests."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+def made_once(folder: Path, make: Callable[[str], object]) -> str:
+    """`folder`, by the first worker that wants it; the others wait, and change nothing in it."""
+    done = folder.with_suffix(".done")
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            make(str(folder))
+            done.touch()
+    return str(folder)
+
+
 @pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory):
-    """Indices of this run alone, of the doors' processes too."""
+def caches(tmp_path_factory):
+    """Of commands' processes too: indices of this worker, and a week's compiled programs of this user."""
     os.environ["QT_JAX_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    programs = Path("~/.cache/qt_jax_tests").expanduser()  # its path is a part of JAX's keys
+    programs.mkdir(parents=True, exist_ok=True)
+    for program in programs.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if program.stat().st_mtime < time.time() - 7 * 24 * 3600:
+                program.unlink()
+    settings = {"jax_compilation_cache_dir": str(programs), "jax_persistent_cache_min_compile_time_secs": 0.1}
+    for name, value in settings.items():
+        os.environ[name.upper()] = str(value)
+        jax.config.update(name, value)
 
 
 @pytest.fixture(scope="session")
-def synthetic_root(tmp_path_factory) -> str:
+def synthetic_root(run_folder) -> str:
     """Directory of the datasets of tests/data/synthetic.py."""
-    root = str(tmp_path_factory.mktemp("synthetic"))
-    script = f"from tests.data import synthetic; synthetic.main({root!r})"
-    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, timeout=300)
-    return root
+
+    def make(root: str) -> None:
+        script = f"from tests.data import synthetic; synthetic.main({root!r})"
+        subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, timeout=300)
+
+    return made_once(run_folder / "synthetic", make)
 
 
 @pytest.fixture(scope="session")
-def dataset_path(tmp_path_factory) -> str:
-    path = str(tmp_path_factory.mktemp("data") / "tiny")
-    door("collect", f"--config.data.path={path}")
-    return path
+def dataset_path(run_folder) -> str:
+    return made_once(run_folder / "tiny", lambda path: run_command("collect", f"--config.data.path={path}"))
 
 
 @pytest.fixture
@@ -124,7 +177,7 @@ def artefact(trained, tmp_path_factory) -> artefacts.Artefact:
     folder = tmp_path_factory.mktemp("export")
     (folder / "sentences.txt").write_text("\n".join(SENTENCES))
     path = folder / "policy"
-    door(
+    run_command(
         "export",
         f"--config.workdir={trained.workdir}",
         f"--output={path}",

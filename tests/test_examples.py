@@ -11,7 +11,7 @@ import pytest
 
 import qt_jax
 from qt_jax.errors import UserError
-from tests.conftest import ROOT, door
+from tests.conftest import ROOT, run_command
 
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
 SMALL = {
@@ -65,14 +65,14 @@ def test_a_suite_of_ones_own(tmp_path):
     """Collects, trains and evaluates in the simulator of the example."""
     run, data = f"--config.workdir={tmp_path / 'run'}", f"--config.data.path={tmp_path / 'data'}"
     few = ["--config.collect.demonstrations=2", "--config.collect.autonomous=2", "--config.collect.workers=1"]
-    door("collect", data, *few, config="examples/my_suite.py")
-    door("train", data, run, *FLAGS, config="examples/my_suite.py")
+    run_command("collect", data, *few, config="examples/my_suite.py")
+    run_command("train", data, run, *FLAGS, config="examples/my_suite.py")
     two = [
         "--config.evaluate.episodes=1",
         "--config.evaluate.num_envs=2",
         "--config.evaluate.max_decisions=3",
     ]
-    said = door("evaluate", data, run, *two, *FLAGS, config="examples/my_suite.py").stdout
+    said = run_command("evaluate", data, run, *two, *FLAGS, config="examples/my_suite.py").stdout
     assert "go to the right corner" in said and (tmp_path / "run" / "report.html").exists()
 
 
@@ -96,7 +96,8 @@ def test_names_that_nobody_has(config):
     from qt_jax.models import images
 
     with pytest.raises(
-        UserError, match="config.agent.name is 'dqn'; expected one of q_transformer, .*no module 'dqn'"
+        UserError,
+        match="config.agent.name is 'dqn'; expected one of q_transformer, .*there is no file dqn.py",
     ):
         agents.get("dqn")
     with pytest.raises(UserError, match="my_encoder.py has no 'Encodr'"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,8 @@ def _resumed(step: int, config: Any, changes: dict[str, tuple[Any, Any]]) -> str
 
 
 def _use_compilation_cache(path: str) -> None:
+    """Keeps compiled programs in this folder, or in that of JAX's own variable."""
+    path = os.environ.get("JAX_COMPILATION_CACHE_DIR") or path
     if not path:
         return
     folder = epath.Path(path).expanduser()

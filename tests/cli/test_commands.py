@@ -14,7 +14,9 @@ from experiments import quickstart, scene_benchmark
 from qt_jax import agents
 from qt_jax.cli import help, main, settings, start
 from qt_jax.cli.commands import COMMANDS
-from tests.conftest import ROOT, assert_group_ends, door
+from qt_jax.errors import UserError
+from tests import tiny
+from tests.conftest import ROOT, assert_group_ends, run_command, train
 
 
 def run(*arguments):
@@ -119,14 +121,14 @@ def test_a_user_s_config_that_imports_what_is_missing_is_named(tmp_path):
     ],
 )
 def test_errors_are_one_line(name, overrides, message):
-    result = door(name, *overrides, check=False)
+    result = run_command(name, *overrides, check=False)
     assert result.returncode == 2
     (line,) = [text for text in result.stderr.splitlines() if text.startswith(f"qt_jax {name}:")]
     assert message in line and "Traceback" not in result.stderr
 
 
 def test_help_lists_every_setting_and_explains():
-    lines = {line.split("=")[0]: line for line in door("train", "--help").stdout.splitlines()}
+    lines = {line.split("=")[0]: line for line in run_command("train", "--help").stdout.splitlines()}
     assert re.fullmatch(
         r"--config.agent.alpha=1.0 +# weight of the conservative term.*", lines["--config.agent.alpha"]
     )
@@ -141,7 +143,9 @@ def test_help_explains_the_settings_of_the_suite_that_is_chosen():
 
 
 def test_evaluate_refuses_the_config_of_another_agent(trained):
-    result = door("evaluate", f"--config.workdir={trained.workdir}", "--config.model.width=64", check=False)
+    result = run_command(
+        "evaluate", f"--config.workdir={trained.workdir}", "--config.model.width=64", check=False
+    )
     assert result.returncode == 2 and "was made with config.model.width=32, this run has 64" in result.stderr
 
 
@@ -150,7 +154,8 @@ def test_training_interrupted_by_ctrl_c_while_it_compiles_ends_at_once(dataset_p
     command += [f"--config.data.path={dataset_path}", f"--config.workdir={tmp_path}"]
     command += ["--config.train.compilation_cache="]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, cwd=ROOT, **pipes)
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": ""}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
     while not (tmp_path / "first_start").exists() and process.poll() is None:
         time.sleep(0.01)
     time.sleep(1.0)  # the program compiles after this file is written
@@ -159,7 +164,7 @@ def test_training_interrupted_by_ctrl_c_while_it_compiles_ends_at_once(dataset_p
 
 
 def test_collect_refuses_to_overwrite(dataset_path):
-    result = door("collect", f"--config.data.path={dataset_path}", check=False)
+    result = run_command("collect", f"--config.data.path={dataset_path}", check=False)
     assert result.returncode == 2 and "already holds a dataset" in result.stderr
 
 
@@ -179,7 +184,7 @@ def kill_a_worker(leader):
 def test_a_disturbed_collection_leaves_no_dataset_and_no_process(tmp_path, disturb, message):
     """The real command with its workers, when the first episodes are done."""
     command = [sys.executable, "-m", "qt_jax", "collect", "--config=tests/tiny.py"]
-    command += [f"--config.data.path={tmp_path}/x"]
+    command += [f"--config.data.path={tmp_path}/x", "--config.env.cameras=()"]
     command += ["--config.collect.demonstrations=500", "--config.collect.workers=2"]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes)
@@ -190,8 +195,10 @@ def test_a_disturbed_collection_leaves_no_dataset_and_no_process(tmp_path, distu
     rest = process.communicate(timeout=60)[1]
     assert process.returncode != 0 and message in rest and "Traceback" not in rest
     assert_group_ends(process.pid)
-    result = door("train", f"--config.data.path={tmp_path}/x", check=False)
-    assert result.returncode == 2 and "holds no RLDS dataset" in result.stderr
+    config = tiny.get_config()
+    config.data.path = f"{tmp_path}/x"
+    with pytest.raises(UserError, match="holds no RLDS dataset"):
+        train(config)
 
 
 @pytest.mark.parametrize("agent", sorted(agents.AGENTS))

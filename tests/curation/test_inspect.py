@@ -21,7 +21,7 @@ from qt_jax.errors import UserError
 from qt_jax.preprocess import resize
 from qt_jax.specs import ActionSpec
 from qt_jax.training import setup
-from tests.conftest import ROOT, door
+from tests.conftest import ROOT, run_command
 from tests.data.recipes import NUMBERS, frames_recipe, make_recipe
 from tests.data.synthetic import LENGTHS
 from tests.data.test_specs import make_config
@@ -139,7 +139,9 @@ def test_an_image_that_does_not_decode_is_shown_on_the_page(synthetic_root):
 
 
 def test_the_command(dataset_path, tmp_path):
-    result = door("inspect", f"--config.data.path={dataset_path}", f"--output={tmp_path}", "--episodes=1")
+    result = run_command(
+        "inspect", f"--config.data.path={dataset_path}", f"--output={tmp_path}", "--episodes=1"
+    )
     assert re.search(r"episodes +16: 8 successful demonstrations, ", result.stdout)
     assert f"page: {tmp_path}/collected.html" in result.stdout
     page = (tmp_path / "collected.html").read_text()

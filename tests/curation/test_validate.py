@@ -18,7 +18,7 @@ from qt_jax.data.specs import DatasetSpec
 from qt_jax.specs import ActionSpec, ObservationSpec
 from qt_jax.text import ENCODER
 from tests import tiny
-from tests.conftest import ROOT, door
+from tests.conftest import ROOT, run_command
 from tests.data import broken
 from tests.data.broken import BREAKS
 from tests.data.recipes import NUMBERS
@@ -236,7 +236,7 @@ def test_the_command(broken_root, dataset_path, tmp_path):
 
     The first violation of each kind is printed, and all are in the file.
     """
-    result = door("validate", f"--config.data.path={dataset_path}", f"--output={tmp_path}")
+    result = run_command("validate", f"--config.data.path={dataset_path}", f"--output={tmp_path}")
     assert "no violation" in result.stdout and (tmp_path / "collected.jsonl").read_text() == ""
     assert "no violation" in run(f"--data={dataset_path}", f"--output={tmp_path}").stdout
     (tmp_path / "lab.py").write_text(
@@ -248,7 +248,7 @@ def test_the_command(broken_root, dataset_path, tmp_path):
         f"--output={tmp_path}",
         "--limit=1",
     ]
-    result = door("validate", *overrides, check=False)
+    result = run_command("validate", *overrides, check=False)
     assert result.returncode == 1
     number, shard = NAMES.index("is_first missing"), "broken-train.tfrecord-00000-of-00001"
     place = f"{shard}, episode {number} (is_first missing), step 0"

@@ -16,7 +16,7 @@ from qt_jax.errors import UserError
 from qt_jax.training import datasets, setup
 from qt_jax.training.config import validate
 from tests import tiny
-from tests.conftest import door
+from tests.conftest import run_command
 
 
 def load(path, config=None, **settings):
@@ -37,7 +37,7 @@ def episodes_of(source):
 @pytest.fixture(scope="module")
 def tfrecord_path(tmp_path_factory):
     path = str(tmp_path_factory.mktemp("tfrecord") / "tiny")
-    door("collect", f"--config.data.path={path}", "--config.collect.file_format=tfrecord")
+    run_command("collect", f"--config.data.path={path}", "--config.collect.file_format=tfrecord")
     return path
 
 

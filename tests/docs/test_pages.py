@@ -20,7 +20,8 @@ SMALL = [
     "--config.data.batch_size=8",
     "--config.model.layers=1",
     "--config.model.width=32",
-    "--config.model.patch_stages=((8,16,1),)",
+    "--config.model.patch_stages=((8,16,0),)",
+    "--config.model.image_tokens=1",
     "--config.train.steps=2",
 ]
 TOY = [
@@ -30,6 +31,7 @@ TOY = [
     "--config.collect.autonomous=2",
     "--config.collect.workers=1",
     "--config.evaluate.episodes=1",
+    "--config.evaluate.num_envs=1",
     "--config.evaluate.max_decisions=2",
 ]
 NOT_RUN = ("make ",)
@@ -97,13 +99,25 @@ def test_data(folder, synthetic_root):
     run(folder, train, *SMALL, *rt1, "--config.data.image_size=32", "--config.workdir=runs/lab")
 
 
+def _of_the_sweep_here(command: str) -> bool:
+    return "launch local" in command or "launch results" in command
+
+
 def test_cluster(folder):
+    """All but the six runs of the sweep; tests/launch has a sweep of its own."""
     for command in commands("cluster.md"):
+        if not _of_the_sweep_here(command):
+            run(folder, command)
+    assert len((folder / "jobsets.yaml").read_text()) > 500
+
+
+@pytest.mark.slow
+def test_the_sweep_of_the_cluster_page(folder):
+    for command in filter(_of_the_sweep_here, commands("cluster.md")):
         run(folder, command)
     sweep = folder / "runs" / "sweeps" / "alpha"
     table = (sweep / "table.csv").read_text().splitlines()
     assert len(table) == 7 and "validation/loss" in table[0] and (sweep / "sweep.png").exists()
-    assert len((folder / "jobsets.yaml").read_text()) > 500
 
 
 def test_robot(folder):

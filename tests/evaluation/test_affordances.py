@@ -14,7 +14,7 @@ from qt_jax.errors import UserError
 from qt_jax.evaluation import affordance_page, affordances, detection, runs
 from qt_jax.export import checkpoint_policy
 from qt_jax.policy.sessions import Request, Sessions
-from tests.conftest import door
+from tests.conftest import run_command
 
 VALUES = np.asarray([0.9, 0.8, 0.7, 0.4, 0.3, 0.1])
 OUTCOMES = np.asarray([True, False, True, True, False, False])
@@ -103,7 +103,7 @@ def test_the_command_and_the_report(trained, tmp_path):
     ours = [
         f"--config.evaluate.affordances.{setting}" for setting in ("states=4", "decisions=3", "timed=(1, 2)")
     ]
-    result = door("affordances", f"--config.workdir={run}", "--config.evaluate.max_decisions=5", *ours)
+    result = run_command("affordances", f"--config.workdir={run}", "--config.evaluate.max_decisions=5", *ours)
     assert "precision" in result.stdout and f"page: {run}/affordances.html" in result.stdout
     summary = json.loads((run / "affordances.json").read_text())
     made = summary["pairs"]

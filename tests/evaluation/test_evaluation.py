@@ -10,6 +10,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
+import qt_jax
 from qt_jax import agents
 from qt_jax.agents import q_transformer
 from qt_jax.data import loader
@@ -20,21 +21,27 @@ from qt_jax.evaluation import statistics
 from qt_jax.evaluation.rollouts import Job, Rollout
 from qt_jax.export import checkpoint_policy
 from qt_jax.training import checkpoints, datasets, setup
-from tests.conftest import door
+from tests.conftest import run_command
+
+
+def changed(config, key, value):
+    config = config.copy_and_resolve_references()
+    config.update_from_flattened_dict({key: value})
+    return config
 
 
 @pytest.fixture(scope="module")
 def evaluated(trained):
     settings = f"--config.workdir={trained.workdir}"
-    result = door("evaluate", settings)
+    result = run_command("evaluate", settings)
     return Path(trained.workdir), result.stdout
 
 
 def test_same_checkpoint_same_numbers(evaluated, trained):
     workdir, _ = evaluated
     first = json.loads((workdir / "evaluation.json").read_text())
-    door("evaluate", f"--config.workdir={trained.workdir}", "--config.evaluate.num_envs=2")
-    assert json.loads((workdir / "evaluation.json").read_text()) == first
+    again = qt_jax.evaluate(changed(trained, "evaluate.num_envs", 2))
+    assert json.loads(json.dumps(again)) == json.loads((workdir / "evaluation.json").read_text()) == first
 
 
 def test_table_json_videos_and_report(evaluated):
@@ -55,13 +62,16 @@ def test_table_json_videos_and_report(evaluated):
 def test_references_are_shown_beside_the_run(evaluated, tmp_path):
     workdir, _ = evaluated
     shutil.copy(workdir / "evaluation.json", tmp_path)
-    result = door("evaluate", f"--config.workdir={workdir}", f"--config.evaluate.references=('{tmp_path}',)")
+    result = run_command(
+        "evaluate", f"--config.workdir={workdir}", f"--config.evaluate.references=('{tmp_path}',)"
+    )
     header = result.stdout.splitlines()[0]
     assert f"q_transformer, all, {workdir}" in header and f"q_transformer, all, {tmp_path}" in header
-    missing = door(
-        "evaluate", f"--config.workdir={workdir}", "--config.evaluate.references=('runs/none',)", check=False
-    )
-    assert missing.returncode == 2 and "runs/none, which has no evaluation.json" in missing.stderr
+
+
+def test_a_missing_reference_is_named(trained):
+    with pytest.raises(UserError, match="runs/none, which has no evaluation.json"):
+        qt_jax.evaluate(changed(trained, "evaluate.references", ("runs/none",)))
 
 
 def test_wilson_interval_by_hand():
@@ -101,17 +111,18 @@ def test_runtime_agrees_with_the_teacher_forced_network(trained):
 
 
 @pytest.mark.parametrize(
-    "override, message",
+    "key, value, message",
     [
-        ("--config.env.action_repeat=3", "was made with config.env.action_repeat=5, this run has 3"),
-        ("--config.env.tasks=('push',)", "trained without data of ['push']"),
-        ("--config.evaluate.num_envs=0", "num_envs=0"),
-        ("--config.evaluate.step=7", "no checkpoint of step 7; give one of [10, 20]"),
+        ("env.action_repeat", 3, "was made with config.env.action_repeat=5, this run has 3"),
+        ("env.tasks", ("push",), "trained without data of ['push']"),
+        ("evaluate.num_envs", 0, "num_envs=0"),
+        ("evaluate.step", 7, "no checkpoint of step 7; give one of [10, 20]"),
     ],
 )
-def test_evaluation_that_does_not_fit_the_run_is_one_line(trained, override, message):
-    result = door("evaluate", f"--config.workdir={trained.workdir}", override, check=False)
-    assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
+def test_evaluation_that_does_not_fit_the_run_is_one_line(trained, key, value, message):
+    with pytest.raises(UserError) as caught:
+        qt_jax.evaluate(changed(trained, key, value))
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_any_kept_checkpoint_can_be_asked_for(trained):

@@ -10,7 +10,7 @@ import pytest
 from qt_jax import agents
 from qt_jax.training import checkpoints
 from qt_jax.training.config import validate
-from tests.conftest import door, train
+from tests.conftest import run_command, train
 from tests.tiny import get_config as tiny
 
 ROBOTS = ("fractal", "bridge", "oxe_mix")
@@ -34,6 +34,7 @@ def shrunk(name, tmp_path):
     config, small = experiment(name, "q_transformer"), tiny()
     config.workdir = str(tmp_path / "run")
     config.model.update({key: small.model[key] for key in SIZES})
+    config.model.layers = 1
     config.data.cache = small.data.cache
     config.data.batch_size, config.data.segment_length = 4, 5
     config.model.window = min(config.model.window, 2)
@@ -62,5 +63,5 @@ def test_on_what_it_collects(name, tmp_path):
     given = [f"--config.env.tasks=('{SIMULATED[name]}',)", f"--config.data.path={config.data.path}"]
     counts = {"demonstrations": 1, "autonomous": 2, "workers": 1}
     given += [f"--config.collect.{key}={value}" for key, value in counts.items()]
-    door("collect", *given, config=f"experiments/{name}.py")
+    run_command("collect", *given, config=f"experiments/{name}.py")
     assert_trained(config)

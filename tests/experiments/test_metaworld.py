@@ -141,6 +141,7 @@ def test_a_pack_is_run_once(config, tmp_path):
     assert [one["together"], other["together"], coarse["together"]] == [2, 2, 1]
 
 
+@pytest.mark.slow
 def test_states_are_measured_beside_demonstrations_that_the_run_does_not_see(config, tmp_path):
     config.env.cameras, config.data.limits, config.data.validation_fraction = (), ("demonstration=1",), 0.0
     config.train.steps, config.evaluate.episodes, config.evaluate.max_decisions = 2, 1, 3

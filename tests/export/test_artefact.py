@@ -20,7 +20,7 @@ from qt_jax.policy import checksums
 from qt_jax.specs import Interface
 from qt_jax.text import ENCODER
 from qt_jax.training import checkpoints, setup
-from tests.conftest import ROOT, door
+from tests.conftest import ROOT, run_command
 from tests.data.synthetic import unit_statistics
 from tests.policy.table_policy import TablePolicy
 
@@ -236,5 +236,5 @@ def test_what_follows_a_tie_is_not_compared_in_the_order_in_which_the_network_de
     ],
 )
 def test_the_door_says_what_is_wrong(trained, flags, message):
-    result = door("export", f"--config.workdir={trained.workdir}", *flags, check=False)
+    result = run_command("export", f"--config.workdir={trained.workdir}", *flags, check=False)
     assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr

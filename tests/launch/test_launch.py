@@ -19,7 +19,7 @@ from launch.__main__ import main
 from launch.arguments import EPILOG, parser
 from launch.runs import AGAIN, KILLED, name_of, resolve, single, sweep
 from qt_jax.errors import UserError
-from tests.conftest import ROOT, door
+from tests.conftest import ROOT, run_command
 
 SWEEP = "tests/launch/tiny_sweep.py"
 BUCKET = (
@@ -114,7 +114,7 @@ def test_results_show_the_success_of_rollouts_and_leave_room_for_what_is_missing
     done, *_, missing = sweep(SWEEP, settings, evaluate=True)
     shutil.copytree(trained.workdir, done.workdir)
     short = "--config.evaluate.episodes=1", "--config.evaluate.max_decisions=2"
-    door("evaluate", f"--config.workdir={done.workdir}", *short)
+    run_command("evaluate", f"--config.workdir={done.workdir}", *short)
     assert done.finished() and not missing.finished()
     with pytest.raises(UserError, match="was made with config.discount=0.98, this run has 0.9;"):
         sweep(SWEEP, [*settings, "--config.discount=0.9"])[0].finished()

@@ -15,7 +15,7 @@ from qt_jax.serving import wire
 from qt_jax.serving.client import Client
 from qt_jax.training import checkpoints
 from tests import skilled
-from tests.conftest import ROOT, door
+from tests.conftest import ROOT, run_command
 from tests.serving.conftest import Serving, serve
 
 CONFIG = "tests/skilled.py"
@@ -25,9 +25,9 @@ OPENPI = ROOT / ".openpi/bin/python"
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("skilled")
-    door("collect", f"--config.data.path={folder / 'data'}", config=CONFIG)
-    door("train", f"--config.data.path={folder / 'data'}", f"--config.workdir={folder}", config=CONFIG)
-    door("export", f"--config.workdir={folder}", config=CONFIG)
+    run_command("collect", f"--config.data.path={folder / 'data'}", config=CONFIG)
+    run_command("train", f"--config.data.path={folder / 'data'}", f"--config.workdir={folder}", config=CONFIG)
+    run_command("export", f"--config.workdir={folder}", config=CONFIG)
     return folder
 
 
@@ -116,8 +116,8 @@ def test_openpi_client_drives_two_episodes_in_a_row_to_success(recording: Servin
 
 def test_a_served_policy_is_evaluated_and_what_it_did_is_trained_on(recording: Serving, workdir):
     remote = f"--policy={recording.url}", f"--config.workdir={workdir / 'remote'}"
-    evaluation = door("evaluate", *remote, "--config.evaluate.episodes=2", config=CONFIG)
-    door("evaluate", f"--config.workdir={workdir}", "--config.evaluate.episodes=2", config=CONFIG)
+    evaluation = run_command("evaluate", *remote, "--config.evaluate.episodes=2", config=CONFIG)
+    run_command("evaluate", f"--config.workdir={workdir}", "--config.evaluate.episodes=2", config=CONFIG)
     remote, local = (
         json.loads((folder / "evaluation.json").read_text()) for folder in (workdir / "remote", workdir)
     )
@@ -141,12 +141,12 @@ def test_a_served_policy_is_evaluated_and_what_it_did_is_trained_on(recording: S
     assert sum(outcomes) >= 3 and not failed
     assert recording.end() == 0
 
-    shown = door("inspect", f"--data={workdir / 'recorded'}", config="").stdout
+    shown = run_command("inspect", f"--data={workdir / 'recorded'}", config="").stdout
     assert "episodes      5: " in shown and f"{sum(outcomes) / 5:.1%} successful" in shown
-    assert door("validate", f"--data={workdir / 'recorded'}", config="").returncode == 0
+    assert run_command("validate", f"--data={workdir / 'recorded'}", config="").returncode == 0
     paths = f"--config.data.path={workdir / 'recorded'}", f"--config.workdir={workdir / 'again'}"
     settings = "--config.train.steps=5", "--config.data.validation_fraction=0.0", "--config.train.log_every=1"
-    door("train", *paths, *settings, config=CONFIG)
+    run_command("train", *paths, *settings, config=CONFIG)
     assert (workdir / "again" / "checkpoints" / "5").exists()
 
 
@@ -159,7 +159,9 @@ def test_what_the_benchmark_measures_of_a_policy_is_what_evaluate_does(workdir, 
     (job,) = content.jobs
     params, *_ = checkpoints.load_params(str(workdir))
     found = fleet.evaluate(content, job, job.members[0], params, fleet.Environments(config))
-    door("evaluate", f"--config.workdir={workdir}", "--config.evaluate.max_decisions=14", config=CONFIG)
+    run_command(
+        "evaluate", f"--config.workdir={workdir}", "--config.evaluate.max_decisions=14", config=CONFIG
+    )
     rows = json.loads((workdir / "evaluation.json").read_text())["tasks"]
     success = {task: row["success"] for task, row in rows.items()}
     assert {task: np.mean(episodes) for task, episodes in found.items()} == success

@@ -18,7 +18,7 @@ from qt_jax.serving.access import Access
 from qt_jax.serving.client import Client
 from qt_jax.serving.server import Limits, Server
 from qt_jax.serving.spool import Spool
-from tests.conftest import door
+from tests.conftest import run_command
 from tests.serving.conftest import make_certificate, observations, serve
 
 
@@ -218,7 +218,9 @@ def test_over_tls_with_a_certificate_of_our_own(artefact, good, tmp_path):
         client = Client(serving.url, ca=str(cert))
         assert client.infer(good)["step"] == 0
         client.disconnect()
-        taken = door("serve", f"--artefact={artefact.path}", f"--port={serving.port}", check=False, config="")
+        taken = run_command(
+            "serve", f"--artefact={artefact.path}", f"--port={serving.port}", check=False, config=""
+        )
         assert taken.returncode == 2 and "choose another --port" in taken.stderr
         assert "compiling" not in taken.stdout
         assert serving.end() == 0

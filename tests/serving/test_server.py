@@ -16,7 +16,7 @@ from websockets.exceptions import InvalidStatus
 from qt_jax.policy.sessions import Refused, Request, Sessions
 from qt_jax.serving import wire
 from qt_jax.serving.client import Client, EpisodeLost
-from tests.conftest import door
+from tests.conftest import run_command
 from tests.serving.conftest import observations, serve
 
 
@@ -337,7 +337,7 @@ def test_the_key_guards_everything_but_health(artefact, tmp_path):
 
 def test_what_would_be_open_to_the_world_is_refused(artefact, monkeypatch, tmp_path):
     monkeypatch.delenv("QT_JAX_API_KEY", raising=False)
-    refused = door("serve", f"--artefact={artefact.path}", "--host=0.0.0.0", check=False, config="")
+    refused = run_command("serve", f"--artefact={artefact.path}", "--host=0.0.0.0", check=False, config="")
     assert refused.returncode == 2 and "--host=0.0.0.0 can be reached from other machines" in refused.stderr
-    nothing = door("serve", f"--artefact={tmp_path}", check=False, config="")
+    nothing = run_command("serve", f"--artefact={tmp_path}", check=False, config="")
     assert nothing.returncode == 2 and "holds no policy.json; give the folder" in nothing.stderr

@@ -83,11 +83,21 @@ def test_the_schedule_of_a_longer_run_is_that_of_its_new_length():
 
 
 def test_an_empty_program_of_a_full_disk_is_compiled_and_kept_again(tmp_path, monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")  # the tests' own
     monkeypatch.setattr(loop.jax.config, "update", {}.__setitem__)
     (tmp_path / "jit_a-1-cache").touch()
     (tmp_path / "jit_b-2-cache").write_bytes(b"whole")
     loop._use_compilation_cache(str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["jit_b-2-cache"]
+
+
+def test_the_folder_of_programs_that_jax_was_given_comes_first(monkeypatch):
+    settings = {}
+    monkeypatch.setattr(loop.jax.config, "update", settings.__setitem__)
+    for given, expected in (("/given", "/given"), ("", "/mine")):
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", given)
+        loop._use_compilation_cache("/mine")
+        assert settings == {"jax_compilation_cache_dir": expected}
 
 
 def test_a_line_says_what_is_other_than_before():
