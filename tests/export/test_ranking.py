@@ -13,6 +13,8 @@ import qt_jax
 from qt_jax import agents
 from qt_jax.agents import awac, bc, cql, decision_transformer, iql, q_transformer
 from qt_jax.errors import UserError
+from qt_jax.evaluation import rollouts
+from qt_jax.evaluation.rollouts import Job
 from qt_jax.export import agreement, artefact, checkpoint_policy
 from qt_jax.models.q_transformer import Network, laptop
 from qt_jax.policy import artefact as artefacts
@@ -164,6 +166,35 @@ def test_an_episode_repeats_itself_by_its_seed_however_it_is_batched(policy):
 
     assert seeded(0) == alone["a"] != seeded(1)
     assert len({*map(tuple, alone["a"])}) > 1
+
+
+def test_an_evaluation_draws_by_the_number_of_an_episode_whatever_else_runs(policy):
+    class Environment:
+        def see(self):
+            request = requests(policy.spec, self.job.task, 4)[self.step_number]
+            return {"images": request.images, "state": request.state}
+
+        def step(self, action):
+            self.step_number += 1
+            return self.see(), 0.0, False, self.step_number == 3, {}
+
+        def close(self):
+            pass
+
+    def begin(env, job):
+        env.job, env.step_number = job, 0
+        return [env.see()]
+
+    def run(num_envs, *jobs):
+        rollouts_of = rollouts.run(
+            Sessions(policy, embed), num_envs, list(jobs), lambda task: Environment(), begin
+        )
+        return {one.job: one.actions.tolist() for one in rollouts_of}
+
+    jobs = [Job(task, index, "open") for task in ("a", "bb") for index in (0, 1)]
+    found = run(1, *jobs)
+    assert run(3, *jobs[::-1]) == found
+    assert found[jobs[0]] != found[jobs[1]]  # of the same observations
 
 
 def test_the_artefact_draws_what_the_checkpoint_draws(policy, exported):
