@@ -23,7 +23,11 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "dataset", "collected", "Whose robot acts, of the datasets that the policy was trained on."
     )
-    flags.DEFINE_string("decode", "greedy", f"How an action is decided: {DECODINGS}.")
+    flags.DEFINE_string(
+        "decode",
+        "greedy",
+        f"How an action is decided: {DECODINGS}; of 'rank' 16 at temperature 1 by default.",
+    )
     flags.DEFINE_list("batches", [], "Batch sizes to compile for, such as 1,8,64; default: any size.")
     flags.DEFINE_string(
         "instructions",

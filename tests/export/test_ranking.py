@@ -168,6 +168,17 @@ def test_an_episode_repeats_itself_by_its_seed_however_it_is_batched(policy):
     assert len({*map(tuple, alone["a"])}) > 1
 
 
+def test_values_of_instructions_are_those_of_greedy_decoding(checkpoint, policy):
+    """They are read before the first bin is decided, whatever is drawn."""
+    found = []
+    for acting in (policy, checkpoint_policy.build(*checkpoint, capacity=3)):
+        sessions = Sessions(acting, embed)
+        for request in requests(policy.spec, "a", 4):
+            sessions.act([request])
+        found.append(sessions.values("a", ["open", "close it"]))
+    np.testing.assert_allclose(*found, atol=1e-5)
+
+
 def test_an_evaluation_draws_by_the_number_of_an_episode_whatever_else_runs(policy):
     class Environment:
         def see(self):
