@@ -64,7 +64,7 @@ def make_certificate(cert: Path, key: Path, address: str) -> None:
 
 def observations(spec, seed: int, count: int) -> list[dict]:
     """Returns random observations as a robot sends them."""
-    rng, observation = np.random.default_rng(seed), spec.observation
+    rng, observation = np.random.default_rng(seed), spec.interface.observation
     prompt = {"prompt": SENTENCES[seed % len(SENTENCES)]}
 
     def one() -> dict:
