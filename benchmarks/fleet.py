@@ -32,7 +32,7 @@ from qt_jax.export import checkpoint_policy
 from qt_jax.models.q_transformer import Network
 from qt_jax.policy.jax_policy import Policy
 from qt_jax.policy.sessions import Sessions
-from qt_jax.specs import PolicySpec
+from qt_jax.specs import Decoding, PolicySpec
 from qt_jax.training import checkpoints
 
 CHUNK = 250
@@ -152,8 +152,9 @@ def episodes(
         score_name=agents.get(config.agent.name).SCORE_NAME,
         dt=content.dt,
         target_return=1.0,  # rewards of a pack are 0 until success
+        decoding=Decoding.read(config.evaluate.decode),
     )
-    made = checkpoint_policy.of_robot(config, network_of(content, job), spec, data.statistics, beam=1)
+    made = checkpoint_policy.of_robot(config, network_of(content, job), spec, data.statistics)
     policy = Policy(spec, data.statistics, params, made.encode, made.decode, config.evaluate.num_envs)
     actor = Sessions(policy, content.sentences.__getitem__)
     suite = suites.of(config)

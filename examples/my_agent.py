@@ -21,7 +21,7 @@ class ReturnWeighted:
     ADDITIVE = True
     RETURN_CONDITIONED = False
     first_step_values = None
-    outputs, scores = staticmethod(bc.outputs), staticmethod(bc.scores)
+    outputs, scores, candidates = map(staticmethod, (bc.outputs, bc.scores, bc.candidates))
 
     def get_config(self) -> ml_collections.ConfigDict:
         config = ml_collections.ConfigDict()

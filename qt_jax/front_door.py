@@ -22,6 +22,7 @@ def load_policy(
     *,
     step: int = 0,
     dataset: str = "",
+    decode: str = "",
     robots: int = 1,
     keys: str | Path = "",
     threads: int | None = None,
@@ -35,12 +36,14 @@ def load_policy(
             `onnx` of an artefact, or a file in it (needs onnxruntime and no jax).
         step: which kept checkpoint of a run (0: the latest).
         dataset: the dataset whose robot acts; of a run that was trained on several.
+        decode: how a run's policy decides an action: "greedy" (the default), "beam:4" or "rank:16:0.7"
+            (docs/robot.md). An artefact has the one it was exported with.
         robots: how many episodes there may be at once, each under a `session_id` of its own.
         keys: a JSON file with the robot's own names of its cameras, state and instruction (docs/robot.md).
         threads: of onnxruntime (default: one a core, 4 at most).
 
     Raises:
-        UserError: if there is no policy at `path`, or it cannot be read.
+        UserError: if there is no policy at `path`, it cannot be read, or it lacks what `decode` needs.
 
     """
     from qt_jax import text
@@ -50,12 +53,15 @@ def load_policy(
 
     path = Path(path)
     if (path / "checkpoints").is_dir():
-        policy = _of_run(path, step, dataset, robots + 1)
+        policy = _of_run(path, step, dataset, decode, robots + 1)
         embeddings: dict[str, Any] = {}
     else:
-        given = f"step={step}" if step else f"dataset={dataset!r}" if dataset else ""
-        if given:
-            raise UserError(f"{given} is of a run; {path} is none: it has no folder checkpoints.")
+        for name, given in (("step", step), ("dataset", dataset), ("decode", decode)):
+            if given:
+                raise UserError(
+                    f"{name}={given!r} is of a run; {path} is none: it has no folder checkpoints. Leave it "
+                    f"out, or export the run with --{name}."
+                )
         policy, embeddings = _of_artefact(path, robots + 1, threads)
     policy.warm_up()
 
@@ -65,16 +71,19 @@ def load_policy(
     return LoadedPolicy(sessions, names)
 
 
-def _of_run(path: Path, step: int, dataset: str, capacity: int) -> Runtime:
+def _of_run(path: Path, step: int, dataset: str, decode: str, capacity: int) -> Runtime:
     from qt_jax.export import checkpoint_policy
+    from qt_jax.specs import GREEDY, Decoding
     from qt_jax.training import checkpoints
 
+    decoding = Decoding.read(decode) if decode else GREEDY
     params, assets, _ = checkpoints.load_params(str(path), step=step)
     if not dataset and len(assets.datasets) > 1:
         raise UserError(
             f"{path} was trained on {sorted(assets.datasets)}; say whose robot acts: dataset=NAME."
         )
-    return checkpoint_policy.build(params, assets, capacity, dataset or next(iter(assets.datasets)))
+    dataset = dataset or next(iter(assets.datasets))
+    return checkpoint_policy.build(params, assets, capacity, dataset, decoding)
 
 
 def _of_artefact(path: Path, capacity: int, threads: int | None) -> tuple[Runtime, dict[str, Any]]:

@@ -11,6 +11,10 @@ import numpy as np
 
 from qt_jax.errors import UserError
 
+DEFAULT_COUNTS = {"beam": 4, "rank": 16}
+"""Of the kinds of `Decoding` that have one (default of this project)."""
+DECODINGS = "'greedy', 'beam:4' (prefixes kept), or 'rank:16:0.7' (actions drawn, at this temperature)"
+"""Texts of a `Decoding`, for people."""
 DEMONSTRATION = "demonstration"
 """The collector kind of a human's or an expert's episode; every other kind is autonomous."""
 
@@ -120,6 +124,58 @@ class Interface:
 
 
 @dataclasses.dataclass(frozen=True)
+class Decoding:
+    """How an action is decided from the outputs of its dims.
+
+    It is chosen when a checkpoint acts or is exported. As text "greedy", "beam:4" or "rank:16:0.7".
+    """
+
+    kind: str = "greedy"
+    """Or "beam", which keeps the best prefixes; or "rank": of actions drawn by chance that of greatest Q."""
+    count: int = 1
+    """Prefixes that "beam" keeps from dim to dim, or actions that "rank" draws."""
+    temperature: float = 1.0
+    """Of the probabilities that "rank" draws from; the lower, the more often the most probable bin."""
+
+    def __post_init__(self):
+        counts = self.count >= 1 and not self.count % 1 if self.kind in DEFAULT_COUNTS else self.count == 1
+        warm = 0 < self.temperature < np.inf if self.draws else self.temperature == 1
+        if self.kind not in ("greedy", *DEFAULT_COUNTS) or not counts or not warm:
+            raise UserError(
+                f"Decoding: kind is {self.kind!r}, count {self.count}, temperature {self.temperature}; "
+                f"give {DECODINGS}."
+            )
+
+    @classmethod
+    def read(cls, text: str) -> Decoding:
+        """Reads its text; the count is 4 of "beam" and 16 of "rank" by default, the temperature 1.
+
+        Raises:
+            UserError: for what is none.
+
+        """
+        kind, _, numbers = text.partition(":")
+        count, _, temperature = numbers.partition(":")
+        try:
+            return cls(kind, int(count or DEFAULT_COUNTS.get(kind, 1)), float(temperature or 1))
+        except (ValueError, UserError) as error:
+            raise UserError(f"decode is {text!r}; give {DECODINGS}.") from error
+
+    def __str__(self) -> str:
+        if self.kind == "greedy":
+            return self.kind
+        return f"{self.kind}:{self.count}" + (f":{self.temperature:g}" if self.draws else "")
+
+    @property
+    def draws(self) -> bool:
+        """Whether actions are drawn by chance: a decision then takes `count` random numbers for each dim."""
+        return self.kind == "rank"
+
+
+GREEDY = Decoding()
+
+
+@dataclasses.dataclass(frozen=True)
 class PolicySpec:
     """All that the policy runtime must know beside the parameters and the two programs."""
 
@@ -136,6 +192,8 @@ class PolicySpec:
     """Seconds from one control step to the next."""
     target_return: float | None = None
     """The return that the policy is asked for (Decision Transformer); None: it takes no return."""
+    decoding: Decoding = GREEDY
+    """How its programs decide an action."""
 
     def __post_init__(self):
         given, dims = self.network_dims, self.interface.action.dims
@@ -153,7 +211,8 @@ class PolicySpec:
     def from_json(cls, value: dict[str, Any]) -> PolicySpec:
         """Reads what `to_json` gave."""
         interface, dims = Interface.from_json(value["interface"]), tuple(value["network_dims"])
-        return cls(**value | {"interface": interface, "network_dims": dims})
+        decoding = Decoding(**value["decoding"])
+        return cls(**value | {"interface": interface, "network_dims": dims, "decoding": decoding})
 
     @functools.cached_property
     def decided(self) -> tuple[int, ...]:

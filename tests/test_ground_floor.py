@@ -7,7 +7,7 @@ import pytest
 from qt_jax import discretization, preprocess, text
 from qt_jax.data.indexing import _statistics
 from qt_jax.errors import UserError
-from qt_jax.specs import ActionSpec
+from qt_jax.specs import ActionSpec, Decoding
 from qt_jax.statistics import Statistics
 
 SPEC = ActionSpec(("x", "gripper"), (-1.0, 0.0), (1.0, 2.0), (64, 2))
@@ -108,3 +108,31 @@ def test_text_embedding_knows_a_paraphrase_from_another_task():
         text.embed("go", encoder="math:sqrt")
     with pytest.raises(UserError, match=r"an array of shape \[\] for 'go'"):
         text.embed("go", encoder="builtins:len")
+
+
+@pytest.mark.parametrize(
+    "text, decoding, shown",
+    [
+        ("greedy", Decoding(), "greedy"),
+        ("beam", Decoding("beam", 4), "beam:4"),
+        ("beam:2", Decoding("beam", 2), "beam:2"),
+        ("rank", Decoding("rank", 16), "rank:16:1"),
+        ("rank:3", Decoding("rank", 3), "rank:3:1"),
+        ("rank:3:0.25", Decoding("rank", 3, 0.25), "rank:3:0.25"),
+    ],
+)
+def test_a_decoding_is_read_from_its_text(text, decoding, shown):
+    assert Decoding.read(text) == decoding and str(decoding) == shown and Decoding.read(shown) == decoding
+
+
+@pytest.mark.parametrize("text", ["", "best", "greedy:2", "beam:0", "beam:-1", "beam:1.5", "beam:4:0.7"])
+def test_what_is_no_decoding_is_one_line_that_says_what_is(text):
+    with pytest.raises(UserError) as caught:
+        Decoding.read(text)
+    assert str(caught.value).startswith(f"decode is {text!r}; give 'greedy', 'beam:4' (")
+
+
+@pytest.mark.parametrize("numbers", ["x", "4:0", "4:nan", "4:inf", "4:1:1"])
+def test_a_rank_needs_a_whole_number_and_a_temperature_above_0(numbers):
+    with pytest.raises(UserError, match=f"decode is 'rank:{numbers}'; give"):
+        Decoding.read(f"rank:{numbers}")

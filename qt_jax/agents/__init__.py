@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
@@ -10,10 +11,16 @@ import ml_collections
 from qt_jax import plugins
 from qt_jax.agents import awac, bc, cql, decision_transformer, iql, q_transformer
 from qt_jax.agents.checks import Require
+from qt_jax.errors import UserError
 from qt_jax.losses import Sum
 from qt_jax.models.q_transformer import Network
 from qt_jax.segment import Segment
 from qt_jax.specs import Interface
+
+Candidates = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+"""(bin_mask [..., N], logits [..., N, A] of one dim) -> log-probabilities, by which its bin is drawn, and Q.
+
+Both are [..., N], and -inf at bins that are not drawn. Q of the last dim is that of the whole action."""
 
 
 class Agent(Protocol):
@@ -58,6 +65,9 @@ class Agent(Protocol):
         It is -inf at bins that do not exist, where `bin_mask` [..., N] is False.
         """
 
+    def candidates(self, config: Any) -> Candidates | None:
+        """Returns what the decoding "rank" draws and ranks actions by; None: it has not both."""
+
     first_step_values: Any
     """(config, network, params, segment) -> values of the first steps' actions [B]; None: has no values."""
 
@@ -81,6 +91,23 @@ def get(name: str) -> Agent:
 
     """
     return plugins.find("config.agent.name", name, AGENTS, NEEDS)
+
+
+def candidates(config: Any) -> Candidates:
+    """Returns what the config's agent draws and ranks actions by.
+
+    Raises:
+        UserError: if it has no probabilities or no values.
+
+    """
+    found = get(config.agent.name).candidates(config)
+    if found is None:
+        raise UserError(
+            f"decode is 'rank', which needs action probabilities and Q in one policy; {config.agent.name!r} "
+            "lacks one of them. Give 'greedy' or 'beam:4'; or train q_transformer or cql with "
+            "config.agent.behaviour_weight above 0, or awac or iql."
+        )
+    return found
 
 
 def has_values(name: str) -> bool:

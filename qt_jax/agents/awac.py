@@ -63,6 +63,15 @@ def scores(config: Any, bin_mask: jax.Array, logits: jax.Array) -> jax.Array:
     return bc.log_probabilities(bin_mask, logits[..., POLICY])
 
 
+def candidates(config: Any) -> Any:
+    """Returns the policy's log-probabilities and the critic's Q."""
+
+    def of_dim(bin_mask, logits):
+        return scores(config, bin_mask, logits), jnp.where(bin_mask, _q(config, logits), -jnp.inf)
+
+    return of_dim
+
+
 def _q(config: Any, logits: jax.Array) -> jax.Array:
     return losses.sigmoid_values(logits[..., CRITIC], *config.value_range)
 

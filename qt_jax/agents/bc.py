@@ -49,6 +49,10 @@ def scores(config: Any, bin_mask: jax.Array, logits: jax.Array) -> jax.Array:
     return log_probabilities(bin_mask, logits[..., 0])
 
 
+def candidates(config: Any) -> None:
+    """Returns None: it has no values."""
+
+
 def imitable(segment: Segment) -> Array:
     """Returns what may be imitated, bool [B, S, D]: present dims of trainable steps not relabelled."""
     return segment.trainable[..., None] & segment.action_mask & ~segment.relabelled[:, None, None]

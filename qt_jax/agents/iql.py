@@ -59,6 +59,16 @@ def scores(config: Any, bin_mask: jax.Array, logits: jax.Array) -> jax.Array:
     return bc.log_probabilities(bin_mask, logits[..., POLICY])
 
 
+def candidates(config: Any) -> Any:
+    """Returns the policy's log-probabilities and the lesser critic's Q, which the last dim alone means."""
+
+    def of_dim(bin_mask, logits):
+        q = losses.sigmoid_values(logits[..., :POLICY], *config.value_range).min(-1)
+        return scores(config, bin_mask, logits), jnp.where(bin_mask, q, -jnp.inf)
+
+    return of_dim
+
+
 def whole_action_values(config: Any, logits: jax.Array, segment: Segment) -> jax.Array:
     """Computes Q(s, a) of both critics, [2, B, S]."""
     q = losses.sigmoid_values(jnp.moveaxis(logits[..., :POLICY], -1, 0), *config.value_range)

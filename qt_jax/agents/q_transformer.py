@@ -122,6 +122,18 @@ def scores(config: Any, bin_mask: Array, logits: jax.Array) -> jax.Array:
     return jnp.where(maximised(config, bin_mask, logits), q_values(config, logits), -jnp.inf)
 
 
+def candidates(config: Any) -> Any:
+    """Returns the behaviour head's log-probabilities and Q, of supported bins; None without that head."""
+    if not config.agent.behaviour_weight:
+        return None
+
+    def of_dim(bin_mask, logits):
+        drawn = maximised(config, bin_mask, logits)
+        return bc.log_probabilities(drawn, logits[..., -1]), scores(config, bin_mask, logits)
+
+    return of_dim
+
+
 def first_step_values(config: Any, network: Network, params: dict, segment: Segment) -> jax.Array:
     """Computes Q of the action taken at each segment's first step, [B]; higher should mean success."""
     q = losses.taken(q_values(config, network.score(params, segment)), segment.tokens)

@@ -11,6 +11,7 @@ from typing import Any
 from absl import flags
 
 from qt_jax.errors import UserError
+from qt_jax.specs import DECODINGS, Decoding
 
 FLAGS = flags.FLAGS
 
@@ -22,7 +23,11 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "dataset", "collected", "Whose robot acts, of the datasets that the policy was trained on."
     )
-    flags.DEFINE_integer("beam", 1, "Prefixes kept from action dim to action dim; 1: greedy.", lower_bound=1)
+    flags.DEFINE_string(
+        "decode",
+        "greedy",
+        f"How an action is decided: {DECODINGS}; of 'rank' 16 at temperature 1 by default.",
+    )
     flags.DEFINE_list("batches", [], "Batch sizes to compile for, such as 1,8,64; default: any size.")
     flags.DEFINE_string(
         "instructions",
@@ -40,13 +45,15 @@ def main(config: Any) -> None:
         FLAGS.output or str(Path(config.workdir, "policy")),
         step=FLAGS.step,
         dataset=FLAGS.dataset,
-        beam=FLAGS.beam,
+        decoding=Decoding.read(FLAGS.decode),
         batches=_batches(),
         instructions=_instructions(),
     )
     about = written.about
     size = sum(p.stat().st_size for p in written.path.rglob("*") if p.is_file()) / 2**20
-    print(f"{written.path}: {size:.1f} MiB, step {about['provenance']['step']}, {about['decoder']}")
+    print(
+        f"{written.path}: {size:.1f} MiB, step {about['provenance']['step']}, decodes {written.spec.decoding}"
+    )
     print(agreement.summary(about["agreement"], "the checkpoint"))
     print(f"serve it: python -m qt_jax serve --artefact={written.path}")
 

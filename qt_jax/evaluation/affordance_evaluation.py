@@ -18,6 +18,7 @@ from qt_jax.evaluation.rollouts import Job, Rollout
 from qt_jax.export import checkpoint_policy
 from qt_jax.policy.jax_policy import Policy
 from qt_jax.policy.sessions import Sessions
+from qt_jax.specs import Decoding
 
 
 def evaluate(config: Any) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
@@ -44,7 +45,7 @@ def evaluate(config: Any) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     runs.check(config)
 
     params, assets, step = runs.load(config)
-    programs = checkpoint_policy.programs(assets, settings.dataset)
+    programs = checkpoint_policy.programs(assets, settings.dataset, Decoding.read(settings.decode))
     affordances.refuse_without_values(programs.spec)
     scenes = affordances.scenes(task_names, simulator.SHARED_SCENES)
     if config.env.state in simulator.STATE_HAS_GOAL and max(map(len, scenes)) > 1:

@@ -18,6 +18,7 @@ from qt_jax.evaluation.rollouts import Job, Rollout
 from qt_jax.export import checkpoint_policy
 from qt_jax.policy.observations import Keys
 from qt_jax.policy.sessions import Sessions
+from qt_jax.specs import GREEDY, Decoding
 
 TABLE = "evaluation.txt"
 
@@ -31,6 +32,7 @@ class Evaluated:
         action_names: of the action's dims.
         agent: the algorithm's name.
         score_name: what the scores of its bins are, such as "Q".
+        decode: how it decides an action, such as "greedy".
         episodes: which episodes it was trained on, `config.data.episodes`.
         step: of its checkpoint.
         data: success in the training data by task, and of "all".
@@ -41,6 +43,7 @@ class Evaluated:
     action_names: tuple[str, ...]
     agent: str
     score_name: str
+    decode: str
     episodes: str
     step: int
     data: dict[str, Any]
@@ -63,13 +66,16 @@ def of_run(config: Any) -> Evaluated:
 
     """
     params, assets, step = runs.load(config)
-    policy = checkpoint_policy.build(params, assets, config.evaluate.num_envs, config.evaluate.dataset)
+    settings = config.evaluate
+    decoding = Decoding.read(settings.decode)
+    policy = checkpoint_policy.build(params, assets, settings.num_envs, settings.dataset, decoding)
     spec = policy.spec
     return Evaluated(
         actor=Sessions(policy, functools.partial(text.embed, encoder=spec.text_encoder)),
         action_names=spec.interface.action.names,
         agent=assets.config["agent"]["name"],
         score_name=spec.score_name,
+        decode=str(decoding),
         episodes=assets.config["data"]["episodes"],
         step=step,
         data=assets.data,
@@ -98,6 +104,12 @@ def of_server(config: Any, url: str, actor: ServedActor) -> Evaluated:
             f"config.evaluate.num_envs is {config.evaluate.num_envs}, {url} serves {metadata['sessions']} "
             "episodes at once; give no more, or serve with a larger --max_sessions."
         )
+    asked = str(Decoding.read(config.evaluate.decode))
+    if asked not in (str(GREEDY), metadata["decode"]):
+        raise UserError(
+            f"config.evaluate.decode is {asked!r}, {url} decodes {metadata['decode']!r}; leave it out, or "
+            f"serve what `export --decode={asked}` writes."
+        )
 
     training = metadata["training"]
     runs.check_tasks(config, url, training["data"])
@@ -106,6 +118,7 @@ def of_server(config: Any, url: str, actor: ServedActor) -> Evaluated:
         action_names=tuple(mine[1]),
         agent=training["agent"],
         score_name=metadata["score"],
+        decode=metadata["decode"],
         episodes=training["episodes"],
         step=training["step"],
         data=training["data"],
@@ -145,6 +158,8 @@ def evaluate(config: Any, evaluated: Evaluated) -> dict[str, Any]:
         for a, b in swaps
     ]
     method = f"{evaluated.agent}, {evaluated.episodes}"
+    if evaluated.decode != str(GREEDY):
+        method += f", {evaluated.decode}"
     summary |= {"method": method, "step": evaluated.step, "seed": settings.seed, "data": evaluated.data}
 
     methods = runs.by_method({config.workdir: summary} | references)

@@ -21,7 +21,7 @@ class Job:
 
     Attributes:
         task: whose success counts.
-        index: fixes the initial conditions.
+        index: fixes the initial conditions, and what a policy draws by chance.
         instruction: that the policy is given.
 
     """
@@ -177,9 +177,8 @@ class _Episode:
 
     def request(self) -> Request:
         reset, self._reset = self._reset, False
-        return Request(
-            self.number, self.observation["images"], self.observation["state"], self.job.instruction, reset
-        )
+        seen, job = self.observation, self.job
+        return Request(self.number, seen["images"], seen["state"], job.instruction, reset, seed=job.index)
 
     def record(self, decision: Decision) -> None:
         self._actions.append(decision.action)

@@ -11,6 +11,7 @@ from etils import epath
 
 from qt_jax.envs import gl, suites
 from qt_jax.errors import UserError
+from qt_jax.specs import Decoding
 from qt_jax.training import checkpoints
 from qt_jax.training.continuing import SAME_NUMBERS
 
@@ -22,6 +23,7 @@ FREE = ("workdir", "evaluate", "collect", "mesh", "distributed", "data", "optimi
 def check(config: Any) -> None:
     """Raises a UserError for settings with which nothing can be evaluated on this machine."""
     settings = config.evaluate
+    Decoding.read(settings.decode)
     if config.env.cameras:
         gl.require_backend()
     if min(settings.episodes, settings.num_envs) < 1:

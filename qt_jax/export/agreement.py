@@ -7,17 +7,21 @@ from typing import Any
 import numpy as np
 
 from qt_jax.errors import UserError
-from qt_jax.policy.runtime import Runtime
+from qt_jax.policy.runtime import Action, Runtime, undrawn
 from qt_jax.specs import PolicySpec
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
 """How far scores may differ, by compute dtype (default of this project): sums have another order."""
 
+MOST_OTHER_ACTIONS = 0.5
+"""Share of drawn actions that may be others (default of this project): a mistake makes nearly all so."""
+
 
 def observations(spec: PolicySpec, rows: int, seed: int) -> dict[str, Any]:
-    """Returns random observations, as `Runtime.act` takes them."""
+    """Returns random observations, and what the policy draws by, as `Runtime.act` takes them."""
     rng, observation = np.random.default_rng(seed), spec.interface.observation
-    return {
+    drawn = {name: rng.random(x.shape, np.float32) for name, x in undrawn(spec, rows).items()}
+    return drawn | {
         "images": {
             name: rng.integers(0, 256, (rows, *observation.image_size, 3), np.uint8)
             for name in observation.cameras
@@ -38,16 +42,19 @@ def compare(reference: Runtime, other: Runtime, dtype: str) -> dict[str, Any]:
     Returns:
         {"decisions": how many were compared, "max_difference": of scores, "tolerance": what is allowed,
         "ties": share of dims whose two best bins differ by less than twice the tolerance in the reference,
-        "other_bins": share of dims that chose another bin, all of them ties}.
+        "other_bins": share of dims that chose another bin, all of them ties}. Of a policy that draws its
+        actions, "ties" are those dims of an action which is another in the reference, since a number that
+        was drawn lies where rounding decides between two bins, or two actions are worth the same.
 
     Raises:
-        UserError: if a score differs by more than the tolerance, or a bin differs that is no tie.
+        UserError: if a score differs by more than the tolerance, or a bin differs that is no tie; or, of a
+            policy that draws its actions, more than `MOST_OTHER_ACTIONS` of them are others.
 
     """
     rows, tolerance = min(reference.capacity, other.capacity), TOLERANCE[dtype]
     steps = 2 * reference.spec.window + 2
     episodes, worst, ties, differing, dims = np.arange(rows), 0.0, 0, 0, 0
-    decided = list(reference.spec.decided)
+    decided, other_actions = list(reference.spec.decided), 0
     for step in range(2 * steps):
         inputs = observations(reference.spec, rows, seed=step)
         is_first = np.full(rows, step % steps == 0)
@@ -59,8 +66,7 @@ def compare(reference: Runtime, other: Runtime, dtype: str) -> dict[str, Any]:
         prefix = np.cumprod(earlier, axis=1).astype(bool)[:, np.argsort(decided)]
         present = np.isfinite(expected.scores) & prefix[..., None]
         worst = max(worst, float(np.abs(expected.scores[present] - found.scores[present]).max()))
-        best = np.sort(expected.scores, axis=-1)[..., -2:]
-        tie = (best[..., 1] - best[..., 0] < 2 * tolerance) & prefix
+        tie = prefix & (~same if reference.spec.decoding.draws else _ties(expected, 2 * tolerance))
         if worst > tolerance or (~same & prefix & ~tie).any():
             raise UserError(
                 f"The exported policy does not agree with its original: scores differ by up to {worst:.3g}, "
@@ -70,14 +76,28 @@ def compare(reference: Runtime, other: Runtime, dtype: str) -> dict[str, Any]:
         ties += int(tie.sum())
         differing += int((~same & prefix).sum())
         dims += int(prefix.sum())
+        other_actions += int((~same).any(axis=1).sum())
 
+    decisions = 2 * steps * rows
+    if reference.spec.decoding.draws and other_actions > MOST_OTHER_ACTIONS * decisions:
+        raise UserError(
+            f"The exported policy does not agree with its original: {other_actions} of {decisions} actions "
+            f"that it draws are others, at most {MOST_OTHER_ACTIONS:.0%} may be. Report this with the "
+            "config; export with --decode=greedy meanwhile."
+        )
     return {
-        "decisions": 2 * steps * rows,
+        "decisions": decisions,
         "max_difference": worst,
         "tolerance": tolerance,
         "ties": ties / dims,
         "other_bins": differing / dims,
     }
+
+
+def _ties(action: Action, closer: float) -> np.ndarray:
+    """Tells in which dims the two best bins' scores are closer than that, bool [M, D]."""
+    best = np.sort(action.scores, axis=-1)[..., -2:]
+    return best[..., 1] - best[..., 0] < closer
 
 
 def summary(result: dict[str, Any], reference: str) -> str:

@@ -23,7 +23,7 @@ from qt_jax.export import agreement, checkpoint_policy
 from qt_jax.policy import artefact
 from qt_jax.policy.folder import INSTRUCTIONS, POLICY, SCHEMA, seal
 from qt_jax.policy.jax_policy import Policy
-from qt_jax.specs import to_json
+from qt_jax.specs import GREEDY, Decoding, to_json
 from qt_jax.training import checkpoints
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -35,7 +35,7 @@ def write(
     *,
     step: int = 0,
     dataset: str = "collected",
-    beam: int = 1,
+    decoding: Decoding = GREEDY,
     batches: Sequence[int] = (),
     instructions: Sequence[str] = (),
 ) -> artefact.Artefact:
@@ -46,18 +46,26 @@ def write(
         output: the folder to write; an artefact there is replaced.
         step: of the checkpoint; 0: the latest.
         dataset: whose robot acts.
-        beam: prefixes kept from dim to dim; 1: greedy.
+        decoding: how the programs decide an action.
         batches: batch sizes to export programs for; none: one program for any size.
         instructions: sentences to embed and store, for robots without the text encoder.
 
     Raises:
-        UserError: if the checkpoint cannot be read, the folder holds something else, or the two do not agree.
+        UserError: if the checkpoint cannot be read or lacks what the decoding needs, the folder holds
+            something else, or the two do not agree.
 
     """
     params, assets, step = checkpoints.load_params(workdir, step=step)
     origin = {"workdir": str(workdir), "step": step}
     return build(
-        params, assets, output, origin, dataset=dataset, beam=beam, batches=batches, instructions=instructions
+        params,
+        assets,
+        output,
+        origin,
+        dataset=dataset,
+        decoding=decoding,
+        batches=batches,
+        instructions=instructions,
     )
 
 
@@ -68,7 +76,7 @@ def build(
     origin: dict[str, Any],
     *,
     dataset: str = "collected",
-    beam: int = 1,
+    decoding: Decoding = GREEDY,
     batches: Sequence[int] = (),
     instructions: Sequence[str] = (),
 ) -> artefact.Artefact:
@@ -76,7 +84,7 @@ def build(
     folder = Path(output)
     if folder.exists() and not (folder / POLICY).exists() and (folder.is_file() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is no policy artefact; choose another --output.")
-    made = checkpoint_policy.programs(assets, dataset, beam)
+    made = checkpoint_policy.programs(assets, dataset, decoding)
     flat = flattened(params)
     vectors = np.zeros((0, assets.interface.instruction_dim))
     if instructions:
@@ -86,8 +94,6 @@ def build(
         **artefact.describe(made.spec, made.statistics),
         "network": to_json(assets.interface),
         "batches": sorted(batches),
-        "beam": beam,
-        "decoder": "greedy" if beam == 1 else f"beam of {beam}",
         "instructions": list(instructions),
         "provenance": origin
         | {
@@ -182,10 +188,12 @@ def _programs(
         return jax.ShapeDtypeStruct((x.shape[0], spec.window, *x.shape[1:]), x.dtype)
 
     window = jax.tree.map(windowed, jax.eval_shape(encode, params, *inputs))
-    mask, executed = struct(jnp.bool_, spec.window), struct(jnp.int32, spec.window, own.action.dims)
+    decided = [struct(jnp.bool_, spec.window), struct(jnp.int32, spec.window, own.action.dims)]
+    if spec.decoding.draws:
+        decided.append(struct(np.float32, spec.decoding.count, own.action.dims))
     exported = {
         "encode": export.export(encode, platforms=PLATFORMS)(params, *inputs),
-        "decode": export.export(decode, platforms=PLATFORMS)(params, window, mask, executed),
+        "decode": export.export(decode, platforms=PLATFORMS)(params, window, *decided),
     }
     return {name: bytes(program.serialize()) for name, program in exported.items()}
 

@@ -13,7 +13,7 @@ from qt_jax import agents
 from qt_jax.errors import UserError
 from qt_jax.models.q_transformer import Network
 from qt_jax.policy.jax_policy import Decode, Encode, Policy
-from qt_jax.specs import PolicySpec
+from qt_jax.specs import GREEDY, Decoding, Interface, PolicySpec
 from qt_jax.statistics import Statistics
 from qt_jax.training import checkpoints
 
@@ -28,7 +28,7 @@ class Programs:
     decode: Decode
 
 
-def programs(assets: checkpoints.Assets, dataset: str = "collected", beam: int = 1) -> Programs:
+def programs(assets: checkpoints.Assets, dataset: str = "collected", decoding: Decoding = GREEDY) -> Programs:
     """Makes the policy of the robot of one dataset.
 
     What this robot lacks of the network's action, cameras and state is masked as in training.
@@ -36,10 +36,10 @@ def programs(assets: checkpoints.Assets, dataset: str = "collected", beam: int =
     Args:
         assets: of the checkpoint.
         dataset: whose robot acts.
-        beam: prefixes kept from dim to dim; 1: greedy.
+        decoding: how an action is decided.
 
     Raises:
-        UserError: if the checkpoint was not trained on that dataset.
+        UserError: if the checkpoint was not trained on that dataset, or lacks what the decoding needs.
 
     """
     if dataset not in assets.datasets:
@@ -59,23 +59,25 @@ def programs(assets: checkpoints.Assets, dataset: str = "collected", beam: int =
         score_name=agents.get(config.agent.name).SCORE_NAME,
         dt=robot.dt,
         target_return=robot.target_return,
+        decoding=decoding,
     )
-    return of_robot(config, agents.make_network(config, joint), spec, robot.state, beam)
+    return of_robot(config, agents.make_network(config, joint), spec, robot.state)
 
 
-def of_robot(config: Any, network: Network, spec: PolicySpec, statistics: Statistics, beam: int) -> Programs:
+def of_robot(config: Any, network: Network, spec: PolicySpec, statistics: Statistics) -> Programs:
     """Makes the policy of a network and of the robot that `spec` describes; see `programs`.
 
     Raises:
-        UserError: if the policy is return-conditioned, and `spec` has no return to ask for.
+        UserError: if the policy is return-conditioned and `spec` has no return to ask for, or the agent lacks
+            what the decoding needs.
 
     """
     wanted = spec.target_return if network.return_conditioned else None
     if network.return_conditioned and wanted is None:
         raise UserError("The policy's spec has no target_return; train it again with this version.")
-    joint = network.interface
+    joint, decoding = network.interface, spec.decoding
     agent = agents.get(config.agent.name)
-    bins = jnp.asarray(spec.interface.action.bins_in(joint.action))
+    bins = spec.interface.action.bins_in(joint.action)
     bin_mask = jnp.arange(joint.action.max_bins) < bins[:, None]
 
     def encode(params, images, state, instruction):
@@ -87,24 +89,52 @@ def of_robot(config: Any, network: Network, spec: PolicySpec, statistics: Statis
         asked = None if wanted is None else jnp.full(batch, wanted, jnp.float32)
         return network.encode_frame(params, seen, mask, padded, instruction, asked)
 
-    def decode(params, cache, mask, executed):
-        def scores(logits, dim):
-            return agent.scores(config, bin_mask[dim], logits)
+    def scores(logits, dim):
+        return agent.scores(config, bin_mask[dim], logits)
 
+    candidates = _candidates(config, bin_mask, decoding.temperature) if decoding.draws else None
+
+    def decode(params, cache, mask, executed, *uniforms):
         # 0 where the robot has no dim, as in training.
         past = executed @ np.eye(joint.action.dims, dtype=np.int32)[list(spec.network_dims)]
-        if beam == 1:
-            return network.greedy(params, cache, mask, past, scores)
-        return network.beam(params, cache, mask, past, scores, beam, agent.ADDITIVE, np.asarray(bins) > 0)
+        inputs = params, cache, mask, past, scores
+        if decoding.draws:
+            return network.rank(*inputs, candidates, _of_dims(uniforms[0], spec, joint), bins > 0)
+        if decoding.kind == "beam":
+            return network.beam(*inputs, decoding.count, agent.ADDITIVE, bins > 0)
+        return network.greedy(*inputs)
 
     return Programs(spec, statistics, encode, decode)
 
 
+def _candidates(config: Any, bin_mask: jax.Array, temperature: float) -> Any:
+    """Returns the `candidates` of `Network.rank`: the agent's, at this temperature."""
+    of_agent = agents.candidates(config)
+
+    def candidates(logits, dim):
+        log_probabilities, q = of_agent(bin_mask[dim], logits)
+        return jax.nn.softmax(log_probabilities / temperature), q
+
+    return candidates
+
+
+def _of_dims(uniforms: jax.Array, spec: PolicySpec, joint: Interface) -> jax.Array:
+    """Puts a robot's numbers [M, K, D] where the network has its dims, 0 where the robot has none."""
+    columns = [jnp.zeros_like(uniforms[..., 0])] * joint.action.dims
+    for own, dim in enumerate(spec.network_dims):
+        columns[dim] = uniforms[..., own]
+    return jnp.stack(columns, axis=-1)
+
+
 def build(
-    params: dict, assets: checkpoints.Assets, capacity: int, dataset: str = "collected", beam: int = 1
+    params: dict,
+    assets: checkpoints.Assets,
+    capacity: int,
+    dataset: str = "collected",
+    decoding: Decoding = GREEDY,
 ) -> Policy:
     """Makes a Policy of `capacity` episodes at once; see `programs`."""
-    made = programs(assets, dataset, beam)
+    made = programs(assets, dataset, decoding)
     return Policy(made.spec, made.statistics, jax.device_put(params), made.encode, made.decode, capacity)
 
 

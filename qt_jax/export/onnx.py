@@ -69,7 +69,7 @@ def _programs(source: artefact.Artefact, config: dict[str, Any], opset: int, out
     network = agents.make_network(settings, source.network)
     like = jax.eval_shape(network.init, jax.random.key(0))
     params = unflattened(jax.device_put(safetensors.numpy.load_file(source.path / artefact.PARAMS)), like)
-    made = checkpoint_policy.of_robot(settings, network, spec, source.statistics, source.about["beam"])
+    made = checkpoint_policy.of_robot(settings, network, spec, source.statistics)
 
     def struct(dtype, *shape):
         return jax.ShapeDtypeStruct((1, *shape), dtype)
@@ -92,13 +92,15 @@ def _programs(source: artefact.Artefact, config: dict[str, Any], opset: int, out
     window = {name: struct(leaf.dtype, spec.window, *leaf.shape[1:]) for name, leaf in caches.items()}
 
     def decode(*leaves):
-        *cache, mask, executed = leaves
-        return made.decode(params, jax.tree.unflatten(structure, cache), mask, executed)
+        cache, others = leaves[: len(caches)], leaves[len(caches) :]
+        return made.decode(params, jax.tree.unflatten(structure, cache), *others)
 
     window |= {
         "mask": struct(np.bool_, spec.window),
         "executed": struct(np.int32, spec.window, spec.interface.action.dims),
     }
+    if spec.decoding.draws:
+        window["uniforms"] = struct(np.float32, spec.decoding.count, spec.interface.action.dims)
     programs = (encode, inputs, list(caches)), (decode, window, ["tokens", "scores"])
     for part, (program, takes, gives) in zip(PARTS, programs):
         convert(part, program, takes, gives, opset, output / f"{part}.onnx")

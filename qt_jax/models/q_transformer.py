@@ -346,28 +346,30 @@ class QTransformer(nnx.Module):
         window_cache: Any,
         frame_mask: jax.Array,
         executed: jax.Array,
+        scores: Scores,
         candidates: Any,
         uniforms: jax.Array,
         present: np.ndarray,
     ) -> tuple[jax.Array, jax.Array]:
-        """Samples K whole actions, and returns the one whose last dim has the greatest Q.
+        """Draws K whole actions, and returns the one whose last dim has the greatest Q.
 
         Args:
             window_cache: see `greedy`.
             frame_mask: see `greedy`.
             executed: see `greedy`.
+            scores: see `greedy`; they decide nothing.
             candidates: the agent's: logits [M * K, N, A] of one dim, and the dim -> the probabilities from
                 which its bin is drawn and the Q of its bins, each [M * K, N]; of absent bins 0 and -inf.
             uniforms: [M, K, D] in [0, 1), which decide the draws.
             present: bool [D], dims that the robot has; the others rank nothing.
 
         Returns:
-            tokens int32 [M, D] of the best action, and the Q of the bins of its dims [M, D, N].
+            The bins int32 [M, D] of the best action, and the scores float32 [M, D, N] of its dims.
 
         """
         batch, count, _ = uniforms.shape
 
-        def wide(x):
+        def wide(x: jax.Array) -> jax.Array:
             return jnp.repeat(x, count, axis=0)
 
         context = jax.tree.map(
@@ -375,19 +377,19 @@ class QTransformer(nnx.Module):
         )
         mask, past = wide(frame_mask), jax.tree.map(wide, self._past(executed))
 
-        def choose(logits, dim):
+        def choose(logits: jax.Array, dim: int) -> tuple[jax.Array, jax.Array]:
             probabilities, q = candidates(logits, dim)
             below = jnp.cumsum(probabilities, axis=-1) <= uniforms[..., dim].reshape(-1, 1)
             last = probabilities.shape[-1] - 1 - jnp.argmax(probabilities[..., ::-1] > 0, axis=-1)
-            return jnp.minimum(below.sum(-1), last), q  # rounding may leave the sum below 1
+            token = jnp.minimum(below.sum(-1), last)  # rounding may leave the sum below 1
+            return token, jnp.stack([scores(logits, dim), q], axis=-1)
 
-        tokens, q = self._decode(context, mask, past, choose)
-        tokens, q = (x.reshape(batch, count, *x.shape[1:]) for x in (tokens, q))
+        tokens, values = self._decode(context, mask, past, choose)
+        tokens, values = (x.reshape(batch, count, *x.shape[1:]) for x in (tokens, values))
         last = np.flatnonzero(present)[-1]
-        ranked = jnp.take_along_axis(q[:, :, last], tokens[:, :, last, None], axis=-1)[..., 0]
-        best = jnp.argmax(ranked, axis=1)
-        rows = jnp.arange(batch)
-        return tokens[rows, best], q[rows, best]
+        q = jnp.take_along_axis(values[:, :, last, :, 1], tokens[:, :, last, None], axis=-1)[..., 0]
+        best, rows = jnp.argmax(q, axis=1), jnp.arange(batch)
+        return tokens[rows, best], values[rows, best, ..., 0]
 
     def _action_inputs(self, tokens: jax.Array) -> jax.Array:
         """Tokens [M, D] -> inputs [M, D, width].

@@ -121,8 +121,8 @@ def _signature(part: str, exported: export.Exported) -> tuple[Arrays, Arrays]:
         takes |= {"state": state, "instruction": instruction}
         gives = _numbered(exported.out_avals)
     else:
-        window, mask, executed = inputs
-        takes = _numbered(jax.tree.leaves(window)) | {"mask": mask, "executed": executed}
+        window, *others = inputs
+        takes = _numbered(jax.tree.leaves(window)) | dict(zip(("mask", "executed", "uniforms"), others))
         gives = dict(zip(("tokens", "scores"), exported.out_avals, strict=True))
     return _rows(takes), _rows(gives)
 

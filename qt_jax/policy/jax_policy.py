@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qt_jax.policy.runtime import Runtime, undecided
+from qt_jax.policy.runtime import Runtime, undecided, undrawn
 from qt_jax.specs import PolicySpec
 from qt_jax.statistics import Statistics
 
 Encode = Callable[[Any, dict[str, jax.Array], jax.Array, jax.Array], Any]
-Decode = Callable[[Any, Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+Decode = Callable[..., tuple[jax.Array, jax.Array]]
 
 
 class Policy(Runtime):
@@ -30,8 +30,8 @@ class Policy(Runtime):
         encode: (params, {camera: uint8 [M, H, W, 3]}, state [M, state_dim], instruction [M, E]) -> cache
             pytree, leaves [M, ...].
         decode: (params, window of caches [M, w, ...] oldest first, mask [M, w], bins [M, w, D] of the robot's
-            actions at these frames but the newest) -> tokens [M, D'], scores [M, D', N] of the network's
-            dims.
+            actions at these frames but the newest; and of a policy that draws uniforms [M, K, D]) -> tokens
+            [M, D'], scores [M, D', N] of the network's dims.
         capacity: see `Runtime`.
         buckets: batch sizes that are compiled; a call takes the least that is large enough, or the largest
             several times. Default: `capacity`.
@@ -61,7 +61,7 @@ class Policy(Runtime):
         self._frame = jax.eval_shape(encode, params, *self._inputs(self.buckets[0]))
         self.forget_all()
 
-        def step(params, past, episode, images, state, instruction, is_first, executed):
+        def step(params, past, episode, images, state, instruction, is_first, executed, *uniforms):
             cache, mask, actions = past
             new = encode(params, images, state, instruction)
             window = jax.tree.map(
@@ -70,7 +70,7 @@ class Policy(Runtime):
             seen = jnp.pad(mask[episode, 1:] & ~is_first[:, None], [(0, 0), (0, 1)], constant_values=True)
             done = jnp.pad(actions[episode, 1:], [(0, 0), (0, 1), (0, 0)])
             tokens, scores = (
-                x[:, jnp.asarray(spec.network_dims)] for x in decode(params, window, seen, done)
+                x[:, jnp.asarray(spec.network_dims)] for x in decode(params, window, seen, done, *uniforms)
             )
             done = done.at[:, -1].set(jnp.where(executed < 0, tokens, executed))
             return (
@@ -109,6 +109,7 @@ class Policy(Runtime):
                 *self._inputs(bucket),
                 np.ones(bucket, bool),
                 undecided(self.spec, bucket),
+                *undrawn(self.spec, bucket).values(),
             )
 
     def _decide(self, episode: np.ndarray, *inputs: Any) -> tuple[np.ndarray, np.ndarray]:

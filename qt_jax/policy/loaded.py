@@ -28,7 +28,7 @@ class LoadedPolicy:
 
     @property
     def spec(self) -> PolicySpec:
-        """The policy's action, observation, window, score and control period."""
+        """The policy's action, observation, window, score, decoding and control period."""
         return self._sessions.policy.spec
 
     @property
@@ -42,8 +42,8 @@ class LoadedPolicy:
         Args:
             observation: images uint8 [H, W, 3], state float [state_dim], the sentence under "prompt"; the
                 keys are those of `observation`. Optional: "reset": True begins an episode, "session_id" tells
-                robots apart, "return_scores": True, "request_id", and "instruction_embedding" instead of the
-                sentence.
+                robots apart, "seed" of an episode that it begins fixes what a policy draws by chance,
+                "return_scores": True, "request_id", and "instruction_embedding" instead of the sentence.
 
         Returns:
             "actions": float32 [1, D] inside the action's bounds. "tokens": int32 [D], the chosen bins.

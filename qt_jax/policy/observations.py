@@ -23,6 +23,7 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "request_id": (str, int),
     "deadline_ms": (int, float),
     "return_scores": (bool,),
+    "seed": (int,),
 }
 EMBEDDING = "instruction_embedding"
 MAX_PROMPT = 1000
@@ -130,7 +131,8 @@ class Keys:
                     f"Observation key {key!r} is {part.dtype}{list(part.shape)}, expected a vector.",
                 )
         state = np.concatenate(parts).astype(np.float32) if parts else np.zeros(0, np.float32)
-        return Request(session, images, state, self._instruction(message), message.get("reset", False))
+        instruction, begins = self._instruction(message), message.get("reset", False)
+        return Request(session, images, state, instruction, begins, message.get("seed"))
 
     def _instruction(self, message: dict[str, Any]) -> str | np.ndarray:
         if EMBEDDING in message:
@@ -196,6 +198,8 @@ def options(message: dict[str, Any]) -> dict[str, Any]:
         raise Refused(
             "bad_observation", f"Optional key 'deadline_ms' is {deadline}, expected milliseconds above 0."
         )
+    if message.get("seed", 0) < 0:
+        raise Refused("bad_observation", f"Optional key 'seed' is {message['seed']}, expected 0 or more.")
     return {key: message[key] for key in OPTIONAL if key in message}
 
 

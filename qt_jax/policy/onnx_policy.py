@@ -79,15 +79,20 @@ class OnnxPolicy(Runtime):
         self, episode: np.ndarray, images: dict, *inputs: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         decoded = []
-        for row, (index, state, instruction, is_first, executed) in enumerate(zip(episode, *inputs)):
+        for row, (index, state, instruction, *decided) in enumerate(zip(episode, *inputs)):
             seen = {image_name(camera): image[row][None] for camera, image in images.items()}
             seen |= {"state": state[None], "instruction": instruction[None]}
-            decoded.append(self._step(index, is_first, executed, seen))
+            decoded.append(self._step(index, seen, *decided))
         tokens, scores = (np.concatenate(part) for part in zip(*decoded))
         return tokens, scores
 
     def _step(
-        self, index: int, is_first: bool, executed: np.ndarray, inputs: dict[str, np.ndarray]
+        self,
+        index: int,
+        inputs: dict[str, np.ndarray],
+        is_first: bool,
+        executed: np.ndarray,
+        *uniforms: np.ndarray,
     ) -> list[np.ndarray]:
         """Computes tokens [1, D] and scores [1, D, N], and moves the episode's window one frame on."""
         frame = _run(self._encode, inputs)
@@ -96,7 +101,8 @@ class OnnxPolicy(Runtime):
         self._mask[index] = np.append(self._mask[index, 1:] & ~is_first, True)
         self._actions[index] = np.pad(self._actions[index, 1:], [(0, 1), (0, 0)])
         window = self._cache | {"mask": self._mask, "executed": self._actions}
-        found = _run(self._decode, {name: kept[index][None] for name, kept in window.items()})
+        takes = {name: kept[index] for name, kept in window.items()} | dict(zip(("uniforms",), uniforms))
+        found = _run(self._decode, {name: row[None] for name, row in takes.items()})
         tokens, scores = (found[name][:, list(self.spec.network_dims)] for name in ("tokens", "scores"))
         self._actions[index, -1] = np.where(executed < 0, tokens[0], executed)
         return [tokens, scores]

@@ -38,10 +38,12 @@ def check(spec: PolicySpec, network: Interface, encode: Program, decode: Program
     compare(encode.file, "takes", encode.takes, inputs)
 
     kept = {name: (dtype, (spec.window, *shape)) for name, (dtype, shape) in encode.gives.items()}
-    done = {
+    done: Arrays = {
         "mask": ("bool", (spec.window,)),
         "executed": ("int32", (spec.window, own.action.dims)),
     }
+    if spec.decoding.draws:
+        done["uniforms"] = "float32", (spec.decoding.count, own.action.dims)
     compare(decode.file, "takes", decode.takes, kept | done)
 
     dims, bins = network.action.dims, network.action.max_bins

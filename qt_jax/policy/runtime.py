@@ -57,6 +57,7 @@ class Runtime(abc.ABC):
         instruction: np.ndarray,
         is_first: np.ndarray,
         executed: np.ndarray | None = None,
+        uniforms: np.ndarray | None = None,
     ) -> Action:
         """Takes one control step of M of the episodes.
 
@@ -69,6 +70,8 @@ class Runtime(abc.ABC):
             executed: int [M, D], bins of the action that followed this frame, where it is a past one; -1, and
                 by default: those that are decided now. A return-conditioned policy sees them in later
                 decisions. Not checked.
+            uniforms: float32 [M, K, D] in [0, 1), by which a policy that draws K actions does so; None, and
+                by default, of any other.
 
         Raises:
             UserError: naming the field whose shape, dtype or values are wrong. The windows are untouched
@@ -79,14 +82,16 @@ class Runtime(abc.ABC):
         executed = undecided(self.spec, len(episode)) if executed is None else executed
         state, instruction = self._statistics.normalize(state), instruction.astype(np.float32)
         inputs = images, state, instruction, np.asarray(is_first), executed
-        tokens, scores = self._decide(np.asarray(episode), *inputs)
+        drawn = _drawn(self.spec, uniforms, rows=len(episode))
+        tokens, scores = self._decide(np.asarray(episode), *inputs, *drawn)
         return Action(discretization.detokenize(self.spec.interface.action, tokens), tokens, scores)
 
     @abc.abstractmethod
     def _decide(self, episode: np.ndarray, *inputs: Any) -> tuple[np.ndarray, np.ndarray]:
         """Computes tokens [M, D] and scores [M, D, N].
 
-        `inputs` are those of `act`, with the state normalised and `executed` given.
+        `inputs` are those of `act`, with the state normalised, `executed` given, and `uniforms` where the
+        policy draws.
         """
 
     def warm_up(self) -> None:
@@ -95,7 +100,8 @@ class Runtime(abc.ABC):
         images = {name: np.zeros((1, *observation.image_size, 3), np.uint8) for name in observation.cameras}
         state = np.zeros((1, observation.state_dim), np.float32)
         instruction = np.zeros((1, self.spec.interface.instruction_dim), np.float32)
-        self.act(np.zeros(1, int), images, state, instruction, np.ones(1, bool))
+        inputs = np.zeros(1, int), images, state, instruction, np.ones(1, bool)
+        self.act(*inputs, uniforms=undrawn(self.spec, 1).get("uniforms"))
         self.forget_all()
 
     @abc.abstractmethod
@@ -106,6 +112,22 @@ class Runtime(abc.ABC):
 def undecided(spec: PolicySpec, rows: int) -> np.ndarray:
     """Returns the `executed` of frames at which the policy decides."""
     return np.full((rows, spec.interface.action.dims), -1, np.int32)
+
+
+def undrawn(spec: PolicySpec, rows: int) -> dict[str, np.ndarray]:
+    """Returns the `uniforms` of a policy that draws its actions, all 0; {} of any other."""
+    decoding = spec.decoding
+    shape = rows, decoding.count, spec.interface.action.dims
+    return {"uniforms": np.zeros(shape, np.float32)} if decoding.draws else {}
+
+
+def _drawn(spec: PolicySpec, uniforms: np.ndarray | None, rows: int) -> tuple[np.ndarray, ...]:
+    """Returns (uniforms,), or () of a policy that draws nothing. Raises a UserError for any others."""
+    drawn, expected = () if uniforms is None else (uniforms,), tuple(undrawn(spec, rows).values())
+    found, wanted = (", ".join(map(shown, arrays)) or "None" for arrays in (drawn, expected))
+    if found != wanted:
+        raise UserError(f"uniforms is {found}, a policy that decodes {spec.decoding} expects {wanted}.")
+    return drawn
 
 
 def check(

@@ -41,6 +41,8 @@ class Request:
     """A sentence, or its embedding, float [E]."""
     reset: bool = False
     """Whether it is the first of a new episode."""
+    seed: int | None = None
+    """Of what is drawn in the episode that it begins, 0 or more; None: 0."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +78,7 @@ class _Episode:
     frames: collections.deque
     embedding: np.ndarray | None = None
     step: int = 0
+    seed: int = 0
 
 
 class Sessions:
@@ -174,6 +177,8 @@ class Sessions:
             if request.reset:
                 episode.frames.clear()
                 episode.step = 0
+            if not episode.step:
+                episode.seed = request.seed or 0
             before = episode.embedding
             changed = episode.step > 0 and before is not None and not np.array_equal(embedding, before)
             episode.embedding = _own(embedding)
@@ -285,7 +290,20 @@ class Sessions:
         embeddings = _stacked([episode.embedding for episode in episodes])
         indices = np.asarray([episode.index for episode in episodes])
         executed = np.stack([frame.tokens for frame in frames])
-        return self.policy.act(indices, images, state, embeddings, np.asarray(is_first), executed)
+        inputs = indices, images, state, embeddings, np.asarray(is_first), executed
+        return self.policy.act(*inputs, uniforms=self._drawn(episodes))
+
+    def _drawn(self, episodes: Sequence[_Episode]) -> np.ndarray | None:
+        """Draws what the policy decides by, from each episode's seed and the number of its decision alone.
+
+        So an episode repeats itself in any runtime, and however it shares batches with others.
+        """
+        spec = self.policy.spec
+        if not spec.decoding.draws:
+            return None
+        shape = spec.decoding.count, spec.interface.action.dims
+        generators = [np.random.default_rng((episode.seed, episode.step)) for episode in episodes]
+        return np.stack([generator.random(shape, np.float32) for generator in generators])
 
 
 def _check_once_each(requests: Sequence[Request]) -> None:

@@ -62,8 +62,8 @@ class Batcher:
     - `late`: its deadline passed, before the device took it (it is not in the history) or while it was
       computed (it is in the history).
 
-    The `reset` of a request that is not in the history holds for the session's next one, so that no episode
-    is continued by accident.
+    The `reset` of a request that is not in the history, with its seed, holds for the session's next one, so
+    that no episode is continued by accident.
 
     Args:
         sessions: the policy's episodes.
@@ -74,7 +74,7 @@ class Batcher:
 
     def __init__(self, sessions: Sessions, budget_s: float, recorder: Recorder | None = None):
         self._sessions, self._budget_s, self._recorder = sessions, budget_s, recorder
-        self._reset_owed: set[Hashable] = set()
+        self._reset_owed: dict[Hashable, int | None] = {}  # the seed of each
         self._changed = threading.Condition()
         self._waiting: dict[Hashable, _Waiting] = {}
         self._calls: collections.deque[tuple[Callable[[], Any], Future]] = collections.deque()
@@ -100,9 +100,12 @@ class Batcher:
 
         with self._changed:
             older = self._waiting.pop(request.session, None)
-            if request.session in self._reset_owed or (older is not None and older.request.reset):
-                mine.request = dataclasses.replace(request, reset=True)
-            self._reset_owed.discard(request.session)
+            if older is not None and older.request.reset:
+                self._reset_owed[request.session] = older.request.seed
+            if request.session in self._reset_owed:
+                owed = self._reset_owed.pop(request.session)
+                seed = owed if request.seed is None else request.seed
+                mine.request = dataclasses.replace(request, reset=True, seed=seed)
             self._waiting[request.session] = mine
             self._last[request.session] = now
             self._changed.notify()
@@ -134,7 +137,7 @@ class Batcher:
         with self._changed:
             waiting = self._waiting.pop(session, None)
             self._last.pop(session, None)
-            self._reset_owed.discard(session)
+            self._reset_owed.pop(session, None)
         if waiting is not None:
             waiting.future.set_exception(Refused("superseded", "The session was closed."))
         self.call(lambda: self._close(session))
@@ -148,7 +151,7 @@ class Batcher:
         """Forgets a session that was never opened."""
         with self._changed:
             self._last.pop(session, None)
-            self._reset_owed.discard(session)
+            self._reset_owed.pop(session, None)
 
     def stop(self) -> None:
         """Answers the requests that wait, then ends the thread."""
@@ -225,7 +228,7 @@ class Batcher:
         """Refuses a request that is not in the history; its reset is owed to the session's next one."""
         if waiting.request.reset and refused.code != "sessions_full":
             with self._changed:
-                self._reset_owed.add(waiting.request.session)
+                self._reset_owed[waiting.request.session] = waiting.request.seed
         waiting.future.set_exception(refused)
 
 

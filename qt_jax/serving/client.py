@@ -261,7 +261,13 @@ class Remote:
     def _one(self, request: Request) -> Decision:
         images = {f"observation/{name}": image for name, image in request.images.items()}
         state = {"observation/state": request.state} if request.state.size else {}
-        options = {"prompt": request.instruction, "reset": request.reset, "return_scores": True}
+        options: dict[str, Any] = {
+            "prompt": request.instruction,
+            "reset": request.reset,
+            "return_scores": True,
+        }
+        if request.seed is not None:
+            options["seed"] = request.seed
         reply = self._client.infer(images | state | options | _named(request.session))
         found = (reply[name] for name in ("tokens", "scores_of_dims", "score", "scores", "step"))
         return Decision(reply["actions"][0], *found)

@@ -77,7 +77,6 @@ def serve(
         Sessions(policy, embed, reserved=1),
         about={
             "artefact": opened.path.name,
-            "decoder": opened.about["decoder"],
             "training": opened.training(),
         },
         keys=names,

@@ -123,6 +123,7 @@ class Server:
             },
             "action": dataclasses.asdict(self._spec.interface.action),
             "score": self._spec.score_name,
+            "decode": str(self._spec.decoding),
             "control_period_s": self._spec.dt,
             "window": self._spec.window,
             "sessions": sessions.limit,

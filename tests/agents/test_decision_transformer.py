@@ -10,7 +10,7 @@ from qt_jax.agents import decision_transformer
 from qt_jax.errors import UserError
 from qt_jax.export import checkpoint_policy
 from qt_jax.policy.jax_policy import Policy
-from qt_jax.specs import ActionSpec, PolicySpec
+from qt_jax.specs import GREEDY, ActionSpec, Decoding, PolicySpec
 from tests.agents import by_hand
 from tests.agents.by_hand import segment
 from tests.data.synthetic import unit_statistics
@@ -39,8 +39,8 @@ def test_the_return_of_its_episode_reaches_every_step(attention):
     np.testing.assert_array_equal(changed, [[False] * STEPS, [True] * STEPS])
 
 
-@pytest.mark.parametrize("beam", [1, 2])
-def test_a_robot_with_some_of_the_dims_remembers_its_actions_as_training_has_them(beam):
+@pytest.mark.parametrize("decoding", [GREEDY, Decoding("beam", 2)], ids=str)
+def test_a_robot_with_some_of_the_dims_remembers_its_actions_as_training_has_them(decoding):
     network, batch = (
         make_network(cameras=(), return_conditioned=True),
         make_segment(cameras=(), batch=1),
@@ -51,7 +51,8 @@ def test_a_robot_with_some_of_the_dims_remembers_its_actions_as_training_has_the
     )
     action = ActionSpec(("x", "g"), (-1.0,) * 2, (1.0,) * 2, (8, 2))
     spec = spec_of(network, action, (0, 2), target_return=1.0)
-    made = checkpoint_policy.of_robot(config, network, spec, unit_statistics(4), beam)
+    spec = dataclasses.replace(spec, decoding=decoding)
+    made = checkpoint_policy.of_robot(config, network, spec, unit_statistics(4))
     policy = Policy(spec, unit_statistics(4), params, made.encode, made.decode, capacity=1)
 
     def step(t):
@@ -81,7 +82,7 @@ def test_a_policy_asks_for_the_return_that_is_stored_with_it():
 
     def made(target_return):
         spec = spec_of(network, network.interface.action, (0, 1, 2), target_return)
-        return checkpoint_policy.of_robot(config, network, spec, unit_statistics(4), beam=1)
+        return checkpoint_policy.of_robot(config, network, spec, unit_statistics(4))
 
     seen = batch.state[:, 0], batch.instruction
     asked = jax.tree.leaves(jax.jit(made(0.5).encode)(params, {}, *seen))

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+import types
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -17,9 +18,11 @@ from qt_jax.data import loader
 from qt_jax.data.order import Draw
 from qt_jax.data.segments import Cutting, decode
 from qt_jax.errors import UserError
-from qt_jax.evaluation import statistics
+from qt_jax.evaluation import evaluate, statistics
 from qt_jax.evaluation.rollouts import Job, Rollout
 from qt_jax.export import checkpoint_policy
+from qt_jax.policy.observations import Keys
+from qt_jax.specs import Decoding
 from qt_jax.training import checkpoints, datasets, setup
 from tests.conftest import run_command
 
@@ -116,6 +119,8 @@ def test_runtime_agrees_with_the_teacher_forced_network(trained):
         ("env.action_repeat", 3, "was made with config.env.action_repeat=5, this run has 3"),
         ("env.tasks", ("push",), "trained without data of ['push']"),
         ("evaluate.num_envs", 0, "num_envs=0"),
+        ("evaluate.decode", "best", "decode is 'best'; give 'greedy', 'beam:4'"),
+        ("evaluate.decode", "rank", "'q_transformer' lacks one of them"),
         ("evaluate.step", 7, "no checkpoint of step 7; give one of [10, 20]"),
     ],
 )
@@ -123,6 +128,31 @@ def test_evaluation_that_does_not_fit_the_run_is_one_line(trained, key, value, m
     with pytest.raises(UserError) as caught:
         qt_jax.evaluate(changed(trained, key, value))
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_policy_is_evaluated_as_the_settings_have_it_decode(trained):
+    config = trained.copy_and_resolve_references()
+    config.evaluate.decode = "beam:3"
+    found = evaluate.of_run(config)
+    assert found.decode == "beam:3" and found.actor.policy.spec.decoding == Decoding("beam", 3)
+    spec = found.actor.policy.spec
+    training = {
+        "agent": "bc",
+        "episodes": "all",
+        "step": 1,
+        "data": dict.fromkeys((*config.env.tasks, "all")),
+    }
+    served = types.SimpleNamespace(
+        metadata={
+            "observation": Keys.default(spec.interface.observation).describe(spec.interface.observation),
+            "action": dataclasses.asdict(spec.interface.action),
+            "sessions": 3, "score": "Q", "decode": "beam:3", "training": training,
+        }
+    )  # fmt: skip
+    assert evaluate.of_server(config, "ws://it", served).decode == "beam:3"
+    served.metadata["decode"] = "greedy"
+    with pytest.raises(UserError, match="decode is 'beam:3', ws://it decodes 'greedy'; leave it out, or"):
+        evaluate.of_server(config, "ws://it", served)
 
 
 def test_any_kept_checkpoint_can_be_asked_for(trained):

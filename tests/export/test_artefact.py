@@ -17,7 +17,7 @@ from qt_jax.errors import UserError
 from qt_jax.export import agreement, artefact, checkpoint_policy
 from qt_jax.policy import artefact as artefacts
 from qt_jax.policy import checksums
-from qt_jax.specs import Interface
+from qt_jax.specs import Decoding, Interface
 from qt_jax.text import ENCODER
 from qt_jax.training import checkpoints, setup
 from tests.conftest import ROOT, run_command
@@ -93,24 +93,25 @@ def untrained(config) -> tuple[dict, checkpoints.Assets]:
 
 
 @pytest.mark.parametrize(
-    "module, agent, beam, attention",
+    "module, agent, decode, attention",
     [
-        (quickstart, "q_transformer", 1, "per_frame"),
-        (quickstart, "q_transformer", 3, "window"),
-        (quickstart, "bc", 1, "per_frame"),
-        (metaworld_mt10, "q_transformer", 1, "per_frame"),
-        (quickstart, "decision_transformer", 2, "window"),
-        (metaworld_mt10, "iql", 1, "per_frame"),
-        pytest.param(sizes, "rt1", 1, "per_frame", marks=pytest.mark.slow),  # bfloat16
+        (quickstart, "q_transformer", "greedy", "per_frame"),
+        (quickstart, "q_transformer", "beam:3", "window"),
+        (quickstart, "bc", "greedy", "per_frame"),
+        (metaworld_mt10, "q_transformer", "greedy", "per_frame"),
+        (quickstart, "decision_transformer", "beam:2", "window"),
+        (metaworld_mt10, "iql", "rank", "per_frame"),
+        pytest.param(sizes, "rt1", "greedy", "per_frame", marks=pytest.mark.slow),  # bfloat16
     ],
 )
-def test_every_shipped_config_exports_to_what_it_was(module, agent, beam, attention, tmp_path):
+def test_every_shipped_config_exports_to_what_it_was(module, agent, decode, attention, tmp_path):
     config = module.get_config(agent)
     config.model.attention = attention
     params, assets = untrained(config)
-    found = artefact.build(
-        params, assets, str(tmp_path / "policy"), {"workdir": "", "step": 0}, beam=beam
-    ).about["agreement"]
+    origin, decoding = {"workdir": "", "step": 0}, Decoding.read(decode)
+    written = artefact.build(params, assets, str(tmp_path / "policy"), origin, decoding=decoding)
+    assert written.spec.decoding == decoding
+    found = written.about["agreement"]
     assert found["max_difference"] < found["tolerance"] and found["other_bins"] <= found["ties"]
 
 
@@ -232,6 +233,8 @@ def test_what_follows_a_tie_is_not_compared_in_the_order_in_which_the_network_de
         (["--batches=1,x"], "--batches=1,x"),
         (["--dataset=other"], "not on 'other'"),
         (["--output=tests"], "exists and is no policy artefact"),
+        (["--decode=best"], "decode is 'best'; give 'greedy', 'beam:4'"),
+        (["--decode=rank"], "decode is 'rank', which needs action probabilities and Q"),
         (["--instructions=nowhere"], "--instructions=nowhere cannot be read"),
     ],
 )

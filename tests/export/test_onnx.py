@@ -11,6 +11,7 @@ from qt_jax.errors import UserError
 from qt_jax.export import artefact
 from qt_jax.policy import onnx_policy
 from qt_jax.policy.artefact import load
+from qt_jax.specs import Decoding
 from tests import tiny
 from tests.conftest import ROOT
 from tests.export import onnx_robot
@@ -83,9 +84,9 @@ def test_a_robot_without_jax_acts_as_the_artefact_does(trained, tmp_path):
 
 def test_a_robot_without_jax_knows_its_past_actions(tmp_path):
     folder = str(tmp_path / "policy")
-    artefact.build(
-        *untrained(tiny.get_config("decision_transformer")), folder, {"workdir": "", "step": 0}, beam=2
-    )
+    params, assets = untrained(tiny.get_config("decision_transformer"))
+    origin = {"workdir": "", "step": 0}
+    artefact.build(params, assets, folder, origin, decoding=Decoding("beam", 2))
     run("-m", "qt_jax", "onnx", f"--artefact={folder}")
     assert json.loads(run("-c", WITHOUT_JAX, folder)) == onnx_robot.episode(load(folder).policy())
 

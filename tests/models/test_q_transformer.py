@@ -192,7 +192,7 @@ def test_the_best_of_sampled_actions_is_that_of_the_teacher_forced_pass(setup):
     first = crop(segment, 0, 1)
     images = {name: frames[:, 0] for name, frames in first.images.items()}
     frame = jax.jit(network.encode_frame)(
-        params, images, first.camera_mask, first.state[:, 0], first.instruction
+        params, images, first.camera_mask, first.state[:, 0], first.instruction, first.episode_return
     )
     window = jax.tree.map(
         lambda x: jnp.pad(x[:, None], [(0, 0), (WINDOW - 1, 0)] + [(0, 0)] * (x.ndim - 1)), frame
@@ -204,8 +204,11 @@ def test_the_best_of_sampled_actions_is_that_of_the_teacher_forced_pass(setup):
         values = scores(logits, dim)
         return jax.nn.softmax(0.2 * values), values
 
-    rank = jax.jit(lambda *inputs: network.rank(*inputs[:4], candidates, inputs[4], np.ones(3, bool)))
-    tokens, q = rank(params, window, mask, executed, uniforms)
+    def others(logits, dim):
+        return -scores(logits, dim)
+
+    rank = jax.jit(lambda *inputs: network.rank(*inputs[:4], others, candidates, inputs[4], np.ones(3, bool)))
+    tokens, shown = rank(params, window, mask, executed, uniforms)
 
     every = np.zeros((2, count, 3), np.int32)
     for dim in range(3):
@@ -220,7 +223,7 @@ def test_the_best_of_sampled_actions_is_that_of_the_teacher_forced_pass(setup):
     best = np.take_along_axis(last, every[..., 2:], axis=-1)[..., 0].argmax(1)
     assert len({*map(tuple, every.reshape(-1, 3))}) > count
     np.testing.assert_array_equal(tokens, every[np.arange(2), best])
-    np.testing.assert_allclose(q[:, 2, :2], last[np.arange(2), best][:, :2], atol=5e-5)
+    np.testing.assert_allclose(shown[:, 2, :2], -last[np.arange(2), best][:, :2], atol=5e-5)
 
 
 def test_padding_after_the_episode_changes_nothing(setup):

@@ -187,6 +187,8 @@ def test_every_file_has_the_mode_that_the_umask_gives_whoever_wrote_it(tmp_path,
         (("text_encoder",), None, "text_encoder is None"),
         (("interface", "observation", "state_dim"), 4, "statistics have lengths [3], expected 4"),
         (("interface", "observation", "joints"), 4, "lacks what a policy needs"),
+        (("decoding",), None, "lacks what a policy needs"),
+        (("decoding", "count"), 2, "Decoding: kind is 'greedy', count 2, temperature 1.0; give 'greedy'"),
     ],
 )
 def test_a_description_that_is_no_policy_s_is_refused_though_its_checksum_is_right(

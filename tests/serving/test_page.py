@@ -32,7 +32,7 @@ class Guarded:
         policy.warm_up()
         self._server = Server(
             Sessions(policy, lambda sentence: np.ones(artefact.spec.interface.instruction_dim, np.float32)),
-            about={"artefact": artefact.path.name, "training": artefact.training(), "decoder": "greedy"},
+            about={"artefact": artefact.path.name, "training": artefact.training()},
             keys=Keys({"front": "my camera/front"}, ("observation/state",)),
             access=Access(KEY),
         )

@@ -58,6 +58,7 @@ def test_an_episode_a_connection_and_the_next_by_reset(served, artefact, alone):
     sent = observations(artefact.spec, 1, 4)
     client, expected = Client(served.url), alone(sent)
     assert client.metadata["observation"]["observation/front"] == {"dtype": "uint8", "shape": [32, 32, 3]}
+    assert client.metadata["decode"] == "greedy"
     for _ in range(2):
         for number, (message, decision) in enumerate(zip(sent, expected)):
             reply = client.infer(
@@ -92,6 +93,8 @@ def test_what_is_wrong_is_named_and_the_connection_stays_usable(served, artefact
         (without("prompt"), bad, "'prompt'"),
         (good | {"reset": 1}, bad, "'reset' is '1', expected bool"),
         (good | {"deadline_ms": -1}, bad, "'deadline_ms' is -1"),
+        (good | {"seed": -1}, bad, "'seed' is -1, expected 0 or more"),
+        (good | {"seed": 0.5}, bad, "'seed' is '0.5', expected int"),
         ({"values": ["open it"], "session_id": "nobody"}, "unknown_session", "no observation yet"),
         ({"values": []}, bad, "'values'"),
         (good | {"label": {"success": True}}, "not_recording", "--record"),

@@ -42,9 +42,9 @@ async function get(path, kind) {
   return body;
 }
 
-function facts({ artefact, training: { step }, decoder, control_period_s: period, window, score, server, observation }) {
+function facts({ artefact, training: { step }, decode, control_period_s: period, window, score, server, observation }) {
   const pairs = {
-    "trained for": `${step} steps`, decoder, "control period": `${number(1000 * period)} ms (${number(1 / period)} Hz)`,
+    "trained for": `${step} steps`, "decoder": decode, "control period": `${number(1000 * period)} ms (${number(1 / period)} Hz)`,
     "sees the last": `${window} frames`, server,
   };
   say(place("policy"), artefact);
