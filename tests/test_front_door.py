@@ -57,6 +57,15 @@ print(policy.infer(seen | {{"prompt": {SENTENCE!r}}})["actions"].shape)
     assert done.stdout.strip() == "(1, 4)", done.stderr[-2000:]
 
 
+def test_the_base_install_says_what_a_run_needs(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    code = f"import qt_jax; qt_jax.load_policy({str(tmp_path)!r})"
+    python = str(ROOT / ".base" / "bin" / "python")
+    done = subprocess.run([python, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert "UserError" in done.stderr and "is a run, which needs the package" in done.stderr
+    assert "pip install 'qt_jax[train]'" in done.stderr
+
+
 def test_episodes_of_several_robots(policy):
     first = policy.infer(observation(1) | {"session_id": "a", "request_id": 7, "return_scores": True})
     assert first["step"] == 0 and first["request_id"] == 7 and first["scores"].shape == (4, 16)
