@@ -80,7 +80,8 @@ def test_episodes_of_several_robots(policy):
     "changed, message",
     [
         ({"observation/front": None}, "'observation/front'"),
-        ({"observation/state": np.zeros(3)}, r"state is float\w+\[3\], the policy expects floating\[4\]"),
+        ({"observation/state": np.zeros(3)}, "'observation/state' is .*, the policy expects floating"),
+        ({"observation/front": np.zeros((31, 32, 3), np.uint8)}, r"key 'observation/front' is uint8\[31,"),
         ({"prompt": ""}, "'prompt'"),
         ({"camera": np.zeros(3)}, "unknown key 'camera'; expected"),
         ({"reset": "yes"}, "'reset' is 'yes', expected bool"),
@@ -102,6 +103,10 @@ def test_names_of_the_robots_own(trained, tmp_path):
         {"wrist": seen["observation/front"], "joints": seen["observation/state"], "prompt": SENTENCE}
     )
     assert reply["step"] == 0
+    with pytest.raises(UserError, match=r"key 'wrist' is uint8\[0\], the policy expects uint8\[32, 32, 3\]"):
+        policy.infer(
+            {"wrist": np.zeros(0, np.uint8), "joints": seen["observation/state"], "prompt": SENTENCE}
+        )
 
 
 def test_what_is_no_policy(trained, exported, tmp_path):

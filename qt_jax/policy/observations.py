@@ -130,7 +130,11 @@ class Keys:
                     f"Observation key {key!r} is {part.dtype}{list(part.shape)}, expected a vector.",
                 )
         state = np.concatenate(parts).astype(np.float32) if parts else np.zeros(0, np.float32)
-        return Request(session, images, state, self._instruction(message), message.get("reset", False))
+        called = {f"images[{camera!r}]": key for camera, key in self.cameras.items()}
+        called["state"] = "+".join(self.state)
+        called["instruction"] = EMBEDDING if EMBEDDING in message else self.prompt
+        reset = message.get("reset", False)
+        return Request(session, images, state, self._instruction(message), reset, called)
 
     def _instruction(self, message: dict[str, Any]) -> str | np.ndarray:
         if EMBEDDING in message:
