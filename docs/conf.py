@@ -81,11 +81,11 @@ def complete(app: Sphinx, docname: str, source: list[str]) -> None:
 def from_markdown(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Makes reStructuredText of a docstring, which is plain text with `code` and Google's sections.
 
-    Bars and stars stand for themselves, and a list whose lines hang keeps its layout.
+    Bars and stars stand for themselves. A list whose lines hang, or all begin with a name, keeps its layout.
     """
     blocks = "\n".join(lines).split("\n\n")
     for number, block in enumerate(blocks):
-        if re.match(r"(?!\w+:\n)\S.*\n(.*\n)* ", block):
+        if re.match(r"(?!\w+:\n)\S.*\n(.*\n)* |(\w[\w, ]*: .*\n)+\w[\w, ]*: .*$", block):
             blocks[number] = ".. code-block:: text\n\n" + textwrap.indent(block, "    ")
         else:
             blocks[number] = re.sub(r"`([^`]*)`|([|*])", inline, block)

@@ -16,7 +16,7 @@ from qt_jax.serving.client import Client
 
 def main(url: str, instruction: str, steps: int = 20) -> None:
     with Client(url) as policy:
-        expected = policy.get_server_metadata()["observation"]
+        expected = policy.metadata["observation"]
         arrays = {key: form for key, form in expected.items() if "shape" in form}
         for step in range(steps):
             observation = {key: np.zeros(form["shape"], form["dtype"]) for key, form in arrays.items()}

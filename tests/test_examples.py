@@ -12,6 +12,7 @@ import pytest
 import qt_jax
 from qt_jax.errors import UserError
 from tests.conftest import ROOT, run_command
+from tests.serving import fake
 
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
 SMALL = {
@@ -46,6 +47,12 @@ def test_act(trained, monkeypatch, capsys):
     main("act")(trained.workdir, "open the faucet", steps=2)
     actions = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
     assert len(actions) == 2 and len(np.fromstring(actions[0].strip("[]"), sep=" ")) == 4
+
+
+def test_act_over_the_socket(capsys):
+    with fake.served() as port:
+        main("act_over_the_socket")(f"ws://127.0.0.1:{port}", "open the faucet", steps=2)
+    assert len([line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]) == 2
 
 
 @pytest.mark.parametrize("name", ["my_agent", "my_encoder"])

@@ -57,6 +57,15 @@ print(policy.infer(seen | {{"prompt": {SENTENCE!r}}})["actions"].shape)
     assert done.stdout.strip() == "(1, 4)", done.stderr[-2000:]
 
 
+def test_the_base_install_says_what_a_run_needs(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    code = f"import qt_jax; qt_jax.load_policy({str(tmp_path)!r})"
+    python = str(ROOT / ".base" / "bin" / "python")
+    done = subprocess.run([python, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert "UserError" in done.stderr and "is a run, which needs the package" in done.stderr
+    assert "pip install 'qt_jax[train]'" in done.stderr
+
+
 def test_episodes_of_several_robots(policy):
     first = policy.infer(observation(1) | {"session_id": "a", "request_id": 7, "return_scores": True})
     assert first["step"] == 0 and first["request_id"] == 7 and first["scores"].shape == (4, 16)
@@ -71,7 +80,8 @@ def test_episodes_of_several_robots(policy):
     "changed, message",
     [
         ({"observation/front": None}, "'observation/front'"),
-        ({"observation/state": np.zeros(3)}, r"state is float\w+\[3\], the policy expects floating\[4\]"),
+        ({"observation/state": np.zeros(3)}, "'observation/state' is .*, the policy expects floating"),
+        ({"observation/front": np.zeros((31, 32, 3), np.uint8)}, r"key 'observation/front' is uint8\[31,"),
         ({"prompt": ""}, "'prompt'"),
         ({"camera": np.zeros(3)}, "unknown key 'camera'; expected"),
         ({"reset": "yes"}, "'reset' is 'yes', expected bool"),
@@ -93,6 +103,10 @@ def test_names_of_the_robots_own(trained, tmp_path):
         {"wrist": seen["observation/front"], "joints": seen["observation/state"], "prompt": SENTENCE}
     )
     assert reply["step"] == 0
+    with pytest.raises(UserError, match=r"key 'wrist' is uint8\[0\], the policy expects uint8\[32, 32, 3\]"):
+        policy.infer(
+            {"wrist": np.zeros(0, np.uint8), "joints": seen["observation/state"], "prompt": SENTENCE}
+        )
 
 
 def test_what_is_no_policy(trained, exported, tmp_path):

@@ -40,7 +40,7 @@ STATE_DESCRIPTIONS = {
 def get_config() -> ml_collections.ConfigDict:
     """Returns the defaults of `config.env`; `experiments/` override them."""
     config = ml_collections.ConfigDict()
-    config.suite = "metaworld"  # or "ogbench_scene"
+    config.suite = "metaworld"  # or "ogbench_scene", or "module:name" of yours
     config.tasks = ("mt10",)  # names of tasks; "mt10" and "mt50" stand for theirs
     config.cameras = (CAMERA,)  # (): no images are rendered
     config.image_size = 96  # pixels, square

@@ -75,7 +75,7 @@ STATE_DESCRIPTIONS = {
 def get_config() -> ml_collections.ConfigDict:
     """Returns the defaults of `config.env`."""
     config = ml_collections.ConfigDict()
-    config.suite = "ogbench_scene"  # or "metaworld"
+    config.suite = "ogbench_scene"  # or "metaworld", or "module:name" of yours
     config.tasks = ("all",)  # names of tasks; "all" stands for the eight
     config.cameras = ()  # ("front",): images are rendered
     config.image_size = 96  # pixels, square

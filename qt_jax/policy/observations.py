@@ -131,8 +131,11 @@ class Keys:
                     f"Observation key {key!r} is {part.dtype}{list(part.shape)}, expected a vector.",
                 )
         state = np.concatenate(parts).astype(np.float32) if parts else np.zeros(0, np.float32)
-        instruction, begins = self._instruction(message), message.get("reset", False)
-        return Request(session, images, state, instruction, begins, message.get("seed"))
+        called = {f"images[{camera!r}]": key for camera, key in self.cameras.items()}
+        called["state"] = "+".join(self.state)
+        called["instruction"] = EMBEDDING if EMBEDDING in message else self.prompt
+        reset, seed = message.get("reset", False), message.get("seed")
+        return Request(session, images, state, self._instruction(message), reset, seed, called)
 
     def _instruction(self, message: dict[str, Any]) -> str | np.ndarray:
         if EMBEDDING in message:

@@ -136,18 +136,26 @@ def check(
     state: np.ndarray,
     instruction: np.ndarray,
     rows: int | None = None,
+    keys: Mapping[str, str] | None = None,
 ) -> None:
-    """Raises a UserError naming a field of an observation, or of `rows` of them, that is not as expected."""
+    """Raises a UserError naming a field of an observation, or of `rows` of them, that is not as expected.
+
+    A field that `keys` has is named by the robot's own key.
+    """
     observation, batch = spec.interface.observation, () if rows is None else (rows,)
     cameras = sorted(observation.cameras)
     if not isinstance(images, Mapping):
         raise UserError(f"Observation field images is {shown(images)}, the policy expects a dict: {cameras}.")
     if set(images) != set(observation.cameras):
         raise UserError(f"Observation has cameras {sorted(map(str, images))}, the policy expects {cameras}.")
-    for name, image in images.items():
-        _check_field(f"images[{name!r}]", image, "uint8", (*batch, *observation.image_size, 3))
-    _check_field("state", state, "floating", (*batch, observation.state_dim))
-    _check_field("instruction", instruction, "floating", (*batch, spec.interface.instruction_dim))
+    fields = {
+        f"images[{name!r}]": (image, "uint8", (*batch, *observation.image_size, 3))
+        for name, image in images.items()
+    }
+    fields["state"] = state, "floating", (*batch, observation.state_dim)
+    fields["instruction"] = instruction, "floating", (*batch, spec.interface.instruction_dim)
+    for name, field in fields.items():
+        _check_field(f"key {keys[name]!r}" if keys and name in keys else f"field {name}", *field)
 
 
 def _check_field(name: str, value: Any, kind: str, shape: tuple[int, ...]) -> None:
@@ -155,9 +163,9 @@ def _check_field(name: str, value: Any, kind: str, shape: tuple[int, ...]) -> No
     good = isinstance(value, np.ndarray) and value.shape == shape
     if not good or not (value.dtype == np.uint8 if kind == "uint8" else value.dtype.kind == "f"):
         expected = f"{'' if isinstance(value, np.ndarray) else 'a numpy array, '}{kind}{list(shape)}"
-        raise UserError(f"Observation field {name} is {shown(value)}, the policy expects {expected}.")
+        raise UserError(f"Observation {name} is {shown(value)}, the policy expects {expected}.")
     if kind == "floating" and not _finite(value):
-        raise UserError(f"Observation field {name} holds NaN or Inf; the policy expects finite numbers.")
+        raise UserError(f"Observation {name} holds NaN or Inf; the policy expects finite numbers.")
 
 
 def _finite(value: np.ndarray) -> bool:

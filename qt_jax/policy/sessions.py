@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,8 @@ class Request:
     """Whether it is the first of a new episode."""
     seed: int | None = None
     """Of what is drawn in the episode that it begins, 0 or more; None: 0."""
+    keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """What the robot calls "images['CAMERA']", "state" and "instruction", for messages."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,7 +254,7 @@ class Sessions:
 
     def _admit(self, request: Request) -> np.ndarray:
         """Opens a request's session and returns its embedding. Raises Refused: why it cannot be served."""
-        embedding = self._checked(request.instruction, request.images, request.state)
+        embedding = self._checked(request.instruction, request.images, request.state, request.keys)
         if request.session in self._lost and not request.reset:
             raise Refused("episode_lost", "The server failed in this episode; begin a new one with reset.")
         if request.session not in self._episodes:
@@ -263,12 +265,16 @@ class Sessions:
         return embedding
 
     def _checked(
-        self, instruction: str | np.ndarray, images: dict[str, np.ndarray], state: np.ndarray
+        self,
+        instruction: str | np.ndarray,
+        images: dict[str, np.ndarray],
+        state: np.ndarray,
+        keys: Mapping[str, str] | None = None,
     ) -> np.ndarray:
         """Returns the embedding. Raises Refused naming what the policy does not take."""
         try:
             embedding = self.embedding(instruction)
-            check(self.policy.spec, images, state, embedding)
+            check(self.policy.spec, images, state, embedding, keys=keys)
         except Refused:
             raise
         except UserError as error:

@@ -362,6 +362,7 @@ class Server:
                 last.images,
                 last.state,
                 np.zeros(self._spec.interface.instruction_dim, np.float32),
+                keys=last.keys,
             )
         except UserError as error:
             raise Refused("bad_observation", str(error)) from None

@@ -209,8 +209,9 @@ def test_every_setting_says_what_it_means(agent):
     assert not [line for line in lines if "  # " not in line]
 
 
-def test_a_pipe_that_nobody_reads_is_no_traceback():
-    command = [sys.executable, "-m", "qt_jax", "train", "--config=tests/tiny.py", "--help"]
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--config=tests/tiny.py", "--help"]])
+def test_a_pipe_that_nobody_reads_is_no_traceback(arguments):
+    command = [sys.executable, "-m", "qt_jax", *arguments]
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(command, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True, timeout=120)

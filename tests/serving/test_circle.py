@@ -128,7 +128,7 @@ def test_a_served_policy_is_evaluated_and_what_it_did_is_trained_on(recording: S
         outcomes.append(episode(client.infer, "faucet-open", 10 + seed, client.label))
     seen = {"observation/state": np.zeros(39, np.float32), "prompt": "open the faucet"}
     client.infer(seen)
-    with pytest.raises(Refused, match="state holds NaN"):
+    with pytest.raises(Refused, match="key 'observation/state' holds NaN"):
         client.label(seen | {"observation/state": np.full(39, np.nan, np.float32)}, False)
     client.infer(seen | {"reset": True})
 
