@@ -184,16 +184,6 @@ class QTransformer(nnx.Module):
         outputs = self.transformer.decode(context, frame_mask, actions, rngs)
         return _unflat(self._logits(outputs, slice(None)), segment)
 
-    def attention_entropy(self, segment: Segment) -> jax.Array:
-        """Computes how evenly each layer's action tokens attend at each step: [L, B, S], from 0 to 1.
-
-        Transformers as value functions lose this entropy as they grow, and with it their values' accuracy.
-        """
-        context, frame_mask, past = self._steps(segment, None)
-        actions = self._after_past(past, self._action_inputs(_tokens_of_steps(segment)))
-        entropy = self.transformer.attention_entropy(context, frame_mask, actions)
-        return entropy.reshape(-1, *segment.tokens.shape[:2])
-
     def decode_segment(self, segment: Segment, scores: Any) -> tuple[jax.Array, jax.Array]:
         """Decodes an action greedily at every step of a segment; each frame is encoded once.
 
@@ -499,10 +489,6 @@ class Network:
         """Computes logits; see `QTransformer.score`. Without a key there is no dropout."""
         rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
         return nnx.merge(self.graphdef, params).score(segment, rngs)
-
-    def attention_entropy(self, params: dict, segment: Segment) -> jax.Array:
-        """See `QTransformer.attention_entropy`."""
-        return nnx.merge(self.graphdef, params).attention_entropy(segment)
 
     def decode_segment(self, params: dict, segment: Segment, scores: Any) -> tuple[jax.Array, jax.Array]:
         """Decodes actions; see `QTransformer.decode_segment`."""

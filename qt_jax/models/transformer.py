@@ -16,7 +16,6 @@ in a loop, or all of them. So either reads the other's checkpoints.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -27,8 +26,6 @@ from flax import nnx
 from qt_jax.models.placement import by_row
 from qt_jax.models.remat import rematerialised
 
-MASKED = -1e9
-"""Bias of what attention must not see."""
 ATTENTION = ("per_frame", "window")
 KeysValues = tuple[jax.Array, jax.Array]
 
@@ -72,28 +69,10 @@ class Block(nnx.Module):
         x = by_row(x + drop(self.out(attended)))
         return by_row(x + drop(self.down(jax.nn.gelu(self.up(self.mlp_norm(x))))))
 
-    def attention_entropy(self, x: jax.Array, keys: jax.Array, bias: jax.Array) -> jax.Array:
-        """Computes how evenly x attends: 1 to all that it may see, 0 to one thing alone.
-
-        Args:
-            x: [M, T, width].
-            keys: [M, K, heads, head_dim].
-            bias: [M, heads, T, K]; `MASKED` at what must not be seen.
-
-        Returns:
-            float32 [M]: entropy over its greatest value, the mean of heads and of x's that see two or more.
-
-        """
-        query = self.query(self.norm(x)) / math.sqrt(keys.shape[-1])
-        logits = jnp.einsum("mthd,mkhd->mhtk", query, keys).astype(jnp.float32) + bias
-        shares, seen = jax.nn.softmax(logits), (bias > MASKED / 2).sum(-1)
-        entropy = jax.scipy.special.entr(shares).sum(-1) / jnp.log(jnp.maximum(seen, 2))
-        return jnp.mean(entropy, axis=(1, 2), where=seen > 1)
-
 
 def _mask_bias(mask: jax.Array) -> jax.Array:
     """Bool -> additive bias, float32."""
-    return jnp.where(mask, 0.0, MASKED)
+    return jnp.where(mask, 0.0, -1e9)
 
 
 class Transformer(nnx.Module):
@@ -209,20 +188,6 @@ class Transformer(nnx.Module):
             return block(actions, _joined(context, block.keys_values(actions)), bias, key), None
 
         return self._over_layers(layer, actions, (context, self.age_bias[...]), rngs)[0][:, self.past :]
-
-    def attention_entropy(self, context: KeysValues, frame_mask: jax.Array, actions: jax.Array) -> jax.Array:
-        """Computes how evenly each layer's action tokens attend; inputs as `decode` has them -> [L, M]."""
-        count = actions.shape[1]
-
-        def layer(block, _, actions, inputs, key):
-            context, age_bias = inputs
-            bias = self._bias(age_bias, frame_mask, count, count)
-            keys_values = _joined(context, block.keys_values(actions))
-            return block(actions, keys_values, bias, key), block.attention_entropy(
-                actions, keys_values[0], bias
-            )
-
-        return self._over_layers(layer, actions, (context, self.age_bias[...]), None)[1]
 
     def decode_step(
         self, context: KeysValues, frame_mask: jax.Array, actions: jax.Array, earlier: KeysValues | None

@@ -342,20 +342,3 @@ def test_paper_size_trains_on_cpu():
         state, metrics = step(state, segment)
         losses.append(float(metrics["loss"]))
     assert np.isfinite(losses).all() and losses[-1] < losses[0]
-
-
-@pytest.mark.parametrize("mode", ["per_frame", "window_return_conditioned"])
-def test_attention_entropy_is_1_where_all_is_seen_alike_and_near_0_for_sharp_attention(mode):
-    network, segment = make_network(**MODES[mode]), make_segment()
-    params = make_params(network)
-    entropy = jax.jit(network.attention_entropy)
-
-    def with_queries(factor):
-        changed = jax.tree.map(lambda x: factor * x, params["transformer"]["blocks"]["query"])
-        blocks = params["transformer"]["blocks"] | {"query": changed}
-        flat = jnp.zeros_like(params["transformer"]["age_bias"])
-        return params | {"transformer": params["transformer"] | {"blocks": blocks, "age_bias": flat}}
-
-    assert entropy(params, segment).shape == (2, 2, STEPS)
-    np.testing.assert_allclose(entropy(with_queries(0.0), segment), 1.0, rtol=1e-5)
-    assert np.max(entropy(with_queries(1e4), segment)) < 0.1
