@@ -34,13 +34,13 @@ def device(policy, monkeypatch):
     """A `Device` that the policy's calls go through."""
     act, device = policy.act, Device()
 
-    def gated(*arguments):
+    def gated(*arguments, **named):
         device.entered.set()
         assert device.free.wait(20)
         if device.failing:
             device.failing = False
             raise RuntimeError("the device fell over")
-        return act(*arguments)
+        return act(*arguments, **named)
 
     monkeypatch.setattr(policy, "act", gated)
     return device

@@ -217,7 +217,7 @@ def test_every_wrong_setting_is_named_at_once(config):
         ("q_transformer", "agent.value_cells", 7, "at least 8"),
         ("q_transformer", "agent.alpha", -1.0, "at least 0"),
         ("cql", "agent.conservatism", "all", r"one of \('q_min', 'softmax', 'none'\)"),
-        ("awac", "agent.backup", "jump", r"one of \('chain', 'skip'\)"),
+        ("awac", "agent.backup", "jump", r"one of \('chain', 'skip_first_dim'\)"),
         ("iql", "agent.target_rate", 0.0, r"a number in \(0, 1\]"),
         ("iql", "agent.n_step", 0, "at least 1"),
     ],
