@@ -174,7 +174,8 @@ def test_nothing_to_repack(dataset, tmp_path):
 def test_a_killed_repack_leaves_nothing_and_the_next_one_is_whole(dataset, tmp_path):
     """Killed when the first file is copied; the copies' wait makes sure that it is not the last."""
     slow = (
-        "import sys, time; from qt_jax.data import repack, records; scan = records.scan\n"
+        "import sys, time; from qt_jax.curation import repack; from qt_jax.data import records\n"
+        "scan = records.scan\n"
         "def slowly(*a, **k):\n    for record in scan(*a, **k):\n        time.sleep(0.2); yield record\n"
         "records.scan = slowly; repack.repack(*sys.argv[1:])"
     )
@@ -186,7 +187,7 @@ def test_a_killed_repack_leaves_nothing_and_the_next_one_is_whole(dataset, tmp_p
     while not list(tmp_path.glob("out/*/*-00001-of-00003")) and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL, "it ended by itself"
     assert not list(tmp_path.glob("out/*/dataset_info.json")) and not (tmp_path / "out/2.1.0").exists()
     path, count, _ = repack.repack(str(dataset[0]), str(tmp_path / "out"))
     assert count == 10 and [p.name for p in (tmp_path / "out").iterdir()] == [path.name]
