@@ -5,8 +5,6 @@ import errno
 import functools
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -17,18 +15,12 @@ from qt_jax.curation import convert
 from qt_jax.curation.convert import bounds, recording, skips
 from qt_jax.data import described
 from qt_jax.errors import UserError
-from tests.conftest import ROOT
+from tests.conftest import run_command
 from tests.curation import recordings
 
 
 def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "qt_jax", "convert", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    return run_command("convert", *arguments, check=False, config="")
 
 
 def source(root, kind, **flags):

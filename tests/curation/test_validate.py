@@ -222,13 +222,7 @@ def cut(path, size):
 
 
 def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "qt_jax", "validate", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    return run_command("validate", *arguments, check=False, config="")
 
 
 def test_the_command(broken_root, dataset_path, tmp_path):
