@@ -6,6 +6,7 @@ Keys may be renamed, so that a robot that openpi drives needs no change.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Hashable
 from pathlib import Path
@@ -115,9 +116,8 @@ class Keys:
             Refused: (`bad_observation`) naming the key that is missing, unknown or of a wrong type.
 
         """
-        known = {*self.cameras.values(), *self.state, *self.ignore, self.prompt, EMBEDDING, *OPTIONAL}
         for key in message:
-            if key not in known:
+            if key not in self._known:
                 raise Refused(
                     "bad_observation",
                     f"Observation has an unknown key {str(key)[:100]!r}; expected {self._expected()}.",
@@ -131,11 +131,21 @@ class Keys:
                     f"Observation key {key!r} is {part.dtype}{list(part.shape)}, expected a vector.",
                 )
         state = np.concatenate(parts).astype(np.float32) if parts else np.zeros(0, np.float32)
-        called = {f"images[{camera!r}]": key for camera, key in self.cameras.items()}
-        called["state"] = "+".join(self.state)
-        called["instruction"] = EMBEDDING if EMBEDDING in message else self.prompt
+        called = self._fields | {"instruction": EMBEDDING if EMBEDDING in message else self.prompt}
         reset, seed = message.get("reset", False), message.get("seed")
         return Request(session, images, state, self._instruction(message), reset, seed, called)
+
+    @functools.cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset(
+            (*self.cameras.values(), *self.state, *self.ignore, self.prompt, EMBEDDING, *OPTIONAL)
+        )
+
+    @functools.cached_property
+    def _fields(self) -> dict[str, str]:
+        """The robot's names of the fields that `runtime.check` names."""
+        images = {f"images[{camera!r}]": key for camera, key in self.cameras.items()}
+        return images | {"state": "+".join(self.state)}
 
     def _instruction(self, message: dict[str, Any]) -> str | np.ndarray:
         if EMBEDDING in message:
