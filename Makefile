@@ -7,7 +7,7 @@ CODE := qt_jax experiments launch benchmarks examples tests docs/conf.py
 COMPILE := $(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --custom-compile-command 'make lock' --extra all
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow slurm lint types imports coverage docs dist lock libtpu clean clean-data-and-runs \
+.PHONY: help quickstart test test-most test-tensorflow test-slow slurm lint types imports coverage docs dist lock libtpu clean clean-data-and-runs \
 	bench-state bench-quickstart bench-backups bench-learner bench-loader bench-memory bench-serving \
 	metaworld-tries metaworld-grid metaworld-values metaworld-states metaworld-benchmark metaworld-ablations metaworld-images scene-benchmark metaworld-report plan-sizes plan-experiments
 
@@ -32,9 +32,16 @@ runs/quickstart/q_transformer/evaluation.json: | runs/quickstart/bc/evaluation.j
 	$(QT) train --config=$(QUICKSTART)
 	$(QT) evaluate --config=$(QUICKSTART) --config.evaluate.references="('runs/quickstart/bc',)"
 
-test: $(STAMP) .base/.installed .openpi/.installed lint docs  ## Run lint, docs and the tests
+# Two things at a time on two cores. Those of TensorFlow are a process of their own: see setup.cfg.
+test: $(STAMP) .base/.installed .openpi/.installed  ## Run lint, docs and the tests
+	$(MAKE) --no-print-directory --jobs=2 lint docs
+	$(MAKE) --no-print-directory --jobs=2 test-most test-tensorflow
+
+test-most: $(STAMP)  ## Run the tests alone
 	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
-	$(PY) -m pytest -m tensorflow
+
+test-tensorflow: $(STAMP)  ## Run the tests that import TensorFlow
+	$(PY) -m pytest -m tensorflow tests/data/test_rlds.py
 
 # What takes minutes and proves a rare thing; run it before a release.
 test-slow: $(STAMP) libtpu .beam/.installed .onnx/.installed .rerun/.installed  ## Run the tests that take minutes each, in environments of their own

@@ -86,7 +86,7 @@ def test_a_server_that_stops_gives_control_back_in_time(stopped, size):
         client.infer({"prompt": "x" * size})
     with within(ALLOWED_S), pytest.raises(UserError, match="does not answer"):  # and each time again
         client.infer({})
-    with within(1.5):
+    with within(2 * ALLOWED_S):
         client.disconnect()
 
 

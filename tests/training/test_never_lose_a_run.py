@@ -56,7 +56,7 @@ def test_sigterm_saves_leaves_with_its_own_status_and_continues_bit_for_bit(trai
     equal_trees(saved_state(config.workdir), saved_state(trained.workdir))
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_run_killed_at_random_moments_ends_as_if_undisturbed(trained, config, kills):
     """With images, worker processes and a save every two steps.
 
