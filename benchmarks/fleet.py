@@ -29,7 +29,7 @@ from qt_jax import agents
 from qt_jax.envs import collectors, suites
 from qt_jax.evaluation import rollouts
 from qt_jax.export import checkpoint_policy
-from qt_jax.models.q_transformer import Network
+from qt_jax.models.network import Network
 from qt_jax.policy.jax_policy import Policy
 from qt_jax.policy.sessions import Sessions
 from qt_jax.specs import Decoding, PolicySpec

@@ -24,7 +24,7 @@ from flax import nnx
 from qt_jax import agents
 from qt_jax.envs import metaworld
 from qt_jax.models import q_transformer as model
-from qt_jax.models.q_transformer import Network, parameter_count
+from qt_jax.models.network import Network, parameter_count
 from qt_jax.models.transformer import Transformer
 from qt_jax.segment import Segment
 from qt_jax.specs import ActionSpec, Interface, ObservationSpec

@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.pool import Pool
 from qt_jax.data.order import Group, Order, Reader
-from qt_jax.models.q_transformer import Network
+from qt_jax.models.network import Network
 from qt_jax.segment import Segment
 from qt_jax.training import traced
 from qt_jax.training.state import TrainState, init_state, train_step

@@ -13,7 +13,7 @@ from qt_jax.agents import awac, bc, cql, decision_transformer, iql, q_transforme
 from qt_jax.agents.checks import Require
 from qt_jax.errors import UserError
 from qt_jax.losses import Sum
-from qt_jax.models.q_transformer import Network
+from qt_jax.models.network import Network
 from qt_jax.segment import Segment
 from qt_jax.specs import Interface
 

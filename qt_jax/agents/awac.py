@@ -17,7 +17,7 @@ import ml_collections
 from qt_jax import losses
 from qt_jax.agents import bc, q_transformer
 from qt_jax.agents.checks import Require
-from qt_jax.models.q_transformer import Network
+from qt_jax.models.network import Network
 from qt_jax.segment import Segment
 
 USES_TARGET = True

@@ -13,7 +13,7 @@ import ml_collections
 
 from qt_jax import losses
 from qt_jax.agents.checks import Require
-from qt_jax.models.q_transformer import Network
+from qt_jax.models.network import Network
 from qt_jax.segment import Array, Segment
 
 USES_TARGET = False

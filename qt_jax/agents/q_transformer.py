@@ -15,7 +15,7 @@ from qt_jax import losses, support
 from qt_jax.agents import bc
 from qt_jax.agents.checks import Require
 from qt_jax.errors import require_one_of
-from qt_jax.models.q_transformer import Network
+from qt_jax.models.network import Network
 from qt_jax.segment import Array, Segment
 
 USES_TARGET = True

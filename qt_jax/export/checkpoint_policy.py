@@ -11,7 +11,7 @@ import numpy as np
 
 from qt_jax import agents
 from qt_jax.errors import UserError
-from qt_jax.models.q_transformer import Network
+from qt_jax.models.network import Network
 from qt_jax.policy.jax_policy import Decode, Encode, Policy
 from qt_jax.specs import GREEDY, Decoding, Interface, PolicySpec
 from qt_jax.statistics import Statistics

@@ -14,7 +14,7 @@ import ml_collections
 from qt_jax import agents, text
 from qt_jax.data import tables
 from qt_jax.errors import UserError
-from qt_jax.models.q_transformer import parameter_count
+from qt_jax.models.network import parameter_count
 from qt_jax.planning import communication, hlo, topology
 from qt_jax.training import chips, datasets, mesh, program, setup
 from qt_jax.training.config import validate

@@ -22,6 +22,7 @@ import qt_jax
 from qt_jax import agents, specs, storage
 from qt_jax.errors import UserError
 from qt_jax.models import images, q_transformer
+from qt_jax.models.network import Network
 from qt_jax.specs import Interface
 from qt_jax.statistics import Statistics
 from qt_jax.training.checkpoint_errors import list_steps, readable, refuse_other_shapes, written
@@ -370,7 +371,7 @@ def load_params(workdir: str, like: dict | None = None, step: int = 0) -> tuple[
         return checkpointer.restore(path / "params", like), assets, step
 
 
-def check_origin(workdir: str, network: q_transformer.Network) -> None:
+def check_origin(workdir: str, network: Network) -> None:
     """Raises a UserError if the run of `config.train.init_from` has other parameters than this network."""
     directory, step = _directory(workdir), latest_step(workdir)
     path, expected = directory / str(step), jax.eval_shape(network.init, jax.random.key(0))

@@ -20,7 +20,7 @@ from qt_jax.data.order import Draw
 from qt_jax.data.skips import Skips
 from qt_jax.data.tables import Entry
 from qt_jax.errors import Preempted
-from qt_jax.models.q_transformer import Network, parameter_count
+from qt_jax.models.network import Network, parameter_count
 from qt_jax.training import checkpoints, chips, mesh, metrics, program, provenance, setup, sharding, tracking
 from qt_jax.training.config import validate
 from qt_jax.training.lock import take as take_lock

@@ -14,7 +14,7 @@ import ml_collections
 
 from qt_jax import agents
 from qt_jax.errors import UserError
-from qt_jax.models.q_transformer import Network
+from qt_jax.models.network import Network
 from qt_jax.segment import Segment, segment_struct
 from qt_jax.training import mesh, sharding, traced
 from qt_jax.training.state import init_state, train_step, validation_step

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from qt_jax import agents, losses
-from qt_jax.models.q_transformer import Network
+from qt_jax.models.network import Network
 from qt_jax.segment import Segment
 from qt_jax.training import traced
 from qt_jax.training.augment import augment
