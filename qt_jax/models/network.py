@@ -1,4 +1,4 @@
-"""The module of models/q_transformer.py as pure functions of its parameters."""
+"""The module of models/q_transformer.py as pure functions of its parameters: one network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from qt_jax.specs import Interface
 class Network:
     """The module as pure functions of a nested dict of parameters, which checkpoints and artefacts hold.
 
-    `agents.make_network` makes the one that a config's agent asks for; see `QTransformer` for the fields.
+    See `QTransformer` for the fields; models/ensemble.py is what an experiment has.
     """
 
     config: ml_collections.FrozenConfigDict

@@ -53,6 +53,7 @@ def laptop() -> ml_collections.ConfigDict:
     config.dropout = 0.0  # in its layers, in training
     config.dtype = "float32"  # of the activations: or "bfloat16"
     config.initial_value = 0.05  # of every Q at first, as a share of value_range
+    config.networks = 1  # whole ones, each from its own initial parameters; they learn apart and act together
     config.scan_layers = False  # one compiled layer in a loop: deep networks compile faster, in less memory
     config.remat = "none"  # of each Transformer block: "none", "dots" or "full" (models/remat.py)
     config.encoder_remat = "none"  # of each block of the image encoder
