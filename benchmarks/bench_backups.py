@@ -32,10 +32,10 @@ def stepper(size: str, backup: str) -> Callable[[], object]:
     config, interface = as_peer(size) if size == "rt1" else shipped(size)
     config.agent.backup, config.agent.n_step = backup, 2
     config = setup.with_value_range(config, config.dt_ref)
-    network = agents.make_network(config, interface)
+    ensemble = agents.make_ensemble(config, interface)
     batch = jax.device_put(random_segment(config, interface))
-    step = jax.jit(functools.partial(train_step, config, network), donate_argnums=0)
-    state = init_state(config, network)
+    step = jax.jit(functools.partial(train_step, config, ensemble), donate_argnums=0)
+    state = init_state(config, ensemble)
 
     def run():
         nonlocal state

@@ -66,7 +66,7 @@ def export_untrained(size: str, folder: str) -> None:
     dataset = checkpoints.DatasetAssets(interface, none, unit, 1 / 3)
     plain = checkpoints.plain_config(config)
     assets = checkpoints.Assets(interface, {"collected": dataset}, ENCODER, plain, "", {})
-    params = jax.jit(agents.make_network(config, interface).init)(jax.random.key(0))
+    params = jax.jit(agents.make_ensemble(config, interface).init)(jax.random.key(0))
     artefact.build(params, assets, folder, {"workdir": "", "step": 0})
 
 

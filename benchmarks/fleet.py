@@ -29,7 +29,7 @@ from qt_jax import agents
 from qt_jax.envs import collectors, suites
 from qt_jax.evaluation import rollouts
 from qt_jax.export import checkpoint_policy
-from qt_jax.models.q_transformer import Network
+from qt_jax.models.ensemble import Ensemble
 from qt_jax.policy.jax_policy import Policy
 from qt_jax.policy.sessions import Sessions
 from qt_jax.specs import Decoding, PolicySpec
@@ -57,8 +57,8 @@ class Unit:
         return job, [job.members[number] for number in self.members]
 
 
-def network_of(content: Pack, job: Job) -> Network:
-    return agents.make_network(checkpoints.frozen_config(job.config), content.data[job.data[0]].interface)
+def ensemble_of(content: Pack, job: Job) -> Ensemble:
+    return agents.make_ensemble(checkpoints.frozen_config(job.config), content.data[job.data[0]].interface)
 
 
 def rows(content: Pack, job: Job, member: Member) -> np.ndarray:
@@ -88,7 +88,7 @@ def train(
     began, metrics = time.time(), {}
     runs = stacked_runs.Fleet(
         checkpoints.frozen_config(job.config),
-        network_of(content, job),
+        ensemble_of(content, job),
         arrays,
         [member.own for member in members],
     )
@@ -154,7 +154,7 @@ def episodes(
         target_return=1.0,  # rewards of a pack are 0 until success
         decoding=Decoding.read(config.evaluate.decode),
     )
-    made = checkpoint_policy.of_robot(config, network_of(content, job), spec, data.statistics)
+    made = checkpoint_policy.of_robot(config, ensemble_of(content, job), spec, data.statistics)
     policy = Policy(spec, data.statistics, params, made.encode, made.decode, config.evaluate.num_envs)
     actor = Sessions(policy, content.sentences.__getitem__)
     suite = suites.of(config)

@@ -24,7 +24,8 @@ from flax import nnx
 from qt_jax import agents
 from qt_jax.envs import metaworld
 from qt_jax.models import q_transformer as model
-from qt_jax.models.q_transformer import Network, parameter_count
+from qt_jax.models.ensemble import Ensemble
+from qt_jax.models.network import parameter_count
 from qt_jax.models.transformer import Transformer
 from qt_jax.segment import Segment
 from qt_jax.specs import ActionSpec, Interface, ObservationSpec
@@ -110,11 +111,11 @@ def measure_learner(name: str) -> dict[str, float]:
     """Measures the jitted train step on a batch in memory: what `train` runs, without its data pipeline."""
     config, interface = shipped(name) if name in SHIPPED else as_peer(name)
     config = setup.with_value_range(config, config.dt_ref)
-    network = agents.make_network(config, interface)
+    ensemble = agents.make_ensemble(config, interface)
     batch = jax.device_put(random_segment(config, interface))
-    holder = [init_state(config, network)]
-    flops = program.step_flops(config, network, holder[0], batch)
-    step = jax.jit(functools.partial(train_step, config, network), donate_argnums=0)
+    holder = [init_state(config, ensemble)]
+    flops = program.step_flops(config, ensemble, holder[0], batch)
+    step = jax.jit(functools.partial(train_step, config, ensemble), donate_argnums=0)
 
     def run():
         holder[0], metrics = step(holder[0], batch)
@@ -130,19 +131,19 @@ def measure_learner(name: str) -> dict[str, float]:
         "peak_memory_gib": peak_memory_gib(),
         "step_gflop": flops / 1e9,
         "share_of_matmul_peak": flops / seconds / chips.measured_peak(),
-        "image_encoder_gflop_a_frame": encoder_flops(network, holder[0].params, batch) / frames / 1e9,
+        "image_encoder_gflop_a_frame": encoder_flops(ensemble, holder[0].params, batch) / frames / 1e9,
         "frame_passes_a_transition": 4 * frames / transitions,
     }
 
 
-def encoder_flops(network: Network, params: dict, batch: Segment) -> float:
+def encoder_flops(ensemble: Ensemble, params: dict, batch: Segment) -> float:
     """Counts the FLOPs of one forward pass of the image encoders over the batch."""
     frames = batch.valid.size
     images = jax.tree.map(lambda x: x.reshape(frames, *x.shape[2:]), batch.images)
     instruction = jnp.repeat(batch.instruction, batch.valid.shape[1], axis=0)
 
     def encode(params, images, instruction):
-        cameras = nnx.merge(network.graphdef, params).cameras
+        cameras = nnx.merge(ensemble.network.graphdef, params).cameras
         return [cameras[name](image, instruction) for name, image in images.items()]
 
     return jax.jit(encode).lower(params, images, instruction).cost_analysis().get("flops", 0.0)

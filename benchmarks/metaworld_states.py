@@ -46,9 +46,9 @@ def unseen(
 
     "at_edge" is over the dims that the expert has elsewhere.
     """
-    config, network = job.config_of(member), fleet.network_of(content, job)
+    config, ensemble = job.config_of(member), fleet.ensemble_of(content, job)
     pool = content.data[job.data[member.data]].pool
-    agent, last_bin = agents.get(config.agent.name), network.interface.action.max_bins - 1
+    agent, last_bin = agents.get(config.agent.name), ensemble.interface.action.max_bins - 1
     beside = next(
         other for job in content.jobs for other in job.members if other.name == member.name + UNSEEN
     )
@@ -62,8 +62,8 @@ def unseen(
         segment = gather(on_device, rows)
         scores = agent.scores(
             config,
-            segment.bin_mask(network.interface.action.max_bins)[:, None],
-            network.score(params, segment),
+            segment.bin_mask(ensemble.interface.action.max_bins)[:, None],
+            ensemble.score(params, segment),
         )
         greedy, mask = jnp.argmax(scores, -1), segment.trainable[..., None] & segment.action_mask
 

@@ -35,14 +35,14 @@ def separation(content: packs.Pack, job: packs.Job, member: packs.Member, params
     The means are of episodes that succeeded, in all and by the decisions that are left, and of those that
     failed. An AUC of .5 says that the values do not separate them.
     """
-    config, network = job.config_of(member), fleet.network_of(content, job)
+    config, ensemble = job.config_of(member), fleet.ensemble_of(content, job)
     pool = content.data[job.data[member.data]].pool
     arrays, _ = joined([pool])
     autonomous = [group for place, group in enumerate(member.groups) if place != DEMONSTRATIONS]
     rows = pool.rows(autonomous)
     on_device = jax.device_put(arrays)
     values = jax.jit(
-        lambda rows: q_transformer.first_step_values(config, network, params, gather(on_device, rows))
+        lambda rows: q_transformer.first_step_values(config, ensemble, params, gather(on_device, rows))
     )
     q = np.concatenate([values(part) for part in np.array_split(rows, -(-len(rows) // 512))])
     success = arrays["success"][rows]

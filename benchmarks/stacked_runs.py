@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.pool import Pool
 from qt_jax.data.order import Group, Order, Reader
-from qt_jax.models.q_transformer import Network
+from qt_jax.models.ensemble import Ensemble
 from qt_jax.segment import Segment
 from qt_jax.training import traced
 from qt_jax.training.state import TrainState, init_state, train_step
@@ -63,20 +63,20 @@ class Fleet:
 
     Args:
         config: of all runs, with a value range.
-        network: of all runs.
+        ensemble: of all runs.
         arrays: all segments, as from `joined`.
         own: of each run its values of `TRACED`, those that the config has.
 
     """
 
     def __init__(
-        self, config: Any, network: Network, arrays: dict[str, np.ndarray], own: Sequence[dict[str, float]]
+        self, config: Any, ensemble: Ensemble, arrays: dict[str, np.ndarray], own: Sequence[dict[str, float]]
     ):
         self._arrays = jax.device_put(arrays)
 
         def step(states: TrainState, arrays: Any, rows: jax.Array) -> tuple[TrainState, dict]:
             def one(state, rows):
-                return train_step(config, network, state, gather(arrays, rows))
+                return train_step(config, ensemble, state, gather(arrays, rows))
 
             return jax.vmap(one)(states, rows)
 
@@ -86,7 +86,7 @@ class Fleet:
 
         self._steps = jax.jit(steps, donate_argnums=0)
         differing = {name: jnp.asarray([values[name] for values in own]) for name in own[0]}
-        self.states = jax.jit(jax.vmap(lambda own: init_state(traced.With(config, own), network)))(differing)
+        self.states = jax.jit(jax.vmap(lambda own: init_state(traced.With(config, own), ensemble)))(differing)
 
     def train(self, rows: np.ndarray) -> dict[str, jax.Array]:
         """Trains on rows [steps, runs, B]; returns the mean metrics of each run."""

@@ -16,11 +16,10 @@ from qt_jax.agents import bc
 
 
 class ReturnWeighted:
-    USES_TARGET = False
     SCORE_NAME = "log-probability"
     ADDITIVE = True
     RETURN_CONDITIONED = False
-    first_step_values = None
+    targets = first_step_values = None
     outputs, scores, candidates = map(staticmethod, (bc.outputs, bc.scores, bc.candidates))
 
     def get_config(self) -> ml_collections.ConfigDict:
@@ -32,7 +31,7 @@ class ReturnWeighted:
     def check(self, config, require) -> None:
         require(config.agent.temperature > 0, "agent.temperature", "a positive number")
 
-    def loss(self, config, network, params, target_params, segment, dropout_key) -> dict[str, losses.Sum]:
+    def loss(self, config, network, params, targets, segment, dropout_key) -> dict[str, losses.Sum]:
         """Computes sums over trainable steps and present dims, [B, S, D], each with its count."""
         bin_mask = segment.bin_mask(network.interface.action.max_bins)[:, None]
         logits = network.score(params, segment, dropout_key)[..., 0]

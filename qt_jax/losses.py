@@ -21,6 +21,7 @@ Sum = tuple[jax.Array, jax.Array]
 BACKUPS = ("chain", "skip_decoded", "skip_first_dim")
 CONSERVATISM = ("q_min", "softmax", "none")
 VALUE_LOSSES = ("squared", "logistic", "histogram")
+OF_NETWORKS = ("mean", "least")
 
 
 def masked_max(q: jax.Array, bin_mask: Array) -> jax.Array:
@@ -203,6 +204,11 @@ def of_whole_action(dim_values: jax.Array, action_mask: Array) -> jax.Array:
     """Returns the last present dim's value, that of the whole action: [..., D], bool [..., D] -> [...]."""
     last = jnp.max(jnp.where(action_mask, jnp.arange(action_mask.shape[-1]), 0), axis=-1)
     return jnp.take_along_axis(dim_values, last[..., None], axis=-1)[..., 0]
+
+
+def of_networks(values: jax.Array, choice: str) -> jax.Array:
+    """Returns the "mean" or the "least" of each network's values: [K, ...] -> [...]."""
+    return {"mean": jnp.mean, "least": jnp.min}[choice](values, axis=0)
 
 
 def expectile_loss(difference: jax.Array, expectile: float) -> jax.Array:

@@ -13,25 +13,25 @@ from qt_jax.agents import awac, bc, cql, decision_transformer, iql, q_transforme
 from qt_jax.agents.checks import Require
 from qt_jax.errors import UserError
 from qt_jax.losses import Sum
-from qt_jax.models.q_transformer import Network
+from qt_jax.models.ensemble import Ensemble
+from qt_jax.models.network import Network
 from qt_jax.segment import Segment
 from qt_jax.specs import Interface
 
 Candidates = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
-"""(bin_mask [..., N], logits [..., N, A] of one dim) -> log-probabilities, by which its bin is drawn, and Q.
+"""(bin_mask [..., N], logits [K, ..., N, A] of one dim) -> log-probabilities, by which a bin is drawn, and Q.
 
-Both are [..., N], and -inf at bins that are not drawn. Q of the last dim is that of the whole action."""
+Both are [..., N], and -inf at bins that are not drawn; the former up to a constant. Q of the last dim is that
+of the whole action."""
 
 
 class Agent(Protocol):
     """What an algorithm is: a module or an object with these names.
 
-    Letters: B segments, N bins, A outputs of each bin. `config` is the whole experiment's, `config.agent` the
-    agent's own.
+    Letters: K networks, B segments, N bins, A outputs of each bin. `config` is the whole experiment's,
+    `config.agent` the agent's own.
     """
 
-    USES_TARGET: bool
-    """Whether the learner has a target network, a running average of rate `config.agent.target_rate`."""
     SCORE_NAME: str
     """What its scores are, for reports; "Q" where they are values."""
     ADDITIVE: bool
@@ -48,19 +48,26 @@ class Agent(Protocol):
     def outputs(self, config: Any) -> int:
         """Returns A, how many outputs it asks of the network's head for each bin."""
 
+    targets: Any
+    """(config, ensemble, target_params, segment) -> what the losses of all networks take of the target ones,
+    without gradient. These are running averages, of rate `config.agent.target_rate`. None: there are none."""
+
     def loss(
         self,
         config: Any,
         network: Network,
         params: dict,
-        target_params: dict,
+        targets: Any,
         segment: Segment,
         dropout_key: jax.Array | None,
     ) -> dict[str, Sum]:
-        """Computes {name: (sum, count)}: "loss", whose sum is differentiated, and what else is reported."""
+        """Computes {name: (sum, count)}: "loss", whose sum is differentiated, and what else is reported.
+
+        Of one network; each of K learns as it would alone.
+        """
 
     def scores(self, config: Any, bin_mask: jax.Array, logits: jax.Array) -> jax.Array:
-        """Computes what greedy decoding maximises in one dim: logits [..., N, A] -> [..., N].
+        """Computes what greedy decoding maximises in one dim: the logits [K, ..., N, A] -> [..., N].
 
         It is -inf at bins that do not exist, where `bin_mask` [..., N] is False.
         """
@@ -69,7 +76,7 @@ class Agent(Protocol):
         """Returns what the decoding "rank" draws and ranks actions by; None: it has not both."""
 
     first_step_values: Any
-    """(config, network, params, segment) -> values of the first steps' actions [B]; None: has no values."""
+    """(config, ensemble, params, segment) -> values of the first steps' actions [B]; None: has no values."""
 
 
 AGENTS: dict[str, Agent] = {
@@ -115,12 +122,13 @@ def has_values(name: str) -> bool:
     return get(name).first_step_values is not None
 
 
-def make_network(config: Any, interface: Interface) -> Network:
-    """Makes the network of `config.model` with the head and inputs that the config's agent asks for.
+def make_ensemble(config: Any, interface: Interface) -> Ensemble:
+    """Makes the networks of `config.model` with the head and inputs that the config's agent asks for.
 
     Raises:
         UserError: for an unknown agent, or a setting of the model without a meaning.
 
     """
     agent = get(config.agent.name)
-    return Network.create(config.model, interface, agent.outputs(config), agent.RETURN_CONDITIONED)
+    outputs = agent.outputs(config)
+    return Ensemble(Network.create(config.model, interface, outputs, agent.RETURN_CONDITIONED))

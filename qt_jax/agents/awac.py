@@ -17,10 +17,10 @@ import ml_collections
 from qt_jax import losses
 from qt_jax.agents import bc, q_transformer
 from qt_jax.agents.checks import Require
-from qt_jax.models.q_transformer import Network
+from qt_jax.models.ensemble import Ensemble
+from qt_jax.models.network import Network
 from qt_jax.segment import Segment
 
-USES_TARGET = True
 SCORE_NAME = "log-probability"
 ADDITIVE = True
 RETURN_CONDITIONED = False
@@ -39,6 +39,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.temperature = 0.1  # lambda, of the advantages, whose returns lie in value_range
     config.max_weight = 100.0  # of one action
     config.positive_filter = False  # the policy imitates successful episodes alone
+    config.target_q = "mean"
+    config.acting_q = "mean"
     config.target_rate = 0.005
     return config
 
@@ -60,14 +62,15 @@ def outputs(config: Any) -> int:
 
 def scores(config: Any, bin_mask: jax.Array, logits: jax.Array) -> jax.Array:
     """Computes the policy's log-probabilities of the bins of one dim."""
-    return bc.log_probabilities(bin_mask, logits[..., POLICY])
+    return bc.averaged(bin_mask, logits[..., POLICY])
 
 
 def candidates(config: Any) -> Any:
     """Returns the policy's log-probabilities and the critic's Q."""
 
     def of_dim(bin_mask, logits):
-        return scores(config, bin_mask, logits), jnp.where(bin_mask, _q(config, logits), -jnp.inf)
+        q = losses.of_networks(_q(config, logits), config.agent.acting_q)
+        return scores(config, bin_mask, logits), jnp.where(bin_mask, q, -jnp.inf)
 
     return of_dim
 
@@ -76,17 +79,22 @@ def _q(config: Any, logits: jax.Array) -> jax.Array:
     return losses.sigmoid_values(logits[..., CRITIC], *config.value_range)
 
 
-def first_step_values(config: Any, network: Network, params: dict, segment: Segment) -> jax.Array:
+def first_step_values(config: Any, ensemble: Ensemble, params: dict, segment: Segment) -> jax.Array:
     """Computes Q of the action taken at each segment's first step, [B]."""
-    q = losses.taken(_q(config, network.score(params, segment)), segment.tokens)
-    return losses.of_whole_action(q[:, 0], segment.action_mask[:, 0])
+    q = losses.of_networks(_q(config, ensemble.score(params, segment)), config.agent.acting_q)
+    return losses.of_whole_action(losses.taken(q, segment.tokens)[:, 0], segment.action_mask[:, 0])
+
+
+def targets(config: Any, ensemble: Ensemble, target_params: dict, segment: Segment) -> jax.Array:
+    """Computes Q of every bin of the target networks, [B, S, D, N]."""
+    return losses.of_networks(_q(config, ensemble.score(target_params, segment)), config.agent.target_q)
 
 
 def loss(
     config: Any,
     network: Network,
     params: dict,
-    target_params: dict,
+    targets: jax.Array,
     segment: Segment,
     dropout_key: jax.Array | None,
 ) -> dict[str, losses.Sum]:
@@ -102,8 +110,7 @@ def loss(
     dropped = logits if dropout_key is None else network.score(params, segment, dropout_key)
     q, log_probs = _q(config, logits), bc.log_probabilities(bin_mask, dropped[..., POLICY])
     probs = jax.lax.stop_gradient(jnp.exp(bc.log_probabilities(bin_mask, logits[..., POLICY])))
-    mean_target = jnp.sum(probs * _q(config, network.score(target_params, segment)), axis=-1)
-    targets, _ = q_transformer.td_targets(config, mean_target, segment)
+    backups, _ = q_transformer.td_targets(config, jnp.sum(probs * targets, axis=-1), segment)
     q_taken = losses.taken(q, segment.tokens)
     advantage = jax.lax.stop_gradient(q_taken - jnp.sum(probs * q, axis=-1))
     weight = losses.advantage_weight(advantage, agent.temperature, agent.max_weight)
@@ -111,7 +118,7 @@ def loss(
     if agent.positive_filter:
         imitated &= segment.success[:, None, None]
     policy_terms = jnp.where(imitated, -weight * losses.taken(log_probs, segment.tokens), 0.0)
-    critic_terms = losses.squared_value_loss(q_taken, targets)
+    critic_terms = losses.squared_value_loss(q_taken, backups)
 
     mask = segment.trainable[..., None] & segment.action_mask
     return {

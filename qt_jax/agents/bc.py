@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -13,14 +14,13 @@ import ml_collections
 
 from qt_jax import losses
 from qt_jax.agents.checks import Require
-from qt_jax.models.q_transformer import Network
+from qt_jax.models.network import Network
 from qt_jax.segment import Array, Segment
 
-USES_TARGET = False
 SCORE_NAME = "log-probability"
 ADDITIVE = True
 RETURN_CONDITIONED = False
-first_step_values = None
+targets = first_step_values = None
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -44,9 +44,14 @@ def log_probabilities(bin_mask: Array, logits: jax.Array) -> jax.Array:
     return jax.nn.log_softmax(jnp.where(bin_mask, logits, -jnp.inf))
 
 
+def averaged(bin_mask: Array, logits: jax.Array) -> jax.Array:
+    """Computes the log of the networks' mean probability of each bin: logits [K, ..., N] -> [..., N]."""
+    return jax.nn.logsumexp(log_probabilities(bin_mask, logits), axis=0) - math.log(len(logits))
+
+
 def scores(config: Any, bin_mask: jax.Array, logits: jax.Array) -> jax.Array:
     """Computes the log-probabilities of the bins of one dim."""
-    return log_probabilities(bin_mask, logits[..., 0])
+    return averaged(bin_mask, logits[..., 0])
 
 
 def candidates(config: Any) -> None:
@@ -62,7 +67,7 @@ def loss(
     config: Any,
     network: Network,
     params: dict,
-    target_params: dict,
+    targets: None,
     segment: Segment,
     dropout_key: jax.Array | None,
 ) -> dict[str, losses.Sum]:

@@ -12,20 +12,19 @@ from qt_jax.agents.q_transformer import (
     ADDITIVE,
     RETURN_CONDITIONED,
     SCORE_NAME,
-    USES_TARGET,
     candidates,
     check,
     first_step_values,
     loss,
     outputs,
     scores,
+    targets,
 )
 
 __all__ = [
     "ADDITIVE",
     "RETURN_CONDITIONED",
     "SCORE_NAME",
-    "USES_TARGET",
     "candidates",
     "check",
     "first_step_values",
@@ -33,6 +32,7 @@ __all__ = [
     "loss",
     "outputs",
     "scores",
+    "targets",
 ]
 
 

@@ -20,20 +20,19 @@ from ml_collections import config_dict
 from qt_jax.agents.bc import (
     ADDITIVE,
     SCORE_NAME,
-    USES_TARGET,
     candidates,
     check,
     first_step_values,
     loss,
     outputs,
     scores,
+    targets,
 )
 
 __all__ = [
     "ADDITIVE",
     "RETURN_CONDITIONED",
     "SCORE_NAME",
-    "USES_TARGET",
     "candidates",
     "check",
     "first_step_values",
@@ -41,6 +40,7 @@ __all__ = [
     "loss",
     "outputs",
     "scores",
+    "targets",
 ]
 
 RETURN_CONDITIONED = True

@@ -17,10 +17,10 @@ import ml_collections
 from qt_jax import losses
 from qt_jax.agents import bc
 from qt_jax.agents.checks import Require
-from qt_jax.models.q_transformer import Network
+from qt_jax.models.ensemble import Ensemble
+from qt_jax.models.network import Network
 from qt_jax.segment import Array, Segment
 
-USES_TARGET = True
 SCORE_NAME = "log-probability"
 ADDITIVE = True
 RETURN_CONDITIONED = False
@@ -37,6 +37,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.expectile = 0.7  # of Q that V is
     config.temperature = 0.1  # of the advantages, whose returns lie in value_range
     config.max_weight = 100.0  # of one action
+    config.target_q = "mean"
+    config.acting_q = "mean"
     config.target_rate = 0.005
     return config
 
@@ -56,7 +58,7 @@ def outputs(config: Any) -> int:
 
 def scores(config: Any, bin_mask: jax.Array, logits: jax.Array) -> jax.Array:
     """Computes the policy's log-probabilities of the bins of one dim."""
-    return bc.log_probabilities(bin_mask, logits[..., POLICY])
+    return bc.averaged(bin_mask, logits[..., POLICY])
 
 
 def candidates(config: Any) -> Any:
@@ -64,6 +66,7 @@ def candidates(config: Any) -> Any:
 
     def of_dim(bin_mask, logits):
         q = losses.sigmoid_values(logits[..., :POLICY], *config.value_range).min(-1)
+        q = losses.of_networks(q, config.agent.acting_q)
         return scores(config, bin_mask, logits), jnp.where(bin_mask, q, -jnp.inf)
 
     return of_dim
@@ -85,16 +88,27 @@ def state_values(config: Any, logits: jax.Array, segment: Segment, bin_mask: Arr
     return jax.vmap(losses.state_value)(losses.sigmoid_values(mean, *config.value_range), segment.action_mask)
 
 
-def first_step_values(config: Any, network: Network, params: dict, segment: Segment) -> jax.Array:
+def _lesser(config: Any, ensemble: Ensemble, params: dict, segment: Segment, choice: str) -> jax.Array:
+    """Computes the lesser critic's Q(s, a), mean or least of the networks, [B, S]."""
+    values = functools.partial(whole_action_values, config, segment=segment)
+    return losses.of_networks(jax.vmap(values)(ensemble.score(params, segment)).min(1), choice)
+
+
+def first_step_values(config: Any, ensemble: Ensemble, params: dict, segment: Segment) -> jax.Array:
     """Computes Q of the action taken at each segment's first step, [B]."""
-    return whole_action_values(config, network.score(params, segment), segment).min(0)[:, 0]
+    return _lesser(config, ensemble, params, segment, config.agent.acting_q)[:, 0]
+
+
+def targets(config: Any, ensemble: Ensemble, target_params: dict, segment: Segment) -> jax.Array:
+    """Computes the target networks' Q(s, a), [B, S], without gradient."""
+    return jax.lax.stop_gradient(_lesser(config, ensemble, target_params, segment, config.agent.target_q))
 
 
 def loss(
     config: Any,
     network: Network,
     params: dict,
-    target_params: dict,
+    targets: jax.Array,
     segment: Segment,
     dropout_key: jax.Array | None,
 ) -> dict[str, losses.Sum]:
@@ -108,16 +122,14 @@ def loss(
     logits = network.score(params, segment)
     dropped = logits if dropout_key is None else network.score(params, segment, dropout_key)
     q, v = whole_action_values(config, logits, segment), state_values(config, logits, segment, bin_mask)
-    target_logits = network.score(target_params, segment)
-    q_target = jax.lax.stop_gradient(whole_action_values(config, target_logits, segment).min(0))
     discount = config.discount ** (segment.dt / config.dt_ref)
 
     n_step_targets = functools.partial(losses.n_step_targets, n=agent.n_step)
     ends = segment.is_last, segment.is_terminal
-    targets = jax.vmap(n_step_targets)(segment.reward, discount, jax.lax.stop_gradient(v), *ends)
-    value_terms = losses.expectile_loss(q_target - v, agent.expectile)
-    critic_terms = losses.squared_value_loss(q, targets).mean(0)
-    weight = losses.advantage_weight(q_target - v, agent.temperature, agent.max_weight)
+    backups = jax.vmap(n_step_targets)(segment.reward, discount, jax.lax.stop_gradient(v), *ends)
+    value_terms = losses.expectile_loss(targets - v, agent.expectile)
+    critic_terms = losses.squared_value_loss(q, backups).mean(0)
+    weight = losses.advantage_weight(targets - v, agent.temperature, agent.max_weight)
     log_probs = losses.taken(bc.log_probabilities(bin_mask[:, None], dropped[..., POLICY]), segment.tokens)
 
     policy_terms = jnp.where(bc.imitable(segment), -weight[..., None] * log_probs, 0.0)
@@ -128,7 +140,7 @@ def loss(
         "value_loss": losses.masked_sum(value_terms[..., None], mask),
         "critic_loss": losses.masked_sum(critic_terms[..., None], mask),
         "policy_loss": losses.masked_sum(policy_terms, mask),
-        "advantage": losses.masked_sum((q_target - v)[..., None], mask),
+        "advantage": losses.masked_sum((targets - v)[..., None], mask),
         "weight": losses.masked_sum(weight[..., None], mask),
         "q_taken": losses.masked_sum(q.min(0)[..., None], mask),
         "mc_return": losses.masked_sum(segment.mc_return[..., None], mask),

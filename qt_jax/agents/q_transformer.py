@@ -15,10 +15,10 @@ from qt_jax import losses, support
 from qt_jax.agents import bc
 from qt_jax.agents.checks import Require
 from qt_jax.errors import require_one_of
-from qt_jax.models.q_transformer import Network
+from qt_jax.models.ensemble import Ensemble
+from qt_jax.models.network import Network
 from qt_jax.segment import Array, Segment
 
-USES_TARGET = True
 SCORE_NAME = "Q"
 ADDITIVE = False
 RETURN_CONDITIONED = False
@@ -40,7 +40,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.alpha = 1.0  # weight of the conservative term; it and the value loss are means over steps and dims
     config.value_loss = "squared"  # or "logistic" (cross-entropy), or "histogram" (HL-Gauss)
     config.value_cells = 51  # of "histogram": cells of a value distribution, 3 at each end beyond value_range
-    config.critics = 1  # or 2: targets and actions take the smaller Q (TD3, Fujimoto et al. 2018)
+    config.target_q = "mean"  # of config.model.networks, in targets; or "least" (TD3, Fujimoto et al. 2018)
+    config.acting_q = "mean"  # of the same, where actions are chosen and in reported values; or "least"
     config.target_rate = 0.005  # Polyak (default of this project)
     config.behaviour_weight = 0.0  # of a second task, the cross-entropy to the action taken; 0: no such head
     config.behaviour_of = "all"  # episodes that the behaviour head imitates, or "successes"
@@ -53,18 +54,12 @@ def get_config() -> ml_collections.ConfigDict:
 def check(config: Any, require: Require) -> None:
     """See `Agent.check`."""
     agent, least = config.agent, 2 * losses.HISTOGRAM_PADDING + 2
-    histogram = agent.value_loss == "histogram"
     require(agent.backup in losses.BACKUPS, "agent.backup", f"one of {losses.BACKUPS}")
     require(agent.conservatism in losses.CONSERVATISM, "agent.conservatism", f"one of {losses.CONSERVATISM}")
     require(agent.temperature > 0, "agent.temperature", "a positive number")
     require(agent.alpha >= 0, "agent.alpha", "at least 0")
     require(agent.value_loss in losses.VALUE_LOSSES, "agent.value_loss", f"one of {losses.VALUE_LOSSES}")
     require(agent.value_cells >= least, "agent.value_cells", f"at least {least}")
-    require(
-        agent.critics in ((1,) if histogram else (1, 2)),
-        "agent.critics",
-        "1 or 2, and 1 with value_loss='histogram'",
-    )
     require(agent.behaviour_weight >= 0, "agent.behaviour_weight", "at least 0")
     require(agent.behaviour_of in BEHAVIOUR_OF, "agent.behaviour_of", f"one of {BEHAVIOUR_OF}")
     needed = "in [0, 1], and 0 without a behaviour head (config.agent.behaviour_weight)"
@@ -75,8 +70,8 @@ def check(config: Any, require: Require) -> None:
 
 
 def outputs(config: Any) -> int:
-    """Returns how many outputs a bin has: a histogram's cells or the critics, and the behaviour head's."""
-    of_value = config.agent.value_cells if config.agent.value_loss == "histogram" else config.agent.critics
+    """Returns how many outputs a bin has: a value's one or a histogram's cells, and the behaviour head's."""
+    of_value = config.agent.value_cells if config.agent.value_loss == "histogram" else 1
     return of_value + bool(config.agent.behaviour_weight)
 
 
@@ -88,18 +83,18 @@ def value_logits(config: Any, logits: jax.Array) -> jax.Array:
 def maximised(config: Any, bin_mask: Array, logits: jax.Array) -> Array:
     """Returns the bins over which a maximum goes: those that exist and that the data supports.
 
-    `bin_mask` bool [..., N] says which exist; `logits` [..., N, A] are given the same state and earlier dims.
+    `bin_mask` bool [..., N] says which exist; `logits` [K, ..., N, A] have the same state and earlier dims.
     """
     if not config.agent.support:
         return bin_mask
-    behaviour = jnp.exp(bc.log_probabilities(bin_mask, logits[..., -1]))
+    behaviour = jnp.exp(bc.averaged(bin_mask, logits[..., -1]))
     return support.supported(
         behaviour, bin_mask.sum(-1), bin_mask, config.agent.support, config.agent.support_width
     )
 
 
-def critics(config: Any, logits: jax.Array) -> jax.Array:
-    """Computes Q of each of K critics: logits [..., A] -> [..., K].
+def q_values(config: Any, logits: jax.Array) -> jax.Array:
+    """Computes Q of a network: logits [..., A] -> [...].
 
     Raises:
         UserError: for an unknown `config.agent.value_loss`.
@@ -108,18 +103,18 @@ def critics(config: Any, logits: jax.Array) -> jax.Array:
     require_one_of("config.agent.value_loss", config.agent.value_loss, losses.VALUE_LOSSES)
     logits = value_logits(config, logits)
     if config.agent.value_loss == "histogram":
-        return losses.histogram_values(logits, *config.value_range)[..., None]
-    return losses.sigmoid_values(logits, *config.value_range)
-
-
-def q_values(config: Any, logits: jax.Array) -> jax.Array:
-    """Computes the least Q of the critics: logits [..., A] -> [...]."""
-    return critics(config, logits).min(-1)
+        return losses.histogram_values(logits, *config.value_range)
+    return losses.sigmoid_values(logits[..., 0], *config.value_range)
 
 
 def scores(config: Any, bin_mask: Array, logits: jax.Array) -> jax.Array:
     """Computes Q of the bins of one dim; -inf at those over which the maximum does not go."""
-    return jnp.where(maximised(config, bin_mask, logits), q_values(config, logits), -jnp.inf)
+    return _scores(config, bin_mask, logits, config.agent.acting_q)
+
+
+def _scores(config: Any, bin_mask: Array, logits: jax.Array, choice: str) -> jax.Array:
+    q = losses.of_networks(q_values(config, logits), choice)
+    return jnp.where(maximised(config, bin_mask, logits), q, -jnp.inf)
 
 
 def candidates(config: Any) -> Any:
@@ -129,36 +124,36 @@ def candidates(config: Any) -> Any:
 
     def of_dim(bin_mask, logits):
         drawn = maximised(config, bin_mask, logits)
-        return bc.log_probabilities(drawn, logits[..., -1]), scores(config, bin_mask, logits)
+        log_probabilities = jnp.where(drawn, bc.averaged(bin_mask, logits[..., -1]), -jnp.inf)
+        return log_probabilities, scores(config, bin_mask, logits)
 
     return of_dim
 
 
-def first_step_values(config: Any, network: Network, params: dict, segment: Segment) -> jax.Array:
+def first_step_values(config: Any, ensemble: Ensemble, params: dict, segment: Segment) -> jax.Array:
     """Computes Q of the action taken at each segment's first step, [B]; higher should mean success."""
-    q = losses.taken(q_values(config, network.score(params, segment)), segment.tokens)
-    return losses.of_whole_action(q[:, 0], segment.action_mask[:, 0])
+    q = losses.of_networks(q_values(config, ensemble.score(params, segment)), config.agent.acting_q)
+    return losses.of_whole_action(losses.taken(q, segment.tokens)[:, 0], segment.action_mask[:, 0])
 
 
 def loss(
     config: Any,
     network: Network,
     params: dict,
-    target_params: dict,
+    targets: tuple[jax.Array, jax.Array],
     segment: Segment,
     dropout_key: jax.Array | None,
 ) -> dict[str, losses.Sum]:
     """Computes Eq. 2, value loss + alpha * conservative term, summed over trainable steps and present dims.
 
-    One online and one target pass over the segment. With two critics each term is the mean of theirs.
+    `targets` are those of each dim [B, S, D], with and without the Monte-Carlo bound.
     """
     agent, (q_min, q_max) = config.agent, config.value_range
     bin_mask = segment.bin_mask(network.interface.action.max_bins)
     logits = network.score(params, segment, dropout_key)
-    q = critics(config, logits)
-    targets, backups = maximising_targets(config, network, target_params, segment)
+    q, (targets, backups) = q_values(config, logits), targets
 
-    q_taken = jax.vmap(losses.taken, (-1, None), -1)(q, segment.tokens)
+    q_taken = losses.taken(q, segment.tokens)
     taken_logits = jnp.take_along_axis(
         value_logits(config, logits), segment.tokens[..., None, None], axis=-2
     )[..., 0, :]
@@ -170,24 +165,18 @@ def loss(
 
         value_terms = jax.vmap(jax.vmap(jax.vmap(value_loss)))(taken_logits, targets)
     elif agent.value_loss == "logistic":
-        value_terms = losses.logistic_value_loss(taken_logits, targets[..., None], q_min, q_max).mean(-1)
-        from_least = losses.logistic_value_loss(value_logits(config, logits), q_min, q_min, q_max)
+        value_terms = losses.logistic_value_loss(taken_logits[..., 0], targets, q_min, q_max)
+        from_least = losses.logistic_value_loss(logits[..., 0], q_min, q_min, q_max)
     else:
-        value_terms = losses.squared_value_loss(q_taken, targets[..., None]).mean(-1)
+        value_terms = losses.squared_value_loss(q_taken, targets)
     penalties = losses.conservative_penalty(
-        jnp.moveaxis(q, -1, 0),
-        jnp.moveaxis(from_least, -1, 0),
-        segment.tokens,
-        bin_mask[:, None],
-        agent.conservatism,
-        agent.temperature,
-    ).mean(0)
+        q, from_least, segment.tokens, bin_mask[:, None], agent.conservatism, agent.temperature
+    )
 
     behaviour = _behaviour(config, logits, segment, bin_mask)
     mask = segment.trainable[..., None] & segment.action_mask
-    q, q_taken = q.min(-1), q_taken.min(-1)
     others = mask[..., None] & bin_mask[:, None] & (jnp.arange(q.shape[-1]) != segment.tokens[..., None])
-    present = jnp.where(maximised(config, bin_mask[:, None], logits), q, q_min)
+    present = jnp.where(maximised(config, bin_mask[:, None], logits[None]), q, q_min)
     best, greedy = present.max(-1), jnp.argmax(present, axis=-1)
     # `top_k` would gather a batch that is split over devices.
     second = jnp.where(jnp.arange(q.shape[-1]) == greedy[..., None], q_min, present).max(-1)
@@ -229,25 +218,25 @@ def _behaviour(config: Any, logits: jax.Array, segment: Segment, bin_mask: Array
     found = {"terms": terms, "behaviour_loss": (terms, imitated)}
     if agent.support:
         present = segment.trainable[..., None] & segment.action_mask
-        found["supported_bins"] = (maximised(config, bin_mask, logits).sum(-1), present)
+        found["supported_bins"] = (maximised(config, bin_mask, logits[None]).sum(-1), present)
     return found
 
 
-def maximising_targets(
-    config: Any, network: Network, target_params: dict, segment: Segment
+def targets(
+    config: Any, ensemble: Ensemble, target_params: dict, segment: Segment
 ) -> tuple[jax.Array, jax.Array]:
     """Computes `td_targets` whose values are maxima of the target Q, by one pass over the segment."""
-    bin_mask = segment.bin_mask(network.interface.action.max_bins)
+    bin_mask, choice = segment.bin_mask(ensemble.interface.action.max_bins), config.agent.target_q
     if config.agent.backup != "skip_decoded":
-        target = scores(config, bin_mask[:, None], network.score(target_params, segment))
+        target = _scores(config, bin_mask[:, None], ensemble.score(target_params, segment), choice)
         return td_targets(config, target.max(-1), segment)
 
     steps = segment.tokens.shape[1]
 
     def step_scores(logits, dim):
-        return scores(config, jnp.repeat(bin_mask[:, dim], steps, axis=0), logits)
+        return _scores(config, jnp.repeat(bin_mask[:, dim], steps, axis=0), logits, choice)
 
-    _, decoded = network.decode_segment(target_params, segment, step_scores)
+    _, decoded = ensemble.decode_segment(target_params, segment, step_scores)
     maxima = decoded.max(-1)
     return td_targets(config, maxima, segment, losses.of_whole_action(maxima, segment.action_mask))
 

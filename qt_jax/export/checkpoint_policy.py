@@ -11,7 +11,7 @@ import numpy as np
 
 from qt_jax import agents
 from qt_jax.errors import UserError
-from qt_jax.models.q_transformer import Network
+from qt_jax.models.ensemble import Ensemble
 from qt_jax.policy.jax_policy import Decode, Encode, Policy
 from qt_jax.specs import GREEDY, Decoding, Interface, PolicySpec
 from qt_jax.statistics import Statistics
@@ -61,21 +61,22 @@ def programs(assets: checkpoints.Assets, dataset: str = "collected", decoding: D
         target_return=robot.target_return,
         decoding=decoding,
     )
-    return of_robot(config, agents.make_network(config, joint), spec, robot.state)
+    return of_robot(config, agents.make_ensemble(config, joint), spec, robot.state)
 
 
-def of_robot(config: Any, network: Network, spec: PolicySpec, statistics: Statistics) -> Programs:
-    """Makes the policy of a network and of the robot that `spec` describes; see `programs`.
+def of_robot(config: Any, ensemble: Ensemble, spec: PolicySpec, statistics: Statistics) -> Programs:
+    """Makes the policy of an ensemble and of the robot that `spec` describes; see `programs`.
 
     Raises:
         UserError: if the policy is return-conditioned and `spec` has no return to ask for, or the agent lacks
             what the decoding needs.
 
     """
-    wanted = spec.target_return if network.return_conditioned else None
-    if network.return_conditioned and wanted is None:
+    conditioned = ensemble.network.return_conditioned
+    wanted = spec.target_return if conditioned else None
+    if conditioned and wanted is None:
         raise UserError("The policy's spec has no target_return; train it again with this version.")
-    joint, decoding = network.interface, spec.decoding
+    joint, decoding = ensemble.interface, spec.decoding
     agent = agents.get(config.agent.name)
     bins = spec.interface.action.bins_in(joint.action)
     bin_mask = jnp.arange(joint.action.max_bins) < bins[:, None]
@@ -87,7 +88,7 @@ def of_robot(config: Any, network: Network, spec: PolicySpec, statistics: Statis
         mask = {camera: jnp.full(batch, camera in images) for camera in observation.cameras}
         padded = jnp.pad(state, [(0, 0), (0, observation.state_dim - state.shape[1])])
         asked = None if wanted is None else jnp.full(batch, wanted, jnp.float32)
-        return network.encode_frame(params, seen, mask, padded, instruction, asked)
+        return ensemble.encode_frame(params, seen, mask, padded, instruction, asked)
 
     def scores(logits, dim):
         return agent.scores(config, bin_mask[dim], logits)
@@ -99,16 +100,16 @@ def of_robot(config: Any, network: Network, spec: PolicySpec, statistics: Statis
         past = executed @ np.eye(joint.action.dims, dtype=np.int32)[list(spec.network_dims)]
         inputs = params, cache, mask, past, scores
         if decoding.draws:
-            return network.rank(*inputs, candidates, _of_dims(uniforms[0], spec, joint), bins > 0)
+            return ensemble.rank(*inputs, candidates, _of_dims(uniforms[0], spec, joint), bins > 0)
         if decoding.kind == "beam":
-            return network.beam(*inputs, decoding.count, agent.ADDITIVE, bins > 0)
-        return network.greedy(*inputs)
+            return ensemble.beam(*inputs, decoding.count, agent.ADDITIVE, bins > 0)
+        return ensemble.greedy(*inputs)
 
     return Programs(spec, statistics, encode, decode)
 
 
 def _candidates(config: Any, bin_mask: jax.Array, temperature: float) -> Any:
-    """Returns the `candidates` of `Network.rank`: the agent's, at this temperature."""
+    """Returns the `candidates` of `Ensemble.rank`: the agent's, at this temperature."""
     of_agent = agents.candidates(config)
 
     def candidates(logits, dim):

@@ -66,10 +66,10 @@ def _programs(source: artefact.Artefact, config: dict[str, Any], opset: int, out
     spec = source.spec
     settings = ml_collections.ConfigDict(checkpoints.frozen_config(config))
     settings.model.update(dtype="float32", remat="none", encoder_remat="none")
-    network = agents.make_network(settings, source.network)
-    like = jax.eval_shape(network.init, jax.random.key(0))
+    ensemble = agents.make_ensemble(settings, source.network)
+    like = jax.eval_shape(ensemble.init, jax.random.key(0))
     params = unflattened(jax.device_put(safetensors.numpy.load_file(source.path / artefact.PARAMS)), like)
-    made = checkpoint_policy.of_robot(settings, network, spec, source.statistics)
+    made = checkpoint_policy.of_robot(settings, ensemble, spec, source.statistics)
 
     def struct(dtype, *shape):
         return jax.ShapeDtypeStruct((1, *shape), dtype)

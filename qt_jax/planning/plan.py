@@ -14,7 +14,7 @@ import ml_collections
 from qt_jax import agents, text
 from qt_jax.data import tables
 from qt_jax.errors import UserError
-from qt_jax.models.q_transformer import parameter_count
+from qt_jax.models.network import parameter_count
 from qt_jax.planning import communication, hlo, topology
 from qt_jax.training import chips, datasets, mesh, program, setup
 from qt_jax.training.config import validate
@@ -40,8 +40,8 @@ def figures(config: Any, devices: list[Any]) -> dict[str, Any]:
     chosen = datasets.entries(config)
     config = setup.with_value_range(config, config.dt_ref)  # it changes no shape
     interface = tables.interface(chosen, config.data.image_size, text.DIM)
-    network = agents.make_network(config, interface)
-    compiled = program.build(config, network, mesh.make_mesh(config.mesh, devices))
+    ensemble = agents.make_ensemble(config, interface)
+    compiled = program.build(config, ensemble, mesh.make_mesh(config.mesh, devices))
     exchanges = hlo.collectives(compiled.step.as_text() or "")
 
     slices = len({getattr(device, "slice_index", 0) for device in devices})
@@ -56,7 +56,7 @@ def figures(config: Any, devices: list[Any]) -> dict[str, Any]:
         "mesh": dict(compiled.mesh.shape),
         "memory": program.memory(compiled),
         "sent": sent(exchanges),
-        "flops": program.step_flops(config, network, compiled.state, compiled.batch) / len(devices),
+        "flops": program.step_flops(config, ensemble, compiled.state, compiled.batch) / len(devices),
     }
 
     if chip := chips.published(values["device"]):

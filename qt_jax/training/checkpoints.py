@@ -22,6 +22,7 @@ import qt_jax
 from qt_jax import agents, specs, storage
 from qt_jax.errors import UserError
 from qt_jax.models import images, q_transformer
+from qt_jax.models.ensemble import Ensemble
 from qt_jax.specs import Interface
 from qt_jax.statistics import Statistics
 from qt_jax.training.checkpoint_errors import list_steps, readable, refuse_other_shapes, written
@@ -370,10 +371,10 @@ def load_params(workdir: str, like: dict | None = None, step: int = 0) -> tuple[
         return checkpointer.restore(path / "params", like), assets, step
 
 
-def check_origin(workdir: str, network: q_transformer.Network) -> None:
-    """Raises a UserError if the run of `config.train.init_from` has other parameters than this network."""
+def check_origin(workdir: str, ensemble: Ensemble) -> None:
+    """Raises a UserError if the run of `config.train.init_from` has other parameters than this ensemble."""
     directory, step = _directory(workdir), latest_step(workdir)
-    path, expected = directory / str(step), jax.eval_shape(network.init, jax.random.key(0))
+    path, expected = directory / str(step), jax.eval_shape(ensemble.init, jax.random.key(0))
     remedy = "Give config.model and action bins as there, or another config.train.init_from."
     with readable(directory, step):
         refuse_other_shapes(_metadata(path / "params"), expected, path, remedy)
@@ -391,8 +392,8 @@ def _metadata(path: epath.Path) -> Any:
 
 def _expected(assets: Assets) -> Any:
     """Returns the shapes of the parameters that this version's network has with these assets."""
-    network = agents.make_network(frozen_config(assets.config), assets.interface)
-    return jax.eval_shape(network.init, jax.random.key(0))
+    ensemble = agents.make_ensemble(frozen_config(assets.config), assets.interface)
+    return jax.eval_shape(ensemble.init, jax.random.key(0))
 
 
 def _with_list_keys(tree: Any) -> Any:

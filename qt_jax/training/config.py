@@ -9,7 +9,7 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
-from qt_jax import agents, text
+from qt_jax import agents, losses, text
 from qt_jax.data.mixture import ACTION_BOUNDS, FILTERS
 from qt_jax.data.mixtures import KINDS
 from qt_jax.data.segments import TIME_LIMITS
@@ -132,7 +132,7 @@ def validate(config: Any, devices: int) -> None:
     require(finite, "value_range", "(least, greatest) attainable return, or ()")
     for key, known in model.choices().items():
         require(config.model[key] in known, f"model.{key}", f"one of {known}")
-    for key in ("window", "layers", "width", "heads", "mlp_ratio", "image_size", "image_tokens"):
+    for key in ("window", "layers", "width", "heads", "mlp_ratio", "image_size", "image_tokens", "networks"):
         require(config.model[key] > 0, f"model.{key}", "a positive number")
     for key in ("learning_rate", "final_learning_rate", "weight_decay"):
         require(0 <= config.optimizer[key] < math.inf, f"optimizer.{key}", "0 or more")
@@ -187,8 +187,13 @@ def validate(config: Any, devices: int) -> None:
 
     if "n_step" in config.agent:
         require(config.agent.n_step >= 1, "agent.n_step", "at least 1")
+    of_networks = losses.OF_NETWORKS if config.model.networks > 1 else losses.OF_NETWORKS[:1]
+    for key in ("target_q", "acting_q"):
+        if key in config.agent:
+            needed = f"one of {losses.OF_NETWORKS}, and 'mean' of one network (config.model.networks)"
+            require(config.agent[key] in of_networks, f"agent.{key}", needed)
     if agent is not None:
-        if agent.USES_TARGET:
+        if agent.targets is not None:
             require(0 < config.agent.target_rate <= 1, "agent.target_rate", "a number in (0, 1]")
         agent.check(config, require)
 

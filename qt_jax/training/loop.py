@@ -20,7 +20,8 @@ from qt_jax.data.order import Draw
 from qt_jax.data.skips import Skips
 from qt_jax.data.tables import Entry
 from qt_jax.errors import Preempted
-from qt_jax.models.q_transformer import Network, parameter_count
+from qt_jax.models.ensemble import Ensemble
+from qt_jax.models.network import parameter_count
 from qt_jax.training import checkpoints, chips, mesh, metrics, program, provenance, setup, sharding, tracking
 from qt_jax.training.config import validate
 from qt_jax.training.lock import take as take_lock
@@ -53,14 +54,14 @@ def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
         _use_compilation_cache(config.train.compilation_cache)
         device_mesh, batch_size = mesh.make_mesh(config.mesh), config.data.batch_size
         config, recipe, assets = setup.prepare(config, entries)
-        network = agents.make_network(config, assets.interface)
+        ensemble = agents.make_ensemble(config, assets.interface)
 
         lock = _closed(closing, take_lock(config.workdir, config.train.lock_wait_s))
         # Before the compilation, which may take minutes: all that can be refused.
         changes = checkpoints.check_same_run(config.workdir, assets)
         checkpointer = _closed(closing, checkpoints.Checkpointer(config.workdir, config.train))
         if config.train.init_from and checkpointer.latest_step is None:
-            checkpoints.check_origin(config.train.init_from, network)
+            checkpoints.check_origin(config.train.init_from, ensemble)
         born = metrics.first_start(config.workdir)
         provenance.record(config, changes)
         tracker = tracking.Tracker(config, born) if config.train.wandb and jax.process_index() == 0 else None
@@ -75,21 +76,21 @@ def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
             rows=mesh.local_rows(device_mesh, batch_size),
         )
         _closed(closing, iterator)
-        compiled = program.build(config, network, device_mesh)
+        compiled = program.build(config, ensemble, device_mesh)
         _announce(config, compiled, recipe, iterator)
         validation = loader.validation_draws(recipe, MAX_VALIDATION_BATCHES * batch_size)
-        validation_fn = program.build_validation(config, network, compiled) if validation else None
+        validation_fn = program.build_validation(config, ensemble, compiled) if validation else None
 
         productive_s = 0.0
         if checkpointer.latest_step is None:
-            state = _initial_state(config, network, compiled)
+            state = _initial_state(config, ensemble, compiled)
         else:
             state, position, clock = checkpointer.restore(compiled.with_settings(config))
             iterator.set_state(position)
             productive_s = clock["productive_s"]
             _print(_resumed(int(state.step), config, changes))
         start, steps = int(state.step), config.train.steps
-        flops = program.step_flops(config, network, compiled.state, compiled.batch)
+        flops = program.step_flops(config, ensemble, compiled.state, compiled.batch)
         meter = metrics.Meter(born, productive_s, flops, chips.total_peak(device_mesh))
         meet("first step", config.distributed.start_timeout_s)
         writer = _closed(closing, metrics.MetricWriter(config.workdir, start, tracker))
@@ -217,12 +218,12 @@ def _announce(
     if jax.process_index() == 0:
         path = storage.directory(config.workdir) / "sharding.txt"
         with storage.writing(path):
-            storage.replace_text(path, sharding.table(compiled.state.params))
+            storage.replace_text(path, sharding.table(compiled.state.params, config.model.networks))
     program.check_memory(parts, jax.local_devices()[0])
 
 
-def _initial_state(config: Any, network: Network, compiled: program.Program) -> TrainState:
-    state = compiled.init(config, network)
+def _initial_state(config: Any, ensemble: Ensemble, compiled: program.Program) -> TrainState:
+    state = compiled.init(config, ensemble)
     if not config.train.init_from:
         return state
     params, _, step = checkpoints.load_params(config.train.init_from, like=compiled.state.params)

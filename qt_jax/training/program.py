@@ -14,7 +14,7 @@ import ml_collections
 
 from qt_jax import agents
 from qt_jax.errors import UserError
-from qt_jax.models.q_transformer import Network
+from qt_jax.models.ensemble import Ensemble
 from qt_jax.segment import Segment, segment_struct
 from qt_jax.training import mesh, sharding, traced
 from qt_jax.training.state import init_state, train_step, validation_step
@@ -32,12 +32,12 @@ class Program:
     step: jax.stages.Compiled
     """(state, batch) -> (state, metrics); the state is donated."""
 
-    def init(self, config: Any, network: Network) -> Any:
+    def init(self, config: Any, ensemble: Ensemble) -> Any:
         """Makes a fresh train state in its shardings; no device ever holds all of it."""
         shardings = jax.tree.map(lambda x: x.sharding, self.state)
 
         def begin(settings: Any) -> Any:
-            return init_state(traced.With(config, settings), network)
+            return init_state(traced.With(config, settings), ensemble)
 
         return jax.jit(begin, out_shardings=shardings)(jax.device_get(traced.values(config)))
 
@@ -48,7 +48,7 @@ class Program:
         return dataclasses.replace(self.state, settings=settings)
 
 
-def jitted(config: Any, network: Network, state: Any, device_mesh: jax.sharding.Mesh) -> Any:
+def jitted(config: Any, ensemble: Ensemble, state: Any, device_mesh: jax.sharding.Mesh) -> Any:
     """Returns the jitted train step: `state` keeps its shardings and is donated, the batch is split.
 
     `state` has arrays or ShapeDtypeStructs. Call or lower the step within `jax.set_mesh(device_mesh)`: the
@@ -56,54 +56,54 @@ def jitted(config: Any, network: Network, state: Any, device_mesh: jax.sharding.
     """
     placed = jax.tree.map(lambda x: x.sharding, state)
     return jax.jit(
-        functools.partial(train_step, config, network),
+        functools.partial(train_step, config, ensemble),
         in_shardings=(placed, mesh.batch_sharding(device_mesh)),
         out_shardings=(placed, mesh.replicated(device_mesh)),
         donate_argnums=0,
     )
 
 
-def build(config: Any, network: Network, device_mesh: jax.sharding.Mesh) -> Program:
+def build(config: Any, ensemble: Ensemble, device_mesh: jax.sharding.Mesh) -> Program:
     """Compiles the train step of `config` for that mesh (real devices, or a topology's)."""
-    shapes = jax.eval_shape(functools.partial(init_state, config, network))
-    state = sharding.abstract(shapes, sharding.of_state(device_mesh, shapes))
-    batch = segment_struct(network.interface, config.data.batch_size, config.data.segment_length)
+    shapes = jax.eval_shape(functools.partial(init_state, config, ensemble))
+    state = sharding.abstract(shapes, sharding.of_state(device_mesh, shapes, ensemble.count))
+    batch = segment_struct(ensemble.interface, config.data.batch_size, config.data.segment_length)
     split = mesh.batch_sharding(device_mesh)
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split), batch)
     with jax.set_mesh(device_mesh):
-        step = jitted(config, network, state, device_mesh).lower(state, batch).compile()
+        step = jitted(config, ensemble, state, device_mesh).lower(state, batch).compile()
     return Program(device_mesh, state, batch, step)
 
 
-def build_validation(config: Any, network: Network, program: Program) -> jax.stages.Compiled:
+def build_validation(config: Any, ensemble: Ensemble, program: Program) -> jax.stages.Compiled:
     """Compiles `validation_step`: (state, batch) -> outputs on every device.
 
     Call it before the first step: later, a signal would have to wait for it.
     """
     placed = jax.tree.map(lambda x: x.sharding, (program.state, program.batch))
     validate = jax.jit(
-        functools.partial(validation_step, config, network),
+        functools.partial(validation_step, config, ensemble),
         in_shardings=placed,
         out_shardings=mesh.replicated(program.mesh),
     )
     return validate.lower(program.state, program.batch).compile()
 
 
-def step_flops(config: Any, network: Network, state: Any, batch: Segment) -> float:
+def step_flops(config: Any, ensemble: Ensemble, state: Any, batch: Segment) -> float:
     """Counts the FLOPs of a step over the whole batch as the method needs them, whatever is recomputed.
 
     3F (online, forward and backward), and 1F more with a target network. F is one forward pass, counted in
     the program before optimisation with its layers unrolled, because a loop's body would count once.
     """
-    plain = ml_collections.ConfigDict(network.config)
+    plain = ml_collections.ConfigDict(ensemble.config)
     plain.scan_layers, plain.remat, plain.encoder_remat = False, "none", "none"
-    unrolled = network.with_config(plain)
+    unrolled = ensemble.with_config(plain)
 
     def shapes(tree):
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
     costs: Any = jax.jit(unrolled.score).lower(shapes(state.params), shapes(batch)).cost_analysis()
-    return (4 if agents.get(config.agent.name).USES_TARGET else 3) * costs["flops"]
+    return (3 if agents.get(config.agent.name).targets is None else 4) * costs["flops"]
 
 
 def memory(program: Program) -> dict[str, int]:

@@ -39,8 +39,16 @@ def parameter_path(path: tuple[Any, ...]) -> str:
     return "/".join(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
 
 
-def decide(path: str, shape: tuple[int, ...], sizes: dict[str, int]) -> tuple[PartitionSpec, str]:
-    """Chooses the PartitionSpec of a parameter on a mesh with these axis sizes, and says why."""
+def decide(
+    path: str, shape: tuple[int, ...], sizes: dict[str, int], networks: int = 1
+) -> tuple[PartitionSpec, str]:
+    """Chooses the PartitionSpec of a parameter on a mesh with these axis sizes, and says why.
+
+    Of several networks, whose parameters have them on a leading axis, each lies like a single one.
+    """
+    if networks > 1 and shape:
+        own, why = decide(path, shape[1:], sizes)
+        return P(None, *own), why
     for pattern, spec in RULES:
         if re.search(rf"(^|/){pattern}$", path):
             refused = [
@@ -59,11 +67,11 @@ def decide(path: str, shape: tuple[int, ...], sizes: dict[str, int]) -> tuple[Pa
     return P(*("fsdp" if i == largest else None for i in range(len(shape)))), "largest axis"
 
 
-def of_state(mesh: Mesh, state: Any) -> Any:
+def of_state(mesh: Mesh, state: Any, networks: int = 1) -> Any:
     """Returns the NamedShardings of a train state (or any tree of parameters), as arrays or shapes."""
 
     def place(path: tuple[Any, ...], x: Any) -> NamedSharding:
-        return NamedSharding(mesh, decide(parameter_path(path), x.shape, mesh.shape)[0])
+        return NamedSharding(mesh, decide(parameter_path(path), x.shape, mesh.shape, networks)[0])
 
     return jax.tree_util.tree_map_with_path(place, state)
 
@@ -78,17 +86,18 @@ def bytes_per_device(tree: Any) -> int:
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def table(params: Any) -> str:
+def table(params: Any, networks: int = 1) -> str:
     """Formats a line for each parameter: path, shape, PartitionSpec, bytes on each device and the reason.
 
     Args:
         params: as `abstract` returns them.
+        networks: whose parameters they are.
 
     """
     rows = [("parameter", "shape", "PartitionSpec", "bytes/device", "why")]
     for path, x in jax.tree_util.tree_leaves_with_path(params):
         name = parameter_path(path)
-        spec, why = decide(name, x.shape, x.sharding.mesh.shape)
+        spec, why = decide(name, x.shape, x.sharding.mesh.shape, networks)
         rows.append((name, "x".join(map(str, x.shape)), str(tuple(spec)), f"{bytes_per_device(x):,}", why))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     return "".join(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from qt_jax import agents, losses
-from qt_jax.models.q_transformer import Network
+from qt_jax.models.ensemble import Ensemble
 from qt_jax.segment import Segment
 from qt_jax.training import traced
 from qt_jax.training.augment import augment
@@ -55,7 +55,7 @@ def learning_rate(config: Any, step: jax.Array | int) -> jax.Array:
 
 
 def make_optimizer(config: Any) -> optax.GradientTransformation:
-    """Makes AdamW at `learning_rate`, with gradients clipped by global norm.
+    """Makes AdamW at `learning_rate`, with each network's gradient clipped by its global norm.
 
     Only matrices have weight decay (`DECAYED`).
     """
@@ -65,23 +65,33 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
         return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in DECAYED, params)
 
     return optax.chain(
-        optax.clip_by_global_norm(settings.clip_norm),
+        _clipped(settings.clip_norm, config.model.networks),
         optax.adamw(schedule, weight_decay=settings.weight_decay, mask=decayed),
     )
 
 
-def init_state(config: Any, network: Network) -> TrainState:
+def _clipped(norm: jax.Array | float, networks: int) -> optax.GradientTransformation:
+    clip = optax.clip_by_global_norm(norm)
+
+    def of_network(gradient):
+        return clip.update(gradient, clip.init(gradient))[0]
+
+    return clip if networks == 1 else optax.stateless(lambda gradients, _: jax.vmap(of_network)(gradients))
+
+
+def init_state(config: Any, ensemble: Ensemble) -> TrainState:
     """Makes the train state of step 0; the same seed gives the same bits."""
-    params = network.init(jax.random.key(config.seed))
-    target = jax.tree.map(jnp.copy, params) if agents.get(config.agent.name).USES_TARGET else {}
+    params = ensemble.init(jax.random.key(config.seed))
+    has_targets = agents.get(config.agent.name).targets is not None
+    target = jax.tree.map(jnp.copy, params) if has_targets else {}
     moments = make_optimizer(config).init(params)
     return TrainState(jnp.zeros((), jnp.int32), params, target, moments, traced.values(config))
 
 
 def train_step(
-    config: Any, network: Network, state: TrainState, batch: Segment
+    config: Any, ensemble: Ensemble, state: TrainState, batch: Segment
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Takes one gradient step. Returns the new state and the metrics.
+    """Takes one gradient step. Returns the new state and the metrics, of several networks their means.
 
     The randomness of step k is fold_in(seed, k), so a resumed run repeats it. With
     `config.train.accumulation` > 1 the batch passes in that many parts. Sums and counts are added and divided
@@ -91,14 +101,19 @@ def train_step(
     dropout_key, augment_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), state.step))
     batch = augment(batch, augment_key, config.data.augment)
 
-    def loss_fn(params, part, key):
-        sums = agent.loss(
-            config, network, params, state.target_params, part, key if config.model.dropout else None
-        )
+    def loss_fn(params, key, part, targets):
+        key = key if config.model.dropout else None
+        sums = agent.loss(config, ensemble.network, params, targets, part, key)
         return sums["loss"][0], sums
 
     def gradient(part_and_key):
-        return jax.grad(loss_fn, has_aux=True)(state.params, *part_and_key)
+        part, key = part_and_key
+        targets = _targets(config, ensemble, state, part)
+
+        def of_network(params, key):
+            return jax.grad(loss_fn, has_aux=True)(params, key, part, targets)
+
+        return ensemble.each(of_network, state.params, ensemble.keys(key))
 
     parts = config.train.accumulation
     if parts == 1:
@@ -116,34 +131,46 @@ def train_step(
             return (jax.tree.map(jnp.add, total, gradient(part)), None)
 
         (grads, sums), _ = jax.lax.scan(add, zeros, inputs)
-    grads = jax.tree.map(lambda g: g / jnp.maximum(sums["loss"][1], 1), grads)
+
+    def mean(grads, count):
+        return jax.tree.map(lambda g: g / jnp.maximum(count, 1), grads)
+
+    grads = ensemble.each(mean, grads, sums["loss"][1])
 
     updates, opt_state = make_optimizer(config).update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     target = (
         optax.incremental_update(params, state.target_params, config.agent.target_rate)
-        if agent.USES_TARGET
+        if agent.targets is not None
         else {}
     )
     metrics = {
-        **{name: losses.mean(total) for name, total in sums.items()},
-        "grad_norm": optax.global_norm(grads),
-        "param_norm": optax.global_norm(params),
+        **{name: jnp.mean(losses.mean(total)) for name, total in sums.items()},
+        "grad_norm": jnp.mean(ensemble.each(optax.global_norm, grads)),
+        "param_norm": jnp.mean(ensemble.each(optax.global_norm, params)),
         "transitions": jnp.sum(batch.trainable),
     }
     return TrainState(state.step + 1, params, target, opt_state, state.settings), metrics
 
 
-def validation_step(config: Any, network: Network, state: TrainState, batch: Segment) -> dict[str, Any]:
-    """Computes the agent's sums without an update.
+def _targets(config: Any, ensemble: Ensemble, state: TrainState, batch: Segment) -> Any:
+    targets = agents.get(config.agent.name).targets
+    return None if targets is None else targets(config, ensemble, state.target_params, batch)
+
+
+def validation_step(config: Any, ensemble: Ensemble, state: TrainState, batch: Segment) -> dict[str, Any]:
+    """Computes the agent's sums over the networks, without an update.
 
     For agents with values also those of each segment's first step, with whether the episode succeeded.
     """
     agent, config = agents.get(config.agent.name), traced.With(config, state.settings)
-    outputs: dict[str, Any] = {
-        "sums": agent.loss(config, network, state.params, state.target_params, batch, None)
-    }
+    targets = _targets(config, ensemble, state, batch)
+
+    def of_network(params):
+        return agent.loss(config, ensemble.network, params, targets, batch, None)
+
+    outputs: dict[str, Any] = {"sums": jax.tree.map(jnp.sum, ensemble.each(of_network, state.params))}
     if agent.first_step_values is not None:
-        values = agent.first_step_values(config, network, state.params, batch)
+        values = agent.first_step_values(config, ensemble, state.params, batch)
         outputs["firsts"] = {"value": values, "is_first": batch.is_first[:, 0], "success": batch.success}
     return outputs

@@ -16,7 +16,8 @@ from qt_jax.errors import UserError
 from qt_jax.evaluation import rollouts
 from qt_jax.evaluation.rollouts import Job
 from qt_jax.export import agreement, artefact, checkpoint_policy
-from qt_jax.models.q_transformer import Network, laptop
+from qt_jax.models.network import Network
+from qt_jax.models.q_transformer import laptop
 from qt_jax.policy import artefact as artefacts
 from qt_jax.policy import checksums
 from qt_jax.policy.jax_policy import Policy

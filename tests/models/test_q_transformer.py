@@ -10,7 +10,7 @@ import pytest
 from qt_jax import agents
 from qt_jax.errors import UserError
 from qt_jax.models import q_transformer
-from qt_jax.models.q_transformer import Network, parameter_count
+from qt_jax.models.network import Network, parameter_count
 from qt_jax.segment import Segment
 from qt_jax.specs import ActionSpec, Interface, ObservationSpec
 

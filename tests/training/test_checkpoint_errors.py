@@ -168,12 +168,12 @@ def test_assets_and_directories_that_cannot_be_read_are_not_damaged(workdir, mon
 
 def test_a_policy_of_other_code_is_named_at_the_export(trained, tmp_path, monkeypatch):
     """What has no config of its own to compare with: the parameters against the network of this code."""
-    real = checkpoints.q_transformer.Network.init
+    real = checkpoints.Network.init
 
     def one_more(self, key):
         return real(self, key) | {"new_head": jnp.zeros(3)}
 
-    monkeypatch.setattr(checkpoints.q_transformer.Network, "init", one_more)
+    monkeypatch.setattr(checkpoints.Network, "init", one_more)
     with pytest.raises(
         UserError, match=r"has no parameter new_head, this config's network has \(3,\).*is whole"
     ):

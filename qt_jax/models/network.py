@@ -1,0 +1,90 @@
+"""The module of models/q_transformer.py as pure functions of its parameters: one network."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import ml_collections
+from flax import nnx
+
+from qt_jax.models.q_transformer import QTransformer
+from qt_jax.segment import Segment
+from qt_jax.specs import Interface
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """The module as pure functions of a nested dict of parameters, which checkpoints and artefacts hold.
+
+    See `QTransformer` for the fields; models/ensemble.py is what an experiment has.
+    """
+
+    config: ml_collections.FrozenConfigDict
+    interface: Interface
+    outputs: int
+    return_conditioned: bool
+    graphdef: Any = dataclasses.field(compare=False, repr=False)
+
+    @classmethod
+    def create(cls, config: Any, interface: Interface, outputs: int, return_conditioned: bool) -> Network:
+        """Makes the network of `config`, an experiment's `config.model`; allocates nothing.
+
+        Raises:
+            UserError: for a setting without a meaning.
+
+        """
+        config = ml_collections.FrozenConfigDict(config)
+        asked = config, interface, outputs, return_conditioned
+        graphdef = nnx.split(nnx.eval_shape(lambda: QTransformer(*asked, nnx.Rngs(0))))[0]
+        return cls(*asked, graphdef)
+
+    def with_config(self, config: Any) -> Network:
+        """Returns the same network with another `config.model`."""
+        return Network.create(config, self.interface, self.outputs, self.return_conditioned)
+
+    def init(self, key: jax.Array) -> dict:
+        """Returns fresh parameters; the same key gives the same bits."""
+        asked = self.config, self.interface, self.outputs, self.return_conditioned
+        model = QTransformer(*asked, nnx.Rngs(key))
+        return nnx.to_pure_dict(nnx.state(model, nnx.Param))
+
+    def score(self, params: dict, segment: Segment, dropout_key: jax.Array | None = None) -> jax.Array:
+        """Computes logits; see `QTransformer.score`. Without a key there is no dropout."""
+        rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
+        return nnx.merge(self.graphdef, params).score(segment, rngs)
+
+    def decode_segment(self, params: dict, segment: Segment, scores: Any) -> tuple[jax.Array, jax.Array]:
+        """Decodes actions; see `QTransformer.decode_segment`."""
+        return nnx.merge(self.graphdef, params).decode_segment(segment, scores)
+
+    def encode_frame(
+        self,
+        params: dict,
+        images: dict,
+        camera_mask: dict,
+        state: jax.Array,
+        instruction: jax.Array,
+        episode_return: jax.Array | None = None,
+    ) -> Any:
+        """Computes what is kept of frames; see `QTransformer.encode_frame`."""
+        module = nnx.merge(self.graphdef, params)
+        return module.encode_frame(images, camera_mask, state, instruction, episode_return)
+
+    def greedy(self, params: dict, *inputs: Any) -> tuple[jax.Array, jax.Array]:
+        """Decodes actions; see `QTransformer.greedy`."""
+        return nnx.merge(self.graphdef, params).greedy(*inputs)
+
+    def beam(self, params: dict, *inputs: Any) -> tuple[jax.Array, jax.Array]:
+        """Decodes actions; see `QTransformer.beam`."""
+        return nnx.merge(self.graphdef, params).beam(*inputs)
+
+    def rank(self, params: dict, *inputs: Any) -> tuple[jax.Array, jax.Array]:
+        """Decodes actions; see `QTransformer.rank`."""
+        return nnx.merge(self.graphdef, params).rank(*inputs)
+
+
+def parameter_count(params: dict) -> int:
+    """Returns how many numbers the parameters are."""
+    return sum(x.size for x in jax.tree.leaves(params))
