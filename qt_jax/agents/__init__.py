@@ -9,7 +9,7 @@ import jax
 import ml_collections
 
 from qt_jax import plugins
-from qt_jax.agents import awac, bc, cql, decision_transformer, iql, q_transformer
+from qt_jax.agents import awac, bc, cql, critic, decision_transformer, iql, q_transformer
 from qt_jax.agents.checks import Require
 from qt_jax.errors import UserError
 from qt_jax.losses import Sum
@@ -123,4 +123,7 @@ def make_network(config: Any, interface: Interface) -> Network:
 
     """
     agent = get(config.agent.name)
-    return Network.create(config.model, interface, agent.outputs(config), agent.RETURN_CONDITIONED)
+    timesteps, cells = config.agent.get("timesteps", 0), critic.cells(config)
+    return Network.create(
+        config.model, interface, agent.outputs(config), agent.RETURN_CONDITIONED, timesteps, cells
+    )
