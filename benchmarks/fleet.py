@@ -144,6 +144,7 @@ def episodes(
 ) -> dict[str, list[rollouts.Rollout]]:
     """Rolls one run out in each task's episodes, as the command `evaluate` does; `count`: only the first."""
     config, data = job.config_of(member), content.data[job.data[member.data]]
+    ensemble = ensemble_of(content, job)
     spec = PolicySpec(
         interface=data.interface,
         network_dims=tuple(range(data.interface.action.dims)),
@@ -153,8 +154,9 @@ def episodes(
         dt=content.dt,
         target_return=1.0,  # rewards of a pack are 0 until success
         decoding=Decoding.read(config.evaluate.decode),
+        timesteps=ensemble.network.timesteps,
     )
-    made = checkpoint_policy.of_robot(config, ensemble_of(content, job), spec, data.statistics)
+    made = checkpoint_policy.of_robot(config, ensemble, spec, data.statistics)
     policy = Policy(spec, data.statistics, params, made.encode, made.decode, config.evaluate.num_envs)
     actor = Sessions(policy, content.sentences.__getitem__)
     suite = suites.of(config)

@@ -88,6 +88,7 @@ def random_segment(config, interface: Interface) -> Segment:
         bins=np.repeat(np.int32([action.bins]), shape[0], axis=0),
         action_mask=np.ones((*shape, action.dims), bool),
         reward=zeros, mc_return=zeros, dt=zeros + config.dt_ref,
+        step=np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape),
         is_first=flags, is_last=flags, is_terminal=flags, valid=~flags, trainable=trainable,
         success=np.ones(shape[0], bool), episode_return=zeros[:, 0], relabelled=np.zeros(shape[0], bool),
     )  # fmt: skip

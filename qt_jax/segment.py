@@ -31,6 +31,7 @@ class Segment:
     action_mask:  bool [B, S, D], dims that the dataset has, at steps that are not padding
     reward, mc_return: float32 [B, S]; mc_return is the discounted return of the rest of the whole episode
     dt:           float32 [B, S], seconds that the action was held
+    step:         int32 [B, S], the record's number in its episode, from 0; 0 on padding
     is_first, is_last, is_terminal: bool [B, S], RLDS flags of the records
     valid:        bool [B, S], False on padding
     trainable:    bool [B, S], transitions whose window and bootstrap lie inside the segment; each one of an
@@ -51,6 +52,7 @@ class Segment:
     reward: Array
     mc_return: Array
     dt: Array
+    step: Array
     is_first: Array
     is_last: Array
     is_terminal: Array
@@ -86,7 +88,7 @@ def segment_struct(interface: Interface, batch: int, steps: int) -> Segment:
         instruction=whole(np.float32, interface.instruction_dim),
         tokens=of(np.int32, action.dims), bins=whole(np.int32, action.dims),
         action_mask=of(np.bool_, action.dims),
-        reward=number, mc_return=number, dt=number,
+        reward=number, mc_return=number, dt=number, step=of(np.int32),
         is_first=flag, is_last=flag, is_terminal=flag, valid=flag, trainable=flag,
         success=whole(np.bool_), episode_return=whole(np.float32), relabelled=whole(np.bool_),
     )  # fmt: skip

@@ -194,6 +194,8 @@ class PolicySpec:
     """The return that the policy is asked for (Decision Transformer); None: it takes no return."""
     decoding: Decoding = GREEDY
     """How its programs decide an action."""
+    timesteps: int = 0
+    """Steps of an episode that it tells apart (Decision Transformer); 0: it is not told the step."""
 
     def __post_init__(self):
         given, dims = self.network_dims, self.interface.action.dims
@@ -203,6 +205,8 @@ class PolicySpec:
             raise UserError(f"PolicySpec: window is {self.window}; give 1 or more.")
         if not 0 < self.dt < np.inf:
             raise UserError(f"PolicySpec: dt is {self.dt}; give the seconds of a control step, above 0.")
+        if self.timesteps < 0 or self.timesteps % 1:
+            raise UserError(f"PolicySpec: timesteps is {self.timesteps}; give 0 or more, a whole number.")
         for name in ("text_encoder", "score_name"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise UserError(f"PolicySpec: {name} is {getattr(self, name)!r}; give its name.")

@@ -9,7 +9,7 @@ import jax
 import ml_collections
 
 from qt_jax import plugins
-from qt_jax.agents import awac, bc, cql, decision_transformer, iql, q_transformer
+from qt_jax.agents import awac, bc, cql, critic, decision_transformer, iql, q_transformer
 from qt_jax.agents.checks import Require
 from qt_jax.errors import UserError
 from qt_jax.losses import Sum
@@ -130,5 +130,6 @@ def make_ensemble(config: Any, interface: Interface) -> Ensemble:
 
     """
     agent = get(config.agent.name)
-    outputs = agent.outputs(config)
-    return Ensemble(Network.create(config.model, interface, outputs, agent.RETURN_CONDITIONED))
+    timesteps, cells = config.agent.get("timesteps", 0), critic.cells(config)
+    outputs, conditioned = agent.outputs(config), agent.RETURN_CONDITIONED
+    return Ensemble(Network.create(config.model, interface, outputs, conditioned, timesteps, cells))

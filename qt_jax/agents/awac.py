@@ -1,7 +1,7 @@
 """Advantage-weighted actor-critic (AWAC, Nair et al. 2020) on the autoregressive Q.
 
 With `positive_filter` the actor imitates successful episodes alone, as AW-Opt's does (Lu et al. 2021).
-Each bin has two outputs: the critic's and the policy's. Only the actor has dropout.
+Each bin has the critic's outputs and, last, the policy's. Only the actor has dropout.
 
 The mean of Q under the policy, a sample in the papers, is exact here: dim by dim, over its bins.
 """
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from qt_jax import losses
-from qt_jax.agents import bc, q_transformer
+from qt_jax.agents import bc, critic, q_transformer
 from qt_jax.agents.checks import Require
 from qt_jax.models.ensemble import Ensemble
 from qt_jax.models.network import Network
@@ -25,8 +25,10 @@ SCORE_NAME = "log-probability"
 ADDITIVE = True
 RETURN_CONDITIONED = False
 
-CRITIC, POLICY = 0, 1
-"""Places among the outputs."""
+POLICY = -1
+"""Place among the outputs; before it the critic's."""
+
+ADVANTAGES = ("dim", "action")
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -36,6 +38,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.n_step = 1
     config.backup = "chain"
     config.monte_carlo = False
+    config.value_loss = "squared"
+    config.value_cells = 51
+    config.advantage_of = "dim"  # of each dim its own; or "action": of all dims that of the whole action
     config.temperature = 0.1  # lambda, of the advantages, whose returns lie in value_range
     config.max_weight = 100.0  # of one action
     config.positive_filter = False  # the policy imitates successful episodes alone
@@ -48,6 +53,8 @@ def get_config() -> ml_collections.ConfigDict:
 def check(config: Any, require: Require) -> None:
     """See `Agent.check`."""
     agent = config.agent
+    critic.check(config, require)
+    require(agent.advantage_of in ADVANTAGES, "agent.advantage_of", f"one of {ADVANTAGES}")
     known = tuple(name for name in losses.BACKUPS if name != "skip_decoded")
     of_policy = f"one of {known}: its values are those of its policy, not of a greedy action"
     require(agent.backup in known, "agent.backup", of_policy)
@@ -56,8 +63,8 @@ def check(config: Any, require: Require) -> None:
 
 
 def outputs(config: Any) -> int:
-    """Returns 2: the critic's logit of a bin and the policy's."""
-    return 2
+    """Returns how many outputs a bin has: the critic's and the policy's."""
+    return critic.cells(config) + 1
 
 
 def scores(config: Any, bin_mask: jax.Array, logits: jax.Array) -> jax.Array:
@@ -76,7 +83,8 @@ def candidates(config: Any) -> Any:
 
 
 def _q(config: Any, logits: jax.Array) -> jax.Array:
-    return losses.sigmoid_values(logits[..., CRITIC], *config.value_range)
+    """Computes the critic's Q of each bin: logits [..., A] -> [...]."""
+    return critic.q_values(config, logits[..., :POLICY])[..., 0]
 
 
 def first_step_values(config: Any, ensemble: Ensemble, params: dict, segment: Segment) -> jax.Array:
@@ -100,9 +108,10 @@ def loss(
 ) -> dict[str, losses.Sum]:
     """Computes critic and policy loss, summed over trainable steps and present dims, and their count.
 
-    The critic's is the squared error of Q(s, a^{1:i}) to the mean of the next dim's Q under the policy; after
+    The critic's is the value loss of Q(s, a^{1:i}) to the mean of the next dim's Q under the policy; after
     the last dim, to r + gamma times that of the next step's first (Eq. 10 of Nair et al., dim by dim). The
-    policy's is the cross-entropy weighted by exp(A^i / lambda) (Eq. 13), on what is imitated.
+    policy's is the cross-entropy weighted by exp(A / lambda) (Eq. 13), on what is imitated; `_advantage` is
+    A.
     """
     agent = config.agent
     bin_mask = segment.bin_mask(network.interface.action.max_bins)[:, None]
@@ -112,13 +121,14 @@ def loss(
     probs = jax.lax.stop_gradient(jnp.exp(bc.log_probabilities(bin_mask, logits[..., POLICY])))
     backups, _ = q_transformer.td_targets(config, jnp.sum(probs * targets, axis=-1), segment)
     q_taken = losses.taken(q, segment.tokens)
-    advantage = jax.lax.stop_gradient(q_taken - jnp.sum(probs * q, axis=-1))
+    advantage = _advantage(config, q_taken, jnp.sum(probs * q, axis=-1), segment)
     weight = losses.advantage_weight(advantage, agent.temperature, agent.max_weight)
     imitated = bc.imitable(segment)
     if agent.positive_filter:
         imitated &= segment.success[:, None, None]
     policy_terms = jnp.where(imitated, -weight * losses.taken(log_probs, segment.tokens), 0.0)
-    critic_terms = losses.squared_value_loss(q_taken, backups)
+    outputs = critic.taken(logits[..., :POLICY], segment.tokens)
+    critic_terms = critic.loss(config, outputs, q_taken[..., None], backups)[..., 0]
 
     mask = segment.trainable[..., None] & segment.action_mask
     return {
@@ -130,3 +140,24 @@ def loss(
         "q_taken": losses.masked_sum(q_taken, mask),
         "mc_return": losses.masked_sum(segment.mc_return[..., None], mask),
     }
+
+
+def _advantage(config: Any, q_taken: jax.Array, means: jax.Array, segment: Segment) -> jax.Array:
+    """Computes the advantage by which each dim's bin is weighed, [B, S, D], without gradient.
+
+    "dim": of each dim i Q(s, a^{1:i}) less the mean of that dim's Q under the policy (of this project).
+    "action": of every dim A(s, a) = Q(s, a) - V(s) (Nair et al., Eq. 13). Q of the whole action is that of
+    its last dim. V is the mean of the first dim's Q under the policy, for that dim sees no action.
+
+    Args:
+        config: the experiment's.
+        q_taken: [B, S, D], Q of the bins taken.
+        means: [B, S, D], of each dim's Q under the policy.
+        segment: of these steps.
+
+    """
+    if config.agent.advantage_of == "dim":
+        return jax.lax.stop_gradient(q_taken - means)
+    of_action = losses.of_whole_action(q_taken, segment.action_mask)
+    of_state = jax.vmap(losses.state_value)(means, segment.action_mask)
+    return jax.lax.stop_gradient(jnp.broadcast_to((of_action - of_state)[..., None], q_taken.shape))

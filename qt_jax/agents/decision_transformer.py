@@ -10,9 +10,14 @@ Its sequence is the window: the frames, each with the return, and the actions at
 These actions are tokens before those of the step's own action. They see the window's frames and the actions
 before them, and are masked before the episode's start. Frames see no action. A window of one frame has no
 past actions.
+
+Chen et al. add a learned embedding of the episode's timestep to each token. `config.agent.timesteps` does so:
+to the tokens of a frame and of the action taken there.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import ml_collections
 from ml_collections import config_dict
@@ -21,13 +26,13 @@ from qt_jax.agents.bc import (
     ADDITIVE,
     SCORE_NAME,
     candidates,
-    check,
     first_step_values,
     loss,
     outputs,
     scores,
     targets,
 )
+from qt_jax.agents.checks import Require
 
 __all__ = [
     "ADDITIVE",
@@ -53,4 +58,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.target_return = config_dict.placeholder(
         float
     )  # asked for at the robot; None: a good one of the data
+    # steps of an episode that have a learned embedding each, at most as many as the longest has; later ones
+    # take the last; 0: none has
+    config.timesteps = 0
     return config
+
+
+def check(config: Any, require: Require) -> None:
+    """See `Agent.check`."""
+    require(config.agent.timesteps >= 0, "agent.timesteps", "0 or more")

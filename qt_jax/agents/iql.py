@@ -1,8 +1,11 @@
 """Implicit Q-learning (Kostrikov et al. 2021) on the shared network.
 
-Each bin has four outputs: two critics', the policy's, and the state value's. V(s) is the mean of the last one
-over the bins of the first dim, which sees no action. Only the policy has dropout: with noisy values the
+Each bin has the outputs of two critics, then the policy's, then the state value's. V(s) is the mean of the
+last over the bins of the first dim, which sees no action. Only the policy has dropout: with noisy values the
 expectile would lift V above their mean, and the bootstrap would add that up.
+
+`config.agent.value_loss` is that of the critics. V is an expectile of their Q whatever it is, and of a
+distribution Q is the mean.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from qt_jax import losses
-from qt_jax.agents import bc
+from qt_jax.agents import bc, critic
 from qt_jax.agents.checks import Require
 from qt_jax.models.ensemble import Ensemble
 from qt_jax.models.network import Network
@@ -25,8 +28,9 @@ SCORE_NAME = "log-probability"
 ADDITIVE = True
 RETURN_CONDITIONED = False
 
-POLICY, VALUE = 2, 3
-"""Places among the outputs; before them the critics."""
+CRITICS = 2
+POLICY, VALUE = -2, -1
+"""Places among the outputs; before them the critics'."""
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -34,6 +38,8 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.name = "iql"  # of the algorithm; or "module:name" of yours
     config.n_step = 1
+    config.value_loss = "squared"
+    config.value_cells = 51
     config.expectile = 0.7  # of Q that V is
     config.temperature = 0.1  # of the advantages, whose returns lie in value_range
     config.max_weight = 100.0  # of one action
@@ -46,14 +52,15 @@ def get_config() -> ml_collections.ConfigDict:
 def check(config: Any, require: Require) -> None:
     """See `Agent.check`."""
     agent = config.agent
+    critic.check(config, require)
     require(0 < agent.expectile < 1, "agent.expectile", "a number in (0, 1)")
     require(agent.temperature > 0, "agent.temperature", "a positive number")
     require(agent.max_weight > 0, "agent.max_weight", "a positive number")
 
 
 def outputs(config: Any) -> int:
-    """Returns 4: of a bin the logits of two critics, the policy and the state value."""
-    return 4
+    """Returns how many outputs a bin has: those of two critics, the policy's and the state value's."""
+    return CRITICS * critic.cells(config) + 2
 
 
 def scores(config: Any, bin_mask: jax.Array, logits: jax.Array) -> jax.Array:
@@ -65,21 +72,18 @@ def candidates(config: Any) -> Any:
     """Returns the policy's log-probabilities and the lesser critic's Q, which the last dim alone means."""
 
     def of_dim(bin_mask, logits):
-        q = losses.sigmoid_values(logits[..., :POLICY], *config.value_range).min(-1)
+        q = critic.q_values(config, logits[..., :POLICY]).min(-1)
         q = losses.of_networks(q, config.agent.acting_q)
         return scores(config, bin_mask, logits), jnp.where(bin_mask, q, -jnp.inf)
 
     return of_dim
 
 
-def whole_action_values(config: Any, logits: jax.Array, segment: Segment) -> jax.Array:
-    """Computes Q(s, a) of both critics, [2, B, S]."""
-    q = losses.sigmoid_values(jnp.moveaxis(logits[..., :POLICY], -1, 0), *config.value_range)
-
-    def one(q):
-        return losses.of_whole_action(losses.taken(q, segment.tokens), segment.action_mask)
-
-    return jax.vmap(one)(q)
+def whole_action(config: Any, logits: jax.Array, segment: Segment) -> tuple[jax.Array, jax.Array]:
+    """Returns the critics' outputs of the whole action taken, [B, S, A], and its Q by each, [B, S, 2]."""
+    taken = critic.taken(logits[..., :POLICY], segment.tokens)
+    outputs = jax.vmap(losses.of_whole_action, (-1, None), -1)(taken, segment.action_mask)
+    return outputs, critic.q_values(config, outputs)
 
 
 def state_values(config: Any, logits: jax.Array, segment: Segment, bin_mask: Array) -> jax.Array:
@@ -90,8 +94,8 @@ def state_values(config: Any, logits: jax.Array, segment: Segment, bin_mask: Arr
 
 def _lesser(config: Any, ensemble: Ensemble, params: dict, segment: Segment, choice: str) -> jax.Array:
     """Computes the lesser critic's Q(s, a), mean or least of the networks, [B, S]."""
-    values = functools.partial(whole_action_values, config, segment=segment)
-    return losses.of_networks(jax.vmap(values)(ensemble.score(params, segment)).min(1), choice)
+    _, q = jax.vmap(lambda logits: whole_action(config, logits, segment))(ensemble.score(params, segment))
+    return losses.of_networks(q.min(-1), choice)
 
 
 def first_step_values(config: Any, ensemble: Ensemble, params: dict, segment: Segment) -> jax.Array:
@@ -114,21 +118,22 @@ def loss(
 ) -> dict[str, losses.Sum]:
     """Computes value, critic and policy loss, summed over trainable steps and present dims, and their count.
 
-    The expectile loss of V (Eq. 5 of Kostrikov et al.), the squared TD error of the critics (Eq. 6) and the
+    The expectile loss of V (Eq. 5 of Kostrikov et al.), the value loss of the critics (Eq. 6) and the
     advantage-weighted cross-entropy of the policy (Eq. 7), which leaves out what hindsight relabelled.
     """
     agent = config.agent
     bin_mask = segment.bin_mask(network.interface.action.max_bins)
     logits = network.score(params, segment)
     dropped = logits if dropout_key is None else network.score(params, segment, dropout_key)
-    q, v = whole_action_values(config, logits, segment), state_values(config, logits, segment, bin_mask)
+    v = state_values(config, logits, segment, bin_mask)
+    outputs, q = whole_action(config, logits, segment)
     discount = config.discount ** (segment.dt / config.dt_ref)
 
     n_step_targets = functools.partial(losses.n_step_targets, n=agent.n_step)
     ends = segment.is_last, segment.is_terminal
     backups = jax.vmap(n_step_targets)(segment.reward, discount, jax.lax.stop_gradient(v), *ends)
     value_terms = losses.expectile_loss(targets - v, agent.expectile)
-    critic_terms = losses.squared_value_loss(q, backups).mean(0)
+    critic_terms = critic.loss(config, outputs, q, backups).mean(-1)
     weight = losses.advantage_weight(targets - v, agent.temperature, agent.max_weight)
     log_probs = losses.taken(bc.log_probabilities(bin_mask[:, None], dropped[..., POLICY]), segment.tokens)
 
@@ -142,6 +147,6 @@ def loss(
         "policy_loss": losses.masked_sum(policy_terms, mask),
         "advantage": losses.masked_sum((targets - v)[..., None], mask),
         "weight": losses.masked_sum(weight[..., None], mask),
-        "q_taken": losses.masked_sum(q.min(0)[..., None], mask),
+        "q_taken": losses.masked_sum(q.min(-1)[..., None], mask),
         "mc_return": losses.masked_sum(segment.mc_return[..., None], mask),
     }

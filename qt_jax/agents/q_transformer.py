@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import ml_collections
 
 from qt_jax import losses, support
-from qt_jax.agents import bc
+from qt_jax.agents import bc, critic
 from qt_jax.agents.checks import Require
-from qt_jax.errors import require_one_of
 from qt_jax.models.ensemble import Ensemble
 from qt_jax.models.network import Network
 from qt_jax.segment import Array, Segment
@@ -53,13 +52,12 @@ def get_config() -> ml_collections.ConfigDict:
 
 def check(config: Any, require: Require) -> None:
     """See `Agent.check`."""
-    agent, least = config.agent, 2 * losses.HISTOGRAM_PADDING + 2
+    agent = config.agent
+    critic.check(config, require)
     require(agent.backup in losses.BACKUPS, "agent.backup", f"one of {losses.BACKUPS}")
     require(agent.conservatism in losses.CONSERVATISM, "agent.conservatism", f"one of {losses.CONSERVATISM}")
     require(agent.temperature > 0, "agent.temperature", "a positive number")
     require(agent.alpha >= 0, "agent.alpha", "at least 0")
-    require(agent.value_loss in losses.VALUE_LOSSES, "agent.value_loss", f"one of {losses.VALUE_LOSSES}")
-    require(agent.value_cells >= least, "agent.value_cells", f"at least {least}")
     require(agent.behaviour_weight >= 0, "agent.behaviour_weight", "at least 0")
     require(agent.behaviour_of in BEHAVIOUR_OF, "agent.behaviour_of", f"one of {BEHAVIOUR_OF}")
     needed = "in [0, 1], and 0 without a behaviour head (config.agent.behaviour_weight)"
@@ -70,9 +68,8 @@ def check(config: Any, require: Require) -> None:
 
 
 def outputs(config: Any) -> int:
-    """Returns how many outputs a bin has: a value's one or a histogram's cells, and the behaviour head's."""
-    of_value = config.agent.value_cells if config.agent.value_loss == "histogram" else 1
-    return of_value + bool(config.agent.behaviour_weight)
+    """Returns how many outputs a bin has: the value's, and the behaviour head's."""
+    return critic.cells(config) + bool(config.agent.behaviour_weight)
 
 
 def value_logits(config: Any, logits: jax.Array) -> jax.Array:
@@ -100,11 +97,7 @@ def q_values(config: Any, logits: jax.Array) -> jax.Array:
         UserError: for an unknown `config.agent.value_loss`.
 
     """
-    require_one_of("config.agent.value_loss", config.agent.value_loss, losses.VALUE_LOSSES)
-    logits = value_logits(config, logits)
-    if config.agent.value_loss == "histogram":
-        return losses.histogram_values(logits, *config.value_range)
-    return losses.sigmoid_values(logits[..., 0], *config.value_range)
+    return critic.q_values(config, value_logits(config, logits))[..., 0]
 
 
 def scores(config: Any, bin_mask: Array, logits: jax.Array) -> jax.Array:
@@ -154,21 +147,13 @@ def loss(
     q, (targets, backups) = q_values(config, logits), targets
 
     q_taken = losses.taken(q, segment.tokens)
-    taken_logits = jnp.take_along_axis(
-        value_logits(config, logits), segment.tokens[..., None, None], axis=-2
-    )[..., 0, :]
-    from_least = losses.squared_value_loss(q, q_min)
-    if agent.value_loss == "histogram":
-
-        def value_loss(x, y):
-            return losses.histogram_value_loss(x, y, q_min, q_max)
-
-        value_terms = jax.vmap(jax.vmap(jax.vmap(value_loss)))(taken_logits, targets)
-    elif agent.value_loss == "logistic":
-        value_terms = losses.logistic_value_loss(taken_logits[..., 0], targets, q_min, q_max)
-        from_least = losses.logistic_value_loss(logits[..., 0], q_min, q_min, q_max)
+    outputs = value_logits(config, logits)
+    taken = critic.taken(outputs, segment.tokens)
+    value_terms = critic.loss(config, taken, q_taken[..., None], targets)[..., 0]
+    if agent.value_loss == "logistic":
+        from_least = losses.logistic_value_loss(outputs[..., 0], q_min, q_min, q_max)
     else:
-        value_terms = losses.squared_value_loss(q_taken, targets)
+        from_least = losses.squared_value_loss(q, q_min)
     penalties = losses.conservative_penalty(
         q, from_least, segment.tokens, bin_mask[:, None], agent.conservatism, agent.temperature
     )

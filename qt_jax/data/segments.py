@@ -149,6 +149,7 @@ def prepare(episode: Episode, embedding: np.ndarray, layout: Layout) -> Prepared
         "action_mask": np.broadcast_to(bins > 0, (len(state), network.dims)),
         "reward": episode.rewards,
         "mc_return": monte_carlo_returns(episode, layout.discount, layout.dt_ref, layout.value_range[0]),
+        "step": step,
         "is_first": step == 0,
         "is_last": ends,
         "is_terminal": ends & episode.terminal,

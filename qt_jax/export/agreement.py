@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from qt_jax.errors import UserError
-from qt_jax.policy.runtime import Action, Runtime, undrawn
+from qt_jax.policy.runtime import Action, Runtime, extras
 from qt_jax.specs import PolicySpec
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
@@ -17,11 +17,15 @@ MOST_OTHER_ACTIONS = 0.5
 """Share of drawn actions that may be others (default of this project): a mistake makes nearly all so."""
 
 
-def observations(spec: PolicySpec, rows: int, seed: int) -> dict[str, Any]:
-    """Returns random observations, and what the policy draws by, as `Runtime.act` takes them."""
+def observations(spec: PolicySpec, rows: int, seed: int, step: int = 0) -> dict[str, Any]:
+    """Returns random observations, the step and what the policy draws by, as `Runtime.act` takes them."""
     rng, observation = np.random.default_rng(seed), spec.interface.observation
-    drawn = {name: rng.random(x.shape, np.float32) for name, x in undrawn(spec, rows).items()}
-    return drawn | {
+    extra = extras(spec, rows)
+    if "uniforms" in extra:
+        extra["uniforms"] = rng.random(extra["uniforms"].shape, np.float32)
+    if "step" in extra:
+        extra["step"] += step
+    return extra | {
         "images": {
             name: rng.integers(0, 256, (rows, *observation.image_size, 3), np.uint8)
             for name in observation.cameras
@@ -56,7 +60,7 @@ def compare(reference: Runtime, other: Runtime, dtype: str) -> dict[str, Any]:
     episodes, worst, ties, differing, dims = np.arange(rows), 0.0, 0, 0, 0
     decided, other_actions = list(reference.spec.decided), 0
     for step in range(2 * steps):
-        inputs = observations(reference.spec, rows, seed=step)
+        inputs = observations(reference.spec, rows, seed=step, step=step % steps)
         is_first = np.full(rows, step % steps == 0)
         expected = reference.act(episodes, **inputs, is_first=is_first)
         found = other.act(episodes, **inputs, is_first=is_first, executed=expected.tokens)

@@ -180,7 +180,9 @@ def _programs(
 
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), flat)
     images = {name: struct(np.uint8, *own.observation.image_size, 3) for name in own.observation.cameras}
-    inputs = images, struct(np.float32, own.observation.state_dim), struct(np.float32, own.instruction_dim)
+    inputs = [images, struct(np.float32, own.observation.state_dim), struct(np.float32, own.instruction_dim)]
+    if spec.timesteps:
+        inputs.append(struct(np.int32))
     encode = jax.jit(lambda flat, *rest: made.encode(unflattened(flat, like), *rest))
     decode = jax.jit(lambda flat, *rest: made.decode(unflattened(flat, like), *rest))
 

@@ -51,6 +51,7 @@ def programs(assets: checkpoints.Assets, dataset: str = "collected", decoding: D
     robot, joint = assets.datasets[dataset], assets.interface
     own = robot.interface
     resized = dataclasses.replace(own.observation, image_size=joint.observation.image_size)
+    ensemble = agents.make_ensemble(config, joint)
     spec = PolicySpec(
         interface=dataclasses.replace(own, observation=resized),
         network_dims=own.action.dims_in(joint.action),
@@ -60,8 +61,9 @@ def programs(assets: checkpoints.Assets, dataset: str = "collected", decoding: D
         dt=robot.dt,
         target_return=robot.target_return,
         decoding=decoding,
+        timesteps=ensemble.network.timesteps,
     )
-    return of_robot(config, agents.make_ensemble(config, joint), spec, robot.state)
+    return of_robot(config, ensemble, spec, robot.state)
 
 
 def of_robot(config: Any, ensemble: Ensemble, spec: PolicySpec, statistics: Statistics) -> Programs:
@@ -81,14 +83,14 @@ def of_robot(config: Any, ensemble: Ensemble, spec: PolicySpec, statistics: Stat
     bins = spec.interface.action.bins_in(joint.action)
     bin_mask = jnp.arange(joint.action.max_bins) < bins[:, None]
 
-    def encode(params, images, state, instruction):
+    def encode(params, images, state, instruction, *step):
         batch, observation = state.shape[0], joint.observation
         blank = jnp.zeros((batch, *observation.image_size, 3), jnp.uint8)
         seen = {camera: images.get(camera, blank) for camera in observation.cameras}
         mask = {camera: jnp.full(batch, camera in images) for camera in observation.cameras}
         padded = jnp.pad(state, [(0, 0), (0, observation.state_dim - state.shape[1])])
         asked = None if wanted is None else jnp.full(batch, wanted, jnp.float32)
-        return ensemble.encode_frame(params, seen, mask, padded, instruction, asked)
+        return ensemble.encode_frame(params, seen, mask, padded, instruction, asked, *step)
 
     def scores(logits, dim):
         return agent.scores(config, bin_mask[dim], logits)

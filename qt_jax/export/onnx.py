@@ -82,10 +82,12 @@ def _programs(source: artefact.Artefact, config: dict[str, Any], opset: int, out
         "state": struct(np.float32, spec.interface.observation.state_dim),
         "instruction": struct(np.float32, spec.interface.instruction_dim),
     }
+    if spec.timesteps:
+        inputs["step"] = struct(np.int32)
 
     def encode(*leaves):
-        *images, state, instruction = leaves
-        return made.encode(params, dict(zip(cameras, images)), state, instruction)
+        images, others = leaves[: len(cameras)], leaves[len(cameras) :]
+        return made.encode(params, dict(zip(cameras, images)), *others)
 
     leaves, structure = jax.tree.flatten(jax.eval_shape(encode, *inputs.values()))
     caches = {f"{CACHE}{number}": leaf for number, leaf in enumerate(leaves)}

@@ -25,10 +25,20 @@ class Network:
     interface: Interface
     outputs: int
     return_conditioned: bool
+    timesteps: int
+    cells: int
     graphdef: Any = dataclasses.field(compare=False, repr=False)
 
     @classmethod
-    def create(cls, config: Any, interface: Interface, outputs: int, return_conditioned: bool) -> Network:
+    def create(
+        cls,
+        config: Any,
+        interface: Interface,
+        outputs: int,
+        return_conditioned: bool,
+        timesteps: int = 0,
+        cells: int = 1,
+    ) -> Network:
         """Makes the network of `config`, an experiment's `config.model`; allocates nothing.
 
         Raises:
@@ -36,18 +46,22 @@ class Network:
 
         """
         config = ml_collections.FrozenConfigDict(config)
-        asked = config, interface, outputs, return_conditioned
+        asked = config, interface, outputs, return_conditioned, timesteps, cells
         graphdef = nnx.split(nnx.eval_shape(lambda: QTransformer(*asked, nnx.Rngs(0))))[0]
         return cls(*asked, graphdef)
 
+    @property
+    def _asked(self) -> tuple[Any, ...]:
+        """What `create` was given."""
+        return self.config, self.interface, self.outputs, self.return_conditioned, self.timesteps, self.cells
+
     def with_config(self, config: Any) -> Network:
         """Returns the same network with another `config.model`."""
-        return Network.create(config, self.interface, self.outputs, self.return_conditioned)
+        return Network.create(config, *self._asked[1:])
 
     def init(self, key: jax.Array) -> dict:
         """Returns fresh parameters; the same key gives the same bits."""
-        asked = self.config, self.interface, self.outputs, self.return_conditioned
-        model = QTransformer(*asked, nnx.Rngs(key))
+        model = QTransformer(*self._asked, nnx.Rngs(key))
         return nnx.to_pure_dict(nnx.state(model, nnx.Param))
 
     def score(self, params: dict, segment: Segment, dropout_key: jax.Array | None = None) -> jax.Array:
@@ -67,10 +81,11 @@ class Network:
         state: jax.Array,
         instruction: jax.Array,
         episode_return: jax.Array | None = None,
+        step: jax.Array | None = None,
     ) -> Any:
         """Computes what is kept of frames; see `QTransformer.encode_frame`."""
         module = nnx.merge(self.graphdef, params)
-        return module.encode_frame(images, camera_mask, state, instruction, episode_return)
+        return module.encode_frame(images, camera_mask, state, instruction, episode_return, step)
 
     def greedy(self, params: dict, *inputs: Any) -> tuple[jax.Array, jax.Array]:
         """Decodes actions; see `QTransformer.greedy`."""

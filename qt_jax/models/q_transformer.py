@@ -13,7 +13,6 @@ import numpy as np
 from flax import nnx
 
 from qt_jax.errors import require_one_of
-from qt_jax.losses import HISTOGRAM_PADDING
 from qt_jax.models.images import ImageTokenizer, encoder
 from qt_jax.models.placement import by_row
 from qt_jax.models.remat import POLICIES
@@ -87,6 +86,10 @@ class QTransformer(nnx.Module):
         outputs: A.
         return_conditioned: each frame has a token of its episode's return, and an action is chosen knowing
             those at the window's earlier frames.
+        timesteps: steps of an episode that have an embedding each; later ones have the last. It is added to
+            the tokens of the frame and of the past action there (Chen et al. 2021). 0: none has.
+        cells: of a value distribution. The outputs are such distributions first, as many as there is room
+            for, then single ones. 1: all are single.
         rngs: for the initial parameters.
 
     Raises:
@@ -95,7 +98,14 @@ class QTransformer(nnx.Module):
     """
 
     def __init__(
-        self, config: Any, interface: Interface, outputs: int, return_conditioned: bool, rngs: nnx.Rngs
+        self,
+        config: Any,
+        interface: Interface,
+        outputs: int,
+        return_conditioned: bool,
+        timesteps: int,
+        cells: int,
+        rngs: nnx.Rngs,
     ):
         for name, known in choices().items():
             require_one_of(f"config.model.{name}", config[name], known)
@@ -133,9 +143,10 @@ class QTransformer(nnx.Module):
 
         self.head_norm = nnx.LayerNorm(width, rngs=rngs)
         self.head = normal(self.dims, width, self.max_bins * outputs)
-        bias = _initial_bias(outputs, config.initial_value)
+        bias = _initial_bias(outputs, cells, config.initial_value)
         self.head_bias = nnx.Param(jnp.broadcast_to(bias, (self.dims, self.max_bins, outputs)))
         self.past_position = normal(past_actions, width) if past_actions else None
+        self.timestep_embedding = normal(timesteps, width) if timesteps else None
 
     def encode_frame(
         self,
@@ -144,6 +155,7 @@ class QTransformer(nnx.Module):
         state: jax.Array,
         instruction: jax.Array,
         episode_return: jax.Array | None = None,
+        step: jax.Array | None = None,
         rngs: nnx.Rngs | None = None,
     ) -> Any:
         """Computes what is kept of M frames.
@@ -154,6 +166,7 @@ class QTransformer(nnx.Module):
             state: [M, state_dim], normalised.
             instruction: [M, E].
             episode_return: [M], needed where the network is return-conditioned.
+            step: int [M], of the episode, needed where the network embeds timesteps.
             rngs: of dropout; None: no dropout.
 
         Returns:
@@ -172,7 +185,12 @@ class QTransformer(nnx.Module):
             tokens.append(embed(episode_return[:, None])[:, None])
 
         joined = jnp.concatenate(tokens, axis=1) + self.token_position[...].astype(self.dtype)
-        return self.transformer.frame_cache(by_row(joined), rngs)
+        if self.timestep_embedding is None:
+            return self.transformer.frame_cache(by_row(joined), rngs)
+        assert step is not None, "a network that embeds timesteps needs the step"
+        timestep = self._timestep(step)
+        cache = self.transformer.frame_cache(by_row(joined + timestep[:, None]), rngs)
+        return {"frame": cache, "timestep": timestep}
 
     def score(self, segment: Segment, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Computes the teacher-forced logits of every step of a segment, float32 [B, S, D, N, A].
@@ -219,13 +237,15 @@ class QTransformer(nnx.Module):
             flat(segment.state),
             each_step(segment.instruction),
             each_step(segment.episode_return),
+            flat(segment.step),
             rngs,
         )
-        cache = jax.tree.map(lambda x: in_windows(_unflat(x, segment)), cache)
+        cache = jax.tree.map(lambda x: _unflat(x, segment), cache)
+        past = jax.tree.map(in_windows, self._past(segment.tokens, cache))
+        cache = jax.tree.map(in_windows, cache)
         # A step of padding has no frame at all; it may see itself, agents mask its output.
         frame_mask = in_windows(segment.valid).at[:, -1].set(True)
-        past = jax.tree.map(in_windows, self._past(segment.tokens))
-        return self.transformer.context(cache, frame_mask, rngs), frame_mask, past
+        return self._context(cache, frame_mask, rngs), frame_mask, past
 
     def greedy(
         self, window_cache: Any, frame_mask: jax.Array, executed: jax.Array, scores: Scores
@@ -243,8 +263,8 @@ class QTransformer(nnx.Module):
             The bins int32 [M, D], and the scores float32 [M, D, N].
 
         """
-        context = self.transformer.context(window_cache, frame_mask)
-        return self._decode(context, frame_mask, self._past(executed), _greatest(scores))
+        context, past = self._context(window_cache, frame_mask), self._past(executed, window_cache)
+        return self._decode(context, frame_mask, past, _greatest(scores))
 
     def _decode(
         self, context: Any, frame_mask: jax.Array, past: jax.Array | None, choose: Any
@@ -295,8 +315,8 @@ class QTransformer(nnx.Module):
         def wide(x: jax.Array) -> jax.Array:
             return jnp.repeat(x, width, axis=0)
 
-        mask = wide(frame_mask)
-        context = self.transformer.context(jax.tree.map(wide, window_cache), mask)
+        mask, cache = wide(frame_mask), jax.tree.map(wide, window_cache)
+        context = self._context(cache, mask)
         shape = batch * width, 1, self.start[...].shape[-1]
         action, earlier = jnp.broadcast_to(self.start[...], shape), None
         # At first all prefixes are the same, so the first alone ranks.
@@ -306,7 +326,7 @@ class QTransformer(nnx.Module):
 
         for i in range(self.dims):
             inputs = (action + self.dim_position[...][i]).astype(self.dtype)
-            inputs = inputs if i else self._after_past(self._past(wide(executed)), inputs)
+            inputs = inputs if i else self._after_past(self._past(wide(executed), cache), inputs)
             output, earlier = self.transformer.decode_step(context, mask, inputs, earlier)
             value = scores(self._logits(output, slice(i, i + 1))[:, 0], i).reshape(batch, width, -1)
 
@@ -363,9 +383,9 @@ class QTransformer(nnx.Module):
             return jnp.repeat(x, count, axis=0)
 
         context = jax.tree.map(
-            lambda x: jnp.repeat(x, count, axis=1), self.transformer.context(window_cache, frame_mask)
+            lambda x: jnp.repeat(x, count, axis=1), self._context(window_cache, frame_mask)
         )
-        mask, past = wide(frame_mask), jax.tree.map(wide, self._past(executed))
+        mask, past = wide(frame_mask), jax.tree.map(wide, self._past(executed, window_cache))
 
         def choose(logits: jax.Array, dim: int) -> tuple[jax.Array, jax.Array]:
             probabilities, q = candidates(logits, dim)
@@ -397,9 +417,27 @@ class QTransformer(nnx.Module):
         one_hot = by_row(jax.nn.one_hot(tokens, self.max_bins))
         return by_row(jnp.einsum("...dn,dnw->...dw", one_hot, self.bin_embedding[...]))
 
-    def _past(self, tokens: Array) -> jax.Array | None:
-        """Actions [M, T, D] -> a vector each, [M, T, width]; None of a network that sees no past actions."""
-        return None if self.past_position is None else self._embedded(tokens).sum(axis=2)
+    def _timestep(self, step: Array) -> jax.Array:
+        """Steps of an episode [M] -> the embedding of each, [M, width]."""
+        assert self.timestep_embedding is not None
+        table = self.timestep_embedding[...]
+        one_hot = by_row(jax.nn.one_hot(jnp.minimum(step, len(table) - 1), len(table)))
+        return by_row((one_hot @ table).astype(self.dtype))
+
+    def _context(self, cache: Any, frame_mask: jax.Array, rngs: nnx.Rngs | None = None) -> Any:
+        """Computes the window's keys and values of what `encode_frame` gave, leaves [M, w, ...]."""
+        frames = cache if self.timestep_embedding is None else cache["frame"]
+        return self.transformer.context(frames, frame_mask, rngs)
+
+    def _past(self, tokens: Array, cache: Any) -> jax.Array | None:
+        """Actions [M, T, D] -> a vector each, [M, T, width]; None of a network that sees no past actions.
+
+        `cache` is what is kept of the frames where they were taken, leaves [M, T, ...].
+        """
+        if self.past_position is None:
+            return None
+        actions = self._embedded(tokens).sum(axis=2)
+        return actions if self.timestep_embedding is None else actions + cache["timestep"]
 
     def _after_past(self, actions: jax.Array | None, inputs: jax.Array) -> jax.Array:
         """Puts before `inputs` [M, n, width] the actions at all frames of the window but the newest.
@@ -438,12 +476,12 @@ def _unflat(x: jax.Array, segment: Segment) -> jax.Array:
     return x.reshape(*segment.tokens.shape[:2], *x.shape[1:])
 
 
-def _initial_bias(outputs: int, value: float) -> np.ndarray:
+def _initial_bias(outputs: int, cells: int, value: float) -> np.ndarray:
     """Returns logits [A] of values that start at `value` of the way from q_min to q_max.
 
-    A Q of sparse rewards starts near 0. More outputs than a histogram's padding are the cells of one.
+    A Q of sparse rewards starts near 0. See `QTransformer` for `cells`.
     """
-    if outputs <= 2 * HISTOGRAM_PADDING:
-        return np.full(outputs, math.log(value / (1 - value)), np.float32)
-    rate = 1.0 / (value * outputs)  # an exponential fall over the cells has its mean near `value`
-    return (-rate * np.arange(outputs)).astype(np.float32)
+    distributions = outputs // cells if cells > 1 else 0
+    rate = 1.0 / (value * cells)  # an exponential fall over the cells has its mean near `value`
+    single = np.full(outputs - distributions * cells, math.log(value / (1 - value)))
+    return np.concatenate([np.tile(-rate * np.arange(cells), distributions), single]).astype(np.float32)

@@ -116,9 +116,9 @@ def _signature(part: str, exported: export.Exported) -> tuple[Arrays, Arrays]:
     """Returns what a program takes beside the parameters, and what it gives."""
     (_, *inputs), _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
     if part == "encode":
-        images, state, instruction = inputs
+        images, state, instruction, *step = inputs
         takes = {image_name(camera): image for camera, image in images.items()}
-        takes |= {"state": state, "instruction": instruction}
+        takes |= {"state": state, "instruction": instruction} | dict(zip(("step",), step))
         gives = _numbered(exported.out_avals)
     else:
         window, *others = inputs

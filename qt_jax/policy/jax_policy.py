@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qt_jax.policy.runtime import Runtime, undecided, undrawn
+from qt_jax.policy.runtime import Runtime, extras, undecided
 from qt_jax.specs import PolicySpec
 from qt_jax.statistics import Statistics
 
-Encode = Callable[[Any, dict[str, jax.Array], jax.Array, jax.Array], Any]
+Encode = Callable[..., Any]
 Decode = Callable[..., tuple[jax.Array, jax.Array]]
 
 
@@ -27,8 +27,8 @@ class Policy(Runtime):
         spec: what the policy is.
         statistics: of this robot's raw state.
         params: whatever `encode` and `decode` take first.
-        encode: (params, {camera: uint8 [M, H, W, 3]}, state [M, state_dim], instruction [M, E]) -> cache
-            pytree, leaves [M, ...].
+        encode: (params, {camera: uint8 [M, H, W, 3]}, state [M, state_dim], instruction [M, E]; and of a
+            policy that tells steps apart step [M]) -> cache pytree, leaves [M, ...].
         decode: (params, window of caches [M, w, ...] oldest first, mask [M, w], bins [M, w, D] of the robot's
             actions at these frames but the newest; and of a policy that draws uniforms [M, K, D]) -> tokens
             [M, D'], scores [M, D', N] of the network's dims.
@@ -58,19 +58,21 @@ class Policy(Runtime):
             for device in leaf.devices()
         }
         self._device = devices.pop() if len(devices) == 1 else None
-        self._frame = jax.eval_shape(encode, params, *self._inputs(self.buckets[0]))
+        extra = extras(spec, self.buckets[0])
+        self._frame = jax.eval_shape(encode, params, *self._inputs(self.buckets[0]), *_only("step", extra))
         self.forget_all()
 
-        def step(params, past, episode, images, state, instruction, is_first, executed, *uniforms):
+        def step(params, past, episode, images, state, instruction, is_first, executed, extra):
             cache, mask, actions = past
-            new = encode(params, images, state, instruction)
+            new = encode(params, images, state, instruction, *_only("step", extra))
             window = jax.tree.map(
                 lambda kept, frame: jnp.concatenate([kept[episode, 1:], frame[:, None]], axis=1), cache, new
             )
             seen = jnp.pad(mask[episode, 1:] & ~is_first[:, None], [(0, 0), (0, 1)], constant_values=True)
             done = jnp.pad(actions[episode, 1:], [(0, 0), (0, 1), (0, 0)])
             tokens, scores = (
-                x[:, jnp.asarray(spec.network_dims)] for x in decode(params, window, seen, done, *uniforms)
+                x[:, jnp.asarray(spec.network_dims)]
+                for x in decode(params, window, seen, done, *_only("uniforms", extra))
             )
             done = done.at[:, -1].set(jnp.where(executed < 0, tokens, executed))
             return (
@@ -109,7 +111,7 @@ class Policy(Runtime):
                 *self._inputs(bucket),
                 np.ones(bucket, bool),
                 undecided(self.spec, bucket),
-                *undrawn(self.spec, bucket).values(),
+                extras(self.spec, bucket),
             )
 
     def _decide(self, episode: np.ndarray, *inputs: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -133,3 +135,8 @@ class Policy(Runtime):
         index = episode.astype(np.int32)
         self._past, tokens, scores = self._step(self._params, self._past, index, *inputs)
         return np.asarray(tokens), np.asarray(scores)
+
+
+def _only(name: str, extra: dict[str, Any]) -> tuple[Any, ...]:
+    """Returns the array of that name, if the policy takes one."""
+    return (extra[name],) if name in extra else ()

@@ -75,14 +75,14 @@ class OnnxPolicy(Runtime):
         """Empties every window."""
         self._mask[:] = False
 
-    def _decide(
-        self, episode: np.ndarray, images: dict, *inputs: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _decide(self, episode: np.ndarray, images: dict, *inputs: Any) -> tuple[np.ndarray, np.ndarray]:
+        *arrays, extra = inputs
         decoded = []
-        for row, (index, state, instruction, *decided) in enumerate(zip(episode, *inputs)):
+        for row, (index, state, instruction, *decided) in enumerate(zip(episode, *arrays)):
             seen = {image_name(camera): image[row][None] for camera, image in images.items()}
             seen |= {"state": state[None], "instruction": instruction[None]}
-            decoded.append(self._step(index, seen, *decided))
+            also = {name: values[row][None] for name, values in extra.items()}
+            decoded.append(self._step(index, seen, *decided, also))
         tokens, scores = (np.concatenate(part) for part in zip(*decoded))
         return tokens, scores
 
@@ -92,17 +92,16 @@ class OnnxPolicy(Runtime):
         inputs: dict[str, np.ndarray],
         is_first: bool,
         executed: np.ndarray,
-        *uniforms: np.ndarray,
+        extra: dict[str, np.ndarray],
     ) -> list[np.ndarray]:
         """Computes tokens [1, D] and scores [1, D, N], and moves the episode's window one frame on."""
-        frame = _run(self._encode, inputs)
+        frame = _run(self._encode, inputs | extra)
         for name, kept in self._cache.items():
             kept[index] = np.concatenate([kept[index, 1:], frame[name]])
         self._mask[index] = np.append(self._mask[index, 1:] & ~is_first, True)
         self._actions[index] = np.pad(self._actions[index, 1:], [(0, 1), (0, 0)])
         window = self._cache | {"mask": self._mask, "executed": self._actions}
-        takes = {name: kept[index] for name, kept in window.items()} | dict(zip(("uniforms",), uniforms))
-        found = _run(self._decode, {name: row[None] for name, row in takes.items()})
+        found = _run(self._decode, {name: kept[index][None] for name, kept in window.items()} | extra)
         tokens, scores = (found[name][:, list(self.spec.network_dims)] for name in ("tokens", "scores"))
         self._actions[index, -1] = np.where(executed < 0, tokens[0], executed)
         return [tokens, scores]

@@ -35,6 +35,8 @@ def check(spec: PolicySpec, network: Interface, encode: Program, decode: Program
     inputs: Arrays = {image_name(camera): ("uint8", (*seen.image_size, 3)) for camera in seen.cameras}
     inputs["state"] = "float32", (seen.state_dim,)
     inputs["instruction"] = "float32", (own.instruction_dim,)
+    if spec.timesteps:
+        inputs["step"] = "int32", ()
     compare(encode.file, "takes", encode.takes, inputs)
 
     kept = {name: (dtype, (spec.window, *shape)) for name, (dtype, shape) in encode.gives.items()}

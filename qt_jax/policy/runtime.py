@@ -58,6 +58,7 @@ class Runtime(abc.ABC):
         is_first: np.ndarray,
         executed: np.ndarray | None = None,
         uniforms: np.ndarray | None = None,
+        step: np.ndarray | None = None,
     ) -> Action:
         """Takes one control step of M of the episodes.
 
@@ -72,6 +73,8 @@ class Runtime(abc.ABC):
                 decisions. Not checked.
             uniforms: float32 [M, K, D] in [0, 1), by which a policy that draws K actions does so; None, and
                 by default, of any other.
+            step: int32 [M], of each episode at this frame, from 0, where the policy tells steps apart; None,
+                and by default, of any other.
 
         Raises:
             UserError: naming the field whose shape, dtype or values are wrong. The windows are untouched
@@ -82,16 +85,16 @@ class Runtime(abc.ABC):
         executed = undecided(self.spec, len(episode)) if executed is None else executed
         state, instruction = self._statistics.normalize(state), instruction.astype(np.float32)
         inputs = images, state, instruction, np.asarray(is_first), executed
-        drawn = _drawn(self.spec, uniforms, rows=len(episode))
-        tokens, scores = self._decide(np.asarray(episode), *inputs, *drawn)
+        extra = _checked_extras(self.spec, len(episode), step=step, uniforms=uniforms)
+        tokens, scores = self._decide(np.asarray(episode), *inputs, extra)
         return Action(discretization.detokenize(self.spec.interface.action, tokens), tokens, scores)
 
     @abc.abstractmethod
     def _decide(self, episode: np.ndarray, *inputs: Any) -> tuple[np.ndarray, np.ndarray]:
         """Computes tokens [M, D] and scores [M, D, N].
 
-        `inputs` are those of `act`, with the state normalised, `executed` given, and `uniforms` where the
-        policy draws.
+        `inputs` are those of `act`, with the state normalised and `executed` given, and last {name: array} of
+        the policy's `extras`.
         """
 
     def warm_up(self) -> None:
@@ -101,7 +104,7 @@ class Runtime(abc.ABC):
         state = np.zeros((1, observation.state_dim), np.float32)
         instruction = np.zeros((1, self.spec.interface.instruction_dim), np.float32)
         inputs = np.zeros(1, int), images, state, instruction, np.ones(1, bool)
-        self.act(*inputs, uniforms=undrawn(self.spec, 1).get("uniforms"))
+        self.act(*inputs, **extras(self.spec, 1))
         self.forget_all()
 
     @abc.abstractmethod
@@ -114,20 +117,28 @@ def undecided(spec: PolicySpec, rows: int) -> np.ndarray:
     return np.full((rows, spec.interface.action.dims), -1, np.int32)
 
 
-def undrawn(spec: PolicySpec, rows: int) -> dict[str, np.ndarray]:
-    """Returns the `uniforms` of a policy that draws its actions, all 0; {} of any other."""
-    decoding = spec.decoding
-    shape = rows, decoding.count, spec.interface.action.dims
-    return {"uniforms": np.zeros(shape, np.float32)} if decoding.draws else {}
+def extras(spec: PolicySpec, rows: int) -> dict[str, np.ndarray]:
+    """Returns what only some policies take in `Runtime.act`, all 0.
+
+    It is the `step` of one that tells steps apart, and the `uniforms` of one that draws its actions.
+    """
+    found: dict[str, np.ndarray] = {}
+    if spec.timesteps:
+        found["step"] = np.zeros(rows, np.int32)
+    if spec.decoding.draws:
+        found["uniforms"] = np.zeros((rows, spec.decoding.count, spec.interface.action.dims), np.float32)
+    return found
 
 
-def _drawn(spec: PolicySpec, uniforms: np.ndarray | None, rows: int) -> tuple[np.ndarray, ...]:
-    """Returns (uniforms,), or () of a policy that draws nothing. Raises a UserError for any others."""
-    drawn, expected = () if uniforms is None else (uniforms,), tuple(undrawn(spec, rows).values())
-    found, wanted = (", ".join(map(shown, arrays)) or "None" for arrays in (drawn, expected))
-    if found != wanted:
-        raise UserError(f"uniforms is {found}, a policy that decodes {spec.decoding} expects {wanted}.")
-    return drawn
+def _checked_extras(spec: PolicySpec, rows: int, **given: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Returns what was given. Raises a UserError for what is missing of `extras`, or is none of them."""
+    expected = extras(spec, rows)
+    kinds = {"step": f"of {spec.timesteps} timesteps", "uniforms": f"that decodes {spec.decoding}"}
+    for name, value in given.items():
+        found, wanted = ("None" if x is None else shown(x) for x in (value, expected.get(name)))
+        if found != wanted:
+            raise UserError(f"{name} is {found}, a policy {kinds[name]} expects {wanted}.")
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def check(

@@ -67,11 +67,12 @@ class Decision:
 
 @dataclasses.dataclass
 class _Frame:
-    """What was seen, and the bins [D] of what was done then: -1 until it is decided."""
+    """What was seen at a step, and the bins [D] of what was done then: -1 until it is decided."""
 
     images: dict[str, np.ndarray]
     state: np.ndarray
     tokens: np.ndarray
+    step: int
 
 
 @dataclasses.dataclass
@@ -185,7 +186,8 @@ class Sessions:
             changed = episode.step > 0 and before is not None and not np.array_equal(embedding, before)
             episode.embedding = _own(embedding)
             images = {name: _own(image) for name, image in request.images.items()}
-            episode.frames.append(_Frame(images, _own(request.state), undecided(self.policy.spec, 1)[0]))
+            tokens = undecided(self.policy.spec, 1)[0]
+            episode.frames.append(_Frame(images, _own(request.state), tokens, episode.step))
             rows.append(list(episode.frames)[0 if changed else -1 :])
 
         # Windows under a new instruction are encoded again, each with its first frame as an episode's first.
@@ -297,7 +299,8 @@ class Sessions:
         indices = np.asarray([episode.index for episode in episodes])
         executed = np.stack([frame.tokens for frame in frames])
         inputs = indices, images, state, embeddings, np.asarray(is_first), executed
-        return self.policy.act(*inputs, uniforms=self._drawn(episodes))
+        step = np.asarray([frame.step for frame in frames], np.int32) if self.policy.spec.timesteps else None
+        return self.policy.act(*inputs, uniforms=self._drawn(episodes), step=step)
 
     def _drawn(self, episodes: Sequence[_Episode]) -> np.ndarray | None:
         """Draws what the policy decides by, from each episode's seed and the number of its decision alone.

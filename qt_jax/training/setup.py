@@ -34,8 +34,8 @@ def prepare(
         any_returns: also those outside the value range, to look at them.
 
     Raises:
-        UserError: for bad data, returns outside the value range where the agent has values, or a run to start
-            from whose outputs mean something else.
+        UserError: for bad data, returns outside the value range where the agent has values, timesteps that no
+            episode reaches, or a run to start from whose outputs mean something else.
 
     """
     opened = mixture.open_mixture(config.data, entries)
@@ -44,8 +44,10 @@ def prepare(
         return np.concatenate([source.index.columns[name] for source in opened.sources])
 
     config = with_value_range(config, float(column("dt").min()), int(column("length").max()))
-    if agents.has_values(config.agent.name) and not any_returns:
-        returns.check(opened, config)
+    if not any_returns:
+        _check_timesteps(config, opened)
+        if agents.has_values(config.agent.name):
+            returns.check(opened, config)
     recipe = Recipe(
         mixture=opened,
         cutting=Cutting(config.data.segment_length, config.model.window, config.agent.get("n_step", 1)),
@@ -112,6 +114,19 @@ def with_value_range(config: Any, shortest_dt: float, longest: int = 0) -> ml_co
             low = -penalty / (1.0 - gamma) if gamma < 1 else 0.0
         resolved.value_range = (low, 1.0)
     return ml_collections.FrozenConfigDict(resolved)
+
+
+def _check_timesteps(config: Any, opened: Mixture) -> None:
+    """Raises a UserError if a step that no training episode has would have an embedding of its own."""
+    timesteps = config.agent.get("timesteps", 0)
+    if not timesteps:
+        return
+    longest = max(int(source.index.columns["length"][source.train].max()) for source in opened.sources)
+    if timesteps > longest:
+        raise UserError(
+            f"config.agent.timesteps is {timesteps}; the longest training episode has {longest} steps, and "
+            f"what is never trained would act. Give at most {longest}; later steps take the last embedding."
+        )
 
 
 def _state_statistics(config: Any, opened: Mixture, continues: bool) -> dict[str, Statistics]:

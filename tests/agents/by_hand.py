@@ -9,6 +9,8 @@ import types
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
+from scipy import stats
 
 from qt_jax import losses
 from qt_jax.segment import Segment
@@ -32,6 +34,22 @@ def policy(*records):
     return jnp.log(jnp.asarray([records], jnp.float32))[..., None]
 
 
+CELLS = np.arange(1, 9) / 36
+"""A distribution of returns: two cells over the value range and three more at each side."""
+EDGES = np.linspace(-1.5, 2.5, 9)
+
+
+def divergence(y, predicted):
+    """Of `predicted` cells from the Gaussian that stands for a target `y`: what the histogram's loss is."""
+    p = np.diff(stats.norm.cdf(EDGES, y, 0.75 * 0.5))
+    p /= p.sum()
+    return np.sum(p * np.log(p / predicted))
+
+
+def mean_of(cells):
+    return cells @ (EDGES[1:] + EDGES[:-1]) / 2
+
+
 def outputs(*parts):
     return jnp.concatenate(parts, axis=-1)
 
@@ -51,7 +69,7 @@ def segment(rewards=(0.3,), bins=(3, 2), terminal=True):
         bins=jnp.asarray([bins]), relabelled=jnp.asarray([False]),
         action_mask=jnp.asarray([[[size > 0 for size in bins]] * (steps + 1)]),
         reward=reward, mc_return=row(*discounted),
-        episode_return=reward.sum(axis=1), dt=jnp.ones((1, steps + 1)),
+        episode_return=reward.sum(axis=1), dt=jnp.ones((1, steps + 1)), step=row(*range(steps + 1)),
         is_first=row(True, *[False] * steps), is_last=last, is_terminal=last & terminal, valid=last | True,
         trainable=~last, success=jnp.asarray([terminal]),
     )  # fmt: skip

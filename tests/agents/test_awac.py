@@ -70,6 +70,57 @@ def test_weights_are_clipped():
     )
 
 
+@pytest.mark.parametrize(
+    "bins, advantage",
+    [
+        # Q of the whole action is that of the gripper taken, V the mean of x under the policy.
+        ((3, 2), 0.4 - (0.2 * 0.2 + 0.5 * 0.5 + 0.3 * 0.1)),
+        ((3, 0), X_ADVANTAGE),
+        ((0, 2), GRIPPER_ADVANTAGE),
+    ],
+)
+def test_the_advantage_of_the_whole_action_weighs_each_of_its_dims(bins, advantage):
+    found = by_hand.means(awac, ONLINE, TARGET, segment(bins=bins), advantage_of="action")
+    logs = [np.log(p) for p, size in zip((0.5, 0.25), bins) if size]
+    np.testing.assert_allclose(found["advantage"], advantage, rtol=1e-4)
+    np.testing.assert_allclose(found["policy_loss"], -np.exp(advantage / 0.1) * np.mean(logs), rtol=1e-4)
+
+
+def test_the_advantage_of_the_whole_action_has_no_gradient():
+    def total(online, **settings):
+        return by_hand.sums(awac, online, TARGET, segment(), **settings)["critic_loss"][0]
+
+    def whole(online):
+        return by_hand.sums(awac, online, TARGET, segment(), advantage_of="action")["loss"][0]
+
+    of_critic = jax.grad(whole)(ONLINE)[..., 0]
+    np.testing.assert_array_equal(of_critic, jax.grad(total)(ONLINE)[..., 0])
+
+
+def test_the_cross_entropy_by_hand():
+    found = by_hand.means(awac, ONLINE, TARGET, segment(), value_loss="logistic")
+
+    def cross_entropy(q, y):
+        return -y * np.log(q) - (1 - y) * np.log(1 - q)
+
+    expected = (cross_entropy(0.5, GRIPPER_MEAN) + cross_entropy(0.4, 0.3)) / 2
+    np.testing.assert_allclose(found["critic_loss"], expected, rtol=1e-4)
+    np.testing.assert_allclose(found["policy_loss"], POLICY_LOSS, rtol=1e-4)
+
+
+def test_histograms_by_hand():
+    """Every output of the critic flat, so that Q is .5, but of the x taken."""
+    flat, policy = jnp.zeros((1, 2, 2, 3, 8)), ONLINE[..., 1:]
+    online = flat.at[0, 0, 0, 1].set(np.log(by_hand.CELLS))
+    online, target = by_hand.outputs(online, policy), by_hand.outputs(flat, policy)
+    found = by_hand.means(awac, online, target, segment(), value_loss="histogram", value_cells=8)
+    # x: the mean of the gripper's Q; gripper: the reward
+    expected = by_hand.divergence(0.5, by_hand.CELLS) + by_hand.divergence(0.3, np.full(8, 1 / 8))
+    np.testing.assert_allclose(found["critic_loss"], expected / 2, rtol=1e-4)
+    q = by_hand.mean_of(by_hand.CELLS)
+    np.testing.assert_allclose(found["advantage"], (q - (0.5 * 0.5 + 0.5 * q)) / 2, rtol=1e-4)
+
+
 def test_the_positive_filter_imitates_successes_alone():
     failure = dataclasses.replace(segment(), success=jnp.asarray([False]))
     found = by_hand.means(awac, ONLINE, TARGET, failure, positive_filter=True)

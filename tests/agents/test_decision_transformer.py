@@ -5,14 +5,17 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
+from flax import nnx
 
 from qt_jax.agents import decision_transformer
 from qt_jax.errors import UserError
 from qt_jax.export import checkpoint_policy
 from qt_jax.policy.jax_policy import Policy
 from qt_jax.specs import GREEDY, ActionSpec, Decoding, PolicySpec
+from qt_jax.training import setup
 from tests.agents import by_hand
 from tests.agents.by_hand import segment
+from tests.data.recipes import make_config, numbers_entries
 from tests.data.synthetic import unit_statistics
 from tests.models.test_q_transformer import STEPS, WINDOW, make_network, make_params, make_segment
 
@@ -37,6 +40,55 @@ def test_the_return_of_its_episode_reaches_every_step(attention):
     other = dataclasses.replace(batch, episode_return=np.float32([1.0, 0.0]))
     changed = np.abs(score(params, batch) - score(params, other)).max((2, 3, 4)) > 1e-5
     np.testing.assert_array_equal(changed, [[False] * STEPS, [True] * STEPS])
+
+
+TIMESTEPS = 6
+
+
+@pytest.mark.parametrize("attention", ["per_frame", "window"])
+def test_a_timestep_reaches_the_steps_whose_window_has_it_and_late_ones_are_the_last(attention):
+    network = make_network(attention, cameras=(), return_conditioned=True, timesteps=TIMESTEPS)
+    params, score, batch = make_params(network), jax.jit(network.score), make_segment(cameras=())
+
+    def changed(place, value):
+        step = batch.step.copy()
+        step[:, place] = value
+        other = score(params, dataclasses.replace(batch, step=step))
+        return np.flatnonzero(np.abs(score(params, batch) - other).max((0, 2, 3, 4)) > 1e-5).tolist()
+
+    assert changed(2, 4) == [2, 3, 4]
+    assert changed(TIMESTEPS, TIMESTEPS - 1) == changed(TIMESTEPS, 1000) == []
+
+
+def test_the_embedding_of_the_timestep_is_added_to_the_tokens_of_the_frame_and_of_the_past_action():
+    """In the mode "window" these tokens are what is kept of a frame."""
+    shape = {"attention": "window", "cameras": (), "return_conditioned": True}
+    plain, network = make_network(**shape), make_network(**shape, timesteps=TIMESTEPS)
+    params, batch = make_params(network), make_segment(cameras=())
+    seen = {}, {}, batch.state[:, 0], batch.instruction, batch.episode_return
+    table = params.pop("timestep_embedding")
+    tokens = plain.encode_frame(params, *seen)
+    found = network.encode_frame(params | {"timestep_embedding": table}, *seen, np.int32([2, 99]))
+    np.testing.assert_allclose(found["frame"] - tokens, table[np.int32([[2], [5]])] + 0 * tokens, atol=1e-5)
+    np.testing.assert_allclose(found["timestep"], table[np.int32([2, 5])], atol=1e-6)
+
+    def past(network, params, cache):
+        module = nnx.merge(network.graphdef, params)
+        return module._past(batch.tokens[:, :1], jax.tree.map(lambda x: x[:, None], cache))
+
+    added = past(network, params | {"timestep_embedding": table}, found) - past(plain, params, tokens)
+    np.testing.assert_allclose(added[:, 0], table[np.int32([2, 5])], atol=1e-5)
+
+
+def test_timesteps_that_no_episode_reaches_are_refused(synthetic_root):
+    config = make_config()
+    config.agent = decision_transformer.get_config()
+    config.agent.timesteps = 25
+    entries = numbers_entries(config, synthetic_root)
+    with pytest.raises(UserError, match="timesteps is 25; the longest training episode has 24 steps, .* 24;"):
+        setup.prepare(config, entries)
+    config.agent.timesteps = 24
+    setup.prepare(config, entries)
 
 
 @pytest.mark.parametrize("decoding", [GREEDY, Decoding("beam", 2)], ids=str)

@@ -116,6 +116,25 @@ def test_weights_are_clipped():
     np.testing.assert_allclose(found["policy_loss"], -2.0 * (np.log(0.5) + np.log(0.25)) / 2, rtol=1e-4)
 
 
+def test_the_critics_cross_entropy_by_hand():
+    found = by_hand.means(iql, ONLINE, TARGET, segment(), value_loss="logistic")
+    expected = -sum(0.3 * np.log(q) + 0.7 * np.log(1 - q) for q in (0.4, 0.6)) / 2
+    np.testing.assert_allclose(found["critic_loss"], expected, rtol=1e-4)
+    np.testing.assert_allclose(found["value_loss"], VALUE_LOSS, rtol=1e-4)
+
+
+def test_the_critics_histograms_by_hand():
+    """Every output of both critics flat, so that Q is .5, but of the second's gripper taken."""
+    flat, others = jnp.zeros((1, 2, 2, 3, 8)), ONLINE[..., 2:]
+    second = flat.at[0, 0, 1, 0].set(np.log(by_hand.CELLS))
+    online, target = by_hand.outputs(flat, second, others), by_hand.outputs(flat, flat, others)
+    found = by_hand.means(iql, online, target, segment(), value_loss="histogram", value_cells=8)
+    expected = by_hand.divergence(0.3, np.full(8, 1 / 8)) + by_hand.divergence(0.3, by_hand.CELLS)
+    np.testing.assert_allclose(found["critic_loss"], expected / 2, rtol=1e-4)
+    np.testing.assert_allclose(found["value_loss"], VALUE_LOSS, rtol=1e-4)  # .5 less V, as above
+    np.testing.assert_allclose(found["q_taken"], min(0.5, by_hand.mean_of(by_hand.CELLS)), rtol=1e-5)
+
+
 def test_relabelled_segments_have_no_policy_term():
     found = by_hand.means(iql, ONLINE, TARGET, by_hand.relabelled(segment()))
     assert found["policy_loss"] == 0
@@ -163,9 +182,7 @@ def test_the_state_value_sees_no_action_and_the_critics_do():
     def v_and_q(batch):
         logits = network.score(params, batch)
         bin_mask = batch.bin_mask(network.interface.action.max_bins)
-        return iql.state_values(config, logits, batch, bin_mask), iql.whole_action_values(
-            config, logits, batch
-        )
+        return iql.state_values(config, logits, batch, bin_mask), iql.whole_action(config, logits, batch)[1]
 
     (v, q), (other_v, other_q) = v_and_q(batch), v_and_q(other)
     np.testing.assert_array_equal(v, other_v)

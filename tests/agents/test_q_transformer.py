@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
 
 from qt_jax.agents import q_transformer
 from qt_jax.errors import UserError
@@ -159,28 +158,17 @@ def test_actions_are_of_supported_bins():
     )
 
 
-def test_histograms_by_hand():
-    """Two cells over the value range and three more at each side.
-
-    Every output flat, so that Q is .5, but of the x taken.
-    """
-    taken = np.arange(1, 9) / 36
-    flat = jnp.zeros((1, 2, 2, 3, 8))
-    value, metrics = loss(segment(), flat.at[0, 0, 0, 1].set(np.log(taken)), flat, value_loss="histogram")
-    edges = np.linspace(-1.5, 2.5, 9)
-
-    def divergence(y, predicted):
-        p = np.diff(stats.norm.cdf(edges, y, 0.75 * 0.5))
-        p /= p.sum()
-        return np.sum(p * np.log(p / predicted))
-
-    expected_value = (
-        divergence(0.5, taken) + divergence(0.3, np.full(8, 1 / 8))
-    ) / 2  # x: the gripper's best Q; gripper: the reward
+@pytest.mark.parametrize("critics", [1, 2])
+def test_histograms_by_hand(critics):
+    """Every output flat, so that Q is .5, but of the x taken; of two critics both are the same."""
+    flat, settings = jnp.zeros((1, 2, 2, 3, 8)), {"value_loss": "histogram", "value_cells": 8}
+    online = flat.at[0, 0, 0, 1].set(np.log(by_hand.CELLS))
+    online, target = (by_hand.outputs(*[one] * critics) for one in (online, flat))
+    value, metrics = loss(segment(), online, target, critics=critics, **settings)
+    # x: the gripper's best Q; gripper: the reward
+    expected_value = (by_hand.divergence(0.5, by_hand.CELLS) + by_hand.divergence(0.3, np.full(8, 1 / 8))) / 2
     np.testing.assert_allclose(metrics["value_loss"], expected_value, rtol=1e-4)
-    np.testing.assert_allclose(
-        metrics["q_taken"], (taken @ (edges[1:] + edges[:-1]) / 2 + 0.5) / 2, rtol=1e-5
-    )
+    np.testing.assert_allclose(metrics["q_taken"], (by_hand.mean_of(by_hand.CELLS) + 0.5) / 2, rtol=1e-5)
     pulled = (0.5 * (0.5**2 + 0.5**2) / 2 + 0.5 * 0.5**2 / 2) / 2
     np.testing.assert_allclose(value, expected_value + 2.0 * pulled, rtol=1e-4)
 

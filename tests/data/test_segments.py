@@ -109,6 +109,7 @@ def test_monte_carlo_of_a_truncated_episode_is_never_below_q_min():
 def test_a_cut_holds_its_part_of_the_episode():
     first, second = (cut(make_episode(9), number, Cutting(6, 2, 1)) for number in range(2))
     np.testing.assert_array_equal(second["state"][:, 0], [4, 5, 6, 7, 8, 9])
+    np.testing.assert_array_equal(second["step"], [4, 5, 6, 7, 8, 9])
     np.testing.assert_array_equal(second["trainable"], [False, True, True, True, True, False])
     np.testing.assert_array_equal(second["is_terminal"], [False] * 5 + [True])
     np.testing.assert_array_equal(first["is_first"], [True] + [False] * 5)

@@ -107,6 +107,8 @@ def untrained(config) -> tuple[dict, checkpoints.Assets]:
 def test_every_shipped_config_exports_to_what_it_was(module, agent, decode, attention, tmp_path):
     config = module.get_config(agent)
     config.model.attention = attention
+    if "timesteps" in config.agent:
+        config.agent.timesteps = 5  # fewer than the steps that are compared
     params, assets = untrained(config)
     origin, decoding = {"workdir": "", "step": 0}, Decoding.read(decode)
     written = artefact.build(params, assets, str(tmp_path / "policy"), origin, decoding=decoding)
@@ -169,6 +171,10 @@ def swap(folder):
             "encode.any.bin takes instruction float32[512]",
         ),
         (lambda f: describe(f, "window", 3), "decode.any.bin takes cache.0 float32[2, "),
+        (
+            lambda f: describe(f, "timesteps", 9),
+            "encode.any.bin takes no step, the rest of the policy says step",
+        ),
         (swap, "encode.any.bin is no program 'encode'"),
         (other_parameters, "params.safetensors holds start "),
         (lambda f: (f / "programs/decode.any.bin").write_bytes(b"none"), "decode.any.bin cannot be read by"),

@@ -266,7 +266,12 @@ def test_an_export_that_draws_otherwise_is_refused(checkpoint, policy):
     """Its scores are the same, since those of the same prefix are compared."""
     other = checkpoint_policy.build(*checkpoint, capacity=3, decoding=RANK)
     draw = other._decide
-    other._decide = lambda *inputs: draw(*inputs[:-1], 1 - inputs[-1][:, ::-1])
+
+    def otherwise(*inputs):
+        *shared, extra = inputs
+        return draw(*shared, {"uniforms": 1 - extra["uniforms"][:, ::-1]})
+
+    other._decide = otherwise
     with pytest.raises(UserError, match="of 36 actions that it draws are others, at most 50% may be"):
         agreement.compare(policy, other, "float32")
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qt_jax import agents
+from qt_jax import agents, losses
 from qt_jax.errors import UserError
 from qt_jax.models import q_transformer
 from qt_jax.models.network import Network, parameter_count
@@ -20,14 +20,21 @@ STEPS = 9
 
 
 def make_network(
-    attention="per_frame", cameras=("front",), state_dim=4, outputs=1, return_conditioned=False, **overrides
+    attention="per_frame",
+    cameras=("front",),
+    state_dim=4,
+    outputs=1,
+    return_conditioned=False,
+    timesteps=0,
+    cells=1,
+    **overrides,
 ):
     config = q_transformer.laptop()
     config.patch_stages, config.image_size, config.image_tokens = ((8, 16, 1),), 16, 2
     config.layers, config.width, config.heads, config.window, config.attention = 2, 32, 2, WINDOW, attention
     config.update(overrides)
     interface = Interface(ACTION, ObservationSpec(cameras, (16, 16), state_dim, "test"), 12)
-    return Network.create(config, interface, outputs, return_conditioned)
+    return Network.create(config, interface, outputs, return_conditioned, timesteps, cells)
 
 
 def make_params(network):
@@ -51,7 +58,7 @@ def make_segment(steps=STEPS, batch=2, cameras=("front",), state_dim=4, seed=0):
         action_mask=np.ones((batch, steps, 3), bool),
         reward=np.zeros((batch, steps), np.float32), mc_return=np.zeros((batch, steps), np.float32),
         episode_return=np.ones(batch, np.float32),
-        dt=np.ones((batch, steps), np.float32),
+        dt=np.ones((batch, steps), np.float32), step=np.tile(np.arange(steps, dtype=np.int32), (batch, 1)),
         is_first=zeros, is_last=zeros, is_terminal=zeros, valid=ones, trainable=ones,
         success=np.ones(batch, bool), relabelled=np.zeros(batch, bool),
     )  # fmt: skip
@@ -81,7 +88,7 @@ def greedy_rollout(network, params, segment):
     encode, greedy = jax.jit(network.encode_frame), jax.jit(network.greedy, static_argnums=4)
     for t in range(steps):
         images = {name: frames[:, t] for name, frames in segment.images.items()}
-        asked = segment.instruction, segment.episode_return
+        asked = segment.instruction, segment.episode_return, segment.step[:, t]
         frame = encode(params, images, segment.camera_mask, segment.state[:, t], *asked)
         if window is None:
             window = jax.tree.map(lambda x: jnp.zeros((batch, WINDOW, *x.shape[1:]), x.dtype), frame)
@@ -100,6 +107,10 @@ MODES = {
     "window": {"attention": "window"},
     "return_conditioned": {"return_conditioned": True},
     "window_return_conditioned": {"attention": "window", "return_conditioned": True},
+    "timesteps": {
+        "return_conditioned": True,
+        "timesteps": STEPS - 2,
+    },  # of which the last is that of three steps
 }
 
 
@@ -191,9 +202,8 @@ def test_the_best_of_sampled_actions_is_that_of_the_teacher_forced_pass(setup):
     rng, count = np.random.default_rng(0), 6
     first = crop(segment, 0, 1)
     images = {name: frames[:, 0] for name, frames in first.images.items()}
-    frame = jax.jit(network.encode_frame)(
-        params, images, first.camera_mask, first.state[:, 0], first.instruction, first.episode_return
-    )
+    asked = first.instruction, first.episode_return, first.step[:, 0]
+    frame = jax.jit(network.encode_frame)(params, images, first.camera_mask, first.state[:, 0], *asked)
     window = jax.tree.map(
         lambda x: jnp.pad(x[:, None], [(0, 0), (WINDOW - 1, 0)] + [(0, 0)] * (x.ndim - 1)), frame
     )
@@ -268,6 +278,15 @@ def test_output_starts_near_the_least_value():
     network = make_network()
     logits = network.score(network.init(jax.random.key(0)), make_segment())
     np.testing.assert_allclose(jax.nn.sigmoid(logits), 0.05, atol=0.03)
+
+
+def test_distributions_of_two_critics_start_near_the_least_value_and_what_follows_them_too():
+    network = make_network(outputs=2 * 26 + 2, cells=26)
+    logits = network.score(network.init(jax.random.key(0)), make_segment())
+    for first in (0, 26):
+        q = losses.histogram_values(logits[..., first : first + 26], 0.0, 1.0)
+        np.testing.assert_allclose(q, 0.0, atol=0.1)
+    np.testing.assert_allclose(jax.nn.sigmoid(logits[..., 52:]), 0.05, atol=0.03)
 
 
 def test_bfloat16_keeps_parameters_and_outputs_in_float32():

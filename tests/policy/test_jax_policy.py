@@ -24,14 +24,15 @@ from tests.models.test_q_transformer import (
 
 def make_policy(network, params, capacity, buckets=()):
     interface = network.interface
-    spec = PolicySpec(interface, interface.action.dims_in(interface.action), WINDOW, "test", "Q", 0.1)
+    dims, timesteps = interface.action.dims_in(interface.action), network.timesteps
+    spec = PolicySpec(interface, dims, WINDOW, "test", "Q", 0.1, timesteps=timesteps)
 
     def decode(params, cache, mask, executed):
         return network.greedy(params, cache, mask, executed, scores)
 
-    def encode(params, images, state, instruction):
+    def encode(params, images, state, instruction, *step):
         seen = {name: jnp.ones(len(frames), bool) for name, frames in images.items()}
-        return network.encode_frame(params, images, seen, state, instruction, jnp.ones(len(state)))
+        return network.encode_frame(params, images, seen, state, instruction, jnp.ones(len(state)), *step)
 
     return Policy(spec, unit_statistics(4), params, encode, decode, capacity, buckets)
 
@@ -92,7 +93,8 @@ def test_runtime_agrees_with_the_teacher_forced_pass(mode):
         instruction = np.concatenate([segment.instruction for segment, _ in pair])
         is_first = np.asarray([t == 0 for _, t in pair])
         images, state = {"front": stack(lambda s: s.images["front"])}, stack(lambda s: s.state)
-        actions.append(policy.act(np.arange(2), images, state, instruction, is_first))
+        step = {"step": np.int32([t for _, t in pair])} if network.timesteps else {}
+        actions.append(policy.act(np.arange(2), images, state, instruction, is_first, **step))
     tokens, values = np.stack([a.tokens for a in actions]), np.stack([a.scores for a in actions])
     present = ACTION.bin_mask()
     for segment, episode, start in ((one, 0, 0), (first, 1, 0), (second, 1, 4)):

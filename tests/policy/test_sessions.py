@@ -73,13 +73,16 @@ def test_a_new_instruction_is_as_if_the_whole_window_had_it(policy, change):
     assert np.abs(changed[0].chosen - always[0].chosen).max() > 1e-3
 
 
-def test_a_window_encoded_again_remembers_the_actions_that_were_executed():
-    """Not those that the policy would have chosen under the new instruction."""
-    network = make_network(return_conditioned=True)
+@pytest.mark.parametrize("timesteps", [0, WINDOW + 1])
+def test_a_window_encoded_again_remembers_the_actions_that_were_executed(timesteps):
+    """Not those that the policy would have chosen under the new instruction; and each frame its step."""
+    network = make_network(return_conditioned=True, timesteps=timesteps)
     params, segment = make_params(network), make_segment(WINDOW + 1, batch=1, seed=5)
     policy = make_policy(network, params, capacity=2)
     sessions = Sessions(policy, EMBEDDINGS.get)
-    decisions = played(sessions, 0, frames_of(5, WINDOW + 1), ["open"] * WINDOW + ["close"])
+    played(sessions, 0, frames_of(6, 2), ["open"] * 2)
+    frames, instructions = frames_of(5, WINDOW + 1), ["open"] * WINDOW + ["close"]
+    decisions = played(sessions, 0, frames, instructions, reset=True)
     done = np.stack([decision.tokens for decision in decisions])[None]
     closing = dataclasses.replace(segment, instruction=EMBEDDINGS["close"][None], tokens=done)
     forced = np.asarray(jax.jit(network.score)(params, closing))[0, -1, :, :, 0]

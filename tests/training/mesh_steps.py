@@ -11,6 +11,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from qt_jax import agents
 from qt_jax.training import mesh, program, sharding
 from qt_jax.training.config import default_config
 from qt_jax.training.state import init_state
@@ -51,6 +52,8 @@ def step_on(sizes, agent, cameras, **settings):
         if name in ("scan_layers", "remat", "encoder_remat", "attention")
     }
     config = ml_collections.FrozenConfigDict(make_config(agent, **settings))
+    if conditioned := agents.get(agent).RETURN_CONDITIONED:
+        model |= {"return_conditioned": conditioned, "timesteps": 64}  # enough that the table is split
     network = make_network(cameras=cameras, **WIDTH, **model)
     device_mesh = mesh.make_mesh(
         ml_collections.ConfigDict(dict(zip(mesh.AXES, sizes))), jax.devices()[: np.prod(sizes)]

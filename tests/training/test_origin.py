@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from qt_jax import agents
 from qt_jax.errors import UserError
 from qt_jax.specs import ActionSpec, Interface, ObservationSpec
 from qt_jax.training import origin
@@ -16,7 +17,7 @@ OTHER_BOUNDS = dataclasses.replace(ACTION, low=(-2.0, 0.0))
 
 def assets(action=ACTION, datasets=None, observation=("front",), encoder="use", agent="iql", **settings):
     """Of a run; datasets: {name: its action}, by default "lab" with the network's; settings: "data__x=1"."""
-    config = {"agent": {"name": agent}, "model": {}, "data": {"step_penalty": 0.0}}
+    config = {"agent": agents.get(agent).get_config().to_dict(), "model": {}, "data": {"step_penalty": 0.0}}
     config |= {"value_range": [0.0, 1.0], "discount": 0.98, "dt_ref": 0.0625}
     for key, value in settings.items():
         section, _, name = key.rpartition("__")
@@ -43,7 +44,7 @@ def check(monkeypatch, before, now):
         ({"value_range": [-5.0, 5.0]}, "config.value_range .-5.0, 5.0., this run has .0.0, 1.0."),
         ({"discount": 0.9}, "config.discount 0.9, this run has 0.98"),
         ({"data__step_penalty": 0.1}, "config.data.step_penalty 0.1, this run has 0.0"),
-        ({"agent__value_loss": "histogram"}, "config.agent.value_loss histogram, this run has None"),
+        ({"agent__value_loss": "histogram"}, "config.agent.value_loss histogram, this run has squared"),
         ({"action": dataclasses.replace(ACTION, bins=(8, 2))}, "action bins .8, 2., this run has .16, 2."),
         ({"action": ActionSpec(("x",), (-1.0,), (1.0,), (16,))}, "names .'x',., this run has .'x', 'grip"),
         ({"datasets": {"lab": OTHER_BOUNDS}}, "action of lab: low .-2.0, 0.0., this run has .-1.0, 0.0."),
