@@ -194,6 +194,8 @@ class PolicySpec:
     """The return that the policy is asked for (Decision Transformer); None: it takes no return."""
     decoding: Decoding = GREEDY
     """How its programs decide an action."""
+    behaviour: bool = False
+    """Whether they also say of each bin how probable it is by the behaviour head."""
 
     def __post_init__(self):
         given, dims = self.network_dims, self.interface.action.dims

@@ -20,7 +20,7 @@ from qt_jax.specs import Interface
 Candidates = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 """(bin_mask [..., N], logits [..., N, A] of one dim) -> log-probabilities, by which its bin is drawn, and Q.
 
-Both are [..., N], and -inf at bins that are not drawn. Q of the last dim is that of the whole action."""
+Both are [..., N]. Bins whose Q is -inf are not drawn. Q of the last dim is that of the whole action."""
 
 
 class Agent(Protocol):
@@ -108,6 +108,12 @@ def candidates(config: Any) -> Candidates:
             "config.agent.behaviour_weight above 0, or awac or iql."
         )
     return found
+
+
+def has_behaviour(config: Any) -> bool:
+    """Returns whether the config's agent knows, beside the Q of a bin, how often the data took it."""
+    agent = get(config.agent.name)
+    return agent.SCORE_NAME == "Q" and agent.candidates(config) is not None
 
 
 def has_values(name: str) -> bool:

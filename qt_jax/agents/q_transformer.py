@@ -35,7 +35,8 @@ def get_config() -> ml_collections.ConfigDict:
     # from an action decoded greedily, and "skip_first_dim", which goes on from the first dim's maximum
     config.backup = "chain"
     config.monte_carlo = True  # targets are at least the return that followed
-    config.conservatism = "q_min"  # or "softmax" (CQL), "none"
+    # or "closed_form": not trained, but worked out with the behaviour head; "softmax" (CQL), "none"
+    config.conservatism = "q_min"
     config.temperature = 1.0  # of "softmax", which lets go of a bin that stands out by several of it
     config.alpha = 1.0  # weight of the conservative term; it and the value loss are means over steps and dims
     config.value_loss = "squared"  # or "logistic" (cross-entropy), or "histogram" (HL-Gauss)
@@ -46,18 +47,23 @@ def get_config() -> ml_collections.ConfigDict:
     config.behaviour_of = "all"  # episodes that the behaviour head imitates, or "successes"
     # maxima of targets and actions leave out bins whose behaviour is below this share of the most probable's
     config.support = 0.0
-    config.support_width = 0.0  # of the kernel that pools it over neighbours, as a share of a dim's range
+    # of the kernel by which support and "closed_form" pool neighbouring bins, as a share of a dim's range
+    config.support_width = 0.0
     return config
 
 
 def check(config: Any, require: Require) -> None:
     """See `Agent.check`."""
     agent, least = config.agent, 2 * losses.HISTOGRAM_PADDING + 2
-    histogram = agent.value_loss == "histogram"
+    histogram, closed_form = agent.value_loss == "histogram", agent.conservatism == "closed_form"
     require(agent.backup in losses.BACKUPS, "agent.backup", f"one of {losses.BACKUPS}")
     require(agent.conservatism in losses.CONSERVATISM, "agent.conservatism", f"one of {losses.CONSERVATISM}")
     require(agent.temperature > 0, "agent.temperature", "a positive number")
-    require(agent.alpha >= 0, "agent.alpha", "at least 0")
+    require(
+        agent.alpha > 0 or (agent.alpha == 0 and not closed_form),
+        "agent.alpha",
+        "at least 0, and above 0 with conservatism='closed_form'",
+    )
     require(agent.value_loss in losses.VALUE_LOSSES, "agent.value_loss", f"one of {losses.VALUE_LOSSES}")
     require(agent.value_cells >= least, "agent.value_cells", f"at least {least}")
     require(
@@ -70,6 +76,11 @@ def check(config: Any, require: Require) -> None:
     needed = "in [0, 1], and 0 without a behaviour head (config.agent.behaviour_weight)"
     require(
         0 <= agent.support <= 1 and (agent.behaviour_weight > 0 or not agent.support), "agent.support", needed
+    )
+    require(
+        agent.behaviour_weight > 0 or not closed_form,
+        "agent.conservatism",
+        "another without a behaviour head (config.agent.behaviour_weight)",
     )
     require(agent.support_width >= 0, "agent.support_width", "at least 0, a share of a dim's range")
 
@@ -90,16 +101,20 @@ def maximised(config: Any, bin_mask: Array, logits: jax.Array) -> Array:
 
     `bin_mask` bool [..., N] says which exist; `logits` [..., N, A] are given the same state and earlier dims.
     """
-    if not config.agent.support:
+    agent = config.agent
+    if not agent.support:
         return bin_mask
-    behaviour = jnp.exp(bc.log_probabilities(bin_mask, logits[..., -1]))
-    return support.supported(
-        behaviour, bin_mask.sum(-1), bin_mask, config.agent.support, config.agent.support_width
-    )
+    behaviour, bins = probabilities(bin_mask, logits), bin_mask.sum(-1)
+    return support.supported(behaviour, bins, bin_mask, agent.support, agent.support_width)
 
 
-def critics(config: Any, logits: jax.Array) -> jax.Array:
-    """Computes Q of each of K critics: logits [..., A] -> [..., K].
+def probabilities(bin_mask: Array, logits: jax.Array) -> jax.Array:
+    """Returns the behaviour head's probabilities: logits [..., N, A] -> [..., N], 0 at absent bins."""
+    return jnp.where(bin_mask, jnp.exp(bc.log_probabilities(bin_mask, logits[..., -1])), 0.0)
+
+
+def learned_values(config: Any, logits: jax.Array) -> jax.Array:
+    """Computes what each of K critics learns by the value loss: logits [..., A] -> [..., K].
 
     Raises:
         UserError: for an unknown `config.agent.value_loss`.
@@ -112,31 +127,45 @@ def critics(config: Any, logits: jax.Array) -> jax.Array:
     return losses.sigmoid_values(logits, *config.value_range)
 
 
-def q_values(config: Any, logits: jax.Array) -> jax.Array:
-    """Computes the least Q of the critics: logits [..., A] -> [...]."""
-    return critics(config, logits).min(-1)
+def critics(config: Any, bin_mask: Array, logits: jax.Array) -> jax.Array:
+    """Computes Q of each of K critics: logits [..., N, A] -> [..., N, K].
+
+    It is what they learned; with conservatism in closed form it is lowered here (`support.closed_form`).
+    `bin_mask` [..., N] says which bins exist.
+    """
+    learned, agent = learned_values(config, logits), config.agent
+    if agent.conservatism != "closed_form":
+        return learned
+    known = probabilities(bin_mask, logits), bin_mask.sum(-1), agent.support_width, agent.alpha
+    q_min, _ = config.value_range
+    return jax.vmap(lambda of_one: support.closed_form(of_one, *known, q_min), -1, -1)(learned)
+
+
+def q_values(config: Any, bin_mask: Array, logits: jax.Array) -> jax.Array:
+    """Computes the least Q of the critics: logits [..., N, A] -> [..., N]; see `critics`."""
+    return critics(config, bin_mask, logits).min(-1)
 
 
 def scores(config: Any, bin_mask: Array, logits: jax.Array) -> jax.Array:
     """Computes Q of the bins of one dim; -inf at those over which the maximum does not go."""
-    return jnp.where(maximised(config, bin_mask, logits), q_values(config, logits), -jnp.inf)
+    return jnp.where(maximised(config, bin_mask, logits), q_values(config, bin_mask, logits), -jnp.inf)
 
 
 def candidates(config: Any) -> Any:
-    """Returns the behaviour head's log-probabilities and Q, of supported bins; None without that head."""
+    """Returns the behaviour head's log-probabilities, and Q of supported bins; None without that head."""
     if not config.agent.behaviour_weight:
         return None
 
     def of_dim(bin_mask, logits):
-        drawn = maximised(config, bin_mask, logits)
-        return bc.log_probabilities(drawn, logits[..., -1]), scores(config, bin_mask, logits)
+        return bc.log_probabilities(bin_mask, logits[..., -1]), scores(config, bin_mask, logits)
 
     return of_dim
 
 
 def first_step_values(config: Any, network: Network, params: dict, segment: Segment) -> jax.Array:
     """Computes Q of the action taken at each segment's first step, [B]; higher should mean success."""
-    q = losses.taken(q_values(config, network.score(params, segment)), segment.tokens)
+    bin_mask = segment.bin_mask(network.interface.action.max_bins)[:, None]
+    q = losses.taken(q_values(config, bin_mask, network.score(params, segment)), segment.tokens)
     return losses.of_whole_action(q[:, 0], segment.action_mask[:, 0])
 
 
@@ -155,14 +184,14 @@ def loss(
     agent, (q_min, q_max) = config.agent, config.value_range
     bin_mask = segment.bin_mask(network.interface.action.max_bins)
     logits = network.score(params, segment, dropout_key)
-    q = critics(config, logits)
+    learned, q = learned_values(config, logits), q_values(config, bin_mask[:, None], logits)
     targets, backups = maximising_targets(config, network, target_params, segment)
 
-    q_taken = jax.vmap(losses.taken, (-1, None), -1)(q, segment.tokens)
+    q_taken = losses.taken(q, segment.tokens)
     taken_logits = jnp.take_along_axis(
         value_logits(config, logits), segment.tokens[..., None, None], axis=-2
     )[..., 0, :]
-    from_least = losses.squared_value_loss(q, q_min)
+    from_least = losses.squared_value_loss(learned, q_min)
     if agent.value_loss == "histogram":
 
         def value_loss(x, y):
@@ -173,9 +202,10 @@ def loss(
         value_terms = losses.logistic_value_loss(taken_logits, targets[..., None], q_min, q_max).mean(-1)
         from_least = losses.logistic_value_loss(value_logits(config, logits), q_min, q_min, q_max)
     else:
-        value_terms = losses.squared_value_loss(q_taken, targets[..., None]).mean(-1)
+        taken_values = jax.vmap(losses.taken, (-1, None), -1)(learned, segment.tokens)
+        value_terms = losses.squared_value_loss(taken_values, targets[..., None]).mean(-1)
     penalties = losses.conservative_penalty(
-        jnp.moveaxis(q, -1, 0),
+        jnp.moveaxis(learned, -1, 0),
         jnp.moveaxis(from_least, -1, 0),
         segment.tokens,
         bin_mask[:, None],
@@ -185,7 +215,6 @@ def loss(
 
     behaviour = _behaviour(config, logits, segment, bin_mask)
     mask = segment.trainable[..., None] & segment.action_mask
-    q, q_taken = q.min(-1), q_taken.min(-1)
     others = mask[..., None] & bin_mask[:, None] & (jnp.arange(q.shape[-1]) != segment.tokens[..., None])
     present = jnp.where(maximised(config, bin_mask[:, None], logits), q, q_min)
     best, greedy = present.max(-1), jnp.argmax(present, axis=-1)

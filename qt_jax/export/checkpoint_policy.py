@@ -60,6 +60,7 @@ def programs(assets: checkpoints.Assets, dataset: str = "collected", decoding: D
         dt=robot.dt,
         target_return=robot.target_return,
         decoding=decoding,
+        behaviour=agents.has_behaviour(config),
     )
     return of_robot(config, agents.make_network(config, joint), spec, robot.state)
 
@@ -90,7 +91,11 @@ def of_robot(config: Any, network: Network, spec: PolicySpec, statistics: Statis
         return network.encode_frame(params, seen, mask, padded, instruction, asked)
 
     def scores(logits, dim):
-        return agent.scores(config, bin_mask[dim], logits)
+        found = agent.scores(config, bin_mask[dim], logits)
+        if not spec.behaviour:
+            return found
+        log_probabilities, _ = agents.candidates(config)(bin_mask[dim], logits)
+        return found, jnp.exp(log_probabilities)
 
     candidates = _candidates(config, bin_mask, decoding.temperature) if decoding.draws else None
 
@@ -99,10 +104,12 @@ def of_robot(config: Any, network: Network, spec: PolicySpec, statistics: Statis
         past = executed @ np.eye(joint.action.dims, dtype=np.int32)[list(spec.network_dims)]
         inputs = params, cache, mask, past, scores
         if decoding.draws:
-            return network.rank(*inputs, candidates, _of_dims(uniforms[0], spec, joint), bins > 0)
-        if decoding.kind == "beam":
-            return network.beam(*inputs, decoding.count, agent.ADDITIVE, bins > 0)
-        return network.greedy(*inputs)
+            decided = network.rank(*inputs, candidates, _of_dims(uniforms[0], spec, joint), bins > 0)
+        elif decoding.kind == "beam":
+            decided = network.beam(*inputs, decoding.count, agent.ADDITIVE, bins > 0)
+        else:
+            decided = network.greedy(*inputs)
+        return tuple(jax.tree.leaves(decided))
 
     return Programs(spec, statistics, encode, decode)
 
@@ -113,7 +120,8 @@ def _candidates(config: Any, bin_mask: jax.Array, temperature: float) -> Any:
 
     def candidates(logits, dim):
         log_probabilities, q = of_agent(bin_mask[dim], logits)
-        return jax.nn.softmax(log_probabilities / temperature), q
+        drawn = jnp.where(jnp.isfinite(q), log_probabilities, -jnp.inf)
+        return jax.nn.softmax(drawn / temperature), q
 
     return candidates
 

@@ -75,16 +75,13 @@ class OnnxPolicy(Runtime):
         """Empties every window."""
         self._mask[:] = False
 
-    def _decide(
-        self, episode: np.ndarray, images: dict, *inputs: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _decide(self, episode: np.ndarray, images: dict, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
         decoded = []
         for row, (index, state, instruction, *decided) in enumerate(zip(episode, *inputs)):
             seen = {image_name(camera): image[row][None] for camera, image in images.items()}
             seen |= {"state": state[None], "instruction": instruction[None]}
             decoded.append(self._step(index, seen, *decided))
-        tokens, scores = (np.concatenate(part) for part in zip(*decoded))
-        return tokens, scores
+        return tuple(np.concatenate(part) for part in zip(*decoded))
 
     def _step(
         self,
@@ -94,7 +91,7 @@ class OnnxPolicy(Runtime):
         executed: np.ndarray,
         *uniforms: np.ndarray,
     ) -> list[np.ndarray]:
-        """Computes tokens [1, D] and scores [1, D, N], and moves the episode's window one frame on."""
+        """Decides one row, as `_decide` does, and moves the episode's window one frame on."""
         frame = _run(self._encode, inputs)
         for name, kept in self._cache.items():
             kept[index] = np.concatenate([kept[index, 1:], frame[name]])
@@ -103,9 +100,9 @@ class OnnxPolicy(Runtime):
         window = self._cache | {"mask": self._mask, "executed": self._actions}
         takes = {name: kept[index] for name, kept in window.items()} | dict(zip(("uniforms",), uniforms))
         found = _run(self._decode, {name: row[None] for name, row in takes.items()})
-        tokens, scores = (found[name][:, list(self.spec.network_dims)] for name in ("tokens", "scores"))
-        self._actions[index, -1] = np.where(executed < 0, tokens[0], executed)
-        return [tokens, scores]
+        decided = [found[name][:, list(self.spec.network_dims)] for name in programs.decided_by(self.spec)]
+        self._actions[index, -1] = np.where(executed < 0, decided[0][0], executed)
+        return decided
 
 
 def _session(file: Path, threads: int | None) -> Any:
