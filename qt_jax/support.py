@@ -31,17 +31,18 @@ def pooled(probabilities: jax.Array, bins: Array, width: float) -> jax.Array:
     if not width:
         return probabilities
     decay = jnp.where(bins > 2, jnp.exp(-1.0 / (width * jnp.maximum(bins, 1))), 0.0)
-    decays = jnp.broadcast_to(decay[..., None], probabilities.shape)
+    before = [(0, 0)] * (probabilities.ndim - 1)
 
-    def following(earlier, later):
-        """Composes two steps of `sum = decay * sum + probability`."""
-        return earlier[0] * later[0], later[0] * earlier[1] + later[1]
+    def from_one_side(shifted):
+        """Sums over the bin itself and those on one side of it: over 1, 2, 4 .. of them, step by step."""
+        total, weight, distance = probabilities, decay[..., None], 1
+        while distance < probabilities.shape[-1]:
+            total, weight, distance = total + weight * shifted(total, distance), weight * weight, 2 * distance
+        return total
 
-    def from_one_side(reverse):
-        inputs = (decays, probabilities)
-        return jax.lax.associative_scan(following, inputs, reverse=reverse, axis=probabilities.ndim - 1)[1]
-
-    return from_one_side(False) + from_one_side(True) - probabilities
+    below = from_one_side(lambda x, by: jnp.pad(x[..., :-by], [*before, (by, 0)]))
+    above = from_one_side(lambda x, by: jnp.pad(x[..., by:], [*before, (0, by)]))
+    return below + above - probabilities
 
 
 def supported(probabilities: jax.Array, bins: Array, bin_mask: Array, share: float, width: float) -> Array:
