@@ -19,7 +19,7 @@ Sum = tuple[jax.Array, jax.Array]
 """A sum over steps and dims, and how many were summed."""
 
 BACKUPS = ("chain", "skip_decoded", "skip_first_dim")
-CONSERVATISM = ("q_min", "softmax", "none")
+CONSERVATISM = ("q_min", "closed_form", "softmax", "none")
 VALUE_LOSSES = ("squared", "logistic", "histogram")
 OF_NETWORKS = ("mean", "least")
 
@@ -165,14 +165,14 @@ def conservative_penalty(
     "softmax" (CQL, Kumar et al. 2020): T logsumexp(Q/T) - Q(taken). It no longer lowers a bin that stands out
     by several T; at T = 1 no bin of returns in [0, 1] does (default of this project).
 
-    "none": 0.
+    "closed_form": 0, because `support.closed_form` lowers Q wherever it is used. "none": 0.
 
     Args:
         q: [..., N].
         from_least: [..., N], its value loss to q_min.
         taken: int [...], the bin taken.
         bin_mask: bool [..., N], bins that exist.
-        variant: "q_min", "softmax" or "none".
+        variant: one of `CONSERVATISM`.
         temperature: T.
 
     Raises:
@@ -180,7 +180,7 @@ def conservative_penalty(
 
     """
     require_one_of("config.agent.conservatism", variant, CONSERVATISM)
-    if variant == "none":
+    if variant in ("closed_form", "none"):
         return jnp.zeros(q.shape[:-1], q.dtype)
     is_taken = jnp.arange(q.shape[-1]) == taken[..., None]
     if variant == "softmax":

@@ -196,6 +196,8 @@ class PolicySpec:
     """How its programs decide an action."""
     timesteps: int = 0
     """Steps of an episode that it tells apart (Decision Transformer); 0: it is not told the step."""
+    behaviour: bool = False
+    """Whether they also say of each bin how probable it is by the behaviour head."""
 
     def __post_init__(self):
         given, dims = self.network_dims, self.interface.action.dims

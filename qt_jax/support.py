@@ -1,7 +1,8 @@
-"""Which bins the data supports: discrete BCQ (Fujimoto et al. 2019) in autoregressive form.
+"""What a behaviour head says about bins: which ones the data supports, and how far to trust their values.
 
-A behaviour head gives each bin of a dim the share of the data's actions that took it, given the state and the
-earlier dims. A maximum over supported bins alone does not pick a bin that nobody ever took. Letters: N bins.
+The head gives each bin of a dim the share of the data's actions that took it, given the state and the earlier
+dims. A maximum over supported bins alone does not pick a bin that nobody ever took: discrete BCQ (Fujimoto et
+al. 2019) in autoregressive form. Letters: N bins.
 """
 
 from __future__ import annotations
@@ -30,17 +31,18 @@ def pooled(probabilities: jax.Array, bins: Array, width: float) -> jax.Array:
     if not width:
         return probabilities
     decay = jnp.where(bins > 2, jnp.exp(-1.0 / (width * jnp.maximum(bins, 1))), 0.0)
-    decays = jnp.broadcast_to(decay[..., None], probabilities.shape)
+    before = [(0, 0)] * (probabilities.ndim - 1)
 
-    def following(earlier, later):
-        """Composes two steps of `sum = decay * sum + probability`."""
-        return earlier[0] * later[0], later[0] * earlier[1] + later[1]
+    def from_one_side(shifted):
+        """Sums over the bin itself and those on one side of it: over 1, 2, 4 .. of them, step by step."""
+        total, weight, distance = probabilities, decay[..., None], 1
+        while distance < probabilities.shape[-1]:
+            total, weight, distance = total + weight * shifted(total, distance), weight * weight, 2 * distance
+        return total
 
-    def from_one_side(reverse):
-        inputs = (decays, probabilities)
-        return jax.lax.associative_scan(following, inputs, reverse=reverse, axis=probabilities.ndim - 1)[1]
-
-    return from_one_side(False) + from_one_side(True) - probabilities
+    below = from_one_side(lambda x, by: jnp.pad(x[..., :-by], [*before, (by, 0)]))
+    above = from_one_side(lambda x, by: jnp.pad(x[..., by:], [*before, (0, by)]))
+    return below + above - probabilities
 
 
 def supported(probabilities: jax.Array, bins: Array, bin_mask: Array, share: float, width: float) -> Array:
@@ -61,3 +63,31 @@ def supported(probabilities: jax.Array, bins: Array, bin_mask: Array, share: flo
         return bin_mask
     density = jnp.where(bin_mask, pooled(jnp.where(bin_mask, probabilities, 0.0), bins, width), -1.0)
     return bin_mask & (density >= share * density.max(-1, keepdims=True))
+
+
+def closed_form(
+    values: jax.Array,
+    probabilities: jax.Array,
+    bins: Array,
+    width: float,
+    alpha: jax.Array | float,
+    q_min: float,
+) -> jax.Array:
+    """Computes the Q in which training with the conservative term "q_min" would end, [..., N].
+
+    With that term the loss of a bin that is taken with probability p, to a value y on average, is least at
+    q_min + p (y - q_min) / (p + c (1 - p)), where c = alpha / (N - 1) (paper Eq. 2, solved). Here p is that
+    of the behaviour head; p and p (y - q_min) are pooled over neighbours before (default of this project).
+
+    Args:
+        values: [..., N], y: what the value loss alone has learned.
+        probabilities: [..., N], of the behaviour head; 0 at bins that do not exist.
+        bins: int [...], how many bins each dim has.
+        width: see `pooled`; 0: no bin knows its neighbours.
+        alpha: above 0, the weight of the conservative term.
+        q_min: the least attainable return.
+
+    """
+    taken = pooled(probabilities, bins, width)
+    worth = pooled(probabilities * (values - q_min), bins, width)
+    return q_min + worth / (taken + alpha / (values.shape[-1] - 1) * (1.0 - taken))

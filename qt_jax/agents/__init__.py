@@ -21,7 +21,7 @@ from qt_jax.specs import Interface
 Candidates = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 """(bin_mask [..., N], logits [K, ..., N, A] of one dim) -> log-probabilities, by which a bin is drawn, and Q.
 
-Both are [..., N], and -inf at bins that are not drawn; the former up to a constant. Q of the last dim is that
+Both are [..., N], the former up to a constant. Bins whose Q is -inf are not drawn. Q of the last dim is that
 of the whole action."""
 
 
@@ -115,6 +115,12 @@ def candidates(config: Any) -> Candidates:
             "config.agent.behaviour_weight above 0, or awac or iql."
         )
     return found
+
+
+def has_behaviour(config: Any) -> bool:
+    """Returns whether the config's agent knows, beside the Q of a bin, how often the data took it."""
+    agent = get(config.agent.name)
+    return agent.SCORE_NAME == "Q" and agent.candidates(config) is not None
 
 
 def has_values(name: str) -> bool:

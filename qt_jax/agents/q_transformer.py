@@ -34,7 +34,8 @@ def get_config() -> ml_collections.ConfigDict:
     # from an action decoded greedily, and "skip_first_dim", which goes on from the first dim's maximum
     config.backup = "chain"
     config.monte_carlo = True  # targets are at least the return that followed
-    config.conservatism = "q_min"  # or "softmax" (CQL), "none"
+    # or "closed_form": not trained, but worked out with the behaviour head; "softmax" (CQL), "none"
+    config.conservatism = "q_min"
     config.temperature = 1.0  # of "softmax", which lets go of a bin that stands out by several of it
     config.alpha = 1.0  # weight of the conservative term; it and the value loss are means over steps and dims
     config.value_loss = "squared"  # or "logistic" (cross-entropy), or "histogram" (HL-Gauss)
@@ -46,23 +47,34 @@ def get_config() -> ml_collections.ConfigDict:
     config.behaviour_of = "all"  # episodes that the behaviour head imitates, or "successes"
     # maxima of targets and actions leave out bins whose behaviour is below this share of the most probable's
     config.support = 0.0
-    config.support_width = 0.0  # of the kernel that pools it over neighbours, as a share of a dim's range
+    # of the kernel by which support and "closed_form" pool neighbouring bins, as a share of a dim's range
+    config.support_width = 0.0
     return config
 
 
 def check(config: Any, require: Require) -> None:
     """See `Agent.check`."""
     agent = config.agent
+    closed_form = agent.conservatism == "closed_form"
     critic.check(config, require)
     require(agent.backup in losses.BACKUPS, "agent.backup", f"one of {losses.BACKUPS}")
     require(agent.conservatism in losses.CONSERVATISM, "agent.conservatism", f"one of {losses.CONSERVATISM}")
     require(agent.temperature > 0, "agent.temperature", "a positive number")
-    require(agent.alpha >= 0, "agent.alpha", "at least 0")
+    require(
+        agent.alpha > 0 or (agent.alpha == 0 and not closed_form),
+        "agent.alpha",
+        "at least 0, and above 0 with conservatism='closed_form'",
+    )
     require(agent.behaviour_weight >= 0, "agent.behaviour_weight", "at least 0")
     require(agent.behaviour_of in BEHAVIOUR_OF, "agent.behaviour_of", f"one of {BEHAVIOUR_OF}")
     needed = "in [0, 1], and 0 without a behaviour head (config.agent.behaviour_weight)"
     require(
         0 <= agent.support <= 1 and (agent.behaviour_weight > 0 or not agent.support), "agent.support", needed
+    )
+    require(
+        agent.behaviour_weight > 0 or not closed_form,
+        "agent.conservatism",
+        "another without a behaviour head (config.agent.behaviour_weight)",
     )
     require(agent.support_width >= 0, "agent.support_width", "at least 0, a share of a dim's range")
 
@@ -82,16 +94,20 @@ def maximised(config: Any, bin_mask: Array, logits: jax.Array) -> Array:
 
     `bin_mask` bool [..., N] says which exist; `logits` [K, ..., N, A] have the same state and earlier dims.
     """
-    if not config.agent.support:
+    agent = config.agent
+    if not agent.support:
         return bin_mask
-    behaviour = jnp.exp(bc.averaged(bin_mask, logits[..., -1]))
-    return support.supported(
-        behaviour, bin_mask.sum(-1), bin_mask, config.agent.support, config.agent.support_width
-    )
+    behaviour, bins = probabilities(bin_mask, logits), bin_mask.sum(-1)
+    return support.supported(behaviour, bins, bin_mask, agent.support, agent.support_width)
 
 
-def q_values(config: Any, logits: jax.Array) -> jax.Array:
-    """Computes Q of a network: logits [..., A] -> [...].
+def probabilities(bin_mask: Array, logits: jax.Array) -> jax.Array:
+    """Returns the behaviour heads' mean probabilities, 0 at absent bins: logits [K, ..., N, A] -> [..., N]."""
+    return jnp.where(bin_mask, jnp.exp(bc.averaged(bin_mask, logits[..., -1])), 0.0)
+
+
+def learned_values(config: Any, logits: jax.Array) -> jax.Array:
+    """Computes what a network learns by the value loss: logits [..., A] -> [...].
 
     Raises:
         UserError: for an unknown `config.agent.value_loss`.
@@ -100,33 +116,47 @@ def q_values(config: Any, logits: jax.Array) -> jax.Array:
     return critic.q_values(config, value_logits(config, logits))[..., 0]
 
 
+def q_values(config: Any, bin_mask: Array, logits: jax.Array) -> jax.Array:
+    """Computes Q of each of K networks: logits [K, ..., N, A] -> [K, ..., N].
+
+    It is what they learned; with conservatism in closed form it is lowered here (`support.closed_form`).
+    `bin_mask` [..., N] says which bins exist.
+    """
+    learned, agent = learned_values(config, logits), config.agent
+    if agent.conservatism != "closed_form":
+        return learned
+    known = probabilities(bin_mask, logits), bin_mask.sum(-1), agent.support_width, agent.alpha
+    q_min, _ = config.value_range
+    return jax.vmap(lambda of_one: support.closed_form(of_one, *known, q_min))(learned)
+
+
 def scores(config: Any, bin_mask: Array, logits: jax.Array) -> jax.Array:
     """Computes Q of the bins of one dim; -inf at those over which the maximum does not go."""
     return _scores(config, bin_mask, logits, config.agent.acting_q)
 
 
 def _scores(config: Any, bin_mask: Array, logits: jax.Array, choice: str) -> jax.Array:
-    q = losses.of_networks(q_values(config, logits), choice)
+    q = losses.of_networks(q_values(config, bin_mask, logits), choice)
     return jnp.where(maximised(config, bin_mask, logits), q, -jnp.inf)
 
 
 def candidates(config: Any) -> Any:
-    """Returns the behaviour head's log-probabilities and Q, of supported bins; None without that head."""
+    """Returns the behaviour head's log-probabilities, and Q of supported bins; None without that head."""
     if not config.agent.behaviour_weight:
         return None
 
     def of_dim(bin_mask, logits):
-        drawn = maximised(config, bin_mask, logits)
-        log_probabilities = jnp.where(drawn, bc.averaged(bin_mask, logits[..., -1]), -jnp.inf)
-        return log_probabilities, scores(config, bin_mask, logits)
+        return bc.averaged(bin_mask, logits[..., -1]), scores(config, bin_mask, logits)
 
     return of_dim
 
 
 def first_step_values(config: Any, ensemble: Ensemble, params: dict, segment: Segment) -> jax.Array:
     """Computes Q of the action taken at each segment's first step, [B]; higher should mean success."""
-    q = losses.of_networks(q_values(config, ensemble.score(params, segment)), config.agent.acting_q)
-    return losses.of_whole_action(losses.taken(q, segment.tokens)[:, 0], segment.action_mask[:, 0])
+    bin_mask = segment.bin_mask(ensemble.interface.action.max_bins)[:, None]
+    q = q_values(config, bin_mask, ensemble.score(params, segment))
+    q = losses.taken(losses.of_networks(q, config.agent.acting_q), segment.tokens)
+    return losses.of_whole_action(q[:, 0], segment.action_mask[:, 0])
 
 
 def loss(
@@ -144,18 +174,19 @@ def loss(
     agent, (q_min, q_max) = config.agent, config.value_range
     bin_mask = segment.bin_mask(network.interface.action.max_bins)
     logits = network.score(params, segment, dropout_key)
-    q, (targets, backups) = q_values(config, logits), targets
+    learned, q = learned_values(config, logits), q_values(config, bin_mask[:, None], logits[None])[0]
+    targets, backups = targets
 
     q_taken = losses.taken(q, segment.tokens)
     outputs = value_logits(config, logits)
-    taken = critic.taken(outputs, segment.tokens)
-    value_terms = critic.loss(config, taken, q_taken[..., None], targets)[..., 0]
+    taken, taken_values = critic.taken(outputs, segment.tokens), losses.taken(learned, segment.tokens)
+    value_terms = critic.loss(config, taken, taken_values[..., None], targets)[..., 0]
     if agent.value_loss == "logistic":
         from_least = losses.logistic_value_loss(outputs[..., 0], q_min, q_min, q_max)
     else:
-        from_least = losses.squared_value_loss(q, q_min)
+        from_least = losses.squared_value_loss(learned, q_min)
     penalties = losses.conservative_penalty(
-        q, from_least, segment.tokens, bin_mask[:, None], agent.conservatism, agent.temperature
+        learned, from_least, segment.tokens, bin_mask[:, None], agent.conservatism, agent.temperature
     )
 
     behaviour = _behaviour(config, logits, segment, bin_mask)

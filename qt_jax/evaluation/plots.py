@@ -77,18 +77,32 @@ def value_over_time(chosen: np.ndarray, dims: tuple[str, ...], label: str) -> st
     return figure_uri(figure)
 
 
-def scores_over_bins(scores: np.ndarray, dims: tuple[str, ...]) -> str:
-    """Draws scores [T, D, N] as a heat map for each dim, bins upwards and decisions to the right."""
-    finite = np.where(np.isfinite(scores), scores, np.nan)
+def scores_over_bins(
+    scores: np.ndarray, dims: tuple[str, ...], label: str, behaviour: np.ndarray | None = None
+) -> str:
+    """Draws a heat map for each dim, bins upwards and decisions to the right.
+
+    Args:
+        scores: [T, D, N]; bins without one stay white.
+        dims: names of the D dims.
+        label: what the scores are, such as "Q".
+        behaviour: [T, D, N], how probable bins are by the behaviour head: a second row of maps.
+
+    """
+    rows = {label: np.where(np.isfinite(scores), scores, np.nan)}
+    if behaviour is not None:
+        rows["behaviour"] = behaviour
     figure, axes = plt.subplots(
-        1, len(dims), figsize=(2.6 * len(dims), 2.2), layout="constrained", squeeze=False
+        len(rows), len(dims), figsize=(2.6 * len(dims), 2.2 * len(rows)), layout="constrained", squeeze=False
     )
+    for line, (kind, values) in zip(axes, rows.items()):
+        for i, axis in enumerate(line):
+            picture = axis.imshow(values[:, i].T, aspect="auto", origin="lower", interpolation="nearest")
+            figure.colorbar(picture, ax=axis)
+        line[0].set_ylabel(f"{kind}: bin", fontsize=8)
     for i, name in enumerate(dims):
-        picture = axes[0, i].imshow(finite[:, i].T, aspect="auto", origin="lower", interpolation="nearest")
         axes[0, i].set_title(name, fontsize=9)
-        axes[0, i].set_xlabel("decision", fontsize=8)
-        figure.colorbar(picture, ax=axes[0, i])
-    axes[0, 0].set_ylabel("bin", fontsize=8)
+        axes[-1, i].set_xlabel("decision", fontsize=8)
     return figure_uri(figure)
 
 

@@ -53,7 +53,7 @@ def write(
                 "rollout": rollout,
                 "video": uri,
                 "over_time": plots.value_over_time(rollout.chosen_scores, dims, score_name),
-                "over_bins": plots.scores_over_bins(rollout.scores, dims),
+                "over_bins": plots.scores_over_bins(rollout.scores, dims, score_name, rollout.behaviour),
             }
         )
     groups = {"the data itself": summary["data"]}

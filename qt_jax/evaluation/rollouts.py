@@ -43,6 +43,7 @@ class Rollout:
         chosen_scores: float [T, D], of the chosen bin of each dim.
         scores: float [T, D, N] of all bins, of a traced episode.
         frames: uint8 [H, W, 3] each, T + 1 of them, of a traced episode.
+        behaviour: float [T, D, N], probabilities of bins by the behaviour head, of a traced episode.
 
     """
 
@@ -53,6 +54,7 @@ class Rollout:
     chosen_scores: np.ndarray
     scores: np.ndarray | None = None
     frames: list[np.ndarray] | None = None
+    behaviour: np.ndarray | None = None
 
 
 class Actor(Protocol):
@@ -169,6 +171,7 @@ class _Episode:
         self._actions: list[np.ndarray] = []
         self._frames: list[np.ndarray] | None = [] if traced else None
         self._scores: list[np.ndarray] = []
+        self._behaviour: list[np.ndarray] = []
         self._chosen: list[np.ndarray] = []
 
     def film(self, size: int) -> None:
@@ -185,9 +188,11 @@ class _Episode:
         self._chosen.append(decision.chosen)
         if self._frames is not None:
             self._scores.append(decision.scores)
+            if decision.behaviour is not None:
+                self._behaviour.append(decision.behaviour)
 
     def finish(self, success: bool) -> Rollout:
-        scores = np.stack(self._scores) if self._scores else None
+        scores, behaviour = (np.stack(kept) if kept else None for kept in (self._scores, self._behaviour))
         return Rollout(
             self.job,
             success,
@@ -196,4 +201,5 @@ class _Episode:
             np.stack(self._chosen),
             scores,
             self._frames,
+            behaviour,
         )

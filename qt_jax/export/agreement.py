@@ -38,6 +38,8 @@ def observations(spec: PolicySpec, rows: int, seed: int, step: int = 0) -> dict[
 def compare(reference: Runtime, other: Runtime, dtype: str) -> dict[str, Any]:
     """Steps both through two episodes longer than the window, and compares scores of the same prefix.
 
+    Behaviour probabilities, of policies that have them, count as scores.
+
     Args:
         reference: the policy to agree with.
         other: the policy that is checked.
@@ -70,6 +72,10 @@ def compare(reference: Runtime, other: Runtime, dtype: str) -> dict[str, Any]:
         prefix = np.cumprod(earlier, axis=1).astype(bool)[:, np.argsort(decided)]
         present = np.isfinite(expected.scores) & prefix[..., None]
         worst = max(worst, float(np.abs(expected.scores[present] - found.scores[present]).max()))
+        if expected.behaviour is not None:
+            assert found.behaviour is not None  # the programs are of one spec
+            differences = np.abs(expected.behaviour - found.behaviour)[prefix]
+            worst = max(worst, float(differences.max()))
         tie = prefix & (~same if reference.spec.decoding.draws else _ties(expected, 2 * tolerance))
         if worst > tolerance or (~same & prefix & ~tie).any():
             raise UserError(

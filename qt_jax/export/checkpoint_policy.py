@@ -62,6 +62,7 @@ def programs(assets: checkpoints.Assets, dataset: str = "collected", decoding: D
         target_return=robot.target_return,
         decoding=decoding,
         timesteps=ensemble.network.timesteps,
+        behaviour=agents.has_behaviour(config),
     )
     return of_robot(config, ensemble, spec, robot.state)
 
@@ -93,7 +94,11 @@ def of_robot(config: Any, ensemble: Ensemble, spec: PolicySpec, statistics: Stat
         return ensemble.encode_frame(params, seen, mask, padded, instruction, asked, *step)
 
     def scores(logits, dim):
-        return agent.scores(config, bin_mask[dim], logits)
+        found = agent.scores(config, bin_mask[dim], logits)
+        if not spec.behaviour:
+            return found
+        log_probabilities, _ = agents.candidates(config)(bin_mask[dim], logits)
+        return found, jnp.exp(log_probabilities)
 
     candidates = _candidates(config, bin_mask, decoding.temperature) if decoding.draws else None
 
@@ -102,10 +107,12 @@ def of_robot(config: Any, ensemble: Ensemble, spec: PolicySpec, statistics: Stat
         past = executed @ np.eye(joint.action.dims, dtype=np.int32)[list(spec.network_dims)]
         inputs = params, cache, mask, past, scores
         if decoding.draws:
-            return ensemble.rank(*inputs, candidates, _of_dims(uniforms[0], spec, joint), bins > 0)
-        if decoding.kind == "beam":
-            return ensemble.beam(*inputs, decoding.count, agent.ADDITIVE, bins > 0)
-        return ensemble.greedy(*inputs)
+            decided = ensemble.rank(*inputs, candidates, _of_dims(uniforms[0], spec, joint), bins > 0)
+        elif decoding.kind == "beam":
+            decided = ensemble.beam(*inputs, decoding.count, agent.ADDITIVE, bins > 0)
+        else:
+            decided = ensemble.greedy(*inputs)
+        return tuple(jax.tree.leaves(decided))
 
     return Programs(spec, statistics, encode, decode)
 
@@ -116,7 +123,8 @@ def _candidates(config: Any, bin_mask: jax.Array, temperature: float) -> Any:
 
     def candidates(logits, dim):
         log_probabilities, q = of_agent(bin_mask[dim], logits)
-        return jax.nn.softmax(log_probabilities / temperature), q
+        drawn = jnp.where(jnp.isfinite(q), log_probabilities, -jnp.inf)
+        return jax.nn.softmax(drawn / temperature), q
 
     return candidates
 

@@ -28,7 +28,7 @@ from qt_jax.export.artefact import replacing, unflattened
 from qt_jax.policy import artefact
 from qt_jax.policy.folder import seal
 from qt_jax.policy.onnx_policy import FOLDER, OnnxPolicy
-from qt_jax.policy.programs import CACHE, PARTS, image_name
+from qt_jax.policy.programs import CACHE, PARTS, decided_by, image_name
 from qt_jax.training import checkpoints
 
 Inputs = dict[str, jax.ShapeDtypeStruct]
@@ -103,7 +103,7 @@ def _programs(source: artefact.Artefact, config: dict[str, Any], opset: int, out
     }
     if spec.decoding.draws:
         window["uniforms"] = struct(np.float32, spec.decoding.count, spec.interface.action.dims)
-    programs = (encode, inputs, list(caches)), (decode, window, ["tokens", "scores"])
+    programs = (encode, inputs, list(caches)), (decode, window, list(decided_by(spec)))
     for part, (program, takes, gives) in zip(PARTS, programs):
         convert(part, program, takes, gives, opset, output / f"{part}.onnx")
 

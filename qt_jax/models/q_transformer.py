@@ -21,7 +21,10 @@ from qt_jax.preprocess import windows
 from qt_jax.segment import Array, Segment
 from qt_jax.specs import Interface
 
-Scores = Callable[[jax.Array, int], jax.Array]
+Scores = Callable[[jax.Array, int], Any]
+"""(logits [M, N, A] of one dim, the dim) -> scores [M, N], of absent bins -inf: the best bin is decided.
+
+Or a tuple that begins with them; the others, such as probabilities, are returned beside them."""
 
 
 def choices() -> dict[str, tuple[str, ...]]:
@@ -210,7 +213,7 @@ class QTransformer(nnx.Module):
             scores: see `greedy`, with M = B * S.
 
         Returns:
-            tokens int32 [B, S, D], and scores float32 [B, S, D, N].
+            tokens int32 [B, S, D], and what `scores` gives, float32 [B, S, D, N].
 
         """
         context, frame_mask, past = self._steps(segment, None)
@@ -257,10 +260,10 @@ class QTransformer(nnx.Module):
             frame_mask: bool [M, w], which frames are there.
             executed: int [M, w, D], bins of the actions at the window's frames; the newest frame's are not
                 read.
-            scores: the agent's: logits [M, N, A] of one dim, and the dim -> [M, N], absent bins -inf.
+            scores: see `Scores`.
 
         Returns:
-            The bins int32 [M, D], and the scores float32 [M, D, N].
+            The bins int32 [M, D], and what `scores` gives, float32 [M, D, N].
 
         """
         context, past = self._context(window_cache, frame_mask), self._past(executed, window_cache)
@@ -271,7 +274,8 @@ class QTransformer(nnx.Module):
     ) -> tuple[jax.Array, jax.Array]:
         """Decodes dim after dim.
 
-        choose: logits [M, N, A] of one dim and its index -> its bin [M], and the scores of its bins [M, N].
+        choose: logits [M, N, A] of one dim and its index -> its bin [M], and what is known of its bins, a
+            pytree of [M, N].
         """
         shape = (frame_mask.shape[0], 1, self.start[...].shape[-1])
         action, earlier, tokens, values = jnp.broadcast_to(self.start[...], shape), None, [], []
@@ -283,7 +287,7 @@ class QTransformer(nnx.Module):
             tokens.append(token)
             values.append(value)
             action = self.bin_embedding[...][i, token][:, None]
-        return jnp.stack(tokens, axis=1).astype(jnp.int32), jnp.stack(values, axis=1)
+        return jnp.stack(tokens, axis=1).astype(jnp.int32), _stacked(values)
 
     def beam(
         self,
@@ -321,20 +325,21 @@ class QTransformer(nnx.Module):
         action, earlier = jnp.broadcast_to(self.start[...], shape), None
         # At first all prefixes are the same, so the first alone ranks.
         rank = jnp.where(jnp.arange(width) == 0, 0.0, -jnp.inf) * jnp.ones((batch, 1))
-        tokens, values = jnp.zeros((batch, width, 0), jnp.int32), jnp.zeros((batch, width, 0, self.max_bins))
-        rows = jnp.arange(batch)[:, None]
+        tokens, values, rows = jnp.zeros((batch, width, 0), jnp.int32), None, jnp.arange(batch)[:, None]
 
         for i in range(self.dims):
             inputs = (action + self.dim_position[...][i]).astype(self.dtype)
             inputs = inputs if i else self._after_past(self._past(wide(executed), cache), inputs)
             output, earlier = self.transformer.decode_step(context, mask, inputs, earlier)
-            value = scores(self._logits(output, slice(i, i + 1))[:, 0], i).reshape(batch, width, -1)
+            value = scores(self._logits(output, slice(i, i + 1))[:, 0], i)
+            value = jax.tree.map(lambda x: x.reshape(batch, width, 1, -1), value)
 
             if present[i]:
+                score = _deciding(value)[:, :, 0]
                 if additive:
-                    total = rank[..., None] + value
+                    total = rank[..., None] + score
                 else:
-                    total = jnp.where(jnp.isfinite(rank)[..., None], value, -jnp.inf)
+                    total = jnp.where(jnp.isfinite(rank)[..., None], score, -jnp.inf)
                 rank, chosen = jax.lax.top_k(total.reshape(batch, -1), width)
                 parent, token = jnp.divmod(chosen, self.max_bins)
             else:
@@ -346,10 +351,13 @@ class QTransformer(nnx.Module):
 
             earlier = jax.tree.map(follow, earlier)
             tokens = jnp.concatenate([tokens[rows, parent], token[..., None]], axis=2)
-            values = jnp.concatenate([values[rows, parent], value[rows, parent][:, :, None]], axis=2)
+            known = [value] if values is None else [values, value]
+            known = jax.tree.map(lambda *dims: jnp.concatenate(dims, axis=2), *known)
+            values = jax.tree.map(lambda x, parent=parent: x[rows, parent], known)
             action = self.bin_embedding[...][i, token.reshape(-1)][:, None]
         best = jnp.argmax(rank, axis=1)
-        return tokens[rows[:, 0], best].astype(jnp.int32), values[rows[:, 0], best]
+        tokens, values = jax.tree.map(lambda x: x[rows[:, 0], best], (tokens, values))
+        return tokens.astype(jnp.int32), values
 
     def rank(
         self,
@@ -374,7 +382,7 @@ class QTransformer(nnx.Module):
             present: bool [D], dims that the robot has; the others rank nothing.
 
         Returns:
-            The bins int32 [M, D] of the best action, and the scores float32 [M, D, N] of its dims.
+            The bins int32 [M, D] of the best action, and what `scores` gives of its dims, float32 [M, D, N].
 
         """
         batch, count, _ = uniforms.shape
@@ -387,19 +395,20 @@ class QTransformer(nnx.Module):
         )
         mask, past = wide(frame_mask), jax.tree.map(wide, self._past(executed, window_cache))
 
-        def choose(logits: jax.Array, dim: int) -> tuple[jax.Array, jax.Array]:
+        def choose(logits: jax.Array, dim: int) -> tuple[jax.Array, Any]:
             probabilities, q = candidates(logits, dim)
             below = jnp.cumsum(probabilities, axis=-1) <= uniforms[..., dim].reshape(-1, 1)
             last = probabilities.shape[-1] - 1 - jnp.argmax(probabilities[..., ::-1] > 0, axis=-1)
             token = jnp.minimum(below.sum(-1), last)  # rounding may leave the sum below 1
-            return token, jnp.stack([scores(logits, dim), q], axis=-1)
+            return token, (q, scores(logits, dim))
 
-        tokens, values = self._decode(context, mask, past, choose)
-        tokens, values = (x.reshape(batch, count, *x.shape[1:]) for x in (tokens, values))
+        tokens, (q, values) = jax.tree.map(
+            lambda x: x.reshape(batch, count, *x.shape[1:]), self._decode(context, mask, past, choose)
+        )
         last = np.flatnonzero(present)[-1]
-        q = jnp.take_along_axis(values[:, :, last, :, 1], tokens[:, :, last, None], axis=-1)[..., 0]
+        q = jnp.take_along_axis(q[:, :, last], tokens[:, :, last, None], axis=-1)[..., 0]
         best, rows = jnp.argmax(q, axis=1), jnp.arange(batch)
-        return tokens[rows, best], values[rows, best, ..., 0]
+        return jax.tree.map(lambda x: x[rows, best], (tokens, values))
 
     def _action_inputs(self, tokens: jax.Array) -> jax.Array:
         """Tokens [M, D] -> inputs [M, D, width].
@@ -461,9 +470,19 @@ def _greatest(scores: Any) -> Any:
 
     def choose(logits, dim):
         values = scores(logits, dim)
-        return jnp.argmax(values, axis=-1), values
+        return jnp.argmax(_deciding(values), axis=-1), values
 
     return choose
+
+
+def _deciding(values: Any) -> jax.Array:
+    """Returns the scores of what a `Scores` gives."""
+    return values[0] if isinstance(values, tuple) else values
+
+
+def _stacked(values: list[Any]) -> Any:
+    """Joins what is known of each dim's bins, [M, N] -> [M, D, N]."""
+    return jax.tree.map(lambda *dims: jnp.stack(dims, axis=1), *values)
 
 
 def _tokens_of_steps(segment: Segment) -> jax.Array:

@@ -23,7 +23,7 @@ from qt_jax.errors import UserError
 from qt_jax.policy import programs
 from qt_jax.policy.folder import INSTRUCTIONS, Folder
 from qt_jax.policy.jax_policy import Policy
-from qt_jax.policy.programs import CACHE, PARTS, Arrays, Program, image_name
+from qt_jax.policy.programs import CACHE, DECIDED, PARTS, Arrays, Program, image_name
 from qt_jax.specs import PolicySpec, to_json
 from qt_jax.statistics import Statistics
 
@@ -123,7 +123,7 @@ def _signature(part: str, exported: export.Exported) -> tuple[Arrays, Arrays]:
     else:
         window, *others = inputs
         takes = _numbered(jax.tree.leaves(window)) | dict(zip(("mask", "executed", "uniforms"), others))
-        gives = dict(zip(("tokens", "scores"), exported.out_avals, strict=True))
+        gives = dict(zip(DECIDED, exported.out_avals))
     return _rows(takes), _rows(gives)
 
 

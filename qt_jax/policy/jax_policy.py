@@ -17,7 +17,7 @@ from qt_jax.specs import PolicySpec
 from qt_jax.statistics import Statistics
 
 Encode = Callable[..., Any]
-Decode = Callable[..., tuple[jax.Array, jax.Array]]
+Decode = Callable[..., tuple[jax.Array, ...]]
 
 
 class Policy(Runtime):
@@ -31,7 +31,7 @@ class Policy(Runtime):
             policy that tells steps apart step [M]) -> cache pytree, leaves [M, ...].
         decode: (params, window of caches [M, w, ...] oldest first, mask [M, w], bins [M, w, D] of the robot's
             actions at these frames but the newest; and of a policy that draws uniforms [M, K, D]) -> tokens
-            [M, D'], scores [M, D', N] of the network's dims.
+            [M, D'], scores and, of a policy that has it, behaviour [M, D', N] of the network's dims.
         capacity: see `Runtime`.
         buckets: batch sizes that are compiled; a call takes the least that is large enough, or the largest
             several times. Default: `capacity`.
@@ -70,15 +70,12 @@ class Policy(Runtime):
             )
             seen = jnp.pad(mask[episode, 1:] & ~is_first[:, None], [(0, 0), (0, 1)], constant_values=True)
             done = jnp.pad(actions[episode, 1:], [(0, 0), (0, 1), (0, 0)])
-            tokens, scores = (
-                x[:, jnp.asarray(spec.network_dims)]
-                for x in decode(params, window, seen, done, *_only("uniforms", extra))
-            )
-            done = done.at[:, -1].set(jnp.where(executed < 0, tokens, executed))
+            decided = decode(params, window, seen, done, *_only("uniforms", extra))
+            decided = tuple(x[:, jnp.asarray(spec.network_dims)] for x in decided)
+            done = done.at[:, -1].set(jnp.where(executed < 0, decided[0], executed))
             return (
                 jax.tree.map(lambda kept, rows: kept.at[episode].set(rows), past, (window, seen, done)),
-                tokens,
-                scores,
+                decided,
             )
 
         self._step = jax.jit(step, donate_argnums=1)
@@ -114,27 +111,25 @@ class Policy(Runtime):
                 extras(self.spec, bucket),
             )
 
-    def _decide(self, episode: np.ndarray, *inputs: Any) -> tuple[np.ndarray, np.ndarray]:
+    def _decide(self, episode: np.ndarray, *inputs: Any) -> tuple[np.ndarray, ...]:
         parts = []
         for start in range(0, len(episode), self.buckets[-1]):
             rows = slice(start, start + self.buckets[-1])
             parts.append(self._bucket(episode[rows], *jax.tree.map(lambda x, rows=rows: x[rows], inputs)))
-        tokens, scores = (np.concatenate(part) for part in zip(*parts))
-        return tokens, scores
+        return tuple(np.concatenate(part) for part in zip(*parts))
 
-    def _bucket(self, episode: np.ndarray, *inputs: Any) -> tuple[np.ndarray, np.ndarray]:
+    def _bucket(self, episode: np.ndarray, *inputs: Any) -> tuple[np.ndarray, ...]:
         """Decides as many rows as the largest bucket has, or fewer."""
         rows = len(episode)
         if missing := next(b for b in self.buckets if b >= rows) - rows:
             episode = np.pad(episode, (0, missing), constant_values=self.capacity)
             inputs = jax.tree.map(lambda x: np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)), inputs)
-        tokens, scores = self._run(episode, *inputs)
-        return tokens[:rows], scores[:rows]
+        return tuple(x[:rows] for x in self._run(episode, *inputs))
 
-    def _run(self, episode: np.ndarray, *inputs: Any) -> tuple[np.ndarray, np.ndarray]:
+    def _run(self, episode: np.ndarray, *inputs: Any) -> tuple[np.ndarray, ...]:
         index = episode.astype(np.int32)
-        self._past, tokens, scores = self._step(self._params, self._past, index, *inputs)
-        return np.asarray(tokens), np.asarray(scores)
+        self._past, decided = self._step(self._params, self._past, index, *inputs)
+        return tuple(map(np.asarray, decided))
 
 
 def _only(name: str, extra: dict[str, Any]) -> tuple[Any, ...]:

@@ -75,7 +75,7 @@ class OnnxPolicy(Runtime):
         """Empties every window."""
         self._mask[:] = False
 
-    def _decide(self, episode: np.ndarray, images: dict, *inputs: Any) -> tuple[np.ndarray, np.ndarray]:
+    def _decide(self, episode: np.ndarray, images: dict, *inputs: Any) -> tuple[np.ndarray, ...]:
         *arrays, extra = inputs
         decoded = []
         for row, (index, state, instruction, *decided) in enumerate(zip(episode, *arrays)):
@@ -83,8 +83,7 @@ class OnnxPolicy(Runtime):
             seen |= {"state": state[None], "instruction": instruction[None]}
             also = {name: values[row][None] for name, values in extra.items()}
             decoded.append(self._step(index, seen, *decided, also))
-        tokens, scores = (np.concatenate(part) for part in zip(*decoded))
-        return tokens, scores
+        return tuple(np.concatenate(part) for part in zip(*decoded))
 
     def _step(
         self,
@@ -94,7 +93,7 @@ class OnnxPolicy(Runtime):
         executed: np.ndarray,
         extra: dict[str, np.ndarray],
     ) -> list[np.ndarray]:
-        """Computes tokens [1, D] and scores [1, D, N], and moves the episode's window one frame on."""
+        """Decides one row, as `_decide` does, and moves the episode's window one frame on."""
         frame = _run(self._encode, inputs | extra)
         for name, kept in self._cache.items():
             kept[index] = np.concatenate([kept[index, 1:], frame[name]])
@@ -102,9 +101,9 @@ class OnnxPolicy(Runtime):
         self._actions[index] = np.pad(self._actions[index, 1:], [(0, 1), (0, 0)])
         window = self._cache | {"mask": self._mask, "executed": self._actions}
         found = _run(self._decode, {name: kept[index][None] for name, kept in window.items()} | extra)
-        tokens, scores = (found[name][:, list(self.spec.network_dims)] for name in ("tokens", "scores"))
-        self._actions[index, -1] = np.where(executed < 0, tokens[0], executed)
-        return [tokens, scores]
+        decided = [found[name][:, list(self.spec.network_dims)] for name in programs.decided_by(self.spec)]
+        self._actions[index, -1] = np.where(executed < 0, decided[0][0], executed)
+        return decided
 
 
 def _session(file: Path, threads: int | None) -> Any:

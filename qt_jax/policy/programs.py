@@ -10,6 +10,8 @@ from qt_jax.specs import Interface, PolicySpec
 
 PARTS, CACHE = ("encode", "decode"), "cache."
 """The programs; the beginning of the names of what is kept of a frame."""
+DECIDED = ("tokens", "scores", "behaviour")
+"""What `decode` gives, the last by policies that have it alone."""
 
 Arrays = dict[str, tuple[str, tuple[int, ...]]]
 """{name: (dtype, shape of a row)}."""
@@ -49,8 +51,14 @@ def check(spec: PolicySpec, network: Interface, encode: Program, decode: Program
     compare(decode.file, "takes", decode.takes, kept | done)
 
     dims, bins = network.action.dims, network.action.max_bins
-    decided = {"tokens": ("int32", (dims,)), "scores": ("float32", (dims, bins))}
+    of_bins = "float32", (dims, bins)
+    decided: Arrays = {"tokens": ("int32", (dims,))} | dict.fromkeys(decided_by(spec)[1:], of_bins)
     compare(decode.file, "gives", decode.gives, decided)
+
+
+def decided_by(spec: PolicySpec) -> tuple[str, ...]:
+    """Returns what the `decode` of this policy gives."""
+    return DECIDED if spec.behaviour else DECIDED[:-1]
 
 
 def compare(file: Path, does: str, found: Arrays, expected: Arrays) -> None:

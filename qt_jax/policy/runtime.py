@@ -29,6 +29,8 @@ class Action:
     """int32 [M, D], the chosen bins."""
     scores: np.ndarray
     """float32 [M, D, N], -inf at absent bins."""
+    behaviour: np.ndarray | None = None
+    """float32 [M, D, N], how probable bins are by the behaviour head; None of a policy without it."""
 
     @property
     def chosen(self) -> np.ndarray:
@@ -86,12 +88,12 @@ class Runtime(abc.ABC):
         state, instruction = self._statistics.normalize(state), instruction.astype(np.float32)
         inputs = images, state, instruction, np.asarray(is_first), executed
         extra = _checked_extras(self.spec, len(episode), step=step, uniforms=uniforms)
-        tokens, scores = self._decide(np.asarray(episode), *inputs, extra)
-        return Action(discretization.detokenize(self.spec.interface.action, tokens), tokens, scores)
+        tokens, *of_bins = self._decide(np.asarray(episode), *inputs, extra)
+        return Action(discretization.detokenize(self.spec.interface.action, tokens), tokens, *of_bins)
 
     @abc.abstractmethod
-    def _decide(self, episode: np.ndarray, *inputs: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Computes tokens [M, D] and scores [M, D, N].
+    def _decide(self, episode: np.ndarray, *inputs: Any) -> tuple[np.ndarray, ...]:
+        """Computes tokens [M, D], scores [M, D, N] and, where the policy has it, behaviour [M, D, N].
 
         `inputs` are those of `act`, with the state normalised and `executed` given, and last {name: array} of
         the policy's `extras`.

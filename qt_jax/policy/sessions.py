@@ -63,6 +63,8 @@ class Decision:
     """float32 [D, N]."""
     step: int
     """Of the episode, from 0."""
+    behaviour: np.ndarray | None = None
+    """float32 [D, N], how probable bins are by the behaviour head, where there is one in this process."""
 
 
 @dataclasses.dataclass
@@ -199,8 +201,11 @@ class Sessions:
         decisions = []
         for row, episode in enumerate(episodes):
             tokens, chosen, scores = action.tokens[row], action.chosen[row], action.scores[row]
+            behaviour = None if action.behaviour is None else action.behaviour[row]
             episode.frames[-1].tokens, score = tokens, float(self.policy.spec.score(chosen))
-            decisions.append(Decision(action.actions[row], tokens, chosen, score, scores, episode.step))
+            decisions.append(
+                Decision(action.actions[row], tokens, chosen, score, scores, episode.step, behaviour)
+            )
             episode.step += 1
         return decisions
 

@@ -9,6 +9,8 @@ import time
 from typing import Any
 from urllib.parse import unquote
 
+import numpy as np
+
 from qt_jax.policy.sessions import Decision, Request
 
 SESSIONS, HISTORY = 32, 200
@@ -111,10 +113,15 @@ def _details(session: _Session) -> dict[str, Any]:
         "cameras": {camera: image.shape[:2] for camera, image in session.request.images.items()},
         "action": decision.action.tolist(),
         "tokens": decision.tokens.tolist(),
-        "scores": [[_finite(x) for x in row] for row in decision.scores.tolist()],
+        "scores": _rounded(decision.scores),
+        "behaviour": None if decision.behaviour is None else _rounded(decision.behaviour),
         "score_history": [_finite(x) for x in session.scores],
         "ms_history": [round(x, 3) for x in session.ms],
     }
+
+
+def _rounded(of_bins: np.ndarray) -> list[list[float | None]]:
+    return [[_finite(x) for x in row] for row in of_bins.tolist()]
 
 
 def _finite(value: float) -> float | None:

@@ -9,8 +9,10 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from qt_jax import losses
 from qt_jax.agents import q_transformer
 from qt_jax.errors import UserError
 from tests.agents import by_hand
@@ -144,6 +146,93 @@ def test_maxima_over_supported_bins_by_hand(share, width, gripper, next_x):
     settings = {"behaviour_weight": 1.0, "support": share, "support_width": width, "monte_carlo": False}
     _, metrics = loss(segment([0.1], terminal=False), online, target, **settings)
     np.testing.assert_allclose(metrics["target"], (gripper + 0.1 + 0.5 * next_x) / 2, rtol=1e-5)
+
+
+CLOSED = {"conservatism": "closed_form", "behaviour_weight": 1.0}
+
+
+def test_closed_form_conservatism_by_hand():
+    """At alpha 2 and three bins c is 1, and Q is p y: wherever Q is used, but in the value loss."""
+    online = by_hand.outputs(ONLINE, by_hand.policy(BEHAVIOUR, BEHAVIOUR))
+    target = by_hand.outputs(TARGET, by_hand.policy(BEHAVIOUR, BEHAVIOUR))
+    value, metrics = loss(segment([0.1], terminal=False), online, target, monte_carlo=False, **CLOSED)
+    # The gripper's target Q are .5 x .75 and .7 x .25; the next x's .6 x .2, .1 x .5 and .3 x .3.
+    x_target, gripper_target = 0.375, 0.1 + 0.5 * 0.12
+    value_loss = (0.5 * (0.5 - x_target) ** 2 + 0.5 * (0.4 - gripper_target) ** 2) / 2
+    cross_entropy = -(np.log(0.5) + np.log(0.75)) / 2
+    np.testing.assert_allclose(metrics["target"], (x_target + gripper_target) / 2, rtol=1e-5)
+    np.testing.assert_allclose(metrics["value_loss"], value_loss, rtol=1e-5)
+    np.testing.assert_allclose(value, value_loss + cross_entropy, rtol=1e-5)  # and no conservative term
+    np.testing.assert_allclose(metrics["q_taken"], (0.5 * 0.5 + 0.4 * 0.75) / 2, rtol=1e-5)
+    np.testing.assert_allclose(metrics["q_other"], (0.2 * 0.2 + 0.1 * 0.3 + 0.3 * 0.25) / 3, rtol=1e-5)
+
+
+def test_what_acts_and_what_is_reported_is_the_closed_form():
+    config = by_hand.config_of(q_transformer, alpha=2.0, **CLOSED)
+    outputs = by_hand.outputs(ONLINE, by_hand.policy(BEHAVIOUR, BEHAVIOUR))
+    exists = by_hand.ACTION.bin_mask()
+    found = q_transformer.scores(config, exists, outputs[0, 0])
+    np.testing.assert_allclose(found, [[0.04, 0.25, 0.03], [0.3, 0.075, -np.inf]], rtol=1e-5)
+    log_probabilities, q = q_transformer.candidates(config)(exists, outputs[0, 0])
+    np.testing.assert_array_equal(q, found)
+    np.testing.assert_allclose(np.exp(log_probabilities), [[0.2, 0.5, 0.3], [0.75, 0.25, 0.0]], rtol=1e-5)
+    first = q_transformer.first_step_values(config, by_hand.NETWORK, outputs, segment())
+    np.testing.assert_allclose(first, [0.3], rtol=1e-5)  # of the whole action: the gripper's, given x
+    config.agent.support = 0.5  # as without: of x the two bins of at least .25, of the gripper the first
+    found = q_transformer.scores(config, exists, outputs[0, 0])
+    np.testing.assert_allclose(found, [[-np.inf, 0.25, 0.03], [0.3, -np.inf, -np.inf]], rtol=1e-5)
+
+
+def test_closed_form_of_twin_critics_is_the_lesser_of_two():
+    """Each critic is pooled by itself: x's values .2 .5 .1 and .3 .4 .6, one bin a kernel's width."""
+    config = by_hand.config_of(q_transformer, critics=2, alpha=2.0, support_width=1 / 3, **CLOSED)
+    outputs = by_hand.outputs(TWINS, by_hand.policy(BEHAVIOUR, BEHAVIOUR))
+    found = q_transformer.scores(config, by_hand.ACTION.bin_mask()[0], outputs[0, 0, 0])
+    near, far = np.exp(-1), np.exp(-2)  # c is 1, so Q is the sum of k p y
+    one = [0.04 + near * 0.25 + far * 0.03, 0.25 + near * 0.07, 0.03 + near * 0.25 + far * 0.04]
+    other = [0.06 + near * 0.2 + far * 0.18, 0.2 + near * 0.24, 0.18 + near * 0.2 + far * 0.06]
+    np.testing.assert_allclose(found, np.minimum(one, other), rtol=1e-5)
+    assert one[0] > other[0] - 0.05 and one[2] < other[2]  # neither is the lesser everywhere by construction
+
+
+@pytest.mark.parametrize("value_loss", ["squared", "logistic"])
+def test_training_the_term_ends_where_the_closed_form_is(value_loss):
+    """Ten one-step episodes: x 0 taken once for .9, x 1 six times for .3, x 2 three times for .6."""
+    tokens = np.repeat([0, 1, 2], [1, 6, 3])
+    rewards = np.asarray([0.9, 0.3, 0.6], np.float32)[tokens]
+    one = segment(bins=(3, 0))
+    batch = jax.tree.map(lambda x: jnp.repeat(x, 10, axis=0), one)
+    batch = dataclasses.replace(
+        batch,
+        tokens=batch.tokens.at[:, 0, 0].set(tokens),
+        reward=batch.reward.at[:, 0].set(rewards),
+        mc_return=batch.mc_return.at[:, 0].set(rewards),
+    )
+    network = types.SimpleNamespace(
+        interface=by_hand.INTERFACE,
+        score=lambda params, segment, key=None: jnp.broadcast_to(params, (10, 2, 2, 3, params.shape[-1])),
+    )
+
+    def trained(**settings):
+        config = by_hand.config_of(q_transformer, value_loss=value_loss, **settings)
+        params = jnp.zeros((2, 3, q_transformer.outputs(config)))
+
+        def loss(params):
+            return losses.mean(q_transformer.loss(config, network, params, params, batch, None)["loss"])
+
+        def step(carry, _):
+            params, state = carry
+            updates, state = optimiser.update(jax.grad(loss)(params), state)
+            return (optax.apply_updates(params, updates), state), None
+
+        optimiser = optax.adam(optax.cosine_decay_schedule(0.1, 1000))
+        start = params, optimiser.init(params)
+        (params, _), _ = jax.jit(lambda start: jax.lax.scan(step, start, length=1000))(start)
+        return q_transformer.scores(config, jnp.ones(3, bool), params[0])
+
+    expected = [0.09 / 0.55, 0.18 / 0.8, 0.18 / 0.65]  # c = 1/2
+    np.testing.assert_allclose(trained(), expected, rtol=1e-3)
+    np.testing.assert_allclose(trained(**CLOSED), expected, rtol=1e-3)
 
 
 def test_actions_are_of_supported_bins():

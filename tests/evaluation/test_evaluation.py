@@ -109,7 +109,8 @@ def test_runtime_agrees_with_the_teacher_forced_network(trained):
             scores.append(action.scores[0])
         forced_tokens = np.concatenate([np.stack(tokens), np.zeros((1, 4), np.int32)])[None]
         logits = network.score(params, dataclasses.replace(segment, tokens=forced_tokens))
-        expected = np.asarray(q_transformer.q_values(config, logits))[0, : episode.length]
+        bin_mask = segment.bin_mask(assets.interface.action.max_bins)[:, None]
+        expected = np.asarray(q_transformer.q_values(config, bin_mask, logits))[0, : episode.length]
         np.testing.assert_allclose(np.stack(scores), expected, atol=1e-5)
 
 

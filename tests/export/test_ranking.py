@@ -45,9 +45,9 @@ def drawn_by_hand(decoding, robot, agent=q_transformer, **settings):
     policy, q = jnp.asarray([[0.2, 0.5, 0.3]] * 2 + [[0.25, 0.75, 9.0]]), jnp.asarray([[0.2, 0.5, 0.1]] * 3)
     bias = jnp.stack([jax.scipy.special.logit(q), jnp.log(policy)], axis=-1)
     params |= {"head": jnp.zeros_like(params["head"]), "head_bias": bias}
-    spec = PolicySpec(
-        Interface(robot, *SEES), robot.dims_in(joint.action), 1, "test", agent.SCORE_NAME, 0.1, None, decoding
-    )
+    own, dims = Interface(robot, *SEES), robot.dims_in(joint.action)
+    known = None, decoding, agents.has_behaviour(config)
+    spec = PolicySpec(own, dims, 1, "test", agent.SCORE_NAME, 0.1, *known)
     made = checkpoint_policy.of_robot(config, network, spec, unit_statistics(1))
     return Policy(spec, unit_statistics(1), params, made.encode, made.decode, 1)
 
@@ -111,7 +111,7 @@ def test_an_agent_without_probabilities_or_values_is_refused_by_name(agent):
 @pytest.fixture(scope="module")
 def checkpoint():
     config = tiny.get_config()
-    config.agent.behaviour_weight = 1.0
+    config.agent.update({"behaviour_weight": 1.0, "conservatism": "closed_form", "support_width": 0.1})
     return untrained(config)
 
 
@@ -250,6 +250,7 @@ def test_numbers_to_draw_by_are_as_many_as_the_policy_takes(policy):
         ("decoding.count", 5, "takes uniforms float32[3, 4], the rest of the policy says uniforms float32[5"),
         ("decoding.kind", "beam", "Decoding: kind is 'beam', count 3, temperature 0.5; give 'greedy'"),
         ("decoding.count", 0, "Decoding: kind is 'rank', count 0"),
+        ("behaviour", False, "decode.any.bin gives behaviour float32[4, 16], the rest of the policy says no"),
     ],
 )
 def test_programs_of_another_decoding_are_refused(exported, tmp_path, key, value, words):

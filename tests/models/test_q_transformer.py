@@ -215,10 +215,10 @@ def test_the_best_of_sampled_actions_is_that_of_the_teacher_forced_pass(setup):
         return jax.nn.softmax(0.2 * values), values
 
     def others(logits, dim):
-        return -scores(logits, dim)
+        return -scores(logits, dim), 2 * scores(logits, dim)
 
     rank = jax.jit(lambda *inputs: network.rank(*inputs[:4], others, candidates, inputs[4], np.ones(3, bool)))
-    tokens, shown = rank(params, window, mask, executed, uniforms)
+    tokens, (shown, beside) = rank(params, window, mask, executed, uniforms)
 
     every = np.zeros((2, count, 3), np.int32)
     for dim in range(3):
@@ -234,6 +234,7 @@ def test_the_best_of_sampled_actions_is_that_of_the_teacher_forced_pass(setup):
     assert len({*map(tuple, every.reshape(-1, 3))}) > count
     np.testing.assert_array_equal(tokens, every[np.arange(2), best])
     np.testing.assert_allclose(shown[:, 2, :2], -last[np.arange(2), best][:, :2], atol=5e-5)
+    np.testing.assert_array_equal(beside, -2 * shown)
 
 
 def test_padding_after_the_episode_changes_nothing(setup):

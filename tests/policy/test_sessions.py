@@ -261,13 +261,19 @@ def test_beam_search_finds_what_trying_everything_finds(network, additive):
     mask, present = np.ones((1, WINDOW), bool), np.ones(network.interface.action.dims, bool)
     score = (lambda logits, dim: jax.nn.log_softmax(scores(logits, dim))) if additive else scores
     done = np.array(segment.tokens)
+
+    def twice(logits, dim):
+        return score(logits, dim), 2 * score(logits, dim)
+
     beam = jax.jit(
-        lambda width: network.beam(params, cache, mask, done, score, width, additive, present),
+        lambda width: network.beam(params, cache, mask, done, twice, width, additive, present),
         static_argnums=0,
     )
-    greedy, narrow = jax.jit(network.greedy, static_argnums=4)(params, cache, mask, done, score), beam(1)
-    np.testing.assert_array_equal(greedy[0], narrow[0])
-    np.testing.assert_allclose(greedy[1], narrow[1], atol=1e-5)
+    greedy = jax.jit(network.greedy, static_argnums=4)(params, cache, mask, done, score)
+    tokens, (values, beside) = beam(1)
+    np.testing.assert_array_equal(greedy[0], tokens)
+    np.testing.assert_allclose(greedy[1], values, atol=1e-5)
+    np.testing.assert_array_equal(beside, 2 * values)
 
     every = np.stack(np.meshgrid(*map(np.arange, network.interface.action.bins), indexing="ij"), -1).reshape(
         -1, network.interface.action.dims
@@ -279,6 +285,7 @@ def test_beam_search_finds_what_trying_everything_finds(network, additive):
     forced = np.stack([score(logits[:, dim], dim) for dim in range(network.interface.action.dims)], axis=1)
     chosen = np.take_along_axis(forced, every[..., None], axis=-1)[..., 0]
     best = every[np.argmax(chosen.sum(-1) if additive else chosen[:, -1])]
-    wide = beam(64)
-    np.testing.assert_array_equal(wide[0][0], best)
-    np.testing.assert_allclose(wide[1][0], forced[np.flatnonzero((every == best).all(-1))[0]], atol=1e-4)
+    tokens, (values, beside) = beam(64)
+    np.testing.assert_array_equal(tokens[0], best)
+    np.testing.assert_allclose(values[0], forced[np.flatnonzero((every == best).all(-1))[0]], atol=1e-4)
+    np.testing.assert_array_equal(beside, 2 * values)

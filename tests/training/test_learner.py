@@ -220,7 +220,8 @@ def test_every_wrong_setting_is_named_at_once(config):
         ("decision_transformer", "agent.timesteps", -1, "0 or more"),
         ("q_transformer", "agent.value_cells", 7, "at least 8"),
         ("q_transformer", "agent.alpha", -1.0, "at least 0"),
-        ("cql", "agent.conservatism", "all", r"one of \('q_min', 'softmax', 'none'\)"),
+        ("cql", "agent.conservatism", "all", r"one of \('q_min', 'closed_form', 'softmax', 'none'\)"),
+        ("q_transformer", "agent.conservatism", "closed_form", "another without a behaviour head"),
         ("awac", "agent.backup", "jump", r"one of \('chain', 'skip_first_dim'\)"),
         ("iql", "agent.target_rate", 0.0, r"a number in \(0, 1\]"),
         ("iql", "agent.n_step", 0, "at least 1"),
@@ -231,6 +232,17 @@ def test_a_wrong_setting_of_an_agent_is_named(agent, key, value, expected):
     validate(config, 1)
     config.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=f"config.{key} is {value!r}, expected {expected}"):
+        validate(config, 1)
+
+
+def test_conservatism_in_closed_form_needs_an_alpha():
+    config = tiny.get_config()
+    config.agent.update({"behaviour_weight": 1.0, "conservatism": "closed_form"})
+    validate(config, 1)
+    config.agent.alpha = 0.0
+    with pytest.raises(
+        UserError, match="alpha is 0.0, expected at least 0, and above 0 with conservatism='closed_form'"
+    ):
         validate(config, 1)
 
 
@@ -246,6 +258,7 @@ def test_data_of_another_observation_is_refused(config):
     [
         {"value_loss": "histogram"}, {"conservatism": "softmax"}, {"conservatism": "none"},
         {"backup": "skip_first_dim"}, {"n_step": 3}, {"monte_carlo": False},
+        {"support_width": 0.05, "conservatism": "closed_form", "behaviour_weight": 1.0},
     ],
     ids=lambda change: next(iter(change.items())),
 )  # fmt: skip

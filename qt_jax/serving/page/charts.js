@@ -31,8 +31,9 @@ export function quantile(values, share) {
   return sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))];
 }
 
-/** Draws one bar for each bin, from the low bound to the high one; a null score: the dim has no such bin. */
-export function bins(place, scores, chosen, label) {
+/** Draws one bar for each bin, from the low bound to the high one; a null score: the dim has no such bin.
+ *  Behind them, as an area of the full height, the bins' probabilities, where there are some. */
+export function bins(place, scores, chosen, label, probabilities = null) {
   const present = scores.filter((x) => x !== null);
   const low = Math.min(...present), high = Math.max(...present);
   const wide = WIDTH / scores.length, gap = scores.length > 64 ? 0 : 0.15 * wide;
@@ -40,7 +41,12 @@ export function bins(place, scores, chosen, label) {
   const bar = (score, bin) => (score === null ? "" : `M${bin * wide + gap / 2} ${HEIGHT}V${top(score)}h${wide - gap}V${HEIGHT}z`);
   const one = [shape("rect", "column", { x: chosen * wide, y: 0, width: wide, height: HEIGHT })];
   const [all, best] = [scores.map(bar).join(""), bar(scores[chosen], chosen)];
-  draw(place, label, [...one, shape("path", "all", { d: all }), shape("path", "chosen", { d: best })]);
+  const most = Math.max(...(probabilities ?? [1]));
+  const step = (p, bin) => `V${HEIGHT * (1 - p / most)}H${(bin + 1) * wide}`;
+  const area = probabilities && `M0 ${HEIGHT}${probabilities.map(step).join("")}V${HEIGHT}z`;
+  const behind = area ? [shape("path", "behind", { d: area })] : [];
+  const edge = area ? [shape("path", "edge", { d: area })] : [];
+  draw(place, label, [...one, ...behind, shape("path", "all", { d: all }), shape("path", "chosen", { d: best }), ...edge]);
 }
 
 /** Draws an action between its bounds, as a bar from 0, or from the bound nearest to 0. */

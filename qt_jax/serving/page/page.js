@@ -93,12 +93,14 @@ function arrange(cameras, action) {
   }));
 }
 
-function decision({ action: values, tokens, scores }, { action, score }) {
+function decision({ action: values, tokens, scores, behaviour }, { action, score }) {
+  place("behind").hidden = behaviour === null;
   for (const [dim, item] of [...place("dims").children].entries()) {
-    const name = action.names[dim], here = scores[dim].slice(0, action.bins[dim]), best = here[tokens[dim]];
+    const name = action.names[dim], count = action.bins[dim];
+    const here = scores[dim].slice(0, count), best = here[tokens[dim]], taken = behaviour && behaviour[dim].slice(0, count);
     say(item.querySelector("output"), number(values[dim]));
-    say(item.querySelector(".bin"), `bin ${tokens[dim] + 1} of ${action.bins[dim]}`);
-    bins(item.querySelector(".bins"), here, tokens[dim], `${score} of ${name} over its bins; ${number(best)} in the chosen one`);
+    say(item.querySelector(".bin"), `bin ${tokens[dim] + 1} of ${count}`);
+    bins(item.querySelector(".bins"), here, tokens[dim], `${score} of ${name} over its bins; ${number(best)} in the chosen one`, taken);
     bar(item.querySelector(".bar"), values[dim], action.low[dim], action.high[dim], `${name} between its bounds`);
     const present = here.filter((x) => x !== null);
     say(item.querySelector(".best"), `${score} ${number(best)}`);
