@@ -20,7 +20,7 @@ class ReturnWeighted:
     SCORE_NAME = "log-probability"
     ADDITIVE = True
     RETURN_CONDITIONED = False
-    first_step_values = None
+    action_values = None
     outputs, scores, candidates = map(staticmethod, (bc.outputs, bc.scores, bc.candidates))
 
     def get_config(self) -> ml_collections.ConfigDict:

@@ -76,10 +76,10 @@ def _q(config: Any, logits: jax.Array) -> jax.Array:
     return losses.sigmoid_values(logits[..., CRITIC], *config.value_range)
 
 
-def first_step_values(config: Any, network: Network, params: dict, segment: Segment) -> jax.Array:
-    """Computes Q of the action taken at each segment's first step, [B]."""
+def action_values(config: Any, network: Network, params: dict, segment: Segment) -> jax.Array:
+    """Computes Q of each step's whole action, [B, S]."""
     q = losses.taken(_q(config, network.score(params, segment)), segment.tokens)
-    return losses.of_whole_action(q[:, 0], segment.action_mask[:, 0])
+    return losses.of_whole_action(q, segment.action_mask)
 
 
 def loss(
@@ -103,7 +103,7 @@ def loss(
     q, log_probs = _q(config, logits), bc.log_probabilities(bin_mask, dropped[..., POLICY])
     probs = jax.lax.stop_gradient(jnp.exp(bc.log_probabilities(bin_mask, logits[..., POLICY])))
     mean_target = jnp.sum(probs * _q(config, network.score(target_params, segment)), axis=-1)
-    targets, _ = q_transformer.td_targets(config, mean_target, segment)
+    targets, backups = q_transformer.td_targets(config, mean_target, segment)
     q_taken = losses.taken(q, segment.tokens)
     advantage = jax.lax.stop_gradient(q_taken - jnp.sum(probs * q, axis=-1))
     weight = losses.advantage_weight(advantage, agent.temperature, agent.max_weight)
@@ -122,4 +122,5 @@ def loss(
         "weight": losses.masked_sum(weight, imitated),
         "q_taken": losses.masked_sum(q_taken, mask),
         "mc_return": losses.masked_sum(segment.mc_return[..., None], mask),
+        "mc_clamp_share": losses.masked_sum(targets > backups, mask),
     }

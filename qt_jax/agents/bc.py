@@ -20,7 +20,7 @@ USES_TARGET = False
 SCORE_NAME = "log-probability"
 ADDITIVE = True
 RETURN_CONDITIONED = False
-first_step_values = None
+action_values = None
 
 
 def get_config() -> ml_collections.ConfigDict:

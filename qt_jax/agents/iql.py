@@ -85,9 +85,9 @@ def state_values(config: Any, logits: jax.Array, segment: Segment, bin_mask: Arr
     return jax.vmap(losses.state_value)(losses.sigmoid_values(mean, *config.value_range), segment.action_mask)
 
 
-def first_step_values(config: Any, network: Network, params: dict, segment: Segment) -> jax.Array:
-    """Computes Q of the action taken at each segment's first step, [B]."""
-    return whole_action_values(config, network.score(params, segment), segment).min(0)[:, 0]
+def action_values(config: Any, network: Network, params: dict, segment: Segment) -> jax.Array:
+    """Computes the lesser Q of each step's whole action, [B, S]."""
+    return whole_action_values(config, network.score(params, segment), segment).min(0)
 
 
 def loss(

@@ -12,6 +12,7 @@ import optax
 
 from qt_jax import agents, losses
 from qt_jax.models.q_transformer import Network
+from qt_jax.models.watched import Watched
 from qt_jax.segment import Segment
 from qt_jax.training import traced
 from qt_jax.training.augment import augment
@@ -92,10 +93,16 @@ def train_step(
     batch = augment(batch, augment_key, config.data.augment)
 
     def loss_fn(params, part, key):
+        holds_entropy = bool(config.model.entropy_target)
+        own = Watched.of(network, params) if holds_entropy else network
         sums = agent.loss(
-            config, network, params, state.target_params, part, key if config.model.dropout else None
+            config, own, params, state.target_params, part, key if config.model.dropout else None
         )
-        return sums["loss"][0], sums
+        if not holds_entropy:
+            return sums["loss"][0], sums
+        # As a sum it is divided by the loss's count, so that parts and devices add up.
+        loss, reported = own.control()
+        return sums["loss"][0] + loss, sums | reported
 
     def gradient(part_and_key):
         return jax.grad(loss_fn, has_aux=True)(state.params, *part_and_key)
@@ -132,18 +139,3 @@ def train_step(
         "transitions": jnp.sum(batch.trainable),
     }
     return TrainState(state.step + 1, params, target, opt_state, state.settings), metrics
-
-
-def validation_step(config: Any, network: Network, state: TrainState, batch: Segment) -> dict[str, Any]:
-    """Computes the agent's sums without an update.
-
-    For agents with values also those of each segment's first step, with whether the episode succeeded.
-    """
-    agent, config = agents.get(config.agent.name), traced.With(config, state.settings)
-    outputs: dict[str, Any] = {
-        "sums": agent.loss(config, network, state.params, state.target_params, batch, None)
-    }
-    if agent.first_step_values is not None:
-        values = agent.first_step_values(config, network, state.params, batch)
-        outputs["firsts"] = {"value": values, "is_first": batch.is_first[:, 0], "success": batch.success}
-    return outputs
