@@ -42,7 +42,7 @@ def separation(content: packs.Pack, job: packs.Job, member: packs.Member, params
     rows = pool.rows(autonomous)
     on_device = jax.device_put(arrays)
     values = jax.jit(
-        lambda rows: q_transformer.first_step_values(config, ensemble, params, gather(on_device, rows))
+        lambda rows: q_transformer.action_values(config, ensemble, params, gather(on_device, rows))[:, 0]
     )
     q = np.concatenate([values(part) for part in np.array_split(rows, -(-len(rows) // 512))])
     success = arrays["success"][rows]

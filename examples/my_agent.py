@@ -19,7 +19,7 @@ class ReturnWeighted:
     SCORE_NAME = "log-probability"
     ADDITIVE = True
     RETURN_CONDITIONED = False
-    targets = first_step_values = None
+    targets = action_values = None
     outputs, scores, candidates = map(staticmethod, (bc.outputs, bc.scores, bc.candidates))
 
     def get_config(self) -> ml_collections.ConfigDict:

@@ -75,8 +75,8 @@ class Agent(Protocol):
     def candidates(self, config: Any) -> Candidates | None:
         """Returns what the decoding "rank" draws and ranks actions by; None: it has not both."""
 
-    first_step_values: Any
-    """(config, ensemble, params, segment) -> values of the first steps' actions [B]; None: has no values."""
+    action_values: Any
+    """(config, ensemble, params, segment) -> Q of each step's whole action [B, S]; None: it has no values."""
 
 
 AGENTS: dict[str, Agent] = {
@@ -125,7 +125,7 @@ def has_behaviour(config: Any) -> bool:
 
 def has_values(name: str) -> bool:
     """Returns whether outputs of the agent are returns, which lie in `config.value_range`."""
-    return get(name).first_step_values is not None
+    return get(name).action_values is not None
 
 
 def make_ensemble(config: Any, interface: Interface) -> Ensemble:

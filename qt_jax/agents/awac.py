@@ -87,10 +87,10 @@ def _q(config: Any, logits: jax.Array) -> jax.Array:
     return critic.q_values(config, logits[..., :POLICY])[..., 0]
 
 
-def first_step_values(config: Any, ensemble: Ensemble, params: dict, segment: Segment) -> jax.Array:
-    """Computes Q of the action taken at each segment's first step, [B]."""
+def action_values(config: Any, ensemble: Ensemble, params: dict, segment: Segment) -> jax.Array:
+    """Computes Q of each step's whole action, [B, S]."""
     q = losses.of_networks(_q(config, ensemble.score(params, segment)), config.agent.acting_q)
-    return losses.of_whole_action(losses.taken(q, segment.tokens)[:, 0], segment.action_mask[:, 0])
+    return losses.of_whole_action(losses.taken(q, segment.tokens), segment.action_mask)
 
 
 def targets(config: Any, ensemble: Ensemble, target_params: dict, segment: Segment) -> jax.Array:
@@ -119,7 +119,7 @@ def loss(
     dropped = logits if dropout_key is None else network.score(params, segment, dropout_key)
     q, log_probs = _q(config, logits), bc.log_probabilities(bin_mask, dropped[..., POLICY])
     probs = jax.lax.stop_gradient(jnp.exp(bc.log_probabilities(bin_mask, logits[..., POLICY])))
-    backups, _ = q_transformer.td_targets(config, jnp.sum(probs * targets, axis=-1), segment)
+    bounded, backups = q_transformer.td_targets(config, jnp.sum(probs * targets, axis=-1), segment)
     q_taken = losses.taken(q, segment.tokens)
     advantage = _advantage(config, q_taken, jnp.sum(probs * q, axis=-1), segment)
     weight = losses.advantage_weight(advantage, agent.temperature, agent.max_weight)
@@ -128,7 +128,7 @@ def loss(
         imitated &= segment.success[:, None, None]
     policy_terms = jnp.where(imitated, -weight * losses.taken(log_probs, segment.tokens), 0.0)
     outputs = critic.taken(logits[..., :POLICY], segment.tokens)
-    critic_terms = critic.loss(config, outputs, q_taken[..., None], backups)[..., 0]
+    critic_terms = critic.loss(config, outputs, q_taken[..., None], bounded)[..., 0]
 
     mask = segment.trainable[..., None] & segment.action_mask
     return {
@@ -139,6 +139,7 @@ def loss(
         "weight": losses.masked_sum(weight, imitated),
         "q_taken": losses.masked_sum(q_taken, mask),
         "mc_return": losses.masked_sum(segment.mc_return[..., None], mask),
+        "mc_clamp_share": losses.masked_sum(bounded > backups, mask),
     }
 
 

@@ -20,7 +20,7 @@ from qt_jax.segment import Array, Segment
 SCORE_NAME = "log-probability"
 ADDITIVE = True
 RETURN_CONDITIONED = False
-targets = first_step_values = None
+targets = action_values = None
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -98,9 +98,9 @@ def _lesser(config: Any, ensemble: Ensemble, params: dict, segment: Segment, cho
     return losses.of_networks(q.min(-1), choice)
 
 
-def first_step_values(config: Any, ensemble: Ensemble, params: dict, segment: Segment) -> jax.Array:
-    """Computes Q of the action taken at each segment's first step, [B]."""
-    return _lesser(config, ensemble, params, segment, config.agent.acting_q)[:, 0]
+def action_values(config: Any, ensemble: Ensemble, params: dict, segment: Segment) -> jax.Array:
+    """Computes the lesser Q of each step's whole action, [B, S]."""
+    return _lesser(config, ensemble, params, segment, config.agent.acting_q)
 
 
 def targets(config: Any, ensemble: Ensemble, target_params: dict, segment: Segment) -> jax.Array:

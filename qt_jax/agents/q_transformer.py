@@ -13,6 +13,7 @@ import ml_collections
 
 from qt_jax import losses, support
 from qt_jax.agents import bc, critic
+from qt_jax.agents import greedy as greedy_bins
 from qt_jax.agents.checks import Require
 from qt_jax.models.ensemble import Ensemble
 from qt_jax.models.network import Network
@@ -102,7 +103,7 @@ def maximised(config: Any, bin_mask: Array, logits: jax.Array) -> Array:
 
 
 def probabilities(bin_mask: Array, logits: jax.Array) -> jax.Array:
-    """Returns the behaviour heads' mean probabilities, 0 at absent bins: logits [K, ..., N, A] -> [..., N]."""
+    """Returns the mean probabilities of behaviour, 0 at absent bins: logits [K, ..., N, A] -> [..., N]."""
     return jnp.where(bin_mask, jnp.exp(bc.averaged(bin_mask, logits[..., -1])), 0.0)
 
 
@@ -151,12 +152,12 @@ def candidates(config: Any) -> Any:
     return of_dim
 
 
-def first_step_values(config: Any, ensemble: Ensemble, params: dict, segment: Segment) -> jax.Array:
-    """Computes Q of the action taken at each segment's first step, [B]; higher should mean success."""
+def action_values(config: Any, ensemble: Ensemble, params: dict, segment: Segment) -> jax.Array:
+    """Computes Q of each step's whole action, [B, S]; higher should mean success."""
     bin_mask = segment.bin_mask(ensemble.interface.action.max_bins)[:, None]
     q = q_values(config, bin_mask, ensemble.score(params, segment))
     q = losses.taken(losses.of_networks(q, config.agent.acting_q), segment.tokens)
-    return losses.of_whole_action(q[:, 0], segment.action_mask[:, 0])
+    return losses.of_whole_action(q, segment.action_mask)
 
 
 def loss(
@@ -196,8 +197,6 @@ def loss(
     best, greedy = present.max(-1), jnp.argmax(present, axis=-1)
     # `top_k` would gather a batch that is split over devices.
     second = jnp.where(jnp.arange(q.shape[-1]) == greedy[..., None], q_min, present).max(-1)
-    bins = segment.bins[:, None]
-    edge = (greedy == 0) | (greedy == bins - 1)
     return {
         "loss": losses.masked_sum(
             value_terms + agent.alpha * penalties + agent.behaviour_weight * behaviour.pop("terms"), mask
@@ -209,8 +208,7 @@ def loss(
         "q_other": losses.masked_sum(q, others),
         "q_greedy": losses.masked_sum(best, mask),
         "action_gap": losses.masked_sum(best - second, mask),
-        "greedy_is_taken": losses.masked_sum(greedy == segment.tokens, mask),
-        "greedy_at_edge": losses.masked_sum(edge, mask & (bins > 2)),  # of two bins each is an edge
+        **greedy_bins.sums(greedy, segment, mask),
         "target": losses.masked_sum(targets, mask),
         "mc_return": losses.masked_sum(segment.mc_return[..., None], mask),
         "mc_clamp_share": losses.masked_sum(targets > backups, mask),

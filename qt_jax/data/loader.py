@@ -351,10 +351,19 @@ def _concatenated(parts: Sequence[Any]) -> Any:
 
 def validation_draws(recipe: Recipe, limit: int) -> list[Draw]:
     """Returns all validation segments in order, or at most `limit` of them at even distances."""
+    return _spread(recipe, [source.validation for source in recipe.mixture.sources], limit)
+
+
+def training_draws(recipe: Recipe, limit: int) -> list[Draw]:
+    """Returns training segments to look at, in order: at most `limit` of them at even distances."""
+    return _spread(recipe, [source.train for source in recipe.mixture.sources], limit)
+
+
+def _spread(recipe: Recipe, episodes: list[np.ndarray], limit: int) -> list[Draw]:
     draws = [
         Draw(number, int(episode), cut, 0, 0)
-        for number, source in enumerate(recipe.mixture.sources)
-        for episode in source.validation
+        for number, (source, own) in enumerate(zip(recipe.mixture.sources, episodes))
+        for episode in own
         for cut in range(len(recipe.cutting.starts(int(source.index.columns["length"][episode]))))
     ]
     return draws[:: max(1, -(-len(draws) // limit))]
@@ -375,7 +384,7 @@ def validation_batches(
 
     Args:
         recipe: what the segments hold.
-        draws: what `validation_draws` returned.
+        draws: what `validation_draws` or `training_draws` returned.
         batch_size: rows of the global batch.
         rows: as in `TrainingIterator`.
         skips: as in `TrainingIterator`.

@@ -39,27 +39,29 @@ def success_bars(groups: dict[str, dict[str, Any]], tasks: list[str]) -> str:
     return figure_uri(figure)
 
 
-def learning_curves(records: list[dict[str, float]], names: list[str]) -> str:
-    """Draws a panel for each metric that occurs, with training and validation.
+def curves(records: list[dict[str, float]], panels: dict[str, dict[str, str]]) -> str | None:
+    """Draws metrics over steps; None if none of them occurs.
 
     Args:
         records: lines of metrics.jsonl.
-        names: of metrics, without "train/" or "validation/".
+        panels: {title: {metric: its label}}; what does not occur is left out.
 
     """
-    recorded = set().union(*records)
-    present = [name for name in names if {f"train/{name}", f"validation/{name}"} & recorded]
+    recorded: set[str] = set().union(*records)
+    present = {title: [name for name in lines if name in recorded] for title, lines in panels.items()}
+    present = {title: names for title, names in present.items() if names}
+    if not present:
+        return None
     columns = min(4, len(present))
     rows = -(-len(present) // columns)
     figure, axes = plt.subplots(
         rows, columns, figsize=(3.2 * columns, 2.3 * rows), squeeze=False, layout="constrained"
     )
-    for axis, name in zip(axes.flat, present):
-        for prefix in ("train", "validation"):
-            points = [(r["step"], r[f"{prefix}/{name}"]) for r in records if f"{prefix}/{name}" in r]
-            if points:
-                axis.plot(*zip(*points), label=prefix, marker="." if len(points) < 12 else None)
-        axis.set_title(name, fontsize=9)
+    for axis, (title, names) in zip(axes.flat, present.items()):
+        for name in names:
+            points = [(record["step"], record[name]) for record in records if name in record]
+            axis.plot(*zip(*points), label=panels[title][name], marker="." if len(points) < 12 else None)
+        axis.set_title(title, fontsize=9)
         axis.legend(fontsize=7)
     for axis in axes.flat[len(present) :]:
         axis.axis("off")

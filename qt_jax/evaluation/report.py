@@ -12,9 +12,30 @@ from qt_jax.evaluation.rollouts import Rollout
 
 PAGE = "report.html"
 CURVES = [
-    "loss", "td_error", "conservative_loss", "q_taken", "q_other", "target", "mc_clamp_share",
-    "auc_first_q", "cross_entropy", "token_accuracy", "grad_norm",
+    "loss", "td_error", "conservative_loss", "q_taken", "q_other", "target", "auc_first_q",
+    "cross_entropy", "token_accuracy", "grad_norm",
 ]  # fmt: skip
+BOTH = ("train", "validation")
+WATCHED = {
+    "Q of what was done": {
+        "validation/q/success": "successes", "validation/q/failure": "failures",
+    },
+    "Q - the return that followed": {
+        "validation/q_bias/success": "successes", "validation/q_bias/failure": "failures",
+    },
+    "memorisation: Q, training - held-out": {
+        "memorisation/success": "successes", "memorisation/failure": "failures",
+    },
+    "targets that the return lifts": {f"{part}/mc_clamp_share": part for part in BOTH},
+    "greedy bins": {
+        "validation/greedy_is_taken": "that taken",
+        "validation/greedy_is_most_probable": "the head's most probable",
+        "validation/greedy_is_most_frequent": "the most frequent",
+        "validation/greedy_at_edge": "at an edge",
+        "validation/taken_is_most_frequent": "taken: the most frequent",
+    },
+}  # fmt: skip
+"""{panel: {metric: label}} of the section "What to watch" (docs/method.md), without those of attention."""
 
 
 def write(
@@ -41,6 +62,7 @@ def write(
 
     """
     records = storage.json_lines(folder / "metrics.jsonl")
+    learning = {name: {f"{part}/{name}": part for part in BOTH} for name in CURVES}
     videos = folder / "videos"
     episodes = []
     for rollout in traced:
@@ -63,9 +85,25 @@ def write(
         summary=summary,
         methods=methods,
         bars=plots.success_bars(groups, sorted(summary["tasks"])),
-        curves=plots.learning_curves(records, CURVES) if records else None,
+        curves=plots.curves(records, learning),
+        watched=plots.curves(records, WATCHED | _attention(records)),
         episodes=episodes,
         score_name=score_name,
     )
     (folder / PAGE).write_text(page)
     affordance_page.insert(folder)
+
+
+def _attention(records: list[dict[str, float]]) -> dict[str, dict[str, str]]:
+    """Returns panels of the layers' attention entropy and of the weights that hold it, as in `WATCHED`."""
+    names = dict.fromkeys(name for record in records for name in record)  # in their order, each once
+    panels = {
+        "attention entropy": "validation/attention_entropy/",
+        "weight of the entropy": "train/entropy_weight/",
+    }
+    return {
+        title: {
+            name: name.removeprefix(prefix).replace("_", " ") for name in names if name.startswith(prefix)
+        }
+        for title, prefix in panels.items()
+    }

@@ -69,6 +69,13 @@ class Network:
         rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
         return nnx.merge(self.graphdef, params).score(segment, rngs)
 
+    def score_watched(
+        self, params: dict, segment: Segment, dropout_key: jax.Array | None = None
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        """Computes logits and attention entropies; see `QTransformer.score_watched`."""
+        rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
+        return nnx.merge(self.graphdef, params).score_watched(segment, rngs)
+
     def decode_segment(self, params: dict, segment: Segment, scores: Any) -> tuple[jax.Array, jax.Array]:
         """Decodes actions; see `QTransformer.decode_segment`."""
         return nnx.merge(self.graphdef, params).decode_segment(segment, scores)

@@ -53,6 +53,8 @@ def laptop() -> ml_collections.ConfigDict:
     config.heads = 4  # of its attention
     config.mlp_ratio = 4  # width of its MLPs over that of its tokens
     config.dropout = 0.0  # in its layers, in training
+    # least attention entropy that a learned weight a layer holds (TQL), a share of the greatest; 0: none
+    config.entropy_target = 0.0
     config.dtype = "float32"  # of the activations: or "bfloat16"
     config.initial_value = 0.05  # of every Q at first, as a share of value_range
     config.networks = 1  # whole ones, each from its own initial parameters; they learn apart and act together
@@ -160,6 +162,7 @@ class QTransformer(nnx.Module):
         episode_return: jax.Array | None = None,
         step: jax.Array | None = None,
         rngs: nnx.Rngs | None = None,
+        entropies: list[jax.Array] | None = None,
     ) -> Any:
         """Computes what is kept of M frames.
 
@@ -171,6 +174,7 @@ class QTransformer(nnx.Module):
             episode_return: [M], needed where the network is return-conditioned.
             step: int [M], of the episode, needed where the network embeds timesteps.
             rngs: of dropout; None: no dropout.
+            entropies: see `Transformer`.
 
         Returns:
             A pytree whose leaves are [M, ...].
@@ -189,21 +193,39 @@ class QTransformer(nnx.Module):
 
         joined = jnp.concatenate(tokens, axis=1) + self.token_position[...].astype(self.dtype)
         if self.timestep_embedding is None:
-            return self.transformer.frame_cache(by_row(joined), rngs)
+            return self.transformer.frame_cache(by_row(joined), rngs, entropies)
         assert step is not None, "a network that embeds timesteps needs the step"
         timestep = self._timestep(step)
-        cache = self.transformer.frame_cache(by_row(joined + timestep[:, None]), rngs)
+        cache = self.transformer.frame_cache(by_row(joined + timestep[:, None]), rngs, entropies)
         return {"frame": cache, "timestep": timestep}
 
-    def score(self, segment: Segment, rngs: nnx.Rngs | None = None) -> jax.Array:
+    def score(
+        self, segment: Segment, rngs: nnx.Rngs | None = None, entropies: list[jax.Array] | None = None
+    ) -> jax.Array:
         """Computes the teacher-forced logits of every step of a segment, float32 [B, S, D, N, A].
 
-        Each frame is encoded once. Without `rngs` there is no dropout.
+        Each frame is encoded once. Without `rngs` there is no dropout. For `entropies` see `Transformer`.
         """
-        context, frame_mask, past = self._steps(segment, rngs)
+        context, frame_mask, past = self._steps(segment, rngs, entropies)
         actions = self._after_past(past, self._action_inputs(_tokens_of_steps(segment)))
-        outputs = self.transformer.decode(context, frame_mask, actions, rngs)
+        outputs = self.transformer.decode(context, frame_mask, actions, rngs, entropies)
         return _unflat(self._logits(outputs, slice(None)), segment)
+
+    def score_watched(
+        self, segment: Segment, rngs: nnx.Rngs | None = None
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        """Computes what `score` does, and the sums [E] of attention entropies with their count [].
+
+        They are shares of the greatest entropy, in the order of `entropy.names`, over trainable steps and
+        present dims. A step's frames count once for each of its dims.
+        """
+        entropies: list[jax.Array] = []
+        logits = self.score(segment, rngs, entropies)
+        frames, actions = entropies
+        mask = jnp.asarray(segment.trainable[..., None] & segment.action_mask).reshape(-1, self.dims)
+        of_actions = jnp.sum(actions, axis=(1, 2), where=mask)
+        of_frames = frames @ mask.sum(-1).astype(frames.dtype)
+        return logits, (jnp.concatenate([of_actions, of_frames]), mask.sum())
 
     def decode_segment(self, segment: Segment, scores: Any) -> tuple[jax.Array, jax.Array]:
         """Decodes an action greedily at every step of a segment; each frame is encoded once.
@@ -221,7 +243,9 @@ class QTransformer(nnx.Module):
             lambda x: _unflat(x, segment), self._decode(context, frame_mask, past, _greatest(scores))
         )
 
-    def _steps(self, segment: Segment, rngs: nnx.Rngs | None) -> tuple[Any, jax.Array, jax.Array | None]:
+    def _steps(
+        self, segment: Segment, rngs: nnx.Rngs | None, entropies: list[jax.Array] | None = None
+    ) -> tuple[Any, jax.Array, jax.Array | None]:
         """Returns each step's context, its mask of frames [B * S, w], and past actions [B * S, w, width]."""
         batch, steps = segment.tokens.shape[:2]
 
@@ -242,13 +266,14 @@ class QTransformer(nnx.Module):
             each_step(segment.episode_return),
             flat(segment.step),
             rngs,
+            entropies,
         )
         cache = jax.tree.map(lambda x: _unflat(x, segment), cache)
         past = jax.tree.map(in_windows, self._past(segment.tokens, cache))
         cache = jax.tree.map(in_windows, cache)
         # A step of padding has no frame at all; it may see itself, agents mask its output.
         frame_mask = in_windows(segment.valid).at[:, -1].set(True)
-        return self._context(cache, frame_mask, rngs), frame_mask, past
+        return self._context(cache, frame_mask, rngs, entropies), frame_mask, past
 
     def greedy(
         self, window_cache: Any, frame_mask: jax.Array, executed: jax.Array, scores: Scores
@@ -433,10 +458,16 @@ class QTransformer(nnx.Module):
         one_hot = by_row(jax.nn.one_hot(jnp.minimum(step, len(table) - 1), len(table)))
         return by_row((one_hot @ table).astype(self.dtype))
 
-    def _context(self, cache: Any, frame_mask: jax.Array, rngs: nnx.Rngs | None = None) -> Any:
+    def _context(
+        self,
+        cache: Any,
+        frame_mask: jax.Array,
+        rngs: nnx.Rngs | None = None,
+        entropies: list[jax.Array] | None = None,
+    ) -> Any:
         """Computes the window's keys and values of what `encode_frame` gave, leaves [M, w, ...]."""
         frames = cache if self.timestep_embedding is None else cache["frame"]
-        return self.transformer.context(frames, frame_mask, rngs)
+        return self.transformer.context(frames, frame_mask, rngs, entropies)
 
     def _past(self, tokens: Array, cache: Any) -> jax.Array | None:
         """Actions [M, T, D] -> a vector each, [M, T, width]; None of a network that sees no past actions.

@@ -16,6 +16,7 @@ in a loop, or all of them. So either reads the other's checkpoints.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from qt_jax.models import entropy
 from qt_jax.models.placement import by_row
 from qt_jax.models.remat import rematerialised
 
@@ -69,10 +71,25 @@ class Block(nnx.Module):
         x = by_row(x + drop(self.out(attended)))
         return by_row(x + drop(self.down(jax.nn.gelu(self.up(self.mlp_norm(x))))))
 
+    def entropy(self, x: jax.Array, keys: jax.Array, bias: jax.Array | None) -> jax.Array:
+        """Computes the entropy of the attention that `__call__` gives each token, [M, T].
+
+        It is a share of the greatest (`entropy.share`), the mean of the heads.
+        """
+        query = self.query(self.norm(x))
+        wide = jnp.promote_types(query.dtype, jnp.float32)
+        logits = jnp.einsum("mthd,mkhd->mhtk", query, keys, preferred_element_type=wide)
+        logits = logits / math.sqrt(query.shape[-1])
+        seen = jnp.ones((), bool) if bias is None else bias > _MASKED / 2
+        return entropy.share(logits if bias is None else logits + bias, seen).mean(axis=1)
+
+
+_MASKED = -1e9
+
 
 def _mask_bias(mask: jax.Array) -> jax.Array:
     """Bool -> additive bias, float32."""
-    return jnp.where(mask, 0.0, -1e9)
+    return jnp.where(mask, 0.0, _MASKED)
 
 
 class Transformer(nnx.Module):
@@ -80,6 +97,10 @@ class Transformer(nnx.Module):
 
     Letters: F tokens of a frame, w frames of a window, P past actions and D action tokens of a step, L
     layers.
+
+    What takes a list `entropies` appends the attention entropy of its tokens to it, as a share of the
+    greatest: [L - 1, M] of frames (the mean of those that are there; the last layer gives keys and values
+    alone) and [L, M, D] of action tokens.
     """
 
     def __init__(self, config, frame_tokens: int, past_actions: int, dtype, rngs: nnx.Rngs):
@@ -87,6 +108,8 @@ class Transformer(nnx.Module):
         self.past = past_actions
         self.frame_tokens, self.dtype = frame_tokens, dtype
         self.scan, self.remat = config.scan_layers, config.remat
+        count = entropy.count(config.layers) if config.entropy_target else 0
+        self.log_entropy_weight = nnx.Param(entropy.initial_log_weight(count)) if count else None
         make_block = nnx.vmap(lambda rngs: Block(config, dtype, rngs), in_axes=0, out_axes=0)
         self.blocks = nnx.split_rngs(splits=config.layers)(make_block)(rngs)
         self.age_bias = nnx.Param(jnp.zeros((config.layers, config.heads, config.window)))
@@ -119,13 +142,23 @@ class Transformer(nnx.Module):
             outputs.append(output)
         return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
 
-    def frame_cache(self, tokens: jax.Array, rngs: nnx.Rngs | None = None) -> Any:
+    def frame_cache(
+        self, tokens: jax.Array, rngs: nnx.Rngs | None = None, entropies: list[jax.Array] | None = None
+    ) -> Any:
         """Computes what is kept of a frame: tokens [M, F, width] -> pytree with leading axis M."""
         if self.mode == "window":
             return tokens
-        return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), self._tower(tokens, None, rngs))
+        there = jnp.ones(tokens.shape[:2], bool)
+        keys_values = self._tower(tokens, None, rngs, there, entropies)
+        return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), keys_values)
 
-    def context(self, cache: Any, frame_mask: jax.Array, rngs: nnx.Rngs | None = None) -> KeysValues:
+    def context(
+        self,
+        cache: Any,
+        frame_mask: jax.Array,
+        rngs: nnx.Rngs | None = None,
+        entropies: list[jax.Array] | None = None,
+    ) -> KeysValues:
         """Computes the window's keys and values, [L, M, w*F, heads, head_dim].
 
         Cache leaves are [M, w, ...], `frame_mask` is bool [M, w]: which frames are there.
@@ -144,18 +177,32 @@ class Transformer(nnx.Module):
         seen = jnp.repeat(frame_mask, self.frame_tokens, axis=-1)
         # A frame that is not there attends to itself: a row without any key would be NaN.
         mask = (causal & seen[:, None, :]) | (frame[:, None] == frame[None, :])
-        return self._tower(x, _mask_bias(mask)[:, None], rngs)
+        return self._tower(x, _mask_bias(mask)[:, None], rngs, seen, entropies)
 
-    def _tower(self, x: jax.Array, bias: jax.Array | None, rngs: nnx.Rngs | None) -> KeysValues:
-        """Computes each layer's keys and values [L, M, T, heads, head_dim] of tokens [M, T, width]."""
+    def _tower(
+        self,
+        x: jax.Array,
+        bias: jax.Array | None,
+        rngs: nnx.Rngs | None,
+        there: jax.Array,
+        entropies: list[jax.Array] | None,
+    ) -> KeysValues:
+        """Computes each layer's keys and values [L, M, T, heads, head_dim] of tokens [M, T, width].
+
+        `there` [M, T] are the tokens whose entropy counts.
+        """
 
         def layer(block, index, x, _, key):
             keys_values = block.keys_values(x)
+            spread = None if entropies is None else block.entropy(x, keys_values[0], bias)
             # Of the last layer only keys and values are needed.
             x = jax.lax.cond(index + 1 < self.layers, lambda: block(x, keys_values, bias, key), lambda: x)
-            return x, keys_values
+            return x, (keys_values, spread)
 
-        return self._over_layers(layer, x, None, rngs)[1]
+        keys_values, spread = self._over_layers(layer, x, None, rngs)[1]
+        if entropies is not None:
+            entropies.append(jnp.mean(spread[:-1], axis=-1, where=there))
+        return keys_values
 
     def _bias(self, age_bias: jax.Array, frame_mask: jax.Array, queries: int, keys: int) -> jax.Array:
         """Computes the bias of the last `queries` of the first `keys` action tokens of a step.
@@ -174,7 +221,12 @@ class Transformer(nnx.Module):
         return jnp.concatenate([frames, actions], axis=-1).astype(self.dtype)
 
     def decode(
-        self, context: KeysValues, frame_mask: jax.Array, actions: jax.Array, rngs: nnx.Rngs | None = None
+        self,
+        context: KeysValues,
+        frame_mask: jax.Array,
+        actions: jax.Array,
+        rngs: nnx.Rngs | None = None,
+        entropies: list[jax.Array] | None = None,
     ) -> jax.Array:
         """Computes the outputs [M, D, width] of all dims, teacher-forced.
 
@@ -185,9 +237,14 @@ class Transformer(nnx.Module):
         def layer(block, _, actions, inputs, key):
             context, age_bias = inputs
             bias = self._bias(age_bias, frame_mask, count, count)
-            return block(actions, _joined(context, block.keys_values(actions)), bias, key), None
+            keys_values = _joined(context, block.keys_values(actions))
+            spread = None if entropies is None else block.entropy(actions, keys_values[0], bias)
+            return block(actions, keys_values, bias, key), spread
 
-        return self._over_layers(layer, actions, (context, self.age_bias[...]), rngs)[0][:, self.past :]
+        outputs, spread = self._over_layers(layer, actions, (context, self.age_bias[...]), rngs)
+        if entropies is not None:
+            entropies.append(spread[..., self.past :])
+        return outputs[:, self.past :]
 
     def decode_step(
         self, context: KeysValues, frame_mask: jax.Array, actions: jax.Array, earlier: KeysValues | None

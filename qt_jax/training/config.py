@@ -146,6 +146,7 @@ def validate(config: Any, devices: int) -> None:
         "a multiple of config.model.heads",
     )
     require(0 < config.model.initial_value < 1, "model.initial_value", "a number in (0, 1)")
+    require(0 <= config.model.entropy_target < 1, "model.entropy_target", "a share in [0, 1), 0 for none")
     require(config.data.episodes in FILTERS, "data.episodes", f"one of {FILTERS}")
     require(0 <= config.data.validation_fraction < 1, "data.validation_fraction", "a number in [0, 1)")
     require(config.data.action_bounds in ACTION_BOUNDS, "data.action_bounds", f"one of {ACTION_BOUNDS}")

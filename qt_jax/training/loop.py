@@ -5,19 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
-from scipy.stats import mannwhitneyu
 
 from qt_jax import agents, storage
 from qt_jax.data import loader
-from qt_jax.data.order import Draw
-from qt_jax.data.skips import Skips
 from qt_jax.data.tables import Entry
 from qt_jax.errors import Preempted
 from qt_jax.models.ensemble import Ensemble
@@ -29,9 +25,9 @@ from qt_jax.training.peers import Peers, meet
 from qt_jax.training.preemption import STOPPED, Preemption
 from qt_jax.training.profiler import Profiler
 from qt_jax.training.state import TrainState, learning_rate
+from qt_jax.training.validation import Validation
 from qt_jax.training.watchdog import Watchdog
 
-MAX_VALIDATION_BATCHES = 32
 SHOWN = ("train/loss", "train/grad_norm", "steps_per_s", "data_wait_share", "mfu", "goodput")
 
 
@@ -78,8 +74,7 @@ def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
         _closed(closing, iterator)
         compiled = program.build(config, ensemble, device_mesh)
         _announce(config, compiled, recipe, iterator)
-        validation = loader.validation_draws(recipe, MAX_VALIDATION_BATCHES * batch_size)
-        validation_fn = program.build_validation(config, ensemble, compiled) if validation else None
+        validation = Validation.of(config, recipe, ensemble, compiled)
 
         productive_s = 0.0
         if checkpointer.latest_step is None:
@@ -130,9 +125,7 @@ def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
 
             if validation and (final or (step % config.train.validate_every == 0 and not leaving)):
                 stop = preemption.requested if not final else None
-                measured = validate_on(
-                    recipe, validation, validation_fn, state, device_mesh, batch_size, iterator.skips, stop
-                )
+                measured = validation.measure(state, iterator.skips, stop)
                 if measured is None:
                     leaving = preemption.due(step)
                 else:
@@ -230,36 +223,3 @@ def _initial_state(config: Any, ensemble: Ensemble, compiled: program.Program) -
     _print(f"parameters from {config.train.init_from}, step {step}")
     target = jax.tree.map(lambda x: x.copy(), params) if state.target_params else {}
     return dataclasses.replace(state, params=params, target_params=target)
-
-
-def validate_on(
-    recipe: loader.Recipe,
-    draws: list[Draw],
-    validation_fn: Any,
-    state: TrainState,
-    device_mesh: jax.sharding.Mesh,
-    batch_size: int,
-    skips: Skips,
-    stop: Callable[[], bool] | None = None,
-) -> dict[str, float] | None:
-    """Computes means over the validation transitions; for agents with values also the AUC.
-
-    The AUC is that of the first step's value against success. Returns None if `stop` says so on the way.
-    """
-    rows = mesh.local_rows(device_mesh, batch_size)
-    outputs = []
-    for local in loader.validation_batches(recipe, draws, rows=rows, batch_size=batch_size, skips=skips):
-        if stop and stop():
-            return None
-        outputs.append(jax.device_get(validation_fn(state, mesh.put_batch(local, device_mesh, batch_size))))
-    totals = jax.tree.map(lambda *leaves: sum(map(float, leaves)), *(output["sums"] for output in outputs))
-    result = {f"validation/{name}": total / max(count, 1.0) for name, (total, count) in totals.items()}
-    if "firsts" in outputs[0]:
-        firsts = jax.tree.map(
-            lambda *leaves: np.concatenate(leaves), *(output["firsts"] for output in outputs)
-        )
-        values, success = firsts["value"][firsts["is_first"]], firsts["success"][firsts["is_first"]]
-        if success.any() and not success.all():
-            rank = mannwhitneyu(values[success], values[~success]).statistic
-            result["validation/auc_first_q"] = float(rank / (success.sum() * (~success).sum()))
-    return result

@@ -17,7 +17,7 @@ from qt_jax.errors import UserError
 from qt_jax.models.ensemble import Ensemble
 from qt_jax.segment import Segment, segment_struct
 from qt_jax.training import mesh, sharding, traced
-from qt_jax.training.state import init_state, train_step, validation_step
+from qt_jax.training.state import init_state, train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,20 +73,6 @@ def build(config: Any, ensemble: Ensemble, device_mesh: jax.sharding.Mesh) -> Pr
     with jax.set_mesh(device_mesh):
         step = jitted(config, ensemble, state, device_mesh).lower(state, batch).compile()
     return Program(device_mesh, state, batch, step)
-
-
-def build_validation(config: Any, ensemble: Ensemble, program: Program) -> jax.stages.Compiled:
-    """Compiles `validation_step`: (state, batch) -> outputs on every device.
-
-    Call it before the first step: later, a signal would have to wait for it.
-    """
-    placed = jax.tree.map(lambda x: x.sharding, (program.state, program.batch))
-    validate = jax.jit(
-        functools.partial(validation_step, config, ensemble),
-        in_shardings=placed,
-        out_shardings=mesh.replicated(program.mesh),
-    )
-    return validate.lower(program.state, program.batch).compile()
 
 
 def step_flops(config: Any, ensemble: Ensemble, state: Any, batch: Segment) -> float:

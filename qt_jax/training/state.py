@@ -12,6 +12,7 @@ import optax
 
 from qt_jax import agents, losses
 from qt_jax.models.ensemble import Ensemble
+from qt_jax.models.watched import Watched
 from qt_jax.segment import Segment
 from qt_jax.training import traced
 from qt_jax.training.augment import augment
@@ -102,13 +103,19 @@ def train_step(
     batch = augment(batch, augment_key, config.data.augment)
 
     def loss_fn(params, key, part, targets):
+        network, holds_entropy = ensemble.network, bool(config.model.entropy_target)
+        watched = Watched.of(network, params) if holds_entropy else network
         key = key if config.model.dropout else None
-        sums = agent.loss(config, ensemble.network, params, targets, part, key)
-        return sums["loss"][0], sums
+        sums = agent.loss(config, watched, params, targets, part, key)
+        if not holds_entropy:
+            return sums["loss"][0], sums
+        # As a sum it is divided by the loss's count, so that parts and devices add up.
+        loss, reported = watched.control()
+        return sums["loss"][0] + loss, sums | reported
 
     def gradient(part_and_key):
         part, key = part_and_key
-        targets = _targets(config, ensemble, state, part)
+        targets = targets_of(config, ensemble, state, part)
 
         def of_network(params, key):
             return jax.grad(loss_fn, has_aux=True)(params, key, part, targets)
@@ -153,24 +160,7 @@ def train_step(
     return TrainState(state.step + 1, params, target, opt_state, state.settings), metrics
 
 
-def _targets(config: Any, ensemble: Ensemble, state: TrainState, batch: Segment) -> Any:
+def targets_of(config: Any, ensemble: Ensemble, state: TrainState, batch: Segment) -> Any:
+    """Computes what the target networks say of a batch; None for agents without them."""
     targets = agents.get(config.agent.name).targets
     return None if targets is None else targets(config, ensemble, state.target_params, batch)
-
-
-def validation_step(config: Any, ensemble: Ensemble, state: TrainState, batch: Segment) -> dict[str, Any]:
-    """Computes the agent's sums over the networks, without an update.
-
-    For agents with values also those of each segment's first step, with whether the episode succeeded.
-    """
-    agent, config = agents.get(config.agent.name), traced.With(config, state.settings)
-    targets = _targets(config, ensemble, state, batch)
-
-    def of_network(params):
-        return agent.loss(config, ensemble.network, params, targets, batch, None)
-
-    outputs: dict[str, Any] = {"sums": jax.tree.map(jnp.sum, ensemble.each(of_network, state.params))}
-    if agent.first_step_values is not None:
-        values = agent.first_step_values(config, ensemble, state.params, batch)
-        outputs["firsts"] = {"value": values, "is_first": batch.is_first[:, 0], "success": batch.success}
-    return outputs

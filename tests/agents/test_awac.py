@@ -56,6 +56,7 @@ def test_the_monte_carlo_return_lifts_the_critics_targets():
     np.testing.assert_allclose(
         found["critic_loss"], (0.5 * (0.5 - 0.9) ** 2 + 0.5 * (0.4 - 0.9) ** 2) / 2, rtol=1e-4
     )
+    assert found["mc_clamp_share"] == 0.5, "of x; the gripper's target is the reward as it is"
 
 
 def test_an_absent_dim_leaves_the_loss():
@@ -181,6 +182,6 @@ def test_scores_are_the_policys_log_probabilities():
     )
 
 
-def test_first_step_values_are_of_the_whole_action():
-    found = awac.first_step_values(by_hand.config_of(awac), by_hand.NETWORK, ONLINE, segment())
-    np.testing.assert_allclose(found, [0.4], rtol=1e-5)
+def test_values_are_of_the_whole_action():
+    found = awac.action_values(by_hand.config_of(awac), by_hand.NETWORK, ONLINE, segment())
+    np.testing.assert_allclose(found, [[0.4, 0.4]], rtol=1e-5)

@@ -196,6 +196,6 @@ def test_scores_are_the_policys_log_probabilities():
     )
 
 
-def test_first_step_values_are_the_lesser_critics():
-    found = iql.first_step_values(by_hand.config_of(iql), by_hand.NETWORK, ONLINE, segment())
-    np.testing.assert_allclose(found, [0.4], rtol=1e-5)
+def test_values_are_the_lesser_critics():
+    found = iql.action_values(by_hand.config_of(iql), by_hand.NETWORK, ONLINE, segment())
+    np.testing.assert_allclose(found, [[0.4, 0.4]], rtol=1e-5)

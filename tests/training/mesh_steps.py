@@ -49,7 +49,7 @@ def step_on(sizes, agent, cameras, **settings):
     model = {
         name: settings.pop(name)
         for name in list(settings)
-        if name in ("scan_layers", "remat", "encoder_remat", "attention")
+        if name in ("scan_layers", "remat", "encoder_remat", "attention", "entropy_target")
     }
     config = ml_collections.FrozenConfigDict(make_config(agent, **settings))
     if conditioned := agents.get(agent).RETURN_CONDITIONED:

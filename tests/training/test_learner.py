@@ -41,7 +41,11 @@ def test_run_directory_and_metrics(trained):
         "steps_per_s",
         "data_wait_share",
         "validation/td_error",
-    } <= set(last)
+        *(f"validation/{name}/{outcome}" for name in ("q", "q_bias") for outcome in ("success", "failure")),
+        "memorisation/success", "memorisation/failure", "validation/greedy_is_most_frequent",
+        "validation/attention_entropy/0", "validation/mc_clamp_share",
+    } <= set(last)  # fmt: skip
+    assert not any("entropy" in name for name in last if name.startswith("train/"))
     assert 0 <= last["validation/auc_first_q"] <= 1
     assert list((workdir / "tensorboard").iterdir())
     assert checkpoints.latest_step(trained.workdir) == 20
@@ -56,6 +60,9 @@ def test_behaviour_cloning_loss_falls(dataset_path, tmp_path):
     records = metric_records(tmp_path)
     losses = [r["train/loss"] for r in records if "train/loss" in r]
     assert losses[-1] < 0.9 * losses[0]
+    last = records[-1]
+    assert {"validation/greedy_at_edge", "validation/attention_entropy/0"} <= set(last)
+    assert not any("q_bias" in name or "memorisation" in name for name in last), "it has no values"
 
 
 def test_killed_run_resumes_bit_for_bit(trained, config, tmp_path):
@@ -94,6 +101,7 @@ def saved_state(workdir):
 
 def test_dropout_and_augmentation_resume_bit_for_bit(config, tmp_path):
     config.model.dropout, config.data.augment.shift, config.data.augment.brightness = 0.2, 2, 0.2
+    config.model.entropy_target = 0.9
     config.model.layers = 1
     config.train.checkpoint_every = 3
     config.train.steps = 6
@@ -213,11 +221,11 @@ def test_every_wrong_setting_is_named_at_once(config):
         ("iql", "agent.expectile", 1.0, r"a number in \(0, 1\)"),
         ("iql", "agent.temperature", 0.0, "a positive number"),
         ("awac", "agent.max_weight", -1.0, "a positive number"),
-        ("q_transformer", "agent.critics", 3, "1 or 2"),
         ("iql", "agent.value_loss", "huber", r"one of \('squared', 'logistic', 'histogram'\)"),
         ("awac", "agent.value_cells", 7, "at least 8"),
         ("awac", "agent.advantage_of", "state", r"one of \('dim', 'action'\)"),
         ("decision_transformer", "agent.timesteps", -1, "0 or more"),
+        ("bc", "model.entropy_target", 1.0, r"a share in \[0, 1\), 0 for none"),
         ("q_transformer", "agent.value_cells", 7, "at least 8"),
         ("q_transformer", "agent.alpha", -1.0, "at least 0"),
         ("cql", "agent.conservatism", "all", r"one of \('q_min', 'closed_form', 'softmax', 'none'\)"),

@@ -11,7 +11,7 @@ import pytest
 
 from qt_jax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED
 from qt_jax.signals import Listener
-from qt_jax.training import loop
+from qt_jax.training import validation
 from qt_jax.training.peers import Peers
 from qt_jax.training.preemption import Preemption
 from tests.conftest import ROOT
@@ -99,6 +99,7 @@ def test_a_listener_in_another_thread_hears_nothing_and_does_no_harm():
 
 
 def test_validation_ends_where_the_run_is_told_to_stop(monkeypatch):
-    monkeypatch.setattr(loop.mesh, "local_rows", lambda *_: None)
-    monkeypatch.setattr(loop.loader, "validation_batches", lambda *_, **__: iter([1, 2, 3]))
-    assert loop.validate_on(None, [], None, None, None, 1, None, stop=lambda: True) is None
+    monkeypatch.setattr(validation.mesh, "local_rows", lambda *_: None)
+    monkeypatch.setattr(validation.loader, "validation_batches", lambda *_, **__: iter([1, 2, 3]))
+    of_run = validation.Validation(None, [], [], None, None, 1)
+    assert of_run.measure(None, None, stop=lambda: True) is None

@@ -10,8 +10,8 @@ import pytest
 from qt_jax import agents
 from qt_jax.segment import segment_struct
 from qt_jax.specs import ActionSpec, Interface, ObservationSpec
-from qt_jax.training import traced
-from qt_jax.training.state import init_state, train_step, validation_step
+from qt_jax.training import traced, validation
+from qt_jax.training.state import init_state, train_step
 from tests import tiny
 
 OTHER = {
@@ -46,7 +46,7 @@ def programs(agent: str, changes: dict) -> list[str]:
     batch = segment_struct(interface, 2, 3)
     steps = [
         jax.jit(functools.partial(step, config, network)).lower(state, batch)
-        for step in (train_step, validation_step)
+        for step in (train_step, validation.step)
     ]
     return [lowered.as_text() for lowered in (*steps, first.lower(settings))]
 

@@ -1,0 +1,71 @@
+"""A network that notes how spread its attention is while an agent's loss runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from qt_jax.errors import UserError
+from qt_jax.losses import Sum
+from qt_jax.models import entropy
+from qt_jax.models.network import Network
+from qt_jax.segment import Segment
+
+
+@dataclasses.dataclass(frozen=True)
+class Watched(Network):
+    """A network that notes the attention entropies of each `score` with the `online` parameters.
+
+    Those of the target network, and of parameters that an agent changed, are not noted.
+    """
+
+    online: dict
+    noted: list[tuple[jax.Array, jax.Array]]
+
+    @classmethod
+    def of(cls, network: Network, online: dict) -> Watched:
+        """Returns the network, watched where it has the parameters `online`, this very object."""
+        fields = {field.name: getattr(network, field.name) for field in dataclasses.fields(network)}
+        return cls(**fields, online=online, noted=[])
+
+    def score(self, params: dict, segment: Segment, dropout_key: jax.Array | None = None) -> jax.Array:
+        """See `Network.score`."""
+        if params is not self.online:
+            return super().score(params, segment, dropout_key)
+        logits, entropies = self.score_watched(params, segment, dropout_key)
+        self.noted.append(entropies)
+        return logits
+
+    def _total(self) -> tuple[Any, Any]:
+        """Adds up what was noted: sums [E] and their count []."""
+        totals, counts = zip(*self.noted)
+        return sum(totals), sum(counts)
+
+    def entropies(self) -> dict[str, Sum]:
+        """Returns {"attention_entropy/NAME": (sum, count)} by `entropy.names`; {} if nothing was noted."""
+        if not self.noted:
+            return {}
+        totals, count = self._total()
+        named = zip(entropy.names(self.config.layers), totals, strict=True)
+        return {f"attention_entropy/{name}": (total, count) for name, total in named}
+
+    def control(self) -> tuple[jax.Array, dict[str, Sum]]:
+        """Returns the loss of `entropy.control` as a sum, and what is reported of it with the entropies.
+
+        Raises:
+            UserError: if nothing was noted.
+
+        """
+        if not self.noted:
+            raise UserError(
+                "config.model.entropy_target needs an agent whose loss calls network.score with the "
+                "parameters that it was given; set it to 0, or change the agent."
+            )
+        totals, count = self._total()
+        log_weight, target = self.online["transformer"]["log_entropy_weight"], self.config.entropy_target
+        loss, weights = entropy.control(log_weight, totals, count, target)
+        named = zip(entropy.names(self.config.layers), weights, strict=True)
+        reported = {f"entropy_weight/{name}": (weight, 1.0) for name, weight in named}
+        return loss, {"entropy_loss": (loss, count), **reported, **self.entropies()}
