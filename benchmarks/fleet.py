@@ -146,7 +146,7 @@ def episodes(
     config, data = job.config_of(member), content.data[job.data[member.data]]
     spec = PolicySpec(
         interface=data.interface,
-        network_dims=tuple(range(data.interface.action.dims)),
+        network_dims=tuple(range(data.interface.decision.dims)),
         window=config.model.window,
         text_encoder="packed",
         score_name=agents.get(config.agent.name).SCORE_NAME,

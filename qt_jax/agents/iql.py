@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from qt_jax import losses
-from qt_jax.agents import bc
+from qt_jax.agents import backup, bc
 from qt_jax.agents.checks import Require
 from qt_jax.models.q_transformer import Network
 from qt_jax.segment import Array, Segment
@@ -112,7 +112,7 @@ def loss(
     q_target = jax.lax.stop_gradient(whole_action_values(config, target_logits, segment).min(0))
     discount = config.discount ** (segment.dt / config.dt_ref)
 
-    n_step_targets = functools.partial(losses.n_step_targets, n=agent.n_step)
+    n_step_targets = functools.partial(losses.n_step_targets, n=backup.steps(config))
     ends = segment.is_last, segment.is_terminal
     targets = jax.vmap(n_step_targets)(segment.reward, discount, jax.lax.stop_gradient(v), *ends)
     value_terms = losses.expectile_loss(q_target - v, agent.expectile)

@@ -13,6 +13,8 @@ import numpy as np
 from qt_jax.figures import figure_uri, plt, uri
 
 VIDEO_FPS = 8
+MOST_COLUMNS = 8
+"""Dims beside each other; those of a long chunk go on below."""
 
 
 def success_bars(groups: dict[str, dict[str, Any]], tasks: list[str]) -> str:
@@ -80,15 +82,20 @@ def value_over_time(chosen: np.ndarray, dims: tuple[str, ...], label: str) -> st
 def scores_over_bins(scores: np.ndarray, dims: tuple[str, ...]) -> str:
     """Draws scores [T, D, N] as a heat map for each dim, bins upwards and decisions to the right."""
     finite = np.where(np.isfinite(scores), scores, np.nan)
+    columns = min(MOST_COLUMNS, len(dims))
+    rows = -(-len(dims) // columns)
     figure, axes = plt.subplots(
-        1, len(dims), figsize=(2.6 * len(dims), 2.2), layout="constrained", squeeze=False
+        rows, columns, figsize=(2.6 * columns, 2.2 * rows), layout="constrained", squeeze=False
     )
-    for i, name in enumerate(dims):
-        picture = axes[0, i].imshow(finite[:, i].T, aspect="auto", origin="lower", interpolation="nearest")
-        axes[0, i].set_title(name, fontsize=9)
-        axes[0, i].set_xlabel("decision", fontsize=8)
-        figure.colorbar(picture, ax=axes[0, i])
-    axes[0, 0].set_ylabel("bin", fontsize=8)
+    for i, (axis, name) in enumerate(zip(axes.flat, dims)):
+        picture = axis.imshow(finite[:, i].T, aspect="auto", origin="lower", interpolation="nearest")
+        axis.set_title(name, fontsize=9)
+        axis.set_xlabel("decision", fontsize=8)
+        figure.colorbar(picture, ax=axis)
+    for axis in axes.flat[len(dims) :]:
+        axis.axis("off")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("bin", fontsize=8)
     return figure_uri(figure)
 
 

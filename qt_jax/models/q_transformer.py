@@ -46,7 +46,9 @@ def laptop() -> ml_collections.ConfigDict:
     config.image_size = 64  # to which the encoder resizes
     config.image_tokens = 8  # of each camera and frame (TokenLearner)
     config.attention = "per_frame"  # or "window", as RT-1 (method.md, section 3)
-    config.window = 2  # frames that an action is chosen from
+    config.window = 2  # frames that a decision is made from
+    config.chunk = 1  # actions that are decided at once (method.md, section 4)
+    config.execute = 0  # of them executed before the next decision; 0: all
     config.layers = 3  # of the Transformer
     config.width = 128  # of its tokens
     config.heads = 4  # of its attention
@@ -79,7 +81,8 @@ class QTransformer(nnx.Module):
 
     It outputs logits; what they mean (Q, log-probability) is the agent's business.
 
-    Letters: M frames or steps, w frames of a window, D action dims, N bins, A outputs of each bin.
+    Letters: M frames or steps, w frames of a window, D dims of a decision (of all actions of a chunk), N bins,
+    A outputs of each bin.
 
     Args:
         config: the experiment's `config.model`.
@@ -100,9 +103,10 @@ class QTransformer(nnx.Module):
         for name, known in choices().items():
             require_one_of(f"config.model.{name}", config[name], known)
         encoder(config.encoder)  # also of a network without cameras
-        action, observation = interface.action, interface.observation
+        action, observation = interface.decision, interface.observation
         self.dims, self.max_bins, self.outputs = action.dims, action.max_bins, outputs
         self.window, self.dtype = config.window, jnp.dtype(config.dtype)
+        self.execute, self.executed_dims = interface.execute, interface.executed.dims
         width = config.width
 
         def linear(i: int, o: int) -> nnx.Linear:
@@ -211,7 +215,7 @@ class QTransformer(nnx.Module):
             return jnp.repeat(x, steps, axis=0)
 
         def in_windows(x: Any) -> jax.Array:
-            return flat(windows(x, self.window))
+            return flat(windows(x, self.window, self.execute))
 
         cache = self.encode_frame(
             jax.tree.map(flat, segment.images),
@@ -398,8 +402,14 @@ class QTransformer(nnx.Module):
         return by_row(jnp.einsum("...dn,dnw->...dw", one_hot, self.bin_embedding[...]))
 
     def _past(self, tokens: Array) -> jax.Array | None:
-        """Actions [M, T, D] -> a vector each, [M, T, width]; None of a network that sees no past actions."""
-        return None if self.past_position is None else self._embedded(tokens).sum(axis=2)
+        """Past decisions [M, T, D] -> a vector each, [M, T, width], of what was executed before the next one.
+
+        The rest of a chunk is left out: at training it is what the next decision is to find. None of a network
+        that sees no past actions.
+        """
+        if self.past_position is None:
+            return None
+        return self._embedded(tokens)[..., : self.executed_dims, :].sum(axis=2)
 
     def _after_past(self, actions: jax.Array | None, inputs: jax.Array) -> jax.Array:
         """Puts before `inputs` [M, n, width] the actions at all frames of the window but the newest.

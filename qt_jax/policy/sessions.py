@@ -51,18 +51,18 @@ class Request:
 class Decision:
     """What a policy decided for one robot."""
 
-    action: np.ndarray
-    """float32 [D]."""
+    actions: np.ndarray
+    """float32 [h, dims of one action], to be executed before the next decision."""
     tokens: np.ndarray
-    """int32 [D], the chosen bins."""
+    """int32 [D], the chosen bins of all dims of the decision (`Interface.decision`)."""
     chosen: np.ndarray
     """float32 [D], the scores of the chosen bins."""
     score: float
-    """Of the whole action."""
+    """Of the whole decision."""
     scores: np.ndarray
     """float32 [D, N]."""
     step: int
-    """Of the episode, from 0."""
+    """Number of the decision in its episode, from 0."""
 
 
 @dataclasses.dataclass
@@ -131,7 +131,7 @@ class Sessions:
         self.policy.forget_all()
 
     def act(self, requests: Sequence[Request]) -> list[Decision]:
-        """Takes one control step of each session that asks, in one batch.
+        """Makes one decision for each session that asks, in one batch.
 
         A session's first request begins its episode. A request whose instruction differs from that before
         has its window encoded again.
@@ -169,7 +169,7 @@ class Sessions:
         return results
 
     def _decide(self, requests: Sequence[Request], embeddings: Sequence[np.ndarray]) -> list[Decision]:
-        """Takes the control step of requests whose sessions are open."""
+        """Decides for requests whose sessions are open."""
         if not requests:
             return []
         episodes = [self._episodes[request.session] for request in requests]
@@ -307,7 +307,7 @@ class Sessions:
         spec = self.policy.spec
         if not spec.decoding.draws:
             return None
-        shape = spec.decoding.count, spec.interface.action.dims
+        shape = spec.decoding.count, spec.interface.decision.dims
         generators = [np.random.default_rng((episode.seed, episode.step)) for episode in episodes]
         return np.stack([generator.random(shape, np.float32) for generator in generators])
 

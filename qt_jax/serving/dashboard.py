@@ -109,7 +109,7 @@ def _details(session: _Session) -> dict[str, Any]:
     decision = session.decision
     return {
         "cameras": {camera: image.shape[:2] for camera, image in session.request.images.items()},
-        "action": decision.action.tolist(),
+        "action": decision.actions.ravel().tolist(),
         "tokens": decision.tokens.tolist(),
         "scores": [[_finite(x) for x in row] for row in decision.scores.tolist()],
         "score_history": [_finite(x) for x in session.scores],

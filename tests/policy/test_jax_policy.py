@@ -24,7 +24,7 @@ from tests.models.test_q_transformer import (
 
 def make_policy(network, params, capacity, buckets=()):
     interface = network.interface
-    spec = PolicySpec(interface, interface.action.dims_in(interface.action), WINDOW, "test", "Q", 0.1)
+    spec = PolicySpec(interface, interface.decision.dims_in(interface.decision), WINDOW, "test", "Q", 0.1)
 
     def decode(params, cache, mask, executed):
         return network.greedy(params, cache, mask, executed, scores)
