@@ -81,8 +81,8 @@ class QTransformer(nnx.Module):
 
     It outputs logits; what they mean (Q, log-probability) is the agent's business.
 
-    Letters: M frames or steps, w frames of a window, D dims of a decision (of all actions of a chunk), N bins,
-    A outputs of each bin.
+    Letters: M frames or steps, w frames of a window, D dims of a decision (of all actions of a chunk), N
+    bins, A outputs of each bin.
 
     Args:
         config: the experiment's `config.model`.
@@ -402,10 +402,9 @@ class QTransformer(nnx.Module):
         return by_row(jnp.einsum("...dn,dnw->...dw", one_hot, self.bin_embedding[...]))
 
     def _past(self, tokens: Array) -> jax.Array | None:
-        """Past decisions [M, T, D] -> a vector each, [M, T, width], of what was executed before the next one.
+        """Past decisions [M, T, D] -> a vector each, [M, T, width]; None of a network that sees none.
 
-        The rest of a chunk is left out: at training it is what the next decision is to find. None of a network
-        that sees no past actions.
+        Of a chunk it has what was executed: in training, the rest is what the next decision is to find.
         """
         if self.past_position is None:
             return None

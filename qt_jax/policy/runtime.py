@@ -23,8 +23,8 @@ from qt_jax.statistics import Statistics
 class Action:
     """What was decided for M episodes.
 
-    Letters, here and in other runtimes: D dims of a decision (`Interface.decision`), N bins, h actions that are
-    executed.
+    Letters, here and in other runtimes: D dims of a decision (`Interface.decision`), N bins, h actions that
+    are executed.
     """
 
     actions: np.ndarray

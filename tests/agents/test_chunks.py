@@ -12,7 +12,7 @@ from tests.agents import by_hand
 
 STATES = [[[0.2, 0.6, 0.1], [0.3, 0.5, 0.4]], [[0.7, 0.1, 0.1], [0.9, 0.8, 0.1]],
           [[0.1, 0.4, 0.3], [0.95, 0.1, 0.1]], [[0.2, 0.1, 0.8], [0.6, 0.1, 0.1]]]  # fmt: skip
-"""Q of the target network at the four records: of the first action, and of the second given the data's first."""
+"""Q of the target network at the four records: of the first action, and of the second after the data's."""
 REWARDS = (0.1, 0.2, 0.3)
 
 

@@ -152,7 +152,7 @@ def test_a_dataset_fills_its_dims_cameras_and_state_of_the_network():
 
 
 def test_a_step_has_the_actions_of_its_chunk_within_the_episode():
-    """Of four bins over [-1, 1] the three actions are 0, 1 and 3; at o_T, where nothing was done, all count."""
+    """The three actions are bins 0, 1 and 3 of four. At o_T, where nothing was done, all are there."""
     episode = dataclasses.replace(make_episode(3), actions=np.float32([[-0.9], [-0.1], [0.6]]))
     found = cut(episode, 0, Cutting(6, 1, 3), chunk=3)
     np.testing.assert_array_equal(found["tokens"][:4], [[0, 1, 3], [1, 3, 0], [3, 0, 0], [0, 0, 0]])

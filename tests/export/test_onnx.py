@@ -82,9 +82,10 @@ def test_a_robot_without_jax_acts_as_the_artefact_does(trained, tmp_path):
         onnx_policy.load(folder)
 
 
-def test_a_robot_without_jax_knows_its_past_actions(tmp_path):
-    folder = str(tmp_path / "policy")
-    params, assets = untrained(tiny.get_config("decision_transformer"))
+def test_a_robot_without_jax_knows_what_it_executed_of_its_past_chunks(tmp_path):
+    folder, config = str(tmp_path / "policy"), tiny.get_config("decision_transformer")
+    config.model.chunk, config.model.execute = 3, 2
+    params, assets = untrained(config)
     origin = {"workdir": "", "step": 0}
     artefact.build(params, assets, folder, origin, decoding=Decoding("beam", 2))
     run("-m", "qt_jax", "onnx", f"--artefact={folder}")

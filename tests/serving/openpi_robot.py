@@ -1,8 +1,8 @@
 """A robot's process in a venv of its own, with openpi-client as it is.
 
-Usage: openpi_robot.py URL [HORIZON]; with a horizon the client is within openpi's ActionChunkBroker, which
-plays that many actions of each reply. Observations come in on stdin, replies go out on stdout. Each is a frame: its
-length in 4 bytes, then msgpack. An empty frame begins an episode with a new client, as robots do.
+Usage: openpi_robot.py URL [HORIZON]. With a horizon the client is within openpi's ActionChunkBroker, which
+plays that many actions of each reply. Observations come in on stdin, replies go out on stdout. Each is a
+frame: its length in 4 bytes, then msgpack. An empty frame begins an episode with a new client, as robots do.
 """
 
 import struct
