@@ -147,7 +147,7 @@ def episodes(
     ensemble = ensemble_of(content, job)
     spec = PolicySpec(
         interface=data.interface,
-        network_dims=tuple(range(data.interface.action.dims)),
+        network_dims=tuple(range(data.interface.decision.dims)),
         window=config.model.window,
         text_encoder="packed",
         score_name=agents.get(config.agent.name).SCORE_NAME,

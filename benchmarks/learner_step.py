@@ -22,6 +22,7 @@ import numpy as np
 from flax import nnx
 
 from qt_jax import agents
+from qt_jax.agents import backup
 from qt_jax.envs import metaworld
 from qt_jax.models import q_transformer as model
 from qt_jax.models.ensemble import Ensemble
@@ -45,7 +46,7 @@ MIN_SECONDS, MAX_REPEATS = 20.0, 15
 def shipped(name: str):
     config = importlib.import_module(f"experiments.{name}").get_config()
     action, observation = metaworld.action_spec(config.env), metaworld.observation_spec(config.env)
-    return config, Interface(action, observation, DIM)
+    return config, setup.with_chunks(config, Interface(action, observation, DIM))
 
 
 def as_peer(name: str):
@@ -69,12 +70,13 @@ def as_peer(name: str):
 
 def random_segment(config, interface: Interface) -> Segment:
     """Makes a full batch, in which every step that a middle cut trains is trainable."""
-    action, observation = interface.action, interface.observation
+    action, observation = interface.decision, interface.observation
     rng = np.random.default_rng(0)
     shape = (config.data.batch_size, config.data.segment_length)
     flags = np.zeros(shape, bool)
     trainable = flags.copy()
-    trainable[:, config.model.window - 1 : shape[1] - config.agent.n_step] = True
+    context = (config.model.window - 1) * interface.execute
+    trainable[:, context : shape[1] - backup.steps(config)] = True
     zeros = np.zeros(shape, np.float32)
     return Segment(
         images={

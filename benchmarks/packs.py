@@ -157,6 +157,6 @@ def _program(config: Any, recipe: Any) -> str:
     data = [
         config.data.batch_size,
         str(config.data.augment),
-        repr((recipe.layout(0).interface.action, recipe.cutting)),
+        repr((recipe.layout(0).interface.decision, recipe.cutting)),
     ]
     return json.dumps([program, data], sort_keys=True)

@@ -31,8 +31,10 @@ def main(path: str, instruction: str, steps: int = 20) -> None:
     for step in range(steps):
         began = time.monotonic()
         reply = policy.infer(robot.observe() | {"prompt": instruction, "reset": step == 0})
-        robot.move(reply["actions"][0])
-        time.sleep(max(0.0, policy.spec.dt - (time.monotonic() - began)))
+        for action in reply["actions"]:  # one, unless the policy decides a chunk of them
+            robot.move(action)
+            time.sleep(max(0.0, policy.spec.dt - (time.monotonic() - began)))
+            began = time.monotonic()
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ def main(url: str, instruction: str, steps: int = 20) -> None:
         for step in range(steps):
             observation = {key: np.zeros(form["shape"], form["dtype"]) for key, form in arrays.items()}
             reply = policy.infer(observation | {"prompt": instruction, "reset": step == 0})
-            print(np.round(reply["actions"][0], 3))
+            for action in reply["actions"]:  # one, unless the policy decides a chunk of them
+                print(np.round(action, 3))
 
 
 if __name__ == "__main__":

@@ -38,10 +38,11 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
 
 
-def windows(x: Array, window: int) -> Array:
+def windows(x: Array, window: int, apart: int = 1) -> Array:
     """Stacks the last `window` entries of each step: [B, S, ...] to [B, S, window, ...].
 
-    Step s holds the entries s-window+1 .. s, the oldest first; zeros stand before the start.
+    Step s holds the entries .., s - apart, s, the oldest first; zeros stand before the start.
     """
-    padded = jnp.pad(x, [(0, 0), (window - 1, 0)] + [(0, 0)] * (x.ndim - 2))
-    return jnp.stack([padded[:, age : age + x.shape[1]] for age in range(window)], axis=2)
+    before = (window - 1) * apart
+    padded = jnp.pad(x, [(0, 0), (before, 0)] + [(0, 0)] * (x.ndim - 2))
+    return jnp.stack([padded[:, at : at + x.shape[1]] for at in range(0, before + 1, apart)], axis=2)

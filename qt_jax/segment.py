@@ -26,9 +26,11 @@ class Segment:
     camera_mask:  {camera: bool [B]}, cameras that the dataset has; the images of others are zeros
     state:        float32 [B, S, state_dim], normalised; zeros beyond what the dataset has
     instruction:  float32 [B, E], the text embedding of the instruction
-    tokens:       int32 [B, S, D], bins of the action; 0 in dims that the dataset does not have
+    tokens:       int32 [B, S, D], bins of the decision's D dims (`Interface.decision`: a_s, and in a chunk
+                  the actions after it); 0 in dims that the dataset does not have
     bins:         int32 [B, D], how many bins the dataset has in each dim; 0: it has no such dim
-    action_mask:  bool [B, S, D], dims that the dataset has, at steps that are not padding
+    action_mask:  bool [B, S, D], dims that the dataset has, at steps that are not padding, but those of a
+                  chunk's actions beyond the end of the episode
     reward, mc_return: float32 [B, S]; mc_return is the discounted return of the rest of the whole episode
     dt:           float32 [B, S], seconds that the action was held
     step:         int32 [B, S], the record's number in its episode, from 0; 0 on padding
@@ -72,7 +74,7 @@ class Segment:
 
 def segment_struct(interface: Interface, batch: int, steps: int) -> Segment:
     """Returns the shapes and dtypes of a batch, for programs that are compiled before data is there."""
-    action, observation = interface.action, interface.observation
+    action, observation = interface.decision, interface.observation
 
     def of(dtype, *rest):
         return jax.ShapeDtypeStruct((batch, steps, *rest), dtype)

@@ -36,6 +36,8 @@ class ActionSpec:
                 f"ActionSpec: names, low, high and bins have lengths {len(self.names)}, {len(self.low)}, "
                 f"{len(self.high)}, {len(self.bins)}; give one entry for each action dim."
             )
+        if twice := sorted({name for name in self.names if self.names.count(name) > 1}):
+            raise UserError(f"ActionSpec: {twice} name more than one dim; give each a name of its own.")
         for name, low, high, bins in zip(self.names, self.low, self.high, self.bins):
             if not low < high:
                 raise UserError(f"ActionSpec: dim {name!r} has low {low} >= high {high}; give low < high.")
@@ -57,6 +59,14 @@ class ActionSpec:
     def bin_mask(self) -> np.ndarray:
         """Returns which bins exist in each dim, bool [D, N]."""
         return np.arange(self.max_bins)[None, :] < np.asarray(self.bins)[:, None]
+
+    def repeated(self, count: int) -> ActionSpec:
+        """Returns `count` of these actions one after the other, as one action of `count` x D dims.
+
+        The dims of the first keep their names; an x of the action k steps later is "x+k".
+        """
+        later = tuple(f"{name}+{k}" for k in range(1, count) for name in self.names)
+        return ActionSpec(self.names + later, self.low * count, self.high * count, self.bins * count)
 
     def dims_in(self, network: ActionSpec) -> tuple[int, ...]:
         """Returns for each dim of this action the index of the network's dim of the same name."""
@@ -108,19 +118,38 @@ class Interface:
     """What a network or a policy is between: what it sees, what it is told to do, what it decides."""
 
     action: ActionSpec
+    """Of one control step."""
     observation: ObservationSpec
     instruction_dim: int
     """Length of an instruction's embedding."""
+    chunk: int = 1
+    """H, actions that are decided at once."""
+    execute: int = 1
+    """h, how many of them are executed before the next decision."""
 
     def __post_init__(self):
         if self.instruction_dim < 1:
             raise UserError(f"Interface: instruction_dim is {self.instruction_dim}; give 1 or more.")
+        if not 1 <= self.execute <= self.chunk:
+            raise UserError(
+                f"Interface: chunk is {self.chunk}, execute {self.execute}; give 1 <= execute <= chunk."
+            )
+
+    @functools.cached_property
+    def decision(self) -> ActionSpec:
+        """A decision as one action of `chunk` x D dims: what the network has an output for."""
+        return self.action.repeated(self.chunk)
+
+    @functools.cached_property
+    def executed(self) -> ActionSpec:
+        """The part of a decision that is executed, as one action of `execute` x D dims."""
+        return self.action.repeated(self.execute)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Interface:
         """Reads what `to_json` gave."""
         action, observation = ActionSpec(**value["action"]), ObservationSpec(**value["observation"])
-        return cls(action, observation, value["instruction_dim"])
+        return cls(**value | {"action": action, "observation": observation})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,9 +211,9 @@ class PolicySpec:
     interface: Interface
     """The robot's own."""
     network_dims: tuple[int, ...]
-    """For each dim of the robot's action the index of the network's dim."""
+    """For each dim of the robot's decision the index of the network's dim."""
     window: int
-    """Frames that an action is chosen from."""
+    """Frames that a decision is made from, `interface.execute` control steps apart."""
     text_encoder: str
     score_name: str
     """What greedy decoding maximises: a value only where it is "Q"."""
@@ -200,7 +229,7 @@ class PolicySpec:
     """Whether they also say of each bin how probable it is by the behaviour head."""
 
     def __post_init__(self):
-        given, dims = self.network_dims, self.interface.action.dims
+        given, dims = self.network_dims, self.interface.decision.dims
         if len(given) != dims or len({*given}) < dims or min(given) < 0:
             raise UserError(f"PolicySpec: network_dims are {given}; give {dims} dims, each once.")
         if self.window < 1:
@@ -222,11 +251,11 @@ class PolicySpec:
 
     @functools.cached_property
     def decided(self) -> tuple[int, ...]:
-        """The action's dims in the order in which the network decides them; each sees those before it."""
+        """The decision's dims in the order in which the network decides them; each sees those before it."""
         return tuple(np.argsort(self.network_dims).tolist())
 
     def score(self, chosen: np.ndarray) -> np.ndarray:
-        """Computes the scores of whole actions [...] from those of their chosen bins [..., D].
+        """Computes the scores of whole decisions [...] from those of their chosen bins [..., D].
 
         Of Q-values it is that of the dim that is decided last; log-probabilities add up.
         """

@@ -1,5 +1,7 @@
 """Specs, discretisation, preprocessing, text."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from qt_jax import discretization, preprocess, text
 from qt_jax.data.indexing import _statistics
 from qt_jax.errors import UserError
-from qt_jax.specs import ActionSpec, Decoding
+from qt_jax.specs import ActionSpec, Decoding, Interface, ObservationSpec, to_json
 from qt_jax.statistics import Statistics
 
 SPEC = ActionSpec(("x", "gripper"), (-1.0, 0.0), (1.0, 2.0), (64, 2))
@@ -42,11 +44,22 @@ def test_a_float64_bound_that_is_the_extreme_of_float32_actions_clips_none():
         ((("x",), (0.0,), (0.0,), (4,)), "low 0.0 >= high 0.0"),
         ((("x",), (0.0,), (1.0,), (1,)), "1 bins"),
         ((("x", "y"), (0.0,), (1.0,), (4,)), "lengths 2, 1, 1, 1"),
+        ((("x", "y", "x"), (0.0,) * 3, (1.0,) * 3, (4,) * 3), "'x'.* name more than one dim"),
     ],
 )
 def test_bad_action_specs_are_named(arguments, message):
     with pytest.raises(UserError, match=message):
         ActionSpec(*arguments)
+
+
+def test_a_chunk_is_an_action_of_the_dims_of_its_actions():
+    own = Interface(SPEC, ObservationSpec((), (8, 8), 1, ""), 4, chunk=3, execute=2)
+    assert own.decision.names == ("x", "gripper", "x+1", "gripper+1", "x+2", "gripper+2")
+    assert (own.decision.bins, own.executed.names) == ((64, 2) * 3, own.decision.names[:4])
+    assert Interface.from_json(to_json(own)) == own
+    for execute in (0, 4):
+        with pytest.raises(UserError, match=f"chunk is 3, execute {execute}; give 1 <= execute <= chunk"):
+            dataclasses.replace(own, execute=execute)
 
 
 def statistics_of(values):
@@ -77,6 +90,7 @@ def test_constant_state_entries_become_zero():
 def test_windows_are_the_last_frames_oldest_first():
     x = jnp.arange(1, 5).reshape(1, 4)
     np.testing.assert_array_equal(preprocess.windows(x, 3)[0], [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4]])
+    np.testing.assert_array_equal(preprocess.windows(x, 2, 2)[0], [[0, 1], [0, 2], [1, 3], [2, 4]])
 
 
 def test_images_to_float_scales_and_resizes():

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from qt_jax import losses
-from qt_jax.agents import bc, critic
+from qt_jax.agents import backup, bc, critic
 from qt_jax.agents.checks import Require
 from qt_jax.models.ensemble import Ensemble
 from qt_jax.models.network import Network
@@ -129,7 +129,7 @@ def loss(
     outputs, q = whole_action(config, logits, segment)
     discount = config.discount ** (segment.dt / config.dt_ref)
 
-    n_step_targets = functools.partial(losses.n_step_targets, n=agent.n_step)
+    n_step_targets = functools.partial(losses.n_step_targets, n=backup.steps(config))
     ends = segment.is_last, segment.is_terminal
     backups = jax.vmap(n_step_targets)(segment.reward, discount, jax.lax.stop_gradient(v), *ends)
     value_terms = losses.expectile_loss(targets - v, agent.expectile)

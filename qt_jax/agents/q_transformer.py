@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from qt_jax import losses, support
-from qt_jax.agents import bc, critic
+from qt_jax.agents import backup, bc, critic
 from qt_jax.agents import greedy as greedy_bins
 from qt_jax.agents.checks import Require
 from qt_jax.models.ensemble import Ensemble
@@ -30,7 +30,7 @@ def get_config() -> ml_collections.ConfigDict:
     """Returns the settings with their defaults."""
     config = ml_collections.ConfigDict()
     config.name = "q_transformer"  # of the algorithm; or "module:name" of yours
-    config.n_step = 1  # environment steps of a backup
+    config.n_step = 1  # decisions of a backup: environment steps, or chunks of config.model.chunk of them
     # or, both without maximisation over each dim: "skip_decoded", the paper's n-step variant, which goes on
     # from an action decoded greedily, and "skip_first_dim", which goes on from the first dim's maximum
     config.backup = "chain"
@@ -267,12 +267,12 @@ def td_targets(
     if state_values is None:
         state_values = jax.vmap(losses.state_value)(dim_values, segment.action_mask)
 
-    def backup(*fields):
+    def targets(*fields):
         return losses.autoregressive_td_targets(
-            *fields, n=agent.n_step, backup=agent.backup, monte_carlo=agent.monte_carlo
+            *fields, n=backup.steps(config), backup=agent.backup, monte_carlo=agent.monte_carlo
         )
 
-    return jax.vmap(backup)(
+    return jax.vmap(targets)(
         dim_values,
         state_values,
         segment.reward,

@@ -47,6 +47,8 @@ def write(
 ) -> epath.Path:
     """Writes the episodes as the dataset `folder`/1.0.0 and returns that directory.
 
+    Its steps are decisions, so its action is all that is executed after one.
+
     Args:
         folder: what `place` returned.
         episodes: of the policy whose spec is given.
@@ -59,7 +61,7 @@ def write(
     return rlds_writer.write(
         str(folder),
         _recorded(episodes, spec),
-        action=spec.interface.action,
+        action=spec.interface.executed,
         observation=spec.interface.observation,
         description=description,
         file_format="array_record",
@@ -83,7 +85,7 @@ def _recorded(episodes: Iterable[LabelledEpisode], spec: PolicySpec) -> Iterator
             actions=labelled.actions,
             success=labelled.success,
             rewards=None,
-            dt=spec.dt,
+            dt=spec.dt * spec.interface.execute,
         )
         episode = recording.finish(recorded, index, COLLECTOR)
         yield dataclasses.replace(episode, task=labelled.task or episode.task)

@@ -25,29 +25,37 @@ from qt_jax.statistics import Statistics
 class Cutting:
     """How episodes are cut into segments.
 
-    length: records of a segment; window: frames that the policy sees; n_step: steps of a backup.
+    length: records of a segment; window: frames that the policy sees; n_step: steps of a backup; apart: steps
+    from one frame of the window to the next.
     """
 
     length: int
     window: int
     n_step: int
+    apart: int = 1
 
     def __post_init__(self):
-        if self.length < self.window + self.n_step:
+        if self.stride < 1:
+            apart = f", {self.apart} steps apart," if self.apart > 1 else ""
             raise UserError(
-                f"config.data.segment_length is {self.length}; a window of {self.window} and n_step "
-                f"{self.n_step} need at least {self.window + self.n_step}."
+                f"config.data.segment_length is {self.length}; a window of {self.window} frames{apart} and "
+                f"backups over {self.n_step} steps need at least {self.context + self.n_step + 1}."
             )
+
+    @property
+    def context(self) -> int:
+        """Records before a step that its window reaches back."""
+        return (self.window - 1) * self.apart
 
     @property
     def stride(self) -> int:
         """Records from the start of one cut to that of the next."""
-        return self.length - (self.window - 1) - self.n_step
+        return self.length - self.context - self.n_step
 
     def starts(self, episode_length: int) -> list[int]:
         """Returns the first record of each cut of an episode of `episode_length` transitions.
 
-        Neighbours overlap by window - 1 + n_step records, so that each transition is trainable in exactly one
+        Neighbours overlap by context + n_step records, so that each transition is trainable in exactly one
         cut.
         """
         extra = max(0, episode_length + 1 - self.length)
@@ -62,7 +70,7 @@ class Cutting:
         """
         position = np.arange(self.length)
         step = start + position
-        has_context = (position >= self.window - 1) if start else np.ones(self.length, bool)
+        has_context = (position >= self.context) if start else np.ones(self.length, bool)
         reaches_end = start + self.length >= episode_length + 1
         has_bootstrap = np.full(self.length, reaches_end) | (position + self.n_step < self.length)
         return has_context & has_bootstrap & (step < episode_length)
@@ -134,19 +142,16 @@ def prepare(episode: Episode, embedding: np.ndarray, layout: Layout) -> Prepared
     """Computes all that the segments of an episode need but their decoded images."""
     if layout.time_limits == "terminal":
         episode = dataclasses.replace(episode, terminal=True)
-    network, observation = layout.interface.action, layout.interface.observation
-    bins = layout.own.bins_in(network)
-    tokens = np.zeros((episode.length, network.dims), np.int32)
-    tokens[:, list(layout.own.dims_in(network))] = discretization.tokenize(layout.own, episode.actions)
-
+    observation = layout.interface.observation
     state = np.zeros((len(episode.state), observation.state_dim), np.float32)
     state[:, : episode.state.shape[1]] = layout.state.normalize(episode.state)
+    tokens, there, bins = _decisions(episode, layout)
     step = np.arange(episode.length + 1)
     ends = step == episode.length
     records = {
         "state": state,
         "tokens": tokens,
-        "action_mask": np.broadcast_to(bins > 0, (len(state), network.dims)),
+        "action_mask": there[: len(state)],
         "reward": episode.rewards,
         "mc_return": monte_carlo_returns(episode, layout.discount, layout.dt_ref, layout.value_range[0]),
         "step": step,
@@ -167,6 +172,23 @@ def prepare(episode: Episode, embedding: np.ndarray, layout: Layout) -> Prepared
     table["bins"], table["dt"], table["success"] = bins, episode.dt, episode.success
     table["episode_return"], table["relabelled"] = episode.rewards.sum(), episode.relabelled
     return Prepared(episode, embedding, table)
+
+
+def _decisions(episode: Episode, layout: Layout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns of each decision its tokens [T, D'], and of each observation which dims are there.
+
+    The latter is bool [T + 1, D']: those that the dataset has, but not of a chunk's actions beyond the end of
+    the episode. At o_T, where nothing was decided, none of them is missing. Last, the bins of the dims [D'].
+    """
+    chunk, network = layout.interface.chunk, layout.interface.decision
+    own, length = layout.own.repeated(chunk), episode.length
+    steps = np.arange(length)[:, None] + np.arange(chunk)
+    within = steps < length
+    actions = discretization.tokenize(layout.own, episode.actions)[np.minimum(steps, length - 1)]
+    tokens, bins = np.zeros((length, network.dims), np.int32), own.bins_in(network)
+    tokens[:, list(own.dims_in(network))] = np.where(within[..., None], actions, 0).reshape(length, -1)
+    within = np.pad(within, [(0, 1), (0, 0)], constant_values=True)
+    return tokens, (bins > 0) & np.repeat(within, network.dims // chunk, axis=1), bins
 
 
 class Rows:

@@ -126,12 +126,14 @@ def pairs(suite: Suite, sessions: Sessions, found: list[State]) -> list[dict[str
     """
     scene_of = {task: scene for scene in suite.scenes for task in scene}
     asked = list(scene_of)
-    window = sessions.policy.spec.window
+    window, apart = sessions.policy.spec.window, sessions.policy.spec.interface.execute
     rows: list[dict[str, Any]] = []
     by_job: dict[Job, tuple[State, dict[str, Any]]] = {}
 
     def restore(env: Any, state: State) -> tuple[Sequence[Any], bool]:
-        return env.replay(suite.seed(state.task, state.index), state.actions, window)
+        keep = (window - 1) * apart + 1
+        observations, done = env.replay(suite.seed(state.task, state.index), state.actions, keep)
+        return observations[::-apart][::-1], done
 
     for task, group in itertools.groupby(found, key=lambda state: state.task):
         env = suite.make_env(task)

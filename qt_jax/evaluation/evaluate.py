@@ -29,7 +29,7 @@ class Evaluated:
 
     Attributes:
         actor: what acts.
-        action_names: of the action's dims.
+        names: of the dims of a decision.
         agent: the algorithm's name.
         score_name: what the scores of its bins are, such as "Q".
         decode: how it decides an action, such as "greedy".
@@ -40,7 +40,7 @@ class Evaluated:
     """
 
     actor: rollouts.Actor
-    action_names: tuple[str, ...]
+    names: tuple[str, ...]
     agent: str
     score_name: str
     decode: str
@@ -72,7 +72,7 @@ def of_run(config: Any) -> Evaluated:
     spec = policy.spec
     return Evaluated(
         actor=Sessions(policy, functools.partial(text.embed, encoder=spec.text_encoder)),
-        action_names=spec.interface.action.names,
+        names=spec.interface.decision.names,
         agent=assets.config["agent"]["name"],
         score_name=spec.score_name,
         decode=str(decoding),
@@ -115,7 +115,7 @@ def of_server(config: Any, url: str, actor: ServedActor) -> Evaluated:
     runs.check_tasks(config, url, training["data"])
     return Evaluated(
         actor=actor,
-        action_names=tuple(mine[1]),
+        names=tuple(metadata["decision"]["names"]),
         agent=training["agent"],
         score_name=metadata["score"],
         decode=metadata["decode"],
@@ -171,7 +171,7 @@ def evaluate(config: Any, evaluated: Evaluated) -> dict[str, Any]:
         summary=summary,
         methods=methods,
         traced=[r for r in results if r.frames is not None],
-        dims=evaluated.action_names,
+        dims=evaluated.names,
         score_name=evaluated.score_name,
     )
     (folder / TABLE).write_text(_table(summary, methods) + "\n")

@@ -13,6 +13,8 @@ import numpy as np
 from qt_jax.figures import figure_uri, plt, uri
 
 VIDEO_FPS = 8
+MOST_COLUMNS = 8
+"""Dims beside each other; those of a long chunk go on below."""
 
 
 def success_bars(groups: dict[str, dict[str, Any]], tasks: list[str]) -> str:
@@ -88,23 +90,34 @@ def scores_over_bins(
         scores: [T, D, N]; bins without one stay white.
         dims: names of the D dims.
         label: what the scores are, such as "Q".
-        behaviour: [T, D, N], how probable bins are by the behaviour head: a second row of maps.
+        behaviour: [T, D, N], how probable bins are by the behaviour head: maps of their own below.
 
     """
-    rows = {label: np.where(np.isfinite(scores), scores, np.nan)}
+    maps = {label: np.where(np.isfinite(scores), scores, np.nan)}
     if behaviour is not None:
-        rows["behaviour"] = behaviour
+        maps["behaviour"] = behaviour
+    columns = min(MOST_COLUMNS, len(dims))
+    rows = -(-len(dims) // columns)
     figure, axes = plt.subplots(
-        len(rows), len(dims), figsize=(2.6 * len(dims), 2.2 * len(rows)), layout="constrained", squeeze=False
+        rows * len(maps),
+        columns,
+        figsize=(2.6 * columns, 2.2 * rows * len(maps)),
+        layout="constrained",
+        squeeze=False,
     )
-    for line, (kind, values) in zip(axes, rows.items()):
-        for i, axis in enumerate(line):
+    for axis in axes.flat:
+        axis.axis("off")
+    for number, (kind, values) in enumerate(maps.items()):
+        for i, name in enumerate(dims):
+            # The maps of a row of dims lie below each other.
+            axis = axes[i // columns * len(maps) + number, i % columns]
+            axis.axis("on")
             picture = axis.imshow(values[:, i].T, aspect="auto", origin="lower", interpolation="nearest")
             figure.colorbar(picture, ax=axis)
-        line[0].set_ylabel(f"{kind}: bin", fontsize=8)
-    for i, name in enumerate(dims):
-        axes[0, i].set_title(name, fontsize=9)
-        axes[-1, i].set_xlabel("decision", fontsize=8)
+            axis.set_title(name, fontsize=9)
+            axis.set_xlabel("decision", fontsize=8)
+            if not i % columns:
+                axis.set_ylabel(f"{kind}: bin", fontsize=8)
     return figure_uri(figure)
 
 

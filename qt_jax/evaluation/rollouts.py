@@ -38,12 +38,12 @@ class Rollout:
     Attributes:
         job: the episode.
         success: whether the task was achieved.
-        length: T, in decisions.
-        actions: float [T, D].
-        chosen_scores: float [T, D], of the chosen bin of each dim.
-        scores: float [T, D, N] of all bins, of a traced episode.
+        length: T, in control steps.
+        actions: float [T, dims of one action], those that were executed.
+        chosen_scores: float [decisions, D], of the chosen bin of each dim of a decision.
+        scores: float [decisions, D, N] of all bins, of a traced episode.
         frames: uint8 [H, W, 3] each, T + 1 of them, of a traced episode.
-        behaviour: float [T, D, N], probabilities of bins by the behaviour head, of a traced episode.
+        behaviour: float [decisions, D, N], probabilities of bins by the behaviour head, of a traced episode.
 
     """
 
@@ -61,7 +61,7 @@ class Actor(Protocol):
     """What decides actions: `policy.sessions.Sessions`, or a served policy (`serving.client.Remote`)."""
 
     def act(self, requests: Sequence[Request]) -> list[Decision]:
-        """Decides one action for each request, of different sessions."""
+        """Decides for each request, of different sessions."""
         ...
 
     def close(self, session: Hashable) -> None:
@@ -124,9 +124,7 @@ def run(
             active = sorted(running.items())
             decisions = actor.act([episode.request() for _, episode in active])
             for (place, episode), decision in zip(active, decisions):
-                episode.observation, _, terminated, truncated, _ = episode.env.step(decision.action)
-                episode.record(decision)
-                episode.film(video_size)
+                terminated, truncated = episode.execute(decision, video_size)
                 if terminated or truncated:
                     done[episode.number] = episode.finish(terminated)
                     on_done(done[episode.number])
@@ -183,20 +181,28 @@ class _Episode:
         seen, job = self.observation, self.job
         return Request(self.number, seen["images"], seen["state"], job.instruction, reset, seed=job.index)
 
-    def record(self, decision: Decision) -> None:
-        self._actions.append(decision.action)
+    def execute(self, decision: Decision, video_size: int) -> tuple[bool, bool]:
+        """Executes the actions until the episode ends; returns whether it terminated, or was truncated."""
         self._chosen.append(decision.chosen)
         if self._frames is not None:
             self._scores.append(decision.scores)
             if decision.behaviour is not None:
                 self._behaviour.append(decision.behaviour)
+        terminated = truncated = False
+        for action in decision.actions:
+            self.observation, _, terminated, truncated, _ = self.env.step(action)
+            self._actions.append(action)
+            self.film(video_size)
+            if terminated or truncated:
+                break
+        return terminated, truncated
 
     def finish(self, success: bool) -> Rollout:
         scores, behaviour = (np.stack(kept) if kept else None for kept in (self._scores, self._behaviour))
         return Rollout(
             self.job,
             success,
-            len(self._chosen),
+            len(self._actions),
             np.stack(self._actions),
             np.stack(self._chosen),
             scores,

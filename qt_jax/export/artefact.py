@@ -190,9 +190,9 @@ def _programs(
         return jax.ShapeDtypeStruct((x.shape[0], spec.window, *x.shape[1:]), x.dtype)
 
     window = jax.tree.map(windowed, jax.eval_shape(encode, params, *inputs))
-    decided = [struct(jnp.bool_, spec.window), struct(jnp.int32, spec.window, own.action.dims)]
+    decided = [struct(jnp.bool_, spec.window), struct(jnp.int32, spec.window, own.decision.dims)]
     if spec.decoding.draws:
-        decided.append(struct(np.float32, spec.decoding.count, own.action.dims))
+        decided.append(struct(np.float32, spec.decoding.count, own.decision.dims))
     exported = {
         "encode": export.export(encode, platforms=PLATFORMS)(params, *inputs),
         "decode": export.export(decode, platforms=PLATFORMS)(params, window, *decided),

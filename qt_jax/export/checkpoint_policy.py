@@ -54,7 +54,7 @@ def programs(assets: checkpoints.Assets, dataset: str = "collected", decoding: D
     ensemble = agents.make_ensemble(config, joint)
     spec = PolicySpec(
         interface=dataclasses.replace(own, observation=resized),
-        network_dims=own.action.dims_in(joint.action),
+        network_dims=own.decision.dims_in(joint.decision),
         window=config.model.window,
         text_encoder=assets.text_encoder,
         score_name=agents.get(config.agent.name).SCORE_NAME,
@@ -81,8 +81,8 @@ def of_robot(config: Any, ensemble: Ensemble, spec: PolicySpec, statistics: Stat
         raise UserError("The policy's spec has no target_return; train it again with this version.")
     joint, decoding = ensemble.interface, spec.decoding
     agent = agents.get(config.agent.name)
-    bins = spec.interface.action.bins_in(joint.action)
-    bin_mask = jnp.arange(joint.action.max_bins) < bins[:, None]
+    bins = spec.interface.decision.bins_in(joint.decision)
+    bin_mask = jnp.arange(joint.decision.max_bins) < bins[:, None]
 
     def encode(params, images, state, instruction, *step):
         batch, observation = state.shape[0], joint.observation
@@ -104,7 +104,7 @@ def of_robot(config: Any, ensemble: Ensemble, spec: PolicySpec, statistics: Stat
 
     def decode(params, cache, mask, executed, *uniforms):
         # 0 where the robot has no dim, as in training.
-        past = executed @ np.eye(joint.action.dims, dtype=np.int32)[list(spec.network_dims)]
+        past = executed @ np.eye(joint.decision.dims, dtype=np.int32)[list(spec.network_dims)]
         inputs = params, cache, mask, past, scores
         if decoding.draws:
             decided = ensemble.rank(*inputs, candidates, _of_dims(uniforms[0], spec, joint), bins > 0)
@@ -131,7 +131,7 @@ def _candidates(config: Any, bin_mask: jax.Array, temperature: float) -> Any:
 
 def _of_dims(uniforms: jax.Array, spec: PolicySpec, joint: Interface) -> jax.Array:
     """Puts a robot's numbers [M, K, D] where the network has its dims, 0 where the robot has none."""
-    columns = [jnp.zeros_like(uniforms[..., 0])] * joint.action.dims
+    columns = [jnp.zeros_like(uniforms[..., 0])] * joint.decision.dims
     for own, dim in enumerate(spec.network_dims):
         columns[dim] = uniforms[..., own]
     return jnp.stack(columns, axis=-1)

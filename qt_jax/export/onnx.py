@@ -99,10 +99,10 @@ def _programs(source: artefact.Artefact, config: dict[str, Any], opset: int, out
 
     window |= {
         "mask": struct(np.bool_, spec.window),
-        "executed": struct(np.int32, spec.window, spec.interface.action.dims),
+        "executed": struct(np.int32, spec.window, spec.interface.decision.dims),
     }
     if spec.decoding.draws:
-        window["uniforms"] = struct(np.float32, spec.decoding.count, spec.interface.action.dims)
+        window["uniforms"] = struct(np.float32, spec.decoding.count, spec.interface.decision.dims)
     programs = (encode, inputs, list(caches)), (decode, window, list(decided_by(spec)))
     for part, (program, takes, gives) in zip(PARTS, programs):
         convert(part, program, takes, gives, opset, output / f"{part}.onnx")

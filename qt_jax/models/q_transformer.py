@@ -47,7 +47,9 @@ def laptop() -> ml_collections.ConfigDict:
     config.image_size = 64  # to which the encoder resizes
     config.image_tokens = 8  # of each camera and frame (TokenLearner)
     config.attention = "per_frame"  # or "window", as RT-1 (method.md, section 3)
-    config.window = 2  # frames that an action is chosen from
+    config.window = 2  # frames that a decision is made from
+    config.chunk = 1  # actions that are decided at once (method.md, section 4)
+    config.execute = 0  # of them executed before the next decision; 0: all
     config.layers = 3  # of the Transformer
     config.width = 128  # of its tokens
     config.heads = 4  # of its attention
@@ -83,7 +85,8 @@ class QTransformer(nnx.Module):
 
     It outputs logits; what they mean (Q, log-probability) is the agent's business.
 
-    Letters: M frames or steps, w frames of a window, D action dims, N bins, A outputs of each bin.
+    Letters: M frames or steps, w frames of a window, D dims of a decision (of all actions of a chunk), N
+    bins, A outputs of each bin.
 
     Args:
         config: the experiment's `config.model`.
@@ -115,9 +118,10 @@ class QTransformer(nnx.Module):
         for name, known in choices().items():
             require_one_of(f"config.model.{name}", config[name], known)
         encoder(config.encoder)  # also of a network without cameras
-        action, observation = interface.action, interface.observation
+        action, observation = interface.decision, interface.observation
         self.dims, self.max_bins, self.outputs = action.dims, action.max_bins, outputs
         self.window, self.dtype = config.window, jnp.dtype(config.dtype)
+        self.execute, self.executed_dims = interface.execute, interface.executed.dims
         width = config.width
 
         def linear(i: int, o: int) -> nnx.Linear:
@@ -256,7 +260,7 @@ class QTransformer(nnx.Module):
             return jnp.repeat(x, steps, axis=0)
 
         def in_windows(x: Any) -> jax.Array:
-            return flat(windows(x, self.window))
+            return flat(windows(x, self.window, self.execute))
 
         cache = self.encode_frame(
             jax.tree.map(flat, segment.images),
@@ -470,13 +474,14 @@ class QTransformer(nnx.Module):
         return self.transformer.context(frames, frame_mask, rngs, entropies)
 
     def _past(self, tokens: Array, cache: Any) -> jax.Array | None:
-        """Actions [M, T, D] -> a vector each, [M, T, width]; None of a network that sees no past actions.
+        """Past decisions [M, T, D] -> a vector each, [M, T, width]; None of a network that sees none.
 
+        Of a chunk it has what was executed: in training, the rest is what the next decision is to find.
         `cache` is what is kept of the frames where they were taken, leaves [M, T, ...].
         """
         if self.past_position is None:
             return None
-        actions = self._embedded(tokens).sum(axis=2)
+        actions = self._embedded(tokens)[..., : self.executed_dims, :].sum(axis=2)
         return actions if self.timestep_embedding is None else actions + cache["timestep"]
 
     def _after_past(self, actions: jax.Array | None, inputs: jax.Array) -> jax.Array:

@@ -39,7 +39,7 @@ def figures(config: Any, devices: list[Any]) -> dict[str, Any]:
     validate(config, len(devices))
     chosen = datasets.entries(config)
     config = setup.with_value_range(config, config.dt_ref)  # it changes no shape
-    interface = tables.interface(chosen, config.data.image_size, text.DIM)
+    interface = setup.with_chunks(config, tables.interface(chosen, config.data.image_size, text.DIM))
     ensemble = agents.make_ensemble(config, interface)
     compiled = program.build(config, ensemble, mesh.make_mesh(config.mesh, devices))
     exchanges = hlo.collectives(compiled.step.as_text() or "")

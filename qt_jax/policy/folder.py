@@ -15,7 +15,7 @@ from qt_jax.policy import checksums
 from qt_jax.specs import Interface, PolicySpec
 from qt_jax.statistics import Statistics
 
-SCHEMA = 4
+SCHEMA = 5
 POLICY, INSTRUCTIONS = "policy.json", "instructions.safetensors"
 
 
@@ -118,7 +118,7 @@ def _described(about: dict[str, Any]) -> tuple[PolicySpec, Statistics, Interface
     """Reads what policy.json says. Raises a UserError where it does not agree with itself."""
     spec, joint = PolicySpec.from_json(about["spec"]), Interface.from_json(about["network"])
     statistics = Statistics.from_json(about["state"])
-    action, network, state_dim = spec.interface.action, joint.action, spec.interface.observation.state_dim
+    action, network, state_dim = spec.interface.decision, joint.decision, spec.interface.observation.state_dim
 
     if unknown := sorted(set(action.names) - set(network.names)):
         raise UserError(f"The action has dims {unknown}, the network has {list(network.names)}.")

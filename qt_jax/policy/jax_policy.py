@@ -30,7 +30,7 @@ class Policy(Runtime):
         encode: (params, {camera: uint8 [M, H, W, 3]}, state [M, state_dim], instruction [M, E]; and of a
             policy that tells steps apart step [M]) -> cache pytree, leaves [M, ...].
         decode: (params, window of caches [M, w, ...] oldest first, mask [M, w], bins [M, w, D] of the robot's
-            actions at these frames but the newest; and of a policy that draws uniforms [M, K, D]) -> tokens
+            decisions at these frames but the newest; and of a policy that draws uniforms [M, K, D]) -> tokens
             [M, D'], scores and, of a policy that has it, behaviour [M, D', N] of the network's dims.
         capacity: see `Runtime`.
         buckets: batch sizes that are compiled; a call takes the least that is large enough, or the largest
@@ -84,7 +84,11 @@ class Policy(Runtime):
         """Empties every window."""
         shape = self.capacity + 1, self.spec.window  # one episode more: of rows that fill a bucket up
         cache = jax.tree.map(lambda x: jnp.zeros((*shape, *x.shape[1:]), x.dtype), self._frame)
-        empty = cache, jnp.zeros(shape, bool), jnp.zeros((*shape, self.spec.interface.action.dims), jnp.int32)
+        empty = (
+            cache,
+            jnp.zeros(shape, bool),
+            jnp.zeros((*shape, self.spec.interface.decision.dims), jnp.int32),
+        )
         # Exported programs give arrays that are bound to their device. With other arrays at first, the next
         # step would be compiled again.
         self._past = jax.device_put(empty, self._device)

@@ -37,7 +37,7 @@ class LoadedPolicy:
         return self._keys.describe(self.spec.interface.observation)
 
     def infer(self, observation: Mapping[str, Any]) -> dict[str, Any]:
-        """Takes one control step.
+        """Makes one decision.
 
         Args:
             observation: images uint8 [H, W, 3], state float [state_dim], the sentence under "prompt"; the
@@ -46,9 +46,11 @@ class LoadedPolicy:
                 "return_scores": True, "request_id", and "instruction_embedding" instead of the sentence.
 
         Returns:
-            "actions": float32 [1, D] inside the action's bounds. "tokens": int32 [D], the chosen bins.
-            "scores_of_dims": float32 [D], their scores. "score": of the whole action. "step": from 0.
-            "scores": float32 [D, N], where asked for. "session_id" and "request_id", where given.
+            "actions": float32 [h, dims], inside the action's bounds: execute all of them, each for a control
+            step, before the next call. "tokens": int32 [D], the chosen bins of all dims of the decision.
+            "scores_of_dims": float32 [D], their scores. "score": of the whole decision. "step": the number of
+            the decision, from 0. "scores": float32 [D, N], where asked for. "session_id" and "request_id",
+            where given.
 
         Raises:
             Refused: (a UserError) naming the key, what came and what is expected. The episode is as it was.

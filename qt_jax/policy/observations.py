@@ -219,7 +219,7 @@ def options(message: dict[str, Any]) -> dict[str, Any]:
 def reply(decision: Decision, with_scores: bool) -> dict[str, Any]:
     """Returns a decision as a robot gets it; `LoadedPolicy.infer` says what is in it."""
     message = {
-        "actions": decision.action[None],
+        "actions": decision.actions,
         "tokens": decision.tokens,
         "scores_of_dims": decision.chosen,
         "score": decision.score,

@@ -69,7 +69,7 @@ class OnnxPolicy(Runtime):
         shapes = {name: shape for name, (_, shape) in decode.takes.items() if name.startswith(CACHE)}
         self._cache = {name: np.zeros((capacity, *shape), np.float32) for name, shape in shapes.items()}
         self._mask = np.zeros((capacity, self.spec.window), bool)
-        self._actions = np.zeros((capacity, self.spec.window, self.spec.interface.action.dims), np.int32)
+        self._actions = np.zeros((capacity, self.spec.window, self.spec.interface.decision.dims), np.int32)
 
     def forget_all(self) -> None:
         """Empties every window."""

@@ -44,13 +44,13 @@ def check(spec: PolicySpec, network: Interface, encode: Program, decode: Program
     kept = {name: (dtype, (spec.window, *shape)) for name, (dtype, shape) in encode.gives.items()}
     done: Arrays = {
         "mask": ("bool", (spec.window,)),
-        "executed": ("int32", (spec.window, own.action.dims)),
+        "executed": ("int32", (spec.window, own.decision.dims)),
     }
     if spec.decoding.draws:
-        done["uniforms"] = "float32", (spec.decoding.count, own.action.dims)
+        done["uniforms"] = "float32", (spec.decoding.count, own.decision.dims)
     compare(decode.file, "takes", decode.takes, kept | done)
 
-    dims, bins = network.action.dims, network.action.max_bins
+    dims, bins = network.decision.dims, network.decision.max_bins
     of_bins = "float32", (dims, bins)
     decided: Arrays = {"tokens": ("int32", (dims,))} | dict.fromkeys(decided_by(spec)[1:], of_bins)
     compare(decode.file, "gives", decode.gives, decided)

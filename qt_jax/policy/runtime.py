@@ -21,10 +21,14 @@ from qt_jax.statistics import Statistics
 
 @dataclasses.dataclass(frozen=True)
 class Action:
-    """What was decided for M episodes."""
+    """What was decided for M episodes.
+
+    Letters, here and in other runtimes: D dims of a decision (`Interface.decision`), N bins, h actions that
+    are executed.
+    """
 
     actions: np.ndarray
-    """float32 [M, D], inside the spec's bounds."""
+    """float32 [M, h, dims of one action], inside the spec's bounds."""
     tokens: np.ndarray
     """int32 [M, D], the chosen bins."""
     scores: np.ndarray
@@ -34,7 +38,7 @@ class Action:
 
     @property
     def chosen(self) -> np.ndarray:
-        """Scores of the chosen bins, [M, D]; `PolicySpec.score` makes a whole action's of them."""
+        """Scores of the chosen bins, [M, D]; `PolicySpec.score` makes a whole decision's of them."""
         return np.take_along_axis(self.scores, self.tokens[..., None], axis=-1)[..., 0]
 
 
@@ -62,7 +66,7 @@ class Runtime(abc.ABC):
         uniforms: np.ndarray | None = None,
         step: np.ndarray | None = None,
     ) -> Action:
-        """Takes one control step of M of the episodes.
+        """Makes one decision in M of the episodes.
 
         Args:
             episode: int [M], which of the episodes, from 0, each at most once.
@@ -70,9 +74,9 @@ class Runtime(abc.ABC):
             state: raw, float [M, state_dim].
             instruction: float [M, E], embeddings.
             is_first: bool [M]; True forgets the episode's past, as at the start of an episode in training.
-            executed: int [M, D], bins of the action that followed this frame, where it is a past one; -1, and
-                by default: those that are decided now. A return-conditioned policy sees them in later
-                decisions. Not checked.
+            executed: int [M, D], bins of the decision at this frame, where it is a past one; -1, and by
+                default: those that are decided now. A return-conditioned policy sees them in later decisions.
+                Not checked.
             uniforms: float32 [M, K, D] in [0, 1), by which a policy that draws K actions does so; None, and
                 by default, of any other.
             step: int32 [M], of each episode at this frame, from 0, where the policy tells steps apart; None,
@@ -89,7 +93,10 @@ class Runtime(abc.ABC):
         inputs = images, state, instruction, np.asarray(is_first), executed
         extra = _checked_extras(self.spec, len(episode), step=step, uniforms=uniforms)
         tokens, *of_bins = self._decide(np.asarray(episode), *inputs, extra)
-        return Action(discretization.detokenize(self.spec.interface.action, tokens), tokens, *of_bins)
+        interface = self.spec.interface
+        actions = discretization.detokenize(interface.decision, tokens)
+        actions = actions.reshape(len(tokens), interface.chunk, -1)[:, : interface.execute]
+        return Action(actions, tokens, *of_bins)
 
     @abc.abstractmethod
     def _decide(self, episode: np.ndarray, *inputs: Any) -> tuple[np.ndarray, ...]:
@@ -100,7 +107,7 @@ class Runtime(abc.ABC):
         """
 
     def warm_up(self) -> None:
-        """Takes a control step and forgets it, because the first one costs more than those that follow."""
+        """Makes a decision and forgets it, because the first one costs more than those that follow."""
         observation = self.spec.interface.observation
         images = {name: np.zeros((1, *observation.image_size, 3), np.uint8) for name in observation.cameras}
         state = np.zeros((1, observation.state_dim), np.float32)
@@ -116,7 +123,7 @@ class Runtime(abc.ABC):
 
 def undecided(spec: PolicySpec, rows: int) -> np.ndarray:
     """Returns the `executed` of frames at which the policy decides."""
-    return np.full((rows, spec.interface.action.dims), -1, np.int32)
+    return np.full((rows, spec.interface.decision.dims), -1, np.int32)
 
 
 def extras(spec: PolicySpec, rows: int) -> dict[str, np.ndarray]:
@@ -128,7 +135,7 @@ def extras(spec: PolicySpec, rows: int) -> dict[str, np.ndarray]:
     if spec.timesteps:
         found["step"] = np.zeros(rows, np.int32)
     if spec.decoding.draws:
-        found["uniforms"] = np.zeros((rows, spec.decoding.count, spec.interface.action.dims), np.float32)
+        found["uniforms"] = np.zeros((rows, spec.decoding.count, spec.interface.decision.dims), np.float32)
     return found
 
 

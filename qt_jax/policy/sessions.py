@@ -51,18 +51,18 @@ class Request:
 class Decision:
     """What a policy decided for one robot."""
 
-    action: np.ndarray
-    """float32 [D]."""
+    actions: np.ndarray
+    """float32 [h, dims of one action], to be executed before the next decision."""
     tokens: np.ndarray
-    """int32 [D], the chosen bins."""
+    """int32 [D], the chosen bins of all dims of the decision (`Interface.decision`)."""
     chosen: np.ndarray
     """float32 [D], the scores of the chosen bins."""
     score: float
-    """Of the whole action."""
+    """Of the whole decision."""
     scores: np.ndarray
     """float32 [D, N]."""
     step: int
-    """Of the episode, from 0."""
+    """Number of the decision in its episode, from 0."""
     behaviour: np.ndarray | None = None
     """float32 [D, N], how probable bins are by the behaviour head, where there is one in this process."""
 
@@ -134,7 +134,7 @@ class Sessions:
         self.policy.forget_all()
 
     def act(self, requests: Sequence[Request]) -> list[Decision]:
-        """Takes one control step of each session that asks, in one batch.
+        """Makes one decision for each session that asks, in one batch.
 
         A session's first request begins its episode. A request whose instruction differs from that before
         has its window encoded again.
@@ -172,7 +172,7 @@ class Sessions:
         return results
 
     def _decide(self, requests: Sequence[Request], embeddings: Sequence[np.ndarray]) -> list[Decision]:
-        """Takes the control step of requests whose sessions are open."""
+        """Decides for requests whose sessions are open."""
         if not requests:
             return []
         episodes = [self._episodes[request.session] for request in requests]
@@ -189,7 +189,8 @@ class Sessions:
             episode.embedding = _own(embedding)
             images = {name: _own(image) for name, image in request.images.items()}
             tokens = undecided(self.policy.spec, 1)[0]
-            episode.frames.append(_Frame(images, _own(request.state), tokens, episode.step))
+            step = episode.step * self.policy.spec.interface.execute  # the environment's
+            episode.frames.append(_Frame(images, _own(request.state), tokens, step))
             rows.append(list(episode.frames)[0 if changed else -1 :])
 
         # Windows under a new instruction are encoded again, each with its first frame as an episode's first.
@@ -315,7 +316,7 @@ class Sessions:
         spec = self.policy.spec
         if not spec.decoding.draws:
             return None
-        shape = spec.decoding.count, spec.interface.action.dims
+        shape = spec.decoding.count, spec.interface.decision.dims
         generators = [np.random.default_rng((episode.seed, episode.step)) for episode in episodes]
         return np.stack([generator.random(shape, np.float32) for generator in generators])
 

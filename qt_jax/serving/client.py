@@ -270,7 +270,7 @@ class Remote:
             options["seed"] = request.seed
         reply = self._client.infer(images | state | options | _named(request.session))
         found = (reply[name] for name in ("tokens", "scores_of_dims", "score", "scores", "step"))
-        return Decision(reply["actions"][0], *found)
+        return Decision(reply["actions"], *found)
 
     def close(self, session: Hashable) -> None:
         """Ends a session."""

@@ -111,7 +111,7 @@ def _details(session: _Session) -> dict[str, Any]:
     decision = session.decision
     return {
         "cameras": {camera: image.shape[:2] for camera, image in session.request.images.items()},
-        "action": decision.action.tolist(),
+        "action": decision.actions.ravel().tolist(),
         "tokens": decision.tokens.tolist(),
         "scores": _rounded(decision.scores),
         "behaviour": None if decision.behaviour is None else _rounded(decision.behaviour),

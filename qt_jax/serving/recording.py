@@ -64,6 +64,8 @@ def _no_label(problem: str, value: Any) -> Refused:
 class Recorder:
     """Keeps every episode under way in memory, and writes those that are labelled to the spool.
 
+    A step of an episode is a decision: no frame is seen between the actions of one.
+
     Call `record`, `forget` and `take` on the device's thread, which has a session's steps in their order.
 
     Attributes:
@@ -93,7 +95,7 @@ class Recorder:
             self.left_out += len(steps)
             steps.clear()
         if len(steps) < MAX_STEPS:
-            steps.append((request, decision.action))
+            steps.append((request, decision.actions.ravel()))
 
     def forget(self, session: Hashable) -> None:
         """Drops a session's episode, which was not labelled."""

@@ -122,6 +122,8 @@ class Server:
                 "text_encoder": self._spec.text_encoder,
             },
             "action": dataclasses.asdict(self._spec.interface.action),
+            "decision": dataclasses.asdict(self._spec.interface.decision),
+            "execute": self._spec.interface.execute,
             "score": self._spec.score_name,
             "decode": str(self._spec.decoding),
             "control_period_s": self._spec.dt,

@@ -94,7 +94,7 @@ class Spool(contextlib.AbstractContextManager):
         observation = spec.interface.observation
         expected: dict[str, tuple[int, ...]] = {
             "state": (observation.state_dim,),
-            "actions": (spec.interface.action.dims,),
+            "actions": (spec.interface.executed.dims,),
             **{f"images/{camera}": (*observation.image_size, 3) for camera in observation.cameras},
         }
         for path in self.files():

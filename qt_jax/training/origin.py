@@ -15,6 +15,8 @@ VALUES = ("value_range", "discount", "dt_ref", "data.step_penalty", "agent.value
 """Settings that say what a value means. What else an agent learns by, data and schedule may be others."""
 RETURNS = ("data.step_penalty",)
 """And that say what the return of an episode means."""
+CHUNKS = ("chunk", "execute")
+"""Of the interface, as the config has resolved them."""
 ACTION = tuple(field.name for field in dataclasses.fields(ActionSpec))
 
 
@@ -43,6 +45,7 @@ def _pairs(before: Assets, now: Assets) -> dict[str, tuple[Any, Any]]:
     pairs["text encoder"] = before.text_encoder, now.text_encoder
     old, new = before.interface, now.interface
     pairs |= _fields("observation", old.observation, new.observation, ("cameras", "state_dim"))
+    pairs |= {f"config.model.{name}": (getattr(old, name), getattr(new, name)) for name in CHUNKS}
     shared = sorted(set(before.datasets) & set(now.datasets))
     # A robot's own bounds say what its bins are; where no robot is the same, those of the network do.
     pairs |= _fields("action", old.action, new.action, ("names", "bins") if shared else ACTION)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import ml_collections
 import numpy as np
 
 from qt_jax import agents
+from qt_jax.agents import backup
 from qt_jax.data import mixture, returns
 from qt_jax.data.loader import Recipe
 from qt_jax.data.mixture import Mixture
@@ -43,14 +45,26 @@ def prepare(
     def column(name: str) -> np.ndarray:
         return np.concatenate([source.index.columns[name] for source in opened.sources])
 
-    config = with_value_range(config, float(column("dt").min()), int(column("length").max()))
+    longest = int(column("length").max())
+    if config.model.chunk > longest:
+        raise UserError(
+            f"config.model.chunk is {config.model.chunk}, the longest episode has {longest} actions; give at "
+            "most as many."
+        )
+    opened = dataclasses.replace(opened, interface=with_chunks(config, opened.interface))
+    config = with_value_range(config, float(column("dt").min()), longest)
     if not any_returns:
         _check_timesteps(config, opened)
         if agents.has_values(config.agent.name):
             returns.check(opened, config)
     recipe = Recipe(
         mixture=opened,
-        cutting=Cutting(config.data.segment_length, config.model.window, config.agent.get("n_step", 1)),
+        cutting=Cutting(
+            length=config.data.segment_length,
+            window=config.model.window,
+            n_step=backup.steps(config),
+            apart=opened.interface.execute,
+        ),
         discount=config.discount,
         dt_ref=config.dt_ref,
         value_range=config.value_range,
@@ -66,7 +80,9 @@ def prepare(
     conditioned = agents.get(config.agent.name).RETURN_CONDITIONED
     datasets = {
         source.name: checkpoints.DatasetAssets(
-            interface=Interface(source.action, source.spec.observation, opened.interface.instruction_dim),
+            interface=dataclasses.replace(
+                opened.interface, action=source.action, observation=source.spec.observation
+            ),
             state=recipe.state_statistics[source.name],
             actions=source.index.statistics["action"],
             dt=float(np.median(source.index.columns["dt"])),
@@ -85,6 +101,12 @@ def prepare(
     if config.train.init_from and not checkpoints.exists(config.workdir):
         origin.check(config.train.init_from, assets)
     return config, recipe, assets
+
+
+def with_chunks(config: Any, interface: Interface) -> Interface:
+    """Returns the interface of a network that decides and executes as many actions as `config.model` says."""
+    chunk = config.model.chunk
+    return dataclasses.replace(interface, chunk=chunk, execute=config.model.execute or chunk)
 
 
 def with_value_range(config: Any, shortest_dt: float, longest: int = 0) -> ml_collections.FrozenConfigDict:

@@ -55,7 +55,7 @@ def outputs(*parts):
 
 
 def segment(rewards=(0.3,), bins=(3, 2), terminal=True):
-    """An episode of these rewards, of the actions (1, 0) and (2, 1)."""
+    """An episode of these rewards, of the actions (1, 0), (2, 1) and (0, 1)."""
     steps = len(rewards)
 
     def row(*values):
@@ -65,7 +65,7 @@ def segment(rewards=(0.3,), bins=(3, 2), terminal=True):
     discounted = [sum(0.5**k * r for k, r in enumerate(rewards[t:])) for t in range(steps + 1)]
     return Segment(
         images={}, camera_mask={}, state=jnp.zeros((1, steps + 1, 0)), instruction=jnp.zeros((1, 4)),
-        tokens=jnp.asarray([[[1, 0], [2, 1]][:steps] + [[0, 0]]]) * (jnp.asarray(bins) > 0),
+        tokens=jnp.asarray([[[1, 0], [2, 1], [0, 1]][:steps] + [[0, 0]]]) * (jnp.asarray(bins) > 0),
         bins=jnp.asarray([bins]), relabelled=jnp.asarray([False]),
         action_mask=jnp.asarray([[[size > 0 for size in bins]] * (steps + 1)]),
         reward=reward, mc_return=row(*discounted),
@@ -90,6 +90,7 @@ def relabelled(batch):
 def config_of(agent, **settings):
     config = ml_collections.ConfigDict(
         {"agent": agent.get_config(), "value_range": (0.0, 1.0), "discount": 0.5, "dt_ref": 1.0}
+        | {"model": {"chunk": 1}}
     )
     config.agent.update(settings)
     return config

@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 
 from qt_jax.cli import record
@@ -9,12 +10,14 @@ from qt_jax.curation import rlds_writer
 from qt_jax.errors import UserError
 from qt_jax.serving.client import Client
 from qt_jax.serving.recording import Recorder
+from qt_jax.specs import PolicySpec
 from tests.serving import fake
 from tests.serving.fake import act, label
 
 
 class Written(list):
     path: str
+    about: dict
 
 
 @pytest.fixture
@@ -24,15 +27,15 @@ def written(monkeypatch):
 
     def write(path, episodes, **about):
         written.extend(episodes)
-        written.path = path
+        written.path, written.about = path, about
         return path
 
     monkeypatch.setattr(rlds_writer, "write", write)
     return written
 
 
-def record_one(recorder: Recorder) -> None:
-    with fake.served(recorder=recorder) as port, Client(f"ws://127.0.0.1:{port}") as robot:
+def record_one(recorder: Recorder, spec: PolicySpec = fake.SPEC) -> None:
+    with fake.served(recorder=recorder, spec=spec) as port, Client(f"ws://127.0.0.1:{port}") as robot:
         act(robot, "close", "open", "open")
         label(robot, "open", task="mine")
         act(robot, "open")
@@ -52,6 +55,18 @@ def test_a_recording_from_its_beginning_to_the_dataset(tmp_path, written, capsys
     said = capsys.readouterr().out
     assert "served: 1 episodes" in said and "left out: 1 episodes without a label, 1 steps before" in said
     assert [file.name for file in tmp_path.iterdir()] == ["served"]
+
+
+def test_of_a_chunk_the_step_is_a_decision_with_what_was_executed_of_it(tmp_path, written):
+    spec = fake.with_chunks(chunk=3, execute=2)
+    with record.claim(str(tmp_path / "served")) as spool:
+        recorder = Recorder(spool)
+        record_one(recorder, spec)
+        spool.check(spec)
+        record.write(spool, recorder, str(tmp_path / "served"), spec, "")
+    (episode,) = written
+    np.testing.assert_array_equal(episode.actions, [[-0.75, -0.75, -0.25, -0.25]] * 2)
+    assert written.about["action"].names == ("x", "y", "x+1", "y+1") and episode.dt == 2 * spec.dt
 
 
 def test_what_an_earlier_server_left_is_told_and_written(tmp_path, written, monkeypatch, capsys):

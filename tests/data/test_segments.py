@@ -37,8 +37,10 @@ def make_episode(length: int, terminal: bool = True, dt: float = 1.0) -> Episode
     )
 
 
-def cut(episode, number, cutting, network_action=ACTION, cameras=(), state_dim=1, time_limits="bootstrap"):
-    joint = Interface(network_action, ObservationSpec(cameras, (8, 8), state_dim, ""), 4)
+def cut(
+    episode, number, cutting, network_action=ACTION, cameras=(), state_dim=1, time_limits="bootstrap", chunk=1
+):
+    joint = Interface(network_action, ObservationSpec(cameras, (8, 8), state_dim, ""), 4, chunk)
     layout = Layout(ACTION, joint, unit_statistics(1), cutting, 0.5, 1.0, (0.0, 1.0), time_limits)
     rows = segments.Rows(layout, 1, Buffers())
     rows.fill(0, segments.prepare(episode, np.zeros(4, np.float32), layout), number, cutting)
@@ -46,10 +48,10 @@ def cut(episode, number, cutting, network_action=ACTION, cameras=(), state_dim=1
     return {f.name: jax.tree.map(lambda x: x[0], getattr(batch, f.name)) for f in dataclasses.fields(batch)}
 
 
-@pytest.mark.parametrize("window, n_step", [(1, 1), (3, 1), (2, 4)])
-def test_each_transition_is_trained_exactly_once(window, n_step):
+@pytest.mark.parametrize("window, n_step, apart", [(1, 1, 1), (3, 1, 1), (2, 4, 1), (3, 2, 2), (2, 4, 3)])
+def test_each_transition_is_trained_exactly_once(window, n_step, apart):
     """For T = 1 .. 3S, the rewarded last step included; windows and bootstraps lie inside the cut."""
-    cutting = Cutting(8, window, n_step)
+    cutting = Cutting(8, window, n_step, apart)
     for length in range(1, 25):
         counts = np.zeros(length, int)
         for start in cutting.starts(length):
@@ -57,7 +59,7 @@ def test_each_transition_is_trained_exactly_once(window, n_step):
             for position in np.flatnonzero(trainable):
                 step = start + position
                 counts[step] += 1
-                assert max(0, step - window + 1) >= start
+                assert max(0, step - (window - 1) * apart) >= start
                 assert min(step + n_step, length) <= start + cutting.length - 1
         np.testing.assert_array_equal(counts, 1)
 
@@ -65,6 +67,8 @@ def test_each_transition_is_trained_exactly_once(window, n_step):
 def test_too_short_segments_are_refused():
     with pytest.raises(UserError, match="segment_length is 3.*at least 4"):
         Cutting(3, 3, 1)
+    with pytest.raises(UserError, match="6; a window of 3 frames, 2 steps apart, and .* 2 .* at least 7"):
+        Cutting(6, 3, 2, 2)
 
 
 def test_monte_carlo_returns_over_the_whole_episode():
@@ -146,6 +150,22 @@ def test_a_dataset_fills_its_dims_cameras_and_state_of_the_network():
     np.testing.assert_array_equal(found["tokens"], [[0, 2], [0, 2], [0, 0], [0, 0]])
     assert not found["camera_mask"]["wrist"] and not found["images"]["wrist"].any()
     assert found["state"].shape == (4, 3)
+
+
+def test_a_step_has_the_actions_of_its_chunk_within_the_episode():
+    """The three actions are bins 0, 1 and 3 of four. At o_T, where nothing was done, all are there."""
+    episode = dataclasses.replace(make_episode(3), actions=np.float32([[-0.9], [-0.1], [0.6]]))
+    found = cut(episode, 0, Cutting(6, 1, 3), chunk=3)
+    np.testing.assert_array_equal(found["tokens"][:4], [[0, 1, 3], [1, 3, 0], [3, 0, 0], [0, 0, 0]])
+    within = [[True, True, True], [True, True, False], [True, False, False], [True, True, True]]
+    np.testing.assert_array_equal(found["action_mask"], within + [[False] * 3] * 2)
+    np.testing.assert_array_equal(found["trainable"], [True] * 3 + [False] * 3)
+
+    joint = ActionSpec(("terminate", "x"), (0.0, -1.0), (1.0, 1.0), (2, 8))
+    found = cut(episode, 0, Cutting(4, 1, 2), joint, chunk=2)
+    np.testing.assert_array_equal(found["bins"], [0, 4, 0, 4])
+    np.testing.assert_array_equal(found["tokens"][:3], [[0, 0, 0, 1], [0, 1, 0, 3], [0, 3, 0, 0]])
+    np.testing.assert_array_equal(found["action_mask"][2:], [[False, True, False, False], [False, True] * 2])
 
 
 def test_images_are_brought_to_the_size_of_the_network():

@@ -31,7 +31,7 @@ def front_door(folder: str) -> None:
     seen = {
         key: np.zeros(of["shape"], of["dtype"]) for key, of in policy.observation.items() if "shape" in of
     }
-    assert policy.infer(seen | embedding)["actions"].shape == (1, policy.spec.interface.action.dims)
+    assert policy.infer(seen | embedding)["actions"].size == policy.spec.interface.executed.dims
 
 
 def main(folder: str) -> None:

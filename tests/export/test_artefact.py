@@ -82,7 +82,7 @@ def test_a_venv_of_the_base_dependencies_acts_as_the_checkpoint_does(trained, wr
 def untrained(config) -> tuple[dict, checkpoints.Assets]:
     """Parameters and assets of an experiment as its training would save them at step 0, at its full size."""
     action, observation = metaworld.action_spec(config.env), metaworld.observation_spec(config.env)
-    interface = Interface(action, observation, 512)
+    interface = setup.with_chunks(config, Interface(action, observation, 512))
     statistics = unit_statistics(observation.state_dim), unit_statistics(action.dims)
     dataset = checkpoints.DatasetAssets(interface, *statistics, 0.1, target_return=1.0)
     config = setup.with_value_range(config, 0.1)

@@ -82,9 +82,9 @@ def test_a_robot_without_jax_acts_as_the_artefact_does(trained, tmp_path):
         onnx_policy.load(folder)
 
 
-def test_a_robot_without_jax_knows_its_past_actions_and_the_step(tmp_path):
+def test_a_robot_without_jax_knows_what_it_executed_of_its_past_chunks_and_the_step(tmp_path):
     folder, config = str(tmp_path / "policy"), tiny.get_config("decision_transformer")
-    config.agent.timesteps = 4
+    config.model.chunk, config.model.execute, config.agent.timesteps = 3, 2, 4
     params, assets = untrained(config)
     origin = {"workdir": "", "step": 0}
     artefact.build(params, assets, folder, origin, decoding=Decoding("beam", 2))

@@ -27,13 +27,16 @@ def make_network(
     return_conditioned=False,
     timesteps=0,
     cells=1,
+    chunk=1,
+    execute=1,
     **overrides,
 ):
     config = q_transformer.laptop()
     config.patch_stages, config.image_size, config.image_tokens = ((8, 16, 1),), 16, 2
     config.layers, config.width, config.heads, config.window, config.attention = 2, 32, 2, WINDOW, attention
     config.update(overrides)
-    interface = Interface(ACTION, ObservationSpec(cameras, (16, 16), state_dim, "test"), 12)
+    observation = ObservationSpec(cameras, (16, 16), state_dim, "test")
+    interface = Interface(ACTION, observation, 12, chunk, execute)
     return Network.create(config, interface, outputs, return_conditioned, timesteps, cells)
 
 
@@ -45,17 +48,17 @@ def make_params(network):
     return treedef.unflatten([x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)])
 
 
-def make_segment(steps=STEPS, batch=2, cameras=("front",), state_dim=4, seed=0):
-    rng = np.random.default_rng(seed)
+def make_segment(steps=STEPS, batch=2, cameras=("front",), state_dim=4, seed=0, chunk=1):
+    rng, action = np.random.default_rng(seed), ACTION.repeated(chunk)
     ones, zeros = np.ones((batch, steps), bool), np.zeros((batch, steps), bool)
     return Segment(
         images={name: rng.integers(0, 255, (batch, steps, 16, 16, 3), np.uint8) for name in cameras},
         camera_mask={name: np.ones(batch, bool) for name in cameras},
         state=rng.normal(size=(batch, steps, state_dim)).astype(np.float32),
         instruction=rng.normal(size=(batch, 12)).astype(np.float32),
-        tokens=rng.integers(0, 2, (batch, steps, 3)).astype(np.int32),
-        bins=np.repeat(np.int32([ACTION.bins]), batch, axis=0),
-        action_mask=np.ones((batch, steps, 3), bool),
+        tokens=rng.integers(0, 2, (batch, steps, action.dims)).astype(np.int32),
+        bins=np.repeat(np.int32([action.bins]), batch, axis=0),
+        action_mask=np.ones((batch, steps, action.dims), bool),
         reward=np.zeros((batch, steps), np.float32), mc_return=np.zeros((batch, steps), np.float32),
         episode_return=np.ones(batch, np.float32),
         dt=np.ones((batch, steps), np.float32), step=np.tile(np.arange(steps, dtype=np.int32), (batch, 1)),
@@ -74,7 +77,7 @@ def crop(segment: Segment, start: int, stop: int) -> Segment:
 
 
 def scores(logits, dim):
-    return jnp.where(ACTION.bin_mask()[dim], logits[..., 0], -jnp.inf)
+    return jnp.where(ACTION.bin_mask()[dim % ACTION.dims], logits[..., 0], -jnp.inf)
 
 
 def greedy_rollout(network, params, segment):

@@ -24,7 +24,7 @@ from tests.models.test_q_transformer import (
 
 def make_policy(network, params, capacity, buckets=()):
     interface = network.interface
-    dims, timesteps = interface.action.dims_in(interface.action), network.timesteps
+    dims, timesteps = interface.decision.dims_in(interface.decision), network.timesteps
     spec = PolicySpec(interface, dims, WINDOW, "test", "Q", 0.1, timesteps=timesteps)
 
     def decode(params, cache, mask, executed):

@@ -233,6 +233,17 @@ def test_a_robots_own_order_of_dims_changes_neither_values_nor_scores(dims, scor
         np.testing.assert_array_equal(sessions.values(0, ["open"]), [0.75])
 
 
+@pytest.mark.parametrize("dims", [(0, 1, 2), (2, 0)])
+def test_a_decision_has_the_actions_to_execute_in_the_robot_s_own_order_of_dims(dims):
+    """The best of two bins over [-1, 1] are 1, 0, 1 in x, y, g. The last action's g is decided last."""
+    sessions = Sessions(TablePolicy(dims, chunk=3, execute=2), EMBEDDINGS.get)
+    (decision,) = played(sessions, 0, frames_of(0, 1), ["open"])
+    best = np.float32([0.5, -0.5, 0.5])[list(dims)]
+    np.testing.assert_array_equal(decision.actions, [best, best])
+    assert len(decision.tokens) == 3 * len(dims) and decision.score == 0.875
+    np.testing.assert_array_equal(sessions.values(0, ["open"]), [0.75])
+
+
 def test_nothing_is_compiled_after_the_warm_up(policy):
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import threading
 from collections.abc import Iterator
 
@@ -30,13 +31,21 @@ SPEC = PolicySpec(
 )
 
 
+def with_chunks(chunk: int, execute: int) -> PolicySpec:
+    own = dataclasses.replace(SPEC.interface, chunk=chunk, execute=execute)
+    return dataclasses.replace(SPEC, interface=own, network_dims=tuple(range(own.decision.dims)))
+
+
 class Policy(Runtime):
-    def __init__(self, capacity: int = 4):
+    """Decides bin 0 in all dims, in a chunk bin k of the action k steps later."""
+
+    def __init__(self, capacity: int = 4, spec: PolicySpec = SPEC):
         zeros, ones = (0.0,) * 3, (1.0,) * 3
-        super().__init__(SPEC, Statistics(zeros, ones, zeros, ones, zeros, ones), capacity)
+        super().__init__(spec, Statistics(zeros, ones, zeros, ones, zeros, ones), capacity)
 
     def _decide(self, episode, *inputs):
-        return np.zeros((len(episode), 2), np.int32), np.zeros((len(episode), 2, 4), np.float32)
+        tokens = np.repeat(np.arange(self.spec.interface.chunk, dtype=np.int32), 2)
+        return np.tile(tokens, (len(episode), 1)), np.zeros((len(episode), len(tokens), 4), np.float32)
 
     def forget_all(self):
         pass
@@ -69,10 +78,11 @@ def served(
     access: Access | None = None,
     tls=None,
     capacity: int = 4,
+    spec: PolicySpec = SPEC,
     **limits,
 ) -> Iterator[int]:
     """Yields the port of a server that ends with the block."""
-    sessions = Sessions(Policy(capacity), lambda sentence: np.ones(4, np.float32), reserved=1)
+    sessions = Sessions(Policy(capacity, spec), lambda sentence: np.ones(4, np.float32), reserved=1)
     server = Server(sessions, about={}, access=access, limits=Limits(**limits), recorder=recorder)
     started, ends, found = threading.Event(), threading.Event(), {}
 

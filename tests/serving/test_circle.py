@@ -66,8 +66,8 @@ def episode(act, task: str, seed: int, finish) -> bool:
 class Robot:
     """A process of tests/serving/openpi_robot.py."""
 
-    def __init__(self, url: str):
-        command = [str(OPENPI), "-I", "tests/serving/openpi_robot.py", url]
+    def __init__(self, *arguments: str):
+        command = [str(OPENPI), "-I", "tests/serving/openpi_robot.py", *arguments]
         self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def ask(self, data: bytes) -> dict:

@@ -22,8 +22,9 @@ MESHES = [MIXED, (8, 1, 1), (1, 8, 1), (1, 1, 8)]
 WIDTH = {"width": 64, "heads": 8, "dtype": "float64"}  # every axis of 8 divides the heads
 
 
-def make_config(agent, **train):
+def make_config(agent, chunk=1, **train):
     config = default_config(agent)
+    config.model.chunk = chunk
     config.value_range = (0.0, 1.0)
     config.data.batch_size, config.data.segment_length = 16, 4
     config.optimizer.warmup_steps = 0  # else the first step moves nothing
@@ -31,10 +32,10 @@ def make_config(agent, **train):
     return config
 
 
-def make_batch(cameras):
+def make_batch(cameras, chunk):
     """16 rows of which the first two hold most of the trainable steps and the last five none."""
     rng = np.random.default_rng(1)
-    segment = make_segment(steps=4, batch=16, cameras=cameras)
+    segment = make_segment(steps=4, batch=16, cameras=cameras, chunk=chunk)
     counts = np.asarray([4, 4, 1, 0, 2, 0, 0, 1, 0, 3, 1, 0, 0, 0, 0, 0])
     reward = rng.uniform(size=(16, 4)).astype(np.float32)
     return dataclasses.replace(segment, trainable=np.arange(4)[None] < counts[:, None], reward=reward)
@@ -44,21 +45,21 @@ def as_float64(tree):
     return jax.tree.map(lambda x: x.astype(np.float64) if np.issubdtype(x.dtype, np.floating) else x, tree)
 
 
-def step_on(sizes, agent, cameras, **settings):
+def step_on(sizes, agent, cameras, chunk=1, **settings):
     """Loss and the whole train state after one step: the moments of the optimiser are the gradients."""
     model = {
         name: settings.pop(name)
         for name in list(settings)
         if name in ("scan_layers", "remat", "encoder_remat", "attention", "entropy_target")
     }
-    config = ml_collections.FrozenConfigDict(make_config(agent, **settings))
+    config = ml_collections.FrozenConfigDict(make_config(agent, chunk, **settings))
     if conditioned := agents.get(agent).RETURN_CONDITIONED:
         model |= {"return_conditioned": conditioned, "timesteps": 64}  # enough that the table is split
-    network = make_network(cameras=cameras, **WIDTH, **model)
+    network = make_network(cameras=cameras, chunk=chunk, execute=chunk, **WIDTH, **model)
     device_mesh = mesh.make_mesh(
         ml_collections.ConfigDict(dict(zip(mesh.AXES, sizes))), jax.devices()[: np.prod(sizes)]
     )
-    state, batch = as_float64(init_state(config, network)), as_float64(make_batch(cameras))
+    state, batch = as_float64(init_state(config, network)), as_float64(make_batch(cameras, chunk))
     state = jax.device_put(state, sharding.of_state(device_mesh, state))
     batch = jax.device_put(batch, mesh.batch_sharding(device_mesh))
     with jax.set_mesh(device_mesh):
@@ -81,12 +82,16 @@ def check(expected, found, case):
 
 
 def main(agent: str, modality: str, extent: str) -> None:
-    """extent: "mixed", one mesh with accumulation; "plain", every mesh; "variants", remat and scan too."""
-    cameras = ("front",) if modality == "images" else ()
-    expected = step_on((1, 1, 1), agent, cameras)
+    """Compares what `extent` says.
+
+    "mixed", one mesh with accumulation; "chunks", that for chunks of two actions; "plain", every mesh;
+    "variants", remat and scan too.
+    """
+    cameras, chunk = ("front",) if modality == "images" else (), 2 if extent == "chunks" else 1
+    expected = step_on((1, 1, 1), agent, cameras, chunk)
     assert np.isfinite(expected[0]) and expected[0] > 0
-    check(expected, step_on(MIXED, agent, cameras, accumulation=4), "accumulation")
-    for sizes in () if extent == "mixed" else MESHES:
+    check(expected, step_on(MIXED, agent, cameras, chunk, accumulation=4), "accumulation")
+    for sizes in () if extent in ("mixed", "chunks") else MESHES:
         check(expected, step_on(sizes, agent, cameras), sizes)
     for attention, remat in itertools.product(
         ("per_frame", "window") if extent == "variants" else (), ("dots", "full")

@@ -99,7 +99,8 @@ def saved_state(workdir):
         return checkpointer.restore(path)
 
 
-def test_dropout_and_augmentation_resume_bit_for_bit(config, tmp_path):
+def test_dropout_augmentation_and_chunks_resume_bit_for_bit(config, tmp_path):
+    config.model.chunk = 2
     config.model.dropout, config.data.augment.shift, config.data.augment.brightness = 0.2, 2, 0.2
     config.model.entropy_target = 0.9
     config.model.layers = 1

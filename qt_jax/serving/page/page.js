@@ -42,10 +42,10 @@ async function get(path, kind) {
   return body;
 }
 
-function facts({ artefact, training: { step }, decode, control_period_s: period, window, score, server, observation }) {
+function facts({ artefact, training: { step }, decode, control_period_s: period, execute, window, score, server, observation }) {
   const pairs = {
     "trained for": `${step} steps`, "decoder": decode, "control period": `${number(1000 * period)} ms (${number(1 / period)} Hz)`,
-    "sees the last": `${window} frames`, server,
+    "sees the last": `${window} frames`, ...(execute > 1 && { "decides every": `${execute} control steps` }), server,
   };
   say(place("policy"), artefact);
   place("facts").replaceChildren(...Object.entries(pairs).map(([name, value]) => {
@@ -75,7 +75,7 @@ function choices(sessions) {
   place("choice").hidden = names.length < 2;
 }
 
-function arrange(cameras, action) {
+function arrange(cameras, decision, count) {
   place("cameras").replaceChildren(...Object.entries(cameras).map(([camera, [height, width]]) => {
     const figure = copy("camera"), canvas = figure.querySelector("canvas");
     [canvas.width, canvas.height, canvas.dataset.camera] = [width, height, camera];
@@ -84,8 +84,8 @@ function arrange(cameras, action) {
     say(figure.querySelector("figcaption"), `${camera}, ${width} × ${height}`);
     return figure;
   }));
-  place("dims").replaceChildren(...action.names.map((name, dim) => {
-    const item = copy("dim"), [low, high] = [action.low[dim], action.high[dim]];
+  place("dims").replaceChildren(...decision.names.slice(0, count).map((name, dim) => {
+    const item = copy("dim"), [low, high] = [decision.low[dim], decision.high[dim]];
     say(item.querySelector(".name"), name);
     say(item.querySelector(".low"), number(low));
     say(item.querySelector(".high"), number(high));
@@ -93,15 +93,15 @@ function arrange(cameras, action) {
   }));
 }
 
-function decision({ action: values, tokens, scores, behaviour }, { action, score }) {
+function decided({ action: values, tokens, scores, behaviour }, { decision, score }) {
   place("behind").hidden = behaviour === null;
   for (const [dim, item] of [...place("dims").children].entries()) {
-    const name = action.names[dim], count = action.bins[dim];
+    const name = decision.names[dim], count = decision.bins[dim];
     const here = scores[dim].slice(0, count), best = here[tokens[dim]], taken = behaviour && behaviour[dim].slice(0, count);
     say(item.querySelector("output"), number(values[dim]));
     say(item.querySelector(".bin"), `bin ${tokens[dim] + 1} of ${count}`);
     bins(item.querySelector(".bins"), here, tokens[dim], `${score} of ${name} over its bins; ${number(best)} in the chosen one`, taken);
-    bar(item.querySelector(".bar"), values[dim], action.low[dim], action.high[dim], `${name} between its bounds`);
+    bar(item.querySelector(".bar"), values[dim], decision.low[dim], decision.high[dim], `${name} between its bounds`);
     const present = here.filter((x) => x !== null);
     say(item.querySelector(".best"), `${score} ${number(best)}`);
     say(item.querySelector(".range"), `${number(Math.min(...present), 3)} to ${number(Math.max(...present), 3)}`);
@@ -149,16 +149,16 @@ async function refresh() {
   }
   chosen = shown.name;
   choices(sessions);
-  const wanted = JSON.stringify([shown.cameras, metadata.action]);
+  const wanted = JSON.stringify([shown.cameras, metadata.decision]);
   if (wanted !== arrangement) {
-    arrange(shown.cameras, metadata.action);
+    arrange(shown.cameras, metadata.decision, shown.action.length);
     [arrangement, drawn] = [wanted, ""];
   }
   const age = time - shown.at;
   say(place("instruction"), shown.instruction === null ? "instruction given as an embedding" : `“${shown.instruction}”`);
   say(place("when"), `step ${shown.step} of its episode, ${age < STALE_S ? "now" : `${Math.round(age)} s ago`}`);
   setStatus(age < STALE_S ? "acting" : "idle", age < STALE_S ? "acting" : "the robot is not asking");
-  decision(shown, metadata);
+  decided(shown, metadata);
   times(shown, metadata);
   await frames(shown);
 }
