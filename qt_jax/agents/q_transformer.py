@@ -176,12 +176,12 @@ def loss(
     bin_mask = segment.bin_mask(network.interface.action.max_bins)
     logits = network.score(params, segment, dropout_key)
     learned, q = learned_values(config, logits), q_values(config, bin_mask[:, None], logits[None])[0]
-    targets, backups = targets
+    bounded, backups = targets
 
     q_taken = losses.taken(q, segment.tokens)
     outputs = value_logits(config, logits)
     taken, taken_values = critic.taken(outputs, segment.tokens), losses.taken(learned, segment.tokens)
-    value_terms = critic.loss(config, taken, taken_values[..., None], targets)[..., 0]
+    value_terms = critic.loss(config, taken, taken_values[..., None], bounded)[..., 0]
     if agent.value_loss == "logistic":
         from_least = losses.logistic_value_loss(outputs[..., 0], q_min, q_min, q_max)
     else:
@@ -203,15 +203,15 @@ def loss(
         ),
         "value_loss": losses.masked_sum(value_terms, mask),
         "conservative_loss": losses.masked_sum(penalties, mask),
-        "td_error": losses.masked_sum(jnp.abs(q_taken - targets), mask),
+        "td_error": losses.masked_sum(jnp.abs(q_taken - bounded), mask),
         "q_taken": losses.masked_sum(q_taken, mask),
         "q_other": losses.masked_sum(q, others),
         "q_greedy": losses.masked_sum(best, mask),
         "action_gap": losses.masked_sum(best - second, mask),
         **greedy_bins.sums(greedy, segment, mask),
-        "target": losses.masked_sum(targets, mask),
+        "target": losses.masked_sum(bounded, mask),
         "mc_return": losses.masked_sum(segment.mc_return[..., None], mask),
-        "mc_clamp_share": losses.masked_sum(targets > backups, mask),
+        "mc_clamp_share": losses.masked_sum(bounded > backups, mask),
         **{name: losses.masked_sum(values, where) for name, (values, where) in behaviour.items()},
     }
 
