@@ -88,8 +88,8 @@ def untrained(config) -> tuple[dict, checkpoints.Assets]:
     config = setup.with_value_range(config, 0.1)
     plain = checkpoints.plain_config(config)
     assets = checkpoints.Assets(interface, {"collected": dataset}, ENCODER, plain, "", {})
-    network = agents.make_network(config, interface)
-    return jax.jit(network.init)(jax.random.key(0)), assets
+    ensemble = agents.make_ensemble(config, interface)
+    return jax.jit(ensemble.init)(jax.random.key(0)), assets
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ import jax
 import ml_collections
 import numpy as np
 
+from qt_jax import agents
+from qt_jax.models.ensemble import Ensemble
 from qt_jax.training import mesh, program, sharding
 from qt_jax.training.config import default_config
 from qt_jax.training.state import init_state
@@ -48,18 +50,21 @@ def step_on(sizes, agent, cameras, **settings):
     model = {
         name: settings.pop(name)
         for name in list(settings)
-        if name in ("scan_layers", "remat", "encoder_remat", "attention")
+        if name in ("scan_layers", "remat", "encoder_remat", "attention", "networks")
     }
-    config = ml_collections.FrozenConfigDict(make_config(agent, **settings))
-    network = make_network(cameras=cameras, **WIDTH, **model)
+    config = make_config(agent, **settings)
+    config.model.update(model)
+    config = ml_collections.FrozenConfigDict(config)
+    outputs = agents.get(agent).outputs(config)
+    ensemble = Ensemble(make_network(cameras=cameras, outputs=outputs, **WIDTH, **model))
     device_mesh = mesh.make_mesh(
         ml_collections.ConfigDict(dict(zip(mesh.AXES, sizes))), jax.devices()[: np.prod(sizes)]
     )
-    state, batch = as_float64(init_state(config, network)), as_float64(make_batch(cameras))
-    state = jax.device_put(state, sharding.of_state(device_mesh, state))
+    state, batch = as_float64(init_state(config, ensemble)), as_float64(make_batch(cameras))
+    state = jax.device_put(state, sharding.of_state(device_mesh, state, ensemble.count))
     batch = jax.device_put(batch, mesh.batch_sharding(device_mesh))
     with jax.set_mesh(device_mesh):
-        state, metrics = program.jitted(config, network, state, device_mesh)(state, batch)
+        state, metrics = program.jitted(config, ensemble, state, device_mesh)(state, batch)
     return jax.device_get(metrics["loss"]), jax.device_get(state)
 
 
@@ -78,8 +83,15 @@ def check(expected, found, case):
 
 
 def main(agent: str, modality: str, extent: str) -> None:
-    """extent: "mixed", one mesh with accumulation; "plain", every mesh; "variants", remat and scan too."""
+    """extent: "mixed", one mesh with accumulation; "plain", every mesh; "variants", remat and scan too.
+
+    "networks": "mixed" with two of them, scanned and rematerialised.
+    """
     cameras = ("front",) if modality == "images" else ()
+    if extent == "networks":
+        expected = step_on((1, 1, 1), agent, cameras, networks=2)
+        compiled = {"scan_layers": True, "remat": "dots", "encoder_remat": "full", "accumulation": 4}
+        return check(expected, step_on(MIXED, agent, cameras, networks=2, **compiled), "networks")
     expected = step_on((1, 1, 1), agent, cameras)
     assert np.isfinite(expected[0]) and expected[0] > 0
     check(expected, step_on(MIXED, agent, cameras, accumulation=4), "accumulation")
