@@ -60,15 +60,19 @@ def test_each_network_scores_as_it_would_alone(setup):
 
 
 def window_of(ensemble, params, segment):
-    """What is kept of the segment's first frames, each encoded once: the caches [M, w, ...]."""
+    """What is kept of the segment's frames: [M, w, ...]."""
 
-    @jax.jit
-    def encode(t):
-        images = {name: frames[:, t] for name, frames in segment.images.items()}
-        asked = segment.instruction, segment.episode_return
-        return ensemble.encode_frame(params, images, segment.camera_mask, segment.state[:, t], *asked)
+    def flat(x):
+        return x.reshape(-1, *x.shape[2:])
 
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *map(encode, range(WINDOW)))
+    def each_step(x):
+        return np.repeat(x, WINDOW, axis=0)
+
+    episodes = segment.camera_mask, segment.instruction, segment.episode_return
+    mask, *asked = jax.tree.map(each_step, episodes)
+    frames = jax.tree.map(flat, segment.images), mask, flat(segment.state), *asked
+    cache = jax.jit(ensemble.encode_frame)(params, *frames)
+    return jax.tree.map(lambda x: x.reshape(-1, WINDOW, *x.shape[1:]), cache)
 
 
 def test_cached_decisions_are_of_all_networks_together(setup):

@@ -33,7 +33,8 @@ def step_of(agent, networks, dropout=0.0):
     batch = dataclasses.replace(batch, reward=np.full((2, 4), 0.2, np.float32))
     step = jax.jit(functools.partial(train_step, config, ensemble))
     validate = jax.jit(functools.partial(validation_step, config, ensemble))
-    return init_state(config, ensemble), lambda state: (*step(state, batch), validate(state, batch))
+    first = jax.jit(functools.partial(init_state, config, ensemble))()
+    return first, lambda state: (*step(state, batch), validate(state, batch))
 
 
 def both(one: TrainState, two: TrainState) -> TrainState:
