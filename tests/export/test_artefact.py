@@ -93,20 +93,20 @@ def untrained(config) -> tuple[dict, checkpoints.Assets]:
 
 
 @pytest.mark.parametrize(
-    "module, agent, decode, attention",
+    "module, agent, decode, attention, networks",
     [
-        (quickstart, "q_transformer", "greedy", "per_frame"),
-        (quickstart, "q_transformer", "beam:3", "window"),
-        (quickstart, "bc", "greedy", "per_frame"),
-        (metaworld_mt10, "q_transformer", "greedy", "per_frame"),
-        (quickstart, "decision_transformer", "beam:2", "window"),
-        (metaworld_mt10, "iql", "rank", "per_frame"),
-        pytest.param(sizes, "rt1", "greedy", "per_frame", marks=pytest.mark.slow),  # bfloat16
+        (quickstart, "q_transformer", "greedy", "per_frame", 1),
+        (quickstart, "q_transformer", "beam:3", "window", 1),
+        (quickstart, "bc", "greedy", "per_frame", 2),
+        (metaworld_mt10, "q_transformer", "greedy", "per_frame", 1),
+        (quickstart, "decision_transformer", "beam:2", "window", 1),
+        (metaworld_mt10, "iql", "rank", "per_frame", 1),
+        pytest.param(sizes, "rt1", "greedy", "per_frame", 1, marks=pytest.mark.slow),  # bfloat16
     ],
 )
-def test_every_shipped_config_exports_to_what_it_was(module, agent, decode, attention, tmp_path):
+def test_every_shipped_config_exports_to_what_it_was(module, agent, decode, attention, networks, tmp_path):
     config = module.get_config(agent)
-    config.model.attention = attention
+    config.model.update(attention=attention, networks=networks)
     params, assets = untrained(config)
     origin, decoding = {"workdir": "", "step": 0}, Decoding.read(decode)
     written = artefact.build(params, assets, str(tmp_path / "policy"), origin, decoding=decoding)

@@ -113,6 +113,7 @@ def test_an_agent_without_probabilities_or_values_is_refused_by_name(agent):
 def checkpoint():
     config = tiny.get_config()
     config.agent.behaviour_weight = 1.0
+    config.model.networks = 2
     return untrained(config)
 
 
