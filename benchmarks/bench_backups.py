@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -25,12 +26,13 @@ from qt_jax.training.state import init_state, train_step
 RESULTS = Path("experiments/results/bench_backups.json")
 SIZES = {"quickstart": 15, "rt1": 3}
 """{size: timed steps of each backup}."""
+VARIANTS = {backup: {"agent.backup": backup, "agent.n_step": 2} for backup in BACKUPS}
 
 
-def stepper(size: str, backup: str) -> Callable[[], object]:
+def stepper(size: str, settings: dict[str, Any]) -> Callable[[], object]:
     """Returns a function that takes one train step on a batch in memory and waits for it."""
     config, interface = as_peer(size) if size == "rt1" else shipped(size)
-    config.agent.backup, config.agent.n_step = backup, 2
+    config.update_from_flattened_dict(settings)
     config = setup.with_value_range(config, config.dt_ref)
     ensemble = agents.make_ensemble(config, interface)
     batch = jax.device_put(random_segment(config, interface))
@@ -45,26 +47,26 @@ def stepper(size: str, backup: str) -> Callable[[], object]:
     return run
 
 
-def measure(size: str, repeats: int) -> dict[str, float]:
-    """Returns median seconds of a step, {backup: seconds}."""
-    steps = {backup: stepper(size, backup) for backup in BACKUPS}
-    times: dict[str, list[float]] = {backup: [] for backup in BACKUPS}
+def measure(size: str, variants: dict[str, dict[str, Any]], repeats: int) -> dict[str, float]:
+    """Returns median seconds of a step with each variant's settings, {variant: seconds}."""
+    steps = {name: stepper(size, settings) for name, settings in variants.items()}
+    times: dict[str, list[float]] = {name: [] for name in variants}
     for run in steps.values():
         run()
 
     for _ in range(repeats):
-        for backup, run in steps.items():
+        for name, run in steps.items():
             start = time.perf_counter()
             run()
-            times[backup].append(time.perf_counter() - start)
-    return {backup: statistics.median(values) for backup, values in times.items()}
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def main() -> None:
     """Measures every size, prints a line each and writes the results."""
     found = {}
     for size, repeats in SIZES.items():
-        seconds = measure(size, repeats)
+        seconds = measure(size, VARIANTS, repeats)
         found[size] = {b: {"step_s": s, "of_chain": s / seconds["chain"]} for b, s in seconds.items()}
         print(
             size, ", ".join(f"{b} {v['step_s']:.3g} s ({v['of_chain']:.2f}x)" for b, v in found[size].items())
