@@ -8,7 +8,7 @@ COMPILE := $(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --for
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test test-most test-tensorflow test-slow slurm lint types imports coverage docs dist lock libtpu clean clean-data-and-runs \
-	bench-state bench-quickstart bench-backups bench-learner bench-loader bench-memory bench-serving \
+	bench-state bench-quickstart bench-backups bench-networks bench-learner bench-loader bench-memory bench-serving \
 	metaworld-tries metaworld-grid metaworld-values metaworld-states metaworld-benchmark metaworld-ablations metaworld-images scene-benchmark metaworld-report plan-sizes plan-experiments
 
 QT := $(PY) -m qt_jax
@@ -91,6 +91,9 @@ bench-learner: $(STAMP) .peer/.installed  ## Measure the train step, and the PyT
 
 bench-backups: $(STAMP)  ## Measure a train step with each backup
 	$(PY) -m benchmarks.bench_backups
+
+bench-networks: $(STAMP)  ## Measure a train step of several networks
+	$(PY) -m benchmarks.bench_networks
 
 bench-loader: data/quickstart/1.0.0  ## Measure the data pipeline against a bare decode loop
 	$(PY) -m benchmarks.bench_loader

@@ -28,22 +28,25 @@ from qt_jax.training.state import init_state, train_step
 RESULTS = Path("experiments/results/bench_backups.json")
 SIZES = {"quickstart": 30, "rt1": 5}
 """{size: timed steps of each backup}."""
+VARIANTS = {backup: {"agent.backup": backup, "agent.n_step": 2} for backup in BACKUPS}
 RT1_BATCH = 1, 9
 """Segments and their length."""
 
 
-def sized(size: str, backup: str) -> tuple[Any, Any]:
-    """Returns the config and interface of a size, with backups of two steps."""
-    config, interface = as_peer(size) if size == "rt1" else shipped(size)
-    if size == "rt1":
-        config.data.batch_size, config.data.segment_length = RT1_BATCH
-    config.agent.backup, config.agent.n_step = backup, 2
-    return setup.with_value_range(config, config.dt_ref), interface
+def sized(size: str) -> tuple[Any, Any]:
+    """Returns the config and interface of a size."""
+    if size != "rt1":
+        return shipped(size)
+    config, interface = as_peer(size)
+    config.data.batch_size, config.data.segment_length = RT1_BATCH
+    return config, interface
 
 
-def stepper(size: str, backup: str) -> Callable[[], object]:
+def stepper(size: str, settings: dict[str, Any]) -> Callable[[], object]:
     """Returns a function that takes one train step on a batch in memory and waits for it."""
-    config, interface = sized(size, backup)
+    config, interface = sized(size)
+    config.update_from_flattened_dict(settings)
+    config = setup.with_value_range(config, config.dt_ref)
     ensemble = agents.make_ensemble(config, interface)
     batch = jax.device_put(random_segment(config, interface))
     step = jax.jit(functools.partial(train_step, config, ensemble), donate_argnums=0)
@@ -57,26 +60,27 @@ def stepper(size: str, backup: str) -> Callable[[], object]:
     return run
 
 
-def measure(size: str, repeats: int) -> dict[str, Any]:
-    """Returns the seconds of a step with each backup, and those of "skip_decoded" over the others'."""
-    steps = {backup: stepper(size, backup) for backup in BACKUPS}
-    times: dict[str, list[float]] = {backup: [] for backup in BACKUPS}
+def measure(size: str, variants: dict[str, dict[str, Any]], repeats: int) -> dict[str, float]:
+    """Returns median seconds of a step with each variant's settings, {variant: seconds}."""
+    steps = {name: stepper(size, settings) for name, settings in variants.items()}
+    times: dict[str, list[float]] = {name: [] for name in variants}
     for run in steps.values():
         run()
 
     for _ in range(repeats):
-        for backup, run in steps.items():
+        for name, run in steps.items():
             start = time.perf_counter()
             run()
-            times[backup].append(time.perf_counter() - start)
-    seconds = {backup: statistics.median(values) for backup, values in times.items()}
-    others = {b: seconds["skip_decoded"] / seconds[b] for b in BACKUPS if b != "skip_decoded"}
-    return {"step_s": seconds, "skip_decoded over": others}
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def main() -> None:
-    commit = runs.code_commit("benchmarks")
-    found = {size: measure(size, repeats) for size, repeats in SIZES.items()}
+    commit, found = runs.code_commit("benchmarks"), {}
+    for size, repeats in SIZES.items():
+        seconds = measure(size, VARIANTS, repeats)
+        others = {b: seconds["skip_decoded"] / seconds[b] for b in BACKUPS if b != "skip_decoded"}
+        found[size] = {"step_s": seconds, "skip_decoded over": others}
     runs.write(RESULTS, commit=commit, **found)
     print(json.dumps(found, indent=1))
 

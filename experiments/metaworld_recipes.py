@@ -54,7 +54,7 @@ ABLATIONS = {
     "bins_32": {"data.bins": 32, "agent.alpha": 3.0 * 31 / 63},
     "squared": {"agent.value_loss": "squared"},
     "histogram": {"agent.value_loss": "histogram"},
-    "two_critics": {"agent.critics": 2},
+    "two_networks": {"model.networks": 2, "agent.target_q": "least", "agent.acting_q": "least"},
     "slow_target": SLOW_TARGET,
     "bootstrapped_limits": {"data.time_limits": "bootstrap"},
     "window_per_frame": {"model.window": 2, "data.segment_length": 10},

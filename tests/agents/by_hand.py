@@ -20,6 +20,14 @@ ACTION = ActionSpec(("x", "gripper"), (-1.0, -1.0), (1.0, 1.0), (3, 2))
 INTERFACE = Interface(ACTION, ObservationSpec((), (8, 8), 1, ""), 4)
 NETWORK = types.SimpleNamespace(interface=INTERFACE, score=lambda params, segment, dropout_key=None: params)
 
+
+def _all_networks(params, segment):
+    return jnp.stack(params if isinstance(params, tuple) else (params,))
+
+
+ENSEMBLE = types.SimpleNamespace(interface=INTERFACE, score=_all_networks)
+"""Of one such network; or of several, whose parameters are a tuple."""
+
 Q = [[0.2, 0.5, 0.1], [0.4, 0.3, 0.9]]  # the gripper's third bin does not exist
 Q_TARGET = [[0.6, 0.1, 0.3], [0.5, 0.7, 0.99]]
 PROBABILITIES = [[0.2, 0.5, 0.3], [0.25, 0.75, 9.0]]
@@ -97,7 +105,12 @@ def config_of(agent, **settings):
 
 
 def sums(agent, params, target, batch, **settings):
-    return agent.loss(config_of(agent, **settings), NETWORK, params, target, batch, None)
+    return _loss(agent, config_of(agent, **settings), NETWORK, params, target, batch, None)
+
+
+def _loss(agent, config, network, params, target, batch, dropout_key):
+    targets = agent.targets and agent.targets(config, ENSEMBLE, target, batch)
+    return agent.loss(config, network, params, targets, batch, dropout_key)
 
 
 def means(*args, **settings):
@@ -112,7 +125,7 @@ def only_the_policy_has_dropout(agent, params, target, batch):
     half = types.SimpleNamespace(
         interface=INTERFACE, score=lambda params, segment, key=None: params if key is None else params / 2
     )
-    dropped = agent.loss(config_of(agent), half, params, target, batch, jax.random.key(0))
+    dropped = _loss(agent, config_of(agent), half, params, target, batch, jax.random.key(0))
     plain = sums(agent, params, target, batch)
     same = {name: bool(dropped[name][0] == plain[name][0]) for name in plain}
     return not same.pop("loss") and not same.pop("policy_loss") and all(same.values())

@@ -178,10 +178,10 @@ def test_gradients_by_hand():
 def test_scores_are_the_policys_log_probabilities():
     bin_mask = by_hand.ACTION.bin_mask()
     np.testing.assert_allclose(
-        awac.scores(None, bin_mask[1], ONLINE[0, 0, 1]), [np.log(0.25), np.log(0.75), -np.inf], rtol=1e-5
+        awac.scores(None, bin_mask[1], ONLINE[:, 0, 1]), [np.log(0.25), np.log(0.75), -np.inf], rtol=1e-5
     )
 
 
 def test_values_are_of_the_whole_action():
-    found = awac.action_values(by_hand.config_of(awac), by_hand.NETWORK, ONLINE, segment())
+    found = awac.action_values(by_hand.config_of(awac), by_hand.ENSEMBLE, ONLINE, segment())
     np.testing.assert_allclose(found, [[0.4, 0.4]], rtol=1e-5)

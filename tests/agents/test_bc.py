@@ -42,5 +42,12 @@ def test_relabelled_segments_are_not_imitated():
 def test_scores_leave_out_absent_bins():
     bin_mask = ACTION.bin_mask()
     scores = bc.scores(None, bin_mask[2], jnp.zeros((1, 8, 1)))
-    np.testing.assert_allclose(scores[0, :2], np.log([0.5, 0.5]), rtol=1e-6)
-    assert np.isneginf(scores[0, 2:]).all()
+    np.testing.assert_allclose(scores[:2], np.log([0.5, 0.5]), rtol=1e-6)
+    assert np.isneginf(scores[2:]).all()
+
+
+def test_two_networks_average_probabilities():
+    """Not logits, whose mean would be (1/3, 2/3)."""
+    shares = np.log([[0.2, 0.8] + [9.0] * 6, [1.0, 1.0] + [9.0] * 6])
+    scores = bc.scores(None, ACTION.bin_mask()[2], jnp.asarray(shares)[..., None])
+    np.testing.assert_allclose(np.exp(scores), [0.35, 0.65] + [0.0] * 6, rtol=1e-5)

@@ -10,6 +10,7 @@ from flax import nnx
 from qt_jax.agents import decision_transformer
 from qt_jax.errors import UserError
 from qt_jax.export import checkpoint_policy
+from qt_jax.models.ensemble import Ensemble
 from qt_jax.policy.jax_policy import Policy
 from qt_jax.specs import GREEDY, ActionSpec, Decoding, PolicySpec
 from qt_jax.training import setup
@@ -104,7 +105,7 @@ def test_a_robot_with_some_of_the_dims_remembers_its_actions_as_training_has_the
     action = ActionSpec(("x", "g"), (-1.0,) * 2, (1.0,) * 2, (8, 2))
     spec = spec_of(network, action, (0, 2), target_return=1.0)
     spec = dataclasses.replace(spec, decoding=decoding)
-    made = checkpoint_policy.of_robot(config, network, spec, unit_statistics(4))
+    made = checkpoint_policy.of_robot(config, Ensemble(network), spec, unit_statistics(4))
     policy = Policy(spec, unit_statistics(4), params, made.encode, made.decode, capacity=1)
 
     def step(t):
@@ -134,7 +135,7 @@ def test_a_policy_asks_for_the_return_that_is_stored_with_it():
 
     def made(target_return):
         spec = spec_of(network, network.interface.action, (0, 1, 2), target_return)
-        return checkpoint_policy.of_robot(config, network, spec, unit_statistics(4))
+        return checkpoint_policy.of_robot(config, Ensemble(network), spec, unit_statistics(4))
 
     seen = batch.state[:, 0], batch.instruction
     asked = jax.tree.leaves(jax.jit(made(0.5).encode)(params, {}, *seen))

@@ -192,10 +192,10 @@ def test_the_state_value_sees_no_action_and_the_critics_do():
 def test_scores_are_the_policys_log_probabilities():
     bin_mask = by_hand.ACTION.bin_mask()
     np.testing.assert_allclose(
-        iql.scores(None, bin_mask[1], ONLINE[0, 0, 1]), [np.log(0.25), np.log(0.75), -np.inf], rtol=1e-5
+        iql.scores(None, bin_mask[1], ONLINE[:, 0, 1]), [np.log(0.25), np.log(0.75), -np.inf], rtol=1e-5
     )
 
 
 def test_values_are_the_lesser_critics():
-    found = iql.action_values(by_hand.config_of(iql), by_hand.NETWORK, ONLINE, segment())
+    found = iql.action_values(by_hand.config_of(iql), by_hand.ENSEMBLE, ONLINE, segment())
     np.testing.assert_allclose(found, [[0.4, 0.4]], rtol=1e-5)

@@ -19,10 +19,8 @@ from tests.agents import by_hand
 from tests.agents.by_hand import segment
 
 ONLINE, TARGET = by_hand.logits(by_hand.Q, by_hand.Q), by_hand.logits(by_hand.Q_TARGET, by_hand.Q_TARGET)
-SECOND = [[0.3, 0.4, 0.6], [0.2, 0.8, 0.1]]
 SECOND_TARGET = [[0.2, 0.9, 0.4], [0.8, 0.65, 0.97]]
-TWINS = by_hand.outputs(ONLINE, by_hand.logits(SECOND, SECOND))
-TWIN_TARGETS = by_hand.outputs(TARGET, by_hand.logits(SECOND_TARGET, SECOND_TARGET))
+TWO_TARGETS = TARGET, by_hand.logits(SECOND_TARGET, SECOND_TARGET)
 
 
 def loss(batch, online=ONLINE, target=TARGET, **settings):
@@ -72,15 +70,15 @@ def test_the_papers_n_step_backup_by_hand():
 
     def decode_segment(params, segment, scores):
         states = segment.tokens.shape[1]
-        x = scores(by_hand.logits(*[[first]] * states)[0, :, 0], 0)
-        gripper = scores(by_hand.logits(*[[row] for row in second])[0, :, 0][jnp.argmax(x, -1)], 1)
+        x = scores(by_hand.logits(*[[first]] * states)[:, :, 0], 0)
+        gripper = scores(by_hand.logits(*[[row] for row in second])[:, :, 0][:, jnp.argmax(x, -1)], 1)
         values = jnp.stack([x, gripper], axis=1)[None]
         return jnp.argmax(values, axis=-1), values
 
-    network = types.SimpleNamespace(**vars(by_hand.NETWORK), decode_segment=decode_segment)
+    ensemble = types.SimpleNamespace(**vars(by_hand.ENSEMBLE), decode_segment=decode_segment)
     settings = {"backup": "skip_decoded", "n_step": 2, "monte_carlo": False}
     config, batch = by_hand.config_of(q_transformer, **settings), segment([0.1, 0.3], terminal=False)
-    targets, _ = q_transformer.maximising_targets(config, network, {}, batch)
+    targets, _ = q_transformer.targets(config, ensemble, {}, batch)
     # The gripper's best of two bins after the third x is .4; the greatest of all, .9, is after another x.
     np.testing.assert_allclose(targets[0, 0], [0.1 + 0.5 * 0.3 + 0.25 * 0.4] * 2, rtol=1e-5)
     np.testing.assert_allclose(targets[0, 1], [0.3 + 0.5 * 0.4] * 2, rtol=1e-5)
@@ -93,14 +91,14 @@ def test_backups_without_maximisation_agree_for_an_exact_q():
     target = by_hand.logits(*[[first.tolist(), [*table[first.argmax()], 0.99]]] * 3)
 
     def decode_segment(params, segment, scores):
-        values = jnp.stack([scores(params[0, :, dim], dim) for dim in range(2)], axis=1)[None]
+        values = jnp.stack([scores(params[:, :, dim], dim) for dim in range(2)], axis=1)[None]
         return jnp.argmax(values, axis=-1), values
 
-    network = types.SimpleNamespace(**vars(by_hand.NETWORK), decode_segment=decode_segment)
+    ensemble = types.SimpleNamespace(**vars(by_hand.ENSEMBLE), decode_segment=decode_segment)
     batch, found = segment([0.1, 0.3], terminal=False), {}
     for backup in ("skip_decoded", "skip_first_dim"):
         config = by_hand.config_of(q_transformer, backup=backup, n_step=2, monte_carlo=False)
-        found[backup] = q_transformer.maximising_targets(config, network, target, batch)[0][:, :2]
+        found[backup] = q_transformer.targets(config, ensemble, target, batch)[0][:, :2]
     np.testing.assert_allclose(*found.values(), rtol=1e-6)
 
 
@@ -237,13 +235,13 @@ def test_training_the_term_ends_where_the_closed_form_is(value_loss):
 
 def test_actions_are_of_supported_bins():
     config = by_hand.config_of(q_transformer, behaviour_weight=1.0, support=0.5)
-    bins = by_hand.outputs(ONLINE, by_hand.policy(BEHAVIOUR, BEHAVIOUR))[0, 0]
+    bins = by_hand.outputs(ONLINE, by_hand.policy(BEHAVIOUR, BEHAVIOUR))[:, 0]
     exists = by_hand.ACTION.bin_mask()
     np.testing.assert_allclose(
-        q_transformer.scores(config, exists[0], bins[0]), [-np.inf, 0.5, 0.1], rtol=1e-5
+        q_transformer.scores(config, exists[0], bins[:, 0]), [-np.inf, 0.5, 0.1], rtol=1e-5
     )
     np.testing.assert_allclose(
-        q_transformer.scores(config, exists[1], bins[1]), [0.4, -np.inf, -np.inf], rtol=1e-5
+        q_transformer.scores(config, exists[1], bins[:, 1]), [0.4, -np.inf, -np.inf], rtol=1e-5
     )
 
 
@@ -302,38 +300,34 @@ def test_steps_that_are_not_trainable_change_nothing():
     np.testing.assert_array_equal(loss(segment())[0], loss(by_hand.with_other_last_record(segment()))[0])
 
 
-def test_twin_critics_share_the_target_of_the_lesser_and_each_term_is_their_mean():
-    value, metrics = loss(segment(), TWINS, TWIN_TARGETS, critics=2)
-    # x: the gripper's lesser Q are min(0.5, 0.8) and min(0.7, 0.65).
-    expected_value = (
-        0.5 * (0.5 - 0.65) ** 2 + 0.5 * (0.4 - 0.65) ** 2 + 0.5 * (0.4 - 0.3) ** 2 + 0.5 * (0.2 - 0.3) ** 2
-    ) / 4
-    expected_conservative = (
-        0.5 * ((0.2**2 + 0.1**2) / 2 + (0.3**2 + 0.6**2) / 2 + 0.3**2 / 2 + 0.8**2 / 2) / 4
-    )
-    np.testing.assert_allclose(metrics["target"], (0.65 + 0.3) / 2, rtol=1e-5)
-    np.testing.assert_allclose(metrics["value_loss"], expected_value, rtol=1e-5)
-    np.testing.assert_allclose(metrics["conservative_loss"], expected_conservative, rtol=1e-5)
-    np.testing.assert_allclose(value, expected_value + 2.0 * expected_conservative, rtol=1e-5)
-    np.testing.assert_allclose(metrics["q_taken"], (0.4 + 0.2) / 2, rtol=1e-5)
+@pytest.mark.parametrize("choice, gripper, next_x", [("least", 0.65, 0.3), ("mean", 0.675, 0.5)])
+def test_targets_of_two_networks_by_hand(choice, gripper, next_x):
+    """Of each bin first. The gripper's Q: (.5, .7) and (.8, .65). Of x: (.6, .1, .3) and (.2, .9, .4)."""
+    settings = {"target_q": choice, "monte_carlo": False}
+    _, metrics = loss(segment([0.1], terminal=False), target=TWO_TARGETS, **settings)
+    np.testing.assert_allclose(metrics["target"], (gripper + 0.1 + 0.5 * next_x) / 2, rtol=1e-5)
 
 
-def test_twin_critics_bootstrap_from_the_lesser():
-    records = TWIN_TARGETS.at[0, 1].set(0.0)  # every Q of the second state 0.5
-    _, metrics = loss(
-        segment([0.1], terminal=False), TWINS, records.at[0, 1, 0, :, 1].set(-np.log(3.0)), critics=2
-    )
-    np.testing.assert_allclose(metrics["target"], (0.65 + 0.1 + 0.5 * 0.25) / 2, rtol=1e-5)
+@pytest.mark.parametrize("choice, x", [("least", [0.2, 0.1, 0.3]), ("mean", [0.4, 0.5, 0.35])])
+def test_actions_of_two_networks_by_hand(choice, x):
+    config, bin_mask = by_hand.config_of(q_transformer, acting_q=choice), by_hand.ACTION.bin_mask()
+    both = jnp.concatenate(TWO_TARGETS)[:, 0]
+    np.testing.assert_allclose(q_transformer.scores(config, bin_mask[0], both[:, 0]), x, rtol=1e-5)
+    values = q_transformer.first_step_values(config, by_hand.ENSEMBLE, TWO_TARGETS, segment())
+    np.testing.assert_allclose(values, [{"least": 0.5, "mean": 0.65}[choice]], rtol=1e-5)  # .5 and .8
 
 
-def test_scores_of_twin_critics_are_the_lesser():
-    config, bin_mask = by_hand.config_of(q_transformer, critics=2), by_hand.ACTION.bin_mask()
-    np.testing.assert_allclose(
-        q_transformer.scores(config, bin_mask[0], TWINS[0, 0, 0]), [0.2, 0.4, 0.1], rtol=1e-5
-    )
-    np.testing.assert_allclose(
-        q_transformer.scores(config, bin_mask[1], TWINS[0, 0, 1]), [0.2, 0.3, -np.inf], rtol=1e-5
-    )
+def test_the_behaviour_of_two_networks_is_their_mean_probability():
+    """Of x (.2, .5, .3) and (.1, .2, .7): (.15, .35, .5), of which .6 of the greatest leaves two bins."""
+    config = by_hand.config_of(q_transformer, behaviour_weight=1.0, support=0.6)
+    second = by_hand.policy([[0.1, 0.2, 0.7], [0.75, 0.25, 9.0]])
+    both = [by_hand.outputs(TARGET[:, :1], by_hand.policy(BEHAVIOUR)), by_hand.outputs(TARGET[:, :1], second)]
+    logits, exists = jnp.concatenate(both)[:, 0], by_hand.ACTION.bin_mask()
+    found = q_transformer.scores(config, exists[0], logits[:, 0])
+    np.testing.assert_allclose(found, [-np.inf, 0.1, 0.3], rtol=1e-5)
+    log_probabilities, q = q_transformer.candidates(config)(exists[0], logits[:, 0])
+    np.testing.assert_allclose(np.exp(log_probabilities), [0.0, 0.35, 0.5], rtol=1e-5)
+    np.testing.assert_allclose(q, found)
 
 
 @pytest.mark.parametrize("name", ["value_loss", "backup", "conservatism"])
@@ -343,7 +337,7 @@ def test_an_unknown_choice_is_not_taken_for_another(name):
 
 
 def test_no_gradient_reaches_the_target_network():
-    gradient = jax.grad(
-        lambda target: by_hand.sums(q_transformer, TWINS, target, segment(), critics=2)["loss"][0]
-    )(TWIN_TARGETS)
-    assert not gradient.any()
+    gradients = jax.grad(lambda target: by_hand.sums(q_transformer, ONLINE, target, segment())["loss"][0])(
+        TWO_TARGETS
+    )
+    assert not any(gradient.any() for gradient in gradients)

@@ -20,7 +20,7 @@ def test_a_fleet_takes_the_steps_of_the_loop(config):
     with distributed.start(config.distributed) as peers:
         alone = loop.train(ml_collections.FrozenConfigDict(config), entries, peers)
     frozen, recipe, assets = setup.prepare(config, entries)
-    network = agents.make_network(frozen, assets.interface)
+    ensemble = agents.make_ensemble(frozen, assets.interface)
     groups = mixture.groups(recipe.mixture, recipe.cutting)
     pool = read_pool(recipe, groups)
     arrays, offsets = stacked_runs.joined([pool, pool])
@@ -37,7 +37,7 @@ def test_a_fleet_takes_the_steps_of_the_loop(config):
         stacked_runs.rows(groups, pool, seed=values["seed"], **settings) + offset
         for values, offset in zip(own, offsets)
     ]
-    runs = stacked_runs.Fleet(frozen, network, arrays, own)
+    runs = stacked_runs.Fleet(frozen, ensemble, arrays, own)
     for part in np.split(np.stack(rows, axis=1), [4]):
         metrics = runs.train(part)
     assert metrics["loss"].shape == (2,)

@@ -93,7 +93,7 @@ def test_runtime_agrees_with_the_teacher_forced_network(trained):
     source = recipe.mixture.sources[0]
     params, assets, _ = checkpoints.load_params(trained.workdir)
     policy = checkpoint_policy.build(params, assets, capacity=1)
-    network = agents.make_network(config, assets.interface)
+    ensemble = agents.make_ensemble(config, assets.interface)
     for number in source.train[:2]:
         cutting = Cutting(int(source.index.columns["length"][number]) + 1, config.model.window, 1)
         reader = loader.SegmentReader(dataclasses.replace(recipe, cutting=cutting))
@@ -108,9 +108,9 @@ def test_runtime_agrees_with_the_teacher_forced_network(trained):
             tokens.append(action.tokens[0])
             scores.append(action.scores[0])
         forced_tokens = np.concatenate([np.stack(tokens), np.zeros((1, 4), np.int32)])[None]
-        logits = network.score(params, dataclasses.replace(segment, tokens=forced_tokens))
+        logits = ensemble.score(params, dataclasses.replace(segment, tokens=forced_tokens))
         bin_mask = segment.bin_mask(assets.interface.action.max_bins)[:, None]
-        expected = np.asarray(q_transformer.q_values(config, bin_mask, logits))[0, : episode.length]
+        expected = np.asarray(q_transformer.q_values(config, bin_mask, logits))[0, 0, : episode.length]
         np.testing.assert_allclose(np.stack(scores), expected, atol=1e-5)
 
 

@@ -88,25 +88,25 @@ def untrained(config) -> tuple[dict, checkpoints.Assets]:
     config = setup.with_value_range(config, 0.1)
     plain = checkpoints.plain_config(config)
     assets = checkpoints.Assets(interface, {"collected": dataset}, ENCODER, plain, "", {})
-    network = agents.make_network(config, interface)
-    return jax.jit(network.init)(jax.random.key(0)), assets
+    ensemble = agents.make_ensemble(config, interface)
+    return jax.jit(ensemble.init)(jax.random.key(0)), assets
 
 
 @pytest.mark.parametrize(
-    "module, agent, decode, attention",
+    "module, agent, decode, attention, networks",
     [
-        (quickstart, "q_transformer", "greedy", "per_frame"),
-        (quickstart, "q_transformer", "beam:3", "window"),
-        (quickstart, "bc", "greedy", "per_frame"),
-        (metaworld_mt10, "q_transformer", "greedy", "per_frame"),
-        (quickstart, "decision_transformer", "beam:2", "window"),
-        (metaworld_mt10, "iql", "rank", "per_frame"),
-        pytest.param(sizes, "rt1", "greedy", "per_frame", marks=pytest.mark.slow),  # bfloat16
+        (quickstart, "q_transformer", "greedy", "per_frame", 1),
+        (quickstart, "q_transformer", "beam:3", "window", 1),
+        (quickstart, "bc", "greedy", "per_frame", 2),
+        (metaworld_mt10, "q_transformer", "greedy", "per_frame", 1),
+        (quickstart, "decision_transformer", "beam:2", "window", 1),
+        (metaworld_mt10, "iql", "rank", "per_frame", 1),
+        pytest.param(sizes, "rt1", "greedy", "per_frame", 1, marks=pytest.mark.slow),  # bfloat16
     ],
 )
-def test_every_shipped_config_exports_to_what_it_was(module, agent, decode, attention, tmp_path):
+def test_every_shipped_config_exports_to_what_it_was(module, agent, decode, attention, networks, tmp_path):
     config = module.get_config(agent)
-    config.model.attention = attention
+    config.model.update(attention=attention, networks=networks)
     if "timesteps" in config.agent:
         config.agent.timesteps = 5  # fewer than the steps that are compared
     params, assets = untrained(config)

@@ -16,6 +16,7 @@ from qt_jax.errors import UserError
 from qt_jax.evaluation import rollouts
 from qt_jax.evaluation.rollouts import Job
 from qt_jax.export import agreement, artefact, checkpoint_policy
+from qt_jax.models.ensemble import Ensemble
 from qt_jax.models.network import Network
 from qt_jax.models.q_transformer import laptop
 from qt_jax.policy import artefact as artefacts
@@ -40,15 +41,15 @@ def drawn_by_hand(decoding, robot, agent=q_transformer, **settings):
     config.model = laptop()
     config.model.update(layers=1, width=8, heads=1, window=1)
     joint = Interface(ActionSpec(tuple("xyg"), (-1.0,) * 3, (1.0,) * 3, (3, 3, 2)), *SEES)
-    network = Network.create(config.model, joint, 2, False)
-    params = network.init(jax.random.key(0))
+    ensemble = Ensemble(Network.create(config.model, joint, 2, False))
+    params = ensemble.init(jax.random.key(0))
     policy, q = jnp.asarray([[0.2, 0.5, 0.3]] * 2 + [[0.25, 0.75, 9.0]]), jnp.asarray([[0.2, 0.5, 0.1]] * 3)
     bias = jnp.stack([jax.scipy.special.logit(q), jnp.log(policy)], axis=-1)
     params |= {"head": jnp.zeros_like(params["head"]), "head_bias": bias}
     own, dims = Interface(robot, *SEES), robot.dims_in(joint.action)
     known = None, decoding, agents.has_behaviour(config)
     spec = PolicySpec(own, dims, 1, "test", agent.SCORE_NAME, 0.1, *known)
-    made = checkpoint_policy.of_robot(config, network, spec, unit_statistics(1))
+    made = checkpoint_policy.of_robot(config, ensemble, spec, unit_statistics(1))
     return Policy(spec, unit_statistics(1), params, made.encode, made.decode, 1)
 
 
@@ -97,8 +98,8 @@ def test_of_iql_the_lesser_critic_ranks_and_the_policy_draws():
     logits = jnp.concatenate([logits, jnp.zeros((1, 2, 3, 1))], axis=-1)
     exists = jnp.asarray(by_hand.ACTION.bin_mask())
     log_probabilities, found = iql.candidates(by_hand.config_of(iql))(exists, logits)
-    np.testing.assert_allclose(found[0], [[0.2, 0.3, 0.1], [0.2, 0.3, -np.inf]], rtol=1e-5)
-    np.testing.assert_allclose(np.exp(log_probabilities[0]), [[0.2, 0.5, 0.3], [0.25, 0.75, 0.0]], rtol=1e-5)
+    np.testing.assert_allclose(found, [[0.2, 0.3, 0.1], [0.2, 0.3, -np.inf]], rtol=1e-5)
+    np.testing.assert_allclose(np.exp(log_probabilities), [[0.2, 0.5, 0.3], [0.25, 0.75, 0.0]], rtol=1e-5)
 
 
 @pytest.mark.parametrize("agent", [q_transformer, cql, bc, decision_transformer])
@@ -112,6 +113,7 @@ def test_an_agent_without_probabilities_or_values_is_refused_by_name(agent):
 def checkpoint():
     config = tiny.get_config()
     config.agent.update({"behaviour_weight": 1.0, "conservatism": "closed_form", "support_width": 0.1})
+    config.model.networks = 2
     return untrained(config)
 
 

@@ -344,8 +344,8 @@ def test_paper_size_trains_on_cpu():
     config = ml_collections.FrozenConfigDict(config)
     action = ActionSpec(tuple("abcdefgh"), (-1.0,) * 8, (1.0,) * 8, (2,) + (256,) * 6 + (2,))
     interface = Interface(action, ObservationSpec(("front",), (300, 300), 0, ""), 512)
-    network = agents.make_network(config, interface)
-    state = init_state(config, network)
+    ensemble = agents.make_ensemble(config, interface)
+    state = init_state(config, ensemble)
     count = parameter_count(state.params)
     print(f"paper size: {count:,} parameters")
     assert 30e6 < count < 80e6
@@ -359,7 +359,7 @@ def test_paper_size_trains_on_cpu():
         bins=np.int32([action.bins]), action_mask=np.ones((1, 7, 8), bool),
         mc_return=np.ones((1, 7), np.float32),
     )  # fmt: skip
-    step = jax.jit(functools.partial(train_step, config, network), donate_argnums=0)
+    step = jax.jit(functools.partial(train_step, config, ensemble), donate_argnums=0)
     losses = []
     for _ in range(4):
         state, metrics = step(state, segment)

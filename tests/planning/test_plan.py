@@ -43,8 +43,8 @@ def test_bytes_sent_agree_with_a_count_by_hand(mesh):
     """
     config = metaworld_mt10.get_config()
     interface = Interface(metaworld.action_spec(config.env), metaworld.observation_spec(config.env), 512)
-    network = agents.make_network(config, interface)
-    state = jax.eval_shape(functools.partial(init_state, config, network))
+    ensemble = agents.make_ensemble(config, interface)
+    state = jax.eval_shape(functools.partial(init_state, config, ensemble))
     sizes, gathered, reduced = dict(data=1, fsdp=1, tensor=1) | {mesh: 8}, 0.0, 0.0
     whole_blocks = (config.model.layers - 1) / config.model.layers
     for path, x in jax.tree_util.tree_leaves_with_path(state.params):

@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 
 from qt_jax import agents
+from qt_jax.models.ensemble import Ensemble
 from qt_jax.training import mesh, program, sharding
 from qt_jax.training.config import default_config
 from qt_jax.training.state import init_state
@@ -50,20 +51,23 @@ def step_on(sizes, agent, cameras, chunk=1, **settings):
     model = {
         name: settings.pop(name)
         for name in list(settings)
-        if name in ("scan_layers", "remat", "encoder_remat", "attention", "entropy_target")
+        if name in ("scan_layers", "remat", "encoder_remat", "attention", "entropy_target", "networks")
     }
-    config = ml_collections.FrozenConfigDict(make_config(agent, chunk, **settings))
+    config = make_config(agent, chunk, **settings)
+    config.model.update(model)
+    config = ml_collections.FrozenConfigDict(config)
     if conditioned := agents.get(agent).RETURN_CONDITIONED:
         model |= {"return_conditioned": conditioned, "timesteps": 64}  # enough that the table is split
-    network = make_network(cameras=cameras, chunk=chunk, execute=chunk, **WIDTH, **model)
+    model["outputs"] = agents.get(agent).outputs(config)
+    ensemble = Ensemble(make_network(cameras=cameras, chunk=chunk, execute=chunk, **WIDTH, **model))
     device_mesh = mesh.make_mesh(
         ml_collections.ConfigDict(dict(zip(mesh.AXES, sizes))), jax.devices()[: np.prod(sizes)]
     )
-    state, batch = as_float64(init_state(config, network)), as_float64(make_batch(cameras, chunk))
-    state = jax.device_put(state, sharding.of_state(device_mesh, state))
+    state, batch = as_float64(init_state(config, ensemble)), as_float64(make_batch(cameras, chunk))
+    state = jax.device_put(state, sharding.of_state(device_mesh, state, ensemble.count))
     batch = jax.device_put(batch, mesh.batch_sharding(device_mesh))
     with jax.set_mesh(device_mesh):
-        state, metrics = program.jitted(config, network, state, device_mesh)(state, batch)
+        state, metrics = program.jitted(config, ensemble, state, device_mesh)(state, batch)
     return jax.device_get(metrics["loss"]), jax.device_get(state)
 
 
@@ -84,10 +88,14 @@ def check(expected, found, case):
 def main(agent: str, modality: str, extent: str) -> None:
     """Compares what `extent` says.
 
-    "mixed", one mesh with accumulation; "chunks", that for chunks of two actions; "plain", every mesh;
-    "variants", remat and scan too.
+    "mixed", one mesh with accumulation; "chunks", that for chunks of two actions; "networks", "mixed" with
+    two of them, scanned and rematerialised; "plain", every mesh; "variants", remat and scan too.
     """
     cameras, chunk = ("front",) if modality == "images" else (), 2 if extent == "chunks" else 1
+    if extent == "networks":
+        expected = step_on((1, 1, 1), agent, cameras, networks=2)
+        compiled = {"scan_layers": True, "remat": "dots", "encoder_remat": "full", "accumulation": 4}
+        return check(expected, step_on(MIXED, agent, cameras, networks=2, **compiled), "networks")
     expected = step_on((1, 1, 1), agent, cameras, chunk)
     assert np.isfinite(expected[0]) and expected[0] > 0
     check(expected, step_on(MIXED, agent, cameras, chunk, accumulation=4), "accumulation")

@@ -99,8 +99,8 @@ def saved_state(workdir):
         return checkpointer.restore(path)
 
 
-def test_dropout_augmentation_and_chunks_resume_bit_for_bit(config, tmp_path):
-    config.model.chunk = 2
+def test_two_networks_with_dropout_augmentation_and_chunks_resume_bit_for_bit(config, tmp_path):
+    config.model.networks = config.model.chunk = 2
     config.model.dropout, config.data.augment.shift, config.data.augment.brightness = 0.2, 2, 0.2
     config.model.entropy_target = 0.9
     config.model.layers = 1
@@ -137,9 +137,10 @@ def test_a_run_started_from_another_resumes_without_it(trained, config, tmp_path
     equal_trees(jax.device_get(train(config).params), state)
 
 
-def test_init_from_another_network_is_refused(trained, config, monkeypatch):
+@pytest.mark.parametrize("change", [{"width": 64}, {"networks": 2}])
+def test_init_from_another_network_is_refused(trained, config, monkeypatch, change):
     config.train.init_from = trained.workdir
-    config.model.width = 64
+    config.model.update(change)
     monkeypatch.setattr(loop.program, "build", None)  # what takes minutes comes later
     refusal = "has parameter .* of shape .*, this config's network has .* or another config.train.init_from"
     with pytest.raises(UserError, match=refusal):
@@ -227,6 +228,9 @@ def test_every_wrong_setting_is_named_at_once(config):
         ("awac", "agent.advantage_of", "state", r"one of \('dim', 'action'\)"),
         ("decision_transformer", "agent.timesteps", -1, "0 or more"),
         ("bc", "model.entropy_target", 1.0, r"a share in \[0, 1\), 0 for none"),
+        ("bc", "model.networks", 0, "a positive number"),
+        ("awac", "agent.target_q", "most", r"one of \('mean', 'least'\), and 'mean' of one network"),
+        ("iql", "agent.acting_q", "least", r"one of \('mean', 'least'\), and 'mean' of one network"),
         ("q_transformer", "agent.value_cells", 7, "at least 8"),
         ("q_transformer", "agent.alpha", -1.0, "at least 0"),
         ("cql", "agent.conservatism", "all", r"one of \('q_min', 'closed_form', 'softmax', 'none'\)"),
@@ -286,8 +290,8 @@ def test_loss_follows_the_reward_and_ignores_the_observation_after_a_terminal_st
 
     config.agent.monte_carlo = False
     frozen, recipe, assets = setup.prepare(config, datasets.entries(config))
-    network = agents.make_network(config, assets.interface)
-    params = network.init(jax.random.key(0))
+    ensemble = agents.make_ensemble(config, assets.interface)
+    params = ensemble.init(jax.random.key(0))
 
     def one(draw):
         return next(loader.validation_batches(recipe, [draw], batch_size=1))
@@ -295,9 +299,11 @@ def test_loss_follows_the_reward_and_ignores_the_observation_after_a_terminal_st
     draws = loader.validation_draws(recipe, 100)
     terminal = [draw for draw in draws if one(draw).is_terminal.any()]
     truncated = [draw for draw in draws if one(draw).is_last.any() and not one(draw).is_terminal.any()]
-    compute = jax.jit(
-        lambda batch: q_transformer.loss(frozen, network, params, params, batch, None)["loss"][0]
-    )
+
+    @jax.jit
+    def compute(batch):
+        targets = q_transformer.targets(frozen, ensemble, params, batch)
+        return q_transformer.loss(frozen, ensemble.network, params, targets, batch, None)["loss"][0]
 
     def changed_by_last_observation(draw):
         batch = one(draw)

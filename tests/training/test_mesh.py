@@ -12,6 +12,7 @@ from experiments import quickstart
 from qt_jax import agents
 from qt_jax.envs import metaworld
 from qt_jax.errors import UserError
+from qt_jax.models.ensemble import Ensemble
 from qt_jax.specs import Interface
 from qt_jax.training import mesh, sharding
 from qt_jax.training.state import init_state
@@ -28,18 +29,20 @@ def settings(data=-1, fsdp=1, tensor=1):
     [
         ("q_transformer", "images", "mixed"),
         pytest.param("q_transformer", "state", "chunks", marks=pytest.mark.slow),
+        ("awac", "state", "networks"),
         pytest.param("q_transformer", "images", "plain", marks=pytest.mark.slow),
         pytest.param("bc", "state", "plain", marks=pytest.mark.slow),
         pytest.param("q_transformer", "images", "variants", marks=pytest.mark.slow),
         pytest.param("q_transformer", "state", "variants", marks=pytest.mark.slow),
         pytest.param("bc", "images", "plain", marks=pytest.mark.slow),
         pytest.param("decision_transformer", "state", "plain", marks=pytest.mark.slow),
+        pytest.param("q_transformer", "images", "networks", marks=pytest.mark.slow),
     ],
 )
 def test_a_step_is_the_same_on_every_mesh(agent, modality, extent):
     """Data, fsdp, tensor and mixed meshes of 8 simulated devices, float64, very uneven shards.
 
-    Accumulation; remat and scan as variants.
+    Accumulation; remat and scan as variants; two networks.
     """
     environment = with_devices(8, JAX_ENABLE_X64="1")
     command = [sys.executable, "-m", "tests.training.mesh_steps", agent, modality, extent]
@@ -66,8 +69,8 @@ def test_sizes_that_do_not_fit_are_refused(sizes, message):
         mesh.axis_sizes(settings(*sizes), 8)
 
 
-def abstract_state(config, network, **sizes):
-    shapes = jax.eval_shape(functools.partial(init_state, config, network))
+def abstract_state(config, ensemble, **sizes):
+    shapes = jax.eval_shape(functools.partial(init_state, config, ensemble))
     device_mesh = jax.sharding.AbstractMesh(
         tuple({"data": 1, "fsdp": 1, "tensor": 1, **sizes}.values()), mesh.AXES
     )
@@ -78,8 +81,8 @@ def test_fsdp_divides_the_train_state():
     """On 8 devices each holds about an eighth of parameters, both moments and the target network."""
     config = quickstart.get_config()
     interface = Interface(metaworld.action_spec(config.env), metaworld.observation_spec(config.env), 512)
-    network = agents.make_network(config, interface)
-    shapes, placed = abstract_state(config, network, fsdp=8)
+    ensemble = agents.make_ensemble(config, interface)
+    shapes, placed = abstract_state(config, ensemble, fsdp=8)
     total = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
     assert sharding.bytes_per_device(placed) <= 1.1 * total / 8
 
@@ -99,9 +102,18 @@ def test_rules_split_heads_and_name_what_does_not_fit():
     assert sharding.decide("start", (128,), sizes) == (jax.sharding.PartitionSpec(), "small")
 
 
+def test_each_of_two_networks_lies_like_a_single_one():
+    sizes = {"data": 1, "fsdp": 2, "tensor": 4}
+    one = sharding.decide("transformer/blocks/query/kernel", (2, 128, 4, 32), sizes)
+    two = sharding.decide("transformer/blocks/query/kernel", (2, 2, 128, 4, 32), sizes, networks=2)
+    assert tuple(two[0]) == (None, *one[0]) and two[1] == one[1]
+    assert tuple(sharding.decide("start", (2, 1000), sizes, networks=2)[0]) == (None,), "each is small"
+    assert not sharding.decide("count", (), sizes, networks=2)[0]
+
+
 def test_moments_and_target_lie_with_their_parameter():
     config = quickstart.get_config()
-    _, state = abstract_state(config, make_network(), fsdp=4, tensor=2)
+    _, state = abstract_state(config, Ensemble(make_network()), fsdp=4, tensor=2)
     params = {
         sharding.parameter_path(p): x.sharding.spec
         for p, x in jax.tree_util.tree_leaves_with_path(state.params)
@@ -114,8 +126,7 @@ def test_moments_and_target_lie_with_their_parameter():
 
 
 def test_table_has_a_line_for_every_parameter():
-    network = make_network()
-    _, state = abstract_state(quickstart.get_config(), network, fsdp=2)
+    _, state = abstract_state(quickstart.get_config(), Ensemble(make_network()), fsdp=2)
     lines = sharding.table(state.params).splitlines()
     assert len(lines) == 1 + len(jax.tree.leaves(state.params))
     assert any("blocks/up/kernel" in line and "(None, 'fsdp', 'tensor')" in line for line in lines)
@@ -123,7 +134,7 @@ def test_table_has_a_line_for_every_parameter():
 
 def test_every_rule_has_a_parameter():
     """A rule that matches nothing is a typo or left over."""
-    _, state = abstract_state(quickstart.get_config(), make_network(outputs=2), fsdp=1)
+    _, state = abstract_state(quickstart.get_config(), Ensemble(make_network(outputs=2)), fsdp=1)
     paths = [sharding.parameter_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(state.params)]
     unused = [
         p

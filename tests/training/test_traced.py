@@ -39,13 +39,13 @@ def programs(agent: str, changes: dict) -> list[str]:
     config = ml_collections.FrozenConfigDict(config)
     action, observation = ActionSpec(("x",), (0.0,), (1.0,), (4,)), ObservationSpec((), (8, 8), 3, "")
     interface = Interface(action, observation, 8)
-    network = agents.make_network(config, interface)
+    ensemble = agents.make_ensemble(config, interface)
     settings = traced.values(config)
-    first = jax.jit(lambda settings: init_state(traced.With(config, settings), network))
+    first = jax.jit(lambda settings: init_state(traced.With(config, settings), ensemble))
     state = jax.eval_shape(first, settings)
     batch = segment_struct(interface, 2, 3)
     steps = [
-        jax.jit(functools.partial(step, config, network)).lower(state, batch)
+        jax.jit(functools.partial(step, config, ensemble)).lower(state, batch)
         for step in (train_step, validation.step)
     ]
     return [lowered.as_text() for lowered in (*steps, first.lower(settings))]
