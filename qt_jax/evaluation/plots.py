@@ -87,7 +87,7 @@ def scores_over_bins(
     """Draws a heat map for each dim, bins upwards and decisions to the right.
 
     Args:
-        scores: [T, D, N]; bins without one stay white.
+        scores: [T, D, N]; bins that do not exist stay white.
         dims: names of the D dims.
         label: what the scores are, such as "Q".
         behaviour: [T, D, N], how probable bins are by the behaviour head: maps of their own below.
@@ -95,7 +95,7 @@ def scores_over_bins(
     """
     maps = {label: np.where(np.isfinite(scores), scores, np.nan)}
     if behaviour is not None:
-        maps["behaviour"] = behaviour
+        maps["behaviour"] = np.where(behaviour > 0, behaviour, np.nan)
     columns = min(MOST_COLUMNS, len(dims))
     rows = -(-len(dims) // columns)
     figure, axes = plt.subplots(

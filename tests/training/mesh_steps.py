@@ -46,8 +46,28 @@ def as_float64(tree):
     return jax.tree.map(lambda x: x.astype(np.float64) if np.issubdtype(x.dtype, np.floating) else x, tree)
 
 
-def step_on(sizes, agent, cameras, chunk=1, **settings):
-    """Loss and the whole train state after one step: the moments of the optimiser are the gradients."""
+SHARED = {
+    "mixed": {},
+    "chunks": {"chunk": 2},
+    "networks": {"networks": 2},
+    "closed_form": {
+        "own": {
+            **{"behaviour_weight": 1.0, "conservatism": "closed_form", "support": 0.3, "support_width": 0.1},
+            "backup": "skip_decoded",
+        },
+    },
+}
+"""{extent: settings of both steps that are compared: on one device, and in parts on the mesh MIXED}."""
+
+COMPILED = {"networks": {"scan_layers": True, "remat": "dots", "encoder_remat": "full"}}
+"""{extent: settings of the latter alone}."""
+
+
+def step_on(sizes, agent, cameras, chunk=1, own=None, **settings):
+    """Loss and the whole train state after one step: the moments of the optimiser are the gradients.
+
+    `own` are settings of the agent.
+    """
     model = {
         name: settings.pop(name)
         for name in list(settings)
@@ -55,6 +75,7 @@ def step_on(sizes, agent, cameras, chunk=1, **settings):
     }
     config = make_config(agent, chunk, **settings)
     config.model.update(model)
+    config.agent.update(own or {})
     config = ml_collections.FrozenConfigDict(config)
     if conditioned := agents.get(agent).RETURN_CONDITIONED:
         model |= {"return_conditioned": conditioned, "timesteps": 64}  # enough that the table is split
@@ -86,20 +107,13 @@ def check(expected, found, case):
 
 
 def main(agent: str, modality: str, extent: str) -> None:
-    """Compares what `extent` says.
-
-    "mixed", one mesh with accumulation; "chunks", that for chunks of two actions; "networks", "mixed" with
-    two of them, scanned and rematerialised; "plain", every mesh; "variants", remat and scan too.
-    """
-    cameras, chunk = ("front",) if modality == "images" else (), 2 if extent == "chunks" else 1
-    if extent == "networks":
-        expected = step_on((1, 1, 1), agent, cameras, networks=2)
-        compiled = {"scan_layers": True, "remat": "dots", "encoder_remat": "full", "accumulation": 4}
-        return check(expected, step_on(MIXED, agent, cameras, networks=2, **compiled), "networks")
-    expected = step_on((1, 1, 1), agent, cameras, chunk)
+    """Compares what `extent` says: one of `SHARED`; "plain", every mesh; "variants", remat and scan too."""
+    cameras, shared = ("front",) if modality == "images" else (), SHARED.get(extent, {})
+    expected = step_on((1, 1, 1), agent, cameras, **shared)
     assert np.isfinite(expected[0]) and expected[0] > 0
-    check(expected, step_on(MIXED, agent, cameras, chunk, accumulation=4), "accumulation")
-    for sizes in () if extent in ("mixed", "chunks") else MESHES:
+    again = shared | COMPILED.get(extent, {}) | {"accumulation": 4}
+    check(expected, step_on(MIXED, agent, cameras, **again), "accumulation")
+    for sizes in () if extent in SHARED else MESHES:
         check(expected, step_on(sizes, agent, cameras), sizes)
     for attention, remat in itertools.product(
         ("per_frame", "window") if extent == "variants" else (), ("dots", "full")

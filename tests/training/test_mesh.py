@@ -37,6 +37,7 @@ def settings(data=-1, fsdp=1, tensor=1):
         pytest.param("bc", "images", "plain", marks=pytest.mark.slow),
         pytest.param("decision_transformer", "state", "plain", marks=pytest.mark.slow),
         pytest.param("q_transformer", "images", "networks", marks=pytest.mark.slow),
+        pytest.param("q_transformer", "state", "closed_form", marks=pytest.mark.slow),
     ],
 )
 def test_a_step_is_the_same_on_every_mesh(agent, modality, extent):
