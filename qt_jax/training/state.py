@@ -93,15 +93,19 @@ def train_step(
     batch = augment(batch, augment_key, config.data.augment)
 
     def loss_fn(params, part, key):
-        holds_entropy = bool(config.model.entropy_target)
-        own = Watched.of(network, params) if holds_entropy else network
+        watched = Watched.of(network, params) if network.config.entropy_target else None
         sums = agent.loss(
-            config, own, params, state.target_params, part, key if config.model.dropout else None
+            config,
+            watched or network,
+            params,
+            state.target_params,
+            part,
+            key if config.model.dropout else None,
         )
-        if not holds_entropy:
+        if watched is None:
             return sums["loss"][0], sums
-        # As a sum it is divided by the loss's count, so that parts and devices add up.
-        loss, reported = own.control()
+        # A sum, divided by the loss's count as the loss is: so parts and devices add up.
+        loss, reported = watched.control()
         return sums["loss"][0] + loss, sums | reported
 
     def gradient(part_and_key):

@@ -80,11 +80,12 @@ def check(expected, found, case):
 def main(agent: str, modality: str, extent: str) -> None:
     """extent: "mixed", one mesh with accumulation; "plain", every mesh; "variants", remat and scan too."""
     cameras = ("front",) if modality == "images" else ()
-    expected = step_on((1, 1, 1), agent, cameras)
+    held = {"entropy_target": 0.9}  # whose loss is added to the agent's
+    expected = step_on((1, 1, 1), agent, cameras, **held)
     assert np.isfinite(expected[0]) and expected[0] > 0
-    check(expected, step_on(MIXED, agent, cameras, accumulation=4), "accumulation")
+    check(expected, step_on(MIXED, agent, cameras, accumulation=4, **held), "accumulation")
     for sizes in () if extent == "mixed" else MESHES:
-        check(expected, step_on(sizes, agent, cameras), sizes)
+        check(expected, step_on(sizes, agent, cameras, **held), sizes)
     for attention, remat in itertools.product(
         ("per_frame", "window") if extent == "variants" else (), ("dots", "full")
     ):
