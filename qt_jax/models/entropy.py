@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 
 INITIAL_WEIGHT = 0.01
-"""Default of this project, for returns in [0, 1]."""
-GREATEST_WEIGHT = 100.0
-"""As published."""
+"""Default of this project, for values in [0, 1]."""
+SPEED = 10.0
+"""A weight is exp(SPEED * parameter), 1 at most: it must come to fit losses of any size within thousands of
+steps, and Adam moves a parameter by the learning rate in each."""
 
 
 def share(logits: jax.Array, seen: jax.Array) -> jax.Array:
@@ -46,26 +47,27 @@ def names(layers: int) -> list[str]:
     return [f"{layer}" for layer in range(layers)] + [f"frames_{layer}" for layer in range(layers - 1)]
 
 
-def initial_log_weight(entropies: int) -> jax.Array:
-    """Returns the logarithms of the weights before training, [entropies]."""
-    return jnp.full(entropies, jnp.log(INITIAL_WEIGHT))
+def initial(entropies: int) -> jax.Array:
+    """Returns the parameters of the weights before training, [entropies]."""
+    return jnp.full(entropies, jnp.log(INITIAL_WEIGHT) / SPEED)
 
 
 def control(
-    log_weight: jax.Array, total: jax.Array, count: jax.Array, target: float
+    parameters: jax.Array, total: jax.Array, count: jax.Array, target: float
 ) -> tuple[jax.Array, jax.Array]:
     """Computes the control's loss as a sum, and the weights [E].
 
-    Of an entropy H with weight w it is `-stop(w) H + w (stop(H) - target)`: while H is below the target, w
-    grows and attention spreads; above it, w falls towards 0. The loss is the mean over the entropies.
+    Of an entropy H with parameter p and weight w it is `-stop(w) H + p (stop(H) - target)`: while H is below
+    the target, w grows and attention spreads; above it, w falls towards 0. The loss is the mean over all.
 
     Args:
-        log_weight: [E], learned.
+        parameters: [E], learned.
         total: [E], sums of entropies, each a share of the greatest.
         count: [], of how many.
         target: the least share.
 
     """
-    weight = jnp.exp(log_weight)
-    bonus = jax.lax.stop_gradient(jnp.minimum(weight, GREATEST_WEIGHT)) * total
-    return jnp.mean(weight * (jax.lax.stop_gradient(total) - target * count) - bonus), weight
+    weights = jnp.minimum(jnp.exp(SPEED * parameters), 1.0)
+    excess = jax.lax.stop_gradient(total - target * count)
+    excess = jnp.where((weights == 1.0) & (excess < 0), 0.0, excess)  # a weight of 1 grows no more
+    return jnp.mean(parameters * excess - jax.lax.stop_gradient(weights) * total), weights

@@ -109,7 +109,7 @@ class Transformer(nnx.Module):
         self.frame_tokens, self.dtype = frame_tokens, dtype
         self.scan, self.remat = config.scan_layers, config.remat
         count = entropy.count(config.layers) if config.entropy_target else 0
-        self.log_entropy_weight = nnx.Param(entropy.initial_log_weight(count)) if count else None
+        self.entropy_weight = nnx.Param(entropy.initial(count)) if count else None
         make_block = nnx.vmap(lambda rngs: Block(config, dtype, rngs), in_axes=0, out_axes=0)
         self.blocks = nnx.split_rngs(splits=config.layers)(make_block)(rngs)
         self.age_bias = nnx.Param(jnp.zeros((config.layers, config.heads, config.window)))

@@ -64,8 +64,8 @@ class Watched(Network):
                 "parameters that it was given; set it to 0, or change the agent."
             )
         totals, count = self._total()
-        log_weight, target = self.online["transformer"]["log_entropy_weight"], self.config.entropy_target
-        loss, weights = entropy.control(log_weight, totals, count, target)
+        parameters = self.online["transformer"]["entropy_weight"]
+        loss, weights = entropy.control(parameters, totals, count, self.config.entropy_target)
         named = zip(entropy.names(self.config.layers), weights, strict=True)
         reported = {f"entropy_weight/{name}": (weight, 1.0) for name, weight in named}
         return loss, {"entropy_loss": (loss, count), **reported, **self.entropies()}

@@ -103,13 +103,12 @@ def train_step(
     batch = augment(batch, augment_key, config.data.augment)
 
     def loss_fn(params, key, part, targets):
-        network, holds_entropy = ensemble.network, bool(config.model.entropy_target)
-        watched = Watched.of(network, params) if holds_entropy else network
+        watched = Watched.of(ensemble.network, params) if config.model.entropy_target else None
         key = key if config.model.dropout else None
-        sums = agent.loss(config, watched, params, targets, part, key)
-        if not holds_entropy:
+        sums = agent.loss(config, watched or ensemble.network, params, targets, part, key)
+        if watched is None:
             return sums["loss"][0], sums
-        # As a sum it is divided by the loss's count, so that parts and devices add up.
+        # A sum, divided by the loss's count as the loss is: so parts and devices add up.
         loss, reported = watched.control()
         return sums["loss"][0] + loss, sums | reported
 

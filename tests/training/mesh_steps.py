@@ -47,7 +47,7 @@ def as_float64(tree):
 
 
 SHARED = {
-    "mixed": {},
+    "mixed": {"entropy_target": 0.9},  # whose loss is added to the agent's
     "chunks": {"chunk": 2},
     "networks": {"networks": 2},
     "closed_form": {
