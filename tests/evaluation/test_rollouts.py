@@ -9,7 +9,7 @@ from tests.policy.table_policy import TablePolicy
 
 
 class Counter:
-    """It terminates at the step whose number is its task, and is truncated at the sixth."""
+    """It terminates at the step whose number is its task, and is truncated at the twelfth."""
 
     def __init__(self, task):
         self.last, self.steps = int(task), 0
@@ -21,7 +21,7 @@ class Counter:
     def step(self, action):
         self.steps += 1
         terminated = self.steps == self.last
-        return self.observe(), float(terminated), terminated, not terminated and self.steps == 6, {}
+        return self.observe(), float(terminated), terminated, not terminated and self.steps == 12, {}
 
     def replay(self, seed, actions, keep):
         self.steps, seen = -1, []
@@ -53,11 +53,11 @@ def make_sessions():
 
 def test_an_episode_may_end_between_two_decisions():
     sessions = make_sessions()
-    jobs = [Job(task, 0, "open") for task in ("3", "4", "9")]
+    jobs = [Job(task, 0, "open") for task in ("3", "4", "99")]
     ended, cut, late = rollouts.run(
         sessions, 2, jobs, Counter, lambda env, job: [env.observe()], trace=lambda job: True
     )
-    assert [one.length for one in (ended, cut, late)] == [3, 4, 6]
+    assert [one.length for one in (ended, cut, late)] == [3, 4, 12]
     assert [one.success for one in (ended, cut, late)] == [True, True, False]
     np.testing.assert_array_equal(ended.actions, [[0.5, -0.5, 0.5]] * 3)  # the best of two bins over [-1, 1]
     assert ended.chosen_scores.shape == (2, 9) and ended.scores.shape == (2, 9, 2)

@@ -15,14 +15,22 @@ ACTION = ActionSpec(("x", "gripper"), (-1.0, 0.0), (1.0, 1.0), (16, 2))
 OTHER_BOUNDS = dataclasses.replace(ACTION, low=(-2.0, 0.0))
 
 
-def assets(action=ACTION, datasets=None, observation=("front",), encoder="use", agent="iql", **settings):
+def assets(
+    action=ACTION,
+    datasets=None,
+    observation=("front",),
+    encoder="use",
+    agent="iql",
+    chunks=(1, 1),
+    **settings,
+):
     """Of a run; datasets: {name: its action}, by default "lab" with the network's; settings: "data__x=1"."""
     config = {"agent": agents.get(agent).get_config().to_dict(), "model": {}, "data": {"step_penalty": 0.0}}
     config |= {"value_range": [0.0, 1.0], "discount": 0.98, "dt_ref": 0.0625}
     for key, value in settings.items():
         section, _, name = key.rpartition("__")
         (config[section] if section else config)[name] = value
-    joint = Interface(action, ObservationSpec(observation, (32, 32), 3, "joints"), 4)
+    joint = Interface(action, ObservationSpec(observation, (32, 32), 3, "joints"), 4, *chunks)
     robots = {
         name: DatasetAssets(
             dataclasses.replace(joint, action=own), unit_statistics(3), unit_statistics(2), 0.1
@@ -50,6 +58,7 @@ def check(monkeypatch, before, now):
         ({"datasets": {"lab": OTHER_BOUNDS}}, "action of lab: low .-2.0, 0.0., this run has .-1.0, 0.0."),
         ({"action": OTHER_BOUNDS, "datasets": {"kitchen": OTHER_BOUNDS}}, "action low .-2.0, 0.0., this run"),
         ({"observation": ("front", "wrist")}, "cameras .'front', 'wrist'., this run has .'front',."),
+        ({"chunks": (3, 2)}, "model.chunk 3, this run has 1; config.model.execute 2, this run has 1"),
         ({"encoder": "other"}, "text encoder other, this run has use"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
