@@ -105,10 +105,10 @@ def config_of(agent, **settings):
 
 
 def sums(agent, params, target, batch, **settings):
-    return _loss(agent, config_of(agent, **settings), NETWORK, params, target, batch, None)
+    return loss(agent, config_of(agent, **settings), NETWORK, params, target, batch, None)
 
 
-def _loss(agent, config, network, params, target, batch, dropout_key):
+def loss(agent, config, network, params, target, batch, dropout_key):
     targets = agent.targets and agent.targets(config, ENSEMBLE, target, batch)
     return agent.loss(config, network, params, targets, batch, dropout_key)
 
@@ -125,7 +125,7 @@ def only_the_policy_has_dropout(agent, params, target, batch):
     half = types.SimpleNamespace(
         interface=INTERFACE, score=lambda params, segment, key=None: params if key is None else params / 2
     )
-    dropped = _loss(agent, config_of(agent), half, params, target, batch, jax.random.key(0))
+    dropped = loss(agent, config_of(agent), half, params, target, batch, jax.random.key(0))
     plain = sums(agent, params, target, batch)
     same = {name: bool(dropped[name][0] == plain[name][0]) for name in plain}
     return not same.pop("loss") and not same.pop("policy_loss") and all(same.values())

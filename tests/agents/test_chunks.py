@@ -22,6 +22,10 @@ def chunked(agent, **settings):
     return config
 
 
+def loss(agent, config, online, target, batch):
+    return by_hand.loss(agent, config, by_hand.NETWORK, online, target, batch, None)
+
+
 def segment(terminal):
     """The last decision has one action within the episode. Discounts are 1/2 a step."""
     batch = by_hand.segment(REWARDS, bins=(3, 3), terminal=terminal)
@@ -33,7 +37,7 @@ def test_targets_by_hand(terminal, at_end):
     """A chunk's second action takes both rewards, and what is attainable two steps on."""
     config = chunked(q_transformer, monte_carlo=False)
     batch = segment(terminal)
-    targets, _ = q_transformer.maximising_targets(config, by_hand.NETWORK, by_hand.logits(*STATES), batch)
+    targets, _ = q_transformer.targets(config, by_hand.ENSEMBLE, by_hand.logits(*STATES), batch)
     expected = [
         (0.5, 0.1 + 0.5 * 0.2 + 0.25 * 0.4),
         (0.9, 0.2 + 0.5 * 0.3 + 0.25 * at_end),
@@ -43,7 +47,7 @@ def test_targets_by_hand(terminal, at_end):
     np.testing.assert_allclose(np.concatenate(found), np.concatenate(expected), rtol=1e-5)
 
     online = by_hand.logits(*[[[0.5] * 3] * 2] * 4)
-    sums = q_transformer.loss(config, by_hand.NETWORK, online, by_hand.logits(*STATES), batch, None)
+    sums = loss(q_transformer, config, online, by_hand.logits(*STATES), batch)
     squared = 0.5 * np.square(0.5 - np.concatenate(expected))
     np.testing.assert_allclose(losses.mean(sums["value_loss"]), squared.mean(), rtol=1e-4)
     assert sums["value_loss"][1] == 5
@@ -51,9 +55,7 @@ def test_targets_by_hand(terminal, at_end):
 
 def test_of_two_decisions_a_backup_goes_over_four_steps():
     config = chunked(q_transformer, monte_carlo=False, n_step=2)
-    targets, _ = q_transformer.maximising_targets(
-        config, by_hand.NETWORK, by_hand.logits(*STATES), segment(False)
-    )
+    targets, _ = q_transformer.targets(config, by_hand.ENSEMBLE, by_hand.logits(*STATES), segment(False))
     np.testing.assert_allclose(targets[0, 0, 1], 0.1 + 0.5 * 0.2 + 0.25 * 0.3 + 0.125 * 0.8, rtol=1e-5)
 
 
@@ -61,7 +63,7 @@ def test_iql_by_hand():
     """Of constant outputs: both critics 1/2, V 0.4."""
     critics, value = jnp.zeros((1, 4, 2, 3, 2)), by_hand.logits(*[[[0.4] * 3] * 2] * 4)
     params = by_hand.outputs(critics, jnp.zeros((1, 4, 2, 3, 1)), value)
-    sums = iql.loss(chunked(iql), by_hand.NETWORK, params, params, segment(False), None)
+    sums = loss(iql, chunked(iql), params, params, segment(False))
     whole = 0.1 + 0.5 * 0.2 + 0.25 * 0.4, 0.2 + 0.5 * 0.3 + 0.25 * 0.4, 0.3 + 0.5 * 0.4
     squared = 0.5 * np.square(0.5 - np.asarray(whole))
     # A mean over five dims: two of each whole chunk, and one of the last.
@@ -73,7 +75,7 @@ def test_awac_by_hand():
     taken = jnp.asarray([[[1, 0], [2, 1], [0, 1], [0, 0]]])
     policy = jnp.where(jnp.arange(3) == taken[..., None], 0.0, -1e9)[..., None]
     online, target = (by_hand.outputs(q, policy) for q in (jnp.zeros_like(policy), by_hand.logits(*STATES)))
-    sums = awac.loss(chunked(awac), by_hand.NETWORK, online, target, segment(True), None)
+    sums = loss(awac, chunked(awac), online, target, segment(True))
     targets = 0.3, 0.1 + 0.5 * 0.2 + 0.25 * 0.1, 0.8, 0.2 + 0.5 * 0.3, 0.3
     squared = 0.5 * np.square(0.5 - np.asarray(targets))
     np.testing.assert_allclose(losses.mean(sums["critic_loss"]), squared.mean(), rtol=1e-4)
@@ -82,7 +84,7 @@ def test_awac_by_hand():
 def test_imitation_counts_the_actions_within_the_episode():
     probabilities = [[0.2, 0.5, 0.3], [0.25, 0.7, 0.05]]
     params = by_hand.policy(*[probabilities] * 4)
-    sums = bc.loss(chunked(bc), by_hand.NETWORK, params, None, segment(True), None)
+    sums = loss(bc, chunked(bc), params, None, segment(True))
     expected = -np.log([0.5, 0.25, 0.3, 0.7, 0.2])
     np.testing.assert_allclose(losses.mean(sums["loss"]), expected.mean(), rtol=1e-5)
     assert sums["loss"][1] == 5

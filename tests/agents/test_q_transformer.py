@@ -169,23 +169,28 @@ def test_what_acts_and_what_is_reported_is_the_closed_form():
     config = by_hand.config_of(q_transformer, alpha=2.0, **CLOSED)
     outputs = by_hand.outputs(ONLINE, by_hand.policy(BEHAVIOUR, BEHAVIOUR))
     exists = by_hand.ACTION.bin_mask()
-    found = q_transformer.scores(config, exists, outputs[0, 0])
+    found = q_transformer.scores(config, exists, outputs[:, 0])
     np.testing.assert_allclose(found, [[0.04, 0.25, 0.03], [0.3, 0.075, -np.inf]], rtol=1e-5)
-    log_probabilities, q = q_transformer.candidates(config)(exists, outputs[0, 0])
+    log_probabilities, q = q_transformer.candidates(config)(exists, outputs[:, 0])
     np.testing.assert_array_equal(q, found)
     np.testing.assert_allclose(np.exp(log_probabilities), [[0.2, 0.5, 0.3], [0.75, 0.25, 0.0]], rtol=1e-5)
-    first = q_transformer.first_step_values(config, by_hand.NETWORK, outputs, segment())
-    np.testing.assert_allclose(first, [0.3], rtol=1e-5)  # of the whole action: the gripper's, given x
+    values = q_transformer.action_values(config, by_hand.ENSEMBLE, outputs, segment())
+    np.testing.assert_allclose(values[0, 0], 0.3, rtol=1e-5)  # of the whole action: the gripper's, given x
     config.agent.support = 0.5  # as without: of x the two bins of at least .25, of the gripper the first
-    found = q_transformer.scores(config, exists, outputs[0, 0])
+    found = q_transformer.scores(config, exists, outputs[:, 0])
     np.testing.assert_allclose(found, [[-np.inf, 0.25, 0.03], [0.3, -np.inf, -np.inf]], rtol=1e-5)
 
 
-def test_closed_form_of_twin_critics_is_the_lesser_of_two():
-    """Each critic is pooled by itself: x's values .2 .5 .1 and .3 .4 .6, one bin a kernel's width."""
-    config = by_hand.config_of(q_transformer, critics=2, alpha=2.0, support_width=1 / 3, **CLOSED)
-    outputs = by_hand.outputs(TWINS, by_hand.policy(BEHAVIOUR, BEHAVIOUR))
-    found = q_transformer.scores(config, by_hand.ACTION.bin_mask()[0], outputs[0, 0, 0])
+def test_the_least_closed_form_of_two_networks_by_hand():
+    """Each network is pooled by itself: x's values .2 .5 .1 and .3 .4 .6, one bin a kernel's width.
+
+    Their heads are the same.
+    """
+    config = by_hand.config_of(q_transformer, acting_q="least", alpha=2.0, support_width=1 / 3, **CLOSED)
+    other = by_hand.logits([[0.3, 0.4, 0.6], [0.4, 0.3, 0.9]])
+    both = (by_hand.outputs(values, by_hand.policy(BEHAVIOUR)) for values in (ONLINE[:, :1], other))
+    logits = jnp.concatenate([network[:, 0, 0] for network in both])
+    found = q_transformer.scores(config, by_hand.ACTION.bin_mask()[0], logits)
     near, far = np.exp(-1), np.exp(-2)  # c is 1, so Q is the sum of k p y
     one = [0.04 + near * 0.25 + far * 0.03, 0.25 + near * 0.07, 0.03 + near * 0.25 + far * 0.04]
     other = [0.06 + near * 0.2 + far * 0.18, 0.2 + near * 0.24, 0.18 + near * 0.2 + far * 0.06]
@@ -210,13 +215,17 @@ def test_training_the_term_ends_where_the_closed_form_is(value_loss):
         interface=by_hand.INTERFACE,
         score=lambda params, segment, key=None: jnp.broadcast_to(params, (10, 2, 2, 3, params.shape[-1])),
     )
+    ensemble = types.SimpleNamespace(
+        interface=by_hand.INTERFACE, score=lambda params, segment: network.score(params, segment)[None]
+    )
 
     def trained(**settings):
         config = by_hand.config_of(q_transformer, value_loss=value_loss, **settings)
         params = jnp.zeros((2, 3, q_transformer.outputs(config)))
 
         def loss(params):
-            return losses.mean(q_transformer.loss(config, network, params, params, batch, None)["loss"])
+            targets = q_transformer.targets(config, ensemble, params, batch)
+            return losses.mean(q_transformer.loss(config, network, params, targets, batch, None)["loss"])
 
         def step(carry, _):
             params, state = carry
@@ -226,7 +235,7 @@ def test_training_the_term_ends_where_the_closed_form_is(value_loss):
         optimiser = optax.adam(optax.cosine_decay_schedule(0.1, 1000))
         start = params, optimiser.init(params)
         (params, _), _ = jax.jit(lambda start: jax.lax.scan(step, start, length=1000))(start)
-        return q_transformer.scores(config, jnp.ones(3, bool), params[0])
+        return q_transformer.scores(config, jnp.ones(3, bool), params[:1])
 
     expected = [0.09 / 0.55, 0.18 / 0.8, 0.18 / 0.65]  # c = 1/2
     np.testing.assert_allclose(trained(), expected, rtol=1e-3)
@@ -245,13 +254,11 @@ def test_actions_are_of_supported_bins():
     )
 
 
-@pytest.mark.parametrize("critics", [1, 2])
-def test_histograms_by_hand(critics):
-    """Every output flat, so that Q is .5, but of the x taken; of two critics both are the same."""
+def test_histograms_by_hand():
+    """Every output flat, so that Q is .5, but of the x taken."""
     flat, settings = jnp.zeros((1, 2, 2, 3, 8)), {"value_loss": "histogram", "value_cells": 8}
     online = flat.at[0, 0, 0, 1].set(np.log(by_hand.CELLS))
-    online, target = (by_hand.outputs(*[one] * critics) for one in (online, flat))
-    value, metrics = loss(segment(), online, target, critics=critics, **settings)
+    value, metrics = loss(segment(), online, flat, **settings)
     # x: the gripper's best Q; gripper: the reward
     expected_value = (by_hand.divergence(0.5, by_hand.CELLS) + by_hand.divergence(0.3, np.full(8, 1 / 8))) / 2
     np.testing.assert_allclose(metrics["value_loss"], expected_value, rtol=1e-4)
@@ -313,8 +320,8 @@ def test_actions_of_two_networks_by_hand(choice, x):
     config, bin_mask = by_hand.config_of(q_transformer, acting_q=choice), by_hand.ACTION.bin_mask()
     both = jnp.concatenate(TWO_TARGETS)[:, 0]
     np.testing.assert_allclose(q_transformer.scores(config, bin_mask[0], both[:, 0]), x, rtol=1e-5)
-    values = q_transformer.first_step_values(config, by_hand.ENSEMBLE, TWO_TARGETS, segment())
-    np.testing.assert_allclose(values, [{"least": 0.5, "mean": 0.65}[choice]], rtol=1e-5)  # .5 and .8
+    values = q_transformer.action_values(config, by_hand.ENSEMBLE, TWO_TARGETS, segment())
+    np.testing.assert_allclose(values[0, 0], {"least": 0.5, "mean": 0.65}[choice], rtol=1e-5)  # .5 and .8
 
 
 def test_the_behaviour_of_two_networks_is_their_mean_probability():
@@ -326,7 +333,7 @@ def test_the_behaviour_of_two_networks_is_their_mean_probability():
     found = q_transformer.scores(config, exists[0], logits[:, 0])
     np.testing.assert_allclose(found, [-np.inf, 0.1, 0.3], rtol=1e-5)
     log_probabilities, q = q_transformer.candidates(config)(exists[0], logits[:, 0])
-    np.testing.assert_allclose(np.exp(log_probabilities), [0.0, 0.35, 0.5], rtol=1e-5)
+    np.testing.assert_allclose(np.exp(log_probabilities), [0.15, 0.35, 0.5], rtol=1e-5)
     np.testing.assert_allclose(q, found)
 
 
