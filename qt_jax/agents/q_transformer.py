@@ -148,11 +148,11 @@ def loss(
 
     q_taken = jax.vmap(losses.taken, (-1, None), -1)(q, segment.tokens)
     outputs = value_logits(config, logits)
-    value_terms = critic.loss(config, critic.taken(outputs, segment.tokens), q_taken, targets).mean(-1)
     if agent.value_loss == "logistic":
         from_least = losses.logistic_value_loss(outputs, q_min, q_min, q_max)
     else:
         from_least = losses.squared_value_loss(q, q_min)
+    value_terms = critic.loss(config, critic.taken(outputs, segment.tokens), q_taken, targets).mean(-1)
     penalties = losses.conservative_penalty(
         jnp.moveaxis(q, -1, 0),
         jnp.moveaxis(from_least, -1, 0),
