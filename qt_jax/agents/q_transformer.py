@@ -180,12 +180,12 @@ def loss(
 
     q_taken = losses.taken(q, segment.tokens)
     outputs = value_logits(config, logits)
-    taken, taken_values = critic.taken(outputs, segment.tokens), losses.taken(learned, segment.tokens)
-    value_terms = critic.loss(config, taken, taken_values[..., None], bounded)[..., 0]
     if agent.value_loss == "logistic":
         from_least = losses.logistic_value_loss(outputs[..., 0], q_min, q_min, q_max)
     else:
         from_least = losses.squared_value_loss(learned, q_min)
+    taken = critic.taken(outputs, segment.tokens), losses.taken(learned, segment.tokens)[..., None]
+    value_terms = critic.loss(config, *taken, bounded)[..., 0]
     penalties = losses.conservative_penalty(
         learned, from_least, segment.tokens, bin_mask[:, None], agent.conservatism, agent.temperature
     )

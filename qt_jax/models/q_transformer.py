@@ -272,12 +272,12 @@ class QTransformer(nnx.Module):
             rngs,
             entropies,
         )
-        cache = jax.tree.map(lambda x: _unflat(x, segment), cache)
-        past = jax.tree.map(in_windows, self._past(segment.tokens, cache))
-        cache = jax.tree.map(in_windows, cache)
+        cache = jax.tree.map(lambda x: in_windows(_unflat(x, segment)), cache)
         # A step of padding has no frame at all; it may see itself, agents mask its output.
         frame_mask = in_windows(segment.valid).at[:, -1].set(True)
-        return self._context(cache, frame_mask, rngs, entropies), frame_mask, past
+        past = jax.tree.map(in_windows, self._past(segment.tokens))
+        context, past = self._window(cache, frame_mask, past, rngs, entropies)
+        return context, frame_mask, past
 
     def greedy(
         self, window_cache: Any, frame_mask: jax.Array, executed: jax.Array, scores: Scores
@@ -295,7 +295,7 @@ class QTransformer(nnx.Module):
             The bins int32 [M, D], and what `scores` gives, float32 [M, D, N].
 
         """
-        context, past = self._context(window_cache, frame_mask), self._past(executed, window_cache)
+        context, past = self._window(window_cache, frame_mask, self._past(executed))
         return self._decode(context, frame_mask, past, _greatest(scores))
 
     def _decode(
@@ -349,8 +349,8 @@ class QTransformer(nnx.Module):
         def wide(x: jax.Array) -> jax.Array:
             return jnp.repeat(x, width, axis=0)
 
-        mask, cache = wide(frame_mask), jax.tree.map(wide, window_cache)
-        context = self._context(cache, mask)
+        mask = wide(frame_mask)
+        context, past = self._window(jax.tree.map(wide, window_cache), mask, self._past(wide(executed)))
         shape = batch * width, 1, self.start[...].shape[-1]
         action, earlier = jnp.broadcast_to(self.start[...], shape), None
         # At first all prefixes are the same, so the first alone ranks.
@@ -359,7 +359,7 @@ class QTransformer(nnx.Module):
 
         for i in range(self.dims):
             inputs = (action + self.dim_position[...][i]).astype(self.dtype)
-            inputs = inputs if i else self._after_past(self._past(wide(executed), cache), inputs)
+            inputs = inputs if i else self._after_past(past, inputs)
             output, earlier = self.transformer.decode_step(context, mask, inputs, earlier)
             value = scores(self._logits(output, slice(i, i + 1))[:, 0], i)
             value = jax.tree.map(lambda x: x.reshape(batch, width, 1, -1), value)
@@ -420,10 +420,9 @@ class QTransformer(nnx.Module):
         def wide(x: jax.Array) -> jax.Array:
             return jnp.repeat(x, count, axis=0)
 
-        context = jax.tree.map(
-            lambda x: jnp.repeat(x, count, axis=1), self._context(window_cache, frame_mask)
-        )
-        mask, past = wide(frame_mask), jax.tree.map(wide, self._past(executed, window_cache))
+        context, past = self._window(window_cache, frame_mask, self._past(executed))
+        context = jax.tree.map(lambda x: jnp.repeat(x, count, axis=1), context)
+        mask, past = wide(frame_mask), jax.tree.map(wide, past)
 
         def choose(logits: jax.Array, dim: int) -> tuple[jax.Array, Any]:
             probabilities, q = candidates(logits, dim)
@@ -463,27 +462,31 @@ class QTransformer(nnx.Module):
         one_hot = by_row(jax.nn.one_hot(jnp.minimum(step, len(table) - 1), len(table)))
         return by_row((one_hot @ table).astype(self.dtype))
 
-    def _context(
+    def _window(
         self,
         cache: Any,
         frame_mask: jax.Array,
+        actions: jax.Array | None,
         rngs: nnx.Rngs | None = None,
         entropies: list[jax.Array] | None = None,
-    ) -> Any:
-        """Computes the window's keys and values of what `encode_frame` gave, leaves [M, w, ...]."""
-        frames = cache if self.timestep_embedding is None else cache["frame"]
-        return self.transformer.context(frames, frame_mask, rngs, entropies)
+    ) -> tuple[Any, jax.Array | None]:
+        """Computes a window's keys and values, and its actions [M, w, width] with their timesteps, if any.
 
-    def _past(self, tokens: Array, cache: Any) -> jax.Array | None:
+        `cache` is what is kept of its frames, leaves [M, w, ...]; `actions` are `_past`.
+        """
+        if self.timestep_embedding is None:
+            return self.transformer.context(cache, frame_mask, rngs, entropies), actions
+        actions = None if actions is None else actions + cache["timestep"]
+        return self.transformer.context(cache["frame"], frame_mask, rngs, entropies), actions
+
+    def _past(self, tokens: Array) -> jax.Array | None:
         """Past decisions [M, T, D] -> a vector each, [M, T, width]; None of a network that sees none.
 
         Of a chunk it has what was executed: in training, the rest is what the next decision is to find.
-        `cache` is what is kept of the frames where they were taken, leaves [M, T, ...].
         """
         if self.past_position is None:
             return None
-        actions = self._embedded(tokens)[..., : self.executed_dims, :].sum(axis=2)
-        return actions if self.timestep_embedding is None else actions + cache["timestep"]
+        return self._embedded(tokens)[..., : self.executed_dims, :].sum(axis=2)
 
     def _after_past(self, actions: jax.Array | None, inputs: jax.Array) -> jax.Array:
         """Puts before `inputs` [M, n, width] the actions at all frames of the window but the newest.

@@ -73,12 +73,11 @@ def test_the_embedding_of_the_timestep_is_added_to_the_tokens_of_the_frame_and_o
     np.testing.assert_allclose(found["frame"] - tokens, table[np.int32([[2], [5]])] + 0 * tokens, atol=1e-5)
     np.testing.assert_allclose(found["timestep"], table[np.int32([2, 5])], atol=1e-6)
 
-    def past(network, params, cache):
-        module = nnx.merge(network.graphdef, params)
-        return module._past(batch.tokens[:, :1], jax.tree.map(lambda x: x[:, None], cache))
-
-    added = past(network, params | {"timestep_embedding": table}, found) - past(plain, params, tokens)
-    np.testing.assert_allclose(added[:, 0], table[np.int32([2, 5])], atol=1e-5)
+    window = jax.tree.map(lambda x: jnp.repeat(x[:, None], WINDOW, axis=1), found)
+    module = nnx.merge(network.graphdef, params | {"timestep_embedding": table})
+    actions = module._past(batch.tokens[:, :WINDOW])
+    _, past = module._window(window, np.ones((2, WINDOW), bool), actions)
+    np.testing.assert_allclose(past - actions, table[np.int32([[2], [5]])] + 0 * actions, atol=1e-5)
 
 
 def test_timesteps_that_no_episode_reaches_are_refused(synthetic_root):

@@ -109,11 +109,8 @@ MODES = {
     "per_frame": {},
     "window": {"attention": "window"},
     "return_conditioned": {"return_conditioned": True},
-    "window_return_conditioned": {"attention": "window", "return_conditioned": True},
-    "timesteps": {
-        "return_conditioned": True,
-        "timesteps": STEPS - 2,
-    },  # of which the last is that of three steps
+    # The last steps share an embedding.
+    "window_timesteps": {"attention": "window", "return_conditioned": True, "timesteps": STEPS - 2},
 }
 
 
