@@ -104,7 +104,7 @@ def q_values(config: Any, logits: jax.Array) -> jax.Array:
     logits = value_logits(config, logits)
     if config.agent.value_loss == "histogram":
         return losses.histogram_values(logits, *config.value_range)
-    return losses.sigmoid_values(logits[..., 0], *config.value_range)
+    return losses.sigmoid_values(logits, *config.value_range)[..., 0]
 
 
 def scores(config: Any, bin_mask: Array, logits: jax.Array) -> jax.Array:
@@ -165,8 +165,8 @@ def loss(
 
         value_terms = jax.vmap(jax.vmap(jax.vmap(value_loss)))(taken_logits, targets)
     elif agent.value_loss == "logistic":
-        value_terms = losses.logistic_value_loss(taken_logits[..., 0], targets, q_min, q_max)
-        from_least = losses.logistic_value_loss(logits[..., 0], q_min, q_min, q_max)
+        value_terms = losses.logistic_value_loss(taken_logits, targets[..., None], q_min, q_max)[..., 0]
+        from_least = losses.logistic_value_loss(value_logits(config, logits), q_min, q_min, q_max)[..., 0]
     else:
         value_terms = losses.squared_value_loss(q_taken, targets)
     penalties = losses.conservative_penalty(
