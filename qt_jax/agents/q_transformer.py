@@ -181,7 +181,7 @@ def loss(
     q_taken = losses.taken(q, segment.tokens)
     outputs = value_logits(config, logits)
     if agent.value_loss == "logistic":
-        from_least = losses.logistic_value_loss(outputs[..., 0], q_min, q_min, q_max)
+        from_least = losses.logistic_value_loss(outputs, q_min, q_min, q_max)[..., 0]
     else:
         from_least = losses.squared_value_loss(learned, q_min)
     taken = critic.taken(outputs, segment.tokens), losses.taken(learned, segment.tokens)[..., None]
