@@ -113,7 +113,7 @@ def test_a_low_entropy_is_moved_beyond_its_target_and_the_weight_falls_again():
         found.append((metrics["attention_entropy/0"], metrics["entropy_weight/0"]))
     entropies, weights = np.asarray(found).T
     np.testing.assert_allclose(weights[0], entropy.INITIAL_WEIGHT, rtol=1e-5)
-    assert entropies[0] < 0.5 and entropies[-1] > 0.8
+    assert entropies[0] < 0.6 and entropies[-1] > 0.8
     assert weights.max() > 10 * weights[0] and weights[-1] < 0.9 * weights.max()
 
 
