@@ -94,14 +94,8 @@ def train_step(
 
     def loss_fn(params, part, key):
         watched = Watched.of(network, params) if network.config.entropy_target else None
-        sums = agent.loss(
-            config,
-            watched or network,
-            params,
-            state.target_params,
-            part,
-            key if config.model.dropout else None,
-        )
+        dropout = key if config.model.dropout else None
+        sums = agent.loss(config, watched or network, params, state.target_params, part, dropout)
         if watched is None:
             return sums["loss"][0], sums
         # A sum, divided by the loss's count as the loss is: so parts and devices add up.

@@ -63,7 +63,7 @@ def test_each_layer_by_its_queries(mode):
 
 
 def test_only_passes_with_the_online_parameters_are_noted():
-    """And of those what is trainable: 5 steps of the first row; twice, if an agent scores twice."""
+    """And of those what is trainable: 5 steps of the first row; the mean, if an agent scores twice."""
     network, segment = make_network(cameras=(), layers=1), make_segment(cameras=())
     half = dataclasses.replace(segment, trainable=np.arange(9) < np.asarray([[5], [0]]))
 
@@ -81,7 +81,7 @@ def test_only_passes_with_the_online_parameters_are_noted():
     np.testing.assert_allclose(logits, plain, rtol=1e-5)
     ((total, count),) = once.values()
     assert count == 5 * 3 and 0 < total < count
-    np.testing.assert_allclose(twice["attention_entropy/0"], (2 * total, 2 * count), rtol=1e-6)
+    np.testing.assert_allclose(twice["attention_entropy/0"], (total, count), rtol=1e-6)
 
 
 def test_control_by_hand():
