@@ -4,8 +4,8 @@ Transformers that learn values attend to ever fewer tokens as they grow (arXiv 2
 says what of the control is published and what is ours.
 
 There are two kinds of tokens: action tokens, whose outputs are the values, in all L layers; and frames'
-tokens in all but the last, which gives keys and values alone. So 2 L - 1 entropies are followed, and each has
-a weight of its own.
+tokens in all but the last, which gives keys and values alone. So E = 2 L - 1 entropies are followed, and each
+has a weight of its own.
 """
 
 from __future__ import annotations
@@ -37,19 +37,14 @@ def share(logits: jax.Array, seen: jax.Array) -> jax.Array:
     return jnp.where(keys > 1, nats / jnp.log(jnp.maximum(keys, 2)), 1.0)
 
 
-def count(layers: int) -> int:
-    """Returns how many entropies a network of so many layers has, 2 L - 1."""
-    return 2 * layers - 1
-
-
 def names(layers: int) -> list[str]:
     """Returns their names: of action tokens "0" .. "L-1", then of frames "frames_0" .. "frames_L-2"."""
     return [f"{layer}" for layer in range(layers)] + [f"frames_{layer}" for layer in range(layers - 1)]
 
 
-def initial(entropies: int) -> jax.Array:
-    """Returns the parameters of the weights before training, [entropies]."""
-    return jnp.full(entropies, jnp.log(INITIAL_WEIGHT) / SPEED)
+def initial(layers: int) -> jax.Array:
+    """Returns the parameters of the weights before training, [E]."""
+    return jnp.full(len(names(layers)), jnp.log(INITIAL_WEIGHT) / SPEED)
 
 
 def control(

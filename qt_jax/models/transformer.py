@@ -79,9 +79,9 @@ class Block(nnx.Module):
         query = self.query(self.norm(x))
         wide = jnp.promote_types(query.dtype, jnp.float32)
         logits = jnp.einsum("mthd,mkhd->mhtk", query, keys, preferred_element_type=wide)
-        logits = logits / math.sqrt(query.shape[-1])
-        seen = jnp.ones((), bool) if bias is None else bias > _MASKED / 2
-        return entropy.share(logits if bias is None else logits + bias, seen).mean(axis=1)
+        bias = jnp.zeros((), wide) if bias is None else bias
+        logits = logits / math.sqrt(query.shape[-1]) + bias
+        return entropy.share(logits, bias > _MASKED / 2).mean(axis=1)
 
 
 _MASKED = -1e9
@@ -108,8 +108,7 @@ class Transformer(nnx.Module):
         self.past = past_actions
         self.frame_tokens, self.dtype = frame_tokens, dtype
         self.scan, self.remat = config.scan_layers, config.remat
-        count = entropy.count(config.layers) if config.entropy_target else 0
-        self.entropy_weight = nnx.Param(entropy.initial(count)) if count else None
+        self.entropy_weight = nnx.Param(entropy.initial(config.layers)) if config.entropy_target else None
         make_block = nnx.vmap(lambda rngs: Block(config, dtype, rngs), in_axes=0, out_axes=0)
         self.blocks = nnx.split_rngs(splits=config.layers)(make_block)(rngs)
         self.age_bias = nnx.Param(jnp.zeros((config.layers, config.heads, config.window)))

@@ -18,7 +18,8 @@ from qt_jax.segment import Segment
 class Watched(Network):
     """A network that notes the attention entropies of each `score` with the `online` parameters.
 
-    Those of the target network, and of parameters that an agent changed, are not noted.
+    Those of the target network, and of parameters that an agent changed, are not noted. An agent that scores
+    twice, with dropout and without, has the mean of both.
     """
 
     online: dict
@@ -38,16 +39,16 @@ class Watched(Network):
         self.noted.append(entropies)
         return logits
 
-    def _total(self) -> tuple[Any, Any]:
-        """Adds up what was noted: sums [E] and their count []."""
+    def _of_a_pass(self) -> tuple[Any, Any]:
+        """Returns the sums [E] and their count [] of a pass."""
         totals, counts = zip(*self.noted)
-        return sum(totals), sum(counts)
+        return sum(totals) / len(totals), sum(counts) / len(counts)
 
     def entropies(self) -> dict[str, Sum]:
         """Returns {"attention_entropy/NAME": (sum, count)} by `entropy.names`; {} if nothing was noted."""
         if not self.noted:
             return {}
-        totals, count = self._total()
+        totals, count = self._of_a_pass()
         named = zip(entropy.names(self.config.layers), totals, strict=True)
         return {f"attention_entropy/{name}": (total, count) for name, total in named}
 
@@ -63,7 +64,7 @@ class Watched(Network):
                 "config.model.entropy_target needs an agent whose loss calls network.score with the "
                 "parameters that it was given; set it to 0, or change the agent."
             )
-        totals, count = self._total()
+        totals, count = self._of_a_pass()
         parameters = self.online["transformer"]["entropy_weight"]
         loss, weights = entropy.control(parameters, totals, count, self.config.entropy_target)
         named = zip(entropy.names(self.config.layers), weights, strict=True)

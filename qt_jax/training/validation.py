@@ -51,7 +51,8 @@ def step(config: Any, ensemble: Ensemble, state: TrainState, batch: Segment) -> 
 
     sums = jax.tree.map(jnp.sum, ensemble.each(of_network, state.params))
     max_bins = ensemble.interface.action.max_bins
-    bin_mask, mask = batch.bin_mask(max_bins)[:, None], batch.trainable[..., None] & batch.action_mask
+    bin_mask = jnp.asarray(batch.bin_mask(max_bins))[:, None]
+    mask = batch.trainable[..., None] & batch.action_mask
     logits = ensemble.score(state.params, batch)
     greedy = jnp.argmax(agent.scores(config, bin_mask, logits), axis=-1)
     sums |= greedy_bins.sums(greedy, batch, mask)
@@ -177,7 +178,7 @@ def summary(held_out: list[dict[str, Any]], trained: list[dict[str, Any]]) -> di
 
 def _of_outcomes(outputs: list[dict[str, Any]]) -> dict[str, float]:
     """Returns {"q/OUTCOME", "q_bias/OUTCOME": mean} of the outcomes that occur."""
-    found = {}
+    found: dict[str, float] = {}
     for outcome in outputs[0]["values"]:
         parts = [output["values"][outcome] for output in outputs]
         if sum(float(part["q"][1]) for part in parts):

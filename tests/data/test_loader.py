@@ -92,6 +92,14 @@ def test_validation_covers_every_transition_once(synthetic_root):
     assert len(loader.validation_draws(recipe, 5)) <= 5
 
 
+def test_training_segments_to_look_at_are_always_the_same(synthetic_root):
+    recipe = make_recipe(synthetic_root, validation_fraction=0.5)
+    source = recipe.mixture.sources[0]
+    assert {draw.episode for draw in loader.training_draws(recipe, 1000)} == set(source.train)
+    few = loader.training_draws(recipe, 5)
+    assert 0 < len(few) <= 5 and few == loader.training_draws(recipe, 5)
+
+
 def test_a_record_that_changes_under_the_run_is_named(synthetic_root, tmp_path):
     shutil.copytree(f"{synthetic_root}/numbers_tfrecord", tmp_path / "numbers_tfrecord")
     recipe = make_recipe(tmp_path)

@@ -59,6 +59,7 @@ def test_table_json_videos_and_report(evaluated):
     frames = iio.imread(videos[0])
     assert frames.shape[1:] == (192, 192, 3) and frames.std() > 15 and (frames[0] != frames[-1]).any()
     page = (workdir / "report.html").read_text()
+    assert "What to watch" in page
     assert page.count("<video") == 2 and not re.search(r'(src|href)="(?!data:)', page)
 
 

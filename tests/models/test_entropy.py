@@ -63,7 +63,7 @@ def test_each_layer_by_its_queries(mode):
 
 
 def test_only_passes_with_the_online_parameters_are_noted():
-    """And of those what is trainable: 5 steps of the first row; twice, if an agent scores twice."""
+    """And of those what is trainable: 5 steps of the first row; the mean, if an agent scores twice."""
     network, segment = make_network(cameras=(), layers=1), make_segment(cameras=())
     half = dataclasses.replace(segment, trainable=np.arange(9) < np.asarray([[5], [0]]))
 
@@ -81,7 +81,7 @@ def test_only_passes_with_the_online_parameters_are_noted():
     np.testing.assert_allclose(logits, plain, rtol=1e-5)
     ((total, count),) = once.values()
     assert count == 5 * 3 and 0 < total < count
-    np.testing.assert_allclose(twice["attention_entropy/0"], (2 * total, 2 * count), rtol=1e-6)
+    np.testing.assert_allclose(twice["attention_entropy/0"], (total, count), rtol=1e-6)
 
 
 def test_control_by_hand():
@@ -113,7 +113,7 @@ def test_a_low_entropy_is_moved_beyond_its_target_and_the_weight_falls_again():
         found.append((metrics["attention_entropy/0"], metrics["entropy_weight/0"]))
     entropies, weights = np.asarray(found).T
     np.testing.assert_allclose(weights[0], entropy.INITIAL_WEIGHT, rtol=1e-5)
-    assert entropies[0] < 0.5 and entropies[-1] > 0.8
+    assert entropies[0] < 0.6 and entropies[-1] > 0.8
     assert weights.max() > 10 * weights[0] and weights[-1] < 0.9 * weights.max()
 
 

@@ -97,13 +97,21 @@ def learned_by_heart():
 
 
 def test_what_was_learned_by_heart_shows(learned_by_heart):
-    print(learned_by_heart)
     assert learned_by_heart["memorisation/success"] > 0.1
     assert learned_by_heart["memorisation/failure"] < -0.1
 
 
-def test_every_agent_says_what_there_is_to_watch(learned_by_heart):
-    expected = (
-        "greedy_is_taken greedy_at_edge greedy_is_most_frequent greedy_is_most_probable attention_entropy/0"
+def test_a_behaviour_head_is_compared_with_the_greedy_bins(learned_by_heart):
+    assert 1 / 8 < learned_by_heart["validation/greedy_is_most_probable"] < 1
+
+
+def test_an_agent_without_values_has_bins_and_entropies():
+    config = default_config("bc")
+    config.value_range = (0.0, 1.0)
+    config = ml_collections.FrozenConfigDict(config)
+    network = make_network(cameras=(), layers=1)
+    look = functools.partial(validation.step, config, network)
+    found = jax.eval_shape(
+        look, jax.eval_shape(lambda: init_state(config, network)), make_segment(cameras=())
     )
-    assert {f"validation/{name}" for name in expected.split()} <= set(learned_by_heart)
+    assert {"greedy_at_edge", "attention_entropy/0"} <= set(found["sums"]) and set(found) == {"sums", "bins"}
