@@ -78,11 +78,11 @@ class OnnxPolicy(Runtime):
     def _decide(self, episode: np.ndarray, images: dict, *inputs: Any) -> tuple[np.ndarray, np.ndarray]:
         *arrays, extra = inputs
         decoded = []
-        for row, (index, state, instruction, *decided) in enumerate(zip(episode, *arrays)):
+        for row, (index, state, instruction, is_first, executed) in enumerate(zip(episode, *arrays)):
             seen = {image_name(camera): image[row][None] for camera, image in images.items()}
             seen |= {"state": state[None], "instruction": instruction[None]}
             also = {name: values[row][None] for name, values in extra.items()}
-            decoded.append(self._step(index, seen, *decided, also))
+            decoded.append(self._step(index, seen, is_first, executed, also))
         tokens, scores = (np.concatenate(part) for part in zip(*decoded))
         return tokens, scores
 
