@@ -40,7 +40,10 @@ class Agent(Protocol):
     """Whether the network sees each episode's return and the earlier actions of the window."""
 
     def get_config(self) -> ml_collections.ConfigDict:
-        """Returns its settings with their defaults, "name" among them: they become `config.agent`."""
+        """Returns its settings with their defaults, "name" among them: they become `config.agent`.
+
+        Of agents that have them, data and network read `n_step`, `timesteps`, `value_loss` and `value_cells`.
+        """
 
     def check(self, config: Any, require: Require) -> None:
         """Says what each of its settings must be, such as `require(x > 0, "agent.x", "above 0")`."""

@@ -51,7 +51,7 @@ class Network:
         return cls(*asked, graphdef)
 
     @property
-    def _asked(self) -> Any:
+    def _asked(self) -> tuple[Any, Interface, int, bool, int, int]:
         """What `create` was given."""
         return self.config, self.interface, self.outputs, self.return_conditioned, self.timesteps, self.cells
 

@@ -113,7 +113,8 @@ class Runtime(abc.ABC):
         state = np.zeros((1, observation.state_dim), np.float32)
         instruction = np.zeros((1, self.spec.interface.instruction_dim), np.float32)
         inputs = np.zeros(1, int), images, state, instruction, np.ones(1, bool)
-        self.act(*inputs, **extras(self.spec, 1))
+        extra = extras(self.spec, 1)
+        self.act(*inputs, uniforms=extra.get("uniforms"), step=extra.get("step"))
         self.forget_all()
 
     @abc.abstractmethod
