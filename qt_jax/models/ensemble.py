@@ -74,7 +74,7 @@ class Ensemble:
         return self.each(lambda params: self.network.encode_frame(params, *inputs), params, out_axes=1)
 
     def decode_segment(self, params: dict, segment: Segment, scores: Any) -> tuple[jax.Array, jax.Array]:
-        """Decodes actions; see `QTransformer.decode_segment`, and `greedy` for `scores`."""
+        """Decodes actions; see `decoding.decode_segment`, and `greedy` for `scores`."""
 
         def decode(params):
             return self.network.decode_segment(params, segment, self._of_all(scores))
@@ -82,15 +82,15 @@ class Ensemble:
         return self.each(decode, params, out_axes=None)
 
     def greedy(self, params: dict, window_cache: Any, *inputs: Any) -> tuple[jax.Array, jax.Array]:
-        """Decodes actions; see `QTransformer.greedy`. `scores` is of all networks' logits, [K, M, N, A]."""
+        """Decodes actions; see `decoding.greedy`. `scores` is of all networks' logits, [K, M, N, A]."""
         return self._decide(self.network.greedy, params, window_cache, *inputs)
 
     def beam(self, params: dict, window_cache: Any, *inputs: Any) -> tuple[jax.Array, jax.Array]:
-        """Decodes actions; see `QTransformer.beam`, and `greedy` for `scores`."""
+        """Decodes actions; see `decoding.beam`, and `greedy` for `scores`."""
         return self._decide(self.network.beam, params, window_cache, *inputs)
 
     def rank(self, params: dict, window_cache: Any, *inputs: Any) -> tuple[jax.Array, jax.Array]:
-        """Decodes actions; see `QTransformer.rank`, and `greedy` for `scores` and `candidates`."""
+        """Decodes actions; see `decoding.rank`, and `greedy` for `scores` and `candidates`."""
         return self._decide(self.network.rank, params, window_cache, *inputs)
 
     def _decide(self, decode: Callable, params: dict, window_cache: Any, *inputs: Any) -> Any:

@@ -9,6 +9,7 @@ import jax
 import ml_collections
 from flax import nnx
 
+from qt_jax.models import decoding
 from qt_jax.models.q_transformer import QTransformer
 from qt_jax.segment import Segment
 from qt_jax.specs import Interface
@@ -77,8 +78,8 @@ class Network:
         return nnx.merge(self.graphdef, params).score_watched(segment, rngs)
 
     def decode_segment(self, params: dict, segment: Segment, scores: Any) -> tuple[jax.Array, jax.Array]:
-        """Decodes actions; see `QTransformer.decode_segment`."""
-        return nnx.merge(self.graphdef, params).decode_segment(segment, scores)
+        """Decodes actions; see `decoding.decode_segment`."""
+        return decoding.decode_segment(nnx.merge(self.graphdef, params), segment, scores)
 
     def encode_frame(
         self,
@@ -95,16 +96,16 @@ class Network:
         return module.encode_frame(images, camera_mask, state, instruction, episode_return, step)
 
     def greedy(self, params: dict, *inputs: Any) -> tuple[jax.Array, jax.Array]:
-        """Decodes actions; see `QTransformer.greedy`."""
-        return nnx.merge(self.graphdef, params).greedy(*inputs)
+        """Decodes actions; see `decoding.greedy`."""
+        return decoding.greedy(nnx.merge(self.graphdef, params), *inputs)
 
     def beam(self, params: dict, *inputs: Any) -> tuple[jax.Array, jax.Array]:
-        """Decodes actions; see `QTransformer.beam`."""
-        return nnx.merge(self.graphdef, params).beam(*inputs)
+        """Decodes actions; see `decoding.beam`."""
+        return decoding.beam(nnx.merge(self.graphdef, params), *inputs)
 
     def rank(self, params: dict, *inputs: Any) -> tuple[jax.Array, jax.Array]:
-        """Decodes actions; see `QTransformer.rank`."""
-        return nnx.merge(self.graphdef, params).rank(*inputs)
+        """Decodes actions; see `decoding.rank`."""
+        return decoding.rank(nnx.merge(self.graphdef, params), *inputs)
 
 
 def parameter_count(params: dict) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,11 +19,6 @@ from qt_jax.models.transformer import ATTENTION, Transformer
 from qt_jax.preprocess import windows
 from qt_jax.segment import Array, Segment
 from qt_jax.specs import Interface
-
-Scores = Callable[[jax.Array, int], Any]
-"""(logits [M, N, A] of one dim, the dim) -> scores [M, N], of absent bins -inf: the best bin is decided.
-
-Or a tuple that begins with them; the others, such as probabilities, are returned beside them."""
 
 
 def choices() -> dict[str, tuple[str, ...]]:
@@ -210,10 +204,10 @@ class QTransformer(nnx.Module):
 
         Each frame is encoded once. Without `rngs` there is no dropout. For `entropies` see `Transformer`.
         """
-        context, frame_mask, past = self._steps(segment, rngs, entropies)
-        actions = self._after_past(past, self._action_inputs(_tokens_of_steps(segment)))
+        context, frame_mask, past = self.steps(segment, rngs, entropies)
+        actions = self.after_past(past, self._action_inputs(_tokens_of_steps(segment)))
         outputs = self.transformer.decode(context, frame_mask, actions, rngs, entropies)
-        return _unflat(self._logits(outputs, slice(None)), segment)
+        return in_steps(self.logits(outputs, slice(None)), segment)
 
     def score_watched(
         self, segment: Segment, rngs: nnx.Rngs | None = None
@@ -231,23 +225,7 @@ class QTransformer(nnx.Module):
         of_frames = frames @ mask.sum(-1).astype(frames.dtype)
         return logits, (jnp.concatenate([of_actions, of_frames]), mask.sum())
 
-    def decode_segment(self, segment: Segment, scores: Any) -> tuple[jax.Array, jax.Array]:
-        """Decodes an action greedily at every step of a segment; each frame is encoded once.
-
-        Args:
-            segment: its own actions are seen as earlier ones alone, by a return-conditioned network.
-            scores: see `greedy`, with M = B * S.
-
-        Returns:
-            tokens int32 [B, S, D], and what `scores` gives, float32 [B, S, D, N].
-
-        """
-        context, frame_mask, past = self._steps(segment, None)
-        return jax.tree.map(
-            lambda x: _unflat(x, segment), self._decode(context, frame_mask, past, _greatest(scores))
-        )
-
-    def _steps(
+    def steps(
         self, segment: Segment, rngs: nnx.Rngs | None, entropies: list[jax.Array] | None = None
     ) -> tuple[Any, jax.Array, jax.Array | None]:
         """Returns each step's context, its mask of frames [B * S, w], and past actions [B * S, w, width]."""
@@ -272,172 +250,12 @@ class QTransformer(nnx.Module):
             rngs,
             entropies,
         )
-        cache = jax.tree.map(lambda x: in_windows(_unflat(x, segment)), cache)
+        cache = jax.tree.map(lambda x: in_windows(in_steps(x, segment)), cache)
         # A step of padding has no frame at all; it may see itself, agents mask its output.
         frame_mask = in_windows(segment.valid).at[:, -1].set(True)
-        past = jax.tree.map(in_windows, self._past(segment.tokens))
-        context, past = self._window(cache, frame_mask, past, rngs, entropies)
+        past = jax.tree.map(in_windows, self.past_actions(segment.tokens))
+        context, past = self.window_context(cache, frame_mask, past, rngs, entropies)
         return context, frame_mask, past
-
-    def greedy(
-        self, window_cache: Any, frame_mask: jax.Array, executed: jax.Array, scores: Scores
-    ) -> tuple[jax.Array, Any]:
-        """Decodes actions dim after dim with a key-value cache, each the bin of the best score.
-
-        Args:
-            window_cache: what is kept of the window's frames, leaves [M, w, ...].
-            frame_mask: bool [M, w], which frames are there.
-            executed: int [M, w, D], bins of the actions at the window's frames; the newest frame's are not
-                read.
-            scores: see `Scores`.
-
-        Returns:
-            The bins int32 [M, D], and what `scores` gives, float32 [M, D, N].
-
-        """
-        context, past = self._window(window_cache, frame_mask, self._past(executed))
-        return self._decode(context, frame_mask, past, _greatest(scores))
-
-    def _decode(
-        self, context: Any, frame_mask: jax.Array, past: jax.Array | None, choose: Any
-    ) -> tuple[jax.Array, Any]:
-        """Decodes dim after dim.
-
-        choose: logits [M, N, A] of one dim and its index -> its bin [M], and what is known of its bins, a
-            pytree of [M, N].
-        """
-        shape = (frame_mask.shape[0], 1, self.start[...].shape[-1])
-        action, earlier, tokens, values = jnp.broadcast_to(self.start[...], shape), None, [], []
-        for i in range(self.dims):
-            inputs = (action + self.dim_position[...][i]).astype(self.dtype)
-            inputs = inputs if i else self._after_past(past, inputs)
-            output, earlier = self.transformer.decode_step(context, frame_mask, inputs, earlier)
-            token, value = choose(self._logits(output, slice(i, i + 1))[:, 0], i)
-            tokens.append(token)
-            values.append(value)
-            action = self.bin_embedding[...][i, token][:, None]
-        of_bins = jax.tree.map(lambda *dims: jnp.stack(dims, axis=1), *values)
-        return jnp.stack(tokens, axis=1).astype(jnp.int32), of_bins
-
-    def beam(
-        self,
-        window_cache: Any,
-        frame_mask: jax.Array,
-        executed: jax.Array,
-        scores: Scores,
-        width: int,
-        additive: bool,
-        present: np.ndarray,
-    ) -> tuple[jax.Array, Any]:
-        """Decodes as `greedy`, but keeps the `width` best prefixes from dim to dim; returns the best action.
-
-        A prefix ranks by the score of its last dim (a Q-value is that of the whole prefix), or by the sum
-        where scores are additive.
-
-        Args:
-            window_cache: see `greedy`.
-            frame_mask: see `greedy`.
-            executed: see `greedy`.
-            scores: see `greedy`.
-            width: of the beam.
-            additive: whether the scores of dims add up.
-            present: bool [D], dims that the robot has; the others rank nothing.
-
-        """
-        batch = frame_mask.shape[0]
-
-        def wide(x: jax.Array) -> jax.Array:
-            return jnp.repeat(x, width, axis=0)
-
-        mask = wide(frame_mask)
-        context, past = self._window(jax.tree.map(wide, window_cache), mask, self._past(wide(executed)))
-        shape = batch * width, 1, self.start[...].shape[-1]
-        action, earlier = jnp.broadcast_to(self.start[...], shape), None
-        # At first all prefixes are the same, so the first alone ranks.
-        rank = jnp.where(jnp.arange(width) == 0, 0.0, -jnp.inf) * jnp.ones((batch, 1))
-        tokens, values, rows = jnp.zeros((batch, width, 0), jnp.int32), None, jnp.arange(batch)[:, None]
-
-        for i in range(self.dims):
-            inputs = (action + self.dim_position[...][i]).astype(self.dtype)
-            inputs = inputs if i else self._after_past(past, inputs)
-            output, earlier = self.transformer.decode_step(context, mask, inputs, earlier)
-            value = scores(self._logits(output, slice(i, i + 1))[:, 0], i)
-            value = jax.tree.map(lambda x: x.reshape(batch, width, 1, -1), value)
-
-            if present[i]:
-                score = _deciding(value)[:, :, 0]
-                if additive:
-                    total = rank[..., None] + score
-                else:
-                    total = jnp.where(jnp.isfinite(rank)[..., None], score, -jnp.inf)
-                rank, chosen = jax.lax.top_k(total.reshape(batch, -1), width)
-                parent, token = jnp.divmod(chosen, self.max_bins)
-            else:
-                parent = jnp.broadcast_to(jnp.arange(width), (batch, width))
-                token = jnp.zeros((batch, width), jnp.int32)
-
-            def follow(x: jax.Array, parent: jax.Array = parent) -> jax.Array:
-                return x.reshape(x.shape[0], batch, width, *x.shape[2:])[:, rows, parent].reshape(x.shape)
-
-            earlier = jax.tree.map(follow, earlier)
-            tokens = jnp.concatenate([tokens[rows, parent], token[..., None]], axis=2)
-            kept = [value] if values is None else [values, value]
-            kept = jax.tree.map(lambda *dims: jnp.concatenate(dims, axis=2), *kept)
-            values = jax.tree.map(lambda x, parent=parent: x[rows, parent], kept)
-            action = self.bin_embedding[...][i, token.reshape(-1)][:, None]
-        best = jnp.argmax(rank, axis=1)
-        tokens, values = jax.tree.map(lambda x: x[rows[:, 0], best], (tokens, values))
-        return tokens.astype(jnp.int32), values
-
-    def rank(
-        self,
-        window_cache: Any,
-        frame_mask: jax.Array,
-        executed: jax.Array,
-        scores: Scores,
-        candidates: Any,
-        uniforms: jax.Array,
-        present: np.ndarray,
-    ) -> tuple[jax.Array, Any]:
-        """Draws K whole actions, and returns the one whose last dim has the greatest Q.
-
-        Args:
-            window_cache: see `greedy`.
-            frame_mask: see `greedy`.
-            executed: see `greedy`.
-            scores: see `greedy`; they decide nothing.
-            candidates: the agent's: logits [M * K, N, A] of one dim, and the dim -> the probabilities from
-                which its bin is drawn and the Q of its bins, each [M * K, N]; of absent bins 0 and -inf.
-            uniforms: [M, K, D] in [0, 1), which decide the draws.
-            present: bool [D], dims that the robot has; the others rank nothing.
-
-        Returns:
-            The bins int32 [M, D] of the best action, and what `scores` gives of its dims, float32 [M, D, N].
-
-        """
-        batch, count, _ = uniforms.shape
-
-        def wide(x: jax.Array) -> jax.Array:
-            return jnp.repeat(x, count, axis=0)
-
-        context, past = self._window(window_cache, frame_mask, self._past(executed))
-        context = jax.tree.map(lambda x: jnp.repeat(x, count, axis=1), context)
-        mask, past = wide(frame_mask), jax.tree.map(wide, past)
-
-        def choose(logits: jax.Array, dim: int) -> tuple[jax.Array, Any]:
-            probabilities, q = candidates(logits, dim)
-            below = jnp.cumsum(probabilities, axis=-1) <= uniforms[..., dim].reshape(-1, 1)
-            last = probabilities.shape[-1] - 1 - jnp.argmax(probabilities[..., ::-1] > 0, axis=-1)
-            token = jnp.minimum(below.sum(-1), last)  # rounding may leave the sum below 1
-            return token, (q, scores(logits, dim))
-
-        tokens, (q, values) = jax.tree.map(
-            lambda x: x.reshape(batch, count, *x.shape[1:]), self._decode(context, mask, past, choose)
-        )
-        last = np.flatnonzero(present)[-1]
-        q = jnp.take_along_axis(q[:, :, last], tokens[:, :, last, None], axis=-1)[..., 0]
-        best, rows = jnp.argmax(q, axis=1), jnp.arange(batch)
-        return jax.tree.map(lambda x: x[rows, best], (tokens, values))
 
     def _action_inputs(self, tokens: jax.Array) -> jax.Array:
         """Tokens [M, D] -> inputs [M, D, width].
@@ -462,7 +280,7 @@ class QTransformer(nnx.Module):
         one_hot = by_row(jax.nn.one_hot(jnp.minimum(step, len(table) - 1), len(table)))
         return by_row((one_hot @ table).astype(self.dtype))
 
-    def _window(
+    def window_context(
         self,
         cache: Any,
         frame_mask: jax.Array,
@@ -472,14 +290,14 @@ class QTransformer(nnx.Module):
     ) -> tuple[Any, jax.Array | None]:
         """Computes a window's keys and values, and its actions [M, w, width] with their timesteps, if any.
 
-        `cache` is what is kept of its frames, leaves [M, w, ...]; `actions` are `_past`.
+        `cache` is what is kept of its frames, leaves [M, w, ...]; `actions` are `past_actions`.
         """
         if self.timestep_embedding is None:
             return self.transformer.context(cache, frame_mask, rngs, entropies), actions
         actions = None if actions is None else actions + cache["timestep"]
         return self.transformer.context(cache["frame"], frame_mask, rngs, entropies), actions
 
-    def _past(self, tokens: Array) -> jax.Array | None:
+    def past_actions(self, tokens: Array) -> jax.Array | None:
         """Past decisions [M, T, D] -> a vector each, [M, T, width]; None of a network that sees none.
 
         Of a chunk it has what was executed: in training, the rest is what the next decision is to find.
@@ -488,7 +306,7 @@ class QTransformer(nnx.Module):
             return None
         return self._embedded(tokens)[..., : self.executed_dims, :].sum(axis=2)
 
-    def _after_past(self, actions: jax.Array | None, inputs: jax.Array) -> jax.Array:
+    def after_past(self, actions: jax.Array | None, inputs: jax.Array) -> jax.Array:
         """Puts before `inputs` [M, n, width] the actions at all frames of the window but the newest.
 
         `actions` [M, w, width] are those of all frames, oldest first.
@@ -498,26 +316,11 @@ class QTransformer(nnx.Module):
         past = (actions[:, :-1] + self.past_position[...]).astype(self.dtype)
         return by_row(jnp.concatenate([past, inputs], axis=1))
 
-    def _logits(self, outputs: jax.Array, dims: slice) -> jax.Array:
+    def logits(self, outputs: jax.Array, dims: slice) -> jax.Array:
         """[M, d, width] -> [M, d, N, A], in float32 at least, whatever the compute dtype."""
         outputs = self.head_norm(outputs.astype(jnp.promote_types(self.dtype, jnp.float32)))
         logits = by_row(jnp.einsum("mdw,dwn->mdn", outputs, self.head[...][dims]))
         return logits.reshape(*logits.shape[:-1], self.max_bins, self.outputs) + self.head_bias[...][dims]
-
-
-def _greatest(scores: Any) -> Any:
-    """Returns a `choose` of `QTransformer._decode` that takes the bin with the greatest score."""
-
-    def choose(logits, dim):
-        values = scores(logits, dim)
-        return jnp.argmax(_deciding(values), axis=-1), values
-
-    return choose
-
-
-def _deciding(values: Any) -> jax.Array:
-    """Returns the scores of what a `Scores` gives."""
-    return values[0] if isinstance(values, tuple) else values
 
 
 def _tokens_of_steps(segment: Segment) -> jax.Array:
@@ -525,7 +328,7 @@ def _tokens_of_steps(segment: Segment) -> jax.Array:
     return jnp.reshape(segment.tokens, (-1, segment.tokens.shape[-1]))
 
 
-def _unflat(x: jax.Array, segment: Segment) -> jax.Array:
+def in_steps(x: jax.Array, segment: Segment) -> jax.Array:
     """[B * S, ...] -> [B, S, ...]."""
     return x.reshape(*segment.tokens.shape[:2], *x.shape[1:])
 
