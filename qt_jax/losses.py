@@ -208,7 +208,7 @@ def of_whole_action(dim_values: jax.Array, action_mask: Array) -> jax.Array:
 
 def of_networks(values: jax.Array, choice: str) -> jax.Array:
     """Returns the "mean" or the "least" of each network's values: [K, ...] -> [...]."""
-    return {"mean": jnp.mean, "least": jnp.min}[choice](values, axis=0)
+    return values.mean(axis=0) if choice == "mean" else values.min(axis=0)
 
 
 def expectile_loss(difference: jax.Array, expectile: float) -> jax.Array:

@@ -1,4 +1,4 @@
-"""How an action is decided, dim after dim with a key-value cache: greedy, by beam, or the best of drawn ones."""
+"""How an action is decided, dim after dim: greedily, by beam search, or as the best of actions drawn."""
 
 from __future__ import annotations
 
