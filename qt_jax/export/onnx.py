@@ -176,6 +176,9 @@ def _replay(jaxpr: Any, consts: Any, *inputs: Any) -> list[Any]:
         elif name == "cond" and _known(arguments[:1]):
             branch = params["branches"][int(arguments[0])]
             results = _replay(branch.jaxpr, branch.consts, *arguments[1:])
+        elif name == "reshape" and params["dimensions"]:
+            # A network's axis is folded into channels so. jax2onnx does not see the permutation.
+            results = [jax.lax.transpose(arguments[0], params["dimensions"]).reshape(params["new_sizes"])]
         elif name in ("jit", "custom_jvp_call", "custom_vjp_call"):
             inner = params["jaxpr" if name == "jit" else "call_jaxpr"]
             results = _replay(inner.jaxpr, inner.consts, *arguments)
