@@ -184,7 +184,7 @@ def test_what_acts_and_what_is_reported_is_the_closed_form():
 def test_the_least_closed_form_of_two_networks_by_hand():
     """Each network is pooled by itself: x's values .2 .5 .1 and .3 .4 .6, one bin a kernel's width.
 
-    Their heads are the same.
+    Their heads are the same. Pooling the lesser values .2 .4 .1 would give less.
     """
     config = by_hand.config_of(q_transformer, acting_q="least", alpha=2.0, support_width=1 / 3, **CLOSED)
     other = by_hand.logits([[0.3, 0.4, 0.6], [0.4, 0.3, 0.9]])
@@ -195,7 +195,6 @@ def test_the_least_closed_form_of_two_networks_by_hand():
     one = [0.04 + near * 0.25 + far * 0.03, 0.25 + near * 0.07, 0.03 + near * 0.25 + far * 0.04]
     other = [0.06 + near * 0.2 + far * 0.18, 0.2 + near * 0.24, 0.18 + near * 0.2 + far * 0.06]
     np.testing.assert_allclose(found, np.minimum(one, other), rtol=1e-5)
-    assert one[0] > other[0] - 0.05 and one[2] < other[2]  # neither is the lesser everywhere by construction
 
 
 @pytest.mark.parametrize("value_loss", ["squared", "logistic"])
