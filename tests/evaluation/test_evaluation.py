@@ -148,6 +148,7 @@ def test_a_policy_is_evaluated_as_the_settings_have_it_decode(trained):
         metadata={
             "observation": Keys.default(spec.interface.observation).describe(spec.interface.observation),
             "action": dataclasses.asdict(spec.interface.action),
+            "decision": dataclasses.asdict(spec.interface.decision),
             "sessions": 3, "score": "Q", "decode": "beam:3", "training": training,
         }
     )  # fmt: skip
