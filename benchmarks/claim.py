@@ -1,6 +1,6 @@
 """`python -m benchmarks.claim PART [NAME ...]`: runs what is missing of a part, one by one.
 
-Parts: tries and grid of the diagnosis; benchmark, every method on every recipe; ablations of Q-Transformer,
+Parts: tries, grid and behaviour of the diagnosis; benchmark, every method on every recipe; ablations of Q-Transformer,
 most on recipe b; scene, every method on the second suite; scene_ablations of Q-Transformer there. NAME is a
 try or method, or one row or run of it (`q_transformer,a`, `q_transformer,a,0`); without a name it is the
 whole part.
@@ -18,11 +18,17 @@ from pathlib import Path
 from types import MappingProxyType
 
 from benchmarks import fleet, packs, results, runs
-from experiments import metaworld_benchmark, metaworld_diagnosis, metaworld_grid, scene_benchmark
+from experiments import (
+    metaworld_behaviour,
+    metaworld_benchmark,
+    metaworld_diagnosis,
+    metaworld_grid,
+    scene_benchmark,
+)
 from experiments.metaworld_recipes import ABLATED_ON, METHODS, RECIPES, SCENE_ABLATED_ON
 from experiments.metaworld_tries import CELLS, PROBES, SEED_0, TRIES
 
-SEEDS = {"tries": 3, "grid": 5, "benchmark": 5, "ablations": 3, "scene": 3, "scene_ablations": 2}
+SEEDS = {"tries": 3, "grid": 5, "behaviour": 2, "benchmark": 5, "ablations": 3, "scene": 3, "scene_ablations": 2}
 SCENE_RECIPES = ("a", "d")
 CURVE = (500, 1000, 1500, 2000)
 """Steps after which the methods are evaluated on recipe b; they are evaluated again at the end."""
@@ -39,6 +45,10 @@ def wanted(part: str, names: list[str]) -> tuple[str, dict]:
         module, runs_of = metaworld_diagnosis, [(name, cell) for cell in CELLS for name in tries]
     elif part == "grid":
         module, runs_of = metaworld_grid, metaworld_grid.names()
+    elif part == "behaviour":
+        names_of = (*metaworld_behaviour.VARIANTS, *metaworld_behaviour.BESIDE)
+        module = metaworld_behaviour
+        runs_of = [(name, cell) for cell in metaworld_behaviour.CELLS for name in names_of]
     elif part.endswith("ablations"):
         module, ablated = (
             (metaworld_benchmark, ABLATED_ON) if part == "ablations" else (scene_benchmark, SCENE_ABLATED_ON)
