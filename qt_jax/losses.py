@@ -207,8 +207,14 @@ def of_whole_action(dim_values: jax.Array, action_mask: Array) -> jax.Array:
 
 
 def of_networks(values: jax.Array, choice: str) -> jax.Array:
-    """Returns the "mean" or the "least" of each network's values: [K, ...] -> [...]."""
-    return {"mean": jnp.mean, "least": jnp.min}[choice](values, axis=0)
+    """Returns the "mean" or the "least" of the networks' values: [K, ...] -> [...].
+
+    Raises:
+        UserError: for another choice.
+
+    """
+    require_one_of("config.agent.target_q or acting_q", choice, OF_NETWORKS)
+    return values.min(0) if choice == "least" else values.mean(0)
 
 
 def expectile_loss(difference: jax.Array, expectile: float) -> jax.Array:
