@@ -207,7 +207,13 @@ def of_whole_action(dim_values: jax.Array, action_mask: Array) -> jax.Array:
 
 
 def of_networks(values: jax.Array, choice: str) -> jax.Array:
-    """Returns the "mean" or the "least" of each network's values: [K, ...] -> [...]."""
+    """Returns the "mean" or the "least" of the networks' values: [K, ...] -> [...].
+
+    Raises:
+        UserError: for another choice.
+
+    """
+    require_one_of("config.agent.target_q or acting_q", choice, OF_NETWORKS)
     return values.mean(axis=0) if choice == "mean" else values.min(axis=0)
 
 

@@ -169,13 +169,13 @@ def loss(
     config: Any,
     network: Network,
     params: dict,
-    targets: tuple[jax.Array, jax.Array],
+    targets: Any,
     segment: Segment,
     dropout_key: jax.Array | None,
 ) -> dict[str, losses.Sum]:
     """Computes Eq. 2, value loss + alpha * conservative term, summed over trainable steps and present dims.
 
-    `targets` are those of each dim [B, S, D], with and without the Monte-Carlo bound.
+    `targets` are a pair: those of each dim [B, S, D], with and without the Monte-Carlo bound.
     """
     agent, (q_min, q_max) = config.agent, config.value_range
     bin_mask = segment.bin_mask(network.interface.action.max_bins)
