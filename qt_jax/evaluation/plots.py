@@ -83,7 +83,7 @@ def scores_over_bins(
     """Draws a heat map for each dim, bins upwards and decisions to the right.
 
     Args:
-        scores: [T, D, N]; bins without one stay white.
+        scores: [T, D, N]; bins that do not exist stay white.
         dims: names of the D dims.
         label: what the scores are, such as "Q".
         behaviour: [T, D, N], how probable bins are by the behaviour head: a second row of maps.
@@ -91,7 +91,7 @@ def scores_over_bins(
     """
     rows = {label: np.where(np.isfinite(scores), scores, np.nan)}
     if behaviour is not None:
-        rows["behaviour"] = behaviour
+        rows["behaviour"] = np.where(behaviour > 0, behaviour, np.nan)
     figure, axes = plt.subplots(
         len(rows), len(dims), figsize=(2.6 * len(dims), 2.2 * len(rows)), layout="constrained", squeeze=False
     )

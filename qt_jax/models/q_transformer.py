@@ -232,7 +232,7 @@ class QTransformer(nnx.Module):
 
     def greedy(
         self, window_cache: Any, frame_mask: jax.Array, executed: jax.Array, scores: Scores
-    ) -> tuple[jax.Array, jax.Array]:
+    ) -> tuple[jax.Array, Any]:
         """Decodes actions dim after dim with a key-value cache, each the bin of the best score.
 
         Args:
@@ -251,7 +251,7 @@ class QTransformer(nnx.Module):
 
     def _decode(
         self, context: Any, frame_mask: jax.Array, past: jax.Array | None, choose: Any
-    ) -> tuple[jax.Array, jax.Array]:
+    ) -> tuple[jax.Array, Any]:
         """Decodes dim after dim.
 
         choose: logits [M, N, A] of one dim and its index -> its bin [M], and what is known of its bins, a
@@ -267,7 +267,8 @@ class QTransformer(nnx.Module):
             tokens.append(token)
             values.append(value)
             action = self.bin_embedding[...][i, token][:, None]
-        return jnp.stack(tokens, axis=1).astype(jnp.int32), _stacked(values)
+        of_bins = jax.tree.map(lambda *dims: jnp.stack(dims, axis=1), *values)
+        return jnp.stack(tokens, axis=1).astype(jnp.int32), of_bins
 
     def beam(
         self,
@@ -278,7 +279,7 @@ class QTransformer(nnx.Module):
         width: int,
         additive: bool,
         present: np.ndarray,
-    ) -> tuple[jax.Array, jax.Array]:
+    ) -> tuple[jax.Array, Any]:
         """Decodes as `greedy`, but keeps the `width` best prefixes from dim to dim; returns the best action.
 
         A prefix ranks by the score of its last dim (a Q-value is that of the whole prefix), or by the sum
@@ -331,9 +332,9 @@ class QTransformer(nnx.Module):
 
             earlier = jax.tree.map(follow, earlier)
             tokens = jnp.concatenate([tokens[rows, parent], token[..., None]], axis=2)
-            known = [value] if values is None else [values, value]
-            known = jax.tree.map(lambda *dims: jnp.concatenate(dims, axis=2), *known)
-            values = jax.tree.map(lambda x, parent=parent: x[rows, parent], known)
+            kept = [value] if values is None else [values, value]
+            kept = jax.tree.map(lambda *dims: jnp.concatenate(dims, axis=2), *kept)
+            values = jax.tree.map(lambda x, parent=parent: x[rows, parent], kept)
             action = self.bin_embedding[...][i, token.reshape(-1)][:, None]
         best = jnp.argmax(rank, axis=1)
         tokens, values = jax.tree.map(lambda x: x[rows[:, 0], best], (tokens, values))
@@ -348,7 +349,7 @@ class QTransformer(nnx.Module):
         candidates: Any,
         uniforms: jax.Array,
         present: np.ndarray,
-    ) -> tuple[jax.Array, jax.Array]:
+    ) -> tuple[jax.Array, Any]:
         """Draws K whole actions, and returns the one whose last dim has the greatest Q.
 
         Args:
@@ -440,11 +441,6 @@ def _greatest(scores: Any) -> Any:
 def _deciding(values: Any) -> jax.Array:
     """Returns the scores of what a `Scores` gives."""
     return values[0] if isinstance(values, tuple) else values
-
-
-def _stacked(values: list[Any]) -> Any:
-    """Joins what is known of each dim's bins, [M, N] -> [M, D, N]."""
-    return jax.tree.map(lambda *dims: jnp.stack(dims, axis=1), *values)
 
 
 def _tokens_of_steps(segment: Segment) -> jax.Array:

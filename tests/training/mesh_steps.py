@@ -11,6 +11,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from qt_jax import agents
 from qt_jax.training import mesh, program, sharding
 from qt_jax.training.config import default_config
 from qt_jax.training.state import init_state
@@ -43,15 +44,21 @@ def as_float64(tree):
     return jax.tree.map(lambda x: x.astype(np.float64) if np.issubdtype(x.dtype, np.floating) else x, tree)
 
 
-def step_on(sizes, agent, cameras, **settings):
-    """Loss and the whole train state after one step: the moments of the optimiser are the gradients."""
+def step_on(sizes, agent, cameras, own=None, **settings):
+    """Loss and the whole train state after one step: the moments of the optimiser are the gradients.
+
+    `own` are settings of the agent.
+    """
     model = {
         name: settings.pop(name)
         for name in list(settings)
         if name in ("scan_layers", "remat", "encoder_remat", "attention")
     }
-    config = ml_collections.FrozenConfigDict(make_config(agent, **settings))
-    network = make_network(cameras=cameras, **WIDTH, **model)
+    config = make_config(agent, **settings)
+    config.agent.update(own or {})
+    config = ml_collections.FrozenConfigDict(config)
+    outputs = agents.get(agent).outputs(config)
+    network = make_network(cameras=cameras, outputs=outputs, **WIDTH, **model)
     device_mesh = mesh.make_mesh(
         ml_collections.ConfigDict(dict(zip(mesh.AXES, sizes))), jax.devices()[: np.prod(sizes)]
     )
@@ -78,8 +85,16 @@ def check(expected, found, case):
 
 
 def main(agent: str, modality: str, extent: str) -> None:
-    """extent: "mixed", one mesh with accumulation; "plain", every mesh; "variants", remat and scan too."""
+    """extent: "mixed", one mesh with accumulation; "plain", every mesh; "variants", remat and scan too.
+
+    Or "closed_form": one mesh, conservatism in closed form and the paper's backup.
+    """
     cameras = ("front",) if modality == "images" else ()
+    if extent == "closed_form":
+        own = {"behaviour_weight": 1.0, "conservatism": extent, "support": 0.3, "support_width": 0.1}
+        own |= {"backup": "skip_decoded"}
+        check(*(step_on(sizes, agent, cameras, own) for sizes in ((1, 1, 1), MIXED)), extent)
+        return
     expected = step_on((1, 1, 1), agent, cameras)
     assert np.isfinite(expected[0]) and expected[0] > 0
     check(expected, step_on(MIXED, agent, cameras, accumulation=4), "accumulation")

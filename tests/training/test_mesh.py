@@ -32,6 +32,7 @@ def settings(data=-1, fsdp=1, tensor=1):
         pytest.param("q_transformer", "images", "variants", marks=pytest.mark.slow),
         pytest.param("q_transformer", "state", "variants", marks=pytest.mark.slow),
         pytest.param("bc", "images", "plain", marks=pytest.mark.slow),
+        pytest.param("q_transformer", "state", "closed_form", marks=pytest.mark.slow),
     ],
 )
 def test_a_step_is_the_same_on_every_mesh(agent, modality, extent):
