@@ -82,7 +82,12 @@ def check(config: Any, require: Require) -> None:
         "agent.conservatism",
         "another without a behaviour head (config.agent.behaviour_weight)",
     )
-    require(agent.support_width >= 0, "agent.support_width", "at least 0, a share of a dim's range")
+    pools = agent.support > 0 or closed_form
+    require(
+        agent.support_width == 0 or (agent.support_width > 0 and pools),
+        "agent.support_width",
+        "0, or above it (a share of a dim's range) with config.agent.support or conservatism='closed_form'",
+    )
 
 
 def outputs(config: Any) -> int:

@@ -185,7 +185,10 @@ def test_what_acts_and_what_is_reported_is_the_closed_form():
 
 
 def test_closed_form_of_twin_critics_is_the_lesser_of_two():
-    """Each critic is pooled by itself: x's values .2 .5 .1 and .3 .4 .6, one bin a kernel's width."""
+    """Each critic is pooled by itself: x's values .2 .5 .1 and .3 .4 .6, one bin a kernel's width.
+
+    Pooling the lesser values .2 .4 .1 would give less.
+    """
     config = by_hand.config_of(q_transformer, critics=2, alpha=2.0, support_width=1 / 3, **CLOSED)
     outputs = by_hand.outputs(TWINS, by_hand.policy(BEHAVIOUR, BEHAVIOUR))
     found = q_transformer.scores(config, by_hand.ACTION.bin_mask()[0], outputs[0, 0, 0])
@@ -193,7 +196,6 @@ def test_closed_form_of_twin_critics_is_the_lesser_of_two():
     one = [0.04 + near * 0.25 + far * 0.03, 0.25 + near * 0.07, 0.03 + near * 0.25 + far * 0.04]
     other = [0.06 + near * 0.2 + far * 0.18, 0.2 + near * 0.24, 0.18 + near * 0.2 + far * 0.06]
     np.testing.assert_allclose(found, np.minimum(one, other), rtol=1e-5)
-    assert one[0] > other[0] - 0.05 and one[2] < other[2]  # neither is the lesser everywhere by construction
 
 
 @pytest.mark.parametrize("value_loss", ["squared", "logistic"])
