@@ -131,6 +131,18 @@ def test_the_page_shows_what_the_reply_says(browser, guarded, robot, artefact):
     rgba = np.asarray(browser.evaluate(pixels), np.uint8).reshape(32, 32, 4)
     np.testing.assert_array_equal(rgba[..., :3], reply["frame"])
     assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert browser.evaluate("document.querySelector('#behind').hidden")  # the policy has no behaviour head
+    assert browser.errors == []
+
+
+def test_probabilities_are_an_area_behind_the_bars(browser, guarded):
+    """The most probable bin is as high as the drawing, 40; the first path is behind all others."""
+    browser.open(guarded.page)
+    draw = "bins(place, [0.1, 0.3, 0.2, 0.0], 1, '', [0.5, 0.25, 0, 0.125])"
+    first = "place.querySelector('path').outerHTML"
+    drawn = f"import('/charts.js').then(({{ bins }}) => {{ {draw}; return {first}; }})"
+    found = browser.evaluate(f"place = document.createElement('div'); {drawn}")
+    assert 'class="behind"' in found and 'd="M0 40V0H25V20H50V40H75V30H100V40z"' in found
     assert browser.errors == []
 
 

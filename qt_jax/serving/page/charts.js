@@ -41,12 +41,12 @@ export function bins(place, scores, chosen, label, probabilities = null) {
   const bar = (score, bin) => (score === null ? "" : `M${bin * wide + gap / 2} ${HEIGHT}V${top(score)}h${wide - gap}V${HEIGHT}z`);
   const one = [shape("rect", "column", { x: chosen * wide, y: 0, width: wide, height: HEIGHT })];
   const [all, best] = [scores.map(bar).join(""), bar(scores[chosen], chosen)];
-  const most = Math.max(...(probabilities ?? [1]));
+  const most = probabilities && Math.max(...probabilities);
   const step = (p, bin) => `V${HEIGHT * (1 - p / most)}H${(bin + 1) * wide}`;
   const area = probabilities && `M0 ${HEIGHT}${probabilities.map(step).join("")}V${HEIGHT}z`;
-  const behind = area ? [shape("path", "behind", { d: area })] : [];
-  const edge = area ? [shape("path", "edge", { d: area })] : [];
-  draw(place, label, [...one, ...behind, shape("path", "all", { d: all }), shape("path", "chosen", { d: best }), ...edge]);
+  const outline = (name) => (area ? [shape("path", name, { d: area })] : []);
+  const bars = [shape("path", "all", { d: all }), shape("path", "chosen", { d: best })];
+  draw(place, label, [...one, ...outline("behind"), ...bars, ...outline("edge")]);
 }
 
 /** Draws an action between its bounds, as a bar from 0, or from the bound nearest to 0. */
