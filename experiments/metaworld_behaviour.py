@@ -1,4 +1,4 @@
-"""Which part of the behaviour head does what, on the pools of the diagnosis (experiments/metaworld_diagnosis.py).
+"""Which part of the behaviour head does what, on the pools of the diagnosis (metaworld_diagnosis.py).
 
 A name is a variant of `VARIANTS`, a cell of `CELLS` and a seed:
 `--config=experiments/metaworld_behaviour.py:weight_1,wandering,0`. All variants are the Q-Transformer of the
