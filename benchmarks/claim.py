@@ -1,9 +1,9 @@
 """`python -m benchmarks.claim PART [NAME ...]`: runs what is missing of a part, one by one.
 
-Parts: tries, grid and behaviour of the diagnosis; benchmark, every method on every recipe; ablations of Q-Transformer,
-most on recipe b; scene, every method on the second suite; scene_ablations of Q-Transformer there. NAME is a
-try or method, or one row or run of it (`q_transformer,a`, `q_transformer,a,0`); without a name it is the
-whole part.
+Parts: tries, grid and behaviour of the diagnosis; benchmark, every method on every recipe; ablations of
+Q-Transformer, most on recipe b; scene, every method on the second suite; scene_ablations of Q-Transformer
+there. NAME is a try or method, or one row or run of it (`q_transformer,a`, `q_transformer,a,0`); without a
+name it is the whole part.
 
 Results are JSON lines in experiments/results; stop it at any time. `--output=again.jsonl` runs again what is
 there already. Pools that are not there are collected first. Each core has runs of its own; on an accelerator
@@ -28,7 +28,10 @@ from experiments import (
 from experiments.metaworld_recipes import ABLATED_ON, METHODS, RECIPES, SCENE_ABLATED_ON
 from experiments.metaworld_tries import CELLS, PROBES, SEED_0, TRIES
 
-SEEDS = {"tries": 3, "grid": 5, "behaviour": 2, "benchmark": 5, "ablations": 3, "scene": 3, "scene_ablations": 2}
+SEEDS = {
+    **{"tries": 3, "grid": 5, "behaviour": 2, "benchmark": 5, "ablations": 3},
+    **{"scene": 3, "scene_ablations": 2},
+}
 SCENE_RECIPES = ("a", "d")
 CURVE = (500, 1000, 1500, 2000)
 """Steps after which the methods are evaluated on recipe b; they are evaluated again at the end."""
