@@ -103,7 +103,7 @@ def train_step(
     batch = augment(batch, augment_key, config.data.augment)
 
     def loss_fn(params, key, part, targets):
-        watched = Watched.of(ensemble.network, params) if config.model.entropy_target else None
+        watched = Watched.of(ensemble.network, params) if ensemble.config.entropy_target else None
         key = key if config.model.dropout else None
         sums = agent.loss(config, watched or ensemble.network, params, targets, part, key)
         if watched is None:

@@ -11,6 +11,7 @@ import pytest
 
 from qt_jax.errors import UserError
 from qt_jax.models import entropy
+from qt_jax.models.ensemble import Ensemble
 from qt_jax.models.watched import Watched
 from qt_jax.training.config import default_config
 from qt_jax.training.state import init_state, train_step
@@ -103,11 +104,11 @@ def test_a_low_entropy_is_moved_beyond_its_target_and_the_weight_falls_again():
     config.value_range = (0.0, 1.0)
     config.optimizer.update({"learning_rate": 5e-3, "final_learning_rate": 1.0, "warmup_steps": 0})
     config = ml_collections.FrozenConfigDict(config)
-    network = make_network(cameras=(), layers=1, entropy_target=0.8)
-    state, segment = init_state(config, network), make_segment(steps=4, cameras=())
+    ensemble = Ensemble(make_network(cameras=(), layers=1, entropy_target=0.8))
+    state, segment = init_state(config, ensemble), make_segment(steps=4, cameras=())
     blocks = state.params["transformer"]["blocks"]
     blocks["query"]["kernel"] = 3 * blocks["query"]["kernel"]
-    step, found = jax.jit(functools.partial(train_step, config, network)), []
+    step, found = jax.jit(functools.partial(train_step, config, ensemble)), []
     for _ in range(200):
         state, metrics = step(state, segment)
         found.append((metrics["attention_entropy/0"], metrics["entropy_weight/0"]))

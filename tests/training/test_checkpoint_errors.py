@@ -19,6 +19,7 @@ from jax.errors import JaxRuntimeError
 
 from qt_jax import faults
 from qt_jax.errors import UserError
+from qt_jax.models import network
 from qt_jax.training import checkpoints
 from qt_jax.training.checkpoint_errors import only_once
 from qt_jax.training.state import TrainState
@@ -168,12 +169,12 @@ def test_assets_and_directories_that_cannot_be_read_are_not_damaged(workdir, mon
 
 def test_a_policy_of_other_code_is_named_at_the_export(trained, tmp_path, monkeypatch):
     """What has no config of its own to compare with: the parameters against the network of this code."""
-    real = checkpoints.Network.init
+    real = network.Network.init
 
     def one_more(self, key):
         return real(self, key) | {"new_head": jnp.zeros(3)}
 
-    monkeypatch.setattr(checkpoints.Network, "init", one_more)
+    monkeypatch.setattr(network.Network, "init", one_more)
     with pytest.raises(
         UserError, match=r"has no parameter new_head, this config's network has \(3,\).*is whole"
     ):

@@ -11,6 +11,7 @@ import pytest
 
 from qt_jax import agents
 from qt_jax.agents import greedy
+from qt_jax.models.ensemble import Ensemble
 from qt_jax.training import validation
 from qt_jax.training.config import default_config
 from qt_jax.training.state import init_state, train_step
@@ -76,7 +77,8 @@ def learned_by_heart():
     config.optimizer.learning_rate, config.agent.value_loss, config.train.steps = 1e-2, "logistic", 60
     config.agent.behaviour_weight = 0.1
     config = ml_collections.FrozenConfigDict(config)
-    network = make_network(cameras=(), layers=1, outputs=agents.get(config.agent.name).outputs(config))
+    outputs = agents.get(config.agent.name).outputs(config)
+    ensemble = Ensemble(make_network(cameras=(), layers=1, outputs=outputs))
 
     def episodes(seed):
         segment = make_segment(steps=3, batch=8, cameras=(), seed=seed)
@@ -89,8 +91,8 @@ def learned_by_heart():
             reward=np.float32(success[:, None] & (np.arange(3) == 1)),
         )  # fmt: skip
 
-    state, step = init_state(config, network), jax.jit(functools.partial(train_step, config, network))
-    look = jax.jit(functools.partial(validation.step, config, network))
+    state, step = init_state(config, ensemble), jax.jit(functools.partial(train_step, config, ensemble))
+    look = jax.jit(functools.partial(validation.step, config, ensemble))
     for _ in range(config.train.steps):
         state, _ = step(state, episodes(0))
     return validation.summary([look(state, episodes(1))], [look(state, episodes(0))])
@@ -109,9 +111,9 @@ def test_an_agent_without_values_has_bins_and_entropies():
     config = default_config("bc")
     config.value_range = (0.0, 1.0)
     config = ml_collections.FrozenConfigDict(config)
-    network = make_network(cameras=(), layers=1)
-    look = functools.partial(validation.step, config, network)
+    ensemble = Ensemble(make_network(cameras=(), layers=1))
+    look = functools.partial(validation.step, config, ensemble)
     found = jax.eval_shape(
-        look, jax.eval_shape(lambda: init_state(config, network)), make_segment(cameras=())
+        look, jax.eval_shape(lambda: init_state(config, ensemble)), make_segment(cameras=())
     )
     assert {"greedy_at_edge", "attention_entropy/0"} <= set(found["sums"]) and set(found) == {"sums", "bins"}
