@@ -53,6 +53,25 @@ def test_an_export_with_other_probabilities_is_refused():
     assert agreement.compare(one, policy_of("greedy"), "float32")["max_difference"] < 1e-6
 
 
+def test_a_bin_at_the_edge_of_support_is_a_tie():
+    """The second dim's first bin has .4 of the most probable one's share: rounding may leave it out."""
+    settings = {"behaviour_weight": 1.0, "support": 0.4}
+    one, other = policy_of("greedy", **settings), policy_of("greedy", **settings)
+    scores = [
+        np.asarray([[[0.1, 0.2, -np.inf], [first, 0.3, -np.inf]]], np.float32) for first in (0.4, -np.inf)
+    ]
+    for policy, own in zip((one, other), scores):
+        decide = policy._decide
+
+        def decided(*inputs, decide=decide, own=own):
+            behaviour = decide(*inputs)[2]
+            return own.argmax(-1).repeat(len(behaviour), 0), own.repeat(len(behaviour), 0), behaviour
+
+        policy._decide = decided
+    for found in (agreement.compare(one, other, "float32"), agreement.compare(other, one, "float32")):
+        assert found["max_difference"] == 0.0 and found["ties"] == found["other_bins"] > 0
+
+
 def request(session):
     return Request(session, {}, np.zeros(1, np.float32), np.zeros(4, np.float32))
 
