@@ -36,7 +36,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.name = "awac"  # of the algorithm; or "module:name" of yours
     config.n_step = 1
-    config.backup = "chain"
+    config.backup = "chain"  # or "skip_first_dim" (method.md, section 1)
     config.monte_carlo = False
     config.value_loss = "squared"
     config.value_cells = 51

@@ -32,7 +32,7 @@ class Action:
     tokens: np.ndarray
     """int32 [M, D], the chosen bins."""
     scores: np.ndarray
-    """float32 [M, D, N], -inf at absent bins."""
+    """float32 [M, D, N], -inf at bins that do not exist or that the data does not support."""
     behaviour: np.ndarray | None = None
     """float32 [M, D, N], how probable bins are by the behaviour head; None of a policy without it."""
 

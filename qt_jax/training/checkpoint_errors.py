@@ -137,8 +137,8 @@ def refuse_other_shapes(
     saved: Any,
     expected: Any,
     path: Any,
-    remedy: str = "Use its config.model and action bins and the commit in its starts.jsonl, or another "
-    "config.workdir.",
+    remedy: str = "Use its config.model, config.agent and action bins and the commit in its starts.jsonl, "
+    "or another config.workdir.",
 ) -> None:
     """Refuses a checkpoint whose tree of parameters is another than the network's.
 

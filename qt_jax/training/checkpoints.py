@@ -375,7 +375,7 @@ def check_origin(workdir: str, ensemble: Ensemble) -> None:
     """Raises a UserError if the run of `config.train.init_from` has other parameters than this ensemble."""
     directory, step = _directory(workdir), latest_step(workdir)
     path, expected = directory / str(step), jax.eval_shape(ensemble.init, jax.random.key(0))
-    remedy = "Give config.model and action bins as there, or another config.train.init_from."
+    remedy = "Give config.model, config.agent and action bins as there, or another config.train.init_from."
     with readable(directory, step):
         refuse_other_shapes(_metadata(path / "params"), expected, path, remedy)
 
