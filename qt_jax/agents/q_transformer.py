@@ -5,6 +5,7 @@ Its targets are at least the Monte-Carlo return; the conservative term is that o
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -66,8 +67,12 @@ def check(config: Any, require: Require) -> None:
         "agent.alpha",
         "at least 0, and above 0 with conservatism='closed_form'",
     )
-    require(agent.behaviour_weight >= 0, "agent.behaviour_weight", "at least 0")
-    require(agent.behaviour_of in BEHAVIOUR_OF, "agent.behaviour_of", f"one of {BEHAVIOUR_OF}")
+    require(0 <= agent.behaviour_weight < math.inf, "agent.behaviour_weight", "at least 0, and finite")
+    require(
+        agent.behaviour_of in (BEHAVIOUR_OF if agent.behaviour_weight else BEHAVIOUR_OF[:1]),
+        "agent.behaviour_of",
+        f"one of {BEHAVIOUR_OF}, and 'all' without a behaviour head (config.agent.behaviour_weight)",
+    )
     needed = "in [0, 1], and 0 without a behaviour head (config.agent.behaviour_weight)"
     require(
         0 <= agent.support <= 1 and (agent.behaviour_weight > 0 or not agent.support), "agent.support", needed

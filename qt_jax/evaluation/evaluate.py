@@ -86,11 +86,16 @@ def of_server(config: Any, url: str, actor: ServedActor) -> Evaluated:
     """Describes the policy that the server at `url` has.
 
     Raises:
-        UserError: if it is of another robot than the simulator's, or serves fewer episodes at once than
-            `config.evaluate.num_envs`.
+        UserError: if it is of another version of qt_jax, or of another robot than the simulator's, or serves
+            fewer episodes at once than `config.evaluate.num_envs`.
 
     """
     suite, metadata = suites.of(config), actor.metadata
+    if unsaid := sorted({"action", "decision", "decode", "observation", "training"} - set(metadata)):
+        raise UserError(
+            f"{url} does not say its {unsaid}, as a server of this version of qt_jax does; serve the policy "
+            "with this version."
+        )
     observation = suite.observation_spec(config.env)
     mine = Keys.default(observation).describe(observation), list(suite.action_spec(config.env).names)
     theirs = metadata["observation"], list(metadata["action"]["names"])

@@ -269,8 +269,10 @@ class Remote:
         if request.seed is not None:
             options["seed"] = request.seed
         reply = self._client.infer(images | state | options | _named(request.session))
-        found = (reply[name] for name in ("tokens", "scores_of_dims", "score", "scores", "step"))
-        return Decision(reply["actions"], *found)
+        tokens, chosen, score, step = (reply[name] for name in ("tokens", "scores_of_dims", "score", "step"))
+        # On the wire a bin without a score has the lowest float.
+        scores = np.where(reply["scores"] > np.finfo(np.float32).min, reply["scores"], -np.inf)
+        return Decision(reply["actions"], tokens, chosen, score, scores, step)
 
     def close(self, session: Hashable) -> None:
         """Ends a session."""

@@ -156,6 +156,9 @@ def test_a_policy_is_evaluated_as_the_settings_have_it_decode(trained):
     served.metadata["decode"] = "greedy"
     with pytest.raises(UserError, match="decode is 'beam:3', ws://it decodes 'greedy'; leave it out, or"):
         evaluate.of_server(config, "ws://it", served)
+    del served.metadata["decision"]  # as a server from before chunks
+    with pytest.raises(UserError, match=r"ws://it does not say its \['decision'\].*serve the policy with"):
+        evaluate.of_server(config, "ws://it", served)
 
 
 def test_any_kept_checkpoint_can_be_asked_for(trained):

@@ -13,9 +13,9 @@ from websockets.server import ServerProtocol
 from websockets.sync.server import serve
 
 from qt_jax.errors import UserError
-from qt_jax.policy.sessions import Refused
+from qt_jax.policy.sessions import Refused, Request
 from qt_jax.serving import wire
-from qt_jax.serving.client import Client, EpisodeLost
+from qt_jax.serving.client import Client, EpisodeLost, Remote
 from tests.serving import fake
 from tests.serving.conftest import make_certificate
 
@@ -158,3 +158,14 @@ def test_a_server_with_ipv6_over_tls(tmp_path):
             assert client.infer(fake.observation())["step"] == 0
     with pytest.raises(UserError, match=r"IPv6 as \[::1\]"):
         Client(f"ws://::1:{port}")
+
+
+def test_a_bin_without_a_score_has_none_behind_the_socket_either(monkeypatch):
+    """Such as one that the data does not support: an evaluation leaves it white."""
+    scores = np.asarray([[[0.25, -np.inf, 0.5, 0.0]] * 2], np.float32)
+    monkeypatch.setattr(fake.Policy, "_decide", lambda self, *inputs: (np.full((1, 2), 2, np.int32), scores))
+    with fake.served() as port, Client(f"ws://127.0.0.1:{port}") as client:
+        image, state = np.zeros((64, 64, 3), np.uint8), np.zeros(3, np.float32)
+        (decision,) = Remote(client).act([Request(0, {"front": image}, state, "open", True)])
+    np.testing.assert_array_equal(decision.scores, scores[0])
+    assert decision.scores.dtype == np.float32

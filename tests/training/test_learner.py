@@ -235,6 +235,8 @@ def test_every_wrong_setting_is_named_at_once(config):
         ("q_transformer", "agent.alpha", -1.0, "at least 0"),
         ("cql", "agent.conservatism", "all", r"one of \('q_min', 'closed_form', 'softmax', 'none'\)"),
         ("q_transformer", "agent.conservatism", "closed_form", "another without a behaviour head"),
+        ("q_transformer", "agent.behaviour_of", "successes", "one of .*, and 'all' without a behaviour head"),
+        ("q_transformer", "agent.behaviour_weight", float("inf"), "at least 0, and finite"),
         ("q_transformer", "agent.support_width", 0.05, "0, or above it .* with config.agent.support or"),
         ("awac", "agent.backup", "jump", r"one of \('chain', 'skip_first_dim'\)"),
         ("iql", "agent.target_rate", 0.0, r"a number in \(0, 1\]"),
