@@ -24,7 +24,7 @@ def mean_scores(logits, dim):
     return scores(logits.mean(0), dim)
 
 
-@pytest.fixture(params=["per_frame", "window_return_conditioned"], scope="module")
+@pytest.fixture(params=["per_frame", "window_timesteps"], scope="module")
 def setup(request):
     """Two networks with parameters of their own, and the forced logits of each, [2, B, S, D, N, 1]."""
     ensemble = Ensemble(make_network(networks=2, **MODES[request.param]))
