@@ -71,7 +71,7 @@ def window_of(ensemble, params, segment):
     episodes = segment.camera_mask, segment.instruction, segment.episode_return
     mask, *asked = jax.tree.map(each_step, episodes)
     frames = jax.tree.map(flat, segment.images), mask, flat(segment.state), *asked
-    cache = jax.jit(ensemble.encode_frame)(params, *frames)
+    cache = jax.jit(ensemble.encode_frame)(params, *frames, flat(segment.step))
     return jax.tree.map(lambda x: x.reshape(-1, WINDOW, *x.shape[1:]), cache)
 
 
