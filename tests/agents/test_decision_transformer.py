@@ -75,8 +75,8 @@ def test_the_embedding_of_the_timestep_is_added_to_the_tokens_of_the_frame_and_o
 
     window = jax.tree.map(lambda x: jnp.repeat(x[:, None], WINDOW, axis=1), found)
     module = nnx.merge(network.graphdef, params | {"timestep_embedding": table})
-    actions = module._past(batch.tokens[:, :WINDOW])
-    _, past = module._window(window, np.ones((2, WINDOW), bool), actions)
+    actions = module.past_actions(batch.tokens[:, :WINDOW])
+    _, past = module.window_context(window, np.ones((2, WINDOW), bool), actions)
     np.testing.assert_allclose(past - actions, table[np.int32([[2], [5]])] + 0 * actions, atol=1e-5)
 
 

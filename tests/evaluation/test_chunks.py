@@ -34,7 +34,7 @@ def test_it_is_evaluated_by_control_steps(run):
 
 def test_the_report_draws_every_dim_of_a_long_chunk():
     names = tuple(f"x+{k}" for k in range(9))
-    assert plots.scores_over_bins(np.zeros((2, 9, 4)), names).startswith("data:image/png")
+    assert plots.scores_over_bins(np.zeros((2, 9, 4)), names, "Q").startswith("data:image/png")
 
 
 def test_its_artefact_acts_as_the_checkpoint_does(run, tmp_path):

@@ -48,14 +48,19 @@ def assert_trained(config):
     assert int(train(config).step) == checkpoints.latest_step(config.workdir) == 2
 
 
-@pytest.mark.parametrize("name", ROBOTS)
+def mostly_slow(names, *quick):
+    """Of names that train much the same, those that `make test` trains, and the others before a release."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", mostly_slow(ROBOTS, "oxe_mix"))
 def test_on_robots_data(name, synthetic_root, tmp_path):
     config = shrunk(name, tmp_path)
     config.data.root, config.data.image_size = synthetic_root, 32
     assert_trained(config)
 
 
-@pytest.mark.parametrize("name", SIMULATED)
+@pytest.mark.parametrize("name", mostly_slow(SIMULATED, "metaworld_mt10"))
 def test_on_what_it_collects(name, tmp_path):
     config = shrunk(name, tmp_path)
     config.env.tasks = (SIMULATED[name],)

@@ -47,8 +47,16 @@ def drawn_by_hand(decoding, robot, agent=q_transformer, **settings):
     bias = jnp.stack([jax.scipy.special.logit(q), jnp.log(policy)], axis=-1)
     params |= {"head": jnp.zeros_like(params["head"]), "head_bias": bias}
     own, dims = Interface(robot, *SEES), robot.dims_in(joint.action)
-    known = None, decoding, agents.has_behaviour(config)
-    spec = PolicySpec(own, dims, 1, "test", agent.SCORE_NAME, 0.1, *known)
+    spec = PolicySpec(
+        own,
+        dims,
+        window=1,
+        text_encoder="test",
+        score_name=agent.SCORE_NAME,
+        dt=0.1,
+        decoding=decoding,
+        behaviour=agents.has_behaviour(config),
+    )
     made = checkpoint_policy.of_robot(config, ensemble, spec, unit_statistics(1))
     return Policy(spec, unit_statistics(1), params, made.encode, made.decode, 1)
 

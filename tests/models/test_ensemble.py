@@ -24,7 +24,7 @@ def mean_scores(logits, dim):
     return scores(logits.mean(0), dim)
 
 
-@pytest.fixture(params=["per_frame", "window_return_conditioned"], scope="module")
+@pytest.fixture(params=["per_frame", "window_timesteps"], scope="module")
 def setup(request):
     """Two networks with parameters of their own, and the forced logits of each, [2, B, S, D, N, 1]."""
     ensemble = Ensemble(make_network(networks=2, **MODES[request.param]))
@@ -71,7 +71,7 @@ def window_of(ensemble, params, segment):
     episodes = segment.camera_mask, segment.instruction, segment.episode_return
     mask, *asked = jax.tree.map(each_step, episodes)
     frames = jax.tree.map(flat, segment.images), mask, flat(segment.state), *asked
-    cache = jax.jit(ensemble.encode_frame)(params, *frames)
+    cache = jax.jit(ensemble.encode_frame)(params, *frames, flat(segment.step))
     return jax.tree.map(lambda x: x.reshape(-1, WINDOW, *x.shape[1:]), cache)
 
 

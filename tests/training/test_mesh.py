@@ -29,7 +29,7 @@ def settings(data=-1, fsdp=1, tensor=1):
     [
         ("q_transformer", "images", "mixed"),
         pytest.param("q_transformer", "state", "chunks", marks=pytest.mark.slow),
-        ("awac", "state", "networks"),
+        pytest.param("awac", "state", "networks", marks=pytest.mark.slow),
         pytest.param("q_transformer", "images", "plain", marks=pytest.mark.slow),
         pytest.param("bc", "state", "plain", marks=pytest.mark.slow),
         pytest.param("q_transformer", "images", "variants", marks=pytest.mark.slow),
