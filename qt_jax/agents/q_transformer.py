@@ -43,7 +43,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.value_loss = "squared"  # or "logistic" (cross-entropy), or "histogram" (HL-Gauss)
     config.value_cells = 51  # of "histogram": cells of a value distribution, 3 at each end beyond value_range
     config.target_q = "mean"  # of config.model.networks, in targets; or "least" (TD3, Fujimoto et al. 2018)
-    config.acting_q = "mean"  # of the same, where actions are chosen and in reported values; or "least"
+    config.acting_q = "mean"  # of config.model.networks, where actions are chosen and in values; or "least"
     config.target_rate = 0.005  # Polyak (default of this project)
     config.behaviour_weight = 0.0  # of a second task, the cross-entropy to the action taken; 0: no such head
     config.behaviour_of = "all"  # episodes that the behaviour head imitates, or "successes"
