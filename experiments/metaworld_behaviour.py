@@ -6,7 +6,7 @@ benchmark but for what they say; beside them stand the imitations and AWAC on th
 for finding out, no benchmark uses their tasks.
 
 Hardware: 2 CPU cores. Time: three minutes a run on a core. Memory: not measured. Result:
-experiments/results/metaworld/behaviour.md.
+experiments/results/metaworld/behaviour.jsonl.
 """
 
 import ml_collections
