@@ -30,10 +30,12 @@ def behaviour(weight: float, of: str = "all") -> dict[str, float | str]:
 WEIGHT_1 = behaviour(1.0)
 SUPPORT = WEIGHT_1 | {"agent.support": 0.3}
 POOLED = SUPPORT | {"agent.support_width": 3 / 64}
+CLOSED = {"agent.conservatism": "closed_form"}
 
 VARIANTS = {
     "plain": {},
     "alpha_1": alpha(1.0),
+    "alpha_.3": alpha(0.3),
     "weight_.1": behaviour(0.1),
     "weight_1": WEIGHT_1,
     "weight_1_alpha_1": WEIGHT_1 | alpha(1.0),
@@ -41,6 +43,8 @@ VARIANTS = {
     "support": SUPPORT,
     "support_pooled": POOLED,
     "support_pooled_no_conservatism": POOLED | {"agent.conservatism": "none"},
+    "closed_form": WEIGHT_1 | CLOSED,
+    "closed_form_pooled": WEIGHT_1 | CLOSED | {"agent.support_width": 3 / 64},
     "rank": WEIGHT_1 | {"evaluate.decode": "rank:16"},
     "chain": {"agent.backup": "chain"},
     "skip_decoded": {"agent.backup": "skip_decoded"},

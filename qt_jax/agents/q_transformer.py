@@ -63,7 +63,7 @@ def check(config: Any, require: Require) -> None:
     require(agent.conservatism in losses.CONSERVATISM, "agent.conservatism", f"one of {losses.CONSERVATISM}")
     require(agent.temperature > 0, "agent.temperature", "a positive number")
     require(
-        agent.alpha > 0 or (agent.alpha == 0 and not closed_form),
+        0 < agent.alpha < math.inf or (agent.alpha == 0 and not closed_form),
         "agent.alpha",
         "at least 0, and above 0 with conservatism='closed_form'",
     )
