@@ -13,6 +13,7 @@ from qt_jax.errors import UserError
 from qt_jax.training import datasets, distributed, loop, setup
 
 
+@pytest.mark.slow
 def test_a_fleet_takes_the_steps_of_the_loop(config):
     config.env.cameras = ()
     config.train.steps = 6

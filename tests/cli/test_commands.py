@@ -179,7 +179,11 @@ def kill_a_worker(leader):
 
 
 @pytest.mark.parametrize(
-    "disturb, message", [(interrupt, "interrupted"), (kill_a_worker, "config.collect.workers=2 died")]
+    "disturb, message",
+    [
+        pytest.param(interrupt, "interrupted", marks=pytest.mark.slow),  # tests/data/test_rlds.py has another
+        (kill_a_worker, "config.collect.workers=2 died"),
+    ],
 )
 def test_a_disturbed_collection_leaves_no_dataset_and_no_process(tmp_path, disturb, message):
     """The real command with its workers, when the first episodes are done."""

@@ -150,6 +150,7 @@ def test_a_served_policy_is_evaluated_and_what_it_did_is_trained_on(recording: S
     assert (workdir / "again" / "checkpoints" / "5").exists()
 
 
+@pytest.mark.slow
 def test_what_the_benchmark_measures_of_a_policy_is_what_evaluate_does(workdir, tmp_path):
     """The time limit is one at which about half of the episodes have succeeded."""
     config = skilled.get_config()
