@@ -8,7 +8,7 @@ COMPILE := $(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --for
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test test-most test-tensorflow test-slow slurm lint types imports coverage docs dist lock libtpu clean clean-data-and-runs \
-	bench-state bench-quickstart bench-backups bench-networks bench-learner bench-loader bench-memory bench-serving \
+	bench-state bench-quickstart bench-backups bench-networks bench-decisions bench-learner bench-loader bench-memory bench-serving \
 	metaworld-tries metaworld-grid metaworld-behaviour metaworld-values metaworld-states metaworld-benchmark metaworld-ablations metaworld-images scene-benchmark metaworld-report plan-sizes plan-experiments
 
 QT := $(PY) -m qt_jax
@@ -85,6 +85,9 @@ bench-state: $(STAMP)  ## Measure state-only MT10: Q-Transformer against behavio
 
 bench-quickstart: data/quickstart/1.0.0  ## Measure the quickstart over several training seeds
 	$(PY) -m benchmarks.bench_quickstart
+
+bench-decisions: $(STAMP)  ## Measure a decision of several networks, of chunks and of drawn actions
+	$(PY) -m benchmarks.bench_decisions
 
 bench-learner: $(STAMP) .peer/.installed  ## Measure the train step, and the PyTorch peer beside it
 	$(PY) -m benchmarks.bench_learner
