@@ -49,7 +49,10 @@ def assert_trained(config):
 
 
 def mostly_slow(names, *quick):
-    """Of names that train much the same, those that `make test` trains, and the others before a release."""
+    """Of names that train much the same, those that `make test` trains, and the others before a release.
+
+    tests/docs/test_pages.py trains the quickstart.
+    """
     return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
@@ -60,7 +63,7 @@ def test_on_robots_data(name, synthetic_root, tmp_path):
     assert_trained(config)
 
 
-@pytest.mark.parametrize("name", mostly_slow(SIMULATED, "metaworld_mt10"))
+@pytest.mark.parametrize("name", mostly_slow(SIMULATED))
 def test_on_what_it_collects(name, tmp_path):
     config = shrunk(name, tmp_path)
     config.env.tasks = (SIMULATED[name],)
