@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from qt_jax import losses, support
-from qt_jax.agents import backup, bc, critic
-from qt_jax.agents import greedy as greedy_bins
+from qt_jax.agents import backup, bc, critic, greedy_bins
 from qt_jax.agents.checks import Require
 from qt_jax.models.ensemble import Ensemble
 from qt_jax.models.network import Network

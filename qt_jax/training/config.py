@@ -132,18 +132,10 @@ def validate(config: Any, devices: int) -> None:
     require(finite, "value_range", "(least, greatest) attainable return, or ()")
     for key, known in model.choices().items():
         require(config.model[key] in known, f"model.{key}", f"one of {known}")
-    sizes = (
-        "window",
-        "chunk",
-        "networks",
-        "layers",
-        "width",
-        "heads",
-        "mlp_ratio",
-        "image_size",
-        "image_tokens",
-    )
-    for key in sizes:
+    for key in (
+        *("window", "chunk", "networks", "layers", "width", "heads"),
+        *("mlp_ratio", "image_size", "image_tokens"),
+    ):
         require(config.model[key] > 0, f"model.{key}", "a positive number")
     require(0 <= config.model.execute <= config.model.chunk, "model.execute", "0 to config.model.chunk")
     for key in ("learning_rate", "final_learning_rate", "weight_decay"):

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from qt_jax import agents, losses
-from qt_jax.agents import greedy as greedy_bins
-from qt_jax.data import loader
+from qt_jax.agents import greedy_bins
+from qt_jax.data import loader, validation_segments
 from qt_jax.data.order import Draw
 from qt_jax.data.skips import Skips
 from qt_jax.models.ensemble import Ensemble
@@ -102,11 +102,11 @@ class Validation:
 
         Call it before the first step: later, a signal would have to wait for it.
         """
-        held_out = loader.validation_draws(recipe, MAX_BATCHES * config.data.batch_size)
+        held_out = validation_segments.held_out(recipe, MAX_BATCHES * config.data.batch_size)
         if not held_out:
             return None
         has_values = agents.has_values(config.agent.name)
-        trained = loader.training_draws(recipe, len(held_out)) if has_values else []
+        trained = validation_segments.trained(recipe, len(held_out)) if has_values else []
         jitted = jax.jit(
             functools.partial(step, config, ensemble),
             in_shardings=jax.tree.map(lambda x: x.sharding, (program.state, program.batch)),
@@ -132,7 +132,7 @@ class Validation:
     ) -> list[dict[str, Any]] | None:
         rows = mesh.local_rows(self.mesh, self.batch_size)
         outputs = []
-        for local in loader.validation_batches(
+        for local in validation_segments.batches(
             self.recipe, draws, rows=rows, batch_size=self.batch_size, skips=skips
         ):
             if stop and stop():

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from qt_jax.data import episodes, loader
+from qt_jax.data import episodes, validation_segments
 from qt_jax.errors import UserError
 from tests.conftest import ROOT
 from tests.data.recipes import equal, frames_recipe, make_iterator, make_recipe, steps_of, take
@@ -85,19 +85,21 @@ def test_rows_visit_every_episode_equally_often(synthetic_root):
 def test_validation_covers_every_transition_once(synthetic_root):
     recipe = make_recipe(synthetic_root, validation_fraction=0.5)
     source = recipe.mixture.sources[0]
-    batches = list(loader.validation_batches(recipe, loader.validation_draws(recipe, 1000), batch_size=4))
+    batches = list(
+        validation_segments.batches(recipe, validation_segments.held_out(recipe, 1000), batch_size=4)
+    )
     seen = collections.Counter(pair for batch in batches for pair in steps_of(recipe, batch))
     assert seen == {(int(e), t): 1 for e in source.validation for t in range(LENGTHS[e])}
     assert {batch.tokens.shape[0] for batch in batches} == {4}
-    assert len(loader.validation_draws(recipe, 5)) <= 5
+    assert len(validation_segments.held_out(recipe, 5)) <= 5
 
 
 def test_training_segments_to_look_at_are_always_the_same(synthetic_root):
     recipe = make_recipe(synthetic_root, validation_fraction=0.5)
     source = recipe.mixture.sources[0]
-    assert {draw.episode for draw in loader.training_draws(recipe, 1000)} == set(source.train)
-    few = loader.training_draws(recipe, 5)
-    assert 0 < len(few) <= 5 and few == loader.training_draws(recipe, 5)
+    assert {draw.episode for draw in validation_segments.trained(recipe, 1000)} == set(source.train)
+    few = validation_segments.trained(recipe, 5)
+    assert 0 < len(few) <= 5 and few == validation_segments.trained(recipe, 5)
 
 
 def test_a_record_that_changes_under_the_run_is_named(synthetic_root, tmp_path):

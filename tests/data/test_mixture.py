@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from qt_jax.data import loader, mixture, tables
+from qt_jax.data import mixture, tables, validation_segments
 from qt_jax.data.mixtures import Share
 from qt_jax.errors import UserError
 from qt_jax.specs import ActionSpec
@@ -134,7 +134,9 @@ def test_a_datasets_own_validation_split_is_used_and_another_split_is_reported(s
     recipe = frames_recipe(synthetic_root, "frames_splits", validation_fraction=0.5)
     source = recipe.mixture.sources[0]
     assert (len(source.train), len(source.validation)) == (8, 2)
-    (batch,) = loader.validation_batches(recipe, loader.validation_draws(recipe, 100)[::2], batch_size=2)
+    (batch,) = validation_segments.batches(
+        recipe, validation_segments.held_out(recipe, 100)[::2], batch_size=2
+    )
     assert set(first_states(source, batch)[:, 0]) == {8, 9}
     described = setup.describe(recipe)
     assert "8 training and 2 validation episodes of 10" in described

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from qt_jax.data import loader
+from qt_jax.data import validation_segments
 from qt_jax.data.skips import DamagedFrame, Skips, pack
 from qt_jax.errors import UserError
 from tests.data.recipes import equal, frames_recipe, make_iterator, numbered, take
@@ -64,9 +64,9 @@ def test_in_validation_its_row_counts_nowhere(synthetic_root):
     source = recipe.mixture.sources[0]
     assert set(BAD_FRAMES) <= set(source.validation.tolist())
     skips = Skips(recipe.mixture, 2)
-    draws = loader.validation_draws(recipe, 1000)
+    draws = validation_segments.held_out(recipe, 1000)
     rows = 0
-    for batch in loader.validation_batches(recipe, draws, batch_size=5, skips=skips):
+    for batch in validation_segments.batches(recipe, draws, batch_size=5, skips=skips):
         rows += int(batch.trainable.any(axis=1).sum())
     bad = sum(_holds(recipe, draw) for draw in draws)
     assert bad >= 2 and rows == len(draws) - bad and skips.count == 2

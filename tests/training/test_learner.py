@@ -292,7 +292,7 @@ def test_every_variant_trains(config, change):
 def test_loss_follows_the_reward_and_ignores_the_observation_after_a_terminal_step(config):
     """Through the whole agent: what the public re-implementation gets wrong."""
     from qt_jax.agents import q_transformer
-    from qt_jax.data import loader
+    from qt_jax.data import validation_segments
 
     config.agent.monte_carlo = False
     frozen, recipe, assets = setup.prepare(config, datasets.entries(config))
@@ -300,9 +300,9 @@ def test_loss_follows_the_reward_and_ignores_the_observation_after_a_terminal_st
     params = ensemble.init(jax.random.key(0))
 
     def one(draw):
-        return next(loader.validation_batches(recipe, [draw], batch_size=1))
+        return next(validation_segments.batches(recipe, [draw], batch_size=1))
 
-    draws = loader.validation_draws(recipe, 100)
+    draws = validation_segments.held_out(recipe, 100)
     terminal = [draw for draw in draws if one(draw).is_terminal.any()]
     truncated = [draw for draw in draws if one(draw).is_last.any() and not one(draw).is_terminal.any()]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from qt_jax import agents
-from qt_jax.agents import greedy
+from qt_jax.agents import greedy_bins
 from qt_jax.models.ensemble import Ensemble
 from qt_jax.training import validation
 from qt_jax.training.config import default_config
@@ -66,7 +66,7 @@ def test_summary_by_hand():
 
 def test_bins_are_counted_where_the_mask_is():
     tokens, mask = jnp.asarray([[[1, 0], [2, 1]]]), jnp.asarray([[[True, True], [True, False]]])
-    np.testing.assert_array_equal(greedy.counts(tokens, mask, 3), [[0, 1, 1], [1, 0, 0]])
+    np.testing.assert_array_equal(greedy_bins.counts(tokens, mask, 3), [[0, 1, 1], [1, 0, 0]])
 
 
 @pytest.fixture(scope="module")
