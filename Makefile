@@ -9,7 +9,7 @@ COMPILE := $(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --for
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test test-most test-tensorflow test-slow slurm lint types imports coverage docs dist lock libtpu clean clean-data-and-runs \
 	bench-state bench-quickstart bench-backups bench-networks bench-decisions bench-learner bench-loader bench-memory bench-serving \
-	metaworld-tries metaworld-grid metaworld-behaviour metaworld-values metaworld-states metaworld-benchmark metaworld-ablations metaworld-images scene-benchmark metaworld-report plan-sizes plan-experiments
+	metaworld-tries metaworld-grid metaworld-gates metaworld-values metaworld-states metaworld-benchmark metaworld-ablations metaworld-images scene-benchmark metaworld-report plan-sizes plan-experiments
 
 QT := $(PY) -m qt_jax
 QUICKSTART := experiments/quickstart.py
@@ -115,8 +115,8 @@ metaworld-grid: $(STAMP)  ## Run the grid of the diagnosis (hours)
 	$(PY) -m benchmarks.claim grid
 	$(PY) -m benchmarks.metaworld_grid
 
-metaworld-behaviour: $(STAMP)  ## Run what each part of the behaviour head does (hours)
-	$(PY) -m benchmarks.claim behaviour
+metaworld-gates: $(STAMP)  ## Run what each part of the method is worth (hours)
+	$(PY) -m benchmarks.claim gates
 
 metaworld-values: $(STAMP)  ## Run the diagnosis of the values (hours)
 	$(PY) -m benchmarks.metaworld_values

@@ -1,6 +1,6 @@
 """`python -m benchmarks.claim PART [NAME ...]`: runs what is missing of a part, one by one.
 
-Parts: tries, grid and behaviour of the diagnosis; benchmark, every method on every recipe; ablations of
+Parts: tries, grid and gates of the diagnosis; benchmark, every method on every recipe; ablations of
 Q-Transformer, most on recipe b; scene, every method on the second suite; scene_ablations of Q-Transformer
 there. NAME is a try or method, or one row or run of it (`q_transformer,a`, `q_transformer,a,0`); without a
 name it is the whole part.
@@ -19,9 +19,9 @@ from types import MappingProxyType
 
 from benchmarks import fleet, packs, results, runs
 from experiments import (
-    metaworld_behaviour,
     metaworld_benchmark,
     metaworld_diagnosis,
+    metaworld_gates,
     metaworld_grid,
     scene_benchmark,
 )
@@ -29,7 +29,7 @@ from experiments.metaworld_recipes import ABLATED_ON, METHODS, RECIPES, SCENE_AB
 from experiments.metaworld_tries import CELLS, PROBES, SEED_0, TRIES
 
 SEEDS = {
-    **{"tries": 3, "grid": 5, "behaviour": 2, "benchmark": 5, "ablations": 3},
+    **{"tries": 3, "grid": 5, "gates": 3, "benchmark": 5, "ablations": 3},
     **{"scene": 3, "scene_ablations": 2},
 }
 SCENE_RECIPES = ("a", "d")
@@ -48,10 +48,8 @@ def wanted(part: str, names: list[str]) -> tuple[str, dict]:
         module, runs_of = metaworld_diagnosis, [(name, cell) for cell in CELLS for name in tries]
     elif part == "grid":
         module, runs_of = metaworld_grid, metaworld_grid.names()
-    elif part == "behaviour":
-        names_of = (*metaworld_behaviour.VARIANTS, *metaworld_behaviour.BESIDE)
-        module = metaworld_behaviour
-        runs_of = [(name, cell) for cell in metaworld_behaviour.CELLS for name in names_of]
+    elif part == "gates":
+        module, runs_of = metaworld_gates, metaworld_gates.names()
     elif part.endswith("ablations"):
         module, ablated = (
             (metaworld_benchmark, ABLATED_ON) if part == "ablations" else (scene_benchmark, SCENE_ABLATED_ON)
@@ -86,8 +84,13 @@ def packed(
     """Writes .fleet/NAME.pack of these runs, {run: config}; collects the pools that are not there."""
     commit, pack = runs.code_commit("experiments"), Path(".fleet") / f"{name}.pack"
     for run, config in configs.items():
-        if not (Path(config.data.path) / "1.0.0").exists():
-            runs.command("collect", f"{experiment}:{run}")
+        if (Path(config.data.path) / "1.0.0").exists():
+            continue
+        if config.collect.policy and not (Path(config.collect.policy) / "checkpoints").exists():
+            _, cell, seed = run.split(",")
+            for command in ("collect", "train"):
+                runs.command(command, f"{experiment}:clone,{cell},{seed}")
+        runs.command("collect", f"{experiment}:{run}")
     packs.write(configs, pack, curves, experiment=experiment, commit=commit)
     return pack
 

@@ -185,11 +185,9 @@ _OPENED: dict[str, Any] = {}
 def open_pack(path: Path) -> None:
     """Opens a pack in a worker, before JAX has a backend.
 
-    The worker stays on one core, since the others have workers of their own, and renders nothing.
+    The worker computes in one thread, since each core has a worker, and renders nothing.
     """
-    cores = sorted(os.sched_getaffinity(0))
-    (number,) = multiprocessing.current_process()._identity  # counts the processes of the pool
-    os.sched_setaffinity(0, {cores[number % len(cores)]})
+    os.environ["NPROC"] = "1"  # threads of XLA's pool; without it there is one for each core
     os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
     os.environ["MUJOCO_GL"] = os.environ["QT_JAX_GL_PROBED"] = "disable"
     jax.config.update("jax_platforms", "cpu")

@@ -114,6 +114,7 @@ suite = types.SimpleNamespace(
     Environment=Environment,
     Expert=Expert,
     misperceived=misperceived,
+    STYLES={},  # other ways to do a task, in which people differ
 )
 
 

@@ -53,3 +53,31 @@ def get_config(name: str, agent: str, seed: int, env: ml_collections.ConfigDict)
     config.evaluate.max_decisions = 100
     config.evaluate.videos = 0
     return config
+
+
+def people(config: ml_collections.ConfigDict, demonstrations: int, autonomous: int) -> None:
+    """Makes a config's pool that of recipe h: people's demonstrations, then episodes of their clone.
+
+    Args:
+        config: as from `get_config`.
+        demonstrations: of people, a task.
+        autonomous: episodes a task of the policy that clones them (`clone`), as they come.
+
+    """
+    name, seed = config.data.path.split("/")[1:]
+    config.env.max_decisions = 60  # people are slower than the experts
+    config.collect.demonstrator = "human"
+    config.collect.demonstrations = demonstrations
+    config.collect.autonomous = autonomous
+    config.collect.mix = ml_collections.ConfigDict({"policy": 1.0})
+    config.collect.policy = f"runs/{name}/clone/{seed}"
+    config.data.path = f"data/{name}/people_{seed}"
+
+
+def clone(config: ml_collections.ConfigDict) -> None:
+    """Makes a config of behaviour cloning on the pool of `people` that of the policy which acts in it."""
+    config.workdir = config.collect.policy
+    config.collect.policy = ""
+    config.collect.autonomous = 0
+    config.data.path = config.data.path.replace("people_", "people_alone_")
+    config.data.limits = ()

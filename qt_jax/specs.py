@@ -15,8 +15,8 @@ DEFAULT_COUNTS = {"beam": 4, "rank": 16}
 """Of the kinds of `Decoding` that have one (default of this project)."""
 DECODINGS = "'greedy', 'beam:4' (prefixes kept), or 'rank:16:0.7' (actions drawn, at this temperature)"
 """Texts of a `Decoding`, for people."""
-DEMONSTRATION = "demonstration"
-"""The collector kind of a human's or an expert's episode; every other kind is autonomous."""
+DEMONSTRATION, HUMAN = DEMONSTRATIONS = ("demonstration", "human")
+"""Collectors of demonstrations: of an expert or unknown, and of a simulated person; all others are autonomous."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,8 +20,11 @@ from etils import epath
 from qt_jax.curation import rlds_writer
 from qt_jax.data.recorded import RecordedEpisode
 from qt_jax.envs import collectors, gl, suites
+from qt_jax.envs.behaviours import POLICY
 from qt_jax.envs.collectors import EpisodePlan
 from qt_jax.errors import UserError
+from qt_jax.export import any_policy
+from qt_jax.policy.loaded import LoadedPolicy
 
 
 @dataclasses.dataclass
@@ -91,7 +94,7 @@ def _read_batch(config: Any, batch: tuple[int, list[EpisodePlan]]) -> Iterator[t
     """
     start, plans = batch
     try:
-        episodes = _simulator().submit(collectors.collect_episodes, config, plans).result()
+        episodes = _simulator().submit(_episodes, config, plans).result()
     except BrokenProcessPool:
         _simulator.cache_clear()  # the runner may try this batch again
         raise
@@ -105,6 +108,25 @@ def _simulator() -> ProcessPoolExecutor:
     The worker has TensorFlow loaded, which crashes in one process with Mesa's software renderer.
     """
     return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+
+
+def _episodes(config: Any, plans: list[EpisodePlan]) -> list[RecordedEpisode]:
+    """Runs episodes of one task in a process that may have a simulator."""
+    acts = any(plan.collector == POLICY for plan in plans)
+    policy = _policy(config.collect.policy, config.collect.decode) if acts else None
+    if policy and policy.spec.interface.action.names != (names := suites.of(config).action_spec(config.env).names):
+        raise UserError(
+            f"config.collect.policy={config.collect.policy!r} is of actions "
+            f"{policy.spec.interface.action.names}; config.env gives {names}: give the config that it was "
+            "trained with."
+        )
+    return collectors.collect_episodes(config, plans, policy)
+
+
+@functools.cache
+def _policy(path: str, decode: str) -> LoadedPolicy:
+    """Loads the policy that acts, once in each process."""
+    return any_policy.load(path, decode=decode)
 
 
 def _run_here(config: Any, batches: list[list[EpisodePlan]], about: dict[str, Any]) -> Collected:
@@ -122,7 +144,7 @@ def _run_here(config: Any, batches: list[list[EpisodePlan]], about: dict[str, An
     signal.signal(signal.SIGINT, functools.partial(_interrupt, interrupted))
     ignore = functools.partial(signal.signal, signal.SIGINT, signal.SIG_IGN)  # this process handles it
     workers, spawn = max(1, config.collect.workers), multiprocessing.get_context("spawn")
-    run = functools.partial(collectors.collect_episodes, config)
+    run = functools.partial(_episodes, config)
     try:
         with ProcessPoolExecutor(workers, spawn, ignore) as pool:
             episodes = itertools.chain.from_iterable(pool.map(run, batches))

@@ -29,7 +29,7 @@ from qt_jax.data.records import BadRecord, BadShard, Directory, Shard
 from qt_jax.data.samples import SAMPLES, Samples
 from qt_jax.data.specs import DatasetSpec
 from qt_jax.errors import UserError
-from qt_jax.specs import DEMONSTRATION
+from qt_jax.specs import DEMONSTRATIONS
 from qt_jax.statistics import Statistics
 
 
@@ -201,7 +201,7 @@ def _add(part: _Part, episode: Episode, lies: tuple, fallback_id: str, step_pena
     dense = bool(np.any(episode.rewards[:-1] != np.float32(-step_penalty)))
     content = identity.encode() + episode.actions.tobytes() + episode.rewards.tobytes()
     part.rows.append((
-        *lies, episode.length, episode.success, episode.terminal, episode.collector == DEMONSTRATION,
+        *lies, episode.length, episode.success, episode.terminal, episode.collector in DEMONSTRATIONS,
         episode.dt, episode.rewards[-1], dense, episodes.id_hash(identity),
         episode.instruction, episode.task, episode.collector, hashlib.sha256(content).digest()[:8],
     ))  # fmt: skip

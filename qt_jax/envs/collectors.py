@@ -1,4 +1,4 @@
-"""Scripted collection: experts as demonstrations, and autonomous episodes that fail as real ones do.
+"""Collection in a simulator: demonstrations, and autonomous episodes that fail as real ones do.
 
 The simulator's success flag alone labels an episode: another task's policy may well solve the task.
 """
@@ -14,12 +14,13 @@ import numpy as np
 from PIL import Image
 
 from qt_jax.data.recorded import RecordedEpisode
-from qt_jax.envs import suites
+from qt_jax.envs import behaviours, suites
+from qt_jax.envs.behaviours import AUTONOMOUS, POLICY, Acting, Behaviour
 from qt_jax.envs.suite_env import SuiteEnv
 from qt_jax.errors import UserError
-from qt_jax.specs import DEMONSTRATION
+from qt_jax.policy.loaded import LoadedPolicy
+from qt_jax.specs import DEMONSTRATIONS
 
-AUTONOMOUS = ("noise", "perception_bias", "wrong_task", "stuck_gripper", "early_limit")
 JPEG_QUALITY = 95
 SPLITS = {"collect": 0, "evaluate": 1}
 MAX_DEMONSTRATION_TRIES = 20
@@ -31,13 +32,22 @@ def get_config() -> ml_collections.ConfigDict:
     """Returns the defaults of `config.collect`."""
     config = ml_collections.ConfigDict()
     config.seed = 0  # of initial conditions, noise and errors
-    config.demonstrations = 100  # successful expert episodes a task
+    config.demonstrations = 100  # successful episodes a task
+    config.demonstrator = "demonstration"  # the task's expert; or "human": slower, with pauses and detours
     config.autonomous = 200  # autonomous episodes a task
     config.mix = ml_collections.ConfigDict({"noise": 1.0})  # share of each kind of autonomous episode
-    config.noise_scale = (0.7, 1.2)  # standard deviation of the action noise, drawn for each episode
-    config.bias_m = (0.05, 0.1)  # length of the error in the perceived object position
-    config.stuck_after = (3, 10)  # decisions before the gripper sticks
-    config.early_limit = (4, 12)  # decisions before an early time limit
+    config.noise_scale = (0.7, 1.2)  # noise: standard deviation of an action's, drawn for each episode
+    config.bias_m = (0.05, 0.1)  # perception_bias: length of the error in the perceived object position
+    config.stuck_after = (3, 10)  # stuck_gripper: decisions before the gripper sticks
+    config.early_limit = (4, 12)  # early_limit: decisions before the time limit
+    config.wander_expert = 0.35  # wander: share of the pieces in which the task's own expert acts
+    config.wander_piece = (2, 6)  # wander: decisions of a piece
+    config.wander_noise = 0.1  # wander: standard deviation of an action's noise
+    config.human_speed = (0.5, 1.0)  # human: part of the expert's speed, drawn for each episode
+    config.human_idle = 0.1  # human: share of the time in which the hand rests
+    config.human_detour = 1 / 3  # human: share of the episodes with a detour
+    config.policy = ""  # policy: a run, an artefact or a file of ONNX
+    config.decode = ""  # policy: how a run's policy decides, as in config.evaluate.decode; "": greedy
     config.file_format = "array_record"  # or "tfrecord"
     config.workers = 2  # processes
     config.runner = "local"  # or "beam": an Apache Beam pipeline, on as many machines as its runner has
@@ -99,7 +109,7 @@ def plan_episodes(config: ml_collections.ConfigDict, task_names: tuple[str, ...]
         edges = np.round(np.cumsum(shares) / shares.sum() * config.autonomous).astype(int)
         for kind, count in zip(config.mix, np.diff(edges, prepend=0)):
             kinds += [kind] * int(count)
-    collectors = [DEMONSTRATION] * config.demonstrations + kinds
+    collectors = [config.demonstrator] * config.demonstrations + kinds
 
     plans = [
         [EpisodePlan(task, collector, index) for index, collector in enumerate(collectors)]
@@ -126,6 +136,20 @@ def _check(config: ml_collections.ConfigDict) -> None:
         for kind, share in config.mix.items()
         if share < 0
     ]
+    if config.demonstrator not in DEMONSTRATIONS:
+        problems.append(
+            f"config.collect.demonstrator is {config.demonstrator!r}, expected one of {DEMONSTRATIONS}"
+        )
+    problems += [
+        f"config.collect.{key} is {config[key]}, expected a share in [0, 1]"
+        for key in ("wander_expert", "human_detour", "human_idle")
+        if not 0 <= config[key] <= 1
+    ]
+    if config.autonomous and config.mix.get(POLICY) and not config.policy:
+        problems.append(
+            "config.collect.mix has a share of 'policy' and config.collect.policy is '', expected the "
+            "directory of a run, or an artefact of `export`"
+        )
     if config.autonomous and not sum(config.mix.values()) > 0:
         problems.append(
             "config.collect.mix sums to 0, expected at least one kind of autonomous episode with a positive "
@@ -135,77 +159,29 @@ def _check(config: ml_collections.ConfigDict) -> None:
         raise UserError("; ".join(problems) + ".")
 
 
-class Behaviour:
-    """Acts in one episode: an expert, with what is wrong with it in this episode."""
-
-    def __init__(self, experiment: Any, plan: EpisodePlan, rng: np.random.Generator):
-        """Draws what goes wrong.
-
-        Args:
-            experiment: the whole experiment's config.
-            plan: the episode's.
-            rng: the episode's own generator. The order of the draws fixes what a dataset holds.
-        """
-        config, suite = experiment.collect, suites.of(experiment)
-        kind, task = plan.collector, plan.task
-        if kind == "wrong_task":
-            task = _another_task(experiment, task, rng)
-        self._expert, self._misperceived = suite.Expert(task), suite.misperceived
-        self._rng = rng
-
-        self._noise = rng.uniform(*config.noise_scale) if kind == "noise" else 0.0
-        direction = rng.normal(size=3)
-        length = rng.uniform(*config.bias_m) if kind == "perception_bias" else 0.0
-        self._bias = length * direction / np.linalg.norm(direction)
-        self._stuck_after = _draw(rng, config.stuck_after) if kind == "stuck_gripper" else None
-        self.max_decisions = _draw(rng, config.early_limit) if kind == "early_limit" else None
-
-        self._decisions = 0
-        self._gripper = 0.0
-
-    def __call__(self, simulator_state: Any) -> np.ndarray:
-        """Returns the next action, float32 [D], in [-1, 1]."""
-        action = self._expert(self._misperceived(simulator_state, self._bias))
-        action = np.clip(action + self._noise * self._rng.normal(size=action.shape), -1.0, 1.0)
-        if self._stuck_after is not None and self._decisions >= self._stuck_after:
-            action[-1] = self._gripper
-        self._gripper = action[-1]
-        self._decisions += 1
-        return action.astype(np.float32)
-
-
-def _another_task(experiment: Any, task: str, rng: np.random.Generator) -> str:
-    """Draws one of the experiment's other tasks; where it has none, of the suite's default ones."""
-    suite = suites.of(experiment)
-    for names in (experiment.env.tasks, suite.get_config().tasks):
-        if others := [name for name in suite.suite_tasks(names) if name != task]:
-            break
-    return str(rng.choice(others))
-
-
-def _draw(rng: np.random.Generator, bounds: tuple[int, int]) -> int:
-    low, high = bounds
-    return int(rng.integers(low, high, endpoint=True))
-
-
-def collect_episodes(config: Any, plans: list[EpisodePlan]) -> list[RecordedEpisode]:
+def collect_episodes(
+    config: Any, plans: list[EpisodePlan], policy: LoadedPolicy | None = None
+) -> list[RecordedEpisode]:
     """Runs episodes of one task. The same plan gives the same episode.
 
     Args:
         config: the whole experiment's; `env` and `collect` are used.
         plans: all of one task.
+        policy: that acts in those of the collector "policy".
 
     Raises:
         UserError: if the expert fails `MAX_DEMONSTRATION_TRIES` times in a row.
     """
     env = suites.of(config).Environment(plans[0].task, config.env)  # slower to make than an episode is to run
     try:
-        return [_collect(env, config, plan) for plan in plans]
+        return [_collect(env, config, plan, policy) for plan in plans]
     finally:
         env.close()
 
 
-def _collect(env: SuiteEnv, config: Any, plan: EpisodePlan) -> RecordedEpisode:
+def _collect(
+    env: SuiteEnv, config: Any, plan: EpisodePlan, policy: LoadedPolicy | None
+) -> RecordedEpisode:
     """Repeats a demonstration from new initial conditions until it succeeds.
 
     So does a person, who keeps the successful ones alone.
@@ -215,15 +191,23 @@ def _collect(env: SuiteEnv, config: Any, plan: EpisodePlan) -> RecordedEpisode:
     for attempt in range(MAX_DEMONSTRATION_TRIES):
         sequence = episode_seed("collect", config.collect.seed, place, plan.index, attempt)
         rng = np.random.default_rng(sequence.spawn(1)[0])
-        episode = _rollout(env, Behaviour(config, plan, rng), plan, environment_seed(sequence))
-        if episode.success or plan.collector != DEMONSTRATION:
+        behaviour: Behaviour
+        if plan.collector == POLICY:
+            assert policy is not None
             instruction = str(rng.choice(suite.INSTRUCTIONS[plan.task]))
+            behaviour = Acting(policy, instruction, plan.index)
+            episode = _rollout(env, behaviour, plan, environment_seed(sequence))
+        else:
+            behaviour = behaviours.scripted(config, plan.collector, plan.task, rng)
+            episode = _rollout(env, behaviour, plan, environment_seed(sequence))
+            instruction = str(rng.choice(suite.INSTRUCTIONS[plan.task]))
+        if episode.success or plan.collector not in DEMONSTRATIONS:
             dt = suite.decision_dt(config.env, plan.task)
             return dataclasses.replace(episode, instruction=instruction, dt=dt)
     raise UserError(
-        f"The expert of {plan.task!r} failed {MAX_DEMONSTRATION_TRIES} times in a row within "
-        f"config.env.max_decisions={config.env.max_decisions}; allow more decisions or a smaller "
-        "config.env.action_repeat."
+        f"Demonstrations of {plan.task!r} by config.collect.demonstrator={plan.collector!r} failed "
+        f"{MAX_DEMONSTRATION_TRIES} times in a row within config.env.max_decisions="
+        f"{config.env.max_decisions}; allow more decisions or a smaller config.env.action_repeat."
     )
 
 
@@ -236,7 +220,7 @@ def _rollout(env: SuiteEnv, behaviour: Behaviour, plan: EpisodePlan, seed: int) 
 
     terminated = truncated = False
     while not (terminated or truncated):
-        action = behaviour(env.simulator_state)
+        action = behaviour(env.simulator_state, observation)
         observation, reward, terminated, truncated, _ = env.step(action)
         actions.append(action)
         rewards.append(reward)

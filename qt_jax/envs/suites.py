@@ -12,6 +12,7 @@ A suite is a module with these names:
     Environment: a `SuiteEnv`.
     Expert: a scripted policy, from the simulator's state to an action.
     misperceived: the simulator's state with its objects elsewhere.
+    STYLES: {task: other tasks whose experts do it too}, in which people differ; {}: none.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from qt_jax.data.specs import DatasetSpec
 SUITES = ("metaworld", "ogbench_scene")
 NEEDS = (
     "get_config", "suite_tasks", "TASKS", "INSTRUCTIONS", "SHARED_SCENES", "STATE_HAS_GOAL", "ONE_SCENE",
-    "action_spec", "observation_spec", "decision_dt", "Environment", "Expert", "misperceived",
+    "action_spec", "observation_spec", "decision_dt", "Environment", "Expert", "misperceived", "STYLES",
 )  # fmt: skip
 
 
