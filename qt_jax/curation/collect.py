@@ -114,7 +114,9 @@ def _episodes(config: Any, plans: list[EpisodePlan]) -> list[RecordedEpisode]:
     """Runs episodes of one task in a process that may have a simulator."""
     acts = any(plan.collector == POLICY for plan in plans)
     policy = _policy(config.collect.policy, config.collect.decode) if acts else None
-    if policy and policy.spec.interface.action.names != (names := suites.of(config).action_spec(config.env).names):
+    if policy and policy.spec.interface.action.names != (
+        names := suites.of(config).action_spec(config.env).names
+    ):
         raise UserError(
             f"config.collect.policy={config.collect.policy!r} is of actions "
             f"{policy.spec.interface.action.names}; config.env gives {names}: give the config that it was "

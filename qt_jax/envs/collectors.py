@@ -35,7 +35,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.demonstrations = 100  # successful episodes a task
     config.demonstrator = "demonstration"  # the task's expert; or "human": slower, with pauses and detours
     config.autonomous = 200  # autonomous episodes a task
-    config.mix = ml_collections.ConfigDict({"noise": 1.0})  # share of each kind of autonomous episode
+    shares = dict.fromkeys(AUTONOMOUS, 0.0) | {"noise": 1.0}
+    config.mix = ml_collections.ConfigDict(shares)  # share of each kind of autonomous episode
     config.noise_scale = (0.7, 1.2)  # noise: standard deviation of an action's, drawn for each episode
     config.bias_m = (0.05, 0.1)  # perception_bias: length of the error in the perceived object position
     config.stuck_after = (3, 10)  # stuck_gripper: decisions before the gripper sticks
@@ -179,9 +180,7 @@ def collect_episodes(
         env.close()
 
 
-def _collect(
-    env: SuiteEnv, config: Any, plan: EpisodePlan, policy: LoadedPolicy | None
-) -> RecordedEpisode:
+def _collect(env: SuiteEnv, config: Any, plan: EpisodePlan, policy: LoadedPolicy | None) -> RecordedEpisode:
     """Repeats a demonstration from new initial conditions until it succeeds.
 
     So does a person, who keeps the successful ones alone.

@@ -20,7 +20,8 @@ from qt_jax.specs import ActionSpec, ObservationSpec
 SIMULATOR_STEP_S = 0.0125
 """Seconds of one simulator step: MuJoCo's 2.5 ms times Meta-World's frame skip of 5."""
 
-TASKS, INSTRUCTIONS, SHARED_SCENES = tasks.MT50, tasks.INSTRUCTIONS, tasks.SHARED_SCENES
+TASKS, INSTRUCTIONS = tasks.MT50, tasks.INSTRUCTIONS
+SHARED_SCENES, STYLES = tasks.SHARED_SCENES, tasks.STYLES
 STATE_HAS_GOAL = ("full",)
 ONE_SCENE = False
 CAMERA = "front"

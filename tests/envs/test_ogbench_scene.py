@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from qt_jax.envs import collectors, ogbench_scene
+from qt_jax.envs import behaviours, collectors, ogbench_scene
 from tests import tiny
 
 
@@ -65,12 +65,12 @@ def test_collection_fails_in_every_way_and_is_repeatable():
     config.env = make_config(max_decisions=25)
     plans = [
         collectors.EpisodePlan("drawer-close", kind, index)
-        for index, kind in enumerate(("demonstration", *collectors.AUTONOMOUS))
+        for index, kind in enumerate(("demonstration", "human", *behaviours.FAILING, "wander"))
     ]
     episodes, again = (collectors.collect_episodes(config, plans) for _ in range(2))
     for one, other in zip(episodes, again):
         np.testing.assert_array_equal(one.actions, other.actions)
         np.testing.assert_array_equal(one.state, other.state)
-    assert episodes[0].success and not all(episode.success for episode in episodes)
+    assert episodes[0].success and episodes[1].success and not all(episode.success for episode in episodes)
     assert {episode.instruction for episode in episodes} <= set(ogbench_scene.INSTRUCTIONS["drawer-close"])
     assert all(episode.dt == 0.05 and episode.actions.shape[1] == 5 for episode in episodes)
