@@ -1,8 +1,8 @@
 """Pools of five Meta-World tasks that no benchmark uses, on which the benchmark's settings were chosen.
 
 `metaworld_diagnosis.py:q_transformer.half,few_noise,3` is a try (metaworld_tries.py) on a cell, with pool and
-seed 3. The pools are state-only. One holds 100 demonstrations, and 60 noisy, 60 systematically failing and 100
-wandering autonomous episodes a task.
+seed 3. The pools are state-only. One holds 100 demonstrations, and 60 noisy, 60 systematically failing and
+100 wandering autonomous episodes a task.
 
 Hardware: 2 CPU cores. Time: two minutes to collect a pool; about three minutes for a run on a core (the
 median of experiments/results/metaworld/tries.jsonl). Memory: not measured. Result: experiments/diagnosis.md.

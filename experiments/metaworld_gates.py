@@ -11,9 +11,8 @@ experiments/diagnosis.md.
 import ml_collections
 
 from experiments import metaworld_diagnosis, pools
-from experiments.metaworld_recipes import METHODS as FROZEN
 from experiments.metaworld_tries import CELLS as TRIED_ON
-from experiments.metaworld_tries import DROPOUT, SUCCESSES, TRIES, alpha, kinds
+from experiments.metaworld_tries import DROPOUT, SUCCESSES
 
 CELLS = TRIED_ON | {"wandering": ("wander=60",), "people": ("human=10", "policy=60")}
 """The data, {cell: config.data.limits}, with numbers of episodes a task.
@@ -28,7 +27,7 @@ DIFFICULTY = {
     "bc_successes_dropout": ("bc", SUCCESSES | DROPOUT),
     "clone": ("bc", DROPOUT),
 }
-"""Behaviour cloning alone, by which the difficulty of the new cells was set before another method saw them."""
+"""Behaviour cloning, by which alone the difficulty of the new cells was set, before another method saw them."""
 
 METHODS = DIFFICULTY
 

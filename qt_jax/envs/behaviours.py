@@ -63,6 +63,7 @@ class Expert(Behaviour):
         self._gripper = 0.0
 
     def __call__(self, simulator_state: Any, observation: dict[str, Any]) -> np.ndarray:
+        """Returns the next action."""
         action = self._expert(self._misperceived(simulator_state, self._bias))
         action = _noisy(action, self._noise, self._rng)
         if self._stuck_after is not None and self._decisions >= self._stuck_after:
@@ -86,6 +87,7 @@ class Wandering(Behaviour):
         self._left = 0
 
     def __call__(self, simulator_state: Any, observation: dict[str, Any]) -> np.ndarray:
+        """Returns the next action."""
         if not self._left:
             self._left = _draw(self._rng, self._config.wander_piece)
             self._act = self._piece()
@@ -132,6 +134,7 @@ class Human(Behaviour):
         self._decisions = self._resting = 0
 
     def __call__(self, simulator_state: Any, observation: dict[str, Any]) -> np.ndarray:
+        """Returns the next action."""
         action = self._expert(simulator_state)
         if not self._resting and self._rng.random() < self._pause_rate:
             self._resting = _draw(self._rng, self.PAUSE)
@@ -152,6 +155,7 @@ class Acting(Behaviour):
         self._decided: collections.deque[np.ndarray] = collections.deque()
 
     def __call__(self, simulator_state: Any, observation: dict[str, Any]) -> np.ndarray:
+        """Returns the next action."""
         if not self._decided:
             seen = {f"observation/{name}": image for name, image in observation["images"].items()}
             if observation["state"].size:
