@@ -27,7 +27,7 @@ DIFFICULTY = {
     "bc_successes_dropout": ("bc", SUCCESSES | DROPOUT),
     "clone": ("bc", DROPOUT),
 }
-"""Behaviour cloning, by which alone the difficulty of the new cells was set, before another method saw them."""
+"""Behaviour cloning: it alone set how hard the new cells are, before another method saw them."""
 
 METHODS = DIFFICULTY
 

@@ -16,7 +16,7 @@ DEFAULT_COUNTS = {"beam": 4, "rank": 16}
 DECODINGS = "'greedy', 'beam:4' (prefixes kept), or 'rank:16:0.7' (actions drawn, at this temperature)"
 """Texts of a `Decoding`, for people."""
 DEMONSTRATION, HUMAN = DEMONSTRATIONS = ("demonstration", "human")
-"""Collectors of demonstrations: an expert or who is not known, and a simulated person; others are autonomous."""
+"""Collectors of demonstrations: an expert or unknown, and a simulated person; others are autonomous."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -147,4 +147,4 @@ STYLES: dict[str, tuple[str, ...]] = {
     "push-wall": ("pick-place-wall",),
     "coffee-pull": ("coffee-push",),
 }
-"""{task: another task whose expert did it in six tries of six, in at most 1.5 times the own expert's time}."""
+"""{task: another whose expert did it in six tries of six, in at most 1.5 times the own expert's time}."""
