@@ -1,7 +1,8 @@
 """Which part of the method is worth what, on the pools of the diagnosis (metaworld_diagnosis.py).
 
 `metaworld_gates.py:q_transformer+weight_1+support,wandering,0` is a method of `BASES` with changes of
-`CHANGES`, on a cell of `CELLS`, with pool and seed 0. These pools are for finding out; no benchmark uses their tasks.
+`CHANGES`, on a cell of `CELLS`, with pool and seed 0. These pools are for finding out; no benchmark uses
+their tasks.
 
 Hardware: 2 CPU cores. Time: two to three minutes a run on a core. Memory: not measured. Result:
 experiments/diagnosis.md.
