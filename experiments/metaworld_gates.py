@@ -15,7 +15,11 @@ from experiments.metaworld_recipes import METHODS as FROZEN
 from experiments.metaworld_tries import CELLS as TRIED_ON
 from experiments.metaworld_tries import DROPOUT, alpha, kinds
 
-CELLS = TRIED_ON | {"wandering": ("wander=60",), "people": ("human=10", "policy=60")}
+CELLS = TRIED_ON | {
+    "wandering": ("wander=60",),
+    "wandering_30": ("wander=30",),
+    "people": ("human=10", "policy=60"),
+}
 """The data, {cell: config.data.limits}, with numbers of episodes a task.
 
 wandering: no demonstrations. people: their demonstrations, and the episodes of the policy that clones them.
@@ -56,13 +60,26 @@ CHANGES = {
 }
 """Changes of a method, applied one after the other."""
 
+
+def _weighted(change: str) -> tuple[str, ...]:
+    return tuple(f"q_transformer+{weight}{change}" for weight in ("weight_.1", "weight_1"))
+
+
 DIFFICULTY = ("bc_all", "bc_all+dropout", "bc_successes")
 """Behaviour cloning: it alone set how hard the new cells are, before another method saw them."""
 
 
+GATES = {
+    "difficulty": {cell: DIFFICULTY for cell in ("wandering", "wandering_30", "people")},
+    "behaviour": dict.fromkeys(CELLS, ("q_transformer", *_weighted(""), *_weighted("+of_successes"))),
+}
+"""{gate: {cell: methods}}, in the order in which they are run."""
+
+
 def names() -> list[tuple[str, str]]:
-    """Lists (method, cell), in the order in which they are run."""
-    return [(name, cell) for cell in ("wandering", "people") for name in DIFFICULTY]
+    """Lists (method, cell) of all gates."""
+    listed = [(name, cell) for gate in GATES.values() for cell, methods in gate.items() for name in methods]
+    return list(dict.fromkeys(listed))
 
 
 def get_config(arguments: str = "q_transformer+weight_1,wandering,0") -> ml_collections.ConfigDict:
@@ -71,7 +88,7 @@ def get_config(arguments: str = "q_transformer+weight_1,wandering,0") -> ml_coll
     agent, settings = BASES[base]
     config = metaworld_diagnosis.base(agent, int(seed))
     config.workdir = f"runs/metaworld_gates/{name}/{cell}/{seed}"
-    if cell == "wandering":  # there are no demonstrations to balance with
+    if cell.startswith("wandering"):  # there are no demonstrations to balance with
         settings = settings | {"data.balance.demonstrations": None}
     for change in (settings, *(CHANGES[change] for change in changes)):
         config.update_from_flattened_dict(change)
