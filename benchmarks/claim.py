@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 from benchmarks import fleet, packs, results, runs
 from experiments import (
@@ -78,9 +77,7 @@ def wanted(part: str, names: list[str]) -> tuple[str, dict]:
     return f"experiments/{module.__name__.split('.')[-1]}.py", {run: module.get_config(run) for run in chosen}
 
 
-def packed(
-    experiment: str, name: str, configs: dict, curves: Mapping[str, tuple[int, ...]] = MappingProxyType({})
-) -> Path:
+def packed(experiment: str, name: str, configs: dict, **evaluated: Mapping[str, tuple]) -> Path:
     """Writes .fleet/NAME.pack of these runs, {run: config}; collects the pools that are not there."""
     commit, pack = runs.code_commit("experiments"), Path(".fleet") / f"{name}.pack"
     for run, config in configs.items():
@@ -91,7 +88,7 @@ def packed(
             for command in ("collect", "train"):
                 runs.command(command, f"{experiment}:clone,{cell},{seed}")
         runs.command("collect", f"{experiment}:{run}")
-    packs.write(configs, pack, curves, experiment=experiment, commit=commit)
+    packs.write(configs, pack, **evaluated, experiment=experiment, commit=commit)
     return pack
 
 
@@ -119,7 +116,9 @@ def main() -> None:
         print(f"{output} holds all of these runs; `--output=again.jsonl` runs them again.")
         return
     curves = {run: CURVE for run in configs if given.part == "benchmark" and ",b," in run}
-    pack = packed(experiment, given.part, configs, curves)
+    gates = given.part == "gates"
+    decodes = {run: metaworld_gates.decodes(config) for run, config in configs.items() if gates}
+    pack = packed(experiment, given.part, configs, curves=curves, decodes=decodes)
     if not given.pack:
         fleet.run(pack, output, given.together)
 

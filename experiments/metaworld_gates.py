@@ -82,6 +82,12 @@ def names() -> list[tuple[str, str]]:
     return list(dict.fromkeys(listed))
 
 
+def decodes(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """Returns the other ways in which a run with a behaviour head decides when it is evaluated."""
+    headed = config.agent.get("behaviour_weight", 0.0) > 0 and config.evaluate.decode == "greedy"
+    return ("beam:4", "rank:1:0.1", "rank:4", "rank:16", "rank:64") if headed else ()
+
+
 def get_config(arguments: str = "q_transformer+weight_1,wandering,0") -> ml_collections.ConfigDict:
     name, cell, seed = arguments.split(",")
     base, *changes = name.split("+")
