@@ -42,6 +42,8 @@ CHANGES = {
     "no_conservatism": {"agent.conservatism": "none"},
     "alpha_.3": alpha(0.3),
     "alpha_1": alpha(1.0),
+    "discount_.95": {"discount": 0.95},
+    "discount_.9": {"discount": 0.9},
     "natural": {f"data.balance.{kind}": None for kind in ("demonstrations", "successes", "failures")},
     "half_successes": kinds(None, 0.5),
     "networks_3": {"model.networks": 3},
@@ -69,9 +71,25 @@ DIFFICULTY = ("bc_all", "bc_all+dropout", "bc_successes")
 """Behaviour cloning: it alone set how hard the new cells are, before another method saw them."""
 
 
+HEAD = "q_transformer+weight_1"
 GATES = {
     "difficulty": {cell: DIFFICULTY for cell in ("wandering", "wandering_30", "people")},
     "behaviour": dict.fromkeys(CELLS, ("q_transformer", *_weighted(""), *_weighted("+of_successes"))),
+    "on_top": dict.fromkeys(
+        CELLS,
+        (
+            f"{HEAD}+support",
+            f"{HEAD}+support+pooled",
+            f"{HEAD}+support+pooled+no_conservatism",
+            f"{HEAD}+support+pooled+alpha_.3",
+            f"{HEAD}+closed_form+pooled",
+            f"{HEAD}+closed_form+pooled+alpha_1",
+            f"{HEAD}+discount_.95",
+            f"{HEAD}+discount_.9",
+            f"{HEAD}+half_successes",
+        ),
+    ),
+    "beside": dict.fromkeys(CELLS, ("bc_successes", "bc_all+dropout", "decision_transformer", "awac", "iql")),
 }
 """{gate: {cell: methods}}, in the order in which they are run."""
 
