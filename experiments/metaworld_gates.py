@@ -15,14 +15,11 @@ from experiments.metaworld_recipes import METHODS as FROZEN
 from experiments.metaworld_tries import CELLS as TRIED_ON
 from experiments.metaworld_tries import DROPOUT, alpha, kinds
 
-CELLS = TRIED_ON | {
-    "wandering": ("wander=60",),
-    "wandering_30": ("wander=30",),
-    "people": ("human=10", "policy=60"),
-}
+WANDERING = {f"wandering_{count}": (f"wander={count}",) for count in (30, 60)}
+CELLS = TRIED_ON | {"wandering": ("wander=40",), "people": ("human=10", "policy=60")}
 """The data, {cell: config.data.limits}, with numbers of episodes a task.
 
-wandering: no demonstrations. people: their demonstrations, and the episodes of the policy that clones them.
+wandering: no demonstrations; fewer and more of these episodes (WANDERING) were tried first. people: their demonstrations, and the episodes of the policy that clones them.
 """
 
 BASES = {
@@ -73,7 +70,7 @@ DIFFICULTY = ("bc_all", "bc_all+dropout", "bc_successes")
 
 HEAD = "q_transformer+weight_1"
 GATES = {
-    "difficulty": {cell: DIFFICULTY for cell in ("wandering", "wandering_30", "people")},
+    "difficulty": dict.fromkeys((*WANDERING, "wandering", "people"), DIFFICULTY),
     "behaviour": dict.fromkeys(CELLS, ("q_transformer", *_weighted(""), *_weighted("+of_successes"))),
     "on_top": dict.fromkeys(
         CELLS,
@@ -116,7 +113,7 @@ def get_config(arguments: str = "q_transformer+weight_1,wandering,0") -> ml_coll
         settings = settings | {"data.balance.demonstrations": None}
     for change in (settings, *(CHANGES[change] for change in changes)):
         config.update_from_flattened_dict(change)
-    config.data.limits = CELLS[cell]
+    config.data.limits = (CELLS | WANDERING)[cell]
     config.evaluate.episodes = 10
     if cell == "people":
         pools.people(config, 10, 60)
