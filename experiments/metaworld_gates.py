@@ -19,7 +19,8 @@ WANDERING = {f"wandering_{count}": (f"wander={count}",) for count in (30, 60)}
 CELLS = TRIED_ON | {"wandering": ("wander=40",), "people": ("human=10", "policy=60")}
 """The data, {cell: config.data.limits}, with numbers of episodes a task.
 
-wandering: no demonstrations; fewer and more of these episodes (WANDERING) were tried first. people: their demonstrations, and the episodes of the policy that clones them.
+wandering: no demonstrations; fewer and more of these episodes (WANDERING) were tried first. people: their
+demonstrations, and the episodes of the policy that clones them.
 """
 
 BASES = {
