@@ -24,14 +24,14 @@ from experiments import (
     metaworld_grid,
     scene_benchmark,
 )
-from experiments.metaworld_recipes import ABLATED_ON, METHODS, RECIPES, SCENE_ABLATED_ON
+from experiments.metaworld_recipes import ABLATED_ON, CLONE, METHODS, RECIPES, SCENE_ABLATED_ON
 from experiments.metaworld_tries import CELLS, PROBES, SEED_0, TRIES
 
 SEEDS = {
     **{"tries": 3, "grid": 5, "gates": 3, "benchmark": 5, "ablations": 3},
     **{"scene": 3, "scene_ablations": 2},
 }
-SCENE_RECIPES = ("a", "d")
+SCENE_RECIPES = ("a", "d", "e")
 CURVE = (500, 1000, 1500, 2000)
 """Steps after which the methods are evaluated on recipe b; they are evaluated again at the end."""
 
@@ -58,7 +58,8 @@ def wanted(part: str, names: list[str]) -> tuple[str, dict]:
         module, cells = (
             (scene_benchmark, SCENE_RECIPES) if part == "scene" else (metaworld_benchmark, RECIPES)
         )
-        runs_of = [(name, cell) for cell in cells for name in METHODS if "." not in name]
+        runs_of = [(name, cell) for cell in cells for name in METHODS if "." not in name and name != CLONE]
+        runs_of.remove(("bc_demonstrations", "e"))  # it has none
     every = [
         f"{name},{cell},{seed}"
         for seed in range(SEEDS[part])

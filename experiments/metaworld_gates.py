@@ -11,6 +11,7 @@ experiments/diagnosis.md.
 import ml_collections
 
 from experiments import metaworld_diagnosis, pools
+from experiments.metaworld_recipes import CLONE
 from experiments.metaworld_recipes import METHODS as FROZEN
 from experiments.metaworld_tries import CELLS as TRIED_ON
 from experiments.metaworld_tries import DROPOUT, alpha, kinds
@@ -25,8 +26,17 @@ demonstrations, and the episodes of the policy that clones them.
 
 BASES = {
     name: FROZEN[name]
-    for name in ("q_transformer", "decision_transformer", "awac", "iql", "bc_successes", "bc_all", "cql")
-} | {"clone": ("bc", DROPOUT)}
+    for name in (
+        "q_transformer",
+        "decision_transformer",
+        "awac",
+        "iql",
+        "bc_successes",
+        "bc_all",
+        "cql",
+        CLONE,
+    )
+}
 """The benchmark's methods as they were frozen, {name: (agent, settings)}, and who acts in the cell people."""
 
 CHANGES = {
@@ -118,6 +128,6 @@ def get_config(arguments: str = "q_transformer+weight_1,wandering,0") -> ml_coll
     config.evaluate.episodes = 10
     if cell == "people":
         pools.people(config, 10, 60)
-    if name == "clone":
+    if name == CLONE:
         pools.clone(config)
     return config

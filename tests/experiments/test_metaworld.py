@@ -38,9 +38,9 @@ def test_a_row_and_a_run_can_be_named():
 
     assert names("iql,a") == [f"iql,a,{seed}" for seed in range(5)]
     assert names("iql,a,3", "awac,b,0") == ["awac,b,0", "iql,a,3"]
-    assert len(names("bc_all")) == 20
-    known = "names: awac, .* cells: a, b, c, d; seeds: 0, 1,"
-    with pytest.raises(SystemExit, match=f"'bc' is none of the 180 runs of benchmark. {known}"):
+    assert len(names("bc_all")) == 30
+    known = "names: awac, .* cells: a, b, c, d, e, h; seeds: 0, 1,"
+    with pytest.raises(SystemExit, match=f"'bc' is none of the 265 runs of benchmark. {known}"):
         names("bc")
 
 
@@ -116,6 +116,17 @@ def test_a_methods_filter_narrows_its_recipes():
     assert episodes("bc_successes", "b") == "demonstrations" and episodes("bc_successes", "a") == "successes"
 
 
+def test_recipe_h_is_collected_by_the_clone_of_its_people():
+    clone, of_h = (metaworld_benchmark.get_config(f"{method},h,2") for method in ("clone", "iql"))
+    assert of_h.collect.policy == clone.workdir and of_h.data.path != clone.data.path
+    assert (clone.collect.demonstrator, clone.collect.autonomous, clone.data.episodes) == (
+        "human",
+        0,
+        "demonstrations",
+    )
+    assert clone.env == of_h.env and clone.collect.seed == of_h.collect.seed == 2
+
+
 def test_a_pack_is_run_once(config, tmp_path):
     config.env.cameras = ()
     config.train.steps, config.evaluate.episodes, config.evaluate.max_decisions = 2, 1, 3
@@ -124,7 +135,13 @@ def test_a_pack_is_run_once(config, tmp_path):
     coarse = other.copy_and_resolve_references()
     coarse.data.bins, coarse.data.segment_length = 8, 7
     pack, output = tmp_path / "tiny.pack", tmp_path / "runs.jsonl"
-    packs.write({"one": config, "other": other, "coarse": coarse}, pack, {"one": (1,)}, commit="abc")
+    packs.write(
+        {"one": config, "other": other, "coarse": coarse},
+        pack,
+        {"one": (1,)},
+        {"one": ("beam:2",)},
+        commit="abc",
+    )
     for _ in range(2):
         fleet.run(pack, output, together=2, processes=1)
         lines = [json.loads(line) for line in output.read_text().splitlines()]  # a program's as it ends
@@ -133,7 +150,8 @@ def test_a_pack_is_run_once(config, tmp_path):
     one, other, coarse = (
         next(line for line in lines if line["run"] == run) for run in ("one", "other", "coarse")
     )
-    assert "curve" not in other
+    assert "curve" not in other and "decoded" not in other
+    assert one["decoded"]["beam:2"].keys() == one["success"].keys()
     counts = {task: len(episodes) for task, episodes in one["curve"]["1"].items()}
     assert counts == dict.fromkeys(one["success"], 2)
     assert one["metrics"]["loss"] != other["metrics"]["loss"]
