@@ -4,7 +4,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 CODE := qt_jax experiments launch benchmarks examples tests docs/conf.py
-UV := $(VENV)/bin/uv
+# With bytecode, as pip does: where PYTHONDONTWRITEBYTECODE is set, each process would compile all that it imports.
+UV := UV_COMPILE_BYTECODE=1 $(VENV)/bin/uv
 COMPILE := $(UV) pip compile -q --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --custom-compile-command 'make lock' --extra all
 
 .DEFAULT_GOAL := help

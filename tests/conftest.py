@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -149,12 +150,18 @@ def config(dataset_path, tmp_path) -> ml_collections.ConfigDict:
 
 
 @pytest.fixture(scope="session")
-def trained(dataset_path, tmp_path_factory) -> ml_collections.ConfigDict:
-    """The config of a finished run of 20 steps."""
+def trained(dataset_path, run_folder, tmp_path_factory) -> ml_collections.ConfigDict:
+    """The config of a finished run of 20 steps: this worker's copy, in which commands may write."""
     config = tiny.get_config()
     config.data.path = dataset_path
+
+    def make(workdir: str) -> None:
+        config.workdir = workdir
+        train(config)
+
+    finished = made_once(run_folder / "trained", make)
     config.workdir = str(tmp_path_factory.mktemp("runs") / "tiny")
-    train(config)
+    shutil.copytree(finished, config.workdir)
     return config
 
 
@@ -176,15 +183,13 @@ def free_port():
 
 
 @pytest.fixture(scope="session")
-def artefact(trained, tmp_path_factory) -> artefacts.Artefact:
+def artefact(trained, run_folder) -> artefacts.Artefact:
     """One exported policy of the trained run, through the real command."""
-    folder = tmp_path_factory.mktemp("export")
-    (folder / "sentences.txt").write_text("\n".join(SENTENCES))
-    path = folder / "policy"
-    run_command(
-        "export",
-        f"--config.workdir={trained.workdir}",
-        f"--output={path}",
-        f"--instructions={folder / 'sentences.txt'}",
-    )
-    return artefacts.load(str(path))
+
+    def make(path: str) -> None:
+        sentences = run_folder / "sentences.txt"
+        sentences.write_text("\n".join(SENTENCES))
+        flags = f"--config.workdir={trained.workdir}", f"--output={path}", f"--instructions={sentences}"
+        run_command("export", *flags)
+
+    return artefacts.load(made_once(run_folder / "exported", make))
