@@ -38,16 +38,18 @@ SENTENCES = ("open the faucet", "close the faucet", "push the button")
 LONG = (
     "docs/test_pages.py",
     "training/test_never_lose_a_run.py",
-    "training/test_learner.py",
-    "evaluation/test_evaluation.py",
-    "cli/test_commands.py",
-    "models/test_q_transformer.py",
-    "launch/test_launch.py",
-    "training/test_mesh.py",
-    "experiments/test_files.py",
-    "test_examples.py",
-    "export/test_artefact.py",
     "serving/test_circle.py",
+    "training/test_learner.py",
+    "export/test_artefact.py",
+    "cli/test_commands.py",
+    "launch/test_launch.py",
+    "test_examples.py",
+    "evaluation/test_evaluation.py",
+    "models/test_q_transformer.py",
+    "training/test_storage.py",
+    "curation/test_convert.py",
+    "training/test_networks.py",
+    "export/test_ranking.py",
 )
 """By CPU time, longest first."""
 
