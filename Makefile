@@ -6,6 +6,8 @@ STAMP := $(VENV)/.installed
 CODE := qt_jax experiments launch benchmarks examples tests docs/conf.py
 # With bytecode, as pip does: where PYTHONDONTWRITEBYTECODE is set, each process would compile all that it imports.
 UV := UV_COMPILE_BYTECODE=1 $(VENV)/bin/uv
+# Into a venv, by uv, which takes seconds for what takes pip more than a minute; or by pip, where only pip.conf knows the index.
+install = $(UV) pip install --quiet --python $(1)/bin/python $(2) || $(PY) -m pip --python $(1)/bin/python install --quiet $(2)
 COMPILE := $(UV) pip compile -q --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --custom-compile-command 'make lock' --extra all
 
 .DEFAULT_GOAL := help
@@ -151,12 +153,12 @@ plan-experiments: $(STAMP) libtpu  ## Plan each experiment on devices that are n
 # What a robot has: the base dependencies alone; and openpi-client, whose numpy is older.
 .base/.installed: setup.cfg | $(STAMP)
 	$(UV) venv --quiet --clear --python $(PY) .base
-	$(UV) pip install --quiet --python .base/bin/python --editable .
+	$(call install,.base,--editable .)
 	touch $@
 
 .openpi/.installed: | $(STAMP)
 	$(UV) venv --quiet --clear --python $(PY) .openpi
-	$(UV) pip install --quiet --python .openpi/bin/python openpi-client==0.1.2 typing_extensions  # which it needs and does not declare
+	$(call install,.openpi,openpi-client==0.1.2 typing_extensions)  # which it needs and does not declare
 	touch $@
 
 # rliable's plots want an older pandas than the rest.
@@ -172,13 +174,12 @@ plan-experiments: $(STAMP) libtpu  ## Plan each experiment on devices that are n
 	.peer/bin/pip uninstall --quiet --yes torchvision  # which does not load beside a CPU torch, and which nothing here needs
 	touch $@
 
-# By uv, which takes seconds for what takes pip more than a minute.
 $(STAMP): requirements.txt setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("qt_jax needs Python >= 3.11, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet uv==0.13.9
-	$(UV) pip install --quiet --python $(PY) --require-hashes -r requirements.txt
-	$(UV) pip install --quiet --python $(PY) --no-deps --editable .
+	$(call install,$(VENV),--require-hashes -r requirements.txt)
+	$(call install,$(VENV),--no-deps --editable .)
 	touch $(STAMP)
 
 # The extra `beam` in a venv of its own: Apache Beam lowers protobuf to 6, the lock has 7.
