@@ -55,10 +55,6 @@ CHANGES = {
     "natural": {f"data.balance.{kind}": None for kind in ("demonstrations", "successes", "failures")},
     "half_successes": kinds(None, 0.5),
     "networks_3": {"model.networks": 3},
-    "rank_4": {"evaluate.decode": "rank:4"},
-    "rank_16": {"evaluate.decode": "rank:16"},
-    "rank_64": {"evaluate.decode": "rank:64"},
-    "beam": {"evaluate.decode": "beam:4"},
     "chain": {"agent.backup": "chain"},
     "one_step": {"agent.n_step": 1, "data.segment_length": 5},
     "skip_decoded": {"agent.backup": "skip_decoded"},
@@ -109,9 +105,9 @@ def names() -> list[tuple[str, str]]:
 
 
 def decodes(config: ml_collections.ConfigDict) -> tuple[str, ...]:
-    """Returns the other ways in which a run with a behaviour head decides when it is evaluated."""
-    headed = config.agent.get("behaviour_weight", 0.0) > 0 and config.evaluate.decode == "greedy"
-    return ("beam:4", "rank:1:0.1", "rank:4", "rank:16", "rank:64") if headed else ()
+    """Returns the other ways of deciding with which a run is evaluated at its end."""
+    headed = config.agent.get("behaviour_weight", 0.0) > 0
+    return ("beam:4", "rank:1:0.1", "rank:16") if headed else ("beam:4",)
 
 
 def get_config(arguments: str = "q_transformer+weight_1,wandering,0") -> ml_collections.ConfigDict:
