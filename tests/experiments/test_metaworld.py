@@ -32,6 +32,20 @@ def test_tries_are_pooled_over_the_seeds_that_both_cells_have():
     ]
 
 
+def test_each_way_of_deciding_has_a_row():
+    run = {
+        "run": "bc,x,0",
+        "success": {"push": [True]},
+        "metrics": {},
+        "decoded": {"beam:4": {"push": [False]}},
+    }
+    text = metaworld_tries.table(metaworld_tries.decoded([run]))
+    assert [line.split(" | ")[:4] for line in text.splitlines()[2::2]] == [
+        ["| bc", "x", "1", "100% [21%, 100%]"],
+        ["| bc by beam:4", "x", "1", "0% [0%, 79%]"],
+    ]
+
+
 def test_a_row_and_a_run_can_be_named():
     def names(*given):
         return list(claim.wanted("benchmark", list(given))[1])
