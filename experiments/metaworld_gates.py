@@ -93,6 +93,7 @@ GATES = {
             f"{HEAD}+half_successes",
         ),
     ),
+    "dropout": dict.fromkeys(CELLS, ("q_transformer+dropout", f"{HEAD}+dropout", "awac+dropout")),
     "beside": dict.fromkeys(CELLS, ("bc_successes", "bc_all+dropout", "decision_transformer", "awac", "iql")),
 }
 """{gate: {cell: methods}}, in the order in which they are run."""
