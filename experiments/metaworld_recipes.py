@@ -2,7 +2,8 @@
 
 `METHODS` are the algorithms, each with the best of its tries by mean success of the two cells; of equals the
 first (diagnosis.md). `bc_balanced` was not tried: it imitates everything, with the balanced batches that most
-other methods were better with. `ABLATIONS` are changes of the method `q_transformer`.
+other methods were better with. `q_transformer_as_published` has this project's defaults, which are the
+paper's where they are known. `ABLATIONS` are changes of the method `q_transformer`.
 """
 
 from __future__ import annotations
@@ -107,6 +108,7 @@ METHODS = {
     "cql": ("cql", TRIES["cql"]["half_fast_ended_skip_5_cold"]),
     "awac": ("awac", TRIES["awac"]["half_positive_fast_ended_monte_carlo"]),
 }
+METHODS["q_transformer_as_published"] = ("q_transformer", {})
 METHODS[CLONE] = METHODS["bc_demonstrations"]
 METHODS |= {
     f"q_transformer.{name}": ("q_transformer", METHODS["q_transformer"][1] | a)
