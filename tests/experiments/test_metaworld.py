@@ -111,10 +111,11 @@ def test_every_ablation_is_valid_on_every_recipe():
 
 def test_runs_from_images_are_valid_and_see_no_object_poses():
     for method in metaworld_images_runner.METHODS:
-        config = metaworld_images.get_config(f"{method},0")
-        validate(config, devices=1)
-        assert config.env.cameras and config.env.state == "proprioception"
-        assert config.data.limits == RECIPES["a"][0]
+        for recipe in metaworld_images_runner.RECIPES:
+            config = metaworld_images.get_config(f"{method},{recipe},0")
+            validate(config, devices=1)
+            assert config.env.cameras and config.env.state == "proprioception"
+            assert config.data.limits == RECIPES[recipe][0]
 
 
 def test_no_other_method_has_fewer_tries_than_ours():
