@@ -1,7 +1,7 @@
-"""`python -m benchmarks.metaworld_images [METHOD,RECIPE,SEED ...]`: the benchmark from images; without names all.
+"""`python -m benchmarks.metaworld_images [METHOD,RECIPE,SEED ...]`: the benchmark from images.
 
-Q-Transformer, behaviour cloning of the successes and the best other method, three seeds. It uses the commands
-that a user has, and an unfinished run goes on. A JSON line a run in
+Without names all of it: Q-Transformer, behaviour cloning of the successes and the best other method, three
+seeds. It uses the commands that a user has, and an unfinished run goes on. A JSON line a run in
 experiments/results/metaworld/images.jsonl, as the state-only runs have them. `--output=again.jsonl` runs
 again what is there already, where runs/metaworld_images does not have it.
 """
