@@ -152,7 +152,7 @@ def autoregressive_td_targets(
 def conservative_penalty(
     q: jax.Array,
     from_least: jax.Array,
-    taken: Array,
+    near: jax.Array,
     bin_mask: Array,
     variant: str,
     temperature: float,
@@ -160,7 +160,8 @@ def conservative_penalty(
     """Computes the term that keeps Q of actions unseen in the data low, [...].
 
     "q_min" (paper Eq. 2): 1/(N_max - 1) times the sum, over the bins that exist and were not taken, of the
-    value loss to q_min, 1/2 (Q - q_min)^2. A dim with fewer bins still divides by N_max - 1.
+    value loss to q_min, 1/2 (Q - q_min)^2. A dim with fewer bins still divides by N_max - 1. Bins near the
+    one taken are pulled by 1 - `near` of it.
 
     "softmax" (CQL, Kumar et al. 2020): T logsumexp(Q/T) - Q(taken). It no longer lowers a bin that stands out
     by several T; at T = 1 no bin of returns in [0, 1] does (default of this project).
@@ -170,7 +171,7 @@ def conservative_penalty(
     Args:
         q: [..., N].
         from_least: [..., N], its value loss to q_min.
-        taken: int [...], the bin taken.
+        near: [..., N], 1 at the bin taken; above 0 at others where values are pooled ("q_min" alone).
         bin_mask: bool [..., N], bins that exist.
         variant: one of `CONSERVATISM`.
         temperature: T.
@@ -182,12 +183,11 @@ def conservative_penalty(
     require_one_of("config.agent.conservatism", variant, CONSERVATISM)
     if variant in ("closed_form", "none"):
         return jnp.zeros(q.shape[:-1], q.dtype)
-    is_taken = jnp.arange(q.shape[-1]) == taken[..., None]
     if variant == "softmax":
-        of_taken = jnp.sum(jnp.where(is_taken, q, 0.0), axis=-1)
+        of_taken = jnp.sum(near * q, axis=-1)
         largest = jax.nn.logsumexp(jnp.where(bin_mask, q / temperature, -jnp.inf), axis=-1)
         return temperature * largest - of_taken
-    return jnp.sum(jnp.where(bin_mask & ~is_taken, from_least, 0.0), axis=-1) / (q.shape[-1] - 1)
+    return jnp.sum(jnp.where(bin_mask, (1.0 - near) * from_least, 0.0), axis=-1) / (q.shape[-1] - 1)
 
 
 def sigmoid_values(logits: jax.Array, q_min: float, q_max: float) -> jax.Array:

@@ -135,7 +135,7 @@ def conservative_fixed_point(p: float, target: float, q_min: float, alpha: float
 
 def pulled(q, taken, mask, q_min=0.0):
     return losses.conservative_penalty(
-        q, losses.squared_value_loss(q, q_min), jnp.asarray(taken), mask, "q_min", 1.0
+        q, losses.squared_value_loss(q, q_min), jax.nn.one_hot(taken, len(q)), mask, "q_min", 1.0
     )
 
 
@@ -144,7 +144,9 @@ def test_conservative_variants():
     from_least = losses.squared_value_loss(q, 0.1)
 
     def penalty(variant, temperature=1.0):
-        return losses.conservative_penalty(q, from_least, jnp.asarray(0), mask, variant, temperature)
+        return losses.conservative_penalty(
+            q, from_least, array(1.0, 0.0, 0.0, 0.0), mask, variant, temperature
+        )
 
     np.testing.assert_allclose(penalty("q_min"), 0.5 * (0.1**2 + 0.3**2) / 3, rtol=1e-6)
     np.testing.assert_allclose(penalty("softmax"), np.log(np.exp([0.5, 0.2, 0.4]).sum()) - 0.5, rtol=1e-6)

@@ -41,6 +41,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.alpha = 1.0  # weight of the conservative term; it and the value loss are means over steps and dims
     config.value_loss = "squared"  # or "logistic" (cross-entropy), or "histogram" (HL-Gauss)
     config.value_cells = 51  # of "histogram": cells of a value distribution, 3 at each end beyond value_range
+    # of the kernel by which what an action was worth counts for neighbouring bins too, as a share of a dim's
+    # range; 0: for its own bin alone
+    config.value_width = 0.0
     config.target_q = "mean"  # of config.model.networks, in targets; or "least" (TD3, Fujimoto et al. 2018)
     config.acting_q = "mean"  # of config.model.networks, where actions are chosen and in values; or "least"
     config.target_rate = 0.005  # Polyak (default of this project)
@@ -80,6 +83,11 @@ def check(config: Any, require: Require) -> None:
         agent.behaviour_weight > 0 or not closed_form,
         "agent.conservatism",
         "another without a behaviour head (config.agent.behaviour_weight)",
+    )
+    require(
+        agent.value_width == 0 or (agent.value_width > 0 and agent.conservatism in ("q_min", "none")),
+        "agent.value_width",
+        "0, or above it (a share of a dim's range) with conservatism='q_min' or 'none'",
     )
     pools = agent.support > 0 or closed_form
     require(
@@ -179,6 +187,8 @@ def loss(
 ) -> dict[str, losses.Sum]:
     """Computes Eq. 2, value loss + alpha * conservative term, summed over trainable steps and present dims.
 
+    With `config.agent.value_width` a bin's target is that of its neighbours too, by `support.pooled`. What
+    that ends in is `support.closed_form` of the data's own probabilities (default of this project).
     `targets` are a pair: those of each dim [B, S, D], with and without the Monte-Carlo bound.
     """
     agent, (q_min, q_max) = config.agent, config.value_range
@@ -193,10 +203,16 @@ def loss(
         from_least = losses.logistic_value_loss(outputs, q_min, q_min, q_max)[..., 0]
     else:
         from_least = losses.squared_value_loss(learned, q_min)
-    taken = critic.taken(outputs, segment.tokens), losses.taken(learned, segment.tokens)[..., None]
-    value_terms = critic.loss(config, *taken, bounded)[..., 0]
+    near = jax.nn.one_hot(segment.tokens, q.shape[-1])
+    if agent.value_width:
+        near = bin_mask[:, None] * support.pooled(near, segment.bins[:, None], agent.value_width)
+        of_bins = critic.loss(config, outputs, learned[..., None], bounded[..., None])[..., 0]
+        value_terms = jnp.sum(near * of_bins, axis=-1)
+    else:
+        taken = critic.taken(outputs, segment.tokens), losses.taken(learned, segment.tokens)[..., None]
+        value_terms = critic.loss(config, *taken, bounded)[..., 0]
     penalties = losses.conservative_penalty(
-        learned, from_least, segment.tokens, bin_mask[:, None], agent.conservatism, agent.temperature
+        learned, from_least, near, bin_mask[:, None], agent.conservatism, agent.temperature
     )
 
     behaviour = _behaviour(config, logits, segment, bin_mask)

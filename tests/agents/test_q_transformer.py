@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from qt_jax import losses
+from qt_jax import losses, support
 from qt_jax.agents import q_transformer
 from qt_jax.errors import UserError
 from tests.agents import by_hand
@@ -100,6 +100,42 @@ def test_backups_without_maximisation_agree_for_an_exact_q():
         config = by_hand.config_of(q_transformer, backup=backup, n_step=2, monte_carlo=False)
         found[backup] = q_transformer.targets(config, ensemble, target, batch)[0][:, :2]
     np.testing.assert_allclose(*found.values(), rtol=1e-6)
+
+
+HALVES = 1 / (3 * np.log(2))
+"""A kernel that halves from bin to bin of three."""
+
+
+def test_a_value_that_counts_for_neighbouring_bins_by_hand():
+    """One step: x 1 of three with Q .2, .5, .1 towards .7, and gripper 0 of two with Q .4, .3 towards .3."""
+    value, metrics = loss(segment(), value_width=HALVES, alpha=2.0)
+    of_x = 0.5 * 0.5 * 0.5**2 + 0.5 * 0.2**2 + 0.5 * 0.5 * 0.6**2
+    pull_of_x = (0.5 * 0.5 * 0.2**2 + 0.5 * 0.5 * 0.1**2) / 2
+    of_gripper, pull_of_gripper = 0.5 * 0.1**2, 0.5 * 0.3**2 / 2  # two bins are no neighbours
+    np.testing.assert_allclose(metrics["value_loss"], (of_x + of_gripper) / 2, rtol=1e-4)
+    np.testing.assert_allclose(metrics["conservative_loss"], (pull_of_x + pull_of_gripper) / 2, rtol=1e-4)
+    np.testing.assert_allclose(
+        value, (of_x + of_gripper) / 2 + 2 * (pull_of_x + pull_of_gripper) / 2, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("value_loss", ["squared", "logistic"])
+def test_what_pooled_values_end_in_is_the_closed_form(value_loss):
+    """Of x taken in bins 0, 1 and 2 with shares .5, .2 and .3, towards .9, .1 and .6: no gradient is left."""
+    shares, worth = np.asarray([0.5, 0.2, 0.3]), np.asarray([0.9, 0.1, 0.6])
+    ends = support.closed_form(jnp.asarray(worth), jnp.asarray(shares), jnp.asarray(3), HALVES, 1.5, 0.0)
+    online = by_hand.logits(*[[ends.tolist(), [0.5, 0.5, 0.5]]] * 2)
+
+    def of(online, taken):
+        target = by_hand.logits(*[[[0.1, 0.1, 0.1], [float(worth[taken]), 0.05, 0.99]]] * 2)
+        batch = segment()
+        batch = dataclasses.replace(batch, tokens=batch.tokens.at[:, :, 0].set(taken))
+        settings = {"value_width": HALVES, "alpha": 1.5, "monte_carlo": False, "value_loss": value_loss}
+        return loss(batch, online, target, **settings)[0]
+
+    gradients = [share * jax.grad(of)(online, taken)[0, 0, 0, :, 0] for taken, share in enumerate(shares)]
+    np.testing.assert_allclose(sum(gradients), 0.0, atol=1e-6)
+    assert max(np.abs(gradient).max() for gradient in gradients) > 1e-3
 
 
 BEHAVIOUR = [[0.2, 0.5, 0.3], [0.75, 0.25, 9.0]]

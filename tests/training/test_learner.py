@@ -237,6 +237,8 @@ def test_every_wrong_setting_is_named_at_once(config):
         ("q_transformer", "agent.conservatism", "closed_form", "another without a behaviour head"),
         ("q_transformer", "agent.behaviour_of", "successes", "one of .*, and 'all' without a behaviour head"),
         ("q_transformer", "agent.behaviour_weight", float("inf"), "at least 0, and finite"),
+        ("q_transformer", "agent.value_width", -0.1, "0, or above it .* with conservatism='q_min' or 'none'"),
+        ("cql", "agent.value_width", 0.05, "0, or above it .* with conservatism='q_min' or 'none'"),
         ("q_transformer", "agent.support_width", 0.05, "0, or above it .* with config.agent.support or"),
         ("awac", "agent.backup", "jump", r"one of \('chain', 'skip_first_dim'\)"),
         ("iql", "agent.target_rate", 0.0, r"a number in \(0, 1\]"),
