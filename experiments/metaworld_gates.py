@@ -114,7 +114,7 @@ def names() -> list[tuple[str, str]]:
 def decodes(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     """Returns the other ways of deciding with which a run is evaluated at its end."""
     headed = config.agent.get("behaviour_weight", 0.0) > 0
-    return ("beam:4", "rank:1:0.1", "rank:16") if headed else ("beam:4",)
+    return ("beam:4", "beam:16", *(("rank:1:0.1", "rank:16") if headed else ()))
 
 
 def get_config(arguments: str = "q_transformer+weight_1,wandering,0") -> ml_collections.ConfigDict:
