@@ -127,7 +127,9 @@ def _key(directory: Directory, spec: DatasetSpec, step_penalty: float, text_enco
     apart = ("path", "standardise", "achieves", "pieces", "action", "observation")
     rest = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.name not in apart}
     read = (spec.action.dims, spec.observation.cameras, spec.observation.state_dim)
-    roots: list[Any] = [spec.standardise, spec.pieces, Directory.parse, _scan, _merge]
+    roots: list[Any] = [spec.standardise, Directory.parse, _scan, _merge]
+    if spec.pieces is not None:
+        roots.append(spec.pieces)
     if ":" in text_encoder and text_encoder != stored_encoder(directory, spec):
         roots.append(text.find(text_encoder))
     features = (storage.directory(directory.path) / "features.json").read_bytes()
@@ -159,9 +161,9 @@ class _Part:
     content: str = ""
 
 
-COLUMNS = {"shard": np.int32, "place": np.int32, "position": np.int64, "size": np.int64, "id_hash": np.float64,
-           "piece": np.int32, "length": np.int32, "success": bool, "terminal": bool, "demonstration": bool,
-           "dt": np.float32, "final_reward": np.float32, "dense": bool}  # fmt: skip
+COLUMNS = {"shard": np.int32, "place": np.int32, "position": np.int64, "size": np.int64,
+           "id_hash": np.float64, "piece": np.int32, "length": np.int32, "success": bool, "terminal": bool,
+           "demonstration": bool, "dt": np.float32, "final_reward": np.float32, "dense": bool}  # fmt: skip
 """{column: dtype}, in the order of `_Part.rows`; `Index` says what they hold."""
 
 
