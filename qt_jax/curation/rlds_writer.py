@@ -12,7 +12,7 @@ import functools
 import importlib.util
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -170,7 +170,7 @@ class _Target:
     reward: str
 
 
-def _prepare(target: _Target, generate: dict[str, Callable[[], Any]], **beam: Any) -> epath.Path:
+def _prepare(target: _Target, generate: Mapping[str, Callable[[], Any]], **beam: Any) -> epath.Path:
     """Writes the dataset; `generate`: {split: makes its examples, or their pipeline}."""
     if target.file_format not in FILE_FORMATS:
         raise UserError(f"file_format is {target.file_format!r}; expected one of {FILE_FORMATS}.")
@@ -223,7 +223,7 @@ def _features(tfds: Any, rlds: Any, action: ActionSpec, observation: Observation
     )
 
 
-def _builder(tfds: Any, target: _Target, generate: dict[str, Callable[[], Any]]):
+def _builder(tfds: Any, target: _Target, generate: Mapping[str, Callable[[], Any]]):
     action = target.action
 
     class Builder(tfds.core.GeneratorBasedBuilder):

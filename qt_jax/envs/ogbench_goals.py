@@ -54,9 +54,8 @@ class Scene:
     def description(self) -> str:
         """What an observation is, in words."""
         things = ["arm joints and their speeds", "hand pose", "gripper"]
-        counts = {"cubes": self.cubes, "buttons": self.buttons}
-        things += [f"{count} {name}" for name, count in counts.items() if count]
-        things += ["drawer and window"] * self.slides
+        there = {"cubes": self.cubes, "buttons": self.buttons, "drawer and window": self.slides}
+        things += [name for name, is_there in there.items() if is_there]
         return f"OGBench's {self.state_dim} numbers: {', '.join(things)}"
 
 
@@ -144,20 +143,21 @@ def rewards(task: str, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         Minus the number of unmet subgoals, float32 [R]; whether none is unmet, bool [R].
     """
     met = _met(GOALS[task], state.astype(np.float64))
-    return (met.sum(axis=1) - met.shape[1]).astype(np.float32), met.all(axis=1)
+    count = met.sum(axis=1)
+    return (count - met.shape[1]).astype(np.float32), count == met.shape[1]
 
 
 def _met(goal: Goal, state: np.ndarray) -> np.ndarray:
     """Returns which subgoals are met, bool [R, subgoals]: of cubes, buttons, drawer and window."""
     met, place = [], ARM
-    for wanted in goal.cubes:
-        offset = state[:, place : place + 3] / PER_M + CENTER - wanted
+    for cube in goal.cubes:
+        offset = state[:, place : place + 3] / PER_M + CENTER - cube
         met.append(np.linalg.norm(offset, axis=1) <= REACHED_M)
         place += CUBE
     for button in goal.buttons:
         met.append(state[:, place + button] == 1)
         place += BUTTON
-    for wanted, per_m in zip(goal.slides, (DRAWER_PER_M, WINDOW_PER_M)):
-        met.append(np.abs(state[:, place] / per_m - wanted) <= REACHED_M)
+    for slide, per_m in zip(goal.slides, (DRAWER_PER_M, WINDOW_PER_M)):
+        met.append(np.abs(state[:, place] / per_m - slide) <= REACHED_M)
         place += 2
     return np.stack(met, axis=1)

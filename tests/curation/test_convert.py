@@ -28,7 +28,7 @@ def source(root, kind, **flags):
 
 
 def all_of(opened):
-    return list(convert.episodes(opened, []))
+    return list(convert.episodes(opened, opened.units, []))
 
 
 def shown(jpegs):
