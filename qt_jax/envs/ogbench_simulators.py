@@ -5,6 +5,9 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import gymnasium
+import numpy as np
+
 from qt_jax.envs import gl
 from qt_jax.envs.ogbench_goals import Scene
 
@@ -31,7 +34,7 @@ def _seeded(module: str, name: str) -> type:
 
         @functools.cached_property
         def action_space(self) -> Any:
-            return super().action_space
+            return gymnasium.spaces.Box(-1.0, 1.0, (5,), np.float32)
 
         def reset(self, *, seed: int | None = None, **options: Any):
             self.action_space.seed(seed)
