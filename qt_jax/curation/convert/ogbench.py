@@ -49,9 +49,7 @@ def open_source(given: Settings) -> Source:
     """
     file = Path(given.input)
     if file.suffix != SUFFIX or not file.is_file() or file.name.endswith(VALIDATION):
-        raise UserError(
-            f"--input is {given.input!r}; expected OGBench's file NAME.npz, not {VALIDATION[1:]}."
-        )
+        raise UserError(f"--input is {given.input!r}; expected the file NAME.npz of training.")
     if unused := [flag for flag in _UNUSED if getattr(given, flag)]:
         raise UserError(f"--{unused[0]} means nothing for OGBench's files; leave it out.")
 
