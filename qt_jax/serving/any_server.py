@@ -60,10 +60,8 @@ class AnyServer:
         found = np.atleast_2d(given) if isinstance(given, (np.ndarray, list)) else np.zeros((0, 0))
         expected = f"'actions' [h, {dims}] of {', '.join(self._action.names)}"
         if found.ndim != 2 or found.shape[1] != dims or not len(found) or found.dtype.kind not in "fiu":
-            shape = list(np.shape(given)) if "actions" in reply else f"no 'actions' but {sorted(reply)}"
-            raise UserError(
-                f"{self._url} answers {shape}, expected {expected}; serve a policy of this robot."
-            )
+            what = f"'actions' {list(found.shape)}" if "actions" in reply else f"the keys {sorted(reply)}"
+            raise UserError(f"{self._url} answers {what}, expected {expected}; serve a policy of this robot.")
         if not np.isfinite(found).all():
             raise UserError(f"{self._url} answers actions that are not finite; expected {expected}.")
         if self._execute > len(found):
