@@ -1,8 +1,5 @@
 """OGBench's files, small ones of our own making, through the command, and as its suite reads them."""
 
-import dataclasses
-import json
-
 import numpy as np
 import pytest
 
@@ -86,13 +83,14 @@ def test_the_command_writes_both_splits_and_the_suite_reads_them_as_its_tasks(fi
     np.testing.assert_array_equal(first.state, stored["observations"][:4])
     np.testing.assert_array_equal(first.rewards, [-1, -1, -1])
     assert first.terminal and first.instruction == "move the cube to the right"
-    # Statistics are of what is stored, each step once; without tasks it is a dataset like any other.
+    # Statistics are of what is stored, each step once.
     states = np.concatenate(
         [stored["observations"], np.load(str(file).replace(".npz", "-val.npz"))["observations"]]
     )
     np.testing.assert_allclose(index.statistics["state"].mean, states.mean(0), atol=1e-5)
-    plain = dataclasses.replace(datasets.entries(config)[0].spec, pieces=None)
-    assert plain.reward == json.loads((tmp_path / "data/1.0.0/metadata.json").read_text())["reward"]
+    config.data.relabel_rate = 0.3
+    with pytest.raises(UserError, match="relabel_rate is 0.3, and collected is play, which is an ep"):
+        setup.prepare(config, datasets.entries(config))
 
 
 @pytest.mark.parametrize(
