@@ -34,4 +34,4 @@ def test_the_table_by_hand():
     ours += ["awac | one a task |  |  | 30 (of 2 tasks) |  | 2 | 100 to 50,000 | 690,824 | 1,000,000 | 4.5 |"]
     assert found[2:4] == [f"| **ours** | {row}" for row in ours]
     assert "| published | IQL | one a task |  | 6 | 28 | 9 | | 1,000,000 | | 1,000,000 | |" in found
-    assert len({text.count("|") for text in found}) == 1
+    assert len({text.count("|") for text in found if text.startswith("|")}) == 1
