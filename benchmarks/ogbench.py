@@ -42,9 +42,9 @@ PUBLISHED = {
 
 FOOT = """
 
-Success is the mean of the five tasks, in %. Ours: the last checkpoint, 50 episodes a task and seed; a batch is 32
-segments of one episode each. Published: as their authors trained and evaluated. Our sets are made by OGBench's
-policies and settings, with other seeds than its files.
+Success is the mean of the five tasks, in %. Ours: the last checkpoint, 50 episodes a task and seed; a batch is
+32 segments of one episode each. Published: as their authors trained and evaluated. Our sets are made by
+OGBench's policies and settings, with other seeds than its files.
 """
 
 
