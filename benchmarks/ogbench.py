@@ -42,7 +42,7 @@ PUBLISHED = {
 
 FOOT = """
 
-Success is the mean of the five tasks, in %. Ours: the last checkpoint, 50 episodes a task and seed; a batch is
+Success is the mean of the five tasks, in %. Ours: the last checkpoint, 50 episodes a task and seed, a batch of
 32 segments of one episode each. Published: as their authors trained and evaluated. Our sets are made by
 OGBench's policies and settings, with other seeds than its files.
 """

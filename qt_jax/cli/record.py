@@ -40,7 +40,7 @@ def claim(record: str) -> Spool:
                 f"--record={record} holds a dataset already; choose another path, and train on both as a "
                 f"mixture.{more if waiting else ''}"
             )
-    robot_episodes.remove_unfinished(folder)
+    rlds_writer.remove_unfinished(str(folder))
     if spool.before:
         halves = f" Of {spool.halves} there is only a part, which is removed." if spool.halves else ""
         print(

@@ -199,6 +199,7 @@ def _run_here(config: Any, splits: Splits, about: dict[str, Any]) -> Collected:
             "GL driver; collect with fewer."
         ) from error
     kept.remove()
+    rlds_writer.remove_unfinished(config.data.path)
     return Collected(path, planned, totals, successes)
 
 

@@ -76,6 +76,12 @@ def check_free(path: str) -> epath.Path:
     return place
 
 
+def remove_unfinished(path: str) -> None:
+    """Removes what an interrupted writing left beside the dataset, or where it was to be."""
+    for unfinished in epath.Path(path).glob(f"incomplete.*_{VERSION}"):  # TFDS' name for it
+        unfinished.rmtree()
+
+
 def check_size(name: str, size: float) -> None:
     """Raises UserError for an episode of more bytes, known or expected, than a record holds."""
     if size > MAX_RECORD:

@@ -42,7 +42,7 @@ PLAY = Play(ogbench_oracles.STEPS, _record, ogbench_goals.rewards)
 def get_config(scene: str = "scene") -> ml_collections.ConfigDict:
     """Returns the defaults of `config.env` for one of the scenes."""
     config = ml_collections.ConfigDict()
-    config.suite = "ogbench_play"
+    config.suite = "ogbench_play"  # or another (qt_jax/envs/suites.py)
     config.tasks = (scene,)  # a scene, which stands for its five tasks; or some of them, "scene-task2"
     config.cameras = ()  # none: OGBench's sets of images are others
     config.image_size = 96  # pixels of nothing but the report's videos
