@@ -42,8 +42,8 @@ PUBLISHED = {
 
 FOOT = """
 
-Success is the mean of the five tasks, in %. Ours: the last checkpoint, 50 episodes a task and seed, a batch of
-32 segments of one episode each. Published: as their authors trained and evaluated. Our sets are made by
+Success is the mean of the five tasks, in %. Ours: the last checkpoint, 50 episodes a task and seed, batches
+of 32 segments of one episode each. Published: as their authors trained and evaluated. Our sets are made by
 OGBench's policies and settings, with other seeds than its files.
 """
 

@@ -25,7 +25,7 @@ def claim(record: str) -> Spool:
     for package in _PACKAGES:
         if importlib.util.find_spec(package) is None:
             raise UserError(f"--record={record} needs the package {package}: pip install 'qt_jax[data]'.")
-    from qt_jax.curation import robot_episodes
+    from qt_jax.curation import rlds_writer, robot_episodes
 
     folder = robot_episodes.place(record)
     spool = Spool(folder.with_name(f"{folder.name}.episodes"))

@@ -10,7 +10,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from experiments import quickstart, scene_benchmark
+from experiments import ogbench, quickstart, scene_benchmark
 from qt_jax import agents
 from qt_jax.cli import help, main, settings, start
 from qt_jax.cli.commands import COMMANDS
