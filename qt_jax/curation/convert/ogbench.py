@@ -26,19 +26,10 @@ DT = 0.05
 _KEYS = {"observations": 2, "actions": 2, "terminals": 1}
 """{array: its dims}."""
 _UNUSED = (
-    *(
-        "success",
-        "reward",
-        "fallback_instruction",
-        "cameras",
-        "action",
-        "state",
-        "image_size",
-        "split",
-        "cut",
-    ),
+    "success", "reward", "fallback_instruction", "cameras", "action", "state", "image_size", "split", "cut",
     "tolerance_s",
-)
+)  # fmt: skip
+"""Flags that mean nothing for such a file."""
 
 
 def open_source(given: Settings) -> Source:
