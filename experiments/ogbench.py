@@ -13,6 +13,7 @@ import ml_collections
 
 from qt_jax.envs import ogbench_play, play_collection
 from qt_jax.envs.ogbench_goals import SCENES
+from qt_jax.errors import UserError
 from qt_jax.evaluation import settings
 from qt_jax.training.config import default_config
 
@@ -45,10 +46,10 @@ that are the defaults of FQL's code, where they are tuned for each scene.
 def get_config(arguments: str = "scene-play") -> ml_collections.ConfigDict:
     given = arguments.split(",")
     name, method, task, seed = (*given, *("q_transformer", "all", "0")[len(given) - 1 :])
-    agent, own = METHODS[method]
-    scene = SETS[name]
-    if task not in TASKS:
-        raise ValueError(f"{task!r} is no task; expected one of {TASKS}")
+    for value, known in ((name, SETS), (method, METHODS), (task, TASKS)):
+        if value not in known:
+            raise UserError(f"ogbench.py:{arguments} has {value!r}; expected one of {', '.join(known)}.")
+    (agent, own), scene = METHODS[method], SETS[name]
 
     config = default_config(agent)
     config.workdir = f"runs/ogbench/{name}/{method}/{task}/{seed}"

@@ -190,7 +190,12 @@ def _run_here(config: Any, splits: Splits, about: dict[str, Any]) -> Collected:
             left = [(number, batch) for number, batch in enumerate(batches) if number not in finished]
             done = pool.map(functools.partial(_keep, config, kept), left)
             validation = counted(range(train, len(batches))) if "validation" in splits else None
-            path = rlds_writer.write(config.data.path, counted(range(train)), validation=validation, **about)
+            try:
+                path = rlds_writer.write(
+                    config.data.path, counted(range(train)), validation=validation, **about
+                )
+            finally:
+                pool.shutdown(cancel_futures=True)  # of a dataset that cannot be written
     except BrokenProcessPool as error:
         if interrupted.is_set():
             raise KeyboardInterrupt from None

@@ -60,8 +60,9 @@ class Tasks:
             instruction=self.instructions[task],
             embedding=None,
             images={name: frames[seen] for name, frames in episode.images.items()},
-            state=episode.state[seen],
-            actions=episode.actions[steps],
+            # Copies, so that a short piece in memory does not hold all of its episode.
+            state=episode.state[seen].copy(),
+            actions=episode.actions[steps].copy(),
             rewards=episode.rewards[steps] + rewards[steps],
             terminal=success,
             success=success,
