@@ -4,7 +4,11 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 CODE := qt_jax experiments launch benchmarks examples tests docs/conf.py
-COMPILE := $(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --custom-compile-command 'make lock' --extra all
+# With bytecode, as pip does: where PYTHONDONTWRITEBYTECODE is set, each process would compile all that it imports.
+UV := UV_COMPILE_BYTECODE=1 $(VENV)/bin/uv
+# Into a venv, by uv, which takes seconds for what takes pip more than a minute; or by pip, where only pip.conf knows the index.
+install = $(UV) pip install --quiet --python $(1)/bin/python $(2) || $(PY) -m pip --python $(1)/bin/python install --quiet $(2)
+COMPILE := $(UV) pip compile -q --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --custom-compile-command 'make lock' --extra all
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test test-most test-tensorflow test-slow slurm lint types imports coverage docs dist lock libtpu clean clean-data-and-runs \
@@ -32,10 +36,10 @@ runs/quickstart/q_transformer/evaluation.json: | runs/quickstart/bc/evaluation.j
 	$(QT) train --config=$(QUICKSTART)
 	$(QT) evaluate --config=$(QUICKSTART) --config.evaluate.references="('runs/quickstart/bc',)"
 
-# Two things at a time on two cores. Those of TensorFlow are a process of their own: see setup.cfg.
+# Two things at a time on two cores, the longest last: it is two processes itself. Those of TensorFlow are a
+# process of their own: see setup.cfg.
 test: $(STAMP) .base/.installed .openpi/.installed  ## Run lint, docs and the tests
-	$(MAKE) --no-print-directory --jobs=2 lint docs
-	$(MAKE) --no-print-directory --jobs=2 test-most test-tensorflow
+	$(MAKE) --no-print-directory --jobs=2 lint docs test-tensorflow test-most
 
 test-most: $(STAMP)  ## Run the tests alone
 	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -152,13 +156,13 @@ plan-experiments: $(STAMP) libtpu  ## Plan each experiment on devices that are n
 
 # What a robot has: the base dependencies alone; and openpi-client, whose numpy is older.
 .base/.installed: setup.cfg | $(STAMP)
-	$(PYTHON) -m venv --clear .base
-	.base/bin/pip install --quiet --editable .
+	$(UV) venv --quiet --clear --python $(PY) .base
+	$(call install,.base,--editable .)
 	touch $@
 
 .openpi/.installed: | $(STAMP)
-	$(PYTHON) -m venv --clear .openpi
-	.openpi/bin/pip install --quiet openpi-client==0.1.2 typing_extensions  # which it needs and does not declare
+	$(UV) venv --quiet --clear --python $(PY) .openpi
+	$(call install,.openpi,openpi-client==0.1.2 typing_extensions)  # which it needs and does not declare
 	touch $@
 
 # rliable's plots want an older pandas than the rest.
@@ -177,22 +181,21 @@ plan-experiments: $(STAMP) libtpu  ## Plan each experiment on devices that are n
 $(STAMP): requirements.txt setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("qt_jax needs Python >= 3.11, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --require-hashes -r requirements.txt
-	$(PY) -m pip install --quiet --no-deps --editable .
+	$(PY) -m pip install --quiet uv==0.13.9
+	$(call install,$(VENV),--require-hashes -r requirements.txt)
+	$(call install,$(VENV),--no-deps --editable .)
 	touch $(STAMP)
 
 # The extra `beam` in a venv of its own: Apache Beam lowers protobuf to 6, the lock has 7.
 .beam/.installed: setup.cfg | $(STAMP)
-	$(PY) -m pip install --quiet uv
-	$(VENV)/bin/uv venv --quiet --clear --python $(PY) .beam
-	$(VENV)/bin/uv pip install --quiet --python .beam/bin/python --editable '.[data,sim,beam]'
+	$(UV) venv --quiet --clear --python $(PY) .beam
+	$(UV) pip install --quiet --python .beam/bin/python --editable '.[data,sim,beam]'
 	touch $@
 
 # The extra `onnx` in a venv of its own, with our Orbax: jax2onnx asks for an older one and imports none.
 .onnx/.installed: setup.cfg | $(STAMP)
-	$(PY) -m pip install --quiet uv
-	$(VENV)/bin/uv venv --quiet --clear --python $(PY) .onnx
-	grep orbax-checkpoint setup.cfg | $(VENV)/bin/uv pip install --quiet --python .onnx/bin/python --override - --editable '.[train,onnx]'
+	$(UV) venv --quiet --clear --python $(PY) .onnx
+	grep orbax-checkpoint setup.cfg | $(UV) pip install --quiet --python .onnx/bin/python --override - --editable '.[train,onnx]'
 	touch $@
 
 # The extra `rerun` beside the venv, half a gigabyte with its viewer: PYTHONPATH=.rerun
@@ -201,7 +204,6 @@ $(STAMP): requirements.txt setup.cfg pyproject.toml
 	touch $@
 
 lock: $(STAMP)  ## Renew the three locks of the requirements
-	$(PY) -m pip install --quiet uv
 	$(COMPILE) setup.cfg -o requirements.txt
 	echo 'jax[cuda13]' | $(COMPILE) setup.cfg - -o requirements-cuda.txt
 	echo 'jax[tpu]' | $(COMPILE) setup.cfg - -o requirements-tpu.txt

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 from benchmarks import fleet, packs, results, runs
 from experiments import (
@@ -25,14 +24,14 @@ from experiments import (
     metaworld_grid,
     scene_benchmark,
 )
-from experiments.metaworld_recipes import ABLATED_ON, METHODS, RECIPES, SCENE_ABLATED_ON
+from experiments.metaworld_recipes import ABLATED_ON, CLONE, METHODS, RECIPES, SCENE_ABLATED_ON
 from experiments.metaworld_tries import CELLS, PROBES, SEED_0, TRIES
 
 SEEDS = {
     **{"tries": 3, "grid": 5, "gates": 3, "benchmark": 5, "ablations": 3},
     **{"scene": 3, "scene_ablations": 2},
 }
-SCENE_RECIPES = ("a", "d")
+SCENE_RECIPES = ("a", "d", "e")
 CURVE = (500, 1000, 1500, 2000)
 """Steps after which the methods are evaluated on recipe b; they are evaluated again at the end."""
 
@@ -59,7 +58,8 @@ def wanted(part: str, names: list[str]) -> tuple[str, dict]:
         module, cells = (
             (scene_benchmark, SCENE_RECIPES) if part == "scene" else (metaworld_benchmark, RECIPES)
         )
-        runs_of = [(name, cell) for cell in cells for name in METHODS if "." not in name]
+        runs_of = [(name, cell) for cell in cells for name in METHODS if "." not in name and name != CLONE]
+        runs_of.remove(("bc_demonstrations", "e"))  # it has none
     every = [
         f"{name},{cell},{seed}"
         for seed in range(SEEDS[part])
@@ -78,9 +78,7 @@ def wanted(part: str, names: list[str]) -> tuple[str, dict]:
     return f"experiments/{module.__name__.split('.')[-1]}.py", {run: module.get_config(run) for run in chosen}
 
 
-def packed(
-    experiment: str, name: str, configs: dict, curves: Mapping[str, tuple[int, ...]] = MappingProxyType({})
-) -> Path:
+def packed(experiment: str, name: str, configs: dict, **evaluated: Mapping[str, tuple]) -> Path:
     """Writes .fleet/NAME.pack of these runs, {run: config}; collects the pools that are not there."""
     commit, pack = runs.code_commit("experiments"), Path(".fleet") / f"{name}.pack"
     for run, config in configs.items():
@@ -91,7 +89,7 @@ def packed(
             for command in ("collect", "train"):
                 runs.command(command, f"{experiment}:clone,{cell},{seed}")
         runs.command("collect", f"{experiment}:{run}")
-    packs.write(configs, pack, curves, experiment=experiment, commit=commit)
+    packs.write(configs, pack, **evaluated, experiment=experiment, commit=commit)
     return pack
 
 
@@ -119,7 +117,9 @@ def main() -> None:
         print(f"{output} holds all of these runs; `--output=again.jsonl` runs them again.")
         return
     curves = {run: CURVE for run in configs if given.part == "benchmark" and ",b," in run}
-    pack = packed(experiment, given.part, configs, curves)
+    gates = given.part == "gates"
+    decodes = {run: metaworld_gates.decodes(config) for run, config in configs.items() if gates}
+    pack = packed(experiment, given.part, configs, curves=curves, decodes=decodes)
     if not given.pack:
         fleet.run(pack, output, given.together)
 

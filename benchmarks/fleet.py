@@ -141,8 +141,12 @@ def episodes(
     params: dict,
     environments: Environments,
     count: int | None = None,
+    decode: str = "",
 ) -> dict[str, list[rollouts.Rollout]]:
-    """Rolls one run out in each task's episodes, as the command `evaluate` does; `count`: only the first."""
+    """Rolls one run out in each task's episodes, as the command `evaluate` does.
+
+    `count`: only the first; `decode`: in the place of `config.evaluate.decode`.
+    """
     config, data = job.config_of(member), content.data[job.data[member.data]]
     ensemble = ensemble_of(content, job)
     spec = PolicySpec(
@@ -153,7 +157,7 @@ def episodes(
         score_name=agents.get(config.agent.name).SCORE_NAME,
         dt=content.dt,
         target_return=1.0,  # rewards of a pack are 0 until success
-        decoding=Decoding.read(config.evaluate.decode),
+        decoding=Decoding.read(decode or config.evaluate.decode),
         timesteps=ensemble.network.timesteps,
     )
     made = checkpoint_policy.of_robot(config, ensemble, spec, data.statistics)
@@ -174,9 +178,10 @@ def episodes(
     return result
 
 
-def evaluate(*of_run: Any) -> dict[str, list[bool]]:
+def evaluate(*of_run: Any, **more: Any) -> dict[str, list[bool]]:
     """Returns the success of `episodes`."""
-    return {task: [bool(rollout.success) for rollout in done] for task, done in episodes(*of_run).items()}
+    done = episodes(*of_run, **more)
+    return {task: [bool(rollout.success) for rollout in of_task] for task, of_task in done.items()}
 
 
 _OPENED: dict[str, Any] = {}
@@ -220,12 +225,13 @@ def _evaluate(unit: Unit, place: int, facts: dict[str, Any], params: dict[int, d
     config = checkpoints.frozen_config(job.config)
     environments = _OPENED.setdefault(repr((config.env, config.evaluate.max_decisions)), Environments(config))
     *points, (_, last) = params.items()
-    success = evaluate(content, job, members[place], last, environments)
-    curve = {
-        step: evaluate(content, job, members[place], then, environments, CURVE_EPISODES)
-        for step, then in points
-    }
+    run = content, job, members[place]
+    success = evaluate(*run, last, environments)
+    curve = {step: evaluate(*run, then, environments, count=CURVE_EPISODES) for step, then in points}
     facts |= {"curve": curve} if curve else {}
+    decodes = members[place].decodes
+    decoded = {decode: evaluate(*run, last, environments, decode=decode) for decode in decodes}
+    facts |= {"decoded": decoded} if decoded else {}
     return facts | {"success": success, "evaluate_s": time.time() - start} | content.facts
 
 

@@ -4,8 +4,8 @@ Success with its 95% Wilson interval over all episodes of all seeds. Where there
 batches: the share of dims whose greedy bin is the first or the last, the return that followed, Q of the bins
 that were taken and Q of the others. "together" is of the seeds that all cells of a try have.
 
-FILE is of experiments/results/metaworld, such as tries_h100.jsonl; the default is tries.jsonl, with what each
-try sets.
+FILE is of experiments/results/metaworld, such as gates.jsonl; the default is tries.jsonl, with what each try
+sets.
 """
 
 from __future__ import annotations
@@ -20,6 +20,19 @@ from qt_jax.evaluation.statistics import success_rate
 
 METRICS = ("greedy_at_edge", "mc_return", "q_taken", "q_other")
 CURRENT = "tries.jsonl"
+
+
+def decoded(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Lists the runs, and each again as it succeeded with each other way of deciding: "NAME by beam:4"."""
+    found = []
+    for run in runs:
+        name, _, rest = run["run"].partition(",")
+        ways = run.get("decoded", {}).items()
+        found += [
+            run,
+            *(run | {"run": f"{name} by {way},{rest}", "success": success} for way, success in ways),
+        ]
+    return found
 
 
 def by_cell(runs: list[dict[str, Any]]) -> dict[str, dict[str, list[dict[str, Any]]]]:
@@ -74,7 +87,7 @@ def settings() -> str:
 
 
 def main(file: str) -> None:
-    print(table(results.existing(results.METAWORLD / file, "success")))
+    print(table(decoded(results.existing(results.METAWORLD / file, "success"))))
     if file == CURRENT:
         print(f"\n{settings()}")
 

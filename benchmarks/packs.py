@@ -51,6 +51,8 @@ class Member:
     """Its values of `stacked_runs.TRACED`."""
     curve: tuple[int, ...] = ()
     """Steps after which it is evaluated on the way."""
+    decodes: tuple[str, ...] = ()
+    """Other ways of deciding with which it is evaluated at its end, beside that of its config."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +88,7 @@ def write(
     configs: dict[str, Any],
     path: Path,
     curves: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
+    decodes: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
     **facts: Any,
 ) -> None:
     """Writes the file of these runs.
@@ -94,6 +97,7 @@ def write(
         configs: {name: config}.
         path: of the file.
         curves: {name: steps of its learning curve}, of the runs that have one.
+        decodes: {name: `Member.decodes`}, of the runs that have some.
         facts: what every run's row in the results has.
 
     """
@@ -121,7 +125,14 @@ def write(
     for runs in programs.values():
         own = tuple(sorted({numbers[key] for _, _, key, _ in runs}))
         members = tuple(
-            Member(run, own.index(numbers[key]), groups, _traced(frozen), curves.get(run, ()))
+            Member(
+                run,
+                own.index(numbers[key]),
+                groups,
+                _traced(frozen),
+                curves.get(run, ()),
+                decodes.get(run, ()),
+            )
             for run, frozen, key, groups in runs
         )
         jobs.append(Job(checkpoints.plain_config(runs[0][1]), own, members))

@@ -1,8 +1,8 @@
 """Which part of the method is worth what, on the pools of the diagnosis (metaworld_diagnosis.py).
 
-A name is a method of `METHODS`, a cell of `CELLS` and a seed:
-`--config=experiments/metaworld_gates.py:weight_1,wandering,0`. These pools are for finding out; no benchmark
-uses their tasks.
+`metaworld_gates.py:q_transformer+weight_1+support,wandering,0` is a method of `BASES` with changes of
+`CHANGES`, on a cell of `CELLS`, with pool and seed 0. These pools are for finding out; no benchmark uses
+their tasks.
 
 Hardware: 2 CPU cores. Time: two to three minutes a run on a core. Memory: not measured. Result:
 experiments/diagnosis.md.
@@ -11,42 +11,120 @@ experiments/diagnosis.md.
 import ml_collections
 
 from experiments import metaworld_diagnosis, pools
+from experiments.metaworld_recipes import CLONE
+from experiments.metaworld_recipes import METHODS as FROZEN
 from experiments.metaworld_tries import CELLS as TRIED_ON
-from experiments.metaworld_tries import DROPOUT, SUCCESSES
+from experiments.metaworld_tries import DROPOUT, alpha, kinds
 
-CELLS = TRIED_ON | {"wandering": ("wander=60",), "people": ("human=10", "policy=60")}
+WANDERING = {f"wandering_{count}": (f"wander={count}",) for count in (30, 60)}
+CELLS = TRIED_ON | {"wandering": ("wander=40",), "people": ("human=10", "policy=60")}
 """The data, {cell: config.data.limits}, with numbers of episodes a task.
 
-wandering: no demonstrations. people: their demonstrations, and the episodes of the policy that clones them.
+wandering: no demonstrations; fewer and more of these episodes (WANDERING) were tried first. people: their
+demonstrations, and the episodes of the policy that clones them.
 """
 
-DIFFICULTY = {
-    "bc_all": ("bc", {}),
-    "bc_all_dropout": ("bc", DROPOUT),
-    "bc_successes": ("bc", SUCCESSES),
-    "bc_successes_dropout": ("bc", SUCCESSES | DROPOUT),
-    "clone": ("bc", DROPOUT),
+BASES = {
+    name: FROZEN[name]
+    for name in (
+        "q_transformer",
+        "decision_transformer",
+        "awac",
+        "iql",
+        "bc_successes",
+        "bc_all",
+        "cql",
+        CLONE,
+    )
 }
+"""The benchmark's methods as they were frozen, {name: (agent, settings)}, and who acts in the cell people."""
+
+CHANGES = {
+    "dropout": DROPOUT,
+    "weight_.1": {"agent.behaviour_weight": 0.1},
+    "weight_1": {"agent.behaviour_weight": 1.0},
+    "of_successes": {"agent.behaviour_of": "successes"},
+    "support": {"agent.support": 0.3},
+    "pooled": {"agent.support_width": 3 / 64},
+    "closed_form": {"agent.conservatism": "closed_form"},
+    "no_conservatism": {"agent.conservatism": "none"},
+    "alpha_.3": alpha(0.3),
+    "alpha_1": alpha(1.0),
+    "discount_.95": {"discount": 0.95},
+    "discount_.9": {"discount": 0.9},
+    "natural": {f"data.balance.{kind}": None for kind in ("demonstrations", "successes", "failures")},
+    "half_successes": kinds(None, 0.5),
+    "networks_3": {"model.networks": 3},
+    "chain": {"agent.backup": "chain"},
+    "one_step": {"agent.n_step": 1, "data.segment_length": 5},
+    "skip_decoded": {"agent.backup": "skip_decoded"},
+    "chunk_2": {"model.chunk": 2, "model.execute": 2},
+    "chunk_4": {"model.chunk": 4, "model.execute": 4},
+    "steps_500": {"train.steps": 500},
+    "steps_1000": {"train.steps": 1000},
+    "steps_5000": {"train.steps": 5000},
+}
+"""Changes of a method, applied one after the other."""
+
+
+def _weighted(change: str) -> tuple[str, ...]:
+    return tuple(f"q_transformer+{weight}{change}" for weight in ("weight_.1", "weight_1"))
+
+
+DIFFICULTY = ("bc_all", "bc_all+dropout", "bc_successes")
 """Behaviour cloning: it alone set how hard the new cells are, before another method saw them."""
 
-METHODS = DIFFICULTY
+
+HEAD = "q_transformer+weight_1"
+GATES = {
+    "difficulty": dict.fromkeys((*WANDERING, "wandering", "people"), DIFFICULTY),
+    "behaviour": dict.fromkeys(CELLS, ("q_transformer", *_weighted(""), *_weighted("+of_successes"))),
+    "on_top": dict.fromkeys(
+        CELLS,
+        (
+            f"{HEAD}+support",
+            f"{HEAD}+support+pooled",
+            f"{HEAD}+support+pooled+no_conservatism",
+            f"{HEAD}+support+pooled+alpha_.3",
+            f"{HEAD}+closed_form+pooled",
+            f"{HEAD}+closed_form+pooled+alpha_1",
+            f"{HEAD}+discount_.95",
+            f"{HEAD}+discount_.9",
+            f"{HEAD}+half_successes",
+        ),
+    ),
+    "dropout": dict.fromkeys(CELLS, ("q_transformer+dropout", f"{HEAD}+dropout", "awac+dropout")),
+    "beside": dict.fromkeys(CELLS, ("bc_successes", "bc_all+dropout", "decision_transformer", "awac", "iql")),
+}
+"""{gate: {cell: methods}}, in the order in which they are run."""
 
 
 def names() -> list[tuple[str, str]]:
-    """Lists (method, cell), in the order in which they are run."""
-    return [(name, cell) for cell in CELLS for name in METHODS if name != "clone"]
+    """Lists (method, cell) of all gates."""
+    listed = [(name, cell) for gate in GATES.values() for cell, methods in gate.items() for name in methods]
+    return list(dict.fromkeys(listed))
 
 
-def get_config(arguments: str = "weight_1,wandering,0") -> ml_collections.ConfigDict:
+def decodes(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """Returns the other ways of deciding with which a run is evaluated at its end."""
+    headed = config.agent.get("behaviour_weight", 0.0) > 0
+    return ("beam:4", "rank:1:0.1", "rank:16") if headed else ("beam:4",)
+
+
+def get_config(arguments: str = "q_transformer+weight_1,wandering,0") -> ml_collections.ConfigDict:
     name, cell, seed = arguments.split(",")
-    agent, settings = METHODS[name]
+    base, *changes = name.split("+")
+    agent, settings = BASES[base]
     config = metaworld_diagnosis.base(agent, int(seed))
     config.workdir = f"runs/metaworld_gates/{name}/{cell}/{seed}"
-    config.update_from_flattened_dict(settings)
-    config.data.limits = CELLS[cell]
+    if cell.startswith("wandering"):  # there are no demonstrations to balance with
+        settings = settings | {"data.balance.demonstrations": None}
+    for change in (settings, *(CHANGES[change] for change in changes)):
+        config.update_from_flattened_dict(change)
+    config.data.limits = (CELLS | WANDERING)[cell]
     config.evaluate.episodes = 10
     if cell == "people":
         pools.people(config, 10, 60)
-    if name == "clone":
+    if name == CLONE:
         pools.clone(config)
     return config

@@ -2,7 +2,8 @@
 
 `METHODS` are the algorithms, each with the best of its tries by mean success of the two cells; of equals the
 first (diagnosis.md). `bc_balanced` was not tried: it imitates everything, with the balanced batches that most
-other methods were better with. `ABLATIONS` are changes of the method `q_transformer`.
+other methods were better with. `q_transformer_as_published` has this project's defaults, which are the
+paper's where they are known. `ABLATIONS` are changes of the method `q_transformer`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 import ml_collections
 
+from experiments import pools
 from experiments.metaworld_tries import DROPOUT, HALF, TRIES
 
 RECIPES = {
@@ -21,12 +23,19 @@ RECIPES = {
     ),
     "c": (("demonstration=100", "noise=200"), "all"),
     "d": (("demonstration=10", "perception_bias=67", "wrong_task=67", "stuck_gripper=67"), "all"),
+    "e": (("wander=40",), "all"),
+    "h": (("human=10", "policy=60"), "all"),
 }
 """{name: (config.data.limits, config.data.episodes)}, with numbers of episodes a task.
 
 a: few demonstrations and noisy autonomous episodes. b: few demonstrations and failures alone, 9% positives
 (the paper's simulation: 8%). c: many demonstrations and noisy episodes. d: as a, but with systematic errors.
+e: wandering, without demonstrations. h: demonstrations of people, and the episodes of the policy that clones
+them, as in the paper. How hard e and h are was set by behaviour cloning alone (metaworld_gates.py).
 """
+
+CLONE = "clone"
+"""The run that acts in the autonomous episodes of recipe h."""
 
 ONE_STEP = {"agent.n_step": 1, "data.segment_length": 5}
 CHAIN = ONE_STEP | {"agent.backup": "chain"}
@@ -78,12 +87,14 @@ def apply(config: ml_collections.ConfigDict, settings: dict[str, Any], recipe: s
     """Sets a method's settings and a recipe; the method's own filter narrows the recipe."""
     config.update_from_flattened_dict(settings)
     config.data.limits, of_recipe = RECIPES[recipe]
+    if recipe == "h":
+        pools.people(config, 10, 60)
     if config.data.episodes == "all":
         config.data.episodes = of_recipe
     elif config.data.episodes == "successes" and of_recipe == "demonstrations_and_failures":
         config.data.episodes = "demonstrations"
-    if config.data.episodes == "demonstrations":
-        config.data.balance.demonstrations = None  # nothing else is there to balance with
+    if config.data.episodes == "demonstrations" or recipe == "e":
+        config.data.balance.demonstrations = None  # only demonstrations are there, or none
 
 
 METHODS = {
@@ -97,6 +108,8 @@ METHODS = {
     "cql": ("cql", TRIES["cql"]["half_fast_ended_skip_5_cold"]),
     "awac": ("awac", TRIES["awac"]["half_positive_fast_ended_monte_carlo"]),
 }
+METHODS["q_transformer_as_published"] = ("q_transformer", {})
+METHODS[CLONE] = METHODS["bc_demonstrations"]
 METHODS |= {
     f"q_transformer.{name}": ("q_transformer", METHODS["q_transformer"][1] | a)
     for name, a in ABLATIONS.items()

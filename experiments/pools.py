@@ -33,8 +33,8 @@ def get_config(name: str, agent: str, seed: int, env: ml_collections.ConfigDict)
     config.collect = collectors.get_config()
     config.collect.seed = seed
     config.collect.demonstrations = 100
-    config.collect.autonomous = 400
-    config.collect.mix = {"noise": 0.5} | {kind: 0.5 / len(SYSTEMATIC) for kind in SYSTEMATIC}
+    config.collect.mix = {"noise": 200} | dict.fromkeys(SYSTEMATIC, 200 / len(SYSTEMATIC)) | {"wander": 40}
+    config.collect.autonomous = 440
     config.collect.noise_scale = (0.7, 1.2)
     config.data.path = f"data/{name}/{seed}"
     config.data.validation_fraction = 0.0

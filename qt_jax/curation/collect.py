@@ -64,6 +64,7 @@ def collect(config: Any) -> Collected:
     task_names = suite.suite_tasks(config.env.tasks)
     observation = suite.observation_spec(config.env)
     rlds_writer.check_runner(config.collect.runner)
+    rlds_writer.check_free(config.data.path)  # before the workers start
     if observation.cameras:
         gl.require_backend()  # before the workers start, so that they inherit the choice
     splits: Splits

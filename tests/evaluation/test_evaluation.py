@@ -66,9 +66,9 @@ def test_table_json_videos_and_report(evaluated):
 def test_references_are_shown_beside_the_run(evaluated, tmp_path):
     workdir, _ = evaluated
     shutil.copy(workdir / "evaluation.json", tmp_path)
-    result = run_command(
-        "evaluate", f"--config.workdir={workdir}", f"--config.evaluate.references=('{tmp_path}',)"
-    )
+    few = "--config.evaluate.episodes=1", "--config.evaluate.max_decisions=2", "--config.evaluate.videos=0"
+    beside = f"--config.evaluate.references=('{tmp_path}',)"
+    result = run_command("evaluate", f"--config.workdir={workdir}", beside, *few)
     header = result.stdout.splitlines()[0]
     assert f"q_transformer, all, {workdir}" in header and f"q_transformer, all, {tmp_path}" in header
 

@@ -32,15 +32,29 @@ def test_tries_are_pooled_over_the_seeds_that_both_cells_have():
     ]
 
 
+def test_each_way_of_deciding_has_a_row():
+    run = {
+        "run": "bc,x,0",
+        "success": {"push": [True]},
+        "metrics": {},
+        "decoded": {"beam:4": {"push": [False]}},
+    }
+    text = metaworld_tries.table(metaworld_tries.decoded([run]))
+    assert [line.split(" | ")[:4] for line in text.splitlines()[2::2]] == [
+        ["| bc", "x", "1", "100% [21%, 100%]"],
+        ["| bc by beam:4", "x", "1", "0% [0%, 79%]"],
+    ]
+
+
 def test_a_row_and_a_run_can_be_named():
     def names(*given):
         return list(claim.wanted("benchmark", list(given))[1])
 
     assert names("iql,a") == [f"iql,a,{seed}" for seed in range(5)]
     assert names("iql,a,3", "awac,b,0") == ["awac,b,0", "iql,a,3"]
-    assert len(names("bc_all")) == 20
-    known = "names: awac, .* cells: a, b, c, d; seeds: 0, 1,"
-    with pytest.raises(SystemExit, match=f"'bc' is none of the 180 runs of benchmark. {known}"):
+    assert len(names("bc_all")) == 30
+    known = "names: awac, .* cells: a, b, c, d, e, h; seeds: 0, 1,"
+    with pytest.raises(SystemExit, match=f"'bc' is none of the 295 runs of benchmark. {known}"):
         names("bc")
 
 
@@ -97,10 +111,11 @@ def test_every_ablation_is_valid_on_every_recipe():
 
 def test_runs_from_images_are_valid_and_see_no_object_poses():
     for method in metaworld_images_runner.METHODS:
-        config = metaworld_images.get_config(f"{method},0")
-        validate(config, devices=1)
-        assert config.env.cameras and config.env.state == "proprioception"
-        assert config.data.limits == RECIPES["a"][0]
+        for recipe in metaworld_images_runner.RECIPES:
+            config = metaworld_images.get_config(f"{method},{recipe},0")
+            validate(config, devices=1)
+            assert config.env.cameras and config.env.state == "proprioception"
+            assert config.data.limits == RECIPES[recipe][0]
 
 
 def test_no_other_method_has_fewer_tries_than_ours():
@@ -116,6 +131,17 @@ def test_a_methods_filter_narrows_its_recipes():
     assert episodes("bc_successes", "b") == "demonstrations" and episodes("bc_successes", "a") == "successes"
 
 
+def test_recipe_h_is_collected_by_the_clone_of_its_people():
+    clone, of_h = (metaworld_benchmark.get_config(f"{method},h,2") for method in ("clone", "iql"))
+    assert of_h.collect.policy == clone.workdir and of_h.data.path != clone.data.path
+    assert (clone.collect.demonstrator, clone.collect.autonomous, clone.data.episodes) == (
+        "human",
+        0,
+        "demonstrations",
+    )
+    assert clone.env == of_h.env and clone.collect.seed == of_h.collect.seed == 2
+
+
 def test_a_pack_is_run_once(config, tmp_path):
     config.env.cameras = ()
     config.train.steps, config.evaluate.episodes, config.evaluate.max_decisions = 2, 1, 3
@@ -124,7 +150,13 @@ def test_a_pack_is_run_once(config, tmp_path):
     coarse = other.copy_and_resolve_references()
     coarse.data.bins, coarse.data.segment_length = 8, 7
     pack, output = tmp_path / "tiny.pack", tmp_path / "runs.jsonl"
-    packs.write({"one": config, "other": other, "coarse": coarse}, pack, {"one": (1,)}, commit="abc")
+    packs.write(
+        {"one": config, "other": other, "coarse": coarse},
+        pack,
+        {"one": (1,)},
+        {"one": ("beam:2",)},
+        commit="abc",
+    )
     for _ in range(2):
         fleet.run(pack, output, together=2, processes=1)
         lines = [json.loads(line) for line in output.read_text().splitlines()]  # a program's as it ends
@@ -133,7 +165,8 @@ def test_a_pack_is_run_once(config, tmp_path):
     one, other, coarse = (
         next(line for line in lines if line["run"] == run) for run in ("one", "other", "coarse")
     )
-    assert "curve" not in other
+    assert "curve" not in other and "decoded" not in other
+    assert one["decoded"]["beam:2"].keys() == one["success"].keys()
     counts = {task: len(episodes) for task, episodes in one["curve"]["1"].items()}
     assert counts == dict.fromkeys(one["success"], 2)
     assert one["metrics"]["loss"] != other["metrics"]["loss"]
