@@ -158,7 +158,6 @@ def _keep(config: Any, kept: KeptBatches, batch: tuple[int, list[EpisodePlan]]) 
 
 
 def _run_here(config: Any, splits: Splits, about: dict[str, Any]) -> Collected:
-    rlds_writer.check_free(config.data.path)
     kept, batches = KeptBatches(config), [batch for own in splits.values() for batch in own]
     planned, finished = sum(map(len, batches)), kept.finished(len(batches))
     if finished:
