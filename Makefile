@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile -q --universal --python-version 3.11 --fork-strateg
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test test-most test-tensorflow test-slow slurm lint types imports coverage docs dist lock libtpu clean clean-data-and-runs \
 	bench-state bench-quickstart bench-backups bench-networks bench-decisions bench-learner bench-loader bench-memory bench-serving \
-	metaworld-tries metaworld-grid metaworld-gates metaworld-values metaworld-states metaworld-benchmark metaworld-ablations metaworld-images scene-benchmark metaworld-report plan-sizes plan-experiments
+	metaworld-tries metaworld-grid metaworld-gates metaworld-values metaworld-states metaworld-benchmark metaworld-ablations metaworld-images scene-benchmark ogbench metaworld-report plan-sizes plan-experiments
 
 QT := $(PY) -m qt_jax
 QUICKSTART := experiments/quickstart.py
@@ -140,6 +140,10 @@ metaworld-images: $(STAMP)  ## Run the benchmark from images (hours)
 scene-benchmark: $(STAMP)  ## Run the second suite and its ablations (hours)
 	$(PY) -m benchmarks.claim scene
 	$(PY) -m benchmarks.claim scene_ablations
+
+# One row: make ogbench ROW=scene-play,iql,task2,0
+ogbench: $(STAMP)  ## Run OGBench's single-task benchmark (days), or ROW=SET,METHOD,TASK,SEED
+	$(PY) -m benchmarks.ogbench $(ROW)
 
 metaworld-report: .plots/.installed  ## Write the tables and figures of docs/results.md
 	.plots/bin/python -m benchmarks.metaworld_report

@@ -112,6 +112,7 @@ suite = types.SimpleNamespace(
     observation_spec=observation_spec,
     decision_dt=decision_dt,
     Environment=Environment,
+    PLAY=None,  # its data have tasks
     Expert=Expert,
     misperceived=misperceived,
     STYLES={},  # other ways to do a task, in which people differ

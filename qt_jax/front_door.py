@@ -91,15 +91,25 @@ def train(config: Any) -> TrainState:
 
 
 def evaluate(
-    config: Any, *, server: str = "", api_key: str | None = None, ca: str | None = None
+    config: Any,
+    *,
+    server: str = "",
+    api_key: str | None = None,
+    ca: str | None = None,
+    keys: str | Path = "",
+    execute: int = 0,
 ) -> dict[str, Any]:
     """Rolls a policy out in the config's simulator; videos and report.html go into `config.workdir`.
 
     Args:
         config: of the run in `config.workdir`, whose checkpoint is evaluated.
-        server: ws:// or wss:// URL of a served policy, to be evaluated instead.
+        server: ws:// or wss:// URL of a served policy, to be evaluated instead: of `serve`, or of any other
+            server of openpi's protocol, such as openpi's own.
         api_key: of the server, if it wants one.
         ca: PEM file of the certificates to trust, where the server signed its own.
+        keys: a JSON file with the server's names of cameras, state and instruction (docs/robot.md).
+        execute: how many actions of a reply are executed before the next, of another server than `serve`
+            (0: all).
 
     Returns:
         Success with intervals by task and overall, and what the instruction is worth, as in evaluation.json.
@@ -114,7 +124,26 @@ def evaluate(
     runs.check(config)
     if not server:
         return evaluation.evaluate(config, evaluation.of_run(config))
+    from qt_jax.envs import suites
+    from qt_jax.errors import UserError
+    from qt_jax.evaluation import served
+    from qt_jax.policy.observations import Keys
+    from qt_jax.serving.any_server import AnyServer
     from qt_jax.serving.client import Client, Remote
 
-    with Client(server, api_key, ca=ca) as client:
-        return evaluation.evaluate(config, evaluation.of_server(config, server, Remote(client)))
+    suite = suites.of(config)
+    observation = suite.observation_spec(config.env)
+    names = Keys.read(str(keys), observation) if keys else Keys.default(observation)
+
+    def connect() -> Client:
+        return Client(server, api_key, ca=ca)
+
+    with connect() as client:
+        if served.is_ours(client.metadata):
+            if execute:
+                raise UserError(f"--execute={execute} is of other servers; {server} says how many itself.")
+            actor = Remote(client, names)
+            found = served.of_server(config, server, actor, client.metadata, names)
+            return evaluation.evaluate(config, found)
+    with AnyServer(server, connect, names, suite.action_spec(config.env), execute) as other:
+        return evaluation.evaluate(config, served.of_any_server(config, server, other))

@@ -42,7 +42,7 @@ COMMANDS = {
         "train,data,sim",
         flags=False,
     ),
-    "convert": Command("write LeRobot or HDF5 episodes as a dataset", "data", "none"),
+    "convert": Command("write LeRobot, HDF5 or OGBench episodes as a dataset", "data", "none"),
     "repack": Command("copy a dataset's TFRecord files to ArrayRecord, for a global shuffle", "data", "none"),
     "inspect": Command(
         "show what is in a config's datasets, or in --data=PATH: tables, and a page with contact sheets",

@@ -17,25 +17,27 @@ from typing import Any
 from qt_jax import agents
 from qt_jax.cli.settings import flattened
 
-_SECTIONS = {
-    "": "training.config:default_config",
-    "agent.": "agents.q_transformer:get_config",  # it explains what the agents have in common
-    "model.": "models.q_transformer:laptop",
-    "mesh.": "training.mesh:get_config",
-    "distributed.": "training.distributed:get_config",
-    "data.augment.": "training.augment:get_config",
-    "collect.": "envs.collectors:get_config",
-    "evaluate.": "evaluation.settings:get_config",
-}
-"""The functions that return the defaults of a section, in modules of qt_jax."""
+_SECTIONS = (
+    ("", "training.config:default_config"),
+    ("agent.", "agents.q_transformer:get_config"),  # it explains what the agents have in common
+    ("model.", "models.q_transformer:laptop"),
+    ("mesh.", "training.mesh:get_config"),
+    ("distributed.", "training.distributed:get_config"),
+    ("data.augment.", "training.augment:get_config"),
+    ("collect.", "envs.collectors:how_written"),
+    ("evaluate.", "evaluation.settings:get_config"),
+)
+"""(section, function that returns its defaults, in a module of qt_jax)."""
 
 
 def of(config: Any) -> str:
     """Returns a line for each setting of `config`."""
-    functions = [(section, _function(place)) for section, place in _SECTIONS.items() if _has(config, section)]
+    functions = [(section, _function(place)) for section, place in _SECTIONS if _has(config, section)]
     functions.append(("agent.", agents.get(config.agent.name).get_config))
     if "env" in config:  # a machine without a simulator has no `env` here, and imports none
-        functions.append(("env.", importlib.import_module("qt_jax.envs.suites").of(config).get_config))
+        suite = importlib.import_module("qt_jax.envs.suites").of(config)
+        collection = "envs.play_collection" if suite.PLAY else "envs.collectors"
+        functions += [("env.", suite.get_config), ("collect.", _function(f"{collection}:get_config"))]
     comments: dict[str, str] = {}
     for section, function in functions:
         comments |= {f"--config.{section}{key}": comment for key, comment in _comments(function).items()}

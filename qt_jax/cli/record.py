@@ -25,7 +25,7 @@ def claim(record: str) -> Spool:
     for package in _PACKAGES:
         if importlib.util.find_spec(package) is None:
             raise UserError(f"--record={record} needs the package {package}: pip install 'qt_jax[data]'.")
-    from qt_jax.curation import robot_episodes
+    from qt_jax.curation import rlds_writer, robot_episodes
 
     folder = robot_episodes.place(record)
     spool = Spool(folder.with_name(f"{folder.name}.episodes"))
@@ -40,7 +40,7 @@ def claim(record: str) -> Spool:
                 f"--record={record} holds a dataset already; choose another path, and train on both as a "
                 f"mixture.{more if waiting else ''}"
             )
-    robot_episodes.remove_unfinished(folder)
+    rlds_writer.remove_unfinished(str(folder))
     if spool.before:
         halves = f" Of {spool.halves} there is only a part, which is removed." if spool.halves else ""
         print(

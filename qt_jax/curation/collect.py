@@ -9,7 +9,7 @@ import itertools
 import multiprocessing
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NoReturn
@@ -18,8 +18,9 @@ import tqdm
 from etils import epath
 
 from qt_jax.curation import rlds_writer
+from qt_jax.curation.kept_batches import KeptBatches
 from qt_jax.data.recorded import RecordedEpisode
-from qt_jax.envs import collectors, gl, suites
+from qt_jax.envs import collectors, gl, play_collection, suites
 from qt_jax.envs.behaviours import POLICY
 from qt_jax.envs.collectors import EpisodePlan
 from qt_jax.errors import UserError
@@ -44,8 +45,14 @@ class Collected:
     successes: collections.Counter[tuple[str, str]]
 
 
+Splits = dict[str, list[list[EpisodePlan]]]
+"""{split: batches of plans}."""
+
+
 def collect(config: Any) -> Collected:
     """Writes the dataset `config.data.path`/1.0.0 of the experiment's environment and collectors.
+
+    On this machine it goes on where a collection with the same settings was killed.
 
     Args:
         config: the whole experiment's; `env`, `collect` and `data.path` are used.
@@ -60,8 +67,12 @@ def collect(config: Any) -> Collected:
     rlds_writer.check_free(config.data.path)  # before the workers start
     if observation.cameras:
         gl.require_backend()  # before the workers start, so that they inherit the choice
-    batches = collectors.plan_episodes(config.collect, task_names)
-    if not batches:
+    splits: Splits
+    if suite.PLAY:
+        splits = play_collection.plan_episodes(config.collect, suite.PLAY)
+    else:
+        splits = {"train": collectors.plan_episodes(config.collect, task_names)}
+    if not splits["train"]:
         raise UserError(
             "config.collect has demonstrations=0 and autonomous=0; give at least one episode a task."
         )
@@ -72,18 +83,24 @@ def collect(config: Any) -> Collected:
         file_format=config.collect.file_format,
     )
     run = _run_here if config.collect.runner == "local" else _run_beam
-    return run(config, batches, about)
+    return run(config, splits, about)
 
 
-def _run_beam(config: Any, batches: list[list[EpisodePlan]], about: dict[str, Any]) -> Collected:
-    starts = itertools.accumulate(map(len, batches), initial=0)
+def _run_beam(config: Any, splits: Splits, about: dict[str, Any]) -> Collected:
     read, options = functools.partial(_read_batch, config), config.collect.beam_options
-    units = list(zip(starts, batches))
+
+    def units(split: str) -> list[tuple[int, list[EpisodePlan]]]:
+        return list(zip(itertools.accumulate(map(len, splits[split]), initial=0), splits[split]))
+
+    validation = units("validation") if "validation" in splits else None
     try:
-        path = rlds_writer.write_with_beam(config.data.path, units, read, options=options, **about)
+        path = rlds_writer.write_with_beam(
+            config.data.path, units("train"), read, options=options, validation=validation, **about
+        )
     finally:
         _kill_workers()  # Beam's direct runner works in this process
-    return Collected(path, sum(map(len, batches)), collections.Counter(), collections.Counter())
+    planned = sum(len(batch) for batches in splits.values() for batch in batches)
+    return Collected(path, planned, collections.Counter(), collections.Counter())
 
 
 def _read_batch(config: Any, batch: tuple[int, list[EpisodePlan]]) -> Iterator[tuple[int, RecordedEpisode]]:
@@ -113,6 +130,8 @@ def _simulator() -> ProcessPoolExecutor:
 
 def _episodes(config: Any, plans: list[EpisodePlan]) -> list[RecordedEpisode]:
     """Runs episodes of one task in a process that may have a simulator."""
+    if suites.of(config).PLAY:
+        return play_collection.collect_episodes(config, plans)
     acts = any(plan.collector == POLICY for plan in plans)
     policy = _policy(config.collect.policy, config.collect.decode) if acts else None
     if policy and policy.spec.interface.action.names != (
@@ -132,26 +151,51 @@ def _policy(path: str, decode: str) -> LoadedPolicy:
     return any_policy.load(path, decode=decode)
 
 
-def _run_here(config: Any, batches: list[list[EpisodePlan]], about: dict[str, Any]) -> Collected:
-    planned = sum(map(len, batches))
+def _keep(config: Any, kept: KeptBatches, batch: tuple[int, list[EpisodePlan]]) -> None:
+    """Runs a batch, which is its number and its plans, and writes it down."""
+    number, plans = batch
+    kept.write(number, _episodes(config, plans))
+
+
+def _run_here(config: Any, splits: Splits, about: dict[str, Any]) -> Collected:
+    kept, batches = KeptBatches(config), [batch for own in splits.values() for batch in own]
+    planned, finished = sum(map(len, batches)), kept.finished(len(batches))
+    if finished:
+        print(f"goes on after {len(finished)} of {len(batches)} batches in {kept.folder}", flush=True)
+    for folder in kept.others():
+        print(f"{folder} holds what was collected with other settings; it is not used", flush=True)
     totals: collections.Counter[tuple[str, str]] = collections.Counter()
     successes: collections.Counter[tuple[str, str]] = collections.Counter()
 
-    def counted(episodes: Iterator[RecordedEpisode]) -> Iterator[RecordedEpisode]:
-        for episode in tqdm.tqdm(episodes, total=planned, desc="collect", unit="episode"):
-            totals[episode.task, episode.collector] += 1
-            successes[episode.task, episode.collector] += episode.success
-            yield episode
+    def counted(numbers: Iterable[int]) -> Iterator[RecordedEpisode]:
+        for number in numbers:
+            if number not in finished:
+                next(done)  # in the order of the numbers
+            for episode in kept.read(number):
+                totals[episode.task, episode.collector] += 1
+                successes[episode.task, episode.collector] += episode.success
+                shown.update()
+                yield episode
 
     interrupted = threading.Event()
     signal.signal(signal.SIGINT, functools.partial(_interrupt, interrupted))
     ignore = functools.partial(signal.signal, signal.SIGINT, signal.SIG_IGN)  # this process handles it
     workers, spawn = max(1, config.collect.workers), multiprocessing.get_context("spawn")
-    run = functools.partial(_episodes, config)
+    train = len(splits["train"])
     try:
-        with ProcessPoolExecutor(workers, spawn, ignore) as pool:
-            episodes = itertools.chain.from_iterable(pool.map(run, batches))
-            path = rlds_writer.write(config.data.path, counted(episodes), **about)
+        with (
+            tqdm.tqdm(total=planned, desc="collect", unit="episode") as shown,
+            ProcessPoolExecutor(workers, spawn, ignore) as pool,
+        ):
+            left = [(number, batch) for number, batch in enumerate(batches) if number not in finished]
+            done = pool.map(functools.partial(_keep, config, kept), left)
+            validation = counted(range(train, len(batches))) if "validation" in splits else None
+            try:
+                path = rlds_writer.write(
+                    config.data.path, counted(range(train)), validation=validation, **about
+                )
+            finally:
+                pool.shutdown(cancel_futures=True)  # of a dataset that cannot be written
     except BrokenProcessPool as error:
         if interrupted.is_set():
             raise KeyboardInterrupt from None
@@ -159,6 +203,8 @@ def _run_here(config: Any, batches: list[list[EpisodePlan]], about: dict[str, An
             f"A process of config.collect.workers={config.collect.workers} died, by lack of memory or in the "
             "GL driver; collect with fewer."
         ) from error
+    kept.remove()
+    rlds_writer.remove_unfinished(config.data.path)
     return Collected(path, planned, totals, successes)
 
 

@@ -8,10 +8,11 @@ renames that at the end, so an interrupted collection leaves nothing that reads 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ def write(
     description: str,
     file_format: str,
     reward: str = "success",
+    validation: Iterable[RecordedEpisode] | None = None,
 ) -> epath.Path:
     """Writes `episodes` as the RLDS dataset `path`/1.0.0 and returns that directory.
 
@@ -55,13 +57,15 @@ def write(
         description: one line about where the episodes come from.
         file_format: one of `FILE_FORMATS`.
         reward: `DatasetSpec.reward` of the dataset when it is opened by its path alone.
+        validation: episodes of a split of their own; read after the others.
 
     Raises:
         UserError: for an unknown file format, an episode too large for a record, or when `path` already holds
             a dataset.
     """
     target = _Target(path, action, observation, description, file_format, reward)
-    return _prepare(target, lambda: ((index, _example(episode)) for index, episode in enumerate(episodes)))
+    splits = {"train": episodes} | ({} if validation is None else {"validation": validation})
+    return _prepare(target, {name: functools.partial(_examples_of, split) for name, split in splits.items()})
 
 
 def check_free(path: str) -> epath.Path:
@@ -70,6 +74,12 @@ def check_free(path: str) -> epath.Path:
     if (place / VERSION).exists():
         raise UserError(f"{place / VERSION} already holds a dataset; delete it or choose another path.")
     return place
+
+
+def remove_unfinished(path: str) -> None:
+    """Removes what an interrupted writing left beside the dataset, or where it was to be."""
+    for unfinished in epath.Path(path).glob(f"incomplete.*_{VERSION}"):  # TFDS' name for it
+        unfinished.rmtree()
 
 
 def check_size(name: str, size: float) -> None:
@@ -103,6 +113,7 @@ def write_with_beam(
     description: str,
     file_format: str,
     reward: str = "success",
+    validation: Sequence[Any] | None = None,
 ) -> epath.Path:
     """Writes a dataset as `write` does, but by Beam workers: each gets some of `units`.
 
@@ -118,6 +129,7 @@ def write_with_beam(
         description: as in `write`.
         file_format: as in `write`.
         reward: as in `write`.
+        validation: units of work whose episodes are a split of their own.
 
     Raises:
         UserError: as `write` does, and what `read` raised on another machine.
@@ -127,12 +139,14 @@ def write_with_beam(
 
     target = _Target(path, action, observation, description, file_format, reward)
 
-    def pipeline():
+    def pipeline(units):
         # Without the reshuffle one worker gets all units.
         return beam.Create(list(units)) | beam.Reshuffle() | beam.FlatMap(_examples, read)
 
+    splits = {"train": units} | ({} if validation is None else {"validation": validation})
     try:
-        return _prepare(target, pipeline, beam_options=PipelineOptions(list(options)))
+        generate = {name: functools.partial(pipeline, split) for name, split in splits.items()}
+        return _prepare(target, generate, beam_options=PipelineOptions(list(options)))
     except Exception as error:  # of a worker's error Beam hands on the text alone
         if str(error).startswith("KeyboardInterrupt"):
             raise KeyboardInterrupt from error
@@ -140,6 +154,11 @@ def write_with_beam(
         if message := re.search(r"UserError: (.*?)(?: \[while running|$)", text, re.MULTILINE):
             raise UserError(message[1]) from error
         raise
+
+
+def _examples_of(episodes: Iterable[RecordedEpisode]) -> Iterator[tuple[int, dict[str, Any]]]:
+    for index, episode in enumerate(episodes):
+        yield index, _example(episode)
 
 
 def _examples(unit: Any, read: _Read) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -157,7 +176,8 @@ class _Target:
     reward: str
 
 
-def _prepare(target: _Target, generate: Callable[[], Any], **beam: Any) -> epath.Path:
+def _prepare(target: _Target, generate: Mapping[str, Callable[[], Any]], **beam: Any) -> epath.Path:
+    """Writes the dataset; `generate`: {split: makes its examples, or their pipeline}."""
     if target.file_format not in FILE_FORMATS:
         raise UserError(f"file_format is {target.file_format!r}; expected one of {FILE_FORMATS}.")
     path = check_free(target.path)
@@ -209,7 +229,7 @@ def _features(tfds: Any, rlds: Any, action: ActionSpec, observation: Observation
     )
 
 
-def _builder(tfds: Any, target: _Target, generate: Callable[[], Any]):
+def _builder(tfds: Any, target: _Target, generate: Mapping[str, Callable[[], Any]]):
     action = target.action
 
     class Builder(tfds.core.GeneratorBasedBuilder):
@@ -232,10 +252,10 @@ def _builder(tfds: Any, target: _Target, generate: Callable[[], Any]):
             )
 
         def _split_generators(self, dl_manager):
-            return {"train": self._generate_examples()}
+            return {split: self._generate_examples(split) for split in generate}
 
-        def _generate_examples(self):
-            return generate()
+        def _generate_examples(self, split):
+            return generate[split]()
 
     return Builder
 

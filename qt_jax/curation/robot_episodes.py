@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -34,12 +33,6 @@ def place(path: str) -> Path:
 def holds_dataset(folder: Path) -> bool:
     """Returns whether a whole dataset is there already."""
     return (folder / rlds_writer.VERSION).exists()
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Removes what an interrupted writing left in the folder."""
-    for unfinished in folder.glob(f"incomplete.*_{rlds_writer.VERSION}"):  # TFDS' name for it
-        shutil.rmtree(unfinished)
 
 
 def write(

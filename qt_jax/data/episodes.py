@@ -116,6 +116,11 @@ def read(example: dict[str, Any], spec: DatasetSpec, step_penalty: float) -> Epi
     return episode
 
 
+def pieces(episode: Episode, spec: DatasetSpec) -> list[Episode]:
+    """Returns the episodes that are trained on: this one, or those that `spec.pieces` makes of it."""
+    return [episode] if spec.pieces is None else spec.pieces(episode)
+
+
 def id_hash(identity: str) -> float:
     """Returns a number in [0, 1) from an episode's id, uniform over ids; it decides the episode's split."""
     return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big") / 2.0**64

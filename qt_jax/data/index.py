@@ -23,6 +23,7 @@ class Index:
 
     columns: one entry for each episode that is used:
         shard, place, position, size: where the record lies; `place` counts the records of its file
+        piece: which of those that `DatasetSpec.pieces` makes of the record, from 0
         length: T
         success, terminal, demonstration, dt: the episode's
         final_reward, dense: the last reward, and whether other rewards differ from the step penalty
@@ -141,7 +142,7 @@ def read(
         found = episodes.read(directory.parse(record), spec, step_penalty)
         if found is None:
             raise BadRecord(f"is left out by {spec.reader}")
-        return found
+        return episodes.pieces(found, spec)[index.columns["piece"][episode]]
     except (BadRecord, OSError) as error:
         place = records.named(where(directory, index, episode), error)
         raise UserError(

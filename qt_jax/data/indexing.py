@@ -124,10 +124,12 @@ def _scan_with_digest(shard: Shard, cache: str, digest: Any) -> Iterator[tuple[i
 
 def _key(directory: Directory, spec: DatasetSpec, step_penalty: float, text_encoder: str) -> str:
     """Returns a digest of all that decides an index but the files' contents; bounds and bins do not."""
-    apart = ("path", "standardise", "achieves", "action", "observation")
+    apart = ("path", "standardise", "achieves", "pieces", "action", "observation")
     rest = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.name not in apart}
     read = (spec.action.dims, spec.observation.cameras, spec.observation.state_dim)
     roots: list[Any] = [spec.standardise, Directory.parse, _scan, _merge]
+    if spec.pieces is not None:
+        roots.append(spec.pieces)
     if ":" in text_encoder and text_encoder != stored_encoder(directory, spec):
         roots.append(text.find(text_encoder))
     features = (storage.directory(directory.path) / "features.json").read_bytes()
@@ -154,13 +156,14 @@ class _Part:
     moments: dict[str, Any] = dataclasses.field(default_factory=dict)
     rewards: list[np.ndarray] = dataclasses.field(default_factory=list)
     problems: list[str] = dataclasses.field(default_factory=list)
+    read: int = 0
     left_out: int = 0
     content: str = ""
 
 
-COLUMNS = {"shard": np.int32, "place": np.int32, "position": np.int64, "size": np.int64, "length": np.int32,
-           "success": bool, "terminal": bool, "demonstration": bool, "dt": np.float32,
-           "final_reward": np.float32, "dense": bool, "id_hash": np.float64}  # fmt: skip
+COLUMNS = {"shard": np.int32, "place": np.int32, "position": np.int64, "size": np.int64,
+           "id_hash": np.float64, "piece": np.int32, "length": np.int32, "success": bool, "terminal": bool,
+           "demonstration": bool, "dt": np.float32, "final_reward": np.float32, "dense": bool}  # fmt: skip
 """{column: dtype}, in the order of `_Part.rows`; `Index` says what they hold."""
 
 
@@ -185,10 +188,14 @@ def _scan(directory: Directory, spec: DatasetSpec, step_penalty: float, cache: s
             if episode is None:
                 part.left_out += 1
                 continue
-            lies = (number, place, position, len(record))
-            _add(part, episode, lies, f"{shard.name}/{place}", step_penalty)
+            part.read += 1
+            _measure(part, episode)
+            identity = episode.episode_id or f"{shard.name}/{place}"
+            lies = (number, place, position, len(record), episodes.id_hash(identity))
+            for which, piece in enumerate(episodes.pieces(episode, spec)):
+                _add(part, piece, (*lies, which), identity, step_penalty)
     except BadShard as error:
-        missing = shard.examples - len(part.rows) - len(part.problems) - part.left_out
+        missing = shard.examples - part.read - len(part.problems) - part.left_out
         part.problems += [f"{name} {error}; truncated or damaged, copy or collect it again"] * missing
 
     part.content = digest.hexdigest()
@@ -196,19 +203,23 @@ def _scan(directory: Directory, spec: DatasetSpec, step_penalty: float, cache: s
 
 
 def _add(part: _Part, episode: Episode, lies: tuple, fallback_id: str, step_penalty: float) -> None:
-    """Adds an episode; `lies`: shard, place, position and size of its record, the first `COLUMNS`."""
+    """Adds an episode that is trained on; `lies`: the first `COLUMNS`, up to "piece"."""
     identity = episode.episode_id or fallback_id
     dense = bool(np.any(episode.rewards[:-1] != np.float32(-step_penalty)))
     content = identity.encode() + episode.actions.tobytes() + episode.rewards.tobytes()
     part.rows.append((
         *lies, episode.length, episode.success, episode.terminal, episode.collector in DEMONSTRATIONS,
-        episode.dt, episode.rewards[-1], dense, episodes.id_hash(identity),
+        episode.dt, episode.rewards[-1], dense,
         episode.instruction, episode.task, episode.collector, hashlib.sha256(content).digest()[:8],
     ))  # fmt: skip
     if dense:
         part.rewards.append(episode.rewards)
 
     part.embeddings.setdefault(episode.instruction, episode.embedding)
+
+
+def _measure(part: _Part, episode: Episode) -> None:
+    """Adds the actions and states of an episode as it is stored."""
     for name, values in (("action", episode.actions), ("state", episode.state)):
         values = values.astype(np.float64)
         count, total, squares, low, high = part.moments.get(name, (0, 0.0, 0.0, np.inf, -np.inf))
@@ -242,7 +253,7 @@ def _merge(
             f"{directory.path}; expected one length."
         )
 
-    used = [part for part in parts if part.rows]
+    used = [part for part in parts if part.read]
     stride = max(part.samples.stride for part in used)
     samples, statistics = {}, {}
     for name in ("action", "state"):

@@ -118,6 +118,11 @@ def open_mixture(settings: Any, entries: Sequence[Entry]) -> Mixture:
 
 
 def _open(settings: Any, entry: Entry) -> Source:
+    if settings.relabel_rate and entry.spec.pieces is not None:
+        raise UserError(
+            f"config.data.relabel_rate is {settings.relabel_rate:g}, and {entry.name} is play, which is an "
+            "episode of every task already; set it to 0."
+        )
     directory = records.open_directory(entry.spec.path)
     index = indexing.load(
         directory, entry.spec, step_penalty=settings.step_penalty, text_encoder=settings.text_encoder,

@@ -9,12 +9,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qt_jax.data import standardisers
 from qt_jax.data.standardisers import Standardised
 from qt_jax.errors import require_one_of
 from qt_jax.specs import ActionSpec, ObservationSpec
+
+if TYPE_CHECKING:
+    from qt_jax.data.episodes import Episode
 
 LAST_RECORDS = ("observation", "transition")
 REWARDS = ("success", "stored", "demonstrations")
@@ -43,6 +46,7 @@ class DatasetSpec:
         `instruction_embedding` names it.
     expected_dt: {task: dt} that each episode must have, or None.
     achieves: {task: other tasks that a success at it achieves too}; hindsight never takes these for failures.
+    pieces: makes of an episode those that are trained on, as `play.Tasks` does; None: the episode itself.
     """
 
     path: str
@@ -56,6 +60,7 @@ class DatasetSpec:
     text_encoder: str | None = None
     expected_dt: Mapping[str, float] | None = None
     achieves: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    pieces: Callable[[Episode], list[Episode]] | None = None
 
     @property
     def reader(self) -> str:

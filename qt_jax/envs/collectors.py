@@ -49,6 +49,13 @@ def get_config() -> ml_collections.ConfigDict:
     config.human_detour = 1 / 3  # human: share of the episodes with a detour
     config.policy = ""  # policy: a run, an artefact or a file of ONNX
     config.decode = ""  # policy: how a run's policy decides, as in config.evaluate.decode; "": greedy
+    config.update(how_written())
+    return config
+
+
+def how_written() -> ml_collections.ConfigDict:
+    """Returns the defaults of `config.collect` that change no episode."""
+    config = ml_collections.ConfigDict()
     config.file_format = "array_record"  # or "tfrecord"
     config.workers = 2  # processes
     config.runner = "local"  # or "beam": an Apache Beam pipeline, on as many machines as its runner has

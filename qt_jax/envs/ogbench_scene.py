@@ -43,6 +43,7 @@ TASKS = tuple(INSTRUCTIONS)
 SHARED_SCENES = tuple(zip(TASKS[::2], TASKS[1::2]))
 STATE_HAS_GOAL = ()
 ONE_SCENE = True
+PLAY = None
 STYLES: dict[str, tuple[str, ...]] = {}
 
 DRAWER_SLIDE = {"drawer-open": -0.16, "drawer-close": 0.0}

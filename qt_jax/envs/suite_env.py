@@ -91,8 +91,8 @@ class SuiteEnv(gymnasium.Env, abc.ABC):
     def step(self, action: np.ndarray):
         """Holds `action` [D] for the task's action repeat, or until a simulator step succeeds.
 
-        Returns the observation, the reward (1 on success), whether it terminated, whether it was truncated,
-        and {"success": whether it succeeded}.
+        Returns the observation, the reward (1 on success, unless the suite has its own), whether it
+        terminated, whether it was truncated, and {"success": whether it succeeded}.
         """
         success = False
         for _ in range(self._repeat):
@@ -101,7 +101,11 @@ class SuiteEnv(gymnasium.Env, abc.ABC):
                 break
         self._decisions += 1
         truncated = not success and self._decisions >= self.max_decisions
-        return self._observation(), float(success), success, truncated, {"success": success}
+        return self._observation(), self._reward(success), success, truncated, {"success": success}
+
+    def _reward(self, success: bool) -> float:
+        """Returns the reward of the decision that was simulated last."""
+        return float(success)
 
     def replay(self, seed: int, actions: np.ndarray, keep: int = 1) -> tuple[list[dict[str, Any]], bool]:
         """Starts an episode at the state where `actions` [T, D] lead from `reset(seed=seed)`.

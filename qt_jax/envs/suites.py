@@ -10,6 +10,7 @@ A suite is a module with these names:
     ONE_SCENE: whether a simulator of one task serves all tasks.
     action_spec, observation_spec, decision_dt: what the network and its controller need.
     Environment: a `SuiteEnv`.
+    PLAY: a `play_collection.Play` of a suite whose data have no task, or None. Only where it is None:
     Expert: a scripted policy, from the simulator's state to an action.
     misperceived: the simulator's state with its objects elsewhere.
     STYLES: {task: other tasks whose experts do it too}, in which people differ; {}: none.
@@ -17,20 +18,23 @@ A suite is a module with these names:
 
 from __future__ import annotations
 
+import functools
 import importlib
 from types import ModuleType
 
 import ml_collections
 
 from qt_jax import plugins
-from qt_jax.data import standardisers
+from qt_jax.data import play, standardisers
 from qt_jax.data.specs import DatasetSpec
 
-SUITES = ("metaworld", "ogbench_scene")
+SUITES = ("metaworld", "ogbench_scene", "ogbench_play")
 NEEDS = (
     "get_config", "suite_tasks", "TASKS", "INSTRUCTIONS", "SHARED_SCENES", "STATE_HAS_GOAL", "ONE_SCENE",
-    "action_spec", "observation_spec", "decision_dt", "Environment", "Expert", "misperceived", "STYLES",
+    "action_spec", "observation_spec", "decision_dt", "Environment", "PLAY",
 )  # fmt: skip
+OF_TASKS = ("Expert", "misperceived", "STYLES")
+"""What a suite needs whose `PLAY` is None."""
 
 
 def of(config: ml_collections.ConfigDict) -> ModuleType:
@@ -41,15 +45,22 @@ def of(config: ml_collections.ConfigDict) -> ModuleType:
     """
     if config.env.suite in SUITES:  # imported when it is named: a machine may have one simulator alone
         return importlib.import_module(f"qt_jax.envs.{config.env.suite}")
-    return plugins.find("config.env.suite", config.env.suite, dict.fromkeys(SUITES), NEEDS)
+    find = functools.partial(plugins.find, "config.env.suite", config.env.suite, dict.fromkeys(SUITES))
+    suite = find(NEEDS)
+    return suite if suite.PLAY else find(OF_TASKS)
 
 
 def dataset_spec(config: ml_collections.ConfigDict) -> DatasetSpec:
     """Returns the spec of what `collect` writes at `config.data.path`.
 
     Its `expected_dt` refuses data whose actions were held for another time than the environment holds them.
+    Episodes of play are those of each of `config.env.tasks`.
     """
     suite, env = of(config), config.env
+    tasks, pieces = suite.suite_tasks(env.tasks), None
+    if suite.PLAY:
+        sentences = {task: suite.INSTRUCTIONS[task][0] for task in tasks}
+        tasks, pieces = (play.TASK,), play.Tasks(sentences, suite.PLAY.rewards)
     return DatasetSpec(
         path=config.data.path,
         standardise=standardisers.collected,
@@ -58,5 +69,6 @@ def dataset_spec(config: ml_collections.ConfigDict) -> DatasetSpec:
         last_record="observation",
         reward="success",
         dt=None,
-        expected_dt={task: suite.decision_dt(env, task) for task in suite.suite_tasks(env.tasks)},
+        expected_dt={task: suite.decision_dt(env, task) for task in tasks},
+        pieces=pieces,
     )

@@ -5,18 +5,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from typing import Any, Protocol
+from typing import Any
 
 import tqdm
 from etils import epath
 
 from qt_jax import storage, text
 from qt_jax.envs import collectors, suites
-from qt_jax.errors import UserError
 from qt_jax.evaluation import report, rollouts, runs, statistics
 from qt_jax.evaluation.rollouts import Job, Rollout
 from qt_jax.export import checkpoint_policy
-from qt_jax.policy.observations import Keys
 from qt_jax.policy.sessions import Sessions
 from qt_jax.specs import GREEDY, Decoding
 
@@ -31,11 +29,11 @@ class Evaluated:
         actor: what acts.
         names: of the dims of a decision.
         agent: the algorithm's name.
-        score_name: what the scores of its bins are, such as "Q".
+        score_name: what the scores of its bins are, such as "Q"; "": it has none.
         decode: how it decides an action, such as "greedy".
-        episodes: which episodes it was trained on, `config.data.episodes`.
-        step: of its checkpoint.
-        data: success in the training data by task, and of "all".
+        episodes: which episodes it was trained on, `config.data.episodes`; "": not known.
+        step: of its checkpoint; None: not known.
+        data: success in the training data by task, and of "all"; {}: not known.
 
     """
 
@@ -45,17 +43,14 @@ class Evaluated:
     score_name: str
     decode: str
     episodes: str
-    step: int
+    step: int | None
     data: dict[str, Any]
 
-
-class ServedActor(rollouts.Actor, Protocol):
-    """An actor behind a socket, with what its server says of the policy."""
-
     @property
-    def metadata(self) -> dict[str, Any]:
-        """The server's first message (docs/robot.md)."""
-        ...
+    def method(self) -> str:
+        """What it is called in tables."""
+        decode = self.decode if self.decode != str(GREEDY) else ""
+        return ", ".join(part for part in (self.agent, self.episodes, decode) if part)
 
 
 def of_run(config: Any) -> Evaluated:
@@ -79,54 +74,6 @@ def of_run(config: Any) -> Evaluated:
         episodes=assets.config["data"]["episodes"],
         step=step,
         data=assets.data,
-    )
-
-
-def of_server(config: Any, url: str, actor: ServedActor) -> Evaluated:
-    """Describes the policy that the server at `url` has.
-
-    Raises:
-        UserError: if it is of another version of qt_jax, or of another robot than the simulator's, or serves
-            fewer episodes at once than `config.evaluate.num_envs`.
-
-    """
-    suite, metadata = suites.of(config), actor.metadata
-    if unsaid := sorted({"action", "decision", "decode", "observation", "training"} - set(metadata)):
-        raise UserError(
-            f"{url} does not say its {unsaid}, as a server of this version of qt_jax does; serve the policy "
-            "with this version."
-        )
-    observation = suite.observation_spec(config.env)
-    mine = Keys.default(observation).describe(observation), list(suite.action_spec(config.env).names)
-    theirs = metadata["observation"], list(metadata["action"]["names"])
-    if theirs != mine:
-        raise UserError(
-            f"{url} serves a policy of {theirs}; config.env gives {mine}: give the config it was trained "
-            "with."
-        )
-    if config.evaluate.num_envs > metadata["sessions"]:
-        raise UserError(
-            f"config.evaluate.num_envs is {config.evaluate.num_envs}, {url} serves {metadata['sessions']} "
-            "episodes at once; give no more, or serve with a larger --max_sessions."
-        )
-    asked = str(Decoding.read(config.evaluate.decode))
-    if asked not in (str(GREEDY), metadata["decode"]):
-        raise UserError(
-            f"config.evaluate.decode is {asked!r}, {url} decodes {metadata['decode']!r}; leave it out, or "
-            f"serve what `export --decode={asked}` writes."
-        )
-
-    training = metadata["training"]
-    runs.check_tasks(config, url, training["data"])
-    return Evaluated(
-        actor=actor,
-        names=tuple(metadata["decision"]["names"]),
-        agent=training["agent"],
-        score_name=metadata["score"],
-        decode=metadata["decode"],
-        episodes=training["episodes"],
-        step=training["step"],
-        data=training["data"],
     )
 
 
@@ -162,10 +109,12 @@ def evaluate(config: Any, evaluated: Evaluated) -> dict[str, Any]:
         }
         for a, b in swaps
     ]
-    method = f"{evaluated.agent}, {evaluated.episodes}"
-    if evaluated.decode != str(GREEDY):
-        method += f", {evaluated.decode}"
-    summary |= {"method": method, "step": evaluated.step, "seed": settings.seed, "data": evaluated.data}
+    summary |= {
+        "method": evaluated.method,
+        "step": evaluated.step,
+        "seed": settings.seed,
+        "data": evaluated.data,
+    }
 
     methods = runs.by_method({config.workdir: summary} | references)
     folder = epath.Path(config.workdir)
@@ -221,7 +170,7 @@ def _table(summary: dict[str, Any], methods: dict[str, dict[str, Any]]) -> str:
         return f"{name:24}{data:>8}" + "".join(f"{cell:>{width}}" for cell in cells)
 
     def share(name: str) -> str:
-        return f"{summary['data'][name]['success']:.0%}"
+        return f"{summary['data'][name]['success']:.0%}" if summary["data"] else "-"
 
     lines = [line("success (95% Wilson)", "data", methods)]
     for task in summary["tasks"]:

@@ -58,7 +58,7 @@ def write(
         methods: {name: summary} of this and other methods, shown side by side.
         traced: rollouts with frames, shown as videos.
         dims: names of the action's dims.
-        score_name: what the scores of bins are, such as "Q".
+        score_name: what the scores of bins are, such as "Q"; "": there are none.
 
     """
     records = storage.json_lines(folder / "metrics.jsonl")
@@ -66,7 +66,7 @@ def write(
     videos = folder / "videos"
     episodes = []
     for rollout in traced:
-        assert rollout.frames is not None and rollout.scores is not None
+        assert rollout.frames is not None
         uri, data = plots.video(rollout.frames)
         videos.mkdir(exist_ok=True)
         (videos / f"{rollout.job.task}_{rollout.job.index}.mp4").write_bytes(data)
@@ -74,11 +74,10 @@ def write(
             {
                 "rollout": rollout,
                 "video": uri,
-                "over_time": plots.value_over_time(rollout.chosen_scores, dims, score_name),
-                "over_bins": plots.scores_over_bins(rollout.scores, dims, score_name, rollout.behaviour),
+                "scores": score_name and _scores(rollout, dims, score_name),
             }
         )
-    groups = {"the data itself": summary["data"]}
+    groups = {"the data itself": summary["data"]} if summary["data"] else {}
     groups |= {name: method["tasks"] for name, method in methods.items()}
     page = affordance_page.TEMPLATES.get_template("report.html").render(
         title=title,
@@ -92,6 +91,15 @@ def write(
     )
     (folder / PAGE).write_text(page)
     affordance_page.insert(folder)
+
+
+def _scores(rollout: Rollout, dims: tuple[str, ...], name: str) -> list[str]:
+    """Returns pictures of an episode's scores: of the chosen bins over time, and of all bins."""
+    assert rollout.scores is not None
+    return [
+        plots.value_over_time(rollout.chosen_scores, dims, name),
+        plots.scores_over_bins(rollout.scores, dims, name, rollout.behaviour),
+    ]
 
 
 def _attention(records: list[dict[str, float]]) -> dict[str, dict[str, str]]:

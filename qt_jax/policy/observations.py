@@ -109,6 +109,21 @@ class Keys:
             expected["+".join(self.state)] = state
         return expected | {self.prompt: {"dtype": "str"}}
 
+    def observation(self, request: Request) -> dict[str, Any]:
+        """Returns what a robot sends for a request: its images, state and instruction under these keys.
+
+        Raises:
+            UserError: if the state would have to be taken apart.
+
+        """
+        if len(self.state) > 1:
+            raise UserError(
+                f"The keys name {list(self.state)} for the state; give one, since nothing says which of its "
+                "numbers belong to which."
+            )
+        images = {self.cameras[name]: image for name, image in request.images.items()}
+        return images | {key: request.state for key in self.state} | {self.prompt: request.instruction}
+
     def request(self, message: dict[str, Any], session: Hashable) -> Request:
         """Makes a Request of a robot's dict.
 

@@ -20,6 +20,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from qt_jax.errors import UserError
+from qt_jax.policy.observations import Keys
 from qt_jax.policy.sessions import Decision, Refused, Request
 from qt_jax.serving import wire
 
@@ -238,11 +239,13 @@ class _Thread:
 class Remote:
     """A served policy as `evaluation.rollouts` takes one: one session for each episode, over one connection.
 
-    The server must have its default keys.
+    Args:
+        client: of a server of this project.
+        keys: what that server calls cameras, state and instruction.
     """
 
-    def __init__(self, client: Client):
-        self._client = client
+    def __init__(self, client: Client, keys: Keys):
+        self._client, self._keys = client, keys
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -259,16 +262,11 @@ class Remote:
         return [self._one(request) for request in requests]
 
     def _one(self, request: Request) -> Decision:
-        images = {f"observation/{name}": image for name, image in request.images.items()}
-        state = {"observation/state": request.state} if request.state.size else {}
-        options: dict[str, Any] = {
-            "prompt": request.instruction,
-            "reset": request.reset,
-            "return_scores": True,
-        }
+        options: dict[str, Any] = {"reset": request.reset, "return_scores": True}
         if request.seed is not None:
             options["seed"] = request.seed
-        reply = self._client.infer(images | state | options | _named(request.session))
+        seen = self._keys.observation(request)
+        reply = self._client.infer(seen | options | _named(request.session))
         tokens, chosen, score, step = (reply[name] for name in ("tokens", "scores_of_dims", "score", "step"))
         # On the wire a bin without a score has the lowest float.
         scores = np.where(reply["scores"] > np.finfo(np.float32).min, reply["scores"], -np.inf)
@@ -302,7 +300,9 @@ def _read(reply: bytes | str, url: str) -> dict[str, Any]:
         error = json.loads(reply)
         refused = Refused(error["error"], error["message"], error["in_history"])
     except (ValueError, TypeError, KeyError, Refused):
-        raise UserError(f"{url} answers {reply[:100]!r}; expected a policy server of qt_jax.") from None
+        lines = reply.strip().splitlines() if isinstance(reply, str) else [reply]
+        last = lines[-1][-200:] if lines else ""  # openpi's server sends what it raised
+        raise UserError(f"{url} answers {last!r}; expected a policy server's reply.") from None
     raise refused
 
 

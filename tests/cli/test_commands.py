@@ -10,7 +10,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from experiments import quickstart, scene_benchmark
+from experiments import ogbench, quickstart, scene_benchmark
 from qt_jax import agents
 from qt_jax.cli import help, main, settings, start
 from qt_jax.cli.commands import COMMANDS
@@ -205,9 +205,12 @@ def test_a_disturbed_collection_leaves_no_dataset_and_no_process(tmp_path, distu
         train(config)
 
 
-@pytest.mark.parametrize("agent", sorted(agents.AGENTS))
-def test_every_setting_says_what_it_means(agent):
-    config = quickstart.get_config(agent)
+@pytest.mark.parametrize(
+    "config",
+    [*map(quickstart.get_config, sorted(agents.AGENTS)), ogbench.get_config()],
+    ids=[*sorted(agents.AGENTS), "play"],
+)
+def test_every_setting_says_what_it_means(config):
     lines = help.of(config).splitlines()
     assert len(lines) == len(settings.flattened(config))
     assert not [line for line in lines if "  # " not in line]

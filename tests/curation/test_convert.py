@@ -28,7 +28,7 @@ def source(root, kind, **flags):
 
 
 def all_of(opened):
-    return list(convert.episodes(opened, []))
+    return list(convert.episodes(opened, opened.units, []))
 
 
 def shown(jpegs):
@@ -353,7 +353,7 @@ GIVEN = ("--input=x", "--format=lerobot", "--output=y")
         ([], "--input is missing"),
         ([*GIVEN, "--image_size=3"], "--image_size is '3'; expected HEIGHT,WIDTH"),
         ([*GIVEN, "--runner=beam"], "Apache Beam is not installed; run `pip install"),
-        (["--format=bag"], "value should be one of <hdf5|lerobot>"),
+        (["--format=bag"], "value should be one of <hdf5|lerobot|ogbench>"),
     ],
 )
 def test_the_commands_error_lines(flags, message):

@@ -243,7 +243,8 @@ def test_a_video_longer_than_its_rows_is_noted(folder):
     frames = [recordings.frame(0, step % 5, "front") for step in range(9)]
     recordings.video(root / "videos/chunk-000/observation.images.front/episode_000000.mp4", frames)
     notes = []
-    first, *_ = convert.episodes(source(root, "lerobot"), notes)
+    opened = source(root, "lerobot")
+    first, *_ = convert.episodes(opened, opened.units, notes)
     np.testing.assert_allclose(shown(first.images["front"]), frames[:5], atol=16)
     longer, ended = notes
     assert "episode 0: the video of 'front' lasts 0.9 s, the rows end at 0.4 s" in longer

@@ -1,10 +1,10 @@
 """Evaluation of the tiny checkpoint through the real command and the real simulator."""
 
 import dataclasses
+import functools
 import json
 import re
 import shutil
-import types
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -18,7 +18,7 @@ from qt_jax.data import loader
 from qt_jax.data.order import Draw
 from qt_jax.data.segments import Cutting, decode
 from qt_jax.errors import UserError
-from qt_jax.evaluation import evaluate, statistics
+from qt_jax.evaluation import evaluate, served, statistics
 from qt_jax.evaluation.rollouts import Job, Rollout
 from qt_jax.export import checkpoint_policy
 from qt_jax.policy.observations import Keys
@@ -144,21 +144,21 @@ def test_a_policy_is_evaluated_as_the_settings_have_it_decode(trained):
         "step": 1,
         "data": dict.fromkeys((*config.env.tasks, "all")),
     }
-    served = types.SimpleNamespace(
-        metadata={
-            "observation": Keys.default(spec.interface.observation).describe(spec.interface.observation),
-            "action": dataclasses.asdict(spec.interface.action),
-            "decision": dataclasses.asdict(spec.interface.decision),
-            "sessions": 3, "score": "Q", "decode": "beam:3", "training": training,
-        }
-    )  # fmt: skip
-    assert evaluate.of_server(config, "ws://it", served).decode == "beam:3"
-    served.metadata["decode"] = "greedy"
+    keys = Keys.default(spec.interface.observation)
+    metadata = {
+        "observation": keys.describe(spec.interface.observation),
+        "action": dataclasses.asdict(spec.interface.action),
+        "decision": dataclasses.asdict(spec.interface.decision),
+        "sessions": 3, "score": "Q", "decode": "beam:3", "training": training,
+    }  # fmt: skip
+    of_server = functools.partial(served.of_server, config, "ws://it", found.actor, metadata, keys)
+    assert of_server().decode == "beam:3"
+    metadata["decode"] = "greedy"
     with pytest.raises(UserError, match="decode is 'beam:3', ws://it decodes 'greedy'; leave it out, or"):
-        evaluate.of_server(config, "ws://it", served)
-    del served.metadata["decision"]  # as a server from before chunks
+        of_server()
+    del metadata["decision"]  # as a server from before chunks
     with pytest.raises(UserError, match=r"ws://it does not say its \['decision'\].*serve the policy with"):
-        evaluate.of_server(config, "ws://it", served)
+        of_server()
 
 
 def test_any_kept_checkpoint_can_be_asked_for(trained):

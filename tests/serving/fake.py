@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from qt_jax.policy.observations import Keys
 from qt_jax.policy.runtime import Runtime
 from qt_jax.policy.sessions import Sessions
 from qt_jax.serving.access import Access
@@ -79,11 +80,17 @@ def served(
     tls=None,
     capacity: int = 4,
     spec: PolicySpec = SPEC,
+    policy: Runtime | None = None,
+    embed: Callable[[str], np.ndarray] = lambda sentence: np.ones(4, np.float32),
+    about: dict | None = None,
+    keys: Keys | None = None,
     **limits,
 ) -> Iterator[int]:
     """Yields the port of a server that ends with the block."""
-    sessions = Sessions(Policy(capacity, spec), lambda sentence: np.ones(4, np.float32), reserved=1)
-    server = Server(sessions, about={}, access=access, limits=Limits(**limits), recorder=recorder)
+    sessions = Sessions(policy or Policy(capacity, spec), embed, reserved=1)
+    server = Server(
+        sessions, about=about or {}, keys=keys, access=access, limits=Limits(**limits), recorder=recorder
+    )
     started, ends, found = threading.Event(), threading.Event(), {}
 
     async def serve() -> None:

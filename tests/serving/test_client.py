@@ -13,6 +13,7 @@ from websockets.server import ServerProtocol
 from websockets.sync.server import serve
 
 from qt_jax.errors import UserError
+from qt_jax.policy.observations import Keys
 from qt_jax.policy.sessions import Refused, Request
 from qt_jax.serving import wire
 from qt_jax.serving.client import Client, EpisodeLost, Remote
@@ -130,7 +131,7 @@ def test_a_server_of_another_kind_is_named(reply, greets):
 
     with serve(answer, "127.0.0.1", 0) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        with pytest.raises(UserError, match="ws://127.*expected a policy server of qt_jax") as caught:
+        with pytest.raises(UserError, match="ws://127.*expected a policy server's reply") as caught:
             with Client(f"ws://127.0.0.1:{server.socket.getsockname()[1]}") as client:
                 client.infer({})
         assert not isinstance(caught.value, Refused)  # which would blame the request
@@ -166,6 +167,7 @@ def test_a_bin_without_a_score_has_none_behind_the_socket_either(monkeypatch):
     monkeypatch.setattr(fake.Policy, "_decide", lambda self, *inputs: (np.full((1, 2), 2, np.int32), scores))
     with fake.served() as port, Client(f"ws://127.0.0.1:{port}") as client:
         image, state = np.zeros((64, 64, 3), np.uint8), np.zeros(3, np.float32)
-        (decision,) = Remote(client).act([Request(0, {"front": image}, state, "open", True)])
+        keys = Keys.default(fake.SPEC.interface.observation)
+        (decision,) = Remote(client, keys).act([Request(0, {"front": image}, state, "open", True)])
     np.testing.assert_array_equal(decision.scores, scores[0])
     assert decision.scores.dtype == np.float32

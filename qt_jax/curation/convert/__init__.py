@@ -13,7 +13,7 @@ import tqdm
 from etils import epath
 
 from qt_jax.curation import rlds_writer
-from qt_jax.curation.convert import hdf5, lerobot
+from qt_jax.curation.convert import hdf5, lerobot, ogbench
 from qt_jax.curation.convert.recording import Indexed, Source
 from qt_jax.curation.convert.settings import CUTS, Settings
 from qt_jax.data.recorded import RecordedEpisode
@@ -21,7 +21,7 @@ from qt_jax.errors import UserError
 
 __all__ = ["CUTS", "FORMATS", "Settings", "episodes", "open_source", "strictly", "write"]
 
-FORMATS = {"lerobot": lerobot.open_source, "hdf5": hdf5.open_source}
+FORMATS = {"lerobot": lerobot.open_source, "hdf5": hdf5.open_source, "ogbench": ogbench.open_source}
 
 
 def open_source(settings: Settings) -> Source:
@@ -70,22 +70,36 @@ def write(
     notes: list[str] = []
     count, skipped = source.episodes, len(source.skips.errors)
     if runner == "local":
-        shown = tqdm.tqdm(episodes(source, notes), total=count, desc="convert", unit="episode")
-        directory = rlds_writer.write(path, shown, **about)
+        with tqdm.tqdm(total=count, desc="convert", unit="episode") as shown:
+
+            def read(units: Sequence[Any]) -> Iterator[RecordedEpisode]:
+                for episode in episodes(source, units, notes):
+                    shown.update()
+                    yield episode
+
+            validation = read(source.validation) if source.validation else None
+            directory = rlds_writer.write(path, read(source.units), validation=validation, **about)
     else:
-        read = strictly(source)
-        directory = rlds_writer.write_with_beam(path, source.units, read, options=beam_options, **about)
+        about["validation"] = source.validation or None
+        directory = rlds_writer.write_with_beam(
+            path, source.units, strictly(source), options=beam_options, **about
+        )
     return directory, count - (len(source.skips.errors) - skipped), notes
 
 
-def episodes(source: Source, notes: list[str]) -> Iterator[RecordedEpisode]:
+def episodes(source: Source, units: Sequence[Any], notes: list[str]) -> Iterator[RecordedEpisode]:
     """Reads all episodes but the bad ones, which are counted; adds the notes of the others to `notes`.
+
+    Args:
+        source: what `open_source` returned.
+        units: its own, those of training or of validation.
+        notes: is added to.
 
     Raises:
         UserError: for more bad episodes than are allowed, or where none is left.
     """
     written = 0
-    for unit in source.units:
+    for unit in units:
         for _, episode in source.read(unit):
             if isinstance(episode, UserError):
                 source.skips.add(episode)

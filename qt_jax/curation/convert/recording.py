@@ -36,6 +36,7 @@ class Source:
         description: one line for the dataset.
         notes: what of the input is not used, and what a person should look at.
         skips: the episodes that are left out already, and how many more may be.
+        validation: units of work whose episodes are a split of their own, counted in `episodes`.
     """
 
     units: list[Any]
@@ -46,6 +47,7 @@ class Source:
     description: str
     notes: tuple[str, ...]
     skips: Skips
+    validation: tuple[Any, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,74 @@
+"""OGBench's play and its single-task benchmark: `ogbench.py:SET,METHOD,TASK,SEED`.
+
+SET is one of `SETS`; `ogbench.py:scene-play` alone is what `collect` needs. METHOD is one of `METHODS`. TASK
+is `task1` to `task5` for a network of that task, as published, or `all` for ONE network of the five, each
+told by its instruction. Reward, end, time limit, discount and 50 evaluation episodes a task are the published
+ones.
+
+Hardware: 2 CPU cores. Time: 0.5 to 1.4 core-hours to collect a set of 1M transitions and its tenth of
+validation; training is not measured yet. Memory: not measured. Result: none yet.
+"""
+
+import ml_collections
+
+from qt_jax.envs import ogbench_play, play_collection
+from qt_jax.envs.ogbench_goals import SCENES
+from qt_jax.errors import UserError
+from qt_jax.evaluation import settings
+from qt_jax.training.config import default_config
+
+SETS = {f"{scene}-play": scene for scene in SCENES}
+TASKS = ("all", "task1", "task2", "task3", "task4", "task5")
+DISCOUNT = 0.99
+
+WIDE = {"agent.value_loss": "logistic"}
+"""Relative to the value range, which is hundreds wide here: a squared error would drown the policy's loss."""
+
+METHODS = {
+    "q_transformer": ("q_transformer", WIDE | {"model.chunk": 5, "data.segment_length": 16}),
+    "q_transformer_steps": (
+        "q_transformer",
+        WIDE | {"agent.backup": "skip_first_dim", "agent.n_step": 5, "data.segment_length": 16},
+    ),
+    "bc_all": ("bc", {}),
+    "bc_successes": ("bc", {"data.episodes": "successes"}),
+    "iql": ("iql", WIDE | {"agent.expectile": 0.9, "agent.temperature": 0.1}),
+    "awac": ("awac", WIDE | {"agent.backup": "skip_first_dim", "agent.temperature": 0.1}),
+}
+"""{name: (agent, settings)}, none of them tuned here.
+
+`q_transformer` decides and executes chunks of 5 actions. `bc_successes` imitates what ended in a solved
+state, from the solved state before it or the episode's start on. IQL has the expectile and the temperature
+that are the defaults of FQL's code, where they are tuned for each scene.
+"""
+
+
+def get_config(arguments: str = "scene-play") -> ml_collections.ConfigDict:
+    given = arguments.split(",")
+    name, method, task, seed = (*given, *("q_transformer", "all", "0")[len(given) - 1 :])
+    for value, known in ((name, SETS), (method, METHODS), (task, TASKS)):
+        if value not in known:
+            raise UserError(f"ogbench.py:{arguments} has {value!r}; expected one of {', '.join(known)}.")
+    (agent, own), scene = METHODS[method], SETS[name]
+
+    config = default_config(agent)
+    config.workdir = f"runs/ogbench/{name}/{method}/{task}/{seed}"
+    config.seed = int(seed)
+    config.env = ogbench_play.get_config(scene)
+    config.env.tasks = (scene if task == "all" else f"{scene}-{task}",)
+    config.collect = play_collection.get_config()
+    config.data.path = f"data/ogbench/{name}"
+    config.discount, config.dt_ref = DISCOUNT, ogbench_play.SIMULATOR_STEP_S
+    config.value_range = (-SCENES[scene].subgoals / (1.0 - DISCOUNT), 0.0)  # all unmet for ever, and solved
+    config.data.batch_size = 32
+    config.model.window = 1
+    config.model.layers = 2
+    config.train.steps = 50_000
+    config.train.log_every = 500
+    config.train.validate_every = 5000
+    config.train.checkpoint_every = 5000
+    config.evaluate = settings.get_config()
+    config.evaluate.episodes = 50
+    config.evaluate.videos = 0
+    config.update_from_flattened_dict(own)
+    return config

@@ -1,0 +1,69 @@
+"""Episodes of play, seen as episodes of each task whose reward is a function of the state.
+
+Play has no task of its own. Where the reward of a task needs the state alone, what an episode is worth to
+that task is known exactly: hindsight that guesses nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from qt_jax.data.episodes import Episode
+
+TASK = "play"
+"""Task and collector of an episode of play, as it is stored."""
+
+Rewards = Callable[[str, np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""(task, states [R, S]) -> the reward of acting in each state, float32 [R]; whether it is solved there."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tasks:
+    """Tasks that play is seen as episodes of.
+
+    instructions: {task: the sentence of its episodes}; rewards: see `Rewards`; a user's own are picklable.
+    """
+
+    instructions: Mapping[str, str]
+    rewards: Rewards
+
+    def __call__(self, episode: Episode) -> list[Episode]:
+        """Returns the episodes of each task, in the order of the tasks, then of time."""
+        return [piece for task in self.instructions for piece in self._of(episode, task)]
+
+    def _of(self, episode: Episode, task: str) -> list[Episode]:
+        """Cuts an episode where the task is solved: a piece ends in a solved state, or with the episode.
+
+        What is done in a solved state is in no piece. The reward there is the greatest and the task is over,
+        so there is nothing to learn.
+        """
+        rewards, solved = self.rewards(task, episode.state)
+        changes = np.flatnonzero(np.diff(solved, prepend=True, append=True))
+        pieces = []
+        for begin, end in zip(changes[::2], changes[1::2]):  # states begin..end-1 are unsolved
+            last = min(int(end), episode.length)
+            if last > begin:
+                pieces.append(self._piece(episode, task, slice(int(begin), last), rewards, bool(end == last)))
+        return pieces
+
+    def _piece(
+        self, episode: Episode, task: str, steps: slice, rewards: np.ndarray, success: bool
+    ) -> Episode:
+        seen = slice(steps.start, steps.stop + 1)
+        return dataclasses.replace(
+            episode,
+            episode_id=f"{episode.episode_id}/{task}/{steps.start:06d}",
+            task=task,
+            instruction=self.instructions[task],
+            embedding=None,
+            images={name: frames[seen] for name, frames in episode.images.items()},
+            # Copies, so that a short piece in memory does not hold all of its episode.
+            state=episode.state[seen].copy(),
+            actions=episode.actions[steps].copy(),
+            rewards=episode.rewards[steps] + rewards[steps],
+            terminal=success,
+            success=success,
+        )

@@ -1,0 +1,43 @@
+"""OGBench's own environments of its scenes, in a state where a seed repeats an episode."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from qt_jax.envs import gl
+from qt_jax.envs.ogbench_goals import Scene
+
+
+def make(scene: Scene, mode: str) -> Any:
+    """Makes OGBench's environment of a scene, without its marks of success and goal.
+
+    Args:
+        scene: which.
+        mode: OGBench's: "task", for its single-task benchmark, or "data_collection".
+    """
+    own: dict[str, Any] = {"success_timing": "pre"} if mode == "task" else {"terminate_at_goal": False}
+    if scene.cubes and mode == "task":
+        own["permute_blocks"] = False
+    return _seeded(scene.module, scene.name)(env_type=scene.env_type, mode=mode, visualize_info=False, **own)
+
+
+@functools.cache
+def _seeded(module: str, name: str) -> type:
+    base: Any = getattr(gl.import_simulator(f"ogbench.manipspace.envs.{module}"), name)
+
+    class Seeded(base):
+        """OGBench's environment, whose resets repeat themselves: it moves the arm by unseeded actions."""
+
+        @functools.cached_property
+        def action_space(self) -> Any:
+            return gymnasium.spaces.Box(-1.0, 1.0, (5,), np.float32)
+
+        def reset(self, *, seed: int | None = None, **options: Any):
+            self.action_space.seed(seed)
+            return super().reset(seed=seed, **options)
+
+    return Seeded

@@ -1,0 +1,69 @@
+"""Episodes of play as episodes of tasks, by hand: a point on a line, solved from 3 on (or below -1)."""
+
+import numpy as np
+import pytest
+
+from qt_jax.data import episodes, play
+from qt_jax.data.episodes import Episode
+
+
+def rewards(task, state):
+    x = state[:, 0]
+    return (np.minimum(x - 3, 0), x >= 3) if task == "right" else (-np.ones(len(x)), x < -1)
+
+
+TASKS = play.Tasks({"right": "go right", "left": "go left"}, rewards)
+
+
+def episode(*places):
+    length = len(places) - 1
+    return Episode(
+        episode_id="play/play/000007",
+        task=play.TASK,
+        collector=play.TASK,
+        instruction=play.TASK,
+        embedding=np.zeros(2, np.float32),
+        images={},
+        state=np.asarray(places, np.float32)[:, None],
+        actions=np.arange(length, dtype=np.float32)[:, None],
+        rewards=np.zeros(length, np.float32),
+        terminal=False,
+        success=False,
+        dt=0.05,
+    )
+
+
+def test_play_ends_where_the_task_is_solved_and_begins_again_where_it_is_undone():
+    #                    actions 0  1  2  3  4  5  6
+    pieces = TASKS(episode(0, 1, 3, 4, 2, 1, 3, 3))
+    right = [piece for piece in pieces if piece.task == "right"]
+    assert [piece.state[:, 0].tolist() for piece in right] == [[0, 1, 3], [2, 1, 3]]
+    assert [piece.actions[:, 0].tolist() for piece in right] == [[0, 1], [4, 5]]
+    assert [piece.rewards.tolist() for piece in right] == [[-3, -2], [-1, -2]]
+    assert all(piece.success and piece.terminal and piece.instruction == "go right" for piece in right)
+    (left,) = (piece for piece in pieces if piece.task == "left")
+    assert left.length == 7 and not left.success and not left.terminal and left.embedding is None
+    assert len({piece.episode_id for piece in pieces}) == 3 and pieces[2] is left
+
+
+@pytest.mark.parametrize(
+    "places, found",
+    [
+        ((3, 3), []),  # solved all along
+        ((3, 2), []),  # the last state alone is unsolved: nothing was done there
+        ((2, 3), [(1, True)]),
+        ((2, 2), [(1, False)]),
+        ((3, 2, 2), [(1, False)]),
+        ((0, 3, 0, 3, 0, 0), [(1, True), (1, True), (1, False)]),
+    ],
+)
+def test_the_ends_of_play(places, found):
+    pieces = [piece for piece in TASKS(episode(*places)) if piece.task == "right"]
+    assert [(piece.length, piece.terminal) for piece in pieces] == found
+
+
+def test_returns_are_those_of_the_rest_of_the_piece():
+    """Discounted by a half a step: -2 + 0.5 (-1) to the solved state; cut short, a lower bound with -10."""
+    solved, cut = (TASKS(episode(1, 2, last))[0] for last in (3, 2))
+    found = [episodes.monte_carlo_returns(piece, 0.5, 0.05, q_min=-10.0) for piece in (solved, cut)]
+    np.testing.assert_allclose(found, [[-2.5, -1.0], [-2 + 0.5 * -6, -1 + 0.5 * -10]])
