@@ -205,7 +205,8 @@ def loss(
         from_least = losses.squared_value_loss(learned, q_min)
     near = jax.nn.one_hot(segment.tokens, q.shape[-1])
     if agent.value_width:
-        near = bin_mask[:, None] * support.pooled(near, segment.bins[:, None], agent.value_width)
+        pooled = support.pooled(near, segment.bins[:, None], agent.value_width)
+        near = jnp.where(bin_mask[:, None], pooled, 0.0)
         of_bins = critic.loss(config, outputs, learned[..., None], bounded[..., None])[..., 0]
         value_terms = jnp.sum(near * of_bins, axis=-1)
     else:
