@@ -60,6 +60,7 @@ def rendered(where, capsys, *given):
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_halfway_ends_with_six_finished_runs_and_none_repeated(dataset_path, tmp_path):
     settings = [f"--config.data.path={dataset_path}", f"--config.workdir={tmp_path}"]
     settings += ["--config.env.cameras=()"]
