@@ -5,7 +5,8 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 CODE := qt_jax experiments launch benchmarks examples tests docs/conf.py
 # With bytecode, as pip does: where PYTHONDONTWRITEBYTECODE is set, each process would compile all that it imports.
-UV := UV_COMPILE_BYTECODE=1 $(VENV)/bin/uv
+# And with the machine's own certificates, which a company's network may need.
+UV := UV_COMPILE_BYTECODE=1 UV_SYSTEM_CERTS=1 $(VENV)/bin/uv
 # Into a venv, by uv, which takes seconds for what takes pip more than a minute; or by pip, where only pip.conf knows the index.
 install = $(UV) pip install --quiet --python $(1)/bin/python $(2) || $(PY) -m pip --python $(1)/bin/python install --quiet $(2)
 COMPILE := $(UV) pip compile -q --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --custom-compile-command 'make lock' --extra all

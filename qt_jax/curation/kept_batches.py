@@ -65,4 +65,16 @@ def _settings(config: Any) -> str:
     """Returns all settings that decide what the episodes hold."""
     free = set(collectors.how_written())
     collect = {key: value for key, value in config.collect.to_dict().items() if key not in free}
-    return json.dumps([qt_jax.__version__, config.env.to_dict(), collect])
+    return json.dumps([qt_jax.__version__, config.env.to_dict(), collect, _files(collect.get("policy", ""))])
+
+
+def _files(policy: str) -> list[tuple[str, float | None]]:
+    """Lists the checkpoints of the run that acts, or the files of the artefact, with their times."""
+    if not policy:
+        return []
+    folder = epath.Path(policy)
+    if (folder / "checkpoints").exists():
+        folder /= "checkpoints"
+    elif not folder.is_dir():
+        folder = folder.parent
+    return sorted((file.name, file.stat().mtime) for file in folder.iterdir())

@@ -202,11 +202,11 @@ def _collect(env: SuiteEnv, config: Any, plan: EpisodePlan, policy: LoadedPolicy
             assert policy is not None
             instruction = str(rng.choice(suite.INSTRUCTIONS[plan.task]))
             behaviour = Acting(policy, instruction, plan.index)
-            episode = _rollout(env, behaviour, plan, environment_seed(sequence))
         else:
+            instruction = ""  # drawn after the episode: the order of the draws fixes what a dataset holds
             behaviour = behaviours.scripted(config, plan.collector, plan.task, rng)
-            episode = _rollout(env, behaviour, plan, environment_seed(sequence))
-            instruction = str(rng.choice(suite.INSTRUCTIONS[plan.task]))
+        episode = _rollout(env, behaviour, plan, environment_seed(sequence))
+        instruction = instruction or str(rng.choice(suite.INSTRUCTIONS[plan.task]))
         if episode.success or plan.collector not in DEMONSTRATIONS:
             dt = suite.decision_dt(config.env, plan.task)
             return dataclasses.replace(episode, instruction=instruction, dt=dt)

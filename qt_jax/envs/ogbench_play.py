@@ -7,15 +7,15 @@ a task, by OGBench's scripted policies. Only the sentences are this project's.
 
 from __future__ import annotations
 
-from typing import Any
+import functools
 
 import ml_collections
 import numpy as np
 
 from qt_jax.envs import ogbench_goals, ogbench_oracles, ogbench_simulators, suite_env
 from qt_jax.envs.ogbench_goals import SCENES
+from qt_jax.envs.ogbench_simulators import CAMERA, OGBenchEnv
 from qt_jax.envs.play_collection import Play
-from qt_jax.envs.suite_env import SuiteEnv
 from qt_jax.errors import UserError
 from qt_jax.specs import ActionSpec, ObservationSpec
 
@@ -28,8 +28,6 @@ TASKS = tuple(INSTRUCTIONS)
 SHARED_SCENES = ()
 STATE_HAS_GOAL = ()
 ONE_SCENE = True
-
-CAMERA = "front"
 
 
 def _record(config: ml_collections.ConfigDict, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
@@ -103,7 +101,7 @@ def decision_dt(config: ml_collections.ConfigDict, task: str) -> float:
     return SIMULATOR_STEP_S
 
 
-class Environment(SuiteEnv):
+class Environment(OGBenchEnv):
     """One of OGBench's tasks; `simulator_state` is OGBench's `info`.
 
     As in OGBench's single-task environments an episode ends with the action after the one that solves the
@@ -112,11 +110,10 @@ class Environment(SuiteEnv):
 
     def __init__(self, task: str, config: ml_collections.ConfigDict):
         (self.task,) = suite_tasks((task,))
-        self._scene = _scene_name(self.task)
-        kept = _CLOSED.setdefault(self._scene, [])
-        simulator = kept.pop() if kept else ogbench_simulators.make(SCENES[self._scene], mode="task")
-        instruction = INSTRUCTIONS[self.task][0]
-        super().__init__(instruction, simulator, config, action_spec(config), observation_spec(config), 1)
+        name = _scene_name(self.task)
+        make_scene = functools.partial(ogbench_simulators.make, SCENES[name], mode="task")
+        specs = action_spec(config), observation_spec(config)
+        super().__init__(f"{name}-play", make_scene, INSTRUCTIONS[self.task][0], config, *specs, 1)
 
     def _begin(self, seed: int | None) -> None:
         self._simulator._reward_task_id = int(self.task[-1])
@@ -129,18 +126,3 @@ class Environment(SuiteEnv):
 
     def _reward(self, success: bool) -> float:
         return self._earned
-
-    def _state(self) -> np.ndarray:
-        return self._simulator.compute_observation()
-
-    def _camera(self) -> Any:
-        return CAMERA
-
-    def close(self) -> None:
-        """Frees the renderers, and keeps the scene for the next environment."""
-        super().close()
-        _CLOSED[self._scene].append(self._simulator)
-
-
-_CLOSED: dict[str, list[Any]] = {}
-"""Compiled scenes that no environment uses, by name. They take seconds to make."""

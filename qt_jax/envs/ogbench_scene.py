@@ -14,7 +14,7 @@ import ml_collections
 import numpy as np
 
 from qt_jax.envs import gl, suite_env
-from qt_jax.envs.suite_env import SuiteEnv
+from qt_jax.envs.ogbench_simulators import CAMERA, OGBenchEnv
 from qt_jax.specs import ActionSpec, ObservationSpec
 
 SIMULATOR_STEP_S = 0.05
@@ -59,7 +59,6 @@ START = {"drawer": (-0.1, -0.06), "window": (0.08, 0.12), "cube": ((0.33, 0.03),
 HOME = (0.425, 0.0, 0.3)
 """Where an oracle goes when its object is at its goal; only the oracle of another task comes to see that."""
 
-CAMERA = "front"
 STATE_DESCRIPTIONS = {
     "full": (
         40,
@@ -115,14 +114,15 @@ def decision_dt(config: ml_collections.ConfigDict, task: str) -> float:
     return SIMULATOR_STEP_S * config.action_repeat
 
 
-class Environment(SuiteEnv):
+class Environment(OGBenchEnv):
     """One task in OGBench's scene; `simulator_state` is OGBench's `info`, with the places of both buttons."""
 
     def __init__(self, task: str, config: ml_collections.ConfigDict):
         (self.task,) = suite_tasks((task,))
-        instruction, repeat = INSTRUCTIONS[self.task][0], config.action_repeat
-        scene = _CLOSED.pop() if _CLOSED else _new_scene()
-        super().__init__(instruction, scene, config, action_spec(config), observation_spec(config), repeat)
+        specs = action_spec(config), observation_spec(config)
+        super().__init__(
+            "scene", _new_scene, INSTRUCTIONS[self.task][0], config, *specs, config.action_repeat
+        )
 
     def _begin(self, seed: int | None) -> None:
         _, self.simulator_state = self._simulator.reset(seed=seed)
@@ -130,21 +130,6 @@ class Environment(SuiteEnv):
     def _simulate(self, action: np.ndarray) -> bool:
         *_, self.simulator_state = self._simulator.step(np.clip(action, -1.0, 1.0))
         return succeeded(self.task, self.simulator_state)
-
-    def _state(self) -> np.ndarray:
-        return self._simulator.compute_observation()
-
-    def _camera(self) -> Any:
-        return CAMERA
-
-    def close(self) -> None:
-        """Frees the renderers, and keeps the scene for the next environment."""
-        super().close()
-        _CLOSED.append(self._simulator)
-
-
-_CLOSED: list[Any] = []
-"""Compiled scenes that no environment uses. They are alike for all tasks, and take seconds to make."""
 
 
 def _new_scene() -> Any:

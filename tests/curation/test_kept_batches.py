@@ -11,6 +11,7 @@ from etils import epath
 
 from examples import my_suite
 from qt_jax.curation import collect, rlds_writer
+from qt_jax.curation.kept_batches import KeptBatches
 from qt_jax.envs import collectors
 
 
@@ -71,3 +72,12 @@ def test_a_collection_goes_on_where_it_ended(tmp_path, written, capsys):
     for one, other in zip(again, whole, strict=True):
         assert one.episode_id == other.episode_id
         np.testing.assert_array_equal(one.state, other.state)
+
+
+def test_what_another_checkpoint_of_the_policy_did_is_not_gone_on_with(tmp_path):
+    checkpoint = tmp_path / "run/checkpoints/10"
+    checkpoint.mkdir(parents=True)
+    config = settings(tmp_path / "x", policy=str(tmp_path / "run"))
+    before, same = KeptBatches(config).folder, KeptBatches(config).folder
+    (tmp_path / "run/checkpoints/20").mkdir()
+    assert before == same != KeptBatches(config).folder
