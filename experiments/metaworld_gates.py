@@ -100,6 +100,28 @@ GATES = {
         tuple(f"q_transformer+value_width_{bins}{more}" for bins in (2, 5) for more in ("", "+dropout")),
     ),
     "dropout": dict.fromkeys(CELLS, ("q_transformer+dropout", f"{HEAD}+dropout", "awac+dropout")),
+    "networks": dict.fromkeys(
+        CELLS,
+        tuple(
+            f"{name}+networks_3"
+            for name in (
+                *("q_transformer", "q_transformer+dropout", f"{HEAD}+dropout"),
+                *("decision_transformer", "awac", "bc_successes"),
+            )
+        ),
+    ),
+    "backup": dict.fromkeys(
+        CELLS, tuple(f"q_transformer+dropout+{backup}" for backup in ("chain", "one_step", "skip_decoded"))
+    ),
+    "chunks": dict.fromkeys(CELLS, tuple(f"q_transformer+dropout+chunk_{count}" for count in (2, 4))),
+    "steps": dict.fromkeys(
+        CELLS,
+        tuple(
+            f"{name}+steps_{steps}"
+            for name in ("q_transformer+dropout", "bc_successes", "decision_transformer")
+            for steps in (500, 1000, 5000)
+        ),
+    ),
     "beside": dict.fromkeys(CELLS, ("bc_successes", "bc_all+dropout", "decision_transformer", "awac", "iql")),
 }
 """{gate: {cell: methods}}, in the order in which they are run."""
