@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import os
 import shutil
 import socket
@@ -33,6 +34,7 @@ from qt_jax.training import datasets, loop
 from qt_jax.training.peers import Peers
 from tests import tiny
 
+gc.set_threshold(50_000)  # as for a command
 ROOT = Path(__file__).parent.parent
 SENTENCES = ("open the faucet", "close the faucet", "push the button")
 LONG = (

@@ -19,10 +19,10 @@ def get_config():
     config.data.episodes = "successes"
     config.data.segment_length, config.model.window = 5, 1
     config.data.batch_size, config.data.validation_fraction = 64, 0.1
-    config.model.layers, config.model.width, config.model.heads = 2, 64, 4
+    config.model.layers, config.model.width, config.model.heads = 1, 64, 4
     config.optimizer.learning_rate = 2e-3
-    config.train.steps, config.train.log_every = 400, 100
-    config.train.validate_every = config.train.checkpoint_every = 400
+    config.train.steps, config.train.log_every = 200, 100
+    config.train.validate_every = config.train.checkpoint_every = 200
     config.evaluate.episodes = 10
     config.evaluate.videos = 0
     return config

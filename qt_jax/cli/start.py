@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import importlib
 import os
 import signal
@@ -23,6 +24,7 @@ from qt_jax.signals import Listener
 
 def run(name: str) -> None:
     """Parses the rest of the command line and runs the command of this name."""
+    gc.set_threshold(50_000)  # tracing makes many objects and no circles: a tenth of a short run
     command, config = COMMANDS[name], None
     if command.config != "none":
         config = config_flags.DEFINE_config_file(

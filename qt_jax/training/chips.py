@@ -64,7 +64,7 @@ def total_peak(mesh: jax.sharding.Mesh) -> float:
 
 
 @functools.cache
-def measured_peak(n: int = 2048, repeats: int = 5) -> float:
+def measured_peak(n: int = 1024, repeats: int = 5) -> float:
     """Measures the best FLOP/s of float32 matmuls [n, n] x [n, n] on this process's first device."""
     x = jax.device_put(np.ones((n, n), np.float32), jax.local_devices()[0])
     product = jax.jit(jnp.matmul)

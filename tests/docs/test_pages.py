@@ -35,24 +35,37 @@ TOY = [
     "--config.evaluate.max_decisions=2",
 ]
 NOT_RUN = ("make ",)
-"""These install things or are for people; of `make quickstart` the commands are run."""
+"""These install things or are for people. `make quickstart` is run by its commands, most before a release."""
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """A reader's clone, in which `make quickstart` ran."""
+def clone(tmp_path_factory) -> Path:
+    """A reader's clone."""
     here = tmp_path_factory.mktemp("reader")
     for path in ROOT.iterdir():
         if path.name not in ("data", "runs"):
             (here / path.name).symlink_to(path)
+    return here
+
+
+@pytest.fixture(scope="module")
+def quickstart(clone) -> list[str]:
+    """The commands of `make quickstart`."""
     dry_run = ["make", "-n", "quickstart"]
-    listed = subprocess.run(dry_run, cwd=here, capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(dry_run, cwd=clone, capture_output=True, text=True, check=True).stdout
     commands = [line for line in listed.splitlines() if " -m qt_jax " in line]
     names = [command.split()[3] for command in commands]
     assert names == ["collect", "train", "evaluate", "train", "evaluate"]
-    for command in commands:
-        run(here, command)
-    return here
+    return commands
+
+
+@pytest.fixture(scope="module")
+def folder(clone, quickstart) -> Path:
+    """A reader's clone, in which `make quickstart` collected and trained Q-Transformer."""
+    collect, *_, train, _ = quickstart
+    for command in (collect, train):
+        run(clone, command)
+    return clone
 
 
 def run(folder: Path, command: str, *settings: str) -> str:
@@ -77,8 +90,10 @@ def code(page: str, name: str) -> str:
     return next(block for block in blocks if name in block)
 
 
-def test_quickstart(folder):
-    for command in commands("quickstart.md"):
+@pytest.mark.slow
+def test_quickstart(folder, quickstart):
+    _, *reference, _, evaluate = quickstart
+    for command in (*reference, evaluate, *commands("quickstart.md")):
         run(folder, command)
     left = {path.name for path in (folder / "runs" / "alpha3").iterdir()}
     table = (ROOT / "docs" / "quickstart.md").read_text().split("## What a run leaves")[1]

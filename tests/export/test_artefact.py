@@ -99,7 +99,7 @@ def untrained(config) -> tuple[dict, checkpoints.Assets]:
         (quickstart, "q_transformer", "beam:3", "window", 1),
         (quickstart, "bc", "greedy", "per_frame", 2),
         pytest.param(metaworld_mt10, "q_transformer", "greedy", "per_frame", 1, marks=pytest.mark.slow),
-        (quickstart, "decision_transformer", "beam:2", "window", 1),
+        pytest.param(quickstart, "decision_transformer", "beam:2", "window", 1, marks=pytest.mark.slow),
         (metaworld_mt10, "iql", "rank", "per_frame", 1),
         pytest.param(sizes, "rt1", "greedy", "per_frame", 1, marks=pytest.mark.slow),  # bfloat16
     ],
