@@ -23,6 +23,12 @@ CELLS = TRIED_ON | {"wandering": ("wander=40",), "people": ("human=10", "policy=
 wandering: no demonstrations; fewer and more of these episodes (WANDERING) were tried first. people: their
 demonstrations, and the episodes of the policy that clones them.
 """
+ASTRAY = "astray"
+"""Five times as many episodes as in wandering, in which the task's expert acts less than half as often.
+
+What the behaviour does most is then of no use: there is little to imitate, and much to learn values from. The
+paper's simulated data is like it (8% of the episodes succeed).
+"""
 
 BASES = {
     name: FROZEN[name]
@@ -122,6 +128,15 @@ GATES = {
             for steps in (500, 1000, 5000)
         ),
     ),
+    "astray": {
+        ASTRAY: (
+            *("q_transformer", "q_transformer+dropout", "q_transformer+dropout+one_step"),
+            *(HEAD, f"{HEAD}+dropout", f"{HEAD}+dropout+one_step"),
+            *("bc_all+dropout", "bc_successes", "bc_successes+dropout"),
+            *("decision_transformer", "decision_transformer+dropout"),
+            *("awac", "awac+dropout", "iql", "iql+dropout"),
+        )
+    },
     "beside": dict.fromkeys(CELLS, ("bc_successes", "bc_all+dropout", "decision_transformer", "awac", "iql")),
 }
 """{gate: {cell: methods}}, in the order in which they are run."""
@@ -139,18 +154,29 @@ def decodes(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     return ("beam:4", "beam:16", *(("rank:1:0.1", "rank:16") if headed else ()))
 
 
+def astray(config: ml_collections.ConfigDict) -> None:
+    """Makes a config's pool that of ASTRAY."""
+    config.collect.demonstrations = 0
+    config.collect.mix = ml_collections.ConfigDict({"wander": 1.0})
+    config.collect.autonomous = 200
+    config.collect.wander_expert = 0.15
+    config.data.path = f"data/metaworld_diagnosis/astray_{config.seed}"
+
+
 def get_config(arguments: str = "q_transformer+weight_1,wandering,0") -> ml_collections.ConfigDict:
     name, cell, seed = arguments.split(",")
     base, *changes = name.split("+")
     agent, settings = BASES[base]
     config = metaworld_diagnosis.base(agent, int(seed))
     config.workdir = f"runs/metaworld_gates/{name}/{cell}/{seed}"
-    if cell.startswith("wandering"):  # there are no demonstrations to balance with
+    if cell.startswith("wandering") or cell == ASTRAY:  # there are no demonstrations to balance with
         settings = settings | {"data.balance.demonstrations": None}
     for change in (settings, *(CHANGES[change] for change in changes)):
         config.update_from_flattened_dict(change)
-    config.data.limits = (CELLS | WANDERING)[cell]
+    config.data.limits = (CELLS | WANDERING | {ASTRAY: ()})[cell]
     config.evaluate.episodes = 10
+    if cell == ASTRAY:
+        astray(config)
     if cell == "people":
         pools.people(config, 10, 60)
     if name == CLONE:
