@@ -68,7 +68,8 @@ class Network:
 
     def with_config(self, config: Any) -> Network:
         """Returns the same network with another `config.model`."""
-        return Network.create(config, *self._asked[1:])
+        config = ml_collections.FrozenConfigDict(config)
+        return self if config == self.config else Network.create(config, *self._asked[1:])
 
     def init(self, key: jax.Array) -> dict:
         """Returns fresh parameters; the same key gives the same bits."""

@@ -69,7 +69,6 @@ def jitted(config: Any, ensemble: Ensemble, state: Any, device_mesh: jax.shardin
 def build(config: Any, ensemble: Ensemble, device_mesh: jax.sharding.Mesh) -> Program:
     """Compiles the train step of `config` for that mesh (real devices, or a topology's)."""
 
-
     def begin(settings: Any) -> Any:  # one function, so that JAX traces it once for its shapes and for `init`
         return init_state(traced.With(config, settings), ensemble)
 
@@ -91,7 +90,7 @@ def step_flops(config: Any, ensemble: Ensemble, state: Any, batch: Segment) -> f
     """
     plain = ml_collections.ConfigDict(ensemble.config)
     plain.scan_layers, plain.remat, plain.encoder_remat = False, "none", "none"
-    unrolled = ensemble if ml_collections.FrozenConfigDict(plain) == ensemble.config else ensemble.with_config(plain)
+    unrolled = ensemble.with_config(plain)
 
     def shapes(tree):
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
