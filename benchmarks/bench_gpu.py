@@ -1,8 +1,8 @@
-"""`make bench-gpu`: what one accelerator does, in 12 minutes: steps, attention, decisions, a fleet of small runs.
+"""`make bench-gpu`: one accelerator in 12 minutes: train steps, attention, decisions, a fleet of small runs.
 
-Each part is a process of its own with its own time limit, and the results are written after each, so that what
-is there stays when the machine is taken away. MFU is of the published bfloat16 peak. `SMALL=1` tries all of
-it at toy size on a CPU. Writes experiments/results/bench_gpu.json, or the file that is given.
+Each part is a process of its own with its own time limit, and the results are written after each: they stay
+when the machine is taken away. MFU is of the published bfloat16 peak. `SMALL=1` tries all of it at toy size
+on a CPU. Writes experiments/results/bench_gpu.json, or the file that is given.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from experiments import metaworld_benchmark
 from qt_jax import agents
 from qt_jax.models.network import parameter_count
 from qt_jax.training import chips, setup, traced
-from qt_jax.training.state import init_state, train_step
 from qt_jax.training.program import step_flops
+from qt_jax.training.state import init_state, train_step
 
 RESULTS = Path("experiments/results/bench_gpu.json")
 SMALL = bool(os.environ.get("SMALL"))
@@ -94,7 +94,9 @@ def attention(implementation: str) -> dict[str, float]:
 
 def decisions(size: str) -> dict[str, float]:
     """Measures one robot's decision by `Sessions.act`, decided in several ways, in ms."""
-    ways = {name: bench_decisions.WAYS[name] for name in ("plain", "chunks of 4 actions", "rank:16", "rank:64")}
+    ways = {
+        name: bench_decisions.WAYS[name] for name in ("plain", "chunks of 4 actions", "rank:16", "rank:64")
+    }
     made = {name: bench_decisions.decide(size, *how) for name, how in ways.items()}
     return {name: 1000 * s for name, s in turns.medians(made, REPEATS * 5).items()}
 
@@ -103,20 +105,19 @@ def fleet(count: int) -> dict[str, float]:
     """Measures small state-only runs as one program: the benchmark's Q-Transformer, each with a seed."""
     config = metaworld_benchmark.get_config("q_transformer,b,0")
     interface = learner_step.interface_of(config)
+    rows, config.data.batch_size = config.data.batch_size, 64 if SMALL else 20_000
+    segment = learner_step.random_segment(config, interface)  # all segments on the device
+    config.data.batch_size = rows
     config = setup.with_value_range(config, config.dt_ref)
-    rows = config.data.batch_size
-    with config.unlocked():
-        config.data.batch_size = 64 if SMALL else 20_000  # segments on the device
-    segment = learner_step.random_segment(config, interface)
-    with config.unlocked():
-        config.data.batch_size = rows
     arrays = {
         name: value
         for name, value in vars(segment).items()
         if name not in ("images", "camera_mask", "instruction")
     }
     arrays |= {"instruction": np.zeros(len(segment.valid), np.int32), "embeddings": segment.instruction[:1]}
-    own = [{name: float(v) for name, v in traced.values(config).items() if name != "train.steps"}] * count
+    own = [
+        {name: value for name, value in traced.values(config).items() if name in stacked_runs.TRACED}
+    ] * count
     trained = stacked_runs.Fleet(config, agents.make_ensemble(config, interface), arrays, own)
     steps = 2 if SMALL else 50
     taken = np.random.default_rng(0).integers(0, len(segment.valid), (steps, count, rows)).astype(np.int32)
@@ -148,7 +149,7 @@ PARTS: dict[str, Callable[[], dict[str, float]]] = {
 def child(part: str) -> dict[str, Any]:
     """Measures a part in a process of its own; what it cannot is said in its place."""
     command = [sys.executable, "-m", "benchmarks.bench_gpu", "--part", part]
-    environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "JAX_TRACEBACK_FILTERING": "off"}
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, env=environment)
     except subprocess.TimeoutExpired:
@@ -162,7 +163,8 @@ def main() -> None:
     if sys.argv[1:2] == ["--part"]:
         print(json.dumps(PARTS[sys.argv[2]]() | {"device": jax.devices()[0].device_kind}))
         return
-    output, commit, found = Path(*sys.argv[1:2] or [RESULTS]), runs.code_commit("benchmarks"), {}
+    output, found = Path(*sys.argv[1:2] or [RESULTS]), {}
+    commit = os.environ.get("QT_JAX_COMMIT") or runs.code_commit("benchmarks")
     for part in PARTS:
         found[part] = child(part)
         print(part, json.dumps(found[part]), flush=True)
