@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from qt_jax.curation.convert import keys
 from qt_jax.curation.convert.bounds import Bounds
+from qt_jax.curation.convert.keys import Key
 from qt_jax.curation.convert.recording import Indexed, Recording, Source, finished
 from qt_jax.curation.convert.settings import Settings
 from qt_jax.curation.convert.skips import Skips, naming
@@ -25,9 +27,10 @@ DT = 0.05
 """Seconds that an action is held in OGBench's manipulation, unless --fps says another rate."""
 _KEYS = {"observations": 2, "actions": 2, "terminals": 1}
 """{array: its dims}."""
+_ROLES = {"observations": "the state", "actions": "the action", "terminals": "the ends of the episodes"}
 _UNUSED = (
-    "success", "reward", "fallback_instruction", "cameras", "action", "state", "image_size", "split", "cut",
-    "tolerance_s",
+    "success", "reward", "fallback_instruction", "cameras", "camera", "action", "state", "image_size",
+    "intervention", "split", "validation", "cut", "tolerance_s",
 )  # fmt: skip
 """Flags that mean nothing for such a file."""
 
@@ -63,9 +66,18 @@ def open_source(given: Settings) -> Source:
         action=bounds.spec(),
         observation=ObservationSpec((), (0, 0), states, f"OGBench's {states} numbers"),
         description=f"{file.stem} of OGBench",
+        keys=tuple(_described(file, arrays[0])),
         notes=tuple(bounds.warnings()),
         skips=Skips(given.max_skipped),
     )
+
+
+def _described(path: Path, arrays: dict[str, np.ndarray]) -> Iterator[Key]:
+    with np.load(path) as file:
+        for name in file:
+            holds = f"{arrays[name].dtype} {list(arrays[name].shape[1:])}" if name in arrays else "an array"
+            roles = [_ROLES[name]] if name in _ROLES else []
+            yield keys.described(name, holds, roles, "the observation holds what OGBench's tasks need")
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
