@@ -7,7 +7,7 @@ import re
 from absl import flags
 
 from qt_jax.curation import convert, rlds_writer
-from qt_jax.curation.convert import keys, skips
+from qt_jax.curation.convert import action_space, keys, skips
 from qt_jax.curation.convert.recording import Source
 from qt_jax.errors import UserError
 
@@ -37,6 +37,12 @@ def define_flags() -> None:
     flags.DEFINE_string("action", "", "The key of the action. [action or actions]")
     joined = "Keys to join to the state vector. [observation.state or state; all vectors of HDF5]"
     flags.DEFINE_list("state", None, joined)
+    space = "The actions of the dataset: absolute, or delta, which is less the state. [as they are]"
+    flags.DEFINE_enum("action_space", "", ["", *action_space.SPACES], space)
+    paired = "For each action the number of its entry in the state, or -, such as 0,1,2,-. [found]"
+    flags.DEFINE_list("action_state", None, paired)
+    unit = "How far a delta of 1 is meant to move the state. [as far as it says]"
+    flags.DEFINE_float("delta_unit", 0.0, unit, lower_bound=0.0)
     flags.DEFINE_list("image_size", None, "HEIGHT,WIDTH to resize all images to. [as they are]")
     acted = "A key, positive at a person's steps: tells demonstration, intervention and policy apart."
     flags.DEFINE_string("intervention", "", acted)
@@ -99,6 +105,7 @@ def _described(source: Source) -> list[str]:
     return [
         f"  cameras {cameras} at {observation.image_size}, state of {observation.state_dim}",
         "  actions " + ", ".join(f"{name} [{low:.3g}, {high:.3g}]" for name, low, high in bounds),
+        *(f"  {line}" for line in action_space.lines(source.spaces)),
     ]
 
 
@@ -143,6 +150,9 @@ def settings() -> convert.Settings:
         intervention=FLAGS.intervention,
         action=FLAGS.action,
         state=optional(FLAGS.state),
+        action_space=FLAGS.action_space,
+        action_state=optional(FLAGS.action_state),
+        delta_unit=FLAGS.delta_unit,
         image_size=size and (int(size[0]), int(size[1])),
         split=FLAGS.split,
         validation=FLAGS.validation,

@@ -233,7 +233,7 @@ def test_no_success_key_asks_for_a_flag(tmp_path):
 
 def test_a_dim_that_never_moves_has_a_range():
     seen = bounds.Bounds(["x", "y"])
-    seen.add("r", np.float32([[1, -1], [1, 1]]))
+    seen.add("r", np.float32([[1, -1], [1, 1]]), np.zeros((2, 0)))
     spec = seen.spec()
     assert spec.low == (0, -1) and spec.high == (2, 1)
 

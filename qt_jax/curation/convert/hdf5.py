@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from qt_jax.curation.convert import hdf5_episode, hdf5_keys, hdf5_streams, images, parts, settings
+from qt_jax.curation.convert.action_space import Movements
 from qt_jax.curation.convert.bounds import Bounds
 from qt_jax.curation.convert.hdf5_episode import Layout, Place, open_file
 from qt_jax.curation.convert.hdf5_streams import Stream
@@ -76,14 +77,16 @@ def open_source(given: Settings) -> Source:
     model = next(place for place, shape in shapes.items() if shape == usual)
     layout, observation, keys = _layout(given, model, usual)
     layout = dataclasses.replace(layout, scales=_scales(layout, shapes.values()))
-    bounds, index = Bounds([f"a{i}" for i in range(usual.dims)]), itertools.count()
+    names = [f"a{i}" for i in range(usual.dims)]
+    entries = [str(entry) for entry in range(observation.state_dim)]
+    bounds, index = Bounds(names, Movements(names, entries, given.action_state)), itertools.count()
     units: list[Unit] = []
     for place, shape in shapes.items():
         survey = functools.partial(_survey, given, layout, place, shape, model, usual)
         good = []
         for number, recording in enumerate(skips.attempt(place.name, survey) or ()):
             if skips.attempt(recording.name, functools.partial(check, recording)):
-                bounds.add(recording.name, recording.actions, recording.first)
+                bounds.add(recording.name, recording.actions, recording.state, recording.first)
                 good.append((next(index), number))
         if good:
             units.append((place, tuple(good)))
@@ -103,6 +106,7 @@ def open_source(given: Settings) -> Source:
         keys=(*keys, *parts.rows(chosen, "mask/")),
         notes=tuple(bounds.warnings()),
         skips=skips,
+        spaces=bounds.spaces(),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from qt_jax.curation.convert import hdf5_streams, images, settings
-from qt_jax.curation.convert.recording import Frames, Recording, outcome, part, per_step
+from qt_jax.curation.convert.recording import Frames, Recording, outcome, part, per_step, turned
 from qt_jax.curation.convert.settings import Settings
 from qt_jax.curation.convert.skips import naming
 from qt_jax.errors import UserError
@@ -157,7 +157,7 @@ def _recording(given: Settings, layout: Layout, content: Any, place: Place) -> t
         dt=1.0 / (given.fps or _frequency(content, episode, name)),
         human=column(given.intervention) if given.intervention else None,
     )
-    return whole, texts
+    return turned(whole, given.turn), texts
 
 
 def attributes(content: Any, episode: Any, name: str) -> dict[str, Any]:

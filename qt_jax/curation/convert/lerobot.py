@@ -18,10 +18,20 @@ from typing import Any
 import numpy as np
 
 from qt_jax.curation.convert import images, lerobot_keys, lerobot_meta, parts, settings, video
+from qt_jax.curation.convert.action_space import Movements
 from qt_jax.curation.convert.bounds import Bounds
 from qt_jax.curation.convert.keys import Key
 from qt_jax.curation.convert.lerobot_meta import Entry, Metadata
-from qt_jax.curation.convert.recording import Frames, Indexed, Recording, Source, check, finished, outcome
+from qt_jax.curation.convert.recording import (
+    Frames,
+    Indexed,
+    Recording,
+    Source,
+    check,
+    finished,
+    outcome,
+    turned,
+)
 from qt_jax.curation.convert.settings import Settings
 from qt_jax.curation.convert.skips import Skips, unreadable
 from qt_jax.errors import UserError
@@ -105,7 +115,9 @@ def open_source(given: Settings) -> Source:
         ) from error
 
     files = [list(group) for _, group in itertools.groupby(entries, lambda entry: entry.file)]
-    bounds, skips = Bounds(lerobot_meta.names(metadata.features[layout.action])), Skips(given.max_skipped)
+    names = lerobot_meta.names(metadata.features[layout.action])
+    entries = [name for key in layout.state for name in lerobot_meta.names(metadata.features[key])]
+    bounds, skips = Bounds(names, Movements(names, entries, given.action_state)), Skips(given.max_skipped)
     units: list[list[Piece]] = []
     validation: list[list[Piece]] = []
     for good in _survey(given, layout, files, bounds, skips):
@@ -126,6 +138,7 @@ def open_source(given: Settings) -> Source:
         keys=(*keys, *parts.rows(chosen, "split ")),
         notes=tuple(bounds.warnings()),
         skips=skips,
+        spaces=bounds.spaces(),
     )
 
 
@@ -201,7 +214,7 @@ def _survey(
             for piece in skips.attempt(name, functools.partial(_cut, given, layout, entry, table)) or ():
                 recording = skips.attempt(name, functools.partial(_checked, given, layout, piece, table))
                 if recording is not None:
-                    bounds.add(recording.name, recording.actions, recording.first)
+                    bounds.add(recording.name, recording.actions, recording.state, recording.first)
                     good.append(dataclasses.replace(piece, index=next(index)))
         yield good
 
@@ -397,7 +410,7 @@ def _recording(given: Settings, layout: Layout, piece: Piece, table: Any) -> Rec
     task = rows["task_index"][0].as_py()
     why = f"{name} has task_index {task}, to which the metadata has no text"
     state = [np.zeros((len(rows), 0), np.float32), *map(vector, layout.state)]
-    return Recording(
+    recording = Recording(
         name=name,
         instruction=settings.instruction(given, _task_text(layout, task), why),
         frames={camera: _frames(given, layout, piece, rows, key) for key, camera in layout.cameras.items()},
@@ -409,6 +422,7 @@ def _recording(given: Settings, layout: Layout, piece: Piece, table: Any) -> Rec
         first=piece.start,
         human=column(given.intervention) if given.intervention else None,
     )
+    return turned(recording, given.turn)
 
 
 def _frames(given: Settings, layout: Layout, piece: Piece, rows: Any, key: str) -> Frames:

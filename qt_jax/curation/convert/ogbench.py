@@ -30,7 +30,7 @@ _KEYS = {"observations": 2, "actions": 2, "terminals": 1}
 _ROLES = {"observations": "the state", "actions": "the action", "terminals": "the ends of the episodes"}
 _UNUSED = (
     "success", "reward", "fallback_instruction", "cameras", "camera", "action", "state", "image_size",
-    "intervention", "split", "validation", "cut", "tolerance_s",
+    "intervention", "split", "validation", "cut", "tolerance_s", "action_space", "action_state", "delta_unit",
 )  # fmt: skip
 """Flags that mean nothing for such a file."""
 
@@ -55,7 +55,7 @@ def open_source(given: Settings) -> Source:
     for path, found in zip(files, arrays):
         if (found["observations"].shape[1], found["actions"].shape[1]) != (states, actions):
             raise UserError(f"{path} has other dims than {file.name}; give two files of one dataset.")
-        bounds.add(path.name, found["actions"])
+        bounds.add(path.name, found["actions"], found["observations"])
 
     counts = [int(found["terminals"].sum()) for found in arrays]
     return Source(

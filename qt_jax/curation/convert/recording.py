@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from qt_jax.curation import rlds_writer
+from qt_jax.curation.convert.action_space import Space, Turn
 from qt_jax.curation.convert.keys import Key
 from qt_jax.curation.convert.skips import Skips, naming
 from qt_jax.data.recorded import RecordedEpisode
@@ -42,6 +43,7 @@ class Source:
         notes: what a person should look at.
         skips: the episodes that are left out already, and how many more may be.
         validation: units of work whose episodes are a split of their own, counted in `episodes`.
+        spaces: whether each dim of the action is absolute or a delta; empty: of a format that does not say.
     """
 
     units: list[Any]
@@ -54,6 +56,7 @@ class Source:
     notes: tuple[str, ...]
     skips: Skips
     validation: tuple[Any, ...] = ()
+    spaces: tuple[Space, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +94,14 @@ class Recording:
     dt: float
     first: int = 0
     human: np.ndarray | None = None
+
+
+def turned(recording: Recording, turn: Turn | None) -> Recording:
+    """Returns a recording with its actions in the other space; as it is where it lacks states for them."""
+    steps = len(recording.actions)
+    if turn is None or len(recording.state) < steps:
+        return recording
+    return dataclasses.replace(recording, actions=turn.actions(recording.actions, recording.state[:steps]))
 
 
 def part(whole: Recording, start: int, stop: int, instruction: str) -> Recording:

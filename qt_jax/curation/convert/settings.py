@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from qt_jax.curation.convert.action_space import Turn
 from qt_jax.errors import UserError
 
 CUTS = ("gap", "instruction")
@@ -35,6 +36,14 @@ class Settings:
     """A key; empty: action or actions."""
     state: tuple[str, ...] | None = None
     """Keys that are joined to the state vector; None: the format's own."""
+    action_space: str = ""
+    """One of `action_space.SPACES`, which the dataset is to have; empty: as the actions are."""
+    action_state: tuple[str, ...] | None = None
+    """For each dim of the action the number of its entry in the state, or "-"; None: found."""
+    delta_unit: float = 0.0
+    """How far a delta of 1 is meant to move the state; 0: as far as it says."""
+    turn: Turn | None = None
+    """How actions are turned, which `action_space` asks for; found when the input was read once."""
     image_size: tuple[int, int] | None = None
     """Height and width that images are resized to; None: as they are."""
     intervention: str = ""
