@@ -16,8 +16,8 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Defines what to read, which of it to keep, and where it goes."""
-    folder = "The folder to read; for HDF5 one file will do. On several machines: the same path on each."
-    flags.DEFINE_string("input", "", folder)
+    folder = "The folder to read, or an HDF5 file; several, to merge them. On all machines the same path."
+    flags.DEFINE_multi_string("input", [], folder)
     flags.DEFINE_enum("format", None, sorted(convert.FORMATS), "What is in it.")
     flags.DEFINE_string("output", "", "Where the dataset goes: config.data.path of the training to come.")
     success = "all, none, or a key that is positive where the task is solved. [next.success, rewards]"
@@ -34,6 +34,7 @@ def define_flags() -> None:
     flags.DEFINE_list("cameras", None, "Cameras to keep. [all]")
     named = "NAME=KEY: the name of a camera; give it once a camera. [the last part of its key]"
     flags.DEFINE_multi_string("camera", [], named)
+    flags.DEFINE_list("bgr", [], "Cameras whose red and blue are swapped in the files. [none]")
     flags.DEFINE_string("action", "", "The key of the action. [action or actions]")
     joined = "Keys to join to the state vector. [observation.state or state; all vectors of HDF5]"
     flags.DEFINE_list("state", None, joined)
@@ -65,7 +66,7 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    """Says what becomes of each key of the folder, converts it, and prints what is in the dataset."""
+    """Says what becomes of each key of the input, converts it, and prints what is in the dataset."""
     for flag in ("input", "format", "output"):
         if not FLAGS[flag].value and not (flag == "output" and FLAGS.dry_run):
             formats = "|".join(convert.FORMATS)
@@ -76,7 +77,7 @@ def main() -> None:
     if FLAGS.output:
         rlds_writer.check_free(FLAGS.output)
 
-    source = convert.open_source(settings())
+    source = convert.open_sources([settings(path) for path in FLAGS.input])
     for line in (*keys.table(source.keys), *skips.grouped(source.notes)):
         print(line, flush=True)
     if FLAGS.dry_run:
@@ -109,8 +110,8 @@ def _described(source: Source) -> list[str]:
     ]
 
 
-def settings() -> convert.Settings:
-    """Returns the flags as settings.
+def settings(path: str) -> convert.Settings:
+    """Returns the flags as the settings of the input at `path`.
 
     Raises:
         UserError: for a size, a cut or a camera that does not parse.
@@ -137,7 +138,7 @@ def settings() -> convert.Settings:
         return None if value is None else tuple(value)
 
     return convert.Settings(
-        input=FLAGS.input,
+        input=path,
         format=FLAGS.format,
         success=FLAGS.success,
         reward=FLAGS.reward,
@@ -147,6 +148,7 @@ def settings() -> convert.Settings:
         fps=FLAGS.fps,
         cameras=optional(FLAGS.cameras),
         camera=tuple(pairs),
+        bgr=tuple(FLAGS.bgr),
         intervention=FLAGS.intervention,
         action=FLAGS.action,
         state=optional(FLAGS.state),

@@ -108,7 +108,7 @@ def test_what_is_turned():
 
 
 def aloha(path, seed=0):
-    """An episode as ALOHA writes it: absolute joints under `action`, `qpos` and `effort` below `observations`."""
+    """An episode as ALOHA writes it: `action` and `observations`, with absolute joints in `qpos`."""
     actions, state = arm(seed)
     with h5py.File(path, "w") as file:
         file["action"] = actions

@@ -89,6 +89,20 @@ def test_encoded_frames(tmp_path, kind, form):
         assert kind == "PNG" or one.images["cam_high"][0] == files[0]  # as it is, without the padding
 
 
+@pytest.mark.parametrize("form", ["pixels", "JPEG"])
+def test_swapped_colours(tmp_path, form):
+    """As ALOHA's recorder swaps them, where OpenCV encodes what the camera published as RGB."""
+    swapped = frames()[..., ::-1]
+    path = episode(tmp_path / "e.hdf5", **({"images__cam": swapped} if form == "pixels" else {}))
+    if form == "JPEG":
+        with h5py.File(path, "a") as file:
+            file["observations/images/cam"] = padded([recordings.encoded(image, form) for image in swapped])
+    opened = source(path, "hdf5", bgr=("cam",), **FLAGS)
+    np.testing.assert_allclose(shown(all_of(opened)[0].images["cam"]), frames(), atol=10)
+    with pytest.raises(UserError, match="--bgr=front: .* has no 'front'"):
+        source(path, "hdf5", bgr=("front",), **FLAGS)
+
+
 @pytest.mark.parametrize(
     "array, kept",
     [

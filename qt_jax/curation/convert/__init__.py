@@ -14,13 +14,13 @@ import tqdm
 from etils import epath
 
 from qt_jax.curation import rlds_writer
-from qt_jax.curation.convert import action_space, hdf5, lerobot, ogbench
+from qt_jax.curation.convert import action_space, hdf5, lerobot, merge, ogbench
 from qt_jax.curation.convert.recording import Indexed, Source
 from qt_jax.curation.convert.settings import CUTS, Settings
 from qt_jax.data.recorded import RecordedEpisode
 from qt_jax.errors import UserError
 
-__all__ = ["CUTS", "FORMATS", "Settings", "episodes", "open_source", "strictly", "write"]
+__all__ = ["CUTS", "FORMATS", "Settings", "episodes", "open_source", "open_sources", "strictly", "write"]
 
 FORMATS = {"lerobot": lerobot.open_source, "hdf5": hdf5.open_source, "ogbench": ogbench.open_source}
 
@@ -42,6 +42,20 @@ def open_source(settings: Settings) -> Source:
     source = FORMATS[settings.format](dataclasses.replace(settings, turn=turn))
     notes = (*source.notes, f"--action_space={to}: {turn.described(spaces)}")
     return dataclasses.replace(source, spaces=action_space.after(spaces, turn), notes=notes)
+
+
+def open_sources(settings: Sequence[Settings]) -> Source:
+    """Opens several folders as one, as `open_source` does each.
+
+    Raises:
+        UserError: as `open_source` and `merge.merged` do, or for a folder that is given twice.
+    """
+    if len(settings) == 1:
+        return open_source(settings[0])
+    names = [one.input for one in settings]
+    if len(set(names)) < len(names):
+        raise UserError(f"--input is given twice: {max(names, key=names.count)}; leave one out.")
+    return merge.merged({one.input: open_source(one) for one in settings})
 
 
 def write(

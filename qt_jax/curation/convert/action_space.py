@@ -41,6 +41,10 @@ class Space:
     entry: int
     unit: float = 1.0
 
+    def described(self) -> str:
+        """Returns its kind in words, with the unit of a delta where it is not the state's."""
+        return self.kind + (f" of {self.unit:.2g}" if self.unit != 1.0 else "")
+
 
 @dataclasses.dataclass(frozen=True)
 class Turn:

@@ -35,6 +35,10 @@ class Bounds:
         if self._movements:
             self._movements.add(actions, state)
 
+    def include(self, other: Bounds) -> None:
+        """Adds the bounds of other recordings; their actions are no samples for `warnings`."""
+        self._extremes.include(other._extremes)
+
     def spec(self) -> ActionSpec:
         """Returns the least and greatest value of each dim; a dim that never moves gets 1 on either side."""
         low, high = (

@@ -100,7 +100,7 @@ def open_source(given: Settings) -> Source:
         validation=validation,
         episodes=sum(len(good) for _, good in units),
         read=functools.partial(_read, given, layout),
-        action=bounds.spec(),
+        bounds=bounds,
         observation=observation,
         description=f"Converted from HDF5, {root.name}",
         keys=(*keys, *parts.rows(chosen, "mask/")),

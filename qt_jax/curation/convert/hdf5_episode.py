@@ -132,8 +132,8 @@ def _recording(given: Settings, layout: Layout, content: Any, place: Place) -> t
             if with_next(path):
                 last = hdf5_streams.frames(following[path], scale, len(following[path]) - 1)
                 shown = itertools.chain(shown, last)
-            resize = given.image_size is not None
-            yield from images.encoded(itertools.islice(shown, count), layout.size, resize, where)
+            resize, bgr = given.image_size is not None, layout.cameras[path] in given.bgr
+            yield from images.encoded(itertools.islice(shown, count), layout.size, resize, bgr, where)
 
         return Frames(len(observations[path]) + with_next(path), read)
 

@@ -132,7 +132,7 @@ def open_source(given: Settings) -> Source:
         validation=tuple(validation),
         episodes=sum(map(len, (*units, *validation))),
         read=functools.partial(_read, given, layout),
-        action=bounds.spec(),
+        bounds=bounds,
         observation=observation,
         description=f"Converted from LeRobot, {root.name}",
         keys=(*keys, *parts.rows(chosen, "split ")),
@@ -439,7 +439,8 @@ def _frames(given: Settings, layout: Layout, piece: Piece, rows: Any, key: str) 
                 yield _embedded(image.as_py(), layout.root)
 
     def read(count: int) -> Iterator[bytes]:
-        yield from images.encoded(stored(count), layout.size, given.image_size is not None, where)
+        resize, bgr = given.image_size is not None, layout.cameras[key] in given.bgr
+        yield from images.encoded(stored(count), layout.size, resize, bgr, where)
 
     return Frames(len(rows), read)
 

@@ -29,7 +29,7 @@ _KEYS = {"observations": 2, "actions": 2, "terminals": 1}
 """{array: its dims}."""
 _ROLES = {"observations": "the state", "actions": "the action", "terminals": "the ends of the episodes"}
 _UNUSED = (
-    "success", "reward", "fallback_instruction", "cameras", "camera", "action", "state", "image_size",
+    "success", "reward", "fallback_instruction", "cameras", "camera", "bgr", "action", "state", "image_size",
     "intervention", "split", "validation", "cut", "tolerance_s", "action_space", "action_state", "delta_unit",
 )  # fmt: skip
 """Flags that mean nothing for such a file."""
@@ -63,7 +63,7 @@ def open_source(given: Settings) -> Source:
         validation=tuple((str(path), counts[0]) for path in files[1:]),
         episodes=sum(counts),
         read=functools.partial(_read, given),
-        action=bounds.spec(),
+        bounds=bounds,
         observation=ObservationSpec((), (0, 0), states, f"OGBench's {states} numbers"),
         description=f"{file.stem} of OGBench",
         keys=tuple(_described(file, arrays[0])),

@@ -22,12 +22,14 @@ class Parts:
 
     Attributes:
         named: the input's own parts, {name: episodes}.
+        listed: {flag with its value: episodes} of flags that list them.
         everything: all episodes.
         training: those of the split `train`.
         validation: those of the split `validation`.
     """
 
     named: Mapping[str, frozenset[Any]]
+    listed: Mapping[str, frozenset[Any]]
     everything: frozenset[Any]
     training: frozenset[Any]
     validation: frozenset[Any]
@@ -73,6 +75,8 @@ def choose(
     """
     counts = ", ".join(f"{part} ({len(episodes)})" for part, episodes in named.items())
 
+    listed: dict[str, frozenset[Any]] = {}
+
     def chosen(flag: str, value: str) -> set[Any]:
         if value in named:
             return named[value]
@@ -84,6 +88,7 @@ def choose(
                     f"expected one of them, all, or episodes such as {words.example}."
                 )
             found |= episodes
+        listed[f"--{flag}={value}"] = frozenset(found)
         return found
 
     held_out = chosen("validation", settings.validation) if settings.validation else set()
@@ -106,7 +111,7 @@ def choose(
                 "that are to be held out."
             )
     frozen = {part: frozenset(episodes) for part, episodes in named.items()}
-    return Parts(frozen, frozenset(everything), frozenset(training), frozenset(held_out))
+    return Parts(frozen, listed, frozenset(everything), frozenset(training), frozenset(held_out))
 
 
 def _words(flag: str, value: str) -> list[str]:
@@ -123,11 +128,12 @@ def _words(flag: str, value: str) -> list[str]:
 
 
 def rows(parts: Parts, kind: str) -> list[Key]:
-    """Returns what becomes of each of the input's own parts, whose names get `kind` before them."""
+    """Returns what becomes of each part: the input's own, whose names get `kind` before them, and lists."""
     found = []
-    for name, episodes in parts.named.items():
+    named = {kind + name: episodes for name, episodes in parts.named.items()}
+    for name, episodes in (named | parts.listed).items():
         counts = {"training": len(episodes & parts.training), "validation": len(episodes & parts.validation)}
         roles = [f"{role} ({count})" for role, count in counts.items() if count]
         holds = f"{len(episodes)} of {len(parts.everything)} episodes"
-        found.append(keys.described(kind + name, holds, roles, "--split and --validation name others"))
+        found.append(keys.described(name, holds, roles, "--split and --validation name others"))
     return found

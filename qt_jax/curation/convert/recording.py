@@ -16,6 +16,7 @@ import numpy as np
 
 from qt_jax.curation import rlds_writer
 from qt_jax.curation.convert.action_space import Space, Turn
+from qt_jax.curation.convert.bounds import Bounds
 from qt_jax.curation.convert.keys import Key
 from qt_jax.curation.convert.skips import Skips, naming
 from qt_jax.data.recorded import RecordedEpisode
@@ -36,7 +37,7 @@ class Source:
         units: units of work; picklable.
         episodes: how many there are to read.
         read: reads the episodes of a unit; picklable.
-        action: names and bounds of the action's dims.
+        bounds: of the actions of the episodes that are not left out.
         observation: cameras, their size, and the state vector.
         description: one line for the dataset.
         keys: what becomes of each key of the input.
@@ -49,7 +50,7 @@ class Source:
     units: list[Any]
     episodes: int
     read: Callable[[Any], Iterable[Indexed]]
-    action: ActionSpec
+    bounds: Bounds
     observation: ObservationSpec
     description: str
     keys: tuple[Key, ...]
@@ -57,6 +58,11 @@ class Source:
     skips: Skips
     validation: tuple[Any, ...] = ()
     spaces: tuple[Space, ...] = ()
+
+    @property
+    def action(self) -> ActionSpec:
+        """Names and bounds of the action's dims."""
+        return self.bounds.spec()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,7 +286,8 @@ def outcome(key: str, column: Callable[[str], np.ndarray], name: str) -> bool | 
     if len(values) and (not values.min() >= 0 or len(set(values[values != 0].tolist())) > 1):
         raise UserError(
             f"{name}: {key} goes from {values.min():.3g} to {values.max():.3g} in several steps, expected 0 "
-            "or one positive value at success; give --success=all, none or another key."
+            "or one positive value at success; give --success=all, none or another key, and "
+            f"--reward={key} if these are rewards."
         )
     return values > 0
 

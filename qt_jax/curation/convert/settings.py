@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from qt_jax.curation.convert.action_space import Turn
@@ -32,6 +32,8 @@ class Settings:
     """Names; None: all."""
     camera: tuple[tuple[str, str], ...] = ()
     """(name, key) of cameras that do not get the last part of their key as a name."""
+    bgr: tuple[str, ...] = ()
+    """Names of cameras whose red and blue are swapped in the input."""
     action: str = ""
     """A key; empty: action or actions."""
     state: tuple[str, ...] | None = None
@@ -121,7 +123,7 @@ def camera_names(settings: Settings, keys: Iterable[str], separator: str, name: 
 
 
 def choose(
-    flag: str, wanted: tuple[str, ...] | None, available: Mapping[str, Any], default: Iterable[str], name: str
+    flag: str, wanted: tuple[str, ...] | None, available: Collection[str], default: Iterable[str], name: str
 ) -> list[str]:
     """Returns the keys that a flag names, or the default.
 
@@ -163,7 +165,9 @@ def cameras(
             f"{name} has images that cannot be used: {each}; leave them out with "
             f"--cameras={','.join(sorted(usable)) or ' (none)'}."
         )
-    return choose("--cameras", settings.cameras, usable, sorted(usable), name)
+    chosen = choose("--cameras", settings.cameras, usable, sorted(usable), name)
+    choose("--bgr", settings.bgr, chosen, (), name)
+    return chosen
 
 
 def check_observed(cameras: Iterable[str], state: Iterable[str], there: Iterable[str], name: str) -> None:
