@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from qt_jax.curation.convert.keys import Key
 from qt_jax.curation.convert.parts import Parts
 from qt_jax.curation.convert.recording import Indexed, Recording, Source, check, finished
 from qt_jax.curation.convert.settings import Settings
-from qt_jax.curation.convert.skips import Skips
+from qt_jax.curation.convert.skips import Skips, naming
 from qt_jax.errors import UserError
 from qt_jax.specs import ObservationSpec
 
@@ -39,10 +39,14 @@ Unit = tuple[Place, tuple[tuple[int, int], ...]]
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """What is alike in all episodes: dims of the action, and the stream at each path of the observations."""
+    """What is alike in all episodes: dims of the action, and the stream at each path of the observations.
+
+    The paths of the other columns may differ.
+    """
 
     dims: int
     streams: tuple[tuple[str, Stream], ...]
+    columns: tuple[str, ...] = dataclasses.field(compare=False)
 
 
 def open_source(given: Settings) -> Source:
@@ -73,8 +77,8 @@ def open_source(given: Settings) -> Source:
     if not shapes:
         raise skips.none_left(str(root))
 
-    usual = collections.Counter(shapes.values()).most_common(1)[0][0]
-    model = next(place for place, shape in shapes.items() if shape == usual)
+    most = collections.Counter(shapes.values()).most_common(1)[0][0]
+    model, usual = next((place, shape) for place, shape in shapes.items() if shape == most)
     layout, observation, keys = _layout(given, model, usual)
     layout = dataclasses.replace(layout, scales=_scales(layout, shapes.values()))
     names = [f"a{i}" for i in range(usual.dims)]
@@ -103,7 +107,7 @@ def open_source(given: Settings) -> Source:
         bounds=bounds,
         observation=observation,
         description=f"Converted from HDF5, {root.name}",
-        keys=(*keys, *parts.rows(chosen, "mask/")),
+        keys=(*keys, *_rare(given, shapes.values(), usual), *parts.rows(chosen, "mask/")),
         notes=tuple(bounds.warnings()),
         skips=skips,
         spaces=bounds.spaces(),
@@ -193,8 +197,8 @@ def _shape(given: Settings, place: Place) -> Shape:
             raise UserError(
                 f"{place.name}: the action is {actions.dtype}, expected numbers; give --action=KEY."
             )
-        hdf5_streams.columns(group)  # raises for a link that leads nowhere
-        return Shape(shape[1], tuple(sorted(hdf5_streams.of(group).items())))
+        columns = tuple(hdf5_streams.columns(group))
+        return Shape(shape[1], tuple(sorted(hdf5_streams.of(group).items())), columns)
 
 
 def _group(content: Any, place: Place) -> Any:
@@ -236,6 +240,17 @@ def _layout(given: Settings, place: Place, shape: Shape) -> tuple[Layout, Observ
     layout = Layout(names, tuple(vectors[short] for short in state), size, action, success, {})
     with open_file(place.file) as content:
         return layout, observation, hdf5_keys.of(given, layout, content, place, streams)
+
+
+def _rare(given: Settings, shapes: Collection[Shape], usual: Shape) -> list[Key]:
+    """Returns what becomes of the keys that some episodes have, but not the usual one."""
+    paths = (path for shape in shapes for path in (*dict(shape.streams), *shape.columns))
+    counts = collections.Counter(paths)
+    for path in (*dict(usual.streams), *usual.columns):
+        del counts[path]
+    return [
+        hdf5_keys.rare(given, path, f"in {count} of {len(shapes)} episodes") for path, count in counts.items()
+    ]
 
 
 def _size(item: Any, name: str) -> tuple[int, int]:
@@ -305,15 +320,14 @@ def _free(given: Settings) -> tuple[str, ...]:
 
 def _read(given: Settings, layout: Layout, unit: Unit) -> Iterator[Indexed]:
     place, good = unit
-    left = dict(good)
     try:
         with open_file(place.file) as content:
-            found = hdf5_episode.recordings(given, layout, content, place)
+            read = functools.partial(hdf5_episode.recordings, given, layout, content, place)
+            found = naming(place.name, read)
             for index, number in good:
                 yield finished(
                     place.name, functools.partial(found.__getitem__, number), index, given.collector
                 )
-                del left[index]
     except UserError as error:
-        for index in left:
+        for index, _ in good:
             yield index, error

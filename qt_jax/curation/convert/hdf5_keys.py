@@ -74,6 +74,12 @@ def of(given: Settings, layout: Layout, content: Any, place: Place, streams: dic
     return rows
 
 
+def rare(given: Settings, path: str, holds: str) -> Key:
+    """Returns what becomes of a key that most episodes do not have."""
+    said = ["the instruction"] if path in hdf5_episode.INSTRUCTION and not given.instruction else []
+    return keys.described(path, holds, said, "most episodes have none")
+
+
 def _holds(item: Any) -> str:
     shape = " x ".join(map(str, (item.shape or ())[1:])) or "1"
     return f"{'bytes or text' if item.dtype.kind in 'OSV' else item.dtype} {shape}"

@@ -80,7 +80,7 @@ def why_no_number(settings: Settings, name: str, vector: bool) -> str:
         vector: whether --state may name it.
     """
     if name.replace("/", ".") in INTERVENTION:
-        return f"--intervention={name} would tell a person's steps from a policy's"
+        return "--intervention tells a person's steps from a policy's"
     if vector:
         return "--state may name it" if settings.state is None else "--state leaves it out"
     return "--reward or --success may name it"

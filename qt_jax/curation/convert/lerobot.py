@@ -116,8 +116,8 @@ def open_source(given: Settings) -> Source:
 
     files = [list(group) for _, group in itertools.groupby(entries, lambda entry: entry.file)]
     names = lerobot_meta.names(metadata.features[layout.action])
-    entries = [name for key in layout.state for name in lerobot_meta.names(metadata.features[key])]
-    bounds, skips = Bounds(names, Movements(names, entries, given.action_state)), Skips(given.max_skipped)
+    state = [name for key in layout.state for name in lerobot_meta.names(metadata.features[key])]
+    bounds, skips = Bounds(names, Movements(names, state, given.action_state)), Skips(given.max_skipped)
     units: list[list[Piece]] = []
     validation: list[list[Piece]] = []
     for good in _survey(given, layout, files, bounds, skips):

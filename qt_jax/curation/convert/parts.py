@@ -28,8 +28,8 @@ class Parts:
         validation: those of the split `validation`.
     """
 
-    named: Mapping[str, frozenset[Any]]
-    listed: Mapping[str, frozenset[Any]]
+    named: dict[str, frozenset[Any]]
+    listed: dict[str, frozenset[Any]]
     everything: frozenset[Any]
     training: frozenset[Any]
     validation: frozenset[Any]
