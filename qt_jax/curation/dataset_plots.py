@@ -21,7 +21,7 @@ from qt_jax.specs import ActionSpec
 FRAMES = 10
 """How many frames of an episode are shown, the first and the last among them."""
 _LONGEST_SIDE = 200
-_BLUE, _RED, _GREY, _GREEN = "#2b6cb0", "#b3261e", "#999", "#2f855a"
+_BLUE, _RED, _GREY, _ORANGE = "#2b6cb0", "#b3261e", "#999", "#dd6b20"
 
 
 def lengths(values: np.ndarray) -> str:
@@ -59,7 +59,7 @@ def actions(dims: list[ActionDim]) -> str:
 def curves(shown: Shown, action: ActionSpec, spaces: Mapping[str, Any]) -> str:
     """Draws each action dim over the steps, with its bounds, and the reward and the discounted return.
 
-    Values that are clipped at a bound are red. What the state did is green: where it was after an absolute
+    Values that are clipped at a bound are red. What the state did is orange: where it was after an absolute
     action, and how far it moved after a delta.
 
     Args:
@@ -80,7 +80,7 @@ def curves(shown: Shown, action: ActionSpec, spaces: Mapping[str, Any]) -> str:
         if space and space["state"] < episode.state.shape[1]:  # a spec may ignore the state
             state = episode.state[:, space["state"]]
             did = np.diff(state) / space["unit"] if space["space"] == "delta" else state[1:]
-            axis.plot(np.arange(len(did)), did, color=_GREEN, lw=1, ls=":")
+            axis.plot(np.arange(len(did)), did, color=_ORANGE, lw=1.5, ls=":")
             name = f"{name}: {space['space']}, state {space['state']}"
         axis.set_title(name, fontsize=8)
 

@@ -135,6 +135,9 @@ def test_a_conversion_there_and_back(tmp_path):
         "--action_space=absolute: they are so already",
     )
 
+    with pytest.raises(UserError, match="--delta_unit is for --action_space"):
+        source(tmp_path, "hdf5", delta_unit=0.1, **flags)
+
     with h5py.File(tmp_path / "episode_0.hdf5", "a") as file:
         file["action"][...] = expected
     (back,) = all_of(source(tmp_path, "hdf5", action_space="absolute", **flags))

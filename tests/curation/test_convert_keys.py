@@ -185,6 +185,8 @@ def test_masks_and_demos_hold_out(tmp_path):
     assert groups(opened.validation) == ["part_0/demo_12"] and opened.episodes == 3
     assert groups(source(root, "hdf5", split="part_1").units) == ["part_1/demo_2"]
     assert groups(source(root / "part_0.hdf5", "hdf5", split="demo_12").units) == ["part_0/demo_12"]
+    with pytest.raises(UserError, match="both hold 1 episodes, among them .*part_0.hdf5: data/demo_12; an"):
+        source(root, "hdf5", split="part_0", validation="part_0/demo_12")
     with pytest.raises(UserError, match="and no 'demo_2'; .*such as part_0,part_0/demo_12"):
         source(root, "hdf5", split="demo_2")
     with h5py.File(root / "part_0.hdf5", "a") as file:
@@ -208,6 +210,8 @@ def test_who_acted(folder, version):
     assert becomes(opened)[HUMAN] == "who acted"
     with pytest.raises(UserError, match="--intervention is 'took_over', which .* does not have"):
         source(root, "lerobot", intervention="took_over")
+    with pytest.raises(UserError, match="--collector=noise says who acted at all steps"):
+        source(root, "lerobot", intervention=HUMAN, collector="noise")
 
 
 def test_an_hdf5_episode_of_two_instructions_is_cut(tmp_path):

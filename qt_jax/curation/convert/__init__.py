@@ -19,6 +19,7 @@ from qt_jax.curation.convert.recording import Indexed, Source
 from qt_jax.curation.convert.settings import CUTS, Settings
 from qt_jax.data.recorded import RecordedEpisode
 from qt_jax.errors import UserError
+from qt_jax.specs import DEMONSTRATION
 
 __all__ = ["CUTS", "FORMATS", "Settings", "episodes", "open_source", "open_sources", "strictly", "write"]
 
@@ -33,6 +34,15 @@ def open_source(settings: Settings) -> Source:
     """
     if settings.format not in FORMATS:
         raise UserError(f"--format is {settings.format!r}; expected one of {sorted(FORMATS)}.")
+    if settings.delta_unit and not settings.action_space:
+        raise UserError(
+            "--delta_unit is for --action_space=delta or absolute; give it too, or leave both out."
+        )
+    if settings.intervention and settings.collector != DEMONSTRATION:
+        raise UserError(
+            f"--collector={settings.collector} says who acted at all steps, --intervention says it step by "
+            "step; give one of them."
+        )
     source = FORMATS[settings.format](settings)
     if not (to := settings.action_space):
         return source

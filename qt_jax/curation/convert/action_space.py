@@ -94,7 +94,7 @@ class Movements:
         Raises:
             UserError: for `entries` that are not one for each dim, or not in the state.
         """
-        self._names, self.given = tuple(names), entries is not None
+        self._names, self._given = tuple(names), entries is not None
         self._samples = Samples(_SAMPLES)
         every = list(range(len(state)))
         by_name = [[entry for entry in every if state[entry] == name] for name in names]
@@ -130,7 +130,7 @@ class Movements:
     def _space(self, dim: int, action: np.ndarray, after: np.ndarray, moved: np.ndarray) -> Space:
         """Returns what a dim is: `action` [n] against the entries that may be its own, each [n, entries]."""
         name, entries, spread = self._names[dim], self._candidates[dim], action.var()
-        neither = Space(name, "", entries[0] if self.given and entries else -1)
+        neither = Space(name, "", entries[0] if self._given and entries else -1)
         if not entries or len(action) < _FEWEST or spread < 1e-12:
             return neither
         explained = 1.0 - np.square(action[:, None] - after).mean(axis=0) / spread

@@ -116,7 +116,7 @@ def open_source(given: Settings) -> Source:
 
     files = [list(group) for _, group in itertools.groupby(entries, lambda entry: entry.file)]
     names = lerobot_meta.names(metadata.features[layout.action])
-    state = [name for key in layout.state for name in lerobot_meta.names(metadata.features[key])]
+    state = [name for key in layout.state for name in lerobot_meta.names(metadata.features[key], "s")]
     bounds, skips = Bounds(names, Movements(names, state, given.action_state)), Skips(given.max_skipped)
     units: list[list[Piece]] = []
     validation: list[list[Piece]] = []

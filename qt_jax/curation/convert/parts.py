@@ -74,7 +74,6 @@ def choose(
             episodes out and no flag says what to take.
     """
     counts = ", ".join(f"{part} ({len(episodes)})" for part, episodes in named.items())
-
     listed: dict[str, frozenset[Any]] = {}
 
     def chosen(flag: str, value: str) -> set[Any]:
@@ -98,7 +97,7 @@ def choose(
         if both := training & held_out:
             raise UserError(
                 f"{name}: --split={settings.split} and --validation={settings.validation} both hold "
-                f"{len(both)} episodes, among them {min(both)}; an episode is of one split alone."
+                f"{len(both)} episodes, among them {min(map(str, both))}; an episode is of one split alone."
             )
     else:
         training = rest
@@ -124,7 +123,8 @@ def _words(flag: str, value: str) -> list[str]:
         raise UserError(
             f"--{flag}={value} cannot be read ({type(error).__name__}); give a text file."
         ) from error
-    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    words = map(str.strip, lines)
+    return [word for word in words if word and not word.startswith("#")]
 
 
 def rows(parts: Parts, kind: str) -> list[Key]:
