@@ -1,6 +1,7 @@
 """Actions that are absolute, deltas or neither: what a conversion finds, and one turned into the other."""
 
 import dataclasses
+import json
 import re
 
 import h5py
@@ -14,7 +15,7 @@ from qt_jax.curation.shown_episodes import Shown
 from qt_jax.data.episodes import Episode
 from qt_jax.errors import UserError
 from qt_jax.specs import ActionSpec
-from tests.curation.test_convert import all_of, source
+from tests.curation.test_convert import all_of, run, source
 
 STEPS = 80
 ARM, GRIPPER = Space("x", "absolute", 1), Space("grip", "", -1)
@@ -147,6 +148,34 @@ def test_a_conversion_there_and_back(tmp_path):
     )
     np.testing.assert_allclose(chosen.actions[:, 0], actions[:-1, 0], atol=1e-5)
     np.testing.assert_array_equal(chosen.actions[:, 1], expected[:-1, 1])
+
+
+def test_the_dataset_says_what_its_actions_are(tmp_path):
+    (tmp_path / "in").mkdir()
+    for i in (0, 1):
+        aloha(tmp_path / f"in/episode_{i}.hdf5", seed=i)
+    flags = (
+        "--success=all",
+        "--instruction=fold",
+        "--fps=50",
+        "--action_space=delta",
+        "--validation=episode_1",
+    )
+    result = run(f"--input={tmp_path}/in", "--format=hdf5", f"--output={tmp_path}/out", *flags)
+    assert result.returncode == 0, result.stderr
+    assert "--action_space=delta: a0 less state 1, a1 less state 2; as it is: a2" in result.stdout
+    about = {
+        name: json.loads((tmp_path / f"out/1.0.0/{name}.json").read_text())
+        for name in ("metadata", "dataset_info")
+    }
+    assert about["metadata"]["action_space"] == {
+        "a0": {"space": "delta", "state": 1, "unit": 1.0},
+        "a1": {"space": "delta", "state": 2, "unit": 1.0},
+    }
+    splits = {
+        split["name"]: sum(map(int, split["shardLengths"])) for split in about["dataset_info"]["splits"]
+    }
+    assert splits == {"train": 1, "validation": 1}
 
 
 @pytest.mark.parametrize("kind, seen", [("absolute", [2.0, 4.0]), ("delta", [0.5, 1.0])])
