@@ -26,6 +26,13 @@ class Extremes:
                 self._values[side, dim] = values[step, dim]
                 self._places[side][dim] = f"{place}, step {first + step}"
 
+    def include(self, other: Extremes) -> None:
+        """Adds those of other episodes."""
+        for side in (0, 1):
+            for dim in np.flatnonzero(other._values[side] > self._values[side]):
+                self._values[side, dim] = other._values[side, dim]
+                self._places[side][dim] = other._places[side][dim]
+
     def of(self, dim: int, greatest: bool) -> tuple[float, str]:
         """Returns the least or the greatest value of a dim, and its place."""
         side = int(greatest)
