@@ -29,6 +29,8 @@ ASTRAY = "astray"
 What the behaviour does most is then of no use: there is little to imitate, and much to learn values from. The
 paper's simulated data is like it (8% of the episodes succeed).
 """
+INTERVENTIONS = "interventions"
+"""As people, but a person takes over from the clone now and then: successes hold its mistakes too."""
 
 BASES = {
     name: FROZEN[name]
@@ -144,6 +146,13 @@ GATES = {
             *("awac", "awac+dropout", "iql", "iql+dropout"),
         )
     },
+    "interventions": {
+        INTERVENTIONS: (
+            *("q_transformer+dropout", f"{HEAD}+dropout", f"{HEAD}+of_successes+dropout"),
+            *("bc_all+dropout", "bc_successes", "bc_successes+dropout"),
+            *("decision_transformer", "decision_transformer+dropout", "awac+dropout", "iql+dropout"),
+        )
+    },
     "beside": dict.fromkeys(CELLS, ("bc_successes", "bc_all+dropout", "decision_transformer", "awac", "iql")),
 }
 """{gate: {cell: methods}}, in the order in which they are run."""
@@ -180,12 +189,12 @@ def get_config(arguments: str = "q_transformer+weight_1,wandering,0") -> ml_coll
         settings = settings | {"data.balance.demonstrations": None}
     for change in (settings, *(CHANGES[change] for change in changes)):
         config.update_from_flattened_dict(change)
-    config.data.limits = (CELLS | WANDERING | {ASTRAY: ()})[cell]
+    config.data.limits = (CELLS | WANDERING | dict.fromkeys((ASTRAY, INTERVENTIONS), ()))[cell]
     config.evaluate.episodes = 10
     if cell == ASTRAY:
         astray(config)
-    if cell == "people":
-        pools.people(config, 10, 60)
+    if cell in ("people", INTERVENTIONS):
+        pools.people(config, 10, 60, "policy" if cell == "people" else "intervention")
     if name == CLONE:
         pools.clone(config)
     return config

@@ -55,13 +55,16 @@ def get_config(name: str, agent: str, seed: int, env: ml_collections.ConfigDict)
     return config
 
 
-def people(config: ml_collections.ConfigDict, demonstrations: int, autonomous: int) -> None:
+def people(
+    config: ml_collections.ConfigDict, demonstrations: int, autonomous: int, kind: str = "policy"
+) -> None:
     """Makes a config's pool that of recipe h: people's demonstrations, then episodes of their clone.
 
     Args:
         config: as from `get_config`.
         demonstrations: of people, a task.
         autonomous: episodes a task of the policy that clones them (`clone`), as they come.
+        kind: their collector: "policy", or "intervention", in which a person takes over now and then.
 
     """
     name, seed = config.data.path.split("/")[1:]
@@ -69,9 +72,9 @@ def people(config: ml_collections.ConfigDict, demonstrations: int, autonomous: i
     config.collect.demonstrator = "human"
     config.collect.demonstrations = demonstrations
     config.collect.autonomous = autonomous
-    config.collect.mix = ml_collections.ConfigDict({"policy": 1.0})
+    config.collect.mix = ml_collections.ConfigDict({kind: 1.0})
     config.collect.policy = f"runs/{name}/clone/{seed}"
-    config.data.path = f"data/{name}/people_{seed}"
+    config.data.path = f"data/{name}/people_{seed}" if kind == "policy" else f"data/{name}/{kind}_{seed}"
 
 
 def clone(config: ml_collections.ConfigDict) -> None:

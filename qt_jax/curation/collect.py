@@ -22,7 +22,7 @@ from qt_jax.curation import rlds_writer
 from qt_jax.curation.kept_batches import KeptBatches
 from qt_jax.data.recorded import RecordedEpisode
 from qt_jax.envs import collectors, gl, play_collection, suites
-from qt_jax.envs.behaviours import POLICY
+from qt_jax.envs.behaviours import LEARNED
 from qt_jax.envs.collectors import EpisodePlan
 from qt_jax.errors import UserError
 from qt_jax.export import any_policy
@@ -133,7 +133,7 @@ def _episodes(config: Any, plans: list[EpisodePlan]) -> list[RecordedEpisode]:
     """Runs episodes of one task in a process that may have a simulator."""
     if suites.of(config).PLAY:
         return play_collection.collect_episodes(config, plans)
-    acts = any(plan.collector == POLICY for plan in plans)
+    acts = any(plan.collector in LEARNED for plan in plans)
     policy = _policy(config.collect.policy, config.collect.decode) if acts else None
     if policy and policy.spec.interface.action.names != (
         names := suites.of(config).action_spec(config.env).names

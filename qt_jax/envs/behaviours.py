@@ -13,8 +13,10 @@ from qt_jax.policy.loaded import LoadedPolicy
 from qt_jax.specs import DEMONSTRATION, HUMAN
 
 FAILING = ("noise", "perception_bias", "wrong_task", "stuck_gripper", "early_limit")
-WANDER, POLICY = "wander", "policy"
-AUTONOMOUS = (*FAILING, WANDER, POLICY)
+WANDER = "wander"
+POLICY, INTERVENTION = LEARNED = ("policy", "intervention")
+"""Collectors in which `config.collect.policy` acts: alone, and with a person who takes over now and then."""
+AUTONOMOUS = (*FAILING, WANDER, *LEARNED)
 """Collectors of autonomous episodes, which are kept whether they succeed or not."""
 
 
@@ -163,6 +165,26 @@ class Acting(Behaviour):
             self._decided.extend(self._policy.infer(self._told | seen)["actions"])
             self._told = {"prompt": self._told["prompt"]}
         return self._decided.popleft()
+
+
+class Intervened(Behaviour):
+    """A policy's episode in which a person, the task's expert, takes over for a few decisions now and then.
+
+    The policy is asked all the same, so that it remembers what the robot saw.
+    """
+
+    def __init__(self, policy: Behaviour, experiment: Any, task: str, rng: np.random.Generator):
+        self._policy, self._config, self._rng = policy, experiment.collect, rng
+        self._expert, self._left = suites.of(experiment).Expert(task), 0
+
+    def __call__(self, simulator_state: Any, observation: dict[str, Any]) -> np.ndarray:
+        """Returns the next action."""
+        if not self._left:
+            self._left = _draw(self._rng, self._config.intervention_piece)
+            self._takes_over = self._rng.random() < self._config.intervention_share
+        self._left -= 1
+        decided = self._policy(simulator_state, observation)
+        return self._expert(simulator_state) if self._takes_over else decided
 
 
 def _other_tasks(experiment: Any, task: str) -> list[str]:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from qt_jax.data.recorded import RecordedEpisode
 from qt_jax.envs import behaviours, suites
-from qt_jax.envs.behaviours import AUTONOMOUS, POLICY, Acting, Behaviour
+from qt_jax.envs.behaviours import AUTONOMOUS, INTERVENTION, LEARNED, Acting, Behaviour, Intervened
 from qt_jax.envs.suite_env import SuiteEnv
 from qt_jax.errors import UserError
 from qt_jax.policy.loaded import LoadedPolicy
@@ -47,8 +47,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.human_speed = (0.5, 1.0)  # human: part of the expert's speed, drawn for each episode
     config.human_idle = 0.1  # human: share of the time in which the hand rests
     config.human_detour = 1 / 3  # human: share of the episodes with a detour
-    config.policy = ""  # policy: a run, an artefact or a file of ONNX
-    config.decode = ""  # policy: how a run's policy decides, as in config.evaluate.decode; "": greedy
+    config.policy = ""  # policy, intervention: a run, an artefact or a file of ONNX
+    config.intervention_share = 0.3  # intervention: share of the pieces in which a person takes over
+    config.intervention_piece = (2, 6)  # intervention: decisions of a piece
+    config.decode = (
+        ""  # policy, intervention: how a run's policy decides, as in config.evaluate.decode; "": greedy
+    )
     config.update(how_written())
     return config
 
@@ -150,12 +154,13 @@ def _check(config: ml_collections.ConfigDict) -> None:
         )
     problems += [
         f"config.collect.{key} is {config[key]}, expected a share in [0, 1]"
-        for key in ("wander_expert", "human_detour", "human_idle")
+        for key in ("wander_expert", "intervention_share", "human_detour", "human_idle")
         if not 0 <= config[key] <= 1
     ]
-    if config.autonomous and config.mix.get(POLICY) and not config.policy:
+    acting = [kind for kind in LEARNED if config.autonomous and config.mix.get(kind)]
+    if acting and not config.policy:
         problems.append(
-            "config.collect.mix has a share of 'policy' and config.collect.policy is '', expected the "
+            f"config.collect.mix has a share of {acting[0]!r} and config.collect.policy is '', expected the "
             "directory of a run, or an artefact of `export`"
         )
     if config.autonomous and not sum(config.mix.values()) > 0:
@@ -175,7 +180,7 @@ def collect_episodes(
     Args:
         config: the whole experiment's; `env` and `collect` are used.
         plans: all of one task.
-        policy: that acts in those of the collector "policy".
+        policy: that acts in those of the collectors `LEARNED`.
 
     Raises:
         UserError: if the expert fails `MAX_DEMONSTRATION_TRIES` times in a row.
@@ -198,10 +203,12 @@ def _collect(env: SuiteEnv, config: Any, plan: EpisodePlan, policy: LoadedPolicy
         sequence = episode_seed("collect", config.collect.seed, place, plan.index, attempt)
         rng = np.random.default_rng(sequence.spawn(1)[0])
         behaviour: Behaviour
-        if plan.collector == POLICY:
+        if plan.collector in LEARNED:
             assert policy is not None
             instruction = str(rng.choice(suite.INSTRUCTIONS[plan.task]))
             behaviour = Acting(policy, instruction, plan.index)
+            if plan.collector == INTERVENTION:
+                behaviour = Intervened(behaviour, config, plan.task, rng)
         else:
             instruction = ""  # drawn after the episode: the order of the draws fixes what a dataset holds
             behaviour = behaviours.scripted(config, plan.collector, plan.task, rng)

@@ -102,6 +102,23 @@ def test_a_bad_setting_is_named(settings, problem):
         collectors.plan_episodes(make_config(**settings).collect, ("left",))
 
 
+def test_a_person_takes_over_from_a_policy_in_pieces():
+    config, asked = make_config(intervention_share=0.3), []
+
+    def policy(simulator_state, observation):
+        asked.append(observation)
+        return RIGHT
+
+    actions = []
+    for seed in range(200):
+        behaviour = behaviours.Intervened(policy, config, "left", np.random.default_rng(seed))
+        actions.append([behaviour(STATE, {}) for _ in range(60)])
+    taken = (np.asarray(actions) == LEFT).all(axis=-1)
+    assert taken.mean() == pytest.approx(0.3, abs=0.02) and len(asked) == 200 * 60
+    lengths = [[len([*same]) for _, same in itertools.groupby(episode)][:-1] for episode in taken]
+    assert min(itertools.chain(*lengths)) == 2  # the last of an episode is cut by its end
+
+
 def test_a_policys_episodes_are_those_that_it_plays(trained):
     config = tiny.get_config()
     plan = collectors.EpisodePlan("faucet-open", "policy", 7)
