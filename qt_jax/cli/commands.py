@@ -32,7 +32,7 @@ class Command:
 
 SOMETIMES = {
     "sim": ("dm_control", "gymnasium", "imageio", "metaworld", "mujoco", "ogbench"),  # a config with `env`
-    "data": ("etils", "imageio_ffmpeg", "simplejpeg", "tensorflow_datasets"),  # `serve --record`
+    "data": ("av", "etils", "simplejpeg", "tensorflow_datasets"),  # `serve --record`
 }
 """Packages that a command needs only under some settings, by extra."""
 

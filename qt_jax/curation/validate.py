@@ -16,15 +16,16 @@ from etils import epath
 from qt_jax.curation import conventions
 from qt_jax.curation.conventions import KINDS
 from qt_jax.curation.duplicates import Duplicates
-from qt_jax.data import episodes, index, outliers, records
+from qt_jax.data import directories, episodes, index, outliers
 from qt_jax.data.outliers import Extremes
-from qt_jax.data.records import BadRecord, BadShard, Directory, Shard
 from qt_jax.data.samples import SAMPLES, Samples
-from qt_jax.data.specs import DatasetSpec
+from qt_jax.data.specs import DatasetSpec, bounded
 from qt_jax.data.standardisers import Standardised
+from qt_jax.data.stored import BadRecord, BadShard, Shard, Stored
 from qt_jax.data.tables import Entry
 from qt_jax.discretization import beyond
 from qt_jax.errors import UserError
+from qt_jax.specs import ActionSpec
 
 IMAGES = ("all", "first", "none")
 
@@ -78,7 +79,7 @@ class Validator:
         shaped: episodes with rewards other than 0 and 1.
     """
 
-    directory: Directory
+    directory: Stored
     spec: DatasetSpec
     images: str
     embedding_used: bool
@@ -100,9 +101,9 @@ class Validator:
     def violations(self, tick: Callable[[], object]) -> Iterator[Violation]:
         """Yields all violations in order; calls `tick` after each episode."""
         with concurrent.futures.ThreadPoolExecutor(max(1, self.threads)) as pool:
-            for shard in self.directory.shards:
+            for number, shard in enumerate(self.directory.shards):
                 try:
-                    for place, (_, record) in enumerate(records.scan(shard, self.cache)):
+                    for place, (_, record) in enumerate(self.directory.scan(number, self.cache)):
                         self.episodes += 1
                         for kind, step, text, identity in self._episode(record, shard, place, pool):
                             yield Violation(kind, shard.name, text, place, identity, step)
@@ -112,7 +113,7 @@ class Validator:
 
     def warnings(self) -> list[str]:
         """Returns what breaks no convention but is worth a look, after the pass."""
-        action, lines, steps = self.spec.action, [], max(1, self.steps)
+        action, lines, steps = self._action(), [], max(1, self.steps)
         shares = zip(self.below / steps, self.above / steps)
         for name, low, high, (below, above) in zip(action.names, action.low, action.high, shares):
             if below or above:
@@ -133,6 +134,11 @@ class Validator:
             )
         return lines
 
+    def _action(self) -> ActionSpec:
+        """Returns the action with its bounds: the spec's, or those of what was read."""
+        own = self.spec.bounds == "spec" or not self.steps
+        return self.spec.action if own else bounded(self.spec.action, *self._extremes.bounds())
+
     def _episode(
         self, record: bytes | BadRecord, shard: Shard, place: int, pool: Any
     ) -> Iterator[tuple[str, int | None, str, str]]:
@@ -142,12 +148,15 @@ class Validator:
                 raise record
             example = self.directory.parse(record)
         except BadRecord as error:
-            yield "record", None, str(error), ""
+            yield "record", error.step, str(error), ""
             return
 
         reader = self.spec.reader
         try:
             raw = self.spec.standardise(example)
+        except BadRecord as error:
+            yield "unusable", error.step, str(error), ""
+            return
         except KeyError as error:
             yield "key", None, f"has no key {error}, which {reader} reads", ""
             return
@@ -176,8 +185,9 @@ class Validator:
         """Adds an episode to what `warnings` looks at."""
         action = np.asarray(raw.action, np.float32)[: conventions.transitions(raw, self.spec)]
         self.steps += len(action)
-        below, above = beyond(self.spec.action, action)
-        self.below, self.above = self.below + below.sum(axis=0), self.above + above.sum(axis=0)
+        if self.spec.bounds == "spec":  # else none is beyond them
+            below, above = beyond(self.spec.action, action)
+            self.below, self.above = self.below + below.sum(axis=0), self.above + above.sum(axis=0)
         named = _place(raw, shard, place)
         self._samples.add(len(action), {"action": action})
         self._extremes.add(action, named)
@@ -194,7 +204,7 @@ class Validator:
         for camera in self.spec.observation.cameras:
             encoded = raw.images[camera][: 1 if self.images == "first" else None]
             self.decoded += len(encoded)
-            shapes = pool.map(conventions.decoded_shape, encoded)
+            shapes = conventions.decoded_shapes(encoded, pool)
             yield from conventions.pictures(camera, shapes, self.spec.observation.image_size)
 
 
@@ -215,7 +225,7 @@ def validate(entry: Entry, settings: Any, path: epath.Path, images: str, limit: 
     Returns:
         The number of violations, and the report.
     """
-    directory = records.open_directory(entry.spec.path)
+    directory = directories.open_dataset(entry.spec.path)
     validator = Validator(
         directory=directory,
         spec=entry.spec,
@@ -239,7 +249,7 @@ def validate(entry: Entry, settings: Any, path: epath.Path, images: str, limit: 
 
     read = f"{validator.episodes} episodes, {validator.steps} steps, {validator.decoded} images decoded"
     lines = [f"{entry.name}: {directory.path}: {read}"]
-    lines += [f"  {line}" for line in directory.splits()]
+    lines += [f"  {line}" for line in (*entry.spec.notes, *directory.splits())]
     if validator.left_out:
         reader = entry.spec.reader
         lines.append(f"  {validator.left_out} episodes are left out by {reader} and not looked at")

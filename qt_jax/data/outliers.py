@@ -26,6 +26,11 @@ class Extremes:
                 self._values[side, dim] = values[step, dim]
                 self._places[side][dim] = f"{place}, step {first + step}"
 
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the least and the greatest values, float64 [dims] each."""
+        low, high = np.asarray(self._values, np.float64) * [[-1], [1]]
+        return low, high
+
     def of(self, dim: int, greatest: bool) -> tuple[float, str]:
         """Returns the least or the greatest value of a dim, and its place."""
         side = int(greatest)

@@ -25,6 +25,7 @@ from qt_jax.curation.convert.hdf5_streams import Stream
 from qt_jax.curation.convert.recording import Indexed, Recording, Source, check, finished
 from qt_jax.curation.convert.settings import Settings
 from qt_jax.curation.convert.skips import Skips
+from qt_jax.data.names import short_names
 from qt_jax.errors import UserError
 from qt_jax.specs import ObservationSpec
 
@@ -186,12 +187,12 @@ def _layout(given: Settings, place: Place, shape: Shape, notes: list[str]) -> tu
     def of(*roles):
         return [path for path, stream in streams.items() if stream.role in roles]
 
-    pictures = settings.short_names(of("camera", "refused"), "/", reserved="state")
+    pictures = short_names(of("camera", "refused"), "/", reserved="state")
     unusable = {short: streams[path] for short, path in pictures.items() if path in of("refused")}
     refused = {short: stream.why for short, stream in unusable.items()}
     usable = {short: path for short, path in pictures.items() if short not in refused}
     cameras = settings.cameras(given, usable, refused, name)
-    vectors = settings.short_names(of("vector"), "/")
+    vectors = short_names(of("vector"), "/")
     state = settings.choose("--state", given.state, vectors, sorted(vectors), name)
     settings.check_observed(cameras, state, streams, name)
     dims = {short: streams[vectors[short]].dims for short in state}

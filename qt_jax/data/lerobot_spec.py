@@ -1,0 +1,198 @@
+"""What the columns of a LeRobot folder mean: a `DatasetSpec`, from the folder's own metadata."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qt_jax.data import lerobot_meta
+from qt_jax.data.lerobot_meta import Metadata
+from qt_jax.data.recorded import is_mark, rewards_of
+from qt_jax.data.specs import BINS, DatasetSpec
+from qt_jax.data.standardisers import Standardised
+from qt_jax.data.stored import BadRecord
+from qt_jax.errors import UserError
+from qt_jax.specs import DEMONSTRATION, ActionSpec, ObservationSpec
+
+SUCCESS = "next.success"
+"""LeRobot's key of success."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LeRobotReader:
+    """A standardiser of LeRobot's episodes, as `Folder.parse` returns them.
+
+    A row holds an observation and the action taken there, and nothing holds the observation after the last
+    action. So the last row's action is given up, and its reward and success move to the transition before, as
+    `convert` does. The first success ends an episode.
+
+    action, state, cameras, success, reward, instruction, collector: as in `spec`; cameras: (name, key).
+    """
+
+    action: str
+    state: tuple[str, ...]
+    cameras: tuple[tuple[str, str], ...]
+    success: str
+    reward: str
+    instruction: str
+    collector: str
+
+    def __call__(self, episode: dict[str, Any]) -> Standardised:
+        """Makes a `Standardised` of an episode; raises BadRecord for one of two instructions."""
+        steps, tasks = episode["steps"], episode["tasks"]
+        rows = len(tasks)
+        if rows < 2:
+            raise BadRecord(f"has {rows} rows; a transition needs two")
+        change = next((step for step in range(1, rows) if tasks[step] != tasks[step - 1]), None)
+        if change is not None and not self.instruction:
+            raise BadRecord(
+                f"its task changes from {tasks[change - 1]!r} to {tasks[change]!r}, expected one instruction; "
+                "`convert --cut=instruction` makes an episode of each part",
+                change,
+            )
+
+        success: bool | np.ndarray = self.success == "all"
+        if self.success not in ("all", "none"):
+            success = np.asarray(steps[self.success]) > 0
+            if not is_mark(steps[self.success]):
+                raise BadRecord(
+                    f"its {self.success!r} has several values, expected 0 or one positive at success"
+                )
+        stored = np.asarray(steps[self.reward], np.float32) if self.reward else None
+        rewards = rewards_of(rows - 1, success, stored)
+        records = len(rewards) + 1
+        action = np.array(steps[self.action][:records], np.float32).reshape(records, -1)
+        action[-1] = 0.0
+        ends = np.arange(records) == records - 1
+        parts = [np.asarray(steps[key][:records], np.float32).reshape(records, -1) for key in self.state]
+        return Standardised(
+            instruction=self.instruction or tasks[0],
+            images={name: steps[key][:records] for name, key in self.cameras},
+            action=action,
+            is_first=np.arange(records) == 0,
+            is_last=ends,
+            state=np.concatenate(parts, axis=1) if parts else None,
+            episode_id=f"episode_{episode['episode_index']:06d}",
+            collector=self.collector,
+            reward=np.append(rewards, np.float32(0.0)),
+            success=bool(np.any(success)),
+            terminal=bool(np.any(success)),
+        )
+
+
+def spec(
+    path: str,
+    *,
+    action: str = "",
+    state: Sequence[str] | None = None,
+    cameras: Mapping[str, str] | None = None,
+    success: str = "",
+    reward: str = "",
+    instruction: str = "",
+    collector: str = DEMONSTRATION,
+) -> DatasetSpec:
+    """Returns the spec of the LeRobot folder `path`, for a table of yours.
+
+    The bounds of the actions are the least and the greatest value of the data.
+
+    Args:
+        path: from the working directory, or absolute; config.data.root is not put before it.
+        action: key of the action; "": action or actions.
+        state: keys that are joined to the state vector; None: observation.state or state, if it is there.
+        cameras: {name: key}; None: all, named by the last part of their keys.
+        success: a key that is positive where the task is solved, "all" or "none"; "": next.success, or "all"
+            where that is not there.
+        reward: key of the stored reward; "": 1 at the transition that succeeds.
+        instruction: of all episodes; "": what each one's task says.
+        collector: who acted; any name but "demonstration" stands for an autonomous policy.
+
+    Raises:
+        UserError: if there is no LeRobot folder, or no such key.
+
+    """
+    root = Path(path).expanduser().resolve()
+    meta = lerobot_meta.read(root)
+    try:
+        return _spec(meta, action, state, cameras, success, reward, instruction, collector)
+    except lerobot_meta.NOT_AS_WRITTEN as error:
+        raise UserError(
+            f"{root}/meta/info.json has a feature that is not as LeRobot writes it ({type(error).__name__}: "
+            f"{error}); copy it again."
+        ) from error
+
+
+def _spec(
+    meta: Metadata,
+    action: str,
+    state: Sequence[str] | None,
+    cameras: Mapping[str, str] | None,
+    success: str,
+    reward: str,
+    instruction: str,
+    collector: str,
+) -> DatasetSpec:
+    root, features = meta.root, meta.features
+    vectors = [key for key, feature in features.items() if lerobot_meta.is_vector(key, feature)]
+    scalars = [key for key, feature in features.items() if lerobot_meta.is_number(feature)]
+    usual = [key for key in ("action", "actions") if key in vectors]
+    action = action or (usual[0] if len(usual) == 1 else "")
+    if action not in vectors:
+        raise UserError(
+            f"{root} has the vectors {vectors}; say which is the action by lerobot_spec.spec(action=KEY) in a file "
+            "named by config.data.tables."
+        )
+    if state is None:
+        state = [key for key in lerobot_meta.STATES if key in vectors][:1]
+    images = lerobot_meta.cameras(features)
+    if cameras is None:
+        cameras = images
+        unusable = {key: lerobot_meta.why_unusable(key, features[key]) for key in images.values()}
+        for key, why in unusable.items():
+            if why:
+                raise UserError(
+                    f"{root}: {key!r} cannot be used ({why}); name the cameras by lerobot_spec.spec(cameras={{NAME: "
+                    "KEY}) in a file named by config.data.tables."
+                )
+    success = success or (SUCCESS if SUCCESS in scalars else "all")
+    chosen = {"state": (state, vectors), "cameras": (cameras.values(), images.values())}
+    chosen["success"] = ([success] if success not in ("all", "none") else [], scalars)
+    chosen["reward"] = ([reward] if reward else [], scalars)
+    for argument, (keys, known) in chosen.items():
+        for key in keys:
+            if key not in known:
+                raise UserError(
+                    f"{root} has no {key!r} to be the {argument}; expected one of {sorted(known)}."
+                )
+
+    sizes = {name: lerobot_meta.height_width_channels(features[key])[:2] for name, key in cameras.items()}
+    if len(set(sizes.values())) > 1:
+        raise UserError(
+            f"{root} has cameras of different sizes {sizes}; choose some by lerobot_spec.spec(cameras={{NAME: KEY}}), "
+            "or `convert --image_size=HEIGHT,WIDTH`."
+        )
+    state_dim = sum(int(np.prod(features[key]["shape"])) for key in state)
+    described = ", ".join(f"{key}: {' '.join(lerobot_meta.names(features[key]))}" for key in state)
+    names = lerobot_meta.names(features[action])
+    used = {action, *state, *cameras.values(), success, reward}
+    notes = ["the bounds of its actions are the least and greatest values of the data"]
+    if success in ("all", "none"):
+        notes.append(f"each of its episodes is a {'success' if success == 'all' else 'failure'}")
+    if unused := sorted(set(features) - used - set(lerobot_meta.OWN)):
+        notes.append(f"not used: {', '.join(unused)}")
+    return DatasetSpec(
+        path=str(root),
+        standardise=LeRobotReader(
+            action, tuple(state), tuple(cameras.items()), success, reward, instruction, collector
+        ),
+        action=ActionSpec(names, [-1.0] * len(names), [1.0] * len(names), [BINS] * len(names)),
+        observation=ObservationSpec(tuple(cameras), next(iter(sizes.values()), (0, 0)), state_dim, described),
+        last_record="observation",
+        reward="stored" if reward else "success",
+        dt=1.0 / meta.fps,
+        bounds="data",
+        notes=tuple(notes),
+    )
