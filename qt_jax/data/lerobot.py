@@ -57,7 +57,7 @@ class Folder(Stored):
     def parse(self, record: bytes) -> dict[str, Any]:
         """Returns the columns of an episode of T rows.
 
-        `steps` has, by LeRobot's keys, arrays [T, ...] of numbers ([T] where info.json says one number), lists
+        `steps` has by LeRobot's keys arrays [T, ...] of numbers ([T] where info.json says one number), lists
         of T encoded images, and clips of T frames; `tasks` the T instructions, "" where there is none;
         `episode_index` LeRobot's own number.
 
@@ -107,10 +107,7 @@ class Folder(Stored):
         for clip in entry.clips.values():
             if not (self.meta.root / clip.path).exists():
                 raise BadRecord(f"its video {clip.path} is missing; copy the dataset again")
-        rows = _rows(str(self.meta.root / entry.file), entry.number)
-        if len(rows) != entry.length:
-            raise BadRecord(f"has {len(rows)} rows, the metadata says {entry.length}; copy the dataset again")
-        return _bytes(rows)
+        return _bytes(rows(self.meta.root, entry))
 
 
 def open_folder(path: str) -> Folder:
@@ -166,15 +163,16 @@ def _shard(root: Path, name: str, entries: list[Entry], split: str) -> Shard:
     return Shard(str(root / name), "parquet", size, modified, len(entries), split)
 
 
-def _rows(file: str, number: int) -> Any:
-    """Returns the rows of an episode as a table.
+def rows(root: Path, entry: Entry) -> Any:
+    """Returns the rows of an episode as a table of Arrow.
 
     Raises:
-        BadRecord: if the file is missing or damaged, or the episode is not there.
+        BadRecord: if the file is missing or damaged, or does not hold the episode as the metadata says.
 
     """
     import pyarrow as pa
 
+    file, number = str(root / entry.file), entry.number
     try:
         stat = os.stat(file)
         version = (stat.st_mtime_ns, stat.st_size)
@@ -182,6 +180,10 @@ def _rows(file: str, number: int) -> Any:
         if number not in spans:
             raise BadRecord("is not there, the metadata lists it; copy the dataset again")
         start, stop = spans[number]
+        if stop - start != entry.length:
+            raise BadRecord(
+                f"has {stop - start} rows, the metadata says {entry.length}; copy the dataset again"
+            )
         first, last = np.searchsorted(edges, (start, stop - 1), side="right") - 1
         table = pa.concat_tables([_row_group(file, version, group) for group in range(first, last + 1)])
         return table.slice(start - edges[first], stop - start)
@@ -261,7 +263,7 @@ def _times(steps: dict[str, Any], count: int, fps: float) -> np.ndarray:
         step = int(off[0]) + 1
         raise BadRecord(
             f"its timestamp is {times[step]:.4g} s, {times[step] - times[step - 1]:.4g} s after the one "
-            f"before; expected {1.0 / fps:.4g} s at {fps:g} fps. `convert --cut=gap` makes two episodes of it",
+            f"before, expected {1.0 / fps:.4g} s; `convert --cut=gap` makes two episodes of it",
             step,
         )
     return times

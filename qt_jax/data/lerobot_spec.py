@@ -20,6 +20,7 @@ from qt_jax.specs import DEMONSTRATION, ActionSpec, ObservationSpec
 
 SUCCESS = "next.success"
 """LeRobot's key of success."""
+IN_A_TABLE = "of qt_jax.data.lerobot_spec in a file named by config.data.tables"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +51,8 @@ class LeRobotReader:
         change = next((step for step in range(1, rows) if tasks[step] != tasks[step - 1]), None)
         if change is not None and not self.instruction:
             raise BadRecord(
-                f"its task changes from {tasks[change - 1]!r} to {tasks[change]!r}, expected one instruction; "
-                "`convert --cut=instruction` makes an episode of each part",
+                f"its task changes from {tasks[change - 1]!r} to {tasks[change]!r}, expected one instruction "
+                "an episode; `convert --cut=instruction` makes an episode of each part",
                 change,
             )
 
@@ -114,85 +115,108 @@ def spec(
         UserError: if there is no LeRobot folder, or no such key.
 
     """
-    root = Path(path).expanduser().resolve()
-    meta = lerobot_meta.read(root)
+    meta = lerobot_meta.read(Path(path).expanduser().resolve())
     try:
-        return _spec(meta, action, state, cameras, success, reward, instruction, collector)
+        reader = LeRobotReader(
+            action=action or _usual_action(meta),
+            state=_usual_state(meta) if state is None else tuple(state),
+            cameras=tuple((_all_cameras(meta) if cameras is None else cameras).items()),
+            success=success or (SUCCESS if SUCCESS in meta.features else "all"),
+            reward=reward,
+            instruction=instruction,
+            collector=collector,
+        )
+        _check(meta, reader)
+        names = lerobot_meta.names(meta.features[reader.action])
+        return DatasetSpec(
+            path=str(meta.root),
+            standardise=reader,
+            action=ActionSpec(names, [-1.0] * len(names), [1.0] * len(names), [BINS] * len(names)),
+            observation=_observation(meta, reader),
+            last_record="observation",
+            reward="stored" if reward else "success",
+            dt=1.0 / meta.fps,
+            bounds="data",
+            notes=_notes(meta, reader),
+        )
     except lerobot_meta.NOT_AS_WRITTEN as error:
         raise UserError(
-            f"{root}/meta/info.json has a feature that is not as LeRobot writes it ({type(error).__name__}: "
-            f"{error}); copy it again."
+            f"{meta.root}/meta/info.json has a feature that is not as LeRobot writes it "
+            f"({type(error).__name__}: {error}); copy it again."
         ) from error
 
 
-def _spec(
-    meta: Metadata,
-    action: str,
-    state: Sequence[str] | None,
-    cameras: Mapping[str, str] | None,
-    success: str,
-    reward: str,
-    instruction: str,
-    collector: str,
-) -> DatasetSpec:
-    root, features = meta.root, meta.features
-    vectors = [key for key, feature in features.items() if lerobot_meta.is_vector(key, feature)]
-    scalars = [key for key, feature in features.items() if lerobot_meta.is_number(feature)]
-    usual = [key for key in ("action", "actions") if key in vectors]
-    action = action or (usual[0] if len(usual) == 1 else "")
-    if action not in vectors:
+def _vectors(meta: Metadata) -> list[str]:
+    return [key for key, feature in meta.features.items() if lerobot_meta.is_vector(key, feature)]
+
+
+def _usual_action(meta: Metadata) -> str:
+    found = [key for key in ("action", "actions") if key in _vectors(meta)]
+    if len(found) != 1:
         raise UserError(
-            f"{root} has the vectors {vectors}; say which is the action by lerobot_spec.spec(action=KEY) in a file "
-            "named by config.data.tables."
+            f"{meta.root} has {' and '.join(found) or 'neither action nor actions'} among its vectors "
+            f"{_vectors(meta)}; name the action: spec(PATH, action=KEY) {IN_A_TABLE}."
         )
-    if state is None:
-        state = [key for key in lerobot_meta.STATES if key in vectors][:1]
-    images = lerobot_meta.cameras(features)
-    if cameras is None:
-        cameras = images
-        unusable = {key: lerobot_meta.why_unusable(key, features[key]) for key in images.values()}
-        for key, why in unusable.items():
-            if why:
-                raise UserError(
-                    f"{root}: {key!r} cannot be used ({why}); name the cameras by lerobot_spec.spec(cameras={{NAME: "
-                    "KEY}) in a file named by config.data.tables."
-                )
-    success = success or (SUCCESS if SUCCESS in scalars else "all")
-    chosen = {"state": (state, vectors), "cameras": (cameras.values(), images.values())}
-    chosen["success"] = ([success] if success not in ("all", "none") else [], scalars)
-    chosen["reward"] = ([reward] if reward else [], scalars)
-    for argument, (keys, known) in chosen.items():
+    return found[0]
+
+
+def _usual_state(meta: Metadata) -> tuple[str, ...]:
+    return tuple([key for key in lerobot_meta.STATES if key in _vectors(meta)][:1])
+
+
+def _all_cameras(meta: Metadata) -> dict[str, str]:
+    found = lerobot_meta.cameras(meta.features)
+    for key in found.values():
+        if why := lerobot_meta.why_unusable(key, meta.features[key]):
+            raise UserError(
+                f"{meta.root}: {key!r} cannot be used ({why}); name the others: spec(PATH, cameras={{NAME: "
+                f"KEY}}) {IN_A_TABLE}."
+            )
+    return found
+
+
+def _check(meta: Metadata, reader: LeRobotReader) -> None:
+    """Raises a UserError for a key that is not there."""
+    numbers = [key for key, feature in meta.features.items() if lerobot_meta.is_number(feature)]
+    marks = [] if reader.success in ("all", "none") else [reader.success]
+    images = list(lerobot_meta.cameras(meta.features).values())
+    for argument, keys, known in (
+        ("action", [reader.action], _vectors(meta)),
+        ("state", reader.state, _vectors(meta)),
+        ("cameras", [key for _, key in reader.cameras], images),
+        ("success", marks, numbers),
+        ("reward", [reader.reward] if reader.reward else [], numbers),
+    ):
         for key in keys:
             if key not in known:
-                raise UserError(
-                    f"{root} has no {key!r} to be the {argument}; expected one of {sorted(known)}."
-                )
+                raise UserError(f"{argument} is {key!r}; {meta.root} has {sorted(known)} to choose from.")
 
-    sizes = {name: lerobot_meta.height_width_channels(features[key])[:2] for name, key in cameras.items()}
+
+def _observation(meta: Metadata, reader: LeRobotReader) -> ObservationSpec:
+    features = {key: meta.features[key] for key in (*reader.state, *dict(reader.cameras).values())}
+    sizes = {key: lerobot_meta.height_width_channels(features[key])[:2] for _, key in reader.cameras}
     if len(set(sizes.values())) > 1:
         raise UserError(
-            f"{root} has cameras of different sizes {sizes}; choose some by lerobot_spec.spec(cameras={{NAME: KEY}}), "
-            "or `convert --image_size=HEIGHT,WIDTH`."
+            f"{meta.root} has cameras of different sizes {sizes}; name some: spec(PATH, cameras={{NAME: "
+            f"KEY}}) {IN_A_TABLE}, or `convert --image_size=HEIGHT,WIDTH`."
         )
-    state_dim = sum(int(np.prod(features[key]["shape"])) for key in state)
-    described = ", ".join(f"{key}: {' '.join(lerobot_meta.names(features[key]))}" for key in state)
-    names = lerobot_meta.names(features[action])
-    used = {action, *state, *cameras.values(), success, reward}
-    notes = ["the bounds of its actions are the least and greatest values of the data"]
-    if success in ("all", "none"):
-        notes.append(f"each of its episodes is a {'success' if success == 'all' else 'failure'}")
-    if unused := sorted(set(features) - used - set(lerobot_meta.OWN)):
-        notes.append(f"not used: {', '.join(unused)}")
-    return DatasetSpec(
-        path=str(root),
-        standardise=LeRobotReader(
-            action, tuple(state), tuple(cameras.items()), success, reward, instruction, collector
+    return ObservationSpec(
+        cameras=tuple(name for name, _ in reader.cameras),
+        image_size=next(iter(sizes.values()), (0, 0)),
+        state_dim=sum(int(np.prod(features[key]["shape"])) for key in reader.state),
+        state_description=", ".join(
+            f"{key}: {' '.join(lerobot_meta.names(features[key]))}" for key in reader.state
         ),
-        action=ActionSpec(names, [-1.0] * len(names), [1.0] * len(names), [BINS] * len(names)),
-        observation=ObservationSpec(tuple(cameras), next(iter(sizes.values()), (0, 0)), state_dim, described),
-        last_record="observation",
-        reward="stored" if reward else "success",
-        dt=1.0 / meta.fps,
-        bounds="data",
-        notes=tuple(notes),
     )
+
+
+def _notes(meta: Metadata, reader: LeRobotReader) -> tuple[str, ...]:
+    notes = ["the bounds of its actions are the least and the greatest values of the data"]
+    if reader.success in ("all", "none"):
+        notes.append(
+            f"each of its episodes counts as a {'success' if reader.success == 'all' else 'failure'}"
+        )
+    used = {reader.action, *reader.state, *dict(reader.cameras).values(), reader.success, reader.reward}
+    if unused := sorted(set(meta.features) - used - set(lerobot_meta.OWN)):
+        notes.append(f"not used: {', '.join(unused)}")
+    return tuple(notes)

@@ -56,8 +56,8 @@ class Shard:
 class Stored(abc.ABC):
     """An opened dataset.
 
-    path: its directory; shards: the files of `train` and of the dataset's own validation split; unread: {other
-    split: its number of episodes}.
+    path: its directory; shards: the files of `train` and of the dataset's own validation split; unread:
+    {other split: its number of episodes}.
     """
 
     path: str

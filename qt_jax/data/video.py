@@ -1,8 +1,8 @@
 """Frames of a video at given times, decoded with PyAV when they are needed.
 
 Decoding starts at the last key frame before the first frame that is wanted, and goes over each frame from
-there on once. So a part of a video costs its own frames, and those since that key frame. Each thread keeps a few
-videos open: to open a file of many episodes takes as long as to decode several frames.
+there on once. So a part of a video costs its own frames, and those since that key frame. Each thread keeps a
+few videos open: to open a file of many episodes takes as long as to decode several frames.
 """
 
 from __future__ import annotations
