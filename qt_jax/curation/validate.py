@@ -21,7 +21,7 @@ from qt_jax.data.outliers import Extremes
 from qt_jax.data.samples import SAMPLES, Samples
 from qt_jax.data.specs import DatasetSpec, bounded
 from qt_jax.data.standardisers import Standardised
-from qt_jax.data.stored import BadRecord, BadShard, Shard, Stored
+from qt_jax.data.stored import BadRecord, BadShard, Stored
 from qt_jax.data.tables import Entry
 from qt_jax.discretization import beyond
 from qt_jax.errors import UserError
@@ -36,7 +36,7 @@ class Violation:
 
     Attributes:
         kind: one of `conventions.KINDS`.
-        shard: the name of the file.
+        shard: the file.
         text: what is wrong.
         episode: its place in the shard; None where the shard cannot be read.
         episode_id: its name in the dataset; "" where it has none.
@@ -105,8 +105,9 @@ class Validator:
                 try:
                     for place, (_, record) in enumerate(self.directory.scan(number, self.cache)):
                         self.episodes += 1
-                        for kind, step, text, identity in self._episode(record, shard, place, pool):
-                            yield Violation(kind, shard.name, text, place, identity, step)
+                        file, episode = self.directory.lies(number, place)
+                        for kind, step, text, identity in self._episode(record, number, place, pool):
+                            yield Violation(kind, file, text, episode, identity, step)
                         tick()
                 except BadShard as error:
                     yield Violation("shard", shard.name, str(error))
@@ -136,11 +137,15 @@ class Validator:
 
     def _action(self) -> ActionSpec:
         """Returns the action with its bounds: the spec's, or those of what was read."""
-        own = self.spec.bounds == "spec" or not self.steps
-        return self.spec.action if own else bounded(self.spec.action, *self._extremes.bounds())
+        if self.spec.bounds == "spec":
+            return self.spec.action
+        low, high = np.nan_to_num(
+            self._extremes.bounds(), posinf=0.0, neginf=0.0
+        )  # of a dim without a number
+        return bounded(self.spec.action, low, high)
 
     def _episode(
-        self, record: bytes | BadRecord, shard: Shard, place: int, pool: Any
+        self, record: bytes | BadRecord, number: int, place: int, pool: Any
     ) -> Iterator[tuple[str, int | None, str, str]]:
         """Yields (kind, step, text, the episode's id)."""
         try:
@@ -169,9 +174,10 @@ class Validator:
 
         found = list(conventions.shapes(raw, self.spec))
         if not found:  # the rest counts on the shapes
-            self._remember(raw, shard, place)
+            named = self._named(raw, number, place)
+            self._remember(raw, number, place, named)
             if (step := conventions.instruction_change(example)) is not None:
-                self._changes.append(f"{_place(raw, shard, place)}, step {step}")
+                self._changes.append(f"{named}, step {step}")
             found = list(self._look(example, raw, pool))
         if not found:  # all that training refuses is a violation
             try:
@@ -181,14 +187,18 @@ class Validator:
         for kind, step, text in found:
             yield kind, step, text, raw.episode_id
 
-    def _remember(self, raw: Standardised, shard: Shard, place: int) -> None:
+    def _named(self, raw: Standardised, number: int, place: int) -> str:
+        file, episode = self.directory.lies(number, place)
+        return f"{file}, episode {episode}" + (f" ({raw.episode_id})" if raw.episode_id else "")
+
+    def _remember(self, raw: Standardised, number: int, place: int, named: str) -> None:
         """Adds an episode to what `warnings` looks at."""
         action = np.asarray(raw.action, np.float32)[: conventions.transitions(raw, self.spec)]
         self.steps += len(action)
         if self.spec.bounds == "spec":  # else none is beyond them
             below, above = beyond(self.spec.action, action)
             self.below, self.above = self.below + below.sum(axis=0), self.above + above.sum(axis=0)
-        named = _place(raw, shard, place)
+        shard = self.directory.shards[number]
         self._samples.add(len(action), {"action": action})
         self._extremes.add(action, named)
         held_out = episodes.id_hash(raw.episode_id or f"{shard.name}/{place}") < self.validation_fraction
@@ -206,10 +216,6 @@ class Validator:
             self.decoded += len(encoded)
             shapes = conventions.decoded_shapes(encoded, pool)
             yield from conventions.pictures(camera, shapes, self.spec.observation.image_size)
-
-
-def _place(raw: Standardised, shard: Shard, place: int) -> str:
-    return f"{shard.name}, episode {place}" + (f" ({raw.episode_id})" if raw.episode_id else "")
 
 
 def validate(entry: Entry, settings: Any, path: epath.Path, images: str, limit: int) -> tuple[int, str]:

@@ -95,12 +95,11 @@ class Folder(Stored):
             digest.update(name.encode() + column.tobytes())
         return digest.digest()
 
-    def where(self, number: int, place: int, camera: str = "") -> str:
+    def lies(self, number: int, place: int, camera: str = "") -> tuple[str, int]:
         """As in `Stored`; the episode's number is LeRobot's own."""
         entry = self.meta.entry(int(self.places[number][place]))
         clip = entry.clips.get(lerobot_meta.cameras(self.meta.features).get(camera, camera))
-        file = clip.path if clip else entry.file
-        return f"{self.path}: {file}, episode {entry.number}"
+        return clip.path if clip else entry.file, entry.number
 
     def _record(self, place: int) -> bytes:
         entry = self.meta.entry(place)
@@ -152,9 +151,14 @@ def _files(meta: Metadata, chosen: np.ndarray) -> list[tuple[str, np.ndarray]]:
 
 
 def _shard(root: Path, name: str, entries: list[Entry], split: str) -> Shard:
-    """Looks at the files of some episodes; one that is missing is found as damage of its episodes."""
+    """Looks at the files of some episodes; one that is missing is found as damage of its episodes.
+
+    The videos count too, so that an index is made again when one is added or lost.
+    """
     found = []
-    for file in {entry.file for entry in entries}:
+    for file in {
+        file for entry in entries for file in (entry.file, *(clip.path for clip in entry.clips.values()))
+    }:
         try:
             found.append(os.stat(root / file))
         except OSError:

@@ -95,16 +95,21 @@ class Stored(abc.ABC):
         """The name of the text encoder of embeddings that the dataset stores, if it stores any."""
         return None
 
-    def where(self, number: int, place: int, camera: str = "") -> str:
-        """Names a record for messages: the dataset, the file and the place in it, from 0.
+    def lies(self, number: int, place: int, camera: str = "") -> tuple[str, int]:
+        """Returns the file of a record, and the number of its episode there, for messages.
 
         Args:
             number: of the shard.
-            place: of the record in the shard.
+            place: of the record in the shard, from 0.
             camera: whose images the message is about; they may have a file of their own.
 
         """
-        return f"{self.path}: {self.shards[number].name}, episode {place}"
+        return self.shards[number].name, place
+
+    def where(self, number: int, place: int, camera: str = "") -> str:
+        """Names the dataset and what `lies` returns."""
+        file, episode = self.lies(number, place, camera)
+        return f"{self.path}: {file}, episode {episode}"
 
     def own_validation(self) -> np.ndarray:
         """Returns bool [shards]: which belong to the dataset's own validation split."""

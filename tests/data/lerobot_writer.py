@@ -43,7 +43,9 @@ def write(root, kind):
     for episode, length in enumerate(LENGTHS):
         rng = np.random.default_rng(episode)
         for step in range(length):
-            row = {f"observation.images.{camera}": frame(episode, step, camera) for camera in ("front", "wrist")}
+            row = {
+                f"observation.images.{camera}": frame(episode, step, camera) for camera in ("front", "wrist")
+            }
             row["observation.state"] = rng.normal(size=3).astype(np.float32)
             row["action"] = rng.uniform(-1, 1, 2).astype(np.float32)
             row["next.success"] = np.array([step == length - 1 and episode != FAILED])
