@@ -110,16 +110,17 @@ class Clip(Sequence["Clip"]):
         """Yields the frame of each time: the one before it, or the one after."""
         before: _Shown | None = None
         place = 0
+        times = self.times.tolist()
         for after in itertools.chain(decoded, [None]):
-            near = [one for one in (before, after) if one is not None]
-            while place < len(self) and (after is None or after.at >= self.times[place] - _CLOCK_S):
-                yield self._nearer(near, float(self.times[place]))
+            while after is None or after.at >= times[place] - _CLOCK_S:
+                yield self._nearer(before, after, times[place])
                 place += 1
-            if place == len(self):
-                return
+                if place == len(times):
+                    return
             before = after
 
-    def _nearer(self, near: list[_Shown], wanted: float) -> _Shown:
+    def _nearer(self, before: _Shown | None, after: _Shown | None, wanted: float) -> _Shown:
+        near = [one for one in (before, after) if one is not None]
         if near:
             shown = min(near, key=lambda one: abs(one.at - wanted))
             if abs(shown.at - wanted) <= self.tolerance_s + _CLOCK_S:
@@ -167,6 +168,7 @@ def _from_key_frame(container: Any, first_s: float, traffic: Traffic) -> Iterato
 
 
 def _decoded(container: Any, stream: Any, traffic: Traffic) -> Iterator[_Shown]:
+    tick_s = float(stream.time_base)  # once: a Fraction is slow
     sizes: dict[int | None, int] = {}
     for packet in container.demux(stream):
         traffic.read += packet.size
@@ -174,7 +176,7 @@ def _decoded(container: Any, stream: Any, traffic: Traffic) -> Iterator[_Shown]:
         for frame in packet.decode():
             if frame.pts is None:
                 raise BadImage("has frames without a time; write it again as mp4")
-            yield _Shown(float(frame.pts * stream.time_base), frame, sizes.pop(frame.pts, 0))
+            yield _Shown(frame.pts * tick_s, frame, sizes.pop(frame.pts, 0))
 
 
 def _pixels(frame: Any) -> np.ndarray:
