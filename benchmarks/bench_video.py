@@ -1,9 +1,9 @@
 """`make bench-video`: how fast segments are decoded from the videos of a LeRobot folder.
 
 For each way of encoding, in turns: frames/s of the loader, and of as many threads that only decode the same
-video from its first frame to its last. The median ratio is written, and how many bytes were decoded for each byte
-of a frame that was used. The video is of 240x320, 60 episodes of 60 frames in one file (version 3), written by
-this benchmark. Writes experiments/results/bench_video.json.
+video from its first frame to its last. The median ratio is written, and how many bytes were decoded for each
+byte of a frame that was used. The video is of 240x320, 60 episodes of 60 frames in one file (version 3), which
+this benchmark writes. Writes experiments/results/bench_video.json.
 """
 
 from __future__ import annotations

@@ -43,7 +43,9 @@ COMMANDS = {
         flags=False,
     ),
     "convert": Command("write LeRobot, HDF5 or OGBench episodes as a dataset", "data", "none"),
-    "repack": Command("copy a dataset's TFRecord files to ArrayRecord, for a global shuffle", "data", "none"),
+    "repack": Command(
+        "copy TFRecord files as ArrayRecord, or a LeRobot folder, for faster reading", "data", "none"
+    ),
     "inspect": Command(
         "show what is in a config's datasets, or in --data=PATH: tables, and a page with contact sheets",
         "train,data",

@@ -126,7 +126,7 @@ def _scan_with_digest(
 
 def _key(directory: Stored, spec: DatasetSpec, step_penalty: float, text_encoder: str) -> str:
     """Returns a digest of all that decides an index but the files' contents; bounds and bins do not."""
-    apart = ("path", "standardise", "achieves", "pieces", "action", "observation")
+    apart = ("path", "standardise", "achieves", "pieces", "action", "observation", "bounds", "notes")
     rest = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.name not in apart}
     read = (spec.action.dims, spec.observation.cameras, spec.observation.state_dim)
     roots: list[Any] = [spec.standardise, type(directory).parse, _scan, _merge]

@@ -133,38 +133,43 @@ def open_folder(path: str) -> Folder:
     unread = {name: int(members.sum()) for name, members in splits.items() if name not in chosen}
     if rest := int((~np.any(list(splits.values()), axis=0)).sum()):
         unread["(none)"] = rest
-    shards, places = [], []
+    shards, places, seen = [], [], set[str]()
     for name in chosen:
-        for file, members in _files(meta, np.flatnonzero(splits[name])):
-            shards.append(_shard(root, file, [meta.entry(int(place)) for place in members], name))
-            places.append(members)
+        for file, members in _files(meta, np.flatnonzero(splits[name])).items():
+            shards.append(_shard(root / file, name, [entry for _, entry in members], meta.root, seen))
+            places.append(np.asarray([place for place, _ in members]))
     return Folder(str(root), tuple(shards), unread, meta, tuple(places))
 
 
-def _files(meta: Metadata, chosen: np.ndarray) -> list[tuple[str, np.ndarray]]:
-    """Returns (name, places of its episodes) of each file, or of each folder of files of one episode."""
-    groups: dict[str, list[int]] = {}
+def _files(meta: Metadata, chosen: np.ndarray) -> dict[str, list[tuple[int, Entry]]]:
+    """Returns (place, episode) of each file, or of each folder of files of one episode."""
+    groups: dict[str, list[tuple[int, Entry]]] = {}
     for place in chosen.tolist():
-        file = meta.entry(place).file
-        groups.setdefault(file if meta.version == 3 else str(Path(file).parent), []).append(place)
-    return [(name, np.asarray(members)) for name, members in groups.items()]
+        entry = meta.entry(place)
+        groups.setdefault(entry.file if meta.version == 3 else os.path.dirname(entry.file), []).append(
+            (place, entry)
+        )
+    return groups
 
 
-def _shard(root: Path, name: str, entries: list[Entry], split: str) -> Shard:
+def _shard(path: Path, split: str, entries: list[Entry], root: Path, seen: set[str]) -> Shard:
     """Looks at the files of some episodes; one that is missing is found as damage of its episodes.
 
-    The videos count too, so that an index is made again when one is added or lost.
+    The videos count too, so that an index is made again when one is added or lost; `seen` are those of other
+    shards, and is added to.
     """
-    found = []
-    for file in {
-        file for entry in entries for file in (entry.file, *(clip.path for clip in entry.clips.values()))
-    }:
+    names = {
+        name for entry in entries for name in (entry.file, *(clip.path for clip in entry.clips.values()))
+    }
+    size, modified = 0, 0.0
+    for name in sorted(names - seen):
         try:
-            found.append(os.stat(root / file))
+            stat = os.stat(root / name)
         except OSError:
             continue
-    size, modified = sum(stat.st_size for stat in found), max((stat.st_mtime for stat in found), default=0.0)
-    return Shard(str(root / name), "parquet", size, modified, len(entries), split)
+        size, modified = size + stat.st_size, max(modified, stat.st_mtime)
+    seen |= names
+    return Shard(str(path), "parquet", size, modified, len(entries), split)
 
 
 def rows(root: Path, entry: Entry) -> Any:

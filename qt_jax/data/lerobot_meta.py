@@ -89,6 +89,11 @@ class Metadata:
         return _version(self.info, self.root)
 
     @functools.cached_property
+    def videos(self) -> list[str]:
+        """Keys of the cameras that have videos."""
+        return _videos(self.info)
+
+    @functools.cached_property
     def entries(self) -> list[Entry]:
         """All episodes, by number."""
         return [self.entry(place) for place in range(len(self))]
@@ -96,7 +101,7 @@ class Metadata:
     def entry(self, place: int) -> Entry:
         """Returns the episode at a place among all, from 0."""
         row = {name: column[place].item() for name, column in self.columns.items()}
-        number, videos = row["episode_index"], _videos(self.info)
+        number, videos = row["episode_index"], self.videos
         if self.version == 3:
             file = self.info["data_path"].format(**_place(row, "data"))
             clips = {key: self._clip(key, _place(row, f"videos/{key}"), row) for key in videos}
