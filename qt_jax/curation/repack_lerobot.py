@@ -96,7 +96,7 @@ def _copy_video(video: Path, copy: Path, keyframes: int) -> None:
         return
     try:
         with av.open(str(video)) as original, av.open(str(copy), "w") as container:
-            source = original.streams.video[0]
+            source: Any = original.streams.video[0]
             codec = source.codec_context.codec.canonical_name
             if codec not in ENCODERS:
                 raise UserError(
@@ -104,7 +104,7 @@ def _copy_video(video: Path, copy: Path, keyframes: int) -> None:
                 )
             encoder, options = ENCODERS[codec]
             options = options | {"g": str(keyframes)}
-            stream = container.add_stream(encoder, source.average_rate, options=options)
+            stream: Any = container.add_stream(encoder, source.average_rate, options=options)
             stream.width, stream.height, stream.pix_fmt = source.width, source.height, source.pix_fmt
             stream.time_base = stream.codec_context.time_base = source.time_base
             for frame in original.decode(source):

@@ -127,11 +127,12 @@ def spec(
             collector=collector,
         )
         _check(meta, reader)
-        names = lerobot_meta.names(meta.features[reader.action])
+        names = tuple(lerobot_meta.names(meta.features[reader.action]))
+        count = len(names)
         return DatasetSpec(
             path=str(meta.root),
             standardise=reader,
-            action=ActionSpec(names, [-1.0] * len(names), [1.0] * len(names), [BINS] * len(names)),
+            action=ActionSpec(names, (-1.0,) * count, (1.0,) * count, (BINS,) * count),
             observation=_observation(meta, reader),
             last_record="observation",
             reward="stored" if reward else "success",

@@ -111,8 +111,8 @@ class SegmentReader:
                 draw = self._replacement(draw, turn)
 
         source, last = self._recipe.mixture.sources[draw.source], damaged[-1]
-        camera = self._recipe.mixture.interface.observation.cameras[last.camera]
-        place = indices.where(source.directory, source.index, last.episode, camera)
+        name = self._recipe.mixture.interface.observation.cameras[last.camera]
+        place = indices.where(source.directory, source.index, last.episode, name)
         raise UserError(
             f"{source.name}: {place}, step {last.step}: an image does not decode, as in {MOST_BAD - 1} "
             "segments that were drawn for its row before; repair the dataset (`validate` lists all of them)."

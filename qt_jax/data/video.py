@@ -137,7 +137,7 @@ def length_s(path: str) -> float:
     import av
 
     with av.open(path) as container:
-        stream = container.streams.video[0]
+        stream: Any = container.streams.video[0]
         if stream.duration is None:
             return np.nan
         return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
