@@ -25,7 +25,7 @@ import tqdm
 
 from benchmarks import packs, results, stacked_runs
 from benchmarks.packs import Job, Member, Pack
-from qt_jax import agents
+from qt_jax import agents, children
 from qt_jax.envs import collectors, suites
 from qt_jax.evaluation import rollouts
 from qt_jax.export import checkpoint_policy
@@ -192,6 +192,7 @@ def open_pack(path: Path) -> None:
 
     The worker computes in one thread, since each core has a worker, and renders nothing.
     """
+    children.end_with_parent()
     os.environ["NPROC"] = "1"  # threads of XLA's pool; without it there is one for each core
     os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
     os.environ["MUJOCO_GL"] = os.environ["QT_JAX_GL_PROBED"] = "disable"

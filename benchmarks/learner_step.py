@@ -45,8 +45,13 @@ MIN_SECONDS, MAX_REPEATS = 20.0, 15
 
 def shipped(name: str):
     config = importlib.import_module(f"experiments.{name}").get_config()
+    return config, interface_of(config)
+
+
+def interface_of(config) -> Interface:
+    """Makes the interface of an experiment on Meta-World."""
     action, observation = metaworld.action_spec(config.env), metaworld.observation_spec(config.env)
-    return config, setup.with_chunks(config, Interface(action, observation, DIM))
+    return setup.with_chunks(config, Interface(action, observation, DIM))
 
 
 def as_peer(name: str):

@@ -105,7 +105,14 @@ GATES = {
         CELLS,
         tuple(f"q_transformer+value_width_{bins}{more}" for bins in (2, 5) for more in ("", "+dropout")),
     ),
-    "dropout": dict.fromkeys(CELLS, ("q_transformer+dropout", f"{HEAD}+dropout", "awac+dropout")),
+    "dropout": dict.fromkeys(
+        CELLS,
+        (
+            *("q_transformer+dropout", f"{HEAD}+dropout", f"{HEAD}+of_successes+dropout"),
+            *("q_transformer+weight_.1+dropout", "q_transformer+weight_.1+of_successes+dropout"),
+            *("decision_transformer+dropout", "bc_successes+dropout", "awac+dropout", "iql+dropout"),
+        ),
+    ),
     "networks": dict.fromkeys(
         CELLS,
         tuple(
@@ -131,7 +138,7 @@ GATES = {
     "astray": {
         ASTRAY: (
             *("q_transformer", "q_transformer+dropout", "q_transformer+dropout+one_step"),
-            *(HEAD, f"{HEAD}+dropout", f"{HEAD}+dropout+one_step"),
+            *(HEAD, f"{HEAD}+dropout", f"{HEAD}+of_successes+dropout", f"{HEAD}+dropout+one_step"),
             *("bc_all+dropout", "bc_successes", "bc_successes+dropout"),
             *("decision_transformer", "decision_transformer+dropout"),
             *("awac", "awac+dropout", "iql", "iql+dropout"),

@@ -32,7 +32,7 @@ import pytest
 from qt_jax.policy import artefact as artefacts
 from qt_jax.training import datasets, loop
 from qt_jax.training.peers import Peers
-from tests import tiny
+from tests import forked, tiny
 
 gc.set_threshold(50_000)  # as for a command
 ROOT = Path(__file__).parent.parent
@@ -59,9 +59,9 @@ LONG = (
 def run_command(
     name: str, *overrides: str, check: bool = True, config: str = "tests/tiny.py"
 ) -> subprocess.CompletedProcess:
-    """Runs a command in a process of its own, as a user starts it; config "": one without."""
-    command = [sys.executable, "-m", "qt_jax", name, *([f"--config={config}"] if config else []), *overrides]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    """Runs a command in a process of its own (see forked.py); config "": one without."""
+    arguments = [name, *([f"--config={config}"] if config else []), *overrides]
+    result = forked.run(arguments, ROOT, timeout_s=300)
     assert not check or result.returncode == 0, result.stderr[-3000:]
     return result
 
@@ -114,9 +114,9 @@ def made_once(folder: Path, make: Callable[[str], object]) -> str:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def caches(tmp_path_factory):
-    """Of commands' processes too: indices of this worker, and a week's compiled programs of this user."""
-    os.environ["QT_JAX_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+def caches(run_folder):
+    """Of commands' processes too: indices of this run of the tests, and a week's compiled programs."""
+    os.environ["QT_JAX_CACHE"] = str(run_folder / "cache")
     programs = Path("~/.cache/qt_jax_tests").expanduser()  # its path is a part of JAX's keys
     programs.mkdir(parents=True, exist_ok=True)
     for program in programs.iterdir():

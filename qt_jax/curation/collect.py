@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import tqdm
 from etils import epath
 
+from qt_jax import children
 from qt_jax.curation import rlds_writer
 from qt_jax.curation.kept_batches import KeptBatches
 from qt_jax.data.recorded import RecordedEpisode
@@ -125,7 +126,7 @@ def _simulator() -> ProcessPoolExecutor:
 
     The worker has TensorFlow loaded, which crashes in one process with Mesa's software renderer.
     """
-    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), children.end_with_parent)
 
 
 def _episodes(config: Any, plans: list[EpisodePlan]) -> list[RecordedEpisode]:
@@ -179,13 +180,12 @@ def _run_here(config: Any, splits: Splits, about: dict[str, Any]) -> Collected:
 
     interrupted = threading.Event()
     signal.signal(signal.SIGINT, functools.partial(_interrupt, interrupted))
-    ignore = functools.partial(signal.signal, signal.SIGINT, signal.SIG_IGN)  # this process handles it
     workers, spawn = max(1, config.collect.workers), multiprocessing.get_context("spawn")
     train = len(splits["train"])
     try:
         with (
             tqdm.tqdm(total=planned, desc="collect", unit="episode") as shown,
-            ProcessPoolExecutor(workers, spawn, ignore) as pool,
+            ProcessPoolExecutor(workers, spawn, _begin_worker) as pool,
         ):
             left = [(number, batch) for number, batch in enumerate(batches) if number not in finished]
             done = pool.map(functools.partial(_keep, config, kept), left)
@@ -206,6 +206,11 @@ def _run_here(config: Any, splits: Splits, about: dict[str, Any]) -> Collected:
     kept.remove()
     rlds_writer.remove_unfinished(config.data.path)
     return Collected(path, planned, totals, successes)
+
+
+def _begin_worker() -> None:
+    children.end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the command ends its workers
 
 
 def _interrupt(interrupted: threading.Event, *_: Any) -> NoReturn:

@@ -22,10 +22,11 @@ def render(source: Source, found: Summary, shown: list[Shown], image_size: tuple
         image_size: (height, width) of the network's images.
     """
     template = (Path(__file__).parent / "templates" / "dataset.html").read_text()
+    spaces = source.directory.metadata.get("action_space", {})
     episodes = []
     for one in shown:
         sheets = {camera: dataset_plots.sheet(one, camera, image_size) for camera in one.episode.images}
-        curves = dataset_plots.curves(one, source.action)
+        curves = dataset_plots.curves(one, source.action, spaces)
         episodes.append({"shown": one, "sheets": sheets, "curves": curves})
     return jinja2.Template(template, autoescape=True).render(
         found=found,
@@ -38,6 +39,7 @@ def render(source: Source, found: Summary, shown: list[Shown], image_size: tuple
         cameras=source.spec.observation.cameras,
         stored_size=source.spec.observation.image_size,
         image_size=image_size,
+        spaces=spaces,
         lengths=dataset_plots.lengths(found.lengths),
         actions=dataset_plots.actions(found.actions),
         episodes=episodes,

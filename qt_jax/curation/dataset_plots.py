@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from qt_jax.specs import ActionSpec
 FRAMES = 10
 """How many frames of an episode are shown, the first and the last among them."""
 _LONGEST_SIDE = 200
-_BLUE, _RED, _GREY = "#2b6cb0", "#b3261e", "#999"
+_BLUE, _RED, _GREY, _ORANGE = "#2b6cb0", "#b3261e", "#999", "#dd6b20"
 
 
 def lengths(values: np.ndarray) -> str:
@@ -56,10 +57,16 @@ def actions(dims: list[ActionDim]) -> str:
     return figure_uri(figure)
 
 
-def curves(shown: Shown, action: ActionSpec) -> str:
+def curves(shown: Shown, action: ActionSpec, spaces: Mapping[str, Any]) -> str:
     """Draws each action dim over the steps, with its bounds, and the reward and the discounted return.
 
-    Values that are clipped at a bound are red.
+    Values that are clipped at a bound are red. What the state did is orange: where it was after an absolute
+    action, and how far it moved after a delta.
+
+    Args:
+        shown: the episode.
+        action: the dims, with their bounds.
+        spaces: {dim: which entry of the state it moves, and how}, as the dataset's metadata has it.
     """
     episode, steps = shown.episode, np.arange(shown.episode.length)
     figure, axes = _panels(action.dims + 1, 1.5)
@@ -70,6 +77,12 @@ def curves(shown: Shown, action: ActionSpec) -> str:
         axis.axhline(high, color=_GREY, lw=0.7, ls="--")
         axis.plot(steps, values, color=_BLUE, lw=1, marker="." if episode.length < 40 else None, ms=4)
         axis.plot(steps[outside], values[outside], ".", color=_RED, ms=5)
+        space = spaces.get(name)
+        if space and space["state"] < episode.state.shape[1]:  # a spec may ignore the state
+            state = episode.state[:, space["state"]]
+            did = np.diff(state) / space["unit"] if space["space"] == "delta" else state[1:]
+            axis.plot(np.arange(len(did)), did, color=_ORANGE, lw=1.5, ls=":")
+            name = f"{name}: {space['space']}, state {space['state']}"
         axis.set_title(name, fontsize=8)
 
     for axis in axes:

@@ -43,11 +43,13 @@ def write(
     description: str,
     file_format: str,
     reward: str = "success",
+    action_space: Mapping[str, Any] | None = None,
     validation: Iterable[RecordedEpisode] | None = None,
 ) -> epath.Path:
     """Writes `episodes` as the RLDS dataset `path`/1.0.0 and returns that directory.
 
-    Its metadata.json has the names and bounds of the action's dims under "action", and `reward`.
+    Its metadata.json has the names and bounds of the action's dims under "action", `reward`, and
+    `action_space` where there is one.
 
     Args:
         path: the dataset's directory; its last part is the dataset's name.
@@ -57,13 +59,14 @@ def write(
         description: one line about where the episodes come from.
         file_format: one of `FILE_FORMATS`.
         reward: `DatasetSpec.reward` of the dataset when it is opened by its path alone.
+        action_space: {name of an action: the entry of the state that it moves, and how}.
         validation: episodes of a split of their own; read after the others.
 
     Raises:
         UserError: for an unknown file format, an episode too large for a record, or when `path` already holds
             a dataset.
     """
-    target = _Target(path, action, observation, description, file_format, reward)
+    target = _Target(path, action, observation, description, file_format, reward, action_space or {})
     splits = {"train": episodes} | ({} if validation is None else {"validation": validation})
     return _prepare(target, {name: functools.partial(_examples_of, split) for name, split in splits.items()})
 
@@ -113,6 +116,7 @@ def write_with_beam(
     description: str,
     file_format: str,
     reward: str = "success",
+    action_space: Mapping[str, Any] | None = None,
     validation: Sequence[Any] | None = None,
 ) -> epath.Path:
     """Writes a dataset as `write` does, but by Beam workers: each gets some of `units`.
@@ -129,6 +133,7 @@ def write_with_beam(
         description: as in `write`.
         file_format: as in `write`.
         reward: as in `write`.
+        action_space: as in `write`.
         validation: units of work whose episodes are a split of their own.
 
     Raises:
@@ -137,7 +142,7 @@ def write_with_beam(
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    target = _Target(path, action, observation, description, file_format, reward)
+    target = _Target(path, action, observation, description, file_format, reward, action_space or {})
 
     def pipeline(units):
         # Without the reshuffle one worker gets all units.
@@ -174,6 +179,7 @@ class _Target:
     description: str
     file_format: str
     reward: str
+    action_space: Mapping[str, Any]
 
 
 def _prepare(target: _Target, generate: Mapping[str, Callable[[], Any]], **beam: Any) -> epath.Path:
@@ -247,6 +253,7 @@ def _builder(tfds: Any, target: _Target, generate: Mapping[str, Callable[[], Any
                         "high": [float(x) for x in action.high],
                     },
                     reward=target.reward,
+                    **({"action_space": dict(target.action_space)} if target.action_space else {}),
                 ),
                 disable_shuffling=True,
             )

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from qt_jax import storage, text
+from qt_jax import children, storage, text
 from qt_jax.data import code, episodes
 from qt_jax.data.episodes import Episode
 from qt_jax.data.index import Index, stored_encoder
@@ -92,7 +92,8 @@ def _of_shards(directory: Stored, workers: int, function: Callable, shards: Sequ
     name = f"index of {directory.path}"
     shown = functools.partial(tqdm.tqdm, total=len(shards), desc=name, unit="shard", delay=2, disable=None)
     if workers and len(shards) > 1:
-        with concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        spawn = multiprocessing.get_context("spawn")
+        with concurrent.futures.ProcessPoolExecutor(workers, spawn, children.end_with_parent) as pool:
             return list(shown(pool.map(function, shards)))
     return list(shown(map(function, shards)))
 

@@ -290,7 +290,7 @@ def why_unusable(key: str, feature: dict[str, Any]) -> str:
     return "" if count in (1, 3, 4) else f"of shape {feature['shape']}, expected 1, 3 or 4 channels"
 
 
-def names(feature: dict[str, Any]) -> list[str]:
+def names(feature: dict[str, Any], letter: str = "a") -> list[str]:
     """Returns the names of a vector's dims: LeRobot's list or dict of lists, or else a0, a1, ..."""
     found = feature.get("names")
     if isinstance(found, dict):
@@ -298,7 +298,7 @@ def names(feature: dict[str, Any]) -> list[str]:
     count = int(np.prod(feature["shape"]))
     if found and len(set(map(str, found))) == count:
         return [str(name) for name in found]
-    return [f"a{i}" for i in range(count)]
+    return [f"{letter}{i}" for i in range(count)]
 
 
 def numbers(column: Any, dtype: type | None = None) -> np.ndarray:

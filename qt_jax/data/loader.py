@@ -6,12 +6,9 @@ It reads records, keeps episodes in memory while their segments are drawn, and d
 from __future__ import annotations
 
 import dataclasses
-import functools
-import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,6 +17,7 @@ import jax
 import numpy as np
 from absl import flags
 
+from qt_jax import children
 from qt_jax.data import episodes, mixture
 from qt_jax.data import index as indices
 from qt_jax.data.buffers import Buffers
@@ -216,18 +214,12 @@ class _Plan(grain.MapDataset):
         self.__dict__ = state | {"_lock": threading.Lock()}
 
 
-def _end_with(parent: int, worker: int, workers: int) -> None:
+def _end_with_trainer(worker: int, workers: int) -> None:
     """Makes a worker process end with its trainer, not before: a trainer saves after a signal to stop."""
     # A terminal or a scheduler sends these to all processes.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="end_with", daemon=True).start()
+    children.end_with_parent()
 
 
 class TrainingIterator:
@@ -328,7 +320,7 @@ class TrainingIterator:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # grain's processes copy absl's flags
         processes = grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=1)
-        dataset = dataset.mp_prefetch(processes, functools.partial(_end_with, os.getpid()))
+        dataset = dataset.mp_prefetch(processes, _end_with_trainer)
         dataset = dataset.batch(self._workers, batch_fn=_concatenated)
         return iter(grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=1))
 

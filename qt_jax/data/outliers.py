@@ -31,6 +31,13 @@ class Extremes:
         low, high = np.asarray(self._values, np.float64) * [[-1], [1]]
         return low, high
 
+    def include(self, other: Extremes) -> None:
+        """Adds those of other episodes."""
+        for side in (0, 1):
+            for dim in np.flatnonzero(other._values[side] > self._values[side]):
+                self._values[side, dim] = other._values[side, dim]
+                self._places[side][dim] = other._places[side][dim]
+
     def of(self, dim: int, greatest: bool) -> tuple[float, str]:
         """Returns the least or the greatest value of a dim, and its place."""
         side = int(greatest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -29,6 +30,7 @@ class Network:
     timesteps: int
     cells: int
     graphdef: Any = dataclasses.field(compare=False, repr=False)
+    _fresh: Callable[[jax.Array], dict] = dataclasses.field(compare=False, repr=False)
 
     @classmethod
     def create(
@@ -48,8 +50,16 @@ class Network:
         """
         config = ml_collections.FrozenConfigDict(config)
         asked = config, interface, outputs, return_conditioned, timesteps, cells
-        graphdef = nnx.split(nnx.eval_shape(lambda: QTransformer(*asked, nnx.Rngs(0))))[0]
-        return cls(*asked, graphdef)
+        graphdefs = []
+
+        @jax.jit  # traced here, and not again
+        def fresh(key: jax.Array) -> dict:
+            graphdef, params = nnx.split(QTransformer(*asked, nnx.Rngs(key)))
+            graphdefs.append(graphdef)
+            return nnx.to_pure_dict(params)
+
+        jax.eval_shape(fresh, jax.random.key(0))
+        return cls(*asked, graphdefs[0], fresh)
 
     @property
     def _asked(self) -> tuple[Any, Interface, int, bool, int, int]:
@@ -58,12 +68,12 @@ class Network:
 
     def with_config(self, config: Any) -> Network:
         """Returns the same network with another `config.model`."""
-        return Network.create(config, *self._asked[1:])
+        config = ml_collections.FrozenConfigDict(config)
+        return self if config == self.config else Network.create(config, *self._asked[1:])
 
     def init(self, key: jax.Array) -> dict:
         """Returns fresh parameters; the same key gives the same bits."""
-        model = QTransformer(*self._asked, nnx.Rngs(key))
-        return nnx.to_pure_dict(nnx.state(model, nnx.Param))
+        return self._fresh(key)
 
     def score(self, params: dict, segment: Segment, dropout_key: jax.Array | None = None) -> jax.Array:
         """Computes logits; see `QTransformer.score`. Without a key there is no dropout."""

@@ -1,6 +1,7 @@
 """Checkpoints, each of five items.
 
-train_state; params (what is served); data_iterator (the data position); assets; clock (time spent training).
+params (what is served); train_state (the rest of it); data_iterator (the data position); assets; clock (time
+spent training).
 
 Saves are asynchronous and atomic: until all hosts have written, the directory has another name, and readers
 see the step before.
@@ -30,8 +31,8 @@ from qt_jax.training.continuing import refuse_other_config as refuse_other_confi
 from qt_jax.training.continuing import refuse_to_continue
 from qt_jax.training.state import TrainState
 
-SCHEMA = 2
-"""Version of what `Assets.to_json` gives."""
+SCHEMA = 3
+"""Version of a checkpoint's items, and of what `Assets.to_json` gives."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,8 +227,8 @@ class Checkpointer:
             self._manager.save(
                 int(state.step),
                 args=ocp.args.Composite(
-                    train_state=ocp.args.StandardSave(state.saved()),
                     params=ocp.args.StandardSave(state.params),
+                    train_state=ocp.args.StandardSave(state.beside_params()),
                     data_iterator=ocp.args.JsonSave(position),
                     assets=ocp.args.JsonSave(assets.to_json()),
                     clock=ocp.args.JsonSave(clock),
@@ -250,20 +251,22 @@ class Checkpointer:
             UserError: if it cannot be read.
 
         """
-        step, saved = self.latest_step, state.saved()
+        step, rest = self.latest_step, state.beside_params()
         assert step is not None, "there is no checkpoint"
         path = self._directory / str(step)
         with readable(self._directory, step):
-            refuse_other_shapes(_metadata(path / "train_state"), saved, path)
+            saved = {"params": _metadata(path / "params"), **_metadata(path / "train_state")}
+            refuse_other_shapes(saved, {"params": state.params, **rest}, path)
             restored = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
-                    train_state=ocp.args.StandardRestore(saved),
+                    params=ocp.args.StandardRestore(state.params),
+                    train_state=ocp.args.StandardRestore(rest),
                     data_iterator=ocp.args.JsonRestore(),
                     clock=ocp.args.JsonRestore(),
                 ),
             )
-        state = dataclasses.replace(state, **restored["train_state"])
+        state = dataclasses.replace(state, params=restored["params"], **restored["train_state"])
         return state, restored["data_iterator"], restored["clock"]
 
     def wait(self) -> None:

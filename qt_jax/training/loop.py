@@ -216,7 +216,7 @@ def _announce(
 
 
 def _initial_state(config: Any, ensemble: Ensemble, compiled: program.Program) -> TrainState:
-    state = compiled.init(config, ensemble)
+    state = compiled.init(config)
     if not config.train.init_from:
         return state
     params, _, step = checkpoints.load_params(config.train.init_from, like=compiled.state.params)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -31,21 +32,23 @@ class Program:
     """ShapeDtypeStructs with shardings."""
     step: jax.stages.Compiled
     """(state, batch) -> (state, metrics); the state is donated."""
+    begin: Callable[[Any], Any]
+    """Settings -> train state of step 0."""
 
-    def init(self, config: Any, ensemble: Ensemble) -> Any:
+    def init(self, config: Any) -> Any:
         """Makes a fresh train state in its shardings; no device ever holds all of it."""
         shardings = jax.tree.map(lambda x: x.sharding, self.state)
-
-        def begin(settings: Any) -> Any:
-            return init_state(traced.With(config, settings), ensemble)
-
-        return jax.jit(begin, out_shardings=shardings)(jax.device_get(traced.values(config)))
+        return jax.jit(self.begin, out_shardings=shardings)(_settings(config))
 
     def with_settings(self, config: Any) -> Any:
         """Returns `state` with this config's settings in their shardings, to restore a checkpoint into."""
         shardings = jax.tree.map(lambda x: x.sharding, self.state.settings)
-        settings = jax.jit(dict, out_shardings=shardings)(jax.device_get(traced.values(config)))
+        settings = jax.jit(dict, out_shardings=shardings)(_settings(config))
         return dataclasses.replace(self.state, settings=settings)
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    return jax.device_get(traced.values(config))
 
 
 def jitted(config: Any, ensemble: Ensemble, state: Any, device_mesh: jax.sharding.Mesh) -> Any:
@@ -65,14 +68,18 @@ def jitted(config: Any, ensemble: Ensemble, state: Any, device_mesh: jax.shardin
 
 def build(config: Any, ensemble: Ensemble, device_mesh: jax.sharding.Mesh) -> Program:
     """Compiles the train step of `config` for that mesh (real devices, or a topology's)."""
-    shapes = jax.eval_shape(functools.partial(init_state, config, ensemble))
+
+    def begin(settings: Any) -> Any:  # one function, so that JAX traces it once for its shapes and for `init`
+        return init_state(traced.With(config, settings), ensemble)
+
+    shapes = jax.eval_shape(begin, _settings(config))
     state = sharding.abstract(shapes, sharding.of_state(device_mesh, shapes, ensemble.count))
     batch = segment_struct(ensemble.interface, config.data.batch_size, config.data.segment_length)
     split = mesh.batch_sharding(device_mesh)
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split), batch)
     with jax.set_mesh(device_mesh):
         step = jitted(config, ensemble, state, device_mesh).lower(state, batch).compile()
-    return Program(device_mesh, state, batch, step)
+    return Program(device_mesh, state, batch, step, begin)
 
 
 def step_flops(config: Any, ensemble: Ensemble, state: Any, batch: Segment) -> float:

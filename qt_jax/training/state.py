@@ -37,9 +37,9 @@ class TrainState:
     settings: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
     """The config's `traced.values`, which the step reads in place of the config; no checkpoint has them."""
 
-    def saved(self) -> dict[str, Any]:
-        """Returns what a checkpoint holds, by field."""
-        return {name: getattr(self, name) for name in ("step", "params", "target_params", "opt_state")}
+    def beside_params(self) -> dict[str, Any]:
+        """Returns what a checkpoint holds beside the parameters, by field."""
+        return {name: getattr(self, name) for name in ("step", "target_params", "opt_state")}
 
 
 def learning_rate(config: Any, step: jax.Array | int) -> jax.Array:

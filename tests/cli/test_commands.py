@@ -181,10 +181,11 @@ def kill_a_worker(leader):
 @pytest.mark.parametrize(
     "disturb, message",
     [
-        pytest.param(interrupt, "interrupted", marks=pytest.mark.slow),  # tests/data/test_rlds.py has another
+        (interrupt, "interrupted"),  # tests/data/test_rlds.py has a short one
         (kill_a_worker, "config.collect.workers=2 died"),
     ],
 )
+@pytest.mark.slow
 def test_a_disturbed_collection_leaves_no_dataset_and_no_process(tmp_path, disturb, message):
     """The real command with its workers, when the first episodes are done."""
     command = [sys.executable, "-m", "qt_jax", "collect", "--config=tests/tiny.py"]

@@ -13,7 +13,7 @@ from PIL import Image
 from qt_jax.curation.convert import hdf5_streams
 from qt_jax.errors import UserError
 from tests.curation import recordings
-from tests.curation.test_convert import all_of, shown, source
+from tests.curation.test_convert import all_of, shown, source, unused
 
 STEPS, SIZE = 6, recordings.SIZE
 FLAGS = {"success": "all", "instruction": "fold", "fps": 50.0}
@@ -89,6 +89,20 @@ def test_encoded_frames(tmp_path, kind, form):
         assert kind == "PNG" or one.images["cam_high"][0] == files[0]  # as it is, without the padding
 
 
+@pytest.mark.parametrize("form", ["pixels", "JPEG"])
+def test_swapped_colours(tmp_path, form):
+    """As ALOHA's recorder swaps them, where OpenCV encodes what the camera published as RGB."""
+    swapped = frames()[..., ::-1]
+    path = episode(tmp_path / "e.hdf5", **({"images__cam": swapped} if form == "pixels" else {}))
+    if form == "JPEG":
+        with h5py.File(path, "a") as file:
+            file["observations/images/cam"] = padded([recordings.encoded(image, form) for image in swapped])
+    opened = source(path, "hdf5", bgr=("cam",), **FLAGS)
+    np.testing.assert_allclose(shown(all_of(opened)[0].images["cam"]), frames(), atol=10)
+    with pytest.raises(UserError, match="--bgr=front: .* has no 'front'"):
+        source(path, "hdf5", bgr=("front",), **FLAGS)
+
+
 @pytest.mark.parametrize(
     "array, kept",
     [
@@ -157,7 +171,7 @@ def test_images_that_cannot_be_used_are_refused_by_name(tmp_path, name, array, w
     ):
         source(path, "hdf5", **FLAGS)
     opened = source(path, "hdf5", cameras=("front",), **FLAGS)
-    assert opened.notes == (f"not used: {name.replace('__', '/')}",)
+    assert unused(opened) == [name.replace("__", "/")]
 
 
 def test_encoded_depth(tmp_path):
@@ -170,7 +184,7 @@ def test_encoded_depth(tmp_path):
         UserError, match=r"'aligned' \(of more than 8 bits a pixel, as depth has\); leave them out with"
     ):
         source(path, "hdf5", **FLAGS)
-    assert source(path, "hdf5", cameras=("front",), **FLAGS).notes == ("not used: images/aligned",)
+    assert unused(source(path, "hdf5", cameras=("front",), **FLAGS)) == ["images/aligned"]
 
 
 @pytest.mark.parametrize("least, greatest", [(-1.0, 1.0), (0.0, 1.5), (0.0, 1000.0), (0.0, np.nan)])
@@ -200,7 +214,7 @@ def test_what_is_no_observation_is_named(tmp_path):
         file["base_action"] = np.zeros((STEPS, 2))
     opened = source(path, "hdf5", **FLAGS)
     assert (
-        opened.notes == ("not used: pose, base_action",)
+        unused(opened) == ["pose", "base_action"]
         and opened.observation.state_description == "on (1), qpos (3)"
     )
 
@@ -210,14 +224,17 @@ def test_masks(tmp_path):
     with h5py.File(path, "a") as file:
         file["mask/train"], file["mask/valid"] = np.asarray([b"demo_0", b"demo_2"]), np.asarray([b"demo_1"])
     with pytest.raises(
-        UserError, match=r"has masks train \(2\), valid \(1\) of its 3 episodes, .*give --split=train"
+        UserError, match=r"has masks train \(2\), valid \(1\) of its 3 episodes; give --split=train"
     ):
         source(path, "hdf5")
-    assert [place.group for _, place in source(path, "hdf5", split="train").units] == [
+    assert [place.group for place, _ in source(path, "hdf5", split="train").units] == [
         "data/demo_0",
         "data/demo_2",
     ]
-    assert source(path, "hdf5", split="valid").notes == ("mask valid: 1 of 3 episodes",)
+    opened = source(path, "hdf5", split="valid")
+    masks = {key.name: (key.holds, key.becomes) for key in opened.keys if "mask" in key.name}
+    assert masks["mask/valid"] == ("1 of 3 episodes", "training (1)")
+    assert masks["mask/train"] == ("2 of 3 episodes", "not used: --split and --validation name others")
     assert source(path, "hdf5", split="all").episodes == 3
     with h5py.File(path, "a") as file:
         file["mask/better"] = np.asarray([b"demo_9"])
@@ -320,7 +337,7 @@ def test_an_action_under_another_key(tmp_path):
     with pytest.raises(UserError, match="both 'action' and 'actions'"):
         source(path, "hdf5")
     opened = source(path, "hdf5", action="actions")
-    assert opened.action.dims == 2 and opened.notes == ("not used: action",)
+    assert opened.action.dims == 2 and unused(opened) == ["action"]
 
 
 def linked(path, link, of="observations/images/front"):
@@ -340,7 +357,7 @@ def test_links_are_followed(tmp_path, link):
         "hard": lambda file: file["raw/front"],
     }
     opened = source(linked(tmp_path / "one.hdf5", links[link]), "hdf5", **FLAGS)
-    assert opened.observation.cameras == ("front",) and opened.notes == ("not used: raw/front",)
+    assert opened.observation.cameras == ("front",) and unused(opened) == ["raw/front"]
     (one,) = all_of(opened)
     assert len(one.images["front"]) == STEPS
 
@@ -369,7 +386,7 @@ def test_what_has_no_step_of_its_own_is_not_used(tmp_path):
     path = episode(tmp_path / "one.hdf5", started=3.0, none=h5py.Empty("f"))
     with h5py.File(path, "a") as file:
         file["mask"], file["data"] = np.ones(3), np.ones((2, 3))
-    assert source(path, "hdf5", **FLAGS).notes == ("not used: none, started, data, mask",)
+    assert unused(source(path, "hdf5", **FLAGS)) == ["none", "started", "data", "mask"]
 
 
 def test_a_reward_that_is_no_number(tmp_path):
@@ -424,8 +441,9 @@ def test_where_an_instruction_stands(tmp_path, place, value, expected):
     else:
         opened = source(path, "hdf5", **flags)
         assert [one.instruction for one in all_of(opened)] == [expected] and opened.notes == ()
-    (note,) = source(path, "hdf5", **FLAGS).notes or ("",)
-    assert note == ("not used: language_instruction" if place == "dataset" else "")
+    names = {"dataset": "language_instruction", "attribute": "attribute instruction"}
+    left = unused(source(path, "hdf5", **FLAGS))
+    assert left == [names[place]] if place in names else len(left) == ("language" in value)
 
 
 @pytest.mark.parametrize("fps", [0, -5, np.nan, np.inf, "fast"])

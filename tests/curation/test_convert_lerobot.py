@@ -16,9 +16,11 @@ from PIL import Image
 from qt_jax.curation import convert
 from qt_jax.errors import UserError
 from tests.curation import recordings
-from tests.curation.test_convert import all_of, shown, source
+from tests.curation.test_convert import all_of, shown, source, unused
 
 VERSIONS = ("v2.0", "v2.1", "v3.0")
+ROWS = ("frame_index", "index")
+"""Features that number the rows, which stand in their order."""
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +82,7 @@ def test_a_state_elsewhere_is_asked_for(folder):
     ):
         source(root, "lerobot")
     assert source(root, "lerobot", state=("joints",)).observation.state_dim == 3
-    assert source(root, "lerobot", state=()).notes == ("not used: joints, next.reward",)
+    assert set(unused(source(root, "lerobot", state=()))) == {"joints", "next.reward", *ROWS}
 
 
 def test_two_keys_of_an_action_are_asked_for(folder):
@@ -140,7 +142,7 @@ def test_images_that_cannot_be_used_are_refused_by_name(tmp_path, key, feature, 
         source(root, "lerobot")
     with pytest.raises(UserError, match=f"has '{short}', {why}; leave it out"):
         source(root, "lerobot", cameras=("front", short))
-    assert source(root, "lerobot", cameras=("front", "wrist")).notes == (f"not used: next.reward, {key}",)
+    assert set(unused(source(root, "lerobot", cameras=("front", "wrist")))) == {"next.reward", key, *ROWS}
 
 
 @pytest.mark.parametrize(
@@ -352,14 +354,14 @@ def test_splits(folder, version):
     root = folder(version)
     recordings.edit_info(root, splits={"train": "0:2", "val": "2:3"})
     with pytest.raises(
-        UserError, match=r"has splits train \(2\), val \(1\) of its 3 episodes, .*give --split=train, another"
+        UserError, match=r"has splits train \(2\), val \(1\) of its 3 episodes; give --split=train, another"
     ):
         source(root, "lerobot")
     assert lengths(source(root, "lerobot", split="train")) == [4, 3]
     opened = source(root, "lerobot", split="val")
-    assert lengths(opened) == [3] and opened.notes[-1] == "split val: 1 of 3 episodes"
+    assert lengths(opened) == [3] and unused(opened)[-1] == "split train"
     assert opened.action != source(root, "lerobot", split="all").action
-    with pytest.raises(UserError, match=r"--split is 'test'; .* has splits train \(2\), val \(1\)"):
+    with pytest.raises(UserError, match=r"--split is 'test'; .* has splits train \(2\), val \(1\), and no"):
         source(root, "lerobot", split="test")
     recordings.edit_info(root, splits={"train": "0:3", "test": "3:3"})
     with pytest.raises(UserError, match="the part that --split names holds no episode"):
@@ -504,7 +506,7 @@ def test_an_outlier_is_named_with_its_place(folder):
         "action",
         lambda episode, step, value: [1000.0, value[1]] if (episode, step) == (1, 2) else value,
     )
-    _, warning = source(root, "lerobot").notes
+    (warning,) = source(root, "lerobot").notes
     said = "episode_000001.parquet: episode 1, step 2: action 'shoulder' has an outlier, 1000: nearly all"
     assert said in warning and "1 of 256 bins" in warning
     assert "config.data.action_bounds=quantiles" in warning

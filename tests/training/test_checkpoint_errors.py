@@ -133,7 +133,7 @@ def test_an_unknown_error_keeps_the_files(workdir, monkeypatch):
 def test_damage_is_called_damage(workdir, name, harm):
     step = workdir / "checkpoints" / "5"
     path = (
-        max((step / "train_state").glob("ocdbt*/d/*"), key=lambda p: p.stat().st_size)
+        max((step / "params").glob("ocdbt*/d/*"), key=lambda p: p.stat().st_size)
         if name == "data"
         else step / name
     )

@@ -82,6 +82,10 @@ def test_killed_run_resumes_bit_for_bit(trained, config, tmp_path):
     train(config)
     one, other = (saved_state(w) for w in (config.workdir, trained.workdir))
     assert {"params", "target_params", "opt_state", "step"} == set(one) and int(one["step"]) == 20
+    params, rest = (
+        _bytes(Path(config.workdir, "checkpoints/20", item)) for item in ("params", "train_state")
+    )
+    assert rest < 3.3 * params, "the target network and two moments, each once"
     equal_trees(one, other)
     one, other = (
         json.loads(Path(w, "checkpoints/20/data_iterator/metadata").read_text())
@@ -92,11 +96,16 @@ def test_killed_run_resumes_bit_for_bit(trained, config, tmp_path):
     assert steps == undisturbed, "each step once, though the killed run had logged past its checkpoint"
 
 
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def saved_state(workdir):
     """The whole train state of the last checkpoint, as it was written."""
-    path = Path(workdir).resolve() / "checkpoints" / str(checkpoints.latest_step(workdir)) / "train_state"
+    path = Path(workdir).resolve() / "checkpoints" / str(checkpoints.latest_step(workdir))
     with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(path)
+        rest = checkpointer.restore(path / "train_state")
+        return rest | {"params": checkpointer.restore(path / "params")}
 
 
 def test_two_networks_with_dropout_augmentation_and_chunks_resume_bit_for_bit(config, tmp_path):

@@ -88,6 +88,7 @@ for name, config.workdir, config.mesh.data, config.mesh.fsdp in runs:
 """
 
 
+@pytest.mark.slow
 def test_a_checkpoint_restores_on_any_mesh(trained, config, tmp_path):
     """Saved by 1 device: restored on 4x2 (a).
 

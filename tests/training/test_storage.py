@@ -80,6 +80,7 @@ def _emulator(monkeypatch, port):
     return server.create_server("127.0.0.1", port, in_memory=True, default_bucket="lab")
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bucket_killed_and_continued_ends_as_on_disk(bucket, trained, tmp_path):
     environment, files = bucket
     files.put(trained.data.path, "lab/data/tiny", recursive=True)

@@ -5,6 +5,7 @@ A format opens a folder as a `Source`: its units of work, each of which a Beam w
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -13,26 +14,58 @@ import tqdm
 from etils import epath
 
 from qt_jax.curation import rlds_writer
-from qt_jax.curation.convert import hdf5, lerobot, ogbench
+from qt_jax.curation.convert import action_space, hdf5, lerobot, merge, ogbench
 from qt_jax.curation.convert.recording import Indexed, Source
 from qt_jax.curation.convert.settings import CUTS, Settings
 from qt_jax.data.recorded import RecordedEpisode
 from qt_jax.errors import UserError
+from qt_jax.specs import DEMONSTRATION
 
-__all__ = ["CUTS", "FORMATS", "Settings", "episodes", "open_source", "strictly", "write"]
+__all__ = ["CUTS", "FORMATS", "Settings", "episodes", "open_source", "open_sources", "strictly", "write"]
 
 FORMATS = {"lerobot": lerobot.open_source, "hdf5": hdf5.open_source, "ogbench": ogbench.open_source}
 
 
 def open_source(settings: Settings) -> Source:
-    """Opens the folder `settings.input`.
+    """Opens the folder `settings.input`, twice where actions are to be turned: first to see what they are.
 
     Raises:
         UserError: if the folder is not of that format, is empty, or lacks what the settings name.
     """
     if settings.format not in FORMATS:
         raise UserError(f"--format is {settings.format!r}; expected one of {sorted(FORMATS)}.")
-    return FORMATS[settings.format](settings)
+    if settings.delta_unit and not settings.action_space:
+        raise UserError(
+            "--delta_unit is for --action_space=delta or absolute; give it too, or leave both out."
+        )
+    if settings.intervention and settings.collector != DEMONSTRATION:
+        raise UserError(
+            f"--collector={settings.collector} says who acted at all steps, --intervention says it step by "
+            "step; give one of them."
+        )
+    source = FORMATS[settings.format](settings)
+    if not (to := settings.action_space):
+        return source
+    spaces, given = source.spaces, settings.action_state is not None
+    if not (turn := action_space.turn(spaces, to, settings.delta_unit, given)):
+        return dataclasses.replace(source, notes=(*source.notes, f"--action_space={to}: they are so already"))
+    source = FORMATS[settings.format](dataclasses.replace(settings, turn=turn))
+    notes = (*source.notes, f"--action_space={to}: {turn.described(spaces)}")
+    return dataclasses.replace(source, spaces=action_space.after(spaces, turn), notes=notes)
+
+
+def open_sources(settings: Sequence[Settings]) -> Source:
+    """Opens several folders as one, as `open_source` does each.
+
+    Raises:
+        UserError: as `open_source` and `merge.merged` do, or for a folder that is given twice.
+    """
+    if len(settings) == 1:
+        return open_source(settings[0])
+    names = [one.input for one in settings]
+    if len(set(names)) < len(names):
+        raise UserError(f"--input is given twice: {max(names, key=names.count)}; leave one out.")
+    return merge.merged({one.input: open_source(one) for one in settings})
 
 
 def write(
@@ -66,6 +99,7 @@ def write(
         description=source.description,
         file_format=file_format,
         reward=reward,
+        action_space=action_space.metadata(source.spaces),
     )
     notes: list[str] = []
     count, skipped = source.episodes, len(source.skips.errors)

@@ -11,35 +11,43 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from qt_jax.curation.convert import hdf5_episode, hdf5_streams, images, settings
+from qt_jax.curation.convert import hdf5_episode, hdf5_keys, hdf5_streams, images, parts, settings
+from qt_jax.curation.convert.action_space import Movements
 from qt_jax.curation.convert.bounds import Bounds
 from qt_jax.curation.convert.hdf5_episode import Layout, Place, open_file
 from qt_jax.curation.convert.hdf5_streams import Stream
+from qt_jax.curation.convert.keys import Key
+from qt_jax.curation.convert.parts import Parts
 from qt_jax.curation.convert.recording import Indexed, Recording, Source, check, finished
 from qt_jax.curation.convert.settings import Settings
-from qt_jax.curation.convert.skips import Skips
+from qt_jax.curation.convert.skips import Skips, naming
 from qt_jax.data.names import short_names
 from qt_jax.errors import UserError
 from qt_jax.specs import ObservationSpec
 
 SUFFIXES = (".hdf5", ".h5")
-_KNOWN = ("dones", "compress_len")
-"""Keys that are not used, and not worth a note."""
+Unit = tuple[Place, tuple[tuple[int, int], ...]]
+"""An episode, and (place in the dataset, number) of its recordings that are good."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """What is alike in all episodes: dims of the action, and the stream at each path of the observations."""
+    """What is alike in all episodes: dims of the action, and the stream at each path of the observations.
+
+    The paths of the other columns may differ.
+    """
 
     dims: int
     streams: tuple[tuple[str, Stream], ...]
+    columns: tuple[str, ...] = dataclasses.field(compare=False)
 
 
 def open_source(given: Settings) -> Source:
@@ -57,44 +65,53 @@ def open_source(given: Settings) -> Source:
         raise UserError(
             f"{root} holds no file *{' or *'.join(SUFFIXES)}; expected HDF5 episodes, or another --format."
         )
-    for flag, value in (("cut", given.cut), ("tolerance_s", given.tolerance_s)):
+    for flag, value in (("cut=gap", "gap" in given.cut), ("tolerance_s", given.tolerance_s)):
         if value:
-            raise UserError(
-                f"--{flag} is for LeRobot's timestamps and tasks, HDF5 has none of them; leave it out."
-            )
+            raise UserError(f"--{flag} is for LeRobot's timestamps, HDF5 has none of them; leave it out.")
 
     skips = Skips(given.max_skipped)
-    notes: list[str] = []
+    chosen, places = _places(given, root, files, skips)
     shapes: dict[Place, Shape] = {}
-    for place in list(_places(given, files, skips, notes)):
+    for place in places:
         if shape := skips.attempt(place.name, functools.partial(_shape, given, place)):
             shapes[place] = shape
     if not shapes:
         raise skips.none_left(str(root))
 
-    usual = collections.Counter(shapes.values()).most_common(1)[0][0]
-    model = next(place for place, shape in shapes.items() if shape == usual)
-    layout, observation = _layout(given, model, usual, notes)
+    most = collections.Counter(shapes.values()).most_common(1)[0][0]
+    model, usual = next((place, shape) for place, shape in shapes.items() if shape == most)
+    layout, observation, keys = _layout(given, model, usual)
     layout = dataclasses.replace(layout, scales=_scales(layout, shapes.values()))
-    bounds = Bounds([f"a{i}" for i in range(usual.dims)])
-    units: list[tuple[int, Place]] = []
+    names = [f"a{i}" for i in range(usual.dims)]
+    entries = [str(entry) for entry in range(observation.state_dim)]
+    bounds, index = Bounds(names, Movements(names, entries, given.action_state)), itertools.count()
+    units: list[Unit] = []
     for place, shape in shapes.items():
         survey = functools.partial(_survey, given, layout, place, shape, model, usual)
-        if (recording := skips.attempt(place.name, survey)) is not None:
-            bounds.add(recording.name, recording.actions)
-            units.append((len(units), place))
-    if not units:
+        good = []
+        for number, recording in enumerate(skips.attempt(place.name, survey) or ()):
+            if skips.attempt(recording.name, functools.partial(check, recording)):
+                bounds.add(recording.name, recording.actions, recording.state, recording.first)
+                good.append((next(index), number))
+        if good:
+            units.append((place, tuple(good)))
+    training = [unit for unit in units if unit[0] in chosen.training]
+    validation = tuple(unit for unit in units if unit[0] in chosen.validation)
+    if not training or (chosen.validation and not validation):
         raise skips.none_left(str(root))
 
     return Source(
-        units=units,
-        episodes=len(units),
+        units=training,
+        validation=validation,
+        episodes=sum(len(good) for _, good in units),
         read=functools.partial(_read, given, layout),
-        action=bounds.spec(),
+        bounds=bounds,
         observation=observation,
         description=f"Converted from HDF5, {root.name}",
-        notes=(*notes, *bounds.warnings()),
+        keys=(*keys, *_rare(given, shapes.values(), usual), *parts.rows(chosen, "mask/")),
+        notes=tuple(bounds.warnings()),
         skips=skips,
+        spaces=bounds.spaces(),
     )
 
 
@@ -103,20 +120,31 @@ def _is_hdf5(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith("._")
 
 
-def _places(given: Settings, files: list[Path], skips: Skips, notes: list[str]) -> Iterator[Place]:
-    """Yields the episodes that --split takes, demo_2 before demo_10."""
-    taken = everything = 0
+def _places(given: Settings, root: Path, files: list[Path], skips: Skips) -> tuple[Parts, list[Place]]:
+    """Returns the episodes that --split and --validation take, demo_2 before demo_10."""
+    everything: list[Place] = []
+    masks: dict[str, set[Place]] = {}
+    lacking: dict[str, Path] = {}
     for file in files:
-        groups, masks = skips.attempt(str(file), functools.partial(_groups, given, file)) or ((), {})
-        chosen = settings.split(given, masks, set(groups), "masks", str(file)) if groups else ()
-        taken, everything = taken + len(chosen), everything + len(groups)
+        groups, own = skips.attempt(str(file), functools.partial(_groups, given, file)) or ([], {})
+        everything += [Place(str(file), group) for group in sorted(groups, key=_by_number)]
+        for mask, listed in own.items():
+            masks.setdefault(mask, set()).update(Place(str(file), group) for group in listed)
+        lacking |= {flag: file for flag in (given.split, given.validation) if groups and flag not in own}
+    for mask in lacking.keys() & masks.keys():
+        raise UserError(
+            f"{lacking[mask]} has no mask/{mask}, which another file has; convert it by itself, or list the "
+            "episodes."
+        )
+    if not everything:
+        raise skips.none_left(str(root))
+    words = hdf5_keys.words(root, everything)
+    chosen = parts.choose(given, masks, set(everything), words, str(root))
+    return chosen, [place for place in everything if place in chosen.written]
 
-        def number(group):
-            return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", group)]
 
-        yield from (Place(str(file), group) for group in sorted(chosen, key=number))
-    if taken < everything:
-        notes.append(f"mask {given.split}: {taken} of {everything} episodes")
+def _by_number(group: str) -> list[int | str]:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", group)]
 
 
 def _groups(given: Settings, file: Path) -> tuple[list[str], dict[str, set[str]]]:
@@ -170,8 +198,8 @@ def _shape(given: Settings, place: Place) -> Shape:
             raise UserError(
                 f"{place.name}: the action is {actions.dtype}, expected numbers; give --action=KEY."
             )
-        hdf5_streams.columns(group)  # raises for a link that leads nowhere
-        return Shape(shape[1], tuple(sorted(hdf5_streams.of(group).items())))
+        columns = tuple(hdf5_streams.columns(group))
+        return Shape(shape[1], tuple(sorted(hdf5_streams.of(group).items())), columns)
 
 
 def _group(content: Any, place: Place) -> Any:
@@ -180,14 +208,14 @@ def _group(content: Any, place: Place) -> Any:
     return group
 
 
-def _layout(given: Settings, place: Place, shape: Shape, notes: list[str]) -> tuple[Layout, ObservationSpec]:
-    """Returns the layout of the usual episode without its scales; adds what is left out to `notes`."""
+def _layout(given: Settings, place: Place, shape: Shape) -> tuple[Layout, ObservationSpec, list[Key]]:
+    """Returns the layout of the usual episode without its scales, and what becomes of each of its keys."""
     streams, name = dict(shape.streams), place.name
 
     def of(*roles):
         return [path for path, stream in streams.items() if stream.role in roles]
 
-    pictures = short_names(of("camera", "refused"), "/", reserved="state")
+    pictures = settings.camera_names(given, of("camera", "refused"), "/", name)
     unusable = {short: streams[path] for short, path in pictures.items() if path in of("refused")}
     refused = {short: stream.why for short, stream in unusable.items()}
     usable = {short: path for short, path in pictures.items() if short not in refused}
@@ -198,24 +226,32 @@ def _layout(given: Settings, place: Place, shape: Shape, notes: list[str]) -> tu
     dims = {short: streams[vectors[short]].dims for short in state}
     with open_file(place.file) as content:
         group = content[place.group]
-        columns, found = hdf5_streams.columns(group), hdf5_streams.datasets(group)
+        found = hdf5_streams.datasets(group)
+        shapes = {path: item.shape or () for path, item in hdf5_streams.columns(group).items()}
         sizes = {short: _size(found[usable[short]], f"{name}: {short}") for short in cameras}
     size = settings.image_size(given, sizes, name)
     description = ", ".join(f"{short} ({dim})" for short, dim in dims.items())
     observation = ObservationSpec(tuple(cameras), size, sum(dims.values()), description)
 
-    action = settings.action_key(given, columns, name)
+    action = settings.action_key(given, shapes, name)
     named = ("rewards", given.success, given.reward)  # of any shape: the reader of them says what is wrong
-    per_step = [key for key, shape in columns.items() if shape[1:] in ((), (1,)) or key in named]
+    per_step = [key for key, one in shapes.items() if one[1:] in ((), (1,)) or key in named]
     success = settings.success_key(given, sorted(per_step), "rewards", name)
-    used = {*(usable[short] for short in cameras), *(vectors[short] for short in state)}
-    unused = [path for path in streams if path not in used]
-    texts = () if given.instruction else hdf5_episode.INSTRUCTION
-    unused += sorted(set(columns) - {action, success, given.reward, *_KNOWN, *texts})
-    if unused:
-        notes.append(f"not used: {', '.join(unused)}")
     names = {usable[short]: short for short in cameras}
-    return Layout(names, tuple(vectors[short] for short in state), size, action, success, {}), observation
+    layout = Layout(names, tuple(vectors[short] for short in state), size, action, success, {})
+    with open_file(place.file) as content:
+        return layout, observation, hdf5_keys.of(given, layout, content, place, streams)
+
+
+def _rare(given: Settings, shapes: Collection[Shape], usual: Shape) -> list[Key]:
+    """Returns what becomes of the keys that some episodes have, but not the usual one."""
+    paths = (path for shape in shapes for path in (*dict(shape.streams), *shape.columns))
+    counts = collections.Counter(paths)
+    for path in (*dict(usual.streams), *usual.columns):
+        del counts[path]
+    return [
+        hdf5_keys.rare(given, path, f"in {count} of {len(shapes)} episodes") for path, count in counts.items()
+    ]
 
 
 def _size(item: Any, name: str) -> tuple[int, int]:
@@ -238,13 +274,11 @@ def _scales(layout: Layout, shapes: Any) -> dict[str, float]:
 
 def _survey(
     given: Settings, layout: Layout, place: Place, shape: Shape, model: Place, usual: Shape
-) -> Recording:
-    """Checks an episode and returns it; its images are not read."""
+) -> list[Recording]:
+    """Returns an episode's recordings, if it is as the usual one; their images are not read."""
     _compare(given, layout, place, shape, model, usual)
     with open_file(place.file) as content:
-        recording = hdf5_episode.recording(given, layout, content, place)
-        check(recording)
-    return recording
+        return hdf5_episode.recordings(given, layout, content, place)
 
 
 def _compare(given: Settings, layout: Layout, place: Place, shape: Shape, model: Place, usual: Shape) -> None:
@@ -285,11 +319,16 @@ def _free(given: Settings) -> tuple[str, ...]:
     return ("camera", "refused") * (given.cameras is None) + ("vector",) * (given.state is None)
 
 
-def _read(given: Settings, layout: Layout, unit: tuple[int, Place]) -> Iterator[Indexed]:
-    index, place = unit
+def _read(given: Settings, layout: Layout, unit: Unit) -> Iterator[Indexed]:
+    place, good = unit
     try:
         with open_file(place.file) as content:
-            read = functools.partial(hdf5_episode.recording, given, layout, content, place)
-            yield finished(place.name, read, index, given.collector)
+            read = functools.partial(hdf5_episode.recordings, given, layout, content, place)
+            found = naming(place.name, read)
+            for index, number in good:
+                yield finished(
+                    place.name, functools.partial(found.__getitem__, number), index, given.collector
+                )
     except UserError as error:
-        yield index, error
+        for index, _ in good:
+            yield index, error

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from qt_jax.curation.convert import hdf5_streams, images, settings
-from qt_jax.curation.convert.recording import Frames, Recording, outcome, per_step
+from qt_jax.curation.convert.recording import Frames, Recording, outcome, part, per_step, turned
 from qt_jax.curation.convert.settings import Settings
 from qt_jax.curation.convert.skips import naming
 from qt_jax.errors import UserError
 
 INSTRUCTION = ("language_instruction", "instruction", "lang", "task_description")
+RATES = ("fps", "control_freq")
 _JSON = ("problem_info", "ep_meta", "env_args")
 """Attributes that hold JSON: LIBERO's, robocasa's and robomimic's."""
 
@@ -33,6 +34,9 @@ class Place:
     def name(self) -> str:
         """As messages begin."""
         return f"{self.file}: {self.group}"
+
+    def __str__(self) -> str:
+        return self.name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,13 +67,38 @@ def open_file(file: str | Path) -> Any:
     return naming(str(file), lambda: h5py.File(file, "r"))
 
 
-def recording(given: Settings, layout: Layout, content: Any, place: Place) -> Recording:
-    """Returns an episode; its frames are read later, from `content`, which must stay open.
+def recordings(given: Settings, layout: Layout, content: Any, place: Place) -> list[Recording]:
+    """Returns an episode: one recording, or with --cut=instruction one for each part with an instruction.
+
+    Their frames are read later, from `content`, which must stay open.
 
     Raises:
         UserError: for a column that is missing or of another shape, or where nothing says the instruction or
             how fast the episode was recorded.
     """
+    whole, texts = _recording(given, layout, content, place)
+    changes = [step for step in range(1, len(texts)) if texts[step] != texts[step - 1]]
+    if not changes:
+        return [whole]
+    name, step, steps = place.name, changes[0], len(whole.actions)
+    if "instruction" not in given.cut:
+        raise UserError(
+            f"{name}, step {step}: its instruction changes from {texts[step - 1]!r} to {texts[step]!r}, "
+            "expected one an episode. --cut=instruction makes an episode of each part, --instruction='...' "
+            "gives all episodes the same."
+        )
+    if len(texts) not in (steps, steps + 1):
+        raise UserError(
+            f"{name} has {len(texts)} instructions and {steps} actions, expected one for each action to cut "
+            "it there; give --instruction='...' for all episodes."
+        )
+    edges = [0, *(step for step in changes if step < steps), steps]
+    said = (settings.instruction(given, texts[start], f"{name} has no instruction") for start in edges[:-1])
+    return [part(whole, start, stop, text) for start, stop, text in zip(edges, edges[1:], said)]
+
+
+def _recording(given: Settings, layout: Layout, content: Any, place: Place) -> tuple[Recording, list[str]]:
+    """Returns an episode with its first instruction, and all that it has: none, one, or one a step."""
     episode, name = content[place.group], place.name
     observations = hdf5_streams.datasets(episode)
     following = hdf5_streams.datasets(episode, ("next_obs",))
@@ -103,8 +132,8 @@ def recording(given: Settings, layout: Layout, content: Any, place: Place) -> Re
             if with_next(path):
                 last = hdf5_streams.frames(following[path], scale, len(following[path]) - 1)
                 shown = itertools.chain(shown, last)
-            resize = given.image_size is not None
-            yield from images.encoded(itertools.islice(shown, count), layout.size, resize, where)
+            resize, bgr = given.image_size is not None, layout.cameras[path] in given.bgr
+            yield from images.encoded(itertools.islice(shown, count), layout.size, resize, bgr, where)
 
         return Frames(len(observations[path]) + with_next(path), read)
 
@@ -115,30 +144,34 @@ def recording(given: Settings, layout: Layout, content: Any, place: Place) -> Re
         raise UserError(
             f"{name} has state vectors of {counts} steps, expected one number; leave some out with --state."
         )
-    return Recording(
+    texts = [] if given.instruction else _said(content, episode, name)[1]
+    why = f"{name} has no instruction (an attribute or a text {' or '.join(INSTRUCTION)})"
+    whole = Recording(
         name=name,
-        instruction=_instruction(given, content, episode, name),
+        instruction=settings.instruction(given, texts[0] if texts else "", why),
         frames=shown,
         state=np.concatenate(vectors, axis=1) if vectors else np.zeros((counts[0], 0), np.float32),
         actions=actions,
         success=outcome(layout.success, column, name),
         rewards=column(given.reward) if given.reward else None,
         dt=1.0 / (given.fps or _frequency(content, episode, name)),
+        human=column(given.intervention) if given.intervention else None,
     )
+    return turned(whole, given.turn), texts
 
 
-def _attributes(content: Any, episode: Any, name: str) -> dict[str, Any]:
+def attributes(content: Any, episode: Any, name: str) -> dict[str, Any]:
     """Returns the attributes of the file, its `data` group and the episode, with JSON parsed.
 
     Where two have the same name, the one nearest to the episode is taken.
     """
     found: dict[str, Any] = {}
     for group in (content, content.get("data", content), episode):
-        attributes = dict(group.attrs)
+        own = dict(group.attrs)
         for key in _JSON:
-            if key in attributes:
-                found |= _opened(attributes[key], key, name)
-        found |= attributes
+            if key in own:
+                found |= _opened(own[key], key, name)
+        found |= own
     return found
 
 
@@ -150,34 +183,27 @@ def _opened(value: Any, key: str, name: str) -> dict[str, Any]:
             f"{name}: the attribute {key} is no JSON ({error}); mend it, or leave it out and give "
             "--instruction and --fps."
         ) from error
-    return opened if isinstance(opened, dict) else {}
+    opened = opened if isinstance(opened, dict) else {}
+    inner = opened.get("env_kwargs")
+    return opened | (inner if isinstance(inner, dict) else {})
 
 
-def _instruction(given: Settings, content: Any, episode: Any, name: str) -> str:
-    """Returns what a dataset of the episode says, one text or one a step, or else an attribute."""
-    texts: list[str] = []
-    if not given.instruction:
-        stored = instruction(episode)
-        attributes = _attributes(content, episode, name) if stored is None else {}
-        values = [attributes.get(key) for key in INSTRUCTION] if stored is None else [stored]
-        texts = next(filter(None, map(_texts, values)), [])
-    for step, (before, after) in enumerate(itertools.pairwise(texts), start=1):
-        if after != before:
-            raise UserError(
-                f"{name}, step {step}: its instruction changes from {before!r} to {after!r}, expected one an "
-                "episode; --instruction='...' gives all episodes the same."
-            )
-    why = f"{name} has no instruction (an attribute or a text {' or '.join(INSTRUCTION)})"
-    return settings.instruction(given, texts[0] if texts else "", why)
+def where_instruction(given: Settings, content: Any, episode: Any, name: str) -> str:
+    """Returns the key of the instruction, "attribute KEY", or "" where nothing or a flag says it."""
+    return "" if given.instruction else _said(content, episode, name)[0]
 
 
-def instruction(episode: Any) -> Any | None:
-    """Returns what an episode's dataset of texts holds; None where it has none."""
+def _said(content: Any, episode: Any, name: str) -> tuple[str, list[str]]:
+    """Returns where the instruction stands, and the texts: of a dataset, or else of an attribute."""
     for key in INSTRUCTION:
         item = episode.get(key)
         if getattr(item, "dtype", None) is not None and item.dtype.kind in "OS":
-            return item[()]
-    return None
+            return key, _texts(item[()])
+    found = attributes(content, episode, name)
+    for key in INSTRUCTION:
+        if texts := _texts(found.get(key)):
+            return f"attribute {key}", texts
+    return "", []
 
 
 def _texts(value: Any) -> list[str]:
@@ -188,13 +214,15 @@ def _texts(value: Any) -> list[str]:
     return ["".join(texts)] if all(len(text) < 2 for text in texts) and texts else texts
 
 
+def where_rate(found: dict[str, Any]) -> str:
+    """Returns which of the attributes says how fast an episode was recorded; "" where none does."""
+    return next((key for key in RATES if key in found), "")
+
+
 def _frequency(content: Any, episode: Any, name: str) -> float:
-    attributes = _attributes(content, episode, name)
-    inner = attributes.get("env_kwargs")
-    arguments = attributes | (inner if isinstance(inner, dict) else {})
-    for key in ("fps", "control_freq"):
-        if key in arguments:
-            return _positive(arguments[key], key, name)
+    found = attributes(content, episode, name)
+    if key := where_rate(found):
+        return _positive(found[key], key, name)
     raise UserError(
         f"{name} does not say how fast it was recorded (an attribute fps, or control_freq in env_args); give "
         "--fps=20."

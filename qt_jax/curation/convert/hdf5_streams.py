@@ -54,14 +54,19 @@ def datasets(group: Any, folders: tuple[str, ...] = OBSERVATIONS) -> dict[str, A
     return {path.removeprefix(f"{key}/"): item for key in there for path, item in found[key].items()}
 
 
-def columns(group: Any) -> dict[str, tuple[int, ...]]:
-    """Returns {path: shape} of the datasets that are no observations."""
-    found: dict[str, tuple[int, ...]] = {}
+def columns(group: Any) -> dict[str, Any]:
+    """Returns {path: dataset} of the datasets that are no observations."""
+    found: dict[str, Any] = {}
     for key in group:
         is_group = hasattr(group.get(key), "keys")
         if key not in (*OBSERVATIONS, "next_obs") and not (is_group and key in ("mask", "data")):
-            found |= {path: tuple(below.shape or ()) for path, below in _below(group, key, key).items()}
+            found |= _below(group, key, key)
     return found
+
+
+def is_number(item: Any) -> bool:
+    """Returns whether a dataset has one number a step: [T] or [T, 1]."""
+    return bool(item.shape) and item.shape[1:] in ((), (1,)) and item.dtype.kind in "fiub"
 
 
 def _below(group: Any, key: str, path: str) -> dict[str, Any]:

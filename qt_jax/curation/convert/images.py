@@ -19,7 +19,11 @@ _DEEP = ("I", "F")
 
 
 def encoded(
-    frames: Iterator[bytes | np.ndarray], size: tuple[int, int], resize: bool, where: Callable[[int], str]
+    frames: Iterator[bytes | np.ndarray],
+    size: tuple[int, int],
+    resize: bool,
+    bgr: bool,
+    where: Callable[[int], str],
 ) -> Iterator[bytes]:
     """Yields each frame as `jpeg` returns it.
 
@@ -27,6 +31,7 @@ def encoded(
         frames: encoded images, or uint8 [H, W, 3].
         size: (height, width) of the result.
         resize: whether a frame of another size is resized, or is an error.
+        bgr: whether red and blue are to be swapped.
         where: names the place of a frame, by its number, in an error: file, episode, step and camera.
 
     Raises:
@@ -38,7 +43,7 @@ def encoded(
             frame = next(frames, None)
             if frame is None:
                 return
-            image = jpeg(frame, size, resize)
+            image = jpeg(frame, size, resize, bgr)
         except UserError as error:
             raise UserError(f"{where(count)}: {error}") from error
         except Exception as error:  # Pillow's and simplejpeg's are of many kinds
@@ -51,13 +56,14 @@ def encoded(
         count += 1
 
 
-def jpeg(frame: bytes | np.ndarray, size: tuple[int, int], resize: bool) -> bytes:
+def jpeg(frame: bytes | np.ndarray, size: tuple[int, int], resize: bool, bgr: bool = False) -> bytes:
     """Returns a frame as a JPEG file of `size`; a JPEG that fits is returned unchanged.
 
     Args:
         frame: an encoded image, or uint8 [H, W, 3].
         size: (height, width) of the result.
         resize: whether a frame of another size is resized, or is an error.
+        bgr: whether red and blue are to be swapped.
 
     Raises:
         UserError: if it has another size and `resize` is False, or more than 8 bits a pixel.
@@ -66,7 +72,7 @@ def jpeg(frame: bytes | np.ndarray, size: tuple[int, int], resize: bool) -> byte
     if isinstance(frame, bytes):
         if frame[:2] == b"\xff\xd8":
             height, width, colours, _ = simplejpeg.decode_jpeg_header(frame)
-            if (height, width) == size and colours == "YCbCr":
+            if (height, width) == size and colours == "YCbCr" and not bgr:
                 # Decoding it small finds what is cut off or damaged as well, and costs less.
                 simplejpeg.decode_jpeg(frame, fastdct=True, min_height=1, min_width=1, min_factor=8)
                 return frame
@@ -78,7 +84,8 @@ def jpeg(frame: bytes | np.ndarray, size: tuple[int, int], resize: bool) -> byte
                 "--image_size=HEIGHT,WIDTH."
             )
         frame = np.asarray(Image.fromarray(frame).resize(size[::-1], Image.Resampling.BILINEAR))
-    return simplejpeg.encode_jpeg(np.ascontiguousarray(frame), QUALITY, "RGB", "420")
+    colours = "BGR" if bgr else "RGB"
+    return simplejpeg.encode_jpeg(np.ascontiguousarray(frame), QUALITY, colours, "420")
 
 
 def size(frame: bytes | np.ndarray) -> tuple[int, int]:

@@ -17,9 +17,20 @@ from typing import Any
 
 import numpy as np
 
-from qt_jax.curation.convert import images, settings
+from qt_jax.curation.convert import images, lerobot_keys, parts, settings
+from qt_jax.curation.convert.action_space import Movements
 from qt_jax.curation.convert.bounds import Bounds
-from qt_jax.curation.convert.recording import Frames, Indexed, Recording, Source, check, finished, outcome
+from qt_jax.curation.convert.keys import Key
+from qt_jax.curation.convert.recording import (
+    Frames,
+    Indexed,
+    Recording,
+    Source,
+    check,
+    finished,
+    outcome,
+    turned,
+)
 from qt_jax.curation.convert.settings import Settings
 from qt_jax.curation.convert.skips import Skips, unreadable
 from qt_jax.data import lerobot_meta, video
@@ -90,11 +101,11 @@ def open_source(given: Settings) -> Source:
             f"--fps is {given.fps:g}; leave it out, a LeRobot dataset says itself how fast it was recorded."
         )
     metadata = lerobot_meta.read(root)
-    entries = metadata.entries
-    chosen = settings.split(given, metadata.splits, {entry.number for entry in entries}, "splits", str(root))
-    entries = [entry for entry in entries if entry.number in chosen]
+    numbers = {entry.number for entry in metadata.entries}
+    chosen = parts.choose(given, metadata.splits, numbers, lerobot_keys.words(numbers), str(root))
+    entries = [entry for entry in metadata.entries if entry.number in chosen.written]
     try:
-        layout, observation, notes = _layout(given, metadata)
+        layout, observation, keys = _layout(given, metadata)
     except KeyError as error:
         raise UserError(f"{root}/meta/info.json has a feature without {error}; copy it again.") from error
     except lerobot_meta.NOT_AS_WRITTEN as error:
@@ -102,28 +113,36 @@ def open_source(given: Settings) -> Source:
             f"{root}/meta/info.json has a feature that is not as LeRobot writes it ({error}); copy it again."
         ) from error
 
-    if len(entries) < len(metadata.entries):
-        notes.append(f"split {given.split}: {len(entries)} of {len(metadata.entries)} episodes")
     files = [list(group) for _, group in itertools.groupby(entries, lambda entry: entry.file)]
-    bounds, skips = Bounds(lerobot_meta.names(metadata.features[layout.action])), Skips(given.max_skipped)
-    units = [unit for unit in _survey(given, layout, files, bounds, skips) if unit]
+    names = lerobot_meta.names(metadata.features[layout.action])
+    state = [name for key in layout.state for name in lerobot_meta.names(metadata.features[key], "s")]
+    bounds, skips = Bounds(names, Movements(names, state, given.action_state)), Skips(given.max_skipped)
+    units: list[list[Piece]] = []
+    validation: list[list[Piece]] = []
+    for good in _survey(given, layout, files, bounds, skips):
+        for kept, part in ((units, chosen.training), (validation, chosen.validation)):
+            if pieces := [piece for piece in good if piece.entry.number in part]:
+                kept.append(pieces)
     if not units:
         raise skips.none_left(str(root))
 
     return Source(
         units=units,
-        episodes=sum(map(len, units)),
+        validation=tuple(validation),
+        episodes=sum(map(len, (*units, *validation))),
         read=functools.partial(_read, given, layout),
-        action=bounds.spec(),
+        bounds=bounds,
         observation=observation,
         description=f"Converted from LeRobot, {root.name}",
-        notes=(*notes, *bounds.warnings()),
+        keys=(*keys, *parts.rows(chosen, "split ")),
+        notes=tuple(bounds.warnings()),
         skips=skips,
+        spaces=bounds.spaces(),
     )
 
 
-def _layout(given: Settings, metadata: Metadata) -> tuple[Layout, ObservationSpec, list[str]]:
-    """Returns the layout, the spec of the observations, and notes of what is left out."""
+def _layout(given: Settings, metadata: Metadata) -> tuple[Layout, ObservationSpec, list[Key]]:
+    """Returns the layout, the spec of the observations, and what becomes of each feature."""
     features, name = metadata.features, str(metadata.root)
     action = settings.action_key(given, features, name)
     if not lerobot_meta.is_vector(action, features[action]):
@@ -132,7 +151,8 @@ def _layout(given: Settings, metadata: Metadata) -> tuple[Layout, ObservationSpe
             "--action=KEY."
         )
 
-    keys = lerobot_meta.cameras(features)
+    pictures = [key for key, feature in features.items() if lerobot_meta.is_image(feature)]
+    keys = settings.camera_names(given, pictures, ".", name)
     reasons = {short: lerobot_meta.why_unusable(key, features[key]) for short, key in keys.items()}
     refused = {short: why for short, why in reasons.items() if why}
     usable = {short: features[key] for short, key in keys.items() if short not in refused}
@@ -160,10 +180,8 @@ def _layout(given: Settings, metadata: Metadata) -> tuple[Layout, ObservationSpe
 
     one_number = [key for key, feature in features.items() if lerobot_meta.is_number(feature)]
     success = settings.success_key(given, sorted(one_number), "next.success", name)
-    wanted = {action, "task_index", "episode_index", *state, given.reward, success} - {"", "all", "none"}
-    columns = wanted | ({"timestamp"} & set(features))
-    used = {keys[short] for short in cameras} | wanted
-    unused = sorted(set(features) - used - set(lerobot_meta.OWN))
+    numbers = {action, *state, given.reward, given.intervention, success} - {"", "all", "none"}
+    columns = numbers | {"task_index", "episode_index"} | ({"timestamp"} & set(features))
     layout = Layout(
         root=name,
         fps=metadata.fps,
@@ -176,7 +194,8 @@ def _layout(given: Settings, metadata: Metadata) -> tuple[Layout, ObservationSpe
         tasks=metadata.tasks,
         columns=tuple(sorted(columns)),
     )
-    return layout, observation, [f"not used: {', '.join(unused)}"] if unused else []
+    why = {keys[short]: reason for short, reason in refused.items()}
+    return layout, observation, lerobot_keys.of(given, layout, features, why)
 
 
 def _survey(
@@ -194,7 +213,7 @@ def _survey(
             for piece in skips.attempt(name, functools.partial(_cut, given, layout, entry, table)) or ():
                 recording = skips.attempt(name, functools.partial(_checked, given, layout, piece, table))
                 if recording is not None:
-                    bounds.add(recording.name, recording.actions, recording.first)
+                    bounds.add(recording.name, recording.actions, recording.state, recording.first)
                     good.append(dataclasses.replace(piece, index=next(index)))
         yield good
 
@@ -380,7 +399,7 @@ def _recording(given: Settings, layout: Layout, piece: Piece, table: Any) -> Rec
     task = rows["task_index"][0].as_py()
     why = f"{name} has task_index {task}, to which the metadata has no text"
     state = [np.zeros((len(rows), 0), np.float32), *map(vector, layout.state)]
-    return Recording(
+    recording = Recording(
         name=name,
         instruction=settings.instruction(given, _task_text(layout, task), why),
         frames={camera: _frames(given, layout, piece, rows, key) for key, camera in layout.cameras.items()},
@@ -390,7 +409,9 @@ def _recording(given: Settings, layout: Layout, piece: Piece, table: Any) -> Rec
         rewards=column(given.reward) if given.reward else None,
         dt=1.0 / layout.fps,
         first=piece.start,
+        human=column(given.intervention) if given.intervention else None,
     )
+    return turned(recording, given.turn)
 
 
 def _frames(given: Settings, layout: Layout, piece: Piece, rows: Any, key: str) -> Frames:
@@ -410,6 +431,7 @@ def _frames(given: Settings, layout: Layout, piece: Piece, rows: Any, key: str) 
                 yield lerobot_meta.image_file(image.as_py(), Path(layout.root))
 
     def read(count: int) -> Iterator[bytes]:
-        yield from images.encoded(stored(count), layout.size, given.image_size is not None, where)
+        resize, bgr = given.image_size is not None, layout.cameras[key] in given.bgr
+        yield from images.encoded(stored(count), layout.size, resize, bgr, where)
 
     return Frames(len(rows), read)

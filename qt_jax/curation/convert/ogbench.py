@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from qt_jax.curation.convert import keys
 from qt_jax.curation.convert.bounds import Bounds
+from qt_jax.curation.convert.keys import Key
 from qt_jax.curation.convert.recording import Indexed, Recording, Source, finished
 from qt_jax.curation.convert.settings import Settings
 from qt_jax.curation.convert.skips import Skips, naming
@@ -25,9 +27,10 @@ DT = 0.05
 """Seconds that an action is held in OGBench's manipulation, unless --fps says another rate."""
 _KEYS = {"observations": 2, "actions": 2, "terminals": 1}
 """{array: its dims}."""
+_ROLES = {"observations": "the state", "actions": "the action", "terminals": "the ends of the episodes"}
 _UNUSED = (
-    "success", "reward", "fallback_instruction", "cameras", "action", "state", "image_size", "split", "cut",
-    "tolerance_s",
+    "success", "reward", "fallback_instruction", "cameras", "camera", "bgr", "action", "state", "image_size",
+    "intervention", "split", "validation", "cut", "tolerance_s", "action_space", "action_state", "delta_unit",
 )  # fmt: skip
 """Flags that mean nothing for such a file."""
 
@@ -52,7 +55,7 @@ def open_source(given: Settings) -> Source:
     for path, found in zip(files, arrays):
         if (found["observations"].shape[1], found["actions"].shape[1]) != (states, actions):
             raise UserError(f"{path} has other dims than {file.name}; give two files of one dataset.")
-        bounds.add(path.name, found["actions"])
+        bounds.add(path.name, found["actions"], found["observations"])
 
     counts = [int(found["terminals"].sum()) for found in arrays]
     return Source(
@@ -60,12 +63,21 @@ def open_source(given: Settings) -> Source:
         validation=tuple((str(path), counts[0]) for path in files[1:]),
         episodes=sum(counts),
         read=functools.partial(_read, given),
-        action=bounds.spec(),
+        bounds=bounds,
         observation=ObservationSpec((), (0, 0), states, f"OGBench's {states} numbers"),
         description=f"{file.stem} of OGBench",
+        keys=tuple(_described(file, arrays[0])),
         notes=tuple(bounds.warnings()),
         skips=Skips(given.max_skipped),
     )
+
+
+def _described(path: Path, arrays: dict[str, np.ndarray]) -> Iterator[Key]:
+    with np.load(path) as file:
+        for name in file:
+            holds = f"{arrays[name].dtype} {list(arrays[name].shape[1:])}" if name in arrays else "an array"
+            roles = [_ROLES[name]] if name in _ROLES else []
+            yield keys.described(name, holds, roles, "the observation holds what OGBench's tasks need")
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:

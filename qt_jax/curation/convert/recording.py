@@ -8,17 +8,23 @@ before it becomes o_T; a reward or a success of that action moves to the transit
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from qt_jax.curation import rlds_writer
+from qt_jax.curation.convert.action_space import Space, Turn
+from qt_jax.curation.convert.bounds import Bounds
+from qt_jax.curation.convert.keys import Key
 from qt_jax.curation.convert.skips import Skips, naming
 from qt_jax.data.recorded import RecordedEpisode, is_mark, rewards_of
 from qt_jax.errors import UserError
-from qt_jax.specs import ActionSpec, ObservationSpec
+from qt_jax.specs import DEMONSTRATION, ActionSpec, ObservationSpec
 
+MIXED, POLICY = "intervention", "policy"
+"""Collectors of the episodes in which a person acted at some steps, and at none."""
 Indexed = tuple[int, RecordedEpisode | UserError]
 """An episode's place in the dataset, and the episode or what is wrong with it."""
 
@@ -31,23 +37,32 @@ class Source:
         units: units of work; picklable.
         episodes: how many there are to read.
         read: reads the episodes of a unit; picklable.
-        action: names and bounds of the action's dims.
+        bounds: of the actions of the episodes that are not left out.
         observation: cameras, their size, and the state vector.
         description: one line for the dataset.
-        notes: what of the input is not used, and what a person should look at.
+        keys: what becomes of each key of the input.
+        notes: what a person should look at.
         skips: the episodes that are left out already, and how many more may be.
         validation: units of work whose episodes are a split of their own, counted in `episodes`.
+        spaces: whether each dim of the action is absolute or a delta; empty: of a format that does not say.
     """
 
     units: list[Any]
     episodes: int
     read: Callable[[Any], Iterable[Indexed]]
-    action: ActionSpec
+    bounds: Bounds
     observation: ObservationSpec
     description: str
+    keys: tuple[Key, ...]
     notes: tuple[str, ...]
     skips: Skips
     validation: tuple[Any, ...] = ()
+    spaces: tuple[Space, ...] = ()
+
+    @property
+    def action(self) -> ActionSpec:
+        """Names and bounds of the action's dims."""
+        return self.bounds.spec()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +87,7 @@ class Recording:
         rewards: [T]; None: 1 at the transition that succeeds, else 0.
         dt: seconds that each action was held.
         first: which step of the file's episode the first one is.
+        human: [T], positive where a person acted; None: the flags say who acted at all steps.
     """
 
     name: str
@@ -83,6 +99,41 @@ class Recording:
     rewards: np.ndarray | None
     dt: float
     first: int = 0
+    human: np.ndarray | None = None
+
+
+def turned(recording: Recording, turn: Turn | None) -> Recording:
+    """Returns a recording with its actions in the other space; as it is where it lacks states for them."""
+    steps = len(recording.actions)
+    if turn is None or len(recording.state) < steps:
+        return recording
+    return dataclasses.replace(recording, actions=turn.actions(recording.actions, recording.state[:steps]))
+
+
+def part(whole: Recording, start: int, stop: int, instruction: str) -> Recording:
+    """Returns steps [start, stop) of a recording, with the observation after them where there is one."""
+
+    def cut(frames: Frames) -> Frames:
+        def read(count: int) -> Iterator[bytes]:
+            return itertools.islice(frames.read(start + count), start, None)
+
+        return Frames(min(frames.count, stop + 1) - start, read)
+
+    def steps(column: Any) -> Any:
+        return column[start:stop] if isinstance(column, np.ndarray) else column
+
+    return dataclasses.replace(
+        whole,
+        name=f"{whole.name} from step {start} to {stop - 1}",
+        instruction=instruction,
+        frames={camera: cut(frames) for camera, frames in whole.frames.items()},
+        state=whole.state[start : stop + 1],
+        actions=whole.actions[start:stop],
+        success=steps(whole.success),
+        rewards=steps(whole.rewards),
+        human=steps(whole.human),
+        first=start,
+    )
 
 
 def finish(recording: Recording, index: int, collector: str) -> RecordedEpisode:
@@ -93,7 +144,7 @@ def finish(recording: Recording, index: int, collector: str) -> RecordedEpisode:
     Args:
         recording: its frames are read here.
         index: the episode's place in the dataset.
-        collector: who acted.
+        collector: who acted, unless the recording says so step by step.
 
     Raises:
         UserError: as `check` does, for a frame that cannot be read, and for more than a record holds.
@@ -101,6 +152,10 @@ def finish(recording: Recording, index: int, collector: str) -> RecordedEpisode:
     last = check(recording)
     rewards = rewards_of(last, recording.success, recording.rewards)
     length = len(rewards)
+
+    if recording.human is not None:
+        human = recording.human[:length] > 0
+        collector = DEMONSTRATION if human.all() else MIXED if human.any() else POLICY
 
     at = recording.first + length - 1
     notes = (f"{recording.name}: {last - length} actions after its success, at step {at}, are not used",)
@@ -140,7 +195,8 @@ def check(recording: Recording) -> int:
         )
 
     values = {"action": recording.actions, "state": recording.state}
-    for what, column in (("reward", recording.rewards), ("success", recording.success)):
+    columns = {"reward": recording.rewards, "success": recording.success, "intervention": recording.human}
+    for what, column in columns.items():
         if isinstance(column, np.ndarray):
             if len(column) != given:
                 raise UserError(
@@ -220,7 +276,8 @@ def outcome(key: str, column: Callable[[str], np.ndarray], name: str) -> bool | 
     if not is_mark(values):
         raise UserError(
             f"{name}: {key} goes from {values.min():.3g} to {values.max():.3g} in several steps, expected 0 "
-            "or one positive value at success; give --success=all, none or another key."
+            "or one positive value at success; give --success=all, none or another key, and "
+            f"--reward={key} if these are rewards."
         )
     return values > 0
 

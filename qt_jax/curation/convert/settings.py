@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from qt_jax.curation.convert.action_space import Turn
+from qt_jax.data.names import short_names
 from qt_jax.errors import UserError
 
 CUTS = ("gap", "instruction")
@@ -28,15 +30,31 @@ class Settings:
     collector: str = "demonstration"
     fps: float = 0.0
     cameras: tuple[str, ...] | None = None
-    """None: all."""
+    """Names; None: all."""
+    camera: tuple[tuple[str, str], ...] = ()
+    """(name, key) of cameras that do not get the last part of their key as a name."""
+    bgr: tuple[str, ...] = ()
+    """Names of cameras whose red and blue are swapped in the input."""
     action: str = ""
     """A key; empty: action or actions."""
     state: tuple[str, ...] | None = None
     """Keys that are joined to the state vector; None: the format's own."""
+    action_space: str = ""
+    """One of `action_space.SPACES`, which the dataset is to have; empty: as the actions are."""
+    action_state: tuple[str, ...] | None = None
+    """For each dim of the action the number of its entry in the state, or "-"; None: found."""
+    delta_unit: float = 0.0
+    """How far a delta of 1 is meant to move the state; 0: as far as it says."""
+    turn: Turn | None = None
+    """How actions are turned, which `action_space` asks for; found when the input was read once."""
     image_size: tuple[int, int] | None = None
     """Height and width that images are resized to; None: as they are."""
+    intervention: str = ""
+    """A key, positive at the steps at which a person acted; empty: `collector` acted at all."""
     split: str = ""
-    """One of the dataset's own parts, or "all"; empty: all, if nothing is held out."""
+    """One of the input's own parts, "all", or a list; empty: all but those of `validation`."""
+    validation: str = ""
+    """One of the input's own parts or a list, which becomes the split `validation`; empty: none."""
     cut: tuple[str, ...] = ()
     """Some of `CUTS`: where an episode becomes two."""
     tolerance_s: float = 0.0
@@ -45,8 +63,41 @@ class Settings:
     """So many bad episodes may be left out."""
 
 
+def camera_names(settings: Settings, keys: Iterable[str], separator: str, name: str) -> dict[str, str]:
+    """Returns {camera: key} of all images: the names that --camera gives, the others as `short_names` does.
+
+    Args:
+        settings: of the conversion.
+        keys: of the images.
+        separator: between the parts of a key.
+        name: of the input, for messages.
+
+    Raises:
+        UserError: for a key that is not there, or where two would have one name.
+    """
+    short = short_names(keys, separator, reserved="state")
+    keys = set(short.values())
+    given = {key if key in keys else short.get(key, key): camera for camera, key in settings.camera}
+    there = {key: camera for key, camera in given.items() if key in keys}
+    for camera, key in settings.camera:
+        if camera not in there.values():
+            raise UserError(
+                f"--camera={camera}={key}: {name} has no such image, or another --camera names it; expected "
+                f"one of {sorted(short.values())}."
+            )
+    named: dict[str, str] = {}
+    for key, camera in ({key: camera for camera, key in short.items()} | there).items():
+        if camera in named:
+            raise UserError(
+                f"{name}: {named[camera]} and {key} would both be the camera {camera!r}; give each a name of "
+                f"its own, --camera=NAME={key}."
+            )
+        named[camera] = key
+    return named
+
+
 def choose(
-    flag: str, wanted: tuple[str, ...] | None, available: Mapping[str, Any], default: Iterable[str], name: str
+    flag: str, wanted: tuple[str, ...] | None, available: Collection[str], default: Iterable[str], name: str
 ) -> list[str]:
     """Returns the keys that a flag names, or the default.
 
@@ -88,7 +139,9 @@ def cameras(
             f"{name} has images that cannot be used: {each}; leave them out with "
             f"--cameras={','.join(sorted(usable)) or ' (none)'}."
         )
-    return choose("--cameras", settings.cameras, usable, sorted(usable), name)
+    chosen = choose("--cameras", settings.cameras, usable, sorted(usable), name)
+    choose("--bgr", settings.bgr, chosen, (), name)
+    return chosen
 
 
 def check_observed(cameras: Iterable[str], state: Iterable[str], there: Iterable[str], name: str) -> None:
@@ -142,7 +195,7 @@ def success_key(settings: Settings, keys: Iterable[str], own: str, name: str) ->
         name: of the input, for messages.
 
     Raises:
-        UserError: if --success or --reward names a key that is not there, or nothing says which it is.
+        UserError: if a flag names a key that is not there, or nothing says which it is.
     """
     keys = list(keys)
     if not settings.success and own not in keys:
@@ -150,44 +203,11 @@ def success_key(settings: Settings, keys: Iterable[str], own: str, name: str) ->
             f"{name} has no {own!r} to tell success by; give --success=all, --success=none or --success=KEY, "
             f"of {keys}."
         )
-    for flag in ("success", "reward"):
-        value = getattr(settings, flag)
-        if value and value not in keys and (flag == "reward" or value not in ("all", "none")):
-            expected = keys if flag == "reward" else ["all", "none", *keys]
+    for flag, words in (("success", ["all", "none"]), ("reward", []), ("intervention", [])):
+        value, expected = getattr(settings, flag), [*words, *keys]
+        if value and value not in expected:
             raise UserError(f"--{flag} is {value!r}, which {name} does not have; expected one of {expected}.")
     return settings.success or own
-
-
-def split(settings: Settings, parts: Mapping[str, set], everything: set, kind: str, name: str) -> set:
-    """Returns the episodes of the part that --split names, or all.
-
-    Args:
-        settings: of the conversion.
-        parts: {name: episodes}.
-        everything: all episodes.
-        kind: the format's word for parts.
-        name: of the input, for messages.
-
-    Raises:
-        UserError: for a part that is not there, or if none is named and some part holds episodes out.
-    """
-    if settings.split == "all":
-        return everything
-    counts = ", ".join(f"{part} ({len(episodes)})" for part, episodes in parts.items())
-    if settings.split:
-        if settings.split not in parts:
-            raise UserError(
-                f"--split is {settings.split!r}; {name} has {kind} {counts or 'none'}; expected one of them, "
-                "or all."
-            )
-        return parts[settings.split]
-    full = [episodes for episodes in parts.values() if episodes]
-    if parts and full != [everything] * max(1, len(full)):
-        raise UserError(
-            f"{name} has {kind} {counts} of its {len(everything)} episodes, and one dataset is written; give "
-            f"--split={next(iter(parts))}, another of them, or --split=all."
-        )
-    return everything
 
 
 def instruction(settings: Settings, said: str, why: str) -> str:

@@ -1,0 +1,94 @@
+"""What becomes of each key of an input: a table that is shown before anything is written."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from qt_jax.curation.convert.settings import Settings
+
+INTERVENTION = ("complementary_info.is_intervention", "is_intervention", "intervention")
+"""Usual keys of a column that says at which steps a person acted in place of a policy."""
+_UNUSED = "not used: "
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """One key of an input.
+
+    Attributes:
+        name: as the input has it.
+        holds: what kind of values, and how many.
+        becomes: what becomes of it, or why it is not used.
+    """
+
+    name: str
+    holds: str
+    becomes: str
+
+    @property
+    def used(self) -> bool:
+        """Whether anything becomes of it."""
+        return not self.becomes.startswith(_UNUSED)
+
+
+def described(name: str, holds: str, roles: Iterable[str], why_not: str) -> Key:
+    """Returns a key of the input with what becomes of it.
+
+    Args:
+        name: as the input has it.
+        holds: what kind of values.
+        roles: what it becomes; nothing, one thing or several.
+        why_not: the reason where it becomes nothing.
+    """
+    return Key(name, holds, " and ".join(roles) or _UNUSED + why_not)
+
+
+def roles(settings: Settings, name: str, action: str, success: str) -> list[str]:
+    """Returns what a column of numbers becomes, besides a part of the state.
+
+    Args:
+        settings: of the conversion.
+        name: of the column.
+        action: the key of the action.
+        success: the key of success, "all" or "none".
+    """
+    taken = {
+        "the action": action,
+        "success": success,
+        "the reward": settings.reward,
+        "who acted": settings.intervention,
+    }
+    return [role for role, key in taken.items() if key == name]
+
+
+def state(parts: Iterable[tuple[str, int]]) -> dict[str, str]:
+    """Returns {key: its place in the state} of (key, dims) in the order in which they are joined."""
+    places, start = {}, 0
+    for name, dims in parts:
+        places[name] = f"state {start}" if dims == 1 else f"state {start} to {start + dims - 1}"
+        start += dims
+    return places
+
+
+def why_no_number(settings: Settings, name: str, vector: bool) -> str:
+    """Returns why a column of numbers is not used, with the flag that would use it.
+
+    Args:
+        settings: of the conversion.
+        name: of the column.
+        vector: whether --state may name it.
+    """
+    if name.replace("/", ".") in INTERVENTION:
+        return "--intervention tells a person's steps from a policy's"
+    if vector:
+        return "--state may name it" if settings.state is None else "--state leaves it out"
+    return "--reward or --success may name it"
+
+
+def table(keys: Sequence[Key]) -> list[str]:
+    """Returns a line for each key, in columns; those that are not used come last."""
+    ordered = sorted(keys, key=lambda key: not key.used)
+    rows = [("key", "holds", "becomes"), *((key.name, key.holds, key.becomes) for key in ordered)]
+    names, held = (max(len(row[column]) for row in rows) for column in (0, 1))
+    return [f"  {name:{names}}  {holds:{held}}  {becomes}" for name, holds, becomes in rows]

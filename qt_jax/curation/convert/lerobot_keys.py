@@ -1,0 +1,64 @@
+"""What becomes of each feature of a LeRobot dataset, and how flags list its episodes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qt_jax.curation.convert import keys
+from qt_jax.curation.convert.keys import Key
+from qt_jax.curation.convert.parts import Words
+from qt_jax.curation.convert.settings import Settings
+from qt_jax.data import lerobot_meta
+
+_OWN = {"timestamp": "the time of each step", "episode_index": "the episode"}
+_KNOWN = {
+    "frame_index": "the rows stand in their order",
+    "index": "the rows stand in their order",
+    "next.done": "an episode ends with its rows",
+    "task_index": "--instruction is given",
+}
+"""{feature: why nobody needs it}."""
+
+
+def of(given: Settings, layout: Any, features: dict[str, Any], refused: dict[str, str]) -> list[Key]:
+    """Returns what becomes of each feature.
+
+    Args:
+        given: of the conversion.
+        layout: the `lerobot.Layout`.
+        features: as info.json has them.
+        refused: {key: why} of images that cannot be used.
+    """
+    state = keys.state((key, layout.dims[key]) for key in layout.state)
+
+    def row(name: str, feature: dict[str, Any]) -> Key:
+        roles = [f"camera {layout.cameras[name]}"] if name in layout.cameras else []
+        roles += [state[name]] if name in state else []
+        roles += [_OWN[name]] if name in _OWN else []
+        roles += ["the instruction"] if name == "task_index" and not given.instruction else []
+        roles += keys.roles(given, name, layout.action, layout.success)
+        shape = " x ".join(map(str, feature["shape"]))
+        return keys.described(name, f"{feature['dtype']} {shape}", roles, why_not(name, feature))
+
+    def why_not(name: str, feature: dict[str, Any]) -> str:
+        if lerobot_meta.is_image(feature):
+            return refused.get(name, "--cameras leaves it out")
+        if feature["dtype"] == "string":
+            return "text"
+        return _KNOWN.get(name) or keys.why_no_number(given, name, lerobot_meta.is_vector(name, feature))
+
+    return [row(name, feature) for name, feature in features.items()]
+
+
+def words(numbers: set[int]) -> Words:
+    """Returns how flags list the episodes `numbers`: by number, or as a range without its end."""
+
+    def find(word: str) -> set[int]:
+        start, colon, stop = word.partition(":")
+        if not (start + stop).isdigit():
+            return set()
+        if not colon:
+            return numbers & {int(start)}
+        return {number for number in numbers if int(start or 0) <= number < int(stop or number + 1)}
+
+    return Words("splits", "0:40,52", find)
