@@ -2,8 +2,8 @@
 
 For each way of encoding, in turns: frames/s of the loader, and of as many threads that only decode the same
 video from its first frame to its last. The median ratio is written, and how many bytes were decoded for each
-byte of a frame that was used. The video has 60 episodes of 60 frames of 240x320 in one file (version 3), written
-by this script. Writes experiments/results/bench_video.json.
+byte of a frame that was used. The video has 60 episodes of 60 frames of 240x320 in one file (version 3), and
+is written by this script. Writes experiments/results/bench_video.json.
 """
 
 from __future__ import annotations

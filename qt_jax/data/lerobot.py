@@ -138,7 +138,7 @@ def open_folder(path: str) -> Folder:
         for file, members in _files(meta, np.flatnonzero(splits[name])).items():
             shards.append(_shard(root / file, name, [entry for _, entry in members], meta.root, seen))
             places.append(np.asarray([place for place, _ in members]))
-    return Folder(str(root), tuple(shards), unread, meta, tuple(places))
+    return Folder(str(root), tuple(shards), unread, {}, meta, tuple(places))
 
 
 def _files(meta: Metadata, chosen: np.ndarray) -> dict[str, list[tuple[int, Entry]]]:

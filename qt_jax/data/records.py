@@ -28,11 +28,10 @@ from qt_jax.errors import UserError
 class Directory(Stored):
     """An opened RLDS version directory.
 
-    features: TFDS features, which parse a record; metadata: what metadata.json holds.
+    features: TFDS features, which parse a record. `metadata` is what metadata.json holds.
     """
 
     features: Any
-    metadata: dict[str, Any]
 
     def scan(self, number: int, cache: str) -> Iterator[tuple[int, bytes | BadRecord]]:
         """As in `Stored`."""
@@ -113,7 +112,7 @@ def open_directory(path: str) -> Directory:
         for file, examples in zip(info.splits[name].filepaths, info.splits[name].shard_lengths)
     )
     unread = {name: split.num_examples for name, split in info.splits.items() if name not in chosen}
-    return Directory(str(newest), shards, unread, info.features, dict(info.metadata or {}))
+    return Directory(str(newest), shards, unread, dict(info.metadata or {}), info.features)
 
 
 def _shard(directory: epath.Path, info: Any, split: str, file: Any, examples: int) -> Shard:

@@ -57,12 +57,13 @@ class Stored(abc.ABC):
     """An opened dataset.
 
     path: its directory; shards: the files of `train` and of the dataset's own validation split; unread:
-    {other split: its number of episodes}.
+    {other split: its number of episodes}; metadata: what its writer says of it.
     """
 
     path: str
     shards: tuple[Shard, ...]
     unread: dict[str, int]
+    metadata: dict[str, Any]
 
     @abc.abstractmethod
     def scan(self, number: int, cache: str) -> Iterator[tuple[int, bytes | BadRecord]]:
