@@ -25,6 +25,8 @@ from qt_jax.errors import UserError
 
 TOLERANCE = 0.1
 """Share of a step by which a timestamp or a video's frame may be off."""
+_INDEX = {"dtype": "int64", "shape": [1]}
+"""The feature `task_index`, which is read even where info.json does not list it."""
 
 
 def is_folder(path: str) -> bool:
@@ -71,7 +73,7 @@ class Folder(Stored):
         number = table["episode_index"][0].as_py()
         entry = self.meta.entry(int(np.searchsorted(self.meta.columns["episode_index"], number)))
         steps: dict[str, Any] = {}
-        for key, feature in self.meta.features.items():
+        for key, feature in ({"task_index": _INDEX} | self.meta.features).items():
             if key in entry.clips:
                 continue
             if key not in table.column_names:
@@ -243,7 +245,7 @@ def _bytes(table: Any) -> bytes:
 def _values(column: Any, key: str, feature: dict[str, Any], root: Path) -> Any:
     """Returns a column as numbers [T, ...], as T encoded images, or as T other values."""
     if lerobot_meta.is_image(feature):
-        return [lerobot_meta.image_file(image, root) for image in column.to_pylist()]
+        return [_image(image, key, root, step) for step, image in enumerate(column.to_pylist())]
     if feature["dtype"] == "string":
         return column.to_pylist()
     shape = () if list(feature["shape"]) == [1] else tuple(feature["shape"])
@@ -253,6 +255,13 @@ def _values(column: Any, key: str, feature: dict[str, Any], root: Path) -> Any:
     sizes = [np.size(row) if row is not None else 0 for row in column.to_pylist()]
     step = next((step for step, size in enumerate(sizes) if size != np.prod(shape)), 0)
     raise BadRecord(f"{key!r} has {sizes[step]} dims, meta/info.json says {int(np.prod(shape))}", step)
+
+
+def _image(image: Any, key: str, root: Path, step: int) -> bytes:
+    try:
+        return lerobot_meta.image_file(image, root)
+    except (OSError, TypeError, KeyError) as error:
+        raise BadRecord(f"{key!r} holds no image; copy the dataset again", step) from error
 
 
 def _times(steps: dict[str, Any], count: int, fps: float) -> np.ndarray:

@@ -294,6 +294,15 @@ def test_a_damaged_video_is_named_when_it_is_drawn(folder, damage, capsys):
         recipes.take(recipes.make_iterator(strict, batch_size=3), 2)
 
 
+@pytest.mark.parametrize("image", [None, {"bytes": None, "path": "lost.png"}])
+def test_an_image_that_is_not_there_is_named(folder, image):
+    root = folder("v3.0-JPEG")
+    key = "observation.images.front"
+    recordings.edit_rows(root, key, lambda e, step, value: image if (e, step) == (1, 2) else value)
+    with pytest.raises(UserError, match=f"episode 1, step 2: '{key}' holds no image; copy the dataset again"):
+        source(root)
+
+
 def test_what_cannot_be_opened_is_one_line(folder):
     root = folder("v3.0-JPEG")
     recordings.edit_info(root, codebase_version="v4.0")
