@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile -q --universal --python-version 3.11 --fork-strateg
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test test-most test-tensorflow test-slow slurm lint types imports coverage docs dist lock libtpu clean clean-data-and-runs \
-	bench-state bench-start bench-gpu bench-quickstart bench-backups bench-networks bench-decisions bench-learner bench-loader bench-memory bench-serving \
+	bench-state bench-start bench-gpu bench-quickstart bench-backups bench-networks bench-decisions bench-learner bench-loader bench-video bench-memory bench-serving \
 	metaworld-tries metaworld-grid metaworld-gates metaworld-values metaworld-states metaworld-benchmark metaworld-ablations metaworld-images scene-benchmark ogbench metaworld-report plan-sizes plan-experiments
 
 QT := $(PY) -m qt_jax
@@ -49,7 +49,7 @@ test-tensorflow: $(STAMP)  ## Run the tests that import TensorFlow
 	$(PY) -m pytest -m tensorflow tests/data/test_rlds.py
 
 # What takes minutes and proves a rare thing; run it before a release.
-test-slow: $(STAMP) libtpu .beam/.installed .onnx/.installed .rerun/.installed  ## Run the tests that take minutes each, in environments of their own
+test-slow: $(STAMP) libtpu .beam/.installed .onnx/.installed .rerun/.installed .lerobot/.installed .lerobot21/.installed  ## Run the tests that take minutes each, in environments of their own
 	$(PY) -m pytest -m slow
 
 # A SLURM of two nodes on loopback, from Debian's packages.
@@ -111,6 +111,9 @@ bench-networks: $(STAMP)  ## Measure a train step of several networks
 
 bench-loader: data/quickstart/1.0.0  ## Measure the data pipeline against a bare decode loop
 	$(PY) -m benchmarks.bench_loader
+
+bench-video: $(STAMP)  ## Measure frames decoded from the videos of LeRobot folders against a bare decode loop
+	$(PY) -m benchmarks.bench_video
 
 bench-memory: $(STAMP)  ## Measure the memory of the reading processes
 	$(PY) -m benchmarks.bench_memory
@@ -205,6 +208,18 @@ $(STAMP): requirements.txt setup.cfg pyproject.toml
 	grep orbax-checkpoint setup.cfg | $(UV) pip install --quiet --python .onnx/bin/python --override - --editable '.[train,onnx]'
 	touch $@
 
+# LeRobot's own writers of versions 3.0 and 2.1, each with a PyTorch. Where PyPI's, of several gigabytes, is not wanted:
+# UV_TORCH_BACKEND=cpu
+.lerobot/.installed: | $(STAMP)
+	$(UV) venv --quiet --clear --python $(PY) .lerobot
+	$(UV) pip install --quiet --python .lerobot/bin/python lerobot==0.4.4
+	touch $@
+
+.lerobot21/.installed: | $(STAMP)
+	$(UV) venv --quiet --clear --python $(PY) .lerobot21
+	$(UV) pip install --quiet --python .lerobot21/bin/python lerobot==0.3.3
+	touch $@
+
 # The extra `rerun` beside the venv, half a gigabyte with its viewer: PYTHONPATH=.rerun
 .rerun/.installed: | $(STAMP)
 	$(PY) -m pip install --quiet --no-deps --upgrade --target .rerun rerun-sdk==0.41.0
@@ -220,7 +235,7 @@ libtpu: $(STAMP)  ## Install the TPU compiler alone, for `plan` on machines with
 	$(PY) -m pip install --quiet --no-deps --upgrade --target .libtpu libtpu==0.0.42.1
 
 clean:  ## Remove what can be made again; data and runs stay
-	rm -rf $(VENV) .base .openpi .beam .onnx .plots .rerun .peer .libtpu build dist site htmlcov
+	rm -rf $(VENV) .base .openpi .beam .onnx .lerobot .lerobot21 .plots .rerun .peer .libtpu build dist site htmlcov
 	rm -rf *.egg-info .coverage* .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
 	find qt_jax experiments launch benchmarks examples docs tests -name __pycache__ -type d -prune -exec rm -rf {} +
 

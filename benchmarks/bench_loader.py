@@ -95,9 +95,9 @@ def write_rt1() -> None:
 
 
 def throughput(name: str) -> dict[str, float]:
+    from qt_jax.data.images import decode
     from qt_jax.data.loader import SegmentReader, TrainingIterator
     from qt_jax.data.order import Reader
-    from qt_jax.data.segments import decode
 
     config, recipe = recipe_of(name)
     rows, memory = config.data.batch_size, config.data.memory_mib * 2**20

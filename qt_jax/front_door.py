@@ -53,7 +53,7 @@ def open_dataset(source: Any) -> Dataset:
 
     Args:
         source: a config, such as an experiment file's get_config() returns; or the path of a dataset that
-            `convert`, `collect` or `serve --record` wrote.
+            `convert`, `collect` or `serve --record` wrote, or of a LeRobot folder.
 
     Raises:
         UserError: if data is missing or damaged.

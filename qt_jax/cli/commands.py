@@ -32,7 +32,7 @@ class Command:
 
 SOMETIMES = {
     "sim": ("dm_control", "gymnasium", "imageio", "metaworld", "mujoco", "ogbench"),  # a config with `env`
-    "data": ("etils", "imageio_ffmpeg", "simplejpeg", "tensorflow_datasets"),  # `serve --record`
+    "data": ("av", "etils", "simplejpeg", "tensorflow_datasets"),  # `serve --record`
 }
 """Packages that a command needs only under some settings, by extra."""
 
@@ -43,7 +43,9 @@ COMMANDS = {
         flags=False,
     ),
     "convert": Command("write LeRobot, HDF5 or OGBench episodes as a dataset", "data", "none"),
-    "repack": Command("copy a dataset's TFRecord files to ArrayRecord, for a global shuffle", "data", "none"),
+    "repack": Command(
+        "copy TFRecord files as ArrayRecord, or a LeRobot folder, for faster reading", "data", "none"
+    ),
     "inspect": Command(
         "show what is in a config's datasets, or in --data=PATH: tables, and a page with contact sheets",
         "train,data",

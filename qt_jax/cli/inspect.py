@@ -17,7 +17,9 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Defines which datasets to show, how many episodes, and where the pages go."""
-    flags.DEFINE_string("data", "", "A dataset that `collect` or `convert` wrote; then no --config.")
+    flags.DEFINE_string(
+        "data", "", "A dataset that `collect` or `convert` wrote, or a LeRobot folder; then no --config."
+    )
     flags.DEFINE_string("dataset", "", "This dataset of the tables alone. [all of config.data.mixture]")
     episodes = "So many of each kind (demonstrations, successes, failures) are shown."
     flags.DEFINE_integer("episodes", 3, episodes, lower_bound=0)

@@ -19,7 +19,9 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Defines which datasets to validate, how closely, and where the violations go."""
-    flags.DEFINE_string("data", "", "A dataset that `collect` or `convert` wrote; then no --config.")
+    flags.DEFINE_string(
+        "data", "", "A dataset that `collect` or `convert` wrote, or a LeRobot folder; then no --config."
+    )
     flags.DEFINE_string("dataset", "", "This dataset of the tables alone. [all of config.data.mixture]")
     flags.DEFINE_enum("images", "all", IMAGES, "Which images of an episode are decoded.")
     limit = "So many violations of a kind are printed; all are in the file."

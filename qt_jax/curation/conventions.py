@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from qt_jax.data.segments import decode
+from qt_jax.data.images import decode
 from qt_jax.data.specs import DatasetSpec
 from qt_jax.data.standardisers import Standardised
+from qt_jax.data.video import BadImage, Clip
 
 Departures = Iterator[tuple[str, int | None, str]]
 """(kind, step or None for the whole episode, what is wrong)."""
@@ -76,13 +77,14 @@ def instruction_change(example: dict[str, Any]) -> int | None:
 
 
 def content(raw: Standardised, spec: DatasetSpec) -> bytes:
-    """Returns a digest of an episode's actions, states and encoded images."""
+    """Returns a digest of an episode's actions, states and encoded images; of videos their lengths alone."""
     action = np.asarray(raw.action, np.float32)[: transitions(raw, spec)]
     digest = hashlib.blake2b(action.tobytes(), digest_size=16)
     if spec.observation.state_dim:
         digest.update(np.asarray(raw.state, np.float32).tobytes())
     for camera in spec.observation.cameras:
-        for image in raw.images[camera]:
+        frames = raw.images[camera]
+        for image in [str(len(frames)).encode()] if isinstance(frames, Clip) else frames:
             digest.update(image)
     return digest.digest()
 
@@ -214,7 +216,7 @@ def pictures(
 
     Args:
         camera: its name.
-        decoded: `decoded_shape` of each image.
+        decoded: `decoded_shapes` of the images.
         size: the spec's (height, width).
     """
     for step, (shape, problem) in enumerate(decoded):
@@ -225,8 +227,22 @@ def pictures(
             yield "image", step, f"{camera!r} is {found}, the spec says {size[0]} x {size[1]}"
 
 
-def decoded_shape(image: bytes) -> tuple[tuple[int, ...], str]:
-    """Returns an image's (height, width) and "", or () and why it does not decode."""
+def decoded_shapes(frames: Sequence[Any], pool: Any) -> Iterable[tuple[tuple[int, ...], str]]:
+    """Returns of each image or frame of a video its (height, width) and "", or () and why it does not decode.
+
+    Args:
+        frames: encoded images, or a `Clip`, which is decoded in one go if it is sound.
+        pool: of threads.
+    """
+    if isinstance(frames, Clip):
+        try:
+            return [(pixels.shape[:2], "") for pixels in frames.frames()]
+        except BadImage:
+            pass  # each frame by itself says which are bad
+    return pool.map(_decoded_shape, frames)
+
+
+def _decoded_shape(image: bytes | Clip) -> tuple[tuple[int, ...], str]:
     try:
         return decode(image).shape[:2], ""
     except Exception as error:  # Pillow's are of many kinds, a SyntaxError among them

@@ -13,7 +13,8 @@ from PIL import Image
 from qt_jax import discretization
 from qt_jax.curation.dataset_summary import ActionDim
 from qt_jax.curation.shown_episodes import Shown
-from qt_jax.data.segments import decode
+from qt_jax.data.images import decode
+from qt_jax.data.video import Clip
 from qt_jax.figures import figure_uri, plt, uri
 from qt_jax.preprocess import resize
 from qt_jax.specs import ActionSpec
@@ -105,7 +106,7 @@ def sheet(shown: Shown, camera: str, size: tuple[int, int]) -> list[tuple[int, s
     return [(int(step), _picture(encoded[step], shown_size)) for step in chosen]
 
 
-def _picture(encoded: bytes, size: tuple[int, int]) -> str:
+def _picture(encoded: bytes | Clip, size: tuple[int, int]) -> str:
     try:
         image = decode(encoded)
     except Exception:  # Pillow's are of many kinds

@@ -7,6 +7,7 @@ from typing import Any
 import simplejpeg
 
 from qt_jax.curation.shown_episodes import Shown
+from qt_jax.data.images import encoded
 from qt_jax.errors import UserError
 from qt_jax.specs import ActionSpec
 
@@ -55,11 +56,12 @@ class Recording:
         )
         stream.log(f"{entity}/action", rerun.SeriesLines(names=list(action.names)), static=True)
 
+        images = {camera: encoded(frames) for camera, frames in episode.images.items()}
         for step in range(len(episode.state)):
             stream.set_time("step", sequence=step)
             stream.set_time("seconds", duration=step * episode.dt)
-            for camera, frames in episode.images.items():
-                image = bytes(frames[step])
+            for camera, frames in images.items():
+                image = next(frames)
                 kind = "image/jpeg" if simplejpeg.is_jpeg(image) else "image/png"
                 stream.log(f"{entity}/{camera}", rerun.EncodedImage(contents=image, media_type=kind))
             if episode.state.shape[1]:

@@ -181,7 +181,7 @@ def summary(recipe: Recipe, source: Source) -> Summary:
         actions=_actions(source),
         state=[Dim(str(i), row) for i, row in enumerate(_rows(source, "state"))],
         state_description=source.spec.observation.state_description,
-        splits=directory.splits(),
+        splits=source.notes(),
         outliers=source.outliers(),
     )
 

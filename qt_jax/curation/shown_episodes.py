@@ -59,8 +59,8 @@ def read(recipe: Recipe, source: Source, count: int) -> list[Shown]:
     shown = []
     for kind, number in choose(source, count):
         directory, index = source.directory, source.index
-        shard, position, _ = indices.shard_of(directory, index, number)
+        shard, position = (int(index.columns[name][number]) for name in ("shard", "position"))
         episode = indices.read(directory, index, source.spec, number, recipe.step_penalty, recipe.cache)
         returns = episodes.monte_carlo_returns(episode, recipe.discount, recipe.dt_ref, recipe.value_range[0])
-        shown.append(Shown(kind, f"{shard.name} at {position}", episode, returns))
+        shown.append(Shown(kind, f"{directory.shards[shard].name} at {position}", episode, returns))
     return shown

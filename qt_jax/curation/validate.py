@@ -16,15 +16,16 @@ from etils import epath
 from qt_jax.curation import conventions
 from qt_jax.curation.conventions import KINDS
 from qt_jax.curation.duplicates import Duplicates
-from qt_jax.data import episodes, index, outliers, records
+from qt_jax.data import directories, episodes, index, outliers
 from qt_jax.data.outliers import Extremes
-from qt_jax.data.records import BadRecord, BadShard, Directory, Shard
 from qt_jax.data.samples import SAMPLES, Samples
-from qt_jax.data.specs import DatasetSpec
+from qt_jax.data.specs import DatasetSpec, bounded
 from qt_jax.data.standardisers import Standardised
+from qt_jax.data.stored import BadRecord, BadShard, Stored
 from qt_jax.data.tables import Entry
 from qt_jax.discretization import beyond
 from qt_jax.errors import UserError
+from qt_jax.specs import ActionSpec
 
 IMAGES = ("all", "first", "none")
 
@@ -35,7 +36,7 @@ class Violation:
 
     Attributes:
         kind: one of `conventions.KINDS`.
-        shard: the name of the file.
+        shard: the file.
         text: what is wrong.
         episode: its place in the shard; None where the shard cannot be read.
         episode_id: its name in the dataset; "" where it has none.
@@ -78,7 +79,7 @@ class Validator:
         shaped: episodes with rewards other than 0 and 1.
     """
 
-    directory: Directory
+    directory: Stored
     spec: DatasetSpec
     images: str
     embedding_used: bool
@@ -100,19 +101,20 @@ class Validator:
     def violations(self, tick: Callable[[], object]) -> Iterator[Violation]:
         """Yields all violations in order; calls `tick` after each episode."""
         with concurrent.futures.ThreadPoolExecutor(max(1, self.threads)) as pool:
-            for shard in self.directory.shards:
+            for number, shard in enumerate(self.directory.shards):
                 try:
-                    for place, (_, record) in enumerate(records.scan(shard, self.cache)):
+                    for place, (_, record) in enumerate(self.directory.scan(number, self.cache)):
                         self.episodes += 1
-                        for kind, step, text, identity in self._episode(record, shard, place, pool):
-                            yield Violation(kind, shard.name, text, place, identity, step)
+                        file, episode = self.directory.lies(number, place)
+                        for kind, step, text, identity in self._episode(record, number, place, pool):
+                            yield Violation(kind, file, text, episode, identity, step)
                         tick()
                 except BadShard as error:
                     yield Violation("shard", shard.name, str(error))
 
     def warnings(self) -> list[str]:
         """Returns what breaks no convention but is worth a look, after the pass."""
-        action, lines, steps = self.spec.action, [], max(1, self.steps)
+        action, lines, steps = self._action(), [], max(1, self.steps)
         shares = zip(self.below / steps, self.above / steps)
         for name, low, high, (below, above) in zip(action.names, action.low, action.high, shares):
             if below or above:
@@ -133,8 +135,17 @@ class Validator:
             )
         return lines
 
+    def _action(self) -> ActionSpec:
+        """Returns the action with its bounds: the spec's, or those of what was read."""
+        if self.spec.bounds == "spec":
+            return self.spec.action
+        low, high = np.nan_to_num(
+            self._extremes.bounds(), posinf=0.0, neginf=0.0
+        )  # of a dim without a number
+        return bounded(self.spec.action, low, high)
+
     def _episode(
-        self, record: bytes | BadRecord, shard: Shard, place: int, pool: Any
+        self, record: bytes | BadRecord, number: int, place: int, pool: Any
     ) -> Iterator[tuple[str, int | None, str, str]]:
         """Yields (kind, step, text, the episode's id)."""
         try:
@@ -142,12 +153,15 @@ class Validator:
                 raise record
             example = self.directory.parse(record)
         except BadRecord as error:
-            yield "record", None, str(error), ""
+            yield "record", error.step, str(error), ""
             return
 
         reader = self.spec.reader
         try:
             raw = self.spec.standardise(example)
+        except BadRecord as error:
+            yield "unusable", error.step, str(error), ""
+            return
         except KeyError as error:
             yield "key", None, f"has no key {error}, which {reader} reads", ""
             return
@@ -160,9 +174,10 @@ class Validator:
 
         found = list(conventions.shapes(raw, self.spec))
         if not found:  # the rest counts on the shapes
-            self._remember(raw, shard, place)
+            named = self._named(raw, number, place)
+            self._remember(raw, number, place, named)
             if (step := conventions.instruction_change(example)) is not None:
-                self._changes.append(f"{_place(raw, shard, place)}, step {step}")
+                self._changes.append(f"{named}, step {step}")
             found = list(self._look(example, raw, pool))
         if not found:  # all that training refuses is a violation
             try:
@@ -172,13 +187,18 @@ class Validator:
         for kind, step, text in found:
             yield kind, step, text, raw.episode_id
 
-    def _remember(self, raw: Standardised, shard: Shard, place: int) -> None:
+    def _named(self, raw: Standardised, number: int, place: int) -> str:
+        file, episode = self.directory.lies(number, place)
+        return f"{file}, episode {episode}" + (f" ({raw.episode_id})" if raw.episode_id else "")
+
+    def _remember(self, raw: Standardised, number: int, place: int, named: str) -> None:
         """Adds an episode to what `warnings` looks at."""
         action = np.asarray(raw.action, np.float32)[: conventions.transitions(raw, self.spec)]
         self.steps += len(action)
-        below, above = beyond(self.spec.action, action)
-        self.below, self.above = self.below + below.sum(axis=0), self.above + above.sum(axis=0)
-        named = _place(raw, shard, place)
+        if self.spec.bounds == "spec":  # else none is beyond them
+            below, above = beyond(self.spec.action, action)
+            self.below, self.above = self.below + below.sum(axis=0), self.above + above.sum(axis=0)
+        shard = self.directory.shards[number]
         self._samples.add(len(action), {"action": action})
         self._extremes.add(action, named)
         held_out = episodes.id_hash(raw.episode_id or f"{shard.name}/{place}") < self.validation_fraction
@@ -194,12 +214,8 @@ class Validator:
         for camera in self.spec.observation.cameras:
             encoded = raw.images[camera][: 1 if self.images == "first" else None]
             self.decoded += len(encoded)
-            shapes = pool.map(conventions.decoded_shape, encoded)
+            shapes = conventions.decoded_shapes(encoded, pool)
             yield from conventions.pictures(camera, shapes, self.spec.observation.image_size)
-
-
-def _place(raw: Standardised, shard: Shard, place: int) -> str:
-    return f"{shard.name}, episode {place}" + (f" ({raw.episode_id})" if raw.episode_id else "")
 
 
 def validate(entry: Entry, settings: Any, path: epath.Path, images: str, limit: int) -> tuple[int, str]:
@@ -215,7 +231,7 @@ def validate(entry: Entry, settings: Any, path: epath.Path, images: str, limit: 
     Returns:
         The number of violations, and the report.
     """
-    directory = records.open_directory(entry.spec.path)
+    directory = directories.open_dataset(entry.spec.path)
     validator = Validator(
         directory=directory,
         spec=entry.spec,
@@ -239,7 +255,7 @@ def validate(entry: Entry, settings: Any, path: epath.Path, images: str, limit: 
 
     read = f"{validator.episodes} episodes, {validator.steps} steps, {validator.decoded} images decoded"
     lines = [f"{entry.name}: {directory.path}: {read}"]
-    lines += [f"  {line}" for line in directory.splits()]
+    lines += [f"  {line}" for line in (*entry.spec.notes, *directory.splits())]
     if validator.left_out:
         reader = entry.spec.reader
         lines.append(f"  {validator.left_out} episodes are left out by {reader} and not looked at")

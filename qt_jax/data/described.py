@@ -1,23 +1,22 @@
-"""The spec of a dataset that `collect` or `convert` wrote, from the dataset's own metadata."""
+"""The spec of a dataset from its own metadata: of one that `collect` or `convert` wrote, or LeRobot did."""
 
 from __future__ import annotations
 
-from qt_jax.data import records, standardisers
-from qt_jax.data.specs import DatasetSpec
+from qt_jax.data import lerobot, lerobot_spec, records, standardisers
+from qt_jax.data.specs import BINS, DatasetSpec
 from qt_jax.errors import UserError
 from qt_jax.specs import ActionSpec, ObservationSpec
 
-BINS = 256
-"""Bins of each action dim, as in RT-1, unless `config.data.bins` gives another number."""
-
 
 def spec(path: str) -> DatasetSpec:
-    """Returns the spec of the dataset in the directory `path`.
+    """Returns the spec of the dataset in the directory `path`: one that says it itself, or a LeRobot folder.
 
     Raises:
         UserError: if there is no dataset, or its metadata does not describe the actions.
 
     """
+    if lerobot.is_folder(path):
+        return lerobot_spec.spec(path)
     directory = records.open_directory(path)
     action = directory.metadata.get("action")
     remedy = "give it a DatasetSpec in a file named by config.data.tables"

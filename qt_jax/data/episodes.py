@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from qt_jax.data.records import BadRecord
 from qt_jax.data.specs import DatasetSpec
+from qt_jax.data.stored import BadRecord
 from qt_jax.errors import UserError
 
 
@@ -18,7 +18,7 @@ from qt_jax.errors import UserError
 class Episode:
     """`T` transitions, with `T + 1` observations if the last one was kept, else `T`.
 
-    images: {camera: T or T+1 encoded images}
+    images: {camera: T or T+1 encoded images, or a `video.Clip` of as many frames}, for `images.decode`
     state: float32 [T or T+1, state_dim], raw
     actions: float32 [T, D]
     rewards: float32 [T]
@@ -55,7 +55,7 @@ def read(example: dict[str, Any], spec: DatasetSpec, step_penalty: float) -> Epi
     the last one, so that no state bootstraps from itself.
 
     Args:
-        example: what `records.Directory.parse` returned.
+        example: what `Stored.parse` returned.
         spec: how the dataset is read.
         step_penalty: subtracted from every reward.
 
@@ -66,6 +66,8 @@ def read(example: dict[str, Any], spec: DatasetSpec, step_penalty: float) -> Epi
     """
     try:
         raw = spec.standardise(example)
+    except BadRecord:
+        raise
     except KeyError as error:
         raise BadRecord(f"has no key {error}, which {spec.reader} reads") from error
     except Exception as error:  # a standardiser may raise anything for a layout that it was not written for

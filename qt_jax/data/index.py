@@ -9,10 +9,10 @@ import json
 
 import numpy as np
 
-from qt_jax.data import episodes, records
+from qt_jax.data import episodes
 from qt_jax.data.episodes import Episode
-from qt_jax.data.records import BadRecord, Directory, Shard
 from qt_jax.data.specs import DatasetSpec
+from qt_jax.data.stored import BadRecord, Stored, named
 from qt_jax.errors import UserError
 from qt_jax.statistics import Statistics
 
@@ -114,14 +114,14 @@ class Index:
         )
 
 
-def where(directory: Directory, index: Index, episode: int) -> str:
-    """Names the dataset, the file and the place of an episode, for messages."""
-    shard, place = (index.columns[name][episode] for name in ("shard", "place"))
-    return f"{directory.path}: {directory.shards[shard].name}, episode {place}"
+def where(directory: Stored, index: Index, episode: int, camera: str = "") -> str:
+    """Names the dataset, the file and the place of an episode for messages, as `Stored.where` does."""
+    shard, place = (int(index.columns[name][episode]) for name in ("shard", "place"))
+    return directory.where(shard, place, camera)
 
 
 def read(
-    directory: Directory, index: Index, spec: DatasetSpec, episode: int, step_penalty: float, cache: str
+    directory: Stored, index: Index, spec: DatasetSpec, episode: int, step_penalty: float, cache: str
 ) -> Episode:
     """Reads an episode of the index from storage.
 
@@ -131,34 +131,27 @@ def read(
         spec: how the dataset is read.
         episode: number of the episode in the index.
         step_penalty: subtracted from every reward.
-        cache: as in `records.scan`.
+        cache: as in `Stored.scan`.
 
     Raises:
         UserError: if it can no longer be read.
 
     """
     try:
-        record = records.read(*shard_of(directory, index, episode), cache)
+        number, position, size = (int(index.columns[name][episode]) for name in ("shard", "position", "size"))
+        record = directory.read(number, position, size, cache)
         found = episodes.read(directory.parse(record), spec, step_penalty)
         if found is None:
             raise BadRecord(f"is left out by {spec.reader}")
         return episodes.pieces(found, spec)[index.columns["piece"][episode]]
     except (BadRecord, OSError) as error:
-        place = records.named(where(directory, index, episode), error)
+        place = named(where(directory, index, episode), error)
         raise UserError(
             f"{place}, though it was sound when it was indexed; the dataset changed or its storage "
             "is failing."
         ) from error
 
 
-def shard_of(directory: Directory, index: Index, episode: int) -> tuple[Shard, int, int]:
-    """Returns shard, position and size of an episode's record, which `records.read` takes."""
-    shard, position, size = (int(index.columns[name][episode]) for name in ("shard", "position", "size"))
-    return directory.shards[shard], position, size
-
-
-def stored_encoder(directory: Directory, spec: DatasetSpec) -> str | None:
+def stored_encoder(directory: Stored, spec: DatasetSpec) -> str | None:
     """Returns the name of the encoder of the dataset's own embeddings, or None if it has none."""
-    if spec.text_encoder is not None or "instruction_embedding" not in directory.features:
-        return spec.text_encoder
-    return directory.features["instruction_embedding"].doc.desc
+    return directory.encoder if spec.text_encoder is None else spec.text_encoder

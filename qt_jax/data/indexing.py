@@ -22,19 +22,19 @@ import numpy as np
 import tqdm
 
 from qt_jax import children, storage, text
-from qt_jax.data import code, episodes, records
+from qt_jax.data import code, episodes
 from qt_jax.data.episodes import Episode
 from qt_jax.data.index import Index, stored_encoder
-from qt_jax.data.records import BadRecord, BadShard, Directory, Shard
 from qt_jax.data.samples import SAMPLES, Samples
 from qt_jax.data.specs import DatasetSpec
+from qt_jax.data.stored import BadRecord, BadShard, Stored, named
 from qt_jax.errors import UserError
 from qt_jax.specs import DEMONSTRATIONS
 from qt_jax.statistics import Statistics
 
 
 def load(
-    directory: Directory,
+    directory: Stored,
     spec: DatasetSpec,
     *,
     step_penalty: float,
@@ -87,7 +87,7 @@ def _cached(path: Any) -> Index | None:
         return None
 
 
-def _of_shards(directory: Directory, workers: int, function: Callable, shards: Sequence) -> list:
+def _of_shards(directory: Stored, workers: int, function: Callable, shards: Sequence) -> list:
     """Calls `function` for each shard in so many processes; a terminal shows a bar if it takes long."""
     name = f"index of {directory.path}"
     shown = functools.partial(tqdm.tqdm, total=len(shards), desc=name, unit="shard", delay=2, disable=None)
@@ -98,48 +98,57 @@ def _of_shards(directory: Directory, workers: int, function: Callable, shards: S
     return list(shown(map(function, shards)))
 
 
-def _is_current(index: Index, directory: Directory, cache: str, each: Callable) -> bool:
+def _is_current(index: Index, directory: Stored, cache: str, each: Callable) -> bool:
     """Returns whether the records are those of the index; files with another time are read to find out."""
     touched = [i for i, shard in enumerate(directory.shards) if shard.modified != index.modified[i]]
     if not touched:
         return True
-    contents = each(functools.partial(_content, cache), [directory.shards[i] for i in touched])
+    contents = each(functools.partial(_content, directory, cache), touched)
     return contents == [index.contents[i] for i in touched]
 
 
-def _content(cache: str, shard: Shard) -> str:
-    """Returns a digest of a shard's records."""
+def _content(directory: Stored, cache: str, number: int) -> str:
+    """Returns a digest of the records of the shard of this number."""
     digest = hashlib.sha256()
     with contextlib.suppress(BadShard):
-        for _ in _scan_with_digest(shard, cache, digest):
+        for _ in _scan_with_digest(directory, cache, number, digest):
             pass
     return digest.hexdigest()
 
 
-def _scan_with_digest(shard: Shard, cache: str, digest: Any) -> Iterator[tuple[int, bytes | BadRecord]]:
-    """Yields what `records.scan` does, and adds each record to the digest."""
-    for position, record in records.scan(shard, cache):
+def _scan_with_digest(
+    directory: Stored, cache: str, number: int, digest: Any
+) -> Iterator[tuple[int, bytes | BadRecord]]:
+    """Yields what `Stored.scan` does, and adds each record to the digest."""
+    for position, record in directory.scan(number, cache):
         digest.update(record if isinstance(record, bytes) else str(record).encode())
         yield position, record
 
 
-def _key(directory: Directory, spec: DatasetSpec, step_penalty: float, text_encoder: str) -> str:
+def _key(directory: Stored, spec: DatasetSpec, step_penalty: float, text_encoder: str) -> str:
     """Returns a digest of all that decides an index but the files' contents; bounds and bins do not."""
-    apart = ("path", "standardise", "achieves", "pieces", "action", "observation")
+    apart = ("path", "standardise", "achieves", "pieces", "action", "observation", "bounds", "notes")
     rest = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.name not in apart}
     read = (spec.action.dims, spec.observation.cameras, spec.observation.state_dim)
-    roots: list[Any] = [spec.standardise, Directory.parse, _scan, _merge]
+    roots: list[Any] = [spec.standardise, type(directory).parse, _scan, _merge]
     if spec.pieces is not None:
         roots.append(spec.pieces)
     if ":" in text_encoder and text_encoder != stored_encoder(directory, spec):
         roots.append(text.find(text_encoder))
-    features = (storage.directory(directory.path) / "features.json").read_bytes()
     files = [(shard.name, shard.split, shard.size, shard.examples) for shard in directory.shards]
-    parts = (files, features, sorted(rest.items()), read, code.digest(*roots), step_penalty, text_encoder)
+    parts = (
+        files,
+        directory.layout(),
+        sorted(rest.items()),
+        read,
+        code.digest(*roots),
+        step_penalty,
+        text_encoder,
+    )
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
-def _check_damage(problems: Sequence[str], directory: Directory, max_skipped: int) -> None:
+def _check_damage(problems: Sequence[str], directory: Stored, max_skipped: int) -> None:
     if len(problems) > max_skipped:
         raise UserError(
             f"{problems[0]} ({len(problems)} damaged of {sum(s.examples for s in directory.shards)} "
@@ -168,7 +177,7 @@ COLUMNS = {"shard": np.int32, "place": np.int32, "position": np.int64, "size": n
 """{column: dtype}, in the order of `_Part.rows`; `Index` says what they hold."""
 
 
-def _scan(directory: Directory, spec: DatasetSpec, step_penalty: float, cache: str, number: int) -> _Part:
+def _scan(directory: Stored, spec: DatasetSpec, step_penalty: float, cache: str, number: int) -> _Part:
     """Reads all records of the shard of this number."""
     shard = directory.shards[number]
     part = _Part(Samples(max(1, SAMPLES // len(directory.shards))))
@@ -176,16 +185,16 @@ def _scan(directory: Directory, spec: DatasetSpec, step_penalty: float, cache: s
     digest = hashlib.sha256()
 
     try:
-        for place, (position, record) in enumerate(_scan_with_digest(shard, cache, digest)):
+        for place, (position, record) in enumerate(_scan_with_digest(directory, cache, number, digest)):
             try:
                 if isinstance(record, BadRecord):
                     raise record
                 episode = episodes.read(directory.parse(record), spec, step_penalty)
             except BadRecord as error:
-                part.problems.append(records.named(f"{name}, episode {place}", error))
+                part.problems.append(named(directory.where(number, place), error))
                 continue
             except UserError as error:
-                raise UserError(records.named(f"{name}, episode {place}", error)) from error
+                raise UserError(named(directory.where(number, place), error)) from error
             if episode is None:
                 part.left_out += 1
                 continue
@@ -230,7 +239,7 @@ def _measure(part: _Part, episode: Episode) -> None:
 
 
 def _merge(
-    directory: Directory, parts: list[_Part], encoder: str | None, text_encoder: str, max_skipped: int
+    directory: Stored, parts: list[_Part], encoder: str | None, text_encoder: str, max_skipped: int
 ) -> Index:
     """Joins what was found in all shards; `encoder` is that of the dataset's own embeddings."""
     problems = [problem for part in parts for problem in part.problems]

@@ -27,6 +27,7 @@ from qt_jax.data.mixture import Mixture
 from qt_jax.data.order import Draw, Group, Order, Reader
 from qt_jax.data.segments import BadFrame, Cutting, Layout, Prepared, Rows, prepare
 from qt_jax.data.skips import DamagedFrame, Skips, pack
+from qt_jax.data.video import Traffic
 from qt_jax.errors import UserError
 from qt_jax.segment import Segment
 from qt_jax.statistics import Statistics
@@ -75,7 +76,7 @@ class SegmentReader:
     groups: what the draws are from; a segment with a frame that does not decode is replaced by another of its
         group. Without groups, as for validation, its row trains and counts nothing.
 
-    bytes_read: bytes of the records read from storage; bytes_used: bytes of the encoded frames in segments.
+    traffic: bytes of the records and of the videos' frames that were read, and of the frames that were used.
     """
 
     def __init__(self, recipe: Recipe, memory: int = 0, groups: Sequence[Group] = ()):
@@ -83,19 +84,19 @@ class SegmentReader:
         self._layouts = [recipe.layout(number) for number in range(len(recipe.mixture.sources))]
         self._cache, self._buffers, self._lock = EpisodeCache(memory), Buffers(), threading.Lock()
         self._segments = [np.cumsum(group.cuts) for group in groups]
-        self.bytes_read = self.bytes_used = 0
+        self.traffic = Traffic()
 
     def batch(self, draws: Sequence[Draw]) -> tuple[Segment, np.ndarray]:
         """Returns a batch of one row a draw, and the frames that did not decode, packed by `skips.pack`."""
         damaged: list[DamagedFrame] = []
         rows = Rows(self._layouts[0], len(draws), self._buffers)
-        used = sum(self._fill(rows, row, draw, damaged) for row, draw in enumerate(draws))
+        filled = [self._fill(rows, row, draw, damaged) for row, draw in enumerate(draws)]
         with self._lock:
-            self.bytes_used += used
+            self.traffic = sum(filled, self.traffic)
         return rows.segment(), pack(damaged)
 
-    def _fill(self, rows: Rows, row: int, draw: Draw, damaged: list[DamagedFrame]) -> int:
-        """Puts the draw, or its replacement, into a row; returns the bytes of its encoded frames."""
+    def _fill(self, rows: Rows, row: int, draw: Draw, damaged: list[DamagedFrame]) -> Traffic:
+        """Puts the draw, or its replacement, into a row; returns the bytes of its frames."""
         for turn in range(MOST_BAD):
             try:
                 return rows.fill(row, self.episode(draw), draw.cut, self._recipe.cutting)
@@ -104,11 +105,12 @@ class SegmentReader:
                 damaged.append(DamagedFrame(draw.source, draw.episode, camera, bad.step))
                 if not self._groups:
                     rows.leave_out(row)
-                    return 0
+                    return Traffic()
                 draw = self._replacement(draw, turn)
 
         source, last = self._recipe.mixture.sources[draw.source], damaged[-1]
-        place = indices.where(source.directory, source.index, last.episode)
+        name = self._recipe.mixture.interface.observation.cameras[last.camera]
+        place = indices.where(source.directory, source.index, last.episode, name)
         raise UserError(
             f"{source.name}: {place}, step {last.step}: an image does not decode, as in {MOST_BAD - 1} "
             "segments that were drawn for its row before; repair the dataset (`validate` lists all of them)."
@@ -145,7 +147,7 @@ class SegmentReader:
             source.directory, source.index, source.spec, draw.episode, recipe.step_penalty, recipe.cache
         )
         with self._lock:
-            self.bytes_read += int(source.index.columns["size"][draw.episode])
+            self.traffic.read += int(source.index.columns["size"][draw.episode])
         return self._prepared(draw.source, episode)
 
     def _prepared(self, source: int, episode: Episode) -> Prepared:
@@ -328,7 +330,8 @@ class TrainingIterator:
         It is 0 if worker processes read.
         """
         reader = getattr(self._plan, "segments", None) if self._iterator is not None else None
-        return reader.bytes_read / reader.bytes_used if reader is not None and reader.bytes_used else 0.0
+        traffic = reader.traffic if reader is not None else Traffic()
+        return traffic.read / traffic.used if traffic.used else 0.0
 
     def close(self) -> None:
         """Ends threads and worker processes; the next batch starts new ones at the same position."""

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from qt_jax import discretization
-from qt_jax.data import indexing, outliers, records
+from qt_jax.data import directories, indexing, outliers
 from qt_jax.data.index import Index
 from qt_jax.data.mixtures import KINDS
 from qt_jax.data.order import Group
-from qt_jax.data.records import Directory
 from qt_jax.data.segments import Cutting
-from qt_jax.data.specs import DatasetSpec
+from qt_jax.data.specs import DatasetSpec, bounded
+from qt_jax.data.stored import Stored
 from qt_jax.data.tables import Entry, interface, network_observation
 from qt_jax.errors import UserError, require_one_of
 from qt_jax.specs import ActionSpec, Interface
@@ -35,7 +35,7 @@ class Source:
 
     name: str
     spec: DatasetSpec
-    directory: Directory
+    directory: Stored
     index: Index
     action: ActionSpec
     weight: float
@@ -47,6 +47,10 @@ class Source:
         """Returns the share of the sampled actions outside the bins' range, [D]."""
         below, above = discretization.beyond(self.action, self.index.samples["action"])
         return np.mean(below | above, axis=0)
+
+    def notes(self) -> list[str]:
+        """Returns what a person should know: a line for each note of the spec and each split."""
+        return [*self.spec.notes, *self.directory.splits()]
 
     def outliers(self) -> list[str]:
         """Returns a line for each outlier of the actions' bounds and of the states."""
@@ -123,7 +127,7 @@ def _open(settings: Any, entry: Entry) -> Source:
             f"config.data.relabel_rate is {settings.relabel_rate:g}, and {entry.name} is play, which is an "
             "episode of every task already; set it to 0."
         )
-    directory = records.open_directory(entry.spec.path)
+    directory = directories.open_dataset(entry.spec.path)
     index = indexing.load(
         directory, entry.spec, step_penalty=settings.step_penalty, text_encoder=settings.text_encoder,
         max_skipped=settings.max_skipped, workers=settings.workers, cache=settings.cache,
@@ -152,7 +156,7 @@ def _open(settings: Any, entry: Entry) -> Source:
         spec=entry.spec,
         directory=directory,
         index=index,
-        action=_bounded(entry, index) if settings.action_bounds == "quantiles" else entry.spec.action,
+        action=_bounded(entry, index, settings.action_bounds == "quantiles"),
         weight=entry.weight,
         balance=entry.balance,
         train=train,
@@ -195,12 +199,16 @@ def _within_limits(index: Index, entries: Sequence[str], eligible: np.ndarray, p
     return kept
 
 
-def _bounded(entry: Entry, index: Index) -> ActionSpec:
-    """Returns the dataset's action with bounds at the 1% and 99% quantiles.
+def _bounded(entry: Entry, index: Index, quantiles: bool) -> ActionSpec:
+    """Returns the dataset's action: with the spec's bounds or the data's, or those of 1% and 99% quantiles.
 
-    The spec's bounds stay for a dim of two bins, which are states and not amounts, and for a constant one.
+    The bounds stay for a dim of two bins, which are states and not amounts, and for a constant one.
     """
     spec, statistics = entry.spec.action, index.statistics["action"]
+    if entry.spec.bounds == "data":
+        spec = bounded(spec, np.asarray(statistics.low), np.asarray(statistics.high))
+    if not quantiles:
+        return spec
     low, high = list(spec.low), list(spec.high)
     for dim, (least, greatest) in enumerate(zip(statistics.q01, statistics.q99)):
         if spec.bins[dim] > 2 and least < greatest:

@@ -26,6 +26,11 @@ class Extremes:
                 self._values[side, dim] = values[step, dim]
                 self._places[side][dim] = f"{place}, step {first + step}"
 
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the least and the greatest values, float64 [dims] each."""
+        low, high = np.asarray(self._values, np.float64) * [[-1], [1]]
+        return low, high
+
     def include(self, other: Extremes) -> None:
         """Adds those of other episodes."""
         for side in (0, 1):

@@ -69,3 +69,34 @@ class LabelledEpisode:
     state: np.ndarray
     actions: np.ndarray
     success: bool
+
+
+def rewards_of(transitions: int, success: bool | np.ndarray, rewards: np.ndarray | None) -> np.ndarray:
+    """Returns the rewards of the transitions that are kept: to the first success, or all.
+
+    What an action earned that has no observation after it moves to the transition before.
+
+    Args:
+        transitions: how many there are, from an observation to the next.
+        success: of the episode; or [T]: for each action whether it solved the task.
+        rewards: [T], of each action; None: 1 at the transition that succeeds, else 0.
+
+    Returns:
+        float32 [kept].
+
+    """
+    marked = np.ndim(success) > 0 and bool(np.any(success))
+    first = int(np.argmax(success)) if marked else transitions
+    kept = np.zeros(min(transitions, first + 1), np.float32)
+    if rewards is None:
+        kept[-1] = np.any(success)
+    else:
+        kept[:] = rewards[: len(kept)]
+        if first >= transitions:
+            kept[-1] += rewards[transitions:].sum()
+    return kept
+
+
+def is_mark(values: np.ndarray) -> bool:
+    """Returns whether a column marks success, by 0 or one positive value; a shaped reward does not."""
+    return not len(values) or bool(values.min() >= 0 and len(set(values[values != 0].tolist())) <= 1)

@@ -17,77 +17,39 @@ from typing import Any
 
 import fsspec
 import google_crc32c
-import numpy as np
 from etils import epath
 
 from qt_jax import storage
+from qt_jax.data.stored import VALIDATION, BadRecord, BadShard, Shard, Stored
 from qt_jax.errors import UserError
 
-VALIDATION = ("validation", "val", "valid")
-"""Names of a dataset's own validation split."""
-
-
-class BadRecord(Exception):
-    """One record is damaged; those after it can be read. step: the episode's, if it is known."""
-
-    def __init__(self, text: str, step: int | None = None):
-        super().__init__(text)
-        self.step = step
-
-
-def named(place: str, error: Exception) -> str:
-    """Returns the error as a line that begins with the place, and with the step if that is known."""
-    step = getattr(error, "step", None)
-    return f"{place}: {error}" if step is None else f"{place}, step {step}: {error}"
-
-
-class BadShard(Exception):
-    """Nothing after this point of a file can be read."""
-
 
 @dataclasses.dataclass(frozen=True)
-class Shard:
-    """A file of an RLDS dataset.
-
-    size: in bytes; modified: seconds since 1970; examples: number of records; split: that it belongs to.
-    """
-
-    path: str
-    file_format: str
-    size: int
-    modified: float
-    examples: int
-    split: str = "train"
-
-    @property
-    def name(self) -> str:
-        """The file's name without its directory."""
-        return epath.Path(self.path).name
-
-
-@dataclasses.dataclass(frozen=True)
-class Directory:
+class Directory(Stored):
     """An opened RLDS version directory.
 
-    shards: the files of `train` and of the dataset's own validation split; features: TFDS features, which
-    parse a record; metadata: what metadata.json holds; unread: {other split: its number of episodes}.
+    features: TFDS features, which parse a record. `metadata` is what metadata.json holds.
     """
 
-    path: str
-    shards: tuple[Shard, ...]
     features: Any
-    metadata: dict[str, Any]
-    unread: dict[str, int] = dataclasses.field(default_factory=dict)
 
-    def own_validation(self) -> np.ndarray:
-        """Returns bool [shards]: which belong to the dataset's own validation split."""
-        return np.asarray([shard.split != "train" for shard in self.shards], bool)
+    def scan(self, number: int, cache: str) -> Iterator[tuple[int, bytes | BadRecord]]:
+        """As in `Stored`."""
+        return scan(self.shards[number], cache)
 
-    def splits(self) -> list[str]:
-        """Returns a line for each split other than `train`: how it is used."""
-        own, unread = sorted({shard.split for shard in self.shards} - {"train"}), sorted(self.unread.items())
-        lines = [f"validation is the dataset's own split {split!r}, nothing of 'train'" for split in own]
-        return lines + [f"its split {name!r}, {count} episodes, is not read" for name, count in unread]
+    def read(self, number: int, position: int, size: int, cache: str) -> bytes:
+        """As in `Stored`."""
+        return read(self.shards[number], position, size, cache)
+
+    def layout(self) -> bytes:
+        """As in `Stored`."""
+        return (storage.directory(self.path) / "features.json").read_bytes()
+
+    @property
+    def encoder(self) -> str | None:
+        """As in `Stored`: the features' documentation names it."""
+        own = "instruction_embedding" in self.features
+        return self.features["instruction_embedding"].doc.desc if own else None
 
     def parse(self, record: bytes) -> dict[str, Any]:
         """Parses a record as a nested dict; `steps` holds a stacked array for each key, images encoded.
@@ -150,7 +112,7 @@ def open_directory(path: str) -> Directory:
         for file, examples in zip(info.splits[name].filepaths, info.splits[name].shard_lengths)
     )
     unread = {name: split.num_examples for name, split in info.splits.items() if name not in chosen}
-    return Directory(str(newest), shards, info.features, dict(info.metadata or {}), unread)
+    return Directory(str(newest), shards, unread, dict(info.metadata or {}), info.features)
 
 
 def _shard(directory: epath.Path, info: Any, split: str, file: Any, examples: int) -> Shard:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import io
-import sys
 
 import numpy as np
-import simplejpeg
-from PIL import Image
 
 from qt_jax import discretization
 from qt_jax.data.buffers import Buffers
 from qt_jax.data.episodes import Episode, monte_carlo_returns
+from qt_jax.data.images import fill, nbytes
+from qt_jax.data.video import BadImage, Traffic
 from qt_jax.errors import UserError, require_one_of
-from qt_jax.preprocess import resize
 from qt_jax.segment import Segment, segment_struct
 from qt_jax.specs import ActionSpec, Interface
 from qt_jax.statistics import Statistics
@@ -115,7 +112,7 @@ class Prepared:
     def nbytes(self) -> int:
         """Bytes of memory, about."""
         episode = self.episode
-        frames = sum(sys.getsizeof(frame) + 8 for frames in episode.images.values() for frame in frames)
+        frames = sum(map(nbytes, episode.images.values()))
         arrays = (episode.state, episode.actions, episode.rewards, self.table)
         return frames + sum(array.nbytes for array in arrays) + 4096
 
@@ -207,10 +204,10 @@ class Rows:
         self._instruction = np.zeros((rows, interface.instruction_dim), np.float32)
         self._table = np.zeros(rows, table_dtype(interface, length))
 
-    def fill(self, row: int, prepared: Prepared, number: int, cutting: Cutting) -> int:
-        """Puts cut `number` of an episode into a row, and decodes each of its frames in place.
+    def fill(self, row: int, prepared: Prepared, number: int, cutting: Cutting) -> Traffic:
+        """Puts cut `number` of an episode into a row, and decodes each of its frames once, in place.
 
-        Returns the bytes of the encoded frames.
+        Returns the bytes of the encoded frames, and those that were read for them.
 
         Raises:
             BadFrame: if an image does not decode; fill the row again, or leave it out.
@@ -218,18 +215,15 @@ class Rows:
         """
         self._table[row] = prepared.table[number]
         self._instruction[row] = prepared.embedding
-        start, size = number * cutting.stride, 0
+        start, total = number * cutting.stride, Traffic()
         for name, images in self._images.items():
             frames = prepared.episode.images.get(name, ())[start : start + cutting.length]
             self._camera_mask[name][row] = name in prepared.episode.images
-            images[row, len(frames) :] = 0
-            for place, (frame, image) in enumerate(zip(images[row], frames)):
-                try:
-                    decode_into(frame, image)
-                except Exception as error:  # Pillow's are of many kinds, a SyntaxError among them
-                    raise BadFrame(name, start + place) from error
-                size += len(image)
-        return size
+            try:
+                total += fill(images[row], frames)
+            except BadImage as error:
+                raise BadFrame(name, start + error.place) from error
+        return total
 
     def leave_out(self, row: int) -> None:
         """Empties a row: it trains nothing and counts in no metric."""
@@ -246,20 +240,3 @@ class Rows:
             instruction=self._instruction,
             **fields,
         )
-
-
-def decode_into(frame: np.ndarray, image: bytes) -> None:
-    """Decodes an image into `frame`, uint8 [H, W, 3], and resizes it if its size differs."""
-    try:
-        if simplejpeg.decode_jpeg(image, buffer=frame).shape == frame.shape:
-            return
-    except ValueError:  # larger, no JPEG, or broken: `decode` finds out which
-        pass
-    frame[:] = resize(decode(image), frame.shape[:2])
-
-
-def decode(image: bytes) -> np.ndarray:
-    """Decodes a JPEG, or another format that Pillow reads, to uint8 [H, W, 3]."""
-    if simplejpeg.is_jpeg(image):
-        return simplejpeg.decode_jpeg(image)
-    return np.asarray(Image.open(io.BytesIO(image)).convert("RGB"))

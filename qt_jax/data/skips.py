@@ -64,7 +64,7 @@ class Skips:
         source, count = self._mixture.sources[frame.source], self._count(frame.source)
         episodes = count + len(source.index) - len(self._damaged[frame.source])
         camera = self._mixture.interface.observation.cameras[frame.camera]
-        place = indices.where(source.directory, source.index, frame.episode)
+        place = indices.where(source.directory, source.index, frame.episode, camera)
         line = (
             f"{source.name}: {place}, step {frame.step}: image {camera!r} does not decode ({count} damaged "
             f"of {episodes} episodes; config.data.max_skipped={self._cap})"

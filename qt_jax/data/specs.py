@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from qt_jax.data import standardisers
 from qt_jax.data.standardisers import Standardised
 from qt_jax.errors import require_one_of
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 LAST_RECORDS = ("observation", "transition")
 REWARDS = ("success", "stored", "demonstrations")
 REWARD_PLACES = ("action", "arrival")
+BOUNDS = ("spec", "data")
+BINS = 256
+"""Bins of each action dim, as in RT-1, unless `config.data.bins` gives another number."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +34,7 @@ class DatasetSpec:
     """One dataset.
 
     path: a version directory or the one above it; below config.data.root unless absolute or a URL.
-    standardise: makes a `Standardised` of an episode as `records.Directory.parse` returns it, or returns None
+    standardise: makes a `Standardised` of an episode as `Stored.parse` returns it, or returns None
         to leave the episode out; such episodes are counted.
     action: the dims of the action, their bounds and bins.
     observation: cameras, stored image size and state vector that `standardise` gives; state_dim 0 ignores a
@@ -46,6 +51,8 @@ class DatasetSpec:
         `instruction_embedding` names it.
     expected_dt: {task: dt} that each episode must have, or None.
     achieves: {task: other tasks that a success at it achieves too}; hindsight never takes these for failures.
+    bounds: "spec": those of `action`; "data": of each dim the least and the greatest value in the dataset.
+    notes: what a person should know of the dataset; printed.
     pieces: makes of an episode those that are trained on, as `play.Tasks` does; None: the episode itself.
     """
 
@@ -61,6 +68,8 @@ class DatasetSpec:
     expected_dt: Mapping[str, float] | None = None
     achieves: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     pieces: Callable[[Episode], list[Episode]] | None = None
+    bounds: str = "spec"
+    notes: tuple[str, ...] = ()
 
     @property
     def reader(self) -> str:
@@ -70,8 +79,17 @@ class DatasetSpec:
 
     def __post_init__(self):
         known = {"last_record": LAST_RECORDS, "reward": REWARDS, "reward_at": REWARD_PLACES}
+        known |= {"bounds": BOUNDS}
         for field, values in known.items():
             require_one_of(f"DatasetSpec of {self.path}: {field}", getattr(self, field), values)
+
+
+def bounded(action: ActionSpec, low: np.ndarray, high: np.ndarray) -> ActionSpec:
+    """Returns the action with other bounds [D]; a dim that never moves gets 1 on either side."""
+    still = low >= high
+    return dataclasses.replace(
+        action, low=np.where(still, low - 1.0, low).tolist(), high=np.where(still, high + 1.0, high).tolist()
+    )
 
 
 _USE_LARGE = "universal-sentence-encoder-large/5"

@@ -28,7 +28,7 @@ from qt_jax.specs import DEMONSTRATION
 class Standardised:
     """One episode of R records, before the conventions of its `DatasetSpec` are applied.
 
-    images: {camera: R encoded images}
+    images: {camera: R encoded images, or a `video.Clip` of R frames}
     action: [R, D]
     is_first, is_last: bool [R]
     state: [R, state_dim]

@@ -43,7 +43,9 @@ def default_config(
     config.data = ml_collections.ConfigDict()
     # a mixture or dataset by name: qt_jax/data/mixtures.py and specs.py, or data.tables
     config.data.mixture = "collected"
-    config.data.path = "data/default"  # of the dataset "collected", which `collect` and `convert` write
+    config.data.path = (
+        "data/default"  # of "collected": what `collect` or `convert` wrote, or a LeRobot folder
+    )
     config.data.root = ""  # directory or bucket of the datasets with relative paths
     config.data.tables = ""  # a Python file of yours with SPECS and MIXTURES of your own
     config.data.cache = "~/.cache/qt_jax/data"  # indices of datasets, and files of buckets that must be local

@@ -179,7 +179,7 @@ def describe(recipe: Recipe) -> str:
             f"of {len(index)}, {index.columns['success'].mean():.0%} successful, weight {source.weight:.3g}; "
             f"actions beyond the bins: {clipped or 'nothing'}"
         )
-        lines += [f"  {line}" for line in (*source.directory.splits(), *source.outliers())]
+        lines += [f"  {line}" for line in (*source.notes(), *source.outliers())]
         if index.left_out:
             lines.append(f"  {index.left_out} episodes are left out by {source.spec.reader}")
         if index.skipped:

@@ -280,7 +280,7 @@ def test_damage_that_the_decoder_finds_is_reported(folder):
     content[middle : middle + 40] = bytes(byte ^ 0x5A for byte in content[middle : middle + 40])
     path.write_bytes(content)
     with pytest.raises(
-        UserError, match=r"episode 2, step \d, camera 'front': .*000002.mp4 does not decode \(ffmpeg: "
+        UserError, match=r"episode 2, step \d, camera 'front': .*000002.mp4 does not decode \("
     ):
         all_of(source(root, "lerobot"))
     opened = source(root, "lerobot", max_skipped=1)

@@ -16,7 +16,7 @@ from PIL import Image
 from qt_jax.curation import dataset_page, dataset_plots, dataset_rerun, dataset_summary, shown_episodes
 from qt_jax.curation.dataset_summary import spark
 from qt_jax.data import tables
-from qt_jax.data.segments import decode
+from qt_jax.data.images import decode
 from qt_jax.errors import UserError
 from qt_jax.preprocess import resize
 from qt_jax.specs import ActionSpec

@@ -8,7 +8,7 @@ import pytest
 from ml_collections import config_dict
 
 from qt_jax.agents import bc
-from qt_jax.data import returns
+from qt_jax.data import records, returns, stored
 from qt_jax.errors import UserError
 from qt_jax.training import setup
 from tests.data.recipes import make_config, make_iterator, numbers_entries, take
@@ -33,9 +33,9 @@ def index(*episodes, dt=1.0):
 
 
 def source(name, *episodes, train=None, validation=()):
-    shard = types.SimpleNamespace(name="train-00000")
+    shard = stored.Shard("train-00000", "tfrecord", size=0, modified=0.0, examples=0)
     train = np.arange(len(episodes)) if train is None else np.asarray(train)
-    directory = types.SimpleNamespace(path=f"data/{name}", shards=[shard])
+    directory = records.Directory(f"data/{name}", (shard,), {}, features=None, metadata={})
     split = {"train": train, "validation": np.asarray(validation, int)}
     return types.SimpleNamespace(name=name, index=index(*episodes), directory=directory, **split)
 

@@ -78,7 +78,7 @@ def _holds(recipe, draw):
 
 
 def test_a_dataset_of_damaged_frames_alone_is_given_up(recipe, monkeypatch):
-    monkeypatch.setattr("qt_jax.data.segments.decode_into", lambda frame, image: 1 / 0)
+    monkeypatch.setattr("qt_jax.data.images._decode_into", lambda frame, image: 1 / 0)
     with pytest.raises(
         UserError, match=r"frames: .*, episode \d+, step \d: an image does not decode, as in 19 segments"
     ):

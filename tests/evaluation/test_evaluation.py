@@ -15,8 +15,9 @@ import qt_jax
 from qt_jax import agents
 from qt_jax.agents import q_transformer
 from qt_jax.data import loader
+from qt_jax.data.images import decode
 from qt_jax.data.order import Draw
-from qt_jax.data.segments import Cutting, decode
+from qt_jax.data.segments import Cutting
 from qt_jax.errors import UserError
 from qt_jax.evaluation import evaluate, served, statistics
 from qt_jax.evaluation.rollouts import Job, Rollout

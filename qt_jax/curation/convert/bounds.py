@@ -8,9 +8,9 @@ import numpy as np
 
 from qt_jax.curation.convert.action_space import Movements, Space
 from qt_jax.data import outliers
-from qt_jax.data.described import BINS
 from qt_jax.data.outliers import Extremes
 from qt_jax.data.samples import SAMPLES, Samples
+from qt_jax.data.specs import BINS, bounded
 from qt_jax.specs import ActionSpec
 
 
@@ -41,13 +41,9 @@ class Bounds:
 
     def spec(self) -> ActionSpec:
         """Returns the least and greatest value of each dim; a dim that never moves gets 1 on either side."""
-        low, high = (
-            np.asarray([self._extremes.of(dim, side)[0] for dim in range(len(self._names))])
-            for side in (False, True)
-        )
-        still = low >= high
-        low, high = np.where(still, low - 1.0, low), np.where(still, high + 1.0, high)
-        return ActionSpec(tuple(self._names), low.tolist(), high.tolist(), (BINS,) * len(self._names))
+        count = len(self._names)
+        action = ActionSpec(tuple(self._names), (-1.0,) * count, (1.0,) * count, (BINS,) * count)
+        return bounded(action, *self._extremes.bounds())
 
     def spaces(self) -> tuple[Space, ...]:
         """Returns what each dim is; nothing where no movements were given."""

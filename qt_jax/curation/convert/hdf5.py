@@ -29,6 +29,7 @@ from qt_jax.curation.convert.parts import Parts
 from qt_jax.curation.convert.recording import Indexed, Recording, Source, check, finished
 from qt_jax.curation.convert.settings import Settings
 from qt_jax.curation.convert.skips import Skips, naming
+from qt_jax.data.names import short_names
 from qt_jax.errors import UserError
 from qt_jax.specs import ObservationSpec
 
@@ -219,7 +220,7 @@ def _layout(given: Settings, place: Place, shape: Shape) -> tuple[Layout, Observ
     refused = {short: stream.why for short, stream in unusable.items()}
     usable = {short: path for short, path in pictures.items() if short not in refused}
     cameras = settings.cameras(given, usable, refused, name)
-    vectors = settings.short_names(of("vector"), "/")
+    vectors = short_names(of("vector"), "/")
     state = settings.choose("--state", given.state, vectors, sorted(vectors), name)
     settings.check_observed(cameras, state, streams, name)
     dims = {short: streams[vectors[short]].dims for short in state}

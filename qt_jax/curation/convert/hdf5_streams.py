@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from qt_jax.curation.convert import images
+from qt_jax.data.images import DEPTH, channels
 from qt_jax.errors import UserError
 
 OBSERVATIONS = ("obs", "observations")
@@ -100,8 +101,8 @@ def stream(path: str, item: Any) -> Stream:
 
     shape, kind = tuple(item.shape), item.dtype.kind
     found = f"{item.dtype} {list(shape[1:])} a step"
-    pictures = len(shape) in (3, 4) and min(images.channels(shape[1:])[0]) >= _LEAST
-    if images.DEPTH.search(path) and pictures and images.channels(shape[1:])[1] != 3:
+    pictures = len(shape) in (3, 4) and min(channels(shape[1:])[0]) >= _LEAST
+    if DEPTH.search(path) and pictures and channels(shape[1:])[1] != 3:
         return Stream("refused", f"depth, {found}")
     if pictures:
         return _pictures(item, found)
@@ -114,7 +115,7 @@ def stream(path: str, item: Any) -> Stream:
 
 def _pictures(item: Any, found: str) -> Stream:
     """Returns what a dataset of unencoded images is; `found` begins the reason of a refusal."""
-    _, count, _ = images.channels(tuple(item.shape[1:]))
+    _, count, _ = channels(tuple(item.shape[1:]))
     floats = item.dtype.kind == "f"
     if count not in (1, 3, 4):
         return Stream("refused", f"{found}, expected 1, 3 or 4 channels")

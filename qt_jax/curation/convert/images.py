@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import simplejpeg
 from PIL import Image
 
+from qt_jax.data.images import QUALITY, channels
 from qt_jax.errors import UserError
 
-QUALITY = 95
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF")
 """First bytes of an encoded image: JPEG, PNG, WebP."""
-DEPTH = re.compile("depth|rgbd|disparity", re.IGNORECASE)
-"""Matches the name of a camera whose images hold depth."""
 _DEEP = ("I", "F")
 """First letters of Pillow's modes of 16 and 32 bits: depth, most often, which 8 bits would cut off."""
 
@@ -121,18 +118,6 @@ def _decoded(image: bytes) -> np.ndarray:
             "--cameras."
         )
     return np.asarray(opened.convert("RGB"))
-
-
-def channels(shape: tuple[int, ...]) -> tuple[tuple[int, int], int, bool]:
-    """Returns (height, width), the number of channels, and whether the shape of a frame has these first.
-
-    A grey frame may have no dim for channels.
-    """
-    if len(shape) == 2:
-        return shape, 1, False
-    first = shape[0] in (1, 3, 4) and shape[2] not in (1, 3, 4)
-    height, width, count = (*shape[1:], shape[0]) if first else shape
-    return (height, width), count, first
 
 
 def rgb(frame: np.ndarray, scale: float) -> np.ndarray:

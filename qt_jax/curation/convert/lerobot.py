@@ -17,11 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from qt_jax.curation.convert import images, lerobot_keys, lerobot_meta, parts, settings, video
+from qt_jax.curation.convert import images, lerobot_keys, parts, settings
 from qt_jax.curation.convert.action_space import Movements
 from qt_jax.curation.convert.bounds import Bounds
 from qt_jax.curation.convert.keys import Key
-from qt_jax.curation.convert.lerobot_meta import Entry, Metadata
 from qt_jax.curation.convert.recording import (
     Frames,
     Indexed,
@@ -34,11 +33,11 @@ from qt_jax.curation.convert.recording import (
 )
 from qt_jax.curation.convert.settings import Settings
 from qt_jax.curation.convert.skips import Skips, unreadable
+from qt_jax.data import lerobot_meta, video
+from qt_jax.data.lerobot_meta import Entry, Metadata
+from qt_jax.data.video import BadImage, Clip
 from qt_jax.errors import UserError
 from qt_jax.specs import ObservationSpec
-
-STATES = ("observation.state", "state")
-"""Keys of the state: LeRobot's own, and that of openpi's conversions."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,10 +163,11 @@ def _layout(given: Settings, metadata: Metadata) -> tuple[Layout, ObservationSpe
         for key, feature in features.items()
         if key != action and lerobot_meta.is_vector(key, feature)
     }
-    default = [key for key in STATES if key in vectors][:1]
+    default = [key for key in lerobot_meta.STATES if key in vectors][:1]
     if vectors and not default and given.state is None:
         raise UserError(
-            f"{name} has no {STATES[0]!r}; give --state=KEY, of {sorted(vectors)}, or --state= for none."
+            f"{name} has no {lerobot_meta.STATES[0]!r}; give --state=KEY, of {sorted(vectors)}, or --state= "
+            "for none."
         )
     state = settings.choose("--state", given.state, vectors, default, name)
     settings.check_observed(cameras, state, features, name)
@@ -178,8 +178,7 @@ def _layout(given: Settings, metadata: Metadata) -> tuple[Layout, ObservationSpe
         tuple(cameras), settings.image_size(given, sizes, name), sum(dims.values()), description
     )
 
-    scalars = {key: feature for key, feature in features.items() if list(feature["shape"]) == [1]}
-    one_number = [key for key, feature in scalars.items() if feature["dtype"] != "string"]
+    one_number = [key for key, feature in features.items() if lerobot_meta.is_number(feature)]
     success = settings.success_key(given, sorted(one_number), "next.success", name)
     numbers = {action, *state, given.reward, given.intervention, success} - {"", "all", "none"}
     columns = numbers | {"task_index", "episode_index"} | ({"timestamp"} & set(features))
@@ -362,21 +361,11 @@ def _times(layout: Layout, table: Any, first: int = 0) -> np.ndarray:
     """Returns the seconds from the start of the episode, of rows from `first` on."""
     if "timestamp" not in layout.columns:
         return np.arange(first, first + len(table)) / layout.fps
-    return _numbers(table["timestamp"], np.float64)
+    return lerobot_meta.numbers(table["timestamp"], np.float64)
 
 
 def _tolerance_s(given: Settings, layout: Layout) -> float:
     return given.tolerance_s or 0.1 / layout.fps
-
-
-def _numbers(column: Any, dtype: type = np.float32) -> np.ndarray:
-    """Flattens a column of lists or of numbers; a null is NaN, a null list is left out."""
-    import pyarrow as pa
-
-    values = column.combine_chunks()
-    while pa.types.is_nested(values.type):
-        values = values.flatten()
-    return np.asarray(values, dtype)
 
 
 def _vectors(layout: Layout, piece: Piece, rows: Any, key: str) -> np.ndarray:
@@ -385,7 +374,7 @@ def _vectors(layout: Layout, piece: Piece, rows: Any, key: str) -> np.ndarray:
     Raises:
         UserError: for a row with another number of dims than the metadata says.
     """
-    values, dims = _numbers(rows[key]), layout.dims[key]
+    values, dims = lerobot_meta.numbers(rows[key], np.float32), layout.dims[key]
     if values.size == len(rows) * dims:
         return values.reshape(len(rows), dims)
     sizes = [np.size(row) if row is not None else 0 for row in rows[key].to_pylist()]
@@ -404,7 +393,7 @@ def _recording(given: Settings, layout: Layout, piece: Piece, table: Any) -> Rec
     count = piece.stop - piece.start
 
     def column(key):
-        return _numbers(rows[key])[:count]
+        return lerobot_meta.numbers(rows[key], np.float32)[:count]
 
     vector = functools.partial(_vectors, layout, piece, rows)
     task = rows["task_index"][0].as_py()
@@ -433,18 +422,16 @@ def _frames(given: Settings, layout: Layout, piece: Piece, rows: Any, key: str) 
         if key in piece.entry.clips:
             clip = piece.entry.clips[key]
             times = clip.start_s + _times(layout, rows, piece.start)[:count]
-            yield from video.frames(f"{layout.root}/{clip.path}", times, _tolerance_s(given, layout))
+            try:
+                yield from Clip(f"{layout.root}/{clip.path}", times, _tolerance_s(given, layout)).frames()
+            except BadImage as error:
+                raise UserError(f"{error}.") from error
         else:
             for image in rows[key].slice(0, count):
-                yield _embedded(image.as_py(), layout.root)
+                yield lerobot_meta.image_file(image.as_py(), Path(layout.root))
 
     def read(count: int) -> Iterator[bytes]:
         resize, bgr = given.image_size is not None, layout.cameras[key] in given.bgr
         yield from images.encoded(stored(count), layout.size, resize, bgr, where)
 
     return Frames(len(rows), read)
-
-
-def _embedded(image: dict[str, Any], root: str) -> bytes:
-    """Returns an image's file: a parquet file holds its bytes, or the path where they are."""
-    return image["bytes"] if image["bytes"] is not None else (Path(root) / image["path"]).read_bytes()

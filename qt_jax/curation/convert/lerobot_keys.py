@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from qt_jax.curation.convert import keys, lerobot_meta
+from qt_jax.curation.convert import keys
 from qt_jax.curation.convert.keys import Key
 from qt_jax.curation.convert.parts import Words
 from qt_jax.curation.convert.settings import Settings
+from qt_jax.data import lerobot_meta
 
 _OWN = {"timestamp": "the time of each step", "episode_index": "the episode"}
 _KNOWN = {

@@ -19,7 +19,7 @@ from qt_jax.curation.convert.action_space import Space, Turn
 from qt_jax.curation.convert.bounds import Bounds
 from qt_jax.curation.convert.keys import Key
 from qt_jax.curation.convert.skips import Skips, naming
-from qt_jax.data.recorded import RecordedEpisode
+from qt_jax.data.recorded import RecordedEpisode, is_mark, rewards_of
 from qt_jax.errors import UserError
 from qt_jax.specs import DEMONSTRATION, ActionSpec, ObservationSpec
 
@@ -150,24 +150,14 @@ def finish(recording: Recording, index: int, collector: str) -> RecordedEpisode:
         UserError: as `check` does, for a frame that cannot be read, and for more than a record holds.
     """
     last = check(recording)
-    success = bool(np.any(recording.success))
-    marked = success and np.ndim(recording.success) > 0
-    first = int(np.argmax(recording.success)) if marked else len(recording.actions)
-    length = min(last, first + 1)
-
-    rewards = np.zeros(length, np.float32)
-    if recording.rewards is None:
-        rewards[-1] = success
-    else:
-        rewards[:] = recording.rewards[:length]
-        if first >= last:
-            rewards[-1] += recording.rewards[last:].sum()
+    rewards = rewards_of(last, recording.success, recording.rewards)
+    length = len(rewards)
 
     if recording.human is not None:
         human = recording.human[:length] > 0
         collector = DEMONSTRATION if human.all() else MIXED if human.any() else POLICY
 
-    at = recording.first + first
+    at = recording.first + length - 1
     notes = (f"{recording.name}: {last - length} actions after its success, at step {at}, are not used",)
     return RecordedEpisode(
         task=recording.instruction,
@@ -178,7 +168,7 @@ def finish(recording: Recording, index: int, collector: str) -> RecordedEpisode:
         state=recording.state[: length + 1],
         actions=recording.actions[:length],
         rewards=rewards,
-        success=success,
+        success=bool(np.any(recording.success)),
         dt=recording.dt,
         notes=notes if length < last else (),
     )
@@ -283,7 +273,7 @@ def outcome(key: str, column: Callable[[str], np.ndarray], name: str) -> bool | 
     if key in ("all", "none"):
         return key == "all"
     values = column(key)
-    if len(values) and (not values.min() >= 0 or len(set(values[values != 0].tolist())) > 1):
+    if not is_mark(values):
         raise UserError(
             f"{name}: {key} goes from {values.min():.3g} to {values.max():.3g} in several steps, expected 0 "
             "or one positive value at success; give --success=all, none or another key, and "

@@ -6,15 +6,19 @@ Versions 2.0, 2.1 and 3.0 give the same `Metadata`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from qt_jax.curation.convert import images
+from qt_jax.data import images
+from qt_jax.data.names import short_names
 from qt_jax.errors import UserError
 
+STATES = ("observation.state", "state")
+"""Keys of the state: LeRobot's own, and that of openpi's conversions."""
 OWN = ("timestamp", "frame_index", "episode_index", "index", "task_index", "next.done")
 """Columns that every dataset has; what they say is known otherwise."""
 
@@ -60,19 +64,57 @@ class Metadata:
 
     Attributes:
         root: the dataset's folder.
+        info: what info.json holds.
         fps: steps a second.
         features: {key: the feature as info.json has it}.
         tasks: {task_index: instruction}.
-        entries: the episodes, by number.
+        columns: of the episodes, by number: `episode_index`, `length`, and of version 3 where its files are.
         splits: {name: numbers of episodes}.
     """
 
     root: Path
+    info: dict[str, Any]
     fps: float
     features: dict[str, Any]
     tasks: dict[int, str]
-    entries: list[Entry]
+    columns: dict[str, np.ndarray]
     splits: dict[str, set[int]]
+
+    def __len__(self) -> int:
+        return len(self.columns["episode_index"])
+
+    @functools.cached_property
+    def version(self) -> int:
+        """2 or 3."""
+        return _version(self.info, self.root)
+
+    @functools.cached_property
+    def videos(self) -> list[str]:
+        """Keys of the cameras that have videos."""
+        return _videos(self.info)
+
+    @functools.cached_property
+    def entries(self) -> list[Entry]:
+        """All episodes, by number."""
+        return [self.entry(place) for place in range(len(self))]
+
+    def entry(self, place: int) -> Entry:
+        """Returns the episode at a place among all, from 0."""
+        row = {name: column[place].item() for name, column in self.columns.items()}
+        number, videos = row["episode_index"], self.videos
+        if self.version == 3:
+            file = self.info["data_path"].format(**_place(row, "data"))
+            clips = {key: self._clip(key, _place(row, f"videos/{key}"), row) for key in videos}
+        else:
+            chunk, total = number // self.info["chunks_size"], self.info.get("total_episodes")
+            at = {"episode_chunk": chunk, "episode_index": number, "total_episodes": total}
+            file = self.info["data_path"].format(**at)
+            clips = {key: self._clip(key, at, None) for key in videos}
+        return Entry(number, row["length"], file, clips)
+
+    def _clip(self, key: str, at: dict[str, Any], row: dict[str, Any] | None) -> Clip:
+        path = self.info["video_path"].format(video_key=key, **at)
+        return Clip(path, row[f"videos/{key}/from_timestamp"] if row else 0.0, row is None)
 
 
 def read(root: Path) -> Metadata:
@@ -83,9 +125,13 @@ def read(root: Path) -> Metadata:
     """
     info = _info(root)
     try:
-        tasks, entries = (_version_3 if _version(info, root) == 3 else _version_2)(root, info)
-        splits = _splits(root, info, entries)
-        found = Metadata(root, float(info["fps"]), info["features"], tasks, entries, splits)
+        tasks, columns = (_version_3 if _version(info, root) == 3 else _version_2)(root, info)
+        order = np.argsort(columns["episode_index"], kind="stable")
+        columns = {name: column[order] for name, column in columns.items()}
+        splits = _splits(root, info, columns["episode_index"])
+        found = Metadata(root, info, float(info["fps"]), info["features"], tasks, columns, splits)
+        for place in range(min(1, len(found))):
+            found.entry(place)  # raises for what is missing
     except KeyError as error:
         raise UserError(
             f"{root}/meta lacks {error}; expected the files of a LeRobot dataset, version 2.0 to 3.0."
@@ -96,11 +142,11 @@ def read(root: Path) -> Metadata:
         ) from error
     if not found.fps > 0:
         raise UserError(f"{root}/meta/info.json says {found.fps:g} fps, expected more than 0; correct it.")
-    if not entries:
+    if not len(found):
         raise UserError(f"{root} holds no episode (meta/info.json lists 0).")
-    if len(entries) < (listed := info.get("total_episodes") or 0):
+    if len(found) < (listed := info.get("total_episodes") or 0):
         raise UserError(
-            f"{root}/meta lists {len(entries)} episodes, its info.json says {listed}; copy the dataset again."
+            f"{root}/meta lists {len(found)} episodes, its info.json says {listed}; copy the dataset again."
         )
     return found
 
@@ -128,12 +174,12 @@ def _version(info: dict[str, Any], root: Path) -> int:
     )
 
 
-def _splits(root: Path, info: dict[str, Any], entries: list[Entry]) -> dict[str, set[int]]:
+def _splits(root: Path, info: dict[str, Any], numbers: np.ndarray) -> dict[str, set[int]]:
     """Returns {name: numbers of episodes} of ranges such as "0:40", or of lists of numbers."""
-    numbers, found = {entry.number for entry in entries}, {}
+    listed, found = set(numbers.tolist()), {}
     for name, value in (info.get("splits") or {}).items():
         if isinstance(value, list):
-            found[name] = numbers & set(value)
+            found[name] = listed & set(value)
             continue
         try:
             start, end = (int(part or 0) for part in value.split(":"))
@@ -141,21 +187,16 @@ def _splits(root: Path, info: dict[str, Any], entries: list[Entry]) -> dict[str,
             raise UserError(
                 f"{root}/meta/info.json has the split {name}: {value!r}; expected a range such as '0:40'."
             ) from None
-        found[name] = numbers & set(range(start, end))
+        found[name] = listed & set(range(start, end))
     return found
 
 
-def _version_2(root: Path, info: dict[str, Any]) -> tuple[dict[int, str], list[Entry]]:
+def _version_2(root: Path, info: dict[str, Any]) -> tuple[dict[int, str], dict[str, np.ndarray]]:
     tasks = {line["task_index"]: line["task"] for line in _lines(root / "meta/tasks.jsonl")}
-    entries = []
-    for line in sorted(_lines(root / "meta/episodes.jsonl"), key=lambda line: line["episode_index"]):
-        number, total = line["episode_index"], info.get("total_episodes")
-        chunk = number // info["chunks_size"]
-        place = {"episode_chunk": chunk, "episode_index": number, "total_episodes": total}
-        paths = {key: info["video_path"].format(video_key=key, **place) for key in _videos(info)}
-        clips = {key: Clip(path, 0.0, True) for key, path in paths.items()}
-        entries.append(Entry(number, line["length"], info["data_path"].format(**place), clips))
-    return tasks, entries
+    lines = _lines(root / "meta/episodes.jsonl")
+    return tasks, {
+        key: np.asarray([line[key] for line in lines], np.int64) for key in ("episode_index", "length")
+    }
 
 
 def _videos(info: dict[str, Any]) -> list[str]:
@@ -173,38 +214,30 @@ def _lines(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path} does not parse ({error}); copy it again.") from error
 
 
-def _version_3(root: Path, info: dict[str, Any]) -> tuple[dict[int, str], list[Entry]]:
+def _version_3(root: Path, info: dict[str, Any]) -> tuple[dict[int, str], dict[str, np.ndarray]]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    videos = _videos(info)
+    columns = ["episode_index", "length", "data/chunk_index", "data/file_index"]
+    fields = ("chunk_index", "file_index", "from_timestamp")
+    columns += [f"videos/{key}/{field}" for key in _videos(info) for field in fields]
     try:
         table = pq.read_table(root / "meta/tasks.parquet").to_pydict()
         text = "task" if "task" in table else "__index_level_0__"  # a pandas index, named or not
         tasks = dict(zip(table["task_index"], table[text]))
-
-        columns = ["episode_index", "length", "data/chunk_index", "data/file_index"]
-        fields = ("chunk_index", "file_index", "from_timestamp")
-        columns += [f"videos/{key}/{field}" for key in videos for field in fields]
-        rows = [
-            row
-            for file in sorted(root.glob("meta/episodes/*/*.parquet"))
-            for row in pq.read_table(file, columns=columns).to_pylist()
-        ]
+        files = [pq.read_table(f, columns=columns) for f in sorted(root.glob("meta/episodes/*/*.parquet"))]
+        rows = (
+            pa.concat_tables(files) if files else pa.table({name: pa.array([], "int64") for name in columns})
+        )
     except Exception as error:
         line = (str(error).splitlines() or [""])[0][:200]
         raise UserError(
             f"{root}/meta cannot be read ({type(error).__name__}: {line}); copy it again."
         ) from error
-
-    entries = []
-    for row in sorted(rows, key=lambda row: row["episode_index"]):
-        clips = {}
-        for key in videos:
-            path = info["video_path"].format(video_key=key, **_place(row, f"videos/{key}"))
-            clips[key] = Clip(path, row[f"videos/{key}/from_timestamp"], False)
-        file = info["data_path"].format(**_place(row, "data"))
-        entries.append(Entry(row["episode_index"], row["length"], file, clips))
-    return tasks, entries
+    return tasks, {
+        name: np.asarray(rows[name], np.float64 if name.endswith("_timestamp") else np.int64)
+        for name in columns
+    }
 
 
 def _place(row: dict[str, Any], prefix: str) -> dict[str, int]:
@@ -220,6 +253,16 @@ def is_vector(key: str, feature: dict[str, Any]) -> bool:
     """Returns whether it has numbers that may be an action or a part of the state."""
     numbers = feature["dtype"].startswith(("float", "int", "uint", "bool"))
     return numbers and key not in OWN and not key.startswith("next.")
+
+
+def is_number(feature: dict[str, Any]) -> bool:
+    """Returns whether it has one number a row."""
+    return list(feature["shape"]) == [1] and feature["dtype"] != "string"
+
+
+def cameras(features: dict[str, Any]) -> dict[str, str]:
+    """Returns {camera: key} of all images, by the last parts of their keys."""
+    return short_names([key for key in features if is_image(features[key])], ".", reserved="state")
 
 
 def height_width_channels(feature: dict[str, Any]) -> tuple[int, int, int]:
@@ -256,3 +299,23 @@ def names(feature: dict[str, Any], letter: str = "a") -> list[str]:
     if found and len(set(map(str, found))) == count:
         return [str(name) for name in found]
     return [f"{letter}{i}" for i in range(count)]
+
+
+def numbers(column: Any, dtype: type | None = None) -> np.ndarray:
+    """Flattens a column of lists or of numbers; a null is NaN, a null list is left out.
+
+    Args:
+        column: of Arrow, in chunks.
+        dtype: of the result; None: the column's own.
+    """
+    import pyarrow as pa
+
+    values = column.combine_chunks()
+    while pa.types.is_nested(values.type):
+        values = values.flatten()
+    return np.asarray(values, dtype)
+
+
+def image_file(image: dict[str, Any], root: Path) -> bytes:
+    """Returns an image's file: a Parquet file holds its bytes, or the path where they are."""
+    return image["bytes"] if image["bytes"] is not None else (root / image["path"]).read_bytes()

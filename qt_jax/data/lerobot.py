@@ -1,0 +1,287 @@
+"""A LeRobot folder, version 2 (a Parquet file an episode) or 3 (many episodes a file), read where it lies.
+
+A record is the rows of an episode, as the bytes of an Arrow stream. Images stay encoded; frames of videos are
+`Clip`s, which are decoded when a segment needs them. `lerobot_spec` says what the columns mean.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qt_jax.data import lerobot_meta
+from qt_jax.data.lerobot_meta import Entry, Metadata
+from qt_jax.data.stored import VALIDATION, BadRecord, Shard, Stored
+from qt_jax.data.video import Clip
+from qt_jax.errors import UserError
+
+TOLERANCE = 0.1
+"""Share of a step by which a timestamp or a video's frame may be off."""
+_INDEX = {"dtype": "int64", "shape": [1]}
+"""The feature `task_index`, which is read even where info.json does not list it."""
+
+
+def is_folder(path: str) -> bool:
+    """Returns whether the directory `path` of a disk holds a LeRobot dataset."""
+    return "://" not in path and (Path(path).expanduser() / "meta/info.json").exists()
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder(Stored):
+    """An opened LeRobot dataset. A shard is a Parquet file, or a folder of files that hold one episode each.
+
+    meta: of the dataset; places: of each shard, those of its episodes in `meta`.
+    """
+
+    meta: Metadata
+    places: tuple[np.ndarray, ...]
+
+    def scan(self, number: int, cache: str) -> Iterator[tuple[int, bytes | BadRecord]]:
+        """As in `Stored`; a position is an episode's place in the metadata."""
+        for place in self.places[number].tolist():
+            try:
+                yield place, self._record(place)
+            except BadRecord as error:
+                yield place, error
+
+    def read(self, number: int, position: int, size: int, cache: str) -> bytes:
+        """As in `Stored`."""
+        return self._record(position)
+
+    def parse(self, record: bytes) -> dict[str, Any]:
+        """Returns the columns of an episode of T rows.
+
+        `steps` has by LeRobot's keys arrays [T, ...] of numbers ([T] where info.json says one number), lists
+        of T encoded images, and clips of T frames; `tasks` the T instructions, "" where there is none;
+        `episode_index` LeRobot's own number.
+
+        Raises:
+            BadRecord: for a column that is missing or not as info.json says, or timestamps that jump.
+
+        """
+        import pyarrow as pa
+
+        table = pa.ipc.open_stream(record).read_all()
+        number = table["episode_index"][0].as_py()
+        entry = self.meta.entry(int(np.searchsorted(self.meta.columns["episode_index"], number)))
+        steps: dict[str, Any] = {}
+        for key, feature in ({"task_index": _INDEX} | self.meta.features).items():
+            if key in entry.clips:
+                continue
+            if key not in table.column_names:
+                raise BadRecord(f"has no column {key}, expected as in meta/info.json; copy it again")
+            steps[key] = _values(table[key], key, feature, self.meta.root)
+
+        times = _times(steps, len(table), self.meta.fps)
+        for key, clip in entry.clips.items():
+            path, tolerance_s = str(self.meta.root / clip.path), TOLERANCE / self.meta.fps
+            steps[key] = Clip(path, clip.start_s + times, tolerance_s)
+        tasks = [str(self.meta.tasks.get(task) or "").strip() for task in steps["task_index"].tolist()]
+        return {"steps": steps, "tasks": tasks, "episode_index": number}
+
+    def layout(self) -> bytes:
+        """As in `Stored`."""
+        info = {
+            key: self.meta.info.get(key) for key in ("fps", "features", "data_path", "video_path", "splits")
+        }
+        digest = hashlib.sha256(json.dumps([info, sorted(self.meta.tasks.items())]).encode())
+        for name, column in self.meta.columns.items():
+            digest.update(name.encode() + column.tobytes())
+        return digest.digest()
+
+    def lies(self, number: int, place: int, camera: str = "") -> tuple[str, int]:
+        """As in `Stored`; the episode's number is LeRobot's own."""
+        entry = self.meta.entry(int(self.places[number][place]))
+        clip = entry.clips.get(lerobot_meta.cameras(self.meta.features).get(camera, camera))
+        return clip.path if clip else entry.file, entry.number
+
+    def _record(self, place: int) -> bytes:
+        entry = self.meta.entry(place)
+        for clip in entry.clips.values():
+            if not (self.meta.root / clip.path).exists():
+                raise BadRecord(f"its video {clip.path} is missing; copy the dataset again")
+        return _bytes(rows(self.meta.root, entry))
+
+
+def open_folder(path: str) -> Folder:
+    """Opens the LeRobot dataset in the directory `path`.
+
+    Raises:
+        UserError: if it cannot be read, has a version that is not known, or splits without a `train`.
+
+    """
+    root = Path(path).expanduser().resolve()
+    meta = lerobot_meta.read(root)
+    numbers = meta.columns["episode_index"]
+    splits = {name: np.isin(numbers, sorted(listed)) for name, listed in meta.splits.items() if listed}
+    splits = splits or {"train": np.full(len(meta), True)}
+    if "train" not in splits:
+        raise UserError(f"{root} has splits {sorted(splits)}, expected 'train'; correct its meta/info.json.")
+    chosen = ["train", *(name for name in VALIDATION if name in splits)]
+    twice = [name for name in chosen[1:] if np.any(splits[name] & splits["train"])]
+    if twice:
+        raise UserError(
+            f"{root}/meta/info.json has episodes both in {twice[0]!r} and in 'train'; correct it."
+        )
+
+    unread = {name: int(members.sum()) for name, members in splits.items() if name not in chosen}
+    if rest := int((~np.any(list(splits.values()), axis=0)).sum()):
+        unread["(none)"] = rest
+    shards, places, seen = [], [], set[str]()
+    for name in chosen:
+        for file, members in _files(meta, np.flatnonzero(splits[name])).items():
+            shards.append(_shard(root / file, name, [entry for _, entry in members], meta.root, seen))
+            places.append(np.asarray([place for place, _ in members]))
+    return Folder(str(root), tuple(shards), unread, {}, meta, tuple(places))
+
+
+def _files(meta: Metadata, chosen: np.ndarray) -> dict[str, list[tuple[int, Entry]]]:
+    """Returns (place, episode) of each file, or of each folder of files of one episode."""
+    groups: dict[str, list[tuple[int, Entry]]] = {}
+    for place in chosen.tolist():
+        entry = meta.entry(place)
+        groups.setdefault(entry.file if meta.version == 3 else os.path.dirname(entry.file), []).append(
+            (place, entry)
+        )
+    return groups
+
+
+def _shard(path: Path, split: str, entries: list[Entry], root: Path, seen: set[str]) -> Shard:
+    """Looks at the files of some episodes; one that is missing is found as damage of its episodes.
+
+    The videos count too, so that an index is made again when one is added or lost; `seen` are those of other
+    shards, and is added to.
+    """
+    names = {
+        name for entry in entries for name in (entry.file, *(clip.path for clip in entry.clips.values()))
+    }
+    size, modified = 0, 0.0
+    for name in sorted(names - seen):
+        try:
+            stat = os.stat(root / name)
+        except OSError:
+            continue
+        size, modified = size + stat.st_size, max(modified, stat.st_mtime)
+    seen |= names
+    return Shard(str(path), "parquet", size, modified, len(entries), split)
+
+
+def rows(root: Path, entry: Entry) -> Any:
+    """Returns the rows of an episode as a table of Arrow.
+
+    Raises:
+        BadRecord: if the file is missing or damaged, or does not hold the episode as the metadata says.
+
+    """
+    import pyarrow as pa
+
+    file, number = str(root / entry.file), entry.number
+    try:
+        stat = os.stat(file)
+        version = (stat.st_mtime_ns, stat.st_size)
+        edges, spans = _spans(file, version)
+        if number not in spans:
+            raise BadRecord("is not there, the metadata lists it; copy the dataset again")
+        start, stop = spans[number]
+        if stop - start != entry.length:
+            raise BadRecord(
+                f"has {stop - start} rows, the metadata says {entry.length}; copy the dataset again"
+            )
+        first, last = np.searchsorted(edges, (start, stop - 1), side="right") - 1
+        table = pa.concat_tables([_row_group(file, version, group) for group in range(first, last + 1)])
+        return table.slice(start - edges[first], stop - start)
+    except FileNotFoundError as error:
+        raise BadRecord(f"its file {file} is missing; copy the dataset again") from error
+    except (OSError, pa.ArrowException, KeyError) as error:
+        line = (str(error).splitlines() or [""])[0][:200]
+        raise BadRecord(f"cannot be read ({type(error).__name__}: {line}); copy {file} again") from error
+
+
+@functools.lru_cache(maxsize=256)
+def _spans(file: str, version: tuple) -> tuple[np.ndarray, dict[int, tuple[int, int]]]:
+    """Returns the first row of each row group, and {episode: its first row, the row after its last one}.
+
+    version: of the file, so that another one is read again.
+    """
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(file) as content:
+        counts = [content.metadata.row_group(i).num_rows for i in range(content.num_row_groups)]
+        numbers = content.read(columns=["episode_index"], use_threads=False)["episode_index"].to_numpy()
+    edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
+    spans: dict[int, tuple[int, int]] = {}
+    for start, stop in zip(edges, edges[1:]):
+        if stop > start:
+            spans.setdefault(int(numbers[start]), (start, stop))
+    return np.cumsum([0, *counts])[:-1], spans
+
+
+@functools.lru_cache(maxsize=2)
+def _row_group(file: str, version: tuple, group: int) -> Any:
+    """Returns a row group as a table; two are kept, for the episodes that share one."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(file) as content:
+        return content.read_row_group(group, use_threads=False).replace_schema_metadata()
+
+
+def _bytes(table: Any) -> bytes:
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def _values(column: Any, key: str, feature: dict[str, Any], root: Path) -> Any:
+    """Returns a column as numbers [T, ...], as T encoded images, or as T other values."""
+    if lerobot_meta.is_image(feature):
+        return [_image(image, key, root, step) for step, image in enumerate(column.to_pylist())]
+    if feature["dtype"] == "string":
+        return column.to_pylist()
+    shape = () if list(feature["shape"]) == [1] else tuple(feature["shape"])
+    values = lerobot_meta.numbers(column)
+    if values.size == len(column) * int(np.prod(shape)):
+        return values.reshape(len(column), *shape)
+    sizes = [np.size(row) if row is not None else 0 for row in column.to_pylist()]
+    step = next((step for step, size in enumerate(sizes) if size != np.prod(shape)), 0)
+    raise BadRecord(f"{key!r} has {sizes[step]} dims, meta/info.json says {int(np.prod(shape))}", step)
+
+
+def _image(image: Any, key: str, root: Path, step: int) -> bytes:
+    try:
+        return lerobot_meta.image_file(image, root)
+    except (OSError, TypeError, KeyError) as error:
+        raise BadRecord(f"{key!r} holds no image; copy the dataset again", step) from error
+
+
+def _times(steps: dict[str, Any], count: int, fps: float) -> np.ndarray:
+    """Returns the seconds of each row from the start of the episode.
+
+    Raises:
+        BadRecord: if they do not go on by a step from row to row.
+
+    """
+    if "timestamp" not in steps:
+        return np.arange(count) / fps
+    times = np.asarray(steps["timestamp"], np.float64)
+    off = np.flatnonzero(~(np.abs(np.diff(times) - 1.0 / fps) <= TOLERANCE / fps))
+    if not np.isfinite(times[0]):
+        raise BadRecord("its timestamp is no number; leave the episode out", 0)
+    if off.size:
+        step = int(off[0]) + 1
+        raise BadRecord(
+            f"its timestamp is {times[step]:.4g} s, {times[step] - times[step - 1]:.4g} s after the one "
+            f"before, expected {1.0 / fps:.4g} s; `convert --cut=gap` makes two episodes of it",
+            step,
+        )
+    return times

@@ -1,0 +1,394 @@
+"""LeRobot folders read where they lie, as people train on them, and what is said of bad ones."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import av
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from etils import epath
+
+from qt_jax.curation import convert, inspect, repack_lerobot
+from qt_jax.curation.validate import validate
+from qt_jax.data import images, lerobot_spec, video
+from qt_jax.data import index as indices
+from qt_jax.data.skips import Skips
+from qt_jax.errors import UserError
+from qt_jax.training import datasets, setup
+from qt_jax.training.config import default_config
+from tests.conftest import ROOT, run_command
+from tests.curation import recordings
+from tests.data import recipes
+
+REAL = Path(__file__).parent / "lerobot"
+"""Written by lerobot itself: see lerobot_writer.py, whose constants these are."""
+LENGTHS, TASKS, FAILED = (7, 5, 9, 6), ("open the drawer", "close the drawer"), 1
+VERSIONS = ("v2.1", "v3.0")
+
+
+def written(episode, step, camera):
+    """`frame` of lerobot_writer.py, which imports lerobot."""
+    image = np.zeros((48, 64, 3))
+    image[..., 0], image[..., 1] = 40 + 40 * episode, 20 + 20 * step
+    rows, columns = np.linspace(0, 200, 48)[:, None], np.linspace(0, 200, 64)[None]
+    image[..., 2] = columns if camera == "wrist" else rows
+    return image
+
+
+def config_of(path, **data):
+    config = default_config("q_transformer")
+    config.data.path, config.data.validation_fraction = str(path), 0.0
+    config.data.cache = os.environ["QT_JAX_CACHE"]
+    config.data.update(data)
+    return config
+
+
+def recipe(path, **data):
+    config = config_of(path, **data)
+    return setup.prepare(config, datasets.entries(config), any_returns=True)[1]
+
+
+def source(path, **data):
+    return recipe(path, **data).mixture.sources[0]
+
+
+def episodes_of(source):
+    numbers = range(len(source.index))
+    return [indices.read(source.directory, source.index, source.spec, number, 0.0, "") for number in numbers]
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    root = tmp_path_factory.mktemp("lerobot")
+    for version in VERSIONS:
+        for kind in ("video", "JPEG"):
+            recordings.lerobot(root / f"{version}-{kind}", version=version, kind=kind)
+    return root
+
+
+@pytest.fixture
+def folder(kept, tmp_path):
+    """{name: a copy to spoil}."""
+    return lambda name: shutil.copytree(kept / name, tmp_path / name)
+
+
+def check_real(path):
+    """All that was written is read, each frame at its step; returns the source."""
+    opened = source(path)
+    observation = opened.spec.observation
+    assert observation.cameras == ("front", "wrist") and observation.state_dim == 3
+    assert opened.action.names == ("shoulder", "gripper")
+    for number, episode in enumerate(episodes_of(opened)):
+        rng, length = np.random.default_rng(number), LENGTHS[number]
+        rows = [(rng.normal(size=3), rng.uniform(-1, 1, 2)) for _ in range(length)]
+        np.testing.assert_array_equal(episode.state, np.float32([state for state, _ in rows]))
+        np.testing.assert_array_equal(episode.actions, np.float32([action for _, action in rows[:-1]]))
+        assert episode.instruction == TASKS[number % 2] and episode.dt == pytest.approx(0.1)
+        assert episode.success == episode.terminal == (number != FAILED)
+        assert episode.rewards.tolist() == [0.0] * (length - 2) + [float(number != FAILED)]
+        for camera, frames in episode.images.items():
+            assert len(frames) == length
+            for step, frame in enumerate(frames):
+                error = np.abs(images.decode(frame) - written(number, step, camera)).mean()
+                assert error < 6, f"episode {number}, step {step}, {camera}"
+    return opened
+
+
+def test_folders_that_lerobot_itself_wrote():
+    one, other = (check_real(REAL / version) for version in VERSIONS)
+    assert one.index.fingerprint == other.index.fingerprint
+    assert one.index.statistics == other.index.statistics
+    low, high = one.index.statistics["action"].low, one.index.statistics["action"].high
+    assert (one.action.low, one.action.high) == (low, high)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("venv", [".lerobot21", ".lerobot"])
+def test_folders_that_lerobot_writes_now(tmp_path, venv):
+    command = [str(ROOT / venv / "bin/python"), "tests/data/lerobot_writer.py", str(tmp_path / "lr")]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=environment, timeout=300)
+    prints = {check_real(tmp_path / "lr" / kind).index.fingerprint for kind in ("video", "image")}
+    assert prints == {source(REAL / "v2.1").index.fingerprint}
+
+
+@pytest.mark.parametrize("kind", ["video", "JPEG"])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_episodes_are_those_that_convert_makes(kept, version, kind):
+    path = kept / f"{version}-{kind}"
+    opened = convert.open_source(convert.Settings(input=str(path), format="lerobot"))
+    converted = list(convert.episodes(opened, opened.units, []))
+    own = source(path)
+    assert (own.action.names, own.spec.observation) == (opened.action.names, opened.observation)
+    for one, other in zip(episodes_of(own), converted, strict=True):
+        for name in ("state", "actions", "rewards"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+        for name in ("instruction", "task", "success", "collector"):
+            assert getattr(one, name) == getattr(other, name)
+        for camera, frames in one.images.items():
+            own_pixels = np.stack([images.decode(frame) for frame in frames])
+            theirs = np.stack([images.decode(image) for image in other.images[camera]])
+            assert own_pixels.shape == theirs.shape
+            np.testing.assert_allclose(own_pixels.astype(int), theirs, atol=24)  # JPEG's own error
+
+
+def test_a_success_ends_an_episode_and_a_stored_reward_moves_from_the_last_action(kept):
+    spec = lerobot_spec.spec(str(kept / "v2.1-JPEG"), success="none", reward="next.reward")
+    episode = {"tasks": ["go"] * 4, "episode_index": 3, "steps": {
+        "action": np.ones((4, 2), np.float32), "observation.state": np.zeros((4, 3), np.float32),
+        "next.reward": np.float32([1, 2, 3, 4]), "next.success": np.bool_([0, 1, 0, 0]),
+        "observation.images.front": list("abcd"), "observation.images.wrist": list("abcd"),
+    }}  # fmt: skip
+    raw = spec.standardise(episode)
+    assert raw.reward.tolist() == [1, 2, 7, 0] and raw.action[:, 0].tolist() == [1, 1, 1, 0]
+    assert (raw.success, raw.episode_id) == (False, "episode_000003")
+    raw = lerobot_spec.spec(str(kept / "v2.1-JPEG")).standardise(episode)
+    assert raw.reward.tolist() == [0, 1, 0] and raw.images["front"] == list("abc") and raw.terminal
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_run_goes_on_bit_for_bit(version):
+    made = recipe(REAL / version, segment_length=7)
+    whole = recipes.take(recipes.make_iterator(made, batch_size=4), 5)
+    stopped = recipes.make_iterator(made, batch_size=4, threads=1, memory=0)
+    recipes.take(stopped, 3)
+    state = stopped.get_state()
+    later = recipes.make_iterator(made, batch_size=4)
+    later.set_state(state)
+    for one, other in zip(whole[3:], recipes.take(later, 2)):
+        recipes.equal(one, other)
+
+
+def test_no_frame_is_decoded_twice_within_a_segment(monkeypatch):
+    decoded = []
+    own = video._decoded
+
+    def counted(*arguments):
+        decoded.append([])
+        for shown in own(*arguments):
+            decoded[-1].append(shown.at)
+            yield shown
+
+    monkeypatch.setattr(video, "_decoded", counted)
+    iterator = recipes.make_iterator(recipe(REAL / "v3.0", segment_length=7), batch_size=1, threads=1)
+    recipes.take(iterator, 1)
+    assert len(decoded) >= 2  # cameras
+    for (
+        times
+    ) in decoded:  # of one camera in one segment: from a key frame, every second one, to the frame after
+        assert times == sorted(set(times)) and len(times) <= 7 + 2
+
+
+def test_splits_of_the_folder(folder):
+    root = folder("v2.1-JPEG")
+    recordings.edit_info(root, splits={"train": "0:1", "val": "1:2", "test": "2:3"})
+    opened = source(root)
+    assert opened.train.tolist() == [0] and opened.validation.tolist() == [1]
+    assert opened.directory.splits() == [
+        "validation is the dataset's own split 'val', nothing of 'train'",
+        "its split 'test', 1 episodes, is not read",
+    ]
+    recordings.edit_info(root, splits={"most": "0:3"})
+    with pytest.raises(UserError, match=r"has splits \['most'\], expected 'train'; correct its meta/info"):
+        source(root)
+    recordings.edit_info(root, splits={"train": "0:3", "val": "2:3"})
+    with pytest.raises(UserError, match="episodes both in 'val' and in 'train'; correct it"):
+        source(root)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_index_is_kept_until_something_changes(folder, version):
+    root = folder(f"{version}-JPEG")
+    first = source(root).index
+    known = set(Path(os.environ["QT_JAX_CACHE"], "index").iterdir())
+    os.utime(next(root.glob("data/*/*.parquet")))  # the rows are the same
+    assert source(root).index.fingerprint == first.fingerprint
+    assert set(Path(os.environ["QT_JAX_CACHE"], "index").iterdir()) == known
+    recordings.edit_rows(root, "action", lambda episode, step, value: [0.5, value[1]])
+    assert source(root).index.fingerprint != first.fingerprint
+
+
+def rewrite(path, change):
+    pq.write_table(change(pq.read_table(path)), path)
+
+
+def spoil(root, what):
+    """Spoils episode 2 of a folder of version 2.1."""
+    rows, clip = (
+        root / "data/chunk-001/episode_000002.parquet",
+        root / "videos/chunk-001/observation.images.wrist/episode_000002.mp4",
+    )
+    if what == "rows missing":
+        rows.unlink()
+    elif what == "rows damaged":
+        rows.write_bytes(rows.read_bytes()[:200])
+    elif what == "fewer rows":
+        rewrite(rows, lambda table: table.slice(0, 4))
+    elif what == "no column":
+        rewrite(rows, lambda table: table.drop(["observation.state"]))
+    elif what == "video missing":
+        clip.unlink()
+    elif what == "gap":
+        recordings.edit_rows(root, "timestamp", lambda e, step, t: t + (e == 2 and step > 3))
+    elif what == "tasks":
+        recordings.edit_rows(root, "task_index", lambda e, step, task: int(step > 2) if e == 2 else task)
+    elif what == "no text":
+        recordings.edit_rows(root, "task_index", lambda e, step, task: 7 if e == 2 else task)
+    elif what == "nan":
+        recordings.edit_rows(
+            root, "action", lambda e, step, value: [np.nan, 0] if (e, step) == (2, 1) else value
+        )
+    elif what == "dims":
+        recordings.edit_rows(root, "action", lambda e, step, value: [0.0] if (e, step) == (2, 1) else value)
+
+
+@pytest.mark.parametrize(
+    "what, message",
+    [
+        ("rows missing", "its file .*episode_000002.parquet is missing; copy the dataset again"),
+        ("rows damaged", "cannot be read .*; copy .*episode_000002.parquet again"),
+        ("fewer rows", "has 4 rows, the metadata says 6; copy the dataset again"),
+        ("no column", "has no column observation.state, expected as in meta/info.json; copy it again"),
+        ("video missing", "its video .*wrist/episode_000002.mp4 is missing; copy the dataset again"),
+        (
+            "gap",
+            "step 4: its timestamp is 1.4 s, 1.1 s after the one before, expected 0.1 s; `convert --cut=",
+        ),
+        (
+            "tasks",
+            "step 3: its task changes from 'open the drawer' to 'close the drawer', .*--cut=instruction",
+        ),
+        ("no text", "has an empty instruction"),
+        ("nan", "step 1: actions is not finite"),
+        ("dims", "step 1: 'action' has 1 dims, meta/info.json says 2"),
+    ],
+)
+def test_a_bad_episode_is_one_line_and_skipped_only_where_asked(folder, what, message):
+    root = folder("v2.1-video")
+    spoil(root, what)
+    place = f"^{root}: data/chunk-001/episode_000002.parquet, episode 2[,:] ?"
+    with pytest.raises(UserError, match=f"{place}.*{message}.*1 damaged of 3 .*max_skipped=0") as error:
+        source(root)
+    assert "\n" not in str(error.value)
+    assert len(source(root, max_skipped=1).index) == 2
+
+
+@pytest.mark.parametrize("damage", [b"no video", None])
+def test_a_damaged_video_is_named_when_it_is_drawn(folder, damage, capsys):
+    root = folder("v2.1-video")
+    name = "videos/chunk-001/observation.images.wrist/episode_000002.mp4"
+    content = (root / name).read_bytes()
+    (root / name).write_bytes(damage or content[: len(content) // 2])
+    made = recipe(root, max_skipped=1)
+    iterator = recipes.make_iterator(made, batch_size=3, skips=Skips(made.mixture, 1))
+    recipes.take(iterator, 2)
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and iterator.skips.count == 1
+    assert f"{root}: {name}, episode 2, step 0: image 'wrist' does not decode (1 damaged of 3" in said
+    strict = recipe(root)
+    with pytest.raises(UserError, match=f"{name}, episode 2, step 0: image 'wrist' does not decode"):
+        recipes.take(recipes.make_iterator(strict, batch_size=3), 2)
+
+
+@pytest.mark.parametrize("image", [None, {"bytes": None, "path": "lost.png"}])
+def test_an_image_that_is_not_there_is_named(folder, image):
+    root = folder("v3.0-JPEG")
+    key = "observation.images.front"
+    recordings.edit_rows(root, key, lambda e, step, value: image if (e, step) == (1, 2) else value)
+    with pytest.raises(UserError, match=f"episode 1, step 2: '{key}' holds no image; copy the dataset again"):
+        source(root)
+
+
+def test_what_cannot_be_opened_is_one_line(folder):
+    root = folder("v3.0-JPEG")
+    recordings.edit_info(root, codebase_version="v4.0")
+    with pytest.raises(UserError, match="codebase_version 'v4.0'; expected v2.0, v2.1 or v3.0"):
+        source(root)
+    recordings.edit_info(root, codebase_version="v3.0")
+    recordings.rename(root, "action", "torque")
+    with pytest.raises(
+        UserError, match=r"neither action nor actions .*name the action: spec\(PATH, action=KEY"
+    ):
+        source(root)
+    with pytest.raises(UserError, match="success is 'done'; .* has .*'next.success'.* to choose from"):
+        lerobot_spec.spec(str(root), action="torque", success="done")
+    assert lerobot_spec.spec(str(root), action="torque", state=()).observation.state_dim == 0
+
+
+def test_a_table_has_a_folder_beside_another(kept, tmp_path):
+    table = tmp_path / "lerobot_tables.py"
+    table.write_text(
+        "from qt_jax.data import lerobot_spec\n"
+        "top = {'top': 'observation.images.front'}\n"
+        f"one = lerobot_spec.spec({str(kept / 'v2.1-video')!r}, cameras=top)\n"
+        f"two = lerobot_spec.spec({str(kept / 'v3.0-JPEG')!r}, state=(), success='none')\n"
+        "SPECS = {'one': one, 'two': two}\nMIXTURES = {'both': {'one': 1.0, 'two': 3.0}}\n"
+    )
+    made = recipe("", tables=str(table), mixture="both")
+    assert made.mixture.interface.observation.cameras == ("front", "top", "wrist")
+    assert [source.index.columns["success"].any() for source in made.mixture.sources] == [True, False]
+    (batch,) = recipes.take(recipes.make_iterator(made), 1)
+    assert sorted(batch.camera_mask["top"]) == [False] * 6 + [True] * 2
+
+
+def test_validate_names_what_is_wrong(folder, tmp_path):
+    root = folder("v2.1-video")
+    config = config_of(root)
+
+    def report():
+        (entry,) = datasets.entries(config)
+        return validate(entry, config.data, tmp_path / "found.jsonl", "all", 9)
+
+    count, text = report()
+    assert count == 0 and "3 episodes, 10 steps, 26 images decoded" in text, text
+    assert "not used: next.reward" in text
+    path = root / "videos/chunk-001/observation.images.wrist/episode_000002.mp4"
+    path.write_bytes(b"no video")
+    spoil(root, "nan")
+    count, text = report()
+    assert "episode_000002.parquet, episode 2 (episode_000002), step 1: action is [nan, 0]" in text
+    assert f"step 0: 'wrist' does not decode ({path} does not decode (InvalidDataError" in text
+
+
+def test_inspect_shows_the_frames_of_videos(tmp_path):
+    (text,) = inspect.inspect(recipe(REAL / "v3.0"), epath.Path(tmp_path), 3, None)
+    assert "4 episodes" in text and "the bounds of its actions" in text
+    assert (tmp_path / "collected.html").read_text().count("data:image/jpeg") >= 12
+
+
+def test_the_command_repack_makes_key_frames(tmp_path):
+    new = tmp_path / "new"
+    run_command("repack", f"--input={REAL / 'v3.0'}", f"--output={new}", "--keyframes=3", config="")
+    check_real(new)
+    with av.open(str(next(new.glob("videos/*/*/*.mp4")))) as container:
+        keys = [frame.key_frame for frame in container.decode(video=0)]
+    assert keys == [number % 3 == 0 for number in range(27)]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_repack_keeps_all_and_makes_a_row_group_an_episode(kept, tmp_path, version):
+    path = kept / f"{version}-video"
+    copy, episodes, _ = repack_lerobot.repack(str(path), str(tmp_path / "copy"), 0)
+    assert episodes == 3 and source(copy).index.fingerprint == source(path).index.fingerprint
+    for file in copy.glob("data/*/*.parquet"):
+        groups = pq.ParquetFile(file).metadata
+        assert [groups.row_group(i).num_rows for i in range(groups.num_row_groups)] in (
+            [5, 4], [5], [4], [6],
+        )  # fmt: skip
+        assert pq.read_table(file).equals(pq.read_table(path / file.relative_to(copy)))
+    for file in copy.glob("videos/**/*.mp4"):
+        assert file.read_bytes() == (path / file.relative_to(copy)).read_bytes()
+    with pytest.raises(UserError, match="copy exists; delete it or choose another --output"):
+        repack_lerobot.repack(str(path), str(tmp_path / "copy"), 0)
+
+
+def test_info_of_another_form_is_one_line(folder):
+    root = folder("v2.1-JPEG")
+    info = json.loads((root / "meta/info.json").read_text())
+    recordings.edit_info(root, features=info["features"] | {"action": {"dtype": "float32", "shape": None}})
+    with pytest.raises(UserError, match="a feature that is not as LeRobot writes it"):
+        source(root)
