@@ -12,11 +12,13 @@ import simplejpeg
 from PIL import Image
 
 from qt_jax import discretization
+from qt_jax.data import features as stored
 from qt_jax.data.buffers import Buffers
 from qt_jax.data.episodes import Episode, monte_carlo_returns
+from qt_jax.data.features import StoredFrames
 from qt_jax.errors import UserError, require_one_of
 from qt_jax.preprocess import resize
-from qt_jax.segment import Segment, segment_struct
+from qt_jax.segment import FEATURES, Segment, segment_struct
 from qt_jax.specs import ActionSpec, Interface
 from qt_jax.statistics import Statistics
 
@@ -115,13 +117,14 @@ class Prepared:
     def nbytes(self) -> int:
         """Bytes of memory, about."""
         episode = self.episode
-        frames = sum(sys.getsizeof(frame) + 8 for frames in episode.images.values() for frame in frames)
+        encoded = [frames for frames in episode.images.values() if not isinstance(frames, StoredFrames)]
+        frames = sum(sys.getsizeof(frame) + 8 for frames in encoded for frame in frames)
         arrays = (episode.state, episode.actions, episode.rewards, self.table)
         return frames + sum(array.nbytes for array in arrays) + 4096
 
 
 class BadFrame(Exception):
-    """An image of a segment does not decode. step: the episode's."""
+    """An image of a segment does not decode, now or when its features were computed. step: the episode's."""
 
     def __init__(self, camera: str, step: int):
         super().__init__(f"step {step}: image {camera!r} does not decode")
@@ -194,15 +197,23 @@ def _decisions(episode: Episode, layout: Layout) -> tuple[np.ndarray, np.ndarray
 class Rows:
     """A batch that is filled row by row.
 
-    layout: of any of its datasets, since the network's part is the same; rows: number of rows B.
+    layout: of any of its datasets, since the network's part is the same; rows: number of rows B; features:
+    shape [h, w, C] of what is read in place of an image.
     """
 
-    def __init__(self, layout: Layout, rows: int, buffers: Buffers):
+    def __init__(
+        self, layout: Layout, rows: int, buffers: Buffers, features: tuple[int, int, int] | None = None
+    ):
         interface, length = layout.interface, layout.cutting.length
         observation = interface.observation
-        self._images = {
-            camera: buffers.take((rows, length, *observation.image_size, 3)) for camera in observation.cameras
-        }
+
+        def frames() -> np.ndarray:
+            if features is None:
+                return buffers.take((rows, length, *observation.image_size, 3))
+            size = np.dtype(FEATURES).itemsize
+            return buffers.take((rows, length, *features[:-1], features[-1] * size)).view(FEATURES)
+
+        self._images = {camera: frames() for camera in observation.cameras}
         self._camera_mask = {camera: np.zeros(rows, bool) for camera in observation.cameras}
         self._instruction = np.zeros((rows, interface.instruction_dim), np.float32)
         self._table = np.zeros(rows, table_dtype(interface, length))
@@ -210,7 +221,7 @@ class Rows:
     def fill(self, row: int, prepared: Prepared, number: int, cutting: Cutting) -> int:
         """Puts cut `number` of an episode into a row, and decodes each of its frames in place.
 
-        Returns the bytes of the encoded frames.
+        Returns the bytes of the encoded frames, or of their features.
 
         Raises:
             BadFrame: if an image does not decode; fill the row again, or leave it out.
@@ -223,6 +234,12 @@ class Rows:
             frames = prepared.episode.images.get(name, ())[start : start + cutting.length]
             self._camera_mask[name][row] = name in prepared.episode.images
             images[row, len(frames) :] = 0
+            if isinstance(frames, np.ndarray):  # features
+                if len(bad := np.flatnonzero(stored.are_missing(frames))):
+                    raise BadFrame(name, start + int(bad[0]))
+                images[row, : len(frames)] = frames
+                size += frames.nbytes
+                continue
             for place, (frame, image) in enumerate(zip(images[row], frames)):
                 try:
                     decode_into(frame, image)

@@ -1,0 +1,221 @@
+"""Computes what a frozen image encoder makes of every frame, once, and keeps it on disk (data/features.py).
+
+A file of `config.data.cache`/features has a digest for its name, of all that decides it: the encoder's code,
+settings and parameters, the camera, the size of the images, the shard's records and what is read of them. So
+a pass that was killed goes on after the shards that it finished, and new shards alone are computed.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import math
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from qt_jax import storage
+from qt_jax.data import code, features
+from qt_jax.data import index as indices
+from qt_jax.data.features import Features
+from qt_jax.data.loader import Recipe
+from qt_jax.data.mixture import Source
+from qt_jax.data.segments import decode_into
+from qt_jax.errors import UserError
+from qt_jax.models.ensemble import Ensemble
+from qt_jax.models.images import EncoderAlone, encoder
+from qt_jax.models.network import parameter_path
+from qt_jax.segment import FEATURES
+
+FRAMES = 64
+"""That the encoder sees at a time, on each device."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _File:
+    """The features of a camera in a shard of a dataset."""
+
+    source: Source
+    shard: int
+    camera: str
+    path: Path
+
+    @property
+    def frames(self) -> int:
+        """How many frames it has room for."""
+        columns = self.source.index.columns
+        return int((columns["length"][columns["shard"] == self.shard].astype(np.int64) + 1).sum())
+
+
+def add(config: Any, recipe: Recipe, ensemble: Ensemble, arrays: dict[str, np.ndarray]) -> Recipe:
+    """Returns the recipe with features in place of images; computes those that are not on disk yet.
+
+    Each process computes what its disk lacks. Where they share one, each begins at another shard and skips
+    what others have finished.
+
+    Args:
+        config: the experiment's.
+        recipe: what the segments hold.
+        ensemble: the networks, whose frozen encoders are all the same.
+        arrays: {path: array} of one network's encoders.
+
+    Raises:
+        UserError: if the disk has no room, the cache is a bucket, or features do not fit float16.
+
+    """
+    if "://" in config.data.cache:
+        raise UserError(
+            f"config.data.cache is {config.data.cache}; features are kept on a local disk: give a directory, "
+            "or set config.data.cache_features to False."
+        )
+    alone = EncoderAlone(config.model, ensemble.interface.instruction_dim)
+    folder = Path(str(storage.directory(config.data.cache))) / "features"
+    mixture, keys, eyes = recipe.mixture, {}, {}
+    for camera in mixture.interface.observation.cameras:
+        eyes[camera] = _parameters(alone, arrays, camera)
+        keys[camera] = _key_of_encoder(config.model, eyes[camera], mixture)
+
+    def of_camera(source: Source, camera: str) -> list[_File]:
+        shards = range(len(source.directory.shards))
+        names = [_key(source, shard, camera, keys[camera]) for shard in shards]
+        return [_File(source, shard, camera, folder / f"{names[shard]}.npy") for shard in shards]
+
+    files = [
+        {camera: of_camera(source, camera) for camera in source.spec.observation.cameras}
+        for source in mixture.sources
+    ]
+    every = [file for own in files for of_shards in own.values() for file in of_shards]
+    _check_room(folder, every, alone.shape)
+    _write(every, alone, eyes, recipe, max(1, config.data.read_threads))
+    paths = ({camera: [str(file.path) for file in of] for camera, of in own.items()} for own in files)
+    places = tuple(features.places(source.index) for source in mixture.sources)
+    return dataclasses.replace(recipe, features=Features(alone.shape, tuple(paths), places))
+
+
+def _parameters(alone: EncoderAlone, arrays: dict[str, np.ndarray], camera: str) -> dict:
+    """Returns the parameters of a camera's encoder as the encoder takes them."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: np.asarray(arrays[f"cameras/{camera}/encoder/{parameter_path(path)}"], x.dtype),
+        alone.params,
+    )
+
+
+def _key_of_encoder(model: Any, eye: dict, mixture: Any) -> str:
+    """Returns a digest of what turns an image into features."""
+    settings = model.image_size, model.dtype, model.patch_stages, mixture.interface.observation.image_size
+    digest = hashlib.sha256(repr((settings, code.digest(encoder(model.encoder)))).encode())
+    for leaf in jax.tree.leaves(eye):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _key(source: Source, shard: int, camera: str, encoder_key: str) -> str:
+    """Returns a digest of all that decides a file."""
+    index, spec = source.index, source.spec
+    own = index.columns["shard"] == shard
+    episodes = [index.columns[name][own].tobytes() for name in ("place", "piece", "length")]
+    reads = [function for function in (spec.standardise, spec.pieces) if function is not None]
+    parts = index.contents[shard], episodes, code.digest(*reads), camera, encoder_key
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def _check_room(folder: Path, files: Sequence[_File], shape: tuple[int, ...]) -> None:
+    with storage.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    frame = math.prod(shape) * np.dtype(FEATURES).itemsize
+    needed = sum(file.frames * frame for file in files if not file.path.exists())
+    if needed > (free := shutil.disk_usage(folder).free):
+        raise UserError(
+            f"The features need {needed / 2**30:.1f} GiB in {folder}, which has {free / 2**30:.1f} GiB left; "
+            "give another config.data.cache, a smaller config.model.image_size, or set "
+            "config.data.cache_features to False."
+        )
+
+
+def _write(
+    files: Sequence[_File], alone: EncoderAlone, eyes: dict[str, dict], recipe: Recipe, threads: int
+) -> None:
+    """Computes and writes the files that are missing, on all devices of this process."""
+    mesh = Mesh(np.asarray(jax.local_devices()), ("rows",))
+    rows, everywhere = NamedSharding(mesh, PartitionSpec("rows")), NamedSharding(mesh, PartitionSpec())
+    program = jax.jit(alone, out_shardings=rows)
+    placed = jax.device_put(eyes, everywhere)
+    size = recipe.mixture.interface.observation.image_size
+    images = np.zeros((FRAMES * mesh.size, *size, 3), np.uint8)
+
+    begun, computed = time.monotonic(), 0
+    first = len(files) * jax.process_index() // jax.process_count()
+    shown = tqdm.tqdm([*files[first:], *files[:first]], "features", unit="shard", delay=2, disable=None)
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        for file in shown:
+            if file.path.exists():
+                continue
+            with _writing(file, alone.shape) as out:
+                frames = _frames(file, recipe)
+                while part := list(itertools.islice(frames, len(images))):
+                    places, encoded = zip(*part)
+                    sound = np.fromiter(pool.map(_decoded, images, encoded), bool, len(part))
+                    found = program(placed[file.camera], jax.device_put(images, rows))
+                    found = np.asarray(found).astype(FEATURES)[: len(part)]
+                    _check_finite(found[sound], file)
+                    found[~sound] = features.missing(alone.shape)
+                    out[list(places)] = found
+                    computed += len(part)
+
+    if jax.process_index() == 0:
+        size_mib = sum(file.path.stat().st_size for file in files) / 2**20
+        told = f"{computed} frames encoded in {time.monotonic() - begun:.1f} s; " if computed else ""
+        place = files[0].path.parent if files else ""
+        print(f"features of frames: {told}{size_mib:,.1f} MiB in {place}", flush=True)
+
+
+@contextlib.contextmanager
+def _writing(file: _File, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """Yields the array of a file, which has its name once all is written."""
+    new = file.path.with_name(f"{file.path.name}.{uuid.uuid4().hex}.new")
+    with storage.writing(storage.directory(str(file.path))):
+        try:
+            out = np.lib.format.open_memmap(new, "w+", FEATURES, (file.frames, *shape))
+            yield out
+            out.flush()
+            new.replace(file.path)
+        finally:
+            new.unlink(missing_ok=True)
+
+
+def _frames(file: _File, recipe: Recipe) -> Iterator[tuple[int, bytes]]:
+    """Reads the encoded images of a file's frames, each with its place there."""
+    source, places = file.source, features.places(file.source.index)
+    for number in np.flatnonzero(source.index.columns["shard"] == file.shard).tolist():
+        episode = indices.read(
+            source.directory, source.index, source.spec, number, recipe.step_penalty, recipe.cache
+        )
+        yield from enumerate(episode.images[file.camera], int(places[number]))
+
+
+def _check_finite(found: np.ndarray, file: _File) -> None:
+    if not np.isfinite(found).all():
+        raise UserError(
+            f"{file.source.name}: features of camera {file.camera!r} are not finite in float16; let the "
+            "encoder give smaller ones, or set config.data.cache_features to False."
+        )
+
+
+def _decoded(frame: np.ndarray, image: bytes) -> bool:
+    """Decodes an image into `frame`; returns whether that was possible."""
+    try:
+        decode_into(frame, image)
+    except Exception:  # Pillow's are of many kinds; the segment that is drawn with it says where it is
+        return False
+    return True
