@@ -231,10 +231,11 @@ class Rows:
         self._instruction[row] = prepared.embedding
         start, size = number * cutting.stride, 0
         for name, images in self._images.items():
-            frames = prepared.episode.images.get(name, ())[start : start + cutting.length]
+            own = prepared.episode.images.get(name, ())
+            frames = own[start : start + cutting.length]
             self._camera_mask[name][row] = name in prepared.episode.images
             images[row, len(frames) :] = 0
-            if isinstance(frames, np.ndarray):  # features
+            if isinstance(own, StoredFrames):
                 if len(bad := np.flatnonzero(stored.are_missing(frames))):
                     raise BadFrame(name, start + int(bad[0]))
                 images[row, : len(frames)] = frames

@@ -167,7 +167,8 @@ def _write(
                     places, encoded = zip(*part)
                     sound = np.fromiter(pool.map(_decoded, images, encoded), bool, len(part))
                     found = program(placed[file.camera], jax.device_put(images, rows))
-                    found = np.asarray(found).astype(FEATURES)[: len(part)]
+                    with np.errstate(over="ignore"):  # `_check_finite` says so
+                        found = np.asarray(found)[: len(part)].astype(FEATURES)
                     _check_finite(found[sound], file)
                     found[~sound] = features.missing(alone.shape)
                     out[list(places)] = found
