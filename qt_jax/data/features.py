@@ -58,12 +58,12 @@ def places(index: Index) -> np.ndarray:
 
     Each has room for T + 1, whether its last observation was kept or not.
     """
-    shards, frames = index.columns["shard"], index.columns["length"].astype(np.int64) + 1
-    before = np.zeros(len(frames), np.int64)
-    for shard in np.unique(shards):
-        own = np.flatnonzero(shards == shard)
-        before[own] = np.cumsum(frames[own]) - frames[own]
-    return before
+    order = np.argsort(index.columns["shard"], kind="stable")
+    shards, frames = index.columns["shard"][order], index.columns["length"][order].astype(np.int64) + 1
+    begins = np.cumsum(frames) - frames
+    found = np.empty(len(order), np.int64)
+    found[order] = begins - begins[np.searchsorted(shards, shards)]
+    return found
 
 
 def missing(shape: tuple[int, ...]) -> np.ndarray:

@@ -40,6 +40,9 @@ from qt_jax.segment import FEATURES
 
 FRAMES = 64
 """That the encoder sees at a time, on each device."""
+ABANDONED_S = 24 * 3600.0
+"""Seconds after which an unfinished file is nobody's (default of this project)."""
+_UNFINISHED = ".new"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,15 +50,17 @@ class _File:
     """The features of a camera in a shard of a dataset."""
 
     source: Source
-    shard: int
+    places: np.ndarray
+    """As `features.places` gives them."""
+    episodes: np.ndarray
+    """Those of the index that lie in the shard."""
     camera: str
     path: Path
 
     @property
     def frames(self) -> int:
         """How many frames it has room for."""
-        columns = self.source.index.columns
-        return int((columns["length"][columns["shard"] == self.shard].astype(np.int64) + 1).sum())
+        return int((self.source.index.columns["length"][self.episodes].astype(np.int64) + 1).sum())
 
 
 def add(config: Any, recipe: Recipe, ensemble: Ensemble, arrays: dict[str, np.ndarray]) -> Recipe:
@@ -86,16 +91,8 @@ def add(config: Any, recipe: Recipe, ensemble: Ensemble, arrays: dict[str, np.nd
         eyes[camera] = _parameters(alone, arrays, camera)
         keys[camera] = _key_of_encoder(config.model, eyes[camera], mixture)
 
-    def of_camera(source: Source, camera: str) -> list[_File]:
-        shards = range(len(source.directory.shards))
-        names = [_key(source, shard, camera, keys[camera]) for shard in shards]
-        return [_File(source, shard, camera, folder / f"{names[shard]}.npy") for shard in shards]
-
-    files = [
-        {camera: of_camera(source, camera) for camera in source.spec.observation.cameras}
-        for source in mixture.sources
-    ]
-    every = [file for own in files for of_shards in own.values() for file in of_shards]
+    files = [_files(source, keys, folder) for source in mixture.sources]
+    every = [file for own in files for shards in own.values() for file in shards if file.frames]
     _check_room(folder, every, alone.shape)
     _write(every, alone, eyes, recipe, max(1, config.data.read_threads))
     paths = ({camera: [str(file.path) for file in of] for camera, of in own.items()} for own in files)
@@ -120,14 +117,19 @@ def _key_of_encoder(model: Any, eye: dict, mixture: Any) -> str:
     return digest.hexdigest()
 
 
-def _key(source: Source, shard: int, camera: str, encoder_key: str) -> str:
-    """Returns a digest of all that decides a file."""
-    index, spec = source.index, source.spec
-    own = index.columns["shard"] == shard
-    episodes = [index.columns[name][own].tobytes() for name in ("place", "piece", "length")]
-    reads = [function for function in (spec.standardise, spec.pieces) if function is not None]
-    parts = index.contents[shard], episodes, code.digest(*reads), camera, encoder_key
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+def _files(source: Source, keys: dict[str, str], folder: Path) -> dict[str, list[_File]]:
+    """Returns {camera: a file each shard}, named by all that decides it; `keys` are those of the encoders."""
+    index, spec, places = source.index, source.spec, features.places(source.index)
+    reads = code.digest(*(function for function in (spec.standardise, spec.pieces) if function is not None))
+    found: dict[str, list[_File]] = {camera: [] for camera in spec.observation.cameras}
+    for shard, contents in enumerate(index.contents):
+        own = np.flatnonzero(index.columns["shard"] == shard)
+        episodes = [index.columns[name][own].tobytes() for name in ("place", "piece", "length")]
+        for camera, files in found.items():
+            parts = contents, episodes, reads, camera, keys[camera]
+            name = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+            files.append(_File(source, places, own, camera, folder / f"{name}.npy"))
+    return found
 
 
 def _check_room(folder: Path, files: Sequence[_File], shape: tuple[int, ...]) -> None:
@@ -147,6 +149,7 @@ def _write(
     files: Sequence[_File], alone: EncoderAlone, eyes: dict[str, dict], recipe: Recipe, threads: int
 ) -> None:
     """Computes and writes the files that are missing, on all devices of this process."""
+    _remove_abandoned(files)
     mesh = Mesh(np.asarray(jax.local_devices()), ("rows",))
     rows, everywhere = NamedSharding(mesh, PartitionSpec("rows")), NamedSharding(mesh, PartitionSpec())
     program = jax.jit(alone, out_shardings=rows)
@@ -181,10 +184,19 @@ def _write(
         print(f"features of frames: {told}{size_mib:,.1f} MiB in {place}", flush=True)
 
 
+def _remove_abandoned(files: Sequence[_File]) -> None:
+    """Removes what passes that were killed left, but not what another run may be writing now."""
+    for folder in {file.path.parent for file in files}:
+        for path in folder.glob(f"*{_UNFINISHED}"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < time.time() - ABANDONED_S:
+                    path.unlink()
+
+
 @contextlib.contextmanager
 def _writing(file: _File, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
     """Yields the array of a file, which has its name once all is written."""
-    new = file.path.with_name(f"{file.path.name}.{uuid.uuid4().hex}.new")
+    new = file.path.with_name(f"{file.path.name}.{uuid.uuid4().hex}{_UNFINISHED}")
     with storage.writing(storage.directory(str(file.path))):
         try:
             out = np.lib.format.open_memmap(new, "w+", FEATURES, (file.frames, *shape))
@@ -197,12 +209,12 @@ def _writing(file: _File, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
 
 def _frames(file: _File, recipe: Recipe) -> Iterator[tuple[int, bytes]]:
     """Reads the encoded images of a file's frames, each with its place there."""
-    source, places = file.source, features.places(file.source.index)
-    for number in np.flatnonzero(source.index.columns["shard"] == file.shard).tolist():
+    source = file.source
+    for number in file.episodes.tolist():
         episode = indices.read(
             source.directory, source.index, source.spec, number, recipe.step_penalty, recipe.cache
         )
-        yield from enumerate(episode.images[file.camera], int(places[number]))
+        yield from enumerate(episode.images[file.camera], int(file.places[number]))
 
 
 def _check_finite(found: np.ndarray, file: _File) -> None:
