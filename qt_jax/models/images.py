@@ -150,7 +150,7 @@ class ImageTokenizer(nnx.Module):
         """
         if images.dtype != jnp.uint8:
             return images
-        return self._encoded(images, jnp.zeros((len(images), self.instruction_dim), self.dtype))
+        return self._encoded(images, jnp.zeros((images.shape[0], self.instruction_dim), self.dtype))
 
     def _encoded(self, images: jax.Array, instruction: jax.Array) -> jax.Array:
         return _encoded(self.encoder, images, instruction, self.image_size)
@@ -182,7 +182,7 @@ class EncoderAlone:
 
     def __call__(self, params: dict, images: jax.Array) -> jax.Array:
         """Computes the features [B, h, w, C] of images uint8 [B, H, W, 3]."""
-        blank = jnp.zeros((len(images), *self._blank.shape), self._blank.dtype)
+        blank = jnp.zeros((images.shape[0], *self._blank.shape), self._blank.dtype)
         return _encoded(nnx.merge(self._graphdef, params), images, blank, self._size)
 
     @property

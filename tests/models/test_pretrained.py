@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from jax import export
 
 from qt_jax.errors import UserError
 from qt_jax.models import efficientnet, lite_weights, pretrained
@@ -244,3 +245,16 @@ def test_a_frozen_encoder_sees_the_image_alone_and_language_acts_on_what_it_give
         lambda path, x: x * ("film" not in pretrained.parameter_path(path)), params
     )
     assert np.abs(score(params, seen) - score(blind, seen)).max() > 1e-3
+
+
+def test_a_frozen_encoder_takes_as_many_images_as_an_exported_program_is_given():
+    (rows,) = export.symbolic_shape("rows")
+    ensemble = Ensemble(make_network(frozen_encoder=True))
+    params = jax.eval_shape(ensemble.init, jax.random.key(0))
+
+    def of(dtype, *shape):
+        return jax.ShapeDtypeStruct((rows, *shape), dtype)
+
+    images, mask = {"front": of(np.uint8, 16, 16, 3)}, {"front": of(bool)}
+    kept = jax.eval_shape(ensemble.encode_frame, params, images, mask, of(np.float32, 4), of(np.float32, 12))
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(kept)} == {rows}
