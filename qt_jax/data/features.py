@@ -39,7 +39,7 @@ class Features:
     where the episodes of its index begin in their files, int64 [episodes].
     """
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     files: tuple[dict[str, list[str]], ...]
     places: tuple[np.ndarray, ...]
 

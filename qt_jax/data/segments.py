@@ -201,9 +201,7 @@ class Rows:
     shape [h, w, C] of what is read in place of an image.
     """
 
-    def __init__(
-        self, layout: Layout, rows: int, buffers: Buffers, features: tuple[int, int, int] | None = None
-    ):
+    def __init__(self, layout: Layout, rows: int, buffers: Buffers, features: tuple[int, ...] | None = None):
         interface, length = layout.interface, layout.cutting.length
         observation = interface.observation
 

@@ -84,7 +84,7 @@ class MBConv(nnx.Module):
         width = inputs * expand
 
         def norm(channels):
-            return style.norm(channels, dtype=dtype, rngs=rngs)
+            return style.norm(channels, dtype, rngs)
 
         def conv(i, o, k=1, **options):
             return nnx.Conv(i, o, (k, k), use_bias=False, dtype=dtype, rngs=rngs, **options)
@@ -126,7 +126,7 @@ class EfficientNet(nnx.Module):
         self.remat = config.encoder_remat
         instruction_dim = film.told(config, instruction_dim)
         self.stem = nnx.Conv(3, self.STEM, (3, 3), strides=2, use_bias=False, dtype=dtype, rngs=rngs)
-        self.stem_norm = self.STYLE.norm(self.STEM, dtype=dtype, rngs=rngs)
+        self.stem_norm = self.STYLE.norm(self.STEM, dtype, rngs)
         self.blocks: nnx.List = nnx.List()
         channels = self.STEM
         for expand, kernel, stride, outputs, repeats in self.STAGES:
@@ -135,7 +135,7 @@ class EfficientNet(nnx.Module):
                 self.blocks.append(MBConv(*shape, self.STYLE, instruction_dim, dtype, rngs))
                 channels = outputs
         self.top = nnx.Conv(channels, self.TOP, (1, 1), use_bias=False, dtype=dtype, rngs=rngs)
-        self.top_norm = self.STYLE.norm(self.TOP, dtype=dtype, rngs=rngs)
+        self.top_norm = self.STYLE.norm(self.TOP, dtype, rngs)
         self.channels = self.TOP
 
     def __call__(self, x: jax.Array, instruction: jax.Array) -> jax.Array:
