@@ -175,7 +175,7 @@ class EncoderAlone:
         made_by = encoder(config.encoder)
         self._blank = jax.ShapeDtypeStruct((instruction_dim,), dtype)
         self._graphdef, params = nnx.split(
-            nnx.eval_shape(lambda: made_by(config, instruction_dim, dtype, nnx.Rngs(0))), nnx.Param
+            nnx.eval_shape(lambda: made_by(config, instruction_dim, dtype, nnx.Rngs(0)))
         )
         self.params = nnx.to_pure_dict(params)
         """{...: ShapeDtypeStruct}, the parameters that it takes."""
