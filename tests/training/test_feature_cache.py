@@ -140,6 +140,7 @@ def test_a_run_learns_from_features_goes_on_and_acts_on_images(dataset_path, tmp
     """It goes on without the file of its encoder, whose parameters are in the checkpoint."""
     file, config = tmp_path / "eyes.safetensors", frozen(tiny.get_config("bc"))
     config.data.path, config.workdir = dataset_path, str(tmp_path / "run")
+    config.data.cache = str(tmp_path / "cache")
     config.model.encoder_weights = str(file)
     given = {
         name: np.random.default_rng(0).normal(0, 0.1, shape).astype(np.float32)
