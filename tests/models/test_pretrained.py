@@ -72,7 +72,9 @@ STRIDE_1 = {16, 112, 320, 120, 352}
 """Widths of stages that keep their grid, of both sizes."""
 
 
-@pytest.mark.parametrize("name", LITES)
+@pytest.mark.parametrize(
+    "name", ["efficientnet_lite0", pytest.param("efficientnet_lite2", marks=pytest.mark.slow)]
+)
 def test_features_equal_a_forward_pass_by_hand(name):
     network = make_network(encoder=name, frozen_encoder=True, image_size=40)
     eyes = pretrained.load(Ensemble(network))
