@@ -41,7 +41,7 @@ def main() -> None:
         if not (Path(config.data.path) / "1.0.0").exists():
             runs.command("collect", f"{EXPERIMENT}:{name}")
         found = runs.train_and_evaluate(f"{EXPERIMENT}:{name}", Path(config.workdir))
-        success = {task: _episodes(row) for task, row in found["tasks"].items()}
+        success = {task: runs.episodes(row) for task, row in found["tasks"].items()}
         facts = {"training_minutes": found["training_minutes"], "device": runs.MACHINE}
         facts |= {"experiment": EXPERIMENT, "commit": commit}
         results.add(given.output, {"run": run, "success": success} | facts)
@@ -50,12 +50,6 @@ def main() -> None:
 def _row(name: str) -> str:
     method, recipe, seed = name.split(",")
     return f"{method},{recipe} from images,{seed}"
-
-
-def _episodes(row: dict) -> list[bool]:
-    """Returns the outcomes of a task's episodes, successes first: evaluation.json has only their share."""
-    good = round(row["success"] * row["episodes"])
-    return [True] * good + [False] * (row["episodes"] - good)
 
 
 if __name__ == "__main__":

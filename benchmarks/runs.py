@@ -48,5 +48,11 @@ def train_and_evaluate(config: str, workdir: Path, *overrides: str) -> dict[str,
     }
 
 
+def episodes(task: dict[str, Any]) -> list[bool]:
+    """Returns the outcomes of a task's episodes, successes first: evaluation.json has only their share."""
+    good = round(task["success"] * task["episodes"])
+    return [True] * good + [False] * (task["episodes"] - good)
+
+
 def write(path: Path, **content: Any) -> None:
     path.write_text(json.dumps({"machine": MACHINE, **content}, indent=1) + "\n")

@@ -4,7 +4,8 @@
 
 An encoder is a Flax NNX module with `channels`, from images [B, H, W, 3] in [-1, 1] and embedded instructions
 [B, E] to features [B, h, w, channels]. It must not use batch statistics: they break sharding and the cache of
-a control step.
+a control step. A class method `pretrained(config)` may return the parameters that it begins with, by path,
+such as "convolutions/0/kernel" (docs/eyes.md).
 """
 
 import jax

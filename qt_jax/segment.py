@@ -22,7 +22,8 @@ class Segment:
     last record of an episode holds only o_T: `is_last` is True there, and `is_terminal` says whether the
     episode terminated (bootstrap 0) or was truncated (bootstrap from o_T).
 
-    images:       {camera: uint8 [B, S, H, W, 3]}; empty in state-only mode
+    images:       {camera: uint8 [B, S, H, W, 3]}; empty in state-only mode; or what a frozen encoder made of
+                  them, {camera: float [B, S, h, w, C]}
     camera_mask:  {camera: bool [B]}, cameras that the dataset has; the images of others are zeros
     state:        float32 [B, S, state_dim], normalised; zeros beyond what the dataset has
     instruction:  float32 [B, E], the text embedding of the instruction
@@ -72,8 +73,17 @@ class Segment:
         return jnp.arange(max_bins) < jnp.maximum(self.bins, 1)[..., None]
 
 
-def segment_struct(interface: Interface, batch: int, steps: int) -> Segment:
-    """Returns the shapes and dtypes of a batch, for programs that are compiled before data is there."""
+FEATURES = np.float16
+"""Of features that are kept on disk."""
+
+
+def segment_struct(
+    interface: Interface, batch: int, steps: int, features: tuple[int, ...] | None = None
+) -> Segment:
+    """Returns the shapes and dtypes of a batch, for programs that are compiled before data is there.
+
+    Where there are `features`, they are the shape [h, w, C] of what is there in place of an image.
+    """
     action, observation = interface.decision, interface.observation
 
     def of(dtype, *rest):
@@ -83,8 +93,9 @@ def segment_struct(interface: Interface, batch: int, steps: int) -> Segment:
         return jax.ShapeDtypeStruct((batch, *rest), dtype)
 
     flag, number = of(np.bool_), of(np.float32)
+    frame = of(FEATURES, *features) if features else of(np.uint8, *observation.image_size, 3)
     return Segment(
-        images={name: of(np.uint8, *observation.image_size, 3) for name in observation.cameras},
+        images={name: frame for name in observation.cameras},
         camera_mask={name: whole(np.bool_) for name in observation.cameras},
         state=of(np.float32, observation.state_dim),
         instruction=whole(np.float32, interface.instruction_dim),

@@ -23,6 +23,7 @@ from qt_jax.data import index as indices
 from qt_jax.data.buffers import Buffers
 from qt_jax.data.episode_cache import EpisodeCache
 from qt_jax.data.episodes import Episode
+from qt_jax.data.features import Features
 from qt_jax.data.mixture import Mixture
 from qt_jax.data.order import Draw, Group, Order, Reader
 from qt_jax.data.segments import BadFrame, Cutting, Layout, Prepared, Rows, prepare
@@ -54,6 +55,8 @@ class Recipe:
     max_skipped: int
     state_statistics: dict[str, Statistics]
     """{source: statistics of its state}: the data's own, or those of the run that this one starts from."""
+    features: Features | None = None
+    """What is read in place of images."""
 
     def layout(self, source: int) -> Layout:
         """Returns the layout of the dataset of this number."""
@@ -89,7 +92,8 @@ class SegmentReader:
     def batch(self, draws: Sequence[Draw]) -> tuple[Segment, np.ndarray]:
         """Returns a batch of one row a draw, and the frames that did not decode, packed by `skips.pack`."""
         damaged: list[DamagedFrame] = []
-        rows = Rows(self._layouts[0], len(draws), self._buffers)
+        features = self._recipe.features
+        rows = Rows(self._layouts[0], len(draws), self._buffers, features.shape if features else None)
         filled = [self._fill(rows, row, draw, damaged) for row, draw in enumerate(draws)]
         with self._lock:
             self.traffic = sum(filled, self.traffic)
@@ -148,6 +152,8 @@ class SegmentReader:
         )
         with self._lock:
             self.traffic.read += int(source.index.columns["size"][draw.episode])
+        if recipe.features is not None:
+            episode = recipe.features.put(draw.source, source.index, draw.episode, episode)
         return self._prepared(draw.source, episode)
 
     def _prepared(self, source: int, episode: Episode) -> Prepared:

@@ -8,12 +8,14 @@ import functools
 import numpy as np
 
 from qt_jax import discretization
+from qt_jax.data import features as stored
+from qt_jax.data import images as encoded
 from qt_jax.data.buffers import Buffers
 from qt_jax.data.episodes import Episode, monte_carlo_returns
-from qt_jax.data.images import fill, nbytes
+from qt_jax.data.features import StoredFrames
 from qt_jax.data.video import BadImage, Traffic
 from qt_jax.errors import UserError, require_one_of
-from qt_jax.segment import Segment, segment_struct
+from qt_jax.segment import FEATURES, Segment, segment_struct
 from qt_jax.specs import ActionSpec, Interface
 from qt_jax.statistics import Statistics
 
@@ -112,13 +114,17 @@ class Prepared:
     def nbytes(self) -> int:
         """Bytes of memory, about."""
         episode = self.episode
-        frames = sum(map(nbytes, episode.images.values()))
+        frames = sum(
+            encoded.nbytes(frames)
+            for frames in episode.images.values()
+            if not isinstance(frames, StoredFrames)
+        )
         arrays = (episode.state, episode.actions, episode.rewards, self.table)
         return frames + sum(array.nbytes for array in arrays) + 4096
 
 
 class BadFrame(Exception):
-    """An image of a segment does not decode. step: the episode's."""
+    """An image of a segment does not decode, now or when its features were computed. step: the episode's."""
 
     def __init__(self, camera: str, step: int):
         super().__init__(f"step {step}: image {camera!r} does not decode")
@@ -191,15 +197,21 @@ def _decisions(episode: Episode, layout: Layout) -> tuple[np.ndarray, np.ndarray
 class Rows:
     """A batch that is filled row by row.
 
-    layout: of any of its datasets, since the network's part is the same; rows: number of rows B.
+    layout: of any of its datasets, since the network's part is the same; rows: number of rows B; features:
+    shape [h, w, C] of what is read in place of an image.
     """
 
-    def __init__(self, layout: Layout, rows: int, buffers: Buffers):
+    def __init__(self, layout: Layout, rows: int, buffers: Buffers, features: tuple[int, ...] | None = None):
         interface, length = layout.interface, layout.cutting.length
         observation = interface.observation
-        self._images = {
-            camera: buffers.take((rows, length, *observation.image_size, 3)) for camera in observation.cameras
-        }
+
+        def frames() -> np.ndarray:
+            if features is None:
+                return buffers.take((rows, length, *observation.image_size, 3))
+            size = np.dtype(FEATURES).itemsize
+            return buffers.take((rows, length, *features[:-1], features[-1] * size)).view(FEATURES)
+
+        self._images = {camera: frames() for camera in observation.cameras}
         self._camera_mask = {camera: np.zeros(rows, bool) for camera in observation.cameras}
         self._instruction = np.zeros((rows, interface.instruction_dim), np.float32)
         self._table = np.zeros(rows, table_dtype(interface, length))
@@ -207,7 +219,7 @@ class Rows:
     def fill(self, row: int, prepared: Prepared, number: int, cutting: Cutting) -> Traffic:
         """Puts cut `number` of an episode into a row, and decodes each of its frames once, in place.
 
-        Returns the bytes of the encoded frames, and those that were read for them.
+        Returns the bytes of the encoded frames, or of their features, and those that were read for them.
 
         Raises:
             BadFrame: if an image does not decode; fill the row again, or leave it out.
@@ -217,8 +229,10 @@ class Rows:
         self._instruction[row] = prepared.embedding
         start, total = number * cutting.stride, Traffic()
         for name, images in self._images.items():
-            frames = prepared.episode.images.get(name, ())[start : start + cutting.length]
+            own = prepared.episode.images.get(name, ())
+            frames = own[start : start + cutting.length]
             self._camera_mask[name][row] = name in prepared.episode.images
+            fill = stored.fill if isinstance(own, StoredFrames) else encoded.fill
             try:
                 total += fill(images[row], frames)
             except BadImage as error:

@@ -20,6 +20,7 @@ import qt_jax
 from qt_jax import text
 from qt_jax.errors import UserError
 from qt_jax.export import agreement, checkpoint_policy
+from qt_jax.models.network import parameter_path
 from qt_jax.policy import artefact
 from qt_jax.policy.folder import INSTRUCTIONS, POLICY, SCHEMA, seal
 from qt_jax.policy.jax_policy import Policy
@@ -156,16 +157,12 @@ def _compare(written: artefact.Artefact, params: dict, made: checkpoint_policy.P
 def flattened(params: dict) -> dict[str, np.ndarray]:
     """Returns {path, joined by slashes: array}, as safetensors holds them."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {_name(path): np.asarray(leaf) for path, leaf in leaves}
-
-
-def _name(path: Any) -> str:
-    return "/".join(str(entry.key) for entry in path)
+    return {parameter_path(path): np.asarray(leaf) for path, leaf in leaves}
 
 
 def unflattened(flat: dict[str, Any], like: Any) -> Any:
     """Returns a tree of `like`'s structure; undoes `flattened`."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: flat[_name(path)], like)
+    return jax.tree_util.tree_map_with_path(lambda path, _: flat[parameter_path(path)], like)
 
 
 def _programs(

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from qt_jax.models.network import Network
+from qt_jax.models.q_transformer import in_steps
 from qt_jax.segment import Segment
 from qt_jax.specs import Interface
 
@@ -63,6 +64,19 @@ class Ensemble:
     def init(self, key: jax.Array) -> dict:
         """Returns fresh parameters, each network's by a key of its own; the same key gives the same bits."""
         return self.each(self.network.init, self.keys(key))
+
+    def seen(self, params: dict, segment: Segment) -> Segment:
+        """Returns a segment with the features of frozen encoders in place of its images.
+
+        So they are computed once for online and target networks, which have the same. Without frozen
+        encoders it stays as it is.
+        """
+        if not self.config.frozen_encoder:
+            return segment
+        one = params if self.count == 1 else jax.tree.map(lambda x: x[0], params)
+        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), segment.images)
+        features = self.network.frozen_features(one, flat)
+        return dataclasses.replace(segment, images=jax.tree.map(lambda x: in_steps(x, segment), features))
 
     def score(self, params: dict, segment: Segment) -> jax.Array:
         """Computes each network's logits without dropout, float32 [K, B, S, D, N, A]; see `Network.score`."""

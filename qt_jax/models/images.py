@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import jax
@@ -10,38 +9,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from qt_jax import plugins, preprocess
-from qt_jax.models import depthwise
+from qt_jax.models import film
+from qt_jax.models.efficientnet import EfficientNetB3, EfficientNetLite0, EfficientNetLite2
+from qt_jax.models.film import Film
 from qt_jax.models.placement import by_row
-from qt_jax.models.remat import rematerialised
-
-
-def _groups(channels: int) -> int:
-    return math.gcd(channels, 8)
-
-
-def _call(block: nnx.Module, x: jax.Array, instruction: jax.Array, remat: str) -> jax.Array:
-    graphdef, params = nnx.split(block)
-
-    def apply(params, x, instruction):
-        return by_row(nnx.merge(graphdef, params)(x, instruction))
-
-    return rematerialised(apply, remat)(params, x, instruction)
-
-
-class Film(nnx.Module):
-    """x * (1 + gamma) + beta, gamma and beta from the instruction (FiLM, Perez et al. 2018).
-
-    It starts as the identity, as in RT-1.
-    """
-
-    def __init__(self, instruction_dim: int, channels: int, dtype, rngs: nnx.Rngs):
-        zeros = nnx.initializers.zeros
-        self.project = nnx.Linear(instruction_dim, 2 * channels, kernel_init=zeros, dtype=dtype, rngs=rngs)
-
-    def __call__(self, x: jax.Array, instruction: jax.Array) -> jax.Array:
-        """Modulates features [B, H, W, C] by the instruction [B, E]."""
-        gamma, beta = jnp.split(self.project(instruction)[:, None, None, :], 2, axis=-1)
-        return x * (1 + gamma) + beta
 
 
 class ResidualBlock(nnx.Module):
@@ -53,12 +24,13 @@ class ResidualBlock(nnx.Module):
     def __init__(self, channels: int, instruction_dim: int, dtype, rngs: nnx.Rngs):
         self.norm = nnx.LayerNorm(channels, dtype=dtype, rngs=rngs)
         self.conv = nnx.Conv(channels, channels, (3, 3), dtype=dtype, rngs=rngs)
-        self.film = Film(instruction_dim, channels, dtype, rngs)
+        self.film = Film(instruction_dim, channels, dtype, rngs) if instruction_dim else None
         self.out = nnx.Conv(channels, channels, (1, 1), dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, instruction: jax.Array) -> jax.Array:
         """[B, H, W, C] and the instruction [B, E] -> [B, H, W, C]."""
-        return x + self.out(jax.nn.gelu(self.film(self.conv(self.norm(x)), instruction)))
+        y = self.conv(self.norm(x))
+        return x + self.out(jax.nn.gelu(self.film(y, instruction) if self.film else y))
 
 
 class PatchEncoder(nnx.Module):
@@ -69,6 +41,7 @@ class PatchEncoder(nnx.Module):
 
     def __init__(self, config, instruction_dim: int, dtype, rngs: nnx.Rngs):
         stages, self.remat = config.patch_stages, config.encoder_remat
+        instruction_dim = film.told(config, instruction_dim)
         self.patches = tuple(patch for patch, _, _ in stages)
         self.embed: nnx.List = nnx.List()
         self.blocks: nnx.List = nnx.List()
@@ -86,7 +59,7 @@ class PatchEncoder(nnx.Module):
         for patch, embed, blocks in zip(self.patches, self.embed, self.blocks):
             x = by_row(jax.nn.gelu(embed(_patches(x, patch))))
             for block in blocks:
-                x = _call(block, x, instruction, self.remat)
+                x = film.call(block, x, instruction, self.remat)
         return x
 
 
@@ -98,104 +71,17 @@ def _patches(x: jax.Array, size: int) -> jax.Array:
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows, columns, size * size * channels)
 
 
-class SqueezeExcite(nnx.Module):
-    """Channel gates from the spatial mean (Hu et al. 2018)."""
-
-    def __init__(self, channels: int, squeezed: int, dtype, rngs: nnx.Rngs):
-        self.reduce = nnx.Linear(channels, squeezed, dtype=dtype, rngs=rngs)
-        self.expand = nnx.Linear(squeezed, channels, dtype=dtype, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, H, W, C] -> [B, H, W, C]."""
-        gate = self.expand(jax.nn.silu(self.reduce(x.mean((1, 2)))))
-        return x * jax.nn.sigmoid(gate)[:, None, None, :]
-
-
-class MBConv(nnx.Module):
-    """EfficientNet's inverted bottleneck (Tan & Le 2019) with GroupNorm, then FiLM, as in RT-1."""
-
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        expand: int,
-        kernel: int,
-        stride: int,
-        instruction_dim: int,
-        dtype,
-        rngs: nnx.Rngs,
-    ):
-        width = inputs * expand
-
-        def norm(channels):
-            return nnx.GroupNorm(channels, num_groups=_groups(channels), dtype=dtype, rngs=rngs)
-
-        def conv(i, o, k=1, **options):
-            return nnx.Conv(i, o, (k, k), use_bias=False, dtype=dtype, rngs=rngs, **options)
-
-        each = {"strides": stride, "feature_group_count": width, "conv_general_dilated": depthwise.convolve}
-        self.expand = nnx.List([conv(inputs, width), norm(width)] if expand > 1 else [])
-        self.depthwise, self.depthwise_norm = conv(width, width, kernel, **each), norm(width)
-        self.squeeze_excite = SqueezeExcite(width, max(1, inputs // 4), dtype, rngs)
-        self.project, self.project_norm = conv(width, outputs), norm(outputs)
-        self.film = Film(instruction_dim, outputs, dtype, rngs)
-        self.residual = inputs == outputs and stride == 1
-
-    def __call__(self, x: jax.Array, instruction: jax.Array) -> jax.Array:
-        """[B, H, W, inputs] and the instruction [B, E] -> [B, H/stride, W/stride, outputs]."""
-        y = x
-        if len(self.expand):
-            conv, norm = self.expand
-            y = jax.nn.silu(norm(conv(y)))
-        y = self.squeeze_excite(jax.nn.silu(self.depthwise_norm(self.depthwise(y))))
-        y = self.project_norm(self.project(y))
-        return self.film(x + y if self.residual else y, instruction)
-
-
-class EfficientNetB3(nnx.Module):
-    """EfficientNet-B3 (Tan & Le 2019: width x1.2, depth x1.4) with FiLM after each block.
-
-    GroupNorm replaces BatchNorm.
-    """
-
-    STAGES = (  # expand, kernel, stride, channels, repeats: B0's table scaled to B3
-        (1, 3, 1, 24, 2),
-        (6, 3, 2, 32, 3),
-        (6, 5, 2, 48, 3),
-        (6, 3, 2, 96, 5),
-        (6, 5, 1, 136, 5),
-        (6, 5, 2, 232, 6),
-        (6, 3, 1, 384, 2),
-    )
-
-    def __init__(self, config, instruction_dim: int, dtype, rngs: nnx.Rngs):
-        self.remat = config.encoder_remat
-        self.stem = nnx.Conv(3, 40, (3, 3), strides=2, use_bias=False, dtype=dtype, rngs=rngs)
-        self.stem_norm = nnx.GroupNorm(40, num_groups=8, dtype=dtype, rngs=rngs)
-        self.blocks: nnx.List = nnx.List()
-        channels = 40
-        for expand, kernel, stride, outputs, repeats in self.STAGES:
-            for i in range(repeats):
-                shape = channels, outputs, expand, kernel, stride if i == 0 else 1
-                self.blocks.append(MBConv(*shape, instruction_dim, dtype, rngs))
-                channels = outputs
-        self.top = nnx.Conv(channels, 1536, (1, 1), use_bias=False, dtype=dtype, rngs=rngs)
-        self.top_norm = nnx.GroupNorm(1536, num_groups=8, dtype=dtype, rngs=rngs)
-        self.channels = 1536
-
-    def __call__(self, x: jax.Array, instruction: jax.Array) -> jax.Array:
-        """See `ENCODERS`."""
-        x = jax.nn.silu(self.stem_norm(self.stem(x)))
-        for block in self.blocks:
-            x = _call(block, x, instruction, self.remat)
-        return jax.nn.silu(self.top_norm(self.top(x)))
-
-
-ENCODERS = {"patch": PatchEncoder, "efficientnet_b3": EfficientNetB3}
+ENCODERS = {
+    "patch": PatchEncoder,
+    "efficientnet_b3": EfficientNetB3,
+    "efficientnet_lite0": EfficientNetLite0,
+    "efficientnet_lite2": EfficientNetLite2,
+}
 """{`config.model.encoder`: class}, each made of (config.model, instruction_dim, dtype, rngs).
 
 An encoder has `channels`, and turns images [B, H, W, 3] in [-1, 1] and instructions [B, E] into features
-[B, h, w, channels].
+[B, h, w, channels]. A frozen one (`config.model.frozen_encoder`) gets instructions of zeros. It may have
+`pretrained` (see models/pretrained.py).
 """
 
 
@@ -227,11 +113,14 @@ class TokenLearner(nnx.Module):
 
 
 class ImageTokenizer(nnx.Module):
-    """An image encoder and TokenLearner: what makes tokens of one camera."""
+    """An image encoder and TokenLearner: what makes tokens of one camera.
+
+    A frozen encoder sees no instruction: FiLM is on its features.
+    """
 
     def __init__(self, config, instruction_dim: int, width: int, dtype, rngs: nnx.Rngs):
         self.image_size = (config.image_size, config.image_size)
-        self.dtype = dtype
+        self.dtype, self.instruction_dim = dtype, instruction_dim
         self.encoder = encoder(config.encoder)(config, instruction_dim, dtype, rngs)
         channels = self.encoder.channels
         image = jax.ShapeDtypeStruct((1, *self.image_size, 3), jnp.float32)
@@ -240,9 +129,64 @@ class ImageTokenizer(nnx.Module):
         self.position = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), grid))
         self.token_learner = TokenLearner(channels, config.image_tokens, dtype, rngs)
         self.project = nnx.Linear(channels, width, dtype=dtype, rngs=rngs)
+        self.film = Film(instruction_dim, channels, dtype, rngs) if config.frozen_encoder else None
 
     def __call__(self, images: jax.Array, instruction: jax.Array) -> jax.Array:
-        """Images uint8 [B, H, W, 3] and the instruction [B, E] -> [B, tokens, width]."""
-        x = preprocess.images_to_float(images, self.image_size).astype(self.dtype)
-        features = self.encoder(x, instruction.astype(self.dtype))
+        """Images uint8 [B, H, W, 3] and the instruction [B, E] -> [B, tokens, width].
+
+        Of a frozen encoder also its features [B, h, w, C] in place of images.
+        """
+        instruction = instruction.astype(self.dtype)
+        if self.film is None:
+            features = self._encoded(images, instruction)
+        else:
+            features = self.film(self.frozen_features(images).astype(self.dtype), instruction)
         return by_row(self.project(self.token_learner(features + self.position[...].astype(self.dtype))))
+
+    def frozen_features(self, images: jax.Array) -> jax.Array:
+        """Images uint8 [B, H, W, 3] -> what a frozen encoder makes of them [B, h, w, C].
+
+        Features stay as they are.
+        """
+        if images.dtype != jnp.uint8:
+            return images
+        return self._encoded(images, jnp.zeros((images.shape[0], self.instruction_dim), self.dtype))
+
+    def _encoded(self, images: jax.Array, instruction: jax.Array) -> jax.Array:
+        return _encoded(self.encoder, images, instruction, self.image_size)
+
+
+def _encoded(encoder: Any, images: jax.Array, instruction: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Images uint8 [B, H, W, 3] of any size -> features [B, h, w, C], in the instruction's dtype."""
+    return encoder(preprocess.images_to_float(images, size).astype(instruction.dtype), instruction)
+
+
+class EncoderAlone:
+    """An image encoder as a function of its parameters, told no instruction: what a frozen one computes.
+
+    Args:
+        config: the experiment's `config.model`.
+        instruction_dim: length of an instruction, of which the encoder gets zeros.
+
+    """
+
+    def __init__(self, config: Any, instruction_dim: int):
+        self._size, dtype = (config.image_size, config.image_size), jnp.dtype(config.dtype)
+        made_by = encoder(config.encoder)
+        self._blank = jax.ShapeDtypeStruct((instruction_dim,), dtype)
+        self._graphdef, params = nnx.split(
+            nnx.eval_shape(lambda: made_by(config, instruction_dim, dtype, nnx.Rngs(0)))
+        )
+        self.params = nnx.to_pure_dict(params)
+        """{...: ShapeDtypeStruct}, the parameters that it takes."""
+
+    def __call__(self, params: dict, images: jax.Array) -> jax.Array:
+        """Computes the features [B, h, w, C] of images uint8 [B, H, W, 3]."""
+        blank = jnp.zeros((images.shape[0], *self._blank.shape), self._blank.dtype)
+        return _encoded(nnx.merge(self._graphdef, params), images, blank, self._size)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(h, w, C)."""
+        image = jax.ShapeDtypeStruct((1, *self._size, 3), jnp.uint8)
+        return jax.eval_shape(self, self.params, image).shape[1:]

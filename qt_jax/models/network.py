@@ -75,6 +75,10 @@ class Network:
         """Returns fresh parameters; the same key gives the same bits."""
         return self._fresh(key)
 
+    def frozen_features(self, params: dict, images: dict) -> dict:
+        """Computes what frozen encoders make of frames; see `QTransformer.frozen_features`."""
+        return nnx.merge(self.graphdef, params).frozen_features(images)
+
     def score(self, params: dict, segment: Segment, dropout_key: jax.Array | None = None) -> jax.Array:
         """Computes logits; see `QTransformer.score`. Without a key there is no dropout."""
         rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
@@ -116,6 +120,14 @@ class Network:
     def rank(self, params: dict, *inputs: Any) -> tuple[jax.Array, jax.Array]:
         """Decodes actions; see `decoding.rank`."""
         return decoding.rank(nnx.merge(self.graphdef, params), *inputs)
+
+
+def parameter_path(path: tuple[Any, ...]) -> str:
+    """Joins the dict keys of a path, as in `transformer/blocks/query/kernel`.
+
+    The other keys are left out, so that an optimiser's moment has the path of its parameter.
+    """
+    return "/".join(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
 
 
 def parameter_count(params: dict) -> int:

@@ -36,7 +36,12 @@ def choices() -> dict[str, tuple[str, ...]]:
 def laptop() -> ml_collections.ConfigDict:
     """Returns the settings of laptop size (default of this project)."""
     config = ml_collections.ConfigDict()
-    config.encoder = "patch"  # of images: or "efficientnet_b3", or "module:Class" of yours
+    # of images: or "efficientnet_b3", "efficientnet_lite0" or "efficientnet_lite2" (pretrained), or
+    # "module:Class" of yours
+    config.encoder = "patch"
+    # a safetensors file of the encoder's parameters; empty: its own, if it is pretrained, or random ones
+    config.encoder_weights = ""
+    config.frozen_encoder = False  # it stays as it is; language then acts on its features alone
     config.patch_stages = ((8, 64, 0), (2, 96, 2))  # (patch, width, depth) of each stage of "patch"
     config.image_size = 64  # to which the encoder resizes
     config.image_tokens = 8  # of each camera and frame (TokenLearner)
@@ -165,7 +170,7 @@ class QTransformer(nnx.Module):
         """Computes what is kept of M frames.
 
         Args:
-            images: {camera: uint8 [M, H, W, 3]}.
+            images: {camera: uint8 [M, H, W, 3]}, or the `frozen_features` of them.
             camera_mask: {camera: bool [M]}; of an absent camera only the tokens' positions are left.
             state: [M, state_dim], normalised.
             instruction: [M, E].
@@ -196,6 +201,10 @@ class QTransformer(nnx.Module):
         timestep = self._timestep(step)
         cache = self.transformer.frame_cache(by_row(joined + timestep[:, None]), rngs, entropies)
         return {"frame": cache, "timestep": timestep}
+
+    def frozen_features(self, images: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Computes what frozen encoders make of {camera: uint8 [M, H, W, 3]}: {camera: [M, h, w, C]}."""
+        return {name: self.cameras[name].frozen_features(frames) for name, frames in images.items()}
 
     def score(
         self, segment: Segment, rngs: nnx.Rngs | None = None, entropies: list[jax.Array] | None = None

@@ -63,6 +63,8 @@ def default_config(
     natural = {kind: config_dict.placeholder(float) for kind in KINDS}
     config.data.balance = ml_collections.ConfigDict(natural)  # share of a dataset's segments; None: natural
     config.data.shuffle_episodes = 512  # whose segments are shuffled together, over all hosts
+    # a frozen encoder's features of each frame are computed once, into data.cache (float16): no step runs it
+    config.data.cache_features = False
     config.data.memory_mib = 1024  # of encoded episodes, kept by all reading processes of a host together
     config.data.read_threads = 4  # that read and decode, in each process
     config.data.workers = 0  # processes that read and decode; 0: the training process does
@@ -78,6 +80,7 @@ def default_config(
     config.optimizer.learning_rate = 3e-4  # the highest (AdamW); may be lowered when a run continues
     config.optimizer.warmup_steps = 200  # linear
     config.optimizer.final_learning_rate = 0.1  # share of learning_rate at the last step (cosine)
+    config.optimizer.encoder_learning_rate = 1.0  # of the image encoder, as a share; its FiLM has the whole
     config.optimizer.weight_decay = 1e-4  # of matrices alone
     config.optimizer.clip_norm = 1.0  # of the gradient
     config.mesh = mesh.get_config()
@@ -140,7 +143,7 @@ def validate(config: Any, devices: int) -> None:
     ):
         require(config.model[key] > 0, f"model.{key}", "a positive number")
     require(0 <= config.model.execute <= config.model.chunk, "model.execute", "0 to config.model.chunk")
-    for key in ("learning_rate", "final_learning_rate", "weight_decay"):
+    for key in ("learning_rate", "final_learning_rate", "encoder_learning_rate", "weight_decay"):
         require(0 <= config.optimizer[key] < math.inf, f"optimizer.{key}", "0 or more")
     require(config.optimizer.clip_norm > 0, "optimizer.clip_norm", "a positive norm")
     require(0 <= config.optimizer.warmup_steps < 2**31, "optimizer.warmup_steps", "0 or more, below 2**31")
@@ -204,5 +207,50 @@ def validate(config: Any, devices: int) -> None:
             require(0 < config.agent.target_rate <= 1, "agent.target_rate", "a number in (0, 1]")
         agent.check(config, require)
 
+    problems += _of_eyes(config)
+
     if problems:
         raise UserError("Bad config: " + "; ".join(problems) + ".")
+
+
+def _of_eyes(config: Any) -> list[str]:
+    """Returns what is wrong with the settings of a pretrained or frozen encoder."""
+    model, init_from, problems = config.model, config.train.init_from, []
+    if model.encoder_weights and init_from:
+        problems.append(
+            f"config.model.encoder_weights is {model.encoder_weights!r} and config.train.init_from "
+            f"{init_from!r}: both give the encoder's parameters; leave one of them empty"
+        )
+    if model.frozen_encoder:
+        if not (model.encoder_weights or init_from or _is_pretrained(model.encoder)):
+            problems.append(
+                f"config.model.frozen_encoder is True and {model.encoder!r} starts at random; give "
+                "config.model.encoder_weights or config.train.init_from, or take efficientnet_lite0"
+            )
+        if model.networks > 1 and init_from:
+            problems.append(
+                f"config.model.frozen_encoder needs the same encoder in all {model.networks} networks; give "
+                "config.model.encoder_weights in place of config.train.init_from"
+            )
+        if config.optimizer.encoder_learning_rate != 1:
+            problems.append(
+                f"config.optimizer.encoder_learning_rate is {config.optimizer.encoder_learning_rate:g} of a "
+                "frozen encoder; expected 1, or config.model.frozen_encoder=False"
+            )
+    if config.data.cache_features:
+        if not model.frozen_encoder:
+            problems.append("config.data.cache_features needs config.model.frozen_encoder=True")
+        if used := [name for name, value in config.data.augment.items() if value]:
+            problems.append(
+                f"config.data.cache_features needs images as they are stored; set {used} of "
+                "config.data.augment to 0"
+            )
+    return problems
+
+
+def _is_pretrained(name: str) -> bool:
+    """Returns whether the encoder brings its parameters; True of an unknown one, which is named elsewhere."""
+    try:
+        return hasattr(images.encoder(name), "pretrained")
+    except UserError:
+        return True

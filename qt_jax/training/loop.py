@@ -10,15 +10,29 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 
 from qt_jax import agents, storage
 from qt_jax.data import loader
 from qt_jax.data.tables import Entry
 from qt_jax.errors import Preempted
+from qt_jax.models import pretrained
 from qt_jax.models.ensemble import Ensemble
 from qt_jax.models.network import parameter_count
-from qt_jax.training import checkpoints, chips, mesh, metrics, program, provenance, setup, sharding, tracking
+from qt_jax.models.pretrained import Pretrained
+from qt_jax.training import (
+    checkpoints,
+    chips,
+    feature_cache,
+    mesh,
+    metrics,
+    program,
+    provenance,
+    setup,
+    sharding,
+    tracking,
+)
 from qt_jax.training.config import validate
 from qt_jax.training.lock import take as take_lock
 from qt_jax.training.peers import Peers, meet
@@ -58,10 +72,14 @@ def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
         checkpointer = _closed(closing, checkpoints.Checkpointer(config.workdir, config.train))
         if config.train.init_from and checkpointer.latest_step is None:
             checkpoints.check_origin(config.train.init_from, ensemble)
+        eyes = _eyes(config, ensemble, checkpointer)
         born = metrics.first_start(config.workdir)
         provenance.record(config, changes)
         tracker = tracking.Tracker(config, born) if config.train.wandb and jax.process_index() == 0 else None
 
+        if config.data.cache_features:
+            peers.doing = "computing features"
+            recipe = feature_cache.add(config, recipe, ensemble, _encoders(config, ensemble, eyes))
         iterator = loader.TrainingIterator(
             recipe,
             batch_size=batch_size,
@@ -78,7 +96,7 @@ def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
 
         productive_s = 0.0
         if checkpointer.latest_step is None:
-            state = _initial_state(config, ensemble, compiled)
+            state = _initial_state(config, ensemble, compiled, eyes)
         else:
             state, position, clock = checkpointer.restore(compiled.with_settings(config))
             iterator.set_state(position)
@@ -215,11 +233,34 @@ def _announce(
     program.check_memory(parts, jax.local_devices()[0])
 
 
-def _initial_state(config: Any, ensemble: Ensemble, compiled: program.Program) -> TrainState:
+def _eyes(config: Any, ensemble: Ensemble, checkpointer: checkpoints.Checkpointer) -> Pretrained | None:
+    """Reads what the image encoders of a fresh run start from; None: random, or another run's parameters."""
+    if checkpointer.latest_step is not None or config.train.init_from:
+        return None
+    found = pretrained.load(ensemble)
+    if found is not None:
+        _print(found.report)
+    return found
+
+
+def _encoders(config: Any, ensemble: Ensemble, eyes: Pretrained | None) -> dict[str, np.ndarray]:
+    """Returns the parameters of one network's frozen encoders, {path: array}."""
+    if eyes is not None:
+        return eyes.arrays
+    origin = config.workdir if checkpoints.exists(config.workdir) else config.train.init_from
+    return pretrained.of_encoders(checkpoints.load_params(origin)[0], ensemble.count)
+
+
+def _initial_state(
+    config: Any, ensemble: Ensemble, compiled: program.Program, eyes: Pretrained | None
+) -> TrainState:
     state = compiled.init(config)
-    if not config.train.init_from:
+    if config.train.init_from:
+        params, _, step = checkpoints.load_params(config.train.init_from, like=compiled.state.params)
+        _print(f"parameters from {config.train.init_from}, step {step}")
+    elif eyes is not None:
+        params = eyes.put(state.params, ensemble.count)
+    else:
         return state
-    params, _, step = checkpoints.load_params(config.train.init_from, like=compiled.state.params)
-    _print(f"parameters from {config.train.init_from}, step {step}")
     target = jax.tree.map(lambda x: x.copy(), params) if state.target_params else {}
     return dataclasses.replace(state, params=params, target_params=target)

@@ -16,6 +16,7 @@ import ml_collections
 from qt_jax import agents
 from qt_jax.errors import UserError
 from qt_jax.models.ensemble import Ensemble
+from qt_jax.models.images import EncoderAlone
 from qt_jax.segment import Segment, segment_struct
 from qt_jax.training import mesh, sharding, traced
 from qt_jax.training.state import init_state, train_step
@@ -74,7 +75,10 @@ def build(config: Any, ensemble: Ensemble, device_mesh: jax.sharding.Mesh) -> Pr
 
     shapes = jax.eval_shape(begin, _settings(config))
     state = sharding.abstract(shapes, sharding.of_state(device_mesh, shapes, ensemble.count))
-    batch = segment_struct(ensemble.interface, config.data.batch_size, config.data.segment_length)
+    interface = ensemble.interface
+    encoder = EncoderAlone(config.model, interface.instruction_dim) if config.data.cache_features else None
+    features = encoder.shape if encoder else None
+    batch = segment_struct(interface, config.data.batch_size, config.data.segment_length, features)
     split = mesh.batch_sharding(device_mesh)
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split), batch)
     with jax.set_mesh(device_mesh):
@@ -86,7 +90,8 @@ def step_flops(config: Any, ensemble: Ensemble, state: Any, batch: Segment) -> f
     """Counts the FLOPs of a step over the whole batch as the method needs them, whatever is recomputed.
 
     3F (online, forward and backward), and 1F more with a target network. F is one forward pass, counted in
-    the program before optimisation with its layers unrolled, because a loop's body would count once.
+    the program before optimisation with its layers unrolled, because a loop's body would count once. Frozen
+    encoders pass forward once, whatever the rest does.
     """
     plain = ml_collections.ConfigDict(ensemble.config)
     plain.scan_layers, plain.remat, plain.encoder_remat = False, "none", "none"
@@ -95,8 +100,16 @@ def step_flops(config: Any, ensemble: Ensemble, state: Any, batch: Segment) -> f
     def shapes(tree):
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
-    costs: Any = jax.jit(unrolled.score).lower(shapes(state.params), shapes(batch)).cost_analysis()
-    return (3 if agents.get(config.agent.name).targets is None else 4) * costs["flops"]
+    def flops(function: Callable, *inputs: Any) -> float:
+        costs: Any = jax.jit(function).lower(*inputs).cost_analysis()
+        return costs["flops"]
+
+    params, batch, seen = shapes(state.params), shapes(batch), 0.0
+    if ensemble.config.frozen_encoder and not config.data.cache_features:
+        seen = flops(unrolled.seen, params, batch)
+        batch = jax.eval_shape(unrolled.seen, params, batch)
+    passes = 3 if agents.get(config.agent.name).targets is None else 4
+    return passes * flops(unrolled.score, params, batch) + seen
 
 
 def memory(program: Program) -> dict[str, int]:

@@ -12,6 +12,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from qt_jax.models.network import parameter_path
+
 P = PartitionSpec
 RULES: tuple[tuple[str, PartitionSpec], ...] = (
     # The leading axis of the Transformer's parameters is the layer. Heads, hidden units and bins lie on
@@ -29,14 +31,6 @@ RULES: tuple[tuple[str, PartitionSpec], ...] = (
 
 SMALLEST = 1024
 """A parameter without a rule that has fewer elements is replicated: gathering costs more than keeping it."""
-
-
-def parameter_path(path: tuple[Any, ...]) -> str:
-    """Joins the dict keys of a path, as in `transformer/blocks/query/kernel`.
-
-    The other keys are left out, so that an optimiser's moment has the path of its parameter.
-    """
-    return "/".join(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
 
 
 def decide(

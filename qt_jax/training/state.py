@@ -12,6 +12,8 @@ import optax
 
 from qt_jax import agents, losses
 from qt_jax.models.ensemble import Ensemble
+from qt_jax.models.network import parameter_path
+from qt_jax.models.pretrained import in_encoder, is_new
 from qt_jax.models.watched import Watched
 from qt_jax.segment import Segment
 from qt_jax.training import traced
@@ -58,17 +60,30 @@ def learning_rate(config: Any, step: jax.Array | int) -> jax.Array:
 def make_optimizer(config: Any) -> optax.GradientTransformation:
     """Makes AdamW at `learning_rate`, with each network's gradient clipped by its global norm.
 
-    Only matrices have weight decay (`DECAYED`).
+    Only matrices have weight decay (`DECAYED`). An image encoder has a learning rate of its own, or none at
+    all if it is frozen, and then no moments either.
     """
     settings, schedule = config.optimizer, functools.partial(learning_rate, config)
 
     def decayed(params):
         return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in DECAYED, params)
 
-    return optax.chain(
+    def slower(path, update):
+        name = parameter_path(path)
+        own = in_encoder(name) and not is_new(name)
+        return update * settings.encoder_learning_rate if own else update
+
+    optimizer = optax.chain(
         _clipped(settings.clip_norm, config.model.networks),
         optax.adamw(schedule, weight_decay=settings.weight_decay, mask=decayed),
+        optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(slower, updates)),
     )
+    return optax.masked(optimizer, _trained) if config.model.frozen_encoder else optimizer
+
+
+def _trained(params: dict) -> Any:
+    """Returns which parameters are trained beside a frozen encoder."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: not in_encoder(parameter_path(path)), params)
 
 
 def _clipped(norm: jax.Array | float, networks: int) -> optax.GradientTransformation:
@@ -114,6 +129,7 @@ def train_step(
 
     def gradient(part_and_key):
         part, key = part_and_key
+        part = ensemble.seen(state.params, part)
         targets = targets_of(config, ensemble, state, part)
 
         def of_network(params, key):

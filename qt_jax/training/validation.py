@@ -42,6 +42,7 @@ def step(config: Any, ensemble: Ensemble, state: TrainState, batch: Segment) -> 
 
     """
     agent, config = agents.get(config.agent.name), traced.With(config, state.settings)
+    batch = ensemble.seen(state.params, batch)
     targets = targets_of(config, ensemble, state, batch)
 
     def of_network(params: dict) -> dict[str, losses.Sum]:

@@ -6,9 +6,10 @@ import pytest
 
 from benchmarks import claim, fleet, metaworld_states, metaworld_tries, packs, paired, results
 from benchmarks import metaworld_images as metaworld_images_runner
-from experiments import metaworld_benchmark, metaworld_images
+from experiments import metaworld_benchmark, metaworld_eyes, metaworld_images
 from experiments.metaworld_recipes import METHODS, RECIPES
 from experiments.metaworld_tries import SEED_0
+from qt_jax.cli.settings import flattened
 from qt_jax.training.config import validate
 
 
@@ -116,6 +117,15 @@ def test_runs_from_images_are_valid_and_see_no_object_poses():
             validate(config, devices=1)
             assert config.env.cameras and config.env.state == "proprioception"
             assert config.data.limits == RECIPES[recipe][0]
+
+
+def test_runs_with_other_eyes_are_valid_and_differ_in_nothing_else():
+    configs = {eyes: metaworld_eyes.get_config(f"{eyes},1") for eyes in metaworld_eyes.EYES}
+    flat = {eyes: flattened(config) for eyes, config in configs.items()}
+    for eyes, config in configs.items():
+        validate(config, devices=1)
+        others = {key for key, value in flat[eyes].items() if value != flat["patch"][key]}
+        assert {key.removeprefix("--config.") for key in others} <= {*metaworld_eyes.EYES[eyes], "workdir"}
 
 
 def test_no_other_method_has_fewer_tries_than_ours():

@@ -50,6 +50,7 @@ SHARED = {
     "mixed": {"entropy_target": 0.9},  # whose loss is added to the agent's
     "chunks": {"chunk": 2},
     "networks": {"networks": 2},
+    "frozen": {"frozen_encoder": True},
     "closed_form": {
         "own": {
             **{"behaviour_weight": 1.0, "conservatism": "closed_form", "support": 0.3, "support_width": 0.1},
@@ -63,16 +64,16 @@ COMPILED = {"networks": {"scan_layers": True, "remat": "dots", "encoder_remat": 
 """{extent: settings of the latter alone}."""
 
 
+OF_MODEL = "scan_layers remat encoder_remat attention entropy_target networks frozen_encoder".split()
+"""Settings that are of `config.model`."""
+
+
 def step_on(sizes, agent, cameras, chunk=1, own=None, **settings):
     """Loss and the whole train state after one step: the moments of the optimiser are the gradients.
 
     `own` are settings of the agent.
     """
-    model = {
-        name: settings.pop(name)
-        for name in list(settings)
-        if name in ("scan_layers", "remat", "encoder_remat", "attention", "entropy_target", "networks")
-    }
+    model = {name: settings.pop(name) for name in list(settings) if name in OF_MODEL}
     config = make_config(agent, chunk, **settings)
     config.model.update(model)
     config.agent.update(own or {})

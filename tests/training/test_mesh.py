@@ -38,12 +38,13 @@ def settings(data=-1, fsdp=1, tensor=1):
         pytest.param("decision_transformer", "state", "plain", marks=pytest.mark.slow),
         pytest.param("q_transformer", "images", "networks", marks=pytest.mark.slow),
         pytest.param("q_transformer", "state", "closed_form", marks=pytest.mark.slow),
+        pytest.param("q_transformer", "images", "frozen", marks=pytest.mark.slow),
     ],
 )
 def test_a_step_is_the_same_on_every_mesh(agent, modality, extent):
     """Data, fsdp, tensor and mixed meshes of 8 simulated devices, float64, very uneven shards.
 
-    Accumulation; remat and scan as variants; two networks.
+    Accumulation; remat and scan as variants; two networks; a frozen image encoder.
     """
     environment = with_devices(8, JAX_ENABLE_X64="1")
     command = [sys.executable, "-m", "tests.training.mesh_steps", agent, modality, extent]

@@ -21,6 +21,7 @@ OTHER = {
     "optimizer.learning_rate": 1e-4,
     "optimizer.warmup_steps": 5,
     "optimizer.final_learning_rate": 0.5,
+    "optimizer.encoder_learning_rate": 0.1,
     "optimizer.weight_decay": 0.1,
     "optimizer.clip_norm": 2.0,
     "agent.alpha": 3.0,
