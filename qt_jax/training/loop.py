@@ -90,7 +90,7 @@ def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
             rows=mesh.local_rows(device_mesh, batch_size),
         )
         _closed(closing, iterator)
-        compiled = program.build(config, ensemble, device_mesh)
+        compiled = program.build(config, ensemble, device_mesh, fresh=checkpointer.latest_step is None)
         _announce(config, compiled, recipe, iterator)
         validation = Validation.of(config, recipe, ensemble, compiled)
 

@@ -5,6 +5,7 @@ For the loop and for `plan` alike.
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -33,13 +34,13 @@ class Program:
     """ShapeDtypeStructs with shardings."""
     step: jax.stages.Compiled
     """(state, batch) -> (state, metrics); the state is donated."""
-    begin: Callable[[Any], Any]
-    """Settings -> train state of step 0."""
+    begin: jax.stages.Compiled | None
+    """Settings -> train state of step 0; None for a run that goes on."""
 
     def init(self, config: Any) -> Any:
         """Makes a fresh train state in its shardings; no device ever holds all of it."""
-        shardings = jax.tree.map(lambda x: x.sharding, self.state)
-        return jax.jit(self.begin, out_shardings=shardings)(_settings(config))
+        assert self.begin, "the program was built for a run that goes on"
+        return self.begin(_settings(config))
 
     def with_settings(self, config: Any) -> Any:
         """Returns `state` with this config's settings in their shardings, to restore a checkpoint into."""
@@ -67,10 +68,13 @@ def jitted(config: Any, ensemble: Ensemble, state: Any, device_mesh: jax.shardin
     )
 
 
-def build(config: Any, ensemble: Ensemble, device_mesh: jax.sharding.Mesh) -> Program:
-    """Compiles the train step of `config` for that mesh (real devices, or a topology's)."""
+def build(config: Any, ensemble: Ensemble, device_mesh: jax.sharding.Mesh, fresh: bool = False) -> Program:
+    """Compiles the train step of `config` for that mesh (real devices, or a topology's).
 
-    def begin(settings: Any) -> Any:  # one function, so that JAX traces it once for its shapes and for `init`
+    For a `fresh` run also what makes its state, beside the step: each takes its time, mostly on one core.
+    """
+
+    def begin(settings: Any) -> Any:  # one function, so that JAX traces it once
         return init_state(traced.With(config, settings), ensemble)
 
     shapes = jax.eval_shape(begin, _settings(config))
@@ -81,9 +85,16 @@ def build(config: Any, ensemble: Ensemble, device_mesh: jax.sharding.Mesh) -> Pr
     batch = segment_struct(interface, config.data.batch_size, config.data.segment_length, features)
     split = mesh.batch_sharding(device_mesh)
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split), batch)
-    with jax.set_mesh(device_mesh):
-        step = jitted(config, ensemble, state, device_mesh).lower(state, batch).compile()
-    return Program(device_mesh, state, batch, step, begin)
+
+    def compile_begin() -> jax.stages.Compiled:
+        shardings = jax.tree.map(lambda x: x.sharding, state)
+        return jax.jit(begin, out_shardings=shardings).lower(_settings(config)).compile()
+
+    with concurrent.futures.ThreadPoolExecutor(1) as beside, jax.set_mesh(device_mesh):
+        lowered = jitted(config, ensemble, state, device_mesh).lower(state, batch)
+        beginning = beside.submit(compile_begin) if fresh else None
+        step = lowered.compile()
+    return Program(device_mesh, state, batch, step, beginning and beginning.result())
 
 
 def step_flops(config: Any, ensemble: Ensemble, state: Any, batch: Segment) -> float:
