@@ -112,7 +112,7 @@ GATES = {
         (
             *("q_transformer+dropout", f"{HEAD}+dropout", f"{HEAD}+of_successes+dropout"),
             *("q_transformer+weight_.1+dropout", "q_transformer+weight_.1+of_successes+dropout"),
-            *("decision_transformer+dropout", "bc_successes+dropout", "awac+dropout", "iql+dropout"),
+            *("awac+dropout", "iql+dropout"),  # the others were frozen with it
         ),
     ),
     "networks": dict.fromkeys(
@@ -141,16 +141,14 @@ GATES = {
         ASTRAY: (
             *("q_transformer", "q_transformer+dropout", "q_transformer+dropout+one_step"),
             *(HEAD, f"{HEAD}+dropout", f"{HEAD}+of_successes+dropout", f"{HEAD}+dropout+one_step"),
-            *("bc_all+dropout", "bc_successes", "bc_successes+dropout"),
-            *("decision_transformer", "decision_transformer+dropout"),
+            *("bc_all+dropout", "bc_successes", "decision_transformer"),
             *("awac", "awac+dropout", "iql", "iql+dropout"),
         )
     },
     "interventions": {
         INTERVENTIONS: (
             *("q_transformer+dropout", f"{HEAD}+dropout", f"{HEAD}+of_successes+dropout"),
-            *("bc_all+dropout", "bc_successes", "bc_successes+dropout"),
-            *("decision_transformer", "decision_transformer+dropout", "awac+dropout", "iql+dropout"),
+            *("bc_all+dropout", "bc_successes", "decision_transformer", "awac+dropout", "iql+dropout"),
         )
     },
     "beside": dict.fromkeys(CELLS, ("bc_successes", "bc_all+dropout", "decision_transformer", "awac", "iql")),

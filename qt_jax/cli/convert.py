@@ -74,7 +74,7 @@ def main() -> None:
                 f"--{flag} is missing; give --input=FOLDER --format={formats} --output=data/NAME."
             )
     rlds_writer.check_runner(FLAGS.runner)
-    if FLAGS.output:
+    if not FLAGS.dry_run:
         rlds_writer.check_free(FLAGS.output)
 
     source = convert.open_sources([settings(path) for path in FLAGS.input])

@@ -142,12 +142,12 @@ def read(root: Path) -> Metadata:
         ) from error
     if not found.fps > 0:
         raise UserError(f"{root}/meta/info.json says {found.fps:g} fps, expected more than 0; correct it.")
-    if not len(found):
-        raise UserError(f"{root} holds no episode (meta/info.json lists 0).")
     if len(found) < (listed := info.get("total_episodes") or 0):
         raise UserError(
             f"{root}/meta lists {len(found)} episodes, its info.json says {listed}; copy the dataset again."
         )
+    if not len(found):
+        raise UserError(f"{root} holds no episode; expected one or more in meta/episodes.")
     return found
 
 

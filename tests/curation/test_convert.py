@@ -325,7 +325,7 @@ def no_frequency(folder):
         ("lerobot", lambda folder: (folder / "meta/tasks.jsonl").unlink(), {}, "tasks.jsonl is missing"),
         ("lerobot", lambda folder: (folder / "meta/tasks.jsonl").write_text("{"), {},
          "tasks.jsonl does not parse"),
-        ("lerobot", lambda folder: (folder / "meta/episodes.jsonl").write_text(""), {}, "holds no episode"),
+        ("lerobot", lambda folder: (folder / "meta/episodes.jsonl").write_text(""), {}, "meta lists 0 episodes, its info.json says 3; copy"),
         ("lerobot", edited("meta/tasks.jsonl", "open the drawer", ""), {},
          "task_index 0, to which the metadata has no text"),
         ("lerobot", edited("meta/episodes.jsonl", '"length": 6', '"length": 9'), {},

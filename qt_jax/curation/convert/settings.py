@@ -200,8 +200,8 @@ def success_key(settings: Settings, keys: Iterable[str], own: str, name: str) ->
     keys = list(keys)
     if not settings.success and own not in keys:
         raise UserError(
-            f"{name} has no {own!r} to tell success by; give --success=all, --success=none or --success=KEY, "
-            f"of {keys}."
+            f"{name} has no {own!r} to tell success by; give --success=all, --success=none"
+            + (f" or --success=KEY, of {keys}." if keys else ".")
         )
     for flag, words in (("success", ["all", "none"]), ("reward", []), ("intervention", [])):
         value, expected = getattr(settings, flag), [*words, *keys]
