@@ -94,7 +94,7 @@ def build(config: Any, ensemble: Ensemble, device_mesh: jax.sharding.Mesh, fresh
         lowered = jitted(config, ensemble, state, device_mesh).lower(state, batch)
         beginning = beside.submit(compile_begin) if fresh else None
         step = lowered.compile()
-    return Program(device_mesh, state, batch, step, beginning and beginning.result())
+    return Program(device_mesh, state, batch, step, beginning.result() if beginning else None)
 
 
 def step_flops(config: Any, ensemble: Ensemble, state: Any, batch: Segment) -> float:
