@@ -228,21 +228,24 @@ def pictures(
 
 
 def decoded_shapes(frames: Sequence[Any], pool: Any) -> Iterable[tuple[tuple[int, ...], str]]:
-    """Returns of each image or frame of a video its (height, width) and "", or () and why it does not decode.
+    """Yields of each image or frame of a video its (height, width) and "", or () and why it does not decode.
+
+    A video is decoded in one go; its first bad frame is the last that is looked at.
 
     Args:
-        frames: encoded images, or a `Clip`, which is decoded in one go if it is sound.
+        frames: encoded images, or a `Clip`.
         pool: of threads.
     """
-    if isinstance(frames, Clip):
-        try:
-            return [(pixels.shape[:2], "") for pixels in frames.frames()]
-        except BadImage:
-            pass  # each frame by itself says which are bad
-    return pool.map(_decoded_shape, frames)
+    if not isinstance(frames, Clip):
+        yield from pool.map(_decoded_shape, frames)
+        return
+    try:
+        yield from ((pixels.shape[:2], "") for pixels in frames.frames())
+    except BadImage as error:
+        yield (), str(error)
 
 
-def _decoded_shape(image: bytes | Clip) -> tuple[tuple[int, ...], str]:
+def _decoded_shape(image: bytes) -> tuple[tuple[int, ...], str]:
     try:
         return decode(image).shape[:2], ""
     except Exception as error:  # Pillow's are of many kinds, a SyntaxError among them

@@ -15,6 +15,7 @@ import tqdm
 from qt_jax.data import lerobot, lerobot_meta
 from qt_jax.data.lerobot_meta import Entry
 from qt_jax.data.stored import BadRecord
+from qt_jax.data.video import length_s
 from qt_jax.errors import UserError
 
 ENCODERS = {
@@ -91,10 +92,11 @@ def _copy_video(video: Path, copy: Path, keyframes: int) -> None:
     if not video.exists():
         raise UserError(f"{video} is missing; copy the dataset again.")
     copy.parent.mkdir(parents=True, exist_ok=True)
-    if not keyframes:
-        shutil.copyfile(video, copy)
-        return
     try:
+        if not keyframes:
+            length_s(str(video))  # raises where it cannot be opened
+            shutil.copyfile(video, copy)
+            return
         with av.open(str(video)) as original, av.open(str(copy), "w") as container:
             source: Any = original.streams.video[0]
             codec = source.codec_context.codec.canonical_name
@@ -112,6 +114,5 @@ def _copy_video(video: Path, copy: Path, keyframes: int) -> None:
                 container.mux(stream.encode(frame))
             container.mux(stream.encode())
     except (OSError, av.FFmpegError) as error:
-        raise UserError(
-            f"{video} cannot be encoded again ({error}); copy it again, or leave --keyframes out."
-        ) from error
+        failed = "encoded again" if keyframes else "opened"
+        raise UserError(f"{video} cannot be {failed} ({error}); copy it again.") from error

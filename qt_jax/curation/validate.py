@@ -97,6 +97,7 @@ class Validator:
         self._duplicates, self._extremes = Duplicates(), Extremes(self.spec.action.dims)
         self._samples, self._own_split = Samples(SAMPLES), self.directory.own_validation().any()
         self._changes: list[str] = []
+        self._doubts: list[str] = []
 
     def violations(self, tick: Callable[[], object]) -> Iterator[Violation]:
         """Yields all violations in order; calls `tick` after each episode."""
@@ -128,6 +129,9 @@ class Validator:
         if self._changes:
             more = f", and {len(self._changes) - 1} more" if len(self._changes) > 1 else ""
             lines.append(f"{self._changes[0]}: the instruction changes, the first is used{more}")
+        if self._doubts:
+            more = f", and {len(self._doubts) - 1} more" if len(self._doubts) > 1 else ""
+            lines.append(self._doubts[0] + more)
         if self.shaped:
             lines.append(
                 f"{self.shaped} episodes have rewards other than 0 and 1, which the spec's reward='success' "
@@ -184,6 +188,9 @@ class Validator:
                 episodes.read(example, self.spec, 0.0)
             except (BadRecord, UserError) as error:
                 found = [("unusable", getattr(error, "step", None), str(error))]
+            else:
+                doubts = self.directory.doubts(number, place) if self.images != "none" else []
+                self._doubts += [f"{named}: {doubt}" for doubt in doubts]
         for kind, step, text in found:
             yield kind, step, text, raw.episode_id
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from qt_jax.data import lerobot_meta
+from qt_jax.data import lerobot_meta, video
 from qt_jax.data.lerobot_meta import Entry, Metadata
 from qt_jax.data.stored import VALIDATION, BadRecord, Shard, Stored
 from qt_jax.data.video import Clip
@@ -103,6 +103,13 @@ class Folder(Stored):
         clip = entry.clips.get(lerobot_meta.cameras(self.meta.features).get(camera, camera))
         return clip.path if clip else entry.file, entry.number
 
+    def doubts(self, number: int, place: int) -> list[str]:
+        """As in `Stored`."""
+        entry = self.meta.entry(int(self.places[number][place]))
+        end_s = (entry.length - 1) / self.meta.fps
+        longer = longer_videos(self.meta.root, entry, end_s, self.meta.fps)
+        return [f"the video of {key!r} {text}" for key, text in longer.items()]
+
     def _record(self, place: int) -> bytes:
         entry = self.meta.entry(place)
         for clip in entry.clips.values():
@@ -172,6 +179,23 @@ def _shard(path: Path, split: str, entries: list[Entry], root: Path, seen: set[s
         size, modified = size + stat.st_size, max(modified, stat.st_mtime)
     seen |= names
     return Shard(str(path), "parquet", size, modified, len(entries), split)
+
+
+def longer_videos(root: Path, entry: Entry, end_s: float, fps: float) -> dict[str, str]:
+    """Says of videos that hold one episode alone which go on after its last row, by more than a frame.
+
+    Args:
+        root: of the dataset.
+        entry: the episode, whose videos can be opened.
+        end_s: when its last row is, in seconds from its start.
+        fps: rows a second.
+
+    """
+    found = {}
+    for key, clip in entry.clips.items():
+        if clip.alone and (length_s := video.length_s(str(root / clip.path))) > end_s + 2.5 / fps:
+            found[key] = f"lasts {length_s:.4g} s, the rows end at {end_s:.4g} s; the rest is not used"
+    return found
 
 
 def rows(root: Path, entry: Entry) -> Any:
@@ -277,6 +301,12 @@ def _times(steps: dict[str, Any], count: int, fps: float) -> np.ndarray:
     off = np.flatnonzero(~(np.abs(np.diff(times) - 1.0 / fps) <= TOLERANCE / fps))
     if not np.isfinite(times[0]):
         raise BadRecord("its timestamp is no number; leave the episode out", 0)
+    if off.size == count - 1 > 0:
+        apart = float(np.median(np.diff(times)))
+        raise BadRecord(
+            f"its rows are {apart:.4g} s apart, meta/info.json says {fps:g} fps; correct that file: "
+            f"{1 / apart if apart > 0 else np.nan:.4g} fps"
+        )
     if off.size:
         step = int(off[0]) + 1
         raise BadRecord(

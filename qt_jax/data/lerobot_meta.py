@@ -117,6 +117,18 @@ class Metadata:
         return Clip(path, row[f"videos/{key}/from_timestamp"] if row else 0.0, row is None)
 
 
+def undeclared(meta: Metadata) -> list[str]:
+    """Lists the columns of the first Parquet file that info.json does not declare, and nobody reads."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        columns = pq.read_schema(meta.root / meta.entry(0).file).names
+    except (OSError, pa.ArrowException):  # what reads the rows says so
+        return []
+    return [name for name in columns if name not in meta.features and name not in OWN]
+
+
 def read(root: Path) -> Metadata:
     """Reads the files in `root`/meta.
 

@@ -48,6 +48,11 @@ class LeRobotReader:
         rows = len(tasks)
         if rows < 2:
             raise BadRecord(f"has {rows} rows; a transition needs two")
+        if not (self.instruction or tasks[0]):
+            raise BadRecord(
+                f"its task_index {steps['task_index'][0]} has no text in the metadata; give one to all "
+                f"episodes: spec(PATH, instruction=TEXT) {IN_A_TABLE}, or `convert --fallback_instruction`"
+            )
         change = next((step for step in range(1, rows) if tasks[step] != tasks[step - 1]), None)
         if change is not None and not self.instruction:
             raise BadRecord(
@@ -171,7 +176,7 @@ def _all_cameras(meta: Metadata) -> dict[str, str]:
         if why := lerobot_meta.why_unusable(key, meta.features[key]):
             raise UserError(
                 f"{meta.root}: {key!r} cannot be used ({why}); name the others: spec(PATH, cameras={{NAME: "
-                f"KEY}}) {IN_A_TABLE}."
+                f"KEY}}) {IN_A_TABLE}, or `convert --cameras`."
             )
     return found
 
@@ -220,4 +225,6 @@ def _notes(meta: Metadata, reader: LeRobotReader) -> tuple[str, ...]:
     used = {reader.action, *reader.state, *dict(reader.cameras).values(), reader.success, reader.reward}
     if unused := sorted(set(meta.features) - used - set(lerobot_meta.OWN)):
         notes.append(f"not used: {', '.join(unused)}")
+    if undeclared := lerobot_meta.undeclared(meta):
+        notes.append(f"not used, since meta/info.json does not declare them: {', '.join(undeclared)}")
     return tuple(notes)

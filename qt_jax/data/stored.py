@@ -112,6 +112,10 @@ class Stored(abc.ABC):
         file, episode = self.lies(number, place, camera)
         return f"{self.path}: {file}, episode {episode}"
 
+    def doubts(self, number: int, place: int) -> list[str]:
+        """Returns what is worth a look in the record at a place of a shard, though it can be read."""
+        return []
+
     def own_validation(self) -> np.ndarray:
         """Returns bool [shards]: which belong to the dataset's own validation split."""
         return np.asarray([shard.split != "train" for shard in self.shards], bool)

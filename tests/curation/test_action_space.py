@@ -57,7 +57,7 @@ def test_what_actions_are():
     assert action_space.lines([x, ARM, grip]) == [
         "actions, absolute: x (state 1)",
         "actions, delta: x (1 moves state 1 by 0.04)",
-        "actions, neither absolute nor delta: grip",
+        "actions, neither absolute nor delta, or fewer than 50 steps to tell by: grip",
     ]
 
 

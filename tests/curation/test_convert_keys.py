@@ -1,5 +1,6 @@
 """What becomes of each key, episode and instruction of an input: named, chosen, held out, merged."""
 
+import json
 import shutil
 
 import h5py
@@ -80,7 +81,11 @@ def test_every_feature_of_a_lerobot_folder_is_in_the_table(folder):
         "index": "not used: the rows stand in their order",
         "split train": "training (3)",
     }
+    info = json.loads((root / "meta/info.json").read_text())
+    del info["features"]["note"]
+    recordings.edit_info(root, features=info["features"])
     told = becomes(source(root, "lerobot", cameras=(), instruction="go", success="all"))
+    assert told["note"] == "not used: meta/info.json does not declare it"
     assert told["task_index"] == "not used: --instruction is given"
     assert told["next.success"] == "not used: --reward or --success may name it"
 
@@ -305,7 +310,7 @@ def test_a_dry_run_writes_nothing(tmp_path, folder):
     lines = [line.split("  ") for line in result.stdout.splitlines()]
     assert ["", "observation.images.front", "image 48 x 64 x 3", "camera top"] in lines
     assert "Nothing is written (--dry_run): 3 episodes" in result.stdout
-    assert "actions, neither absolute nor delta: shoulder, gripper" in result.stdout
+    assert "or fewer than 50 steps to tell by: shoulder, gripper" in result.stdout
     assert not (tmp_path / "converted").exists()
     result = run(f"--input={root}", "--format=lerobot", "--dry_run", "--camera=state=front")
     assert result.returncode == 2 and "--camera is 'state=front'; expected NAME=KEY" in result.stderr

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import av
@@ -164,23 +165,23 @@ def test_a_run_goes_on_bit_for_bit(version):
 
 
 def test_no_frame_is_decoded_twice_within_a_segment(monkeypatch):
-    decoded = []
-    own = video._decoded
+    decoded, own = [], video._decoded
 
     def counted(*arguments):
-        decoded.append([])
+        times = []
+        if threading.current_thread() is threading.main_thread():  # not the loader of another test
+            decoded.append(times)
         for shown in own(*arguments):
-            decoded[-1].append(shown.at)
+            times.append(shown.at)
             yield shown
 
     monkeypatch.setattr(video, "_decoded", counted)
-    iterator = recipes.make_iterator(recipe(REAL / "v3.0", segment_length=7), batch_size=1, threads=1)
-    recipes.take(iterator, 1)
-    assert len(decoded) >= 2  # cameras
-    for (
-        times
-    ) in decoded:  # of one camera in one segment: from a key frame, every second one, to the frame after
-        assert times == sorted(set(times)) and len(times) <= 7 + 2
+    episode = episodes_of(source(REAL / "v3.0"))[2]
+    for frames in episode.images.values():
+        images.fill(np.zeros((7, 48, 64, 3), np.uint8), frames[1:8])
+    assert len(decoded) == len(episode.images) == 2
+    for times in decoded:  # from a key frame, every second one, to the frame after
+        assert times == sorted(set(times)) and 7 <= len(times) <= 7 + 2
 
 
 def test_splits_of_the_folder(folder):
@@ -234,6 +235,8 @@ def spoil(root, what):
         clip.unlink()
     elif what == "gap":
         recordings.edit_rows(root, "timestamp", lambda e, step, t: t + (e == 2 and step > 3))
+    elif what == "fps":
+        recordings.edit_rows(root, "timestamp", lambda e, step, t: t * (2 if e == 2 else 1))
     elif what == "tasks":
         recordings.edit_rows(root, "task_index", lambda e, step, task: int(step > 2) if e == 2 else task)
     elif what == "no text":
@@ -262,7 +265,8 @@ def spoil(root, what):
             "tasks",
             "step 3: its task changes from 'open the drawer' to 'close the drawer', .*--cut=instruction",
         ),
-        ("no text", "has an empty instruction"),
+        ("no text", "its task_index 7 has no text in the metadata; give one to all episodes: spec"),
+        ("fps", "its rows are 0.2 s apart, meta/info.json says 10 fps; correct that file: 5 fps"),
         ("nan", "step 1: actions is not finite"),
         ("dims", "step 1: 'action' has 1 dims, meta/info.json says 2"),
     ],
@@ -354,6 +358,26 @@ def test_validate_names_what_is_wrong(folder, tmp_path):
     assert f"step 0: 'wrist' does not decode ({path} does not decode (InvalidDataError" in text
 
 
+def test_columns_that_info_does_not_declare_are_named(folder):
+    root = folder("v3.0-video")
+    info = json.loads((root / "meta/info.json").read_text())
+    del info["features"]["next.reward"]
+    recordings.edit_info(root, features=info["features"])
+    told = "not used, since meta/info.json does not declare them: next.reward"
+    assert told in lerobot_spec.spec(str(root)).notes
+
+
+def test_a_video_longer_than_its_rows_is_worth_a_look(folder, tmp_path):
+    root = folder("v2.1-video")
+    frames = [recordings.frame(0, step % 5, "front") for step in range(9)]
+    recordings.video(root / "videos/chunk-000/observation.images.front/episode_000000.mp4", frames)
+    config = config_of(root)
+    (entry,) = datasets.entries(config)
+    count, text = validate(entry, config.data, tmp_path / "found.jsonl", "all", 9)
+    longer = "'observation.images.front' lasts 0.9 s, the rows end at 0.4 s; the rest is not used"
+    assert count == 0 and f"episode 0 (episode_000000): the video of {longer}" in text
+
+
 def test_inspect_shows_the_frames_of_videos(tmp_path):
     (text,) = inspect.inspect(recipe(REAL / "v3.0"), epath.Path(tmp_path), 3, None)
     assert "4 episodes" in text and "the bounds of its actions" in text
@@ -382,6 +406,11 @@ def test_repack_keeps_all_and_makes_a_row_group_an_episode(kept, tmp_path, versi
         assert pq.read_table(file).equals(pq.read_table(path / file.relative_to(copy)))
     for file in copy.glob("videos/**/*.mp4"):
         assert file.read_bytes() == (path / file.relative_to(copy)).read_bytes()
+    video = sorted(path.glob("videos/**/*.mp4"))[0]
+    damaged = Path(shutil.copytree(path, tmp_path / "damaged")) / video.relative_to(path)
+    damaged.write_bytes(video.read_bytes()[:200])
+    with pytest.raises(UserError, match=f"{damaged} cannot be opened .*; copy it again"):
+        repack_lerobot.repack(str(tmp_path / "damaged"), str(tmp_path / "other"), 0)
     with pytest.raises(UserError, match="copy exists; delete it or choose another --output"):
         repack_lerobot.repack(str(path), str(tmp_path / "copy"), 0)
 

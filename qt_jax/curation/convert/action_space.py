@@ -187,7 +187,9 @@ def lines(spaces: Sequence[Space]) -> list[str]:
 
     def joined(kind, text):
         found = ", ".join(text(one) for one in spaces if one.kind == kind)
-        return [f"{kind or 'neither absolute nor delta'}: {found}"] if found else []
+        return [f"{kind or unknown}: {found}"] if found else []
+
+    unknown = f"neither absolute nor delta, or fewer than {_FEWEST} steps to tell by"
 
     return [
         f"actions, {line}"

@@ -33,7 +33,8 @@ from qt_jax.curation.convert.recording import (
 )
 from qt_jax.curation.convert.settings import Settings
 from qt_jax.curation.convert.skips import Skips, unreadable
-from qt_jax.data import lerobot_meta, video
+from qt_jax.data import lerobot_meta
+from qt_jax.data.lerobot import longer_videos
 from qt_jax.data.lerobot_meta import Entry, Metadata
 from qt_jax.data.video import BadImage, Clip
 from qt_jax.errors import UserError
@@ -195,7 +196,7 @@ def _layout(given: Settings, metadata: Metadata) -> tuple[Layout, ObservationSpe
         columns=tuple(sorted(columns)),
     )
     why = {keys[short]: reason for short, reason in refused.items()}
-    return layout, observation, lerobot_keys.of(given, layout, features, why)
+    return layout, observation, lerobot_keys.of(given, layout, metadata, why)
 
 
 def _survey(
@@ -250,17 +251,12 @@ def _read(given: Settings, layout: Layout, pieces: list[Piece]) -> Iterator[Inde
 
 
 def _longer_videos(layout: Layout, entry: Entry, table: Any) -> tuple[str, ...]:
-    """Returns a note of each video that goes on after the last row, by more than a frame."""
-    last_s, notes = _times(layout, table)[-1], []
-    for key in layout.cameras:
-        if key in entry.clips and entry.clips[key].alone:
-            length_s = video.length_s(f"{layout.root}/{entry.clips[key].path}")
-            if length_s > last_s + 2.5 / layout.fps:
-                notes.append(
-                    f"{_name(layout, entry)}: the video of {layout.cameras[key]!r} lasts {length_s:.4g} s, "
-                    f"the rows end at {last_s:.4g} s; the rest is not used"
-                )
-    return tuple(notes)
+    longer = longer_videos(Path(layout.root), entry, float(_times(layout, table)[-1]), layout.fps)
+    return tuple(
+        f"{_name(layout, entry)}: the video of {name!r} {longer[key]}"
+        for key, name in layout.cameras.items()
+        if key in longer
+    )
 
 
 def _tables(layout: Layout, entries: list[Entry], with_images: bool) -> Iterator[tuple[Entry, Any]]:

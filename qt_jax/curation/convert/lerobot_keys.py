@@ -9,6 +9,7 @@ from qt_jax.curation.convert.keys import Key
 from qt_jax.curation.convert.parts import Words
 from qt_jax.curation.convert.settings import Settings
 from qt_jax.data import lerobot_meta
+from qt_jax.data.lerobot_meta import Metadata
 
 _OWN = {"timestamp": "the time of each step", "episode_index": "the episode"}
 _KNOWN = {
@@ -20,13 +21,13 @@ _KNOWN = {
 """{feature: why nobody needs it}."""
 
 
-def of(given: Settings, layout: Any, features: dict[str, Any], refused: dict[str, str]) -> list[Key]:
-    """Returns what becomes of each feature.
+def of(given: Settings, layout: Any, metadata: Metadata, refused: dict[str, str]) -> list[Key]:
+    """Returns what becomes of each feature, and of columns that are none.
 
     Args:
         given: of the conversion.
         layout: the `lerobot.Layout`.
-        features: as info.json has them.
+        metadata: of the dataset.
         refused: {key: why} of images that cannot be used.
     """
     state = keys.state((key, layout.dims[key]) for key in layout.state)
@@ -47,7 +48,11 @@ def of(given: Settings, layout: Any, features: dict[str, Any], refused: dict[str
             return "text"
         return _KNOWN.get(name) or keys.why_no_number(given, name, lerobot_meta.is_vector(name, feature))
 
-    return [row(name, feature) for name, feature in features.items()]
+    undeclared = "meta/info.json does not declare it"
+    return [
+        *(row(name, feature) for name, feature in metadata.features.items()),
+        *(keys.described(name, "", [], undeclared) for name in lerobot_meta.undeclared(metadata)),
+    ]
 
 
 def words(numbers: set[int]) -> Words:
