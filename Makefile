@@ -100,7 +100,7 @@ bench-learner: $(STAMP) .peer/.installed  ## Measure the train step, and the PyT
 bench-start: $(STAMP)  ## Measure what a run computes before its first step
 	$(PY) -m benchmarks.bench_start
 
-bench-gpu: $(STAMP)  ## Measure one accelerator: steps, attention, decisions, a fleet of small runs (12 minutes)
+bench-gpu: $(STAMP)  ## Measure one accelerator: steps, attention, decisions, a fleet of small runs
 	$(PY) -m benchmarks.bench_gpu
 
 bench-backups: $(STAMP)  ## Measure a train step with each backup
