@@ -1,8 +1,9 @@
 """`make bench-gpu`: one accelerator: train steps, attention, decisions, a fleet of small runs.
 
 Each part is a process of its own with its own time limit, and the results are written after each: they stay
-when the machine is taken away. No part begins after 12 minutes. MFU is of the published bfloat16 peak. `SMALL=1` tries all of it at toy size
-on a CPU. Writes experiments/results/bench_gpu.json, or the file that is given.
+when the machine is taken away. No part begins after 12 minutes. MFU is of the published bfloat16 peak.
+`SMALL=1` tries all of it at toy size on a CPU. Writes experiments/results/bench_gpu.json, or the file that is
+given.
 """
 
 from __future__ import annotations
