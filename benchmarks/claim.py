@@ -16,6 +16,8 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
+import ml_collections
+
 from benchmarks import fleet, packs, results, runs
 from experiments import (
     metaworld_benchmark,
@@ -24,7 +26,7 @@ from experiments import (
     metaworld_grid,
     scene_benchmark,
 )
-from experiments.metaworld_recipes import ABLATED_ON, CLONE, METHODS, RECIPES, SCENE_ABLATED_ON
+from experiments.metaworld_recipes import ABLATED_ON, CLONE, DECODES, METHODS, RECIPES, SCENE_ABLATED_ON
 from experiments.metaworld_tries import CELLS, PROBES, SEED_0, TRIES
 
 SEEDS = {
@@ -78,6 +80,13 @@ def wanted(part: str, names: list[str]) -> tuple[str, dict]:
     return f"experiments/{module.__name__.split('.')[-1]}.py", {run: module.get_config(run) for run in chosen}
 
 
+def other_decodes(part: str, run: str, config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """Returns the ways of deciding, beside greedy, with which a run is evaluated at its end."""
+    if part == "gates":
+        return metaworld_gates.decodes(config)
+    return DECODES.get(run.split(",")[1], ()) if part == "benchmark" else ()
+
+
 def packed(experiment: str, name: str, configs: dict, **evaluated: Mapping[str, tuple]) -> Path:
     """Writes .fleet/NAME.pack of these runs, {run: config}; collects the pools that are not there."""
     commit, pack = runs.code_commit("experiments"), Path(".fleet") / f"{name}.pack"
@@ -117,8 +126,7 @@ def main() -> None:
         print(f"{output} holds all of these runs; `--output=again.jsonl` runs them again.")
         return
     curves = {run: CURVE for run in configs if given.part == "benchmark" and ",b," in run}
-    gates = given.part == "gates"
-    decodes = {run: metaworld_gates.decodes(config) for run, config in configs.items() if gates}
+    decodes = {run: other_decodes(given.part, run, config) for run, config in configs.items()}
     pack = packed(experiment, given.part, configs, curves=curves, decodes=decodes)
     if not given.pack:
         fleet.run(pack, output, given.together)
