@@ -54,8 +54,8 @@ def test_a_row_and_a_run_can_be_named():
     assert names("iql,a") == [f"iql,a,{seed}" for seed in range(5)]
     assert names("iql,a,3", "awac,b,0") == ["awac,b,0", "iql,a,3"]
     assert len(names("bc_all")) == 35
-    known = "names: awac, .* cells: a, b, c, d, e, h; seeds: 0, 1,"
-    with pytest.raises(SystemExit, match=f"'bc' is none of the 295 runs of benchmark. {known}"):
+    known = "names: awac, .* cells: a, b, c, d, e, h, i; seeds: 0, 1,"
+    with pytest.raises(SystemExit, match=f"'bc' is none of the 415 runs of benchmark. {known}"):
         names("bc")
 
 
