@@ -38,8 +38,6 @@ was set by behaviour cloning alone (metaworld_gates.py).
 
 AUTONOMOUS_OF = {"h": "policy", "i": "intervention"}
 """{recipe whose pool begins with people: the collector of its autonomous episodes}."""
-DECODES = dict.fromkeys(AUTONOMOUS_OF, ("beam:4",))
-"""{recipe: other ways of deciding with which every method is evaluated too}."""
 
 CLONE = "clone"
 """The run that acts in the autonomous episodes of recipes h and i."""
@@ -116,11 +114,23 @@ METHODS = {
     "awac": ("awac", TRIES["awac"]["half_positive_fast_ended_monte_carlo"]),
 }
 METHODS["q_transformer_as_published"] = ("q_transformer", {})
+BENCHMARKED = tuple(METHODS)
+"""Methods of the benchmark, on the recipes without people."""
 METHODS["q_transformer_dropout"] = ("q_transformer", METHODS["q_transformer"][1] | DROPOUT)
 METHODS["q_transformer_head"] = (
     "q_transformer",
     METHODS["q_transformer_dropout"][1] | {"agent.behaviour_weight": 1.0, "agent.behaviour_of": "successes"},
 )
+WITH_PEOPLE = (
+    "q_transformer_dropout",
+    "q_transformer_head",
+    "bc_successes",
+    "bc_all",
+    "decision_transformer",
+    "awac",
+    "iql",
+)
+"""Methods on the recipes with people; each is evaluated with a beam of four too."""
 METHODS[CLONE] = METHODS["bc_demonstrations"]
 METHODS |= {
     f"q_transformer.{name}": ("q_transformer", METHODS["q_transformer"][1] | a)
