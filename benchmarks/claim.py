@@ -97,7 +97,7 @@ def other_decodes(part: str, config: ml_collections.ConfigDict) -> tuple[str, ..
     """Returns the ways of deciding, beside greedy, with which a run is evaluated at its end."""
     if part == "gates":
         return metaworld_gates.decodes(config)
-    return ("beam:4",) if part == "people" else ()
+    return ("beam:4",) if part in ("benchmark", "people", "scene") else ()
 
 
 def packed(experiment: str, name: str, configs: dict, **evaluated: Mapping[str, tuple]) -> Path:

@@ -130,6 +130,7 @@ GATES = {
     "backup": dict.fromkeys(
         CELLS, tuple(f"q_transformer+dropout+{backup}" for backup in ("chain", "one_step", "skip_decoded"))
     ),
+    "beam": {INTERVENTIONS: ("q_transformer+dropout+chain",)},
     "chunks": dict.fromkeys(CELLS, tuple(f"q_transformer+dropout+chunk_{count}" for count in (2, 4))),
     "steps": dict.fromkeys(
         CELLS,

@@ -130,7 +130,7 @@ WITH_PEOPLE = (
     "awac",
     "iql",
 )
-"""Methods on the recipes with people; each is evaluated with a beam of four too."""
+"""Methods on the recipes with people."""
 METHODS[CLONE] = METHODS["bc_demonstrations"]
 METHODS |= {
     f"q_transformer.{name}": ("q_transformer", METHODS["q_transformer"][1] | a)
