@@ -5,8 +5,9 @@ docs/images.
 
 Runs in a venv of its own (rliable's plots want an older pandas). A run's score is its success over a task's
 evaluation episodes. Intervals are rliable's 95% stratified bootstrap, which draws the runs (seeds) of each
-task again (Agarwal et al. 2021). Seeds are those that every method has on a recipe. An ablation is compared
-with Q-Transformer on the seeds that it has, paired.
+task again (Agarwal et al. 2021). On a recipe stand the methods that have all of its seeds. "METHOD by beam:4"
+are the same runs as they decided in another way. An ablation is compared with Q-Transformer on the seeds that
+it has, paired.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from benchmarks import paired, results
 IMAGES = Path("docs/images")
 RESULTS = "docs/results.md"
 OURS = "q_transformer"
+OURS_ON_PEOPLE = "q_transformer_dropout by beam:4"
 REPETITIONS = 2000
 
 Scores = dict[str, dict[str, np.ndarray]]
@@ -41,24 +43,25 @@ def scores(found: list[dict[str, Any]]) -> Scores:
     by_seed: dict[str, dict[str, dict[int, list[float]]]] = collections.defaultdict(
         lambda: collections.defaultdict(dict)
     )
-    for run in found:
+    for run in results.decoded(found):
         method, recipe, seed = run["run"].split(",")
         by_seed[recipe][method][int(seed)] = [
             float(np.mean(episodes)) for _, episodes in sorted(run["success"].items())
         ]
     result = {}
     for recipe, methods in sorted(by_seed.items()):
-        if common := sorted(set.intersection(*(set(seeds) for seeds in methods.values()))):
-            result[recipe] = {
-                method: np.asarray([methods[method][seed] for seed in common])
-                for method in sorted(methods, key=_order)
-            }
+        every = sorted(set().union(*methods.values()))
+        result[recipe] = {
+            method: np.asarray([methods[method][seed] for seed in every])
+            for method in sorted(methods, key=_order)
+            if len(methods[method]) == len(every)
+        }
     return result
 
 
 def _order(method: str) -> tuple[bool, str]:
-    """Makes a sort key that puts our method first."""
-    return method != OURS, method
+    """Makes a sort key that puts our methods first."""
+    return not method.startswith(OURS), method
 
 
 def estimates(
@@ -151,9 +154,9 @@ def learned(found: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, ""])
 
 
-def improvement(found: Scores, name: str) -> str:
+def improvement(found: Scores, name: str, ours: str) -> str:
     """Draws the probability that a run of ours is above another method's on a task; returns its table."""
-    others = sorted({method for by_method in found.values() for method in by_method if method != OURS})
+    others = sorted({method for by_method in found.values() for method in by_method if method != ours})
     figure, axes = plt.subplots(
         1,
         len(found),
@@ -164,7 +167,7 @@ def improvement(found: Scores, name: str) -> str:
     )
     columns = []
     for axis, (recipe, by_method) in zip(axes[0], found.items()):
-        pairs = {other: (by_method[OURS], by_method[other]) for other in others if other in by_method}
+        pairs = {other: (by_method[ours], by_method[other]) for other in others if other in by_method}
         points, intervals = estimates(pairs, metrics.probability_of_improvement, REPETITIONS // 2)
         middle = np.asarray([np.ravel(points[other])[0] for other in pairs])
         low, high = np.asarray([np.ravel(intervals[other]) for other in pairs]).T
@@ -182,10 +185,10 @@ def improvement(found: Scores, name: str) -> str:
         cells = {other: f"{m:.2f} [{lo:.2f}, {hi:.2f}]" for other, m, lo, hi in zip(pairs, middle, low, high)}
         columns.append([cells.get(other, "not run") for other in others])
     axes[0, 0].set_ylim(len(others) - 0.5, -0.5)
-    figure.supxlabel("P(Q-Transformer above it on a task), 95%")
+    figure.supxlabel(f"P({ours} above it on a task), 95%")
     figure.savefig(IMAGES / f"{name}_improvement.png", dpi=120)
     lines = [
-        "| P(Q-Transformer above it on a task) | " + " | ".join(found) + " |",
+        f"| P({ours} above it on a task) | " + " | ".join(found) + " |",
         "|---" * (len(found) + 1) + "|",
     ]
     lines += [f"| {other} | " + " | ".join(cells) + " |" for other, *cells in zip(others, *columns)]
@@ -251,16 +254,16 @@ def insert(text: str, page: Path, part: str) -> None:
     page.write_text(content)
 
 
-def report(file: str, name: str, page: str) -> None:
+def report(file: str, name: str, page: str, ours: str = OURS) -> None:
     """Writes the table and the figures of one part."""
     found = results.rows(results.ALL / file)
-    by_recipe = {recipe: by_method for recipe, by_method in scores(found).items() if OURS in by_method}
+    by_recipe = {recipe: by_method for recipe, by_method in scores(found).items() if ours in by_method}
     if not by_recipe:
-        print(f"{file}: no recipe yet of which every method has a seed")
+        print(f"{file}: no recipe yet of which {ours} has all seeds")
         return
     text, tasks = f"{table(by_recipe)} {cost(found)}\n", sorted(found[0]["success"])
-    several = {recipe: by_method for recipe, by_method in by_recipe.items() if len(by_method[OURS]) > 1}
-    compared = improvement(several, name) if several else ""
+    several = {recipe: by_method for recipe, by_method in by_recipe.items() if len(by_method[ours]) > 1}
+    compared = improvement(several, name, ours) if several else ""
     pages = [text, compared, learned(found), by_task(by_recipe, tasks)]
     (results.ALL / file).with_suffix(".md").write_text("\n".join(filter(None, pages)))
     print(f"{file}\n{text}")
@@ -312,6 +315,7 @@ def main() -> None:
     report("metaworld/benchmark.jsonl", "metaworld", RESULTS)
     ablated("metaworld/ablations.jsonl", "metaworld/benchmark.jsonl", "ablations", "experiments/diagnosis.md")
     only_table("metaworld/benchmark_first.jsonl", "first choice", "experiments/diagnosis.md")
+    report("metaworld/people.jsonl", "people", RESULTS, OURS_ON_PEOPLE)
     report("scene.jsonl", "scene", RESULTS)
     ablated("scene_ablations.jsonl", "scene.jsonl", "scene_ablations", "experiments/diagnosis.md")
     report("metaworld/images.jsonl", "images", RESULTS)
