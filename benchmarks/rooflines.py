@@ -1,0 +1,87 @@
+"""`python -m benchmarks.rooflines` (of `make plan-sizes`): what binds the train step with each image encoder.
+
+RT-1's size (experiments/sizes.py) with another encoder, by `plan --roofline`: traced, not compiled and not
+run; a minute of processor time a row. Writes experiments/results/rooflines.json and .md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from benchmarks import runs
+from experiments import sizes
+from qt_jax.planning import roofline
+from qt_jax.planning.traffic import Work
+from qt_jax.training import chips
+
+RESULTS = Path("experiments/results")
+KEPT = {"model.encoder_remat": "none", "model.remat": "none"}
+FROZEN = {"model.encoder": "efficientnet_lite0", "model.frozen_encoder": True} | KEPT
+ROWS: dict[str, dict[str, Any]] = {
+    "patch": {"model.encoder": "patch"} | KEPT,
+    "efficientnet_b3": KEPT,
+    "efficientnet_b3, as rematerialised in RT-1's config": {},
+    "efficientnet_lite0": {"model.encoder": "efficientnet_lite0"} | KEPT,
+    "efficientnet_lite0, as rematerialised in RT-1's config": {"model.encoder": "efficientnet_lite0"},
+    "efficientnet_lite2": {"model.encoder": "efficientnet_lite2"} | KEPT,
+    "efficientnet_lite0, frozen": FROZEN,
+    "efficientnet_lite0, frozen, cached features": FROZEN | {"data.cache_features": True},
+}
+SHOWN = ("NVIDIA H200", "NVIDIA A100", "TPU v5 lite", "TPU v6 lite")
+
+
+def row(name: str) -> dict[str, Any]:
+    """Counts the step with these settings, and its bounds on each chip."""
+    config = sizes.get_config("rt1")
+    config.update_from_flattened_dict(ROWS[name])
+    found = roofline.of_config(config)
+    bounds = {
+        chip: {**dataclasses.asdict(of), "by": of.by}
+        for chip, figures in chips.CHIPS.items()
+        for of in (roofline.bounds(found.step, found.needed, figures),)
+    }
+    return {"encoder": name, **dataclasses.asdict(found), "bounds": bounds}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    heads = [
+        "image encoder",
+        "TFLOP a step (encoder's)",
+        "with recomputation",
+        "GB moved (encoder's)",
+        *SHOWN,
+    ]
+    lines = [heads, ["---"] * len(heads)]
+    for values in rows:
+        step, encoders = Work(**values["step"]), Work(**values["encoders"])
+        cells = [
+            values["encoder"],
+            f"{values['needed'] / 1e12:.1f} ({values['encoders_needed'] / 1e12:.1f})",
+            f"{step.flops / 1e12:.1f}",
+            f"{step.bytes / 1e9:.0f} ({encoders.bytes / 1e9:.0f})",
+        ]
+        for chip in SHOWN:
+            of = values["bounds"][chip]
+            milliseconds = 1e3 * max(of["compute_s"], of["memory_s"])
+            cells.append(f"{milliseconds:.0f} ms, {of['by']}, {of['mfu']:.0%}")
+        lines.append(cells)
+    return (
+        "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+        .replace("| --- ", "|---")
+        .replace("--- |", "---|")
+    )
+
+
+def main() -> None:
+    rows = []
+    for name in ROWS:
+        rows.append(row(name))
+        print(table(rows).splitlines()[-1], flush=True)
+        runs.write(RESULTS / "rooflines.json", rows=rows)
+        (RESULTS / "rooflines.md").write_text(table(rows))
+
+
+if __name__ == "__main__":
+    main()
