@@ -1,4 +1,4 @@
-"""`python -m benchmarks.rooflines` (of `make plan-sizes`): what binds the train step with each image encoder.
+"""`make rooflines`, also of `make plan-sizes`: what binds the train step with each image encoder.
 
 RT-1's size (experiments/sizes.py) with another encoder, by `plan --roofline`: traced, not compiled and not
 run; a minute of processor time a row. Writes experiments/results/rooflines.json and .md.

@@ -76,23 +76,28 @@ def of_config(config: Any) -> Roofline:
 
     """
     config, ensemble = plan.networks(config, 1)
-    step, encoders = _of_step(config, ensemble), _of_encoders(config, ensemble)
+    step, encoders = of_step(config, ensemble), of_encoders(config, ensemble)
     if config.model.remat == config.model.encoder_remat == "none":
         return Roofline(step, step.flops, encoders, encoders.flops)
     plain = ml_collections.ConfigDict(config.model)
     plain.remat, plain.encoder_remat = "none", "none"
     plainly = ensemble.with_config(plain)
-    return Roofline(step, _of_step(config, plainly).flops, encoders, _of_encoders(config, plainly).flops)
+    return Roofline(step, of_step(config, plainly).flops, encoders, of_encoders(config, plainly).flops)
 
 
-def _of_step(config: Any, ensemble: Ensemble) -> Work:
+def of_step(config: Any, ensemble: Ensemble) -> Work:
+    """Counts a train step of the whole batch."""
     state = jax.eval_shape(functools.partial(init_state, config, ensemble))
     batch = program.batch_shapes(config, ensemble.interface)
     return traffic.of(functools.partial(train_step, config, ensemble), state, batch)
 
 
-def _of_encoders(config: Any, ensemble: Ensemble) -> Work:
-    """Counts the image encoders of a step; a frozen one passes forward once for all networks."""
+def of_encoders(config: Any, ensemble: Ensemble) -> Work:
+    """Counts the image encoders of a step.
+
+    Each network's pass forward and backward, and forward once more with a target network; frozen ones forward
+    once for all networks, and not at all if their features are kept.
+    """
     model, observation = ensemble.config, ensemble.interface.observation
     if config.data.cache_features or not observation.cameras:
         return Work()

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from jax import lax
 
+from benchmarks import learner_step
+from qt_jax import agents
 from qt_jax.errors import UserError
 from qt_jax.models import depthwise
 from qt_jax.planning import roofline, traffic
@@ -147,6 +149,11 @@ def test_which_bound_binds_and_how_much_of_the_peak_is_used_at_best():
     assert roofline.bounds(Work(40.0, 8.0), 40.0, chip).by == "compute"
 
 
+FRAMES, PLACES = 8 * 6, 4 * 4
+EMBED, CONV, OUT, FILM = PLACES * 8 * 8 * 3 * 16, PLACES * 9 * 16 * 16, PLACES * 16 * 16, 512 * 2 * 16
+"""Products of tests/tiny.py's encoder, for each of its frames."""
+
+
 def test_of_a_config_the_encoders_agree_with_a_count_by_hand():
     """Two forward passes; the gradients of the last three products and, but for the images, their inputs'.
 
@@ -155,13 +162,21 @@ def test_of_a_config_the_encoders_agree_with_a_count_by_hand():
     config = tiny.get_config()
     config.model.encoder_remat = "full"
     found = roofline.of_config(config)
-    frames, places = 8 * 6, 4 * 4
-    embed, conv, out, film = places * 8 * 8 * 3 * 16, places * 9 * 16 * 16, places * 16 * 16, 512 * 2 * 16
-    assert found.encoders_needed == 2 * frames * (3 * (embed + film) + 4 * (conv + out))
-    assert found.encoders.flops - found.encoders_needed == 2 * frames * (conv + film)
-    assert found.step.flops - found.needed == 2 * frames * (conv + film)
+    assert found.encoders_needed == 2 * FRAMES * (3 * (EMBED + FILM) + 4 * (CONV + OUT))
+    assert found.encoders.flops - found.encoders_needed == 2 * FRAMES * (CONV + FILM)
+    assert found.step.flops - found.needed == 2 * FRAMES * (CONV + FILM)
     assert found.step.flops > found.encoders.flops and found.step.bytes > found.encoders.bytes
     text = roofline.report(found)
     assert re.search(r"image encoders of it +[\d.]+ GFLOP \([\d.]+ with what is computed again\)", text)
     for name in CHIPS:
         assert re.search(rf"^  {name} +step .* memory +\d+%", text, re.M), text
+
+
+def test_frozen_encoders_pass_forward_once_and_kept_features_not_at_all():
+    """Without FiLM inside, whatever the number of networks."""
+    config = tiny.get_config()
+    config.model.frozen_encoder, config.model.networks = True, 2
+    ensemble = agents.make_ensemble(config, learner_step.interface_of(config))
+    assert roofline.of_encoders(config, ensemble).flops == 2 * FRAMES * (EMBED + CONV + OUT)
+    config.data.cache_features = True
+    assert roofline.of_encoders(config, ensemble) == Work()
