@@ -1,7 +1,7 @@
 """`make rooflines`, also of `make plan-sizes`: what binds the train step with each image encoder.
 
 RT-1's size (experiments/sizes.py) with another encoder, by `plan --roofline`: traced, not compiled and not
-run; a minute of processor time a row. Writes experiments/results/rooflines.json and .md.
+run; 15 seconds of processor time a row. Writes experiments/results/rooflines.json and .md.
 """
 
 from __future__ import annotations
