@@ -29,6 +29,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "efficientnet_lite0, frozen": FROZEN,
     "efficientnet_lite0, frozen, cached features": FROZEN | {"data.cache_features": True},
 }
+NONE = dataclasses.asdict(roofline.Part(Work(), 0.0))
 SHOWN = ("NVIDIA H200", "NVIDIA A100", "TPU v5 lite", "TPU v6 lite")
 
 
@@ -36,42 +37,39 @@ def row(name: str) -> dict[str, Any]:
     """Counts the step with these settings, and its bounds on each chip."""
     config = sizes.get_config("rt1")
     config.update_from_flattened_dict(ROWS[name])
-    found = roofline.of_config(config)
-    bounds = {
-        chip: {**dataclasses.asdict(of), "by": of.by}
-        for chip, figures in chips.CHIPS.items()
-        for of in (roofline.bounds(found.step, found.needed, figures),)
+    parts = roofline.of_config(config)
+    return {
+        "encoder": name,
+        **{part: dataclasses.asdict(counted) for part, counted in parts.items()},
+        "bounds": {chip: _bounds(parts["step"].on(figures)) for chip, figures in chips.CHIPS.items()},
     }
-    return {"encoder": name, **dataclasses.asdict(found), "bounds": bounds}
+
+
+def _bounds(of: roofline.Bounds) -> dict[str, Any]:
+    return dataclasses.asdict(of) | {"least_s": of.least_s, "by": of.by}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    heads = [
+    heads = (
         "image encoder",
         "TFLOP a step (encoder's)",
         "with recomputation",
         "GB moved (encoder's)",
         *SHOWN,
-    ]
-    lines = [heads, ["---"] * len(heads)]
-    for values in rows:
-        step, encoders = Work(**values["step"]), Work(**values["encoders"])
-        cells = [
-            values["encoder"],
-            f"{values['needed'] / 1e12:.1f} ({values['encoders_needed'] / 1e12:.1f})",
-            f"{step.flops / 1e12:.1f}",
-            f"{step.bytes / 1e9:.0f} ({encoders.bytes / 1e9:.0f})",
-        ]
-        for chip in SHOWN:
-            of = values["bounds"][chip]
-            milliseconds = 1e3 * max(of["compute_s"], of["memory_s"])
-            cells.append(f"{milliseconds:.0f} ms, {of['by']}, {of['mfu']:.0%}")
-        lines.append(cells)
-    return (
-        "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-        .replace("| --- ", "|---")
-        .replace("--- |", "---|")
     )
+    lines = [f"| {' | '.join(heads)} |\n", "|---" * len(heads) + "|\n"]
+    for values in rows:
+        step, eyes = (values.get(part, NONE) for part in ("step", "image encoders"))
+        on_chips = (values["bounds"][chip] for chip in SHOWN)
+        cells = (
+            values["encoder"],
+            f"{step['needed'] / 1e12:.1f} ({eyes['needed'] / 1e12:.1f})",
+            f"{step['work']['flops'] / 1e12:.1f}",
+            f"{step['work']['bytes'] / 1e9:.0f} ({eyes['work']['bytes'] / 1e9:.0f})",
+            *(f"{of['least_s'] * 1e3:.0f} ms, {of['by']}, {of['mfu']:.0%}" for of in on_chips),
+        )
+        lines.append(f"| {' | '.join(cells)} |\n")
+    return "".join(lines)
 
 
 def main() -> None:

@@ -24,24 +24,6 @@ from qt_jax.training.state import init_state, train_step
 
 
 @dataclasses.dataclass(frozen=True)
-class Roofline:
-    """What a train step of the whole batch computes and moves.
-
-    Attributes:
-        step: as the config has it, with what the backward pass computes again.
-        needed: FLOPs of the step if nothing is computed again.
-        encoders: of `step`, the image encoders' part.
-        encoders_needed: of `needed`, theirs.
-
-    """
-
-    step: Work
-    needed: float
-    encoders: Work
-    encoders_needed: float
-
-
-@dataclasses.dataclass(frozen=True)
 class Bounds:
     """The least time of some work on a chip, and the share of the chip's peak that is then used at best.
 
@@ -57,32 +39,53 @@ class Bounds:
     mfu: float
 
     @property
+    def least_s(self) -> float:
+        """The least time."""
+        return max(self.compute_s, self.memory_s)
+
+    @property
     def by(self) -> str:
         """Which of the two binds."""
         return "compute" if self.compute_s >= self.memory_s else "memory"
 
 
-def bounds(work: Work, needed: float, chip: chips.Chip) -> Bounds:
-    """Computes the bounds of `work` on one chip, of which FLOPs `needed` are not computed again."""
-    compute, memory = work.flops / chip.flops, work.bytes / chip.bandwidth
-    return Bounds(compute, memory, needed / chip.flops / max(compute, memory))
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Work of a train step of the whole batch.
+
+    Attributes:
+        work: as the config has it, with what the backward pass computes again.
+        needed: its FLOPs if nothing is computed again.
+
+    """
+
+    work: Work
+    needed: float
+
+    def on(self, chip: chips.Chip) -> Bounds:
+        """Computes the bounds on one chip."""
+        compute, memory = self.work.flops / chip.flops, self.work.bytes / chip.bandwidth
+        return Bounds(compute, memory, self.needed / chip.flops / max(compute, memory))
 
 
-def of_config(config: Any) -> Roofline:
-    """Counts the train step of `config`.
+def of_config(config: Any) -> dict[str, Part]:
+    """Counts the train step of `config`: "step", and "image encoders", the part of it that they are, if any.
 
     Raises:
         UserError: for a bad config, or a step that cannot be counted.
 
     """
     config, ensemble = plan.networks(config, 1)
-    step, encoders = of_step(config, ensemble), of_encoders(config, ensemble)
-    if config.model.remat == config.model.encoder_remat == "none":
-        return Roofline(step, step.flops, encoders, encoders.flops)
-    plain = ml_collections.ConfigDict(config.model)
-    plain.remat, plain.encoder_remat = "none", "none"
-    plainly = ensemble.with_config(plain)
-    return Roofline(step, of_step(config, plainly).flops, encoders, of_encoders(config, plainly).flops)
+    work = once = _counted(config, ensemble)
+    if (config.model.remat, config.model.encoder_remat) != ("none", "none"):
+        plain = ml_collections.ConfigDict(config.model)
+        plain.remat, plain.encoder_remat = "none", "none"
+        once = _counted(config, ensemble.with_config(plain))
+    return {name: Part(work[name], once[name].flops) for name in work if work[name].flops}
+
+
+def _counted(config: Any, ensemble: Ensemble) -> dict[str, Work]:
+    return {"step": of_step(config, ensemble), "image encoders": of_encoders(config, ensemble)}
 
 
 def of_step(config: Any, ensemble: Ensemble) -> Work:
@@ -119,26 +122,22 @@ def of_encoders(config: Any, ensemble: Ensemble) -> Work:
     return total * (len(observation.cameras) * ensemble.count)
 
 
-def report(roofline: Roofline) -> str:
-    """Formats a roofline: what is counted, then a line for each chip of `chips.CHIPS`."""
-    parts = {"step": (roofline.step, roofline.needed)}
-    if roofline.encoders.flops:
-        parts["image encoders of it"] = roofline.encoders, roofline.encoders_needed
+def report(parts: dict[str, Part]) -> str:
+    """Formats what `of_config` gave: what is counted, then the bounds on each chip of `chips.CHIPS`."""
     lines = ["A step of the whole batch on one chip, counted from its trace (planning/traffic.py says how):"]
-    lines += [_counted(name, *part) for name, part in parts.items()]
+    for name, part in parts.items():
+        flops, moved, needed = part.work.flops, part.work.bytes, f"{part.needed / 1e9:,.1f} GFLOP"
+        again = "" if flops == part.needed else f" ({flops / 1e9:,.1f} with what is computed again)"
+        lines.append(
+            f"  {name:16}{needed}{again}, {moved / 1e9:,.2f} GB moved: {flops / moved:.0f} FLOP a byte"
+        )
     lines += [
         "The least time at the published peaks (bfloat16) and bandwidths; nothing of it is measured:",
-        "  " + " " * 38 + "compute ms  memory ms  bound by  MFU at best",
+        f"  {'':31}compute ms  memory ms  bound by  MFU at best",
     ]
     for chip, figures in chips.CHIPS.items():
         for name, part in parts.items():
-            of = bounds(*part, figures)
+            of = part.on(figures)
             times = f"{of.compute_s * 1e3:11.3g}{of.memory_s * 1e3:11.3g}"
-            lines.append(f"  {chip:15}{name:22}{times}  {of.by:8}  {of.mfu:11.0%}")
+            lines.append(f"  {chip:15}{name:15}{times}  {of.by:8}  {of.mfu:11.0%}")
     return "\n".join(lines)
-
-
-def _counted(name: str, work: Work, needed: float) -> str:
-    again = "" if work.flops == needed else f" ({work.flops / 1e9:,.1f} with what is computed again)"
-    per_byte = f"{work.flops / work.bytes:.0f} FLOP a byte"
-    return f"  {name:22}{needed / 1e9:,.1f} GFLOP{again}, {work.bytes / 1e9:,.2f} GB moved: {per_byte}"

@@ -41,7 +41,7 @@ _PASSES = (
     "cummax", "cummin", "cumlogsumexp", "reduce_window_sum", "reduce_window_max", "select_and_scatter_add",
 )  # fmt: skip
 _SAME_ARRAY = ("reshape", "squeeze", "expand_dims", "copy", "stop_gradient")
-_INLINED = ("jit", "closed_call", "remat2", "custom_vjp_call", "custom_jvp_call")
+_INLINED = ("jit", "closed_call", "remat2", "checkpoint", "custom_vjp_call", "custom_jvp_call")
 _FUSED_WITH_SEVERAL_RESULTS = ("split", "unstack", "optimization_barrier", "rng_bit_generator")
 
 
@@ -218,16 +218,15 @@ def _programs(params: dict[str, Any]) -> Iterator[Any]:
 
 
 def _flops(eqn: Any) -> float:
+    """Returns two for each product that a result adds up; 0 of a kernel that has none."""
+    params, shapes = eqn.params, [var.aval.shape for var in eqn.invars]
     if eqn.primitive.name == "dot_general":
-        (contracted, _), _ = eqn.params["dimension_numbers"]
-        return (
-            2.0
-            * math.prod(eqn.outvars[0].aval.shape)
-            * math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
-        )
-    if eqn.primitive.name == "conv_general_dilated":
-        _, inputs, *window = eqn.params["dimension_numbers"].rhs_spec
-        kernel = eqn.invars[1].aval.shape
-        taps = math.prod(kernel[axis] for axis in (inputs, *window)) / math.prod(eqn.params["lhs_dilation"])
-        return 2.0 * math.prod(eqn.outvars[0].aval.shape) * taps
-    return 0.0
+        (contracted, _), _ = params["dimension_numbers"]
+        products = math.prod(shapes[0][axis] for axis in contracted)
+    elif eqn.primitive.name == "conv_general_dilated":
+        _, channels, *window = params["dimension_numbers"].rhs_spec
+        taps = math.prod(shapes[1][axis] for axis in (channels, *window))
+        products = taps / math.prod(params["lhs_dilation"])
+    else:
+        return 0.0
+    return 2.0 * products * math.prod(eqn.outvars[0].aval.shape)

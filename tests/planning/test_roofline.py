@@ -14,6 +14,7 @@ from qt_jax import agents
 from qt_jax.errors import UserError
 from qt_jax.models import depthwise
 from qt_jax.planning import roofline, traffic
+from qt_jax.planning.roofline import Bounds, Part
 from qt_jax.planning.traffic import Work
 from qt_jax.training.chips import CHIPS, Chip
 from tests import tiny
@@ -144,9 +145,10 @@ def test_what_cannot_be_counted_is_named(function, named):
 def test_which_bound_binds_and_how_much_of_the_peak_is_used_at_best():
     """10 FLOP/s and 2 bytes/s: 40 FLOP take 4 s, 10 bytes 5 s, and 20 FLOP that are needed are 2 s of 5."""
     chip = Chip(flops=10.0, memory=1.0, bandwidth=2.0, interconnect=1.0, network=1.0)
-    found = roofline.bounds(Work(40.0, 10.0), 20.0, chip)
-    assert (found.compute_s, found.memory_s, found.by, found.mfu) == (4.0, 5.0, "memory", 2 / 5)
-    assert roofline.bounds(Work(40.0, 8.0), 40.0, chip).by == "compute"
+    found = Part(Work(40.0, 10.0), 20.0).on(chip)
+    assert found == Bounds(4.0, 5.0, 2 / 5) and (found.least_s, found.by) == (5.0, "memory")
+    found = Part(Work(40.0, 8.0), 40.0).on(chip)
+    assert found == Bounds(4.0, 4.0, 1.0) and found.by == "compute"
 
 
 FRAMES, PLACES = 8 * 6, 4 * 4
@@ -162,12 +164,13 @@ def test_of_a_config_the_encoders_agree_with_a_count_by_hand():
     config = tiny.get_config()
     config.model.encoder_remat = "full"
     found = roofline.of_config(config)
-    assert found.encoders_needed == 2 * FRAMES * (3 * (EMBED + FILM) + 4 * (CONV + OUT))
-    assert found.encoders.flops - found.encoders_needed == 2 * FRAMES * (CONV + FILM)
-    assert found.step.flops - found.needed == 2 * FRAMES * (CONV + FILM)
-    assert found.step.flops > found.encoders.flops and found.step.bytes > found.encoders.bytes
+    step, encoders = found["step"], found["image encoders"]
+    assert encoders.needed == 2 * FRAMES * (3 * (EMBED + FILM) + 4 * (CONV + OUT))
+    assert encoders.work.flops - encoders.needed == 2 * FRAMES * (CONV + FILM)
+    assert step.work.flops - step.needed == 2 * FRAMES * (CONV + FILM)
+    assert step.work.flops > encoders.work.flops and step.work.bytes > encoders.work.bytes
     text = roofline.report(found)
-    assert re.search(r"image encoders of it +[\d.]+ GFLOP \([\d.]+ with what is computed again\)", text)
+    assert re.search(r"image encoders +[\d.]+ GFLOP \([\d.]+ with what is computed again\)", text)
     for name in CHIPS:
         assert re.search(rf"^  {name} +step .* memory +\d+%", text, re.M), text
 
