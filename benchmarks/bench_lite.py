@@ -26,7 +26,7 @@ from qt_jax.models.images import EncoderAlone
 from qt_jax.planning import traffic
 
 RESULTS = Path("experiments/results/bench_lite.json")
-FRAMES, SIZE, REPEATS = 16, 64, 21
+FRAMES, SIZE, REPEATS = 64, 64, 9
 
 
 def apart(affine: efficientnet.Affine, conv: nnx.Conv, x: jax.Array) -> jax.Array:
