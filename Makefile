@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile -q --universal --python-version 3.11 --fork-strateg
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test test-most test-tensorflow test-slow slurm lint types imports coverage docs dist lock libtpu clean clean-data-and-runs \
-	bench-state bench-start bench-gpu bench-quickstart bench-backups bench-networks bench-decisions bench-learner bench-lite bench-loader bench-video bench-memory bench-serving \
+	bench-state bench-start bench-gpu bench-quickstart bench-backups bench-networks bench-decisions bench-learner bench-loader bench-video bench-memory bench-serving \
 	metaworld-tries metaworld-grid metaworld-gates metaworld-values metaworld-states metaworld-benchmark metaworld-ablations metaworld-images metaworld-eyes scene-benchmark ogbench metaworld-report rooflines plan-sizes plan-experiments
 
 QT := $(PY) -m qt_jax
@@ -96,9 +96,6 @@ bench-decisions: $(STAMP)  ## Measure a decision of several networks, of chunks 
 
 bench-learner: $(STAMP) .peer/.installed  ## Measure the train step, and the PyTorch peer beside it
 	$(PY) -m benchmarks.bench_learner
-
-bench-lite: $(STAMP)  ## Measure EfficientNet-Lite with its norms in the convolutions, and apart
-	$(PY) -m benchmarks.bench_lite
 
 bench-start: $(STAMP)  ## Measure what a run computes before its first step
 	$(PY) -m benchmarks.bench_start

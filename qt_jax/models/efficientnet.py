@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -26,56 +26,28 @@ class Affine(nnx.Module):
         self.scale, self.bias = nnx.Param(jnp.ones(channels)), nnx.Param(jnp.zeros(channels))
         self.dtype = dtype
 
-    def after(self, conv: nnx.Conv, x: jax.Array) -> jax.Array:
-        """Computes conv(x) * scale + bias, [B, H, W, I] -> [B, h, w, C]; the convolution has no bias.
-
-        The scale multiplies the kernel, which is small, and not the image. So its gradient needs no pass over
-        the image either.
-        """
-        graphdef, params = nnx.split(conv)
-        scaled = jax.tree.map(lambda kernel: kernel * self.scale[...], params)
-        return nnx.merge(graphdef, scaled)(x) + self.bias[...].astype(self.dtype)
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., C] -> [..., C]."""
+        return x * self.scale[...].astype(self.dtype) + self.bias[...].astype(self.dtype)
 
 
-class GroupNorm(nnx.GroupNorm):
-    """GroupNorm of 8 groups, or of as many below that as divide the channels."""
-
-    def __init__(self, channels: int, dtype, rngs: nnx.Rngs):
-        super().__init__(channels, num_groups=math.gcd(channels, 8), dtype=dtype, rngs=rngs)
-
-    def after(self, conv: nnx.Conv, x: jax.Array) -> jax.Array:
-        """Normalises conv(x), [B, H, W, I] -> [B, h, w, C]."""
-        return self(conv(x))
-
-
-@jax.custom_jvp
-def relu6(x: jax.Array) -> jax.Array:
-    """Clips to [0, 6]; the gradient is 0 at both ends, as in PyTorch.
-
-    It follows from the result, which the next convolution's gradient keeps anyway.
-    """
-    return jnp.clip(x, 0, 6)
-
-
-@relu6.defjvp
-def _relu6_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    (x,), (tangent,) = primals, tangents
-    y = relu6(x)
-    return y, jnp.where((y > 0) & (y < 6), tangent, 0)
+def group_norm(channels: int, dtype, rngs: nnx.Rngs) -> nnx.GroupNorm:
+    """Makes a GroupNorm of 8 groups, or of as many below that as divide the channels."""
+    return nnx.GroupNorm(channels, num_groups=math.gcd(channels, 8), dtype=dtype, rngs=rngs)
 
 
 @dataclasses.dataclass(frozen=True)
 class Style:
     """In what EfficientNets differ but their sizes."""
 
-    norm: type[Affine] | type[GroupNorm]
-    """Of what a convolution gives."""
+    norm: Callable[[int, Any, nnx.Rngs], nnx.Module]
+    """(channels, dtype, rngs) -> module of [B, H, W, C]."""
     activation: Callable[[jax.Array], jax.Array]
     squeeze_excite: bool
 
 
-FULL = Style(GroupNorm, jax.nn.silu, squeeze_excite=True)
-LITE = Style(Affine, relu6, squeeze_excite=False)
+FULL = Style(group_norm, jax.nn.silu, squeeze_excite=True)
+LITE = Style(Affine, jax.nn.relu6, squeeze_excite=False)
 
 
 class SqueezeExcite(nnx.Module):
@@ -131,10 +103,10 @@ class MBConv(nnx.Module):
         y = x
         if len(self.expand):
             conv, norm = self.expand
-            y = self.activation(norm.after(conv, y))
-        y = self.activation(self.depthwise_norm.after(self.depthwise, y))
+            y = self.activation(norm(conv(y)))
+        y = self.activation(self.depthwise_norm(self.depthwise(y)))
         y = self.squeeze_excite(y) if self.squeeze_excite else y
-        y = self.project_norm.after(self.project, y)
+        y = self.project_norm(self.project(y))
         y = x + y if self.residual else y
         return self.film(y, instruction) if self.film else y
 
@@ -168,10 +140,10 @@ class EfficientNet(nnx.Module):
 
     def __call__(self, x: jax.Array, instruction: jax.Array) -> jax.Array:
         """See `ENCODERS`."""
-        x = self.STYLE.activation(self.stem_norm.after(self.stem, x))
+        x = self.STYLE.activation(self.stem_norm(self.stem(x)))
         for block in self.blocks:
             x = film.call(block, x, instruction, self.remat)
-        return self.STYLE.activation(self.top_norm.after(self.top, x))
+        return self.STYLE.activation(self.top_norm(self.top(x)))
 
 
 class EfficientNetB3(EfficientNet):

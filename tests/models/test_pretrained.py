@@ -1,7 +1,6 @@
 """Encoders that start from parameters of others: read as they are, matched by name, and frozen."""
 
 import collections
-import functools
 import pickle
 import struct
 
@@ -9,7 +8,6 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from flax import nnx
 from jax import export
 
 from qt_jax.errors import UserError
@@ -90,38 +88,6 @@ def test_features_equal_a_forward_pass_by_hand(name):
     assert features.shape == (1, 2, 2, 1280) == (1, *alone.shape)
     np.testing.assert_allclose(features[0], expected, rtol=1e-3, atol=1e-4)
     assert 0.05 < np.mean(expected > 0) < 0.95 and expected.std() > 0.1, "not dead, not saturated"
-
-
-@pytest.mark.parametrize("groups", [1, 6])
-def test_an_affine_after_a_convolution_is_part_of_it(groups):
-    """The same numbers and gradients as x * scale + bias of what the convolution gives."""
-    rng = np.random.default_rng(0)
-    shapes = {"kernel": (3, 3, 6 // groups, 6), "scale": (6,), "bias": (6,), "x": (2, 5, 5, 6)}
-    inputs = [rng.normal(size=shape).astype(np.float32) for shape in shapes.values()]
-    cotangent = rng.normal(size=(2, 3, 3, 6)).astype(np.float32)
-
-    def made(kernel):
-        conv = nnx.Conv(6, 6, (3, 3), 2, use_bias=False, feature_group_count=groups, rngs=nnx.Rngs(0))
-        conv.kernel[...] = kernel
-        return conv
-
-    def folded(kernel, scale, bias, x):
-        affine = efficientnet.Affine(6, np.float32, nnx.Rngs(0))
-        affine.scale[...], affine.bias[...] = scale, bias
-        return affine.after(made(kernel), x)
-
-    def apart(kernel, scale, bias, x):
-        return made(kernel)(x) * scale + bias
-
-    found, expected = (jax.vjp(function, *inputs) for function in (folded, apart))
-    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
-    jax.tree.map(close, (found[0], found[1](cotangent)), (expected[0], expected[1](cotangent)))
-
-
-def test_relu6_and_its_gradient():
-    x = np.float32([-1, 0, 3, 6, 7])
-    values, slopes = jax.vmap(jax.value_and_grad(efficientnet.relu6))(x)
-    assert values.tolist() == [0, 0, 3, 6, 6] and slopes.tolist() == [0, 0, 1, 0, 0]
 
 
 def test_arrays_by_timms_names_are_those_of_the_package():
