@@ -19,7 +19,7 @@ from qt_jax.models.ensemble import Ensemble
 from qt_jax.models.images import EncoderAlone
 from qt_jax.planning import plan, traffic
 from qt_jax.planning.traffic import Work
-from qt_jax.training import chips, program
+from qt_jax.training import chips, mesh, program
 from qt_jax.training.state import init_state, train_step
 
 
@@ -69,13 +69,18 @@ class Part:
 
 
 def of_config(config: Any) -> dict[str, Part]:
-    """Counts the train step of `config`: "step", and "image encoders", the part of it that they are, if any.
+    """Counts the train step of `config` on one chip, whatever its mesh.
+
+    Returns:
+        "step", and "image encoders", the part of it that they are, if any.
 
     Raises:
         UserError: for a bad config, or a step that cannot be counted.
 
     """
-    config, ensemble = plan.networks(config, 1)
+    alone = ml_collections.ConfigDict(config)
+    alone.mesh = mesh.get_config()
+    config, ensemble = plan.networks(alone, 1)
     work = once = _counted(config, ensemble)
     if (config.model.remat, config.model.encoder_remat) != ("none", "none"):
         plain = ml_collections.ConfigDict(config.model)

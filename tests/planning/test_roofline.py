@@ -162,7 +162,7 @@ def test_of_a_config_the_encoders_agree_with_a_count_by_hand():
     With `encoder_remat` the block's backward pass needs its 3x3 convolution and its FiLM again.
     """
     config = tiny.get_config()
-    config.model.encoder_remat = "full"
+    config.model.encoder_remat, config.mesh.fsdp = "full", 8
     found = roofline.of_config(config)
     step, encoders = found["step"], found["image encoders"]
     assert encoders.needed == 2 * FRAMES * (3 * (EMBED + FILM) + 4 * (CONV + OUT))
