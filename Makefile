@@ -14,7 +14,7 @@ COMPILE := $(UV) pip compile -q --universal --python-version 3.11 --fork-strateg
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test test-most test-tensorflow test-slow slurm lint types imports coverage docs dist lock libtpu clean clean-data-and-runs \
 	bench-state bench-start bench-gpu bench-quickstart bench-backups bench-networks bench-decisions bench-learner bench-loader bench-video bench-memory bench-serving \
-	metaworld-tries metaworld-grid metaworld-gates metaworld-values metaworld-states metaworld-benchmark metaworld-ablations metaworld-images metaworld-eyes scene-benchmark ogbench metaworld-report rooflines plan-sizes plan-experiments
+	metaworld-tries metaworld-grid metaworld-gates metaworld-values metaworld-states metaworld-benchmark metaworld-people metaworld-ablations metaworld-images metaworld-eyes scene-benchmark ogbench metaworld-report rooflines plan-sizes plan-experiments
 
 QT := $(PY) -m qt_jax
 QUICKSTART := experiments/quickstart.py
@@ -140,6 +140,9 @@ metaworld-states: $(STAMP)  ## Run the diagnosis of states that were not trained
 
 metaworld-benchmark: $(STAMP)  ## Run the benchmark from states (hours)
 	$(PY) -m benchmarks.claim benchmark
+
+metaworld-people: $(STAMP)  ## Run the recipes with demonstrations of people (hours)
+	$(PY) -m benchmarks.claim people
 
 metaworld-ablations: $(STAMP)  ## Run the ablations (hours)
 	$(PY) -m benchmarks.claim ablations

@@ -1,9 +1,9 @@
 """`python -m benchmarks.claim PART [NAME ...]`: runs what is missing of a part, one by one.
 
-Parts: tries, grid and gates of the diagnosis; benchmark, every method on every recipe; ablations of
-Q-Transformer, most on recipe b; scene, every method on the second suite; scene_ablations of Q-Transformer
-there. NAME is a try or method, or one row or run of it (`q_transformer,a`, `q_transformer,a,0`); without a
-name it is the whole part.
+Parts: tries, grid and gates of the diagnosis; benchmark, every method on every recipe without people; people,
+the recipes with them; ablations of Q-Transformer, most on recipe b; scene, every method on the second suite;
+scene_ablations of Q-Transformer there. NAME is a try or method, or one row or run of it (`q_transformer,a`,
+`q_transformer,a,0`); without a name it is the whole part.
 
 Results are JSON lines in experiments/results; stop it at any time. `--output=again.jsonl` runs again what is
 there already. Pools that are not there are collected first. Each core has runs of its own; on an accelerator
@@ -16,6 +16,8 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
+import ml_collections
+
 from benchmarks import fleet, packs, results, runs
 from experiments import (
     metaworld_benchmark,
@@ -24,14 +26,22 @@ from experiments import (
     metaworld_grid,
     scene_benchmark,
 )
-from experiments.metaworld_recipes import ABLATED_ON, CLONE, METHODS, RECIPES, SCENE_ABLATED_ON
+from experiments.metaworld_recipes import (
+    ABLATED_ON,
+    AUTONOMOUS_OF,
+    BENCHMARKED,
+    RECIPES,
+    SCENE_ABLATED_ON,
+    WITH_PEOPLE,
+)
 from experiments.metaworld_tries import CELLS, PROBES, SEED_0, TRIES
 
 SEEDS = {
-    **{"tries": 3, "grid": 5, "gates": 3, "benchmark": 5, "ablations": 3},
+    **{"tries": 3, "grid": 5, "gates": 3, "benchmark": 5, "people": 5, "ablations": 3},
     **{"scene": 3, "scene_ablations": 2},
 }
 SCENE_RECIPES = ("a", "d", "e")
+WITHOUT_PEOPLE = tuple(recipe for recipe in RECIPES if recipe not in AUTONOMOUS_OF)
 CURVE = (500, 1000, 1500, 2000)
 """Steps after which the methods are evaluated on recipe b; they are evaluated again at the end."""
 
@@ -49,6 +59,11 @@ def wanted(part: str, names: list[str]) -> tuple[str, dict]:
         module, runs_of = metaworld_grid, metaworld_grid.names()
     elif part == "gates":
         module, runs_of = metaworld_gates, metaworld_gates.names()
+    elif part == "people":
+        module, runs_of = (
+            metaworld_benchmark,
+            [(name, cell) for cell in AUTONOMOUS_OF for name in WITH_PEOPLE],
+        )
     elif part.endswith("ablations"):
         module, ablated = (
             (metaworld_benchmark, ABLATED_ON) if part == "ablations" else (scene_benchmark, SCENE_ABLATED_ON)
@@ -56,9 +71,9 @@ def wanted(part: str, names: list[str]) -> tuple[str, dict]:
         runs_of = [(f"q_transformer.{name}", cell) for name, cells in ablated.items() for cell in cells]
     else:
         module, cells = (
-            (scene_benchmark, SCENE_RECIPES) if part == "scene" else (metaworld_benchmark, RECIPES)
+            (scene_benchmark, SCENE_RECIPES) if part == "scene" else (metaworld_benchmark, WITHOUT_PEOPLE)
         )
-        runs_of = [(name, cell) for cell in cells for name in METHODS if "." not in name and name != CLONE]
+        runs_of = [(name, cell) for cell in cells for name in BENCHMARKED]
         runs_of.remove(("bc_demonstrations", "e"))  # it has none
     every = [
         f"{name},{cell},{seed}"
@@ -76,6 +91,13 @@ def wanted(part: str, names: list[str]) -> tuple[str, dict]:
         raise SystemExit(f"{unknown[0]!r} is none of the {len(every)} runs of {part}. {known}")
     chosen = [run for run in every if not names or any(run in beginning(name) for name in names)]
     return f"experiments/{module.__name__.split('.')[-1]}.py", {run: module.get_config(run) for run in chosen}
+
+
+def other_decodes(part: str, config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """Returns the ways of deciding, beside greedy, with which a run is evaluated at its end."""
+    if part == "gates":
+        return metaworld_gates.decodes(config)
+    return ("beam:4",) if part in ("benchmark", "people", "scene") else ()
 
 
 def packed(experiment: str, name: str, configs: dict, **evaluated: Mapping[str, tuple]) -> Path:
@@ -117,8 +139,7 @@ def main() -> None:
         print(f"{output} holds all of these runs; `--output=again.jsonl` runs them again.")
         return
     curves = {run: CURVE for run in configs if given.part == "benchmark" and ",b," in run}
-    gates = given.part == "gates"
-    decodes = {run: metaworld_gates.decodes(config) for run, config in configs.items() if gates}
+    decodes = {run: other_decodes(given.part, config) for run, config in configs.items()}
     pack = packed(experiment, given.part, configs, curves=curves, decodes=decodes)
     if not given.pack:
         fleet.run(pack, output, given.together)

@@ -22,19 +22,6 @@ METRICS = ("greedy_at_edge", "mc_return", "q_taken", "q_other")
 CURRENT = "tries.jsonl"
 
 
-def decoded(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Lists the runs, and each again as it succeeded with each other way of deciding: "NAME by beam:4"."""
-    found = []
-    for run in runs:
-        name, _, rest = run["run"].partition(",")
-        ways = run.get("decoded", {}).items()
-        found += [
-            run,
-            *(run | {"run": f"{name} by {way},{rest}", "success": success} for way, success in ways),
-        ]
-    return found
-
-
 def by_cell(runs: list[dict[str, Any]]) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """Sorts runs into {try: {cell: runs}}; "together" has the seeds that all cells of the try have."""
     found: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}
@@ -87,7 +74,7 @@ def settings() -> str:
 
 
 def main(file: str) -> None:
-    print(table(decoded(results.existing(results.METAWORLD / file, "success"))))
+    print(table(results.decoded(results.existing(results.METAWORLD / file, "success"))))
     if file == CURRENT:
         print(f"\n{settings()}")
 

@@ -2,7 +2,7 @@
 
 In each cell or recipe, and in all. Paired by seed, which the two share (pool, initialisation, order and
 evaluation episodes), with 95% t intervals over seeds. FILE is of experiments/results, such as
-metaworld/tries.jsonl.
+metaworld/tries.jsonl. "NAME by beam:4" is a run as it decided in another way.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Successes = dict[int, float]
 def scores(file: str) -> dict[tuple[str, str], Successes]:
     """Reads a file of results as {(method, cell): {seed: success}}."""
     found: dict[tuple[str, str], Successes] = {}
-    for run in results.existing(results.ALL / file, "success"):
+    for run in results.decoded(results.existing(results.ALL / file, "success")):
         method, cell, seed = run["run"].split(",")
         found.setdefault((method, cell), {})[int(seed)] = float(
             np.mean([s for episodes in run["success"].values() for s in episodes])

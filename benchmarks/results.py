@@ -26,6 +26,19 @@ def existing(file: Path, field: str) -> list[dict[str, Any]]:
     return found
 
 
+def decoded(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Lists the runs, and each again as it succeeded with each other way of deciding: "NAME by beam:4"."""
+    found = []
+    for run in runs:
+        name, _, rest = run["run"].partition(",")
+        ways = run.get("decoded", {}).items()
+        found += [
+            run,
+            *(run | {"run": f"{name} by {way},{rest}", "success": success} for way, success in ways),
+        ]
+    return found
+
+
 def add(file: Path, row: dict[str, Any]) -> None:
     """Adds a row at once, so that it stays when the runs after it are stopped."""
     with file.open("a") as lines:

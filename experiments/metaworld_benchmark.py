@@ -1,7 +1,7 @@
 """The benchmark on state-only MT10: `metaworld_benchmark.py:METHOD,RECIPE,SEED`.
 
 metaworld_recipes.py has the names. A pool, one for each seed, holds 100 demonstrations, 200 noisy, 200
-systematically failing and 40 wandering autonomous episodes a task; recipe h has pools of its own.
+systematically failing and 40 wandering autonomous episodes a task; recipes h and i have pools of their own.
 
 Hardware: 2 CPU cores. Time: five to eight minutes to collect a pool; for a run about three and a half minutes
 to train and a third of a minute to evaluate on a core (the median of

@@ -31,6 +31,8 @@ paper's simulated data is like it (8% of the episodes succeed).
 """
 INTERVENTIONS = "interventions"
 """As people, but a person takes over from the clone now and then: successes hold its mistakes too."""
+RESCUED = "rescued"
+"""The episodes of INTERVENTIONS without the demonstrations: a record of a robot at work."""
 
 BASES = {
     name: FROZEN[name]
@@ -128,6 +130,7 @@ GATES = {
     "backup": dict.fromkeys(
         CELLS, tuple(f"q_transformer+dropout+{backup}" for backup in ("chain", "one_step", "skip_decoded"))
     ),
+    "beam": {INTERVENTIONS: ("q_transformer+dropout+chain",)},
     "chunks": dict.fromkeys(CELLS, tuple(f"q_transformer+dropout+chunk_{count}" for count in (2, 4))),
     "steps": dict.fromkeys(
         CELLS,
@@ -145,12 +148,13 @@ GATES = {
             *("awac", "awac+dropout", "iql", "iql+dropout"),
         )
     },
-    "interventions": {
-        INTERVENTIONS: (
+    "interventions": dict.fromkeys(
+        (INTERVENTIONS, RESCUED),
+        (
             *("q_transformer+dropout", f"{HEAD}+dropout", f"{HEAD}+of_successes+dropout"),
             *("bc_all+dropout", "bc_successes", "decision_transformer", "awac+dropout", "iql+dropout"),
-        )
-    },
+        ),
+    ),
     "beside": dict.fromkeys(CELLS, ("bc_successes", "bc_all+dropout", "decision_transformer", "awac", "iql")),
 }
 """{gate: {cell: methods}}, in the order in which they are run."""
@@ -183,15 +187,16 @@ def get_config(arguments: str = "q_transformer+weight_1,wandering,0") -> ml_coll
     agent, settings = BASES[base]
     config = metaworld_diagnosis.base(agent, int(seed))
     config.workdir = f"runs/metaworld_gates/{name}/{cell}/{seed}"
-    if cell.startswith("wandering") or cell == ASTRAY:  # there are no demonstrations to balance with
+    if cell.startswith("wandering") or cell in (ASTRAY, RESCUED):  # no demonstrations to balance with
         settings = settings | {"data.balance.demonstrations": None}
     for change in (settings, *(CHANGES[change] for change in changes)):
         config.update_from_flattened_dict(change)
-    config.data.limits = (CELLS | WANDERING | dict.fromkeys((ASTRAY, INTERVENTIONS), ()))[cell]
+    whole = dict.fromkeys((ASTRAY, INTERVENTIONS), ())
+    config.data.limits = (CELLS | WANDERING | whole | {RESCUED: ("intervention=60",)})[cell]
     config.evaluate.episodes = 10
     if cell == ASTRAY:
         astray(config)
-    if cell in ("people", INTERVENTIONS):
+    if cell in ("people", INTERVENTIONS, RESCUED):
         pools.people(config, 10, 60, "policy" if cell == "people" else "intervention")
     if name == CLONE:
         pools.clone(config)

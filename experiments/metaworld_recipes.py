@@ -25,17 +25,22 @@ RECIPES = {
     "d": (("demonstration=10", "perception_bias=67", "wrong_task=67", "stuck_gripper=67"), "all"),
     "e": (("wander=40",), "all"),
     "h": (("human=10", "policy=60"), "all"),
+    "i": (("human=10", "intervention=60"), "all"),
 }
 """{name: (config.data.limits, config.data.episodes)}, with numbers of episodes a task.
 
 a: few demonstrations and noisy autonomous episodes. b: few demonstrations and failures alone, 9% positives
 (the paper's simulation: 8%). c: many demonstrations and noisy episodes. d: as a, but with systematic errors.
 e: wandering, without demonstrations. h: demonstrations of people, and the episodes of the policy that clones
-them, as in the paper. How hard e and h are was set by behaviour cloning alone (metaworld_gates.py).
+them, as in the paper. i: as h, but a person takes over from the clone now and then. How hard e, h and i are
+was set by behaviour cloning alone (metaworld_gates.py).
 """
 
+AUTONOMOUS_OF = {"h": "policy", "i": "intervention"}
+"""{recipe whose pool begins with people: the collector of its autonomous episodes}."""
+
 CLONE = "clone"
-"""The run that acts in the autonomous episodes of recipe h."""
+"""The run that acts in the autonomous episodes of recipes h and i."""
 
 ONE_STEP = {"agent.n_step": 1, "data.segment_length": 5}
 CHAIN = ONE_STEP | {"agent.backup": "chain"}
@@ -87,8 +92,8 @@ def apply(config: ml_collections.ConfigDict, settings: dict[str, Any], recipe: s
     """Sets a method's settings and a recipe; the method's own filter narrows the recipe."""
     config.update_from_flattened_dict(settings)
     config.data.limits, of_recipe = RECIPES[recipe]
-    if recipe == "h":
-        pools.people(config, 10, 60)
+    if recipe in AUTONOMOUS_OF:
+        pools.people(config, 10, 60, AUTONOMOUS_OF[recipe])
     if config.data.episodes == "all":
         config.data.episodes = of_recipe
     elif config.data.episodes == "successes" and of_recipe == "demonstrations_and_failures":
@@ -109,6 +114,23 @@ METHODS = {
     "awac": ("awac", TRIES["awac"]["half_positive_fast_ended_monte_carlo"]),
 }
 METHODS["q_transformer_as_published"] = ("q_transformer", {})
+BENCHMARKED = tuple(METHODS)
+"""Methods of the benchmark, on the recipes without people."""
+METHODS["q_transformer_dropout"] = ("q_transformer", METHODS["q_transformer"][1] | DROPOUT)
+METHODS["q_transformer_head"] = (
+    "q_transformer",
+    METHODS["q_transformer_dropout"][1] | {"agent.behaviour_weight": 1.0, "agent.behaviour_of": "successes"},
+)
+WITH_PEOPLE = (
+    "q_transformer_dropout",
+    "q_transformer_head",
+    "bc_successes",
+    "bc_all",
+    "decision_transformer",
+    "awac",
+    "iql",
+)
+"""Methods on the recipes with people."""
 METHODS[CLONE] = METHODS["bc_demonstrations"]
 METHODS |= {
     f"q_transformer.{name}": ("q_transformer", METHODS["q_transformer"][1] | a)

@@ -82,5 +82,6 @@ def clone(config: ml_collections.ConfigDict) -> None:
     config.workdir = config.collect.policy
     config.collect.policy = ""
     config.collect.autonomous = 0
-    config.data.path = config.data.path.replace("people_", "people_alone_")
+    name, seed = config.data.path.split("/")[1], config.seed
+    config.data.path = f"data/{name}/people_alone_{seed}"
     config.data.limits = ()
