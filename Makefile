@@ -14,7 +14,7 @@ COMPILE := $(UV) pip compile -q --universal --python-version 3.11 --fork-strateg
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test test-most test-tensorflow test-slow slurm lint types imports coverage docs dist lock libtpu clean clean-data-and-runs \
 	bench-state bench-start bench-gpu bench-quickstart bench-backups bench-networks bench-decisions bench-learner bench-loader bench-video bench-memory bench-serving \
-	metaworld-tries metaworld-grid metaworld-gates metaworld-values metaworld-states metaworld-benchmark metaworld-people metaworld-ablations metaworld-images metaworld-eyes scene-benchmark ogbench metaworld-report plan-sizes plan-experiments
+	metaworld-tries metaworld-grid metaworld-gates metaworld-values metaworld-states metaworld-benchmark metaworld-people metaworld-ablations metaworld-images metaworld-eyes scene-benchmark ogbench metaworld-report rooflines plan-sizes plan-experiments
 
 QT := $(PY) -m qt_jax
 QUICKSTART := experiments/quickstart.py
@@ -164,7 +164,10 @@ ogbench: $(STAMP)  ## Run OGBench's single-task benchmark (days), or ROW=SET,MET
 metaworld-report: .plots/.installed  ## Write the tables and figures of docs/results.md
 	.plots/bin/python -m benchmarks.metaworld_report
 
-plan-sizes: $(STAMP) libtpu  ## Plan the network sizes on devices that are not there
+rooflines: $(STAMP)  ## Say what binds the train step with each image encoder, on each kind of chip
+	$(PY) -m benchmarks.rooflines
+
+plan-sizes: $(STAMP) libtpu rooflines  ## Plan the network sizes on devices that are not there
 	$(PY) -m benchmarks.plan_sizes
 
 plan-experiments: $(STAMP) libtpu  ## Plan each experiment on devices that are not there

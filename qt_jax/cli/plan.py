@@ -1,6 +1,7 @@
 """`plan`: compiles the train step of a config for devices that need not be here.
 
-Prints memory, FLOPs, communication and a predicted step time.
+Prints memory, FLOPs, communication and a predicted step time; or, without compiling, the roofline of each
+accelerator.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any
 from absl import flags
 
 from qt_jax.errors import UserError
-from qt_jax.planning import plan, topology
+from qt_jax.planning import plan, roofline, topology
 
 FLAGS = flags.FLAGS
 
@@ -26,14 +27,17 @@ def define_flags() -> None:
     flags.DEFINE_integer("devices", 0, devices, lower_bound=0)
     kinds = "this TPU (v4, v5e, v5p, v6e), or number of this GPU (a100, h100, h200)"
     flags.DEFINE_string("fits", "", f"Instead, find the smallest slice of {kinds}, that the config fits.")
+    flags.DEFINE_bool(
+        "roofline", False, "Instead, say whether FLOPs or memory bind a step on each kind of chip."
+    )
 
 
 def main(config: Any) -> None:
-    """Prints the figures on the given devices, or on which the config fits."""
-    if sum(map(bool, (FLAGS.topology, FLAGS.devices, FLAGS.fits))) != 1:
+    """Prints the figures on the given devices, on which the config fits, or the rooflines."""
+    if sum(map(bool, (FLAGS.topology, FLAGS.devices, FLAGS.fits, FLAGS.roofline))) != 1:
         raise UserError(
-            "Give one of --topology=v5e:4x4 (a TPU slice), --devices=8 (simulated CPU devices) and "
-            "--fits=v5e (or h100)."
+            "Give one of --topology=v5e:4x4 (a TPU slice), --devices=8 (simulated CPU devices), "
+            "--fits=v5e (or h100) and --roofline."
         )
     if FLAGS.slices > 1 and not FLAGS.topology:
         raise UserError(
@@ -42,6 +46,9 @@ def main(config: Any) -> None:
     if FLAGS.fits:
         for line in plan.fits(config, FLAGS.fits):
             print(line, flush=True)
+        return
+    if FLAGS.roofline:
+        print(roofline.report(roofline.of_config(config)))
         return
     if FLAGS.topology:
         devices = topology.tpu_devices(FLAGS.topology, FLAGS.slices)

@@ -14,12 +14,28 @@ import ml_collections
 from qt_jax import agents, text
 from qt_jax.data import tables
 from qt_jax.errors import UserError
+from qt_jax.models.ensemble import Ensemble
 from qt_jax.models.network import parameter_count
 from qt_jax.planning import communication, hlo, topology
 from qt_jax.training import chips, datasets, mesh, program, setup
 from qt_jax.training.config import validate
 
 _BETWEEN = " between slices"
+
+
+def networks(config: Any, devices: int) -> tuple[ml_collections.FrozenConfigDict, Ensemble]:
+    """Returns the config, with its value range, and the networks that it trains on so many devices.
+
+    Raises:
+        UserError: if the config is bad, or does not fit that many devices.
+
+    """
+    config = ml_collections.FrozenConfigDict(config)
+    validate(config, devices)
+    chosen = datasets.entries(config)
+    config = setup.with_value_range(config, config.dt_ref)  # it changes no shape
+    interface = setup.with_chunks(config, tables.interface(chosen, config.data.image_size, text.DIM))
+    return config, agents.make_ensemble(config, interface)
 
 
 def figures(config: Any, devices: list[Any]) -> dict[str, Any]:
@@ -35,12 +51,7 @@ def figures(config: Any, devices: list[Any]) -> dict[str, Any]:
         UserError: if the config does not fit that many devices.
 
     """
-    config = ml_collections.FrozenConfigDict(config)
-    validate(config, len(devices))
-    chosen = datasets.entries(config)
-    config = setup.with_value_range(config, config.dt_ref)  # it changes no shape
-    interface = setup.with_chunks(config, tables.interface(chosen, config.data.image_size, text.DIM))
-    ensemble = agents.make_ensemble(config, interface)
+    config, ensemble = networks(config, len(devices))
     compiled = program.build(config, ensemble, mesh.make_mesh(config.mesh, devices))
     exchanges = hlo.collectives(compiled.step.as_text() or "")
 

@@ -19,6 +19,7 @@ from qt_jax.errors import UserError
 from qt_jax.models.ensemble import Ensemble
 from qt_jax.models.images import EncoderAlone
 from qt_jax.segment import Segment, segment_struct
+from qt_jax.specs import Interface
 from qt_jax.training import mesh, sharding, traced
 from qt_jax.training.state import init_state, train_step
 
@@ -68,6 +69,13 @@ def jitted(config: Any, ensemble: Ensemble, state: Any, device_mesh: jax.shardin
     )
 
 
+def batch_shapes(config: Any, interface: Interface) -> Segment:
+    """Returns the shapes and dtypes of the batch that a step of `config` takes."""
+    encoder = EncoderAlone(config.model, interface.instruction_dim) if config.data.cache_features else None
+    features = encoder.shape if encoder else None
+    return segment_struct(interface, config.data.batch_size, config.data.segment_length, features)
+
+
 def build(config: Any, ensemble: Ensemble, device_mesh: jax.sharding.Mesh, fresh: bool = False) -> Program:
     """Compiles the train step of `config` for that mesh (real devices, or a topology's).
 
@@ -79,12 +87,11 @@ def build(config: Any, ensemble: Ensemble, device_mesh: jax.sharding.Mesh, fresh
 
     shapes = jax.eval_shape(begin, _settings(config))
     state = sharding.abstract(shapes, sharding.of_state(device_mesh, shapes, ensemble.count))
-    interface = ensemble.interface
-    encoder = EncoderAlone(config.model, interface.instruction_dim) if config.data.cache_features else None
-    features = encoder.shape if encoder else None
-    batch = segment_struct(interface, config.data.batch_size, config.data.segment_length, features)
     split = mesh.batch_sharding(device_mesh)
-    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split), batch)
+    batch = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split),
+        batch_shapes(config, ensemble.interface),
+    )
 
     def compile_begin() -> jax.stages.Compiled:
         shardings = jax.tree.map(lambda x: x.sharding, state)

@@ -92,7 +92,7 @@ def test_what_is_sent_is_told_by_kind_and_what_crosses_slices_apart():
 
 
 def test_what_to_plan_for_must_be_said():
-    assert "Give one of --topology" in run_plan(check=False).stderr
+    assert "Give one of --topology" in run_plan("--devices=2", "--roofline", check=False).stderr
 
 
 def test_a_missing_compiler_names_the_command(monkeypatch, tmp_path):
@@ -104,6 +104,11 @@ def test_a_missing_compiler_names_the_command(monkeypatch, tmp_path):
         result.returncode == 2
         and "--fits=h10: expected one of v5e, v6e, v4, v5p, a100, h100, h200." in result.stderr
     )
+
+
+@pytest.mark.slow
+def test_a_roofline_needs_no_devices():
+    assert re.search(r"^  TPU v4 +step .* memory +\d+%", run_plan("--roofline").stdout, re.M)
 
 
 needs_compiler = pytest.mark.skipif(not (ROOT / topology.LIBTPU).exists(), reason="needs `make libtpu`")
