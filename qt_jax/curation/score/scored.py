@@ -144,6 +144,7 @@ class Scored:
         lines = []
         for episode in np.argsort(-doubt, kind="stable"):
             known: dict[str, Any] = {
+                "number": int(episode),
                 "episode": indices.where(source.directory, source.index, int(episode)),
                 "task": source.index.tasks[source.index.columns["task"][episode]],
                 "success": bool(success[episode]),
