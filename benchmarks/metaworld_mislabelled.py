@@ -85,8 +85,8 @@ def main() -> None:
     precision = [row["found"] / row["wrong"] for row in rows]
     print(
         f"of the {SHARE:.0%} most doubtful labels {statistics.mean(precision):.0%} are wrong (seeds: "
-        f"{', '.join(f'{value:.0%}' for value in precision)}); chance finds {SHARE:.0%}. As many are looked at "
-        "as are wrong, so precision and recall are the same."
+        f"{', '.join(f'{value:.0%}' for value in precision)}); chance finds {SHARE:.0%}. As many are looked "
+        "at as are wrong, so precision and recall are the same."
     )
 
 
