@@ -61,6 +61,10 @@ COMMANDS = {
         "train,data",
         flags=False,
     ),
+    "score": Command(
+        "copy a dataset with the value of each step, by networks that did not see the episode",
+        "train,data",
+    ),
     "plan": Command(
         "compile a config's train step for devices that need not be here: memory, FLOPs, communication",
         "train,data",

@@ -58,7 +58,7 @@ def actions(dims: list[ActionDim]) -> str:
 
 
 def curves(shown: Shown, action: ActionSpec, spaces: Mapping[str, Any]) -> str:
-    """Draws each action dim over the steps, with its bounds, and the reward and the discounted return.
+    """Draws each action dim over the steps, with its bounds, then reward and return, then values of `score`.
 
     Values that are clipped at a bound are red. What the state did is orange: where it was after an absolute
     action, and how far it moved after a delta.
@@ -69,7 +69,7 @@ def curves(shown: Shown, action: ActionSpec, spaces: Mapping[str, Any]) -> str:
         spaces: {dim: which entry of the state it moves, and how}, as the dataset's metadata has it.
     """
     episode, steps = shown.episode, np.arange(shown.episode.length)
-    figure, axes = _panels(action.dims + 1, 1.5)
+    figure, axes = _panels(action.dims + 1 + bool(shown.values), 1.5)
     clipped = np.logical_or(*discretization.beyond(action, episode.actions))
     dims = zip(action.names, action.low, action.high, episode.actions.T, clipped.T)
     for axis, (name, low, high, values, outside) in zip(axes, dims):
@@ -87,10 +87,16 @@ def curves(shown: Shown, action: ActionSpec, spaces: Mapping[str, Any]) -> str:
 
     for axis in axes:
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes[-1].plot(steps, shown.returns, color=_GREY, lw=1, label="return")
-    axes[-1].plot(steps, episode.rewards, color=_RED, lw=0, marker=".", ms=4, label="reward")
-    axes[-1].set_title("reward, return", fontsize=8)
-    axes[-1].legend(fontsize=6, loc="best")
+    outcome = axes[action.dims]
+    outcome.plot(steps, shown.returns, color=_GREY, lw=1, label="return")
+    outcome.plot(steps, episode.rewards, color=_RED, lw=0, marker=".", ms=4, label="reward")
+    outcome.set_title("reward, return", fontsize=8)
+    outcome.legend(fontsize=6, loc="best")
+    if shown.values:
+        for name, color in (("q", _BLUE), ("value", _ORANGE), ("success_probability", _GREY)):
+            axes[-1].plot(steps, shown.values[name], color=color, lw=1, label=name.replace("_", " "))
+        axes[-1].set_title("values, held out", fontsize=8)
+        axes[-1].legend(fontsize=6, loc="best")
     return figure_uri(figure)
 
 

@@ -65,7 +65,7 @@ def repack(source: str, target: str) -> tuple[epath.Path, int, int]:
     for file in epath.Path(version).iterdir():  # features, label names, whatever else describes the records
         if file.is_file() and file.name not in shards | {INFO}:
             (work / file.name).write_bytes(file.read_bytes())
-    (work / INFO).write_text(_dataset_info(epath.Path(version) / INFO))
+    (work / INFO).write_text(array_record_info(epath.Path(version) / INFO))
     if not in_bucket:
         work.rename(path)
     return path, count, size
@@ -102,7 +102,7 @@ def _copied(file: epath.Path, examples: int, copy: epath.Path) -> Iterator[bytes
     shard = records.Shard(
         str(file), "tfrecord", size=stat.length, modified=float(stat.mtime), examples=examples
     )
-    with _local(copy) as local:
+    with local_file(copy) as local:
         writer = ArrayRecordWriter(local, "group_size:1")  # each record can be read by itself, as in TFDS
         end = 0
         try:
@@ -127,7 +127,7 @@ def _copied(file: epath.Path, examples: int, copy: epath.Path) -> Iterator[bytes
 
 
 @contextlib.contextmanager
-def _local(file: epath.Path) -> Iterator[str]:
+def local_file(file: epath.Path) -> Iterator[str]:
     """Yields where ArrayRecord can write: the file, or for a bucket a temporary one, sent at the end."""
     if "://" not in str(file):
         yield str(file)
@@ -138,7 +138,7 @@ def _local(file: epath.Path) -> Iterator[str]:
             shutil.copyfileobj(local, remote, 16 * 2**20)
 
 
-def _dataset_info(file: epath.Path) -> str:
+def array_record_info(file: epath.Path) -> str:
     """Returns the metadata with the new format and names of files; all else is about the same records."""
     info = json.loads(file.read_text())
     info["fileFormat"] = "array_record"

@@ -7,6 +7,7 @@ a little quality.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def repack(source: str, target: str, keyframes: int) -> tuple[Path, int, int]:
     videos = sorted({clip.path for entry in meta.entries for clip in entry.clips.values()})
     with tqdm.tqdm(total=len(files) + len(videos), desc="repack", unit="file") as progress:
         for name, entries in files.items():
-            _copy_rows(meta.root, work, name, entries)
+            copy_rows(meta.root, work, name, entries)
             progress.update()
         for name in videos:
             _copy_video(meta.root / name, work / name, keyframes)
@@ -64,8 +65,30 @@ def repack(source: str, target: str, keyframes: int) -> tuple[Path, int, int]:
     return path, len(meta), sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
-def _copy_rows(root: Path, work: Path, name: str, entries: list[Entry]) -> None:
-    """Writes a Parquet file with a row group for each episode."""
+def _same(entry: Entry, rows: Any) -> Any:
+    return rows
+
+
+def copy_rows(
+    root: Path,
+    work: Path,
+    name: str,
+    entries: list[Entry],
+    change: Callable[[Entry, Any], Any] = _same,
+) -> None:
+    """Writes a copy of a Parquet file with a row group for each episode.
+
+    Args:
+        root: of the dataset.
+        work: of the copy.
+        name: of the file, below both.
+        entries: the file's episodes.
+        change: (episode, its rows as a table) -> the rows of the copy.
+
+    Raises:
+        UserError: if the file is missing or damaged.
+
+    """
     import pyarrow.parquet as pq
 
     copy = work / name
@@ -75,9 +98,11 @@ def _copy_rows(root: Path, work: Path, name: str, entries: list[Entry]) -> None:
         for entry in entries:
             rows = lerobot.rows(root, entry)
             if writer is None:
-                schema = pq.read_schema(root / name)  # with the metadata of Hugging Face's datasets
-                writer = pq.ParquetWriter(copy, schema)
-            writer.write_table(rows.replace_schema_metadata(schema.metadata))
+                metadata = pq.read_schema(root / name).metadata  # that of Hugging Face's datasets
+            rows = change(entry, rows.replace_schema_metadata(metadata))
+            if writer is None:
+                writer = pq.ParquetWriter(copy, rows.schema)
+            writer.write_table(rows)
     except BadRecord as error:
         raise UserError(f"{root}: {name}, episode {entry.number}: {error}.") from error
     finally:

@@ -8,6 +8,7 @@ import dataclasses
 import numpy as np
 
 from qt_jax.curation.dataset_summary import kinds
+from qt_jax.curation.score import STEP_VALUES
 from qt_jax.data import episodes
 from qt_jax.data import index as indices
 from qt_jax.data.episodes import Episode
@@ -24,12 +25,14 @@ class Shown:
         place: file and byte (or number) of the record.
         episode: as training reads it.
         returns: [T], which bound the learner's targets.
+        values: {name: [T]}, those of `STEP_VALUES` that `score` wrote; {} in other datasets.
     """
 
     kind: str
     place: str
     episode: Episode
     returns: np.ndarray
+    values: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 def choose(source: Source, count: int) -> list[tuple[str, int]]:
@@ -62,5 +65,9 @@ def read(recipe: Recipe, source: Source, count: int) -> list[Shown]:
         shard, position = (int(index.columns[name][number]) for name in ("shard", "position"))
         episode = indices.read(directory, index, source.spec, number, recipe.step_penalty, recipe.cache)
         returns = episodes.monte_carlo_returns(episode, recipe.discount, recipe.dt_ref, recipe.value_range[0])
-        shown.append(Shown(kind, f"{directory.shards[shard].name} at {position}", episode, returns))
+        steps = directory.parse(
+            directory.read(shard, position, int(index.columns["size"][number]), recipe.cache)
+        )["steps"]
+        values = {name: np.asarray(steps[name])[: episode.length] for name in STEP_VALUES if name in steps}
+        shown.append(Shown(kind, f"{directory.shards[shard].name} at {position}", episode, returns, values))
     return shown

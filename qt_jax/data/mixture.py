@@ -101,8 +101,9 @@ class Mixture:
 def open_mixture(settings: Any, entries: Sequence[Entry]) -> Mixture:
     """Opens the datasets and reads or makes their indices.
 
-    The validation split is the dataset's own, if it has one. Otherwise a hash of the episode's id decides, so
-    that the split stays the same under filters, another order and more data.
+    The validation split is part k of n of the episodes with `settings.fold`, else the dataset's own, if it
+    has one. Otherwise a hash of the episode's id decides, as it does of the parts, so that the split stays
+    the same under filters, another order and more data.
 
     Args:
         settings: `config.data`.
@@ -141,8 +142,7 @@ def _open(settings: Any, entry: Entry) -> Source:
         "demonstrations": demonstration,
         "demonstrations_and_failures": demonstration | ~success,
     }[settings.episodes]
-    own = directory.own_validation()
-    held_out = own[columns["shard"]] if own.any() else columns["id_hash"] < settings.validation_fraction
+    held_out = _held_out(settings, directory, columns)
     kept = kept & (_within_limits(index, settings.limits, ~held_out, entry.spec.path) | held_out)
     train = np.flatnonzero(kept & ~held_out)
     if not len(train):
@@ -162,6 +162,20 @@ def _open(settings: Any, entry: Entry) -> Source:
         train=train,
         validation=np.flatnonzero(kept & held_out),
     )
+
+
+def _held_out(settings: Any, directory: Stored, columns: dict[str, np.ndarray]) -> np.ndarray:
+    """Returns bool [episodes]: which are for validation."""
+    if settings.fold:
+        fold, folds = settings.fold
+        return fold_of(columns["id_hash"], folds) == fold
+    own = directory.own_validation()
+    return own[columns["shard"]] if own.any() else columns["id_hash"] < settings.validation_fraction
+
+
+def fold_of(id_hash: np.ndarray, folds: int) -> np.ndarray:
+    """Returns which of `folds` parts of about equal size each episode is in, [episodes], by its `id_hash`."""
+    return (id_hash * folds).astype(np.int64)
 
 
 def limits(entries: Sequence[str]) -> dict[str, int]:

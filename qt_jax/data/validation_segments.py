@@ -40,6 +40,7 @@ def batches(
     batch_size: int,
     rows: np.ndarray | None = None,
     skips: Skips | None = None,
+    memory: int = 0,
 ) -> Iterator[Segment]:
     """Yields batches of each of `draws` once, in order, not relabelled.
 
@@ -52,9 +53,10 @@ def batches(
         batch_size: rows of the global batch.
         rows: as in `TrainingIterator`.
         skips: as in `TrainingIterator`.
+        memory: bytes of encoded episodes that are kept while their segments are read.
 
     """
-    reader = SegmentReader(dataclasses.replace(recipe, relabel_rate=0.0))
+    reader = SegmentReader(dataclasses.replace(recipe, relabel_rate=0.0), memory)
     skips = skips or Skips(recipe.mixture, recipe.max_skipped)
     rows = np.arange(batch_size) if rows is None else rows
     for start in range(0, len(draws), batch_size):

@@ -55,6 +55,8 @@ def default_config(
     # most episodes a task of each collector, such as ("demonstration=10", "noise=200"), no others; (): all
     config.data.limits = ()
     config.data.validation_fraction = 0.05  # of the episodes, by hash; none where a dataset has its own split
+    # (k, n): part k of n, by hash, is held out instead of that; so are all in turn (cross-fitting, `score`)
+    config.data.fold = ()
     config.data.segment_length = 8  # steps of one episode that are scored together
     config.data.batch_size = 32  # segments, over all devices
     config.data.image_size = 0  # to which all images are resized, square; 0: as stored
@@ -158,6 +160,12 @@ def validate(config: Any, devices: int) -> None:
     require(0 <= config.model.entropy_target < 1, "model.entropy_target", "a share in [0, 1), 0 for none")
     require(config.data.episodes in FILTERS, "data.episodes", f"one of {FILTERS}")
     require(0 <= config.data.validation_fraction < 1, "data.validation_fraction", "a number in [0, 1)")
+    fold = tuple(config.data.fold)
+    require(
+        not fold or (len(fold) == 2 and 0 <= fold[0] < fold[1] and fold[1] > 1),
+        "data.fold",
+        "() or (k, n) with 0 <= k < n and n of at least 2",
+    )
     require(config.data.action_bounds in ACTION_BOUNDS, "data.action_bounds", f"one of {ACTION_BOUNDS}")
     require(config.data.time_limits in TIME_LIMITS, "data.time_limits", f"one of {TIME_LIMITS}")
     require(0 <= config.data.relabel_rate < 1, "data.relabel_rate", "a share in [0, 1)")
