@@ -22,12 +22,14 @@ class Shown:
     Attributes:
         kind: one of `mixtures.KINDS`.
         place: file and byte (or number) of the record.
+        number: of the episode in the index.
         episode: as training reads it.
         returns: [T], which bound the learner's targets.
     """
 
     kind: str
     place: str
+    number: int
     episode: Episode
     returns: np.ndarray
 
@@ -62,5 +64,5 @@ def read(recipe: Recipe, source: Source, count: int) -> list[Shown]:
         shard, position = (int(index.columns[name][number]) for name in ("shard", "position"))
         episode = indices.read(directory, index, source.spec, number, recipe.step_penalty, recipe.cache)
         returns = episodes.monte_carlo_returns(episode, recipe.discount, recipe.dt_ref, recipe.value_range[0])
-        shown.append(Shown(kind, f"{directory.shards[shard].name} at {position}", episode, returns))
+        shown.append(Shown(kind, f"{directory.shards[shard].name} at {position}", number, episode, returns))
     return shown

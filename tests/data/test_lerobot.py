@@ -293,6 +293,9 @@ def test_a_damaged_video_is_named_when_it_is_drawn(folder, damage, capsys):
     said = capsys.readouterr().out
     assert said.count("\n") == 1 and iterator.skips.count == 1
     assert f"{root}: {name}, episode 2, step 0: image 'wrist' does not decode (1 damaged of 3" in said
+    (text,) = inspect.inspect(made, epath.Path(root / "page"), 3, None)
+    lines = [line for line in text.splitlines() if line.startswith("  damaged: ")]
+    assert len(lines) == 1 and f"{root}: {name}, episode 2, step 0: image 'wrist': " in lines[0]
     strict = recipe(root)
     with pytest.raises(UserError, match=f"{name}, episode 2, step 0: image 'wrist' does not decode"):
         recipes.take(recipes.make_iterator(strict, batch_size=3), 2)
