@@ -74,6 +74,21 @@ def of(given: Settings, layout: Layout, content: Any, place: Place, streams: dic
     return rows
 
 
+def possible(episode: Any) -> list[Key]:
+    """Returns what each dataset of an episode's group may become, for a file that is refused."""
+    rows = []
+    for path, stream in hdf5_streams.of(episode).items():
+        holds = _holds(hdf5_streams.datasets(episode)[path])
+        camera, state = stream.role == "camera", stream.role == "vector"
+        rows.append(keys.possible(path, holds, camera=camera, state=state, why_not=stream.why))
+    for path, item in hdf5_streams.columns(episode).items():
+        action = item.dtype.kind in "fiub" and len(item.shape) == 2
+        number = hdf5_streams.is_number(item) and path not in _KNOWN
+        why_not = _KNOWN.get(path) or "it is no observation"
+        rows.append(keys.possible(path, _holds(item), action=action, number=number, why_not=why_not))
+    return rows
+
+
 def rare(given: Settings, path: str, holds: str) -> Key:
     """Returns what becomes of a key that most episodes do not have."""
     said = ["the instruction"] if path in hdf5_episode.INSTRUCTION and not given.instruction else []
