@@ -6,6 +6,7 @@ a little quality.
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from qt_jax.data.stored import BadRecord
 from qt_jax.data.video import length_s
 from qt_jax.errors import UserError
 
+os.environ.setdefault("SVT_LOG", "1")  # errors alone: SVT-AV1 and x265 write lines on each video
 ENCODERS = {
     "h264": ("libx264", {"crf": "18"}),
-    "hevc": ("libx265", {"crf": "18"}),
+    "hevc": ("libx265", {"crf": "18", "x265-params": "log-level=error"}),
     "av1": ("libsvtav1", {"crf": "20"}),
     "vp9": ("libvpx-vp9", {"crf": "18", "b": "0"}),
 }

@@ -133,8 +133,9 @@ def _key(directory: Stored, spec: DatasetSpec, step_penalty: float, text_encoder
     roots: list[Any] = [spec.standardise, type(directory).parse, _scan, _merge]
     if spec.pieces is not None:
         roots.append(spec.pieces)
-    if ":" in text_encoder and text_encoder != stored_encoder(directory, spec):
-        roots.append(text.find(text_encoder))
+    if text_encoder != stored_encoder(directory, spec):
+        embed = text.find(text_encoder)  # raises before the pass, which may take hours
+        roots += [embed] * (":" in text_encoder)
     files = [(shard.name, shard.split, shard.size, shard.examples) for shard in directory.shards]
     parts = (
         files,
