@@ -181,7 +181,7 @@ def _layout(given: Settings, metadata: Metadata) -> tuple[Layout, ObservationSpe
         tuple(cameras), settings.image_size(given, sizes, name), sum(dims.values()), description
     )
 
-    one_number = [key for key, feature in features.items() if lerobot_meta.is_number(feature)]
+    one_number = [key for key, feature in features.items() if lerobot_keys.is_mark(key, feature)]
     success = settings.success_key(given, sorted(one_number), "next.success", name)
     numbers = {action, *state, given.reward, given.intervention, success} - {"", "all", "none"}
     columns = numbers | {"task_index", "episode_index"} | ({"timestamp"} & set(features))

@@ -70,10 +70,15 @@ def possible(metadata: Metadata) -> list[Key]:
             camera=image and not refused,
             action=vector,
             state=vector,
-            number=not image and lerobot_meta.is_number(feature) and name not in _KNOWN,
+            number=is_mark(name, feature),
         )
 
     return [row(name, feature) for name, feature in metadata.features.items()]
+
+
+def is_mark(key: str, feature: dict[str, Any]) -> bool:
+    """Returns whether it has one number a row, which may say success, a reward or who acted."""
+    return lerobot_meta.is_number(feature) and key not in {*lerobot_meta.OWN} - {"next.done"}
 
 
 def _holds(feature: dict[str, Any]) -> str:
