@@ -19,7 +19,7 @@ from qt_jax.data.stored import BadRecord
 from qt_jax.data.video import length_s
 from qt_jax.errors import UserError
 
-os.environ.setdefault("SVT_LOG", "1")  # errors alone: SVT-AV1 and x265 write lines on each video
+os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 says nothing but errors then; x265 has an option for it
 ENCODERS = {
     "h264": ("libx264", {"crf": "18"}),
     "hevc": ("libx265", {"crf": "18", "x265-params": "log-level=error"}),

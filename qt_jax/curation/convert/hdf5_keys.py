@@ -77,15 +77,15 @@ def of(given: Settings, layout: Layout, content: Any, place: Place, streams: dic
 def possible(episode: Any) -> list[Key]:
     """Returns what each dataset of an episode's group may become, for a file that is refused."""
     rows = []
-    for path, stream in hdf5_streams.of(episode).items():
-        holds = _holds(hdf5_streams.datasets(episode)[path])
+    for path, item in hdf5_streams.datasets(episode).items():
+        stream = hdf5_streams.stream(path, item)
         camera, state = stream.role == "camera", stream.role == "vector"
-        rows.append(keys.possible(path, holds, camera=camera, state=state, why_not=stream.why))
+        rows.append(keys.possible(path, _holds(item), stream.why, camera=camera, state=state))
     for path, item in hdf5_streams.columns(episode).items():
-        action = item.dtype.kind in "fiub" and len(item.shape) == 2
+        action = item.dtype.kind in "fiub" and len(item.shape or ()) == 2
         number = hdf5_streams.is_number(item) and path not in _KNOWN
-        why_not = _KNOWN.get(path) or "it is no observation"
-        rows.append(keys.possible(path, _holds(item), action=action, number=number, why_not=why_not))
+        why_not = _KNOWN.get(path, "it is no observation")
+        rows.append(keys.possible(path, _holds(item), why_not, action=action, number=number))
     return rows
 
 
