@@ -71,13 +71,12 @@ def load(
         _check_damage(problems, directory, max_skipped)
     else:
         quota = max(1, SAMPLES // len(directory.shards))
-        found = {i: _kept(name, directory.shards[i].name, quota) for i, name in enumerate(names)}
-        missing = [i for i, part in found.items() if part is None]
+        kept = [_kept(name, shard.name, quota) for name, shard in zip(names, directory.shards)]
+        missing = [number for number, part in enumerate(kept) if part is None]
         scan = functools.partial(_scan, directory, spec, step_penalty, quota, cache, names)
-        found |= dict(zip(missing, each(scan, missing)))
-        index = _merge(
-            directory, list(found.values()), stored_encoder(directory, spec), text_encoder, max_skipped
-        )
+        scanned = dict(zip(missing, each(scan, missing)))
+        found = [scanned[number] if part is None else part for number, part in enumerate(kept)]
+        index = _merge(directory, found, stored_encoder(directory, spec), text_encoder, max_skipped)
 
     times = tuple(shard.modified for shard in directory.shards)
     if index is not cached or index.modified != times:
