@@ -221,7 +221,7 @@ def _bucket(protocol: str) -> Any:
     return fsspec.filesystem(protocol)
 
 
-@functools.lru_cache(maxsize=128)
+@functools.lru_cache(maxsize=512)  # each is an open file, of which a process may usually have 1,024
 def _array_record(shard: Shard, cache: str) -> Any:
     import grain
 
