@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile -q --universal --python-version 3.11 --fork-strateg
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test test-most test-tensorflow test-slow slurm lint types imports coverage docs dist lock libtpu clean clean-data-and-runs \
-	bench-state bench-start bench-gpu bench-quickstart bench-backups bench-networks bench-decisions bench-learner bench-loader bench-video bench-memory bench-serving \
+	bench-state bench-start bench-gpu bench-quickstart bench-backups bench-networks bench-decisions bench-learner bench-loader bench-scale bench-video bench-memory bench-serving \
 	metaworld-tries metaworld-grid metaworld-gates metaworld-values metaworld-states metaworld-benchmark metaworld-people metaworld-ablations metaworld-images metaworld-mislabelled metaworld-eyes scene-benchmark ogbench metaworld-report rooflines plan-sizes plan-experiments
 
 QT := $(PY) -m qt_jax
@@ -111,6 +111,9 @@ bench-networks: $(STAMP)  ## Measure a train step of several networks
 
 bench-loader: data/quickstart/1.0.0  ## Measure the data pipeline against a bare decode loop
 	$(PY) -m benchmarks.bench_loader
+
+bench-scale: $(STAMP)  ## Measure the index, the start and the memory of 300,000 episodes, and the loader by workers and threads
+	$(PY) -m benchmarks.bench_scale
 
 bench-video: $(STAMP)  ## Measure frames decoded from the videos of LeRobot folders against a bare decode loop
 	$(PY) -m benchmarks.bench_video

@@ -197,12 +197,17 @@ def get_config(name: str):
 PARTS = {f.__name__: f for f in (throughput, soak, wait)}
 
 
-def main() -> None:
+def need_rt1() -> None:
+    """Writes the images of the RT-1 data where they are not there, in a process with TensorFlow."""
     if not Path("data/bench_rt1").exists():
         subprocess.run(
             [sys.executable, "-c", "from benchmarks import bench_loader; bench_loader.write_rt1()"],
             check=True,
         )
+
+
+def main() -> None:
+    need_rt1()
     results = {}
     for part, name in itertools.product(PARTS, SIZES):
         if (part, name) == ("soak", "rt1"):  # the same code, and an hour

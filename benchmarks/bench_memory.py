@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -62,16 +64,26 @@ def write() -> None:
     )
 
 
-def tree_mib() -> float:
-    """Measures the proportional set size of this process and of all that it started."""
-    pids, total = [Path("/proc/self").resolve()], 0
-    while pids:
-        process = pids.pop()
-        pss = (process / "smaps_rollup").read_text().split("Pss:")[1].split()[0]
-        total += int(pss)
+def tree() -> Iterator[Path]:
+    """Yields the folders in /proc of this process and of all that it started."""
+    processes = [Path("/proc/self").resolve()]
+    while processes:
+        process = processes.pop()
+        yield process
         for children in process.glob("task/*/children"):
-            pids += [Path("/proc") / pid for pid in children.read_text().split()]
-    return total / 1024
+            processes += [Path("/proc") / pid for pid in children.read_text().split()]
+
+
+def tree_mib() -> float:
+    """Measures the proportional set size of all of `tree`."""
+    sizes = ((process / "smaps_rollup").read_text().split("Pss:")[1].split()[0] for process in tree())
+    return sum(map(int, sizes)) / 1024
+
+
+def tree_cpu_s() -> float:
+    """Returns the seconds of CPU that all of `tree` have taken."""
+    taken = ((process / "stat").read_text().rpartition(")")[2].split()[11:13] for process in tree())
+    return sum(int(ticks) for pair in taken for ticks in pair) / os.sysconf("SC_CLK_TCK")
 
 
 def measure(memory_mib: int, workers: int) -> dict[str, float]:

@@ -17,6 +17,11 @@ def require_one_of(name: str, value: Any, known: Iterable[Any]) -> None:
         raise UserError(f"{name} is {value!r}; expected one of {known}.")
 
 
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's text, or the name of its class, in at most 200 characters."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
 EXIT_VIOLATIONS = 1
 """`validate` found violations; linters use this status too."""
 EXIT_USER_ERROR = 2

@@ -8,6 +8,7 @@ import pytest
 
 from qt_jax import discretization, preprocess, text
 from qt_jax.data.indexing import _statistics
+from qt_jax.data.parts import MOMENTS
 from qt_jax.errors import UserError
 from qt_jax.specs import ActionSpec, Decoding, Interface, ObservationSpec, to_json
 from qt_jax.statistics import Statistics
@@ -64,7 +65,7 @@ def test_a_chunk_is_an_action_of_the_dims_of_its_actions():
 
 def statistics_of(values):
     moments = (len(values), values.sum(0), np.square(values).sum(0), values.min(0), values.max(0))
-    return _statistics([moments], values)
+    return _statistics([dict(zip(MOMENTS, moments))], values)
 
 
 def test_statistics_round_trip_and_refuse_tampering():

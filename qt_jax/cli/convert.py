@@ -77,7 +77,11 @@ def main() -> None:
     if not FLAGS.dry_run:
         rlds_writer.check_free(FLAGS.output)
 
-    source = convert.open_sources([settings(path) for path in FLAGS.input])
+    try:
+        source = convert.open_sources([settings(path) for path in FLAGS.input])
+    except keys.Refused as refused:
+        print("\n".join(keys.table(refused.keys)), flush=True)
+        raise
     for line in (*keys.table(source.keys), *skips.grouped(source.notes)):
         print(line, flush=True)
     if FLAGS.dry_run:

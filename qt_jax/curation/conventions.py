@@ -18,6 +18,7 @@ from qt_jax.data.images import decode
 from qt_jax.data.specs import DatasetSpec
 from qt_jax.data.standardisers import Standardised
 from qt_jax.data.video import BadImage, Clip
+from qt_jax.errors import first_line
 
 Departures = Iterator[tuple[str, int | None, str]]
 """(kind, step or None for the whole episode, what is wrong)."""
@@ -249,7 +250,7 @@ def _decoded_shape(image: bytes) -> tuple[tuple[int, ...], str]:
     try:
         return decode(image).shape[:2], ""
     except Exception as error:  # Pillow's are of many kinds, a SyntaxError among them
-        return (), (str(error).splitlines() or [type(error).__name__])[0][:200]
+        return (), first_line(error)
 
 
 def sparse(raw: Standardised) -> bool:

@@ -7,27 +7,34 @@ from pathlib import Path
 import jinja2
 
 from qt_jax.curation import dataset_plots, dataset_summary
+from qt_jax.curation.dataset_plots import Picture
 from qt_jax.curation.dataset_summary import Summary
 from qt_jax.curation.shown_episodes import Shown
 from qt_jax.data.mixture import Source
 
 
-def render(source: Source, found: Summary, shown: list[Shown], image_size: tuple[int, int]) -> str:
+def render(
+    source: Source,
+    found: Summary,
+    shown: list[Shown],
+    sheets: list[dict[str, list[Picture]]],
+    image_size: tuple[int, int],
+) -> str:
     """Returns the page.
 
     Args:
         source: the dataset as the mixture has it.
         found: its numbers.
         shown: the episodes to show.
+        sheets: `dataset_plots.sheets` of each.
         image_size: (height, width) of the network's images.
     """
     template = (Path(__file__).parent / "templates" / "dataset.html").read_text()
     spaces = source.directory.metadata.get("action_space", {})
     episodes = []
-    for one in shown:
-        sheets = {camera: dataset_plots.sheet(one, camera, image_size) for camera in one.episode.images}
+    for one, pictures in zip(shown, sheets, strict=True):
         curves = dataset_plots.curves(one, source.action, spaces)
-        episodes.append({"shown": one, "sheets": sheets, "curves": curves})
+        episodes.append({"shown": one, "sheets": pictures, "curves": curves})
     return jinja2.Template(template, autoescape=True).render(
         found=found,
         labels=dataset_summary.LABELS,

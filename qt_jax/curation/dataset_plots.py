@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
@@ -15,6 +15,7 @@ from qt_jax.curation.dataset_summary import ActionDim
 from qt_jax.curation.shown_episodes import Shown
 from qt_jax.data.images import decode
 from qt_jax.data.video import Clip
+from qt_jax.errors import first_line
 from qt_jax.figures import figure_uri, plt, uri
 from qt_jax.preprocess import resize
 from qt_jax.specs import ActionSpec
@@ -100,24 +101,37 @@ def curves(shown: Shown, action: ActionSpec, spaces: Mapping[str, Any]) -> str:
     return figure_uri(figure)
 
 
-def sheet(shown: Shown, camera: str, size: tuple[int, int]) -> list[tuple[int, str]]:
-    """Returns (step, picture) at even distances; "" in place of an image that does not decode.
+class Picture(NamedTuple):
+    """A frame of an episode, or why it does not decode: `uri` or `problem` is empty."""
 
-    The pictures have the network's `size` (height, width), or less where that is large.
+    step: int
+    uri: str
+    problem: str
+
+
+def sheets(shown: Shown, size: tuple[int, int]) -> dict[str, list[Picture]]:
+    """Returns {camera: its `sheet`}."""
+    return {camera: sheet(shown, camera, size) for camera in shown.episode.images}
+
+
+def sheet(shown: Shown, camera: str, size: tuple[int, int]) -> list[Picture]:
+    """Returns pictures at even distances.
+
+    They have the network's `size` (height, width), or less where that is large.
     """
     encoded = shown.episode.images[camera]
     scale = min(1.0, _LONGEST_SIDE / max(size))
     shown_size = (round(size[0] * scale), round(size[1] * scale))
     chosen = np.unique(np.linspace(0, len(encoded) - 1, FRAMES).round().astype(int))
-    return [(int(step), _picture(encoded[step], shown_size)) for step in chosen]
+    return [_picture(int(step), encoded[step], shown_size) for step in chosen]
 
 
-def _picture(encoded: bytes | Clip, size: tuple[int, int]) -> str:
+def _picture(step: int, encoded: bytes | Clip, size: tuple[int, int]) -> Picture:
     try:
         image = decode(encoded)
-    except Exception:  # Pillow's are of many kinds
-        return ""
-    return _jpeg(resize(image, size))
+    except Exception as error:  # Pillow's are of many kinds
+        return Picture(step, "", first_line(error))
+    return Picture(step, _jpeg(resize(image, size)), "")
 
 
 def _jpeg(image: np.ndarray) -> str:

@@ -6,8 +6,12 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from qt_jax.curation import dataset_page, dataset_rerun, dataset_summary, shown_episodes
+from qt_jax.curation import dataset_page, dataset_plots, dataset_rerun, dataset_summary, shown_episodes
+from qt_jax.curation.dataset_plots import Picture
+from qt_jax.curation.shown_episodes import Shown
+from qt_jax.data import index as indices
 from qt_jax.data.loader import Recipe
+from qt_jax.data.mixture import Source
 
 
 def inspect(
@@ -25,11 +29,33 @@ def inspect(
     for source in recipe.mixture.sources:
         found = dataset_summary.summary(recipe, source)
         shown = shown_episodes.read(recipe, source, episodes)
+        image_size = recipe.mixture.interface.observation.image_size
+        sheets = [dataset_plots.sheets(one, image_size) for one in shown]
         page = folder / f"{source.name}.html"
-        page.write_text(
-            dataset_page.render(source, found, shown, recipe.mixture.interface.observation.image_size)
-        )
+        page.write_text(dataset_page.render(source, found, shown, sheets, image_size))
         if recording is not None:
             for one in shown:
                 recording.add(source.name, one, source.action)
-        yield f"{dataset_summary.text(found).rstrip()}\n  page: {page}\n"
+        lines = [dataset_summary.text(found).rstrip(), *damaged(source, shown, sheets), f"  page: {page}\n"]
+        yield "\n".join(lines)
+
+
+def damaged(source: Source, shown: list[Shown], sheets: list[dict[str, list[Picture]]]) -> list[str]:
+    """Returns a line for each file with images that do not decode, of those that are shown.
+
+    Args:
+        source: the dataset.
+        shown: the episodes.
+        sheets: `dataset_plots.sheets` of each.
+    """
+    first: dict[str, str] = {}
+    for one, pictures in zip(shown, sheets, strict=True):
+        shard, place = (int(source.index.columns[name][one.number]) for name in ("shard", "place"))
+        for camera, row in pictures.items():
+            file, _ = source.directory.lies(shard, place, camera)
+            where = indices.where(source.directory, source.index, one.number, camera)
+            for picture in row:
+                if picture.problem:
+                    line = f"{where}, step {picture.step}: image {camera!r}: {picture.problem}"
+                    first.setdefault(file, f"  damaged: {line} (`validate` lists all)")
+    return list(first.values())

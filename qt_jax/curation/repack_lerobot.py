@@ -6,6 +6,7 @@ a little quality.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +20,10 @@ from qt_jax.data.stored import BadRecord
 from qt_jax.data.video import length_s
 from qt_jax.errors import UserError
 
+os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 says nothing but errors then; x265 has an option for it
 ENCODERS = {
     "h264": ("libx264", {"crf": "18"}),
-    "hevc": ("libx265", {"crf": "18"}),
+    "hevc": ("libx265", {"crf": "18", "x265-params": "log-level=error"}),
     "av1": ("libsvtav1", {"crf": "20"}),
     "vp9": ("libvpx-vp9", {"crf": "18", "b": "0"}),
 }

@@ -12,6 +12,7 @@ import functools
 import importlib.util
 import io
 import re
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -192,9 +193,10 @@ def _prepare(target: _Target, generate: Mapping[str, Callable[[], Any]], **beam:
     tfds.disable_progress_bar()  # the commands show their own
     with tfds.core.registered.skip_registration():
         builder = _builder(tfds, target, generate)
-    builder(data_dir=str(path.parent), file_format=target.file_format).download_and_prepare(
-        download_config=tfds.download.DownloadConfig(try_download_gcs=False, **beam)
-    )
+    made = builder(data_dir=str(path.parent), file_format=target.file_format)
+    config = tfds.download.DownloadConfig(try_download_gcs=False, **beam)
+    with tempfile.TemporaryDirectory() as nothing:  # else TFDS leaves a folder `downloads` beside the dataset
+        made.download_and_prepare(download_dir=nothing, download_config=config)
     return path / VERSION
 
 

@@ -23,6 +23,7 @@ class Shown:
     Attributes:
         kind: one of `mixtures.KINDS`.
         place: file and byte (or number) of the record.
+        number: of the episode in the index.
         episode: as training reads it.
         returns: [T], which bound the learner's targets.
         values: {name: [T]}, those of `STEP_VALUES` that `score` wrote; {} in other datasets.
@@ -30,6 +31,7 @@ class Shown:
 
     kind: str
     place: str
+    number: int
     episode: Episode
     returns: np.ndarray
     values: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
@@ -69,5 +71,6 @@ def read(recipe: Recipe, source: Source, count: int) -> list[Shown]:
             directory.read(shard, position, int(index.columns["size"][number]), recipe.cache)
         )["steps"]
         values = {name: np.asarray(steps[name])[: episode.length] for name in STEP_VALUES if name in steps}
-        shown.append(Shown(kind, f"{directory.shards[shard].name} at {position}", episode, returns, values))
+        place = f"{directory.shards[shard].name} at {position}"
+        shown.append(Shown(kind, place, number, episode, returns, values))
     return shown

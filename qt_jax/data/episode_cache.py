@@ -24,8 +24,11 @@ class EpisodeCache:
     def get(self, key: Hashable, make: Callable[[], Prepared]) -> Prepared:
         """Returns the episode of this key; one thread calls `make` if it is missing, and the others wait."""
         with self._lock:
-            entry = self._entries.setdefault(key, _Entry())
-            self._entries.move_to_end(key)
+            entry = self._entries.get(key)
+            if entry is None:
+                entry = self._entries[key] = _Entry()
+            else:
+                self._entries.move_to_end(key)
         value, is_new = entry.get(make)
         if is_new:
             with self._lock:

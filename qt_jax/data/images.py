@@ -53,9 +53,9 @@ def fill(out: np.ndarray, frames: Sequence[Any]) -> Traffic:
         for place, pixels in enumerate(frames.frames(traffic)):
             out[place] = pixels if pixels.shape == out.shape[1:] else resize(pixels, out.shape[1:3])
         return traffic
-    for place, image in enumerate(frames):
+    for place, (frame, image) in enumerate(zip(out, frames)):
         try:
-            _decode_into(out[place], image)
+            _decode_into(frame, image)
         except Exception as error:  # Pillow's are of many kinds
             raise BadImage("does not decode", place) from error
         traffic.used += len(image)

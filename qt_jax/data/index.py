@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import io
-import json
 
 import numpy as np
 
-from qt_jax.data import episodes
+from qt_jax.data import episodes, npz
 from qt_jax.data.episodes import Episode
 from qt_jax.data.specs import DatasetSpec
 from qt_jax.data.stored import BadRecord, Stored, named
@@ -75,7 +73,6 @@ class Index:
 
     def to_bytes(self) -> bytes:
         """Returns the index as the bytes of an npz file."""
-        buffer = io.BytesIO()
         apart = ("columns", "embeddings", "samples", "statistics", "rewards")
         names = [field.name for field in dataclasses.fields(self) if field.name not in apart]
         rest = {name: getattr(self, name) for name in names}
@@ -83,27 +80,19 @@ class Index:
         arrays = {"embeddings": self.embeddings, "rewards": self.rewards}
         arrays |= {f"columns/{name}": column for name, column in self.columns.items()}
         arrays |= {f"samples/{name}": rows for name, rows in self.samples.items()}
-        arrays["rest"] = np.frombuffer(json.dumps(rest).encode(), np.uint8)
-        np.savez(buffer, allow_pickle=False, **arrays)
-        return buffer.getvalue()
+        return npz.to_bytes(arrays, rest)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Index:
         """Reads what `to_bytes` returned."""
-        with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            arrays = dict(file)
-        rest = json.loads(arrays["rest"].tobytes())
-
-        def group(prefix: str) -> dict[str, np.ndarray]:
-            return {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
-
+        arrays, rest = npz.from_bytes(data)
         return cls(
-            columns=group("columns/"),
+            columns=npz.group(arrays, "columns/"),
             instructions=tuple(rest["instructions"]),
             tasks=tuple(rest["tasks"]),
             collectors=tuple(rest["collectors"]),
             embeddings=arrays["embeddings"],
-            samples=group("samples/"),
+            samples=npz.group(arrays, "samples/"),
             statistics={name: Statistics.from_json(value) for name, value in rest["statistics"].items()},
             skipped=rest["skipped"],
             left_out=rest["left_out"],

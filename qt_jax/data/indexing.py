@@ -3,7 +3,8 @@
 The pass decodes no image, and checks what training relies on. The index is cached under a key of all that
 decides it: names and sizes of the dataset's files, the code that reads them, and the settings. If the
 modification time of a file changed, its records are read once more but not parsed, and the pass is repeated
-only if they changed.
+only if they changed. What the pass finds in a file is cached by itself: a pass that was killed goes on after
+the files that it finished, and where a dataset got more files, these alone are read.
 """
 
 from __future__ import annotations
@@ -15,21 +16,22 @@ import dataclasses
 import functools
 import hashlib
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import tqdm
+from etils import epath
 
 from qt_jax import children, storage, text
-from qt_jax.data import code, episodes
-from qt_jax.data.episodes import Episode
+from qt_jax.data import code, parts
 from qt_jax.data.index import Index, stored_encoder
-from qt_jax.data.samples import SAMPLES, Samples
+from qt_jax.data.parts import COLUMNS, NAMES, Part
+from qt_jax.data.samples import SAMPLES
 from qt_jax.data.specs import DatasetSpec
-from qt_jax.data.stored import BadRecord, BadShard, Stored, named
+from qt_jax.data.stored import BadShard, Stored
 from qt_jax.errors import UserError
-from qt_jax.specs import DEMONSTRATIONS
 from qt_jax.statistics import Statistics
 
 
@@ -58,19 +60,23 @@ def load(
         UserError: for more damaged records than `max_skipped`; the first is named with its place.
 
     """
-    name = _key(directory, spec, step_penalty, text_encoder)[:32]
-    path = storage.directory(cache) / "index" / f"{name}.npz"
+    key = _key(directory, spec, step_penalty, text_encoder)
+    path, names = _files(directory, storage.directory(cache) / "index", key)
     each = functools.partial(_of_shards, directory, workers)
-    cached = _cached(path)
+    cached = _cached(Index, path)
 
     if cached is not None and _is_current(cached, directory, cache, each):
         index = cached
         problems = [problem for problem, count in index.skipped.items() for _ in range(count)]
         _check_damage(problems, directory, max_skipped)
     else:
-        scan = functools.partial(_scan, directory, spec, step_penalty, cache)
-        parts = each(scan, range(len(directory.shards)))
-        index = _merge(directory, parts, stored_encoder(directory, spec), text_encoder, max_skipped)
+        quota = max(1, SAMPLES // len(directory.shards))
+        kept = [_kept(name, shard.name, quota) for name, shard in zip(names, directory.shards)]
+        missing = [number for number, part in enumerate(kept) if part is None]
+        scan = functools.partial(_scan, directory, spec, step_penalty, quota, cache, names)
+        scanned = dict(zip(missing, each(scan, missing)))
+        found = [scanned[number] if part is None else part for number, part in enumerate(kept)]
+        index = _merge(directory, found, stored_encoder(directory, spec), text_encoder, max_skipped)
 
     times = tuple(shard.modified for shard in directory.shards)
     if index is not cached or index.modified != times:
@@ -79,12 +85,54 @@ def load(
     return index
 
 
-def _cached(path: Any) -> Index | None:
-    """Reads a cached index; returns None if there is none, or one that cannot be read."""
+def _files(directory: Stored, folder: epath.Path, key: str) -> tuple[epath.Path, list[epath.Path]]:
+    """Returns where the index is kept, and what was found in each shard.
+
+    A file of RLDS says in its name how many there are: with one more it is the same file still.
+    """
+
+    def name(facts: Any) -> str:
+        return f"{hashlib.sha256(repr((key, facts)).encode()).hexdigest()[:32]}.npz"
+
+    whole, each = [], []
+    for number, shard in enumerate(directory.shards):
+        facts = shard.split, shard.size, shard.examples, directory.listed(number)
+        whole.append((shard.name, *facts))
+        file = re.sub(r"-of-\d+", "", shard.name)
+        each.append(folder / "parts" / name((file, *facts, shard.modified)))
+    return folder / name(whole), each
+
+
+def _cached(kind: Any, path: epath.Path) -> Any:
+    """Reads a cached `Index` or `Part`; returns None if there is none, or one that cannot be read."""
     try:
-        return Index.from_bytes(path.read_bytes()) if path.exists() else None
+        return kind.from_bytes(path.read_bytes()) if path.exists() else None
     except Exception:  # numpy's and zip's are of many kinds
         return None
+
+
+def _kept(path: epath.Path, file: str, quota: int) -> Part | None:
+    """Reads what was found in a shard, if a pass of now would find the same, or more samples."""
+    part = _cached(Part, path)
+    if part is None or part.file not in ("", file) or part.samples.stride > part.samples.stride_of(quota):
+        return None
+    return part
+
+
+def _scan(
+    directory: Stored,
+    spec: DatasetSpec,
+    step_penalty: float,
+    quota: int,
+    cache: str,
+    paths: Sequence[epath.Path],
+    number: int,
+) -> Part:
+    """Reads all records of the shard of this number, and keeps what it found."""
+    part = parts.scan(directory, spec, step_penalty, quota, cache, number)
+    paths[number].parent.mkdir(parents=True, exist_ok=True)
+    storage.replace_bytes(paths[number], part.to_bytes())
+    return part
 
 
 def _of_shards(directory: Stored, workers: int, function: Callable, shards: Sequence) -> list:
@@ -94,7 +142,9 @@ def _of_shards(directory: Stored, workers: int, function: Callable, shards: Sequ
     if workers and len(shards) > 1:
         spawn = multiprocessing.get_context("spawn")
         with concurrent.futures.ProcessPoolExecutor(workers, spawn, children.end_with_parent) as pool:
-            return list(shown(pool.map(function, shards)))
+            # `function` knows all shards, and is sent anew with each chunk.
+            chunk = max(1, len(shards) // (8 * workers))
+            return list(shown(pool.map(function, shards, chunksize=chunk)))
     return list(shown(map(function, shards)))
 
 
@@ -111,33 +161,23 @@ def _content(directory: Stored, cache: str, number: int) -> str:
     """Returns a digest of the records of the shard of this number."""
     digest = hashlib.sha256()
     with contextlib.suppress(BadShard):
-        for _ in _scan_with_digest(directory, cache, number, digest):
+        for _ in parts.scan_with_digest(directory, cache, number, digest):
             pass
     return digest.hexdigest()
 
 
-def _scan_with_digest(
-    directory: Stored, cache: str, number: int, digest: Any
-) -> Iterator[tuple[int, bytes | BadRecord]]:
-    """Yields what `Stored.scan` does, and adds each record to the digest."""
-    for position, record in directory.scan(number, cache):
-        digest.update(record if isinstance(record, bytes) else str(record).encode())
-        yield position, record
-
-
 def _key(directory: Stored, spec: DatasetSpec, step_penalty: float, text_encoder: str) -> str:
-    """Returns a digest of all that decides an index but the files' contents; bounds and bins do not."""
+    """Returns a digest of all that decides an index but its files; bounds and bins do not."""
     apart = ("path", "standardise", "achieves", "pieces", "action", "observation", "bounds", "notes")
     rest = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.name not in apart}
     read = (spec.action.dims, spec.observation.cameras, spec.observation.state_dim)
-    roots: list[Any] = [spec.standardise, type(directory).parse, _scan, _merge]
+    roots: list[Any] = [spec.standardise, type(directory).parse, parts.scan, _merge]
     if spec.pieces is not None:
         roots.append(spec.pieces)
-    if ":" in text_encoder and text_encoder != stored_encoder(directory, spec):
-        roots.append(text.find(text_encoder))
-    files = [(shard.name, shard.split, shard.size, shard.examples) for shard in directory.shards]
-    parts = (
-        files,
+    if text_encoder != stored_encoder(directory, spec):
+        embed = text.find(text_encoder)  # raises before the pass, which may take hours
+        roots += [embed] * (":" in text_encoder)
+    decisive = (
         directory.layout(),
         sorted(rest.items()),
         read,
@@ -145,7 +185,7 @@ def _key(directory: Stored, spec: DatasetSpec, step_penalty: float, text_encoder
         step_penalty,
         text_encoder,
     )
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
+    return hashlib.sha256(repr(decisive).encode()).hexdigest()
 
 
 def _check_damage(problems: Sequence[str], directory: Stored, max_skipped: int) -> None:
@@ -156,106 +196,26 @@ def _check_damage(problems: Sequence[str], directory: Stored, max_skipped: int) 
         )
 
 
-@dataclasses.dataclass
-class _Part:
-    """What the pass found in one shard; `rows` are `COLUMNS` and what `_add` puts after them."""
-
-    samples: Samples
-    rows: list[tuple] = dataclasses.field(default_factory=list)
-    embeddings: dict[str, np.ndarray | None] = dataclasses.field(default_factory=dict)
-    moments: dict[str, Any] = dataclasses.field(default_factory=dict)
-    rewards: list[np.ndarray] = dataclasses.field(default_factory=list)
-    problems: list[str] = dataclasses.field(default_factory=list)
-    read: int = 0
-    left_out: int = 0
-    content: str = ""
-
-
-COLUMNS = {"shard": np.int32, "place": np.int32, "position": np.int64, "size": np.int64,
-           "id_hash": np.float64, "piece": np.int32, "length": np.int32, "success": bool, "terminal": bool,
-           "demonstration": bool, "dt": np.float32, "final_reward": np.float32, "dense": bool}  # fmt: skip
-"""{column: dtype}, in the order of `_Part.rows`; `Index` says what they hold."""
-
-
-def _scan(directory: Stored, spec: DatasetSpec, step_penalty: float, cache: str, number: int) -> _Part:
-    """Reads all records of the shard of this number."""
-    shard = directory.shards[number]
-    part = _Part(Samples(max(1, SAMPLES // len(directory.shards))))
-    name = f"{directory.path}: {shard.name}"
-    digest = hashlib.sha256()
-
-    try:
-        for place, (position, record) in enumerate(_scan_with_digest(directory, cache, number, digest)):
-            try:
-                if isinstance(record, BadRecord):
-                    raise record
-                episode = episodes.read(directory.parse(record), spec, step_penalty)
-            except BadRecord as error:
-                part.problems.append(named(directory.where(number, place), error))
-                continue
-            except UserError as error:
-                raise UserError(named(directory.where(number, place), error)) from error
-            if episode is None:
-                part.left_out += 1
-                continue
-            part.read += 1
-            _measure(part, episode)
-            identity = episode.episode_id or f"{shard.name}/{place}"
-            lies = (number, place, position, len(record), episodes.id_hash(identity))
-            for which, piece in enumerate(episodes.pieces(episode, spec)):
-                _add(part, piece, (*lies, which), identity, step_penalty)
-    except BadShard as error:
-        missing = shard.examples - part.read - len(part.problems) - part.left_out
-        part.problems += [f"{name} {error}; truncated or damaged, copy or collect it again"] * missing
-
-    part.content = digest.hexdigest()
-    return part
-
-
-def _add(part: _Part, episode: Episode, lies: tuple, fallback_id: str, step_penalty: float) -> None:
-    """Adds an episode that is trained on; `lies`: the first `COLUMNS`, up to "piece"."""
-    identity = episode.episode_id or fallback_id
-    dense = bool(np.any(episode.rewards[:-1] != np.float32(-step_penalty)))
-    content = identity.encode() + episode.actions.tobytes() + episode.rewards.tobytes()
-    part.rows.append((
-        *lies, episode.length, episode.success, episode.terminal, episode.collector in DEMONSTRATIONS,
-        episode.dt, episode.rewards[-1], dense,
-        episode.instruction, episode.task, episode.collector, hashlib.sha256(content).digest()[:8],
-    ))  # fmt: skip
-    if dense:
-        part.rewards.append(episode.rewards)
-
-    part.embeddings.setdefault(episode.instruction, episode.embedding)
-
-
-def _measure(part: _Part, episode: Episode) -> None:
-    """Adds the actions and states of an episode as it is stored."""
-    for name, values in (("action", episode.actions), ("state", episode.state)):
-        values = values.astype(np.float64)
-        count, total, squares, low, high = part.moments.get(name, (0, 0.0, 0.0, np.inf, -np.inf))
-        part.moments[name] = (count + len(values), total + values.sum(0), squares + np.square(values).sum(0),
-                              np.minimum(low, values.min(0)), np.maximum(high, values.max(0)))  # fmt: skip
-    part.samples.add(episode.length, {"action": episode.actions, "state": episode.state})
-
-
 def _merge(
-    directory: Stored, parts: list[_Part], encoder: str | None, text_encoder: str, max_skipped: int
+    directory: Stored, found: list[Part], encoder: str | None, text_encoder: str, max_skipped: int
 ) -> Index:
     """Joins what was found in all shards; `encoder` is that of the dataset's own embeddings."""
-    problems = [problem for part in parts for problem in part.problems]
+    problems = [problem for part in found for problem in part.problems]
     _check_damage(problems, directory, max_skipped)
-    rows = [row for part in parts for row in part.rows]
-    if not rows:
+    columns = {name: np.concatenate([part.columns[name] for part in found]) for name in COLUMNS}
+    if not len(columns["place"]):
         raise UserError(
             f"{directory.path} holds no episode that can be used; collect more or correct its DatasetSpec."
         )
 
-    *values, instruction, task, collector, content = zip(*rows)
-    columns = {name: np.asarray(value, dtype) for (name, dtype), value in zip(COLUMNS.items(), values)}
-    instructions, columns["instruction"] = _numbered(instruction)
-    tasks, columns["task"] = _numbered(task)
-    collectors, columns["collector"] = _numbered(collector)
-    embeddings = _embeddings(instructions, parts if encoder == text_encoder else [], text_encoder)
+    digests = columns.pop("digest")
+    counts = [len(part.columns["place"]) for part in found]
+    columns["shard"] = np.repeat(np.arange(len(found), dtype=np.int32), counts)
+    names = {}
+    for name in NAMES:
+        names[name], columns[name] = _numbered(found, name)
+    instructions = names["instruction"]
+    embeddings = _embeddings(instructions, found if encoder == text_encoder else [], text_encoder)
     lengths = sorted({len(embedding) for embedding in embeddings})
     if len(lengths) > 1:
         raise UserError(
@@ -263,52 +223,53 @@ def _merge(
             f"{directory.path}; expected one length."
         )
 
-    used = [part for part in parts if part.read]
-    stride = max(part.samples.stride for part in used)
+    used = [part for part in found if part.read]
+    quota = max(1, SAMPLES // len(found))
+    stride = max(part.samples.stride_of(quota) for part in used)
     samples, statistics = {}, {}
     for name in ("action", "state"):
-        rows_of = [part.samples.rows(name)[:: stride // part.samples.stride] for part in used]
-        samples[name] = np.concatenate(rows_of)
+        samples[name] = np.concatenate([part.samples.every(name, stride) for part in used])
         statistics[name] = _statistics([part.moments[name] for part in used], samples[name])
 
     return Index(
         columns=columns,
         instructions=instructions,
-        tasks=tasks,
-        collectors=collectors,
+        tasks=names["task"],
+        collectors=names["collector"],
         embeddings=np.stack(embeddings),
         samples=samples,
         statistics=statistics,
         skipped=dict(collections.Counter(problems)),
-        left_out=sum(part.left_out for part in parts),
-        fingerprint=hashlib.sha256(b"".join(content)).hexdigest()[:16],
-        rewards=np.concatenate([np.zeros(0, np.float32), *(one for part in parts for one in part.rewards)]),
-        contents=tuple(part.content for part in parts),
+        left_out=sum(part.left_out for part in found),
+        fingerprint=hashlib.sha256(digests.tobytes()).hexdigest()[:16],
+        rewards=np.concatenate([part.rewards for part in found]),
+        contents=tuple(part.content for part in found),
         modified=tuple(shard.modified for shard in directory.shards),
     )
 
 
-def _embeddings(instructions: Iterable[str], stored_in: list[_Part], text_encoder: str) -> list[np.ndarray]:
+def _embeddings(instructions: Sequence[str], stored_in: list[Part], text_encoder: str) -> list[np.ndarray]:
     """Returns each instruction's embedding, stored or computed; of several stored ones the first counts."""
     stored: dict[str, np.ndarray] = {}
     for part in stored_in:
         for instruction, embedding in part.embeddings.items():
-            if embedding is not None:
-                stored.setdefault(instruction, embedding)
+            stored.setdefault(instruction, embedding)
     embed = text.embedder(stored, text_encoder)
     return [embed(instruction) for instruction in instructions]
 
 
-def _numbered(names: Iterable[str]) -> tuple[tuple[str, ...], np.ndarray]:
-    """Returns the sorted names without repetition, and the number of each name among them, int32 [n]."""
-    unique, inverse = np.unique(np.asarray(names, object), return_inverse=True)
-    return tuple(map(str, unique)), inverse.astype(np.int32)
+def _numbered(found: list[Part], name: str) -> tuple[tuple[str, ...], np.ndarray]:
+    """Returns the sorted texts of a column of all shards, and each episode's number among them, int32 [n]."""
+    texts = sorted(set().union(*(part.names[name] for part in found)))
+    numbers = {text: number for number, text in enumerate(texts)}
+    own = (np.asarray([numbers[text] for text in part.names[name]], np.int32) for part in found)
+    return tuple(texts), np.concatenate([own_of[part.columns[name]] for own_of, part in zip(own, found)])
 
 
-def _statistics(moments: list[tuple], samples: np.ndarray) -> Statistics:
-    """Computes statistics; `moments`: count, sums, sums of squares, least and greatest of each shard."""
-    count, total, squares = (sum(moment[i] for moment in moments) for i in range(3))
-    low, high = np.min([moment[3] for moment in moments], 0), np.max([moment[4] for moment in moments], 0)
+def _statistics(moments: list[dict[str, np.ndarray]], samples: np.ndarray) -> Statistics:
+    """Computes statistics of the `parts.MOMENTS` of each shard."""
+    count, total, squares = (sum(own[name] for own in moments) for name in ("count", "total", "squares"))
+    low, high = np.min([own["low"] for own in moments], 0), np.max([own["high"] for own in moments], 0)
     mean = total / count
     variance = np.maximum(squares / count - np.square(mean), 0.0)
     std = np.where(low == high, 0.0, np.sqrt(variance))  # exactly 0 for a constant, in spite of rounding

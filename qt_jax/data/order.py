@@ -15,6 +15,7 @@ reads its own episodes alone.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -106,9 +107,13 @@ def permuted(places: np.ndarray, keys: np.ndarray, count: int) -> np.ndarray:
 class Lane:
     """The segments that one row draws from one group, from any position on."""
 
+    AHEAD = 16
+    """Blocks whose episodes are drawn in one go: numpy takes as long for one."""
+
     def __init__(self, order: Order, group: int, row: int, skip: int):
         self._order, self._group, self._row = order, group, row
         self._next_block = 0
+        self._ahead: list[Iterator[tuple[int, int, int]]] = []
         self._waiting: list[Draw] = []
         self._skip(skip)
 
@@ -133,16 +138,23 @@ class Lane:
 
     def _fill(self) -> None:
         order, group = self._order, self._order.groups[self._group]
-        (numbers,) = self._numbers(self._next_block, 1)
-        drawn = order.drawn(self._group, numbers)
+        if not self._ahead:
+            self._draw_ahead()
         segments = [
-            Draw(group.source, int(group.episodes[entry]), cut, self._group, int(number))
-            for number, entry in zip(numbers, drawn)
-            for cut in range(group.cuts[entry])
+            Draw(group.source, episode, cut, self._group, number)
+            for number, episode, cuts in self._ahead.pop()
+            for cut in range(cuts)
         ]
         rng = np.random.default_rng((order.seed, self._group, self._row, self._next_block))
         self._waiting = [segments[i] for i in rng.permutation(len(segments))]
         self._next_block += 1
+
+    def _draw_ahead(self) -> None:
+        """Draws (number, episode, its cuts) of the next blocks, the last of them first."""
+        group, numbers = self._order.groups[self._group], self._numbers(self._next_block, self.AHEAD)
+        drawn = self._order.drawn(self._group, numbers.ravel()).reshape(numbers.shape)
+        columns = (numbers, group.episodes[drawn], group.cuts[drawn])
+        self._ahead = [zip(*block) for block in zip(*(column[::-1].tolist() for column in columns))]
 
     def next(self) -> Draw:
         """Returns the next segment."""

@@ -21,7 +21,7 @@ from etils import epath
 
 from qt_jax import storage
 from qt_jax.data.stored import VALIDATION, BadRecord, BadShard, Shard, Stored
-from qt_jax.errors import UserError
+from qt_jax.errors import UserError, first_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,14 +182,14 @@ def _scan_array_record(shard: Shard, cache: str) -> Iterator[tuple[int, bytes | 
         source = _array_record(shard, cache)
         count = len(source)
     except Exception as error:
-        raise BadShard(f"cannot be read ({_first_line(error)})") from error
+        raise BadShard(f"cannot be read ({first_line(error)})") from error
     if count != shard.examples:
         raise BadShard(f"holds {count} of {shard.examples} records")
     for number in range(count):
         try:
             yield number, source[number]
         except Exception as error:
-            yield number, BadRecord(f"cannot be read ({_first_line(error)})")
+            yield number, BadRecord(f"cannot be read ({first_line(error)})")
 
 
 def read(shard: Shard, position: int, size: int, cache: str) -> bytes:
@@ -203,7 +203,7 @@ def read(shard: Shard, position: int, size: int, cache: str) -> bytes:
         try:
             return _array_record(shard, cache)[position]
         except Exception as error:
-            raise BadRecord(f"cannot be read ({_first_line(error)})") from error
+            raise BadRecord(f"cannot be read ({first_line(error)})") from error
     start, length = position + _HEADER.size, size + _FOOTER.size
     if "://" in shard.path:
         data = _bucket(shard.path.partition("://")[0]).cat_file(shard.path, start=start, end=start + length)
@@ -221,7 +221,7 @@ def _bucket(protocol: str) -> Any:
     return fsspec.filesystem(protocol)
 
 
-@functools.lru_cache(maxsize=128)
+@functools.lru_cache(maxsize=512)  # each is an open file, of which a process may usually have 1,024
 def _array_record(shard: Shard, cache: str) -> Any:
     import grain
 
@@ -250,7 +250,3 @@ def _local(shard: Shard, cache: str) -> str:
             shutil.copyfileobj(remote, local, 16 * 2**20)
         part.replace(copy)
     return str(copy)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

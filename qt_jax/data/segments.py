@@ -41,12 +41,12 @@ class Cutting:
                 f"backups over {self.n_step} steps need at least {self.context + self.n_step + 1}."
             )
 
-    @property
+    @functools.cached_property
     def context(self) -> int:
         """Records before a step that its window reaches back."""
         return (self.window - 1) * self.apart
 
-    @property
+    @functools.cached_property
     def stride(self) -> int:
         """Records from the start of one cut to that of the next."""
         return self.length - self.context - self.n_step

@@ -91,6 +91,10 @@ class Stored(abc.ABC):
     def layout(self) -> bytes:
         """Returns all that decides what a record means, to tell datasets apart."""
 
+    def listed(self, number: int) -> str:
+        """Returns a digest of what the metadata says of each record of a shard; "" where it says nothing."""
+        return ""
+
     @property
     def encoder(self) -> str | None:
         """The name of the text encoder of embeddings that the dataset stores, if it stores any."""

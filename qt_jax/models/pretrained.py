@@ -87,7 +87,7 @@ def load(ensemble: Ensemble) -> Pretrained | None:
     if not cameras or not (file or hasattr(made_by, "pretrained")):
         return None
     if file:
-        arrays, where = _of_file(file), f"config.model.encoder_weights={file}"
+        arrays, where = of_file(file), f"config.model.encoder_weights={file}"
         arrays = made_by.named(arrays) if hasattr(made_by, "named") else arrays
     else:
         arrays, where = made_by.pretrained(config), f"{config.encoder}, its own parameters"
@@ -100,7 +100,8 @@ def load(ensemble: Ensemble) -> Pretrained | None:
     return _matched(arrays, wanted, where, config.frozen_encoder)
 
 
-def _of_file(file: str) -> dict[str, np.ndarray]:
+def of_file(file: str) -> dict[str, np.ndarray]:
+    """Reads {name: array} of `config.model.encoder_weights`; raises a UserError if it is no such file."""
     path = storage.directory(file)
     try:
         return safetensors.numpy.load(path.read_bytes())

@@ -16,7 +16,7 @@ from etils import epath
 from qt_jax import agents, storage
 from qt_jax.data import loader
 from qt_jax.data.tables import Entry
-from qt_jax.errors import Preempted
+from qt_jax.errors import Preempted, UserError
 from qt_jax.models import pretrained
 from qt_jax.models.ensemble import Ensemble
 from qt_jax.models.network import parameter_count
@@ -63,6 +63,7 @@ def train(config: Any, entries: Sequence[Entry], peers: Peers) -> TrainState:
         validate(config, jax.device_count())
         _use_compilation_cache(config.train.compilation_cache)
         device_mesh, batch_size = mesh.make_mesh(config.mesh), config.data.batch_size
+        _check_origin(config)
         config, recipe, assets = setup.prepare(config, entries)
         ensemble = agents.make_ensemble(config, assets.interface)
 
@@ -231,6 +232,19 @@ def _announce(
         with storage.writing(path):
             storage.replace_text(path, sharding.table(compiled.state.params, config.model.networks))
     program.check_memory(parts, jax.local_devices()[0])
+
+
+def _check_origin(config: Any) -> None:
+    """Raises a UserError if a fresh run starts from what is not there; indexing the data may take hours."""
+    if checkpoints.exists(config.workdir):
+        return
+    origin = config.train.init_from
+    if origin and not checkpoints.exists(origin):
+        raise UserError(
+            f"config.train.init_from is {origin!r}, which holds no checkpoint; give the workdir of a run."
+        )
+    if config.model.encoder_weights:
+        pretrained.of_file(config.model.encoder_weights)
 
 
 def _eyes(config: Any, ensemble: Ensemble, checkpointer: checkpoints.Checkpointer) -> Pretrained | None:

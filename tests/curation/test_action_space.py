@@ -185,7 +185,7 @@ def test_the_plot_shows_what_the_state_did(monkeypatch, kind, seen):
     drawn = []
     monkeypatch.setattr(dataset_plots, "figure_uri", drawn.append)
     spaces = {"x": {"space": kind, "state": 0, "unit": 2.0}}
-    shown = Shown("failures", "", episode, np.zeros(2))
+    shown = Shown("failures", "", 0, episode, np.zeros(2))
     dataset_plots.curves(shown, ActionSpec(("x",), (0.0,), (5.0,), (8,)), spaces)
     axis = drawn[0].axes[0]
     lines = [line.get_ydata() for line in axis.lines if line.get_linestyle() == ":"]

@@ -113,6 +113,7 @@ def test_the_command_writes_all_of_it(tmp_path, make, kind, file_format):
         f"--file_format={file_format}",
     )
     assert result.returncode == 0 and "3 episodes" in result.stdout, result.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"recorded", "converted"}
     opened = source(folder, kind)
     written, metadata = read(tmp_path / "converted")
     assert metadata["reward"] == "success"

@@ -145,6 +145,55 @@ def test_cameras_get_names(folder):
             source(root, "lerobot", camera=given)
 
 
+def test_a_refusal_says_what_each_key_may_become(folder, tmp_path):
+    root = folder()
+    depth = '{"dtype": "image", "shape": [48, 64, 1], "names": null}'
+    add_column(root, "observation.images.depth", lambda *_: b"", depth)
+    with pytest.raises(keys.Refused, match="images that cannot be used") as refused:
+        source(root, "lerobot")
+    assert {key.name: key.becomes for key in refused.value.keys} == {
+        "observation.images.front": "may be a camera (--camera=NAME=KEY)",
+        "observation.images.wrist": "may be a camera (--camera=NAME=KEY)",
+        "observation.images.depth": "not used: depth",
+        "observation.state": "may be the action (--action), state (--state)",
+        "action": "may be the action (--action), state (--state)",
+        "next.success": "may be success (--success), the reward (--reward)",
+        "next.reward": "may be success (--success), the reward (--reward)",
+        "timestamp": "the time of each step",
+        "episode_index": "the episode",
+        "task_index": "the instruction",
+        "frame_index": "not used: the rows stand in their order",
+        "index": "not used: the rows stand in their order",
+    }
+
+    path = recordings.robomimic(tmp_path) / "part_1.hdf5"
+    with pytest.raises(keys.Refused, match="--state=nothing: .* has no 'nothing'") as refused:
+        source(path, "hdf5", state=("nothing",))
+    told = {key.name: key.becomes for key in refused.value.keys}
+    assert told["front_image"] == "may be a camera (--camera=NAME=KEY)"
+    assert told["gripper"] == "may be state (--state)"
+    assert told["actions"] == "may be the action (--action)"
+    assert told["rewards"] == "may be success (--success), the reward (--reward)"
+    assert told["dones"].startswith("not used: an episode ends")
+
+
+def test_a_refusal_of_episodes_or_of_two_inputs_says_what_becomes_of_each_key(folder, tmp_path):
+    root = folder()
+    for file in root.glob("data/*/*.parquet"):
+        table = pq.read_table(file)
+        late = pa.array(np.float32([0.1] * 2 + [0.9] * (len(table) - 2)).cumsum())
+        pq.write_table(table.set_column(table.column_names.index("timestamp"), "timestamp", late), file)
+    with pytest.raises(keys.Refused, match="--cut=gap makes two episodes") as refused:
+        source(root, "lerobot", success="next.success")
+    assert {key.name: key.becomes for key in refused.value.keys}["action"] == "the action"
+
+    one, other = recordings.lerobot(tmp_path / "one"), recordings.lerobot(tmp_path / "other")
+    given = [convert.Settings(str(one), "lerobot"), convert.Settings(str(other), "lerobot", cameras=())]
+    with pytest.raises(keys.Refused, match="one dataset holds one kind") as refused:
+        convert.open_sources(given)
+    assert f"{other}: observation.state" in {key.name for key in refused.value.keys}
+
+
 @pytest.mark.parametrize("version", ["v2.1", "v3.0"])
 def test_lists_of_episodes_filter_and_hold_out(folder, version, tmp_path):
     root = folder(version)

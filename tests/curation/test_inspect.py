@@ -89,7 +89,7 @@ def test_returns_outside_the_value_range_are_shown(synthetic_root):
     found = dataset_summary.summary(recipe, recipe.mixture.sources[0])
     line = "16 episodes have returns outside (0, 0.5); set config.value_range"
     assert f"  value range   {line}" in dataset_summary.text(found).splitlines()
-    assert line in dataset_page.render(recipe.mixture.sources[0], found, [], (32, 32))
+    assert line in dataset_page.render(recipe.mixture.sources[0], found, [], [], (32, 32))
 
 
 def test_spark_shows_what_is_not_zero():
@@ -117,14 +117,15 @@ def test_sheets_show_the_right_steps_at_the_networks_size(synthetic_root):
     _, recipe, _ = setup.prepare(config, tables.resolve(config.data, {}))
     source = recipe.mixture.sources[0]
     shown = max(shown_episodes.read(recipe, source, 3), key=lambda one: one.episode.length)
-    steps, pictures = zip(*dataset_plots.sheet(shown, "front", (32, 32)))
+    sheets = dataset_plots.sheets(shown, (32, 32))
+    steps, pictures, _ = zip(*sheets["front"])
     last = shown.episode.length
     assert last >= 12 and len(steps) == 10 and steps[0] == 0 and steps[-1] == last
     for step, picture in zip(steps, pictures):
         seen = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture.partition(",")[2]))), int)
         expected = resize(decode(shown.episode.images["front"][step]), (32, 32))
         assert seen.shape == (32, 32, 3) and np.abs(seen - expected).mean() < 12, step
-    page = dataset_page.render(source, dataset_summary.summary(recipe, source), [shown], (32, 32))
+    page = dataset_page.render(source, dataset_summary.summary(recipe, source), [shown], [sheets], (32, 32))
     assert page.count("<figure>") == 10 and "stored 256 × 320, learned from at 32 × 32" in page
 
 
@@ -132,9 +133,13 @@ def test_an_image_that_does_not_decode_is_shown_on_the_page(synthetic_root):
     recipe = frames_recipe(synthetic_root)
     source = recipe.mixture.sources[0]
     shown = shown_episodes.read(recipe, source, 12)
-    sheets = {one.episode.episode_id: dict(dataset_plots.sheet(one, "front", (16, 16))) for one in shown}
-    assert [name for name, sheet in sheets.items() if "" in sheet.values()] == ["e5", "e2"]
-    page = dataset_page.render(source, dataset_summary.summary(recipe, source), shown[:8], (16, 16))
+    sheets = [dataset_plots.sheets(one, (16, 16)) for one in shown]
+    spoilt = [
+        one.episode.episode_id for one, sheet in zip(shown, sheets) if any(p.problem for p in sheet["front"])
+    ]
+    assert spoilt == ["e5", "e2"]
+    summary = dataset_summary.summary(recipe, source)
+    page = dataset_page.render(source, summary, shown[:8], sheets[:8], (16, 16))
     assert page.count("does not decode") == page.count("<figure>") - page.count("data:image/jpeg") > 0
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib
+import json
 import os
 import shutil
 import sys
@@ -117,7 +118,7 @@ def test_records_that_changed_make_it_again_though_names_and_sizes_are_the_same(
     with pytest.raises(UserError, match="wrong checksum"):
         make_recipe(root)
     assert len(make_recipe(root, max_skipped=1).mixture.sources[0].index) == 23
-    assert passes == [SCAN, ("_content", 1), SCAN, ("_content", 1), SCAN]
+    assert passes == [SCAN, ("_content", 1), ("_scan", 1), ("_content", 1), ("_scan", 0)]
     with pytest.raises(UserError, match=r"1 damaged of 24 episodes; config.data.max_skipped=0"):
         make_recipe(root)
     assert len(passes) == 5, "what is known of the damage needs no pass"
@@ -135,11 +136,52 @@ def test_a_file_that_cannot_be_opened_is_no_damage_and_is_named(root):
 
 def test_an_index_cut_short_is_made_again(root, passes):
     make_recipe(root)
-    (file,) = (root / "cache" / "index").iterdir()
-    for content in (file.read_bytes()[:100], b""):
-        file.write_bytes(content)
+    for content in (slice(100), slice(0)):
+        for file in (root / "cache" / "index").rglob("*.npz"):
+            file.write_bytes(file.read_bytes()[content])
         make_recipe(root)
     assert passes == [SCAN] * 3
+
+
+def with_shards(root, files, folder):
+    """A dataset of these of the three files, as a dataset that grows has them: the count is in each name."""
+    new = folder / "numbers_tfrecord/1.0.0"
+    shutil.rmtree(folder, ignore_errors=True)
+    new.mkdir(parents=True)
+    for file in files:
+        shutil.copy2(file, new / file.name.replace("of-00003", f"of-{len(files):05d}"))
+    for file in files[0].parent.glob("*.json"):
+        shutil.copy(file, new)
+    info = json.loads((new / "dataset_info.json").read_text())
+    info["splits"][0]["shardLengths"] = info["splits"][0]["shardLengths"][: len(files)]
+    (new / "dataset_info.json").write_text(json.dumps(info))
+    return folder
+
+
+def test_of_a_dataset_that_grew_the_new_file_alone_is_read(root, passes, monkeypatch, tmp_path):
+    files = shards_of(root)
+    make_recipe(with_shards(root, files[:2], tmp_path / "grown"))
+    grown = make_recipe(with_shards(root, files, tmp_path / "grown")).mixture.sources[0].index
+    assert passes == [("_scan", 2), ("_scan", 1)]
+    monkeypatch.setenv("QT_JAX_CACHE", str(tmp_path / "other"))
+    fresh = make_recipe(tmp_path / "grown").mixture.sources[0].index
+    assert passes[2:] == [SCAN] and grown.to_bytes() == fresh.to_bytes()
+
+
+def test_a_pass_that_was_killed_goes_on_after_the_files_that_it_finished(root, monkeypatch):
+    scan, scanned = indexing._scan, []
+
+    def killed(*arguments):
+        scanned.append(arguments[-1])
+        if len(scanned) == 3:
+            raise KeyboardInterrupt
+        return scan(*arguments)
+
+    monkeypatch.setattr(indexing, "_scan", killed)
+    with pytest.raises(KeyboardInterrupt):
+        make_recipe(root)
+    make_recipe(root)
+    assert scanned == [0, 1, 2, 2]
 
 
 TABLES = """

@@ -15,7 +15,7 @@ from etils import epath
 
 from qt_jax.curation import convert, inspect, repack_lerobot
 from qt_jax.curation.validate import validate
-from qt_jax.data import images, lerobot_spec, video
+from qt_jax.data import images, indexing, lerobot_spec, video
 from qt_jax.data import index as indices
 from qt_jax.data.skips import Skips
 from qt_jax.errors import UserError
@@ -293,6 +293,9 @@ def test_a_damaged_video_is_named_when_it_is_drawn(folder, damage, capsys):
     said = capsys.readouterr().out
     assert said.count("\n") == 1 and iterator.skips.count == 1
     assert f"{root}: {name}, episode 2, step 0: image 'wrist' does not decode (1 damaged of 3" in said
+    (text,) = inspect.inspect(made, epath.Path(root / "page"), 3, None)
+    lines = [line for line in text.splitlines() if line.startswith("  damaged: ")]
+    assert len(lines) == 1 and f"{root}: {name}, episode 2, step 0: image 'wrist': " in lines[0]
     strict = recipe(root)
     with pytest.raises(UserError, match=f"{name}, episode 2, step 0: image 'wrist' does not decode"):
         recipes.take(recipes.make_iterator(strict, batch_size=3), 2)
@@ -376,6 +379,19 @@ def test_a_video_longer_than_its_rows_is_worth_a_look(folder, tmp_path):
     count, text = validate(entry, config.data, tmp_path / "found.jsonl", "all", 9)
     longer = "'observation.images.front' lasts 0.9 s, the rows end at 0.4 s; the rest is not used"
     assert count == 0 and f"episode 0 (episode_000000): the video of {longer}" in text
+
+
+def test_of_a_folder_that_grew_the_new_files_alone_are_read(folder, monkeypatch):
+    root = folder("v2.1-JPEG")  # of two chunks
+    meta = {name: (root / "meta" / name).read_text() for name in ("info.json", "episodes.jsonl")}
+    (root / "meta/episodes.jsonl").write_text("".join(meta["episodes.jsonl"].splitlines(True)[:2]))
+    recordings.edit_info(root, splits={"train": "0:2"}, total_episodes=2)
+    scan, scanned = indexing._scan, []
+    monkeypatch.setattr(indexing, "_scan", lambda *given: (scanned.append(given[-1]), scan(*given))[1])
+    assert len(source(root).index) == 2
+    for name, text in meta.items():
+        (root / "meta" / name).write_text(text)
+    assert len(source(root).index) == 3 and scanned == [0, 1]
 
 
 def test_inspect_shows_the_frames_of_videos(tmp_path):

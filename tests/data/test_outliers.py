@@ -19,7 +19,7 @@ def test_samples_are_at_even_distances_whatever_the_episodes(lengths):
         samples.add(length, {"action": np.stack([next(steps) for _ in range(length)])})
     rows = samples.rows("action")[:, 0]
     np.testing.assert_array_equal(rows, np.arange(0, sum(lengths), samples.stride))
-    assert len(rows) <= 33
+    assert len(rows) <= 16
 
 
 def values(count=400):

@@ -10,7 +10,9 @@ import pytest
 from qt_jax import agents
 from qt_jax.errors import UserError
 from qt_jax.models.pretrained import in_encoder, parameter_path
+from qt_jax.training import loop
 from qt_jax.training.config import default_config, validate
+from qt_jax.training.peers import Peers
 from qt_jax.training.state import init_state, train_step
 from tests.models.test_q_transformer import make_network, make_segment
 
@@ -93,3 +95,26 @@ def test_what_means_something(changes):
     config = default_config()
     config.update_from_flattened_dict(changes)
     validate(config, 1)
+
+
+@pytest.mark.parametrize(
+    "setting, content, message",
+    [
+        (
+            "model.encoder_weights",
+            None,
+            "encoder_weights is '.*from', which cannot be read as safetensors .*No such",
+        ),
+        ("model.encoder_weights", b"pickled", "which cannot be read as safetensors"),
+        ("train.init_from", None, "init_from is '.*from', which holds no checkpoint"),
+    ],
+)
+def test_what_a_run_starts_from_is_looked_at_before_the_data(setting, content, message, tmp_path):
+    file = tmp_path / "from"
+    if content is not None:
+        file.write_bytes(content)
+    config = default_config("bc")
+    config.workdir, config.train.compilation_cache = str(tmp_path / "run"), ""
+    config.update_from_flattened_dict({setting: str(file), "mesh.data": 1})
+    with pytest.raises(UserError, match=message):
+        loop.train(ml_collections.FrozenConfigDict(config), (), Peers())  # of no dataset

@@ -15,6 +15,7 @@ from etils import epath
 
 from qt_jax.curation import rlds_writer
 from qt_jax.curation.convert import action_space, hdf5, lerobot, merge, ogbench
+from qt_jax.curation.convert.keys import told
 from qt_jax.curation.convert.recording import Indexed, Source
 from qt_jax.curation.convert.settings import CUTS, Settings
 from qt_jax.data.recorded import RecordedEpisode
@@ -47,7 +48,9 @@ def open_source(settings: Settings) -> Source:
     if not (to := settings.action_space):
         return source
     spaces, given = source.spaces, settings.action_state is not None
-    if not (turn := action_space.turn(spaces, to, settings.delta_unit, given)):
+    with told(lambda: source.keys):
+        turn = action_space.turn(spaces, to, settings.delta_unit, given)
+    if not turn:
         return dataclasses.replace(source, notes=(*source.notes, f"--action_space={to}: they are so already"))
     source = FORMATS[settings.format](dataclasses.replace(settings, turn=turn))
     notes = (*source.notes, f"--action_space={to}: {turn.described(spaces)}")

@@ -24,7 +24,7 @@ from qt_jax.curation.convert.action_space import Movements
 from qt_jax.curation.convert.bounds import Bounds
 from qt_jax.curation.convert.hdf5_episode import Layout, Place, open_file
 from qt_jax.curation.convert.hdf5_streams import Stream
-from qt_jax.curation.convert.keys import Key
+from qt_jax.curation.convert.keys import Key, told
 from qt_jax.curation.convert.parts import Parts
 from qt_jax.curation.convert.recording import Indexed, Recording, Source, check, finished
 from qt_jax.curation.convert.settings import Settings
@@ -80,7 +80,8 @@ def open_source(given: Settings) -> Source:
 
     most = collections.Counter(shapes.values()).most_common(1)[0][0]
     model, usual = next((place, shape) for place, shape in shapes.items() if shape == most)
-    layout, observation, keys = _layout(given, model, usual)
+    with told(lambda: _possible(model)):
+        layout, observation, keys = _layout(given, model, usual)
     layout = dataclasses.replace(layout, scales=_scales(layout, shapes.values()))
     names = [f"a{i}" for i in range(usual.dims)]
     entries = [str(entry) for entry in range(observation.state_dim)]
@@ -89,10 +90,11 @@ def open_source(given: Settings) -> Source:
     for place, shape in shapes.items():
         survey = functools.partial(_survey, given, layout, place, shape, model, usual)
         good = []
-        for number, recording in enumerate(skips.attempt(place.name, survey) or ()):
-            if skips.attempt(recording.name, functools.partial(check, recording)):
-                bounds.add(recording.name, recording.actions, recording.state, recording.first)
-                good.append((next(index), number))
+        with told(lambda: keys):
+            for number, recording in enumerate(skips.attempt(place.name, survey) or ()):
+                if skips.attempt(recording.name, functools.partial(check, recording)):
+                    bounds.add(recording.name, recording.actions, recording.state, recording.first)
+                    good.append((next(index), number))
         if good:
             units.append((place, tuple(good)))
     training = [unit for unit in units if unit[0] in chosen.training]
@@ -206,6 +208,11 @@ def _group(content: Any, place: Place) -> Any:
     if (group := content.get(place.group)) is None:
         raise UserError(f"{place.name} is a link to what is not there; copy what it links to as well.")
     return group
+
+
+def _possible(place: Place) -> list[Key]:
+    with open_file(place.file) as content:
+        return hdf5_keys.possible(content[place.group])
 
 
 def _layout(given: Settings, place: Place, shape: Shape) -> tuple[Layout, ObservationSpec, list[Key]]:

@@ -74,6 +74,21 @@ def of(given: Settings, layout: Layout, content: Any, place: Place, streams: dic
     return rows
 
 
+def possible(episode: Any) -> list[Key]:
+    """Returns what each dataset of an episode's group may become, for a file that is refused."""
+    rows = []
+    for path, item in hdf5_streams.datasets(episode).items():
+        stream = hdf5_streams.stream(path, item)
+        camera, state = stream.role == "camera", stream.role == "vector"
+        rows.append(keys.possible(path, _holds(item), stream.why, camera=camera, state=state))
+    for path, item in hdf5_streams.columns(episode).items():
+        action = item.dtype.kind in "fiub" and len(item.shape or ()) == 2
+        number = hdf5_streams.is_number(item) and path not in _KNOWN
+        why_not = _KNOWN.get(path, "it is no observation")
+        rows.append(keys.possible(path, _holds(item), why_not, action=action, number=number))
+    return rows
+
+
 def rare(given: Settings, path: str, holds: str) -> Key:
     """Returns what becomes of a key that most episodes do not have."""
     said = ["the instruction"] if path in hdf5_episode.INSTRUCTION and not given.instruction else []

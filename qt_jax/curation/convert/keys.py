@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from qt_jax.curation.convert.settings import Settings
+from qt_jax.errors import UserError
 
 INTERVENTION = ("complementary_info.is_intervention", "is_intervention", "intervention")
 """Usual keys of a column that says at which steps a person acted in place of a policy."""
@@ -42,6 +44,52 @@ def described(name: str, holds: str, roles: Iterable[str], why_not: str) -> Key:
         why_not: the reason where it becomes nothing.
     """
     return Key(name, holds, " and ".join(roles) or _UNUSED + why_not)
+
+
+class Refused(UserError):
+    """An input that is refused. keys: what is known of its keys, or what they may become."""
+
+    def __init__(self, message: str, keys: Sequence[Key]):
+        super().__init__(message)
+        self.keys = keys
+
+
+@contextlib.contextmanager
+def told(known: Callable[[], Sequence[Key]]) -> Iterator[None]:
+    """Makes a UserError of the block a `Refused` with the keys that `known` returns."""
+    try:
+        yield
+    except Refused:
+        raise
+    except UserError as error:
+        raise Refused(str(error), known()) from error
+
+
+def possible(
+    name: str,
+    holds: str,
+    why_not: str,
+    *,
+    camera: bool = False,
+    action: bool = False,
+    state: bool = False,
+    number: bool = False,
+) -> Key:
+    """Returns a key of an input that is refused, with what it may become and the flags that say so.
+
+    Args:
+        name: as the input has it.
+        holds: what kind of values.
+        why_not: the reason where it can become nothing.
+        camera: whether it holds images that can be used.
+        action: whether it may be the action.
+        state: whether it may be a part of the state.
+        number: whether it is one number a step.
+    """
+    may = ["a camera (--camera=NAME=KEY)"] * camera
+    may += ["the action (--action)"] * action + ["state (--state)"] * state
+    may += ["success (--success)", "the reward (--reward)"] * number
+    return described(name, holds, [f"may be {', '.join(may)}"] if may else [], why_not)
 
 
 def roles(settings: Settings, name: str, action: str, success: str) -> list[str]:

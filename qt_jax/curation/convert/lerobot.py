@@ -20,7 +20,7 @@ import numpy as np
 from qt_jax.curation.convert import images, lerobot_keys, parts, settings
 from qt_jax.curation.convert.action_space import Movements
 from qt_jax.curation.convert.bounds import Bounds
-from qt_jax.curation.convert.keys import Key
+from qt_jax.curation.convert.keys import Key, told
 from qt_jax.curation.convert.recording import (
     Frames,
     Indexed,
@@ -106,7 +106,8 @@ def open_source(given: Settings) -> Source:
     chosen = parts.choose(given, metadata.splits, numbers, lerobot_keys.words(numbers), str(root))
     entries = [entry for entry in metadata.entries if entry.number in chosen.written]
     try:
-        layout, observation, keys = _layout(given, metadata)
+        with told(lambda: lerobot_keys.possible(metadata)):
+            layout, observation, keys = _layout(given, metadata)
     except KeyError as error:
         raise UserError(f"{root}/meta/info.json has a feature without {error}; copy it again.") from error
     except lerobot_meta.NOT_AS_WRITTEN as error:
@@ -120,12 +121,13 @@ def open_source(given: Settings) -> Source:
     bounds, skips = Bounds(names, Movements(names, state, given.action_state)), Skips(given.max_skipped)
     units: list[list[Piece]] = []
     validation: list[list[Piece]] = []
-    for good in _survey(given, layout, files, bounds, skips):
-        for kept, part in ((units, chosen.training), (validation, chosen.validation)):
-            if pieces := [piece for piece in good if piece.entry.number in part]:
-                kept.append(pieces)
-    if not units:
-        raise skips.none_left(str(root))
+    with told(lambda: keys):
+        for good in _survey(given, layout, files, bounds, skips):
+            for kept, part in ((units, chosen.training), (validation, chosen.validation)):
+                if pieces := [piece for piece in good if piece.entry.number in part]:
+                    kept.append(pieces)
+        if not units:
+            raise skips.none_left(str(root))
 
     return Source(
         units=units,
@@ -179,7 +181,7 @@ def _layout(given: Settings, metadata: Metadata) -> tuple[Layout, ObservationSpe
         tuple(cameras), settings.image_size(given, sizes, name), sum(dims.values()), description
     )
 
-    one_number = [key for key, feature in features.items() if lerobot_meta.is_number(feature)]
+    one_number = [key for key, feature in features.items() if lerobot_keys.is_mark(key, feature)]
     success = settings.success_key(given, sorted(one_number), "next.success", name)
     numbers = {action, *state, given.reward, given.intervention, success} - {"", "all", "none"}
     columns = numbers | {"task_index", "episode_index"} | ({"timestamp"} & set(features))

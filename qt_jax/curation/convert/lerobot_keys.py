@@ -38,8 +38,7 @@ def of(given: Settings, layout: Any, metadata: Metadata, refused: dict[str, str]
         roles += [_OWN[name]] if name in _OWN else []
         roles += ["the instruction"] if name == "task_index" and not given.instruction else []
         roles += keys.roles(given, name, layout.action, layout.success)
-        shape = " x ".join(map(str, feature["shape"]))
-        return keys.described(name, f"{feature['dtype']} {shape}", roles, why_not(name, feature))
+        return keys.described(name, _holds(feature), roles, why_not(name, feature))
 
     def why_not(name: str, feature: dict[str, Any]) -> str:
         if lerobot_meta.is_image(feature):
@@ -53,6 +52,37 @@ def of(given: Settings, layout: Any, metadata: Metadata, refused: dict[str, str]
         *(row(name, feature) for name, feature in metadata.features.items()),
         *(keys.described(name, "", [], undeclared) for name in lerobot_meta.undeclared(metadata)),
     ]
+
+
+def possible(metadata: Metadata) -> list[Key]:
+    """Returns what each feature may become, for a dataset that cannot be converted as it is asked for."""
+
+    def row(name: str, feature: dict[str, Any]) -> Key:
+        known = {**_OWN, "task_index": "the instruction"}
+        if name in known:
+            return keys.described(name, _holds(feature), [known[name]], "")
+        image, vector = lerobot_meta.is_image(feature), lerobot_meta.is_vector(name, feature)
+        refused = lerobot_meta.why_unusable(name, feature) if image else ""
+        return keys.possible(
+            name,
+            _holds(feature),
+            refused or _KNOWN.get(name, "text"),
+            camera=image and not refused,
+            action=vector,
+            state=vector,
+            number=is_mark(name, feature),
+        )
+
+    return [row(name, feature) for name, feature in metadata.features.items()]
+
+
+def is_mark(key: str, feature: dict[str, Any]) -> bool:
+    """Returns whether it has one number a row, which may say success, a reward or who acted."""
+    return lerobot_meta.is_number(feature) and key not in {*lerobot_meta.OWN} - {"next.done"}
+
+
+def _holds(feature: dict[str, Any]) -> str:
+    return f"{feature['dtype']} {' x '.join(map(str, feature['shape']))}"
 
 
 def words(numbers: set[int]) -> Words:

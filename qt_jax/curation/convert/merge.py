@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from qt_jax.curation.convert.bounds import Bounds
+from qt_jax.curation.convert.keys import Key, told
 from qt_jax.curation.convert.recording import Indexed, Source
 from qt_jax.curation.convert.skips import Skips
 from qt_jax.errors import UserError
@@ -26,14 +27,10 @@ def merged(sources: Mapping[str, Source]) -> Source:
         UserError: for inputs whose cameras, states or actions differ, or more bad episodes than are allowed.
     """
     (model, first), *others = sources.items()
-    for name, source in others:
-        for what, ours, theirs in _compared(first, source):
-            if ours != theirs:
-                raise UserError(
-                    f"{name} has {what} {theirs}, {model} has {ours}, and one dataset holds one kind; choose "
-                    "and name with --camera, --cameras, --state, --image_size or --action_space, or convert "
-                    "each by itself and train on a mixture."
-                )
+    keys = _named(sources)
+    with told(lambda: keys):
+        for name, source in others:
+            _check_alike(model, first, name, source)
     bounds, skips = Bounds(first.action.names), Skips(first.skips.allowed)
     starts = [0]
     for source in sources.values():
@@ -53,14 +50,29 @@ def merged(sources: Mapping[str, Source]) -> Source:
         read=functools.partial(_read, [source.read for source in sources.values()], starts),
         bounds=bounds,
         description="; ".join(source.description for source in sources.values()),
-        keys=tuple(
-            dataclasses.replace(key, name=f"{name}: {key.name}")
-            for name, source in sources.items()
-            for key in source.keys
-        ),
+        keys=keys,
         notes=tuple(f"{name}: {note}" for name, source in sources.items() for note in source.notes),
         skips=skips,
     )
+
+
+def _named(sources: Mapping[str, Source]) -> tuple[Key, ...]:
+    """Returns the keys of all sources, with the input before each name."""
+    return tuple(
+        dataclasses.replace(key, name=f"{name}: {key.name}")
+        for name, source in sources.items()
+        for key in source.keys
+    )
+
+
+def _check_alike(model: str, first: Source, name: str, second: Source) -> None:
+    for what, ours, theirs in _compared(first, second):
+        if ours != theirs:
+            raise UserError(
+                f"{name} has {what} {theirs}, {model} has {ours}, and one dataset holds one kind; choose and "
+                "name with --camera, --cameras, --state, --image_size or --action_space, or convert each by "
+                "itself and train on a mixture."
+            )
 
 
 def _compared(first: Source, second: Source) -> Iterator[tuple[str, Any, Any]]:
