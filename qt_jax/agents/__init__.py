@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 
 from qt_jax import plugins
@@ -118,6 +119,37 @@ def candidates(config: Any) -> Candidates:
             "config.agent.behaviour_weight above 0, or awac or iql."
         )
     return found
+
+
+def judge(config: Any) -> Candidates:
+    """Returns what judges actions of somebody else by the config's agent.
+
+    The first of the two is the support of a bin: its log-probability by the behaviour head or the policy. Of
+    an agent with neither it is how far the bin's Q lies above the least value, as a share of the best bin's.
+
+    Raises:
+        UserError: if it has no Q, or sees past actions, which a judge does not know.
+
+    """
+    agent, name = get(config.agent.name), config.agent.name
+    found = agent.candidates(config)
+    if agent.RETURN_CONDITIONED or (found is None and agent.SCORE_NAME != "Q"):
+        lacks = "sees past actions, which a judge does not know" if found else "has no Q"
+        raise UserError(
+            f"candidates are ranked by Q, and {name!r} {lacks}; train q_transformer, cql, iql or awac, or "
+            "leave candidates out."
+        )
+    if found is not None:
+        return found
+    q_min = config.value_range[0]
+
+    def of_dim(bin_mask, logits):
+        q = agent.scores(config, bin_mask, logits)
+        above = jnp.maximum(q - q_min, 0.0)
+        best = above.max(axis=-1, keepdims=True)
+        return above / jnp.where(best > 0, best, 1.0), q
+
+    return of_dim
 
 
 def has_behaviour(config: Any) -> bool:
