@@ -44,8 +44,8 @@ class Ranked:
             raise UserError(f"deadline_ms is {deadline_ms}; give milliseconds above 0.")
         if not 1 <= k <= ranker.candidates:
             raise UserError(
-                f"k is {k}, the ranker takes {ranker.candidates} candidates at most; give another k, or export "
-                "the ranker with --candidates."
+                f"k is {k}, the ranker takes {ranker.candidates} candidates at most; give another k, or "
+                "export the ranker with more --candidates."
             )
         self._client, self._ranker, self._k, self._deadline_s = client, ranker, k, deadline_ms / 1000
         self._log = None if shadow is None else _opened(shadow)
