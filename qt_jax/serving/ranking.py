@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
@@ -150,9 +150,8 @@ class Ranked:
         q = [x if np.isfinite(x) else None for x in ranking["q"]]  # -inf is no JSON
         line = {"time": time.time(), "decision": self._counts["decisions"] - 1, **ranking, "q": q}
         try:
-            self._log.write(json.dumps(line) + "\n")
-            self._log.flush()
-        except OSError:
+            self._log.write(json.dumps(line).encode() + b"\n")
+        except OSError:  # such as a full disk, for which no robot is stopped
             self._counts["unwritten"] += 1
 
 
@@ -197,10 +196,11 @@ def _stacked(replies: list[dict[str, Any]]) -> np.ndarray:
     return np.stack(proposals)
 
 
-def _opened(path: Path) -> TextIO:
+def _opened(path: Path) -> BinaryIO:
+    """Opens a file that keeps nothing in memory: closing it cannot fail on a full disk."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("a")
+        return path.open("ab", buffering=0)
     except OSError as error:
         raise UserError(f"shadow={path} cannot be written ({error.strerror}); give another file.") from error
 
