@@ -10,7 +10,7 @@ turns in one run; p50 and p99:
   transport alone takes;
 - uncached: the whole window encoded at each step, as a policy without the cache would;
 - values: the value of 10 instructions;
-- rank: 16 candidates of somebody else, by `Sessions` and over the websocket, where an action was decided before;
+- rank: 16 candidates of somebody else, by `Sessions` and over the websocket;
 - onnx: policy/onnx_policy.py in a process of its own, numpy and onnxruntime; and the rank of 16 there;
 - peer: q-transformer 0.5.0 from its own venv, `get_optimal_actions` at the sizes of
   benchmarks/peer_q_transformer.py.
