@@ -227,7 +227,8 @@ def judge(
     batch, count, dims = tokens.shape
     context, mask, past = _for_each(count, model, window_cache, frame_mask, executed)
     given = tokens.reshape(batch * count, dims)
-    outputs = model.transformer.decode(context, mask, model.after_past(past, model.action_inputs(given)))
+    embedded = jnp.stack([model.bin_embedding[...][i, given[:, i]] for i in range(dims)], axis=1)
+    outputs = model.transformer.decode(context, mask, model.after_past(past, model.action_inputs(embedded)))
 
     def of_given(x: jax.Array) -> jax.Array:
         return jnp.take_along_axis(x, given[..., None], axis=-1).reshape(batch, count, dims)

@@ -352,8 +352,11 @@ def test_an_export_that_draws_or_ranks_otherwise_is_refused(checkpoint, policy):
 
 
 @pytest.mark.slow
-def test_a_robot_without_jax_draws_what_the_artefact_draws(exported, tmp_path):
+def test_a_robot_without_jax_draws_what_the_artefact_draws_and_ranks_as_it_does(checkpoint, tmp_path):
     folder = str(tmp_path / "policy")
-    shutil.copytree(exported.path, folder)
+    artefact.build(*checkpoint, folder, {"workdir": "", "step": 0}, decoding=RANK, candidates=20)
     run("-m", "qt_jax", "onnx", f"--artefact={folder}")
+    expected = onnx_robot.rankings(artefacts.load(folder).policy())
+    found = json.loads(run("-c", WITHOUT_JAX.replace("main", "rank"), folder))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
     assert json.loads(run("-c", WITHOUT_JAX, folder)) == onnx_robot.episode(artefacts.load(folder).policy())
