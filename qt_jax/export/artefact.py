@@ -187,7 +187,7 @@ def _programs(
     if spec.timesteps:
         inputs.append(struct(np.int32))
 
-    def of_flat(program: Callable) -> Callable:
+    def of_flat(program: Callable) -> Any:
         return jax.jit(lambda flat, *rest: program(unflattened(flat, like), *rest))
 
     def windowed(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:

@@ -98,6 +98,7 @@ def _programs(source: artefact.Artefact, config: dict[str, Any], opset: int, out
         return made.decode(params, jax.tree.unflatten(structure, cache), *others)
 
     def judge(*leaves):
+        assert made.judge is not None  # the program of a policy that ranks candidates
         cache, others = leaves[: len(caches)], leaves[len(caches) :]
         return made.judge(params, jax.tree.unflatten(structure, cache), *others)
 

@@ -23,7 +23,7 @@ from qt_jax.errors import UserError
 from qt_jax.policy import programs
 from qt_jax.policy.folder import INSTRUCTIONS, Folder
 from qt_jax.policy.jax_policy import Policy
-from qt_jax.policy.programs import CACHE, DECIDED, JUDGE, JUDGED, PARTS, Arrays, Program, image_name
+from qt_jax.policy.programs import ANY, CACHE, DECIDED, JUDGE, JUDGED, PARTS, Arrays, Program, image_name
 from qt_jax.specs import PolicySpec, to_json
 from qt_jax.statistics import Statistics
 
@@ -141,9 +141,9 @@ def _numbered(cache: Sequence[Any]) -> dict[str, Any]:
 
 
 def _rows(arrays: dict[str, Any]) -> Arrays:
-    """Leaves out the first axis, which is the batch's; a symbol, of the number of candidates, is None."""
+    """Leaves out the first axis, which is the batch's; a number of candidates is a symbol."""
     return {
-        name: (str(array.dtype), tuple(n if isinstance(n, int) else None for n in array.shape[1:]))
+        name: (str(array.dtype), tuple(n if isinstance(n, int) else ANY for n in array.shape[1:]))
         for name, array in arrays.items()
     }
 

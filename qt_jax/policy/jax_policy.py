@@ -88,11 +88,13 @@ class Policy(Runtime):
             return kept(past, episode, (window, there, done)), decided
 
         def rank(params, past, episode, *inputs):
+            assert judge is not None, "a policy that ranks candidates has a judge"
             *frame, tokens = inputs
             windows = seen(params, past, episode, *frame)
             judged = judge(params, *jax.tree.map(lambda x: x[:1], windows), tokens)
-            judged = tuple(x[0][:, jnp.asarray(spec.network_dims)] for x in judged)
-            return kept(past, episode, windows), judged
+            return kept(past, episode, windows), tuple(
+                x[0][:, jnp.asarray(spec.network_dims)] for x in judged
+            )
 
         self._step = jax.jit(step, donate_argnums=1)
         self._ranked = jax.jit(rank, donate_argnums=1)

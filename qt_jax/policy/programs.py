@@ -17,8 +17,10 @@ DECIDED = ("tokens", "scores", "behaviour")
 JUDGED = ("q", "support")
 """What `judge` gives."""
 
-Arrays = dict[str, tuple[str, tuple[int | None, ...]]]
-"""{name: (dtype, shape of a row)}; None: of any size."""
+Arrays = dict[str, tuple[str, tuple[int, ...]]]
+"""{name: (dtype, shape of a row)}."""
+ANY = -1
+"""In a shape: any number of candidates."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +48,7 @@ def check(
     encode: Program,
     decode: Program,
     judge: Program | None = None,
-    count: int | None = None,
+    count: int = ANY,
 ) -> None:
     """Raises a UserError naming the program that is not of this spec, and its array.
 

@@ -14,6 +14,9 @@ from qt_jax.policy import candidates
 from qt_jax.policy.candidates import Ranking
 from qt_jax.policy.runtime import Action, Runtime, check, shown, undecided
 
+_Inputs = tuple[np.ndarray, dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]
+"""Episodes, images, state, instruction and `is_first` of rows, as a `Runtime` takes them."""
+
 
 class Refused(UserError):
     """A request that got no action.
@@ -327,9 +330,7 @@ class Sessions:
         uniforms = self._drawn([episode for episode, _, _ in rows])
         return self.policy.act(*inputs, executed, uniforms=uniforms, step=step)
 
-    def _inputs(
-        self, rows: Sequence[tuple[_Episode, _Frame, bool]]
-    ) -> tuple[tuple[Any, ...], np.ndarray | None]:
+    def _inputs(self, rows: Sequence[tuple[_Episode, _Frame, bool]]) -> tuple[_Inputs, np.ndarray | None]:
         """Returns what `Runtime.act` and `rank` take first of these rows, and their steps."""
         episodes, frames, is_first = zip(*rows)
         images = {
