@@ -133,8 +133,9 @@ def judge(config: Any) -> Candidates:
     """
     agent, name = get(config.agent.name), config.agent.name
     found = agent.candidates(config)
-    if agent.RETURN_CONDITIONED or (found is None and agent.SCORE_NAME != "Q"):
-        lacks = "sees past actions, which a judge does not know" if found else "has no Q"
+    without = found is None and agent.SCORE_NAME != "Q"
+    if without or agent.RETURN_CONDITIONED:
+        lacks = "has no Q" if without else "sees past actions, which a judge does not know"
         raise UserError(
             f"candidates are ranked by Q, and {name!r} {lacks}; train q_transformer, cql, iql or awac, or "
             "leave candidates out."
