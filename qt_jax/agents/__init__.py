@@ -23,7 +23,7 @@ Candidates = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 """(bin_mask [..., N], logits [K, ..., N, A] of one dim) -> log-probabilities, by which a bin is drawn, and Q.
 
 Both are [..., N], the former up to a constant. Bins whose Q is -inf are not drawn. Q of the last dim is that
-of the whole action."""
+of the whole action. `judge` gives all dims at once, as one axis more before N."""
 
 
 class Agent(Protocol):
