@@ -10,7 +10,8 @@ turns in one run; p50 and p99:
   transport alone takes;
 - uncached: the whole window encoded at each step, as a policy without the cache would;
 - values: the value of 10 instructions;
-- onnx: policy/onnx_policy.py in a process of its own, numpy and onnxruntime;
+- rank: 16 candidates of somebody else, by `Sessions` and over the websocket;
+- onnx: policy/onnx_policy.py in a process of its own, numpy and onnxruntime; and the rank of 16 there;
 - peer: q-transformer 0.5.0 from its own venv, `get_optimal_actions` at the sizes of
   benchmarks/peer_q_transformer.py.
 Writes experiments/results/bench_serving.json.
@@ -18,6 +19,7 @@ Writes experiments/results/bench_serving.json.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import statistics
 import subprocess
@@ -35,6 +37,7 @@ from benchmarks import runs
 RESULT = Path("experiments/results/bench_serving.json")
 ROUNDS = {"laptop": 15, "paper": 4}
 STEPS = {"laptop": 30, "paper": 6}
+CANDIDATES = 16
 PEER_SIZES = {"laptop": "laptop", "paper": "rt1"}
 PEER_PYTHON, ONNX_PYTHON = ".peer/bin/python", ".onnx/bin/python"
 
@@ -67,7 +70,7 @@ def export_untrained(size: str, folder: str) -> None:
     plain = checkpoints.plain_config(config)
     assets = checkpoints.Assets(interface, {"collected": dataset}, ENCODER, plain, "", {})
     params = jax.jit(agents.make_ensemble(config, interface).init)(jax.random.key(0))
-    artefact.build(params, assets, folder, {"workdir": "", "step": 0})
+    artefact.build(params, assets, folder, {"workdir": "", "step": 0}, candidates=CANDIDATES)
 
 
 def measure(size: str, folder: str) -> dict[str, Any]:
@@ -89,6 +92,11 @@ def measure(size: str, folder: str) -> dict[str, Any]:
 
     def request(n, instruction):
         return Request("robot", {"front": images[n % 8]}, no_state, instruction)
+
+    proposed = rng.uniform(-1, 1, (CANDIDATES, 1, 8))
+
+    def to_rank(n):
+        return dataclasses.replace(request(n, embedding), candidates=proposed)
 
     # Another instruction at each step: the whole window is encoded again.
     changing = [embedding, embedding + 1e-3]
@@ -117,6 +125,8 @@ def measure(size: str, folder: str) -> dict[str, Any]:
             "websocket": lambda n: client.infer(message(n)),
             "echo": lambda n: echo.infer(message(n)),
             "uncached": lambda n: sessions.act([request(n, changing[n % 2])]),
+            "rank of 16": lambda n: sessions.act_each([to_rank(n)]),
+            "websocket, rank of 16": lambda n: client.rank(message(n), proposed),
             "values of 10": lambda n: sessions.values("robot", ["a sentence"] * 10),
         }
         times = _in_turns(ways, size)
@@ -130,6 +140,7 @@ def measure(size: str, folder: str) -> dict[str, Any]:
         "server's own infer_ms": {"p50_ms": statistics.median(server_side)},
         "websocket over raw, p50_ms": overhead,
         "cached share of uncached": result["runtime"]["p50_ms"] / result["uncached"]["p50_ms"],
+        "rank of 16 over an action": result["rank of 16"]["p50_ms"] / result["runtime"]["p50_ms"],
     }
 
 
@@ -162,23 +173,24 @@ def _url(server: subprocess.Popen) -> str:
     return next(line for line in server.stdout if line.startswith("serving")).split()[1]
 
 
-def measure_onnx(size: str, folder: str) -> dict[str, float]:
-    """Measures one robot's control step on onnxruntime; runs in the venv of the extra `onnx`."""
+def measure_onnx(size: str, folder: str) -> dict[str, dict[str, float]]:
+    """Measures one robot's control step on onnxruntime, and a rank; runs in the venv of the extra `onnx`."""
     from qt_jax.policy import onnx_policy
 
     policy, rng = onnx_policy.load(folder), np.random.default_rng(0)
     images, embedding = rng.integers(0, 256, (8, 1, 300, 300, 3), np.uint8), np.zeros((1, 512), np.float32)
 
-    def step(n):
-        return policy.act(
-            np.zeros(1, int),
-            {"front": images[n % 8]},
-            np.zeros((1, 0), np.float32),
-            embedding,
-            np.zeros(1, bool),
-        )
+    proposed = rng.uniform(-1, 1, (CANDIDATES, 1, 8))
 
-    return _percentiles(_in_turns({"onnx": step}, size)["onnx"])
+    def seen(n):
+        image = {"front": images[n % 8]}
+        return np.zeros(1, int), image, np.zeros((1, 0), np.float32), embedding, np.zeros(1, bool)
+
+    ways: dict[str, Callable[[int], Any]] = {
+        "onnx": lambda n: policy.act(*seen(n)),
+        "onnx, rank of 16": lambda n: policy.rank(*seen(n), proposed),
+    }
+    return {name: _percentiles(values) for name, values in _in_turns(ways, size).items()}
 
 
 def _in_turns(ways: dict[str, Callable[[int], Any]], size: str) -> dict[str, list[float]]:
@@ -211,7 +223,7 @@ def main() -> None:
             _child(sys.executable, "-c", _call("export_untrained", size, folder))
             _child(ONNX_PYTHON, "-m", "qt_jax", "onnx", f"--artefact={folder}")
             results[size] = json.loads(_child(sys.executable, "-c", _call("measure", size, folder)))
-            results[size]["onnx"] = json.loads(_child(ONNX_PYTHON, "-c", _call("measure_onnx", size, folder)))
+            results[size] |= json.loads(_child(ONNX_PYTHON, "-c", _call("measure_onnx", size, folder)))
             results[size]["peer"] = json.loads(
                 _child(PEER_PYTHON, "benchmarks/peer_q_transformer.py", "act", PEER_SIZES[size])
             )

@@ -227,6 +227,8 @@ class PolicySpec:
     """Steps of an episode that it tells apart (Decision Transformer); 0: it is not told the step."""
     behaviour: bool = False
     """Whether they also say of each bin how probable it is by the behaviour head."""
+    candidates: int = 0
+    """Most actions of somebody else that it ranks at once; 0: it ranks none."""
 
     def __post_init__(self):
         given, dims = self.network_dims, self.interface.decision.dims
@@ -238,6 +240,8 @@ class PolicySpec:
             raise UserError(f"PolicySpec: dt is {self.dt}; give the seconds of a control step, above 0.")
         if self.timesteps < 0 or self.timesteps % 1:
             raise UserError(f"PolicySpec: timesteps is {self.timesteps}; give 0 or more, a whole number.")
+        if self.candidates < 0 or self.candidates % 1:
+            raise UserError(f"PolicySpec: candidates is {self.candidates}; give 0 or more, a whole number.")
         for name in ("text_encoder", "score_name"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise UserError(f"PolicySpec: {name} is {getattr(self, name)!r}; give its name.")
@@ -253,6 +257,11 @@ class PolicySpec:
     def decided(self) -> tuple[int, ...]:
         """The decision's dims in the order in which the network decides them; each sees those before it."""
         return tuple(np.argsort(self.network_dims).tolist())
+
+    @property
+    def support_name(self) -> str:
+        """What `Ranking.support` is: a log-probability, or a share of Q (docs/robot.md)."""
+        return "log-probability" if self.behaviour or self.score_name != "Q" else "share of the best Q"
 
     def score(self, chosen: np.ndarray) -> np.ndarray:
         """Computes the scores of whole decisions [...] from those of their chosen bins [..., D].

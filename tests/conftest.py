@@ -188,12 +188,12 @@ def free_port():
 
 @pytest.fixture(scope="session")
 def artefact(trained, run_folder) -> artefacts.Artefact:
-    """One exported policy of the trained run, through the real command."""
+    """One exported policy of the trained run, which ranks candidates, through the real command."""
 
     def make(path: str) -> None:
         sentences = run_folder / "sentences.txt"
         sentences.write_text("\n".join(SENTENCES))
         flags = f"--config.workdir={trained.workdir}", f"--output={path}", f"--instructions={sentences}"
-        run_command("export", *flags)
+        run_command("export", *flags, "--candidates=3")
 
     return artefacts.load(made_once(run_folder / "exported", make))

@@ -1,5 +1,6 @@
 """Each file of examples/ as its docstring says, at toy size."""
 
+import dataclasses
 import importlib
 import re
 import runpy
@@ -53,6 +54,16 @@ def test_act_over_the_socket(capsys):
     with fake.served() as port:
         main("act_over_the_socket")(f"ws://127.0.0.1:{port}", "open the faucet", steps=2)
     assert len([line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]) == 2
+
+
+def test_rank_proposals(capsys, tmp_path):
+    judging = dataclasses.replace(fake.SPEC, candidates=2)
+    with fake.served() as proposer, fake.served(spec=judging) as ranker:
+        urls = f"ws://127.0.0.1:{proposer}", f"ws://127.0.0.1:{ranker}"
+        main("rank_proposals")(*urls, "open the faucet", str(tmp_path / "shadow.jsonl"), steps=2)
+    *actions, counts = capsys.readouterr().out.splitlines()
+    assert len(actions) == 2 and "'ranked': 2, 'changed': 0" in counts
+    assert len((tmp_path / "shadow.jsonl").read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize("name", ["my_agent", "my_encoder"])

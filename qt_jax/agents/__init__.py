@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 
 from qt_jax import plugins
@@ -22,7 +23,7 @@ Candidates = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 """(bin_mask [..., N], logits [K, ..., N, A] of one dim) -> log-probabilities, by which a bin is drawn, and Q.
 
 Both are [..., N], the former up to a constant. Bins whose Q is -inf are not drawn. Q of the last dim is that
-of the whole action."""
+of the whole action. `judge` gives all dims at once, as one axis more before N."""
 
 
 class Agent(Protocol):
@@ -118,6 +119,38 @@ def candidates(config: Any) -> Candidates:
             "config.agent.behaviour_weight above 0, or awac or iql."
         )
     return found
+
+
+def judge(config: Any) -> Candidates:
+    """Returns what judges actions of somebody else by the config's agent.
+
+    The first of the two is the support of a bin: its log-probability by the behaviour head or the policy. Of
+    an agent with neither it is how far the bin's Q lies above the least value, as a share of the best bin's.
+
+    Raises:
+        UserError: if it has no Q, or sees past actions, which a judge does not know.
+
+    """
+    agent, name = get(config.agent.name), config.agent.name
+    found = agent.candidates(config)
+    without = found is None and agent.SCORE_NAME != "Q"
+    if without or agent.RETURN_CONDITIONED:
+        lacks = "has no Q" if without else "sees past actions, which a judge does not know"
+        raise UserError(
+            f"candidates are ranked by Q, and {name!r} {lacks}; train q_transformer, cql, iql or awac, or "
+            "leave candidates out."
+        )
+    if found is not None:
+        return found
+    q_min = config.value_range[0]
+
+    def of_dim(bin_mask, logits):
+        q = agent.scores(config, bin_mask, logits)
+        above = jnp.maximum(q - q_min, 0.0)
+        best = above.max(axis=-1, keepdims=True)
+        return above / jnp.where(best > 0, best, 1.0), q
+
+    return of_dim
 
 
 def has_behaviour(config: Any) -> bool:

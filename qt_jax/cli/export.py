@@ -28,6 +28,12 @@ def define_flags() -> None:
         "greedy",
         f"How an action is decided: {DECODINGS}; of 'rank' 16 at temperature 1 by default.",
     )
+    flags.DEFINE_integer(
+        "candidates",
+        0,
+        "How many actions of somebody else the policy ranks at once, at most; 0: none.",
+        lower_bound=0,
+    )
     flags.DEFINE_list("batches", [], "Batch sizes to compile for, such as 1,8,64; default: any size.")
     flags.DEFINE_string(
         "instructions",
@@ -46,6 +52,7 @@ def main(config: Any) -> None:
         step=FLAGS.step,
         dataset=FLAGS.dataset,
         decoding=Decoding.read(FLAGS.decode),
+        candidates=FLAGS.candidates,
         batches=_batches(),
         instructions=_instructions(),
     )

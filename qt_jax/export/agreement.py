@@ -46,16 +46,16 @@ def compare(reference: Runtime, other: Runtime, dtype: str) -> dict[str, Any]:
         dtype: that both compute in, of `TOLERANCE`.
 
     Returns:
-        {"decisions": how many were compared, "max_difference": of scores, "tolerance": what is allowed,
-        "ties": share of dims whose two best bins differ by less than twice the tolerance in the reference, or
-        of whose bins the behaviour head supports others, "other_bins": share of dims that chose another bin,
-        all of them ties}. Of a policy that draws its
-        actions, "ties" are those dims of an action which is another in the reference, since a number that
-        was drawn lies where rounding decides between two bins, or two actions are worth the same.
+        {"decisions": how many were compared, "max_difference": of scores and rankings, "tolerance": what is
+        allowed, "ties": share of dims whose two best bins differ by less than twice the tolerance in the
+        reference, or of whose bins the behaviour head supports others, "other_bins": share of dims that chose
+        another bin, all of them ties}. Of a policy that draws its actions, "ties" are those dims of an action
+        which is another in the reference, since a number that was drawn lies where rounding decides between
+        two bins, or two actions are worth the same.
 
     Raises:
-        UserError: if a score differs by more than the tolerance, or a bin differs that is no tie; or, of a
-            policy that draws its actions, more than `MOST_OTHER_ACTIONS` of them are others.
+        UserError: if a score or a ranking differs by more than the tolerance, or a bin differs that is no
+            tie; or, of a policy that draws its actions, more than `MOST_OTHER_ACTIONS` of them are others.
 
     """
     rows, tolerance = min(reference.capacity, other.capacity), TOLERANCE[dtype]
@@ -84,16 +84,14 @@ def compare(reference: Runtime, other: Runtime, dtype: str) -> dict[str, Any]:
         worst = max(worst, float(differences.max(initial=0.0)))
         tie = prefix & (~same if reference.spec.decoding.draws else tie)
         if worst > tolerance or (~same & prefix & ~tie).any():
-            raise UserError(
-                f"The exported policy does not agree with its original: scores differ by up to {worst:.3g}, "
-                f"{tolerance:g} is allowed for {dtype}. Report this with the config; export from a float32 "
-                "model meanwhile."
-            )
+            raise _differ("scores", worst, dtype)
         ties += int(tie.sum())
         differing += int((~same & prefix).sum())
         dims += int(prefix.sum())
         other_actions += int((~same).any(axis=1).sum())
 
+    if reference.spec.candidates:
+        worst = max(worst, _compare_rankings(reference, other, dtype))
     decisions = 2 * steps * rows
     if reference.spec.decoding.draws and other_actions > MOST_OTHER_ACTIONS * decisions:
         raise UserError(
@@ -108,6 +106,43 @@ def compare(reference: Runtime, other: Runtime, dtype: str) -> dict[str, Any]:
         "ties": ties / dims,
         "other_bins": differing / dims,
     }
+
+
+def _differ(what: str, worst: float, dtype: str) -> UserError:
+    return UserError(
+        f"The exported policy does not agree with its original: {what} differ by up to {worst:.3g}, "
+        f"{TOLERANCE[dtype]:g} is allowed for {dtype}. Report this with the config; export from a float32 "
+        "model meanwhile."
+    )
+
+
+def _compare_rankings(reference: Runtime, other: Runtime, dtype: str) -> float:
+    """Ranks random candidates with both through a window; returns how far Q differs.
+
+    Log-probabilities are compared as a dim's mean probability. A share of Q is not: it is a ratio of what is
+    compared, and where Q is small a rounding error is not.
+
+    Raises:
+        UserError: if they differ by more than the tolerance.
+
+    """
+    spec, worst = reference.spec, 0.0
+    own, dims = spec.interface, spec.interface.decision.dims
+    shape = spec.candidates, own.chunk, own.action.dims
+    for step in range(spec.window + 1):
+        inputs = observations(spec, 1, seed=step, step=step)
+        inputs.pop("uniforms", None)
+        given = np.random.default_rng(step).uniform(own.action.low, own.action.high, shape)
+        inputs |= {"is_first": np.full(1, step == 0), "proposed": given}
+        (q, support), (its_q, its_support) = (x.rank(np.zeros(1, int), **inputs) for x in (reference, other))
+        both = np.isfinite(q) & np.isfinite(its_q)  # rounding decides at the edge of `config.agent.support`
+        differences = [np.abs(q - its_q)[both]]
+        if spec.support_name == "log-probability":
+            differences.append(np.abs(np.exp(support / dims) - np.exp(its_support / dims)))
+        worst = max(worst, *(float(x.max(initial=0.0)) for x in differences))
+    if worst > TOLERANCE[dtype]:
+        raise _differ("rankings", worst, dtype)
+    return worst
 
 
 def _ties(action: Action, closer: float) -> np.ndarray:

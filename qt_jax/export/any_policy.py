@@ -23,6 +23,7 @@ def load(
     step: int = 0,
     dataset: str = "",
     decode: str = "",
+    candidates: int = 0,
     robots: int = 1,
     keys: str | Path = "",
     threads: int | None = None,
@@ -30,10 +31,11 @@ def load(
     """Loads and compiles a policy: `qt_jax.load_policy`, which says what each argument is."""
     path = Path(path)
     if (path / "checkpoints").is_dir():
-        policy = _of_run(path, step, dataset, decode, robots + 1)
+        policy = _of_run(path, step, dataset, decode, candidates, robots + 1)
         embeddings: dict[str, Any] = {}
     else:
-        for name, given in (("step", step), ("dataset", dataset), ("decode", decode)):
+        of_run = {"step": step, "dataset": dataset, "decode": decode, "candidates": candidates}
+        for name, given in of_run.items():
             if given:
                 raise UserError(
                     f"{name}={given!r} is of a run; {path} is none: it has no folder checkpoints. Leave it "
@@ -48,7 +50,7 @@ def load(
     return LoadedPolicy(sessions, names)
 
 
-def _of_run(path: Path, step: int, dataset: str, decode: str, capacity: int) -> Runtime:
+def _of_run(path: Path, step: int, dataset: str, decode: str, candidates: int, capacity: int) -> Runtime:
     try:
         from qt_jax.export import checkpoint_policy
         from qt_jax.training import checkpoints
@@ -66,7 +68,7 @@ def _of_run(path: Path, step: int, dataset: str, decode: str, capacity: int) -> 
             f"{path} was trained on {sorted(assets.datasets)}; say whose robot acts: dataset=NAME."
         )
     dataset = dataset or next(iter(assets.datasets))
-    return checkpoint_policy.build(params, assets, capacity, dataset, decoding)
+    return checkpoint_policy.build(params, assets, capacity, dataset, decoding, candidates)
 
 
 def _of_artefact(path: Path, capacity: int, threads: int | None) -> tuple[Runtime, dict[str, Any]]:

@@ -6,7 +6,7 @@ import contextlib
 import datetime
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from qt_jax.export import agreement, checkpoint_policy
 from qt_jax.models.network import parameter_path
 from qt_jax.policy import artefact
 from qt_jax.policy.folder import INSTRUCTIONS, POLICY, SCHEMA, seal
-from qt_jax.policy.jax_policy import Policy
 from qt_jax.specs import GREEDY, Decoding, to_json
 from qt_jax.training import checkpoints
 
@@ -37,6 +36,7 @@ def write(
     step: int = 0,
     dataset: str = "collected",
     decoding: Decoding = GREEDY,
+    candidates: int = 0,
     batches: Sequence[int] = (),
     instructions: Sequence[str] = (),
 ) -> artefact.Artefact:
@@ -48,11 +48,12 @@ def write(
         step: of the checkpoint; 0: the latest.
         dataset: whose robot acts.
         decoding: how the programs decide an action.
+        candidates: most actions of somebody else that the policy ranks at once.
         batches: batch sizes to export programs for; none: one program for any size.
         instructions: sentences to embed and store, for robots without the text encoder.
 
     Raises:
-        UserError: if the checkpoint cannot be read or lacks what the decoding needs, the folder holds
+        UserError: if the checkpoint cannot be read or lacks what deciding or ranking needs, the folder holds
             something else, or the two do not agree.
 
     """
@@ -65,6 +66,7 @@ def write(
         origin,
         dataset=dataset,
         decoding=decoding,
+        candidates=candidates,
         batches=batches,
         instructions=instructions,
     )
@@ -78,6 +80,7 @@ def build(
     *,
     dataset: str = "collected",
     decoding: Decoding = GREEDY,
+    candidates: int = 0,
     batches: Sequence[int] = (),
     instructions: Sequence[str] = (),
 ) -> artefact.Artefact:
@@ -85,7 +88,7 @@ def build(
     folder = Path(output)
     if folder.exists() and not (folder / POLICY).exists() and (folder.is_file() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is no policy artefact; choose another --output.")
-    made = checkpoint_policy.programs(assets, dataset, decoding)
+    made = checkpoint_policy.programs(assets, dataset, decoding, candidates)
     flat = flattened(params)
     vectors = np.zeros((0, assets.interface.instruction_dim))
     if instructions:
@@ -114,8 +117,8 @@ def build(
         safetensors.numpy.save_file(flat, work / artefact.PARAMS)
         safetensors.numpy.save_file({"embeddings": vectors.astype(np.float32)}, work / INSTRUCTIONS)
         for batch in batches or (0,):
-            for name, program in _programs(made, params, flat, batch).items():
-                (work / artefact.program_file(name, batch)).write_bytes(program)
+            for file, program in _programs(made, params, flat, batch).items():
+                (work / file).write_bytes(program)
         seal(work, about)
         seal(work, about | {"agreement": _compare(artefact.load(str(work)), params, made)})
     return artefact.load(str(folder))
@@ -149,9 +152,8 @@ def replacing(folder: Path) -> Iterator[Path]:
 def _compare(written: artefact.Artefact, params: dict, made: checkpoint_policy.Programs) -> dict[str, Any]:
     """Raises a UserError if the artefact is not the checkpoint's policy."""
     rows = written.batches[0] if written.batches else 2
-    one = Policy(made.spec, made.statistics, jax.device_put(params), made.encode, made.decode, rows)
     dtype = written.about["provenance"]["config"]["model"]["dtype"]
-    return agreement.compare(one, written.policy(rows), dtype)
+    return agreement.compare(made.policy(params, rows), written.policy(rows), dtype)
 
 
 def flattened(params: dict) -> dict[str, np.ndarray]:
@@ -168,7 +170,11 @@ def unflattened(flat: dict[str, Any], like: Any) -> Any:
 def _programs(
     made: checkpoint_policy.Programs, like: dict, flat: dict[str, np.ndarray], batch: int
 ) -> dict[str, bytes]:
-    """Exports `encode` and `decode` as functions of the flat parameters; batch 0: of any size."""
+    """Exports {file: program}, functions of the flat parameters; batch 0: of any size.
+
+    They are `encode` and `decode`; and `judge` of a policy that has it, of one row and any number of
+    candidates.
+    """
     spec, own = made.spec, made.spec.interface
     (rows,) = (batch,) if batch else export.symbolic_shape("rows")
 
@@ -180,21 +186,28 @@ def _programs(
     inputs = [images, struct(np.float32, own.observation.state_dim), struct(np.float32, own.instruction_dim)]
     if spec.timesteps:
         inputs.append(struct(np.int32))
-    encode = jax.jit(lambda flat, *rest: made.encode(unflattened(flat, like), *rest))
-    decode = jax.jit(lambda flat, *rest: made.decode(unflattened(flat, like), *rest))
+
+    def of_flat(program: Callable) -> Any:
+        return jax.jit(lambda flat, *rest: program(unflattened(flat, like), *rest))
 
     def windowed(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((x.shape[0], spec.window, *x.shape[1:]), x.dtype)
 
-    window = jax.tree.map(windowed, jax.eval_shape(encode, params, *inputs))
-    decided = [struct(jnp.bool_, spec.window), struct(jnp.int32, spec.window, own.decision.dims)]
-    if spec.decoding.draws:
-        decided.append(struct(np.float32, spec.decoding.count, own.decision.dims))
-    exported = {
-        "encode": export.export(encode, platforms=PLATFORMS)(params, *inputs),
-        "decode": export.export(decode, platforms=PLATFORMS)(params, window, *decided),
+    window = jax.tree.map(windowed, jax.eval_shape(of_flat(made.encode), params, *inputs))
+    seen = [window, struct(jnp.bool_, spec.window), struct(jnp.int32, spec.window, own.decision.dims)]
+    drawn = [struct(np.float32, spec.decoding.count, own.decision.dims)] if spec.decoding.draws else []
+    takes = {"encode": (made.encode, batch, inputs), "decode": (made.decode, batch, seen + drawn)}
+    if made.judge is not None:
+        one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), seen)
+        (count,) = export.symbolic_shape("candidates")
+        proposed = jax.ShapeDtypeStruct((1, count, own.decision.dims), jnp.int32)
+        takes["judge"] = made.judge, 1, [*one, proposed]
+    return {
+        artefact.program_file(name, rows): bytes(
+            export.export(of_flat(program), platforms=PLATFORMS)(params, *inputs).serialize()
+        )
+        for name, (program, rows, inputs) in takes.items()
     }
-    return {name: bytes(program.serialize()) for name, program in exported.items()}
 
 
 def _commit() -> str | None:

@@ -12,7 +12,7 @@ import numpy as np
 from qt_jax import agents
 from qt_jax.errors import UserError
 from qt_jax.models.ensemble import Ensemble
-from qt_jax.policy.jax_policy import Decode, Encode, Policy
+from qt_jax.policy.jax_policy import Decode, Encode, Judge, Policy
 from qt_jax.specs import GREEDY, Decoding, Interface, PolicySpec
 from qt_jax.statistics import Statistics
 from qt_jax.training import checkpoints
@@ -26,9 +26,21 @@ class Programs:
     statistics: Statistics
     encode: Encode
     decode: Decode
+    judge: Judge | None
+    """Of a policy that ranks candidates."""
+
+    def policy(self, params: Any, capacity: int) -> Policy:
+        """Returns the `Policy` of these parameters, of `capacity` episodes at once."""
+        programs = self.encode, self.decode, capacity
+        return Policy(self.spec, self.statistics, jax.device_put(params), *programs, judge=self.judge)
 
 
-def programs(assets: checkpoints.Assets, dataset: str = "collected", decoding: Decoding = GREEDY) -> Programs:
+def programs(
+    assets: checkpoints.Assets,
+    dataset: str = "collected",
+    decoding: Decoding = GREEDY,
+    candidates: int = 0,
+) -> Programs:
     """Makes the policy of the robot of one dataset.
 
     What this robot lacks of the network's action, cameras and state is masked as in training.
@@ -37,9 +49,10 @@ def programs(assets: checkpoints.Assets, dataset: str = "collected", decoding: D
         assets: of the checkpoint.
         dataset: whose robot acts.
         decoding: how an action is decided.
+        candidates: most actions of somebody else that it ranks at once.
 
     Raises:
-        UserError: if the checkpoint was not trained on that dataset, or lacks what the decoding needs.
+        UserError: if the checkpoint was not trained on that dataset, or lacks what deciding or ranking needs.
 
     """
     if dataset not in assets.datasets:
@@ -63,6 +76,7 @@ def programs(assets: checkpoints.Assets, dataset: str = "collected", decoding: D
         decoding=decoding,
         timesteps=ensemble.network.timesteps,
         behaviour=agents.has_behaviour(config),
+        candidates=candidates,
     )
     return of_robot(config, ensemble, spec, robot.state)
 
@@ -72,7 +86,7 @@ def of_robot(config: Any, ensemble: Ensemble, spec: PolicySpec, statistics: Stat
 
     Raises:
         UserError: if the policy is return-conditioned and `spec` has no return to ask for, or the agent lacks
-            what the decoding needs.
+            what deciding or ranking needs.
 
     """
     conditioned = ensemble.network.return_conditioned
@@ -101,11 +115,11 @@ def of_robot(config: Any, ensemble: Ensemble, spec: PolicySpec, statistics: Stat
         return found, jnp.exp(log_probabilities)
 
     candidates = _candidates(config, bin_mask, decoding.temperature) if decoding.draws else None
+    of_network = np.eye(joint.decision.dims, dtype=np.int32)[list(spec.network_dims)]
 
     def decode(params, cache, mask, executed, *uniforms):
         # 0 where the robot has no dim, as in training.
-        past = executed @ np.eye(joint.decision.dims, dtype=np.int32)[list(spec.network_dims)]
-        inputs = params, cache, mask, past, scores
+        inputs = params, cache, mask, executed @ of_network, scores
         if decoding.draws:
             decided = ensemble.rank(*inputs, candidates, _of_dims(uniforms[0], spec, joint), bins > 0)
         elif decoding.kind == "beam":
@@ -114,7 +128,25 @@ def of_robot(config: Any, ensemble: Ensemble, spec: PolicySpec, statistics: Stat
             decided = ensemble.greedy(*inputs)
         return tuple(jax.tree.leaves(decided))
 
-    return Programs(spec, statistics, encode, decode)
+    return Programs(spec, statistics, encode, decode, _judge(config, ensemble, spec, bin_mask, of_network))
+
+
+def _judge(
+    config: Any, ensemble: Ensemble, spec: PolicySpec, bin_mask: jax.Array, of_network: np.ndarray
+) -> Judge | None:
+    """Returns the `judge` of a `Policy`, if it ranks candidates."""
+    if not spec.candidates:
+        return None
+    of_agent = agents.judge(config)
+
+    def known(logits, dims):
+        support, q = of_agent(bin_mask[dims], logits)
+        return q, support
+
+    def judge(params, cache, mask, executed, tokens):
+        return ensemble.judge(params, cache, mask, executed @ of_network, tokens @ of_network, known)
+
+    return judge
 
 
 def _candidates(config: Any, bin_mask: jax.Array, temperature: float) -> Any:
@@ -143,10 +175,11 @@ def build(
     capacity: int,
     dataset: str = "collected",
     decoding: Decoding = GREEDY,
+    candidates: int = 0,
 ) -> Policy:
     """Makes a Policy of `capacity` episodes at once; see `programs`."""
-    made = programs(assets, dataset, decoding)
-    return Policy(made.spec, made.statistics, jax.device_put(params), made.encode, made.decode, capacity)
+    made = programs(assets, dataset, decoding, candidates)
+    return made.policy(params, capacity)
 
 
 def load(

@@ -1,4 +1,4 @@
-"""An artefact's `encode` and `decode` as ONNX, for robots without jax (policy/onnx_policy.py runs them).
+"""An artefact's programs as ONNX, for robots without jax (policy/onnx_policy.py runs them).
 
 Needs the extra `onnx`. The programs are traced again from the parameters and the network that policy.json
 describes, for one row and with the parameters inside. They are in float32, because onnxruntime multiplies no
@@ -27,8 +27,8 @@ from qt_jax.export import agreement, checkpoint_policy
 from qt_jax.export.artefact import replacing, unflattened
 from qt_jax.policy import artefact
 from qt_jax.policy.folder import seal
-from qt_jax.policy.onnx_policy import FOLDER, OnnxPolicy
-from qt_jax.policy.programs import CACHE, PARTS, decided_by, image_name
+from qt_jax.policy.onnx_policy import FOLDER, OnnxPolicy, candidates_at_once
+from qt_jax.policy.programs import CACHE, JUDGED, decided_by, image_name, parts
 from qt_jax.training import checkpoints
 
 Inputs = dict[str, jax.ShapeDtypeStruct]
@@ -97,14 +97,24 @@ def _programs(source: artefact.Artefact, config: dict[str, Any], opset: int, out
         cache, others = leaves[: len(caches)], leaves[len(caches) :]
         return made.decode(params, jax.tree.unflatten(structure, cache), *others)
 
+    def judge(*leaves):
+        assert made.judge is not None  # the program of a policy that ranks candidates
+        cache, others = leaves[: len(caches)], leaves[len(caches) :]
+        return made.judge(params, jax.tree.unflatten(structure, cache), *others)
+
     window |= {
         "mask": struct(np.bool_, spec.window),
         "executed": struct(np.int32, spec.window, spec.interface.decision.dims),
     }
-    if spec.decoding.draws:
-        window["uniforms"] = struct(np.float32, spec.decoding.count, spec.interface.decision.dims)
-    programs = (encode, inputs, list(caches)), (decode, window, list(decided_by(spec)))
-    for part, (program, takes, gives) in zip(PARTS, programs):
+    dims = spec.interface.decision.dims
+    drawn = {"uniforms": struct(np.float32, spec.decoding.count, dims)} if spec.decoding.draws else {}
+    proposed = {"candidates": struct(np.int32, candidates_at_once(spec), dims)}
+    programs = (
+        (encode, inputs, list(caches)),
+        (decode, window | drawn, list(decided_by(spec))),
+        (judge, window | proposed, list(JUDGED)),
+    )
+    for part, (program, takes, gives) in zip(parts(spec), programs):
         convert(part, program, takes, gives, opset, output / f"{part}.onnx")
 
 

@@ -1,4 +1,7 @@
-"""How an action is decided, dim after dim: greedily, by beam search, or as the best of actions drawn."""
+"""How an action is decided, dim after dim: greedily, by beam search, or as the best of actions drawn.
+
+And how given actions are judged.
+"""
 
 from __future__ import annotations
 
@@ -181,13 +184,7 @@ def rank(
 
     """
     batch, count, _ = uniforms.shape
-
-    def wide(x: jax.Array) -> jax.Array:
-        return jnp.repeat(x, count, axis=0)
-
-    context, past = model.window_context(window_cache, frame_mask, model.past_actions(executed))
-    context = jax.tree.map(lambda x: jnp.repeat(x, count, axis=1), context)
-    mask, past = wide(frame_mask), jax.tree.map(wide, past)
+    context, mask, past = _for_each(count, model, window_cache, frame_mask, executed)
 
     def choose(logits: jax.Array, dim: int) -> tuple[jax.Array, Any]:
         probabilities, q = candidates(logits, dim)
@@ -203,6 +200,59 @@ def rank(
     q = jnp.take_along_axis(q[:, :, last], tokens[:, :, last, None], axis=-1)[..., 0]
     best, rows = jnp.argmax(q, axis=1), jnp.arange(batch)
     return jax.tree.map(lambda x: x[rows, best], (tokens, values))
+
+
+def judge(
+    model: QTransformer,
+    window_cache: Any,
+    frame_mask: jax.Array,
+    executed: jax.Array,
+    tokens: jax.Array,
+    known: Any,
+) -> Any:
+    """Computes what is known of K given actions, all dims of all of them in one pass.
+
+    Args:
+        model: with its parameters.
+        window_cache: see `greedy`.
+        frame_mask: see `greedy`.
+        executed: see `greedy`.
+        tokens: int [M, K, D], the bins of the actions; 0 in dims that the robot has not.
+        known: (logits [M * K, D, N, A], `slice(None)`: all dims) -> a pytree of [M * K, D, N].
+
+    Returns:
+        What is known of the given bins, a pytree of float32 [M, K, D]; each dim given those before it.
+
+    """
+    batch, count, dims = tokens.shape
+    context, mask, past = _for_each(count, model, window_cache, frame_mask, executed)
+    given = tokens.reshape(batch * count, dims)
+    embedded = jnp.stack([model.bin_embedding[...][i, given[:, i]] for i in range(dims)], axis=1)
+    outputs = model.transformer.decode(context, mask, model.after_past(past, model.action_inputs(embedded)))
+
+    def of_given(x: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(x, given[..., None], axis=-1).reshape(batch, count, dims)
+
+    return jax.tree.map(of_given, known(model.logits(outputs, slice(None)), slice(None)))
+
+
+def _for_each(
+    count: int, model: QTransformer, window_cache: Any, frame_mask: jax.Array, executed: jax.Array
+) -> tuple[Any, jax.Array, jax.Array | None]:
+    """Computes each window's context once, and repeats it, its mask and its past actions for `count` actions.
+
+    The count may be a symbol, which `jnp.repeat` does not take.
+    """
+    context, past = model.window_context(window_cache, frame_mask, model.past_actions(executed))
+
+    def wide(x: jax.Array, axis: int = 0) -> jax.Array:
+        repeated = jnp.broadcast_to(
+            jnp.expand_dims(x, axis + 1), (*x.shape[: axis + 1], count, *x.shape[axis + 1 :])
+        )
+        return repeated.reshape(*x.shape[:axis], x.shape[axis] * count, *x.shape[axis + 1 :])
+
+    context = jax.tree.map(lambda x: wide(x, axis=1), context)
+    return context, wide(frame_mask), jax.tree.map(wide, past)
 
 
 def _greatest(scores: Any) -> Any:

@@ -107,6 +107,10 @@ class Ensemble:
         """Decodes actions; see `decoding.rank`, and `greedy` for `scores` and `candidates`."""
         return self._decide(self.network.rank, params, window_cache, *inputs)
 
+    def judge(self, params: dict, window_cache: Any, *inputs: Any) -> Any:
+        """Judges given actions; see `decoding.judge`, and `greedy` for `known`."""
+        return self._decide(self.network.judge, params, window_cache, *inputs)
+
     def _decide(self, decode: Callable, params: dict, window_cache: Any, *inputs: Any) -> Any:
         """Decodes with every network; all find the same action, which is returned."""
         inputs = tuple(self._of_all(x) if callable(x) else x for x in inputs)

@@ -121,6 +121,10 @@ class Network:
         """Decodes actions; see `decoding.rank`."""
         return decoding.rank(nnx.merge(self.graphdef, params), *inputs)
 
+    def judge(self, params: dict, *inputs: Any) -> Any:
+        """Judges given actions; see `decoding.judge`."""
+        return decoding.judge(nnx.merge(self.graphdef, params), *inputs)
+
 
 def parameter_path(path: tuple[Any, ...]) -> str:
     """Joins the dict keys of a path, as in `transformer/blocks/query/kernel`.

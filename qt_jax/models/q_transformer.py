@@ -214,7 +214,7 @@ class QTransformer(nnx.Module):
         Each frame is encoded once. Without `rngs` there is no dropout. For `entropies` see `Transformer`.
         """
         context, frame_mask, past = self.steps(segment, rngs, entropies)
-        actions = self.after_past(past, self._action_inputs(_tokens_of_steps(segment)))
+        actions = self.after_past(past, self.action_inputs(self._embedded(_tokens_of_steps(segment))))
         outputs = self.transformer.decode(context, frame_mask, actions, rngs, entropies)
         return in_steps(self.logits(outputs, slice(None)), segment)
 
@@ -266,13 +266,12 @@ class QTransformer(nnx.Module):
         context, past = self.window_context(cache, frame_mask, past, rngs, entropies)
         return context, frame_mask, past
 
-    def _action_inputs(self, tokens: jax.Array) -> jax.Array:
-        """Tokens [M, D] -> inputs [M, D, width].
+    def action_inputs(self, embedded: jax.Array) -> jax.Array:
+        """Embedded bins [M, D, width] -> inputs [M, D, width].
 
         Position i holds the action of dim i-1, so output i never sees a^i or later.
         """
-        embedded = self._embedded(tokens)
-        start = jnp.broadcast_to(self.start[...], (tokens.shape[0], 1, embedded.shape[-1]))
+        start = jnp.broadcast_to(self.start[...], (embedded.shape[0], 1, embedded.shape[-1]))
         inputs = jnp.concatenate([start, embedded[:, :-1]], axis=1) + self.dim_position[...]
         return by_row(inputs.astype(self.dtype))
 

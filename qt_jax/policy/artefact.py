@@ -3,7 +3,7 @@
 policy.json         what the policy is: specs, statistics, provenance, programs (`folder.SCHEMA`)
 params.safetensors  the parameters
 programs/*.bin      `encode` and `decode` of policy/jax_policy.py as StableHLO (jax.export), for cpu, cuda and
-                    tpu at once
+                    tpu at once; and `judge`, of a policy that ranks candidates
 onnx/               the same as ONNX, where `python -m qt_jax onnx` added it (export/onnx.py)
 SHA256SUMS          the checksum of each of them, written last (policy/checksums.py)
 """
@@ -23,7 +23,7 @@ from qt_jax.errors import UserError
 from qt_jax.policy import programs
 from qt_jax.policy.folder import INSTRUCTIONS, Folder
 from qt_jax.policy.jax_policy import Policy
-from qt_jax.policy.programs import CACHE, DECIDED, PARTS, Arrays, Program, image_name
+from qt_jax.policy.programs import ANY, CACHE, DECIDED, JUDGE, JUDGED, PARTS, Arrays, Program, image_name
 from qt_jax.specs import PolicySpec, to_json
 from qt_jax.statistics import Statistics
 
@@ -69,23 +69,31 @@ class Artefact(Folder):
         held = {name: (str(leaf.dtype), leaf.shape) for name, leaf in params.items()}
         for exported in self.exported.values():
             programs.compare(self.path / PARAMS, "holds", held, _parameters(exported))
-        encode, decode = (functools.partial(self._call, part) for part in PARTS)
-        return Policy(self.spec, self.statistics, jax.device_put(params), encode, decode, capacity, buckets)
+        encode, decode, judge = (functools.partial(self._call, part) for part in (*PARTS, JUDGE))
+        given = encode, decode, capacity, buckets, judge if self.spec.candidates else None
+        return Policy(self.spec, self.statistics, jax.device_put(params), *given)
 
     @functools.cached_property
     def exported(self) -> dict[tuple[str, int], export.Exported]:
         """The programs by (part, batch size or 0 for any). Raises a UserError if this jax cannot read one."""
-        return {(part, batch): self._read(part, batch) for part in PARTS for batch in self.batches or (0,)}
+        return {(part, batch): self._read(part, batch) for part, batch in self._programs}
+
+    @property
+    def _programs(self) -> list[tuple[str, int]]:
+        """Each program's part and batch size; of `judge` it is 1, since its candidates are a batch."""
+        found = [(part, batch) for batch in self.batches or (0,) for part in PARTS]
+        return found + [(JUDGE, 1)] if self.spec.candidates else found
 
     def check_programs(self) -> None:
         """Raises a UserError for a file that is missing, or a program that is not of this policy.json."""
-        files = [program_file(part, batch) for batch in self.batches or (0,) for part in PARTS]
+        files = [program_file(part, batch) for part, batch in self._programs]
         for name in (PARAMS, INSTRUCTIONS, *files):  # which SHA256SUMS, cut short, may lack too
             if not (self.path / name).is_file():
                 raise UserError(f"{self.path / name} is missing; copy the whole folder, or export again.")
+        judge = self._described(JUDGE, 1) if self.spec.candidates else None
         for batch in self.batches or (0,):
-            described = (self._described(part, batch) for part in PARTS)
-            programs.check(self.spec, self.network, *described)
+            encode, decode = (self._described(part, batch) for part in PARTS)
+            programs.check(self.spec, self.network, encode, decode, judge)
 
     def _described(self, part: str, batch: int) -> Program:
         file = self.path / program_file(part, batch)
@@ -108,7 +116,7 @@ class Artefact(Folder):
             ) from error
 
     def _call(self, part: str, params: Any, *inputs: Any) -> Any:
-        batch = jax.tree.leaves(inputs)[-1].shape[0] if self.batches else 0
+        batch = jax.tree.leaves(inputs)[-1].shape[0] if self.batches or part == JUDGE else 0
         return self.exported[part, batch].call(params, *inputs)
 
 
@@ -122,8 +130,9 @@ def _signature(part: str, exported: export.Exported) -> tuple[Arrays, Arrays]:
         gives = _numbered(exported.out_avals)
     else:
         window, *others = inputs
-        takes = _numbered(jax.tree.leaves(window)) | dict(zip(("mask", "executed", "uniforms"), others))
-        gives = dict(zip(DECIDED, exported.out_avals))
+        last, found = ("candidates", JUDGED) if part == JUDGE else ("uniforms", DECIDED)
+        takes = _numbered(jax.tree.leaves(window)) | dict(zip(("mask", "executed", last), others))
+        gives = dict(zip(found, exported.out_avals))
     return _rows(takes), _rows(gives)
 
 
@@ -132,8 +141,11 @@ def _numbered(cache: Sequence[Any]) -> dict[str, Any]:
 
 
 def _rows(arrays: dict[str, Any]) -> Arrays:
-    """Leaves out the first axis, which is the batch's."""
-    return {name: (str(array.dtype), array.shape[1:]) for name, array in arrays.items()}
+    """Leaves out the first axis, which is the batch's; a number of candidates is a symbol."""
+    return {
+        name: (str(array.dtype), tuple(n if isinstance(n, int) else ANY for n in array.shape[1:]))
+        for name, array in arrays.items()
+    }
 
 
 def _parameters(exported: export.Exported) -> Arrays:

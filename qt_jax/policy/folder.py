@@ -15,7 +15,7 @@ from qt_jax.policy import checksums
 from qt_jax.specs import Interface, PolicySpec
 from qt_jax.statistics import Statistics
 
-SCHEMA = 5
+SCHEMA = 6
 POLICY, INSTRUCTIONS = "policy.json", "instructions.safetensors"
 
 

@@ -12,16 +12,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qt_jax.policy import candidates
 from qt_jax.policy.runtime import Runtime, extras, undecided
 from qt_jax.specs import PolicySpec
 from qt_jax.statistics import Statistics
 
 Encode = Callable[..., Any]
 Decode = Callable[..., tuple[jax.Array, ...]]
+Judge = Callable[..., tuple[jax.Array, jax.Array]]
 
 
 class Policy(Runtime):
-    """A `Runtime` of two jax functions.
+    """A `Runtime` of two jax functions, or three.
 
     Args:
         spec: what the policy is.
@@ -35,6 +37,8 @@ class Policy(Runtime):
         capacity: see `Runtime`.
         buckets: batch sizes that are compiled; a call takes the least that is large enough, or the largest
             several times. Default: `capacity`.
+        judge: of a policy that ranks candidates: (params, the window, mask and bins of one row as `decode`
+            takes them, bins [1, K, D] of the candidates) -> Q and support [1, K, D'].
 
     """
 
@@ -47,6 +51,7 @@ class Policy(Runtime):
         decode: Decode,
         capacity: int,
         buckets: Sequence[int] = (),
+        judge: Judge | None = None,
     ):
         super().__init__(spec, statistics, capacity)
         self._params = params
@@ -62,23 +67,37 @@ class Policy(Runtime):
         self._frame = jax.eval_shape(encode, params, *self._inputs(self.buckets[0]), *_only("step", extra))
         self.forget_all()
 
-        def step(params, past, episode, images, state, instruction, is_first, executed, extra):
+        def seen(params, past, episode, images, state, instruction, is_first, extra):
+            """Moves the rows' windows one frame on."""
             cache, mask, actions = past
             new = encode(params, images, state, instruction, *_only("step", extra))
             window = jax.tree.map(
                 lambda kept, frame: jnp.concatenate([kept[episode, 1:], frame[:, None]], axis=1), cache, new
             )
-            seen = jnp.pad(mask[episode, 1:] & ~is_first[:, None], [(0, 0), (0, 1)], constant_values=True)
-            done = jnp.pad(actions[episode, 1:], [(0, 0), (0, 1), (0, 0)])
-            decided = decode(params, window, seen, done, *_only("uniforms", extra))
+            there = jnp.pad(mask[episode, 1:] & ~is_first[:, None], [(0, 0), (0, 1)], constant_values=True)
+            return window, there, jnp.pad(actions[episode, 1:], [(0, 0), (0, 1), (0, 0)])
+
+        def kept(past, episode, windows):
+            return jax.tree.map(lambda kept, rows: kept.at[episode].set(rows), past, windows)
+
+        def step(params, past, episode, images, state, instruction, is_first, executed, extra):
+            window, there, done = seen(params, past, episode, images, state, instruction, is_first, extra)
+            decided = decode(params, window, there, done, *_only("uniforms", extra))
             decided = tuple(x[:, jnp.asarray(spec.network_dims)] for x in decided)
             done = done.at[:, -1].set(jnp.where(executed < 0, decided[0], executed))
-            return (
-                jax.tree.map(lambda kept, rows: kept.at[episode].set(rows), past, (window, seen, done)),
-                decided,
+            return kept(past, episode, (window, there, done)), decided
+
+        def rank(params, past, episode, *inputs):
+            assert judge is not None, "a policy that ranks candidates has a judge"
+            *frame, tokens = inputs
+            windows = seen(params, past, episode, *frame)
+            judged = judge(params, *jax.tree.map(lambda x: x[:1], windows), tokens)
+            return kept(past, episode, windows), tuple(
+                x[0][:, jnp.asarray(spec.network_dims)] for x in judged
             )
 
         self._step = jax.jit(step, donate_argnums=1)
+        self._ranked = jax.jit(rank, donate_argnums=1)
 
     def forget_all(self) -> None:
         """Empties every window."""
@@ -93,19 +112,8 @@ class Policy(Runtime):
         # step would be compiled again.
         self._past = jax.device_put(empty, self._device)
 
-    def _inputs(self, rows: int) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-        observation = self.spec.interface.observation
-        images = {
-            name: np.zeros((rows, *observation.image_size, 3), np.uint8) for name in observation.cameras
-        }
-        return (
-            images,
-            np.zeros((rows, observation.state_dim), np.float32),
-            np.zeros((rows, self.spec.interface.instruction_dim), np.float32),
-        )
-
     def warm_up(self) -> None:
-        """Compiles every bucket, so that no later call has to."""
+        """Compiles every bucket, and every number of candidates, so that no later call has to."""
         for bucket in self.buckets:
             self._run(
                 np.full(bucket, self.capacity),
@@ -114,6 +122,7 @@ class Policy(Runtime):
                 undecided(self.spec, bucket),
                 extras(self.spec, bucket),
             )
+        self._rank_once(self.capacity)
 
     def _decide(self, episode: np.ndarray, *inputs: Any) -> tuple[np.ndarray, ...]:
         parts = []
@@ -122,18 +131,32 @@ class Policy(Runtime):
             parts.append(self._bucket(episode[rows], *jax.tree.map(lambda x, rows=rows: x[rows], inputs)))
         return tuple(np.concatenate(part) for part in zip(*parts))
 
+    def _judge(self, episode: np.ndarray, *inputs: Any) -> tuple[np.ndarray, ...]:
+        *frame, tokens = inputs
+        count = len(tokens)
+        size = next(size for size in candidates.sizes(self.spec.candidates) if size >= count)
+        filled = np.pad(tokens, [(0, size - count), (0, 0)])
+        judged = self._call(self._ranked, *self._filled(episode, *frame), filled[None])
+        return tuple(x[:count] for x in judged)
+
     def _bucket(self, episode: np.ndarray, *inputs: Any) -> tuple[np.ndarray, ...]:
         """Decides as many rows as the largest bucket has, or fewer."""
-        rows = len(episode)
-        if missing := next(b for b in self.buckets if b >= rows) - rows:
+        return tuple(x[: len(episode)] for x in self._run(*self._filled(episode, *inputs)))
+
+    def _filled(self, episode: np.ndarray, *inputs: Any) -> tuple[Any, ...]:
+        """Adds rows of the spare episode, up to the least bucket that is large enough."""
+        if missing := next(b for b in self.buckets if b >= len(episode)) - len(episode):
             episode = np.pad(episode, (0, missing), constant_values=self.capacity)
             inputs = jax.tree.map(lambda x: np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)), inputs)
-        return tuple(x[:rows] for x in self._run(episode, *inputs))
+        return episode, *inputs
 
     def _run(self, episode: np.ndarray, *inputs: Any) -> tuple[np.ndarray, ...]:
+        return self._call(self._step, episode, *inputs)
+
+    def _call(self, program: Callable, episode: np.ndarray, *inputs: Any) -> tuple[np.ndarray, ...]:
         index = episode.astype(np.int32)
-        self._past, decided = self._step(self._params, self._past, index, *inputs)
-        return tuple(map(np.asarray, decided))
+        self._past, found = program(self._params, self._past, index, *inputs)
+        return tuple(map(np.asarray, found))
 
 
 def _only(name: str, extra: dict[str, Any]) -> tuple[Any, ...]:

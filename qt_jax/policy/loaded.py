@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from qt_jax.policy.observations import Keys, options, reply
-from qt_jax.policy.sessions import Sessions
+from qt_jax.policy.observations import CANDIDATES, Keys, options, reply
+from qt_jax.policy.sessions import Refused, Sessions
 from qt_jax.specs import PolicySpec
 
 
@@ -59,9 +59,38 @@ class LoadedPolicy:
         message = dict(observation)
         asked = options(message)
         request = self._keys.request(message, asked.get("session_id"))
-        (decision,) = self._sessions.act([request])
+        (answer,) = self._sessions.act_each([request])
+        if isinstance(answer, Refused):
+            raise answer
         echo = {key: asked[key] for key in ("session_id", "request_id") if key in asked}
-        return reply(decision, asked.get("return_scores", False)) | echo
+        return reply(answer, asked.get("return_scores", False)) | echo
+
+    @property
+    def candidates(self) -> int:
+        """Most candidates that `rank` takes; 0: it ranks none."""
+        return self.spec.candidates
+
+    def rank(self, observation: Mapping[str, Any], candidates: Any) -> dict[str, Any]:
+        """Ranks actions that somebody else proposes, in the place of a decision of its own.
+
+        The observation is a step of the episode, as in `infer`: call one of the two at each step, or each
+        under a "session_id" of its own.
+
+        Args:
+            observation: as `infer` takes it.
+            candidates: numbers [K, H, dims] inside the action's bounds, K up to `candidates`. The first
+                `spec.interface.chunk` actions of each are judged, later ones are not read.
+
+        Returns:
+            "q": float32 [K], Q of each whole candidate; "order": int32 [K], their numbers by Q, best first;
+            "support": float32 [K], the greater the nearer to the data (`spec.support_name`); "step",
+            "session_id" and "request_id" as in `infer`.
+
+        Raises:
+            Refused: as `infer`, and for candidates that the policy does not take. The episode is as it was.
+
+        """
+        return self.infer({**observation, CANDIDATES: candidates})
 
     def values(self, instructions: Sequence[str], session_id: Hashable = None) -> np.ndarray:
         """Estimates what each instruction could attain from the session's last observation, float32 [K].

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from qt_jax.errors import UserError
+from qt_jax.policy.candidates import Ranking
 from qt_jax.policy.sessions import Decision, Refused, Request
 from qt_jax.specs import ObservationSpec
 
@@ -26,7 +27,7 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "return_scores": (bool,),
     "seed": (int,),
 }
-EMBEDDING = "instruction_embedding"
+EMBEDDING, CANDIDATES = "instruction_embedding", "candidates"
 MAX_PROMPT = 1000
 
 
@@ -88,7 +89,15 @@ class Keys:
                 f"--keys={path} names cameras {sorted(keys.cameras)}, the policy has "
                 f"{sorted(default.cameras)}."
             )
-        taken = [*keys.cameras.values(), *keys.state, keys.prompt, *keys.ignore, EMBEDDING, *OPTIONAL]
+        taken = [
+            *keys.cameras.values(),
+            *keys.state,
+            keys.prompt,
+            *keys.ignore,
+            EMBEDDING,
+            CANDIDATES,
+            *OPTIONAL,
+        ]
         if twice := sorted({key for key in taken if taken.count(key) > 1}):
             raise UserError(
                 f"--keys={path} uses {twice} for more than one thing, the server's own keys among them; "
@@ -148,12 +157,14 @@ class Keys:
         state = np.concatenate(parts).astype(np.float32) if parts else np.zeros(0, np.float32)
         called = self._fields | {"instruction": EMBEDDING if EMBEDDING in message else self.prompt}
         reset, seed = message.get("reset", False), message.get("seed")
-        return Request(session, images, state, self._instruction(message), reset, seed, called)
+        candidates = self._array(message, CANDIDATES) if CANDIDATES in message else None
+        instruction = self._instruction(message)
+        return Request(session, images, state, instruction, reset, seed, called, candidates)
 
     @functools.cached_property
     def _known(self) -> frozenset[str]:
         return frozenset(
-            (*self.cameras.values(), *self.state, *self.ignore, self.prompt, EMBEDDING, *OPTIONAL)
+            (*self.cameras.values(), *self.state, *self.ignore, self.prompt, EMBEDDING, CANDIDATES, *OPTIONAL)
         )
 
     @functools.cached_property
@@ -231,8 +242,11 @@ def options(message: dict[str, Any]) -> dict[str, Any]:
     return {key: message[key] for key in OPTIONAL if key in message}
 
 
-def reply(decision: Decision, with_scores: bool) -> dict[str, Any]:
-    """Returns a decision as a robot gets it; `LoadedPolicy.infer` says what is in it."""
+def reply(decision: Decision | Ranking, with_scores: bool) -> dict[str, Any]:
+    """Returns an answer as a robot gets it; `LoadedPolicy.infer` and `rank` say what is in it."""
+    if isinstance(decision, Ranking):
+        found = {"q": decision.q, "order": decision.order, "support": decision.support}
+        return found | {"step": decision.step}
     message = {
         "actions": decision.actions,
         "tokens": decision.tokens,

@@ -14,13 +14,16 @@ import numpy as np
 from qt_jax.errors import UserError
 from qt_jax.policy import programs
 from qt_jax.policy.folder import Folder
-from qt_jax.policy.programs import CACHE, PARTS, Arrays, Program, image_name
+from qt_jax.policy.programs import CACHE, JUDGED, Arrays, Program, image_name
 from qt_jax.policy.runtime import Runtime
+from qt_jax.specs import PolicySpec
 
 FOLDER = "onnx"
 """Below the artefact."""
 MAX_THREADS = 4
 """Of the default (of this project): cameras and drivers want cores too."""
+MAX_CANDIDATES = 16
+"""Of one call of `judge`, whose number is fixed; more take several calls (default of this project)."""
 
 
 def load(path: str, capacity: int = 1, threads: int | None = None) -> OnnxPolicy:
@@ -51,7 +54,7 @@ class OnnxPolicy(Runtime):
 
     Args:
         described: whose specs and statistics the programs have.
-        written: folder of encode.onnx and decode.onnx.
+        written: folder of encode.onnx and decode.onnx, and of judge.onnx where it ranks candidates.
         capacity: see `Runtime`.
         threads: see `load`.
 
@@ -62,10 +65,12 @@ class OnnxPolicy(Runtime):
 
     def __init__(self, described: Folder, written: Path, capacity: int = 1, threads: int | None = None):
         super().__init__(described.spec, described.statistics, capacity)
-        files = [written / f"{part}.onnx" for part in PARTS]
-        self._encode, self._decode = (_session(file, threads) for file in files)
-        encode, decode = _described(files[0], self._encode), _described(files[1], self._decode)
-        programs.check(self.spec, described.network, encode, decode)
+        files = [written / f"{part}.onnx" for part in programs.parts(self.spec)]
+        sessions = [_session(file, threads) for file in files]
+        self._encode, self._decode, *self._judges = sessions
+        encode, decode, *judge = map(_described, files, sessions)
+        count = candidates_at_once(self.spec)
+        programs.check(self.spec, described.network, encode, decode, judge[0] if judge else None, count)
         shapes = {name: shape for name, (_, shape) in decode.takes.items() if name.startswith(CACHE)}
         self._cache = {name: np.zeros((capacity, *shape), np.float32) for name, shape in shapes.items()}
         self._mask = np.zeros((capacity, self.spec.window), bool)
@@ -94,16 +99,38 @@ class OnnxPolicy(Runtime):
         extra: dict[str, np.ndarray],
     ) -> list[np.ndarray]:
         """Decides one row, as `_decide` does, and moves the episode's window one frame on."""
-        frame = _run(self._encode, inputs | extra)
+        found = _run(self._decode, self._look(index, inputs | extra, is_first) | extra)
+        decided = [found[name][:, list(self.spec.network_dims)] for name in programs.decided_by(self.spec)]
+        self._actions[index, -1] = np.where(executed < 0, decided[0][0], executed)
+        return decided
+
+    def _judge(self, episode: np.ndarray, images: dict, *inputs: Any) -> tuple[np.ndarray, ...]:
+        state, instruction, is_first, extra, tokens = inputs
+        seen = {image_name(camera): image for camera, image in images.items()} | extra
+        seen |= {"state": state, "instruction": instruction}
+        window, size = self._look(episode[0], seen, is_first[0]), candidates_at_once(self.spec)
+        judged = []
+        for start in range(0, len(tokens), size):
+            some = tokens[start : start + size]
+            filled = np.pad(some, [(0, size - len(some)), (0, 0)])[None]
+            found = _run(self._judges[0], window | {"candidates": filled})
+            judged.append([found[name][0][: len(some), list(self.spec.network_dims)] for name in JUDGED])
+        return tuple(np.concatenate(part) for part in zip(*judged))
+
+    def _look(self, index: int, inputs: dict[str, np.ndarray], is_first: bool) -> dict[str, np.ndarray]:
+        """Moves an episode's window one frame on, and returns it as `decode` and `judge` take it."""
+        frame = _run(self._encode, inputs)
         for name, kept in self._cache.items():
             kept[index] = np.concatenate([kept[index, 1:], frame[name]])
         self._mask[index] = np.append(self._mask[index, 1:] & ~is_first, True)
         self._actions[index] = np.pad(self._actions[index, 1:], [(0, 1), (0, 0)])
         window = self._cache | {"mask": self._mask, "executed": self._actions}
-        found = _run(self._decode, {name: kept[index][None] for name, kept in window.items()} | extra)
-        decided = [found[name][:, list(self.spec.network_dims)] for name in programs.decided_by(self.spec)]
-        self._actions[index, -1] = np.where(executed < 0, decided[0][0], executed)
-        return decided
+        return {name: kept[index][None] for name, kept in window.items()}
+
+
+def candidates_at_once(spec: PolicySpec) -> int:
+    """Returns how many candidates `judge` takes; 0: the policy ranks none."""
+    return min(spec.candidates, MAX_CANDIDATES)
 
 
 def _session(file: Path, threads: int | None) -> Any:

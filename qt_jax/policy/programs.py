@@ -9,12 +9,18 @@ from qt_jax.errors import UserError
 from qt_jax.specs import Interface, PolicySpec
 
 PARTS, CACHE = ("encode", "decode"), "cache."
-"""The programs; the beginning of the names of what is kept of a frame."""
+"""The programs of every policy; the beginning of the names of what is kept of a frame."""
+JUDGE = "judge"
+"""The program of a policy that ranks candidates."""
 DECIDED = ("tokens", "scores", "behaviour")
 """What `decode` gives, the last by policies that have it alone."""
+JUDGED = ("q", "support")
+"""What `judge` gives."""
 
 Arrays = dict[str, tuple[str, tuple[int, ...]]]
 """{name: (dtype, shape of a row)}."""
+ANY = -1
+"""In a shape: any number of candidates."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +37,23 @@ def image_name(camera: str) -> str:
     return f"images.{camera}"
 
 
-def check(spec: PolicySpec, network: Interface, encode: Program, decode: Program) -> None:
-    """Raises a UserError naming the program that is not of this spec, and its array."""
+def parts(spec: PolicySpec) -> tuple[str, ...]:
+    """Returns the programs of this policy."""
+    return (*PARTS, JUDGE) if spec.candidates else PARTS
+
+
+def check(
+    spec: PolicySpec,
+    network: Interface,
+    encode: Program,
+    decode: Program,
+    judge: Program | None = None,
+    count: int = ANY,
+) -> None:
+    """Raises a UserError naming the program that is not of this spec, and its array.
+
+    `judge` is there where the policy ranks candidates; `count` is how many of them its program takes.
+    """
     own, seen = spec.interface, spec.interface.observation
     inputs: Arrays = {image_name(camera): ("uint8", (*seen.image_size, 3)) for camera in seen.cameras}
     inputs["state"] = "float32", (seen.state_dim,)
@@ -46,11 +67,15 @@ def check(spec: PolicySpec, network: Interface, encode: Program, decode: Program
         "mask": ("bool", (spec.window,)),
         "executed": ("int32", (spec.window, own.decision.dims)),
     }
+    dims, bins = network.decision.dims, network.decision.max_bins
+    if judge is not None:
+        proposed: Arrays = {"candidates": ("int32", (count, own.decision.dims))}
+        compare(judge.file, "takes", judge.takes, kept | done | proposed)
+        compare(judge.file, "gives", judge.gives, dict.fromkeys(JUDGED, ("float32", (count, dims))))
     if spec.decoding.draws:
         done["uniforms"] = "float32", (spec.decoding.count, own.decision.dims)
     compare(decode.file, "takes", decode.takes, kept | done)
 
-    dims, bins = network.decision.dims, network.decision.max_bins
     of_bins = "float32", (dims, bins)
     decided: Arrays = {"tokens": ("int32", (dims,))} | dict.fromkeys(decided_by(spec)[1:], of_bins)
     compare(decode.file, "gives", decode.gives, decided)

@@ -15,6 +15,7 @@ import numpy as np
 
 from qt_jax import discretization
 from qt_jax.errors import UserError
+from qt_jax.policy import candidates
 from qt_jax.specs import PolicySpec
 from qt_jax.statistics import Statistics
 
@@ -87,12 +88,10 @@ class Runtime(abc.ABC):
                 then.
 
         """
-        check(self.spec, images, state, instruction, rows=len(episode))
+        frame = self._checked(episode, images, state, instruction, is_first)
         executed = undecided(self.spec, len(episode)) if executed is None else executed
-        state, instruction = self._statistics.normalize(state), instruction.astype(np.float32)
-        inputs = images, state, instruction, np.asarray(is_first), executed
         extra = _checked_extras(self.spec, len(episode), step=step, uniforms=uniforms)
-        tokens, *of_bins = self._decide(np.asarray(episode), *inputs, extra)
+        tokens, *of_bins = self._decide(*frame, executed, extra)
         interface = self.spec.interface
         actions = discretization.detokenize(interface.decision, tokens)
         actions = actions.reshape(len(tokens), interface.chunk, -1)[:, : interface.execute]
@@ -106,16 +105,88 @@ class Runtime(abc.ABC):
         the policy's `extras`.
         """
 
+    def rank(
+        self,
+        episode: np.ndarray,
+        images: dict[str, np.ndarray],
+        state: np.ndarray,
+        instruction: np.ndarray,
+        is_first: np.ndarray,
+        proposed: Any,
+        step: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Ranks K candidates at a new frame of one episode, and decides nothing.
+
+        Args:
+            episode: int [1]; see `act` for this and what follows, of one row.
+            images: {camera: uint8 [1, H, W, 3]}.
+            state: float [1, state_dim].
+            instruction: float [1, E].
+            is_first: bool [1].
+            proposed: the candidates; see `candidates.tokens`.
+            step: int32 [1], where the policy tells steps apart.
+
+        Returns:
+            Q and support of each candidate, float32 [K]: see `candidates.Ranking`.
+
+        Raises:
+            UserError: naming what is wrong with the observation or a candidate. The windows are untouched
+                then.
+
+        """
+        tokens = candidates.tokens(self.spec, proposed)
+        frame = self._checked(episode, images, state, instruction, is_first)
+        q, support = self._judge(*frame, _checked_extras(self.spec, 1, step=step), tokens)
+        q = np.where(np.isfinite(q).all(axis=-1), q[:, self.spec.decided[-1]], -np.inf).astype(np.float32)
+        return q, support.sum(-1) if self.spec.support_name == "log-probability" else support.min(-1)
+
+    def _judge(self, episode: np.ndarray, *inputs: Any) -> tuple[np.ndarray, ...]:
+        """Computes Q and support of each dim of K candidates, [K, D]; a runtime that ranks none has it not.
+
+        `inputs` are those of `rank`, with the state normalised, then {name: array} of the policy's `extras`
+        but uniforms, and the candidates' bins [K, D].
+        """
+        raise NotImplementedError
+
+    def _checked(
+        self,
+        episode: np.ndarray,
+        images: dict[str, np.ndarray],
+        state: np.ndarray,
+        instruction: np.ndarray,
+        is_first: np.ndarray,
+    ) -> tuple[Any, ...]:
+        """Returns a frame of each episode as the programs take it. Raises a UserError for a bad one."""
+        check(self.spec, images, state, instruction, rows=len(episode))
+        state, instruction = self._statistics.normalize(state), instruction.astype(np.float32)
+        return np.asarray(episode), images, state, instruction, np.asarray(is_first)
+
     def warm_up(self) -> None:
-        """Makes a decision and forgets it, because the first one costs more than those that follow."""
-        observation = self.spec.interface.observation
-        images = {name: np.zeros((1, *observation.image_size, 3), np.uint8) for name in observation.cameras}
-        state = np.zeros((1, observation.state_dim), np.float32)
-        instruction = np.zeros((1, self.spec.interface.instruction_dim), np.float32)
-        inputs = np.zeros(1, int), images, state, instruction, np.ones(1, bool)
+        """Decides and ranks once and forgets it, because the first time costs more than those that follow."""
         extra = extras(self.spec, 1)
+        inputs = np.zeros(1, int), *self._inputs(1), np.ones(1, bool)
         self.act(*inputs, uniforms=extra.get("uniforms"), step=extra.get("step"))
+        self._rank_once(episode=0)
         self.forget_all()
+
+    def _rank_once(self, episode: int) -> None:
+        """Ranks as many candidates as each size of programs has, if the policy ranks any."""
+        own, step = self.spec.interface, extras(self.spec, 1).get("step")
+        inputs = np.full(1, episode), *self._inputs(1), np.ones(1, bool)
+        for size in candidates.sizes(self.spec.candidates):
+            self.rank(*inputs, np.broadcast_to(own.action.low, (size, own.chunk, own.action.dims)), step)
+
+    def _inputs(self, rows: int) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+        """Returns images, state and instruction of so many observations, all 0."""
+        observation = self.spec.interface.observation
+        images = {
+            name: np.zeros((rows, *observation.image_size, 3), np.uint8) for name in observation.cameras
+        }
+        return (
+            images,
+            np.zeros((rows, observation.state_dim), np.float32),
+            np.zeros((rows, self.spec.interface.instruction_dim), np.float32),
+        )
 
     @abc.abstractmethod
     def forget_all(self) -> None:

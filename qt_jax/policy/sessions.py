@@ -10,7 +10,12 @@ from typing import Any
 import numpy as np
 
 from qt_jax.errors import UserError
+from qt_jax.policy import candidates
+from qt_jax.policy.candidates import Ranking
 from qt_jax.policy.runtime import Action, Runtime, check, shown, undecided
+
+_Inputs = tuple[np.ndarray, dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]
+"""Episodes, images, state, instruction and `is_first` of rows, as a `Runtime` takes them."""
 
 
 class Refused(UserError):
@@ -45,6 +50,8 @@ class Request:
     """Of what is drawn in the episode that it begins, 0 or more; None: 0."""
     keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """What the robot calls "images['CAMERA']", "state" and "instruction", for messages."""
+    candidates: np.ndarray | None = None
+    """Actions [K, H, dims] to rank; None: the policy is to decide one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,10 +160,11 @@ class Sessions:
             raise
         return self._decide(requests, embeddings)
 
-    def act_each(self, requests: Sequence[Request]) -> list[Decision | Refused]:
+    def act_each(self, requests: Sequence[Request]) -> list[Decision | Ranking | Refused]:
         """Does as `act`, but a request that cannot be served has its `Refused` in its place.
 
-        The others act; the refused one's session is as it was.
+        The others act; the refused one's session is as it was. Requests with candidates are ranked, one after
+        the other.
         """
         _check_once_each(requests)
         results: list[Any] = []
@@ -166,15 +174,43 @@ class Sessions:
             except Refused as refused:
                 results.append(refused)
         taken = [number for number, result in enumerate(results) if not isinstance(result, Refused)]
-        decided = self._decide([requests[number] for number in taken], [results[number] for number in taken])
-        for number, decision in zip(taken, decided):
+        acting = [number for number in taken if requests[number].candidates is None]
+        decided = self._decide([requests[number] for number in acting], [results[n] for n in acting])
+        for number, decision in zip(acting, decided):
             results[number] = decision
+        for number in sorted({*taken} - {*acting}):
+            results[number] = self._rank(requests[number], results[number])
         return results
 
     def _decide(self, requests: Sequence[Request], embeddings: Sequence[np.ndarray]) -> list[Decision]:
         """Decides for requests whose sessions are open."""
         if not requests:
             return []
+        seen = self._look(requests, embeddings)
+        action, decisions = self._step(seen), []
+        for row, (episode, frame, _) in enumerate(seen):
+            tokens, chosen, scores = action.tokens[row], action.chosen[row], action.scores[row]
+            behaviour = None if action.behaviour is None else action.behaviour[row]
+            frame.tokens, score = tokens, float(self.policy.spec.score(chosen))
+            decisions.append(
+                Decision(action.actions[row], tokens, chosen, score, scores, episode.step, behaviour)
+            )
+            episode.step += 1
+        return decisions
+
+    def _rank(self, request: Request, embedding: np.ndarray) -> Ranking:
+        """Ranks the candidates of a request whose session is open."""
+        seen = self._look([request], [embedding])
+        inputs, step = self._inputs(seen)
+        q, support = self.policy.rank(*inputs, request.candidates, step)
+        ((episode, _, _),) = seen
+        episode.step += 1
+        return Ranking(q, support, episode.step - 1)
+
+    def _look(
+        self, requests: Sequence[Request], embeddings: Sequence[np.ndarray]
+    ) -> list[tuple[_Episode, _Frame, bool]]:
+        """Adds to each session's episode what it sees now, and returns that as `_step` takes it."""
         episodes = [self._episodes[request.session] for request in requests]
         rows = []
         for request, embedding, episode in zip(requests, embeddings, episodes):
@@ -197,18 +233,7 @@ class Sessions:
         for place in range(max(map(len, rows)) - 1):
             again = [(e, row, place == 0) for e, row in zip(episodes, rows) if place < len(row) - 1]
             self._step([(e, row[place], first) for e, row, first in again])
-        action = self._step([(e, row[-1], e.step == 0) for e, row in zip(episodes, rows)])
-
-        decisions = []
-        for row, episode in enumerate(episodes):
-            tokens, chosen, scores = action.tokens[row], action.chosen[row], action.scores[row]
-            behaviour = None if action.behaviour is None else action.behaviour[row]
-            episode.frames[-1].tokens, score = tokens, float(self.policy.spec.score(chosen))
-            decisions.append(
-                Decision(action.actions[row], tokens, chosen, score, scores, episode.step, behaviour)
-            )
-            episode.step += 1
-        return decisions
+        return [(e, row[-1], e.step == 0) for e, row in zip(episodes, rows)]
 
     def values(self, session: Hashable, instructions: Sequence[str | np.ndarray]) -> np.ndarray:
         """Estimates what each instruction could attain from the session's last observation, float32 [K].
@@ -263,6 +288,11 @@ class Sessions:
     def _admit(self, request: Request) -> np.ndarray:
         """Opens a request's session and returns its embedding. Raises Refused: why it cannot be served."""
         embedding = self._checked(request.instruction, request.images, request.state, request.keys)
+        if request.candidates is not None:
+            try:
+                candidates.tokens(self.policy.spec, request.candidates)
+            except UserError as error:
+                raise Refused("bad_observation", str(error)) from error
         if request.session in self._lost and not request.reset:
             raise Refused("episode_lost", "The server failed in this episode; begin a new one with reset.")
         if request.session not in self._episodes:
@@ -295,6 +325,13 @@ class Sessions:
         return Refused("sessions_full", reason)
 
     def _step(self, rows: Sequence[tuple[_Episode, _Frame, bool]]) -> Action:
+        inputs, step = self._inputs(rows)
+        executed = np.stack([frame.tokens for _, frame, _ in rows])
+        uniforms = self._drawn([episode for episode, _, _ in rows])
+        return self.policy.act(*inputs, executed, uniforms=uniforms, step=step)
+
+    def _inputs(self, rows: Sequence[tuple[_Episode, _Frame, bool]]) -> tuple[_Inputs, np.ndarray | None]:
+        """Returns what `Runtime.act` and `rank` take first of these rows, and their steps."""
         episodes, frames, is_first = zip(*rows)
         images = {
             name: _stacked([frame.images[name] for frame in frames])
@@ -303,10 +340,8 @@ class Sessions:
         state = _stacked([frame.state for frame in frames])
         embeddings = _stacked([episode.embedding for episode in episodes])
         indices = np.asarray([episode.index for episode in episodes])
-        executed = np.stack([frame.tokens for frame in frames])
-        inputs = indices, images, state, embeddings, np.asarray(is_first), executed
         step = np.asarray([frame.step for frame in frames], np.int32) if self.policy.spec.timesteps else None
-        return self.policy.act(*inputs, uniforms=self._drawn(episodes), step=step)
+        return (indices, images, state, embeddings, np.asarray(is_first)), step
 
     def _drawn(self, episodes: Sequence[_Episode]) -> np.ndarray | None:
         """Draws what the policy decides by, from each episode's seed and the number of its decision alone.

@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from typing import Any
 
+from qt_jax.policy.candidates import Ranking
 from qt_jax.policy.sessions import Decision, Refused, Request, Sessions
 from qt_jax.serving.recording import Recorder
 
@@ -20,17 +21,17 @@ ACTIVE_S = 0.5
 
 @dataclasses.dataclass(frozen=True)
 class Timed:
-    """A decision, and what it cost.
+    """An answer, and what it cost.
 
     Attributes:
-        decision: what the policy does.
+        answer: what the policy does, or what it says of candidates.
         queue_s: seconds that the request waited for its batch.
         infer_s: seconds that the batch took.
         batch: how many robots shared the batch.
 
     """
 
-    decision: Decision
+    answer: Decision | Ranking
     queue_s: float
     infer_s: float
     batch: int
@@ -68,7 +69,7 @@ class Batcher:
     Args:
         sessions: the policy's episodes.
         budget_s: how long a request may wait for those of other active sessions. A lone one never waits.
-        recorder: gets every decision, if there is one.
+        recorder: gets every decision, if there is one; of candidates nobody says which was executed.
 
     """
 
@@ -216,7 +217,7 @@ class Batcher:
             if isinstance(result, Refused):
                 self._refuse(waiting, result)
                 continue
-            if self._recorder is not None:
+            if self._recorder is not None and isinstance(result, Decision):
                 self._recorder.record(waiting.request, result)
             if waiting.deadline < end:
                 reason = "Its deadline passed while it was computed; it is in the history."

@@ -20,7 +20,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from qt_jax.errors import UserError
-from qt_jax.policy.observations import Keys
+from qt_jax.policy.observations import CANDIDATES, Keys
 from qt_jax.policy.sessions import Decision, Refused, Request
 from qt_jax.serving import wire
 
@@ -185,6 +185,24 @@ class Client:
         if isinstance(instructions, str):  # else each letter would be an instruction
             raise UserError(f"The instructions are {instructions[:50]!r}, expected a list.")
         return self.infer({"values": list(instructions)} | _named(session))["values"]
+
+    @property
+    def candidates(self) -> int:
+        """Most candidates that `rank` takes; 0: the server ranks none."""
+        return self.metadata.get("candidates", 0)
+
+    def rank(self, observation: dict[str, Any], candidates: np.ndarray) -> dict[str, Any]:
+        """Has the server rank actions that somebody else proposes: see `LoadedPolicy.rank`.
+
+        Args:
+            observation: as `infer` takes it.
+            candidates: [K, H, dims].
+
+        Raises:
+            Refused, EpisodeLost, UserError: as `infer`.
+
+        """
+        return self.infer({**observation, CANDIDATES: candidates})
 
     def label(self, observation: dict[str, Any], success: bool, task: str = "") -> str:
         """Ends a recorded episode; returns its name on the server.

@@ -24,9 +24,10 @@ from websockets.http11 import Response
 
 import qt_jax
 from qt_jax.errors import UserError
-from qt_jax.policy.observations import MAX_PROMPT, Keys, options, plain, reply
+from qt_jax.policy.candidates import MAX_HORIZON
+from qt_jax.policy.observations import CANDIDATES, MAX_PROMPT, Keys, options, plain, reply
 from qt_jax.policy.runtime import check
-from qt_jax.policy.sessions import Refused, Request, Sessions
+from qt_jax.policy.sessions import Decision, Refused, Request, Sessions
 from qt_jax.serving import telemetry, wire
 from qt_jax.serving.access import Access, cannot_listen
 from qt_jax.serving.batching import Batcher, Timed
@@ -126,6 +127,8 @@ class Server:
             "execute": self._spec.interface.execute,
             "score": self._spec.score_name,
             "decode": str(self._spec.decoding),
+            "candidates": self._spec.candidates,
+            "support": self._spec.support_name,
             "control_period_s": self._spec.dt,
             "window": self._spec.window,
             "sessions": sessions.limit,
@@ -156,7 +159,8 @@ class Server:
         interface = self._spec.interface
         pixels = len(interface.observation.cameras) * math.prod(interface.observation.image_size) * 3
         # 8 bytes a number, so that images that are floats by mistake are read, and refused by name.
-        largest = 8 * (pixels + interface.observation.state_dim + interface.instruction_dim) + 2**16
+        numbers = pixels + interface.observation.state_dim + interface.instruction_dim
+        numbers += self._spec.candidates * MAX_HORIZON * interface.action.dims
         try:
             server = await serve(
                 self._connected,
@@ -165,7 +169,7 @@ class Server:
                 ssl=tls,
                 process_request=self._http,
                 compression=None,
-                max_size=largest,
+                max_size=8 * numbers + 2**16,
                 max_queue=4,
                 open_timeout=self._limits.open_timeout_s,
                 close_timeout=CLOSE_S,
@@ -282,7 +286,7 @@ class Server:
 
         name = asked.get("session_id")
         session = (peer.number, name)
-        if len(several := [key for key in ("values", "label", "close") if key in message]) > 1:
+        if len(several := [key for key in ("values", "label", "close", CANDIDATES) if key in message]) > 1:
             raise Refused("bad_observation", f"Keys {several} are there at once; send one after the other.")
         if "values" in message:
             return wire.pack(await self._values(message["values"], session) | echo)
@@ -320,12 +324,12 @@ class Server:
     def _note(
         self, peer: _Peer, name: str | int | None, request: Request, timed: Timed, total_ms: float
     ) -> None:
-        """Adds a decision to the metrics and the page."""
+        """Adds an answer to the metrics, and a decision to the page."""
         self._metrics.infer.observe(timed.infer_s)
         self._metrics.queue.observe(timed.queue_s)
         self._metrics.batch.observe(timed.batch)
-        if name in peer.names:
-            self._dashboard.record((peer.number, name), request, timed.decision, total_ms)
+        if name in peer.names and isinstance(timed.answer, Decision):
+            self._dashboard.record((peer.number, name), request, timed.answer, total_ms)
 
     async def _values(self, instructions: Any, session: SessionKey) -> dict[str, Any]:
         if not _sentences(instructions):
@@ -383,10 +387,10 @@ async def _close(connection: ServerConnection, reason: str) -> None:
 
 
 def _decided(timed: Timed, asked: dict[str, Any], total_ms: float) -> dict[str, Any]:
-    """Returns the reply with an action."""
+    """Returns the reply to an observation."""
     infer_ms, queue_ms = 1000 * timed.infer_s, 1000 * timed.queue_s
     timing = {"infer_ms": infer_ms, "queue_ms": queue_ms, "total_ms": total_ms, "batch": timed.batch}
-    return reply(timed.decision, asked.get("return_scores", False)) | {
+    return reply(timed.answer, asked.get("return_scores", False)) | {
         "policy_timing": {"infer_ms": infer_ms},
         "server_timing": timing,
     }

@@ -151,11 +151,15 @@ def test_robot(folder):
         prelude = (
             "import numpy as np\nimage, state = np.zeros((32, 32, 3), np.uint8), np.zeros(4, np.float32)\n"
         )
-        client, script = (prelude + code("robot.md", name) for name in ("openpi_client", "load_policy"))
+        names = "openpi_client", "load_policy", "ranked("
+        client, script, ranks = (prelude + code("robot.md", name) for name in names)
         openpi = [ROOT / ".openpi" / "bin" / "python", "-c", client]
         subprocess.run(openpi, cwd=folder, check=True, timeout=120)
         (folder / "policy").symlink_to("runs/quickstart/q_transformer/policy")
         subprocess.run([".venv/bin/python", "-c", script], cwd=folder, check=True, timeout=120)
+        ranks = ranks.replace(":8001", ":8000").replace("deadline_ms=100", "deadline_ms=60_000")
+        ranks += "assert policy.metadata['ranked']['ranked'] == 1\n"
+        subprocess.run([".venv/bin/python", "-c", ranks], cwd=folder, check=True, timeout=120)
     finally:
         os.killpg(server.pid, signal.SIGTERM)
     assert server.wait(timeout=60) == 0

@@ -24,6 +24,22 @@ def episode(policy) -> list[list[int]]:
     return tokens
 
 
+def rankings(policy) -> list[list[float]]:
+    """Q and support of 18 candidates at three steps."""
+    rng, spec, found = np.random.default_rng(1), policy.spec, []
+    own = spec.interface
+    for step in range(3):
+        images = {
+            camera: rng.integers(0, 256, (1, *own.observation.image_size, 3), np.uint8)
+            for camera in own.observation.cameras
+        }
+        state = rng.normal(size=(1, own.observation.state_dim)).astype(np.float32)
+        seen = np.zeros(1, int), images, state, np.zeros((1, own.instruction_dim), np.float32)
+        given = rng.uniform(own.action.low, own.action.high, (18, own.chunk, own.action.dims))
+        found += policy.rank(*seen, np.full(1, step == 0), given)
+    return [one.tolist() for one in found]
+
+
 def front_door(folder: str) -> None:
     """`import qt_jax` alone gives an action."""
     policy = qt_jax.load_policy(f"{folder}/onnx", threads=1)
@@ -37,3 +53,7 @@ def front_door(folder: str) -> None:
 def main(folder: str) -> None:
     front_door(folder)
     print(json.dumps(episode(onnx_policy.load(folder))))
+
+
+def rank(folder: str) -> None:
+    print(json.dumps(rankings(onnx_policy.load(folder))))

@@ -1,4 +1,7 @@
-"""The decoding "rank" from a checkpoint to what acts: drawn by chance, repeatable, the same everywhere."""
+"""The decoding "rank" from a checkpoint to what acts: drawn by chance, repeatable, the same everywhere.
+
+And the ranking of actions that somebody else proposes, which judges by the same Q.
+"""
 
 import dataclasses
 import json
@@ -21,7 +24,6 @@ from qt_jax.models.network import Network
 from qt_jax.models.q_transformer import laptop
 from qt_jax.policy import artefact as artefacts
 from qt_jax.policy import checksums
-from qt_jax.policy.jax_policy import Policy
 from qt_jax.policy.sessions import Request, Sessions
 from qt_jax.specs import ActionSpec, Decoding, Interface, ObservationSpec, PolicySpec
 from tests import tiny
@@ -35,7 +37,7 @@ from tests.policy import table_policy
 RANK = Decoding("rank", 3, 0.5)
 
 
-def drawn_by_hand(decoding, robot, agent=q_transformer, **settings):
+def drawn_by_hand(decoding, robot, agent=q_transformer, candidates=0, **settings):
     """Makes a policy of a network of x, y and g whose outputs are always the same."""
     config = by_hand.config_of(agent, **settings)
     config.model = laptop()
@@ -56,9 +58,10 @@ def drawn_by_hand(decoding, robot, agent=q_transformer, **settings):
         dt=0.1,
         decoding=decoding,
         behaviour=agents.has_behaviour(config),
+        candidates=candidates,
     )
     made = checkpoint_policy.of_robot(config, ensemble, spec, unit_statistics(1))
-    return Policy(spec, unit_statistics(1), params, made.encode, made.decode, 1)
+    return made.policy(params, 1)
 
 
 SEES = ObservationSpec((), (8, 8), 1, ""), 4
@@ -110,6 +113,45 @@ def test_of_iql_the_lesser_critic_ranks_and_the_policy_draws():
     np.testing.assert_allclose(np.exp(log_probabilities), [[0.2, 0.5, 0.3], [0.25, 0.75, 0.0]], rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "agent, settings, q",
+    [
+        (q_transformer, {"behaviour_weight": 1.0, "support": 0.7}, [-np.inf, -np.inf, 0.5]),
+        (awac, {}, [0.2, 0.5, 0.5]),
+    ],
+)
+def test_candidates_by_hand(agent, settings, q):
+    """Of (g, x) Q is that of g, which is decided last, and the support is of both.
+
+    With `support` the bins .2 and .3 of x and .25 of g are left out.
+    """
+    policy = drawn_by_hand(Decoding(), ROBOT, agent, candidates=3, **settings)
+    proposed = np.float32([[[-0.5, 0.0]], [[0.5, 0.8]], [[0.5, 0.0]]])
+    found, support = policy.rank(np.zeros(1, int), **ONE, is_first=[True], proposed=proposed)
+    np.testing.assert_allclose(found, q, rtol=1e-5)
+    np.testing.assert_allclose(support, np.log((0.25 * 0.5, 0.75 * 0.3, 0.75 * 0.5)), rtol=1e-5)
+
+
+def test_without_probabilities_the_support_is_a_share_of_the_best_q_above_the_least():
+    """Of x .2, .5 and .1 lie above 0, of the gripper .4 and .3; its third bin does not exist."""
+    config, exists = by_hand.config_of(q_transformer), jnp.asarray(by_hand.ACTION.bin_mask())
+    logits = by_hand.logits(by_hand.Q)[0]
+    support, q = agents.judge(config)(exists, logits)
+    np.testing.assert_allclose(q, [[0.2, 0.5, 0.1], [0.4, 0.3, -np.inf]], rtol=1e-5)
+    np.testing.assert_allclose(support, [[0.4, 1.0, 0.2], [1.0, 0.75, 0.0]], rtol=1e-5)
+    config.value_range = (-1.0, 0.0)
+    np.testing.assert_allclose(agents.judge(config)(exists, logits)[0], support, rtol=1e-5)
+    nowhere = jnp.full_like(logits, -np.inf)
+    np.testing.assert_array_equal(agents.judge(config)(exists, nowhere)[0], np.zeros((2, 3)))
+
+
+@pytest.mark.parametrize("agent", [bc, decision_transformer])
+def test_an_agent_without_q_ranks_no_candidates(agent):
+    config = by_hand.config_of(agent)
+    with pytest.raises(UserError, match=f"candidates are ranked by Q, and '{config.agent.name}' has no Q"):
+        agents.judge(config)
+
+
 @pytest.mark.parametrize("agent", [q_transformer, cql, bc, decision_transformer])
 def test_an_agent_without_probabilities_or_values_is_refused_by_name(agent):
     config = by_hand.config_of(agent)
@@ -128,12 +170,12 @@ def checkpoint():
 @pytest.fixture(scope="module")
 def exported(checkpoint, tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("ranking") / "policy")
-    return artefact.build(*checkpoint, folder, {"workdir": "", "step": 0}, decoding=RANK)
+    return artefact.build(*checkpoint, folder, {"workdir": "", "step": 0}, decoding=RANK, candidates=3)
 
 
 @pytest.fixture(scope="module")
 def policy(checkpoint):
-    return checkpoint_policy.build(*checkpoint, capacity=3, decoding=RANK)
+    return checkpoint_policy.build(*checkpoint, capacity=3, decoding=RANK, candidates=3)
 
 
 def embed(sentence):
@@ -227,6 +269,24 @@ def test_the_artefact_draws_what_the_checkpoint_draws(policy, exported):
     assert played(exported.policy(2), asked) == played(policy, asked)
 
 
+def test_the_artefact_ranks_as_the_checkpoint_does_and_what_was_drawn_has_the_q_that_it_was_chosen_by(
+    policy, exported
+):
+    sessions, asked = Sessions(policy, embed), requests(policy.spec, "a", 5, seed=3)
+    decisions = [sessions.act([request])[0] for request in asked]
+    given = np.stack([decisions[-1].actions, *np.float32([np.zeros((1, 4)), np.full((1, 4), 0.9)])])
+    rankings = []
+    for runtime in (policy, exported.policy(2, (1,))):
+        sessions = Sessions(runtime, embed)
+        rankings += [sessions.act_each([dataclasses.replace(r, candidates=given)])[0] for r in asked][-1:]
+    mine, theirs = rankings
+    np.testing.assert_allclose(mine.q, theirs.q, atol=1e-5)
+    np.testing.assert_allclose(mine.support, theirs.support, atol=1e-4)
+    np.testing.assert_allclose(mine.q[0], decisions[-1].score, atol=1e-5)
+    taken = np.take_along_axis(decisions[-1].behaviour, decisions[-1].tokens[:, None], axis=1)
+    np.testing.assert_allclose(mine.support[0], np.log(taken).sum(), atol=1e-4)
+
+
 def test_the_front_door_takes_a_seed(exported):
     policy = qt_jax.load_policy(exported.path)
     seen = {
@@ -273,10 +333,14 @@ def test_programs_of_another_decoding_are_refused(exported, tmp_path, key, value
     assert words in str(caught.value)
 
 
-def test_an_export_that_draws_otherwise_is_refused(checkpoint, policy):
+def test_an_export_that_draws_or_ranks_otherwise_is_refused(checkpoint, policy):
     """Its scores are the same, since those of the same prefix are compared."""
-    other = checkpoint_policy.build(*checkpoint, capacity=3, decoding=RANK)
-    draw = other._decide
+    other = checkpoint_policy.build(*checkpoint, capacity=3, decoding=RANK, candidates=3)
+    draw, judge = other._decide, other._judge
+    other._judge = lambda *inputs: judge(*inputs[:-1], inputs[-1][::-1])
+    with pytest.raises(UserError, match="rankings differ by up to .* is allowed for float32"):
+        agreement.compare(policy, other, "float32")
+    other._judge = judge
 
     def otherwise(*inputs):
         *shared, extra = inputs
@@ -288,8 +352,11 @@ def test_an_export_that_draws_otherwise_is_refused(checkpoint, policy):
 
 
 @pytest.mark.slow
-def test_a_robot_without_jax_draws_what_the_artefact_draws(exported, tmp_path):
+def test_a_robot_without_jax_draws_what_the_artefact_draws_and_ranks_as_it_does(checkpoint, tmp_path):
     folder = str(tmp_path / "policy")
-    shutil.copytree(exported.path, folder)
+    artefact.build(*checkpoint, folder, {"workdir": "", "step": 0}, decoding=RANK, candidates=20)
     run("-m", "qt_jax", "onnx", f"--artefact={folder}")
+    expected = onnx_robot.rankings(artefacts.load(folder).policy())
+    found = json.loads(run("-c", WITHOUT_JAX.replace("main", "rank"), folder))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
     assert json.loads(run("-c", WITHOUT_JAX, folder)) == onnx_robot.episode(artefacts.load(folder).policy())

@@ -82,12 +82,12 @@ def test_what_was_sealed_is_opened_and_sha256sum_agrees(folder):
         (
             "policy.json",
             b"[]",
-            "another version of qt_jax (policy.json has schema None, this version reads 5); export the",
+            "another version of qt_jax (policy.json has schema None, this version reads 6); export the",
         ),
         (
             "policy.json",
             b'{"schema": 4}',
-            "another version of qt_jax (policy.json has schema 4, this version reads 5); export the",
+            "another version of qt_jax (policy.json has schema 4, this version reads 6); export the",
         ),
         ("policy.json", None, "holds no policy.json; give the folder that `python -m qt_jax export` wrote."),
         ("SHA256SUMS", None, "SHA256SUMS is missing: the export or the copy did not end"),

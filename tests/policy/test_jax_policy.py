@@ -22,10 +22,10 @@ from tests.models.test_q_transformer import (
 )
 
 
-def make_policy(network, params, capacity, buckets=()):
+def make_policy(network, params, capacity, buckets=(), candidates=0):
     interface = network.interface
     dims, timesteps = interface.decision.dims_in(interface.decision), network.timesteps
-    spec = PolicySpec(interface, dims, WINDOW, "test", "Q", 0.1, timesteps=timesteps)
+    spec = PolicySpec(interface, dims, WINDOW, "test", "Q", 0.1, timesteps=timesteps, candidates=candidates)
 
     def decode(params, cache, mask, executed):
         return network.greedy(params, cache, mask, executed, scores)
@@ -34,7 +34,14 @@ def make_policy(network, params, capacity, buckets=()):
         seen = {name: jnp.ones(len(frames), bool) for name, frames in images.items()}
         return network.encode_frame(params, images, seen, state, instruction, jnp.ones(len(state)), *step)
 
-    return Policy(spec, unit_statistics(4), params, encode, decode, capacity, buckets)
+    def judge(params, cache, mask, executed, tokens):
+        def known(logits, dims):
+            q = jnp.where(ACTION.bin_mask()[dims], logits[..., 0], -jnp.inf)
+            return q, q - q.max(-1, keepdims=True)
+
+        return network.judge(params, cache, mask, executed, tokens, known)
+
+    return Policy(spec, unit_statistics(4), params, encode, decode, capacity, buckets, judge)
 
 
 def test_what_the_policy_does_not_expect_is_named_and_leaves_the_windows_alone():

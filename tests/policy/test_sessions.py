@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from qt_jax import discretization
 from qt_jax.errors import UserError
 from qt_jax.policy.sessions import Refused, Request, Sessions
 from tests.models.test_q_transformer import WINDOW, make_network, make_params, make_segment, scores
@@ -24,7 +25,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def policy(network):
-    policy = make_policy(network, make_params(network), capacity=3, buckets=(1, 3))
+    policy = make_policy(network, make_params(network), capacity=3, buckets=(1, 3), candidates=5)
     policy.warm_up()
     return policy
 
@@ -222,6 +223,53 @@ def test_what_is_no_list_of_instructions_has_no_values(policy, instructions, mes
     assert sessions.values(0, []).shape == (0,)
 
 
+def test_candidates_are_judged_as_in_training_and_the_greedy_action_as_it_decided(network, policy):
+    """In a window that fills up; of all three every dim is scored given those before it."""
+    segment, frames = make_segment(WINDOW + 1, batch=1, seed=9), frames_of(9, WINDOW + 1)
+    sessions, tokens = Sessions(policy, EMBEDDINGS.get), np.int32([[3, 0, 1], [7, 7, 0], [3, 0, 0]])
+    (greedy,) = played(Sessions(policy, EMBEDDINGS.get), 0, frames, ["open"] * (WINDOW + 1))[-1:]
+    action = policy.spec.interface.action
+    given = np.stack([*discretization.detokenize(action, tokens), greedy.actions[0]])[:, None]
+    for images, state in frames:
+        asked = Request(0, images, state, "open", candidates=given)
+        (ranking,) = sessions.act_each([asked])
+    assert ranking.step == WINDOW and ranking.q.shape == (4,)
+
+    many = jax.tree.map(lambda x: np.repeat(x, 3, axis=0), segment)
+    done = np.array(many.tokens)
+    done[:, -1] = tokens
+    opened = np.repeat(EMBEDDINGS["open"][None], 3, axis=0)
+    forced = jax.jit(network.score)(
+        make_params(network), dataclasses.replace(many, tokens=done, instruction=opened)
+    )
+    forced = np.where(action.bin_mask(), forced[:, -1, :, :, 0], -np.inf)
+    taken = np.take_along_axis(forced, tokens[..., None], axis=-1)[..., 0]
+    np.testing.assert_allclose(ranking.q[:3], taken[:, -1], atol=1e-4)
+    np.testing.assert_allclose(ranking.support[:3], (taken - forced.max(-1)).min(-1), atol=1e-4)
+    np.testing.assert_allclose(ranking.q[3], greedy.score, atol=1e-5)
+    np.testing.assert_allclose(ranking.support[3], 0.0, atol=1e-5)
+    assert ranking.order.tolist() == np.argsort(-ranking.q, kind="stable").tolist()
+
+
+def test_a_request_with_candidates_shares_a_call_with_those_that_act(policy):
+    """Each session has its own answer, and a bad candidate leaves its session as it was."""
+    frames, good = frames_of(4, 2), np.zeros((2, 1, 3))
+    sessions = Sessions(policy, EMBEDDINGS.get)
+    alone = played(Sessions(policy, EMBEDDINGS.get), 0, frames, ["open"] * 2)
+    for number, frame in enumerate(frames):
+        acted, ranked, refused = sessions.act_each(
+            [
+                Request(0, *frame, "open"),
+                Request(1, *frame, "open", candidates=good),
+                Request(2, *frame, "open", candidates=good + 2.0),
+            ]
+        )
+        assert (acted.step, ranked.step) == (number, number) and 2 not in sessions
+        np.testing.assert_allclose(acted.scores, alone[number].scores, atol=1e-5)
+        assert ranked.q[0] == ranked.q[1] and ranked.order.tolist() == [0, 1]
+        assert refused.code == "bad_observation" and "Candidate 0 has x = 2; give a number in" in str(refused)
+
+
 @pytest.mark.parametrize("score_name, of_whole", [("Q", 0.875), ("log-probability", 0.75 + 0.5 + 0.875)])
 @pytest.mark.parametrize("dims", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
 def test_a_robots_own_order_of_dims_changes_neither_values_nor_scores(dims, score_name, of_whole):
@@ -252,6 +300,8 @@ def test_nothing_is_compiled_after_the_warm_up(policy):
     sessions, frames = Sessions(policy, EMBEDDINGS.get), frames_of(4, 5)
     played(sessions, 0, frames, ["open", "open", "close", "close", "open"])
     sessions.act([Request(number, *frames[0], "push", reset=True) for number in range(3)])
+    for count in (1, 4, 5):
+        sessions.act_each([Request(0, *frames[1], "open", candidates=np.zeros((count, 1, 3)))])
     sessions.close(2)
     sessions.values(0, ["open", "close"])
     jax.monitoring.clear_event_listeners()

@@ -48,6 +48,11 @@ class Policy(Runtime):
         tokens = np.repeat(np.arange(self.spec.interface.chunk, dtype=np.int32), 2)
         return np.tile(tokens, (len(episode), 1)), np.zeros((len(episode), len(tokens), 4), np.float32)
 
+    def _judge(self, episode, *inputs):
+        """Of the bin b of the last dim Q is b."""
+        tokens = inputs[-1]
+        return tokens.astype(np.float32), np.ones(tokens.shape, np.float32)
+
     def forget_all(self):
         pass
 

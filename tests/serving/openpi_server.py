@@ -1,9 +1,13 @@
 """A policy server in a venv of its own, of openpi-client's own classes: it knows nothing of qt_jax.
 
 It goes straight to the corner that the sentence names (examples/my_suite.py), in chunks of four actions, of
-which the last two are nonsense. Like openpi's server it sends metadata of the policy's own, and text where
-the policy fails. Prints its port.
+which the last two are nonsense. With the argument "proposals" it proposes other random actions of four dims
+whenever it is asked. Like openpi's server it sends metadata of the policy's own, and text where the policy
+fails. Prints its port.
 """
+
+import itertools
+import sys
 
 import numpy as np
 from openpi_client import base_policy, msgpack_numpy
@@ -19,9 +23,18 @@ class Policy(base_policy.BasePolicy):
         return {"actions": np.stack([first, second, -first, -first]), "server_timing": {"infer_ms": 1.0}}
 
 
+class Proposals(base_policy.BasePolicy):
+    numbers = itertools.count()
+
+    def infer(self, obs: dict) -> dict:
+        return {"actions": np.random.default_rng(next(self.numbers)).uniform(-1, 1, (6, 4))}
+
+
 def main() -> None:
+    kind = Proposals if "proposals" in sys.argv else Policy
+
     def answer(connection):
-        policy, packer = Policy(), msgpack_numpy.Packer()
+        policy, packer = kind(), msgpack_numpy.Packer()
         connection.send(packer.pack({"reset_pose": [0.0, 0.0], "name": "corner"}))
         for message in connection:
             observation = msgpack_numpy.unpackb(message)
