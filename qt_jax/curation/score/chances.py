@@ -26,11 +26,11 @@ def success_probabilities(q: Sequence[np.ndarray], success: np.ndarray, fold: np
     """
     found = [np.full(len(steps), np.nan, np.float32) for steps in q]
     for own in np.unique(fold):
-        others = [number for number in np.flatnonzero(fold != own) if np.isfinite(q[number]).any()]
+        others = [number for number in np.flatnonzero(fold != own).tolist() if np.isfinite(q[number]).any()]
         if not others:
             continue
         levels, chances = _curve([q[number] for number in others], success[others])
-        for number in np.flatnonzero(fold == own):
+        for number in np.flatnonzero(fold == own).tolist():
             found[number][:] = np.interp(q[number], levels, chances)
     return found
 

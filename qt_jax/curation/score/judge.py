@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -137,7 +138,7 @@ def step_values(
     """
     agent = agents.get(config.agent.name)
     segment = ensemble.seen(params, segment)
-    bin_mask = segment.bin_mask(ensemble.interface.action.max_bins)[:, None]
+    bin_mask = jnp.asarray(segment.bin_mask(ensemble.interface.action.max_bins))[:, None]
     maxima = agent.scores(config, bin_mask, ensemble.score(params, segment)).max(-1)
     value = jax.vmap(losses.state_value)(maxima, segment.action_mask)
     return agent.action_values(config, ensemble, params, segment), value

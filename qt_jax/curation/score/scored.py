@@ -90,7 +90,8 @@ class Scored:
                 members = np.flatnonzero((shard == number) & (self._fold == fold))
                 found |= judge.values(self._number, members)
             buffer = io.BytesIO()
-            np.savez(buffer, **{str(episode): values for episode, values in found.items()})
+            arrays = {str(episode): values for episode, values in found.items()}
+            np.savez(buffer, allow_pickle=False, **arrays)
             storage.replace_bytes(file, buffer.getvalue())
             count += 1
         return count
