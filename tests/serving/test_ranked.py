@@ -104,7 +104,7 @@ def test_a_server_that_was_not_asked_to_ranks_none():
 
 @openpi
 def test_proposals_of_another_server_are_ranked_and_the_best_acts(served, here, artefact):
-    """Two servers as processes of their own, one of openpi's classes; the other is killed at the end."""
+    """Two servers as processes of their own, one of openpi's classes."""
     command = [str(OPENPI), "-I", "tests/serving/openpi_server.py", "proposals"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         url = f"ws://127.0.0.1:{process.stdout.readline().strip()}"
