@@ -125,6 +125,7 @@ WITH_PEOPLE = (
     "q_transformer_dropout",
     "q_transformer_head",
     "bc_successes",
+    "bc_demonstrations",
     "bc_all",
     "decision_transformer",
     "awac",
