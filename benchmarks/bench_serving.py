@@ -19,6 +19,7 @@ Writes experiments/results/bench_serving.json.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import statistics
@@ -26,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def export_untrained(size: str, folder: str) -> None:
 def measure(size: str, folder: str) -> dict[str, Any]:
     """Measures, in turns, all that runs in this process and in the server's."""
     from qt_jax.policy import artefact
-    from qt_jax.policy.runtime import undecided
+    from qt_jax.policy.runtime import extras, undecided
     from qt_jax.policy.sessions import Request, Sessions
     from qt_jax.serving.client import Client
 
@@ -88,7 +89,8 @@ def measure(size: str, folder: str) -> dict[str, Any]:
     sessions = Sessions(opened.policy(11, (1, 10)), lambda sentence: embedding)
     policy = sessions.policy
     policy.warm_up()
-    raw_inputs = (no_state[None], embedding[None], np.zeros(1, bool), undecided(opened.spec, 1))
+    spec = opened.spec
+    raw_inputs = no_state[None], embedding[None], np.zeros(1, bool), undecided(spec, 1), extras(spec, 1)
 
     def request(n, instruction):
         return Request("robot", {"front": images[n % 8]}, no_state, instruction)
@@ -132,8 +134,6 @@ def measure(size: str, folder: str) -> dict[str, Any]:
         times = _in_turns(ways, size)
         server_side = [client.infer(message(n))["server_timing"]["infer_ms"] for n in range(10)]
         client.disconnect()
-        server.terminate()
-        echoing.terminate()
     overhead = statistics.median(w - r for w, r in zip(times["websocket"], times["raw"]))
     result = {name: _percentiles(values) for name, values in times.items()}
     return result | {
@@ -165,8 +165,15 @@ def echo() -> None:
     asyncio.run(run())
 
 
-def _started(*command: str) -> subprocess.Popen:
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+@contextlib.contextmanager
+def _started(*command: str) -> Iterator[subprocess.Popen]:
+    """Starts a process, which ends with the block."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    with process:
+        try:
+            yield process
+        finally:
+            process.terminate()
 
 
 def _url(server: subprocess.Popen) -> str:
