@@ -141,7 +141,7 @@ def test_a_lerobot_folder_gets_columns(version, tmp_path):
     def values_of(shard, position, rows):
         return np.arange(rows) + 10.0 * position + 100.0 * np.arange(4, dtype=np.float32)[:, None]
 
-    copy = lerobot.write(folder, values_of, str(tmp_path / "copy"))
+    copy = lerobot.write(folder, values_of, str(tmp_path / "copy"), "")
     assert before == {file: file.read_bytes() for file in root.rglob("*") if file.is_file()}
     for number, record in enumerate(records(copy)):
         assert record["steps"]["q"].tolist() == [10 * number + step for step in range(LENGTHS[number])]
@@ -181,12 +181,11 @@ def test_a_fold_has_a_folder_of_its_own(config):
 
 
 @pytest.mark.slow
-def test_the_command(dataset_path, tmp_path):
-    flags = (
-        f"--config.data.path={dataset_path}",
-        f"--config.workdir={tmp_path}/run",
-        f"--output={tmp_path}/copy",
-    )
-    said = run_command("score", *flags)
-    assert "AUC" in said
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_command(dataset_path, tmp_path, frozen):
+    flags = [f"--config.data.path={dataset_path}", f"--config.workdir={tmp_path}/run"]
+    if frozen:
+        flags += ["--config.model.encoder=efficientnet_lite0", "--config.model.frozen_encoder=True"]
+        flags.append("--config.data.cache_features=True")
+    assert "AUC" in run_command("score", *flags, f"--output={tmp_path}/copy").stdout
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["fold_0_of_2", "fold_1_of_2"]

@@ -31,7 +31,6 @@ def of_fold(config: Any, fold: int, folds: int) -> ml_collections.ConfigDict:
     """Returns the config of the run that leaves fold `fold` of `folds` out; it has a folder of its own."""
     own = ml_collections.ConfigDict(config).copy_and_resolve_references()
     own.data.fold = (fold, folds)
-    own.data.cache_features = False  # each frame is seen once
     own.workdir = f"{config.workdir}/fold_{fold}_of_{folds}"
     return own
 

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from qt_jax.curation import repack_lerobot
-from qt_jax.curation.score import STEP_VALUES
-from qt_jax.curation.score.rlds import ValuesOf
+from qt_jax.curation.score import STEP_VALUES, ValuesOf
 from qt_jax.data.lerobot import Folder
 from qt_jax.data.lerobot_meta import Entry
 from qt_jax.errors import UserError
@@ -30,8 +29,10 @@ def check(folder: Folder, target: str) -> Path:
     return path
 
 
-def write(folder: Folder, values_of: ValuesOf, target: str) -> Path:
+def write(folder: Folder, values_of: ValuesOf, target: str, cache: str) -> Path:
     """Copies the folder to `target`; files without rows are hard links where the disk allows it.
+
+    Nothing of a LeRobot folder lies in a bucket, so `cache` is not used.
 
     Raises:
         UserError: as `check`, or if a file is missing or damaged.

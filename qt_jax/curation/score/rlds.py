@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,13 +12,10 @@ from etils import epath
 
 from qt_jax import storage
 from qt_jax.curation import repack
-from qt_jax.curation.score import STEP_VALUES
+from qt_jax.curation.score import STEP_VALUES, ValuesOf
 from qt_jax.data.records import Directory
 from qt_jax.data.stored import BadRecord, BadShard
 from qt_jax.errors import UserError
-
-ValuesOf = Callable[[int, int, int], np.ndarray]
-"""(shard, position, rows) -> the `STEP_VALUES` of a record, float32 [4, rows]."""
 
 
 def check(directory: Directory, target: str) -> epath.Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -16,9 +15,9 @@ from qt_jax.curation.score import STEP_VALUES, lerobot, rlds
 from qt_jax.curation.score.chances import success_probabilities
 from qt_jax.curation.score.judge import Judge
 from qt_jax.data import index as indices
+from qt_jax.data import npz
 from qt_jax.data.lerobot import Folder
 from qt_jax.data.mixture import Source, fold_of
-from qt_jax.data.records import Directory
 from qt_jax.errors import UserError
 
 LABELS = "labels.jsonl"
@@ -50,11 +49,8 @@ class Scored:
             raise UserError(
                 f"{self._source.spec.path} is play, of which a record is many episodes; `score` takes none."
             )
-        directory = self._source.directory
-        if isinstance(directory, Folder):
-            lerobot.check(directory, output)
-        elif isinstance(directory, Directory):
-            rlds.check(directory, output)
+        self._writer: Any = lerobot if isinstance(self._source.directory, Folder) else rlds
+        self._writer.check(self._source.directory, output)
         self._fold = fold_of(self._source.index.columns["id_hash"], len(judges))
         self._work = storage.directory(f"{output.rstrip('/')}.values")
         self._check_work()
@@ -89,10 +85,8 @@ class Scored:
             for fold, judge in enumerate(self._judges):
                 members = np.flatnonzero((shard == number) & (self._fold == fold))
                 found |= judge.values(self._number, members)
-            buffer = io.BytesIO()
             arrays = {str(episode): values for episode, values in found.items()}
-            np.savez(buffer, allow_pickle=False, **arrays)
-            storage.replace_bytes(file, buffer.getvalue())
+            storage.replace_bytes(file, npz.to_bytes(arrays, {}))
             count += 1
         return count
 
@@ -108,8 +102,8 @@ class Scored:
         columns, source = self._source.index.columns, self._source
         looked: dict[int, np.ndarray] = {}
         for number in range(len(source.directory.shards)):
-            with np.load(io.BytesIO(self._file(number).read_bytes())) as file:
-                looked |= {int(name): file[name] for name in file}
+            arrays, _ = npz.from_bytes(self._file(number).read_bytes())
+            looked |= {int(name): values for name, values in arrays.items()}
         q = [looked[episode][0] for episode in range(len(columns["length"]))]
         chances = success_probabilities(q, columns["success"], self._fold)
         episode_at = {
@@ -125,13 +119,8 @@ class Scored:
                 values[:, : len(q)] = q, value, q - value, chances[episode]
             return values
 
-        directory = source.directory
-        if isinstance(directory, Folder):
-            path = lerobot.write(directory, values_of, self._output)
-        elif isinstance(directory, Directory):
-            path = rlds.write(directory, values_of, self._output, self._judges[0].recipe.cache)
-        else:
-            raise TypeError(directory)
+        cache = self._judges[0].recipe.cache
+        path = self._writer.write(source.directory, values_of, self._output, cache)
         last = np.asarray([of_steps[-1] for of_steps in chances])
         labels = epath.Path(path) / LABELS
         storage.replace_text(labels, self._labels(last))
