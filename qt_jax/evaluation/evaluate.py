@@ -91,11 +91,12 @@ def evaluate(config: Any, evaluated: Evaluated) -> dict[str, Any]:
 
     # Every task with its own instruction; where two share a scene, also with the other's.
     episodes = range(settings.episodes)
-    own = [Job(task, i, suite.INSTRUCTIONS[task][0]) for task in task_names for i in episodes]
     pairs = [pair for pair in suite.SHARED_SCENES if set(pair) <= set(task_names)]
     swaps = [swap for a, b in pairs for swap in ((a, b), (b, a))]
     swapped = [Job(a, i, suite.INSTRUCTIONS[b][0]) for a, b in swaps for i in episodes]
-    rolled_out = _roll_out(config, evaluated.actor, sorted(own + swapped, key=lambda job: job.task))
+    rolled_out = roll_out(
+        config, evaluated.actor, sorted(own_jobs(config) + swapped, key=lambda job: job.task)
+    )
     swap_results = [r for r in rolled_out if r.job in swapped]
     results = [r for r in rolled_out if r.job not in swapped]
 
@@ -137,7 +138,15 @@ def evaluate(config: Any, evaluated: Evaluated) -> dict[str, Any]:
     return summary
 
 
-def _roll_out(config: Any, actor: rollouts.Actor, jobs: list[Job]) -> list[Rollout]:
+def own_jobs(config: Any) -> list[Job]:
+    """Returns the episodes of each task with its own instruction."""
+    suite, episodes = suites.of(config), range(config.evaluate.episodes)
+    tasks = suite.suite_tasks(config.env.tasks)
+    return [Job(task, index, suite.INSTRUCTIONS[task][0]) for task in tasks for index in episodes]
+
+
+def roll_out(config: Any, actor: rollouts.Actor, jobs: list[Job]) -> list[Rollout]:
+    """Runs the episodes, each from the start that the config's seed gives it."""
     settings, suite = config.evaluate, suites.of(config)
     env_config = runs.env_config(config)
 
