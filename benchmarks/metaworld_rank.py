@@ -1,6 +1,6 @@
 """`make metaworld-rank`: behaviour cloning, Decision Transformer, and Q-Transformer ranking what they draw.
 
-A proposer acts greedily, or draws K actions a decision, and Q-Transformer says which of them is done; K = 1 is
+A proposer acts greedily, or draws K actions, of which Q-Transformer says which is done; K = 1 is
 the proposer alone. All are the benchmark's methods and data, trained by the commands that a user has. A JSON
 line each in experiments/results/metaworld/rank.jsonl, and a table of means over seeds. Latency is what a
 decision of all environments takes, the proposer's draws included. RECIPE,SEED: only these.
