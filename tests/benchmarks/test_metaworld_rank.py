@@ -9,7 +9,7 @@ from qt_jax.policy.sessions import Request
 
 
 def test_of_each_episodes_own_draws_the_best_is_done():
-    """The draws of the episode with seed s are 3 s, 3 s + 1, 3 s + 2, and the ranker likes the second best."""
+    """The draws of the episode with seed s are 3 s to 3 s + 2, and the ranker likes the second best."""
     closed = []
 
     def draw(requests):
