@@ -12,7 +12,7 @@ install = $(UV) pip install --quiet --python $(1)/bin/python $(2) || $(PY) -m pi
 COMPILE := $(UV) pip compile -q --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --custom-compile-command 'make lock' --extra all
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-most test-tensorflow test-slow slurm lint types imports coverage docs dist lock libtpu clean clean-data-and-runs \
+.PHONY: help quickstart test test-most test-tensorflow test-slow slurm lint types imports coverage docs dist release-check lock libtpu clean clean-data-and-runs \
 	bench-state bench-start bench-gpu bench-quickstart bench-backups bench-networks bench-decisions bench-learner bench-loader bench-scale bench-video bench-memory bench-serving \
 	metaworld-tries metaworld-grid metaworld-gates metaworld-values metaworld-states metaworld-benchmark metaworld-people metaworld-ablations metaworld-images metaworld-mislabelled metaworld-rank metaworld-rest metaworld-eyes scene-benchmark ogbench metaworld-report rooflines plan-sizes plan-experiments
 
@@ -84,6 +84,14 @@ docs: $(STAMP)  ## Build the documentation site: site/index.html; a warning is a
 
 dist: $(STAMP)  ## Build the wheel and the source distribution
 	$(PY) -m build --outdir dist
+
+release-check: $(STAMP) .release/.installed  ## Check what would be published: distributions, each extra in a venv of its own, licences
+	$(PY) -m pytest -m release -n 0 tests/test_release.py
+
+.release/.installed: | $(STAMP)
+	$(UV) venv --quiet --clear --python $(PY) .release
+	$(call install,.release,twine cyclonedx-bom pip-licenses)
+	touch $@
 
 bench-state: $(STAMP)  ## Measure state-only MT10: Q-Transformer against behaviour cloning
 	$(PY) -m benchmarks.bench_state
