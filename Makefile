@@ -231,10 +231,10 @@ $(STAMP): requirements.txt setup.cfg pyproject.toml
 	$(UV) pip install --quiet --python .beam/bin/python --editable '.[data,sim,beam]'
 	touch $@
 
-# The extra `onnx` in a venv of its own, with our Orbax: jax2onnx asks for an older one and imports none.
+# The extra `onnx`, whose jax2onnx asks for an older Orbax.
 .onnx/.installed: setup.cfg | $(STAMP)
 	$(UV) venv --quiet --clear --python $(PY) .onnx
-	grep orbax-checkpoint setup.cfg | $(UV) pip install --quiet --python .onnx/bin/python --override - --editable '.[train,onnx]'
+	$(UV) pip install --quiet --python .onnx/bin/python --editable '.[onnx]'
 	touch $@
 
 # LeRobot's own writers of versions 3.0 and 2.1, each with a PyTorch. Where PyPI's, of several gigabytes, is not wanted:

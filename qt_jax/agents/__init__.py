@@ -115,7 +115,7 @@ def candidates(config: Any, kind: str = "rank") -> Candidates:
     """
     agent = get(config.agent.name)
     found = agent.candidates(config)
-    if found is None and kind == "sample" and agent.SCORE_NAME == "log-probability":
+    if found is None and kind == "sample" and has_probabilities(config):
         return lambda bin_mask, logits: (agent.scores(config, bin_mask, logits),) * 2
     if found is None:
         needs = {"sample": "action probabilities", "rank": "action probabilities and Q in one policy"}[kind]
@@ -125,6 +125,12 @@ def candidates(config: Any, kind: str = "rank") -> Candidates:
             "or iql."
         )
     return found
+
+
+def has_probabilities(config: Any) -> bool:
+    """Returns whether actions can be drawn: by what the config's agent decides by, or by a behaviour head."""
+    agent = get(config.agent.name)
+    return agent.SCORE_NAME == "log-probability" or agent.candidates(config) is not None
 
 
 def judge(config: Any) -> Candidates:
