@@ -24,6 +24,7 @@ class Index:
         piece: which of those that `DatasetSpec.pieces` makes of the record, from 0
         length: T
         success, terminal, demonstration, dt: the episode's
+        intervened: steps at which a person acted; -1: not known
         final_reward, dense: the last reward, and whether other rewards differ from the step penalty
         id_hash: a uniform number in [0, 1) from the episode's id, for splits
         instruction, task, collector: numbers into `instructions`, `tasks` and `collectors`
@@ -32,7 +33,7 @@ class Index:
     statistics: of "action" and "state"
     skipped: {what is wrong: number of damaged episodes}
     left_out: number of episodes that the standardiser left out
-    fingerprint: changes with the ids, order, actions and rewards of the episodes
+    fingerprint: changes with the ids, order, actions, rewards and interventions of the episodes
     rewards: float32, those of the `dense` episodes, one after the other
     contents: a digest of each file's records
     modified: each file's modification time when its records were read

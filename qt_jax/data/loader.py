@@ -57,6 +57,8 @@ class Recipe:
     """{source: statistics of its state}: the data's own, or those of the run that this one starts from."""
     features: Features | None = None
     """What is read in place of images."""
+    people_alone: bool = False
+    """As in `Layout`."""
 
     def layout(self, source: int) -> Layout:
         """Returns the layout of the dataset of this number."""
@@ -70,6 +72,7 @@ class Recipe:
             dt_ref=self.dt_ref,
             value_range=self.value_range,
             time_limits=self.time_limits,
+            people_alone=self.people_alone,
         )
 
 

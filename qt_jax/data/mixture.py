@@ -19,9 +19,10 @@ from qt_jax.data.specs import DatasetSpec, bounded
 from qt_jax.data.stored import Stored
 from qt_jax.data.tables import Entry, interface, network_observation
 from qt_jax.errors import UserError, require_one_of
-from qt_jax.specs import ActionSpec, Interface
+from qt_jax.specs import INTERVENTION, ActionSpec, Interface
 
-FILTERS = ("all", "successes", "demonstrations", "demonstrations_and_failures")
+INTERVENTIONS = "demonstrations_and_interventions"
+FILTERS = ("all", "successes", "demonstrations", "demonstrations_and_failures", INTERVENTIONS)
 ACTION_BOUNDS = ("spec", "quantiles")
 
 
@@ -141,7 +142,10 @@ def _open(settings: Any, entry: Entry) -> Source:
         "successes": success,
         "demonstrations": demonstration,
         "demonstrations_and_failures": demonstration | ~success,
+        INTERVENTIONS: demonstration | (columns["intervened"] > 0),
     }[settings.episodes]
+    if settings.episodes == INTERVENTIONS:
+        _check_interventions(index, entry.spec.path)
     held_out = _held_out(settings, directory, columns)
     kept = kept & (_within_limits(index, settings.limits, ~held_out, entry.spec.path) | held_out)
     train = np.flatnonzero(kept & ~held_out)
@@ -162,6 +166,18 @@ def _open(settings: Any, entry: Entry) -> Source:
         train=train,
         validation=np.flatnonzero(kept & held_out),
     )
+
+
+def _check_interventions(index: Index, path: str) -> None:
+    """Raises a UserError if episodes in which a person took over do not say at which steps."""
+    if INTERVENTION not in index.collectors:
+        return
+    mixed = index.columns["collector"] == index.collectors.index(INTERVENTION)
+    if unknown := int((mixed & (index.columns["intervened"] < 0)).sum()):
+        raise UserError(
+            f"{path} has {unknown} episodes of {INTERVENTION!r} that do not say at which steps a person "
+            f"acted, which config.data.episodes={INTERVENTIONS!r} needs; collect or convert them again."
+        )
 
 
 def _held_out(settings: Any, directory: Stored, columns: dict[str, np.ndarray]) -> np.ndarray:

@@ -83,7 +83,8 @@ class Layout:
     """How the numbers of one dataset go into the network's arrays.
 
     own: the dataset's action; interface: the network's; state: statistics of the dataset's state;
-    time_limits: whether the end of a truncated episode bootstraps or is terminal.
+    time_limits: whether the end of a truncated episode bootstraps or is terminal; people_alone: in an episode
+    that says step by step who acted, only a person's steps are trained.
     """
 
     own: ActionSpec
@@ -94,6 +95,7 @@ class Layout:
     dt_ref: float
     value_range: tuple[float, float]
     time_limits: str
+    people_alone: bool = False
 
     def __post_init__(self):
         require_one_of("config.data.time_limits", self.time_limits, TIME_LIMITS)
@@ -172,6 +174,11 @@ def prepare(episode: Episode, embedding: np.ndarray, layout: Layout) -> Prepared
             row[: len(part)] = part
 
     table["trainable"] = [layout.cutting.trainable(start, episode.length) for start in starts]
+    if layout.people_alone and episode.intervention is not None:
+        by_person = _by_person(episode.intervention, layout.interface.chunk)
+        for row, start in zip(table["trainable"], starts):
+            part = by_person[start : start + length]
+            row[: len(part)] &= part
     table["bins"], table["dt"], table["success"] = bins, episode.dt, episode.success
     table["episode_return"], table["relabelled"] = episode.rewards.sum(), episode.relabelled
     return Prepared(episode, embedding, table)
@@ -192,6 +199,15 @@ def _decisions(episode: Episode, layout: Layout) -> tuple[np.ndarray, np.ndarray
     tokens[:, list(own.dims_in(network))] = np.where(within[..., None], actions, 0).reshape(length, -1)
     within = np.pad(within, [(0, 1), (0, 0)], constant_values=True)
     return tokens, (bins > 0) & np.repeat(within, network.dims // chunk, axis=1), bins
+
+
+def _by_person(intervention: np.ndarray, chunk: int) -> np.ndarray:
+    """Returns whether a person took all actions of each decision, bool [T], by who took each action, [T].
+
+    Of a chunk that reaches beyond the end of the episode, those within it count.
+    """
+    steps = np.arange(len(intervention))[:, None] + np.arange(chunk)
+    return intervention[np.minimum(steps, len(intervention) - 1)].all(axis=1)
 
 
 class Rows:

@@ -15,11 +15,11 @@ from PIL import Image
 
 from qt_jax.data.recorded import RecordedEpisode
 from qt_jax.envs import behaviours, suites
-from qt_jax.envs.behaviours import AUTONOMOUS, INTERVENTION, LEARNED, Acting, Behaviour, Intervened
+from qt_jax.envs.behaviours import AUTONOMOUS, Acting, Behaviour, Intervened
 from qt_jax.envs.suite_env import SuiteEnv
 from qt_jax.errors import UserError
 from qt_jax.policy.loaded import LoadedPolicy
-from qt_jax.specs import DEMONSTRATIONS
+from qt_jax.specs import DEMONSTRATIONS, INTERVENTION, LEARNED
 
 JPEG_QUALITY = 95
 SPLITS = {"collect": 0, "evaluate": 1}
@@ -229,13 +229,14 @@ def _rollout(env: SuiteEnv, behaviour: Behaviour, plan: EpisodePlan, seed: int) 
     limit = {} if behaviour.max_decisions is None else {"max_decisions": behaviour.max_decisions}
     observation, _ = env.reset(seed=seed, options=limit)
     images: dict[str, list[bytes]] = {name: [_jpeg(image)] for name, image in observation["images"].items()}
-    states, actions, rewards = [observation["state"]], [], []
+    states, actions, rewards, by_person = [observation["state"]], [], [], []
 
     terminated = truncated = False
     while not (terminated or truncated):
         action = behaviour(env.simulator_state, observation)
         observation, reward, terminated, truncated, _ = env.step(action)
         actions.append(action)
+        by_person.append(behaviour.by_person)
         rewards.append(reward)
         states.append(observation["state"])
         for name, image in observation["images"].items():
@@ -252,6 +253,7 @@ def _rollout(env: SuiteEnv, behaviour: Behaviour, plan: EpisodePlan, seed: int) 
         rewards=np.asarray(rewards, np.float32),
         success=terminated,
         dt=0.0,
+        intervention=np.asarray(by_person, bool),
     )
 
 

@@ -51,7 +51,9 @@ def default_config(
     config.data.cache = "~/.cache/qt_jax/data"  # indices of datasets, and files of buckets that must be local
     # or the name of the stored embeddings' encoder, or "module:function" of yours
     config.data.text_encoder = text.ENCODER
-    config.data.episodes = "all"  # or "successes", "demonstrations", "demonstrations_and_failures"
+    # or "successes", "demonstrations", "demonstrations_and_failures", "demonstrations_and_interventions": of
+    # episodes in which a person took over only that person's steps are trained
+    config.data.episodes = "all"
     # most episodes a task of each collector, such as ("demonstration=10", "noise=200"), no others; (): all
     config.data.limits = ()
     config.data.validation_fraction = 0.05  # of the episodes, by hash; none where a dataset has its own split

@@ -76,6 +76,7 @@ def prepare(
         cache=config.data.cache,
         max_skipped=config.data.max_skipped,
         state_statistics=_state_statistics(config, opened, continues=not any_returns),
+        people_alone=config.data.episodes == mixture.INTERVENTIONS,
     )
     conditioned = agents.get(config.agent.name).RETURN_CONDITIONED
     datasets = {

@@ -38,10 +38,21 @@ def make_episode(length: int, terminal: bool = True, dt: float = 1.0) -> Episode
 
 
 def cut(
-    episode, number, cutting, network_action=ACTION, cameras=(), state_dim=1, time_limits="bootstrap", chunk=1
+    episode,
+    number,
+    cutting,
+    network_action=ACTION,
+    cameras=(),
+    state_dim=1,
+    time_limits="bootstrap",
+    chunk=1,
+    people_alone=False,
 ):
     joint = Interface(network_action, ObservationSpec(cameras, (8, 8), state_dim, ""), 4, chunk)
-    layout = Layout(ACTION, joint, unit_statistics(1), cutting, 0.5, 1.0, (0.0, 1.0), time_limits)
+    statistics = unit_statistics(1)
+    layout = Layout(
+        ACTION, joint, statistics, cutting, 0.5, 1.0, (0.0, 1.0), time_limits, people_alone=people_alone
+    )
     rows = segments.Rows(layout, 1, Buffers())
     rows.fill(0, segments.prepare(episode, np.zeros(4, np.float32), layout), number, cutting)
     batch = rows.segment()
@@ -85,6 +96,19 @@ def test_a_time_limit_may_end_an_episode_for_good():
     np.testing.assert_array_equal(bootstrapped.pop("is_terminal"), [False] * 8)
     np.testing.assert_array_equal(ended.pop("is_terminal"), [False] * 3 + [True] + [False] * 4)
     jax.tree.map(np.testing.assert_array_equal, bootstrapped, ended)
+
+
+@pytest.mark.parametrize(
+    "chunk, trained",
+    [(1, [0, 1, 1, 0, 1, 1]), (2, [0, 1, 0, 0, 1, 1]), (3, [0, 0, 0, 0, 1, 1])],
+)
+def test_a_decision_is_a_person_s_if_all_its_actions_are(chunk, trained):
+    acted = np.asarray([0, 1, 1, 0, 1, 1], bool)
+    episode = dataclasses.replace(make_episode(6), intervention=acted)
+    found = cut(episode, 0, Cutting(8, 1, 1), chunk=chunk, people_alone=True)
+    np.testing.assert_array_equal(found["trainable"], [*trained, 0, 0])
+    whole, silent = (cut(e, 0, Cutting(8, 1, 1), chunk=chunk) for e in (episode, make_episode(6)))
+    jax.tree.map(np.testing.assert_array_equal, whole, silent)
 
 
 def test_an_unknown_meaning_of_time_limits_is_named():

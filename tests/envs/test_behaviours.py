@@ -86,7 +86,8 @@ def test_people_give_demonstrations():
     (plans,) = collectors.plan_episodes(config.collect, ("left",))
     assert [plan.collector for plan in plans] == ["human"] * 3 + ["wander"] * 2
     episodes = collectors.collect_episodes(config, plans)
-    assert all(episode.success for episode in episodes[:3])
+    assert all(episode.success and episode.intervention.all() for episode in episodes[:3])
+    assert not any(episode.intervention.any() for episode in episodes[3:])
 
 
 @pytest.mark.parametrize(
@@ -112,8 +113,9 @@ def test_a_person_takes_over_from_a_policy_in_pieces():
     actions = []
     for seed in range(200):
         behaviour = behaviours.Intervened(policy, config, "left", np.random.default_rng(seed))
-        actions.append([behaviour(STATE, {}) for _ in range(60)])
-    taken = (np.asarray(actions) == LEFT).all(axis=-1)
+        actions.append([(*behaviour(STATE, {}), behaviour.by_person) for _ in range(60)])
+    taken = (np.asarray(actions)[..., :2] == LEFT).all(axis=-1)
+    np.testing.assert_array_equal(np.asarray(actions)[..., 2], taken)
     assert taken.mean() == pytest.approx(0.3, abs=0.02) and len(asked) == 200 * 60
     lengths = [[len([*same]) for _, same in itertools.groupby(episode)][:-1] for episode in taken]
     assert min(itertools.chain(*lengths)) == 2  # the last of an episode is cut by its end
