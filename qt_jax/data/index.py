@@ -72,6 +72,12 @@ class Index:
         pairs = np.unique(np.stack([self.columns["task"], self.columns["instruction"]]), axis=1)
         return {name: pairs[1, pairs[0] == number] for number, name in enumerate(self.tasks)}
 
+    @property
+    def outcomes(self) -> dict[str, np.ndarray]:
+        """{task: whether each of its episodes succeeded, bool [its episodes]}."""
+        success, task = self.columns["success"], self.columns["task"]
+        return {name: success[task == number] for number, name in enumerate(self.tasks)}
+
     def to_bytes(self) -> bytes:
         """Returns the index as the bytes of an npz file."""
         apart = ("columns", "embeddings", "samples", "statistics", "rewards")

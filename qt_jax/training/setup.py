@@ -27,8 +27,8 @@ def prepare(
 ) -> tuple[ml_collections.FrozenConfigDict, Recipe, checkpoints.Assets]:
     """Returns the config with its value range, the recipe of its segments, and the assets.
 
-    State statistics are each dataset's own. A run that started from another (`config.train.init_from`) takes
-    that one's, where it had the dataset.
+    State statistics are each dataset's own, or those of the dataset that it is like. A run that started from
+    another (`config.train.init_from`) takes that one's, where it had the dataset.
 
     Args:
         config: the experiment's.
@@ -90,6 +90,7 @@ def prepare(
             target_return=returns.target(source, config) if conditioned else None,
         )
         for source in opened.sources
+        if not source.like
     }
     assets = checkpoints.Assets(
         interface=opened.interface,
@@ -153,6 +154,11 @@ def _check_timesteps(config: Any, opened: Mixture) -> None:
 
 
 def _state_statistics(config: Any, opened: Mixture, continues: bool) -> dict[str, Statistics]:
+    found = _of_robots(config, opened, continues)
+    return {source.name: found[source.like or source.name] for source in opened.sources}
+
+
+def _of_robots(config: Any, opened: Mixture, continues: bool) -> dict[str, Statistics]:
     own = {source.name: source.index.statistics["state"] for source in opened.sources}
     started_from = config.train.init_from
     if not (continues or started_from):

@@ -35,13 +35,6 @@ def of_fold(config: Any, fold: int, folds: int) -> ml_collections.ConfigDict:
     return own
 
 
-def is_trained(config: Any) -> bool:
-    """Returns whether the run of this config has its last step."""
-    return checkpoints.exists(config.workdir) and (
-        checkpoints.latest_step(config.workdir) >= config.train.steps
-    )
-
-
 @dataclasses.dataclass(frozen=True)
 class Judge:
     """The network of one fold, and the segments that it looks at.
