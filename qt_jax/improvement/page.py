@@ -60,8 +60,10 @@ def _parts(row: dict[str, Any]) -> list[dict[str, Any]]:
     return [part for part in (row.get("collected"), row["evaluation"]) if part]
 
 
-def _success(rows: list[dict[str, Any]]) -> str:
-    """Draws success over the rounds: in evaluation, and of the episodes that the run before collected."""
+def _success(rows: list[dict[str, Any]]) -> str | None:
+    """Draws success over the rounds, in evaluation and of the episodes collected; None: there is none yet."""
+    if not any(map(_parts, rows)):
+        return None
     figure, axis = plt.subplots(figsize=(6, 3.2), layout="constrained")
     # The policy that collected in round r is that of round r - 1.
     lines = {
