@@ -3,12 +3,10 @@
 import os
 
 from examples import my_suite
-from qt_jax.improvement import settings
 
 
 def get_config():
     config = my_suite.get_config()
-    config.improve = settings.get_config()
     config.improve.rounds = 2
     config.improve.episodes = 11  # two batches of a task
     config.improve.steps = 20

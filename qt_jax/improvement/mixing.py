@@ -53,9 +53,7 @@ def of_round(model: Entry, name: str, path: epath.Path) -> Entry:
                 f"{path} has {what} {own}, the dataset {model.name!r} has {expected}: it is of another robot "
                 "or suite; give its config, or record again."
             )
-    spec = dataclasses.replace(
-        spec, action=model.spec.action, observation=model.spec.observation, achieves=model.spec.achieves
-    )
+    spec = dataclasses.replace(spec, action=model.spec.action, achieves=model.spec.achieves)
     return Entry(name, spec, weight=1.0, balance={}, like=model.name)
 
 

@@ -7,10 +7,8 @@ from typing import Any
 
 import jinja2
 import numpy as np
-from etils import epath
 
 import qt_jax.evaluation
-from qt_jax import storage
 from qt_jax.figures import figure_uri, plt
 
 PAGE = "improve.html"
@@ -18,16 +16,15 @@ _FOLDERS = [Path(module).parent / "templates" for module in (__file__, qt_jax.ev
 _TEMPLATES = jinja2.Environment(loader=jinja2.FileSystemLoader(_FOLDERS), autoescape=True)
 
 
-def write(folder: epath.Path, workdir: str, rows: list[dict[str, Any]]) -> None:
-    """Writes the page of rounds, `PAGE`.
+def render(workdir: str, rows: list[dict[str, Any]]) -> str:
+    """Returns the page.
 
     Args:
-        folder: where it goes.
         workdir: the run that they began with.
         rows: of the table, as `rounds` makes them.
 
     """
-    page = _TEMPLATES.get_template("improve.html").render(
+    return _TEMPLATES.get_template("improve.html").render(
         workdir=workdir,
         rows=rows,
         tasks=sorted({task for row in rows for part in _parts(row) for task in part["tasks"]}),
@@ -35,7 +32,6 @@ def write(folder: epath.Path, workdir: str, rows: list[dict[str, Any]]) -> None:
         success=_success(rows),
         calibration=_calibration([row for row in rows if row.get("value")]),
     )
-    storage.replace_text(folder / PAGE, page)
 
 
 def line(row: dict[str, Any]) -> str:

@@ -115,6 +115,7 @@ class Rounds:
             runs.check_config(config, checkpoints.load_assets(config.workdir))
         if not self.is_done(0):
             self._finish({"round": 0, "evaluation": self._evaluated(config)})
+        self._publish()  # what an earlier process had no time for
 
     def run(self, number: int) -> None:
         """Runs a round, or what is left of it."""
@@ -180,10 +181,8 @@ class Rounds:
                     f"{self.folder(number)} began with config.improve.{name}={before.get(name)!r}, now it is "
                     f"{now[name]!r}; give the same, or delete that folder to begin the round anew."
                 )
-        elif not jax.process_index():
-            with storage.writing(file):
-                file.parent.mkdir(parents=True, exist_ok=True)
-                storage.replace_text(file, json.dumps(now, indent=1) + "\n")
+        else:
+            _write(file, json.dumps(now, indent=1) + "\n")
 
     def _collect(self, own: ml_collections.ConfigDict, number: int) -> None:
         """Collects the episodes of a round; raises a UserError where a robot has to record them."""
@@ -219,15 +218,14 @@ class Rounds:
 
     def _finish(self, row: dict[str, Any]) -> None:
         """Writes the row of a round, and with it the round is done; then the table and the page."""
-        if jax.process_index():
-            return
-        path = self._row(row["round"])
-        with storage.writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            storage.replace_text(path, json.dumps(row, indent=1) + "\n")
-            rows = self.rows()
-            storage.replace_text(self.root / TABLE, "".join(json.dumps(each) + "\n" for each in rows))
-            page.write(self.root, self._config.workdir, rows)
+        _write(self._row(row["round"]), json.dumps(row, indent=1) + "\n")
+        self._publish()
+
+    def _publish(self) -> None:
+        """Writes the table and the page of the rounds that are done."""
+        rows = self.rows()
+        _write(self.root / TABLE, "".join(json.dumps(row) + "\n" for row in rows))
+        _write(self.root / page.PAGE, page.render(self._config.workdir, rows))
 
 
 def _collected(config: ml_collections.ConfigDict) -> None:
@@ -251,6 +249,15 @@ def _collected(config: ml_collections.ConfigDict) -> None:
 def _seed(seed: int, number: int) -> int:
     """Returns the seed of a round, which is no other round's nor that of a run with another seed."""
     return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+
+
+def _write(path: epath.Path, text: str) -> None:
+    """Writes a file, in the first process alone."""
+    if jax.process_index():
+        return
+    with storage.writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        storage.replace_text(path, text)
 
 
 def _print(text: str) -> None:
