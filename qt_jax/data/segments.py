@@ -13,6 +13,7 @@ from qt_jax.data import images as encoded
 from qt_jax.data.buffers import Buffers
 from qt_jax.data.episodes import Episode, monte_carlo_returns
 from qt_jax.data.features import StoredFrames
+from qt_jax.data.idle import Idle
 from qt_jax.data.video import BadImage, Traffic
 from qt_jax.errors import UserError, require_one_of
 from qt_jax.segment import FEATURES, Segment, segment_struct
@@ -83,8 +84,8 @@ class Layout:
     """How the numbers of one dataset go into the network's arrays.
 
     own: the dataset's action; interface: the network's; state: statistics of the dataset's state;
-    time_limits: whether the end of a truncated episode bootstraps or is terminal; people_alone: in an episode
-    that says step by step who acted, only a person's steps are trained.
+    time_limits: whether the end of a truncated episode bootstraps or is terminal; idle: steps that are not
+    trained; people_alone: in an episode that says step by step who acted, only a person's steps are trained.
     """
 
     own: ActionSpec
@@ -95,6 +96,7 @@ class Layout:
     dt_ref: float
     value_range: tuple[float, float]
     time_limits: str
+    idle: Idle | None = None
     people_alone: bool = False
 
     def __post_init__(self):
@@ -174,11 +176,9 @@ def prepare(episode: Episode, embedding: np.ndarray, layout: Layout) -> Prepared
             row[: len(part)] = part
 
     table["trainable"] = [layout.cutting.trainable(start, episode.length) for start in starts]
-    if layout.people_alone and episode.intervention is not None:
-        by_person = _by_person(episode.intervention, layout.interface.chunk)
-        for row, start in zip(table["trainable"], starts):
-            part = by_person[start : start + length]
-            row[: len(part)] &= part
+    wanted = np.zeros(starts[-1] + length, bool)
+    wanted[: episode.length] = _wanted(episode, layout)
+    table["trainable"] &= wanted[np.add.outer(starts, np.arange(length))]
     table["bins"], table["dt"], table["success"] = bins, episode.dt, episode.success
     table["episode_return"], table["relabelled"] = episode.rewards.sum(), episode.relabelled
     return Prepared(episode, embedding, table)
@@ -201,13 +201,19 @@ def _decisions(episode: Episode, layout: Layout) -> tuple[np.ndarray, np.ndarray
     return tokens, (bins > 0) & np.repeat(within, network.dims // chunk, axis=1), bins
 
 
-def _by_person(intervention: np.ndarray, chunk: int) -> np.ndarray:
-    """Returns whether a person took all actions of each decision, bool [T], by who took each action, [T].
+def _wanted(episode: Episode, layout: Layout) -> np.ndarray:
+    """Returns which decisions are trained where their segment allows it, bool [T].
 
-    Of a chunk that reaches beyond the end of the episode, those within it count.
+    A person's are those of whose actions none is the policy's. Of a chunk that reaches beyond the end of the
+    episode, those within it count.
     """
-    steps = np.arange(len(intervention))[:, None] + np.arange(chunk)
-    return intervention[np.minimum(steps, len(intervention) - 1)].all(axis=1)
+    wanted = np.ones(episode.length, bool)
+    if layout.idle:
+        wanted &= ~layout.idle.steps(layout.own, episode.actions)
+    if layout.people_alone and episode.intervention is not None:
+        steps = np.arange(episode.length)[:, None] + np.arange(layout.interface.chunk)
+        wanted &= episode.intervention[np.minimum(steps, episode.length - 1)].all(axis=1)
+    return wanted
 
 
 class Rows:

@@ -40,7 +40,7 @@ def measure(config: Any, recipe: Recipe, run: str, name: str) -> dict[str, Any] 
         np.concatenate([source.train, source.validation]) if source.name == name else np.zeros(0, np.int64)
         for source in sources
     ]
-    steps, firsts = _look(config, recipe, run, episodes)
+    steps, firsts = _look(config, recipe.of_every_step(), run, episodes)
     return summary(steps, firsts, config.value_range)
 
 

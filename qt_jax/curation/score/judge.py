@@ -69,6 +69,7 @@ class Judge:
         config, recipe, assets = setup.prepare(ml_collections.FrozenConfigDict(config), entries)
         checkpoints.check_same_run(config.workdir, assets)
         params, _, step = checkpoints.load_params(config.workdir)
+        recipe = recipe.of_every_step()
         ensemble = agents.make_ensemble(config, recipe.mixture.interface)
 
         def values(params: dict, batch: Segment) -> tuple[jax.Array, jax.Array]:
