@@ -6,9 +6,7 @@ from typing import Any
 
 import ml_collections
 
-from qt_jax.envs import suites
 from qt_jax.errors import UserError
-from qt_jax.evaluation import runs
 from qt_jax.specs import LEARNED
 
 RECORDED = "recorded"
@@ -39,6 +37,9 @@ def check(config: Any) -> None:
         UserError: that names every setting that is wrong.
 
     """
+    from qt_jax.envs import suites  # a config file imports this module for the defaults alone
+    from qt_jax.evaluation import runs
+
     if "improve" not in config:
         raise UserError(
             "The config has no section `improve`; add config.improve = settings.get_config() of "
