@@ -151,7 +151,7 @@ def _outcome(raw: Any, spec: DatasetSpec) -> tuple[bool, bool, np.ndarray | None
 
 def _check_shapes(raw: Any, spec: DatasetSpec) -> None:
     records, observation = len(raw.is_last), spec.observation
-    expected = {"action": (records, spec.action.dims)}
+    expected: dict[str, tuple[int, ...]] = {"action": (records, spec.action.dims)}
     if observation.state_dim:
         expected["state"] = (records, observation.state_dim)
     if raw.intervention is not None:
