@@ -14,7 +14,7 @@ COMPILE := $(UV) pip compile -q --universal --python-version 3.11 --fork-strateg
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test test-most test-tensorflow test-slow slurm lint types imports coverage docs dist release-check lock libtpu clean clean-data-and-runs \
 	bench-state bench-start bench-gpu bench-quickstart bench-backups bench-networks bench-decisions bench-learner bench-loader bench-scale bench-video bench-memory bench-serving \
-	metaworld-tries metaworld-grid metaworld-gates metaworld-values metaworld-states metaworld-benchmark metaworld-people metaworld-ablations metaworld-images metaworld-mislabelled metaworld-rank metaworld-rest metaworld-eyes scene-benchmark ogbench metaworld-report rooflines plan-sizes plan-experiments
+	metaworld-tries metaworld-grid metaworld-gates metaworld-values metaworld-states metaworld-benchmark metaworld-people metaworld-ablations metaworld-images metaworld-mislabelled metaworld-rank metaworld-rest metaworld-improve metaworld-eyes scene-benchmark ogbench metaworld-report rooflines plan-sizes plan-experiments
 
 QT := $(PY) -m qt_jax
 QUICKSTART := experiments/quickstart.py
@@ -169,6 +169,9 @@ metaworld-rank: $(STAMP)  ## Measure Q-Transformer ranking the draws of imitatio
 
 metaworld-rest: $(STAMP)  ## Count how often policies rest where people do (an hour)
 	$(PY) -m benchmarks.metaworld_rest
+
+metaworld-improve: $(STAMP)  ## Run what rounds of experience are worth (hours)
+	$(PY) -m benchmarks.metaworld_improve
 
 metaworld-eyes: $(STAMP)  ## Run what pretrained image encoders are worth (hours)
 	$(PY) -m benchmarks.metaworld_eyes

@@ -46,7 +46,15 @@ html_show_copyright = False
 html_copy_source = False
 
 CONTENTS = {
-    "Guide": ["docs/quickstart", "docs/data", "docs/eyes", "docs/cluster", "docs/robot", "docs/which_method"],
+    "Guide": [
+        "docs/quickstart",
+        "docs/data",
+        "docs/eyes",
+        "docs/cluster",
+        "docs/robot",
+        "docs/improve",
+        "docs/which_method",
+    ],
     "Results": ["docs/results", "experiments/diagnosis"],
     "Reference": ["docs/method", "docs/design", "docs/comparison", "docs/api"],
     "Project": ["CONTRIBUTING", "CHANGELOG", "SECURITY"],

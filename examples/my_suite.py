@@ -3,6 +3,7 @@
     python -m qt_jax collect  --config=examples/my_suite.py
     python -m qt_jax train    --config=examples/my_suite.py
     python -m qt_jax evaluate --config=examples/my_suite.py
+    python -m qt_jax improve  --config=examples/my_suite.py
 
 `qt_jax.envs.suites` lists what a suite has. Simulators of MuJoCo need no `render_frame` of their own.
 """
@@ -15,6 +16,7 @@ import numpy as np
 from qt_jax.envs import collectors, suite_env
 from qt_jax.envs.suite_env import SuiteEnv
 from qt_jax.evaluation import settings
+from qt_jax.improvement import settings as rounds
 from qt_jax.specs import ActionSpec, ObservationSpec
 from qt_jax.training.config import default_config
 
@@ -124,6 +126,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.env = env_config()
     config.collect = collectors.get_config()
     config.evaluate = settings.get_config()
+    config.improve = rounds.get_config()
     config.collect.demonstrations, config.collect.autonomous = 20, 40
     config.data.path = "data/my_suite"
     config.workdir = "runs/my_suite"

@@ -12,6 +12,7 @@ import ml_collections
 
 from qt_jax.envs import collectors, metaworld
 from qt_jax.evaluation import settings
+from qt_jax.improvement import settings as rounds
 from qt_jax.training.config import default_config
 
 
@@ -47,6 +48,7 @@ def get_config(agent: str = "q_transformer") -> ml_collections.ConfigDict:
     config.evaluate.episodes = 20
     config.evaluate.max_decisions = 60
     config.evaluate.num_envs = 5
+    config.improve = rounds.get_config()
     if agent == "bc":
         config.data.balance.demonstrations = None
         config.data.episodes = "successes"

@@ -8,6 +8,7 @@ project.
 
 import ml_collections
 
+from qt_jax.improvement import settings as rounds
 from qt_jax.models import q_transformer as model
 from qt_jax.training.config import default_config
 
@@ -32,4 +33,7 @@ def get_config(mixture: str, agent: str) -> ml_collections.ConfigDict:
     config.train.log_every = 100
     config.train.validate_every = 5000
     config.train.checkpoint_every = 5000
+    config.improve = rounds.get_config()
+    config.improve.collect = rounds.RECORDED
+    config.improve.steps = 20_000
     return config

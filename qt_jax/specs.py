@@ -20,6 +20,8 @@ DECODINGS = (
 """Texts of a `Decoding`, for people."""
 DEMONSTRATION, HUMAN = DEMONSTRATIONS = ("demonstration", "human")
 """Collectors of demonstrations: an expert or unknown, and a simulated person; others are autonomous."""
+POLICY, INTERVENTION = LEARNED = ("policy", "intervention")
+"""Collectors in which a trained policy acts: alone, and with a person who takes over at some steps."""
 
 
 @dataclasses.dataclass(frozen=True)

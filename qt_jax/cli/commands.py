@@ -68,6 +68,11 @@ COMMANDS = {
         "train,data",
     ),
     "evaluate": Command("roll a trained policy out, with videos and an HTML report", "train,sim,serve"),
+    "improve": Command(
+        "rounds of experience: let the policy act, or take a robot's episodes, train on with them, evaluate",
+        "train,data",
+        flags=False,
+    ),
     "affordances": Command(
         "compare a policy's values of instructions with what comes of them: precision, recall and F1",
         "train,sim,serve",

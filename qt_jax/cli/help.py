@@ -26,6 +26,7 @@ _SECTIONS = (
     ("data.augment.", "training.augment:get_config"),
     ("collect.", "envs.collectors:how_written"),
     ("evaluate.", "evaluation.settings:get_config"),
+    ("improve.", "improvement.settings:get_config"),
 )
 """(section, function that returns its defaults, in a module of qt_jax)."""
 

@@ -14,7 +14,7 @@ from qt_jax import front_door
 from qt_jax.curation.score import judge
 from qt_jax.curation.score.scored import Scored
 from qt_jax.errors import UserError
-from qt_jax.training import datasets
+from qt_jax.training import checkpoints, datasets
 from qt_jax.training.checkpoint_errors import only_once
 
 FLAGS = flags.FLAGS
@@ -42,7 +42,7 @@ def main(config: Any) -> None:
     configs = [judge.of_fold(config, fold, FLAGS.folds) for fold in range(FLAGS.folds)]
     only_once()
     for own in configs:
-        if judge.is_trained(own):
+        if checkpoints.finished(own):
             continue
         if FLAGS.part:
             raise UserError(f"{own.workdir} is not trained yet; run `score` without --part first.")

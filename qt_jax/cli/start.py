@@ -64,7 +64,7 @@ def _listen(name: str) -> None:
     """Ends the command at a signal, for as long as it does not handle the signal itself."""
     interrupted = functools.partial(_leave, name, "interrupted", EXIT_INTERRUPTED)
     calls: dict[int, Callable[[], None]] = {signal.SIGINT: interrupted}
-    if name == "train":  # until it has a step to save
+    if name in ("train", "improve"):  # until it has a step to save
         why = "told to stop outside of the steps; the same command starts again or goes on"
         calls[signal.SIGTERM] = functools.partial(_leave, name, why, EXIT_PREEMPTED)
     if name == "serve":  # until it serves

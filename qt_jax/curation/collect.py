@@ -22,11 +22,11 @@ from qt_jax.curation import rlds_writer
 from qt_jax.curation.kept_batches import KeptBatches
 from qt_jax.data.recorded import RecordedEpisode
 from qt_jax.envs import collectors, gl, play_collection, suites
-from qt_jax.envs.behaviours import LEARNED
 from qt_jax.envs.collectors import EpisodePlan
 from qt_jax.errors import UserError
 from qt_jax.export import any_policy
 from qt_jax.policy.loaded import LoadedPolicy
+from qt_jax.specs import INTERVENTION, LEARNED
 
 
 @dataclasses.dataclass
@@ -82,6 +82,11 @@ def collect(config: Any) -> Collected:
         observation=observation,
         description=f"{config.env.suite}: {', '.join(task_names)}; state: {observation.state_description}",
         file_format=config.collect.file_format,
+        intervention=any(
+            plan.collector == INTERVENTION
+            for batches in splits.values()
+            for plan in itertools.chain(*batches)
+        ),
     )
     run = _run_here if config.collect.runner == "local" else _run_beam
     return run(config, splits, about)

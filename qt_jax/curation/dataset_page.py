@@ -39,6 +39,7 @@ def render(
         found=found,
         labels=dataset_summary.LABELS,
         top=dataset_summary.TOP,
+        people=dataset_summary.people(found),
         rates=dataset_summary.rates(found),
         rewards=dataset_summary.rewards(found),
         discounted=dataset_summary.discounted(found),

@@ -23,7 +23,7 @@ from qt_jax.specs import ActionSpec
 FRAMES = 10
 """How many frames of an episode are shown, the first and the last among them."""
 _LONGEST_SIDE = 200
-_BLUE, _RED, _GREY, _ORANGE = "#2b6cb0", "#b3261e", "#999", "#dd6b20"
+_BLUE, _RED, _GREY, _ORANGE, _GREEN = "#2b6cb0", "#b3261e", "#999", "#dd6b20", "#187a2f"
 
 
 def lengths(values: np.ndarray) -> str:
@@ -62,7 +62,7 @@ def curves(shown: Shown, action: ActionSpec, spaces: Mapping[str, Any]) -> str:
     """Draws each action dim over the steps, with its bounds, then reward and return, then values of `score`.
 
     Values that are clipped at a bound are red. What the state did is orange: where it was after an absolute
-    action, and how far it moved after a delta.
+    action, and how far it moved after a delta. Steps of a person are green, where the data say so.
 
     Args:
         shown: the episode.
@@ -76,6 +76,9 @@ def curves(shown: Shown, action: ActionSpec, spaces: Mapping[str, Any]) -> str:
     for axis, (name, low, high, values, outside) in zip(axes, dims):
         axis.axhline(low, color=_GREY, lw=0.7, ls="--")
         axis.axhline(high, color=_GREY, lw=0.7, ls="--")
+        if episode.intervention is not None:
+            spans = [(step - 0.5, 1.0) for step in np.flatnonzero(episode.intervention)]
+            axis.broken_barh(spans, (low, high - low), color=_GREEN, alpha=0.2)
         axis.plot(steps, values, color=_BLUE, lw=1, marker="." if episode.length < 40 else None, ms=4)
         axis.plot(steps[outside], values[outside], ".", color=_RED, ms=5)
         space = spaces.get(name)

@@ -73,6 +73,7 @@ class Summary:
         success: the share of episodes that succeeded.
         kinds: {one of `KINDS`: episodes}.
         lengths: [episodes], in transitions.
+        intervened: [episodes], steps at which a person acted; -1: not known.
         dt: {seconds: episodes}.
         tasks: (name, episodes, share of success), the most frequent first.
         collectors: as `tasks`.
@@ -101,6 +102,7 @@ class Summary:
     success: float
     kinds: dict[str, int]
     lengths: np.ndarray
+    intervened: np.ndarray
     dt: dict[float, int]
     tasks: list[tuple[str, int, float]]
     collectors: list[tuple[str, int, float]]
@@ -168,6 +170,7 @@ def summary(recipe: Recipe, source: Source) -> Summary:
         success=float(success.mean()),
         kinds={kind: int(members.sum()) for kind, members in kinds(source).items()},
         lengths=columns["length"],
+        intervened=columns["intervened"],
         dt=dict(zip(map(float, seconds), map(int, episodes))),
         tasks=groups("task", index.tasks),
         collectors=groups("collector", index.collectors),
@@ -214,6 +217,7 @@ def text(found: Summary) -> str:
         f"  used          {found.training:,} for training, {found.validation:,} for validation",
         *(f"                {line}" for line in found.splits),
         f"  steps         {found.steps:,}",
+        *([f"  people        {people(found)}"] if people(found) else []),
         f"  lengths       {spread}  |{spark(counts)}|",
         f"  dt            {rates(found)}",
         f"  rewards       {rewards(found)}",
@@ -254,6 +258,17 @@ def _tables(found: Summary) -> list[str]:
         lines += [f"  {dim.name:{width}}{_numbers(dim)}" for dim in found.state[:TOP]]
         lines.append(_more(found.state))
     return lines
+
+
+def people(found: Summary) -> str:
+    """Returns at how many steps a person acted, in words; "" where no episode says it."""
+    known = found.intervened >= 0
+    if not known.any():
+        return ""
+    acted, steps = int(found.intervened[known].sum()), int(found.lengths[known].sum())
+    mixed = int(((found.intervened > 0) & (found.intervened < found.lengths)).sum())
+    unknown = f"; {int((~known).sum()):,} episodes do not say it" if not known.all() else ""
+    return f"acted at {acted:,} of {steps:,} steps, and took over in {mixed:,} episodes{unknown}"
 
 
 def rates(found: Summary) -> str:

@@ -23,7 +23,7 @@ from qt_jax import text
 from qt_jax.curation.rlds_names import import_rlds
 from qt_jax.data.recorded import RecordedEpisode
 from qt_jax.errors import UserError
-from qt_jax.specs import ActionSpec, ObservationSpec
+from qt_jax.specs import INTERVENTION, ActionSpec, ObservationSpec
 
 FILE_FORMATS = ("tfrecord", "array_record")
 RUNNERS = ("local", "beam")
@@ -45,6 +45,7 @@ def write(
     file_format: str,
     reward: str = "success",
     action_space: Mapping[str, Any] | None = None,
+    intervention: bool = False,
     validation: Iterable[RecordedEpisode] | None = None,
 ) -> epath.Path:
     """Writes `episodes` as the RLDS dataset `path`/1.0.0 and returns that directory.
@@ -61,15 +62,19 @@ def write(
         file_format: one of `FILE_FORMATS`.
         reward: `DatasetSpec.reward` of the dataset when it is opened by its path alone.
         action_space: {name of an action: the entry of the state that it moves, and how}.
+        intervention: whether each step says if a person acted; all episodes must say it then.
         validation: episodes of a split of their own; read after the others.
 
     Raises:
-        UserError: for an unknown file format, an episode too large for a record, or when `path` already holds
-            a dataset.
+        UserError: for an unknown file format, an episode too large for a record or without the flag of
+            `intervention`, or when `path` already holds a dataset.
     """
-    target = _Target(path, action, observation, description, file_format, reward, action_space or {})
+    about = description, file_format, reward, action_space or {}, intervention
+    target = _Target(path, action, observation, *about)
     splits = {"train": episodes} | ({} if validation is None else {"validation": validation})
-    return _prepare(target, {name: functools.partial(_examples_of, split) for name, split in splits.items()})
+    example = functools.partial(_example, intervention=intervention)
+    generate = {name: functools.partial(_examples_of, split, example) for name, split in splits.items()}
+    return _prepare(target, generate)
 
 
 def check_free(path: str) -> epath.Path:
@@ -118,6 +123,7 @@ def write_with_beam(
     file_format: str,
     reward: str = "success",
     action_space: Mapping[str, Any] | None = None,
+    intervention: bool = False,
     validation: Sequence[Any] | None = None,
 ) -> epath.Path:
     """Writes a dataset as `write` does, but by Beam workers: each gets some of `units`.
@@ -135,6 +141,7 @@ def write_with_beam(
         file_format: as in `write`.
         reward: as in `write`.
         action_space: as in `write`.
+        intervention: as in `write`.
         validation: units of work whose episodes are a split of their own.
 
     Raises:
@@ -143,11 +150,13 @@ def write_with_beam(
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    target = _Target(path, action, observation, description, file_format, reward, action_space or {})
+    about = description, file_format, reward, action_space or {}, intervention
+    target = _Target(path, action, observation, *about)
+    example = functools.partial(_example, intervention=intervention)
 
     def pipeline(units):
         # Without the reshuffle one worker gets all units.
-        return beam.Create(list(units)) | beam.Reshuffle() | beam.FlatMap(_examples, read)
+        return beam.Create(list(units)) | beam.Reshuffle() | beam.FlatMap(_examples, read, example)
 
     splits = {"train": units} | ({} if validation is None else {"validation": validation})
     try:
@@ -162,14 +171,19 @@ def write_with_beam(
         raise
 
 
-def _examples_of(episodes: Iterable[RecordedEpisode]) -> Iterator[tuple[int, dict[str, Any]]]:
+_Example = Callable[[RecordedEpisode], dict[str, Any]]
+
+
+def _examples_of(
+    episodes: Iterable[RecordedEpisode], example: _Example
+) -> Iterator[tuple[int, dict[str, Any]]]:
     for index, episode in enumerate(episodes):
-        yield index, _example(episode)
+        yield index, example(episode)
 
 
-def _examples(unit: Any, read: _Read) -> Iterator[tuple[int, dict[str, Any]]]:
+def _examples(unit: Any, read: _Read, example: _Example) -> Iterator[tuple[int, dict[str, Any]]]:
     for index, episode in read(unit):
-        yield index, _example(episode)
+        yield index, example(episode)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,6 +195,7 @@ class _Target:
     file_format: str
     reward: str
     action_space: Mapping[str, Any]
+    intervention: bool
 
 
 def _prepare(target: _Target, generate: Mapping[str, Callable[[], Any]], **beam: Any) -> epath.Path:
@@ -200,7 +215,8 @@ def _prepare(target: _Target, generate: Mapping[str, Callable[[], Any]], **beam:
     return path / VERSION
 
 
-def _features(tfds: Any, rlds: Any, action: ActionSpec, observation: ObservationSpec):
+def _features(tfds: Any, rlds: Any, target: _Target):
+    action, observation = target.action, target.observation
     features, size = tfds.features, (*observation.image_size, 3)
 
     def image(camera: str) -> Any:
@@ -223,6 +239,8 @@ def _features(tfds: Any, rlds: Any, action: ActionSpec, observation: Observation
         rlds.IS_LAST: features.Scalar(np.bool_),
         rlds.IS_TERMINAL: features.Scalar(np.bool_),
     }
+    if target.intervention:
+        steps[INTERVENTION] = features.Scalar(np.bool_, doc="Whether a person acted.")
     return features.FeaturesDict(
         {
             rlds.STEPS: features.Dataset(steps),
@@ -247,7 +265,7 @@ def _builder(tfds: Any, target: _Target, generate: Mapping[str, Callable[[], Any
         def _info(self):
             return self.dataset_info_from_configs(
                 description=target.description,
-                features=_features(tfds, import_rlds(), action, target.observation),
+                features=_features(tfds, import_rlds(), target),
                 metadata=tfds.core.MetadataDict(
                     action={
                         "names": list(action.names),
@@ -269,13 +287,18 @@ def _builder(tfds: Any, target: _Target, generate: Mapping[str, Callable[[], Any
     return Builder
 
 
-def _example(episode: RecordedEpisode) -> dict[str, Any]:
+def _example(episode: RecordedEpisode, intervention: bool = False) -> dict[str, Any]:
+    if intervention and episode.intervention is None:
+        raise UserError(
+            f"Episode {episode.episode_id} does not say at which steps a person acted, others of the dataset "
+            "do; write them apart."
+        )
     pixels = sum(len(frame) for frames in episode.images.values() for frame in frames)
     size = pixels + episode.state.nbytes + episode.actions.nbytes
     check_size(f"Episode {episode.episode_id}", size)
     rlds = import_rlds()
     return {
-        rlds.STEPS: list(_steps(rlds, episode)),
+        rlds.STEPS: list(_steps(rlds, episode, intervention)),
         "episode_id": episode.episode_id,
         "task": episode.task,
         "collector": episode.collector,
@@ -286,14 +309,18 @@ def _example(episode: RecordedEpisode) -> dict[str, Any]:
     }
 
 
-def _steps(rlds: Any, episode: RecordedEpisode) -> Iterator[dict[str, Any]]:
+def _steps(rlds: Any, episode: RecordedEpisode, intervention: bool) -> Iterator[dict[str, Any]]:
     length = len(episode.actions)
     for t in range(length + 1):
         ended = t == length
         observation: dict[str, Any] = {name: io.BytesIO(frames[t]) for name, frames in episode.images.items()}
         if episode.state.shape[-1]:
             observation["state"] = episode.state[t]
-        yield {
+        acted = {}
+        if intervention:
+            assert episode.intervention is not None  # `_example` checks it
+            acted[INTERVENTION] = not ended and bool(episode.intervention[t])
+        yield acted | {
             rlds.OBSERVATION: observation,
             rlds.ACTION: np.zeros_like(episode.actions[0]) if ended else episode.actions[t],
             rlds.REWARD: np.float32(0.0 if ended else episode.rewards[t]),

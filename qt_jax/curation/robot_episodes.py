@@ -13,9 +13,7 @@ from qt_jax.curation import rlds_writer
 from qt_jax.curation.convert import images, recording
 from qt_jax.data.recorded import LabelledEpisode, RecordedEpisode
 from qt_jax.errors import UserError
-from qt_jax.specs import PolicySpec
-
-COLLECTOR = "policy"
+from qt_jax.specs import POLICY, PolicySpec
 
 
 def place(path: str) -> Path:
@@ -36,7 +34,7 @@ def holds_dataset(folder: Path) -> bool:
 
 
 def write(
-    folder: Path, episodes: Iterable[LabelledEpisode], spec: PolicySpec, description: str
+    folder: Path, episodes: Iterable[LabelledEpisode], spec: PolicySpec, description: str, intervention: bool
 ) -> epath.Path:
     """Writes the episodes as the dataset `folder`/1.0.0 and returns that directory.
 
@@ -47,6 +45,7 @@ def write(
         episodes: of the policy whose spec is given.
         spec: of the policy that acted.
         description: one line about where the episodes come from.
+        intervention: whether the steps are to say if a person acted; where nobody did, they need not.
 
     Raises:
         UserError: for an episode without a transition, or with a number that is not finite.
@@ -58,6 +57,7 @@ def write(
         observation=spec.interface.observation,
         description=description,
         file_format="array_record",
+        intervention=intervention,
     )
 
 
@@ -79,6 +79,7 @@ def _recorded(episodes: Iterable[LabelledEpisode], spec: PolicySpec) -> Iterator
             success=labelled.success,
             rewards=None,
             dt=spec.dt * spec.interface.execute,
+            intervention=labelled.intervention,
         )
-        episode = recording.finish(recorded, index, COLLECTOR)
+        episode = recording.finish(recorded, index, POLICY)
         yield dataclasses.replace(episode, task=labelled.task or episode.task)

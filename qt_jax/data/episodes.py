@@ -26,6 +26,7 @@ class Episode:
     dt: seconds that each action was held
     embedding: of the instruction, as stored, or None
     relabelled: the instruction is another task's (hindsight)
+    intervention: bool [T], whether a person acted; None: not known
     """
 
     episode_id: str
@@ -41,6 +42,7 @@ class Episode:
     success: bool
     dt: float
     relabelled: bool = False
+    intervention: np.ndarray | None = None
 
     @property
     def length(self) -> int:
@@ -113,6 +115,7 @@ def read(example: dict[str, Any], spec: DatasetSpec, step_penalty: float) -> Epi
         terminal=terminal,
         success=success,
         dt=dt,
+        intervention=None if raw.intervention is None else np.asarray(raw.intervention, bool)[:length],
     )
     _check_numbers(episode, spec)
     return episode
@@ -148,9 +151,11 @@ def _outcome(raw: Any, spec: DatasetSpec) -> tuple[bool, bool, np.ndarray | None
 
 def _check_shapes(raw: Any, spec: DatasetSpec) -> None:
     records, observation = len(raw.is_last), spec.observation
-    expected = {"action": (records, spec.action.dims)}
+    expected: dict[str, tuple[int, ...]] = {"action": (records, spec.action.dims)}
     if observation.state_dim:
         expected["state"] = (records, observation.state_dim)
+    if raw.intervention is not None:
+        expected["intervention"] = (records,)
     for name, shape in expected.items():
         found = np.shape(getattr(raw, name))
         if found != shape:
@@ -215,6 +220,7 @@ def relabelled(episode: Episode, instruction: str, step_penalty: float) -> Episo
         instruction=instruction,
         embedding=None,
         actions=episode.actions[:length],
+        intervention=None if episode.intervention is None else episode.intervention[:length],
         rewards=np.full(length, -step_penalty, np.float32),
         terminal=False,
         success=False,

@@ -24,6 +24,7 @@ class Index:
         piece: which of those that `DatasetSpec.pieces` makes of the record, from 0
         length: T
         success, terminal, demonstration, dt: the episode's
+        intervened: steps at which a person acted; -1: not known
         final_reward, dense: the last reward, and whether other rewards differ from the step penalty
         id_hash: a uniform number in [0, 1) from the episode's id, for splits
         instruction, task, collector: numbers into `instructions`, `tasks` and `collectors`
@@ -32,7 +33,7 @@ class Index:
     statistics: of "action" and "state"
     skipped: {what is wrong: number of damaged episodes}
     left_out: number of episodes that the standardiser left out
-    fingerprint: changes with the ids, order, actions and rewards of the episodes
+    fingerprint: changes with the ids, order, actions, rewards and interventions of the episodes
     rewards: float32, those of the `dense` episodes, one after the other
     contents: a digest of each file's records
     modified: each file's modification time when its records were read
@@ -70,6 +71,12 @@ class Index:
         """{task: numbers of the instructions that its episodes have}."""
         pairs = np.unique(np.stack([self.columns["task"], self.columns["instruction"]]), axis=1)
         return {name: pairs[1, pairs[0] == number] for number, name in enumerate(self.tasks)}
+
+    @property
+    def outcomes(self) -> dict[str, np.ndarray]:
+        """{task: whether each of its episodes succeeded, bool [its episodes]}."""
+        success, task = self.columns["success"], self.columns["task"]
+        return {name: success[task == number] for number, name in enumerate(self.tasks)}
 
     def to_bytes(self) -> bytes:
         """Returns the index as the bytes of an npz file."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from qt_jax.data import lerobot_meta
 from qt_jax.data.lerobot_meta import Metadata
-from qt_jax.data.recorded import is_mark, rewards_of
+from qt_jax.data.recorded import collector_of, is_mark, rewards_of
 from qt_jax.data.specs import BINS, DatasetSpec
 from qt_jax.data.standardisers import Standardised
 from qt_jax.data.stored import BadRecord
@@ -31,7 +31,8 @@ class LeRobotReader:
     action. So the last row's action is given up, and its reward and success move to the transition before, as
     `convert` does. The first success ends an episode.
 
-    action, state, cameras, success, reward, instruction, collector: as in `spec`; cameras: (name, key).
+    action, state, cameras, success, reward, instruction, collector, intervention: as in `spec`; cameras:
+    (name, key).
     """
 
     action: str
@@ -41,6 +42,7 @@ class LeRobotReader:
     reward: str
     instruction: str
     collector: str
+    intervention: str = ""
 
     def __call__(self, episode: dict[str, Any]) -> Standardised:
         """Makes a `Standardised` of an episode; raises BadRecord for one of two instructions."""
@@ -74,6 +76,7 @@ class LeRobotReader:
         action = np.array(steps[self.action][:records], np.float32).reshape(records, -1)
         action[-1] = 0.0
         ends = np.arange(records) == records - 1
+        by_person = np.asarray(steps[self.intervention][:records]) > 0 if self.intervention else None
         parts = [np.asarray(steps[key][:records], np.float32).reshape(records, -1) for key in self.state]
         return Standardised(
             instruction=self.instruction or tasks[0],
@@ -83,10 +86,11 @@ class LeRobotReader:
             is_last=ends,
             state=np.concatenate(parts, axis=1) if parts else None,
             episode_id=f"episode_{episode['episode_index']:06d}",
-            collector=self.collector,
+            collector=self.collector if by_person is None else collector_of(by_person[:-1]),
             reward=np.append(rewards, np.float32(0.0)),
             success=bool(np.any(success)),
             terminal=bool(np.any(success)),
+            intervention=by_person,
         )
 
 
@@ -100,6 +104,7 @@ def spec(
     reward: str = "",
     instruction: str = "",
     collector: str = DEMONSTRATION,
+    intervention: str = "",
 ) -> DatasetSpec:
     """Returns the spec of the LeRobot folder `path`, for a table of yours.
 
@@ -115,6 +120,7 @@ def spec(
         reward: key of the stored reward; "": 1 at the transition that succeeds.
         instruction: of all episodes; "": what each one's task says.
         collector: who acted; any name but "demonstration" stands for an autonomous policy.
+        intervention: a key that is positive at a person's steps, which says who acted step by step; "": none.
 
     Raises:
         UserError: if there is no LeRobot folder, or no such key.
@@ -130,6 +136,7 @@ def spec(
             reward=reward,
             instruction=instruction,
             collector=collector,
+            intervention=intervention,
         )
         _check(meta, reader)
         names = tuple(lerobot_meta.names(meta.features[reader.action]))
@@ -192,6 +199,7 @@ def _check(meta: Metadata, reader: LeRobotReader) -> None:
         ("cameras", [key for _, key in reader.cameras], images),
         ("success", marks, numbers),
         ("reward", [reader.reward] if reader.reward else [], numbers),
+        ("intervention", [reader.intervention] if reader.intervention else [], numbers),
     ):
         for key in keys:
             if key not in known:
@@ -223,6 +231,7 @@ def _notes(meta: Metadata, reader: LeRobotReader) -> tuple[str, ...]:
             f"each of its episodes counts as a {'success' if reader.success == 'all' else 'failure'}"
         )
     used = {reader.action, *reader.state, *dict(reader.cameras).values(), reader.success, reader.reward}
+    used.add(reader.intervention)
     if unused := sorted(set(meta.features) - used - set(lerobot_meta.OWN)):
         notes.append(f"not used: {', '.join(unused)}")
     if undeclared := lerobot_meta.undeclared(meta):

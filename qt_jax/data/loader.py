@@ -59,6 +59,12 @@ class Recipe:
     """{source: statistics of its state}: the data's own, or those of the run that this one starts from."""
     features: Features | None = None
     """What is read in place of images."""
+    people_alone: bool = False
+    """As in `Layout`."""
+
+    def of_every_step(self) -> Recipe:
+        """Returns the recipe without what leaves out steps of an episode, to look at each of them."""
+        return dataclasses.replace(self, idle=None, people_alone=False)
 
     def layout(self, source: int) -> Layout:
         """Returns the layout of the dataset of this number."""
@@ -73,6 +79,7 @@ class Recipe:
             value_range=self.value_range,
             time_limits=self.time_limits,
             idle=self.idle,
+            people_alone=self.people_alone,
         )
 
 

@@ -19,9 +19,10 @@ from qt_jax.data.specs import DatasetSpec, bounded
 from qt_jax.data.stored import Stored
 from qt_jax.data.tables import Entry, interface, network_observation
 from qt_jax.errors import UserError, require_one_of
-from qt_jax.specs import ActionSpec, Interface
+from qt_jax.specs import INTERVENTION, ActionSpec, Interface
 
-FILTERS = ("all", "successes", "demonstrations", "demonstrations_and_failures")
+INTERVENTIONS = "demonstrations_and_interventions"
+FILTERS = ("all", "successes", "demonstrations", "demonstrations_and_failures", INTERVENTIONS)
 ACTION_BOUNDS = ("spec", "quantiles")
 
 
@@ -30,7 +31,8 @@ class Source:
     """One dataset of the mixture.
 
     action: the spec's, with the bounds that the config asks for; weight: the dataset's share of the segments;
-    balance: {kind: share within it}; train, validation: numbers of the episodes in the index.
+    balance: {kind: share within it}; train, validation: numbers of the episodes in the index; like: as in
+    `Entry`.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Source:
     balance: dict[str, float]
     train: np.ndarray
     validation: np.ndarray
+    like: str = ""
 
     def clipped(self) -> np.ndarray:
         """Returns the share of the sampled actions outside the bins' range, [D]."""
@@ -88,10 +91,9 @@ class Mixture:
         """Returns {task or "all": {"success": share, "episodes": count}} of all sources, before filters."""
         outcomes: dict[str, list[np.ndarray]] = {"all": []}
         for source in self.sources:
-            flags, task = source.index.columns["success"], source.index.columns["task"]
-            outcomes["all"].append(flags)
-            for number, name in enumerate(source.index.tasks):
-                outcomes.setdefault(name, []).append(flags[task == number])
+            outcomes["all"].append(source.index.columns["success"])
+            for name, flags in source.index.outcomes.items():
+                outcomes.setdefault(name, []).append(flags)
         joined = {name: np.concatenate(parts) for name, parts in sorted(outcomes.items())}
         return {
             name: {"success": float(flags.mean()), "episodes": len(flags)} for name, flags in joined.items()
@@ -116,13 +118,51 @@ def open_mixture(settings: Any, entries: Sequence[Entry]) -> Mixture:
     for name, known in (("episodes", FILTERS), ("action_bounds", ACTION_BOUNDS)):
         require_one_of(f"config.data.{name}", settings[name], known)
     network_observation(entries, settings.image_size)  # raises before indices are made, which may take hours
-    sources = tuple(_open(settings, entry) for entry in entries)
+    opened = {entry.name: _open(settings, entry) for entry in entries}
+    sources = tuple(
+        dataclasses.replace(source, action=opened[source.like].action) if source.like else source
+        for source in opened.values()
+    )
     instruction_dim = sources[0].index.embeddings.shape[1]
     joint = interface(entries, settings.image_size, instruction_dim)
     return Mixture(sources, joint, settings.text_encoder)
 
 
+def look(settings: Any, entry: Entry) -> tuple[Index, int]:
+    """Returns a dataset's index, and how many of its transitions `settings` train on, which may be none.
+
+    Args:
+        settings: `config.data`.
+        entry: the dataset.
+
+    """
+    _, index, train, _ = _chosen(settings, entry)
+    return index, int(index.columns["length"][train].sum())
+
+
 def _open(settings: Any, entry: Entry) -> Source:
+    directory, index, train, validation = _chosen(settings, entry)
+    if not len(train):
+        raise UserError(
+            f"{entry.spec.path} holds no training episode with config.data.episodes={settings.episodes!r}; "
+            "collect more or loosen the filter."
+        )
+    return Source(
+        name=entry.name,
+        spec=entry.spec,
+        directory=directory,
+        index=index,
+        action=_bounded(entry, index, settings.action_bounds == "quantiles"),
+        weight=entry.weight,
+        balance=entry.balance,
+        train=train,
+        validation=validation,
+        like=entry.like,
+    )
+
+
+def _chosen(settings: Any, entry: Entry) -> tuple[Stored, Index, np.ndarray, np.ndarray]:
+    """Returns a dataset and its index, and which episodes are trained on and which are held out."""
     if settings.relabel_rate and entry.spec.pieces is not None:
         raise UserError(
             f"config.data.relabel_rate is {settings.relabel_rate:g}, and {entry.name} is play, which is an "
@@ -141,27 +181,25 @@ def _open(settings: Any, entry: Entry) -> Source:
         "successes": success,
         "demonstrations": demonstration,
         "demonstrations_and_failures": demonstration | ~success,
+        INTERVENTIONS: demonstration | (columns["intervened"] > 0),
     }[settings.episodes]
+    if settings.episodes == INTERVENTIONS:
+        _check_interventions(index, entry.spec.path)
     held_out = _held_out(settings, directory, columns)
     kept = kept & (_within_limits(index, settings.limits, ~held_out, entry.spec.path) | held_out)
-    train = np.flatnonzero(kept & ~held_out)
-    if not len(train):
-        raise UserError(
-            f"{entry.spec.path} holds no training episode with config.data.episodes={settings.episodes!r}; "
-            "collect more or loosen the filter."
-        )
+    return directory, index, np.flatnonzero(kept & ~held_out), np.flatnonzero(kept & held_out)
 
-    return Source(
-        name=entry.name,
-        spec=entry.spec,
-        directory=directory,
-        index=index,
-        action=_bounded(entry, index, settings.action_bounds == "quantiles"),
-        weight=entry.weight,
-        balance=entry.balance,
-        train=train,
-        validation=np.flatnonzero(kept & held_out),
-    )
+
+def _check_interventions(index: Index, path: str) -> None:
+    """Raises a UserError if episodes in which a person took over do not say at which steps."""
+    if INTERVENTION not in index.collectors:
+        return
+    mixed = index.columns["collector"] == index.collectors.index(INTERVENTION)
+    if unknown := int((mixed & (index.columns["intervened"] < 0)).sum()):
+        raise UserError(
+            f"{path} has {unknown} episodes of {INTERVENTION!r} that do not say at which steps a person "
+            f"acted, which config.data.episodes={INTERVENTIONS!r} needs; collect or convert them again."
+        )
 
 
 def _held_out(settings: Any, directory: Stored, columns: dict[str, np.ndarray]) -> np.ndarray:

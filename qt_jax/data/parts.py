@@ -20,9 +20,9 @@ from qt_jax.specs import DEMONSTRATIONS
 
 COLUMNS = {"place": np.int32, "position": np.int64, "size": np.int64, "id_hash": np.float64,
            "piece": np.int32, "length": np.int32, "success": bool, "terminal": bool,
-           "demonstration": bool, "dt": np.float32, "final_reward": np.float32, "dense": bool,
-           "digest": np.uint64}  # fmt: skip
-"""{column: dtype}; `Index` says what they hold. digest: of id, actions and rewards."""
+           "demonstration": bool, "intervened": np.int32, "dt": np.float32, "final_reward": np.float32,
+           "dense": bool, "digest": np.uint64}  # fmt: skip
+"""{column: dtype}; `Index` says what they hold. digest: of id, actions, rewards and interventions."""
 NAMES = ("instruction", "task", "collector")
 """Columns of texts."""
 MOMENTS = ("count", "total", "squares", "low", "high")
@@ -185,10 +185,14 @@ class _Found:
         identity = episode.episode_id or fallback_id
         dense = bool(np.any(episode.rewards[:-1] != self._usual))
         content = identity.encode() + episode.actions.tobytes() + episode.rewards.tobytes()
+        intervened = -1
+        if episode.intervention is not None:
+            intervened = int(episode.intervention.sum())
+            content += episode.intervention.tobytes()
         digest = int.from_bytes(hashlib.sha256(content).digest()[:8], "little")
         row = (
             *lies, episode.length, episode.success, episode.terminal, episode.collector in DEMONSTRATIONS,
-            episode.dt, episode.rewards[-1], dense, digest,
+            intervened, episode.dt, episode.rewards[-1], dense, digest,
         )  # fmt: skip
         for name, value in zip(COLUMNS, row, strict=True):
             self._columns[name].append(value)

@@ -64,6 +64,7 @@ class Tasks:
             state=episode.state[seen].copy(),
             actions=episode.actions[steps].copy(),
             rewards=episode.rewards[steps] + rewards[steps],
+            intervention=None if episode.intervention is None else episode.intervention[steps].copy(),
             terminal=success,
             success=success,
         )

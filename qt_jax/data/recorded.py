@@ -6,6 +6,8 @@ import dataclasses
 
 import numpy as np
 
+from qt_jax.specs import DEMONSTRATION, INTERVENTION, POLICY
+
 
 @dataclasses.dataclass(frozen=True)
 class RecordedEpisode:
@@ -26,6 +28,7 @@ class RecordedEpisode:
         rewards: float32 [T].
         success: whether the last transition solved the task; it is terminal then.
         dt: seconds that each action was held.
+        intervention: bool [T], whether a person acted at each step; None: not known.
         notes: what a person should look at; not written.
     """
 
@@ -39,6 +42,7 @@ class RecordedEpisode:
     rewards: np.ndarray
     success: bool
     dt: float
+    intervention: np.ndarray | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -60,6 +64,7 @@ class LabelledEpisode:
         images: {camera: uint8 [T + 1, H, W, 3]}.
         state: float32 [T + 1, S].
         actions: float32 [T, D].
+        intervention: bool [T], whether a person acted at each step.
         success: the operator's label.
     """
 
@@ -68,7 +73,13 @@ class LabelledEpisode:
     images: dict[str, np.ndarray]
     state: np.ndarray
     actions: np.ndarray
+    intervention: np.ndarray
     success: bool
+
+
+def collector_of(intervention: np.ndarray) -> str:
+    """Returns the collector of an episode by who acted at each step, bool [T]: a person or the policy."""
+    return DEMONSTRATION if intervention.all() else INTERVENTION if intervention.any() else POLICY
 
 
 def rewards_of(transitions: int, success: bool | np.ndarray, rewards: np.ndarray | None) -> np.ndarray:

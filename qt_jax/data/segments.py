@@ -85,7 +85,7 @@ class Layout:
 
     own: the dataset's action; interface: the network's; state: statistics of the dataset's state;
     time_limits: whether the end of a truncated episode bootstraps or is terminal; idle: steps that are not
-    trained.
+    trained; people_alone: in an episode that says step by step who acted, only a person's steps are trained.
     """
 
     own: ActionSpec
@@ -97,6 +97,7 @@ class Layout:
     value_range: tuple[float, float]
     time_limits: str
     idle: Idle | None = None
+    people_alone: bool = False
 
     def __post_init__(self):
         require_one_of("config.data.time_limits", self.time_limits, TIME_LIMITS)
@@ -175,10 +176,9 @@ def prepare(episode: Episode, embedding: np.ndarray, layout: Layout) -> Prepared
             row[: len(part)] = part
 
     table["trainable"] = [layout.cutting.trainable(start, episode.length) for start in starts]
-    if layout.idle:
-        idle = np.zeros(starts[-1] + length, bool)
-        idle[: episode.length] = layout.idle.steps(layout.own, episode.actions)
-        table["trainable"] &= ~idle[np.add.outer(starts, np.arange(length))]
+    wanted = np.zeros(starts[-1] + length, bool)
+    wanted[: episode.length] = _wanted(episode, layout)
+    table["trainable"] &= wanted[np.add.outer(starts, np.arange(length))]
     table["bins"], table["dt"], table["success"] = bins, episode.dt, episode.success
     table["episode_return"], table["relabelled"] = episode.rewards.sum(), episode.relabelled
     return Prepared(episode, embedding, table)
@@ -199,6 +199,21 @@ def _decisions(episode: Episode, layout: Layout) -> tuple[np.ndarray, np.ndarray
     tokens[:, list(own.dims_in(network))] = np.where(within[..., None], actions, 0).reshape(length, -1)
     within = np.pad(within, [(0, 1), (0, 0)], constant_values=True)
     return tokens, (bins > 0) & np.repeat(within, network.dims // chunk, axis=1), bins
+
+
+def _wanted(episode: Episode, layout: Layout) -> np.ndarray:
+    """Returns which decisions are trained where their segment allows it, bool [T].
+
+    A person's are those of whose actions none is the policy's. Of a chunk that reaches beyond the end of the
+    episode, those within it count.
+    """
+    wanted = np.ones(episode.length, bool)
+    if layout.idle:
+        wanted &= ~layout.idle.steps(layout.own, episode.actions)
+    if layout.people_alone and episode.intervention is not None:
+        steps = np.arange(episode.length)[:, None] + np.arange(layout.interface.chunk)
+        wanted &= episode.intervention[np.minimum(steps, episode.length - 1)].all(axis=1)
+    return wanted
 
 
 class Rows:

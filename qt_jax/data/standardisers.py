@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from qt_jax.specs import DEMONSTRATION
+from qt_jax.specs import DEMONSTRATION, INTERVENTION
 
 
 @dataclasses.dataclass
@@ -37,6 +37,7 @@ class Standardised:
     embedding: of the instruction, if it is stored
     reward: [R]; reward, success and terminal: if the dataset has them
     dt: seconds that an action is held, if they differ between episodes
+    intervention: bool [R], whether a person acted, if the dataset says it step by step
     """
 
     instruction: str
@@ -53,6 +54,7 @@ class Standardised:
     success: bool | None = None
     terminal: bool | None = None
     dt: float | None = None
+    intervention: np.ndarray | None = None
 
 
 def _text(value: Any) -> str:
@@ -78,6 +80,7 @@ def collected(episode: dict[str, Any]) -> Standardised:
         success=bool(episode["success"]),
         terminal=bool(steps["is_terminal"][-1]),
         dt=float(episode["dt"]),
+        intervention=steps.get(INTERVENTION),
     )
 
 

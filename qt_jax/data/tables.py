@@ -25,13 +25,15 @@ class Entry:
     """A dataset of a mixture.
 
     weight: its share of the segments; balance: {kind: share within the dataset}, where the kinds that are not
-    named share the rest.
+    named share the rest; like: the dataset of the mixture whose robot recorded this one too, and whose bounds
+    and statistics hold for it; "": it has its own.
     """
 
     name: str
     spec: DatasetSpec
     weight: float
     balance: dict[str, float]
+    like: str = ""
 
 
 def resolve(settings: Any, own: Mapping[str, DatasetSpec]) -> tuple[Entry, ...]:

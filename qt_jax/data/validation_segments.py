@@ -15,15 +15,23 @@ from qt_jax.segment import Segment
 
 def held_out(recipe: Recipe, limit: int) -> list[Draw]:
     """Returns all validation segments in order, or at most `limit` of them at even distances."""
-    return _spread(recipe, [source.validation for source in recipe.mixture.sources], limit)
+    return spread(recipe, [source.validation for source in recipe.mixture.sources], limit)
 
 
 def trained(recipe: Recipe, limit: int) -> list[Draw]:
     """Returns training segments to look at, in order: at most `limit` of them at even distances."""
-    return _spread(recipe, [source.train for source in recipe.mixture.sources], limit)
+    return spread(recipe, [source.train for source in recipe.mixture.sources], limit)
 
 
-def _spread(recipe: Recipe, episodes: list[np.ndarray], limit: int) -> list[Draw]:
+def spread(recipe: Recipe, episodes: list[np.ndarray], limit: int) -> list[Draw]:
+    """Returns the segments of these episodes in order, or at most `limit` of them at even distances.
+
+    Args:
+        recipe: what the segments hold.
+        episodes: of each dataset the numbers of episodes in its index.
+        limit: of segments.
+
+    """
     draws = [
         Draw(number, int(episode), cut, 0, 0)
         for number, (source, own) in enumerate(zip(recipe.mixture.sources, episodes))

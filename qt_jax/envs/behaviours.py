@@ -10,20 +10,22 @@ import numpy as np
 
 from qt_jax.envs import suites
 from qt_jax.policy.loaded import LoadedPolicy
-from qt_jax.specs import DEMONSTRATION, HUMAN
+from qt_jax.specs import DEMONSTRATION, HUMAN, LEARNED
 
 FAILING = ("noise", "perception_bias", "wrong_task", "stuck_gripper", "early_limit")
 WANDER = "wander"
-POLICY, INTERVENTION = LEARNED = ("policy", "intervention")
-"""Collectors in which `config.collect.policy` acts: alone, and with a person who takes over now and then."""
 AUTONOMOUS = (*FAILING, WANDER, *LEARNED)
 """Collectors of autonomous episodes, which are kept whether they succeed or not."""
 
 
 class Behaviour(abc.ABC):
-    """Acts in one episode. `max_decisions` is a time limit of its own, or None."""
+    """Acts in one episode.
+
+    max_decisions: a time limit of its own, or None; by_person: whether a person made the last decision.
+    """
 
     max_decisions: int | None = None
+    by_person: bool = False
 
     @abc.abstractmethod
     def __call__(self, simulator_state: Any, observation: dict[str, Any]) -> np.ndarray:
@@ -49,6 +51,7 @@ class Expert(Behaviour):
     def __init__(self, experiment: Any, kind: str, task: str, rng: np.random.Generator):
         config, suite = experiment.collect, suites.of(experiment)
         assert kind in (DEMONSTRATION, *FAILING), kind
+        self.by_person = kind == DEMONSTRATION
         if kind == "wrong_task":
             task = str(rng.choice(_other_tasks(experiment, task)))
         self._expert, self._misperceived = suite.Expert(task), suite.misperceived
@@ -119,6 +122,8 @@ class Human(Behaviour):
     DETOUR_AFTER, DETOUR = (1, 6), (3, 6)
     """Decisions before a detour, and of it."""
 
+    by_person = True
+
     def __init__(self, experiment: Any, task: str, rng: np.random.Generator):
         config, suite = experiment.collect, suites.of(experiment)
         names = suite.action_spec(experiment.env).names
@@ -181,10 +186,10 @@ class Intervened(Behaviour):
         """Returns the next action."""
         if not self._left:
             self._left = _draw(self._rng, self._config.intervention_piece)
-            self._takes_over = self._rng.random() < self._config.intervention_share
+            self.by_person = bool(self._rng.random() < self._config.intervention_share)
         self._left -= 1
         decided = self._policy(simulator_state, observation)
-        return self._expert(simulator_state) if self._takes_over else decided
+        return self._expert(simulator_state) if self.by_person else decided
 
 
 def _other_tasks(experiment: Any, task: str) -> list[str]:

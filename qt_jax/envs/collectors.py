@@ -1,29 +1,34 @@
 """Collection in a simulator: demonstrations, and autonomous episodes that fail as real ones do.
 
-The simulator's success flag alone labels an episode: another task's policy may well solve the task.
+The simulator's success flag alone labels an episode, or a function of yours (`config.collect.label`): another
+task's policy may well solve the task.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import io
+from collections.abc import Callable
 from typing import Any
 
 import ml_collections
 import numpy as np
 from PIL import Image
 
-from qt_jax.data.recorded import RecordedEpisode
+from qt_jax import plugins
+from qt_jax.data.recorded import RecordedEpisode, rewards_of
 from qt_jax.envs import behaviours, suites
-from qt_jax.envs.behaviours import AUTONOMOUS, INTERVENTION, LEARNED, Acting, Behaviour, Intervened
+from qt_jax.envs.behaviours import AUTONOMOUS, Acting, Behaviour, Intervened
 from qt_jax.envs.suite_env import SuiteEnv
 from qt_jax.errors import UserError
 from qt_jax.policy.loaded import LoadedPolicy
-from qt_jax.specs import DEMONSTRATIONS
+from qt_jax.specs import DEMONSTRATIONS, INTERVENTION, LEARNED
 
 JPEG_QUALITY = 95
 SPLITS = {"collect": 0, "evaluate": 1}
 MAX_DEMONSTRATION_TRIES = 20
+SIMULATOR = "simulator"
+"""`config.collect.label`: the simulator's own flag."""
 BATCH = 10
 """Episodes that share one environment."""
 
@@ -53,6 +58,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.decode = (
         ""  # policy, intervention: how a run's policy decides, as in config.evaluate.decode; "": greedy
     )
+    # who says whether an autonomous episode succeeded; or "module:function" of yours, of a RecordedEpisode
+    config.label = SIMULATOR
     config.update(how_written())
     return config
 
@@ -115,6 +122,7 @@ def plan_episodes(config: ml_collections.ConfigDict, task_names: tuple[str, ...]
         UserError: for an unknown collector, or a number that is out of range.
     """
     _check(config)
+    _labeller(config)
     kinds: list[str] = []
     if config.autonomous:
         shares = np.asarray([config.mix[kind] for kind in config.mix], float)
@@ -183,7 +191,8 @@ def collect_episodes(
         policy: that acts in those of the collectors `LEARNED`.
 
     Raises:
-        UserError: if the expert fails `MAX_DEMONSTRATION_TRIES` times in a row.
+        UserError: if the expert fails `MAX_DEMONSTRATION_TRIES` times in a row, or `config.collect.label`
+            gives an episode no label.
     """
     env = suites.of(config).Environment(plans[0].task, config.env)  # slower to make than an episode is to run
     try:
@@ -216,7 +225,8 @@ def _collect(env: SuiteEnv, config: Any, plan: EpisodePlan, policy: LoadedPolicy
         instruction = instruction or str(rng.choice(suite.INSTRUCTIONS[plan.task]))
         if episode.success or plan.collector not in DEMONSTRATIONS:
             dt = suite.decision_dt(config.env, plan.task)
-            return dataclasses.replace(episode, instruction=instruction, dt=dt)
+            episode = dataclasses.replace(episode, instruction=instruction, dt=dt)
+            return episode if plan.collector in DEMONSTRATIONS else _labelled(config.collect, episode)
     raise UserError(
         f"Demonstrations of {plan.task!r} by config.collect.demonstrator={plan.collector!r} failed "
         f"{MAX_DEMONSTRATION_TRIES} times in a row within config.env.max_decisions="
@@ -229,13 +239,14 @@ def _rollout(env: SuiteEnv, behaviour: Behaviour, plan: EpisodePlan, seed: int) 
     limit = {} if behaviour.max_decisions is None else {"max_decisions": behaviour.max_decisions}
     observation, _ = env.reset(seed=seed, options=limit)
     images: dict[str, list[bytes]] = {name: [_jpeg(image)] for name, image in observation["images"].items()}
-    states, actions, rewards = [observation["state"]], [], []
+    states, actions, rewards, by_person = [observation["state"]], [], [], []
 
     terminated = truncated = False
     while not (terminated or truncated):
         action = behaviour(env.simulator_state, observation)
         observation, reward, terminated, truncated, _ = env.step(action)
         actions.append(action)
+        by_person.append(behaviour.by_person)
         rewards.append(reward)
         states.append(observation["state"])
         for name, image in observation["images"].items():
@@ -252,7 +263,28 @@ def _rollout(env: SuiteEnv, behaviour: Behaviour, plan: EpisodePlan, seed: int) 
         rewards=np.asarray(rewards, np.float32),
         success=terminated,
         dt=0.0,
+        intervention=np.asarray(by_person, bool),
     )
+
+
+def _labeller(config: ml_collections.ConfigDict) -> Callable[[RecordedEpisode], bool] | None:
+    """Returns the function of a user's own that labels episodes; None: the simulator does."""
+    return plugins.find("config.collect.label", config.label, {SIMULATOR: None})
+
+
+def _labelled(config: ml_collections.ConfigDict, episode: RecordedEpisode) -> RecordedEpisode:
+    """Returns the episode with the success that `config.collect.label` says, and its rewards."""
+    label = _labeller(config)
+    if label is None:
+        return episode
+    success = label(episode)
+    if not isinstance(success, (bool, np.bool_)):
+        raise UserError(
+            f"config.collect.label={config.label!r} gives {success!r} of episode {episode.episode_id}; "
+            "expected True or False."
+        )
+    rewards = rewards_of(len(episode.actions), bool(success), None)
+    return dataclasses.replace(episode, success=bool(success), rewards=rewards)
 
 
 def _jpeg(image: np.ndarray) -> bytes:

@@ -15,8 +15,8 @@ from qt_jax.specs import Decoding
 from qt_jax.training import checkpoints
 from qt_jax.training.continuing import SAME_NUMBERS
 
-FREE = ("workdir", "evaluate", "collect", "mesh", "distributed", "data", "optimizer", "seed", "train",
-        *SAME_NUMBERS)  # fmt: skip
+FREE = ("workdir", "evaluate", "collect", "improve", "mesh", "distributed", "data", "optimizer", "seed",
+        "train", *SAME_NUMBERS)  # fmt: skip
 """Sections and settings that a trained policy's behaviour does not depend on."""
 
 
@@ -41,15 +41,18 @@ def load(config: Any) -> tuple[dict, checkpoints.Assets, int]:
 
     """
     params, assets, step = checkpoints.load_params(config.workdir, step=config.evaluate.step)
+    check_config(config, assets)
+    check_tasks(config, config.workdir, assets.data)
+    return params, assets, step
 
+
+def check_config(config: Any, assets: checkpoints.Assets) -> None:
+    """Raises a UserError if the run in `config.workdir`, of these assets, was made with other settings."""
     asked = checkpoints.plain_config(config)
     # Other tasks and another time limit than those of training may be evaluated.
     asked["env"] |= {key: assets.config["env"][key] for key in ("tasks", "max_decisions")}
     asked["value_range"] = asked["value_range"] or assets.config["value_range"]
     checkpoints.refuse_other_config(assets.config, asked, config.workdir, free=FREE)
-
-    check_tasks(config, config.workdir, assets.data)
-    return params, assets, step
 
 
 def check_tasks(config: Any, policy: str, data: dict[str, Any]) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from scipy.stats import binomtest
 
-from qt_jax.evaluation.rollouts import Rollout
+if TYPE_CHECKING:  # it imports a simulator's library, and episodes of a robot are counted without
+    from qt_jax.evaluation.rollouts import Rollout
 
 
-def success_rate(outcomes: list[bool]) -> dict[str, Any]:
+def success_rate(outcomes: Sequence[bool]) -> dict[str, Any]:
     """Computes the share of successes with its 95% Wilson interval."""
     successes = sum(outcomes)
     interval = binomtest(successes, len(outcomes)).proportion_ci(method="wilson")

@@ -44,6 +44,7 @@ class LoadedPolicy:
                 keys are those of `observation`. Optional: "reset": True begins an episode, "session_id" tells
                 robots apart, "seed" of an episode that it begins fixes what a policy draws by chance,
                 "return_scores": True, "request_id", and "instruction_embedding" instead of the sentence.
+                "intervention" is for a server that records (docs/robot.md), and changes nothing here.
 
         Returns:
             "actions": float32 [h, dims], inside the action's bounds: execute all of them, each for a control

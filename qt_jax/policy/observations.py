@@ -17,7 +17,7 @@ import numpy as np
 from qt_jax.errors import UserError
 from qt_jax.policy.candidates import Ranking
 from qt_jax.policy.sessions import Decision, Refused, Request
-from qt_jax.specs import ObservationSpec
+from qt_jax.specs import INTERVENTION, ObservationSpec
 
 OPTIONAL: dict[str, tuple[type, ...]] = {
     "reset": (bool,),
@@ -28,6 +28,8 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "seed": (int,),
 }
 EMBEDDING, CANDIDATES = "instruction_embedding", "candidates"
+ARRAYS = (EMBEDDING, CANDIDATES, INTERVENTION)
+"""Optional keys that hold arrays."""
 MAX_PROMPT = 1000
 
 
@@ -94,8 +96,7 @@ class Keys:
             *keys.state,
             keys.prompt,
             *keys.ignore,
-            EMBEDDING,
-            CANDIDATES,
+            *ARRAYS,
             *OPTIONAL,
         ]
         if twice := sorted({key for key in taken if taken.count(key) > 1}):
@@ -157,15 +158,15 @@ class Keys:
         state = np.concatenate(parts).astype(np.float32) if parts else np.zeros(0, np.float32)
         called = self._fields | {"instruction": EMBEDDING if EMBEDDING in message else self.prompt}
         reset, seed = message.get("reset", False), message.get("seed")
-        candidates = self._array(message, CANDIDATES) if CANDIDATES in message else None
+        candidates, intervention = (
+            self._array(message, key) if key in message else None for key in (CANDIDATES, INTERVENTION)
+        )
         instruction = self._instruction(message)
-        return Request(session, images, state, instruction, reset, seed, called, candidates)
+        return Request(session, images, state, instruction, reset, seed, called, candidates, intervention)
 
     @functools.cached_property
     def _known(self) -> frozenset[str]:
-        return frozenset(
-            (*self.cameras.values(), *self.state, *self.ignore, self.prompt, EMBEDDING, CANDIDATES, *OPTIONAL)
-        )
+        return frozenset((*self.cameras.values(), *self.state, *self.ignore, self.prompt, *ARRAYS, *OPTIONAL))
 
     @functools.cached_property
     def _fields(self) -> dict[str, str]:

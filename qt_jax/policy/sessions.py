@@ -52,6 +52,8 @@ class Request:
     """What the robot calls "images['CAMERA']", "state" and "instruction", for messages."""
     candidates: np.ndarray | None = None
     """Actions [K, H, dims] to rank; None: the policy is to decide one."""
+    intervention: np.ndarray | None = None
+    """Actions [h, dims] that a person took in place of those decided before; None: nobody took over."""
 
 
 @dataclasses.dataclass(frozen=True)

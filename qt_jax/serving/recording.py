@@ -12,14 +12,26 @@ import numpy as np
 from qt_jax import faults
 from qt_jax.data.recorded import LabelledEpisode
 from qt_jax.policy.observations import plain
+from qt_jax.policy.runtime import shown
 from qt_jax.policy.sessions import Decision, Refused, Request
 from qt_jax.serving.spool import Spool
+from qt_jax.specs import INTERVENTION
 
 MAX_STEPS = 5_000
 KEPT_BYTES = 2**30
 """Bytes of labelled episodes that are kept in memory while the disk does not take them; more are lost."""
 
-Steps = list[tuple[Request, np.ndarray]]
+
+@dataclasses.dataclass
+class Step:
+    """An observation, the actions [h * dims] that were executed then, and whether they were a person's."""
+
+    request: Request
+    actions: np.ndarray
+    intervention: bool = False
+
+
+Steps = list[Step]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,31 +103,52 @@ class Recorder:
         if decision.step == 0:
             self.forget(request.session)
         steps = self._steps.setdefault(request.session, [])
-        if steps and not _same(steps[-1][0].instruction, request.instruction):
+        if steps and not _same(steps[-1].request.instruction, request.instruction):
             self.left_out += len(steps)
             steps.clear()
         if len(steps) < MAX_STEPS:
-            steps.append((request, decision.actions.ravel()))
+            steps.append(Step(request, decision.actions.ravel()))
+
+    def intervene(self, request: Request) -> None:
+        """Replaces the actions of its session's last step by those that a person took, where there are any.
+
+        Raises:
+            Refused: `unknown_session` if there is no step; `bad_observation` for actions of another shape
+                than those decided, or that are not finite.
+
+        """
+        actions = request.intervention
+        if actions is None:
+            return
+        steps = self._steps.get(request.session)
+        if not steps:
+            reason = f"Key {INTERVENTION!r} is about the step before, and this session has none."
+            raise Refused("unknown_session", reason)
+        if actions.size != steps[-1].actions.size or not np.isfinite(actions).all():
+            found = f"{shown(actions)}, expected {steps[-1].actions.size} finite numbers"
+            raise Refused("bad_observation", f"Key {INTERVENTION!r} is {found}: the actions that were taken.")
+        steps[-1] = Step(steps[-1].request, np.asarray(actions, np.float32).ravel(), intervention=True)
 
     def forget(self, session: Hashable) -> None:
         """Drops a session's episode, which was not labelled."""
         self.unlabelled += bool(self._steps.pop(session, None))
 
     def take(self, last: Request) -> Steps:
-        """Removes and returns the steps of a session's episode.
+        """Removes and returns the steps of a session's episode, the last one as `intervene` leaves it.
 
         Args:
             last: the observation after the episode's last action.
 
         Raises:
             Refused: `unknown_session` if there is no step; `bad_observation` if the instruction is no
-                sentence or differs from that of `last`, or the episode is too long. The episode stays.
+                sentence or differs from that of `last`, or the episode is too long; and as `intervene`. The
+                episode stays.
 
         """
         steps = self._steps.get(last.session)
         if not steps:
             raise Refused("unknown_session", "This session has no step that could be labelled.")
-        sentence, other = steps[-1][0].instruction, last.instruction
+        sentence, other = steps[-1].request.instruction, last.instruction
         if not isinstance(sentence, str):
             reason = "An episode whose instruction is an embedding cannot be recorded; send the sentence."
             raise Refused("bad_observation", reason)
@@ -126,6 +159,7 @@ class Recorder:
         if len(steps) >= MAX_STEPS:
             reason = f"The episode has {MAX_STEPS} steps or more, too long to record."
             raise Refused("bad_observation", reason)
+        self.intervene(last)
         return self._steps.pop(last.session)
 
     def write(self, steps: Steps, last: Request, label: Label) -> str:
@@ -186,13 +220,14 @@ def _same(one: str | np.ndarray, other: str | np.ndarray) -> bool:
 
 
 def _episode(steps: Steps, last: Request, label: Label) -> LabelledEpisode:
-    seen = [request for request, _ in steps] + [last]
+    seen = [step.request for step in steps] + [last]
     return LabelledEpisode(
-        instruction=str(steps[-1][0].instruction),
+        instruction=str(steps[-1].request.instruction),
         task=label.task,
         images={name: np.stack([request.images[name] for request in seen]) for name in last.images},
         state=np.stack([request.state for request in seen]),
-        actions=np.stack([action for _, action in steps]),
+        actions=np.stack([step.actions for step in steps]),
+        intervention=np.asarray([step.intervention for step in steps]),
         success=label.success,
     )
 

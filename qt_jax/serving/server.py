@@ -298,6 +298,10 @@ class Server:
             return wire.pack(await self._label(message, session) | echo)
 
         request = self._keys.request(message, session)
+        recorder = self._recorder
+        if recorder is not None and request.intervention is not None:
+            # By itself: it is about the step before, whatever becomes of this observation.
+            await asyncio.wrap_future(self._batcher.call(lambda: recorder.intervene(request)))
         deadline_ms = asked.get("deadline_ms", self._limits.deadline_ms) or math.inf
         timed = await self._act(peer, name, request, deadline_ms / 1000)
         total_ms = 1000 * (time.perf_counter() - start)

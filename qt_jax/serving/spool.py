@@ -19,7 +19,7 @@ import numpy as np
 
 from qt_jax.data.recorded import LabelledEpisode
 from qt_jax.errors import UserError
-from qt_jax.specs import PolicySpec
+from qt_jax.specs import INTERVENTION, PolicySpec
 
 LOCK = "lock"
 
@@ -99,7 +99,8 @@ class Spool(contextlib.AbstractContextManager):
         }
         for path in self.files():
             with _naming(path):
-                rows = {name: shape[1:] for name, shape in _shapes(path).items() if shape}
+                shapes = _shapes(path)
+                rows = {name: shape[1:] for name, shape in shapes.items() if shape and name != INTERVENTION}
             if rows != expected:
                 difference = f"it has {_listed(rows)}, this one {_listed(expected)}"
                 raise UserError(
@@ -118,6 +119,19 @@ class Spool(contextlib.AbstractContextManager):
             with _naming(path):
                 episode = _read(path)
             yield episode
+
+    def has_interventions(self) -> bool:
+        """Returns whether a person acted at any step of the episodes.
+
+        Raises:
+            UserError: naming a file that is damaged.
+
+        """
+        for path in self.files():
+            with _naming(path), np.load(path, allow_pickle=False) as file:
+                if file[INTERVENTION].any():
+                    return True
+        return False
 
     def __exit__(self, *_: Any) -> None:
         """Gives the folder up for other servers; removes it if it holds no episode."""
@@ -201,5 +215,6 @@ def _read(path: Path) -> LabelledEpisode:
             images={name.removeprefix("images/"): file[name] for name in cameras},
             state=file["state"],
             actions=file["actions"],
+            intervention=file[INTERVENTION],
             success=bool(file["success"]),
         )

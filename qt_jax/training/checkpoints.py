@@ -285,6 +285,11 @@ def exists(workdir: str) -> bool:
     return bool(list_steps(_directory(workdir)))
 
 
+def finished(config: Any) -> bool:
+    """Returns whether the run of this config has its last step."""
+    return exists(config.workdir) and latest_step(config.workdir) >= config.train.steps
+
+
 def latest_step(workdir: str) -> int:
     """Returns the step of the newest complete checkpoint of a run.
 
@@ -372,6 +377,24 @@ def load_params(workdir: str, like: dict | None = None, step: int = 0) -> tuple[
             )
             return _with_list_keys(checkpointer.restore(path / "params", abstract)), assets, step
         return checkpointer.restore(path / "params", like), assets, step
+
+
+def load_beside_params(workdir: str, like: TrainState) -> dict[str, Any]:
+    """Reads what the latest checkpoint holds beside the parameters, as `TrainState.beside_params` names it.
+
+    Args:
+        workdir: of the run.
+        like: a train state whose shapes must agree and whose shardings are used.
+
+    Raises:
+        UserError: if there is no checkpoint, it cannot be read, or the shapes differ.
+
+    """
+    step, expected = latest_step(workdir), like.beside_params()
+    path = _directory(workdir) / str(step)
+    with ocp.StandardCheckpointer() as checkpointer, readable(_directory(workdir), step):
+        refuse_other_shapes(_metadata(path / "train_state"), expected, path)
+        return checkpointer.restore(path / "train_state", expected)
 
 
 def check_origin(workdir: str, ensemble: Ensemble) -> None:

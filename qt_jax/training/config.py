@@ -19,6 +19,9 @@ from qt_jax.models import images
 from qt_jax.models import q_transformer as model
 from qt_jax.training import augment, distributed, mesh
 
+KEPT = ("optimizer", "target")
+"""What a run may take from that of `config.train.init_from`, beside the parameters."""
+
 
 def default_config(
     agent: str = "q_transformer", network: Callable[[], ml_collections.ConfigDict] = model.laptop
@@ -52,7 +55,9 @@ def default_config(
     config.data.cache = "~/.cache/qt_jax/data"  # indices of datasets, and files of buckets that must be local
     # or the name of the stored embeddings' encoder, or "module:function" of yours
     config.data.text_encoder = text.ENCODER
-    config.data.episodes = "all"  # or "successes", "demonstrations", "demonstrations_and_failures"
+    # or "successes", "demonstrations", "demonstrations_and_failures", "demonstrations_and_interventions": of
+    # episodes in which a person took over only that person's steps are trained
+    config.data.episodes = "all"
     # most episodes a task of each collector, such as ("demonstration=10", "noise=200"), no others; (): all
     config.data.limits = ()
     config.data.validation_fraction = 0.05  # of the episodes, by hash; none where a dataset has its own split
@@ -102,6 +107,8 @@ def default_config(
     # parts of a batch that pass one after the other; the step stays that of the whole batch
     config.train.accumulation = 1
     config.train.init_from = ""  # a run whose parameters this one starts from
+    # what else is taken from it: "optimizer" (its moments; the learning rate begins anew), "target" (network)
+    config.train.init_keeps = ()
     config.train.compilation_cache = "~/.cache/qt_jax"  # compiled programs, kept between runs; empty: none
     # a step (or validation, or save) that takes longer ends the run with status 76
     config.train.step_timeout_s = 1800.0
@@ -189,6 +196,11 @@ def validate(config: Any, devices: int) -> None:
     require(config.train.steps < 2**31, "train.steps", "below 2**31")
     for key in ("keep_best", "profile_start", "lock_wait_s"):
         require(config.train[key] >= 0, f"train.{key}", "0 or more")
+    keeps = set(config.train.init_keeps)
+    require(keeps <= set(KEPT), "train.init_keeps", f"some of {KEPT}")
+    require(
+        not keeps or bool(config.train.init_from), "train.init_from", "a run, since train.init_keeps is set"
+    )
     if config.train.keep_best:
         every = config.train.validate_every
         require(

@@ -10,12 +10,13 @@ SAME_NUMBERS = ("model.remat", "model.encoder_remat", "model.scan_layers")
 """Settings that change the memory and time of a step, and no number beyond rounding."""
 
 FREE = (
-    "workdir", "train", "evaluate", "collect", "mesh", "distributed", "data.path", "data.root", "data.tables",
-    "data.cache", "data.read_threads", "data.workers", "data.memory_mib", "data.max_skipped", *SAME_NUMBERS,
+    "workdir", "train", "evaluate", "collect", "improve", "mesh", "distributed", "data.path", "data.root",
+    "data.tables", "data.cache", "data.read_threads", "data.workers", "data.memory_mib", "data.max_skipped",
+    *SAME_NUMBERS,
 )  # fmt: skip
 """Sections and settings that may differ. (The data is known by its fingerprint.)"""
 
-_SILENT = ("workdir", "evaluate", "collect", "distributed")
+_SILENT = ("workdir", "evaluate", "collect", "improve", "distributed")
 """Of these, what no training step depends on."""
 _ABSENT = "no such setting"
 

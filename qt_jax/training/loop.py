@@ -38,7 +38,7 @@ from qt_jax.training.lock import take as take_lock
 from qt_jax.training.peers import Peers, meet
 from qt_jax.training.preemption import STOPPED, Preemption
 from qt_jax.training.profiler import Profiler
-from qt_jax.training.state import TrainState, learning_rate
+from qt_jax.training.state import TrainState, begun_anew, learning_rate
 from qt_jax.training.validation import Validation
 from qt_jax.training.watchdog import Watchdog
 
@@ -277,4 +277,17 @@ def _initial_state(
     else:
         return state
     target = jax.tree.map(lambda x: x.copy(), params) if state.target_params else {}
-    return dataclasses.replace(state, params=params, target_params=target)
+    state = dataclasses.replace(state, params=params, target_params=target)
+    return _kept(config, state, compiled) if config.train.init_keeps else state
+
+
+def _kept(config: Any, state: TrainState, compiled: program.Program) -> TrainState:
+    """Returns the state with what `config.train.init_keeps` takes from the earlier run."""
+    keeps = config.train.init_keeps
+    before = checkpoints.load_beside_params(config.train.init_from, compiled.state)
+    _print(f"kept of {config.train.init_from}: {', '.join(keeps)}")
+    return dataclasses.replace(
+        state,
+        opt_state=begun_anew(before["opt_state"]) if "optimizer" in keeps else state.opt_state,
+        target_params=before["target_params"] if "target" in keeps else state.target_params,
+    )

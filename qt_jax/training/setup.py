@@ -32,8 +32,8 @@ def prepare(
 ) -> tuple[ml_collections.FrozenConfigDict, Recipe, checkpoints.Assets]:
     """Returns the config with its value range, the recipe of its segments, and the assets.
 
-    State statistics are each dataset's own. A run that started from another (`config.train.init_from`) takes
-    that one's, where it had the dataset.
+    State statistics are each dataset's own, or those of the dataset that it is like. A run that started from
+    another (`config.train.init_from`) takes that one's, where it had the dataset.
 
     Args:
         config: the experiment's.
@@ -82,6 +82,7 @@ def prepare(
         cache=config.data.cache,
         max_skipped=config.data.max_skipped,
         state_statistics=_state_statistics(config, opened, continues=not any_returns),
+        people_alone=config.data.episodes == mixture.INTERVENTIONS,
     )
     conditioned = agents.get(config.agent.name).RETURN_CONDITIONED
     datasets = {
@@ -95,6 +96,7 @@ def prepare(
             target_return=returns.target(source, config) if conditioned else None,
         )
         for source in opened.sources
+        if not source.like
     }
     assets = checkpoints.Assets(
         interface=opened.interface,
@@ -158,6 +160,11 @@ def _check_timesteps(config: Any, opened: Mixture) -> None:
 
 
 def _state_statistics(config: Any, opened: Mixture, continues: bool) -> dict[str, Statistics]:
+    found = _of_robots(config, opened, continues)
+    return {source.name: found[source.like or source.name] for source in opened.sources}
+
+
+def _of_robots(config: Any, opened: Mixture, continues: bool) -> dict[str, Statistics]:
     own = {source.name: source.index.statistics["state"] for source in opened.sources}
     started_from = config.train.init_from
     if not (continues or started_from):

@@ -81,6 +81,18 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
     return optax.masked(optimizer, _trained) if config.model.frozen_encoder else optimizer
 
 
+def begun_anew(opt_state: Any) -> Any:
+    """Returns an optimiser's state whose learning rate begins anew; its moments stay."""
+
+    def begun(part: Any) -> Any:
+        return part._replace(count=part.count * 0) if is_schedule(part) else part
+
+    def is_schedule(part: Any) -> bool:
+        return isinstance(part, optax.ScaleByScheduleState)
+
+    return jax.tree.map(begun, opt_state, is_leaf=is_schedule)
+
+
 def _trained(params: dict) -> Any:
     """Returns which parameters are trained beside a frozen encoder."""
     return jax.tree_util.tree_map_with_path(lambda path, _: not in_encoder(parameter_path(path)), params)

@@ -51,10 +51,25 @@ def test_a_recording_from_its_beginning_to_the_dataset(tmp_path, written, capsys
         record.write(spool, recorder, str(path), fake.SPEC, "")
     (episode,) = written
     assert (episode.task, episode.instruction, len(episode.actions)) == ("mine", "open", 2)
-    assert episode.success
+    assert episode.success and episode.collector == "policy" and not written.about["intervention"]
     said = capsys.readouterr().out
     assert "served: 1 episodes" in said and "left out: 1 episodes without a label, 1 steps before" in said
     assert [file.name for file in tmp_path.iterdir()] == ["served"]
+
+
+def test_a_dataset_says_who_acted_where_a_person_took_over(tmp_path, written):
+    with record.claim(str(tmp_path / "served")) as spool:
+        recorder = Recorder(spool)
+        record_one(recorder)
+        with fake.served(recorder=recorder) as port, Client(f"ws://127.0.0.1:{port}") as robot:
+            act(robot, "open")
+            robot.infer(fake.observation(1, "open", intervention=[0.5, 0.5]))
+            label(robot)
+        record.write(spool, recorder, str(tmp_path / "served"), fake.SPEC, "")
+    assert written.about["intervention"]
+    assert [episode.collector for episode in written] == ["policy", "intervention"]
+    assert [episode.intervention.tolist() for episode in written] == [[False, False], [True, False]]
+    np.testing.assert_array_equal(written[1].actions, [[0.5, 0.5], [-0.75, -0.75]])
 
 
 def test_of_a_chunk_the_step_is_a_decision_with_what_was_executed_of_it(tmp_path, written):

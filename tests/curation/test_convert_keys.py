@@ -12,6 +12,7 @@ import pytest
 from qt_jax.curation import convert
 from qt_jax.curation.convert import keys
 from qt_jax.curation.convert.keys import Key
+from qt_jax.data import directories, lerobot_spec
 from qt_jax.errors import UserError
 from tests.curation import recordings
 from tests.curation.test_action_space import aloha
@@ -260,7 +261,19 @@ def test_who_acted(folder, version):
     assert {episode.collector for episode in all_of(opened)} == {"demonstration"}
     assert becomes(opened)[HUMAN] == ("not used: --intervention tells a person's steps from a policy's")
     opened = source(root, "lerobot", intervention=HUMAN)
-    assert [one.collector for one in all_of(opened)] == ["demonstration", "intervention", "policy"]
+    episodes = all_of(opened)
+    assert [one.collector for one in episodes] == ["demonstration", "intervention", "policy"]
+    for number, one in enumerate(episodes):
+        by_person = [True if number == 0 else number == 1 and t < 1 for t in range(len(one.actions))]
+        np.testing.assert_array_equal(one.intervention, by_person)
+
+    directory = directories.open_dataset(str(root))  # where they lie
+    read = lerobot_spec.spec(str(root), intervention=HUMAN).standardise
+    records = [record for shard in range(len(directory.shards)) for _, record in directory.scan(shard, "")]
+    for record, one in zip(records, episodes, strict=True):
+        found = read(directory.parse(record))
+        assert found.collector == one.collector
+        np.testing.assert_array_equal(found.intervention[:-1], one.intervention)
     assert becomes(opened)[HUMAN] == "who acted"
     with pytest.raises(UserError, match="--intervention is 'took_over', which .* does not have"):
         source(root, "lerobot", intervention="took_over")

@@ -53,9 +53,9 @@ def test_a_record_that_is_too_large_is_refused_before_it_is_made(monkeypatch, si
     assert len(read) == seen
 
 
-def test_a_collected_record_that_is_too_large_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(rlds_writer, "MAX_RECORD", 5_000)
-    episode = RecordedEpisode(
+@pytest.fixture
+def episode() -> RecordedEpisode:
+    return RecordedEpisode(
         task="open",
         collector="demonstration",
         index=3,
@@ -67,5 +67,14 @@ def test_a_collected_record_that_is_too_large_is_refused(tmp_path, monkeypatch):
         success=False,
         dt=0.1,
     )
+
+
+def test_an_episode_says_who_acted_or_it_is_not_written_where_others_say_it(episode):
+    with pytest.raises(UserError, match="open/demonstration/000003 does not say at which steps a person"):
+        rlds_writer._example(episode, intervention=True)
+
+
+def test_a_collected_record_that_is_too_large_is_refused(episode, monkeypatch):
+    monkeypatch.setattr(rlds_writer, "MAX_RECORD", 5_000)
     with pytest.raises(UserError, match="Episode open/demonstration/000003 comes to"):
         rlds_writer._example(episode)

@@ -20,7 +20,7 @@ from qt_jax.data import directories
 from qt_jax.data.lerobot import open_folder
 from qt_jax.data.mixture import fold_of
 from qt_jax.errors import UserError
-from qt_jax.training import datasets, setup
+from qt_jax.training import checkpoints, datasets, setup
 from tests.conftest import run_command
 from tests.data.recipes import make_recipe
 from tests.data.test_lerobot import LENGTHS, REAL, VERSIONS
@@ -177,7 +177,7 @@ def test_what_cannot_be_scored(judged, scored, config, tmp_path):
 def test_a_fold_has_a_folder_of_its_own(config):
     own = judge.of_fold(config, 1, 2)
     assert own.workdir == f"{config.workdir}/fold_1_of_2" and own.data.fold == (1, 2)
-    assert not judge.is_trained(own) and not config.data.fold
+    assert not checkpoints.finished(own) and not config.data.fold
 
 
 @pytest.mark.slow

@@ -292,6 +292,30 @@ def frames(tfds):
     return collected_features(tfds, {"state": state, "front": front}), episodes
 
 
+TOOK_OVER = {"demonstration": (0, 1, 2, 3, 4, 5), "intervention": (1, 2, 5), "policy": ()}
+"""{collector: the steps, of 6, at which a person acted} of the episodes of `interventions`, in this order."""
+
+
+def interventions():
+    """Yields episodes that say step by step whether a person acted; states are numbered as in `numbers`."""
+    from qt_jax.data.recorded import RecordedEpisode
+
+    for number, (collector, steps) in enumerate(TOOK_OVER.items()):
+        yield RecordedEpisode(
+            task="even",
+            collector=collector,
+            index=number,
+            instruction="push the cube",
+            images={},
+            state=np.float32([(number, t) for t in range(7)]),
+            actions=np.full((6, 1), 0.5, np.float32),
+            rewards=np.float32([0, 0, 0, 0, 0, number == 0]),
+            success=number == 0,
+            dt=0.1,
+            intervention=np.isin(np.arange(6), steps),
+        )
+
+
 def unit_statistics(size: int) -> Statistics:
     """Statistics whose normalisation changes nothing."""
     return Statistics(*((value,) * size for value in (0.0, 1.0, -1.0, 1.0, -1.0, 1.0)))
@@ -306,6 +330,9 @@ def picture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 def main(root: str) -> None:
     import tensorflow_datasets as tfds
 
+    from qt_jax.curation import rlds_writer
+    from qt_jax.specs import ActionSpec, ObservationSpec
+
     tfds.disable_progress_bar()
     write(tfds, f"{root}/fractal20220817_data", *fractal(tfds), shards=2)
     write(tfds, f"{root}/bridge_dataset", *bridge(tfds), version="1.0.0")
@@ -314,5 +341,8 @@ def main(root: str) -> None:
     features, episodes = frames(tfds)
     splits = {"val": episodes[8:10], "test": episodes[10:]}
     write(tfds, f"{root}/frames_splits", features, episodes[:8], others=splits)
+    spec = ActionSpec(("x",), (0.0,), (1.0,), (25,)), ObservationSpec((), (0, 0), 2, "e, t")
+    about = dict(zip(("action", "observation"), spec), description="", file_format="tfrecord")
+    rlds_writer.write(f"{root}/interventions", interventions(), intervention=True, **about)
     for file_format in ("tfrecord", "array_record"):
         write(tfds, f"{root}/numbers_{file_format}", *numbers(tfds), file_format=file_format, shards=3)

@@ -1,10 +1,13 @@
 """Which episodes of which dataset train: balances, limits, filters, weights and splits."""
 
 import dataclasses
+from collections import Counter
 
 import numpy as np
 import pytest
 
+from qt_jax import text
+from qt_jax.curation import dataset_summary
 from qt_jax.data import mixture, tables, validation_segments
 from qt_jax.data.mixtures import Share
 from qt_jax.errors import UserError
@@ -17,10 +20,11 @@ from tests.data.recipes import (
     make_config,
     make_iterator,
     make_recipe,
+    numbered,
     steps_of,
     take,
 )
-from tests.data.synthetic import LENGTHS
+from tests.data.synthetic import LENGTHS, TOOK_OVER
 
 
 def test_balance_of_kinds_in_every_batch(synthetic_root):
@@ -85,6 +89,41 @@ def test_a_filter_within_limits_leaves_the_datasets_outcomes(synthetic_root):
 def test_demonstrations_and_failures_leave_out_the_other_successes(synthetic_root):
     found = training_episodes(synthetic_root, episodes="demonstrations_and_failures")
     assert found == [e for e in range(24) if e % 3 != 1]
+
+
+def interventions(root, **data):
+    config = make_config(mixture="interventions", text_encoder=text.ENCODER, **data)
+    own = {"interventions": dataclasses.replace(NUMBERS, path=f"{root}/interventions")}
+    return setup.prepare(config, tables.resolve(config.data, own))[1]
+
+
+def test_of_interventions_the_person_s_steps_are_trained(synthetic_root):
+    recipe = interventions(synthetic_root, episodes="demonstrations_and_interventions")
+    (source,) = recipe.mixture.sources
+    assert source.index.columns["intervened"].tolist() == [6, 3, 0] and source.train.tolist() == [0, 1]
+    trained = Counter()
+    for batch in take(make_iterator(recipe), 6):
+        states = numbered(source.index.statistics["state"], batch.state[batch.trainable])
+        trained.update(map(tuple, states))
+    people = TOOK_OVER.values()
+    assert set(trained) == {(e, t) for e, steps in enumerate(people) for t in steps}
+    assert dataset_summary.people(dataset_summary.summary(recipe, source)) == (
+        "acted at 9 of 18 steps, and took over in 1 episodes"
+    )
+
+
+def test_the_flag_changes_nothing_else(synthetic_root, monkeypatch):
+    """Under every other filter; and an episode that does not say who acted is not guessed at."""
+    recipe = interventions(synthetic_root)
+    (source,) = recipe.mixture.sources
+    assert source.train.tolist() == [0, 1, 2]
+    assert {step for batch in take(make_iterator(recipe), 6) for step in batch.trainable.sum(1)} >= {5}
+    silent = dataclasses.replace(source.index, columns=source.index.columns | {"intervened": np.full(3, -1)})
+    monkeypatch.setattr(mixture.indexing, "load", lambda *_, **__: silent)
+    with pytest.raises(UserError, match="has 1 episodes of 'intervention' that do not say at which steps"):
+        interventions(synthetic_root, episodes="demonstrations_and_interventions")
+    unknown = dataset_summary.summary(recipe, dataclasses.replace(source, index=silent))
+    assert dataset_summary.people(unknown) == ""
 
 
 @pytest.mark.parametrize(

@@ -48,9 +48,11 @@ def cut(
     time_limits="bootstrap",
     chunk=1,
     idle=None,
+    people_alone=False,
 ):
     joint = Interface(network_action, ObservationSpec(cameras, (8, 8), state_dim, ""), 4, chunk)
-    layout = Layout(ACTION, joint, unit_statistics(1), cutting, 0.5, 1.0, (0.0, 1.0), time_limits, idle)
+    of_data = time_limits, idle, people_alone
+    layout = Layout(ACTION, joint, unit_statistics(1), cutting, 0.5, 1.0, (0.0, 1.0), *of_data)
     rows = segments.Rows(layout, 1, Buffers())
     rows.fill(0, segments.prepare(episode, np.zeros(4, np.float32), layout), number, cutting)
     batch = rows.segment()
@@ -106,6 +108,19 @@ def test_idle_steps_are_not_trained_in_whichever_cut_they_lie():
         np.testing.assert_array_equal(
             trained, [s for s in sorted(moving | {11}) if 7 * number <= s < 7 * number + 7]
         )
+
+
+@pytest.mark.parametrize(
+    "chunk, trained",
+    [(1, [0, 1, 1, 0, 1, 1]), (2, [0, 1, 0, 0, 1, 1]), (3, [0, 0, 0, 0, 1, 1])],
+)
+def test_a_decision_is_a_person_s_if_all_its_actions_are(chunk, trained):
+    acted = np.asarray([0, 1, 1, 0, 1, 1], bool)
+    episode = dataclasses.replace(make_episode(6), intervention=acted)
+    found = cut(episode, 0, Cutting(8, 1, 1), chunk=chunk, people_alone=True)
+    np.testing.assert_array_equal(found["trainable"], [*trained, 0, 0])
+    whole, silent = (cut(e, 0, Cutting(8, 1, 1), chunk=chunk) for e in (episode, make_episode(6)))
+    jax.tree.map(np.testing.assert_array_equal, whole, silent)
 
 
 def test_an_unknown_meaning_of_time_limits_is_named():

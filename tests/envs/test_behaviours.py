@@ -86,7 +86,8 @@ def test_people_give_demonstrations():
     (plans,) = collectors.plan_episodes(config.collect, ("left",))
     assert [plan.collector for plan in plans] == ["human"] * 3 + ["wander"] * 2
     episodes = collectors.collect_episodes(config, plans)
-    assert all(episode.success for episode in episodes[:3])
+    assert all(episode.success and episode.intervention.all() for episode in episodes[:3])
+    assert not any(episode.intervention.any() for episode in episodes[3:])
 
 
 @pytest.mark.parametrize(
@@ -112,8 +113,9 @@ def test_a_person_takes_over_from_a_policy_in_pieces():
     actions = []
     for seed in range(200):
         behaviour = behaviours.Intervened(policy, config, "left", np.random.default_rng(seed))
-        actions.append([behaviour(STATE, {}) for _ in range(60)])
-    taken = (np.asarray(actions) == LEFT).all(axis=-1)
+        actions.append([(*behaviour(STATE, {}), behaviour.by_person) for _ in range(60)])
+    taken = (np.asarray(actions)[..., :2] == LEFT).all(axis=-1)
+    np.testing.assert_array_equal(np.asarray(actions)[..., 2], taken)
     assert taken.mean() == pytest.approx(0.3, abs=0.02) and len(asked) == 200 * 60
     lengths = [[len([*same]) for _, same in itertools.groupby(episode)][:-1] for episode in taken]
     assert min(itertools.chain(*lengths)) == 2  # the last of an episode is cut by its end
@@ -132,3 +134,30 @@ def test_a_policys_episodes_are_those_that_it_plays(trained):
     image = np.asarray(Image.open(io.BytesIO(episode.images["front"][0])))
     decided = policy.infer(seen | {"observation/front": image})["actions"][0]
     assert np.abs(decided - episode.actions[0]).max() < 0.3  # of a JPEG
+
+
+def ends_left(episode) -> bool:
+    return bool(episode.state[-1, 0] < 0)
+
+
+def without_a_word(episode) -> None:
+    return None
+
+
+def test_a_function_of_one_s_own_labels_autonomous_episodes():
+    config = make_config(demonstrations=2, autonomous=6, mix={"wander": 1.0}, label=f"{__name__}:ends_left")
+    (plans,) = collectors.plan_episodes(config.collect, ("right",))
+    episodes = collectors.collect_episodes(config, plans)
+    assert all(episode.success and not ends_left(episode) for episode in episodes[:2])
+    assert {episode.success for episode in episodes[2:]} == {False, True}
+    for episode in episodes[2:]:
+        assert episode.success == ends_left(episode) == episode.rewards[-1] and not episode.rewards[:-1].any()
+
+    config.collect.label = f"{__name__}:without_a_word"
+    with pytest.raises(
+        UserError, match="without_a_word' gives None of episode right/wander/000002; expected Tr"
+    ):
+        collectors.collect_episodes(config, plans)
+    config.collect.label = "success"
+    with pytest.raises(UserError, match="config.collect.label is 'success'; expected one of simulator, or"):
+        collectors.plan_episodes(config.collect, ("right",))

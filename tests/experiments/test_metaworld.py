@@ -6,10 +6,12 @@ import pytest
 
 from benchmarks import claim, fleet, metaworld_states, metaworld_tries, packs, paired, results
 from benchmarks import metaworld_images as metaworld_images_runner
-from experiments import metaworld_benchmark, metaworld_eyes, metaworld_images
+from benchmarks import metaworld_improve as metaworld_improve_runner
+from experiments import metaworld_benchmark, metaworld_eyes, metaworld_images, metaworld_improve
 from experiments.metaworld_recipes import METHODS, RECIPES
 from experiments.metaworld_tries import SEED_0
 from qt_jax.cli.settings import flattened
+from qt_jax.improvement import settings as rounds
 from qt_jax.training.config import validate
 
 
@@ -126,6 +128,36 @@ def test_runs_with_other_eyes_are_valid_and_differ_in_nothing_else():
         validate(config, devices=1)
         others = {key for key, value in flat[eyes].items() if value != flat["patch"][key]}
         assert {key.removeprefix("--config.") for key in others} <= {*metaworld_eyes.EYES[eyes], "workdir"}
+
+
+def test_rounds_begin_with_demonstrations_alone_and_differ_in_the_method():
+    def of(method, start="ten"):
+        config = metaworld_improve.get_config(f"{method},{start},3")
+        validate(config, devices=1)
+        rounds.check(config)
+        return config
+
+    configs = {method: of(method) for method in metaworld_improve.METHODS}
+    shares = {method: round(config.improve.new_share, 6) for method, config in configs.items()}
+    assert shares == dict.fromkeys(shares, 0.5) | {"decision_transformer": 0.7}
+    for config in configs.values():
+        assert config.collect.autonomous == 0 and not any(config.data.balance.values())
+    same = ("collect", "evaluate", "env")
+    assert len({str([config[part] for part in same]) for config in configs.values()}) == 1
+    assert of("awac", "poor").collect.demonstrations == 3
+
+
+def test_the_last_round_is_compared_with_the_start_and_with_imitation():
+    def run(method, seed, *rounds):
+        of_round = [{"push": [True] * good + [False] * (10 - good)} for good in rounds]
+        return {"run": f"{method},ten,{seed}", "success": of_round}
+
+    ours = [run("q_transformer_dropout", seed, 2, 4 + seed, 6 + 2 * seed) for seed in (0, 1)]
+    theirs = [run("bc_successes", seed, 2, 2, 3) for seed in (0, 1)]
+    lines = metaworld_improve_runner.table(ours + theirs).splitlines()
+    assert lines[2].startswith("| ten | q_transformer_dropout | 2 | 20% | 45% | 70% | +50% [")
+    assert lines[3] == "| ten | bc_successes | 2 | 20% | 20% | 30% | +10% [+10%, +10%] |"
+    assert lines[5].startswith("ten, after the last round: q_transformer_dropout less bc_successes +40% [")
 
 
 def test_no_other_method_has_fewer_tries_than_ours():

@@ -83,6 +83,37 @@ def test_a_label_with_another_prompt_is_refused_and_the_episode_stays(robot, rec
     assert len(recorded(spool)) == 1 and recorder.unlabelled == 1
 
 
+def test_what_a_person_took_over_is_recorded_as_that_person_s(robot, spool):
+    """At the second step and the last; the policy decides (-0.75, -0.75)."""
+    robot.infer(fake.observation(0, "open"))
+    robot.infer(fake.observation(1, "open"))
+    robot.infer(fake.observation(2, "open", intervention=np.float32([[0.5, 2.0]])))
+    robot.infer(fake.observation(9, "open", label={"success": True}, intervention=[0.25, 0.0]))
+    (episode,) = spool.read()
+    np.testing.assert_array_equal(episode.actions, [[-0.75, -0.75], [0.5, 2.0], [0.25, 0.0]])
+    assert episode.intervention.tolist() == [False, True, True] and spool.has_interventions()
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ([0.5], r"Key 'intervention' is int|float64\[1\], expected 2 finite numbers"),
+        ([0.5, np.nan], "expected 2 finite numbers"),
+        ("left", "'intervention' is a str, expected an array"),
+    ],
+)
+def test_a_takeover_without_its_actions_is_refused_and_the_episode_stays(robot, spool, given, words):
+    seen = fake.observation(0, "open")
+    with pytest.raises(Refused, match="'intervention' is about the step before, and this session has none"):
+        robot.infer(seen | {"intervention": [0.5, 0.5]})
+    robot.infer(seen)
+    for more in ({}, {"label": {"success": True}}):
+        with pytest.raises(Refused, match=words):
+            robot.infer(seen | {"intervention": given} | more)
+    label(robot)
+    assert recorded(spool) == [("open", [0, 9], 1)] and not spool.has_interventions()
+
+
 @pytest.mark.parametrize("success", [np.bool_(1), np.array(True), np.int64(1), np.array(1), np.float32(1), 1])
 def test_a_success_may_be_a_number_of_numpy(robot, spool, success):
     act(robot, "open")

@@ -44,7 +44,7 @@ def open_source(settings: Settings) -> Source:
             f"--collector={settings.collector} says who acted at all steps, --intervention says it step by "
             "step; give one of them."
         )
-    source = FORMATS[settings.format](settings)
+    source = _opened(settings)
     if not (to := settings.action_space):
         return source
     spaces, given = source.spaces, settings.action_state is not None
@@ -52,9 +52,14 @@ def open_source(settings: Settings) -> Source:
         turn = action_space.turn(spaces, to, settings.delta_unit, given)
     if not turn:
         return dataclasses.replace(source, notes=(*source.notes, f"--action_space={to}: they are so already"))
-    source = FORMATS[settings.format](dataclasses.replace(settings, turn=turn))
+    source = _opened(dataclasses.replace(settings, turn=turn))
     notes = (*source.notes, f"--action_space={to}: {turn.described(spaces)}")
     return dataclasses.replace(source, spaces=action_space.after(spaces, turn), notes=notes)
+
+
+def _opened(settings: Settings) -> Source:
+    source = FORMATS[settings.format](settings)
+    return dataclasses.replace(source, intervention=bool(settings.intervention))
 
 
 def open_sources(settings: Sequence[Settings]) -> Source:
@@ -103,6 +108,7 @@ def write(
         file_format=file_format,
         reward=reward,
         action_space=action_space.metadata(source.spaces),
+        intervention=source.intervention,
     )
     notes: list[str] = []
     count, skipped = source.episodes, len(source.skips.errors)

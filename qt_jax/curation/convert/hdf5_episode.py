@@ -155,7 +155,7 @@ def _recording(given: Settings, layout: Layout, content: Any, place: Place) -> t
         success=outcome(layout.success, column, name),
         rewards=column(given.reward) if given.reward else None,
         dt=1.0 / (given.fps or _frequency(content, episode, name)),
-        human=column(given.intervention) if given.intervention else None,
+        intervention=column(given.intervention) if given.intervention else None,
     )
     return turned(whole, given.turn), texts
 

@@ -407,7 +407,7 @@ def _recording(given: Settings, layout: Layout, piece: Piece, table: Any) -> Rec
         rewards=column(given.reward) if given.reward else None,
         dt=1.0 / layout.fps,
         first=piece.start,
-        human=column(given.intervention) if given.intervention else None,
+        intervention=column(given.intervention) if given.intervention else None,
     )
     return turned(recording, given.turn)
 

@@ -19,12 +19,10 @@ from qt_jax.curation.convert.action_space import Space, Turn
 from qt_jax.curation.convert.bounds import Bounds
 from qt_jax.curation.convert.keys import Key
 from qt_jax.curation.convert.skips import Skips, naming
-from qt_jax.data.recorded import RecordedEpisode, is_mark, rewards_of
+from qt_jax.data.recorded import RecordedEpisode, collector_of, is_mark, rewards_of
 from qt_jax.errors import UserError
-from qt_jax.specs import DEMONSTRATION, ActionSpec, ObservationSpec
+from qt_jax.specs import ActionSpec, ObservationSpec
 
-MIXED, POLICY = "intervention", "policy"
-"""Collectors of the episodes in which a person acted at some steps, and at none."""
 Indexed = tuple[int, RecordedEpisode | UserError]
 """An episode's place in the dataset, and the episode or what is wrong with it."""
 
@@ -45,6 +43,7 @@ class Source:
         skips: the episodes that are left out already, and how many more may be.
         validation: units of work whose episodes are a split of their own, counted in `episodes`.
         spaces: whether each dim of the action is absolute or a delta; empty: of a format that does not say.
+        intervention: whether the episodes say step by step if a person acted.
     """
 
     units: list[Any]
@@ -58,6 +57,7 @@ class Source:
     skips: Skips
     validation: tuple[Any, ...] = ()
     spaces: tuple[Space, ...] = ()
+    intervention: bool = False
 
     @property
     def action(self) -> ActionSpec:
@@ -87,7 +87,7 @@ class Recording:
         rewards: [T]; None: 1 at the transition that succeeds, else 0.
         dt: seconds that each action was held.
         first: which step of the file's episode the first one is.
-        human: [T], positive where a person acted; None: the flags say who acted at all steps.
+        intervention: [T], positive where a person acted; None: the flags say who acted at all steps.
     """
 
     name: str
@@ -99,7 +99,7 @@ class Recording:
     rewards: np.ndarray | None
     dt: float
     first: int = 0
-    human: np.ndarray | None = None
+    intervention: np.ndarray | None = None
 
 
 def turned(recording: Recording, turn: Turn | None) -> Recording:
@@ -131,7 +131,7 @@ def part(whole: Recording, start: int, stop: int, instruction: str) -> Recording
         actions=whole.actions[start:stop],
         success=steps(whole.success),
         rewards=steps(whole.rewards),
-        human=steps(whole.human),
+        intervention=steps(whole.intervention),
         first=start,
     )
 
@@ -153,9 +153,10 @@ def finish(recording: Recording, index: int, collector: str) -> RecordedEpisode:
     rewards = rewards_of(last, recording.success, recording.rewards)
     length = len(rewards)
 
-    if recording.human is not None:
-        human = recording.human[:length] > 0
-        collector = DEMONSTRATION if human.all() else MIXED if human.any() else POLICY
+    by_person = None
+    if recording.intervention is not None:
+        by_person = recording.intervention[:length] > 0
+        collector = collector_of(by_person)
 
     at = recording.first + length - 1
     notes = (f"{recording.name}: {last - length} actions after its success, at step {at}, are not used",)
@@ -170,6 +171,7 @@ def finish(recording: Recording, index: int, collector: str) -> RecordedEpisode:
         rewards=rewards,
         success=bool(np.any(recording.success)),
         dt=recording.dt,
+        intervention=by_person,
         notes=notes if length < last else (),
     )
 
@@ -195,7 +197,11 @@ def check(recording: Recording) -> int:
         )
 
     values = {"action": recording.actions, "state": recording.state}
-    columns = {"reward": recording.rewards, "success": recording.success, "intervention": recording.human}
+    columns = {
+        "reward": recording.rewards,
+        "success": recording.success,
+        "intervention": recording.intervention,
+    }
     for what, column in columns.items():
         if isinstance(column, np.ndarray):
             if len(column) != given:

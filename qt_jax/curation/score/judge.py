@@ -35,13 +35,6 @@ def of_fold(config: Any, fold: int, folds: int) -> ml_collections.ConfigDict:
     return own
 
 
-def is_trained(config: Any) -> bool:
-    """Returns whether the run of this config has its last step."""
-    return checkpoints.exists(config.workdir) and (
-        checkpoints.latest_step(config.workdir) >= config.train.steps
-    )
-
-
 @dataclasses.dataclass(frozen=True)
 class Judge:
     """The network of one fold, and the segments that it looks at.
@@ -76,7 +69,7 @@ class Judge:
         config, recipe, assets = setup.prepare(ml_collections.FrozenConfigDict(config), entries)
         checkpoints.check_same_run(config.workdir, assets)
         params, _, step = checkpoints.load_params(config.workdir)
-        recipe = dataclasses.replace(recipe, idle=None)  # an idle step is judged too
+        recipe = recipe.of_every_step()
         ensemble = agents.make_ensemble(config, recipe.mixture.interface)
 
         def values(params: dict, batch: Segment) -> tuple[jax.Array, jax.Array]:
