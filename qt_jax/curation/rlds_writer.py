@@ -46,6 +46,7 @@ def write(
     reward: str = "success",
     action_space: Mapping[str, Any] | None = None,
     validation: Iterable[RecordedEpisode] | None = None,
+    limited: bool = False,
 ) -> epath.Path:
     """Writes `episodes` as the RLDS dataset `path`/1.0.0 and returns that directory.
 
@@ -62,12 +63,13 @@ def write(
         reward: `DatasetSpec.reward` of the dataset when it is opened by its path alone.
         action_space: {name of an action: the entry of the state that it moves, and how}.
         validation: episodes of a split of their own; read after the others.
+        limited: whether each step has `RecordedEpisode.limited`, which its episode then has.
 
     Raises:
         UserError: for an unknown file format, an episode too large for a record, or when `path` already holds
             a dataset.
     """
-    target = _Target(path, action, observation, description, file_format, reward, action_space or {})
+    target = _Target(path, action, observation, description, file_format, reward, action_space or {}, limited)
     splits = {"train": episodes} | ({} if validation is None else {"validation": validation})
     return _prepare(target, {name: functools.partial(_examples_of, split) for name, split in splits.items()})
 
@@ -181,6 +183,7 @@ class _Target:
     file_format: str
     reward: str
     action_space: Mapping[str, Any]
+    limited: bool = False
 
 
 def _prepare(target: _Target, generate: Mapping[str, Callable[[], Any]], **beam: Any) -> epath.Path:
@@ -200,7 +203,8 @@ def _prepare(target: _Target, generate: Mapping[str, Callable[[], Any]], **beam:
     return path / VERSION
 
 
-def _features(tfds: Any, rlds: Any, action: ActionSpec, observation: ObservationSpec):
+def _features(tfds: Any, rlds: Any, target: _Target):
+    action, observation = target.action, target.observation
     features, size = tfds.features, (*observation.image_size, 3)
 
     def image(camera: str) -> Any:
@@ -223,6 +227,8 @@ def _features(tfds: Any, rlds: Any, action: ActionSpec, observation: Observation
         rlds.IS_LAST: features.Scalar(np.bool_),
         rlds.IS_TERMINAL: features.Scalar(np.bool_),
     }
+    if target.limited:
+        steps["limited"] = features.Text(doc="Safety limits that altered the action, joined by commas.")
     return features.FeaturesDict(
         {
             rlds.STEPS: features.Dataset(steps),
@@ -247,7 +253,7 @@ def _builder(tfds: Any, target: _Target, generate: Mapping[str, Callable[[], Any
         def _info(self):
             return self.dataset_info_from_configs(
                 description=target.description,
-                features=_features(tfds, import_rlds(), action, target.observation),
+                features=_features(tfds, import_rlds(), target),
                 metadata=tfds.core.MetadataDict(
                     action={
                         "names": list(action.names),
@@ -293,7 +299,8 @@ def _steps(rlds: Any, episode: RecordedEpisode) -> Iterator[dict[str, Any]]:
         observation: dict[str, Any] = {name: io.BytesIO(frames[t]) for name, frames in episode.images.items()}
         if episode.state.shape[-1]:
             observation["state"] = episode.state[t]
-        yield {
+        limited = {} if episode.limited is None else {"limited": "" if ended else episode.limited[t]}
+        yield limited | {
             rlds.OBSERVATION: observation,
             rlds.ACTION: np.zeros_like(episode.actions[0]) if ended else episode.actions[t],
             rlds.REWARD: np.float32(0.0 if ended else episode.rewards[t]),

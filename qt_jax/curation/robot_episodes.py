@@ -58,6 +58,7 @@ def write(
         observation=spec.interface.observation,
         description=description,
         file_format="array_record",
+        limited=spec.limits is not None,
     )
 
 
@@ -81,4 +82,5 @@ def _recorded(episodes: Iterable[LabelledEpisode], spec: PolicySpec) -> Iterator
             dt=spec.dt * spec.interface.execute,
         )
         episode = recording.finish(recorded, index, COLLECTOR)
-        yield dataclasses.replace(episode, task=labelled.task or episode.task)
+        limited = None if spec.limits is None else tuple(labelled.limited[: len(episode.actions)].tolist())
+        yield dataclasses.replace(episode, task=labelled.task or episode.task, limited=limited)

@@ -27,6 +27,8 @@ class RecordedEpisode:
         success: whether the last transition solved the task; it is terminal then.
         dt: seconds that each action was held.
         notes: what a person should look at; not written.
+        limited: of a policy with safety limits, for each transition the names of those that altered its
+            action, joined by commas; None: of others.
     """
 
     task: str
@@ -40,6 +42,7 @@ class RecordedEpisode:
     success: bool
     dt: float
     notes: tuple[str, ...] = ()
+    limited: tuple[str, ...] | None = None
 
     @property
     def episode_id(self) -> str:
@@ -61,6 +64,7 @@ class LabelledEpisode:
         state: float32 [T + 1, S].
         actions: float32 [T, D].
         success: the operator's label.
+        limited: [T] texts, the names of the safety limits that altered each action, joined by commas.
     """
 
     instruction: str
@@ -69,6 +73,7 @@ class LabelledEpisode:
     state: np.ndarray
     actions: np.ndarray
     success: bool
+    limited: np.ndarray
 
 
 def rewards_of(transitions: int, success: bool | np.ndarray, rewards: np.ndarray | None) -> np.ndarray:

@@ -26,6 +26,7 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "deadline_ms": (int, float),
     "return_scores": (bool,),
     "seed": (int,),
+    "age_ms": (int, float),
 }
 EMBEDDING, CANDIDATES = "instruction_embedding", "candidates"
 MAX_PROMPT = 1000
@@ -159,7 +160,8 @@ class Keys:
         reset, seed = message.get("reset", False), message.get("seed")
         candidates = self._array(message, CANDIDATES) if CANDIDATES in message else None
         instruction = self._instruction(message)
-        return Request(session, images, state, instruction, reset, seed, called, candidates)
+        age_ms = message.get("age_ms")
+        return Request(session, images, state, instruction, reset, seed, called, candidates, age_ms)
 
     @functools.cached_property
     def _known(self) -> frozenset[str]:
@@ -239,6 +241,8 @@ def options(message: dict[str, Any]) -> dict[str, Any]:
         )
     if message.get("seed", 0) < 0:
         raise Refused("bad_observation", f"Optional key 'seed' is {message['seed']}, expected 0 or more.")
+    if not 0 <= (age := message.get("age_ms", 0)) < float("inf"):
+        raise Refused("bad_observation", f"Optional key 'age_ms' is {age}, expected milliseconds from 0 on.")
     return {key: message[key] for key in OPTIONAL if key in message}
 
 
@@ -256,4 +260,6 @@ def reply(decision: Decision | Ranking, with_scores: bool) -> dict[str, Any]:
     }
     if with_scores:  # -inf, of bins that are not there, is no JSON number
         message["scores"] = np.maximum(decision.scores, np.finfo(np.float32).min)
+    if decision.limited:
+        message["limited"] = [one.to_json() for one in decision.limited]
     return message

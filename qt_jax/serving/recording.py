@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,18 @@ MAX_STEPS = 5_000
 KEPT_BYTES = 2**30
 """Bytes of labelled episodes that are kept in memory while the disk does not take them; more are lost."""
 
-Steps = list[tuple[Request, np.ndarray]]
+
+class Step(NamedTuple):
+    """What was seen, and what was done then."""
+
+    request: Request
+    action: np.ndarray
+    """float32 [D], of all that was executed after the decision."""
+    limited: str
+    """Names of the limits (`safety.LIMITS`) that altered it, joined by commas; empty: none."""
+
+
+Steps = list[Step]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,11 +102,12 @@ class Recorder:
         if decision.step == 0:
             self.forget(request.session)
         steps = self._steps.setdefault(request.session, [])
-        if steps and not _same(steps[-1][0].instruction, request.instruction):
+        if steps and not _same(steps[-1].request.instruction, request.instruction):
             self.left_out += len(steps)
             steps.clear()
         if len(steps) < MAX_STEPS:
-            steps.append((request, decision.actions.ravel()))
+            limited = ",".join(sorted({one.limit for one in decision.limited}))
+            steps.append(Step(request, decision.actions.ravel(), limited))
 
     def forget(self, session: Hashable) -> None:
         """Drops a session's episode, which was not labelled."""
@@ -115,7 +127,7 @@ class Recorder:
         steps = self._steps.get(last.session)
         if not steps:
             raise Refused("unknown_session", "This session has no step that could be labelled.")
-        sentence, other = steps[-1][0].instruction, last.instruction
+        sentence, other = steps[-1].request.instruction, last.instruction
         if not isinstance(sentence, str):
             reason = "An episode whose instruction is an embedding cannot be recorded; send the sentence."
             raise Refused("bad_observation", reason)
@@ -186,14 +198,15 @@ def _same(one: str | np.ndarray, other: str | np.ndarray) -> bool:
 
 
 def _episode(steps: Steps, last: Request, label: Label) -> LabelledEpisode:
-    seen = [request for request, _ in steps] + [last]
+    seen = [step.request for step in steps] + [last]
     return LabelledEpisode(
-        instruction=str(steps[-1][0].instruction),
+        instruction=str(steps[-1].request.instruction),
         task=label.task,
         images={name: np.stack([request.images[name] for request in seen]) for name in last.images},
         state=np.stack([request.state for request in seen]),
-        actions=np.stack([action for _, action in steps]),
+        actions=np.stack([step.action for step in steps]),
         success=label.success,
+        limited=np.asarray([step.limited for step in steps]),
     )
 
 

@@ -22,13 +22,13 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
 
-import qt_jax
 from qt_jax.errors import UserError
 from qt_jax.policy.candidates import MAX_HORIZON
 from qt_jax.policy.observations import CANDIDATES, MAX_PROMPT, Keys, options, plain, reply
 from qt_jax.policy.runtime import check
 from qt_jax.policy.sessions import Decision, Refused, Request, Sessions
 from qt_jax.serving import telemetry, wire
+from qt_jax.serving.about import metadata
 from qt_jax.serving.access import Access, cannot_listen
 from qt_jax.serving.batching import Batcher, Timed
 from qt_jax.serving.connection import Connection
@@ -40,6 +40,8 @@ MAX_VALUES = 1000
 """Instructions in one request for values."""
 PENDING_BYTES = 2**25
 """Bytes of one connection's requests that may wait for their replies."""
+_ANSWERED = frozenset(("superseded", "late", "shutting_down"))
+"""Refusals at which a robot acts on something else: a newer observation, or its own limits."""
 CLOSE_S = 2.0
 """Seconds for a closing handshake, and for the replies before it; then the connection is cut off."""
 
@@ -114,26 +116,7 @@ class Server:
         self._open: set[ServerConnection] = set()
         self._pending = 0
         self._draining = False
-        self.metadata = about | {
-            "server": f"qt_jax {qt_jax.__version__}",
-            "observation": self._keys.describe(self._spec.interface.observation),
-            "instruction_embedding": {
-                "instead_of": self._keys.prompt,
-                "shape": [self._spec.interface.instruction_dim],
-                "text_encoder": self._spec.text_encoder,
-            },
-            "action": dataclasses.asdict(self._spec.interface.action),
-            "decision": dataclasses.asdict(self._spec.interface.decision),
-            "execute": self._spec.interface.execute,
-            "score": self._spec.score_name,
-            "decode": str(self._spec.decoding),
-            "candidates": self._spec.candidates,
-            "support": self._spec.support_name,
-            "control_period_s": self._spec.dt,
-            "window": self._spec.window,
-            "sessions": sessions.limit,
-            "begin_an_episode": "connect anew, or send reset: true with its first observation",
-        }
+        self.metadata = about | metadata(self._spec, self._keys, sessions.limit)
         self._pages = Pages(
             self._access, self._metrics, self._dashboard, self.metadata, lambda: len(sessions)
         )
@@ -255,6 +238,7 @@ class Server:
             code = "ok"
         except Refused as refused:
             code = refused.code
+            echo |= await self._fall_back((peer.number, echo.get("session_id")), code)
             reply = _error(code, str(refused), refused.in_history, echo)
         except Exception:
             self._log.exception("a request failed", extra={"fields": {"connection": peer.number}})
@@ -270,6 +254,18 @@ class Server:
         self._metrics.total.observe(time.perf_counter() - start)
         if code != "ok":
             self._log.info("refused", extra={"fields": {"connection": peer.number, "code": code, **echo}})
+
+    async def _fall_back(self, session: SessionKey, code: str) -> dict[str, Any]:
+        """Returns what the robot does after a refusal, if the policy's limits say so."""
+        limits = self._spec.limits
+        if limits is None or not limits.on_refused or code in _ANSWERED:
+            return {}
+        action = await asyncio.wrap_future(self._batcher.call(lambda: self._sessions.fall_back(session)))
+        if action is None:
+            return {}
+        self._metrics.limited.labels("refused").inc()
+        self._dashboard.count(session, "refused")
+        return {"fallback": action.tolist()}
 
     async def _reply(
         self, peer: _Peer, data: bytes | str, overloaded: bool, start: float, echo: dict[str, Any]
@@ -328,6 +324,9 @@ class Server:
         self._metrics.infer.observe(timed.infer_s)
         self._metrics.queue.observe(timed.queue_s)
         self._metrics.batch.observe(timed.batch)
+        if isinstance(timed.answer, Decision):
+            for one in timed.answer.limited:
+                self._metrics.limited.labels(one.limit).inc()
         if name in peer.names and isinstance(timed.answer, Decision):
             self._dashboard.record((peer.number, name), request, timed.answer, total_ms)
 

@@ -99,7 +99,7 @@ class Spool(contextlib.AbstractContextManager):
         }
         for path in self.files():
             with _naming(path):
-                rows = {name: shape[1:] for name, shape in _shapes(path).items() if shape}
+                rows = {name: shape[1:] for name, shape in _shapes(path).items() if len(shape) > 1}
             if rows != expected:
                 difference = f"it has {_listed(rows)}, this one {_listed(expected)}"
                 raise UserError(
@@ -202,4 +202,5 @@ def _read(path: Path) -> LabelledEpisode:
             state=file["state"],
             actions=file["actions"],
             success=bool(file["success"]),
+            limited=file["limited"],
         )
