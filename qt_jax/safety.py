@@ -17,16 +17,20 @@ import numpy as np
 from qt_jax.errors import UserError, first_line
 
 if TYPE_CHECKING:
-    from qt_jax.specs import Interface
+    from qt_jax.specs import ActionSpec
 
-KINDS = ABSOLUTE, DELTA = ("absolute", "delta")
-"""What a dim of an action is: where the robot is to go, or how far it is to move in a control step."""
+KINDS = ABSOLUTE, DELTA, OTHER = ("absolute", "delta", "other")
+"""What a dim of an action is: where the robot is to go, how far it is to move in a control step, or something
+else, such as a gripper's open and closed, or a velocity.
+"""
+MOVES = (ABSOLUTE, DELTA)
+"""Kinds that move a position."""
 FALLBACKS = HOLD, STOP = ("hold", "stop")
 """What is done in the place of an action: the last one again, or the user's own stop action."""
 LAST = "last"
 """As the stop action of an absolute dim: where it was last sent."""
-LIMITS = ("bounds", "box", "change", "velocity", "stale", "late", "refused", "lost")
-"""Names of what may alter an action, as they are counted and shown. "lost": the connection was."""
+LIMITS = ("bounds", "box", "change", "velocity", "stale", "late", "refused")
+"""Names of what may alter an action, as they are counted and shown."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +43,7 @@ class DimLimits:
     """
 
     kind: str = ""
-    """"absolute" or "delta"; box, change and velocity need it."""
+    """"absolute", "delta" or "other" (`KINDS`); box, change and velocity are of the first two."""
     entry: int | None = None
     """Entry of the state that says where the dim is."""
     unit: float = 1.0
@@ -76,8 +80,8 @@ class DimLimits:
         elif self.kind != ABSOLUTE:
             raise UserError(f"stop is {LAST!r}, which is of absolute dims; give a number, of a delta 0.")
         for name in ("box", "change", "velocity"):
-            if getattr(self, name) is not None and not self.kind:
-                raise UserError(f"{name} needs to know what the dim is; give kind, one of {KINDS}.")
+            if getattr(self, name) is not None and self.kind not in MOVES:
+                raise UserError(f"{name} is of positions; give kind, {ABSOLUTE!r} or {DELTA!r}.")
         self._check_entry()
 
     def _check_entry(self) -> None:
@@ -157,7 +161,8 @@ class SafetyLimits:
         try:
             return cls.from_json(json.loads(Path(path).read_text()))
         except (OSError, ValueError, UserError) as error:
-            raise UserError(f"limits={path} cannot be used: {first_line(error)}") from error
+            why = getattr(error, "strerror", None) or first_line(error)
+            raise UserError(f"limits={path} cannot be used ({why}); give a JSON file of limits.") from error
 
     @classmethod
     def from_json(cls, value: Any) -> SafetyLimits:
@@ -173,9 +178,8 @@ class SafetyLimits:
             raise UserError(f"dims is {str(dims)[:50]!r}; give an object from names of dims to their limits.")
         return cls(**fields | {"dims": {name: _of_dim(name, given) for name, given in dims.items()}})
 
-    def check(self, own: Interface) -> None:
+    def check(self, action: ActionSpec, state_dim: int) -> None:
         """Raises a UserError naming what does not fit the robot's action and state."""
-        action, state_dim = own.action, own.observation.state_dim
         if unknown := sorted(set(self.dims) - set(action.names)):
             raise UserError(f"The limits have dims {unknown}, the action has {list(action.names)}.")
         for name, low, high in zip(action.names, action.low, action.high):

@@ -249,7 +249,7 @@ class PolicySpec:
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise UserError(f"PolicySpec: {name} is {getattr(self, name)!r}; give its name.")
         if self.limits is not None:
-            self.limits.check(self.interface)
+            self.limits.check(self.interface.action, self.interface.observation.state_dim)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> PolicySpec:

@@ -69,6 +69,8 @@ def main(config: Any) -> None:
     print(
         f"{written.path}: {size:.1f} MiB, step {about['provenance']['step']}, decodes {written.spec.decoding}"
     )
+    if written.spec.limits is not None:
+        print(f"safety limits of {FLAGS.limits}: {', '.join(written.spec.limits.dims) or 'fallbacks alone'}")
     print(agreement.summary(about["agreement"], "the checkpoint"))
     print(f"serve it: python -m qt_jax serve --artefact={written.path}")
 

@@ -10,6 +10,11 @@ import numpy as np
 
 from qt_jax.safety import ABSOLUTE, DELTA, HOLD, LAST, STOP, DimLimits, SafetyLimits
 
+_ROUNDING = np.float32(1e-6)
+"""How far beyond a limit, as a share of a value above 1, rounding may bring what was limited before: the
+client limits again what the server did.
+"""
+
 
 @dataclasses.dataclass(frozen=True)
 class Limited:
@@ -93,19 +98,20 @@ class Guard:
         # A rounding error is not a control step.
         if how == HOLD and self._held_s > (self._limits.hold_ms or 0.0) / 1000 + 1e-6:
             how = STOP
-        stopped = np.where(np.isnan(self._stop), self.last, self._stop)
-        action, altered = self._executed(self.last if how == HOLD else stopped)
+        action, altered = self._executed(self.last) if how == HOLD else self.stop()
         return action, [Limited(why, how), *altered]
 
-    def correct(self, executed: np.ndarray) -> None:
-        """Takes the robot's word for what it executed last, [D]."""
-        self.last = executed.astype(np.float32)
+    def stop(self) -> tuple[np.ndarray, list[Limited]]:
+        """Returns the user's stop action, as `limit` does."""
+        return self._executed(np.where(np.isnan(self._stop), self.last, self._stop))
 
     def _executed(self, action: np.ndarray) -> tuple[np.ndarray, list[Limited]]:
         altered, value = [], action.astype(np.float32)
         for limit, low, high in self._ranges():
-            inside = np.clip(value, low, high)
-            for dim in np.flatnonzero(inside != value):
+            slack = _ROUNDING * np.maximum(1, np.abs(value))
+            beyond = (value < low - slack) | (value > high + slack)
+            inside = np.where(beyond, np.clip(value, low, high), value)
+            for dim in np.flatnonzero(beyond):
                 altered.append(Limited(limit, self._names[dim], float(value[dim]), float(inside[dim])))
             value = inside
         self.last = value

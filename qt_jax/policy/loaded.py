@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from qt_jax.policy.about import metadata
 from qt_jax.policy.observations import CANDIDATES, Keys, options, plain, reply
 from qt_jax.policy.sessions import Refused, Sessions
 from qt_jax.specs import PolicySpec
@@ -35,6 +36,11 @@ class LoadedPolicy:
     def observation(self) -> dict[str, Any]:
         """The keys of an observation: {key: dtype and shape that are expected there}."""
         return self._keys.describe(self.spec.interface.observation)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What a server of this policy would say of it."""
+        return metadata(self.spec, self._keys, self._sessions.limit)
 
     def infer(self, observation: Mapping[str, Any]) -> dict[str, Any]:
         """Makes one decision.

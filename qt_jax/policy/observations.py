@@ -17,6 +17,7 @@ import numpy as np
 from qt_jax.errors import UserError
 from qt_jax.policy.candidates import Ranking
 from qt_jax.policy.sessions import Decision, Refused, Request
+from qt_jax.safety import LIMITS
 from qt_jax.specs import ObservationSpec
 
 OPTIONAL: dict[str, tuple[type, ...]] = {
@@ -27,6 +28,7 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "return_scores": (bool,),
     "seed": (int,),
     "age_ms": (int, float),
+    "limited": (dict,),
 }
 EMBEDDING, CANDIDATES = "instruction_embedding", "candidates"
 MAX_PROMPT = 1000
@@ -160,8 +162,8 @@ class Keys:
         reset, seed = message.get("reset", False), message.get("seed")
         candidates = self._array(message, CANDIDATES) if CANDIDATES in message else None
         instruction = self._instruction(message)
-        age_ms = message.get("age_ms")
-        return Request(session, images, state, instruction, reset, seed, called, candidates, age_ms)
+        own = message.get("age_ms"), message.get("limited", {})
+        return Request(session, images, state, instruction, reset, seed, called, candidates, *own)
 
     @functools.cached_property
     def _known(self) -> frozenset[str]:
@@ -243,6 +245,13 @@ def options(message: dict[str, Any]) -> dict[str, Any]:
         raise Refused("bad_observation", f"Optional key 'seed' is {message['seed']}, expected 0 or more.")
     if not 0 <= (age := message.get("age_ms", 0)) < float("inf"):
         raise Refused("bad_observation", f"Optional key 'age_ms' is {age}, expected milliseconds from 0 on.")
+    for limit, count in message.get("limited", {}).items():
+        if limit not in LIMITS or type(count) is not int or count < 1:
+            raise Refused(
+                "bad_observation",
+                f"Optional key 'limited' has {str(limit)[:50]!r}: {str(count)[:50]!r}, expected counts of "
+                f"{', '.join(LIMITS)}.",
+            )
     return {key: message[key] for key in OPTIONAL if key in message}
 
 

@@ -61,6 +61,8 @@ class Request:
     """Actions [K, H, dims] to rank; None: the policy is to decide one."""
     age_ms: float | None = None
     """How old it is; needed where the policy's limits have `stale_ms`."""
+    limited: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """How many commands the robot's own loop altered since its last observation, by limit."""
 
 
 @dataclasses.dataclass(frozen=True)

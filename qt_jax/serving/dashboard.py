@@ -34,6 +34,8 @@ class _Session:
     ms: collections.deque[float] = dataclasses.field(default_factory=_history)
     limited: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     """How often each safety limit altered an action, since the session began."""
+    limited_commands: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    """And a command of the robot's own loop, as it says."""
 
 
 class Dashboard:
@@ -60,6 +62,7 @@ class Dashboard:
         session.scores.append(decision.score)
         session.ms.append(total_ms)
         session.limited.update(one.limit for one in decision.limited)
+        session.limited_commands.update(request.limited)
         session.request, session.decision, session.at = request, decision, now
 
         self._sessions.move_to_end(key)
@@ -127,6 +130,7 @@ def _details(session: _Session) -> dict[str, Any]:
         "ms_history": [round(x, 3) for x in session.ms],
         "limited": [one.to_json() for one in decision.limited],
         "limited_counts": dict(session.limited),
+        "limited_commands": dict(session.limited_commands),
     }
 
 

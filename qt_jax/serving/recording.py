@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +27,7 @@ class Step(NamedTuple):
     action: np.ndarray
     """float32 [D], of all that was executed after the decision."""
     limited: str
-    """Names of the limits (`safety.LIMITS`) that altered it, joined by commas; empty: none."""
+    """Names of the limits that altered it, here or in the robot's loop, joined by commas."""
 
 
 Steps = list[Step]
@@ -102,11 +102,13 @@ class Recorder:
         if decision.step == 0:
             self.forget(request.session)
         steps = self._steps.setdefault(request.session, [])
+        if steps and request.limited:  # between the last observation and this one
+            steps[-1] = steps[-1]._replace(limited=_joined([*steps[-1].limited.split(","), *request.limited]))
         if steps and not _same(steps[-1].request.instruction, request.instruction):
             self.left_out += len(steps)
             steps.clear()
         if len(steps) < MAX_STEPS:
-            limited = ",".join(sorted({one.limit for one in decision.limited}))
+            limited = _joined(one.limit for one in decision.limited)
             steps.append(Step(request, decision.actions.ravel(), limited))
 
     def forget(self, session: Hashable) -> None:
@@ -189,6 +191,10 @@ class Recorder:
             name = self.spool.write(self._kept[0])
             del self._kept[0]
         return name
+
+
+def _joined(limits: Iterable[str]) -> str:
+    return ",".join(sorted({*limits} - {""}))
 
 
 def _same(one: str | np.ndarray, other: str | np.ndarray) -> bool:

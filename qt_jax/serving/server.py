@@ -23,12 +23,12 @@ from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
 
 from qt_jax.errors import UserError
+from qt_jax.policy.about import metadata
 from qt_jax.policy.candidates import MAX_HORIZON
 from qt_jax.policy.observations import CANDIDATES, MAX_PROMPT, Keys, options, plain, reply
 from qt_jax.policy.runtime import check
 from qt_jax.policy.sessions import Decision, Refused, Request, Sessions
 from qt_jax.serving import telemetry, wire
-from qt_jax.serving.about import metadata
 from qt_jax.serving.access import Access, cannot_listen
 from qt_jax.serving.batching import Batcher, Timed
 from qt_jax.serving.connection import Connection
@@ -40,8 +40,8 @@ MAX_VALUES = 1000
 """Instructions in one request for values."""
 PENDING_BYTES = 2**25
 """Bytes of one connection's requests that may wait for their replies."""
-_ANSWERED = frozenset(("superseded", "late", "shutting_down"))
-"""Refusals at which a robot acts on something else: a newer observation, or its own limits."""
+_NOT_REPLACED = ("superseded", "late")
+"""Refusals at which a robot acts on a newer observation, or does what it does at a late reply."""
 CLOSE_S = 2.0
 """Seconds for a closing handshake, and for the replies before it; then the connection is cut off."""
 
@@ -238,12 +238,11 @@ class Server:
             code = "ok"
         except Refused as refused:
             code = refused.code
-            echo |= await self._fall_back((peer.number, echo.get("session_id")), code)
-            reply = _error(code, str(refused), refused.in_history, echo)
+            reply = _error(refused, echo)
         except Exception:
             self._log.exception("a request failed", extra={"fields": {"connection": peer.number}})
             code = "internal"
-            reply = _error(code, "The server failed at this request; its log says why.", False, echo)
+            reply = _error(Refused(code, "The server failed at this request; its log says why."), echo)
         finally:
             self._pending -= 1
         del message  # while the client does not read the reply, its request takes no memory
@@ -255,17 +254,16 @@ class Server:
         if code != "ok":
             self._log.info("refused", extra={"fields": {"connection": peer.number, "code": code, **echo}})
 
-    async def _fall_back(self, session: SessionKey, code: str) -> dict[str, Any]:
+    async def _fall_back(self, session: SessionKey, code: str) -> np.ndarray | None:
         """Returns what the robot does after a refusal, if the policy's limits say so."""
         limits = self._spec.limits
-        if limits is None or not limits.on_refused or code in _ANSWERED:
-            return {}
+        if limits is None or not limits.on_refused or code in _NOT_REPLACED:
+            return None
         action = await asyncio.wrap_future(self._batcher.call(lambda: self._sessions.fall_back(session)))
-        if action is None:
-            return {}
-        self._metrics.limited.labels("refused").inc()
-        self._dashboard.count(session, "refused")
-        return {"fallback": action.tolist()}
+        if action is not None:
+            self._metrics.limited.labels("refused").inc()
+            self._dashboard.count(session, "refused")
+        return action
 
     async def _reply(
         self, peer: _Peer, data: bytes | str, overloaded: bool, start: float, echo: dict[str, Any]
@@ -293,9 +291,13 @@ class Server:
         if "label" in message:
             return wire.pack(await self._label(message, session) | echo)
 
-        request = self._keys.request(message, session)
-        deadline_ms = asked.get("deadline_ms", self._limits.deadline_ms) or math.inf
-        timed = await self._act(peer, name, request, deadline_ms / 1000)
+        try:
+            request = self._keys.request(message, session)
+            deadline_ms = asked.get("deadline_ms", self._limits.deadline_ms) or math.inf
+            timed = await self._act(peer, name, request, deadline_ms / 1000)
+        except Refused as refused:
+            refused.fallback = await self._fall_back(session, refused.code)
+            raise
         total_ms = 1000 * (time.perf_counter() - start)
         # Noted only once the reply is on its way.
         asyncio.get_running_loop().call_soon(self._note, peer, name, request, timed, total_ms)
@@ -327,6 +329,8 @@ class Server:
         if isinstance(timed.answer, Decision):
             for one in timed.answer.limited:
                 self._metrics.limited.labels(one.limit).inc()
+        for limit, count in request.limited.items():
+            self._metrics.limited_commands.labels(limit).inc(count)
         if name in peer.names and isinstance(timed.answer, Decision):
             self._dashboard.record((peer.number, name), request, timed.answer, total_ms)
 
@@ -395,8 +399,11 @@ def _decided(timed: Timed, asked: dict[str, Any], total_ms: float) -> dict[str, 
     }
 
 
-def _error(code: str, message: str, in_history: bool, echo: dict[str, Any]) -> str:
-    return json.dumps({"error": code, "message": message, "in_history": in_history} | echo)
+def _error(refused: Refused, echo: dict[str, Any]) -> str:
+    said = {"error": refused.code, "message": str(refused), "in_history": refused.in_history}
+    return json.dumps(
+        said | ({} if refused.fallback is None else {"fallback": refused.fallback.tolist()}) | echo
+    )
 
 
 def _closes(message: dict[str, Any]) -> bool:

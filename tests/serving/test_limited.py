@@ -53,7 +53,12 @@ def test_what_the_limits_alter_is_said_counted_shown_and_recorded(tmp_path):
             with pytest.raises(Refused) as refused:
                 robot.infer(seen() | {"observation/state": np.zeros(9, np.float32)})
             np.testing.assert_allclose(refused.value.fallback, [-0.25, 0])
-            robot.infer(seen())
+            with pytest.raises(Refused) as refused:
+                robot.infer({"values": []})
+            assert refused.value.fallback is None  # nobody waits for an action
+            with pytest.raises(Refused, match="'limited' has 'spead': '1', expected counts of bounds, box"):
+                robot.infer(seen(limited={"spead": 1}))
+            robot.infer(seen(limited={"late": 3, "velocity": 1}))
             last = robot.infer(seen())
             assert "limited" not in last
 
@@ -62,18 +67,20 @@ def test_what_the_limits_alter_is_said_counted_shown_and_recorded(tmp_path):
             counted = {"change": 2, "stale": 1, "refused": 1}
             for limit, count in counted.items():
                 assert f'qt_limited_total{{limit="{limit}"}} {count}.0' in metrics
+            assert 'qt_limited_commands_total{limit="late"} 3.0' in metrics
             shown = json.loads(get(port, "/state"))["shown"]
             assert shown["limited_counts"] == counted and shown["limited"] == []
+            assert shown["limited_commands"] == {"late": 3, "velocity": 1}
             fake.label(robot, "open the faucet")
 
         (episode,) = spool.read()
-        assert episode.limited.tolist() == ["change", "stale", "change", ""]
+        assert episode.limited.tolist() == ["change", "late,stale,velocity", "change", ""]
         np.testing.assert_allclose(
             episode.actions, [[-0.25, -0.75], [-0.25, 0], [-0.5, -0.75], [-0.75, -0.75]]
         )
         spool.check(SPEC)
         (written,) = robot_episodes._recorded(spool.read(), SPEC)
-        assert written.limited == ("change", "stale", "change", "")
+        assert written.limited == ("change", "late,stale,velocity", "change", "")
 
 
 def test_time_in_the_queue_counts_for_the_age(monkeypatch):
@@ -101,7 +108,7 @@ def test_time_in_the_queue_counts_for_the_age(monkeypatch):
 def test_the_page_says_what_is_altered_now_and_how_often_it_was(tmp_path):
     about = {"artefact": "policy", "training": {"step": 1}}
     with fake.served(spec=SPEC, about=about) as port, Client(f"ws://127.0.0.1:{port}") as robot:
-        robot.infer(seen())
+        robot.infer(seen(limited={"late": 2}))
         browser = Chromium(tmp_path)
         try:
             browser.open(f"http://127.0.0.1:{port}/")
@@ -109,6 +116,7 @@ def test_the_page_says_what_is_altered_now_and_how_often_it_was(tmp_path):
             browser.until(f"{text} !== undefined")
             altered = (
                 "Safety limits altered this action (x by change, -0.75 → -0.25). In this session: change 1."
+                " Commands in the robot's loop: late 2."
             )
             assert browser.evaluate(text) == altered
             assert "safety limits" in browser.evaluate("document.querySelector('#facts').textContent")

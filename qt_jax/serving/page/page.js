@@ -108,12 +108,14 @@ function decided({ action: values, tokens, scores, behaviour }, { decision, scor
   }
 }
 
-function limits({ limited, limited_counts: counts }) {
+function limits({ limited, limited_counts: decisions, limited_commands: commands }) {
+  const counted = (counts) => Object.entries(counts).map(([limit, count]) => `${limit} ${count}`).join(", ");
   const now = limited.map(({ limit, what, before, after }) => (before === null ? `${limit}: ${what}` : `${what} by ${limit}, ${number(before)} → ${number(after)}`));
-  const all = Object.entries(counts).map(([limit, count]) => `${limit} ${count}`);
-  place("limited").hidden = all.length === 0;
+  const [here, there] = [counted(decisions), counted(commands)];
+  place("limited").hidden = !here && !there;
   place("limited").classList.toggle("now", now.length > 0);
-  say(place("limited"), `Safety limits altered ${now.length ? `this action (${now.join("; ")})` : "no part of this action"}. In this session: ${all.join(", ")}.`);
+  say(place("limited"), `Safety limits altered ${now.length ? `this action (${now.join("; ")})` : "no part of this action"}.`
+    + (here && ` In this session: ${here}.`) + (there && ` Commands in the robot's loop: ${there}.`));
 }
 
 function times({ step, score_history: scores, ms_history: ms }, { score, control_period_s: period }) {

@@ -1,4 +1,4 @@
-"""What a server says of its policy: the first message of a connection, which the page shows too."""
+"""What a policy says of itself: a server's first message on a connection, which its page shows too."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def metadata(spec: PolicySpec, keys: Keys, sessions: int) -> dict[str, Any]:
     Args:
         spec: of the policy.
         keys: what robots call their cameras, state and prompt.
-        sessions: how many there may be at once.
+        sessions: how many episodes there may be at once.
 
     """
     own = spec.interface
