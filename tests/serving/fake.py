@@ -41,7 +41,8 @@ class Policy(Runtime):
     """Decides bin 0 in all dims, in a chunk bin k of the action k steps later."""
 
     def __init__(self, capacity: int = 4, spec: PolicySpec = SPEC):
-        zeros, ones = (0.0,) * 3, (1.0,) * 3
+        size = spec.interface.observation.state_dim
+        zeros, ones = (0.0,) * size, (1.0,) * size
         super().__init__(spec, Statistics(zeros, ones, zeros, ones, zeros, ones), capacity)
 
     def _decide(self, episode, *inputs):
