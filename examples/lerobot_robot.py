@@ -7,6 +7,7 @@ The robot's machine needs LeRobot, and numpy, msgpack and websockets for our cli
 action, and the entries of its state, are the robot's own joints, as in a dataset that LeRobot recorded.
 """
 
+import signal
 import sys
 import time
 
@@ -49,6 +50,7 @@ def main(url: str, instruction: str, port: str) -> None:
     front = OpenCVCameraConfig(index_or_path=0, fps=30, width=640, height=480)
     robot = SO101Follower(SO101FollowerConfig(port=port, id="my_arm", cameras={"front": front}))
     robot.connect()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the loop sends the stop action
     try:
         run(url, instruction, robot)
     finally:

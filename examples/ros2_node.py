@@ -7,6 +7,7 @@ It listens to a camera and to the joints, and publishes what the policy wants to
 ros2_control. The robot's machine needs numpy, msgpack and websockets for our client.
 """
 
+import signal
 import sys
 import threading
 import time
@@ -67,10 +68,13 @@ def pixels(image) -> np.ndarray:
 def main(url: str, instruction: str) -> None:
     import rclpy
     from rclpy.qos import qos_profile_sensor_data
+    from rclpy.signals import SignalHandlerOptions
     from sensor_msgs.msg import Image, JointState
     from std_msgs.msg import Float64MultiArray
 
-    rclpy.init()
+    # Ctrl-C and SIGTERM end the loop, which sends the stop action while ROS still works.
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     node = rclpy.create_node("qt_jax_policy")
     publisher = node.create_publisher(Float64MultiArray, COMMANDS, 10)
     with Client(url, timeout_s=5.0) as policy:

@@ -6,6 +6,7 @@ A robot that has `openpi-client` does not need it.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import json
 import ssl
@@ -162,6 +163,9 @@ class Client:
         future = asyncio.run_coroutine_threadsafe(coroutine, self._thread.loop)
         try:
             return future.result(at_most_s)
+        except concurrent.futures.TimeoutError:  # another class than Python's own in 3.10
+            future.cancel()
+            raise TimeoutError from None
         except BaseException:
             future.cancel()
             raise

@@ -7,7 +7,7 @@ import contextlib
 import json
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future
+from concurrent import futures
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -49,7 +49,7 @@ class Ranked:
             )
         self._client, self._ranker, self._k, self._deadline_s = client, ranker, k, deadline_ms / 1000
         self._log = None if shadow is None else _opened(shadow)
-        self._asked: Future | None = None
+        self._asked: futures.Future | None = None
         self._begins = False
         self._counts: collections.Counter[str] = collections.Counter()
         self._fallbacks: collections.Counter[str] = collections.Counter()
@@ -135,7 +135,7 @@ class Ranked:
             self._asked = in_thread(self._ranker.rank, seen, proposals, name="ranker")
             self._begins = False
             found = self._asked.result(max(0.0, end - time.monotonic()))
-        except TimeoutError:
+        except futures.TimeoutError:
             return None, "late", f"The ranker took longer than {1000 * self._deadline_s:g} ms."
         except UserError as error:
             self._asked, self._begins = None, begun  # its frame is not in the ranker's history

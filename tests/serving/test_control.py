@@ -1,6 +1,9 @@
 """The control loop, tick by tick: hand-made chunks, a fake clock, late replies, and a real server."""
 
 import json
+import re
+import subprocess
+import time
 from concurrent.futures import Future
 
 import numpy as np
@@ -14,7 +17,7 @@ from qt_jax.serving.chunks import Chunks, commands
 from qt_jax.serving.client import Client, EpisodeLost
 from qt_jax.serving.control import ControlLoop
 from qt_jax.serving.rate import Rate
-from tests.conftest import SENTENCES
+from tests.conftest import ROOT, SENTENCES
 from tests.serving import fake
 from tests.serving.conftest import Serving
 
@@ -334,3 +337,47 @@ def test_a_server_that_ends_stops_the_robot(tmp_path):
     with client, pytest.raises(UserError, match="does not answer"):
         loop.run("open")
     assert robot.moves[-1][1] == 0
+
+
+ROBOT = ROOT / ".robot/bin/python"
+PROGRAM = """
+import sys, time
+import numpy as np
+sys.modules["jax"] = None
+from qt_jax.serving.client import Client, EpisodeLost
+from qt_jax.serving.control import ControlLoop
+
+class Robot:
+    moves = []
+
+    def observe(self):
+        front = np.zeros((64, 64, 3), np.uint8)
+        return {"observation/front": front, "observation/state": np.zeros(3, np.float32)}
+
+    def move(self, action):
+        self.moves.append(action.tolist())
+
+url, limits = sys.argv[1:]
+with Client(url, timeout_s=5) as client:
+    assert ControlLoop(client, Robot(), hz=20, limits=limits).run("open", steps=20)["replies"]
+with Client(url, timeout_s=0.2, reconnect_s=5) as client:
+    try:
+        client.infer(Robot().observe() | {"prompt": "open"})
+    except EpisodeLost as error:
+        print(Robot.moves[-1], error)
+"""
+
+
+@pytest.mark.slow
+def test_a_robot_of_python_3_10_without_jax(tmp_path, monkeypatch):
+    assert ROBOT.exists(), "run `make .robot/.installed` first, as `make test-slow` does"
+    (tmp_path / "limits.json").write_text(json.dumps(LIMITS))
+    decide = fake.Policy._decide
+    monkeypatch.setattr(fake.Policy, "_decide", lambda *inputs: time.sleep(0.4) or decide(*inputs))
+    with fake.served() as port:
+        command = [ROBOT, "-c", PROGRAM, f"ws://127.0.0.1:{port}", tmp_path / "limits.json"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(
+        r"\[-0.75.*, 0.0\] .* did not answer within 0.2 s; the episode is lost.*\n", done.stdout
+    )
