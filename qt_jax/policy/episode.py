@@ -33,6 +33,8 @@ class Episode:
     seed: int = 0
     guard: Guard | None = None
     """The limits of its robot, if the policy has some."""
+    done: np.ndarray | None = None
+    """[h, dims], what was said to be executed after the last decision, where there are limits."""
 
     @classmethod
     def open(cls, index: int, spec: PolicySpec) -> Episode:
@@ -43,27 +45,33 @@ class Episode:
     def begin(self) -> None:
         """Begins a new episode in the place of this one."""
         self.frames.clear()
-        self.step = 0
+        self.step, self.done = 0, None
         if self.guard is not None:
             self.guard.begin()
 
-    def guarded(self, actions: np.ndarray, stale: bool) -> tuple[np.ndarray, tuple[Limited, ...]]:
+    def guarded(
+        self, actions: np.ndarray, stale: bool, taken: int | None
+    ) -> tuple[np.ndarray, tuple[Limited, ...]]:
         """Returns what may be executed of actions [h, dims] at the last frame, and what was altered.
 
         Args:
             actions: that were decided.
             stale: whether the observation is too old for them.
+            taken: how many of the last decision's actions were executed, at least 1; None: all.
 
         """
         if self.guard is None:
             return actions, ()
         self.guard.see(self.frames[-1].state)
+        if taken is not None and self.done is not None:
+            self.guard.last = self.done[taken - 1]
         done, altered = [], []
         for number, action in enumerate(actions):
             executed, found = self.guard.fall_back("stale") if stale else self.guard.limit(action)
             done.append(executed)
             altered += [dataclasses.replace(one, action=number) for one in found]
-        return np.stack(done), tuple(altered)
+        self.done = np.stack(done)
+        return self.done, tuple(altered)
 
 
 def executed_bins(

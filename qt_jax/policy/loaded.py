@@ -73,7 +73,7 @@ class LoadedPolicy:
                 raise answer
         except Refused as refused:
             session = plain(message.get("session_id"))
-            if isinstance(session, Hashable):
+            if isinstance(session, (str, int, type(None))):
                 refused.fallback = self._sessions.fall_back(session)
             raise
         echo = {key: asked[key] for key in ("session_id", "request_id") if key in asked}

@@ -29,6 +29,7 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "seed": (int,),
     "age_ms": (int, float),
     "limited": (dict,),
+    "taken": (int,),
 }
 EMBEDDING, CANDIDATES = "instruction_embedding", "candidates"
 MAX_PROMPT = 1000
@@ -162,7 +163,7 @@ class Keys:
         reset, seed = message.get("reset", False), message.get("seed")
         candidates = self._array(message, CANDIDATES) if CANDIDATES in message else None
         instruction = self._instruction(message)
-        own = message.get("age_ms"), message.get("limited", {})
+        own = message.get("age_ms"), message.get("limited", {}), message.get("taken")
         return Request(session, images, state, instruction, reset, seed, called, candidates, *own)
 
     @functools.cached_property

@@ -191,7 +191,7 @@ class Runtime(abc.ABC):
     def correct(self, episode: int, tokens: np.ndarray) -> None:
         """Says that in an episode's last frame other bins [D] were executed than were decided there.
 
-        A runtime of a policy that safety limits may alter, or that a robot may overrule, has it.
+        A runtime of a policy with safety limits has it.
         """
         raise NotImplementedError
 

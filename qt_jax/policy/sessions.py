@@ -13,7 +13,7 @@ from qt_jax.errors import UserError
 from qt_jax.policy import candidates
 from qt_jax.policy.candidates import Ranking
 from qt_jax.policy.episode import Episode, Frame, executed_bins, own_copy
-from qt_jax.policy.guard import Limited
+from qt_jax.policy.guard import Guard, Limited
 from qt_jax.policy.runtime import Action, Runtime, check, shown, undecided
 
 _Inputs = tuple[np.ndarray, dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]
@@ -63,6 +63,8 @@ class Request:
     """How old it is; needed where the policy's limits have `stale_ms`."""
     limited: Mapping[str, int] = dataclasses.field(default_factory=dict)
     """How many commands the robot's own loop altered since its last observation, by limit."""
+    taken: int | None = None
+    """How many actions of the last decision were executed before this observation; None: all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +188,8 @@ class Sessions:
             tokens, chosen, scores = action.tokens[row], action.chosen[row], action.scores[row]
             behaviour = None if action.behaviour is None else action.behaviour[row]
             frame.tokens, score = tokens, float(self.policy.spec.score(chosen))
-            actions, limited = episode.guarded(action.actions[row], self._is_stale(request))
+            stale = self._is_stale(request)
+            actions, limited = episode.guarded(action.actions[row], stale, request.taken)
             if limited:
                 own = self.policy.spec.interface
                 frame.tokens = executed_bins(own, tokens, action.actions[row], actions)
@@ -291,7 +294,7 @@ class Sessions:
                 candidates.tokens(self.policy.spec, request.candidates)
             except UserError as error:
                 raise Refused("bad_observation", str(error)) from error
-        self._check_age(request)
+        self._check_limits(request)
         if request.session in self._lost and not request.reset:
             raise Refused("episode_lost", "The server failed in this episode; begin a new one with reset.")
         if request.session not in self._episodes:
@@ -306,40 +309,38 @@ class Sessions:
             return False
         return request.age_ms is not None and request.age_ms > limits.stale_ms
 
-    def _check_age(self, request: Request) -> None:
-        """Raises Refused if the limits need the observation's age, or it is stale and nothing can be held."""
-        limits = self.policy.spec.limits
+    def _check_limits(self, request: Request) -> None:
+        """Raises Refused for what the limits need and is missing, or for a stale start of an episode."""
+        limits, most = self.policy.spec.limits, self.policy.spec.interface.execute
+        if request.taken is not None and not 1 <= request.taken <= most:
+            raise Refused("bad_observation", f"'taken' is {request.taken}, expected 1 to {most} actions.")
         if limits is None or limits.stale_ms is None or request.candidates is not None:
             return
         if request.age_ms is None:
             raise Refused(
                 "bad_observation",
-                "Observation has no 'age_ms', which the policy's limits need; send how many milliseconds old "
-                "it is.",
+                "Observation has no 'age_ms', which the policy's limits need; send its age in milliseconds.",
             )
-        if self._is_stale(request) and (request.reset or self._last(request.session) is None):
+        guard = self._guard(request.session)
+        if self._is_stale(request) and (request.reset or guard is None or guard.last is None):
             raise Refused(
                 "stale",
-                f"The observation is {request.age_ms:g} ms old, the policy's limits allow "
-                f"{limits.stale_ms:g}, and the episode has no action yet that could be held; send a newer "
-                "one.",
+                f"The observation is {request.age_ms:g} ms old, the limits allow {limits.stale_ms:g}, and "
+                "the episode has no action yet that could be held; send a newer one.",
             )
 
-    def _last(self, session: Hashable) -> np.ndarray | None:
-        """Returns what a session's robot executed last, if anything."""
-        episode = self._episodes.get(session)
-        return None if episode is None or episode.guard is None else episode.guard.last
+    def _guard(self, session: Hashable) -> Guard | None:
+        """Returns the limits of a session's robot, if there are some."""
+        return self._episodes[session].guard if session in self._episodes else None
 
     def fall_back(self, session: Hashable) -> np.ndarray | None:
         """Returns what a session's robot does for a control step after a refusal, float32 [dims].
 
         It counts as executed. None: the policy's limits do not say, or the robot has not moved yet.
         """
-        limits = self.policy.spec.limits
-        if limits is None or not limits.on_refused or self._last(session) is None:
+        limits, guard = self.policy.spec.limits, self._guard(session)
+        if limits is None or not limits.on_refused or guard is None or guard.last is None:
             return None
-        guard = self._episodes[session].guard
-        assert guard is not None  # since it remembers an action
         return guard.fall_back("refused")[0]
 
     def _checked(

@@ -219,6 +219,8 @@ class ControlLoop:
             if len(parts) == len(self._about.state):  # else the policy refuses it by name
                 self._guard.see(np.concatenate(parts))
         message = seen | {self._about.prompt: self._instruction, "reset": self._reset}
+        if self._chunks.ensembles and not self._reset:
+            message["taken"] = min((tick - self._seen) // self._count, self._about.execute)
         self._told = self._untold.copy()
         if self._told:
             message["limited"] = dict(self._told)

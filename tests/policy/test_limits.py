@@ -55,6 +55,16 @@ def test_each_action_of_a_chunk_goes_on_from_the_one_before():
     assert sessions.policy.corrected == [[0, 0, 1, 1, 0, 1, 1, 0, 1]]  # the third is not executed
 
 
+def test_a_robot_that_asks_before_the_end_of_a_chunk_goes_on_from_the_action_that_it_took():
+    sessions = sessions_of(chunk=3)
+    sessions.act([asked(-0.5)])
+    (decision,) = sessions.act([asked(-0.5, taken=1)])
+    np.testing.assert_allclose(decision.actions[:, 0], [0, 0.25], atol=1e-6)
+    for taken in (0, 3):
+        with pytest.raises(Refused, match=f"'taken' is {taken}, expected 1 to 2 actions"):
+            sessions.act([asked(taken=taken)])
+
+
 def test_robots_have_limits_of_their_own():
     sessions = sessions_of()
     one, other = sessions.act([asked(-0.5), Request(1, FRONT, np.full(4, 0.5, np.float32), "open")])
@@ -79,9 +89,7 @@ def test_a_stale_observation_begins_no_episode(more):
     sessions = sessions_of(**STALE)
     if more:
         sessions.act([asked(age_ms=0)])
-    with pytest.raises(
-        Refused, match="is 300 ms old, the policy's limits allow 100, .*send a newer"
-    ) as caught:
+    with pytest.raises(Refused, match="is 300 ms old, the limits allow 100, .*send a newer") as caught:
         sessions.act([asked(age_ms=300.0, **more)])
     assert caught.value.code == "stale" and len(sessions) == len(more)
 

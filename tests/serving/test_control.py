@@ -1,5 +1,6 @@
 """The control loop, tick by tick: hand-made chunks, a fake clock, late replies, and a real server."""
 
+import functools
 import json
 import re
 import subprocess
@@ -147,61 +148,60 @@ class Robot:
 
 
 class Run:
-    """Runs a loop tick by tick. `answers`: {tick before which a request is answered: actions or an error}."""
+    """A loop that is run tick by tick, in the place of its `Rate` and of its thread.
+
+    answers: {tick before which the request under way is answered: actions, or an error}.
+
+    Attributes:
+        asked: (tick, message) of each request.
+        sent: what was sent at each tick, or None.
+        error: that ended it.
+    """
 
     def __init__(self, monkeypatch, answers, steps, policy=None, **options):
-        self.answers, self.asked, self.moves, self.tick = answers, [], {}, 0
-        self.robot, self.future = Robot(), None
-        monkeypatch.setattr(control, "in_thread", self.ask)
+        self.asked, self.sent, self.error, self.robot = [], [], None, Robot()
+        self._answers, self._reply = answers, None
+        monkeypatch.setattr(control, "in_thread", self._ask)
         monkeypatch.setattr(control, "Rate", lambda hz: self)
         self.loop = ControlLoop(policy or Policy(), self.robot, **options)
-        self.error, self.ticks = None, steps * self.loop._count
-        self.answer()
+        self._last = steps * self.loop._count
         try:
             self.loop.run("open", steps)
         except UserError as error:
             self.error = error
 
-    def ask(self, function, message, name):
-        self.future = Future()
-        self.asked.append((self.tick, message))
-        return self.future
+    def _ask(self, function, message, name):
+        self._reply = Future()
+        self.asked.append((len(self.sent), message))
+        return self._reply
 
     def wait(self):
-        self.moves[self.tick] = self.robot.moves[-1] if len(self.robot.moves) > self.count() else None
-        self.tick += 1
-        self.answer()
-        if self.tick == self.ticks and self.future is not None and not self.future.done():
-            self.future.set_result({"actions": actions(0)})  # for which the end of the run waits
-
-    def count(self):
-        return len([move for move in self.moves.values() if move is not None])
-
-    def answer(self):
-        if (found := self.answers.get(self.tick)) is not None and self.future is not None:
-            if isinstance(found, Exception):
-                self.future.set_exception(found)
-            else:
-                self.future.set_result({"actions": found})
+        new = self.robot.moves[sum(move is not None for move in self.sent) :]
+        self.sent.append(new[0] if new else None)
+        answer = self._answers.get(len(self.sent))
+        if isinstance(answer, Exception):
+            self._reply.set_exception(answer)
+        elif answer is not None:
+            self._reply.set_result({"actions": answer})
+        if len(self.sent) == self._last and not self._reply.done():  # for which the end of the run waits
+            self._reply.set_result({"actions": actions(0)})
 
     def report(self):
         return {}
 
-    def x(self):
-        return [None if move is None else round(move[0], 4) for move in self.moves.values()]
+    def of(self, dim):
+        """Returns what was sent of a dim at each tick."""
+        return [None if move is None else round(move[dim], 4) for move in self.sent]
 
 
 @pytest.fixture
 def run(monkeypatch):
-    def start(answers, steps, **options):
-        return Run(monkeypatch, answers, steps, **options)
-
-    return start
+    return functools.partial(Run, monkeypatch)
 
 
 def test_the_next_chunk_is_decided_while_the_last_one_is_executed(run):
     made = run({1: actions(1, 2), 3: actions(3, 4), 5: actions(5, 6)}, steps=6)
-    assert made.x() == [None, 1, 2, 3, 4, 5]
+    assert made.of(0) == [None, 1, 2, 3, 4, 5]
     assert [tick for tick, _ in made.asked] == [0, 2, 4]
     assert [message["reset"] for _, message in made.asked] == [True, False, False]
     assert made.asked[0][1]["prompt"] == "open"
@@ -210,16 +210,16 @@ def test_the_next_chunk_is_decided_while_the_last_one_is_executed(run):
 
 def test_actions_are_interpolated_to_the_rate_of_the_controller(run):
     made = run({1: actions(0, 1), 5: actions(2, 2)}, steps=4, hz=20)
-    assert made.x() == [None, 0, 0, 0.5, 1, 1.5, 2, 2]
-    assert [move[1] for move in made.moves.values() if move][2:5] == [0.5, 0.5, 1]
+    assert made.of(0) == [None, 0, 0, 0.5, 1, 1.5, 2, 2]
+    assert made.of(1)[3:6] == [0.5, 0.5, 1]
     assert [tick for tick, _ in made.asked] == [0, 4]
 
 
 def test_a_late_reply_holds_then_stops_and_the_policy_is_told(run):
     """An action lasts a tick of 100 ms: one is waited for, two are held."""
     made = run({1: actions(1, 2), 8: actions(7, 8), 9: actions(9, 9)}, steps=10)
-    assert made.x() == [None, 1, 2, None, 2, 2, 2, 2, 7, 8]
-    assert [move[1] for move in made.moves.values() if move][2:6] == [2, 2, 0, 0]  # y stops
+    assert made.of(0) == [None, 1, 2, None, 2, 2, 2, 2, 7, 8]
+    assert made.of(1)[4:8] == [2, 2, 0, 0]  # y stops
     report = made.loop.report()
     assert report["limited"] == {"late": 4} and report["replies"] == 3
     assert [message.get("limited") for _, message in made.asked] == [None, None, {"late": 4}]
@@ -229,7 +229,7 @@ def test_a_refusal_falls_back_at_once_and_is_asked_again(run):
     refused = LIMITS | {"on_refused": "stop"}
     answers = {1: actions(1, 2), 3: Refused("bad_observation", "no"), 5: actions(5, 6)}
     made = run(answers, steps=6, policy=Policy(limits=refused))
-    assert made.x() == [None, 1, 2, 2, 2, 5]
+    assert made.of(0) == [None, 1, 2, 2, 2, 5]
     assert [tick for tick, _ in made.asked] == [0, 2, 4]
     assert made.loop.report()["limited"] == {"refused": 2} and made.loop.report()["refused"] == 1
 
@@ -243,7 +243,7 @@ def test_a_first_observation_that_is_refused_moves_nothing(run):
 def test_a_lost_episode_stops_the_robot_or_begins_anew(run, begins):
     made = run({1: actions(1, 2), 3: EpisodeLost("gone"), 4: actions(3, 4)}, steps=5, begins=begins)
     if begins:
-        assert made.error is None and made.x() == [None, 1, 2, None, 3]
+        assert made.error is None and made.of(0) == [None, 1, 2, None, 3]
         assert [message["reset"] for _, message in made.asked] == [True, False, True]
     else:
         assert isinstance(made.error, EpisodeLost) and made.robot.moves[-1] == [2, 0]
@@ -252,14 +252,15 @@ def test_a_lost_episode_stops_the_robot_or_begins_anew(run, begins):
 def test_a_policy_that_sees_one_frame_is_asked_at_every_step_and_its_chunks_averaged(run):
     first, second = actions(0, 1, 2, 3), actions(11, 12, 13, 14)
     made = run({1: first, 2: second}, steps=4, policy=Policy(execute=4), ensemble=0.0)
-    assert made.x() == [None, 1, (2 + 12) / 2, (3 + 13) / 2]
+    assert made.of(0) == [None, 1, (2 + 12) / 2, (3 + 13) / 2]
+    assert [message.get("taken") for _, message in made.asked] == [None, 1, 1]
     assert [tick for tick, _ in made.asked] == [0, 1, 2]
 
 
 def test_the_limits_hold_for_each_command(run):
     dims = {"x": {"kind": "absolute", "entry": 0, "velocity": 5, "stop": "last"}, "y": LIMITS["dims"]["y"]}
     made = run({1: actions(2, 2)}, steps=2, hz=20, policy=Policy(limits=LIMITS | {"dims": dims}))
-    assert made.x() == [None, 0.25, 0.5, 0.75]  # 5 units/s at 20 commands a second
+    assert made.of(0) == [None, 0.25, 0.5, 0.75]  # 5 units/s at 20 commands a second
     assert made.loop.report()["limited"] == {"velocity": 3}
 
 
