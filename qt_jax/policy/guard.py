@@ -78,6 +78,11 @@ class Guard:
         for dim, entry in self._entries:
             self._position[dim] = state[entry]
 
+    @property
+    def before(self) -> np.ndarray:
+        """Float32 [D], what was executed last, or where the robot was before; NaN where nothing tells."""
+        return self._position if self.last is None else self.last
+
     def limit(self, action: np.ndarray) -> tuple[np.ndarray, list[Limited]]:
         """Returns what may be executed of an action [D], [D], and what was altered; that is `last` now."""
         self._held_s = 0.0
@@ -130,8 +135,7 @@ class Guard:
         ends = np.minimum(low - there, 0) / self._unit, np.maximum(high - there, 0) / self._unit
         back = np.where(self._delta, (np.minimum(*ends), np.maximum(*ends)), (low, high))
         yield "box", *back
-        before = self._position if self.last is None else self.last
-        start = np.where(self._absolute & ~np.isnan(before), before, 0)
+        start = np.where(self._absolute & ~np.isnan(self.before), self.before, 0)
         for limit, most in self._most.items():
             reach = np.where(self._delta, most / np.abs(self._unit), most)
             yield limit, start - reach, start + reach

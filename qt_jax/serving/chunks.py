@@ -75,15 +75,15 @@ class Chunks:
 
 
 def commands(
-    before: np.ndarray | None, action: np.ndarray, kinds: Sequence[str], count: int, left: int
+    before: np.ndarray, action: np.ndarray, kinds: Sequence[str], count: int, left: int
 ) -> np.ndarray:
     """Returns what is sent at each of the ticks that an action has left, [left, D].
 
-    An absolute dim goes in equal steps from where it was sent last to the action, which it reaches at the
-    last tick. A delta is spread over all `count` ticks. Anything else is sent as it is.
+    An absolute dim goes in equal steps from where it was before to the action, which it reaches at the last
+    tick. A delta is spread over all `count` ticks. Anything else is sent as it is.
 
     Args:
-        before: [D], what was sent last; None: nothing yet, and the action is sent at once.
+        before: [D], where the dims were; NaN: unknown, and the action is sent at once.
         action: [D].
         kinds: of each dim one of `safety.KINDS`.
         count: ticks of a control step.
@@ -91,7 +91,7 @@ def commands(
 
     """
     kind = np.asarray(kinds)
-    start = action if before is None else before
+    start = np.where(np.isnan(before), action, before)
     share = (np.arange(1, left + 1, dtype=np.float32) / left)[:, None]
     on_the_way = np.where(share < 1, start + (action - start) * share, action)
     found = np.where(kind == ABSOLUTE, on_the_way, action)

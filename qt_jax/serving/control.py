@@ -62,6 +62,7 @@ class _About:
     prompt: str
     state: tuple[str, ...]
     """Keys that are joined to the state."""
+    state_dim: int
     limits: SafetyLimits
 
     @classmethod
@@ -78,6 +79,7 @@ class _About:
                 "window": int(metadata["window"]),
                 "prompt": metadata["instruction_embedding"]["instead_of"],
                 "state": tuple(filter(None, state.split("+"))),
+                "state_dim": keys[state]["shape"][0] if state else 0,
             }
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(
@@ -91,7 +93,7 @@ class _About:
                 "--limits=FILE, or give the loop limits=FILE."
             )
         safety = SafetyLimits.read(limits) if limits else SafetyLimits.from_json(own)
-        safety.check(ActionSpec(**metadata["action"]), keys[state]["shape"][0] if state else 0)
+        safety.check(ActionSpec(**metadata["action"]), known["state_dim"])
         return cls(**known, limits=safety)
 
 
@@ -214,10 +216,9 @@ class ControlLoop:
     def _ask(self, tick: int) -> None:
         """Observes, and has the policy decide in another thread."""
         seen = self._robot.observe()
-        if self._about.state:
-            parts = [np.atleast_1d(seen[key]) for key in self._about.state if key in seen]
-            if len(parts) == len(self._about.state):  # else the policy refuses it by name
-                self._guard.see(np.concatenate(parts))
+        state = np.concatenate([np.zeros(0), *(np.ravel(seen.get(key, ())) for key in self._about.state)])
+        if len(state) == self._about.state_dim and np.isfinite(state).all():  # else the policy refuses it
+            self._guard.see(state)
         message = seen | {self._about.prompt: self._instruction, "reset": self._reset}
         if self._chunks.ensembles and not self._reset:
             message["taken"] = min((tick - self._seen) // self._count, self._about.execute)
@@ -257,7 +258,7 @@ class ControlLoop:
     def _command(self, tick: int) -> np.ndarray | None:
         """Returns what is sent at this tick; None: nothing."""
         if not self._rows and (found := self._chunks.at(tick)) is not None:
-            self._rows.extend(commands(self._guard.last, found[0], self._kinds, self._count, found[1]))
+            self._rows.extend(commands(self._guard.before, found[0], self._kinds, self._count, found[1]))
         if self._rows:
             self._idle = 0
             command, altered = self._guard.limit(self._rows.popleft())

@@ -82,7 +82,7 @@ def test_an_absolute_dim_goes_in_equal_steps_and_a_delta_is_spread():
     np.testing.assert_allclose(found, [[0.25, 0.1, 1], [0.5, 0.1, 1], [0.75, 0.1, 1], [1, 0.1, 1]], atol=1e-7)
     rest = commands(np.float32([0, 9, 0]), np.float32([1, 0.4, 1]), (ABSOLUTE, DELTA, OTHER), 4, 2)
     np.testing.assert_allclose(rest, [[0.5, 0.1, 1], [1, 0.1, 1]], atol=1e-7)
-    assert commands(None, np.float32([1]), (ABSOLUTE,), 2, 2).tolist() == [[1], [1]]
+    assert commands(np.float32([np.nan]), np.float32([1]), (ABSOLUTE,), 2, 2).tolist() == [[1], [1]]
 
 
 def actions(*values) -> np.ndarray:
@@ -223,6 +223,22 @@ def test_a_late_reply_holds_then_stops_and_the_policy_is_told(run):
     report = made.loop.report()
     assert report["limited"] == {"late": 4} and report["replies"] == 3
     assert [message.get("limited") for _, message in made.asked] == [None, None, {"late": 4}]
+
+
+@pytest.mark.parametrize("state", [np.full(2, np.nan), np.zeros(3), None])
+def test_a_state_that_is_none_does_not_move_the_workspace(run, monkeypatch, state):
+    """The policy refuses it; the box goes on from the state before and what was sent since."""
+    dims = {"x": LIMITS["dims"]["x"], "y": {"kind": "delta", "entry": 1, "box": [-1, 1.5], "stop": 0}}
+    states = iter([np.zeros(2), *[state] * 9])
+    monkeypatch.setattr(Robot, "observe", lambda self: {} if (s := next(states)) is None else {"state": s})
+    made = run({1: actions(1, 1), 3: actions(1, 1)}, steps=5, policy=Policy(limits=LIMITS | {"dims": dims}))
+    assert made.of(1) == [None, 1, 0.5, 0, 0]
+
+
+def test_an_absolute_dim_starts_from_where_the_robot_is(run):
+    dims = LIMITS["dims"] | {"x": {"kind": "absolute", "entry": 0, "stop": "last"}}
+    made = run({1: actions(2, 2)}, steps=2, hz=40, policy=Policy(limits=LIMITS | {"dims": dims}))
+    assert made.of(0)[:5] == [None, 0.5, 1, 1.5, 2]
 
 
 def test_a_refusal_falls_back_at_once_and_is_asked_again(run):
