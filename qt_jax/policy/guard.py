@@ -108,7 +108,7 @@ class Guard:
 
     def stop(self) -> tuple[np.ndarray, list[Limited]]:
         """Returns the user's stop action, as `limit` does."""
-        return self._executed(np.where(np.isnan(self._stop), self.last, self._stop))
+        return self._executed(np.where(np.isnan(self._stop), self.before, self._stop))
 
     def _executed(self, action: np.ndarray) -> tuple[np.ndarray, list[Limited]]:
         altered, value = [], action.astype(np.float32)
@@ -132,12 +132,11 @@ class Guard:
         low, high = self._box
         # A delta that is outside may go back, and is not made to.
         there = np.where(np.isnan(self._position), 0, self._position)
-        ends = np.minimum(low - there, 0) / self._unit, np.maximum(high - there, 0) / self._unit
-        back = np.where(self._delta, (np.minimum(*ends), np.maximum(*ends)), (low, high))
-        yield "box", *back
+        ends = np.stack([np.minimum(low - there, 0), np.maximum(high - there, 0)]) / self._unit
+        yield "box", np.where(self._delta, ends.min(0), low), np.where(self._delta, ends.max(0), high)
         start = np.where(self._absolute & ~np.isnan(self.before), self.before, 0)
         for limit, most in self._most.items():
-            reach = np.where(self._delta, most / np.abs(self._unit), most)
+            reach = most / np.abs(self._unit)  # which is 1 of absolute dims
             yield limit, start - reach, start + reach
 
 

@@ -204,7 +204,7 @@ class ControlLoop:
         self._guard.begin()
         self._chunks.clear()
         self._rows: collections.deque[np.ndarray] = collections.deque()
-        self._due = self._idle = self._lost = 0
+        self._seen = self._due = self._idle = self._lost = 0
         self._refused = False
         self._rate = Rate(self._hz)
 
