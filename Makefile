@@ -12,9 +12,9 @@ install = $(UV) pip install --quiet --python $(1)/bin/python $(2) || $(PY) -m pi
 COMPILE := $(UV) pip compile -q --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --custom-compile-command 'make lock' --extra all
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-most test-tensorflow test-slow slurm lint types imports coverage docs dist lock libtpu clean clean-data-and-runs \
+.PHONY: help quickstart test test-most test-tensorflow test-slow slurm lint types imports coverage docs dist release-check lock libtpu clean clean-data-and-runs \
 	bench-state bench-start bench-gpu bench-quickstart bench-backups bench-networks bench-decisions bench-learner bench-loader bench-scale bench-video bench-memory bench-serving \
-	metaworld-tries metaworld-grid metaworld-gates metaworld-values metaworld-states metaworld-benchmark metaworld-people metaworld-ablations metaworld-images metaworld-mislabelled metaworld-rest metaworld-eyes scene-benchmark ogbench metaworld-report rooflines plan-sizes plan-experiments
+	metaworld-tries metaworld-grid metaworld-gates metaworld-values metaworld-states metaworld-benchmark metaworld-people metaworld-ablations metaworld-images metaworld-mislabelled metaworld-rank metaworld-rest metaworld-eyes scene-benchmark ogbench metaworld-report rooflines plan-sizes plan-experiments
 
 QT := $(PY) -m qt_jax
 QUICKSTART := experiments/quickstart.py
@@ -84,6 +84,14 @@ docs: $(STAMP)  ## Build the documentation site: site/index.html; a warning is a
 
 dist: $(STAMP)  ## Build the wheel and the source distribution
 	$(PY) -m build --outdir dist
+
+release-check: $(STAMP) .release/.installed  ## Check what would be published: distributions, each extra in a venv of its own, licences
+	$(PY) -m pytest -m release -n 0 tests/test_release.py
+
+.release/.installed: | $(STAMP)
+	$(UV) venv --quiet --clear --python $(PY) .release
+	$(call install,.release,twine cyclonedx-bom pip-licenses)
+	touch $@
 
 bench-state: $(STAMP)  ## Measure state-only MT10: Q-Transformer against behaviour cloning
 	$(PY) -m benchmarks.bench_state
@@ -156,6 +164,9 @@ metaworld-images: $(STAMP)  ## Run the benchmark from images (hours)
 metaworld-mislabelled: $(STAMP)  ## Count the wrong labels that `score` finds (an hour)
 	$(PY) -m benchmarks.metaworld_mislabelled
 
+metaworld-rank: $(STAMP)  ## Measure Q-Transformer ranking the draws of imitations (hours)
+	$(PY) -m benchmarks.metaworld_rank
+
 metaworld-rest: $(STAMP)  ## Count how often policies rest where people do (an hour)
 	$(PY) -m benchmarks.metaworld_rest
 
@@ -226,10 +237,10 @@ $(STAMP): requirements.txt setup.cfg pyproject.toml
 	$(UV) pip install --quiet --python .beam/bin/python --editable '.[data,sim,beam]'
 	touch $@
 
-# The extra `onnx` in a venv of its own, with our Orbax: jax2onnx asks for an older one and imports none.
+# The extra `onnx`, whose jax2onnx asks for an older Orbax.
 .onnx/.installed: setup.cfg | $(STAMP)
 	$(UV) venv --quiet --clear --python $(PY) .onnx
-	grep orbax-checkpoint setup.cfg | $(UV) pip install --quiet --python .onnx/bin/python --override - --editable '.[train,onnx]'
+	$(UV) pip install --quiet --python .onnx/bin/python --editable '.[onnx]'
 	touch $@
 
 # LeRobot's own writers of versions 3.0 and 2.1, each with a PyTorch. Where PyPI's, of several gigabytes, is not wanted:

@@ -35,6 +35,7 @@ from experiments.metaworld_recipes import (
     WITH_PEOPLE,
 )
 from experiments.metaworld_tries import CELLS, PROBES, SEED_0, TRIES
+from qt_jax import agents
 
 SEEDS = {
     **{"tries": 3, "grid": 5, "gates": 3, "benchmark": 5, "people": 5, "ablations": 3},
@@ -97,7 +98,9 @@ def other_decodes(part: str, config: ml_collections.ConfigDict) -> tuple[str, ..
     """Returns the ways of deciding, beside greedy, with which a run is evaluated at its end."""
     if part == "gates":
         return metaworld_gates.decodes(config)
-    return ("beam:4",) if part in ("benchmark", "people", "scene") else ()
+    if part not in ("benchmark", "people", "scene"):
+        return ()
+    return ("beam:4", *(("sample:1",) if agents.has_probabilities(config) else ()))
 
 
 def packed(experiment: str, name: str, configs: dict, **evaluated: Mapping[str, tuple]) -> Path:

@@ -26,6 +26,7 @@ RECIPES = {
     "e": (("wander=40",), "all"),
     "h": (("human=10", "policy=60"), "all"),
     "i": (("human=10", "intervention=60"), "all"),
+    "j": (("human=10", "intervention=60"), "all"),
 }
 """{name: (config.data.limits, config.data.episodes)}, with numbers of episodes a task.
 
@@ -33,11 +34,15 @@ a: few demonstrations and noisy autonomous episodes. b: few demonstrations and f
 (the paper's simulation: 8%). c: many demonstrations and noisy episodes. d: as a, but with systematic errors.
 e: wandering, without demonstrations. h: demonstrations of people, and the episodes of the policy that clones
 them, as in the paper. i: as h, but a person takes over from the clone now and then. How hard e, h and i are
-was set by behaviour cloning alone (metaworld_gates.py).
+was set by behaviour cloning alone (metaworld_gates.py). j: the data of i, without training on the steps in
+which the robot rests (IDLE), as labs prepare the demonstrations of people.
 """
 
-AUTONOMOUS_OF = {"h": "policy", "i": "intervention"}
+AUTONOMOUS_OF = {"h": "policy", "i": "intervention", "j": "intervention"}
 """{recipe whose pool begins with people: the collector of its autonomous episodes}."""
+
+IDLE = {"j": "delta:0.01"}
+"""{recipe: config.data.idle}: a simulated person rests with zeros, and the clone with the bin beside zero."""
 
 CLONE = "clone"
 """The run that acts in the autonomous episodes of recipes h and i."""
@@ -94,6 +99,7 @@ def apply(config: ml_collections.ConfigDict, settings: dict[str, Any], recipe: s
     config.data.limits, of_recipe = RECIPES[recipe]
     if recipe in AUTONOMOUS_OF:
         pools.people(config, 10, 60, AUTONOMOUS_OF[recipe])
+    config.data.idle = IDLE.get(recipe, "")
     if config.data.episodes == "all":
         config.data.episodes = of_recipe
     elif config.data.episodes == "successes" and of_recipe == "demonstrations_and_failures":

@@ -84,4 +84,4 @@ def clone(config: ml_collections.ConfigDict) -> None:
     config.collect.autonomous = 0
     name, seed = config.data.path.split("/")[1], config.seed
     config.data.path = f"data/{name}/people_alone_{seed}"
-    config.data.limits = ()
+    config.data.limits, config.data.idle = (), ""

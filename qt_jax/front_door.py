@@ -35,8 +35,8 @@ def load_policy(
             `onnx` of an artefact, or a file in it (needs onnxruntime and no jax).
         step: which kept checkpoint of a run (0: the latest).
         dataset: the dataset whose robot acts; of a run that was trained on several.
-        decode: how a run's policy decides an action: "greedy" (the default), "beam:4" or "rank:16:0.7"
-            (docs/robot.md). An artefact has the one it was exported with.
+        decode: how a run's policy decides an action: "greedy" (the default), "beam:4", "sample:0.7" or
+            "rank:16:0.7" (docs/robot.md). An artefact has the one it was exported with.
         candidates: most actions of somebody else that a run's policy ranks at once (`LoadedPolicy.rank`);
             0: none. An artefact has the number it was exported with.
         limits: a JSON file of a run's safety limits (docs/robot.md); none: all that is decided is executed.

@@ -14,7 +14,10 @@ from qt_jax.safety import SafetyLimits
 
 DEFAULT_COUNTS = {"beam": 4, "rank": 16}
 """Of the kinds of `Decoding` that have one (default of this project)."""
-DECODINGS = "'greedy', 'beam:4' (prefixes kept), or 'rank:16:0.7' (actions drawn, at this temperature)"
+DECODINGS = (
+    "'greedy', 'beam:4' (prefixes kept), 'sample:0.7' (drawn, at this temperature), or 'rank:16:0.7' (of so "
+    "many drawn the one of greatest Q)"
+)
 """Texts of a `Decoding`, for people."""
 DEMONSTRATION, HUMAN = DEMONSTRATIONS = ("demonstration", "human")
 """Collectors of demonstrations: an expert or unknown, and a simulated person; others are autonomous."""
@@ -157,20 +160,23 @@ class Interface:
 class Decoding:
     """How an action is decided from the outputs of its dims.
 
-    It is chosen when a checkpoint acts or is exported. As text "greedy", "beam:4" or "rank:16:0.7".
+    It is chosen when a checkpoint acts or is exported. As text "greedy", "beam:4", "sample:0.7" or
+    "rank:16:0.7".
     """
 
     kind: str = "greedy"
-    """Or "beam", which keeps the best prefixes; or "rank": of actions drawn by chance that of greatest Q."""
+    """Or "beam", which keeps the best prefixes; "sample": an action drawn by chance; or "rank": of several
+    drawn that of greatest Q.
+    """
     count: int = 1
     """Prefixes that "beam" keeps from dim to dim, or actions that "rank" draws."""
     temperature: float = 1.0
-    """Of the probabilities that "rank" draws from; the lower, the more often the most probable bin."""
+    """Of the probabilities that are drawn from; the lower, the more often the most probable bin."""
 
     def __post_init__(self):
         counts = self.count >= 1 and not self.count % 1 if self.kind in DEFAULT_COUNTS else self.count == 1
         warm = 0 < self.temperature < np.inf if self.draws else self.temperature == 1
-        if self.kind not in ("greedy", *DEFAULT_COUNTS) or not counts or not warm:
+        if self.kind not in ("greedy", "sample", *DEFAULT_COUNTS) or not counts or not warm:
             raise UserError(
                 f"Decoding: kind is {self.kind!r}, count {self.count}, temperature {self.temperature}; "
                 f"give {DECODINGS}."
@@ -185,7 +191,7 @@ class Decoding:
 
         """
         kind, _, numbers = text.partition(":")
-        count, _, temperature = numbers.partition(":")
+        count, _, temperature = ("1", "", numbers) if kind == "sample" else numbers.partition(":")
         try:
             return cls(kind, int(count or DEFAULT_COUNTS.get(kind, 1)), float(temperature or 1))
         except (ValueError, UserError) as error:
@@ -194,12 +200,14 @@ class Decoding:
     def __str__(self) -> str:
         if self.kind == "greedy":
             return self.kind
+        if self.kind == "sample":
+            return f"{self.kind}:{self.temperature:g}"
         return f"{self.kind}:{self.count}" + (f":{self.temperature:g}" if self.draws else "")
 
     @property
     def draws(self) -> bool:
         """Whether actions are drawn by chance: a decision then takes `count` random numbers for each dim."""
-        return self.kind == "rank"
+        return self.kind in ("sample", "rank")
 
 
 GREEDY = Decoding()

@@ -134,13 +134,17 @@ def test_text_embedding_knows_a_paraphrase_from_another_task():
         ("rank", Decoding("rank", 16), "rank:16:1"),
         ("rank:3", Decoding("rank", 3), "rank:3:1"),
         ("rank:3:0.25", Decoding("rank", 3, 0.25), "rank:3:0.25"),
+        ("sample", Decoding("sample"), "sample:1"),
+        ("sample:0.25", Decoding("sample", 1, 0.25), "sample:0.25"),
     ],
 )
 def test_a_decoding_is_read_from_its_text(text, decoding, shown):
     assert Decoding.read(text) == decoding and str(decoding) == shown and Decoding.read(shown) == decoding
 
 
-@pytest.mark.parametrize("text", ["", "best", "greedy:2", "beam:0", "beam:-1", "beam:1.5", "beam:4:0.7"])
+@pytest.mark.parametrize(
+    "text", ["", "best", "greedy:2", "beam:0", "beam:-1", "beam:1.5", "beam:4:0.7", "sample:0"]
+)
 def test_what_is_no_decoding_is_one_line_that_says_what_is(text):
     with pytest.raises(UserError) as caught:
         Decoding.read(text)

@@ -104,21 +104,33 @@ def get(name: str) -> Agent:
     return plugins.find("config.agent.name", name, AGENTS, NEEDS)
 
 
-def candidates(config: Any) -> Candidates:
-    """Returns what the config's agent draws and ranks actions by.
+def candidates(config: Any, kind: str = "rank") -> Candidates:
+    """Returns what the config's agent draws and, for `kind` "rank", ranks actions by.
+
+    For "sample" the second of the two may be probabilities too, since nothing is ranked.
 
     Raises:
-        UserError: if it has no probabilities or no values.
+        UserError: if it has no probabilities, or for "rank" no values.
 
     """
-    found = get(config.agent.name).candidates(config)
+    agent = get(config.agent.name)
+    found = agent.candidates(config)
+    if found is None and kind == "sample" and has_probabilities(config):
+        return lambda bin_mask, logits: (agent.scores(config, bin_mask, logits),) * 2
     if found is None:
+        needs = {"sample": "action probabilities", "rank": "action probabilities and Q in one policy"}[kind]
         raise UserError(
-            f"decode is 'rank', which needs action probabilities and Q in one policy; {config.agent.name!r} "
-            "lacks one of them. Give 'greedy' or 'beam:4'; or train q_transformer or cql with "
-            "config.agent.behaviour_weight above 0, or awac or iql."
+            f"decode is {kind!r}, which needs {needs}; {config.agent.name!r} lacks them. Give 'greedy' "
+            "or 'beam:4'; or train q_transformer or cql with config.agent.behaviour_weight above 0, or awac "
+            "or iql."
         )
     return found
+
+
+def has_probabilities(config: Any) -> bool:
+    """Returns whether actions can be drawn: by what the config's agent decides by, or by a behaviour head."""
+    agent = get(config.agent.name)
+    return agent.SCORE_NAME == "log-probability" or agent.candidates(config) is not None
 
 
 def judge(config: Any) -> Candidates:

@@ -24,8 +24,6 @@ class Command:
 
     def remedy(self, package: str) -> str:
         """Says how to install `package` and everything else that the command needs."""
-        if "onnx" in self.extras:  # pip finds no Orbax that suits both extras
-            return "`make .onnx/.installed` builds a venv that has it"
         more = [extra for extra, its in SOMETIMES.items() if package in its and extra not in self.extras]
         return f"pip install 'qt_jax[{','.join([self.extras, *more])}]'"
 
@@ -76,7 +74,7 @@ COMMANDS = {
         flags=False,
     ),
     "export": Command("write a checkpoint as a policy artefact, which a robot loads", "train"),
-    "onnx": Command("add ONNX programs to a policy artefact, for robots without jax", "train,onnx", "none"),
+    "onnx": Command("add ONNX programs to a policy artefact, for robots without jax", "onnx", "none"),
     "serve": Command(
         "serve a policy artefact over a websocket, to robots (openpi-client) and people (a page)",
         "serve",

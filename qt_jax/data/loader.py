@@ -24,6 +24,7 @@ from qt_jax.data.buffers import Buffers
 from qt_jax.data.episode_cache import EpisodeCache
 from qt_jax.data.episodes import Episode
 from qt_jax.data.features import Features
+from qt_jax.data.idle import Idle
 from qt_jax.data.mixture import Mixture
 from qt_jax.data.order import Draw, Group, Order, Reader
 from qt_jax.data.segments import BadFrame, Cutting, Layout, Prepared, Rows, prepare
@@ -48,6 +49,7 @@ class Recipe:
     value_range: tuple[float, float]
     step_penalty: float
     time_limits: str
+    idle: Idle | None
     relabel_rate: float
     paraphrase_cosine: float
     seed: int
@@ -70,6 +72,7 @@ class Recipe:
             dt_ref=self.dt_ref,
             value_range=self.value_range,
             time_limits=self.time_limits,
+            idle=self.idle,
         )
 
 

@@ -13,6 +13,7 @@ from qt_jax.data import images as encoded
 from qt_jax.data.buffers import Buffers
 from qt_jax.data.episodes import Episode, monte_carlo_returns
 from qt_jax.data.features import StoredFrames
+from qt_jax.data.idle import Idle
 from qt_jax.data.video import BadImage, Traffic
 from qt_jax.errors import UserError, require_one_of
 from qt_jax.segment import FEATURES, Segment, segment_struct
@@ -83,7 +84,8 @@ class Layout:
     """How the numbers of one dataset go into the network's arrays.
 
     own: the dataset's action; interface: the network's; state: statistics of the dataset's state;
-    time_limits: whether the end of a truncated episode bootstraps or is terminal.
+    time_limits: whether the end of a truncated episode bootstraps or is terminal; idle: steps that are not
+    trained.
     """
 
     own: ActionSpec
@@ -94,6 +96,7 @@ class Layout:
     dt_ref: float
     value_range: tuple[float, float]
     time_limits: str
+    idle: Idle | None = None
 
     def __post_init__(self):
         require_one_of("config.data.time_limits", self.time_limits, TIME_LIMITS)
@@ -172,6 +175,10 @@ def prepare(episode: Episode, embedding: np.ndarray, layout: Layout) -> Prepared
             row[: len(part)] = part
 
     table["trainable"] = [layout.cutting.trainable(start, episode.length) for start in starts]
+    if layout.idle:
+        idle = np.zeros(starts[-1] + length, bool)
+        idle[: episode.length] = layout.idle.steps(layout.own, episode.actions)
+        table["trainable"] &= ~idle[np.add.outer(starts, np.arange(length))]
     table["bins"], table["dt"], table["success"] = bins, episode.dt, episode.success
     table["episode_return"], table["relabelled"] = episode.rewards.sum(), episode.relabelled
     return Prepared(episode, embedding, table)

@@ -11,7 +11,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.seed = 0  # of the initial conditions, which are not those of any collection
     config.step = 0  # which of the kept checkpoints; 0: the latest
     config.dataset = "collected"  # the dataset whose robot acts
-    config.decode = "greedy"  # how an action is decided; or "beam:4", or "rank:16:0.7" (docs/robot.md)
+    config.decode = "greedy"  # how to decide; or "beam:4", "sample:0.7", "rank:16:0.7" (docs/robot.md)
     config.episodes = 20  # of each task
     config.max_decisions = 0  # time limit of an evaluation episode; 0: config.env.max_decisions
     config.num_envs = 10  # environments stepped as one policy batch

@@ -119,7 +119,7 @@ def of_robot(config: Any, ensemble: Ensemble, spec: PolicySpec, statistics: Stat
         log_probabilities, _ = agents.candidates(config)(bin_mask[dim], logits)
         return found, jnp.exp(log_probabilities)
 
-    candidates = _candidates(config, bin_mask, decoding.temperature) if decoding.draws else None
+    candidates = _candidates(config, bin_mask, decoding) if decoding.draws else None
     of_network = np.eye(joint.decision.dims, dtype=np.int32)[list(spec.network_dims)]
 
     def decode(params, cache, mask, executed, *uniforms):
@@ -154,14 +154,14 @@ def _judge(
     return judge
 
 
-def _candidates(config: Any, bin_mask: jax.Array, temperature: float) -> Any:
-    """Returns the `candidates` of `Ensemble.rank`: the agent's, at this temperature."""
-    of_agent = agents.candidates(config)
+def _candidates(config: Any, bin_mask: jax.Array, decoding: Decoding) -> Any:
+    """Returns the `candidates` of `Ensemble.rank`: the agent's, at the decoding's temperature."""
+    of_agent = agents.candidates(config, decoding.kind)
 
     def candidates(logits, dim):
         log_probabilities, q = of_agent(bin_mask[dim], logits)
         drawn = jnp.where(jnp.isfinite(q), log_probabilities, -jnp.inf)
-        return jax.nn.softmax(drawn / temperature), q
+        return jax.nn.softmax(drawn / decoding.temperature), q
 
     return candidates
 

@@ -138,8 +138,8 @@ def convert(part: str, program: Callable, inputs: Inputs, outputs: list[str], op
         import onnx
     except ImportError as error:
         raise UserError(
-            f"The export to ONNX needs jax2onnx ({error}); run it in the venv that `make .onnx/.installed` "
-            "builds."
+            f"The export to ONNX needs jax2onnx ({error}); run `pip install 'qt_jax[onnx]'` in a venv of its "
+            "own."
         ) from error
     traced = jax.make_jaxpr(program)(*inputs.values())
 

@@ -10,6 +10,7 @@ import ml_collections
 from ml_collections import config_dict
 
 from qt_jax import agents, losses, text
+from qt_jax.data.idle import Idle
 from qt_jax.data.mixture import ACTION_BOUNDS, FILTERS
 from qt_jax.data.mixtures import KINDS
 from qt_jax.data.segments import TIME_LIMITS
@@ -74,6 +75,9 @@ def default_config(
     config.data.step_penalty = 0.0  # taken from the reward of every step
     # from o_T, where one cut an episode short; or "terminal": such an episode ended with nothing
     config.data.time_limits = "bootstrap"
+    # "delta:0.01" trains on no step whose action moves no dim by more than this share of its bounds and keeps
+    # the gripper as it is; "absolute:0.01" on none whose action is that near the one before; "": on all
+    config.data.idle = ""
     # share of the episodes that get another task's instruction, at which they failed (hindsight)
     config.data.relabel_rate = 0.0
     config.data.paraphrase_cosine = 0.9  # instructions nearer than this are the same task to hindsight
@@ -130,6 +134,7 @@ def validate(config: Any, devices: int) -> None:
     try:
         agent = agents.get(config.agent.name)
         images.encoder(config.model.encoder)
+        Idle.read(config.data.idle)
     except UserError as error:
         problems.append(str(error).rstrip("."))
     require(0 <= config.seed < 2**32, "seed", "a whole number from 0 to 2**32 - 1")

@@ -11,15 +11,20 @@ import numpy as np
 
 from qt_jax import agents
 from qt_jax.agents import backup
+from qt_jax.data import index as indices
 from qt_jax.data import mixture, returns
+from qt_jax.data.idle import Idle
 from qt_jax.data.loader import Recipe
-from qt_jax.data.mixture import Mixture
+from qt_jax.data.mixture import Mixture, Source
 from qt_jax.data.segments import Cutting
 from qt_jax.data.tables import Entry
 from qt_jax.errors import UserError
 from qt_jax.specs import Interface
 from qt_jax.statistics import Statistics
 from qt_jax.training import checkpoints, origin
+
+LOOKED_AT = 50
+"""Episodes of a dataset in which idle steps are counted."""
 
 
 def prepare(
@@ -70,6 +75,7 @@ def prepare(
         value_range=config.value_range,
         step_penalty=config.data.step_penalty,
         time_limits=config.data.time_limits,
+        idle=Idle.read(config.data.idle),
         relabel_rate=config.data.relabel_rate,
         paraphrase_cosine=config.data.paraphrase_cosine,
         seed=config.seed,
@@ -167,6 +173,20 @@ def _state_statistics(config: Any, opened: Mixture, continues: bool) -> dict[str
     return {name: datasets[name].state if name in datasets else values for name, values in own.items()}
 
 
+def _idle(recipe: Recipe, idle: Idle, source: Source) -> str:
+    """Returns the share of idle steps in `LOOKED_AT` training episodes, at even distances."""
+    found = []
+    for number in source.train[:: -(-len(source.train) // LOOKED_AT)]:
+        episode = indices.read(
+            source.directory, source.index, source.spec, int(number), recipe.step_penalty, recipe.cache
+        )
+        found.append(idle.steps(source.action, episode.actions))
+    share = np.concatenate(found).mean()
+    return (
+        f"idle: {share:.1%} of the steps of {len(found)} training episodes move nothing and are not trained"
+    )
+
+
 def describe(recipe: Recipe) -> str:
     """Returns a line for each dataset: what was found, what was left out, what the bins cut off."""
     lines = []
@@ -180,6 +200,8 @@ def describe(recipe: Recipe) -> str:
             f"actions beyond the bins: {clipped or 'nothing'}"
         )
         lines += [f"  {line}" for line in (*source.notes(), *source.outliers())]
+        if recipe.idle and len(source.train):
+            lines.append(f"  {_idle(recipe, recipe.idle, source)}")
         if index.left_out:
             lines.append(f"  {index.left_out} episodes are left out by {source.spec.reader}")
         if index.skipped:

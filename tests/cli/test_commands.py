@@ -65,7 +65,7 @@ def test_the_base_install_says_which_commands_there_are_and_what_to_install_for_
         ("export", "gymnasium", "pip install 'qt_jax[train,sim]'"),
         ("serve", "tensorflow_datasets", "pip install 'qt_jax[serve,data]'"),
         ("collect", "metaworld", "pip install 'qt_jax[train,data,sim]'"),
-        ("onnx", "jax2onnx", "`make .onnx/.installed` builds"),
+        ("onnx", "jax2onnx", "pip install 'qt_jax[onnx]'"),
     ],
 )
 def test_a_package_that_is_missing_later_is_one_line_too(monkeypatch, capsys, name, package, remedy):

@@ -10,6 +10,7 @@ import simplejpeg
 from qt_jax.data import segments
 from qt_jax.data.buffers import Buffers
 from qt_jax.data.episodes import Episode, monte_carlo_returns, relabelled
+from qt_jax.data.idle import Idle
 from qt_jax.data.segments import Cutting, Layout
 from qt_jax.errors import UserError
 from qt_jax.specs import ActionSpec, Interface, ObservationSpec
@@ -38,10 +39,18 @@ def make_episode(length: int, terminal: bool = True, dt: float = 1.0) -> Episode
 
 
 def cut(
-    episode, number, cutting, network_action=ACTION, cameras=(), state_dim=1, time_limits="bootstrap", chunk=1
+    episode,
+    number,
+    cutting,
+    network_action=ACTION,
+    cameras=(),
+    state_dim=1,
+    time_limits="bootstrap",
+    chunk=1,
+    idle=None,
 ):
     joint = Interface(network_action, ObservationSpec(cameras, (8, 8), state_dim, ""), 4, chunk)
-    layout = Layout(ACTION, joint, unit_statistics(1), cutting, 0.5, 1.0, (0.0, 1.0), time_limits)
+    layout = Layout(ACTION, joint, unit_statistics(1), cutting, 0.5, 1.0, (0.0, 1.0), time_limits, idle)
     rows = segments.Rows(layout, 1, Buffers())
     rows.fill(0, segments.prepare(episode, np.zeros(4, np.float32), layout), number, cutting)
     batch = rows.segment()
@@ -85,6 +94,18 @@ def test_a_time_limit_may_end_an_episode_for_good():
     np.testing.assert_array_equal(bootstrapped.pop("is_terminal"), [False] * 8)
     np.testing.assert_array_equal(ended.pop("is_terminal"), [False] * 3 + [True] + [False] * 4)
     jax.tree.map(np.testing.assert_array_equal, bootstrapped, ended)
+
+
+def test_idle_steps_are_not_trained_in_whichever_cut_they_lie():
+    """Of 12 steps those in which x stands still; a cut of 8 records trains 7 steps."""
+    episode, moving = make_episode(12), {0, 3, 4, 9}
+    episode.actions[sorted(moving)] = 0.5
+    for number in (0, 1):
+        batch = cut(episode, number, Cutting(8, 1, 1), idle=Idle.read("delta:0.01"))
+        trained = batch["step"][batch["trainable"]]
+        np.testing.assert_array_equal(
+            trained, [s for s in sorted(moving | {11}) if 7 * number <= s < 7 * number + 7]
+        )
 
 
 def test_an_unknown_meaning_of_time_limits_is_named():

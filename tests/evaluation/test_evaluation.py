@@ -123,7 +123,7 @@ def test_runtime_agrees_with_the_teacher_forced_network(trained):
         ("env.tasks", ("push",), "trained without data of ['push']"),
         ("evaluate.num_envs", 0, "num_envs=0"),
         ("evaluate.decode", "best", "decode is 'best'; give 'greedy', 'beam:4'"),
-        ("evaluate.decode", "rank", "'q_transformer' lacks one of them"),
+        ("evaluate.decode", "rank", "'q_transformer' lacks them"),
         ("evaluate.step", 7, "no checkpoint of step 7; give one of [10, 20]"),
     ],
 )

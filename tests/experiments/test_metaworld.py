@@ -141,7 +141,7 @@ def test_a_methods_filter_narrows_its_recipes():
     assert episodes("bc_successes", "b") == "demonstrations" and episodes("bc_successes", "a") == "successes"
 
 
-@pytest.mark.parametrize("recipe", ["h", "i"])
+@pytest.mark.parametrize("recipe", ["h", "i", "j"])
 def test_recipes_with_people_are_collected_by_their_clone(recipe):
     clone, other = (metaworld_benchmark.get_config(f"{method},{recipe},2") for method in ("clone", "iql"))
     assert clone.data.path.endswith("people_alone_2")
@@ -152,6 +152,7 @@ def test_recipes_with_people_are_collected_by_their_clone(recipe):
         "demonstrations",
     )
     assert clone.env == other.env and clone.collect.seed == other.collect.seed == 2
+    assert (other.data.idle, clone.data.idle) == ("delta:0.01" if recipe == "j" else "", "")
 
 
 def test_a_pack_is_run_once(config, tmp_path):

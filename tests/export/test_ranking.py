@@ -93,6 +93,20 @@ def test_which_action_is_drawn_and_which_acts_by_hand(agent, settings):
     assert act((0.2, 0.0), (0.26, 0.75), (0.24, 0.0))[0] == [1, 2]
 
 
+def test_an_imitation_draws_its_action_by_hand():
+    """Its odds of x are 1/4, 1 and 1/9, so at temperature 1/2 of .0625, 1 and .0123: sums of .058 and .989.
+
+    The gripper's are 1/4 and 1: .059 and 1.
+    """
+    policy = drawn_by_hand(Decoding("sample", 1, 0.5), ROBOT, bc)
+    for uniforms, tokens in (((0.05, 0.05), [0, 0]), ((0.07, 0.98), [1, 1]), ((0.5, 0.995), [1, 2])):
+        given = np.float32([[uniforms]])  # (g, x)
+        found = policy.act(np.zeros(1, int), **ONE, is_first=[True], uniforms=given)
+        assert found.tokens[0].tolist() == tokens
+    with pytest.raises(UserError, match="decode is 'sample', which needs action probabilities; 'q_tran"):
+        drawn_by_hand(Decoding("sample"), ROBOT)
+
+
 def test_what_the_data_does_not_support_is_not_drawn():
     """Of x the bins .2 and .3 have less than .7 of .5: every draw is the middle one."""
     policy = drawn_by_hand(RANK, ROBOT, behaviour_weight=1.0, support=0.7)
@@ -155,7 +169,7 @@ def test_an_agent_without_q_ranks_no_candidates(agent):
 @pytest.mark.parametrize("agent", [q_transformer, cql, bc, decision_transformer])
 def test_an_agent_without_probabilities_or_values_is_refused_by_name(agent):
     config = by_hand.config_of(agent)
-    with pytest.raises(UserError, match=f"'{config.agent.name}' lacks one .* config.agent.behaviour_weight"):
+    with pytest.raises(UserError, match=f"'{config.agent.name}' lacks them.* config.agent.behaviour_weight"):
         agents.candidates(config)
 
 

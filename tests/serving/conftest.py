@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +34,12 @@ class Serving:
         return self.process.wait(timeout=60)
 
 
-def serve(path: Path, log: Path, *flags: str, **environment: str) -> Serving:
+PROGRAM = (sys.executable, "-m", "qt_jax")
+
+
+def serve(path: Path, log: Path, *flags: str, program: Sequence = PROGRAM, **environment: str) -> Serving:
     """Starts `serve` and waits until it serves."""
-    command = [sys.executable, "-m", "qt_jax", "serve", f"--artefact={path}", "--port=0", *flags]
+    command = [*program, "serve", f"--artefact={path}", "--port=0", *flags]
     streams = {"stdout": subprocess.PIPE, "stderr": log.open("w"), "text": True}
     process = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, **streams)
     for line in process.stdout:

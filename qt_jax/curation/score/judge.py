@@ -76,6 +76,7 @@ class Judge:
         config, recipe, assets = setup.prepare(ml_collections.FrozenConfigDict(config), entries)
         checkpoints.check_same_run(config.workdir, assets)
         params, _, step = checkpoints.load_params(config.workdir)
+        recipe = dataclasses.replace(recipe, idle=None)  # an idle step is judged too
         ensemble = agents.make_ensemble(config, recipe.mixture.interface)
 
         def values(params: dict, batch: Segment) -> tuple[jax.Array, jax.Array]:
