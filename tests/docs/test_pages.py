@@ -3,6 +3,7 @@
 They share one folder, as a reader's clone is.
 """
 
+import json
 import os
 import re
 import shlex
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from qt_jax.safety import SafetyLimits
+from qt_jax.specs import ActionSpec
 from tests.conftest import ROOT
 from tests.curation import recordings
 
@@ -172,6 +175,12 @@ def test_robot(folder):
     finally:
         os.killpg(server.pid, signal.SIGTERM)
     assert server.wait(timeout=60) == 0
+
+
+def test_the_limits_of_the_robot_page_fit_its_robot():
+    """Of Meta-World's action and state, which the quickstart has."""
+    action = ActionSpec(("x", "y", "z", "grip"), (-1.0,) * 4, (1.0,) * 4, (256,) * 4)
+    SafetyLimits.from_json(json.loads(limits("robot.md"))).check(action, 4)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
