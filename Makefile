@@ -49,7 +49,7 @@ test-tensorflow: $(STAMP)  ## Run the tests that import TensorFlow
 	$(PY) -m pytest -m tensorflow tests/data/test_rlds.py
 
 # What takes minutes and proves a rare thing; run it before a release.
-test-slow: $(STAMP) libtpu .beam/.installed .onnx/.installed .rerun/.installed .lerobot/.installed .lerobot21/.installed  ## Run the tests that take minutes each, in environments of their own
+test-slow: $(STAMP) libtpu .beam/.installed .onnx/.installed .robot/.installed .rerun/.installed .lerobot/.installed .lerobot21/.installed  ## Run the tests that take minutes each, in environments of their own
 	$(PY) -m pytest -m slow
 
 # A SLURM of two nodes on loopback, from Debian's packages.
@@ -202,6 +202,12 @@ plan-experiments: $(STAMP) libtpu  ## Plan each experiment on devices that are n
 	$(call install,.base,--editable .)
 	touch $@
 
+# A robot's Python, with the client and ONNX policies and without jax.
+.robot/.installed: setup.cfg | $(STAMP)
+	$(UV) venv --quiet --clear --python 3.10 .robot
+	$(call install,.robot,--editable . onnxruntime msgpack websockets)
+	touch $@
+
 .openpi/.installed: | $(STAMP)
 	$(UV) venv --quiet --clear --python $(PY) .openpi
 	$(call install,.openpi,openpi-client==0.1.2 typing_extensions)  # which it needs and does not declare
@@ -267,7 +273,7 @@ libtpu: $(STAMP)  ## Install the TPU compiler alone, for `plan` on machines with
 	$(PY) -m pip install --quiet --no-deps --upgrade --target .libtpu libtpu==0.0.42.1
 
 clean:  ## Remove what can be made again; data and runs stay
-	rm -rf $(VENV) .base .openpi .beam .onnx .lerobot .lerobot21 .plots .rerun .peer .libtpu build dist site htmlcov
+	rm -rf $(VENV) .base .openpi .robot .beam .onnx .lerobot .lerobot21 .plots .rerun .peer .libtpu build dist site htmlcov
 	rm -rf *.egg-info .coverage* .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
 	find qt_jax experiments launch benchmarks examples docs tests -name __pycache__ -type d -prune -exec rm -rf {} +
 

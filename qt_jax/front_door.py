@@ -21,6 +21,7 @@ def load_policy(
     dataset: str = "",
     decode: str = "",
     candidates: int = 0,
+    limits: str | Path = "",
     robots: int = 1,
     keys: str | Path = "",
     threads: int | None = None,
@@ -38,18 +39,20 @@ def load_policy(
             "rank:16:0.7" (docs/robot.md). An artefact has the one it was exported with.
         candidates: most actions of somebody else that a run's policy ranks at once (`LoadedPolicy.rank`);
             0: none. An artefact has the number it was exported with.
+        limits: a JSON file of a run's safety limits (docs/robot.md); none: all that is decided is executed.
+            An artefact has those it was exported with.
         robots: how many episodes there may be at once, each under a `session_id` of its own.
         keys: a JSON file with the robot's own names of its cameras, state and instruction (docs/robot.md).
         threads: of onnxruntime (default: one a core, 4 at most).
 
     Raises:
-        UserError: if there is no policy at `path`, it cannot be read, or it lacks what `decode` or
-            `candidates` needs.
+        UserError: if there is no policy at `path`, it cannot be read, it lacks what `decode` or
+            `candidates` needs, or the limits are not of its robot.
 
     """
     from qt_jax.export import any_policy
 
-    return any_policy.load(path, step, dataset, decode, candidates, robots, keys, threads)
+    return any_policy.load(path, step, dataset, decode, candidates, limits, robots, keys, threads)
 
 
 def open_dataset(source: Any) -> Dataset:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from qt_jax.errors import UserError
+from qt_jax.safety import SafetyLimits
 
 DEFAULT_COUNTS = {"beam": 4, "rank": 16}
 """Of the kinds of `Decoding` that have one (default of this project)."""
@@ -239,6 +240,8 @@ class PolicySpec:
     """Whether they also say of each bin how probable it is by the behaviour head."""
     candidates: int = 0
     """Most actions of somebody else that it ranks at once; 0: it ranks none."""
+    limits: SafetyLimits | None = None
+    """What may be executed (`policy.guard`); None: all that is decided."""
 
     def __post_init__(self):
         given, dims = self.network_dims, self.interface.decision.dims
@@ -255,13 +258,16 @@ class PolicySpec:
         for name in ("text_encoder", "score_name"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise UserError(f"PolicySpec: {name} is {getattr(self, name)!r}; give its name.")
+        if self.limits is not None:
+            self.limits.check(self.interface.action, self.interface.observation.state_dim)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> PolicySpec:
         """Reads what `to_json` gave."""
         interface, dims = Interface.from_json(value["interface"]), tuple(value["network_dims"])
-        decoding = Decoding(**value["decoding"])
-        return cls(**value | {"interface": interface, "network_dims": dims, "decoding": decoding})
+        decoding, limits = Decoding(**value["decoding"]), value.get("limits")
+        read = {"interface": interface, "network_dims": dims, "decoding": decoding}
+        return cls(**value | read | {"limits": None if limits is None else SafetyLimits.from_json(limits)})
 
     @functools.cached_property
     def decided(self) -> tuple[int, ...]:

@@ -6,12 +6,17 @@ import re
 import runpy
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 
 import qt_jax
 from qt_jax.errors import UserError
+from qt_jax.safety import SafetyLimits
+from qt_jax.serving.client import Client
+from qt_jax.serving.control import ControlLoop
+from qt_jax.specs import ObservationSpec
 from tests.conftest import ROOT, run_command
 from tests.serving import fake
 
@@ -64,6 +69,70 @@ def test_rank_proposals(capsys, tmp_path):
     *actions, counts = capsys.readouterr().out.splitlines()
     assert len(actions) == 2 and "'ranked': 2, 'changed': 0" in counts
     assert len((tmp_path / "shadow.jsonl").read_text().splitlines()) == 2
+
+
+JOINTS = {"x": {"kind": "absolute", "entry": 0, "change": 0.25, "stop": "last"}, "y": {"stop": 0}}
+ARM = dataclasses.replace(
+    fake.SPEC,
+    interface=dataclasses.replace(
+        fake.SPEC.interface, observation=ObservationSpec(("front",), (64, 64), 2, "x, y")
+    ),
+    limits=SafetyLimits.from_json(
+        {"dims": JOINTS, "on_late": "stop", "late_ms": 500, "on_stale": "stop", "stale_ms": 10_000}
+    ),
+)
+"""Of a robot whose joints are its action's; the policy decides -0.75 for both."""
+
+
+def test_a_robot_of_lerobot(capsys):
+    class Arm:
+        def __init__(self):
+            self.sent = []
+
+        def get_observation(self):
+            return {"x": 0.5, "y": 0.0, "front": np.zeros((64, 64, 3), np.uint8)}
+
+        def send_action(self, action):
+            self.sent.append(action)
+
+    arm = Arm()
+    example = runpy.run_path(str(ROOT / "examples" / "lerobot_robot.py"))
+    with fake.served(spec=ARM) as port:
+        example["run"](f"ws://127.0.0.1:{port}", "open the faucet", arm, steps=3)
+    assert arm.sent[0] == {"x": 0.25, "y": -0.75} and arm.sent[-1]["y"] == 0
+    assert "'change': " in capsys.readouterr().out
+
+
+def test_a_ros_2_node_without_ros():
+    """Its adapter, between messages as ROS has them and the loop."""
+    example = runpy.run_path(str(ROOT / "examples" / "ros2_node.py"))
+
+    def stamped(ms, **fields):
+        header = types.SimpleNamespace(stamp=types.SimpleNamespace(sec=5, nanosec=ms * 10**6))
+        return types.SimpleNamespace(header=header, **fields)
+
+    bgr = np.zeros((64, 70, 3), np.uint8)  # 64 pixels a row, and some bytes that are none
+    bgr[:, :64, 0] = 200
+    image = stamped(100, encoding="bgr8", height=64, width=64, step=210, data=bgr.tobytes())
+    published = []
+    topics = example["Topics"](["x", "y"], ["front"], published.append, lambda: 5_250_000_000)
+    topics.receive("front", image)
+    assert not topics.ready()
+    topics.receive("joints", stamped(200, name=["y", "other", "x"], position=[0.0, 9.0, 0.5]))
+    assert topics.ready()
+    seen = topics.observe()
+    assert seen["age_ms"] == 150 and seen["observation/state"].tolist() == [0.5, 0]
+    assert seen["observation/front"].shape == (64, 64, 3) and seen["observation/front"][0, 0].tolist() == [
+        0,
+        0,
+        200,
+    ]
+    with fake.served(spec=ARM) as port, Client(f"ws://127.0.0.1:{port}") as policy:
+        ControlLoop(policy, topics).run("open the faucet", steps=3)
+    assert published[0] == [0.25, -0.75]
+    image.encoding = "mono8"
+    with pytest.raises(ValueError, match="The image is 'mono8', expected rgb8 or bgr8"):
+        topics.observe()
 
 
 @pytest.mark.parametrize("name", ["my_agent", "my_encoder"])

@@ -34,6 +34,12 @@ def define_flags() -> None:
         "How many actions of somebody else the policy ranks at once, at most; 0: none.",
         lower_bound=0,
     )
+    flags.DEFINE_string(
+        "limits",
+        "",
+        "JSON file of safety limits, which go with the policy: bounds, workspace, velocity, fallbacks "
+        "(docs/robot.md).",
+    )
     flags.DEFINE_list("batches", [], "Batch sizes to compile for, such as 1,8,64; default: any size.")
     flags.DEFINE_string(
         "instructions",
@@ -45,6 +51,7 @@ def define_flags() -> None:
 def main(config: Any) -> None:
     """Writes the artefact, and prints how well it agrees with the checkpoint."""
     from qt_jax.export import agreement, artefact
+    from qt_jax.safety import SafetyLimits
 
     written = artefact.write(
         config.workdir,
@@ -53,6 +60,7 @@ def main(config: Any) -> None:
         dataset=FLAGS.dataset,
         decoding=Decoding.read(FLAGS.decode),
         candidates=FLAGS.candidates,
+        limits=SafetyLimits.read(FLAGS.limits) if FLAGS.limits else None,
         batches=_batches(),
         instructions=_instructions(),
     )
@@ -61,6 +69,8 @@ def main(config: Any) -> None:
     print(
         f"{written.path}: {size:.1f} MiB, step {about['provenance']['step']}, decodes {written.spec.decoding}"
     )
+    if written.spec.limits is not None:
+        print(f"safety limits of {FLAGS.limits}: {', '.join(written.spec.limits.dims) or 'fallbacks alone'}")
     print(agreement.summary(about["agreement"], "the checkpoint"))
     print(f"serve it: python -m qt_jax serve --artefact={written.path}")
 

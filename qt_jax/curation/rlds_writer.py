@@ -47,6 +47,7 @@ def write(
     action_space: Mapping[str, Any] | None = None,
     intervention: bool = False,
     validation: Iterable[RecordedEpisode] | None = None,
+    limited: bool = False,
 ) -> epath.Path:
     """Writes `episodes` as the RLDS dataset `path`/1.0.0 and returns that directory.
 
@@ -64,12 +65,13 @@ def write(
         action_space: {name of an action: the entry of the state that it moves, and how}.
         intervention: whether each step says if a person acted; all episodes must say it then.
         validation: episodes of a split of their own; read after the others.
+        limited: whether each step has `RecordedEpisode.limited`, which its episode then has.
 
     Raises:
         UserError: for an unknown file format, an episode too large for a record or without the flag of
             `intervention`, or when `path` already holds a dataset.
     """
-    about = description, file_format, reward, action_space or {}, intervention
+    about = description, file_format, reward, action_space or {}, intervention, limited
     target = _Target(path, action, observation, *about)
     splits = {"train": episodes} | ({} if validation is None else {"validation": validation})
     example = functools.partial(_example, intervention=intervention)
@@ -196,6 +198,7 @@ class _Target:
     reward: str
     action_space: Mapping[str, Any]
     intervention: bool
+    limited: bool = False
 
 
 def _prepare(target: _Target, generate: Mapping[str, Callable[[], Any]], **beam: Any) -> epath.Path:
@@ -241,6 +244,8 @@ def _features(tfds: Any, rlds: Any, target: _Target):
     }
     if target.intervention:
         steps[INTERVENTION] = features.Scalar(np.bool_, doc="Whether a person acted.")
+    if target.limited:
+        steps["limited"] = features.Text(doc="Safety limits that altered the action, joined by commas.")
     return features.FeaturesDict(
         {
             rlds.STEPS: features.Dataset(steps),
@@ -316,10 +321,12 @@ def _steps(rlds: Any, episode: RecordedEpisode, intervention: bool) -> Iterator[
         observation: dict[str, Any] = {name: io.BytesIO(frames[t]) for name, frames in episode.images.items()}
         if episode.state.shape[-1]:
             observation["state"] = episode.state[t]
-        acted = {}
+        acted: dict[str, Any] = {}
         if intervention:
             assert episode.intervention is not None  # `_example` checks it
             acted[INTERVENTION] = not ended and bool(episode.intervention[t])
+        if episode.limited is not None:
+            acted["limited"] = "" if ended else episode.limited[t]
         yield acted | {
             rlds.OBSERVATION: observation,
             rlds.ACTION: np.zeros_like(episode.actions[0]) if ended else episode.actions[t],

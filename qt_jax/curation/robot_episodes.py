@@ -58,6 +58,7 @@ def write(
         description=description,
         file_format="array_record",
         intervention=intervention,
+        limited=spec.limits is not None,
     )
 
 
@@ -82,4 +83,5 @@ def _recorded(episodes: Iterable[LabelledEpisode], spec: PolicySpec) -> Iterator
             intervention=labelled.intervention,
         )
         episode = recording.finish(recorded, index, POLICY)
-        yield dataclasses.replace(episode, task=labelled.task or episode.task)
+        limited = None if spec.limits is None else tuple(labelled.limited[: len(episode.actions)].tolist())
+        yield dataclasses.replace(episode, task=labelled.task or episode.task, limited=limited)

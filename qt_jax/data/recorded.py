@@ -30,6 +30,8 @@ class RecordedEpisode:
         dt: seconds that each action was held.
         intervention: bool [T], whether a person acted at each step; None: not known.
         notes: what a person should look at; not written.
+        limited: of a policy with safety limits, for each transition the names of those that altered its
+            action, joined by commas; None: of others.
     """
 
     task: str
@@ -44,6 +46,7 @@ class RecordedEpisode:
     dt: float
     intervention: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    limited: tuple[str, ...] | None = None
 
     @property
     def episode_id(self) -> str:
@@ -66,6 +69,7 @@ class LabelledEpisode:
         actions: float32 [T, D].
         intervention: bool [T], whether a person acted at each step.
         success: the operator's label.
+        limited: [T] texts, the names of the safety limits that altered each action, joined by commas.
     """
 
     instruction: str
@@ -75,6 +79,7 @@ class LabelledEpisode:
     actions: np.ndarray
     intervention: np.ndarray
     success: bool
+    limited: np.ndarray
 
 
 def collector_of(intervention: np.ndarray) -> str:

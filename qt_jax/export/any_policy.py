@@ -24,6 +24,7 @@ def load(
     dataset: str = "",
     decode: str = "",
     candidates: int = 0,
+    limits: str | Path = "",
     robots: int = 1,
     keys: str | Path = "",
     threads: int | None = None,
@@ -31,10 +32,11 @@ def load(
     """Loads and compiles a policy: `qt_jax.load_policy`, which says what each argument is."""
     path = Path(path)
     if (path / "checkpoints").is_dir():
-        policy = _of_run(path, step, dataset, decode, candidates, robots + 1)
+        policy = _of_run(path, step, dataset, decode, candidates, limits, robots + 1)
         embeddings: dict[str, Any] = {}
     else:
         of_run = {"step": step, "dataset": dataset, "decode": decode, "candidates": candidates}
+        of_run["limits"] = limits
         for name, given in of_run.items():
             if given:
                 raise UserError(
@@ -50,7 +52,9 @@ def load(
     return LoadedPolicy(sessions, names)
 
 
-def _of_run(path: Path, step: int, dataset: str, decode: str, candidates: int, capacity: int) -> Runtime:
+def _of_run(
+    path: Path, step: int, dataset: str, decode: str, candidates: int, limits: str | Path, capacity: int
+) -> Runtime:
     try:
         from qt_jax.export import checkpoint_policy
         from qt_jax.training import checkpoints
@@ -59,16 +63,18 @@ def _of_run(path: Path, step: int, dataset: str, decode: str, candidates: int, c
             f"{path} is a run, which needs the package {error.name}: pip install 'qt_jax[train]', or load "
             "the artefact that `python -m qt_jax export` makes of it."
         ) from error
+    from qt_jax.safety import SafetyLimits
     from qt_jax.specs import GREEDY, Decoding
 
     decoding = Decoding.read(decode) if decode else GREEDY
+    safety = SafetyLimits.read(limits) if limits else None
     params, assets, _ = checkpoints.load_params(str(path), step=step)
     if not dataset and len(assets.datasets) > 1:
         raise UserError(
             f"{path} was trained on {sorted(assets.datasets)}; say whose robot acts: dataset=NAME."
         )
     dataset = dataset or next(iter(assets.datasets))
-    return checkpoint_policy.build(params, assets, capacity, dataset, decoding, candidates)
+    return checkpoint_policy.build(params, assets, capacity, dataset, decoding, candidates, safety)
 
 
 def _of_artefact(path: Path, capacity: int, threads: int | None) -> tuple[Runtime, dict[str, Any]]:

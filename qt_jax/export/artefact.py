@@ -23,6 +23,7 @@ from qt_jax.export import agreement, checkpoint_policy
 from qt_jax.models.network import parameter_path
 from qt_jax.policy import artefact
 from qt_jax.policy.folder import INSTRUCTIONS, POLICY, SCHEMA, seal
+from qt_jax.safety import SafetyLimits
 from qt_jax.specs import GREEDY, Decoding, to_json
 from qt_jax.training import checkpoints
 
@@ -37,6 +38,7 @@ def write(
     dataset: str = "collected",
     decoding: Decoding = GREEDY,
     candidates: int = 0,
+    limits: SafetyLimits | None = None,
     batches: Sequence[int] = (),
     instructions: Sequence[str] = (),
 ) -> artefact.Artefact:
@@ -49,6 +51,7 @@ def write(
         dataset: whose robot acts.
         decoding: how the programs decide an action.
         candidates: most actions of somebody else that the policy ranks at once.
+        limits: what may be executed; None: all that is decided.
         batches: batch sizes to export programs for; none: one program for any size.
         instructions: sentences to embed and store, for robots without the text encoder.
 
@@ -67,6 +70,7 @@ def write(
         dataset=dataset,
         decoding=decoding,
         candidates=candidates,
+        limits=limits,
         batches=batches,
         instructions=instructions,
     )
@@ -81,6 +85,7 @@ def build(
     dataset: str = "collected",
     decoding: Decoding = GREEDY,
     candidates: int = 0,
+    limits: SafetyLimits | None = None,
     batches: Sequence[int] = (),
     instructions: Sequence[str] = (),
 ) -> artefact.Artefact:
@@ -88,7 +93,7 @@ def build(
     folder = Path(output)
     if folder.exists() and not (folder / POLICY).exists() and (folder.is_file() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is no policy artefact; choose another --output.")
-    made = checkpoint_policy.programs(assets, dataset, decoding, candidates)
+    made = checkpoint_policy.programs(assets, dataset, decoding, candidates, limits)
     flat = flattened(params)
     vectors = np.zeros((0, assets.interface.instruction_dim))
     if instructions:

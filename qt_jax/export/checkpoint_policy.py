@@ -13,6 +13,7 @@ from qt_jax import agents
 from qt_jax.errors import UserError
 from qt_jax.models.ensemble import Ensemble
 from qt_jax.policy.jax_policy import Decode, Encode, Judge, Policy
+from qt_jax.safety import SafetyLimits
 from qt_jax.specs import GREEDY, Decoding, Interface, PolicySpec
 from qt_jax.statistics import Statistics
 from qt_jax.training import checkpoints
@@ -40,6 +41,7 @@ def programs(
     dataset: str = "collected",
     decoding: Decoding = GREEDY,
     candidates: int = 0,
+    limits: SafetyLimits | None = None,
 ) -> Programs:
     """Makes the policy of the robot of one dataset.
 
@@ -50,9 +52,11 @@ def programs(
         dataset: whose robot acts.
         decoding: how an action is decided.
         candidates: most actions of somebody else that it ranks at once.
+        limits: what may be executed; None: all that is decided.
 
     Raises:
-        UserError: if the checkpoint was not trained on that dataset, or lacks what deciding or ranking needs.
+        UserError: if the checkpoint was not trained on that dataset, or lacks what deciding or ranking needs;
+            or the limits are not of its robot.
 
     """
     if dataset not in assets.datasets:
@@ -77,6 +81,7 @@ def programs(
         timesteps=ensemble.network.timesteps,
         behaviour=agents.has_behaviour(config),
         candidates=candidates,
+        limits=limits,
     )
     return of_robot(config, ensemble, spec, robot.state)
 
@@ -176,9 +181,10 @@ def build(
     dataset: str = "collected",
     decoding: Decoding = GREEDY,
     candidates: int = 0,
+    limits: SafetyLimits | None = None,
 ) -> Policy:
     """Makes a Policy of `capacity` episodes at once; see `programs`."""
-    made = programs(assets, dataset, decoding, candidates)
+    made = programs(assets, dataset, decoding, candidates, limits)
     return made.policy(params, capacity)
 
 

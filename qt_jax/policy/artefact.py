@@ -173,7 +173,10 @@ def program_file(name: str, batch: int) -> str:
 
 def describe(spec: PolicySpec, statistics: Statistics) -> dict[str, Any]:
     """Returns the part of policy.json that `load` makes a policy of."""
-    return {"spec": to_json(spec), "state": statistics.to_json()}
+    described = to_json(spec)
+    if spec.limits is None:  # an older version reads the policy then
+        del described["limits"]
+    return {"spec": described, "state": statistics.to_json()}
 
 
 def load(path: str) -> Artefact:

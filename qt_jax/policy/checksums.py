@@ -93,5 +93,8 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _checksum(path: Path) -> str:
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from qt_jax.errors import UserError
 from qt_jax.policy import checksums
 from qt_jax.specs import Interface, PolicySpec
 from qt_jax.statistics import Statistics
+
+if TYPE_CHECKING:
+    from typing import Self
 
 SCHEMA = 6
 POLICY, INSTRUCTIONS = "policy.json", "instructions.safetensors"

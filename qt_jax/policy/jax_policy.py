@@ -96,8 +96,13 @@ class Policy(Runtime):
                 x[0][:, jnp.asarray(spec.network_dims)] for x in judged
             )
 
+        def correct(past, episode, executed):
+            cache, mask, actions = past
+            return cache, mask, actions.at[episode, -1].set(executed)
+
         self._step = jax.jit(step, donate_argnums=1)
         self._ranked = jax.jit(rank, donate_argnums=1)
+        self._corrected = jax.jit(correct, donate_argnums=0)
 
     def forget_all(self) -> None:
         """Empties every window."""
@@ -123,6 +128,11 @@ class Policy(Runtime):
                 extras(self.spec, bucket),
             )
         self._rank_once(self.capacity)
+        self.correct(self.capacity, undecided(self.spec, 1)[0])
+
+    def correct(self, episode: int, tokens: np.ndarray) -> None:
+        """Says what was executed: see `Runtime.correct`."""
+        self._past = self._corrected(self._past, np.int32(episode), tokens)
 
     def _decide(self, episode: np.ndarray, *inputs: Any) -> tuple[np.ndarray, ...]:
         parts = []

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from qt_jax.policy.observations import CANDIDATES, Keys, options, reply
+from qt_jax.policy.about import metadata
+from qt_jax.policy.observations import CANDIDATES, Keys, options, plain, reply
 from qt_jax.policy.sessions import Refused, Sessions
 from qt_jax.specs import PolicySpec
 
@@ -36,6 +37,11 @@ class LoadedPolicy:
         """The keys of an observation: {key: dtype and shape that are expected there}."""
         return self._keys.describe(self.spec.interface.observation)
 
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What a server of this policy would say of it."""
+        return metadata(self.spec, self._keys, self._sessions.limit)
+
     def infer(self, observation: Mapping[str, Any]) -> dict[str, Any]:
         """Makes one decision.
 
@@ -43,26 +49,34 @@ class LoadedPolicy:
             observation: images uint8 [H, W, 3], state float [state_dim], the sentence under "prompt"; the
                 keys are those of `observation`. Optional: "reset": True begins an episode, "session_id" tells
                 robots apart, "seed" of an episode that it begins fixes what a policy draws by chance,
-                "return_scores": True, "request_id", and "instruction_embedding" instead of the sentence.
-                "intervention" is for a server that records (docs/robot.md), and changes nothing here.
+                "return_scores": True, "request_id", and "instruction_embedding" instead of the sentence;
+                "age_ms", how old it is, is needed where the policy's limits have `stale_ms`. "intervention",
+                what a person did in place of the actions before, is where the limits go on (docs/robot.md).
 
         Returns:
             "actions": float32 [h, dims], inside the action's bounds: execute all of them, each for a control
             step, before the next call. "tokens": int32 [D], the chosen bins of all dims of the decision.
             "scores_of_dims": float32 [D], their scores. "score": of the whole decision. "step": the number of
-            the decision, from 0. "scores": float32 [D, N], where asked for. "session_id" and "request_id",
-            where given.
+            the decision, from 0. "scores": float32 [D, N], where asked for. "limited": what the policy's
+            safety limits altered, where they did (docs/robot.md). "session_id" and "request_id", where given.
 
         Raises:
             Refused: (a UserError) naming the key, what came and what is expected. The episode is as it was.
+                Its `fallback` is what the robot does meanwhile, where the limits have `on_refused`.
 
         """
         message = dict(observation)
-        asked = options(message)
-        request = self._keys.request(message, asked.get("session_id"))
-        (answer,) = self._sessions.act_each([request])
-        if isinstance(answer, Refused):
-            raise answer
+        try:
+            asked = options(message)
+            request = self._keys.request(message, asked.get("session_id"))
+            (answer,) = self._sessions.act_each([request])
+            if isinstance(answer, Refused):
+                raise answer
+        except Refused as refused:
+            session = plain(message.get("session_id"))
+            if isinstance(session, (str, int, type(None))):
+                refused.fallback = self._sessions.fall_back(session)
+            raise
         echo = {key: asked[key] for key in ("session_id", "request_id") if key in asked}
         return reply(answer, asked.get("return_scores", False)) | echo
 

@@ -17,6 +17,7 @@ import numpy as np
 from qt_jax.errors import UserError
 from qt_jax.policy.candidates import Ranking
 from qt_jax.policy.sessions import Decision, Refused, Request
+from qt_jax.safety import LIMITS
 from qt_jax.specs import INTERVENTION, ObservationSpec
 
 OPTIONAL: dict[str, tuple[type, ...]] = {
@@ -26,6 +27,9 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "deadline_ms": (int, float),
     "return_scores": (bool,),
     "seed": (int,),
+    "age_ms": (int, float),
+    "limited": (dict,),
+    "taken": (int,),
 }
 EMBEDDING, CANDIDATES = "instruction_embedding", "candidates"
 ARRAYS = (EMBEDDING, CANDIDATES, INTERVENTION)
@@ -162,7 +166,9 @@ class Keys:
             self._array(message, key) if key in message else None for key in (CANDIDATES, INTERVENTION)
         )
         instruction = self._instruction(message)
-        return Request(session, images, state, instruction, reset, seed, called, candidates, intervention)
+        own = message.get("age_ms"), message.get("limited", {}), message.get("taken")
+        arrays = candidates, intervention
+        return Request(session, images, state, instruction, reset, seed, called, *arrays, *own)
 
     @functools.cached_property
     def _known(self) -> frozenset[str]:
@@ -240,6 +246,15 @@ def options(message: dict[str, Any]) -> dict[str, Any]:
         )
     if message.get("seed", 0) < 0:
         raise Refused("bad_observation", f"Optional key 'seed' is {message['seed']}, expected 0 or more.")
+    if not 0 <= (age := message.get("age_ms", 0)) < float("inf"):
+        raise Refused("bad_observation", f"Optional key 'age_ms' is {age}, expected milliseconds from 0 on.")
+    for limit, count in message.get("limited", {}).items():
+        if limit not in LIMITS or type(count) is not int or count < 1:
+            raise Refused(
+                "bad_observation",
+                f"Optional key 'limited' has {str(limit)[:50]!r}: {str(count)[:50]!r}, expected counts of "
+                f"{', '.join(LIMITS)}.",
+            )
     return {key: message[key] for key in OPTIONAL if key in message}
 
 
@@ -257,4 +272,6 @@ def reply(decision: Decision | Ranking, with_scores: bool) -> dict[str, Any]:
     }
     if with_scores:  # -inf, of bins that are not there, is no JSON number
         message["scores"] = np.maximum(decision.scores, np.finfo(np.float32).min)
+    if decision.limited:
+        message["limited"] = [one.to_json() for one in decision.limited]
     return message

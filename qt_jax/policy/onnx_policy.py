@@ -80,6 +80,10 @@ class OnnxPolicy(Runtime):
         """Empties every window."""
         self._mask[:] = False
 
+    def correct(self, episode: int, tokens: np.ndarray) -> None:
+        """Says what was executed: see `Runtime.correct`."""
+        self._actions[episode, -1] = tokens
+
     def _decide(self, episode: np.ndarray, images: dict, *inputs: Any) -> tuple[np.ndarray, ...]:
         *arrays, extra = inputs
         decoded = []

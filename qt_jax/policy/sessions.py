@@ -12,7 +12,10 @@ import numpy as np
 from qt_jax.errors import UserError
 from qt_jax.policy import candidates
 from qt_jax.policy.candidates import Ranking
+from qt_jax.policy.episode import Episode, Frame, executed_bins, own_copy
+from qt_jax.policy.guard import Guard, Limited
 from qt_jax.policy.runtime import Action, Runtime, check, shown, undecided
+from qt_jax.specs import INTERVENTION
 
 _Inputs = tuple[np.ndarray, dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]
 """Episodes, images, state, instruction and `is_first` of rows, as a `Runtime` takes them."""
@@ -26,11 +29,16 @@ class Refused(UserError):
         message: the reason and the remedy, for people.
         in_history: whether its frame is in the episode's history all the same.
 
+    Attributes:
+        fallback: float32 [dims of one action], what the robot is to do for a control step instead, where the
+            policy's safety limits say so (`on_refused`); else None.
+
     """
 
     def __init__(self, code: str, message: str, in_history: bool = False):
         super().__init__(message)
         self.code, self.in_history = code, in_history
+        self.fallback: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +62,12 @@ class Request:
     """Actions [K, H, dims] to rank; None: the policy is to decide one."""
     intervention: np.ndarray | None = None
     """Actions [h, dims] that a person took in place of those decided before; None: nobody took over."""
+    age_ms: float | None = None
+    """How old it is; needed where the policy's limits have `stale_ms`."""
+    limited: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """How many commands the robot's own loop altered since its last observation, by limit."""
+    taken: int | None = None
+    """How many actions of the last decision were executed before this observation; None: all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +75,7 @@ class Decision:
     """What a policy decided for one robot."""
 
     actions: np.ndarray
-    """float32 [h, dims of one action], to be executed before the next decision."""
+    """float32 [h, dims of one action], to be executed before the next decision; inside the limits."""
     tokens: np.ndarray
     """int32 [D], the chosen bins of all dims of the decision (`Interface.decision`)."""
     chosen: np.ndarray
@@ -74,25 +88,8 @@ class Decision:
     """Number of the decision in its episode, from 0."""
     behaviour: np.ndarray | None = None
     """float32 [D, N], how probable bins are by the behaviour head, where there is one in this process."""
-
-
-@dataclasses.dataclass
-class _Frame:
-    """What was seen at a step, and the bins [D] of what was done then: -1 until it is decided."""
-
-    images: dict[str, np.ndarray]
-    state: np.ndarray
-    tokens: np.ndarray
-    step: int
-
-
-@dataclasses.dataclass
-class _Episode:
-    index: int
-    frames: collections.deque
-    embedding: np.ndarray | None = None
-    step: int = 0
-    seed: int = 0
+    limited: tuple[Limited, ...] = ()
+    """What the policy's limits altered: `actions` are then others than `tokens`."""
 
 
 class Sessions:
@@ -107,7 +104,7 @@ class Sessions:
 
     def __init__(self, policy: Runtime, embed: Callable[[str], np.ndarray], reserved: int = 0):
         self.policy, self._embed = policy, embed
-        self._episodes: dict[Hashable, _Episode] = {}
+        self._episodes: dict[Hashable, Episode] = {}
         indices = list(range(policy.capacity))[::-1]
         self._reserved, self._free = indices[:reserved], indices[reserved:]
         self._lost: set[Hashable] = set()
@@ -190,12 +187,20 @@ class Sessions:
             return []
         seen = self._look(requests, embeddings)
         action, decisions = self._step(seen), []
-        for row, (episode, frame, _) in enumerate(seen):
+        for row, (request, (episode, frame, _)) in enumerate(zip(requests, seen)):
             tokens, chosen, scores = action.tokens[row], action.chosen[row], action.scores[row]
             behaviour = None if action.behaviour is None else action.behaviour[row]
             frame.tokens, score = tokens, float(self.policy.spec.score(chosen))
+            stale = self._is_stale(request)
+            actions, limited = episode.guarded(
+                action.actions[row], stale, request.taken, request.intervention
+            )
+            if limited:
+                own = self.policy.spec.interface
+                frame.tokens = executed_bins(own, tokens, action.actions[row], actions)
+                self.policy.correct(episode.index, frame.tokens)
             decisions.append(
-                Decision(action.actions[row], tokens, chosen, score, scores, episode.step, behaviour)
+                Decision(actions, tokens, chosen, score, scores, episode.step, behaviour, limited)
             )
             episode.step += 1
         return decisions
@@ -211,24 +216,23 @@ class Sessions:
 
     def _look(
         self, requests: Sequence[Request], embeddings: Sequence[np.ndarray]
-    ) -> list[tuple[_Episode, _Frame, bool]]:
+    ) -> list[tuple[Episode, Frame, bool]]:
         """Adds to each session's episode what it sees now, and returns that as `_step` takes it."""
         episodes = [self._episodes[request.session] for request in requests]
         rows = []
         for request, embedding, episode in zip(requests, embeddings, episodes):
             self._lost.discard(request.session)
             if request.reset:
-                episode.frames.clear()
-                episode.step = 0
+                episode.begin()
             if not episode.step:
                 episode.seed = request.seed or 0
             before = episode.embedding
             changed = episode.step > 0 and before is not None and not np.array_equal(embedding, before)
-            episode.embedding = _own(embedding)
-            images = {name: _own(image) for name, image in request.images.items()}
+            episode.embedding = own_copy(embedding)
+            images = {name: own_copy(image) for name, image in request.images.items()}
             tokens = undecided(self.policy.spec, 1)[0]
             step = episode.step * self.policy.spec.interface.execute  # the environment's
-            episode.frames.append(_Frame(images, _own(request.state), tokens, step))
+            episode.frames.append(Frame(images, own_copy(request.state), tokens, step))
             rows.append(list(episode.frames)[0 if changed else -1 :])
 
         # Windows under a new instruction are encoded again, each with its first frame as an episode's first.
@@ -266,7 +270,7 @@ class Sessions:
         embeddings = [self._checked(text, last.images, last.state) for text in instructions]
         for start in range(0, len(embeddings), len(spare)):
             part = embeddings[start : start + len(spare)]
-            asked = [_Episode(index, collections.deque(), vector) for index, vector in zip(spare, part)]
+            asked = [Episode(index, collections.deque(), vector) for index, vector in zip(spare, part)]
             for place, frame in enumerate(frames):
                 action = self._step([(episode, frame, place == 0) for episode in asked])
             values.append(action.scores[:, self.policy.spec.decided[0]].max(-1))
@@ -295,14 +299,66 @@ class Sessions:
                 candidates.tokens(self.policy.spec, request.candidates)
             except UserError as error:
                 raise Refused("bad_observation", str(error)) from error
+        self._check_limits(request)
         if request.session in self._lost and not request.reset:
             raise Refused("episode_lost", "The server failed in this episode; begin a new one with reset.")
         if request.session not in self._episodes:
             if not self._free:
                 raise self._full()
-            window = self.policy.spec.window
-            self._episodes[request.session] = _Episode(self._free.pop(), collections.deque(maxlen=window))
+            self._episodes[request.session] = Episode.open(self._free.pop(), self.policy.spec)
         return embedding
+
+    def _is_stale(self, request: Request) -> bool:
+        limits = self.policy.spec.limits
+        if limits is None or limits.stale_ms is None:
+            return False
+        return request.age_ms is not None and request.age_ms > limits.stale_ms
+
+    def _check_limits(self, request: Request) -> None:
+        """Raises Refused for what the limits need and is missing, or for a stale start of an episode."""
+        limits, most = self.policy.spec.limits, self.policy.spec.interface.execute
+        if request.taken is not None and not 1 <= request.taken <= most:
+            raise Refused("bad_observation", f"'taken' is {request.taken}, expected 1 to {most} actions.")
+        person, dims = request.intervention, self.policy.spec.interface.action.dims
+        if limits is not None and person is not None:  # they go on from what was done
+            if (
+                person.ndim != 2
+                or person.shape[1] != dims
+                or not len(person)
+                or not np.isfinite(person).all()
+            ):
+                found = f"{shown(person)}, expected finite numbers [h, {dims}]"
+                raise Refused(
+                    "bad_observation", f"Key {INTERVENTION!r} is {found}: the actions that were taken."
+                )
+        if limits is None or limits.stale_ms is None or request.candidates is not None:
+            return
+        if request.age_ms is None:
+            raise Refused(
+                "bad_observation",
+                "Observation has no 'age_ms', which the policy's limits need; send its age in milliseconds.",
+            )
+        guard = self._guard(request.session)
+        if self._is_stale(request) and (request.reset or guard is None or guard.last is None):
+            raise Refused(
+                "stale",
+                f"The observation is {request.age_ms:g} ms old, the limits allow {limits.stale_ms:g}, and "
+                "the episode has no action yet that could be held; send a newer one.",
+            )
+
+    def _guard(self, session: Hashable) -> Guard | None:
+        """Returns the limits of a session's robot, if there are some."""
+        return self._episodes[session].guard if session in self._episodes else None
+
+    def fall_back(self, session: Hashable) -> np.ndarray | None:
+        """Returns what a session's robot does for a control step after a refusal, float32 [dims].
+
+        It counts as executed. None: the policy's limits do not say, or the robot has not moved yet.
+        """
+        limits, guard = self.policy.spec.limits, self._guard(session)
+        if limits is None or not limits.on_refused or guard is None or guard.last is None:
+            return None
+        return guard.fall_back("refused")[0]
 
     def _checked(
         self,
@@ -326,13 +382,13 @@ class Sessions:
         reason = f"All {self.limit} sessions are in use; close one, or allow more ({more})."
         return Refused("sessions_full", reason)
 
-    def _step(self, rows: Sequence[tuple[_Episode, _Frame, bool]]) -> Action:
+    def _step(self, rows: Sequence[tuple[Episode, Frame, bool]]) -> Action:
         inputs, step = self._inputs(rows)
         executed = np.stack([frame.tokens for _, frame, _ in rows])
         uniforms = self._drawn([episode for episode, _, _ in rows])
         return self.policy.act(*inputs, executed, uniforms=uniforms, step=step)
 
-    def _inputs(self, rows: Sequence[tuple[_Episode, _Frame, bool]]) -> tuple[_Inputs, np.ndarray | None]:
+    def _inputs(self, rows: Sequence[tuple[Episode, Frame, bool]]) -> tuple[_Inputs, np.ndarray | None]:
         """Returns what `Runtime.act` and `rank` take first of these rows, and their steps."""
         episodes, frames, is_first = zip(*rows)
         images = {
@@ -345,7 +401,7 @@ class Sessions:
         step = np.asarray([frame.step for frame in frames], np.int32) if self.policy.spec.timesteps else None
         return (indices, images, state, embeddings, np.asarray(is_first)), step
 
-    def _drawn(self, episodes: Sequence[_Episode]) -> np.ndarray | None:
+    def _drawn(self, episodes: Sequence[Episode]) -> np.ndarray | None:
         """Draws what the policy decides by, from each episode's seed and the number of its decision alone.
 
         So an episode repeats itself in any runtime, and however it shares batches with others.
@@ -361,17 +417,6 @@ class Sessions:
 def _check_once_each(requests: Sequence[Request]) -> None:
     if len({request.session for request in requests}) < len(requests):
         raise ValueError("A session may ask once a batch.")
-
-
-def _own(array: np.ndarray) -> np.ndarray:
-    """Returns an array that the caller's next frame, in the same buffer, does not change.
-
-    It is a copy, unless the memory is that of bytes, as they come by the network.
-    """
-    base = array.base
-    while isinstance(base, np.ndarray):
-        base = base.base
-    return array if isinstance(base, bytes) else array.copy()
 
 
 def _stacked(rows: Sequence[np.ndarray]) -> np.ndarray:

@@ -203,7 +203,7 @@ class Batcher:
             return
 
         try:
-            results = self._sessions.act_each([w.request for w in ready])
+            results = self._sessions.act_each([_aged(w, start) for w in ready])
         except Exception:
             logging.getLogger(__name__).exception("a batch failed")
             _lose_all(self._sessions)
@@ -231,6 +231,14 @@ class Batcher:
             with self._changed:
                 self._reset_owed[waiting.request.session] = waiting.request.seed
         waiting.future.set_exception(refused)
+
+
+def _aged(waiting: _Waiting, now: float) -> Request:
+    """Returns the request with the time that it waited added to its age, if it says its age."""
+    request = waiting.request
+    if request.age_ms is None:
+        return request
+    return dataclasses.replace(request, age_ms=request.age_ms + 1000 * (now - waiting.arrived))
 
 
 def _lose_all(sessions: Sessions) -> None:

@@ -6,6 +6,7 @@ A robot that has `openpi-client` does not need it.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import json
 import ssl
@@ -124,7 +125,8 @@ class Client:
             observation: {key: value} as the server's metadata describes it.
 
         Raises:
-            Refused: if the server refuses the request, with its code; the connection stays usable.
+            Refused: if the server refuses the request, with its code and, where the policy's limits say so,
+                what the robot does instead (`fallback`); the connection stays usable.
             EpisodeLost: if the connection broke or no reply came in time; the connection is open again.
             UserError: if it cannot be opened again, or the observation cannot be sent.
 
@@ -161,6 +163,9 @@ class Client:
         future = asyncio.run_coroutine_threadsafe(coroutine, self._thread.loop)
         try:
             return future.result(at_most_s)
+        except concurrent.futures.TimeoutError:  # another class than Python's own in 3.10
+            future.cancel()
+            raise TimeoutError from None
         except BaseException:
             future.cancel()
             raise
@@ -284,6 +289,8 @@ class Remote:
         if request.seed is not None:
             options["seed"] = request.seed
         seen = self._keys.observation(request)
+        if (self._client.metadata.get("limits") or {}).get("stale_ms") is not None:
+            options["age_ms"] = 0.0  # a simulator waits
         reply = self._client.infer(seen | options | _named(request.session))
         tokens, chosen, score, step = (reply[name] for name in ("tokens", "scores_of_dims", "score", "step"))
         # On the wire a bin without a score has the lowest float.
@@ -317,6 +324,8 @@ def _read(reply: bytes | str, url: str) -> dict[str, Any]:
             return wire.unpack(reply)
         error = json.loads(reply)
         refused = Refused(error["error"], error["message"], error["in_history"])
+        if (fallback := error.get("fallback")) is not None:
+            refused.fallback = np.asarray(fallback, np.float32)
     except (ValueError, TypeError, KeyError, Refused):
         lines = reply.strip().splitlines() if isinstance(reply, str) else [reply]
         last = lines[-1][-200:] if lines else ""  # openpi's server sends what it raised

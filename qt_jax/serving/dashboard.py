@@ -32,6 +32,10 @@ class _Session:
     at: float
     scores: collections.deque[float] = dataclasses.field(default_factory=_history)
     ms: collections.deque[float] = dataclasses.field(default_factory=_history)
+    limited: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    """How often each safety limit altered an action, since the session began."""
+    limited_commands: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    """And a command of the robot's own loop, as it says."""
 
 
 class Dashboard:
@@ -57,11 +61,18 @@ class Dashboard:
             session.scores.clear()
         session.scores.append(decision.score)
         session.ms.append(total_ms)
+        session.limited.update(one.limit for one in decision.limited)
+        session.limited_commands.update(request.limited)
         session.request, session.decision, session.at = request, decision, now
 
         self._sessions.move_to_end(key)
         while len(self._sessions) > SESSIONS:
             self._sessions.popitem(last=False)
+
+    def count(self, key: SessionKey, limit: str) -> None:
+        """Counts what a safety limit altered beside the session's decisions."""
+        if key in self._sessions:
+            self._sessions[key].limited[limit] += 1
 
     def close(self, key: SessionKey) -> None:
         """Forgets a session, if it is here."""
@@ -117,6 +128,9 @@ def _details(session: _Session) -> dict[str, Any]:
         "behaviour": None if decision.behaviour is None else _rounded(decision.behaviour),
         "score_history": [_finite(x) for x in session.scores],
         "ms_history": [round(x, 3) for x in session.ms],
+        "limited": [one.to_json() for one in decision.limited],
+        "limited_counts": dict(session.limited),
+        "limited_commands": dict(session.limited_commands),
     }
 
 

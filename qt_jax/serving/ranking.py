@@ -5,10 +5,9 @@ from __future__ import annotations
 import collections
 import contextlib
 import json
-import threading
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from collections.abc import Mapping
+from concurrent import futures
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -16,6 +15,7 @@ import numpy as np
 
 from qt_jax.errors import UserError
 from qt_jax.policy.sessions import Refused
+from qt_jax.serving.threads import in_thread
 
 
 class Proposer(Protocol):
@@ -49,7 +49,7 @@ class Ranked:
             )
         self._client, self._ranker, self._k, self._deadline_s = client, ranker, k, deadline_ms / 1000
         self._log = None if shadow is None else _opened(shadow)
-        self._asked: Future | None = None
+        self._asked: futures.Future | None = None
         self._begins = False
         self._counts: collections.Counter[str] = collections.Counter()
         self._fallbacks: collections.Counter[str] = collections.Counter()
@@ -132,10 +132,10 @@ class Ranked:
             if self._asked is not None:  # a request that was late is still under way
                 with contextlib.suppress(UserError):
                     self._asked.result(max(0.0, end - time.monotonic()))
-            self._asked = _in_thread(self._ranker.rank, seen, proposals)
+            self._asked = in_thread(self._ranker.rank, seen, proposals, name="ranker")
             self._begins = False
             found = self._asked.result(max(0.0, end - time.monotonic()))
-        except TimeoutError:
+        except futures.TimeoutError:
             return None, "late", f"The ranker took longer than {1000 * self._deadline_s:g} ms."
         except UserError as error:
             self._asked, self._begins = None, begun  # its frame is not in the ranker's history
@@ -203,17 +203,3 @@ def _opened(path: Path) -> BinaryIO:
         return path.open("ab", buffering=0)
     except OSError as error:
         raise UserError(f"shadow={path} cannot be written ({error.strerror}); give another file.") from error
-
-
-def _in_thread(function: Callable[..., Any], *inputs: Any) -> Future:
-    """Runs a function in a daemon thread, which keeps no program from ending."""
-    future: Future = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(function(*inputs))
-        except BaseException as error:  # the waiter gets it
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="ranker", daemon=True).start()
-    return future

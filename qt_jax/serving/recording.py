@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Hashable
-from typing import Any
+from collections.abc import Hashable, Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,13 +22,16 @@ KEPT_BYTES = 2**30
 """Bytes of labelled episodes that are kept in memory while the disk does not take them; more are lost."""
 
 
-@dataclasses.dataclass
-class Step:
-    """An observation, the actions [h * dims] that were executed then, and whether they were a person's."""
+class Step(NamedTuple):
+    """What was seen, and what was done then."""
 
     request: Request
     actions: np.ndarray
+    """float32 [D], all that were executed after the decision."""
+    limited: str = ""
+    """Names of the limits that altered them, here or in the robot's loop, joined by commas."""
     intervention: bool = False
+    """Whether they were a person's."""
 
 
 Steps = list[Step]
@@ -103,11 +106,14 @@ class Recorder:
         if decision.step == 0:
             self.forget(request.session)
         steps = self._steps.setdefault(request.session, [])
+        if steps and request.limited:  # between the last observation and this one
+            steps[-1] = steps[-1]._replace(limited=_joined([*steps[-1].limited.split(","), *request.limited]))
         if steps and not _same(steps[-1].request.instruction, request.instruction):
             self.left_out += len(steps)
             steps.clear()
         if len(steps) < MAX_STEPS:
-            steps.append(Step(request, decision.actions.ravel()))
+            limited = _joined(one.limit for one in decision.limited)
+            steps.append(Step(request, decision.actions.ravel(), limited))
 
     def intervene(self, request: Request) -> None:
         """Replaces the actions of its session's last step by those that a person took, where there are any.
@@ -127,7 +133,8 @@ class Recorder:
         if actions.size != steps[-1].actions.size or not np.isfinite(actions).all():
             found = f"{shown(actions)}, expected {steps[-1].actions.size} finite numbers"
             raise Refused("bad_observation", f"Key {INTERVENTION!r} is {found}: the actions that were taken.")
-        steps[-1] = Step(steps[-1].request, np.asarray(actions, np.float32).ravel(), intervention=True)
+        taken = np.asarray(actions, np.float32).ravel()
+        steps[-1] = steps[-1]._replace(actions=taken, limited="", intervention=True)
 
     def forget(self, session: Hashable) -> None:
         """Drops a session's episode, which was not labelled."""
@@ -213,6 +220,10 @@ class Recorder:
         return name
 
 
+def _joined(limits: Iterable[str]) -> str:
+    return ",".join(sorted({*limits} - {""}))
+
+
 def _same(one: str | np.ndarray, other: str | np.ndarray) -> bool:
     if isinstance(one, str) or isinstance(other, str):
         return isinstance(one, str) and isinstance(other, str) and one == other
@@ -229,6 +240,7 @@ def _episode(steps: Steps, last: Request, label: Label) -> LabelledEpisode:
         actions=np.stack([step.actions for step in steps]),
         intervention=np.asarray([step.intervention for step in steps]),
         success=label.success,
+        limited=np.asarray([step.limited for step in steps]),
     )
 
 

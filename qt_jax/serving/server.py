@@ -22,8 +22,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
 
-import qt_jax
 from qt_jax.errors import UserError
+from qt_jax.policy.about import metadata
 from qt_jax.policy.candidates import MAX_HORIZON
 from qt_jax.policy.observations import CANDIDATES, MAX_PROMPT, Keys, options, plain, reply
 from qt_jax.policy.runtime import check
@@ -40,6 +40,8 @@ MAX_VALUES = 1000
 """Instructions in one request for values."""
 PENDING_BYTES = 2**25
 """Bytes of one connection's requests that may wait for their replies."""
+_NOT_REPLACED = ("superseded", "late")
+"""Refusals at which a robot acts on a newer observation, or does what it does at a late reply."""
 CLOSE_S = 2.0
 """Seconds for a closing handshake, and for the replies before it; then the connection is cut off."""
 
@@ -114,26 +116,7 @@ class Server:
         self._open: set[ServerConnection] = set()
         self._pending = 0
         self._draining = False
-        self.metadata = about | {
-            "server": f"qt_jax {qt_jax.__version__}",
-            "observation": self._keys.describe(self._spec.interface.observation),
-            "instruction_embedding": {
-                "instead_of": self._keys.prompt,
-                "shape": [self._spec.interface.instruction_dim],
-                "text_encoder": self._spec.text_encoder,
-            },
-            "action": dataclasses.asdict(self._spec.interface.action),
-            "decision": dataclasses.asdict(self._spec.interface.decision),
-            "execute": self._spec.interface.execute,
-            "score": self._spec.score_name,
-            "decode": str(self._spec.decoding),
-            "candidates": self._spec.candidates,
-            "support": self._spec.support_name,
-            "control_period_s": self._spec.dt,
-            "window": self._spec.window,
-            "sessions": sessions.limit,
-            "begin_an_episode": "connect anew, or send reset: true with its first observation",
-        }
+        self.metadata = about | metadata(self._spec, self._keys, sessions.limit)
         self._pages = Pages(
             self._access, self._metrics, self._dashboard, self.metadata, lambda: len(sessions)
         )
@@ -255,11 +238,11 @@ class Server:
             code = "ok"
         except Refused as refused:
             code = refused.code
-            reply = _error(code, str(refused), refused.in_history, echo)
+            reply = _error(refused, echo)
         except Exception:
             self._log.exception("a request failed", extra={"fields": {"connection": peer.number}})
             code = "internal"
-            reply = _error(code, "The server failed at this request; its log says why.", False, echo)
+            reply = _error(Refused(code, "The server failed at this request; its log says why."), echo)
         finally:
             self._pending -= 1
         del message  # while the client does not read the reply, its request takes no memory
@@ -270,6 +253,17 @@ class Server:
         self._metrics.total.observe(time.perf_counter() - start)
         if code != "ok":
             self._log.info("refused", extra={"fields": {"connection": peer.number, "code": code, **echo}})
+
+    async def _fall_back(self, session: SessionKey, code: str) -> np.ndarray | None:
+        """Returns what the robot does after a refusal, if the policy's limits say so."""
+        limits = self._spec.limits
+        if limits is None or not limits.on_refused or code in _NOT_REPLACED:
+            return None
+        action = await asyncio.wrap_future(self._batcher.call(lambda: self._sessions.fall_back(session)))
+        if action is not None:
+            self._metrics.limited.labels("refused").inc()
+            self._dashboard.count(session, "refused")
+        return action
 
     async def _reply(
         self, peer: _Peer, data: bytes | str, overloaded: bool, start: float, echo: dict[str, Any]
@@ -297,13 +291,17 @@ class Server:
         if "label" in message:
             return wire.pack(await self._label(message, session) | echo)
 
-        request = self._keys.request(message, session)
-        recorder = self._recorder
-        if recorder is not None and request.intervention is not None:
-            # By itself: it is about the step before, whatever becomes of this observation.
-            await asyncio.wrap_future(self._batcher.call(lambda: recorder.intervene(request)))
-        deadline_ms = asked.get("deadline_ms", self._limits.deadline_ms) or math.inf
-        timed = await self._act(peer, name, request, deadline_ms / 1000)
+        try:
+            request = self._keys.request(message, session)
+            recorder = self._recorder
+            if recorder is not None and request.intervention is not None:
+                # By itself: it is about the step before, whatever becomes of this observation.
+                await asyncio.wrap_future(self._batcher.call(lambda: recorder.intervene(request)))
+            deadline_ms = asked.get("deadline_ms", self._limits.deadline_ms) or math.inf
+            timed = await self._act(peer, name, request, deadline_ms / 1000)
+        except Refused as refused:
+            refused.fallback = await self._fall_back(session, refused.code)
+            raise
         total_ms = 1000 * (time.perf_counter() - start)
         # Noted only once the reply is on its way.
         asyncio.get_running_loop().call_soon(self._note, peer, name, request, timed, total_ms)
@@ -332,6 +330,11 @@ class Server:
         self._metrics.infer.observe(timed.infer_s)
         self._metrics.queue.observe(timed.queue_s)
         self._metrics.batch.observe(timed.batch)
+        if isinstance(timed.answer, Decision):
+            for one in timed.answer.limited:
+                self._metrics.limited.labels(one.limit).inc()
+        for limit, count in request.limited.items():
+            self._metrics.limited_commands.labels(limit).inc(count)
         if name in peer.names and isinstance(timed.answer, Decision):
             self._dashboard.record((peer.number, name), request, timed.answer, total_ms)
 
@@ -400,8 +403,11 @@ def _decided(timed: Timed, asked: dict[str, Any], total_ms: float) -> dict[str, 
     }
 
 
-def _error(code: str, message: str, in_history: bool, echo: dict[str, Any]) -> str:
-    return json.dumps({"error": code, "message": message, "in_history": in_history} | echo)
+def _error(refused: Refused, echo: dict[str, Any]) -> str:
+    said = {"error": refused.code, "message": str(refused), "in_history": refused.in_history}
+    return json.dumps(
+        said | ({} if refused.fallback is None else {"fallback": refused.fallback.tolist()}) | echo
+    )
 
 
 def _closes(message: dict[str, Any]) -> bool:

@@ -100,7 +100,7 @@ class Spool(contextlib.AbstractContextManager):
         for path in self.files():
             with _naming(path):
                 shapes = _shapes(path)
-                rows = {name: shape[1:] for name, shape in shapes.items() if shape and name != INTERVENTION}
+                rows = {name: shape[1:] for name, shape in shapes.items() if len(shape) > 1}
             if rows != expected:
                 difference = f"it has {_listed(rows)}, this one {_listed(expected)}"
                 raise UserError(
@@ -217,4 +217,5 @@ def _read(path: Path) -> LabelledEpisode:
             actions=file["actions"],
             intervention=file[INTERVENTION],
             success=bool(file["success"]),
+            limited=file["limited"],
         )

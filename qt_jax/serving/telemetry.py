@@ -23,6 +23,12 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self.replies = self._counter("qt_replies", "Replies by code; ok: with an action", "code")
+        self.limited = self._counter(
+            "qt_limited", "What the policy's safety limits altered, by limit", "limit"
+        )
+        self.limited_commands = self._counter(
+            "qt_limited_commands", "What the limits altered of commands in robots' loops, by limit", "limit"
+        )
         self.refused = self._counter("qt_refused_connections", "Handshakes refused, by HTTP status", "status")
         self.infer = self._histogram("qt_infer_seconds", "One batch on the device", _SECONDS)
         self.queue = self._histogram("qt_queue_seconds", "A request's wait for its batch", _SECONDS)

@@ -3,6 +3,7 @@
 They share one folder, as a reader's clone is.
 """
 
+import json
 import os
 import re
 import shlex
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from qt_jax.safety import SafetyLimits
+from qt_jax.specs import ActionSpec
 from tests.conftest import ROOT
 from tests.curation import recordings
 
@@ -90,6 +93,11 @@ def code(page: str, name: str) -> str:
     return next(block for block in blocks if name in block)
 
 
+def limits(page: str) -> str:
+    """Returns the page's block of JSON."""
+    return re.findall(r"```json\n(.*?)```", (ROOT / "docs" / page).read_text(), re.S)[0]
+
+
 @pytest.mark.slow
 def test_quickstart(folder, quickstart):
     _, *reference, _, evaluate = quickstart
@@ -151,8 +159,8 @@ def test_robot(folder):
         prelude = (
             "import numpy as np\nimage, state = np.zeros((32, 32, 3), np.uint8), np.zeros(4, np.float32)\n"
         )
-        names = "openpi_client", "load_policy", "ranked("
-        client, script, ranks = (prelude + code("robot.md", name) for name in names)
+        names = "openpi_client", "load_policy", "ranked(", "ControlLoop(policy"
+        client, script, ranks, loop = (prelude + code("robot.md", name) for name in names)
         openpi = [ROOT / ".openpi" / "bin" / "python", "-c", client]
         subprocess.run(openpi, cwd=folder, check=True, timeout=120)
         (folder / "policy").symlink_to("runs/quickstart/q_transformer/policy")
@@ -160,9 +168,19 @@ def test_robot(folder):
         ranks = ranks.replace(":8001", ":8000").replace("deadline_ms=100", "deadline_ms=60_000")
         ranks += "assert policy.metadata['ranked']['ranked'] == 1\n"
         subprocess.run([".venv/bin/python", "-c", ranks], cwd=folder, check=True, timeout=120)
+        (folder / "limits.json").write_text(limits("robot.md"))
+        loop = loop.replace("Robot())", "Robot(), limits='limits.json')")  # of the policy without
+        loop += "assert report['replies'] > 1 and set(report['rate']['late_ms']) >= {'p50', 'p99'}\n"
+        subprocess.run([".venv/bin/python", "-c", loop], cwd=folder, check=True, timeout=120)
     finally:
         os.killpg(server.pid, signal.SIGTERM)
     assert server.wait(timeout=60) == 0
+
+
+def test_the_limits_of_the_robot_page_fit_its_robot():
+    """Of Meta-World's action and state, which the quickstart has."""
+    action = ActionSpec(("x", "y", "z", "grip"), (-1.0,) * 4, (1.0,) * 4, (256,) * 4)
+    SafetyLimits.from_json(json.loads(limits("robot.md"))).check(action, 4)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -11,13 +11,14 @@ from qt_jax.errors import UserError
 from qt_jax.export import artefact
 from qt_jax.policy import onnx_policy
 from qt_jax.policy.artefact import load
+from qt_jax.safety import SafetyLimits
 from qt_jax.specs import Decoding
 from tests import tiny
 from tests.conftest import ROOT
 from tests.export import onnx_robot
 from tests.export.test_artefact import untrained
 
-PYTHON = ROOT / ".onnx/bin/python"
+PYTHON, ROBOT = ROOT / ".onnx/bin/python", ROOT / ".robot/bin/python"
 pytestmark = pytest.mark.slow
 
 WITHOUT_JAX = (
@@ -50,10 +51,10 @@ def umask() -> int:
     return now
 
 
-def run(*arguments):
-    assert PYTHON.exists(), "run `make .onnx/.installed` first, as `make test-slow` does"
+def run(*arguments, python=PYTHON):
+    assert python.exists(), f"run `make {python.parts[-3]}/.installed` first, as `make test-slow` does"
     result = subprocess.run(
-        [str(PYTHON), *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=500
+        [str(python), *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=500
     )
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout
@@ -76,7 +77,10 @@ def test_a_robot_without_jax_acts_as_the_artefact_does(trained, tmp_path):
         agreement["max_difference"] <= agreement["tolerance"]
         and agreement["other_bins"] <= agreement["ties"] < 1
     )
-    assert json.loads(run("-c", WITHOUT_JAX, folder)) == onnx_robot.episode(opened.policy())
+    for python in (PYTHON, ROBOT):
+        assert json.loads(run("-c", WITHOUT_JAX, folder, python=python)) == onnx_robot.episode(
+            opened.policy()
+        )
     (tmp_path / "policy/onnx/decode.onnx").write_bytes(b"")
     with pytest.raises(UserError, match="decode.onnx was changed or damaged"):
         onnx_policy.load(folder)
@@ -87,9 +91,13 @@ def test_a_robot_without_jax_knows_what_it_executed_of_its_past_chunks_and_the_s
     config.model.chunk, config.model.execute, config.agent.timesteps = 3, 2, 4
     params, assets = untrained(config)
     origin = {"workdir": "", "step": 0}
-    artefact.build(params, assets, folder, origin, decoding=Decoding("beam", 2))
+    limits = SafetyLimits.from_json({"dims": {name: {"low": 0.4} for name in ("x", "y", "z")}})
+    artefact.build(params, assets, folder, origin, decoding=Decoding("beam", 2), limits=limits)
     run("-m", "qt_jax", "onnx", f"--artefact={folder}")
-    assert json.loads(run("-c", WITHOUT_JAX, folder)) == onnx_robot.episode(load(folder).policy())
+    found = onnx_robot.episode(load(folder).policy())
+    assert json.loads(run("-c", WITHOUT_JAX, folder)) == found
+    artefact.build(params, assets, folder, origin, decoding=Decoding("beam", 2))
+    assert onnx_robot.episode(load(folder).policy()) != found  # which saw what the limits made of its actions
 
 
 def test_what_does_not_convert_is_named(tmp_path):

@@ -1,5 +1,6 @@
 """The artefact's folder, without programs: what was changed, lost, added or may not be read is named."""
 
+import dataclasses
 import json
 import os
 import stat
@@ -12,6 +13,7 @@ import pytest
 from qt_jax.errors import UserError
 from qt_jax.policy import artefact
 from qt_jax.policy.folder import SCHEMA, Folder, seal
+from qt_jax.safety import SafetyLimits
 from qt_jax.specs import ActionSpec, Interface, ObservationSpec, PolicySpec, to_json
 from tests.data.synthetic import unit_statistics
 
@@ -56,6 +58,20 @@ def test_what_was_sealed_is_opened_and_sha256sum_agrees(folder):
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=folder, check=True)
     (folder / ".DS_Store").write_bytes(b"a file browser was here")
     Folder.open(str(folder))
+
+
+def test_limits_come_back_and_none_leave_the_description_as_it_was(folder):
+    dims = {"x": {"kind": "delta", "entry": 2, "box": [-1, 1], "stop": 0}, "gripper": {"stop": 1}}
+    limits = SafetyLimits.from_json({"dims": dims, "on_stale": "stop", "stale_ms": 50})
+    assert "limits" not in artefact.describe(SPEC, unit_statistics(3))["spec"]
+    described = artefact.describe(dataclasses.replace(SPEC, limits=limits), unit_statistics(3))
+    seal(folder, about() | described)
+    assert Folder.open(str(folder)).spec.limits == limits
+    described["spec"]["limits"]["dims"]["x"]["entry"] = 3
+    seal(folder, about() | described)
+    assert "policy.json: Limits of 'x': entry is 3, the state has 3. Export the policy again." in refused(
+        folder
+    )
 
 
 @pytest.mark.parametrize(

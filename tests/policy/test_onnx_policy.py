@@ -5,6 +5,7 @@ import subprocess
 import sys
 import types
 
+import numpy as np
 import pytest
 
 from qt_jax.errors import UserError
@@ -98,6 +99,25 @@ def test_its_threads_rest_between_control_steps_and_their_number_is_a_setting(fo
     assert runtime.asked[-1].intra_op_num_threads == 2
     with pytest.raises(UserError, match="threads is 0; give 1 or more"):
         onnx_policy.load(str(folder), threads=0)
+
+
+def test_the_window_sees_what_was_executed(folder, runtime, monkeypatch):
+    policy, seen = onnx_policy.load(str(folder)), []
+
+    def run(session, inputs):
+        if "cache.0" not in inputs:
+            return {"cache.0": np.zeros((1, 5), np.float32)}
+        seen.append(inputs["executed"][0].tolist())
+        return {"tokens": np.asarray([[7, 0, 1]]), "scores": np.zeros((1, 3, 16), np.float32)}
+
+    monkeypatch.setattr(onnx_policy, "_run", run)
+    images = {"front": np.zeros((1, 32, 32, 3), np.uint8)}
+    inputs = images, np.zeros((1, 3), np.float32), np.zeros((1, 8), np.float32)
+    for step in range(3):
+        policy.act(np.zeros(1, int), *inputs, np.asarray([step == 0]))
+        if step == 1:
+            policy.correct(0, np.asarray([2, 0]))
+    assert seen[-1] == [[0, 0], [7, 1], [2, 0], [0, 0]]
 
 
 @pytest.mark.parametrize(

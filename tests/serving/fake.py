@@ -41,7 +41,8 @@ class Policy(Runtime):
     """Decides bin 0 in all dims, in a chunk bin k of the action k steps later."""
 
     def __init__(self, capacity: int = 4, spec: PolicySpec = SPEC):
-        zeros, ones = (0.0,) * 3, (1.0,) * 3
+        size = spec.interface.observation.state_dim
+        zeros, ones = (0.0,) * size, (1.0,) * size
         super().__init__(spec, Statistics(zeros, ones, zeros, ones, zeros, ones), capacity)
 
     def _decide(self, episode, *inputs):
@@ -52,6 +53,9 @@ class Policy(Runtime):
         """Of the bin b of the last dim Q is b."""
         tokens = inputs[-1]
         return tokens.astype(np.float32), np.ones(tokens.shape, np.float32)
+
+    def correct(self, episode, tokens):
+        pass
 
     def forget_all(self):
         pass

@@ -13,8 +13,9 @@ import numpy as np
 
 from qt_jax.data.samples import Samples
 from qt_jax.errors import UserError
+from qt_jax.safety import ABSOLUTE, DELTA, MOVES
 
-SPACES = ABSOLUTE, DELTA = ("absolute", "delta")
+SPACES = MOVES
 _SAMPLES, _FEWEST = 20_000, 50
 """Steps that are looked at, and how many are needed to tell."""
 _ALIKE = 0.6

@@ -42,10 +42,10 @@ async function get(path, kind) {
   return body;
 }
 
-function facts({ artefact, training: { step }, decode, control_period_s: period, execute, window, score, server, observation }) {
+function facts({ artefact, training: { step }, decode, control_period_s: period, execute, window, limits: limited, score, server, observation }) {
   const pairs = {
     "trained for": `${step} steps`, "decoder": decode, "control period": `${number(1000 * period)} ms (${number(1 / period)} Hz)`,
-    "sees the last": `${window} frames`, ...(execute > 1 && { "decides every": `${execute} control steps` }), server,
+    "sees the last": `${window} frames`, ...(limited && { "safety limits": "on" }), ...(execute > 1 && { "decides every": `${execute} control steps` }), server,
   };
   say(place("policy"), artefact);
   place("facts").replaceChildren(...Object.entries(pairs).map(([name, value]) => {
@@ -108,6 +108,16 @@ function decided({ action: values, tokens, scores, behaviour }, { decision, scor
   }
 }
 
+function limits({ limited, limited_counts: decisions, limited_commands: commands }) {
+  const counted = (counts) => Object.entries(counts).map(([limit, count]) => `${limit} ${count}`).join(", ");
+  const now = limited.map(({ limit, what, before, after }) => (before === null ? `${limit}: ${what}` : `${what} by ${limit}, ${number(before)} → ${number(after)}`));
+  const [here, there] = [counted(decisions), counted(commands)];
+  place("limited").hidden = !here && !there;
+  place("limited").classList.toggle("now", now.length > 0);
+  say(place("limited"), `Safety limits altered ${now.length ? `this action (${now.join("; ")})` : "no part of this action"}.`
+    + (here && ` In this session: ${here}.`) + (there && ` Commands in the robot's loop: ${there}.`));
+}
+
 function times({ step, score_history: scores, ms_history: ms }, { score, control_period_s: period }) {
   const numbers = (id, text) => say(place(id).querySelector(".numbers"), text), plot = (id) => place(id).querySelector(".plot");
   const half = quantile(ms, 0.5), most = quantile(ms, 0.99);
@@ -159,6 +169,7 @@ async function refresh() {
   say(place("when"), `step ${shown.step} of its episode, ${age < STALE_S ? "now" : `${Math.round(age)} s ago`}`);
   setStatus(age < STALE_S ? "acting" : "idle", age < STALE_S ? "acting" : "the robot is not asking");
   decided(shown, metadata);
+  limits(shown);
   times(shown, metadata);
   await frames(shown);
 }
