@@ -58,7 +58,8 @@ class Idle:
         change = np.diff(actions, axis=0, prepend=actions[:1])
         grips = np.asarray([name.startswith(GRIPPER) for name in action.names])
         moved = np.where(grips, change, actions) if self.kind == "delta" else change
-        idle = (np.abs(moved) <= self.share * np.subtract(action.high, action.low)).all(axis=1)
+        near = np.abs(moved) <= self.share * np.subtract(action.high, action.low)
+        idle = np.asarray(near.all(axis=1))
         if self.kind == "absolute":
             idle[0] = False  # nothing was before it
         idle[-1] = False

@@ -166,9 +166,12 @@ class Keys:
             self._array(message, key) if key in message else None for key in (CANDIDATES, INTERVENTION)
         )
         instruction = self._instruction(message)
-        own = message.get("age_ms"), message.get("limited", {}), message.get("taken")
-        arrays = candidates, intervention
-        return Request(session, images, state, instruction, reset, seed, called, *arrays, *own)
+        return Request(
+            *(session, images, state, instruction, reset, seed, called, candidates, intervention),
+            age_ms=message.get("age_ms"),
+            limited=message.get("limited", {}),
+            taken=message.get("taken"),
+        )
 
     @functools.cached_property
     def _known(self) -> frozenset[str]:
