@@ -127,11 +127,16 @@ METHODS["q_transformer_head"] = (
     "q_transformer",
     METHODS["q_transformer_dropout"][1] | {"agent.behaviour_weight": 1.0, "agent.behaviour_of": "successes"},
 )
+METHODS["bc_interventions"] = (
+    "bc",
+    METHODS["bc_demonstrations"][1] | {"data.episodes": "demonstrations_and_interventions"},
+)
 WITH_PEOPLE = (
     "q_transformer_dropout",
     "q_transformer_head",
     "bc_successes",
     "bc_demonstrations",
+    "bc_interventions",
     "bc_all",
     "decision_transformer",
     "awac",
