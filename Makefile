@@ -273,7 +273,7 @@ libtpu: $(STAMP)  ## Install the TPU compiler alone, for `plan` on machines with
 	$(PY) -m pip install --quiet --no-deps --upgrade --target .libtpu libtpu==0.0.42.1
 
 clean:  ## Remove what can be made again; data and runs stay
-	rm -rf $(VENV) .base .openpi .robot .beam .onnx .lerobot .lerobot21 .plots .rerun .peer .libtpu build dist site htmlcov
+	rm -rf $(VENV) .base .openpi .robot .release .beam .onnx .lerobot .lerobot21 .plots .rerun .peer .libtpu build dist site htmlcov
 	rm -rf *.egg-info .coverage* .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
 	find qt_jax experiments launch benchmarks examples docs tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
