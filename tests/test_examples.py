@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import os
 import re
 import runpy
 import subprocess
@@ -199,3 +200,30 @@ def test_importing_costs_nothing():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
     with pytest.raises(AttributeError, match="has no attribute 'load'; it has evaluate, load_policy"):
         qt_jax.load  # noqa: B018
+
+
+@pytest.mark.slow
+def test_tour(tmp_path):
+    """Two steps of everything, in an empty folder; what it leaves is there."""
+    small = {
+        **{
+            "collect.demonstrations": 2,
+            "collect.autonomous": 2,
+            "train.steps": 2,
+            "train.checkpoint_every": 2,
+        },
+        **{
+            "train.validate_every": 2,
+            "evaluate.episodes": 1,
+            "evaluate.max_decisions": 3,
+            "improve.rounds": 1,
+        },
+        **{"improve.episodes": 1, "improve.steps": 2, "data.validation_fraction": 0.0},
+    }
+    flags = [f"--config.{key}={value}" for key, value in small.items()]
+    command = [sys.executable, ROOT / "examples/tour.py", ROOT / "experiments/tour.py", *flags]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("\npython -m qt_jax ") == 8 and "ms an action" in done.stdout
+    assert (tmp_path / "runs/tour/q_transformer/improve/improve.html").exists()
