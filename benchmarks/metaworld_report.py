@@ -104,7 +104,7 @@ def table(found: Scores) -> str:
                 )
                 cells.append(f"{iqm} ({mean})")
             else:
-                cells.append("not run")
+                cells.append("not all seeds")
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     seeds = ", ".join(
         f"{recipe}: {len(next(iter(by_method.values())))}" for recipe, by_method in found.items()
@@ -183,7 +183,7 @@ def improvement(found: Scores, name: str, ours: str) -> str:
         axis.set_xlim(0, 1)
         axis.set_title(f"recipe {recipe}")
         cells = {other: f"{m:.2f} [{lo:.2f}, {hi:.2f}]" for other, m, lo, hi in zip(pairs, middle, low, high)}
-        columns.append([cells.get(other, "not run") for other in others])
+        columns.append([cells.get(other, "not all seeds") for other in others])
     axes[0, 0].set_ylim(len(others) - 0.5, -0.5)
     figure.supxlabel(f"P({ours} above it on a task), 95%")
     figure.savefig(IMAGES / f"{name}_improvement.png", dpi=120)
