@@ -18,7 +18,8 @@ from benchmarks.learner_step import shipped
 from qt_jax import agents
 from qt_jax.export import checkpoint_policy
 from qt_jax.policy.jax_policy import Policy
-from qt_jax.policy.sessions import Request, Sessions
+from qt_jax.policy.requests import Request
+from qt_jax.policy.sessions import Sessions
 from qt_jax.specs import Decoding, Interface, PolicySpec
 from qt_jax.statistics import Statistics
 from qt_jax.training import setup

@@ -77,8 +77,9 @@ def export_untrained(size: str, folder: str) -> None:
 def measure(size: str, folder: str) -> dict[str, Any]:
     """Measures, in turns, all that runs in this process and in the server's."""
     from qt_jax.policy import artefact
+    from qt_jax.policy.requests import Request
     from qt_jax.policy.runtime import extras, undecided
-    from qt_jax.policy.sessions import Request, Sessions
+    from qt_jax.policy.sessions import Sessions
     from qt_jax.serving.client import Client
 
     opened = artefact.load(folder)

@@ -26,7 +26,8 @@ from qt_jax import text
 from qt_jax.evaluation import evaluate
 from qt_jax.evaluation import runs as checkpoints_of
 from qt_jax.export import checkpoint_policy
-from qt_jax.policy.sessions import Decision, Request, Sessions
+from qt_jax.policy.requests import Decision, Request
+from qt_jax.policy.sessions import Sessions
 from qt_jax.specs import GREEDY, Decoding
 
 EXPERIMENT = "experiments/metaworld_benchmark.py"

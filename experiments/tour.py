@@ -3,7 +3,8 @@
 Ten demonstrations a task, at a person's pace, and forty episodes with noise or another task's motions.
 `tour.py:bc` is imitation of the successes of the same data.
 
-Hardware: 2 CPU cores. Time: see examples/tour.py. Memory: not measured. Result: no result; too few episodes.
+Hardware: 2 CPU cores. Time: 7 minutes for all that examples/tour.py does. Memory: not measured. Result: none;
+forty episodes tell nothing apart.
 """
 
 import ml_collections

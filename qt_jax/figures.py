@@ -11,7 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (the backend is chosen first)
 
-__all__ = ["figure_uri", "plt", "uri"]
+__all__ = ["figure_uri", "grid", "plt", "uri"]
 
 
 def uri(data: bytes, kind: str) -> str:
@@ -25,3 +25,14 @@ def figure_uri(figure: Any) -> str:
     figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
     plt.close(figure)
     return uri(buffer.getvalue(), "image/png")
+
+
+def grid(count: int, width: float, height: float, columns: int = 4) -> tuple[Any, list[Any]]:
+    """Makes a figure of `count` axes, so many in a row at most, each of this size in inches; returns both."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    size = (width * columns, height * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    for unused in axes.flat[count:]:
+        unused.axis("off")
+    return figure, list(axes.flat[:count])

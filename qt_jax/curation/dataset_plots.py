@@ -16,7 +16,7 @@ from qt_jax.curation.shown_episodes import Shown
 from qt_jax.data.images import decode
 from qt_jax.data.video import Clip
 from qt_jax.errors import first_line
-from qt_jax.figures import figure_uri, plt, uri
+from qt_jax.figures import figure_uri, grid, plt, uri
 from qt_jax.preprocess import resize
 from qt_jax.specs import ActionSpec
 
@@ -143,14 +143,8 @@ def _jpeg(image: np.ndarray) -> str:
     return uri(buffer.getvalue(), "image/jpeg")
 
 
-def _panels(count: int, height: float) -> tuple[Any, np.ndarray]:
-    columns = min(5 if count < 11 else 6, count)
-    rows = -(-count // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(2.3 * columns, height * rows), squeeze=False, layout="constrained"
-    )
-    for axis in axes.flat:
+def _panels(count: int, height: float) -> tuple[Any, list[Any]]:
+    figure, axes = grid(count, 2.3, height, columns=5 if count < 11 else 6)
+    for axis in axes:
         axis.tick_params(labelsize=6)
-    for axis in axes.flat[count:]:
-        axis.axis("off")
-    return figure, axes.flat[:count]
+    return figure, axes

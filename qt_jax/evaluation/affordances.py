@@ -16,7 +16,8 @@ from qt_jax.evaluation import detection
 from qt_jax.evaluation.rollouts import Job, Rollout
 from qt_jax.export import checkpoint_policy
 from qt_jax.policy.jax_policy import Policy
-from qt_jax.policy.sessions import Request, Sessions
+from qt_jax.policy.requests import Request
+from qt_jax.policy.sessions import Sessions
 from qt_jax.specs import PolicySpec
 
 TIMINGS = 20

@@ -10,7 +10,7 @@ from typing import Any
 import imageio.v3 as iio
 import numpy as np
 
-from qt_jax.figures import figure_uri, plt, uri
+from qt_jax.figures import figure_uri, grid, plt, uri
 
 VIDEO_FPS = 8
 MOST_COLUMNS = 8
@@ -54,19 +54,13 @@ def curves(records: list[dict[str, float]], panels: dict[str, dict[str, str]]) -
     present = {title: names for title, names in present.items() if names}
     if not present:
         return None
-    columns = min(4, len(present))
-    rows = -(-len(present) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(3.2 * columns, 2.3 * rows), squeeze=False, layout="constrained"
-    )
-    for axis, (title, names) in zip(axes.flat, present.items()):
+    figure, axes = grid(len(present), 3.2, 2.3)
+    for axis, (title, names) in zip(axes, present.items()):
         for name in names:
             points = [(record["step"], record[name]) for record in records if name in record]
             axis.plot(*zip(*points), label=panels[title][name], marker="." if len(points) < 12 else None)
         axis.set_title(title, fontsize=9)
         axis.legend(fontsize=7)
-    for axis in axes.flat[len(present) :]:
-        axis.axis("off")
     return figure_uri(figure)
 
 

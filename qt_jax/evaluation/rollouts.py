@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from qt_jax.policy.sessions import Decision, Request
+from qt_jax.policy.requests import Decision, Request
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import jinja2
 import numpy as np
 
 import qt_jax.evaluation
-from qt_jax.figures import figure_uri, plt
+from qt_jax.figures import figure_uri, grid, plt
 
 PAGE = "improve.html"
 _FOLDERS = [Path(module).parent / "templates" for module in (__file__, qt_jax.evaluation.__file__)]
@@ -87,12 +87,8 @@ def _calibration(rows: list[dict[str, Any]]) -> str | None:
     """Draws for each round the return that followed over Q; None where there are no values."""
     if not rows:
         return None
-    columns = min(4, len(rows))
-    lines = -(-len(rows) // columns)
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(2.6 * columns, 2.5 * lines), squeeze=False, layout="constrained"
-    )
-    for axis, row in zip(axes.flat, rows):
+    figure, axes = grid(len(rows), 2.6, 2.5)
+    for axis, row in zip(axes, rows):
         q, returns, steps = np.asarray(row["value"]["bins"]).T
         ends = [min(q.min(), returns.min()), max(q.max(), returns.max())]
         axis.plot(ends, ends, color="#999", lw=0.8, ls="--")
@@ -101,6 +97,4 @@ def _calibration(rows: list[dict[str, Any]]) -> str | None:
         axis.set_title(f"round {row['round']}", fontsize=9)
         axis.set_xlabel("Q", fontsize=8)
         axis.set_ylabel("return that followed", fontsize=8)
-    for axis in axes.flat[len(rows) :]:
-        axis.axis("off")
     return figure_uri(figure)

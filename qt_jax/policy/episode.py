@@ -50,7 +50,7 @@ class Episode:
             self.guard.begin()
 
     def guarded(
-        self, actions: np.ndarray, stale: bool, taken: int | None, intervention: np.ndarray | None
+        self, actions: np.ndarray, stale: bool, taken: int | None, by_person: np.ndarray | None
     ) -> tuple[np.ndarray, tuple[Limited, ...]]:
         """Returns what may be executed of actions [h, dims] at the last frame, and what was altered.
 
@@ -58,7 +58,7 @@ class Episode:
             actions: that were decided.
             stale: whether the observation is too old for them.
             taken: how many of the last decision's actions were executed, at least 1; None: all.
-            intervention: [h, dims], what a person did in their place; None: nobody did.
+            by_person: float32 [h, dims], what a person did in their place; None: nobody did.
 
         """
         if self.guard is None:
@@ -66,8 +66,8 @@ class Episode:
         self.guard.see(self.frames[-1].state)
         if taken is not None and self.done is not None:
             self.guard.last = self.done[taken - 1]
-        if intervention is not None:
-            self.guard.last = np.asarray(intervention[-1], np.float32)
+        if by_person is not None:
+            self.guard.last = by_person[-1]
         done, altered = [], []
         for number, action in enumerate(actions):
             executed, found = self.guard.fall_back("stale") if stale else self.guard.limit(action)

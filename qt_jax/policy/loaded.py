@@ -9,7 +9,8 @@ import numpy as np
 
 from qt_jax.policy.about import metadata
 from qt_jax.policy.observations import CANDIDATES, Keys, options, plain, reply
-from qt_jax.policy.sessions import Refused, Sessions
+from qt_jax.policy.requests import Refused
+from qt_jax.policy.sessions import Sessions
 from qt_jax.specs import PolicySpec
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from qt_jax.errors import UserError
 from qt_jax.policy.candidates import Ranking
-from qt_jax.policy.sessions import Decision, Refused, Request
+from qt_jax.policy.requests import Decision, Refused, Request
 from qt_jax.safety import LIMITS
 from qt_jax.specs import INTERVENTION, ObservationSpec
 

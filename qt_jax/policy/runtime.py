@@ -188,12 +188,9 @@ class Runtime(abc.ABC):
             np.zeros((rows, self.spec.interface.instruction_dim), np.float32),
         )
 
+    @abc.abstractmethod
     def correct(self, episode: int, tokens: np.ndarray) -> None:
-        """Says that in an episode's last frame other bins [D] were executed than were decided there.
-
-        A runtime of a policy with safety limits has it.
-        """
-        raise NotImplementedError
+        """Says that in an episode's last frame other bins [D] were executed than were decided there."""
 
     @abc.abstractmethod
     def forget_all(self) -> None:

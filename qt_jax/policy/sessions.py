@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -13,83 +12,12 @@ from qt_jax.errors import UserError
 from qt_jax.policy import candidates
 from qt_jax.policy.candidates import Ranking
 from qt_jax.policy.episode import Episode, Frame, executed_bins, own_copy
-from qt_jax.policy.guard import Guard, Limited
+from qt_jax.policy.guard import Guard
+from qt_jax.policy.requests import Decision, Refused, Request
 from qt_jax.policy.runtime import Action, Runtime, check, shown, undecided
-from qt_jax.specs import INTERVENTION
 
 _Inputs = tuple[np.ndarray, dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]
 """Episodes, images, state, instruction and `is_first` of rows, as a `Runtime` takes them."""
-
-
-class Refused(UserError):
-    """A request that got no action.
-
-    Args:
-        code: a stable name of the reason; docs/robot.md lists them.
-        message: the reason and the remedy, for people.
-        in_history: whether its frame is in the episode's history all the same.
-
-    Attributes:
-        fallback: float32 [dims of one action], what the robot is to do for a control step instead, where the
-            policy's safety limits say so (`on_refused`); else None.
-
-    """
-
-    def __init__(self, code: str, message: str, in_history: bool = False):
-        super().__init__(message)
-        self.code, self.in_history = code, in_history
-        self.fallback: np.ndarray | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """One observation of one robot. Its arrays may be written over once `Sessions` has answered."""
-
-    session: Hashable
-    images: dict[str, np.ndarray]
-    """{camera: uint8 [H, W, 3]}."""
-    state: np.ndarray
-    """Raw, float [state_dim]."""
-    instruction: str | np.ndarray
-    """A sentence, or its embedding, float [E]."""
-    reset: bool = False
-    """Whether it is the first of a new episode."""
-    seed: int | None = None
-    """Of what is drawn in the episode that it begins, 0 or more; None: 0."""
-    keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """What the robot calls "images['CAMERA']", "state" and "instruction", for messages."""
-    candidates: np.ndarray | None = None
-    """Actions [K, H, dims] to rank; None: the policy is to decide one."""
-    intervention: np.ndarray | None = None
-    """Actions [h, dims] that a person took in place of those decided before; None: nobody took over."""
-    age_ms: float | None = None
-    """How old it is; needed where the policy's limits have `stale_ms`."""
-    limited: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    """How many commands the robot's own loop altered since its last observation, by limit."""
-    taken: int | None = None
-    """How many actions of the last decision were executed before this observation; None: all."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Decision:
-    """What a policy decided for one robot."""
-
-    actions: np.ndarray
-    """float32 [h, dims of one action], to be executed before the next decision; inside the limits."""
-    tokens: np.ndarray
-    """int32 [D], the chosen bins of all dims of the decision (`Interface.decision`)."""
-    chosen: np.ndarray
-    """float32 [D], the scores of the chosen bins."""
-    score: float
-    """Of the whole decision."""
-    scores: np.ndarray
-    """float32 [D, N]."""
-    step: int
-    """Number of the decision in its episode, from 0."""
-    behaviour: np.ndarray | None = None
-    """float32 [D, N], how probable bins are by the behaviour head, where there is one in this process."""
-    limited: tuple[Limited, ...] = ()
-    """What the policy's limits altered: `actions` are then others than `tokens`."""
 
 
 class Sessions:
@@ -191,13 +119,12 @@ class Sessions:
             tokens, chosen, scores = action.tokens[row], action.chosen[row], action.scores[row]
             behaviour = None if action.behaviour is None else action.behaviour[row]
             frame.tokens, score = tokens, float(self.policy.spec.score(chosen))
-            stale = self._is_stale(request)
+            decided, stale = action.actions[row], self._is_stale(request)
             actions, limited = episode.guarded(
-                action.actions[row], stale, request.taken, request.intervention
+                decided, stale, request.taken, request.by_person(decided.shape)
             )
             if limited:
-                own = self.policy.spec.interface
-                frame.tokens = executed_bins(own, tokens, action.actions[row], actions)
+                frame.tokens = executed_bins(self.policy.spec.interface, tokens, decided, actions)
                 self.policy.correct(episode.index, frame.tokens)
             decisions.append(
                 Decision(actions, tokens, chosen, score, scores, episode.step, behaviour, limited)
@@ -315,22 +242,11 @@ class Sessions:
         return request.age_ms is not None and request.age_ms > limits.stale_ms
 
     def _check_limits(self, request: Request) -> None:
-        """Raises Refused for what the limits need and is missing, or for a stale start of an episode."""
+        """Raises Refused for what was done before and cannot be, or what the limits need and is missing."""
         limits, most = self.policy.spec.limits, self.policy.spec.interface.execute
         if request.taken is not None and not 1 <= request.taken <= most:
             raise Refused("bad_observation", f"'taken' is {request.taken}, expected 1 to {most} actions.")
-        person, dims = request.intervention, self.policy.spec.interface.action.dims
-        if limits is not None and person is not None:  # they go on from what was done
-            if (
-                person.ndim != 2
-                or person.shape[1] != dims
-                or not len(person)
-                or not np.isfinite(person).all()
-            ):
-                found = f"{shown(person)}, expected finite numbers [h, {dims}]"
-                raise Refused(
-                    "bad_observation", f"Key {INTERVENTION!r} is {found}: the actions that were taken."
-                )
+        request.by_person((self.policy.spec.interface.executed.dims,))
         if limits is None or limits.stale_ms is None or request.candidates is not None:
             return
         if request.age_ms is None:

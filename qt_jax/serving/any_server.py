@@ -12,7 +12,7 @@ import numpy as np
 
 from qt_jax.errors import UserError
 from qt_jax.policy.observations import Keys
-from qt_jax.policy.sessions import Decision, Request
+from qt_jax.policy.requests import Decision, Request
 from qt_jax.serving.client import Client
 from qt_jax.specs import ActionSpec
 

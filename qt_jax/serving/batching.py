@@ -12,7 +12,8 @@ from concurrent.futures import Future
 from typing import Any
 
 from qt_jax.policy.candidates import Ranking
-from qt_jax.policy.sessions import Decision, Refused, Request, Sessions
+from qt_jax.policy.requests import Decision, Refused, Request
+from qt_jax.policy.sessions import Sessions
 from qt_jax.serving.recording import Recorder
 
 ACTIVE_S = 0.5

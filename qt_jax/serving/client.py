@@ -22,7 +22,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 
 from qt_jax.errors import UserError
 from qt_jax.policy.observations import CANDIDATES, Keys
-from qt_jax.policy.sessions import Decision, Refused, Request
+from qt_jax.policy.requests import Decision, Refused, Request
 from qt_jax.serving import wire
 
 T = TypeVar("T")

@@ -18,7 +18,7 @@ import numpy as np
 
 from qt_jax.errors import UserError
 from qt_jax.policy.guard import Guard
-from qt_jax.policy.sessions import Refused
+from qt_jax.policy.requests import Refused
 from qt_jax.safety import MOVES, OTHER, SafetyLimits
 from qt_jax.serving.chunks import Chunks, commands
 from qt_jax.serving.client import EpisodeLost

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from qt_jax.policy.sessions import Decision, Request
+from qt_jax.policy.requests import Decision, Request
 
 SESSIONS, HISTORY = 32, 200
 

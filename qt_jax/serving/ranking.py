@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 
 from qt_jax.errors import UserError
-from qt_jax.policy.sessions import Refused
+from qt_jax.policy.requests import Refused
 from qt_jax.serving.threads import in_thread
 
 

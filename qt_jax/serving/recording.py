@@ -12,8 +12,7 @@ import numpy as np
 from qt_jax import faults
 from qt_jax.data.recorded import LabelledEpisode
 from qt_jax.policy.observations import plain
-from qt_jax.policy.runtime import shown
-from qt_jax.policy.sessions import Decision, Refused, Request
+from qt_jax.policy.requests import Decision, Refused, Request
 from qt_jax.serving.spool import Spool
 from qt_jax.specs import INTERVENTION
 
@@ -123,18 +122,14 @@ class Recorder:
                 than those decided, or that are not finite.
 
         """
-        actions = request.intervention
-        if actions is None:
+        if request.intervention is None:
             return
         steps = self._steps.get(request.session)
         if not steps:
             reason = f"Key {INTERVENTION!r} is about the step before, and this session has none."
             raise Refused("unknown_session", reason)
-        if actions.size != steps[-1].actions.size or not np.isfinite(actions).all():
-            found = f"{shown(actions)}, expected {steps[-1].actions.size} finite numbers"
-            raise Refused("bad_observation", f"Key {INTERVENTION!r} is {found}: the actions that were taken.")
-        taken = np.asarray(actions, np.float32).ravel()
-        steps[-1] = steps[-1]._replace(actions=taken, limited="", intervention=True)
+        if (taken := request.by_person(steps[-1].actions.shape)) is not None:
+            steps[-1] = steps[-1]._replace(actions=taken, limited="", intervention=True)
 
     def forget(self, session: Hashable) -> None:
         """Drops a session's episode, which was not labelled."""

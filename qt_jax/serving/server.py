@@ -26,8 +26,9 @@ from qt_jax.errors import UserError
 from qt_jax.policy.about import metadata
 from qt_jax.policy.candidates import MAX_HORIZON
 from qt_jax.policy.observations import CANDIDATES, MAX_PROMPT, Keys, options, plain, reply
+from qt_jax.policy.requests import Decision, Refused, Request
 from qt_jax.policy.runtime import check
-from qt_jax.policy.sessions import Decision, Refused, Request, Sessions
+from qt_jax.policy.sessions import Sessions
 from qt_jax.serving import telemetry, wire
 from qt_jax.serving.access import Access, cannot_listen
 from qt_jax.serving.batching import Batcher, Timed

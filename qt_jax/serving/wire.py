@@ -11,7 +11,7 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from qt_jax.policy.sessions import Refused
+from qt_jax.policy.requests import Refused
 
 DTYPES = frozenset(
     np.dtype(t).str for t in ("bool", "u1", "i1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8")

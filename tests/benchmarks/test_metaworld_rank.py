@@ -5,7 +5,7 @@ import types
 import numpy as np
 
 from benchmarks.metaworld_rank import Ranked
-from qt_jax.policy.sessions import Request
+from qt_jax.policy.requests import Request
 
 
 def test_of_each_episodes_own_draws_the_best_is_done():

@@ -13,7 +13,8 @@ from qt_jax import text
 from qt_jax.errors import UserError
 from qt_jax.evaluation import affordance_page, affordances, detection, runs
 from qt_jax.export import checkpoint_policy
-from qt_jax.policy.sessions import Request, Sessions
+from qt_jax.policy.requests import Request
+from qt_jax.policy.sessions import Sessions
 from tests.conftest import run_command
 
 VALUES = np.asarray([0.9, 0.8, 0.7, 0.4, 0.3, 0.1])

@@ -6,7 +6,8 @@ import numpy as np
 
 import qt_jax
 from qt_jax.policy import onnx_policy
-from qt_jax.policy.sessions import Request, Sessions
+from qt_jax.policy.requests import Request
+from qt_jax.policy.sessions import Sessions
 
 
 def episode(policy) -> list[list[int]]:

@@ -10,7 +10,8 @@ from qt_jax.errors import UserError
 from qt_jax.evaluation import plots, rollouts
 from qt_jax.evaluation.rollouts import Job
 from qt_jax.export import agreement
-from qt_jax.policy.sessions import Request, Sessions
+from qt_jax.policy.requests import Request
+from qt_jax.policy.sessions import Sessions
 from qt_jax.serving.dashboard import Dashboard
 from qt_jax.specs import Decoding
 from tests.export.test_ranking import ONE, ROBOT, drawn_by_hand

@@ -24,7 +24,8 @@ from qt_jax.models.network import Network
 from qt_jax.models.q_transformer import laptop
 from qt_jax.policy import artefact as artefacts
 from qt_jax.policy import checksums
-from qt_jax.policy.sessions import Request, Sessions
+from qt_jax.policy.requests import Request
+from qt_jax.policy.sessions import Sessions
 from qt_jax.specs import ActionSpec, Decoding, Interface, ObservationSpec, PolicySpec
 from tests import tiny
 from tests.agents import by_hand

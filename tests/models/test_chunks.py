@@ -9,7 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from qt_jax.policy.sessions import Request, Sessions
+from qt_jax.policy.requests import Request
+from qt_jax.policy.sessions import Sessions
 from tests.models.test_q_transformer import (
     ACTION,
     STEPS,

@@ -9,7 +9,8 @@ from qt_jax.errors import UserError
 from qt_jax.export import any_policy
 from qt_jax.policy.loaded import LoadedPolicy
 from qt_jax.policy.observations import Keys
-from qt_jax.policy.sessions import Refused, Request, Sessions
+from qt_jax.policy.requests import Refused, Request
+from qt_jax.policy.sessions import Sessions
 from qt_jax.safety import SafetyLimits
 from tests.models.test_q_transformer import WINDOW, make_network, make_params
 from tests.policy.table_policy import TablePolicy
@@ -71,8 +72,8 @@ def test_the_limits_go_on_from_what_a_person_did():
     person = np.float32([[-1.0, 0, 0]])
     (decision,) = sessions.act([asked(-0.5, intervention=person)])
     np.testing.assert_allclose(decision.actions[0, 0], -0.75, atol=1e-6)
-    for bad in (person[0], person[:, :2], np.full((1, 3), np.nan)):
-        with pytest.raises(Refused, match=r"Key 'intervention' is .*expected finite numbers \[h, 3\]"):
+    for bad in (person[:, :2], np.full((1, 3), np.nan)):
+        with pytest.raises(Refused, match="Key 'intervention' is .*expected 3 finite numbers"):
             sessions.act([asked(intervention=bad)])
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from qt_jax import discretization
 from qt_jax.errors import UserError
-from qt_jax.policy.sessions import Refused, Request, Sessions
+from qt_jax.policy.requests import Refused, Request
+from qt_jax.policy.sessions import Sessions
 from tests.models.test_q_transformer import WINDOW, make_network, make_params, make_segment, scores
 from tests.policy.table_policy import TablePolicy
 from tests.policy.test_jax_policy import make_policy

@@ -13,8 +13,8 @@ from examples import my_suite
 from qt_jax.errors import UserError
 from qt_jax.evaluation import evaluate, served
 from qt_jax.policy.observations import Keys
+from qt_jax.policy.requests import Decision
 from qt_jax.policy.runtime import Runtime
-from qt_jax.policy.sessions import Decision
 from qt_jax.serving.client import Client
 from qt_jax.specs import Interface, PolicySpec
 from tests.conftest import ROOT
@@ -123,6 +123,9 @@ class Corners(Runtime):
         action = np.clip((goal - state) / 0.1, -1, 1)
         tokens = np.clip((action + 1) / 2 * 32, 0, 31).astype(np.int32)
         return tokens, np.zeros((len(tokens), 2, 32), np.float32)
+
+    def correct(self, episode, tokens):
+        pass
 
     def forget_all(self):
         pass

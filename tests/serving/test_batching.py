@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 
-from qt_jax.policy.sessions import Refused, Request
+from qt_jax.policy.requests import Refused, Request
 from qt_jax.serving.batching import Batcher
 
 

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import fleet, packs
 from qt_jax.envs import metaworld
 from qt_jax.envs import metaworld_tasks as tasks
-from qt_jax.policy.sessions import Refused
+from qt_jax.policy.requests import Refused
 from qt_jax.serving import wire
 from qt_jax.serving.client import Client
 from qt_jax.training import checkpoints

@@ -14,7 +14,7 @@ from websockets.sync.server import serve
 
 from qt_jax.errors import UserError
 from qt_jax.policy.observations import Keys
-from qt_jax.policy.sessions import Refused, Request
+from qt_jax.policy.requests import Refused, Request
 from qt_jax.serving import wire
 from qt_jax.serving.client import Client, EpisodeLost, Remote
 from tests.serving import fake

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from qt_jax.errors import UserError
-from qt_jax.policy.sessions import Refused
+from qt_jax.policy.requests import Refused
 from qt_jax.safety import ABSOLUTE, DELTA, OTHER
 from qt_jax.serving import control
 from qt_jax.serving.chunks import Chunks, commands

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from qt_jax.curation import robot_episodes
-from qt_jax.policy.sessions import Refused
+from qt_jax.policy.requests import Refused
 from qt_jax.safety import SafetyLimits
 from qt_jax.serving.client import Client
 from qt_jax.serving.recording import Recorder

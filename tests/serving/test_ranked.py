@@ -9,7 +9,7 @@ import pytest
 
 import qt_jax
 from qt_jax.errors import UserError
-from qt_jax.policy.sessions import Refused
+from qt_jax.policy.requests import Refused
 from qt_jax.serving import ranked, wire
 from qt_jax.serving.client import Client
 from tests.conftest import ROOT

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from qt_jax.errors import UserError
-from qt_jax.policy.sessions import Refused
+from qt_jax.policy.requests import Refused
 from qt_jax.serving import recording
 from qt_jax.serving.client import Client
 from qt_jax.serving.recording import Label, Recorder

@@ -13,7 +13,8 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from qt_jax.policy.sessions import Refused, Request, Sessions
+from qt_jax.policy.requests import Refused, Request
+from qt_jax.policy.sessions import Sessions
 from qt_jax.serving import wire
 from qt_jax.serving.client import Client, EpisodeLost
 from tests.conftest import run_command
