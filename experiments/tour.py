@@ -41,6 +41,7 @@ def get_config(agent: str = "q_transformer") -> ml_collections.ConfigDict:
     config.evaluate = settings.get_config()
     config.evaluate.num_envs = 5
     config.evaluate.decode = "beam:4"
+    config.evaluate.references = ("runs/tour/bc",)
     config.improve = rounds.get_config()
     config.improve.rounds = 2
     config.improve.episodes = 20
@@ -49,4 +50,5 @@ def get_config(agent: str = "q_transformer") -> ml_collections.ConfigDict:
         config.data.balance.demonstrations = None
         config.data.episodes = "successes"
         config.evaluate.decode = "sample"
+        config.evaluate.references = ()
     return config
