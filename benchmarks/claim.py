@@ -107,13 +107,7 @@ def packed(experiment: str, name: str, configs: dict, **evaluated: Mapping[str, 
     """Writes .fleet/NAME.pack of these runs, {run: config}; collects the pools that are not there."""
     commit, pack = runs.code_commit("experiments"), Path(".fleet") / f"{name}.pack"
     for run, config in configs.items():
-        if (Path(config.data.path) / "1.0.0").exists():
-            continue
-        if config.collect.policy and not (Path(config.collect.policy) / "checkpoints").exists():
-            _, cell, seed = run.split(",")
-            for command in ("collect", "train"):
-                runs.command(command, f"{experiment}:clone,{cell},{seed}")
-        runs.command("collect", f"{experiment}:{run}")
+        runs.collect(experiment, run, config)
     packs.write(configs, pack, **evaluated, experiment=experiment, commit=commit)
     return pack
 

@@ -61,8 +61,7 @@ def run(eyes: str, budget: str, seed: int, steps: int, commit: str) -> None:
     if name in known():
         return
     config = metaworld_eyes.get_config(f"{eyes},{seed}")
-    if not (Path(config.data.path) / "1.0.0").exists():
-        runs.command("collect", f"{EXPERIMENT}:{eyes},{seed}")
+    runs.collect(EXPERIMENT, f"{eyes},{seed}", config)
     workdir = Path(config.workdir + ("_time" if budget == "equal time" else ""))
     settings = (f"--config.train.steps={steps}", f"--config.train.checkpoint_every={steps}")
     found = runs.train_and_evaluate(f"{EXPERIMENT}:{eyes},{seed}", workdir, *settings)

@@ -38,8 +38,7 @@ def main() -> None:
         if run in known:
             continue
         config = metaworld_images.get_config(name)
-        if not (Path(config.data.path) / "1.0.0").exists():
-            runs.command("collect", f"{EXPERIMENT}:{name}")
+        runs.collect(EXPERIMENT, name, config)
         found = runs.train_and_evaluate(f"{EXPERIMENT}:{name}", Path(config.workdir))
         success = {task: runs.episodes(row) for task, row in found["tasks"].items()}
         facts = {"training_minutes": found["training_minutes"], "device": runs.MACHINE}

@@ -25,8 +25,7 @@ OURS, THEIRS = "q_transformer_dropout", "bc_successes"
 
 def measure(name: str, commit: str) -> dict:
     config, began = metaworld_improve.get_config(name), time.time()
-    if not (Path(config.data.path) / "1.0.0").exists():
-        runs.command("collect", f"{EXPERIMENT}:{name}")
+    runs.collect(EXPERIMENT, name, config)
     runs.command("improve", f"{EXPERIMENT}:{name}")
     rows = results.rows(Path(config.workdir, "improve", "improve.jsonl"))
     evaluated = [row["evaluation"]["tasks"] for row in rows]

@@ -51,8 +51,7 @@ def plant(source: Path, target: Path, seed: int) -> np.ndarray:
 def measure(seed: int, commit: str) -> dict:
     config = metaworld_diagnosis.get_config(f"{RUN},{seed}")
     pool, work = Path(config.data.path), Path(f"data/metaworld_mislabelled/{seed}")
-    if not (pool / "1.0.0").exists():
-        runs.command("collect", f"{EXPERIMENT}:{RUN},{seed}")
+    runs.collect(EXPERIMENT, f"{RUN},{seed}", config)
     shutil.rmtree(work, ignore_errors=True)
     wrong = plant(pool / "1.0.0", work / "wrong" / "1.0.0", seed)
     runs.command(

@@ -78,10 +78,7 @@ class Ranked:
 def sessions(run: str, capacity: int, decoding: Decoding, candidates: int = 0) -> Sessions:
     """Loads a run, which is trained if it is not there."""
     config = metaworld_benchmark.get_config(run)
-    if not (Path(config.data.path) / "1.0.0").exists():
-        runs.command("collect", f"{EXPERIMENT}:{run}")
-    if not (Path(config.workdir) / "checkpoints" / str(config.train.steps)).exists():
-        runs.command("train", f"{EXPERIMENT}:{run}")
+    runs.train(EXPERIMENT, run, config)
     params, assets, _ = checkpoints_of.load(config)
     policy = checkpoint_policy.build(params, assets, capacity, decoding=decoding, candidates=candidates)
     return Sessions(policy, functools.partial(text.embed, encoder=policy.spec.text_encoder))

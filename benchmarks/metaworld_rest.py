@@ -9,7 +9,6 @@ the successes.
 from __future__ import annotations
 
 import statistics
-from pathlib import Path
 
 import numpy as np
 
@@ -27,8 +26,7 @@ OUTPUT = results.METAWORLD / "rest.jsonl"
 def measure(method: str, decode: str, commit: str) -> dict:
     run = f"{method},i,0"
     config = metaworld_benchmark.get_config(run)
-    if not (Path(config.workdir) / "checkpoints" / str(config.train.steps)).exists():
-        runs.command("train", f"{EXPERIMENT}:{run}")
+    runs.train(EXPERIMENT, run, config)
     config.evaluate.decode = decode
     found = evaluate.roll_out(config, evaluate.of_run(config).actor, evaluate.own_jobs(config))
     return {"run": run, "decode": decode, "commit": commit, "machine": runs.MACHINE} | {

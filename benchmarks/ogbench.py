@@ -64,8 +64,7 @@ def wanted(names: list[str]) -> list[str]:
 def run(row: str, commit: str) -> dict[str, Any]:
     """Trains and evaluates a row; returns its line of the results."""
     config = ogbench.get_config(row)
-    if not (Path(config.data.path) / "1.0.0").exists():
-        runs.command("collect", f"{EXPERIMENT}:{row}")
+    runs.collect(EXPERIMENT, row, config)
     before = _core_seconds()
     found = runs.train_and_evaluate(f"{EXPERIMENT}:{row}", Path(config.workdir))
     spent = _core_seconds() - before

@@ -10,12 +10,33 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from qt_jax.training import checkpoints
+
 MACHINE = f"{platform.machine()} CPU, {os.cpu_count()} cores"
 
 
 def command(name: str, config: str, *overrides: str) -> None:
     """Runs a command as a user does."""
     subprocess.run([sys.executable, "-m", "qt_jax", name, f"--config={config}", *overrides], check=True)
+
+
+def collect(experiment: str, run: str, config: Any) -> None:
+    """Collects a run's dataset, and before it the clone that acts in it, where they are not there."""
+    if (Path(config.data.path) / "1.0.0").exists():
+        return
+    policy = config.collect.get("policy", "")
+    if policy and not (Path(policy) / "checkpoints").exists():
+        _, cell, seed = run.split(",")
+        for name in ("collect", "train"):
+            command(name, f"{experiment}:clone,{cell},{seed}")
+    command("collect", f"{experiment}:{run}")
+
+
+def train(experiment: str, run: str, config: Any) -> None:
+    """Trains a run that is not finished, on data that are collected first where they are not there."""
+    collect(experiment, run, config)
+    if not checkpoints.finished(config):
+        command("train", f"{experiment}:{run}")
 
 
 def code_commit(experiment: str) -> str:
