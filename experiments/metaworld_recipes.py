@@ -120,9 +120,9 @@ METHODS = {
     "awac": ("awac", TRIES["awac"]["half_positive_fast_ended_monte_carlo"]),
 }
 METHODS["q_transformer_as_published"] = ("q_transformer", {})
+METHODS["q_transformer_dropout"] = ("q_transformer", METHODS["q_transformer"][1] | DROPOUT)
 BENCHMARKED = tuple(METHODS)
 """Methods of the benchmark, on the recipes without people."""
-METHODS["q_transformer_dropout"] = ("q_transformer", METHODS["q_transformer"][1] | DROPOUT)
 METHODS["q_transformer_head"] = (
     "q_transformer",
     METHODS["q_transformer_dropout"][1] | {"agent.behaviour_weight": 1.0, "agent.behaviour_of": "successes"},
