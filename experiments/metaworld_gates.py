@@ -131,6 +131,14 @@ GATES = {
         CELLS, tuple(f"q_transformer+dropout+{backup}" for backup in ("chain", "one_step", "skip_decoded"))
     ),
     "beam": {INTERVENTIONS: ("q_transformer+dropout+chain",)},
+    "conservatism": dict.fromkeys(
+        ("wandering", INTERVENTIONS),
+        tuple(
+            f"q_transformer+dropout{strength}{balance}"
+            for strength in ("", "+alpha_.3", "+no_conservatism")
+            for balance in ("+half_successes", "+natural")
+        ),
+    ),
     "chunks": dict.fromkeys(CELLS, tuple(f"q_transformer+dropout+chunk_{count}" for count in (2, 4))),
     "steps": dict.fromkeys(
         CELLS,
@@ -169,7 +177,7 @@ def names() -> list[tuple[str, str]]:
 def decodes(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     """Returns the other ways of deciding with which a run is evaluated at its end."""
     headed = config.agent.get("behaviour_weight", 0.0) > 0
-    return ("beam:4", "beam:16", *(("rank:1:0.1", "rank:16") if headed else ()))
+    return ("beam:4", *(("rank:1:0.1", "rank:16") if headed else ()))
 
 
 def astray(config: ml_collections.ConfigDict) -> None:
