@@ -7,6 +7,7 @@ that task is known exactly: hindsight that guesses nothing.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -35,18 +36,18 @@ class Tasks:
         return [piece for task in self.instructions for piece in self._of(episode, task)]
 
     def _of(self, episode: Episode, task: str) -> list[Episode]:
-        """Cuts an episode where the task is solved: a piece ends in a solved state, or with the episode.
+        """Cuts an episode where the task is undone: a piece ends in solved states, or with the episode.
 
-        What is done in a solved state is in no piece. The reward there is the greatest and the task is over,
-        so there is nothing to learn.
+        What is done in the solved states is in the piece: its reward is the greatest, and nothing follows. It
+        is what tells a critic where the goal is. Without it one transition in some thousands ends a task.
         """
         rewards, solved = self.rewards(task, episode.state)
-        changes = np.flatnonzero(np.diff(solved, prepend=True, append=True))
+        undone = np.flatnonzero(solved[:-1] & ~solved[1:]) + 1
         pieces = []
-        for begin, end in zip(changes[::2], changes[1::2]):  # states begin..end-1 are unsolved
-            last = min(int(end), episode.length)
-            if last > begin:
-                pieces.append(self._piece(episode, task, slice(int(begin), last), rewards, bool(end == last)))
+        for begin, end in itertools.pairwise((0, *undone.tolist(), episode.length)):
+            if end > begin:
+                success = bool(solved[begin : end + 1].any())
+                pieces.append(self._piece(episode, task, slice(begin, end), rewards, success))
         return pieces
 
     def _piece(

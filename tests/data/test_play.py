@@ -37,9 +37,9 @@ def test_play_ends_where_the_task_is_solved_and_begins_again_where_it_is_undone(
     #                    actions 0  1  2  3  4  5  6
     pieces = TASKS(episode(0, 1, 3, 4, 2, 1, 3, 3))
     right = [piece for piece in pieces if piece.task == "right"]
-    assert [piece.state[:, 0].tolist() for piece in right] == [[0, 1, 3], [2, 1, 3]]
-    assert [piece.actions[:, 0].tolist() for piece in right] == [[0, 1], [4, 5]]
-    assert [piece.rewards.tolist() for piece in right] == [[-3, -2], [-1, -2]]
+    assert [piece.state[:, 0].tolist() for piece in right] == [[0, 1, 3, 4, 2], [2, 1, 3, 3]]
+    assert [piece.actions[:, 0].tolist() for piece in right] == [[0, 1, 2, 3], [4, 5, 6]]
+    assert [piece.rewards.tolist() for piece in right] == [[-3, -2, 0, 0], [-1, -2, 0]]
     assert all(piece.success and piece.terminal and piece.instruction == "go right" for piece in right)
     (left,) = (piece for piece in pieces if piece.task == "left")
     assert left.length == 7 and not left.success and not left.terminal and left.embedding is None
@@ -49,12 +49,12 @@ def test_play_ends_where_the_task_is_solved_and_begins_again_where_it_is_undone(
 @pytest.mark.parametrize(
     "places, found",
     [
-        ((3, 3), []),  # solved all along
-        ((3, 2), []),  # the last state alone is unsolved: nothing was done there
+        ((3, 3), [(1, True)]),  # solved all along
+        ((3, 2), [(1, True)]),  # the last state alone is unsolved: nothing was done there
         ((2, 3), [(1, True)]),
         ((2, 2), [(1, False)]),
-        ((3, 2, 2), [(1, False)]),
-        ((0, 3, 0, 3, 0, 0), [(1, True), (1, True), (1, False)]),
+        ((3, 2, 2), [(1, True), (1, False)]),
+        ((0, 3, 0, 3, 0, 0), [(2, True), (2, True), (1, False)]),
     ],
 )
 def test_the_ends_of_play(places, found):
