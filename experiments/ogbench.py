@@ -37,8 +37,8 @@ METHODS = {
 }
 """{name: (agent, settings)}, none of them tuned here.
 
-`q_transformer` decides and executes chunks of 5 actions. `bc_successes` imitates what ended in solved
-states, from where the task was undone before or the episode's start on. IQL has the expectile and the temperature
+`q_transformer` decides and executes chunks of 5 actions. `bc_successes` imitates what ended in a solved
+state, from the solved state before it or the episode's start on. IQL has the expectile and the temperature
 that are the defaults of FQL's code, where they are tuned for each scene.
 """
 

@@ -36,22 +36,25 @@ class Tasks:
         return [piece for task in self.instructions for piece in self._of(episode, task)]
 
     def _of(self, episode: Episode, task: str) -> list[Episode]:
-        """Cuts an episode where the task is undone: a piece ends in solved states, or with the episode.
+        """Cuts an episode where the task is solved, and where it is undone.
 
-        What is done in the solved states is in the piece: its reward is the greatest, and nothing follows. It
-        is what tells a critic where the goal is. Without it one transition in some thousands ends a task.
+        A piece ends in a solved state, and is a success, or with the episode. What is done in a solved state
+        is a piece of one step each: its reward is the greatest, nothing follows, and it is no success, since
+        nothing was left to do. These steps tell a critic where the goal is: without them one transition in
+        some thousands ends a task.
         """
         rewards, solved = self.rewards(task, episode.state)
-        undone = np.flatnonzero(solved[:-1] & ~solved[1:]) + 1
+        acted = solved[:-1]
+        begins = np.flatnonzero(acted | np.append(True, acted[:-1]))  # at each solved state and after it
         pieces = []
-        for begin, end in itertools.pairwise((0, *undone.tolist(), episode.length)):
-            if end > begin:
-                success = bool(solved[begin : end + 1].any())
-                pieces.append(self._piece(episode, task, slice(begin, end), rewards, success))
+        for begin, end in itertools.pairwise((*begins.tolist(), episode.length)):
+            before, after = bool(solved[begin]), bool(solved[end])
+            ends = {"terminal": before or after, "success": after and not before}
+            pieces.append(self._piece(episode, task, slice(begin, end), rewards, ends))
         return pieces
 
     def _piece(
-        self, episode: Episode, task: str, steps: slice, rewards: np.ndarray, success: bool
+        self, episode: Episode, task: str, steps: slice, rewards: np.ndarray, ends: dict[str, bool]
     ) -> Episode:
         seen = slice(steps.start, steps.stop + 1)
         return dataclasses.replace(
@@ -66,6 +69,5 @@ class Tasks:
             actions=episode.actions[steps].copy(),
             rewards=episode.rewards[steps] + rewards[steps],
             intervention=None if episode.intervention is None else episode.intervention[steps].copy(),
-            terminal=success,
-            success=success,
+            **ends,
         )

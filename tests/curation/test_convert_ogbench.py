@@ -67,21 +67,21 @@ def test_the_command_writes_both_splits_and_the_suite_reads_them_as_its_tasks(fi
     def name(number):
         return index.tasks[index.columns["task"][number]]
 
-    # Record 3 is at the goal of task 1, so its first episode is two there: records 0-4, and 4-6.
+    # Record 3 is at the goal of task 1, so its first episode is three there: records 0-3, 3-4 and 4-6.
     lengths = {task: [] for task in index.tasks}
     for number in source.train:
         lengths[name(number)].append(
             (int(index.columns["length"][number]), bool(index.columns["success"][number]))
         )
-    assert lengths.pop("cube-single-task1") == [(4, True), (2, False), (4, False)]
+    assert lengths.pop("cube-single-task1") == [(3, True), (1, False), (2, False), (4, False)]
     assert len(lengths) == 4 and all(found == [(6, False), (4, False)] for found in lengths.values())
     assert sorted(map(name, source.validation)) == sorted(index.tasks)
     assert index.instructions_of_tasks.keys() == set(index.tasks) and play.TASK not in index.tasks
 
     first = indices.read(source.directory, index, source.spec, int(source.train[0]), 0.0, "")
     stored = np.load(file)
-    np.testing.assert_array_equal(first.state, stored["observations"][:5])
-    np.testing.assert_array_equal(first.rewards, [-1, -1, -1, 0])
+    np.testing.assert_array_equal(first.state, stored["observations"][:4])
+    np.testing.assert_array_equal(first.rewards, [-1, -1, -1])
     assert first.terminal and first.instruction == "move the cube to the right"
     # Statistics are of what is stored, each step once.
     states = np.concatenate(

@@ -33,33 +33,36 @@ def episode(*places):
     )
 
 
-def test_play_ends_where_the_task_is_solved_and_begins_again_where_it_is_undone():
+def test_play_ends_where_the_task_is_solved_and_each_step_in_solved_states_ends_at_once():
     #                    actions 0  1  2  3  4  5  6
     pieces = TASKS(episode(0, 1, 3, 4, 2, 1, 3, 3))
     right = [piece for piece in pieces if piece.task == "right"]
-    assert [piece.state[:, 0].tolist() for piece in right] == [[0, 1, 3, 4, 2], [2, 1, 3, 3]]
-    assert [piece.actions[:, 0].tolist() for piece in right] == [[0, 1, 2, 3], [4, 5, 6]]
-    assert [piece.rewards.tolist() for piece in right] == [[-3, -2, 0, 0], [-1, -2, 0]]
-    assert all(piece.success and piece.terminal and piece.instruction == "go right" for piece in right)
+    assert [piece.state[:, 0].tolist() for piece in right] == [[0, 1, 3], [3, 4], [4, 2], [2, 1, 3], [3, 3]]
+    assert [piece.actions[:, 0].tolist() for piece in right] == [[0, 1], [2], [3], [4, 5], [6]]
+    assert [piece.rewards.tolist() for piece in right] == [[-3, -2], [0], [0], [-1, -2], [0]]
+    assert [piece.success for piece in right] == [True, False, False, True, False]
+    assert all(piece.terminal and piece.instruction == "go right" for piece in right)
     (left,) = (piece for piece in pieces if piece.task == "left")
     assert left.length == 7 and not left.success and not left.terminal and left.embedding is None
-    assert len({piece.episode_id for piece in pieces}) == 3 and pieces[2] is left
+    assert len({piece.episode_id for piece in pieces}) == 6 and pieces[5] is left
 
 
 @pytest.mark.parametrize(
     "places, found",
     [
-        ((3, 3), [(1, True)]),  # solved all along
-        ((3, 2), [(1, True)]),  # the last state alone is unsolved: nothing was done there
-        ((2, 3), [(1, True)]),
-        ((2, 2), [(1, False)]),
-        ((3, 2, 2), [(1, True), (1, False)]),
-        ((0, 3, 0, 3, 0, 0), [(2, True), (2, True), (1, False)]),
+        ((3, 3), [(1, "solved")]),  # all along
+        ((3, 2), [(1, "solved")]),  # the last state alone is unsolved: nothing was done there
+        ((2, 3), [(1, "success")]),
+        ((2, 2), [(1, "cut")]),
+        ((3, 2, 2), [(1, "solved"), (1, "cut")]),
+        ((0, 3, 0, 3), [(1, "success"), (1, "solved"), (1, "success")]),
+        ((0, 3, 0, 0, 0), [(1, "success"), (1, "solved"), (2, "cut")]),
     ],
 )
 def test_the_ends_of_play(places, found):
     pieces = [piece for piece in TASKS(episode(*places)) if piece.task == "right"]
-    assert [(piece.length, piece.terminal) for piece in pieces] == found
+    kinds = {(True, True): "success", (True, False): "solved", (False, False): "cut"}
+    assert [(piece.length, kinds[piece.terminal, piece.success]) for piece in pieces] == found
 
 
 def test_returns_are_those_of_the_rest_of_the_piece():
