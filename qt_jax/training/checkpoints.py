@@ -22,17 +22,22 @@ from orbax.checkpoint import checkpoint_managers as managers
 import qt_jax
 from qt_jax import agents, specs, storage
 from qt_jax.errors import UserError
-from qt_jax.models import images, q_transformer
+from qt_jax.models import images
 from qt_jax.models.ensemble import Ensemble
 from qt_jax.specs import Interface
 from qt_jax.statistics import Statistics
 from qt_jax.training.checkpoint_errors import list_steps, readable, refuse_other_shapes, written
+from qt_jax.training.config import default_config
 from qt_jax.training.continuing import refuse_other_config as refuse_other_config
-from qt_jax.training.continuing import refuse_to_continue
+from qt_jax.training.continuing import refuse_to_continue, with_defaults
 from qt_jax.training.state import TrainState
 
-SCHEMA = 3
-"""Version of a checkpoint's items, and of what `Assets.to_json` gives."""
+SCHEMA = 4
+"""Version of a checkpoint's items, and of what `Assets.to_json` gives.
+
+It is raised where an older checkpoint would mean something else. A new setting is no such change: its default
+is what the code did before.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +101,7 @@ class Assets:
 
     @classmethod
     def from_json(cls, value: dict[str, Any], where: Any) -> Assets:
-        """Reads what `to_json` gave.
+        """Reads what `to_json` gave; settings that came after the checkpoint have their defaults.
 
         Args:
             value: the JSON.
@@ -114,27 +119,15 @@ class Assets:
             )
         saved = value["config"]
         try:
-            agent = agents.get(saved["agent"]["name"])
+            defaults = plain_config(default_config(saved["agent"]["name"]))
             images.encoder(saved["model"]["encoder"])
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
-        known = {"agent": agent.get_config(), "model": q_transformer.laptop()}
-        missing = sorted(
-            f"config.{part}.{name}"
-            for part, settings in known.items()
-            for name in set(settings) - set(saved[part])
-        )
-        if missing:
-            raise UserError(
-                f"{where} is a checkpoint of another version of qt_jax, without {missing}; train it again "
-                "with this version."
-            )
-
         return cls(
             Interface.from_json(value["interface"]),
             {name: DatasetAssets.from_json(dataset) for name, dataset in value["datasets"].items()},
             value["text_encoder"],
-            saved,
+            with_defaults(saved, defaults),
             value["data_fingerprint"],
             value["data"],
         )

@@ -28,6 +28,15 @@ def differing(saved: dict[str, Any], current: dict[str, Any]) -> dict[str, tuple
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
+def with_defaults(saved: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Returns a plain config with the defaults of those settings that it lacks, in the sections it has."""
+    filled = {
+        key: with_defaults(value, defaults[key]) if isinstance(value, dict) and key in defaults else value
+        for key, value in saved.items()
+    }
+    return defaults | filled
+
+
 def _flatten(values: dict[str, Any], prefix: str = "config") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():

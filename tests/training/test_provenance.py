@@ -39,9 +39,15 @@ def test_assets_of_another_version_say_so(assets):
         expected = rf"runs/old is a checkpoint of another .*, this version reads {schema}\); {again}"
         with pytest.raises(UserError, match=expected):
             checkpoints.Assets.from_json(value, "runs/old")
-    del assets["config"]["model"]["window"]
-    with pytest.raises(UserError, match=rf"another version .* without \['config.model.window'\]; {again}"):
-        checkpoints.Assets.from_json(assets, "runs/old")
+
+
+def test_settings_that_came_after_a_checkpoint_have_their_defaults(assets):
+    whole = checkpoints.Assets.from_json(assets, "runs/old").config
+    del assets["config"]["model"]["dropout"], assets["config"]["data"]["idle"]
+    assert checkpoints.Assets.from_json(assets, "runs/old").config == whole
+    assets["config"]["data"]["balance"] = {"successes": 0.25}
+    balance = checkpoints.Assets.from_json(assets, "runs/old").config["data"]["balance"]
+    assert balance == {"demonstrations": None, "successes": 0.25, "failures": None}
 
 
 @pytest.mark.parametrize(
