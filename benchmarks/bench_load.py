@@ -1,12 +1,12 @@
 """`make bench-load`: many robots at a fixed rate against one server: latency, refusals, late replies, memory.
 
-The server is the real one, in a process of its own, of an untrained laptop-size network with one 64x64 image.
-The robots are in this process, each with a connection of its own, and are spread evenly over the period.
-A robot sends an observation at each tick, at most one at a time: a tick at which the last reply has not come
-is left out and counted as missed. Latency is from sending an observation to having its reply. A reply is late
-if it takes longer than a period. Memory is the server's resident set, read each second; "begin" is the mean
-of its first tenth after the start, "end" that of its last tenth, and the growth is the slope of a straight line
-through all but the first tenth.
+The server is the real one, in a process of its own, of a small untrained network with one 64x64 image, so that
+the server and not the network is measured. The robots are in this process, each with a connection of its own,
+and are spread evenly over the period. A robot sends an observation at each tick, one at a time: a tick at
+which the last reply has not come is left out and counted as missed. Latency is from sending an observation to
+having its reply; a reply is late if it takes longer than a period. Memory is the server's resident set, read
+each second: "begin" is the mean of its first tenth, "end" that of its last tenth, and the growth is the slope
+of a straight line through all but the first tenth.
 Writes experiments/results/bench_load.json.
 """
 
@@ -32,6 +32,15 @@ from qt_jax.serving import wire
 
 RESULT = Path("experiments/results/bench_load.json")
 PIXELS = 64
+NETWORK = {
+    "patch_stages": ((8, 16, 1),),
+    "image_size": 32,
+    "image_tokens": 2,
+    "layers": 1,
+    "width": 32,
+    "heads": 2,
+}
+BATCHES = 1, 4, 16, 64
 
 
 class Robots:
@@ -45,7 +54,7 @@ class Robots:
         self.refused: collections.Counter[str] = collections.Counter()
 
     async def run(self, connection: ClientConnection, number: int, phase: float, seconds: float) -> None:
-        """Sends one robot's observations until the time is over; its ticks begin at that share of a period."""
+        """Sends one robot's observations until the time is over; `phase` is the first tick, in periods."""
         rng = np.random.default_rng(number)
         images = rng.integers(0, 256, (8, PIXELS, PIXELS, 3), np.uint8)
         embedding = rng.normal(scale=0.05, size=512).astype(np.float32)
@@ -133,7 +142,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = f"{scratch}/policy"
-        export = bench_serving.call_of("export_untrained", "laptop", folder, PIXELS, 0)
+        export = bench_serving.call_of("export_untrained", "laptop", folder, PIXELS, 0, BATCHES, NETWORK)
         bench_serving.child(sys.executable, "-c", export)
         command = ["-m", "qt_jax", "serve", f"--artefact={folder}", "--port=0"]
         with bench_serving.started(sys.executable, *command, f"--max_sessions={asked.sessions}") as server:

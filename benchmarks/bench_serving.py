@@ -43,8 +43,18 @@ PEER_SIZES = {"laptop": "laptop", "paper": "rt1"}
 PEER_PYTHON, ONNX_PYTHON = ".peer/bin/python", ".onnx/bin/python"
 
 
-def export_untrained(size: str, folder: str, pixels: int = PIXELS, candidates: int = CANDIDATES) -> None:
-    """Writes the artefact of a network of that size: 8 dims of 256 bins, one square camera, no state."""
+def export_untrained(
+    size: str,
+    folder: str,
+    pixels: int = PIXELS,
+    candidates: int = CANDIDATES,
+    batches: tuple[int, ...] = (),
+    settings: dict[str, Any] | None = None,
+) -> None:
+    """Writes the artefact of a network of that size: 8 dims of 256 bins, one square camera, no state.
+
+    `settings` replace some of `config.model`.
+    """
     import jax
 
     from qt_jax import agents
@@ -59,6 +69,7 @@ def export_untrained(size: str, folder: str, pixels: int = PIXELS, candidates: i
     config = default_config("q_transformer")
     config.model = getattr(q_transformer, size)()
     config.model.dtype = "float32"  # a CPU computes in nothing less
+    config.model.update(settings or {})
     config = setup.with_value_range(config, 1 / 3)
     names = ("terminate", "x", "y", "z", "roll", "pitch", "yaw", "gripper")
     action = ActionSpec(names, (-1.0,) * 8, (1.0,) * 8, (256,) * 8)
@@ -71,7 +82,8 @@ def export_untrained(size: str, folder: str, pixels: int = PIXELS, candidates: i
     plain = checkpoints.plain_config(config)
     assets = checkpoints.Assets(interface, {"collected": dataset}, ENCODER, plain, "", {})
     params = jax.jit(agents.make_ensemble(config, interface).init)(jax.random.key(0))
-    artefact.build(params, assets, folder, {"workdir": "", "step": 0}, candidates=candidates)
+    origin = {"workdir": "", "step": 0}
+    artefact.build(params, assets, folder, origin, candidates=candidates, batches=batches)
 
 
 def measure(size: str, folder: str) -> dict[str, Any]:
