@@ -1,12 +1,12 @@
 """`make bench-load`: many robots at a fixed rate against one server: latency, refusals, late replies, memory.
 
-The server is the real one, in a process of its own, of a small untrained network with one 64x64 image, so that
-the server and not the network is measured. The robots are in this process, each with a connection of its own,
-and are spread evenly over the period. A robot sends an observation at each tick, one at a time: a tick at
-which the last reply has not come is left out and counted as missed. Latency is from sending an observation to
-having its reply; a reply is late if it takes longer than a period. Memory is the server's resident set, read
-each second: "begin" is the mean of its first tenth, "end" that of its last tenth, and the growth is the slope
-of a straight line through all but the first tenth.
+The server is the real one, in a process of its own, of a small untrained network with one 64x64 image, so
+that the server and not the network is measured. The robots are in this process, each with a connection of its
+own, and are spread evenly over the period. A robot sends an observation at each tick, one at a time: a tick
+at which the last reply has not come is left out and counted as missed. Latency is from sending an observation
+to having its reply; a reply is late if it takes longer than a period. Memory is the server's resident set,
+read each second: "begin" is the mean of its first tenth, "end" that of its last tenth, and the growth is the
+slope of a straight line through all but the first tenth.
 Writes experiments/results/bench_load.json.
 """
 
