@@ -144,11 +144,11 @@ def measure(size: str, folder: str) -> dict[str, Any]:
             "websocket, rank of 16": lambda n: client.rank(message(n), proposed),
             "values of 10": lambda n: sessions.values("robot", ["a sentence"] * 10),
         }
-        times = _in_turns(ways, size)
+        times = in_turns(ways, size)
         server_side = [client.infer(message(n))["server_timing"]["infer_ms"] for n in range(10)]
         client.disconnect()
     overhead = statistics.median(w - r for w, r in zip(times["websocket"], times["raw"]))
-    result = {name: _percentiles(values) for name, values in times.items()}
+    result = {name: percentiles(values) for name, values in times.items()}
     return result | {
         "server's own infer_ms": {"p50_ms": statistics.median(server_side)},
         "websocket over raw, p50_ms": overhead,
@@ -210,10 +210,10 @@ def measure_onnx(size: str, folder: str) -> dict[str, dict[str, float]]:
         "onnx": lambda n: policy.act(*seen(n)),
         "onnx, rank of 16": lambda n: policy.rank(*seen(n), proposed),
     }
-    return {name: _percentiles(values) for name, values in _in_turns(ways, size).items()}
+    return {name: percentiles(values) for name, values in in_turns(ways, size).items()}
 
 
-def _in_turns(ways: dict[str, Callable[[int], Any]], size: str) -> dict[str, list[float]]:
+def in_turns(ways: dict[str, Callable[[int], Any]], size: str) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in ways}
     for way in ways.values():
         for number in range(8):
@@ -227,7 +227,7 @@ def _in_turns(ways: dict[str, Callable[[int], Any]], size: str) -> dict[str, lis
     return times
 
 
-def _percentiles(values: list[float]) -> dict[str, float]:
+def percentiles(values: list[float]) -> dict[str, float]:
     return {
         "p50_ms": float(np.percentile(values, 50)),
         "p99_ms": float(np.percentile(values, 99)),
