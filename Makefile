@@ -209,10 +209,10 @@ plan-experiments: $(STAMP) libtpu  ## Plan each experiment on devices that are n
 	$(call install,.base,--editable .)
 	touch $@
 
-# A robot's Python, with the client and ONNX policies and without jax.
+# A robot's Python, with the client and ONNX policies and without jax; the oldest onnxruntime and numpy that we say.
 .robot/.installed: setup.cfg | $(STAMP)
 	$(UV) venv --quiet --clear --python 3.10 .robot
-	$(call install,.robot,--editable . onnxruntime msgpack websockets)
+	$(call install,.robot,--editable . 'onnxruntime==1.17.*' 'numpy<2' msgpack websockets)
 	touch $@
 
 .openpi/.installed: | $(STAMP)

@@ -6,7 +6,6 @@ smaller file alone.
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 PRECISIONS = ("float32", "float16", "int8")
@@ -18,9 +17,9 @@ def lower(folder: Path, precision: str) -> None:
     Args:
         folder: of encode.onnx, decode.onnx and, where the policy ranks candidates, judge.onnx.
         precision: "float32": they stay as they are; "float16": parameters and computation of all programs,
-            their inputs and outputs stay float32; "int8": the products with parameters in encode.onnx, the
-            inputs of which are rounded by their own range at each step, as onnxruntime's dynamic quantization
-            does.
+            their inputs and outputs stay float32; "int8": the convolutions and matrix products of encode.onnx
+            that have stored parameters. What goes into them is rounded by its own range at each step
+            (onnxruntime's dynamic quantization), so that no data is needed.
 
     """
     if precision == "float16":
@@ -38,10 +37,17 @@ def _to_float16(path: Path) -> None:
 
 
 def _to_int8(path: Path) -> None:
-    from onnxruntime import quantization
+    import onnx
+    from onnxruntime.quantization import QuantType, quant_pre_process, quantize_dynamic
 
-    quantization.shape_inference.quant_pre_process(
-        path, path
-    )  # computes what is constant, such as a transpose
-    logging.getLogger().setLevel(logging.ERROR)
-    quantization.quantize_dynamic(path, path, per_channel=True)
+    # Computes what is constant, such as a transposed kernel: only what is stored is quantized.
+    quant_pre_process(path, path, skip_symbolic_shape=True)
+    quantize_dynamic(path, path, weight_type=QuantType.QUInt8)  # of onnxruntime's products of convolutions
+
+    # An older onnxruntime refuses sets of operations that it does not know, also where nothing uses them.
+    model = onnx.load(path)
+    used = {node.domain for node in model.graph.node}
+    imports = [one for one in model.opset_import if one.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(imports)
+    onnx.save(model, path)
