@@ -24,8 +24,8 @@ def define_flags() -> None:
         "precision",
         "float32",
         PRECISIONS,
-        "Of the programs: float16 of all of them; int8 of the convolutions and plain matrix products that encode "
-        "images.",
+        "Of the programs: float16 of all of them; int8 of the convolutions and plain matrix products that "
+        "encode images.",
     )
 
 
