@@ -73,8 +73,7 @@ def main() -> None:
                 if done.returncode:
                     refused[name] = done.stderr.strip().splitlines()[-1]
             kept = {name: folder for name, folder in folders.items() if name not in refused}
-            call = f"bench_onnx.measure{(size, kept)!r}"
-            script = f"import json; from benchmarks import bench_onnx; print(json.dumps({call}))"
+            script = serving.call_of("measure", size, kept, module="bench_onnx")
             results[size] = json.loads(serving.child(serving.ONNX_PYTHON, "-c", script)) | refused
         print(f"{size}: {json.dumps(results[size], indent=1)}", flush=True)
         runs.write(RESULT, commit=commit, **results)

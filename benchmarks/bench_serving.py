@@ -251,9 +251,9 @@ def main() -> None:
         runs.write(RESULT, commit=commit, **results)
 
 
-def call_of(function: str, *arguments: str) -> str:
-    call = f"bench_serving.{function}{arguments!r}"
-    return f"import json; from benchmarks import bench_serving; print(json.dumps({call}))"
+def call_of(function: str, *arguments: Any, module: str = "bench_serving") -> str:
+    call = f"{module}.{function}{arguments!r}"
+    return f"import json; from benchmarks import {module}; print(json.dumps({call}))"
 
 
 def child(*command: str) -> str:
