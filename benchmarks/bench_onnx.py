@@ -33,14 +33,13 @@ def measure(size: str, folders: dict[str, str]) -> dict[str, Any]:
 
     from qt_jax.policy import onnx_policy
 
-    images = np.random.default_rng(0).integers(0, 256, (8, 1, serving.PIXELS, serving.PIXELS, 3), np.uint8)
     none, embedding = np.zeros((1, 0), np.float32), np.zeros((1, 512), np.float32)
 
     def step(folder: str) -> Callable[[int], Any]:
-        policy = onnx_policy.load(folder)
-        return lambda n: policy.act(
-            np.zeros(1, int), {"front": images[n % 8]}, none, embedding, np.zeros(1, bool)
-        )
+        policy, rng = onnx_policy.load(folder), np.random.default_rng(0)
+        shape = 8, 1, *policy.spec.interface.observation.image_size, 3
+        images, first = rng.integers(0, 256, shape, np.uint8), np.zeros(1, bool)
+        return lambda n: policy.act(np.zeros(1, int), {"front": images[n % 8]}, none, embedding, first)
 
     times = serving.in_turns({name: step(folder) for name, folder in folders.items()}, size)
     found: dict[str, Any] = {"onnxruntime": onnxruntime.__version__}
