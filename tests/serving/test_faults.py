@@ -164,7 +164,7 @@ def test_a_signal_in_a_recording_loses_the_episode_under_way_alone(number, tmp_p
         fake.act(robot, "push", "push")
         process.send_signal(number)
         killed = number == signal.SIGKILL
-        assert process.wait(30) == (-signal.SIGKILL if killed else 0)
+        assert process.wait(60) == (-signal.SIGKILL if killed else 0)
         assert ("unlabelled: 1" in process.stdout.read()) is not killed
         with pytest.raises(UserError, match="does not answer"):
             robot.infer(fake.observation())
