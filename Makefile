@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile -q --universal --python-version 3.11 --fork-strateg
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test test-most test-tensorflow test-slow slurm lint types imports coverage docs dist release-check lock libtpu clean clean-data-and-runs \
-	bench-state bench-start bench-gpu bench-quickstart bench-backups bench-networks bench-decisions bench-learner bench-loader bench-scale bench-video bench-memory bench-serving \
+	bench-state bench-start bench-gpu bench-quickstart bench-backups bench-networks bench-decisions bench-learner bench-loader bench-scale bench-video bench-memory bench-serving bench-load bench-onnx \
 	metaworld-tries metaworld-grid metaworld-gates metaworld-values metaworld-states metaworld-benchmark metaworld-people metaworld-ablations metaworld-images metaworld-mislabelled metaworld-rank metaworld-rest metaworld-improve metaworld-eyes scene-benchmark ogbench metaworld-report rooflines plan-sizes plan-experiments
 
 QT := $(PY) -m qt_jax
@@ -132,6 +132,13 @@ bench-memory: $(STAMP)  ## Measure the memory of the reading processes
 bench-serving: $(STAMP) .peer/.installed .onnx/.installed  ## Measure a control step from the program to the socket
 	$(PY) -m benchmarks.bench_serving
 
+bench-onnx: $(STAMP) .onnx/.installed  ## Measure the precisions of ONNX programs: size, a control step, agreement
+	$(PY) -m benchmarks.bench_onnx
+
+# Shorter, or other numbers: .venv/bin/python -m benchmarks.bench_load --seconds=60 --sessions=16 --hz=10
+bench-load: $(STAMP)  ## Measure a server under 64 robots at 30 Hz for ten minutes: latency, refusals, memory
+	$(PY) -m benchmarks.bench_load
+
 # The diagnosis and the benchmark (experiments/diagnosis.md): hours; each goes on where it was stopped.
 metaworld-tries: $(STAMP)  ## Run what the diagnosis tried (hours)
 	$(PY) -m benchmarks.claim tries
@@ -202,10 +209,10 @@ plan-experiments: $(STAMP) libtpu  ## Plan each experiment on devices that are n
 	$(call install,.base,--editable .)
 	touch $@
 
-# A robot's Python, with the client and ONNX policies and without jax.
+# A robot's Python, with the client and ONNX policies and without jax; the oldest onnxruntime and numpy that we say.
 .robot/.installed: setup.cfg | $(STAMP)
 	$(UV) venv --quiet --clear --python 3.10 .robot
-	$(call install,.robot,--editable . onnxruntime msgpack websockets)
+	$(call install,.robot,--editable . 'onnxruntime==1.17.*' 'numpy<2' msgpack websockets)
 	touch $@
 
 .openpi/.installed: | $(STAMP)

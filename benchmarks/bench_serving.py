@@ -38,13 +38,23 @@ from benchmarks import runs
 RESULT = Path("experiments/results/bench_serving.json")
 ROUNDS = {"laptop": 15, "paper": 4}
 STEPS = {"laptop": 30, "paper": 6}
-CANDIDATES = 16
+CANDIDATES, PIXELS = 16, 300
 PEER_SIZES = {"laptop": "laptop", "paper": "rt1"}
 PEER_PYTHON, ONNX_PYTHON = ".peer/bin/python", ".onnx/bin/python"
 
 
-def export_untrained(size: str, folder: str) -> None:
-    """Writes the artefact of a network of that size: 8 dims of 256 bins, one 300x300 camera, no state."""
+def export_untrained(
+    size: str,
+    folder: str,
+    pixels: int = PIXELS,
+    candidates: int = CANDIDATES,
+    batches: tuple[int, ...] = (),
+    settings: dict[str, Any] | None = None,
+) -> None:
+    """Writes the artefact of a network of that size: 8 dims of 256 bins, one square camera, no state.
+
+    `settings` replace some of `config.model`.
+    """
     import jax
 
     from qt_jax import agents
@@ -59,10 +69,11 @@ def export_untrained(size: str, folder: str) -> None:
     config = default_config("q_transformer")
     config.model = getattr(q_transformer, size)()
     config.model.dtype = "float32"  # a CPU computes in nothing less
+    config.model.update(settings or {})
     config = setup.with_value_range(config, 1 / 3)
     names = ("terminate", "x", "y", "z", "roll", "pitch", "yaw", "gripper")
     action = ActionSpec(names, (-1.0,) * 8, (1.0,) * 8, (256,) * 8)
-    interface = Interface(action, ObservationSpec(("front",), (300, 300), 0, ""), 512)
+    interface = Interface(action, ObservationSpec(("front",), (pixels, pixels), 0, ""), 512)
     none, unit = (
         Statistics((), (), (), (), (), ()),
         Statistics(*[(x,) * 8 for x in (0.0, 1.0, -1.0, 1.0, -1.0, 1.0)]),
@@ -71,7 +82,8 @@ def export_untrained(size: str, folder: str) -> None:
     plain = checkpoints.plain_config(config)
     assets = checkpoints.Assets(interface, {"collected": dataset}, ENCODER, plain, "", {})
     params = jax.jit(agents.make_ensemble(config, interface).init)(jax.random.key(0))
-    artefact.build(params, assets, folder, {"workdir": "", "step": 0}, candidates=CANDIDATES)
+    origin = {"workdir": "", "step": 0}
+    artefact.build(params, assets, folder, origin, candidates=candidates, batches=batches)
 
 
 def measure(size: str, folder: str) -> dict[str, Any]:
@@ -114,10 +126,10 @@ def measure(size: str, folder: str) -> dict[str, Any]:
         "--max_sessions=1",
     ]
     with (
-        _started(*command) as server,
-        _started(sys.executable, "-c", "from benchmarks import bench_serving as b; b.echo()") as echoing,
+        started(*command) as server,
+        started(sys.executable, "-c", "from benchmarks import bench_serving as b; b.echo()") as echoing,
     ):
-        client, echo = Client(_url(server)), Client(_url(echoing))
+        client, echo = Client(url_of(server)), Client(url_of(echoing))
 
         def message(n):
             return {"observation/front": images[n % 8], "instruction_embedding": embedding}
@@ -132,11 +144,11 @@ def measure(size: str, folder: str) -> dict[str, Any]:
             "websocket, rank of 16": lambda n: client.rank(message(n), proposed),
             "values of 10": lambda n: sessions.values("robot", ["a sentence"] * 10),
         }
-        times = _in_turns(ways, size)
+        times = in_turns(ways, size)
         server_side = [client.infer(message(n))["server_timing"]["infer_ms"] for n in range(10)]
         client.disconnect()
     overhead = statistics.median(w - r for w, r in zip(times["websocket"], times["raw"]))
-    result = {name: _percentiles(values) for name, values in times.items()}
+    result = {name: percentiles(values) for name, values in times.items()}
     return result | {
         "server's own infer_ms": {"p50_ms": statistics.median(server_side)},
         "websocket over raw, p50_ms": overhead,
@@ -167,7 +179,7 @@ def echo() -> None:
 
 
 @contextlib.contextmanager
-def _started(*command: str) -> Iterator[subprocess.Popen]:
+def started(*command: str) -> Iterator[subprocess.Popen]:
     """Starts a process, which ends with the block."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     with process:
@@ -177,7 +189,7 @@ def _started(*command: str) -> Iterator[subprocess.Popen]:
             process.terminate()
 
 
-def _url(server: subprocess.Popen) -> str:
+def url_of(server: subprocess.Popen) -> str:
     return next(line for line in server.stdout if line.startswith("serving")).split()[1]
 
 
@@ -198,10 +210,10 @@ def measure_onnx(size: str, folder: str) -> dict[str, dict[str, float]]:
         "onnx": lambda n: policy.act(*seen(n)),
         "onnx, rank of 16": lambda n: policy.rank(*seen(n), proposed),
     }
-    return {name: _percentiles(values) for name, values in _in_turns(ways, size).items()}
+    return {name: percentiles(values) for name, values in in_turns(ways, size).items()}
 
 
-def _in_turns(ways: dict[str, Callable[[int], Any]], size: str) -> dict[str, list[float]]:
+def in_turns(ways: dict[str, Callable[[int], Any]], size: str) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in ways}
     for way in ways.values():
         for number in range(8):
@@ -215,7 +227,7 @@ def _in_turns(ways: dict[str, Callable[[int], Any]], size: str) -> dict[str, lis
     return times
 
 
-def _percentiles(values: list[float]) -> dict[str, float]:
+def percentiles(values: list[float]) -> dict[str, float]:
     return {
         "p50_ms": float(np.percentile(values, 50)),
         "p99_ms": float(np.percentile(values, 99)),
@@ -228,23 +240,23 @@ def main() -> None:
     for size in ROUNDS:
         with tempfile.TemporaryDirectory() as scratch:
             folder = f"{scratch}/policy"
-            _child(sys.executable, "-c", _call("export_untrained", size, folder))
-            _child(ONNX_PYTHON, "-m", "qt_jax", "onnx", f"--artefact={folder}")
-            results[size] = json.loads(_child(sys.executable, "-c", _call("measure", size, folder)))
-            results[size] |= json.loads(_child(ONNX_PYTHON, "-c", _call("measure_onnx", size, folder)))
+            child(sys.executable, "-c", call_of("export_untrained", size, folder))
+            child(ONNX_PYTHON, "-m", "qt_jax", "onnx", f"--artefact={folder}")
+            results[size] = json.loads(child(sys.executable, "-c", call_of("measure", size, folder)))
+            results[size] |= json.loads(child(ONNX_PYTHON, "-c", call_of("measure_onnx", size, folder)))
             results[size]["peer"] = json.loads(
-                _child(PEER_PYTHON, "benchmarks/peer_q_transformer.py", "act", PEER_SIZES[size])
+                child(PEER_PYTHON, "benchmarks/peer_q_transformer.py", "act", PEER_SIZES[size])
             )
         print(f"{size}: {json.dumps(results[size], indent=1)}", flush=True)
         runs.write(RESULT, commit=commit, **results)
 
 
-def _call(function: str, *arguments: str) -> str:
-    call = f"bench_serving.{function}{arguments!r}"
-    return f"import json; from benchmarks import bench_serving; print(json.dumps({call}))"
+def call_of(function: str, *arguments: Any, module: str = "bench_serving") -> str:
+    call = f"{module}.{function}{arguments!r}"
+    return f"import json; from benchmarks import {module}; print(json.dumps({call}))"
 
 
-def _child(*command: str) -> str:
+def child(*command: str) -> str:
     """Runs a command and returns the last line that it prints."""
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

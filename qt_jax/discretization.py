@@ -28,6 +28,7 @@ def beyond(spec: ActionSpec, action: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 def detokenize(spec: ActionSpec, tokens: Any) -> Any:
     """Returns the centres of bins [..., D], float32 [..., D], which lie inside the spec's bounds."""
-    xp = tokens.__array_namespace__()
+    # numpy's own arrays have it from 2.0 on; onnxruntime 1.17 wants an older one.
+    xp = np if isinstance(tokens, np.ndarray) else tokens.__array_namespace__()
     low, high, bins = (xp.asarray(x, xp.float32) for x in (spec.low, spec.high, spec.bins))
     return low + (tokens.astype(xp.float32) + 0.5) * (high - low) / bins

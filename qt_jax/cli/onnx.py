@@ -10,6 +10,7 @@ from pathlib import Path
 from absl import flags
 
 from qt_jax.errors import UserError
+from qt_jax.export.onnx_precision import PRECISIONS
 
 FLAGS = flags.FLAGS
 
@@ -18,7 +19,14 @@ def define_flags() -> None:
     """Defines the command's own flags."""
     flags.DEFINE_string("artefact", "", "The folder that `export` wrote.")
     opset = "Version of ONNX' operators, 13 or later. onnxruntime 1.17 runs up to 20, 1.18 up to 21."
-    flags.DEFINE_integer("opset", 21, opset)
+    flags.DEFINE_integer("opset", 20, opset)
+    flags.DEFINE_enum(
+        "precision",
+        "float32",
+        PRECISIONS,
+        "Of the programs: float16 of all of them; int8 of the convolutions and plain matrix products that "
+        "encode images.",
+    )
 
 
 def main() -> None:
@@ -28,7 +36,7 @@ def main() -> None:
     folder = FLAGS.artefact
     if not folder:
         raise UserError("--artefact is missing; give the folder that `python -m qt_jax export` wrote.")
-    added = onnx.write(folder, FLAGS.opset)["onnx"]
+    added = onnx.write(folder, FLAGS.opset, FLAGS.precision)["onnx"]
     files = sorted(Path(folder, onnx.FOLDER).iterdir())
     names, size = ", ".join(file.name for file in files), sum(file.stat().st_size for file in files)
     print(f"{folder}: {names}, {size / 2**20:.1f} MiB, {added['dtype']}, opset {added['opset']}")

@@ -61,12 +61,13 @@ def define_flags() -> None:
 def main() -> None:
     """Serves, and with --record writes the labelled episodes as a dataset at the end."""
     from qt_jax.serving import access, process
+    from qt_jax.serving.certificate import Certificate
     from qt_jax.serving.server import Limits
 
     if not FLAGS.artefact:
         raise UserError("--artefact is missing; give the folder that `python -m qt_jax export` wrote.")
     host = FLAGS.host.removeprefix("[").removesuffix("]")  # an IPv6 address as URLs have it
-    key, tls = access.read_key(FLAGS.api_key_file), process.tls_context(FLAGS.tls_cert, FLAGS.tls_key)
+    key, tls = access.read_key(FLAGS.api_key_file), Certificate.read(FLAGS.tls_cert, FLAGS.tls_key)
     access.check_bind(host, key, tls is not None, FLAGS.insecure)
     process.check_port(host, FLAGS.port)
 

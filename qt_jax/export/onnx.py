@@ -2,7 +2,8 @@
 
 Needs the extra `onnx`. The programs are traced again from the parameters and the network that policy.json
 describes, for one row and with the parameters inside. They are in float32, because onnxruntime multiplies no
-bfloat16 on a CPU. jax2onnx gets jax's own operations alone, not Flax.
+bfloat16 on a CPU, or in a precision that onnx_precision.py makes of it. jax2onnx gets jax's own operations
+alone, not Flax.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from jax.extend.core import Literal
 
 from qt_jax import agents
 from qt_jax.errors import UserError
-from qt_jax.export import agreement, checkpoint_policy
+from qt_jax.export import agreement, checkpoint_policy, onnx_precision
 from qt_jax.export.artefact import replacing, unflattened
 from qt_jax.policy import artefact
 from qt_jax.policy.folder import seal
@@ -34,12 +35,13 @@ from qt_jax.training import checkpoints
 Inputs = dict[str, jax.ShapeDtypeStruct]
 
 
-def write(path: str, opset: int) -> dict[str, Any]:
+def write(path: str, opset: int, precision: str = "float32") -> dict[str, Any]:
     """Adds `onnx/` to an artefact, after comparing it with the artefact itself; returns its policy.json.
 
     Args:
         path: the artefact's folder.
         opset: version of ONNX's operations. The older, the older the onnxruntime that runs them.
+        precision: of `onnx_precision.PRECISIONS`.
 
     Raises:
         UserError: if there is no artefact, a part does not convert (by name, with the operation) or not to
@@ -53,10 +55,14 @@ def write(path: str, opset: int) -> dict[str, Any]:
         shutil.copytree(source.path, work, ignore=shutil.ignore_patterns(FOLDER), dirs_exist_ok=True)
         (work / FOLDER).mkdir()
         _programs(source, config, opset, work / FOLDER)
+        onnx_precision.lower(work / FOLDER, precision)
         policy = OnnxPolicy(source, work / FOLDER, reference.capacity)
-        found = agreement.compare(reference, policy, config["model"]["dtype"])
+        if precision == "float32":
+            found = agreement.compare(reference, policy, config["model"]["dtype"])
+        else:
+            found = agreement.compare_rounded(reference, policy, precision)
         versions = {name: importlib.metadata.version(name) for name in ("jax2onnx", "onnx", "onnxruntime")}
-        about = source.about | {"onnx": {"agreement": found, "dtype": "float32", "opset": opset, **versions}}
+        about = source.about | {"onnx": {"agreement": found, "dtype": precision, "opset": opset, **versions}}
         seal(work, about)
     return about
 

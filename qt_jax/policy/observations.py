@@ -159,7 +159,8 @@ class Keys:
                     "bad_observation",
                     f"Observation key {key!r} is {part.dtype}{list(part.shape)}, expected a vector.",
                 )
-        state = np.concatenate(parts).astype(np.float32) if parts else np.zeros(0, np.float32)
+        with np.errstate(over="ignore"):  # what float32 does not hold becomes infinite, which is refused
+            state = np.concatenate(parts).astype(np.float32) if parts else np.zeros(0, np.float32)
         called = self._fields | {"instruction": EMBEDDING if EMBEDDING in message else self.prompt}
         reset, seed = message.get("reset", False), message.get("seed")
         candidates, intervention = (

@@ -26,6 +26,8 @@ from qt_jax.policy.requests import Decision, Refused, Request
 from qt_jax.serving import wire
 
 T = TypeVar("T")
+_CERTIFICATE_REMEDIES = dict.fromkeys((9, 10), "renew it at the server, or set this machine's clock")
+"""By OpenSSL's code: 9 is of a certificate that is not valid yet, 10 of one that has expired."""
 _PAUSE_S = 0.2
 """Seconds between two attempts to connect."""
 _LEAST_S = 1.0
@@ -94,7 +96,8 @@ class Client:
                 raise UserError(f"{self._url} refuses the connection ({reason}).") from None
             except ssl.SSLCertVerificationError as error:
                 problem = f"has a certificate that is not trusted ({error.verify_message})"
-                raise UserError(f"{self._url} {problem}; give the PEM file of one that is.") from None
+                remedy = _CERTIFICATE_REMEDIES.get(error.verify_code, "give the PEM file of one that is")
+                raise UserError(f"{self._url} {problem}; {remedy}.") from None
             except (OSError, WebSocketException, ValueError) as error:
                 self._drop()
                 if time.monotonic() + _PAUSE_S > end:

@@ -7,7 +7,6 @@ import os
 import select
 import signal
 import socket
-import ssl
 import sys
 from collections.abc import Callable, Mapping
 
@@ -19,6 +18,7 @@ from qt_jax.policy import artefact
 from qt_jax.policy.observations import Keys
 from qt_jax.policy.sessions import Sessions
 from qt_jax.serving.access import Access, cannot_listen, netloc
+from qt_jax.serving.certificate import Certificate
 from qt_jax.serving.recording import Recorder
 from qt_jax.serving.server import Limits, Server
 from qt_jax.specs import PolicySpec
@@ -29,7 +29,7 @@ def serve(
     *,
     host: str,
     port: int,
-    tls: ssl.SSLContext | None,
+    tls: Certificate | None,
     keys: str,
     capacity: int,
     budget_s: float,
@@ -43,7 +43,7 @@ def serve(
         path: the artefact's folder.
         host: address to listen on.
         port: to listen on; 0: a free one.
-        tls: of `tls_context`.
+        tls: the certificate; None: without TLS.
         keys: a JSON file with the robot's own names (`Keys.read`), or "".
         capacity: how many episodes there may be at once.
         budget_s: how long a request may wait for others to share its batch.
@@ -101,7 +101,7 @@ def _load_encoder(embed: Callable[[str], np.ndarray], embeddings: Mapping[str, n
         )
 
 
-async def listen(server: Server, host: str, port: int, tls: ssl.SSLContext | None) -> None:
+async def listen(server: Server, host: str, port: int, tls: Certificate | None) -> None:
     """Listens until SIGTERM, Ctrl-C, or SIGHUP (the terminal or the connection to it is gone) comes."""
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -141,23 +141,3 @@ def check_port(host: str, port: int) -> None:
             socket.create_server(address, family=family).close()
     except OSError as error:
         raise cannot_listen(host, port, error) from error
-
-
-def tls_context(cert: str, key: str) -> ssl.SSLContext | None:
-    """Reads the PEM files of a certificate and its private key; None if neither is given.
-
-    Raises:
-        UserError: if only one is given, or they cannot be used.
-
-    """
-    if not cert and not key:
-        return None
-    given = f"--tls_cert={cert} --tls_key={key}"
-    if not cert or not key:
-        raise UserError(f"{given}: TLS needs both; give the other PEM file too.")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_cert_chain(cert, key)
-    except (OSError, ssl.SSLError) as error:
-        raise UserError(f"{given} cannot be used ({error}); expected PEM files.") from error
-    return context

@@ -10,7 +10,6 @@ import itertools
 import json
 import logging
 import math
-import ssl
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -32,6 +31,7 @@ from qt_jax.policy.sessions import Sessions
 from qt_jax.serving import telemetry, wire
 from qt_jax.serving.access import Access, cannot_listen
 from qt_jax.serving.batching import Batcher, Timed
+from qt_jax.serving.certificate import Certificate
 from qt_jax.serving.connection import Connection
 from qt_jax.serving.dashboard import Dashboard, SessionKey
 from qt_jax.serving.pages import Pages
@@ -55,6 +55,8 @@ class Limits:
         connections: how many may be open at a time.
         open_timeout_s: seconds for the handshake.
         idle_timeout_s: seconds without a message after which a connection is closed.
+        ping_s: seconds between two pings, and within which one must be answered. A client that has vanished
+            is let go after both.
         deadline_ms: deadline of requests that name none; 0: none.
         pending: how many requests of one connection may wait for their replies.
         drain_s: seconds that the server, when it ends, gives the requests under way.
@@ -64,6 +66,7 @@ class Limits:
     connections: int = 256
     open_timeout_s: float = 10.0
     idle_timeout_s: float = 600.0
+    ping_s: float = 20.0
     deadline_ms: float = 0.0
     pending: int = 256
     drain_s: float = 5.0
@@ -124,14 +127,14 @@ class Server:
 
     @contextlib.asynccontextmanager
     async def listening(
-        self, host: str, port: int, tls: ssl.SSLContext | None = None
+        self, host: str, port: int, tls: Certificate | None = None
     ) -> AsyncIterator[WebsocketServer]:
         """Accepts connections on entry; answers what is under way on exit, then closes.
 
         Args:
             host: address to listen on.
             port: port to listen on; 0: a free one.
-            tls: certificate and key; None: without TLS.
+            tls: the certificate; None: without TLS.
 
         Yields:
             The websocket server, whose sockets have the port.
@@ -150,13 +153,15 @@ class Server:
                 self._connected,
                 host,
                 port,
-                ssl=tls,
+                ssl=tls and tls.context,
                 process_request=self._http,
                 compression=None,
                 max_size=8 * numbers + 2**16,
                 max_queue=4,
                 open_timeout=self._limits.open_timeout_s,
                 close_timeout=CLOSE_S,
+                ping_interval=self._limits.ping_s,
+                ping_timeout=self._limits.ping_s,
                 server_header=None,
                 create_connection=Connection,
                 logger=_quiet(),
@@ -164,10 +169,16 @@ class Server:
         except OSError as error:
             raise cannot_listen(host, port, error) from error
 
+        watching = None
+        if tls is not None:
+            self._metrics.show_expiry(tls.expires)
+            watching = asyncio.create_task(tls.watch(self._log))
         try:
             yield server
         finally:
             await self._drain(server)
+            if watching is not None:
+                watching.cancel()
 
     async def _drain(self, server: WebsocketServer) -> None:
         self._draining = True

@@ -43,6 +43,11 @@ class Metrics:
     def _histogram(self, name: str, help_: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(name, help_, buckets=buckets, registry=self._registry)
 
+    def show_expiry(self, expires: float) -> None:
+        """Adds the Unix time at which the TLS certificate expires."""
+        name, help_ = "qt_certificate_expires_timestamp_seconds", "When the TLS certificate expires"
+        Gauge(name, help_, registry=self._registry).set(expires)
+
     def text(self) -> bytes:
         """Returns all metrics in Prometheus' text format."""
         return generate_latest(self._registry)

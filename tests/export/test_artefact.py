@@ -1,5 +1,6 @@
 """The artefact against the checkpoint, in this process and where a robot loads it."""
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -231,6 +232,34 @@ def test_what_follows_a_tie_is_not_compared_in_the_order_in_which_the_network_de
     assert found["other_bins"] == 1.0 and found["max_difference"] < 1e-4
     with pytest.raises(UserError, match="scores differ by up to 0.6"):
         agreement.compare(policy((0.1, 0.9), ahead), policy((0.7, 0.3), behind), "float32")
+
+
+NEAR, FAR, LESS = (0.25, 0.75), (0.5, 0.0), (0.5, 0.62)
+
+
+@pytest.mark.parametrize(
+    "scores, precision, words",
+    [
+        ([(0.27, 0.77), (0.52, 0.02), (0.52, 0.64)], "int8", ""),
+        ([(0.27, 0.77), (0.52, 0.02), (0.52, 0.64)], "float16", "0.02 in the mean .0.005 is allowed.*100.0%"),
+        ([NEAR, FAR, (0.5, 0.4)], "int8", "0.0367 in the mean .0.05 is allowed., and 66.7% of dims"),
+        ([NEAR, FAR, (0.5, float("nan"))], "int8", "nan in the mean"),
+    ],
+)
+def test_a_lower_precision_is_judged_by_its_scores_and_bins(scores, precision, words):
+    one, other = TablePolicy(scores=(NEAR, FAR, LESS)), TablePolicy(scores=scores)
+    with pytest.raises(UserError, match=words) if words else contextlib.nullcontext():
+        found = agreement.compare_rounded(one, other, precision)
+        assert found["mean_difference"] == pytest.approx(0.02)
+        assert found["equal_bins"] == found["good_bins"] == 1.0
+
+
+def test_another_bin_that_is_as_good_counts_as_good():
+    """After it nothing is compared, so that it is the only dim."""
+    one, other = (TablePolicy(scores=(x, FAR, LESS)) for x in ((0.5, 0.53), (0.53, 0.5)))
+    found = agreement.compare_rounded(one, other, "int8")
+    assert (found["equal_bins"], found["good_bins"]) == (0.0, 1.0)
+    assert found["mean_difference"] == pytest.approx(0.03)
 
 
 @pytest.mark.parametrize(

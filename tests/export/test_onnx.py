@@ -44,6 +44,8 @@ for path in sys.argv[1:]:
     print(model.ir_version, *[opset.version for opset in model.opset_import])
 """
 
+OPERATIONS = "import onnx, sys; print({node.op_type for node in onnx.load(sys.argv[1]).graph.node})"
+
 
 def umask() -> int:
     """Of this process."""
@@ -67,7 +69,7 @@ def test_a_robot_without_jax_acts_as_the_artefact_does(trained, tmp_path):
     with pytest.raises(UserError, match="add them with `python -m qt_jax onnx"):
         onnx_policy.load(folder)
     programs = [f"{folder}/onnx/{part}.onnx" for part in ("encode", "decode")]
-    for flags, format in ((["--opset=17"], "8 17"), ([], "10 21")):  # the second in the place of the first
+    for flags, format in ((["--opset=17"], "8 17"), ([], "9 20")):  # the second in the place of the first
         assert "agrees with the artefact in" in run("-m", "qt_jax", "onnx", f"--artefact={folder}", *flags)
         assert run("-c", FORMATS, *programs).splitlines() == [format] * 2
     opened = load(folder)
@@ -98,6 +100,26 @@ def test_a_robot_without_jax_knows_what_it_executed_of_its_past_chunks_and_the_s
         assert json.loads(run("-c", WITHOUT_JAX, folder, python=python)) == found
     free = dataclasses.replace(opened, spec=dataclasses.replace(opened.spec, limits=None))
     assert onnx_robot.episode(free.policy()) != found  # which saw what the limits made of its actions
+
+
+def test_a_lower_precision_acts_on_the_oldest_onnxruntime(tmp_path):
+    """On that of `make .robot/.installed`, 1.17, as on the newest."""
+    folder, params_and_assets = str(tmp_path / "policy"), untrained(tiny.get_config())
+    artefact.build(*params_and_assets, folder, {"workdir": "", "step": 0})
+    sizes, operations = {}, {}
+    for precision in ("float16", "int8"):
+        printed = run("-m", "qt_jax", "onnx", f"--artefact={folder}", f"--precision={precision}")
+        assert f"MiB, {precision}, opset 20" in printed and "of dims chose the same bin" in printed
+        programs = [tmp_path / f"policy/onnx/{part}.onnx" for part in ("encode", "decode")]
+        assert run("-c", FORMATS, *programs).splitlines() == ["9 20"] * 2
+        operations[precision] = [run("-c", OPERATIONS, program) for program in programs]
+        sizes[precision] = [program.stat().st_size for program in programs]
+        newest, oldest = (json.loads(run("-c", WITHOUT_JAX, folder, python=p)) for p in (PYTHON, ROBOT))
+        assert newest == oldest
+    assert ["ConvInteger" in found for found in operations["int8"]] == [True, False]
+    assert sizes["float16"][1] < sizes["int8"][1]  # whose decode.onnx stays in float32
+    opened = load(folder)
+    assert opened.about["onnx"]["dtype"] == "int8" and opened.about["onnx"]["agreement"]["good_bins"] >= 0.95
 
 
 def test_what_does_not_convert_is_named(tmp_path):

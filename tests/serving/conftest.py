@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import ipaddress
 import os
 import re
 import signal
@@ -13,6 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.conftest import ROOT, SENTENCES
 
@@ -58,11 +63,29 @@ def served(artefact, tmp_path_factory) -> Iterator[Serving]:
     assert serving.end() == 0
 
 
-def make_certificate(cert: Path, key: Path, address: str) -> None:
-    """Writes a certificate that a server at this IP address has signed itself, and its key."""
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-    command += ["-days", "2", "-subj", "/CN=robot", "-addext", f"subjectAltName=IP:{address}"]
-    subprocess.run([*command, "-keyout", key, "-out", cert], check=True, capture_output=True)
+def make_certificate(
+    cert: Path, key: Path, address: str, lives_s: float = 2 * 24 * 3600, age_s: float = 60
+) -> None:
+    """Writes a certificate that a server at this IP address has signed itself, and its key.
+
+    It expires `lives_s` from now, and began `age_s` ago.
+    """
+    now = datetime.datetime.now(datetime.UTC)
+    private, name = ec.generate_private_key(ec.SECP256R1()), x509.Name.from_rfc4514_string("CN=robot")
+    place = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
+    signed = (
+        x509.CertificateBuilder(name, name, private.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(seconds=age_s))
+        .not_valid_after(now + datetime.timedelta(seconds=lives_s))
+        .add_extension(place, critical=False)
+        .sign(private, hashes.SHA256())
+    )
+    cert.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    key.write_bytes(
+        private.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
 
 
 def observations(spec, seed: int, count: int) -> list[dict]:

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import socket
-import ssl
 import threading
 import time
 
@@ -16,6 +15,7 @@ from qt_jax.errors import UserError
 from qt_jax.policy.observations import Keys
 from qt_jax.policy.requests import Refused, Request
 from qt_jax.serving import wire
+from qt_jax.serving.certificate import Certificate
 from qt_jax.serving.client import Client, EpisodeLost, Remote
 from tests.serving import fake
 from tests.serving.conftest import make_certificate
@@ -152,9 +152,7 @@ def test_what_cannot_be_sent_is_named_and_the_episode_goes_on(value):
 def test_a_server_with_ipv6_over_tls(tmp_path):
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     make_certificate(cert, key, "::1")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(cert, key)
-    with fake.served("::1", tls=context) as port:
+    with fake.served("::1", tls=Certificate.read(str(cert), str(key))) as port:
         with Client(f"wss://[::1]:{port}", ca=str(cert)) as client:
             assert client.infer(fake.observation())["step"] == 0
     with pytest.raises(UserError, match=r"IPv6 as \[::1\]"):

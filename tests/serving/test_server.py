@@ -2,12 +2,14 @@
 
 import asyncio
 import base64
+import collections
+import itertools
 import json
 import socket
 import urllib.error
 import urllib.request
+from pathlib import Path
 
-import msgpack
 import numpy as np
 import pytest
 from websockets.asyncio.client import connect
@@ -18,6 +20,7 @@ from qt_jax.policy.sessions import Sessions
 from qt_jax.serving import wire
 from qt_jax.serving.client import Client, EpisodeLost
 from tests.conftest import run_command
+from tests.serving import fuzz
 from tests.serving.conftest import observations, serve
 
 
@@ -53,6 +56,11 @@ def get(served, path: str, **headers: str) -> tuple[int, bytes]:
             return reply.status, reply.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()
+
+
+def resident(served) -> int:
+    """Returns the bytes of memory that the server's process holds."""
+    return int(Path(f"/proc/{served.process.pid}/statm").read_text().split()[1]) * 4096
 
 
 def test_an_episode_a_connection_and_the_next_by_reset(served, artefact, alone):
@@ -164,12 +172,9 @@ def test_64_sessions_get_their_own_replies_and_memory_stays(served, artefact, al
             rows for both in await asyncio.gather(*(pair(n) for n in range(sessions // 2))) for rows in both
         ]
 
-    def resident():
-        return int(open(f"/proc/{served.process.pid}/statm").read().split()[1]) * 4096
-
-    before = resident()
+    before = resident(served)
     found = asyncio.run(everybody())
-    assert resident() - before < 100 * 2**20
+    assert resident(served) - before < 100 * 2**20
     for rows, decided in zip(found, expected):
         assert len(rows) == steps
         for step, one in enumerate(rows):
@@ -232,54 +237,44 @@ def test_a_reset_that_is_superseded_or_late_holds_for_the_next(served, artefact)
     client.disconnect()
 
 
-def malformed(rng: np.random.Generator, good: bytes) -> bytes | str:
-    def array(data, dtype, shape):
-        packed = {b"__ndarray__": True, b"data": data, b"dtype": dtype, b"shape": shape}
-        return msgpack.packb({"observation/front": packed})
-
-    def flipped():
-        return bytes(b ^ (rng.random() < 0.01) * int(rng.integers(1, 256)) for b in good)
-
-    kinds = [
-        lambda: good[: rng.integers(0, len(good))],
-        lambda: rng.bytes(int(rng.integers(0, 300))),
-        flipped,
-        lambda: array(b"12345678", "|O", [1]),
-        lambda: array(b"", "|u1", [2**31 - 1, 2**31 - 1, 3]),
-        lambda: array(3, 7, "x"),
-        lambda: array(b"123", "|u1", [-3]),
-        lambda: msgpack.packb([1, 2, 3]),
-        lambda: msgpack.packb({"prompt": {"a": [None, True]}, "reset": "yes", "session_id": [1]}),
-        lambda: b"\x81" * 2000,
-        lambda: "hello",
-    ]
-    return kinds[rng.integers(0, len(kinds))]()
-
-
 def test_2000_malformed_messages_get_an_error_each_and_the_server_serves_on(served, artefact):
+    """Good robots act meanwhile, and the server's memory stays."""
     rng, good = np.random.default_rng(0), observations(artefact.spec, 6, 1)[0]
-    packed = wire.pack(good)
+    codes: collections.Counter = collections.Counter()
 
-    async def fuzz(count):
+    async def fuzz_it(count):
         async with connect(served.url, compression=None, max_size=None) as connection:
             await connection.recv()
             for _ in range(count):
-                await connection.send(malformed(rng, packed))
+                await connection.send(fuzz.message(rng, good))
                 reply = await asyncio.wait_for(connection.recv(), 10)
-                if isinstance(reply, str):
-                    assert json.loads(reply)["error"] in ("malformed", "bad_observation", "superseded")
-                    assert "Traceback" not in reply
+                assert isinstance(reply, bytes) or "Traceback" not in reply
+                codes[json.loads(reply)["error"] if isinstance(reply, str) else "ok"] += 1
+
+    async def robot(ends):
+        async with connect(served.url, compression=None) as connection:
+            await connection.recv()
+            for step in itertools.count():
+                await connection.send(wire.pack(good))
+                assert wire.unpack(await asyncio.wait_for(connection.recv(), 10))["step"] == step
+                if ends.is_set():
+                    return step
+                await asyncio.sleep(0.01)
 
     async def everybody():
-        await asyncio.gather(*(fuzz(250) for _ in range(8)))
+        ends = asyncio.Event()
+        acting = asyncio.create_task(robot(ends))
+        await asyncio.gather(*(fuzz_it(250) for _ in range(8)))
+        ends.set()
+        return await acting
 
     silent = [socket.create_connection(("127.0.0.1", served.port)) for _ in range(5)]
     silent[0].sendall(b"GET / HTTP/1.1\r\nHost: 127")  # and no more
     silent[1].sendall(b"\x16\x03\x01nonsense\r\n\r\n")
-    asyncio.run(everybody())
-    client = Client(served.url)
-    assert client.infer(good)["step"] == 0
-    client.disconnect()
+    before = resident(served)
+    assert asyncio.run(everybody()) > 20
+    assert resident(served) - before < 30 * 2**20
+    assert sum(codes.values()) == 2000 and not {"internal", "episode_lost"} & set(codes), codes
     for connection in silent:
         connection.close()
     assert get(served, "/healthz") == (200, b"OK\n")
