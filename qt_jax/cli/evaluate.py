@@ -19,8 +19,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "policy",
         "",
-        "ws:// or wss:// URL of a served policy to evaluate instead of config.workdir's checkpoint: of "
-        "`serve`, or of any other server of openpi's protocol.",
+        "ws://, wss:// or unix:// URL of a served policy to evaluate instead of config.workdir's checkpoint: "
+        "of `serve`, or of any other server of openpi's protocol.",
     )
     flags.DEFINE_string("keys", "", "JSON file that says what that server calls cameras, state and prompt.")
     executed = "Actions of a reply that are executed, of another server than `serve`. [all]"

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import functools
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from qt_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from qt_jax.serving.unix import UnixSocket
 
 FLAGS = flags.FLAGS
 
@@ -21,6 +25,16 @@ def define_flags() -> None:
     )
     flags.DEFINE_integer(
         "port", 8000, "Port to listen on; 0: a free one, which is printed.", lower_bound=0, upper_bound=65535
+    )
+    flags.DEFINE_string(
+        "socket",
+        "",
+        "Unix socket to listen on in the place of host and port, for robots on this machine: a path.",
+    )
+    flags.DEFINE_string(
+        "socket_mode",
+        "600",
+        "Its permissions, octal: 600 for its owner, 660 for its group too.",
     )
     flags.DEFINE_integer(
         "max_sessions", 8, "How many sessions, which are episodes, there may be at once.", lower_bound=1
@@ -67,8 +81,12 @@ def main() -> None:
         raise UserError("--artefact is missing; give the folder that `python -m qt_jax export` wrote.")
     host = FLAGS.host.removeprefix("[").removesuffix("]")  # an IPv6 address as URLs have it
     key, tls = access.read_key(FLAGS.api_key_file), process.tls_context(FLAGS.tls_cert, FLAGS.tls_key)
-    access.check_bind(host, key, tls is not None, FLAGS.insecure)
-    process.check_port(host, FLAGS.port)
+    unix = _unix_socket(tls is not None) if FLAGS.socket else None
+    if unix is not None:
+        unix.check()
+    else:
+        access.check_bind(host, key, tls is not None, FLAGS.insecure)
+        process.check_port(host, FLAGS.port)
 
     serve = functools.partial(
         process.serve,
@@ -76,6 +94,7 @@ def main() -> None:
         host=host,
         port=FLAGS.port,
         tls=tls,
+        unix=unix,
         keys=FLAGS.keys,
         capacity=FLAGS.max_sessions,
         budget_s=FLAGS.batch_budget_ms / 1000,
@@ -94,3 +113,18 @@ def main() -> None:
         recorder = Recorder(spool)
         spec = serve(recorder=recorder)
         record.write(spool, recorder, FLAGS.record, spec, f"Served by {FLAGS.artefact}")
+
+
+def _unix_socket(tls: bool) -> UnixSocket:
+    """Returns the Unix socket of the flags. Raises a UserError for flags that it cannot have."""
+    from qt_jax.serving.unix import UnixSocket
+
+    if tls or FLAGS["host"].present or FLAGS["port"].present:
+        raise UserError(f"--socket={FLAGS.socket} has no host, port or TLS; leave these flags out.")
+    try:
+        mode = int(FLAGS.socket_mode, 8)
+    except ValueError:
+        mode = -1
+    if not 0o600 <= mode <= 0o777:
+        raise UserError(f"--socket_mode={FLAGS.socket_mode} are no permissions; expected 600 to 777, octal.")
+    return UnixSocket(FLAGS.socket, mode)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
 import signal
@@ -21,6 +22,7 @@ from qt_jax.policy.sessions import Sessions
 from qt_jax.serving.access import Access, cannot_listen, netloc
 from qt_jax.serving.recording import Recorder
 from qt_jax.serving.server import Limits, Server
+from qt_jax.serving.unix import UnixSocket
 from qt_jax.specs import PolicySpec
 
 
@@ -30,6 +32,7 @@ def serve(
     host: str,
     port: int,
     tls: ssl.SSLContext | None,
+    unix: UnixSocket | None,
     keys: str,
     capacity: int,
     budget_s: float,
@@ -44,6 +47,7 @@ def serve(
         host: address to listen on.
         port: to listen on; 0: a free one.
         tls: of `tls_context`.
+        unix: to listen on in the place of host and port.
         keys: a JSON file with the robot's own names (`Keys.read`), or "".
         capacity: how many episodes there may be at once.
         budget_s: how long a request may wait for others to share its batch.
@@ -85,7 +89,7 @@ def serve(
         budget_s=budget_s,
         recorder=recorder,
     )
-    asyncio.run(listen(server, host, port, tls))
+    asyncio.run(listen(server, host, port, tls, unix))
     signal.signal(signal.SIGHUP, lambda *_: _drop_closed_streams())  # the terminal may be closed right after
     return spec
 
@@ -101,19 +105,26 @@ def _load_encoder(embed: Callable[[str], np.ndarray], embeddings: Mapping[str, n
         )
 
 
-async def listen(server: Server, host: str, port: int, tls: ssl.SSLContext | None) -> None:
+async def listen(
+    server: Server, host: str, port: int, tls: ssl.SSLContext | None, unix: UnixSocket | None = None
+) -> None:
     """Listens until SIGTERM, Ctrl-C, or SIGHUP (the terminal or the connection to it is gone) comes."""
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
             asyncio.get_running_loop().add_signal_handler(number, ended.set)
 
-    async with server.listening(host, port, tls) as listening:
-        place = netloc(host, listening.sockets[0].getsockname()[1])
-        websocket, page = ("ws", "http") if tls is None else ("wss", "https")
-        say(f"serving {websocket}://{place} (page: {page}://{place}/)")
-        await ended.wait()
-        say("shutting down: answering what is under way")
+    with unix or contextlib.nullcontext():
+        own = None if unix is None else unix.bind()
+        async with server.listening(host, port, tls, own) as listening:
+            if unix is not None:
+                say(f"serving {unix.url}")
+            else:
+                place = netloc(host, listening.sockets[0].getsockname()[1])
+                websocket, page = ("ws", "http") if tls is None else ("wss", "https")
+                say(f"serving {websocket}://{place} (page: {page}://{place}/)")
+            await ended.wait()
+            say("shutting down: answering what is under way")
 
 
 def say(line: str) -> None:

@@ -10,6 +10,7 @@ import itertools
 import json
 import logging
 import math
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator
@@ -124,7 +125,11 @@ class Server:
 
     @contextlib.asynccontextmanager
     async def listening(
-        self, host: str, port: int, tls: ssl.SSLContext | None = None
+        self,
+        host: str,
+        port: int,
+        tls: ssl.SSLContext | None = None,
+        unix: socket.socket | None = None,
     ) -> AsyncIterator[WebsocketServer]:
         """Accepts connections on entry; answers what is under way on exit, then closes.
 
@@ -132,6 +137,7 @@ class Server:
             host: address to listen on.
             port: port to listen on; 0: a free one.
             tls: certificate and key; None: without TLS.
+            unix: bound Unix socket to listen on in the place of host and port.
 
         Yields:
             The websocket server, whose sockets have the port.
@@ -145,11 +151,11 @@ class Server:
         # 8 bytes a number, so that images that are floats by mistake are read, and refused by name.
         numbers = pixels + interface.observation.state_dim + interface.instruction_dim
         numbers += self._spec.candidates * MAX_HORIZON * interface.action.dims
+        where = {"host": host, "port": port} if unix is None else {"unix": True, "sock": unix}
         try:
             server = await serve(
                 self._connected,
-                host,
-                port,
+                **where,
                 ssl=tls,
                 process_request=self._http,
                 compression=None,

@@ -15,6 +15,7 @@ from qt_jax.policy.runtime import Runtime
 from qt_jax.policy.sessions import Sessions
 from qt_jax.serving.access import Access
 from qt_jax.serving.server import Limits, Server
+from qt_jax.serving.unix import UnixSocket
 from qt_jax.specs import ActionSpec, Interface, ObservationSpec, PolicySpec
 from qt_jax.statistics import Statistics
 
@@ -93,9 +94,10 @@ def served(
     embed: Callable[[str], np.ndarray] = lambda sentence: np.ones(4, np.float32),
     about: dict | None = None,
     keys: Keys | None = None,
+    unix: UnixSocket | None = None,
     **limits,
 ) -> Iterator[int]:
-    """Yields the port of a server that ends with the block."""
+    """Yields the port of a server that ends with the block; 0 for one on a Unix socket."""
     sessions = Sessions(policy or Policy(capacity, spec), embed, reserved=1)
     server = Server(
         sessions, about=about or {}, keys=keys, access=access, limits=Limits(**limits), recorder=recorder
@@ -103,10 +105,12 @@ def served(
     started, ends, found = threading.Event(), threading.Event(), {}
 
     async def serve() -> None:
-        async with server.listening(host, 0, tls) as listening:
-            found["port"] = listening.sockets[0].getsockname()[1]
-            started.set()
-            await asyncio.to_thread(ends.wait)
+        with unix or contextlib.nullcontext():
+            own = None if unix is None else unix.bind()
+            async with server.listening(host, 0, tls, own) as listening:
+                found["port"] = listening.sockets[0].getsockname()[1] if unix is None else 0
+                started.set()
+                await asyncio.to_thread(ends.wait)
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
