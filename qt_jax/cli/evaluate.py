@@ -35,9 +35,15 @@ def define_flags() -> None:
 
 def main(config: Any) -> None:
     """Evaluates, and prints the table."""
-    key = access.read_key(FLAGS.api_key_file) if FLAGS.policy else None
+    keys = access.read_keys(FLAGS.api_key_file) if FLAGS.policy else ()
+    key = keys[0] if keys else None
     front_door.evaluate(
-        config, server=FLAGS.policy, api_key=key, ca=FLAGS.ca, keys=FLAGS.keys, execute=FLAGS.execute
+        config,
+        server=FLAGS.policy,
+        api_key=key,
+        ca=FLAGS.ca,
+        keys=FLAGS.keys,
+        execute=FLAGS.execute,
     )
     folder = epath.Path(config.workdir)
     print((folder / evaluate.TABLE).read_text(), end="")

@@ -10,7 +10,11 @@ from absl import flags
 from qt_jax.errors import UserError
 
 if TYPE_CHECKING:
+    import ssl
+
+    from qt_jax.serving.access import Access
     from qt_jax.serving.unix import UnixSocket
+    from qt_jax.serving.watching import Watched
 
 FLAGS = flags.FLAGS
 
@@ -53,9 +57,12 @@ def define_flags() -> None:
     flags.DEFINE_integer("connections", 256, "How many there may be at a time.", lower_bound=1)
     flags.DEFINE_string("keys", "", "JSON file that says what the robot calls its cameras, state and prompt.")
     flags.DEFINE_string(
-        "api_key_file", "", "File with the API key; else the environment's QT_JAX_API_KEY, if it is set."
+        "api_key_file",
+        "",
+        "File with API keys, one a line, any of which will do; read again when it changes. Else the "
+        "environment's QT_JAX_API_KEY, if it is set.",
     )
-    flags.DEFINE_string("tls_cert", "", "PEM file of the certificate chain.")
+    flags.DEFINE_string("tls_cert", "", "PEM file of the certificate chain; read again when it changes.")
     flags.DEFINE_string("tls_key", "", "PEM file of its private key.")
     flags.DEFINE_bool("insecure", False, "Listen beyond loopback without key or TLS.")
     flags.DEFINE_list(
@@ -80,12 +87,13 @@ def main() -> None:
     if not FLAGS.artefact:
         raise UserError("--artefact is missing; give the folder that `python -m qt_jax export` wrote.")
     host = FLAGS.host.removeprefix("[").removesuffix("]")  # an IPv6 address as URLs have it
-    key, tls = access.read_key(FLAGS.api_key_file), process.tls_context(FLAGS.tls_cert, FLAGS.tls_key)
+    keys, tls = access.read_keys(FLAGS.api_key_file), process.tls_context(FLAGS.tls_cert, FLAGS.tls_key)
+    guard = access.Access(keys, access.hosts(FLAGS.allow_host), access.origins(FLAGS.allow_origin))
     unix = _unix_socket(tls is not None) if FLAGS.socket else None
     if unix is not None:
         unix.check()
     else:
-        access.check_bind(host, key, tls is not None, FLAGS.insecure)
+        access.check_bind(host, bool(keys), tls is not None, FLAGS.insecure)
         process.check_port(host, FLAGS.port)
 
     serve = functools.partial(
@@ -98,10 +106,11 @@ def main() -> None:
         keys=FLAGS.keys,
         capacity=FLAGS.max_sessions,
         budget_s=FLAGS.batch_budget_ms / 1000,
-        access=access.Access(key, access.hosts(FLAGS.allow_host), access.origins(FLAGS.allow_origin)),
+        access=guard,
         limits=Limits(
             connections=FLAGS.connections, idle_timeout_s=FLAGS.idle_timeout_s, deadline_ms=FLAGS.deadline_ms
         ),
+        watched=_watched(guard, tls),
     )
     if not FLAGS.record:
         serve()
@@ -128,3 +137,19 @@ def _unix_socket(tls: bool) -> UnixSocket:
     if not 0o600 <= mode <= 0o777:
         raise UserError(f"--socket_mode={FLAGS.socket_mode} are no permissions; expected 600 to 777, octal.")
     return UnixSocket(FLAGS.socket, mode)
+
+
+def _watched(guard: Access, tls: ssl.SSLContext | None) -> list[Watched]:
+    """Returns the files of the flags that are read again when they change."""
+    from qt_jax.serving import access, process
+    from qt_jax.serving.watching import Watched
+
+    key_file, cert, key = FLAGS.api_key_file, FLAGS.tls_cert, FLAGS.tls_key
+
+    def read_keys() -> None:
+        guard.keys = access.read_keys(key_file)
+
+    found = [Watched("api_key", [key_file], read_keys)] if key_file else []
+    if tls is not None:
+        found.append(Watched("tls", [cert, key], lambda: process.renew(tls, cert, key)))
+    return found

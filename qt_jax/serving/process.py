@@ -10,7 +10,7 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from qt_jax.serving.access import Access, cannot_listen, netloc
 from qt_jax.serving.recording import Recorder
 from qt_jax.serving.server import Limits, Server
 from qt_jax.serving.unix import UnixSocket
+from qt_jax.serving.watching import Watched
 from qt_jax.specs import PolicySpec
 
 
@@ -39,6 +40,7 @@ def serve(
     access: Access,
     limits: Limits,
     recorder: Recorder | None = None,
+    watched: Sequence[Watched] = (),
 ) -> PolicySpec:
     """Serves an artefact until SIGTERM, Ctrl-C or SIGHUP comes, and says on stdout what it does.
 
@@ -54,6 +56,7 @@ def serve(
         access: who may connect.
         limits: of connections.
         recorder: writes down the episodes that are labelled.
+        watched: what is read again when it changes.
 
     Returns:
         The policy's spec.
@@ -89,7 +92,7 @@ def serve(
         budget_s=budget_s,
         recorder=recorder,
     )
-    asyncio.run(listen(server, host, port, tls, unix))
+    asyncio.run(listen(server, host, port, tls, unix, watched))
     signal.signal(signal.SIGHUP, lambda *_: _drop_closed_streams())  # the terminal may be closed right after
     return spec
 
@@ -106,7 +109,12 @@ def _load_encoder(embed: Callable[[str], np.ndarray], embeddings: Mapping[str, n
 
 
 async def listen(
-    server: Server, host: str, port: int, tls: ssl.SSLContext | None, unix: UnixSocket | None = None
+    server: Server,
+    host: str,
+    port: int,
+    tls: ssl.SSLContext | None,
+    unix: UnixSocket | None = None,
+    watched: Sequence[Watched] = (),
 ) -> None:
     """Listens until SIGTERM, Ctrl-C, or SIGHUP (the terminal or the connection to it is gone) comes."""
     ended = asyncio.Event()
@@ -123,7 +131,11 @@ async def listen(
                 place = netloc(host, listening.sockets[0].getsockname()[1])
                 websocket, page = ("ws", "http") if tls is None else ("wss", "https")
                 say(f"serving {websocket}://{place} (page: {page}://{place}/)")
-            await ended.wait()
+            async with asyncio.TaskGroup() as watching:
+                tasks = [watching.create_task(one.watch(server.reloaded)) for one in watched]
+                await ended.wait()
+                for task in tasks:
+                    task.cancel()
             say("shutting down: answering what is under way")
 
 
@@ -163,12 +175,27 @@ def tls_context(cert: str, key: str) -> ssl.SSLContext | None:
     """
     if not cert and not key:
         return None
-    given = f"--tls_cert={cert} --tls_key={key}"
     if not cert or not key:
-        raise UserError(f"{given}: TLS needs both; give the other PEM file too.")
+        raise UserError(f"--tls_cert={cert} --tls_key={key}: TLS needs both; give the other PEM file too.")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    _load_certificate(context, cert, key)
+    return context
+
+
+def renew(context: ssl.SSLContext, cert: str, key: str) -> None:
+    """Reads certificate and key again, for the connections that come now.
+
+    Raises:
+        UserError: if they cannot be used; the context is as it was.
+
+    """
+    tls_context(cert, key)
+    _load_certificate(context, cert, key)
+
+
+def _load_certificate(context: ssl.SSLContext, cert: str, key: str) -> None:
     try:
         context.load_cert_chain(cert, key)
     except (OSError, ssl.SSLError) as error:
+        given = f"--tls_cert={cert} --tls_key={key}"
         raise UserError(f"{given} cannot be used ({error}); expected PEM files.") from error
-    return context

@@ -175,6 +175,16 @@ class Server:
         finally:
             await self._drain(server)
 
+    def reloaded(self, what: str, error: Exception | None) -> None:
+        """Logs and counts what was read again while the server serves, or why it was not."""
+        result, fields = "loaded" if error is None else "refused", {"what": what}
+        self._metrics.reloads.labels(what, result).inc()
+        if error is None:
+            self._log.info("reloaded", extra={"fields": fields})
+        else:
+            reason = str(error) if isinstance(error, UserError) else repr(error)
+            self._log.warning("not reloaded", extra={"fields": fields | {"reason": reason}})
+
     async def _drain(self, server: WebsocketServer) -> None:
         self._draining = True
         end = time.monotonic() + self._limits.drain_s

@@ -30,6 +30,9 @@ class Metrics:
             "qt_limited_commands", "What the limits altered of commands in robots' loops, by limit", "limit"
         )
         self.refused = self._counter("qt_refused_connections", "Handshakes refused, by HTTP status", "status")
+        self.reloads = self._counter(
+            "qt_reloads", "What was read again while the server served", "what", "result"
+        )
         self.infer = self._histogram("qt_infer_seconds", "One batch on the device", _SECONDS)
         self.queue = self._histogram("qt_queue_seconds", "A request's wait for its batch", _SECONDS)
         self.total = self._histogram("qt_request_seconds", "From a request's arrival to its reply", _SECONDS)
@@ -37,8 +40,8 @@ class Metrics:
         self.connections = Gauge("qt_connections", "Open connections", registry=self._registry)
         self.sessions = Gauge("qt_sessions", "Episodes under way", registry=self._registry)
 
-    def _counter(self, name: str, help_: str, label: str) -> Counter:
-        return Counter(name, help_, [label], registry=self._registry)
+    def _counter(self, name: str, help_: str, *labels: str) -> Counter:
+        return Counter(name, help_, labels, registry=self._registry)
 
     def _histogram(self, name: str, help_: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(name, help_, buckets=buckets, registry=self._registry)

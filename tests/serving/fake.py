@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from qt_jax.policy.sessions import Sessions
 from qt_jax.serving.access import Access
 from qt_jax.serving.server import Limits, Server
 from qt_jax.serving.unix import UnixSocket
+from qt_jax.serving.watching import Watched
 from qt_jax.specs import ActionSpec, Interface, ObservationSpec, PolicySpec
 from qt_jax.statistics import Statistics
 
@@ -95,6 +96,7 @@ def served(
     about: dict | None = None,
     keys: Keys | None = None,
     unix: UnixSocket | None = None,
+    watched: Sequence[Watched] = (),
     **limits,
 ) -> Iterator[int]:
     """Yields the port of a server that ends with the block; 0 for one on a Unix socket."""
@@ -110,7 +112,10 @@ def served(
             async with server.listening(host, 0, tls, own) as listening:
                 found["port"] = listening.sockets[0].getsockname()[1] if unix is None else 0
                 started.set()
+                tasks = [asyncio.create_task(one.watch(server.reloaded)) for one in watched]
                 await asyncio.to_thread(ends.wait)
+                for task in tasks:
+                    task.cancel()
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()

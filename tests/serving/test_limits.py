@@ -197,7 +197,7 @@ def test_robots_that_are_active_wait_for_each_other_within_the_budget_and_a_lone
 
 
 def test_hosts_and_origins_that_are_allowed():
-    access = Access(None, frozenset({"robot.lab"}), frozenset({"https://board.lab"}))
+    access = Access((), frozenset({"robot.lab"}), frozenset({"https://board.lab"}))
     assert access.refusal({"Host": "robot.lab:8000"}) is None
     assert access.refusal({"Host": "other.lab:8000"})[0] == 403
     assert access.refusal({"Host": "robot.lab:8000", "Origin": "https://board.lab"}) is None

@@ -34,7 +34,7 @@ class Guarded:
             Sessions(policy, lambda sentence: np.ones(artefact.spec.interface.instruction_dim, np.float32)),
             about={"artefact": artefact.path.name, "training": artefact.training()},
             keys=Keys({"front": "my camera/front"}, ("observation/state",)),
-            access=Access(KEY),
+            access=Access((KEY,)),
         )
         self._ready = threading.Event()
         self._thread = threading.Thread(target=asyncio.run, args=(self._serve(),))
