@@ -21,7 +21,23 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Defines the command's own flags."""
-    flags.DEFINE_string("artefact", "", "Folder that `export` wrote.")
+    flags.DEFINE_multi_string(
+        "artefact", [], "Folder that `export` wrote. Given twice, the two share the episodes."
+    )
+    flags.DEFINE_float(
+        "share", 0.5, "Of the episodes that the second artefact gets.", lower_bound=0, upper_bound=1
+    )
+    flags.DEFINE_string(
+        "shadow",
+        "",
+        "Artefact that sees what the served one sees; its actions are compared and recorded, and never sent.",
+    )
+    flags.DEFINE_bool(
+        "reload",
+        False,
+        "Load an artefact that changes, such as a link that points to another folder, while the server "
+        "serves: it gets the episodes that begin then.",
+    )
     flags.DEFINE_string(
         "host",
         "127.0.0.1",
@@ -86,6 +102,10 @@ def main() -> None:
 
     if not FLAGS.artefact:
         raise UserError("--artefact is missing; give the folder that `python -m qt_jax export` wrote.")
+    if len(FLAGS.artefact) > 2 or (len(FLAGS.artefact) < 2 and FLAGS["share"].present):
+        raise UserError(
+            f"{len(FLAGS.artefact)} --artefact are given; --share needs two, more cannot be served."
+        )
     host = FLAGS.host.removeprefix("[").removesuffix("]")  # an IPv6 address as URLs have it
     keys, tls = access.read_keys(FLAGS.api_key_file), process.tls_context(FLAGS.tls_cert, FLAGS.tls_key)
     guard = access.Access(keys, access.hosts(FLAGS.allow_host), access.origins(FLAGS.allow_origin))
@@ -99,6 +119,9 @@ def main() -> None:
     serve = functools.partial(
         process.serve,
         FLAGS.artefact,
+        share=FLAGS.share,
+        reload=FLAGS.reload,
+        shadow=FLAGS.shadow,
         host=host,
         port=FLAGS.port,
         tls=tls,
@@ -121,7 +144,7 @@ def main() -> None:
     with record.claim(FLAGS.record) as spool:
         recorder = Recorder(spool)
         spec = serve(recorder=recorder)
-        record.write(spool, recorder, FLAGS.record, spec, f"Served by {FLAGS.artefact}")
+        record.write(spool, recorder, FLAGS.record, spec, f"Served by {' and '.join(FLAGS.artefact)}")
 
 
 def _unix_socket(tls: bool) -> UnixSocket:

@@ -10,16 +10,13 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
-import numpy as np
-
-from qt_jax import text
 from qt_jax.errors import UserError
-from qt_jax.policy import artefact
 from qt_jax.policy.observations import Keys
-from qt_jax.policy.sessions import Sessions
 from qt_jax.serving.access import Access, cannot_listen, netloc
+from qt_jax.serving.loading import Loader
+from qt_jax.serving.policies import Policies
 from qt_jax.serving.recording import Recorder
 from qt_jax.serving.server import Limits, Server
 from qt_jax.serving.unix import UnixSocket
@@ -28,8 +25,11 @@ from qt_jax.specs import PolicySpec
 
 
 def serve(
-    path: str,
+    paths: Sequence[str],
     *,
+    share: float,
+    reload: bool,
+    shadow: str,
     host: str,
     port: int,
     tls: ssl.SSLContext | None,
@@ -42,10 +42,13 @@ def serve(
     recorder: Recorder | None = None,
     watched: Sequence[Watched] = (),
 ) -> PolicySpec:
-    """Serves an artefact until SIGTERM, Ctrl-C or SIGHUP comes, and says on stdout what it does.
+    """Serves artefacts until SIGTERM, Ctrl-C or SIGHUP comes, and says on stdout what it does.
 
     Args:
-        path: the artefact's folder.
+        paths: folders of one artefact, or of two.
+        share: of the episodes that the second one gets.
+        shadow: folder of an artefact that is compared and never sent; "": none.
+        reload: whether a folder that changes, or a link to another one, is loaded while the server serves.
         host: address to listen on.
         port: to listen on; 0: a free one.
         tls: of `tls_context`.
@@ -65,47 +68,32 @@ def serve(
         UserError: if the artefact or the file of keys cannot be read, or the address not be listened on.
 
     """
-    opened = artefact.load(path)
-    spec = opened.spec
+    loader = Loader(capacity, say)
+    served = [loader.load(path) for path in paths]
+    spec = served[0].spec
     if recorder is not None:
         recorder.spool.check(spec)
     observation = spec.interface.observation
     names = Keys.read(keys, observation) if keys else Keys.default(observation)
-    embeddings = opened.embeddings()
-    embed = text.embedder(embeddings, spec.text_encoder)
-
-    buckets = opened.batches or [2**n for n in range(capacity.bit_length())]
-    policy = opened.policy(capacity + 1, buckets)
-    say(f"compiling for {len(policy.buckets)} batch sizes {list(policy.buckets)} ...")
-    policy.warm_up()
-    _load_encoder(embed, embeddings)
-
     server = Server(
-        Sessions(policy, embed, reserved=1),
-        about={
-            "artefact": opened.path.name,
-            "training": opened.training(),
-        },
-        keys=names,
+        Policies(served, share, names),
         access=access,
         limits=limits,
         budget_s=budget_s,
         recorder=recorder,
+        shadow=loader.load(shadow) if shadow else None,
     )
+    del served  # a policy that is replaced leaves the memory with its last episode
+    if reload:
+        watched = [*watched, *(_reloading(server, loader, place, path) for place, path in enumerate(paths))]
     asyncio.run(listen(server, host, port, tls, unix, watched))
     signal.signal(signal.SIGHUP, lambda *_: _drop_closed_streams())  # the terminal may be closed right after
     return spec
 
 
-def _load_encoder(embed: Callable[[str], np.ndarray], embeddings: Mapping[str, np.ndarray]) -> None:
-    """Loads the text encoder before the first robot waits for it; says so where it is not installed."""
-    try:
-        embed("open the drawer")
-    except UserError as error:
-        say(
-            f"no new sentences: {error} Served are the {len(embeddings)} exported instructions, and "
-            "embeddings."
-        )
+def _reloading(server: Server, loader: Loader, place: int, path: str) -> Watched:
+    """Returns an artefact that is loaded again when it changes, for the episodes that begin then."""
+    return Watched("artefact", [path], lambda: server.replace(place, loader.load(path)))
 
 
 async def listen(

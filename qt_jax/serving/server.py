@@ -24,19 +24,19 @@ from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
 
 from qt_jax.errors import UserError
-from qt_jax.policy.about import metadata
 from qt_jax.policy.candidates import MAX_HORIZON
-from qt_jax.policy.observations import CANDIDATES, MAX_PROMPT, Keys, options, plain, reply
+from qt_jax.policy.observations import CANDIDATES, MAX_PROMPT, options, plain, reply
 from qt_jax.policy.requests import Decision, Refused, Request
 from qt_jax.policy.runtime import check
-from qt_jax.policy.sessions import Sessions
 from qt_jax.serving import telemetry, wire
 from qt_jax.serving.access import Access, cannot_listen
 from qt_jax.serving.batching import Batcher, Timed
 from qt_jax.serving.connection import Connection
 from qt_jax.serving.dashboard import Dashboard, SessionKey
 from qt_jax.serving.pages import Pages
+from qt_jax.serving.policies import Policies, Served, check_same
 from qt_jax.serving.recording import Label, Recorder
+from qt_jax.serving.shadow import Shadow
 
 MAX_VALUES = 1000
 """Instructions in one request for values."""
@@ -81,47 +81,44 @@ class _Peer:
 
 
 class Server:
-    """Serves one policy, while `listening` is entered.
+    """Serves policies, while `listening` is entered.
 
     Args:
-        sessions: the policy's episodes.
-        about: what the metadata says of the policy beside its specs.
-        keys: what robots call their cameras, state and prompt; default: `observation/CAMERA` and so on.
+        policies: what acts.
         access: who may connect; default: everybody on this machine.
         limits: what clients may use.
         budget_s: seconds that a request may wait for those of other robots, to share a batch.
         recorder: keeps labelled episodes; None: nothing is recorded.
+        shadow: a policy whose actions are compared and never sent; None: there is none.
 
-    Attributes:
-        metadata: what a client is sent first.
+    Raises:
+        UserError: if the shadow is of another robot.
 
     """
 
     def __init__(
         self,
-        sessions: Sessions,
+        policies: Policies,
         *,
-        about: dict[str, Any],
-        keys: Keys | None = None,
         access: Access | None = None,
         limits: Limits | None = None,
         budget_s: float = 0.002,
         recorder: Recorder | None = None,
+        shadow: Served | None = None,
     ):
-        self._sessions, self._spec = sessions, sessions.policy.spec
-        self._keys = keys or Keys.default(self._spec.interface.observation)
+        self._policies, self._spec, self._keys = policies, policies.spec, policies.keys
         self._access, self._limits, self._recorder = access or Access(), limits or Limits(), recorder
-        self._batcher = Batcher(sessions, budget_s, recorder)
+        if shadow is not None:
+            check_same(self._spec, shadow)
+        self._shadow = None if shadow is None else Shadow(shadow, self._compared)
+        self._batcher = Batcher(policies, budget_s, recorder, self._shadow)
         self._metrics, self._log, self._dashboard = telemetry.Metrics(), telemetry.logger(), Dashboard()
         self._numbers = itertools.count()
         self._embedded: set[str] = set()
         self._open: set[ServerConnection] = set()
         self._pending = 0
         self._draining = False
-        self.metadata = about | metadata(self._spec, self._keys, sessions.limit)
-        self._pages = Pages(
-            self._access, self._metrics, self._dashboard, self.metadata, lambda: len(sessions)
-        )
+        self._pages = Pages(self._access, self._metrics, self._dashboard, policies, self._shadow)
 
     @contextlib.asynccontextmanager
     async def listening(
@@ -175,6 +172,15 @@ class Server:
         finally:
             await self._drain(server)
 
+    def replace(self, place: int, new: Served) -> None:
+        """Has a newer policy begin the episodes in the place of an older one.
+
+        Raises:
+            UserError: see `Policies.replace`; the older one stays.
+
+        """
+        self._batcher.call(lambda: self._policies.replace(place, new)).result()
+
     def reloaded(self, what: str, error: Exception | None) -> None:
         """Logs and counts what was read again while the server serves, or why it was not."""
         result, fields = "loaded" if error is None else "refused", {"what": what}
@@ -200,6 +206,15 @@ class Server:
                 connection.transport.abort()
             await server.wait_closed()
         await asyncio.to_thread(self._batcher.stop)
+        if self._shadow is not None:
+            await asyncio.to_thread(self._shadow.stop)
+
+    def _compared(self, request: Request, code: str, actions: np.ndarray | None) -> None:
+        """Counts and records what the shadow would have done."""
+        self._metrics.shadow.labels(code).inc()
+        recorder = self._recorder
+        if recorder is not None and actions is not None:
+            self._batcher.call(lambda: recorder.shadow(request, actions))
 
     def _http(self, connection: ServerConnection, request: HttpRequest) -> Response | None:
         full = len(self._open) >= self._limits.connections
@@ -215,7 +230,7 @@ class Server:
 
         try:
             async with asyncio.timeout(self._limits.idle_timeout_s):
-                await connection.send(wire.pack(self.metadata))
+                await connection.send(wire.pack(self._policies.describe()))
             while True:
                 await asyncio.sleep(0)  # gives other connections their turn, however many messages wait here
                 async with asyncio.timeout(self._limits.idle_timeout_s):
@@ -276,7 +291,7 @@ class Server:
         limits = self._spec.limits
         if limits is None or not limits.on_refused or code in _NOT_REPLACED:
             return None
-        action = await asyncio.wrap_future(self._batcher.call(lambda: self._sessions.fall_back(session)))
+        action = await asyncio.wrap_future(self._batcher.call(lambda: self._policies.fall_back(session)))
         if action is not None:
             self._metrics.limited.labels("refused").inc()
             self._dashboard.count(session, "refused")
@@ -331,7 +346,7 @@ class Server:
             return await asyncio.wrap_future(self._batcher.submit(request, deadline_s))
         except Refused:
             # A session that never acted is forgotten.
-            if peer.asking[name] == 1 and request.session not in self._sessions:
+            if peer.asking[name] == 1 and request.session not in self._policies:
                 peer.names.discard(name)
                 self._batcher.forget(request.session)
             raise
@@ -348,6 +363,7 @@ class Server:
         self._metrics.queue.observe(timed.queue_s)
         self._metrics.batch.observe(timed.batch)
         if isinstance(timed.answer, Decision):
+            self._metrics.decisions.labels(timed.answer.policy).inc()
             for one in timed.answer.limited:
                 self._metrics.limited.labels(one.limit).inc()
         for limit, count in request.limited.items():
@@ -361,7 +377,7 @@ class Server:
         start = time.perf_counter()
         await self._embed(instructions)
         values = await asyncio.wrap_future(
-            self._batcher.call(lambda: self._sessions.values(session, instructions), long=True)
+            self._batcher.call(lambda: self._policies.values(session, instructions), long=True)
         )
         return {
             "values": values,
@@ -376,7 +392,7 @@ class Server:
         """
         if new := [sentence for sentence in sentences if sentence not in self._embedded]:
             with contextlib.suppress(UserError):
-                await asyncio.to_thread(lambda: [self._sessions.embedding(sentence) for sentence in new])
+                await asyncio.to_thread(lambda: [self._policies.embedding(sentence) for sentence in new])
                 self._embedded = {*new, *itertools.islice(self._embedded, 10_000)}
 
     async def _label(self, message: dict[str, Any], session: SessionKey) -> dict[str, Any]:
@@ -399,6 +415,8 @@ class Server:
 
         steps = await asyncio.wrap_future(self._batcher.call(lambda: recorder.take(last)))
         self._close_session(session)
+        self._policies.label(steps[-1].policy, label.success)
+        self._metrics.labels.labels(steps[-1].policy, str(label.success).lower()).inc()
         return {"recorded": await asyncio.to_thread(recorder.write, steps, last, label)}
 
 

@@ -23,6 +23,13 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self.replies = self._counter("qt_replies", "Replies by code; ok: with an action", "code")
+        self.decisions = self._counter("qt_decisions", "Decisions by policy (its fingerprint)", "policy")
+        self.labels = self._counter(
+            "qt_labels", "Episodes that the operator labelled, by policy and success", "policy", "success"
+        )
+        self.shadow = self._counter(
+            "qt_shadow", "Decisions of the shadow policy: compared, or why they were dropped", "result"
+        )
         self.limited = self._counter(
             "qt_limited", "What the policy's safety limits altered, by limit", "limit"
         )
