@@ -13,6 +13,7 @@ from qt_jax.errors import UserError
 from qt_jax.policy import artefact, checksums
 from qt_jax.policy.sessions import Sessions
 from qt_jax.serving.policies import Served
+from qt_jax.specs import PolicySpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,16 +29,21 @@ class Loader:
     capacity: int
     say: Callable[[str], None]
 
-    def load(self, path: str) -> Served:
+    def load(self, path: str, check: Callable[[PolicySpec], None]) -> Served:
         """Opens an artefact and compiles it, so that no robot waits for it; its name is its fingerprint.
 
+        Args:
+            path: its folder, or a link to it.
+            check: is called before minutes of compilation.
+
         Raises:
-            UserError: if it cannot be read, or is written over meanwhile.
+            UserError: what `check` raises; and if the artefact cannot be read, or is written over meanwhile.
 
         """
         folder = Path(path).resolve()  # a link may point elsewhere soon
         before = checksums.fingerprint(folder)
         opened = artefact.load(str(folder))
+        check(opened.spec)
         embeddings = opened.embeddings()
         embed = text.embedder(embeddings, opened.spec.text_encoder)
         buckets = opened.batches or [2**n for n in range(self.capacity.bit_length())]

@@ -23,7 +23,7 @@ class Served:
 
     Attributes:
         sessions: its episodes.
-        about: what the server says of it beside its specs: "artefact", "training".
+        about: what the server says of it beside its specs: "artefact", and where it is known "training".
 
     """
 
@@ -113,7 +113,7 @@ class Policies:
 
     def _check(self, place: int, new: Served) -> None:
         """Raises a UserError if a policy cannot stand beside the others than that of its place."""
-        check_same(self.spec, new)
+        check_same(self.spec, new.spec, new.about["artefact"])
         for other in self._current[:place] + self._current[place + 1 :]:
             if other.sessions.name == new.sessions.name:
                 what = f"{new.about['artefact']} is the policy {new.sessions.name} a second time"
@@ -132,13 +132,8 @@ class Policies:
 
     def act_each(self, requests: Sequence[Request]) -> list[Decision | Ranking | Refused]:
         """Does as `Sessions.act_each`, each request by the policy of its episode, one after another."""
-        results: list[Any] = []
-        for request in requests:
-            try:
-                results.append(self._choose(request, sum(isinstance(found, Served) for found in results)))
-            except Refused as refused:
-                results.append(refused)
-        chosen = [*results]
+        chosen = self._choose(requests)
+        results: list[Any] = [*chosen]
         for one in {id(found): found for found in chosen if isinstance(found, Served)}.values():
             rows = [row for row, found in enumerate(chosen) if found is one]
             for row, answer in zip(rows, one.sessions.act_each([requests[row] for row in rows])):
@@ -147,20 +142,26 @@ class Policies:
                     self._keep(requests[row].session, one, begins=answer.step == 0)
         return results
 
-    def _choose(self, request: Request, before: int) -> Served:
-        """Returns the policy of the request's episode; of one that begins, draws it.
+    def _choose(self, requests: Sequence[Request]) -> list[Served | Refused]:
+        """Returns the policy of each request's episode; of one that begins, draws it."""
+        chosen: list[Served | Refused] = []
+        begin = new = 0
+        for request in requests:
+            mine = self._of.get(request.session)
+            if mine is not None and not request.reset:
+                chosen.append(mine)
+            elif mine is None and len(self._current) > 1 and len(self) + new >= self.limit:
+                chosen.append(full(self.limit))
+            else:
+                chosen.append(self._draw(request.seed, self._begun + begin))
+                begin, new = begin + 1, new + (mine is None)
+        return chosen
 
-        `before`: how many requests of the same batch may begin episodes too.
-        """
-        mine = self._of.get(request.session)
-        if mine is not None and not request.reset:
-            return mine
-        if mine is None and len(self._current) > 1 and len(self) + before >= self.limit:
-            raise full(self.limit)
+    def _draw(self, seed: int | None, number: int) -> Served:
+        """Returns which policy begins the episode of this seed, or of this number if it has no seed."""
         if len(self._current) == 1:
             return self._current[0]
-        drawn = self._begun + before if request.seed is None else request.seed
-        generator = np.random.default_rng((request.seed is None, drawn))
+        generator = np.random.default_rng((seed is None, number if seed is None else seed))
         return self._current[generator.random() < self._share]
 
     def _keep(self, session: Hashable, served: Served, begins: bool) -> None:
@@ -213,7 +214,7 @@ class Policies:
         under_way = [one.sessions.name for one in self._of.copy().values()]
         return [
             {
-                "artefact": tally.metadata.get("artefact", ""),
+                "artefact": tally.metadata["artefact"],
                 "fingerprint": name,
                 "step": tally.metadata.get("training", {}).get("step"),
                 "share": share.get(name, 0.0),
@@ -226,17 +227,22 @@ class Policies:
         ]
 
 
-def check_same(spec: PolicySpec, other: Served) -> None:
+def check_same(spec: PolicySpec, other: PolicySpec, name: str) -> None:
     """Checks that robots may take a policy for another: they learn what it is when they connect.
+
+    Args:
+        spec: of the policy that is served.
+        other: of the other one.
+        name: of the other one.
 
     Raises:
         UserError: naming what differs.
 
     """
-    expected, found = _relied_on(spec), _relied_on(other.spec)
-    for name, value in expected.items():
-        if found[name] != value:
-            what = f"{other.about['artefact']} has {name} {found[name]}, the policy that is served {value}"
+    expected, found = _relied_on(spec), _relied_on(other)
+    for part, value in expected.items():
+        if found[part] != value:
+            what = f"{name} has {part} {found[part]}, the policy that is served {value}"
             raise UserError(
                 f"{what}; robots rely on it from when they connect: serve it by a server of its own."
             )

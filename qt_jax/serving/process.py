@@ -10,13 +10,13 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from qt_jax.errors import UserError
 from qt_jax.policy.observations import Keys
 from qt_jax.serving.access import Access, cannot_listen, netloc
 from qt_jax.serving.loading import Loader
-from qt_jax.serving.policies import Policies
+from qt_jax.serving.policies import Policies, Served, check_same
 from qt_jax.serving.recording import Recorder
 from qt_jax.serving.server import Limits, Server
 from qt_jax.serving.unix import UnixSocket
@@ -47,8 +47,8 @@ def serve(
     Args:
         paths: folders of one artefact, or of two.
         share: of the episodes that the second one gets.
-        shadow: folder of an artefact that is compared and never sent; "": none.
         reload: whether a folder that changes, or a link to another one, is loaded while the server serves.
+        shadow: folder of an artefact that is compared and never sent; "": none.
         host: address to listen on.
         port: to listen on; 0: a free one.
         tls: of `tls_context`.
@@ -69,31 +69,41 @@ def serve(
 
     """
     loader = Loader(capacity, say)
-    served = [loader.load(path) for path in paths]
-    spec = served[0].spec
-    if recorder is not None:
-        recorder.spool.check(spec)
-    observation = spec.interface.observation
-    names = Keys.read(keys, observation) if keys else Keys.default(observation)
+
+    def names(spec: PolicySpec) -> Keys:
+        observation = spec.interface.observation
+        return Keys.read(keys, observation) if keys else Keys.default(observation)
+
+    def check(spec: PolicySpec) -> None:
+        names(spec)
+        if recorder is not None:
+            recorder.spool.check(spec)
+
+    first = loader.load(paths[0], check)
+    spec = first.spec
+
+    def load(path: str) -> Served:
+        return loader.load(path, lambda found: check_same(spec, found, path))
+
     server = Server(
-        Policies(served, share, names),
+        Policies([first, *map(load, paths[1:])], share, names(spec)),
         access=access,
         limits=limits,
         budget_s=budget_s,
         recorder=recorder,
-        shadow=loader.load(shadow) if shadow else None,
+        shadow=load(shadow) if shadow else None,
     )
-    del served  # a policy that is replaced leaves the memory with its last episode
+    del first  # a policy that is replaced leaves the memory with its last episode
     if reload:
-        watched = [*watched, *(_reloading(server, loader, place, path) for place, path in enumerate(paths))]
+        watched = [*watched, *(_reloading(server, load, place, path) for place, path in enumerate(paths))]
     asyncio.run(listen(server, host, port, tls, unix, watched))
     signal.signal(signal.SIGHUP, lambda *_: _drop_closed_streams())  # the terminal may be closed right after
     return spec
 
 
-def _reloading(server: Server, loader: Loader, place: int, path: str) -> Watched:
+def _reloading(server: Server, load: Callable[[str], Served], place: int, path: str) -> Watched:
     """Returns an artefact that is loaded again when it changes, for the episodes that begin then."""
-    return Watched("artefact", [path], lambda: server.replace(place, loader.load(path)))
+    return Watched("artefact", [path], lambda: server.replace(place, load(path)))
 
 
 async def listen(

@@ -7,8 +7,6 @@ import collections
 import contextlib
 import dataclasses
 import itertools
-import json
-import logging
 import math
 import socket
 import ssl
@@ -24,28 +22,23 @@ from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
 
 from qt_jax.errors import UserError
-from qt_jax.policy.candidates import MAX_HORIZON
-from qt_jax.policy.observations import CANDIDATES, MAX_PROMPT, options, plain, reply
+from qt_jax.policy.observations import CANDIDATES, options
 from qt_jax.policy.requests import Decision, Refused, Request
 from qt_jax.policy.runtime import check
-from qt_jax.serving import telemetry, wire
+from qt_jax.serving import messages, telemetry, wire
 from qt_jax.serving.access import Access, cannot_listen
 from qt_jax.serving.batching import Batcher, Timed
-from qt_jax.serving.connection import Connection
+from qt_jax.serving.connection import CLOSE_S, Connection, close, quiet
 from qt_jax.serving.dashboard import Dashboard, SessionKey
 from qt_jax.serving.pages import Pages
 from qt_jax.serving.policies import Policies, Served, check_same
 from qt_jax.serving.recording import Label, Recorder
 from qt_jax.serving.shadow import Shadow
 
-MAX_VALUES = 1000
-"""Instructions in one request for values."""
 PENDING_BYTES = 2**25
 """Bytes of one connection's requests that may wait for their replies."""
 _NOT_REPLACED = ("superseded", "late")
 """Refusals at which a robot acts on a newer observation, or does what it does at a late reply."""
-CLOSE_S = 2.0
-"""Seconds for a closing handshake, and for the replies before it; then the connection is cut off."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +102,7 @@ class Server:
         self._policies, self._spec, self._keys = policies, policies.spec, policies.keys
         self._access, self._limits, self._recorder = access or Access(), limits or Limits(), recorder
         if shadow is not None:
-            check_same(self._spec, shadow)
+            check_same(self._spec, shadow.spec, shadow.about["artefact"])
         self._shadow = None if shadow is None else Shadow(shadow, self._compared)
         self._batcher = Batcher(policies, budget_s, recorder, self._shadow)
         self._metrics, self._log, self._dashboard = telemetry.Metrics(), telemetry.logger(), Dashboard()
@@ -143,11 +136,6 @@ class Server:
             UserError: if the port cannot be bound.
 
         """
-        interface = self._spec.interface
-        pixels = len(interface.observation.cameras) * math.prod(interface.observation.image_size) * 3
-        # 8 bytes a number, so that images that are floats by mistake are read, and refused by name.
-        numbers = pixels + interface.observation.state_dim + interface.instruction_dim
-        numbers += self._spec.candidates * MAX_HORIZON * interface.action.dims
         where = {"host": host, "port": port} if unix is None else {"unix": True, "sock": unix}
         try:
             server = await serve(
@@ -156,13 +144,13 @@ class Server:
                 ssl=tls,
                 process_request=self._http,
                 compression=None,
-                max_size=8 * numbers + 2**16,
+                max_size=messages.largest(self._spec),
                 max_queue=4,
                 open_timeout=self._limits.open_timeout_s,
                 close_timeout=CLOSE_S,
                 server_header=None,
                 create_connection=Connection,
-                logger=_quiet(),
+                logger=quiet(),
             )
         except OSError as error:
             raise cannot_listen(host, port, error) from error
@@ -244,7 +232,7 @@ class Server:
                 waiting[task] = len(message)
                 task.add_done_callback(waiting.pop)
         except TimeoutError:
-            await _close(connection, "idle")
+            await close(connection, "idle", 2 * CLOSE_S)
         except ConnectionClosed:
             pass
         finally:
@@ -270,11 +258,13 @@ class Server:
             code = "ok"
         except Refused as refused:
             code = refused.code
-            reply = _error(refused, echo)
+            reply = messages.error(refused, echo)
         except Exception:
             self._log.exception("a request failed", extra={"fields": {"connection": peer.number}})
             code = "internal"
-            reply = _error(Refused(code, "The server failed at this request; its log says why."), echo)
+            reply = messages.error(
+                Refused(code, "The server failed at this request; its log says why."), echo
+            )
         finally:
             self._pending -= 1
         del message  # while the client does not read the reply, its request takes no memory
@@ -316,7 +306,7 @@ class Server:
             raise Refused("bad_observation", f"Keys {several} are there at once; send one after the other.")
         if "values" in message:
             return wire.pack(await self._values(message["values"], session) | echo)
-        if _closes(message):
+        if messages.closes(message):
             peer.names.discard(name)
             self._close_session(session)
             return wire.pack({"closed": True} | echo)
@@ -337,7 +327,7 @@ class Server:
         total_ms = 1000 * (time.perf_counter() - start)
         # Noted only once the reply is on its way.
         asyncio.get_running_loop().call_soon(self._note, peer, name, request, timed, total_ms)
-        return wire.pack(_decided(timed, asked, total_ms) | echo)
+        return wire.pack(messages.decided(timed, asked, total_ms) | echo)
 
     async def _act(self, peer: _Peer, name: str | int | None, request: Request, deadline_s: float) -> Timed:
         peer.names.add(name)
@@ -372,8 +362,10 @@ class Server:
             self._dashboard.record((peer.number, name), request, timed.answer, total_ms)
 
     async def _values(self, instructions: Any, session: SessionKey) -> dict[str, Any]:
-        if not _sentences(instructions):
-            raise Refused("bad_observation", f"Key 'values' holds no list of 1 to {MAX_VALUES} sentences.")
+        if not messages.sentences(instructions):
+            raise Refused(
+                "bad_observation", f"Key 'values' holds no list of 1 to {messages.MAX_VALUES} sentences."
+            )
         start = time.perf_counter()
         await self._embed(instructions)
         values = await asyncio.wrap_future(
@@ -418,49 +410,3 @@ class Server:
         self._policies.label(steps[-1].policy, label.success)
         self._metrics.labels.labels(steps[-1].policy, str(label.success).lower()).inc()
         return {"recorded": await asyncio.to_thread(recorder.write, steps, last, label)}
-
-
-async def _close(connection: ServerConnection, reason: str) -> None:
-    """Closes a connection; cuts it off if the closing handshake takes too long."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(2 * CLOSE_S):
-            await connection.close(1000, reason)
-    connection.transport.abort()
-
-
-def _decided(timed: Timed, asked: dict[str, Any], total_ms: float) -> dict[str, Any]:
-    """Returns the reply to an observation."""
-    infer_ms, queue_ms = 1000 * timed.infer_s, 1000 * timed.queue_s
-    timing = {"infer_ms": infer_ms, "queue_ms": queue_ms, "total_ms": total_ms, "batch": timed.batch}
-    return reply(timed.answer, asked.get("return_scores", False)) | {
-        "policy_timing": {"infer_ms": infer_ms},
-        "server_timing": timing,
-    }
-
-
-def _error(refused: Refused, echo: dict[str, Any]) -> str:
-    said = {"error": refused.code, "message": str(refused), "in_history": refused.in_history}
-    return json.dumps(
-        said | ({} if refused.fallback is None else {"fallback": refused.fallback.tolist()}) | echo
-    )
-
-
-def _closes(message: dict[str, Any]) -> bool:
-    close = plain(message.pop("close", False))
-    if not isinstance(close, bool):
-        raise Refused("bad_observation", f"Key 'close' is {str(close)[:50]!r}, expected true.")
-    return close
-
-
-def _sentences(value: Any) -> bool:
-    def sentence(text: Any) -> bool:
-        return isinstance(text, str) and 0 < len(text.strip()) <= MAX_PROMPT
-
-    return isinstance(value, list) and 0 < len(value) <= MAX_VALUES and all(map(sentence, value))
-
-
-def _quiet() -> logging.Logger:
-    """Returns a logger that drops the library's lines, which report strangers' broken handshakes."""
-    log = logging.getLogger("qt_jax.websockets")
-    log.setLevel(logging.CRITICAL)
-    return log

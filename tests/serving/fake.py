@@ -106,7 +106,7 @@ def served(
     """Yields the port of a server that ends with the block; 0 for one on a Unix socket."""
     sessions = Sessions(policy or Policy(capacity, spec), embed, reserved=1)
     if policies is None:
-        policies = Policies([Served(sessions, about or {})], keys=keys)
+        policies = Policies([Served(sessions, about or {"artefact": "fake"})], keys=keys)
     server = Server(policies, access=access, limits=Limits(**limits), recorder=recorder, shadow=shadow)
     started, ends, found = threading.Event(), threading.Event(), {}
 

@@ -66,7 +66,7 @@ class Device:
 async def hosted(artefact, policy, budget_s=0.002, recorder=None, **limits):
     """Yields the URL of a server that ends with the block."""
     sessions = Sessions(policy, artefact.embeddings().get, reserved=1)
-    policies = Policies([Served(sessions, {})])
+    policies = Policies([Served(sessions, {"artefact": "tiny"})])
     server = Server(policies, limits=Limits(**limits), budget_s=budget_s, recorder=recorder)
     async with server.listening("127.0.0.1", 0) as listening:
         yield f"ws://127.0.0.1:{listening.sockets[0].getsockname()[1]}"

@@ -22,6 +22,7 @@ from qt_jax.serving.policies import Policies, Served
 from qt_jax.serving.recording import Recorder
 from qt_jax.serving.spool import Spool
 from tests.serving import fake
+from tests.serving.chromium import EXECUTABLE, Chromium
 from tests.serving.conftest import observations, serve
 
 
@@ -162,7 +163,8 @@ def test_an_episode_stays_with_its_policy_and_both_have_one_limit_of_sessions():
         assert [(one.policy, one.step) for one in again] == [(one.policy, step) for one in first[:3]]
     assert isinstance(policies.act_each([request(names[3])])[0], Refused)
     policies.close(names[0])
-    assert policies.act_each([request(names[3])])[0].step == 0
+    both = policies.act_each([request(names[1]), request(names[2]), request(names[3])])
+    assert [one.step for one in both] == [3, 3, 0]
 
 
 def test_reply_page_metrics_and_recording_say_who_decided_and_how_it_went(tmp_path):
@@ -264,3 +266,38 @@ def test_a_real_policy_that_is_replaced_leaves_the_memory(artefact):
     policies.act_each([asked])
     gc.collect()
     assert sum(array.nbytes for array in jax.live_arrays()) <= before
+
+
+@pytest.mark.skipif(EXECUTABLE is None, reason="no Chromium is installed (apt-get install chromium)")
+def test_the_page_has_a_row_for_each_policy_and_a_line_for_the_shadow(tmp_path):
+    spec = dataclasses.replace(fake.SPEC, dt=30.0)  # so that the shadow is never late
+    policies = Policies([served("a", spec=spec), served("b", 2, spec=spec)], share=0.3)
+    with Spool(tmp_path / "served.episodes") as spool:
+        recorder, shadow = Recorder(spool), served("c", 1, spec=spec)
+        with (
+            fake.served(policies=policies, shadow=shadow, recorder=recorder) as port,
+            Client(f"ws://127.0.0.1:{port}") as robot,
+        ):
+            who = robot.infer(fake.observation(0, "open"))["policy"]
+            fake.label(robot)
+            robot.infer(fake.observation(0, "open", seed=0))
+            browser = Chromium(tmp_path)
+            try:
+                browser.open(f"http://127.0.0.1:{port}/")
+                line = "document.querySelector('#shadow:not([hidden])')?.textContent"
+                browser.until(f"{line}?.includes('2 decisions compared')")
+                cells = "[...x.children].map(cell => cell.textContent)"
+                rows = browser.evaluate(f"[...document.querySelectorAll('#serving tr')].map(x => {cells})")
+                assert browser.errors == []
+                said = browser.evaluate(line)
+            finally:
+                browser.close()
+    assert [row[:4] for row in rows] == [
+        ["policy a", "a", "10 steps", "70%"],
+        ["policy b", "b", "12 steps", "30%"],
+    ]
+    assert sum(int(row[4]) for row in rows) == 2 and sum(int(row[5]) for row in rows) == 1
+    assert [row[6] for row in rows] == ["1 of 1 (100%)" if row[1] == who else "" for row in rows]
+    assert said.startswith(
+        "Shadow policy c (c), which is never sent: 2 decisions compared, mean |difference| x"
+    )
