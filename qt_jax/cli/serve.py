@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import os
+import sys
 from typing import TYPE_CHECKING
 
 from absl import flags
 
-from qt_jax.errors import UserError
+from qt_jax.errors import EXIT_USER_ERROR, UserError
 
 if TYPE_CHECKING:
     import ssl
@@ -97,6 +99,26 @@ def define_flags() -> None:
 
 def main() -> None:
     """Serves, and with --record writes the labelled episodes as a dataset at the end."""
+    try:
+        _serve()
+    except UserError as error:
+        _end_at_once(EXIT_USER_ERROR, f"qt_jax serve: {error}")
+        raise
+    _end_at_once(0)
+
+
+def _end_at_once(status: int, line: str = "") -> None:
+    """Ends the process here if a policy is being compiled, at which Python's own end would crash."""
+    from qt_jax.serving import telemetry, watching
+
+    if watching.under_way():
+        print(line, end="\n" if line else "", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        telemetry.finish()
+        os._exit(status)
+
+
+def _serve() -> None:
     from qt_jax.serving import access, process
     from qt_jax.serving.server import Limits
 

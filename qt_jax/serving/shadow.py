@@ -48,6 +48,8 @@ class Shadow:
         session, done = request.session, request.intervention
         if done is None and decision.step > 0:
             done = self._done.get(session)  # its limits go on from what the robot did
+            if done is not None and request.taken is not None:
+                done = np.broadcast_to(done[request.taken - 1], done.shape)
         asked = dataclasses.replace(request, reset=decision.step == 0, intervention=done)
         self._done[session] = decision.actions
         future = self._batcher.submit(asked, self._deadline_s)

@@ -130,3 +130,10 @@ def logger() -> logging.Logger:
         log.setLevel(logging.INFO)
         log.propagate = False
     return log
+
+
+def finish() -> None:
+    """Waits for the last lines of the log, as Python's end does."""
+    for handler in logger().handlers:
+        if isinstance(handler, BackgroundHandler):
+            handler._finish()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,8 @@ EVERY_S = 1.0
 
 Done = Callable[[str, Exception | None], None]
 """Is told what was read again, and the error with which it was not."""
+
+_READING = "reading again"
 
 _Signature = tuple[tuple[str, int, int, int], ...]
 
@@ -44,7 +47,8 @@ class Watched:
             self._seen = found
             try:
                 # A thread that keeps no program from ending: a policy takes minutes to load.
-                await asyncio.wrap_future(in_thread(self._read, name=f"reload {self._what}"))
+                reading = in_thread(self._read, name=f"{_READING} {self._what}")
+                await asyncio.shield(asyncio.wrap_future(reading))
             except Exception as error:  # also of what a policy raises that does not fit into memory
                 done(self._what, error)
             else:
@@ -59,3 +63,8 @@ class Watched:
                     stat = file.stat()
                     found.append((str(file), stat.st_ino, stat.st_mtime_ns, stat.st_size))
         return tuple(found)
+
+
+def under_way() -> bool:
+    """Returns whether something is being read again in this process."""
+    return any(thread.name.startswith(_READING) for thread in threading.enumerate())

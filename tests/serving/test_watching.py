@@ -2,6 +2,7 @@
 
 import os
 import ssl
+import threading
 import time
 import urllib.request
 from collections.abc import Callable
@@ -114,6 +115,18 @@ def test_a_certificate_is_renewed_for_those_who_connect_then(tmp_path):
             until(lambda: results[-1] == "renewed")
             assert shown(port) == Path(cert).read_text() != first
             assert robot.infer(fake.observation())["step"] == 0
+
+
+def test_it_is_known_while_something_is_read_and_the_end_does_not_wait_for_it(tmp_path):
+    file, free = tmp_path / "policy", threading.Event()
+    watched = Watched("policy", [str(file)], free.wait)
+    assert not watching.under_way()
+    with fake.served(watched=[watched]):
+        file.touch()
+        until(watching.under_way)
+    assert watching.under_way()
+    free.set()
+    until(lambda: not watching.under_way())
 
 
 def test_a_change_behind_a_link_or_in_a_folder_is_seen(tmp_path):
