@@ -136,7 +136,9 @@ class Server:
             UserError: if the port cannot be bound.
 
         """
-        where = {"host": host, "port": port} if unix is None else {"unix": True, "sock": unix}
+        where: dict[str, Any] = {"host": host, "port": port}
+        if unix is not None:
+            where = {"unix": True, "sock": unix}
         try:
             server = await serve(
                 self._connected,

@@ -2,6 +2,8 @@
 
 import os
 import ssl
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -15,6 +17,7 @@ from qt_jax.serving import access, process, watching
 from qt_jax.serving.access import Access
 from qt_jax.serving.client import Client
 from qt_jax.serving.watching import Watched
+from tests.conftest import ROOT
 from tests.serving import fake
 from tests.serving.conftest import make_certificate
 
@@ -151,3 +154,29 @@ def test_a_change_behind_a_link_or_in_a_folder_is_seen(tmp_path):
     assert changed() and not changed()
     link.unlink()
     assert changed() and seen[-1] == ()
+
+
+ENDS = """
+import sys, time
+from qt_jax.cli import serve
+from qt_jax.errors import UserError
+from qt_jax.serving import watching
+from qt_jax.serving.threads import in_thread
+
+def failed():
+    raise UserError("the disk is full")
+
+in_thread(time.sleep, 60, name=f"{watching._READING} artefact")
+serve._serve = failed if sys.argv[1] == "2" else lambda: print("written")
+serve.main()
+print("not here")
+"""
+
+
+@pytest.mark.parametrize("status, said", [(0, "written\n"), (2, "qt_jax serve: the disk is full\n")])
+def test_an_end_while_a_policy_is_compiled_has_the_status_of_any_other(status, said):
+    """Python's own end would abort the compilation, and the process with it."""
+    ended = subprocess.run(
+        [sys.executable, "-c", ENDS, str(status)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stdout + ended.stderr) == (status, said)
