@@ -216,7 +216,8 @@ class Batcher:
             return
 
         try:
-            results = self._policies.act_each([_aged(w, start) for w in ready])
+            asked = [_aged(waiting, start) for waiting in ready]
+            results = self._policies.act_each(asked)
         except Exception:
             logging.getLogger(__name__).exception("a batch failed")
             _lose_all(self._policies)
@@ -226,12 +227,12 @@ class Batcher:
             return
         end = time.perf_counter()
 
-        for waiting, result in zip(ready, results):
+        for waiting, request, result in zip(ready, asked, results):
             if isinstance(result, Refused):
                 self._refuse(waiting, result)
                 continue
             if self._recorder is not None and isinstance(result, Decision):
-                self._recorder.record(waiting.request, result)
+                self._recorder.record(request, result)
             if waiting.deadline < end:
                 reason = "Its deadline passed while it was computed; it is in the history."
                 waiting.future.set_exception(Refused("late", reason, in_history=True))
@@ -239,9 +240,9 @@ class Batcher:
                 waiting.future.set_result(Timed(result, start - waiting.arrived, end - start, len(ready)))
 
         if self._shadow is not None:
-            for waiting, result in zip(ready, results):
+            for request, result in zip(asked, results):
                 if isinstance(result, Decision):
-                    self._shadow.see(waiting.request, result)
+                    self._shadow.see(request, result)
 
     def _refuse(self, waiting: _Waiting, refused: Refused) -> None:
         """Refuses a request that is not in the history; its reset is owed to the session's next one."""

@@ -128,7 +128,7 @@ class Spool(contextlib.AbstractContextManager):
             UserError: naming a file that is damaged.
 
         """
-        return any(found.any() for found in self._each(INTERVENTION))
+        return any(steps.any() for steps in self._each(INTERVENTION))
 
     def has_shadow(self) -> bool:
         """Returns whether a shadow policy said at any step what it would have done.
@@ -137,13 +137,14 @@ class Spool(contextlib.AbstractContextManager):
             UserError: naming a file that is damaged.
 
         """
-        return any(np.isfinite(found).any() for found in self._each("shadow"))
+        return any(np.isfinite(actions).any() for actions in self._each("shadow"))
 
     def _each(self, name: str) -> Iterator[np.ndarray]:
-        """Yields an array of each episode."""
+        """Yields one array of each episode."""
         for path in self.files():
             with _naming(path), np.load(path, allow_pickle=False) as file:
-                yield file[name]
+                array = file[name]
+            yield array
 
     def __exit__(self, *_: Any) -> None:
         """Gives the folder up for other servers; removes it if it holds no episode."""
