@@ -110,8 +110,8 @@ def evaluate(
 
     Args:
         config: of the run in `config.workdir`, whose checkpoint is evaluated.
-        server: ws:// or wss:// URL of a served policy, to be evaluated instead: of `serve`, or of any other
-            server of openpi's protocol, such as openpi's own.
+        server: ws://, wss:// or unix:// URL of a served policy, to be evaluated instead: of `serve`, or of
+            any other server of openpi's protocol, such as openpi's own.
         api_key: of the server, if it wants one.
         ca: PEM file of the certificates to trust, where the server signed its own.
         keys: a JSON file with the server's names of cameras, state and instruction (docs/robot.md).

@@ -19,8 +19,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "policy",
         "",
-        "ws:// or wss:// URL of a served policy to evaluate instead of config.workdir's checkpoint: of "
-        "`serve`, or of any other server of openpi's protocol.",
+        "ws://, wss:// or unix:// URL of a served policy to evaluate instead of config.workdir's checkpoint: "
+        "of `serve`, or of any other server of openpi's protocol.",
     )
     flags.DEFINE_string("keys", "", "JSON file that says what that server calls cameras, state and prompt.")
     executed = "Actions of a reply that are executed, of another server than `serve`. [all]"
@@ -35,9 +35,15 @@ def define_flags() -> None:
 
 def main(config: Any) -> None:
     """Evaluates, and prints the table."""
-    key = access.read_key(FLAGS.api_key_file) if FLAGS.policy else None
+    keys = access.read_keys(FLAGS.api_key_file) if FLAGS.policy else ()
+    key = keys[0] if keys else None
     front_door.evaluate(
-        config, server=FLAGS.policy, api_key=key, ca=FLAGS.ca, keys=FLAGS.keys, execute=FLAGS.execute
+        config,
+        server=FLAGS.policy,
+        api_key=key,
+        ca=FLAGS.ca,
+        keys=FLAGS.keys,
+        execute=FLAGS.execute,
     )
     folder = epath.Path(config.workdir)
     print((folder / evaluate.TABLE).read_text(), end="")

@@ -13,7 +13,7 @@ import importlib.util
 import io
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,7 @@ def write(
     action_space: Mapping[str, Any] | None = None,
     intervention: bool = False,
     validation: Iterable[RecordedEpisode] | None = None,
-    limited: bool = False,
+    extras: Collection[str] = (),
 ) -> epath.Path:
     """Writes `episodes` as the RLDS dataset `path`/1.0.0 and returns that directory.
 
@@ -65,13 +65,14 @@ def write(
         action_space: {name of an action: the entry of the state that it moves, and how}.
         intervention: whether each step says if a person acted; all episodes must say it then.
         validation: episodes of a split of their own; read after the others.
-        limited: whether each step has `RecordedEpisode.limited`, which its episode then has.
+        extras: which of `RecordedEpisode.limited`, `shadow` (of each step) and `policy` are written; its
+            episodes have them then.
 
     Raises:
         UserError: for an unknown file format, an episode too large for a record or without the flag of
             `intervention`, or when `path` already holds a dataset.
     """
-    about = description, file_format, reward, action_space or {}, intervention, limited
+    about = description, file_format, reward, action_space or {}, intervention, extras
     target = _Target(path, action, observation, *about)
     splits = {"train": episodes} | ({} if validation is None else {"validation": validation})
     example = functools.partial(_example, intervention=intervention)
@@ -198,7 +199,7 @@ class _Target:
     reward: str
     action_space: Mapping[str, Any]
     intervention: bool
-    limited: bool = False
+    extras: Collection[str] = ()
 
 
 def _prepare(target: _Target, generate: Mapping[str, Callable[[], Any]], **beam: Any) -> epath.Path:
@@ -244,10 +245,14 @@ def _features(tfds: Any, rlds: Any, target: _Target):
     }
     if target.intervention:
         steps[INTERVENTION] = features.Scalar(np.bool_, doc="Whether a person acted.")
-    if target.limited:
+    if "limited" in target.extras:
         steps["limited"] = features.Text(doc="Safety limits that altered the action, joined by commas.")
+    if "shadow" in target.extras:
+        steps["shadow"] = vector(action.dims, "Action of a policy that was not served; NaN: it was late.")
+    own = {"policy": features.Text(doc="Fingerprint of the policy.")} if "policy" in target.extras else {}
     return features.FeaturesDict(
-        {
+        own
+        | {
             rlds.STEPS: features.Dataset(steps),
             "episode_id": features.Text(doc="task/collector/index"),
             "task": features.Text(),
@@ -302,7 +307,8 @@ def _example(episode: RecordedEpisode, intervention: bool = False) -> dict[str, 
     size = pixels + episode.state.nbytes + episode.actions.nbytes
     check_size(f"Episode {episode.episode_id}", size)
     rlds = import_rlds()
-    return {
+    own = {} if episode.policy is None else {"policy": episode.policy}
+    return own | {
         rlds.STEPS: list(_steps(rlds, episode, intervention)),
         "episode_id": episode.episode_id,
         "task": episode.task,
@@ -327,6 +333,8 @@ def _steps(rlds: Any, episode: RecordedEpisode, intervention: bool) -> Iterator[
             acted[INTERVENTION] = not ended and bool(episode.intervention[t])
         if episode.limited is not None:
             acted["limited"] = "" if ended else episode.limited[t]
+        if episode.shadow is not None:
+            acted["shadow"] = np.full_like(episode.shadow[0], np.nan) if ended else episode.shadow[t]
         yield acted | {
             rlds.OBSERVATION: observation,
             rlds.ACTION: np.zeros_like(episode.actions[0]) if ended else episode.actions[t],

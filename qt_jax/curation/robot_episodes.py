@@ -34,7 +34,12 @@ def holds_dataset(folder: Path) -> bool:
 
 
 def write(
-    folder: Path, episodes: Iterable[LabelledEpisode], spec: PolicySpec, description: str, intervention: bool
+    folder: Path,
+    episodes: Iterable[LabelledEpisode],
+    spec: PolicySpec,
+    description: str,
+    intervention: bool,
+    shadow: bool,
 ) -> epath.Path:
     """Writes the episodes as the dataset `folder`/1.0.0 and returns that directory.
 
@@ -46,23 +51,27 @@ def write(
         spec: of the policy that acted.
         description: one line about where the episodes come from.
         intervention: whether the steps are to say if a person acted; where nobody did, they need not.
+        shadow: whether they are to say what a shadow policy would have done.
 
     Raises:
         UserError: for an episode without a transition, or with a number that is not finite.
     """
+    has = {"policy": True, "limited": spec.limits is not None, "shadow": shadow}
     return rlds_writer.write(
         str(folder),
-        _recorded(episodes, spec),
+        _recorded(episodes, spec, shadow),
         action=spec.interface.executed,
         observation=spec.interface.observation,
         description=description,
         file_format="array_record",
         intervention=intervention,
-        limited=spec.limits is not None,
+        extras=[name for name, there in has.items() if there],
     )
 
 
-def _recorded(episodes: Iterable[LabelledEpisode], spec: PolicySpec) -> Iterator[RecordedEpisode]:
+def _recorded(
+    episodes: Iterable[LabelledEpisode], spec: PolicySpec, shadow: bool
+) -> Iterator[RecordedEpisode]:
     size = spec.interface.observation.image_size
 
     def jpegs(frames: np.ndarray) -> recording.Frames:
@@ -83,5 +92,11 @@ def _recorded(episodes: Iterable[LabelledEpisode], spec: PolicySpec) -> Iterator
             intervention=labelled.intervention,
         )
         episode = recording.finish(recorded, index, POLICY)
-        limited = None if spec.limits is None else tuple(labelled.limited[: len(episode.actions)].tolist())
-        yield dataclasses.replace(episode, task=labelled.task or episode.task, limited=limited)
+        kept = slice(len(episode.actions))
+        yield dataclasses.replace(
+            episode,
+            task=labelled.task or episode.task,
+            limited=None if spec.limits is None else tuple(labelled.limited[kept].tolist()),
+            policy=labelled.policy,
+            shadow=labelled.shadow[kept] if shadow else None,
+        )

@@ -32,6 +32,9 @@ class RecordedEpisode:
         notes: what a person should look at; not written.
         limited: of a policy with safety limits, for each transition the names of those that altered its
             action, joined by commas; None: of others.
+        policy: of a served policy, its fingerprint; None: of others.
+        shadow: float32 [T, D], what a shadow policy would have done, NaN where it was late; None: there was
+            none.
     """
 
     task: str
@@ -47,6 +50,8 @@ class RecordedEpisode:
     intervention: np.ndarray | None = None
     notes: tuple[str, ...] = ()
     limited: tuple[str, ...] | None = None
+    policy: str | None = None
+    shadow: np.ndarray | None = None
 
     @property
     def episode_id(self) -> str:
@@ -70,6 +75,8 @@ class LabelledEpisode:
         intervention: bool [T], whether a person acted at each step.
         success: the operator's label.
         limited: [T] texts, the names of the safety limits that altered each action, joined by commas.
+        policy: its fingerprint.
+        shadow: float32 [T, D], what a shadow policy would have done; NaN where it was late or missing.
     """
 
     instruction: str
@@ -80,6 +87,8 @@ class LabelledEpisode:
     intervention: np.ndarray
     success: bool
     limited: np.ndarray
+    policy: str
+    shadow: np.ndarray
 
 
 def collector_of(intervention: np.ndarray) -> str:

@@ -27,6 +27,8 @@ class Ranking:
     """float32 [K], the greater the nearer to the data: `PolicySpec.support_name` says what it is."""
     step: int
     """Number of the decision in its episode, from 0."""
+    policy: str = ""
+    """Name of the policy, where it has one."""
 
     @property
     def order(self) -> np.ndarray:

@@ -264,16 +264,15 @@ def options(message: dict[str, Any]) -> dict[str, Any]:
 
 def reply(decision: Decision | Ranking, with_scores: bool) -> dict[str, Any]:
     """Returns an answer as a robot gets it; `LoadedPolicy.infer` and `rank` say what is in it."""
+    own = {"step": decision.step} | ({"policy": decision.policy} if decision.policy else {})
     if isinstance(decision, Ranking):
-        found = {"q": decision.q, "order": decision.order, "support": decision.support}
-        return found | {"step": decision.step}
+        return {"q": decision.q, "order": decision.order, "support": decision.support} | own
     message = {
         "actions": decision.actions,
         "tokens": decision.tokens,
         "scores_of_dims": decision.chosen,
         "score": decision.score,
-        "step": decision.step,
-    }
+    } | own
     if with_scores:  # -inf, of bins that are not there, is no JSON number
         message["scores"] = np.maximum(decision.scores, np.finfo(np.float32).min)
     if decision.limited:

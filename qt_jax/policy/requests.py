@@ -98,3 +98,5 @@ class Decision:
     """float32 [D, N], how probable bins are by the behaviour head, where there is one in this process."""
     limited: tuple[Limited, ...] = ()
     """What the policy's limits altered: `actions` are then others than `tokens`."""
+    policy: str = ""
+    """Name of the policy, where it has one: a server's is the artefact's fingerprint."""

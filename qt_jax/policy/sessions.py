@@ -27,11 +27,14 @@ class Sessions:
         policy: what decides.
         embed: sentence -> float [E].
         reserved: episodes of the policy that no session takes, so that `values` always has one.
+        name: of the policy, which its decisions say.
 
     """
 
-    def __init__(self, policy: Runtime, embed: Callable[[str], np.ndarray], reserved: int = 0):
-        self.policy, self._embed = policy, embed
+    def __init__(
+        self, policy: Runtime, embed: Callable[[str], np.ndarray], reserved: int = 0, name: str = ""
+    ):
+        self.policy, self._embed, self.name = policy, embed, name
         self._episodes: dict[Hashable, Episode] = {}
         indices = list(range(policy.capacity))[::-1]
         self._reserved, self._free = indices[:reserved], indices[reserved:]
@@ -127,7 +130,7 @@ class Sessions:
                 frame.tokens = executed_bins(self.policy.spec.interface, tokens, decided, actions)
                 self.policy.correct(episode.index, frame.tokens)
             decisions.append(
-                Decision(actions, tokens, chosen, score, scores, episode.step, behaviour, limited)
+                Decision(actions, tokens, chosen, score, scores, episode.step, behaviour, limited, self.name)
             )
             episode.step += 1
         return decisions
@@ -139,7 +142,7 @@ class Sessions:
         q, support = self.policy.rank(*inputs, request.candidates, step)
         ((episode, _, _),) = seen
         episode.step += 1
-        return Ranking(q, support, episode.step - 1)
+        return Ranking(q, support, episode.step - 1, self.name)
 
     def _look(
         self, requests: Sequence[Request], embeddings: Sequence[np.ndarray]
@@ -191,7 +194,7 @@ class Sessions:
             raise Refused("bad_observation", f"The instructions are {instructions[:50]!r}, expected a list.")
         spare = self._reserved + self._free
         if not spare:
-            raise self._full()
+            raise full(self.limit)
         frames, values = list(self._episodes[session].frames), [np.zeros(0, np.float32)]
         last = frames[-1]
         embeddings = [self._checked(text, last.images, last.state) for text in instructions]
@@ -231,7 +234,7 @@ class Sessions:
             raise Refused("episode_lost", "The server failed in this episode; begin a new one with reset.")
         if request.session not in self._episodes:
             if not self._free:
-                raise self._full()
+                raise full(self.limit)
             self._episodes[request.session] = Episode.open(self._free.pop(), self.policy.spec)
         return embedding
 
@@ -293,11 +296,6 @@ class Sessions:
             raise Refused("bad_observation", str(error)) from error
         return embedding
 
-    def _full(self) -> Refused:
-        more = "`serve --max_sessions`, `load_policy(robots=)`"
-        reason = f"All {self.limit} sessions are in use; close one, or allow more ({more})."
-        return Refused("sessions_full", reason)
-
     def _step(self, rows: Sequence[tuple[Episode, Frame, bool]]) -> Action:
         inputs, step = self._inputs(rows)
         executed = np.stack([frame.tokens for _, frame, _ in rows])
@@ -328,6 +326,12 @@ class Sessions:
         shape = spec.decoding.count, spec.interface.decision.dims
         generators = [np.random.default_rng((episode.seed, episode.step)) for episode in episodes]
         return np.stack([generator.random(shape, np.float32) for generator in generators])
+
+
+def full(limit: int) -> Refused:
+    """Returns the refusal of a session beyond so many."""
+    more = "`serve --max_sessions`, `load_policy(robots=)`"
+    return Refused("sessions_full", f"All {limit} sessions are in use; close one, or allow more ({more}).")
 
 
 def _check_once_each(requests: Sequence[Request]) -> None:

@@ -18,19 +18,20 @@ from qt_jax.errors import UserError
 KEY_VARIABLE = "QT_JAX_API_KEY"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Access:
     """What a request must show before it is served.
 
     Attributes:
-        key: the API key that `Authorization` must hold; None: no key is needed.
+        keys: API keys, of which `Authorization` must hold one; (): no key is needed. They may be replaced
+            while the server serves: connections that are open stay, new ones need a new key.
         hosts: names that may stand in `Host`, beside this machine's own, localhost and IP addresses. A web
             page that points a name of its own at this machine is refused.
         origins: origins of web pages elsewhere that may connect.
 
     """
 
-    key: str | None = None
+    keys: tuple[str, ...] = ()
     hosts: frozenset[str] = frozenset()
     origins: frozenset[str] = frozenset()
 
@@ -43,9 +44,10 @@ class Access:
         if origin is not None and not self._origin_allowed(origin.lower(), host.lower()):
             remedy = "serve with --allow_origin to allow it"
             return 403, f"Origin {origin[:100]!r} is not this server's; {remedy}."
-        if self.key is not None:
+        if self.keys:
             given = _given_key(headers.get("Authorization", ""))
-            if not hmac.compare_digest(given, self.key.encode()):
+            # A list: the time that it takes says nothing of which key is nearly right.
+            if not any([hmac.compare_digest(given, key.encode()) for key in self.keys]):
                 return 401, "The API key is missing or wrong; send the header 'Authorization: Api-Key KEY'."
         return None
 
@@ -120,28 +122,33 @@ def _given_key(authorization: str) -> bytes:
     return b""
 
 
-def read_key(path: str) -> str | None:
-    """Reads the API key from a file, or from the environment where no path is given; None: there is no key.
+def read_keys(path: str) -> tuple[str, ...]:
+    """Reads the API keys, one a line, from a file, or from the environment where no path is given.
+
+    Returns:
+        The keys; () where the environment has none.
 
     Raises:
-        UserError: if the file cannot be read, or the key is short or not ASCII.
+        UserError: if the file cannot be read, or a key is short or not ASCII.
 
     """
     if path:
         try:
-            key = Path(path).read_text().strip()
+            text = Path(path).read_text()
         except (OSError, UnicodeDecodeError) as error:
-            expected = "expected a text file with the key"
+            expected = "expected a text file with a key a line"
             raise UserError(f"--api_key_file={path} cannot be read ({error}); {expected}.") from error
     else:
-        key = os.environ.get(KEY_VARIABLE, "").strip()
-        if not key:
-            return None
+        text = os.environ.get(KEY_VARIABLE, "")
+        if not text.strip():
+            return ()
 
-    if len(key) < 16 or not key.isascii():
+    keys = tuple(line.strip() for line in text.strip().splitlines() if line.strip())
+    if not keys or not all(len(key) >= 16 and key.isascii() for key in keys):
         remedy = "make one with `openssl rand -hex 32`"
-        raise UserError(f"The API key has fewer than 16 ASCII characters; {remedy}.")
-    return key
+        where = f"--api_key_file={path}" if path else KEY_VARIABLE
+        raise UserError(f"{where}: an API key has fewer than 16 ASCII characters; {remedy}.")
+    return keys
 
 
 def cannot_listen(host: str, port: int, error: OSError) -> UserError:
@@ -154,7 +161,7 @@ def cannot_listen(host: str, port: int, error: OSError) -> UserError:
     return UserError(f"{netloc(host, port)} cannot be listened on ({reason}); choose another {flag}.")
 
 
-def check_bind(host: str, key: str | None, tls: bool, insecure: bool) -> None:
+def check_bind(host: str, key: bool, tls: bool, insecure: bool) -> None:
     """Checks that other machines can reach this server only with a key and over TLS.
 
     Raises:

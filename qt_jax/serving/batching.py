@@ -9,12 +9,15 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qt_jax.policy.candidates import Ranking
 from qt_jax.policy.requests import Decision, Refused, Request
-from qt_jax.policy.sessions import Sessions
+from qt_jax.serving.policies import Policies
 from qt_jax.serving.recording import Recorder
+
+if TYPE_CHECKING:
+    from qt_jax.serving.shadow import Shadow
 
 ACTIVE_S = 0.5
 """Seconds since its last request for which a session counts as active, so that others wait for it."""
@@ -68,14 +71,21 @@ class Batcher:
     that no episode is continued by accident.
 
     Args:
-        sessions: the policy's episodes.
+        policies: what acts.
         budget_s: how long a request may wait for those of other active sessions. A lone one never waits.
         recorder: gets every decision, if there is one; of candidates nobody says which was executed.
+        shadow: gets every decision too, once the robots have theirs.
 
     """
 
-    def __init__(self, sessions: Sessions, budget_s: float, recorder: Recorder | None = None):
-        self._sessions, self._budget_s, self._recorder = sessions, budget_s, recorder
+    def __init__(
+        self,
+        policies: Policies,
+        budget_s: float,
+        recorder: Recorder | None = None,
+        shadow: Shadow | None = None,
+    ):
+        self._policies, self._budget_s, self._recorder, self._shadow = policies, budget_s, recorder, shadow
         self._reset_owed: dict[Hashable, int | None] = {}  # the seed of each
         self._changed = threading.Condition()
         self._waiting: dict[Hashable, _Waiting] = {}
@@ -145,9 +155,11 @@ class Batcher:
         self.call(lambda: self._close(session))
 
     def _close(self, session: Hashable) -> None:
-        self._sessions.close(session)
+        self._policies.close(session)
         if self._recorder is not None:
             self._recorder.forget(session)
+        if self._shadow is not None:
+            self._shadow.close(session)
 
     def forget(self, session: Hashable) -> None:
         """Forgets a session that was never opened."""
@@ -174,7 +186,7 @@ class Batcher:
                 calls, self._calls = [*self._calls], collections.deque()
                 if self._long_calls:
                     calls.append(self._long_calls.popleft())
-                taken = list(self._waiting.values())[: self._sessions.policy.capacity]
+                taken = list(self._waiting.values())[: self._policies.capacity]
                 for waiting in taken:
                     del self._waiting[waiting.request.session]
                 if self._stopping and not taken and not calls:
@@ -190,7 +202,7 @@ class Batcher:
         end = next(iter(self._waiting.values())).arrived + self._budget_s
         while (now := time.perf_counter()) < end and not self._stopping:
             expected = sum(now - at < ACTIVE_S for at in self._last.values())
-            if len(self._waiting) >= min(expected, self._sessions.policy.capacity):
+            if len(self._waiting) >= min(expected, self._policies.capacity):
                 return
             self._changed.wait(end - now)
 
@@ -204,27 +216,33 @@ class Batcher:
             return
 
         try:
-            results = self._sessions.act_each([_aged(w, start) for w in ready])
+            asked = [_aged(waiting, start) for waiting in ready]
+            results = self._policies.act_each(asked)
         except Exception:
             logging.getLogger(__name__).exception("a batch failed")
-            _lose_all(self._sessions)
+            _lose_all(self._policies)
             reason = "The server failed at this batch, and every episode is lost; begin a new one with reset."
             for waiting in ready:
                 waiting.future.set_exception(Refused("internal", reason))
             return
         end = time.perf_counter()
 
-        for waiting, result in zip(ready, results):
+        for waiting, request, result in zip(ready, asked, results):
             if isinstance(result, Refused):
                 self._refuse(waiting, result)
                 continue
             if self._recorder is not None and isinstance(result, Decision):
-                self._recorder.record(waiting.request, result)
+                self._recorder.record(request, result)
             if waiting.deadline < end:
                 reason = "Its deadline passed while it was computed; it is in the history."
                 waiting.future.set_exception(Refused("late", reason, in_history=True))
             else:
                 waiting.future.set_result(Timed(result, start - waiting.arrived, end - start, len(ready)))
+
+        if self._shadow is not None:
+            for request, result in zip(asked, results):
+                if isinstance(result, Decision):
+                    self._shadow.see(request, result)
 
     def _refuse(self, waiting: _Waiting, refused: Refused) -> None:
         """Refuses a request that is not in the history; its reset is owed to the session's next one."""
@@ -242,10 +260,10 @@ def _aged(waiting: _Waiting, now: float) -> Request:
     return dataclasses.replace(request, age_ms=request.age_ms + 1000 * (now - waiting.arrived))
 
 
-def _lose_all(sessions: Sessions) -> None:
+def _lose_all(policies: Policies) -> None:
     """Loses every episode. It never raises, so that the device's thread goes on."""
     try:
-        sessions.lose_all()
+        policies.lose_all()
     except Exception:
         logging.getLogger(__name__).exception("the windows could not be emptied")
 

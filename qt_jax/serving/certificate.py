@@ -17,16 +17,20 @@ SOON_S = 14 * 24 * 3600.0
 DAY_S = 24 * 3600.0
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Certificate:
     """A certificate chain and its key.
 
     Attributes:
+        cert: PEM file of the chain.
+        key: PEM file of the private key.
         context: what the server listens with.
         expires: Unix time at which the first certificate of the chain expires.
 
     """
 
+    cert: str
+    key: str
     context: ssl.SSLContext
     expires: float
 
@@ -57,7 +61,19 @@ class Certificate:
         if now < begins:
             wrong = f"--tls_cert={cert} is valid from {_shown(begins)} on, and it is {_shown(now)}"
             raise UserError(f"{wrong}; set this machine's clock, or give another certificate.")
-        return cls(context, expires)
+        return cls(cert, key, context, expires)
+
+    def renew(self) -> None:
+        """Reads the files again, for the connections that come now.
+
+        Raises:
+            UserError: see `read`; the context is as it was.
+
+        """
+        new = self.read(self.cert, self.key)
+        assert new is not None
+        self.context.load_cert_chain(self.cert, self.key)
+        self.expires = new.expires
 
     async def watch(self, log: logging.Logger) -> None:
         """Logs once a day, and when it happens, that the certificate expires soon or has expired."""

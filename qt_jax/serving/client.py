@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import functools
 import json
 import ssl
 import threading
@@ -17,13 +18,14 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection, connect, unix_connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from qt_jax.errors import UserError
 from qt_jax.policy.observations import CANDIDATES, Keys
 from qt_jax.policy.requests import Decision, Refused, Request
 from qt_jax.serving import wire
+from qt_jax.serving.unix import SCHEME
 
 T = TypeVar("T")
 _CERTIFICATE_REMEDIES = dict.fromkeys((9, 10), "renew it at the server, or set this machine's clock")
@@ -48,7 +50,8 @@ class Client:
     thread alone, so that control comes back in time whatever the network does. Not thread-safe.
 
     Args:
-        url: ws://HOST:PORT or wss://HOST:PORT; an IPv6 address stands in brackets.
+        url: ws://HOST:PORT or wss://HOST:PORT, where an IPv6 address stands in brackets; or unix:///PATH of
+            a server on this machine (`serve --socket=/PATH`).
         api_key: the server's API key, if it has one.
         timeout_s: seconds for the connection, and for each reply.
         reconnect_s: seconds for which a lost connection is tried again (at least once).
@@ -110,8 +113,9 @@ class Client:
     async def _open(self) -> None:
         if self._connection is not None:  # an attempt succeeded just as it was given up
             self._connection.transport.abort()
-        self._connection = await connect(
-            self._url,
+        local = self._url.startswith(SCHEME)
+        opened = functools.partial(unix_connect if local else connect, self._url.removeprefix(SCHEME))
+        self._connection = await opened(
             ssl=self._tls,
             additional_headers={"Authorization": f"Api-Key {self._key}"} if self._key else None,
             compression=None,
@@ -339,11 +343,14 @@ def _read(reply: bytes | str, url: str) -> dict[str, Any]:
 def _check_url(url: str) -> None:
     try:
         parts = urlsplit(url)
-        good = parts.scheme in ("ws", "wss") and parts.hostname and parts.port != 0
+        if parts.scheme == "unix":
+            good = url.startswith(SCHEME) and not parts.netloc and len(parts.path) > 1
+        else:
+            good = parts.scheme in ("ws", "wss") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # a port out of range
         good = False
     if not good:
-        expected = "ws://HOST:PORT or wss://HOST:PORT, IPv6 as [::1]"
+        expected = "ws://HOST:PORT or wss://HOST:PORT, IPv6 as [::1], or unix:///PATH"
         raise UserError(f"{url!r} is no URL of a policy server; expected {expected}.")
 
 

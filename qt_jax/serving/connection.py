@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import logging
+
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import InvalidMessage
 
+CLOSE_S = 2.0
+"""Seconds for a closing handshake, and for the replies before it; then the connection is cut off."""
 UNREAD_BYTES = 2**22
 """Bytes that a client may leave unread; with more the connection is cut off."""
 
@@ -32,3 +38,18 @@ class Connection(ServerConnection):
             self._answered = True
             self.transport.write(_BAD_REQUEST)
         super().send_data()
+
+
+async def close(connection: ServerConnection, reason: str, timeout_s: float) -> None:
+    """Closes a connection; cuts it off if the closing handshake takes too long."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await connection.close(1000, reason)
+    connection.transport.abort()
+
+
+def quiet() -> logging.Logger:
+    """Returns a logger that drops the library's lines, which report strangers' broken handshakes."""
+    log = logging.getLogger("qt_jax.websockets")
+    log.setLevel(logging.CRITICAL)
+    return log

@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
@@ -78,11 +79,11 @@ class Dashboard:
         """Forgets a session, if it is here."""
         self._sessions.pop(key, None)
 
-    def state(self, metadata: dict[str, Any], wanted: str = "") -> dict[str, Any]:
+    def state(self, describe: Callable[[str], dict[str, Any]], wanted: str = "") -> dict[str, Any]:
         """Returns as JSON which sessions there are, and all of one of them but its frames (see `frame`).
 
         Args:
-            metadata: of the server; it is passed on.
+            describe: returns the metadata of a policy by its name; "": of the first.
             wanted: percent-encoded name of the session to show; of an unknown one, the one that acted last.
 
         """
@@ -90,7 +91,7 @@ class Dashboard:
         name = unquote(wanted) if unquote(wanted) in sessions else next(reversed(sessions), None)
         shown = None if name is None else _summary(name, sessions[name]) | _details(sessions[name])
         return {
-            "metadata": metadata,
+            "metadata": describe("" if name is None else sessions[name].decision.policy),
             "time": time.time(),
             "sessions": [_summary(key, session) for key, session in sessions.items()],
             "shown": shown,
@@ -124,6 +125,7 @@ def _details(session: _Session) -> dict[str, Any]:
         "cameras": {camera: image.shape[:2] for camera, image in session.request.images.items()},
         "action": decision.actions.ravel().tolist(),
         "tokens": decision.tokens.tolist(),
+        "policy": decision.policy,
         "scores": _rounded(decision.scores),
         "behaviour": None if decision.behaviour is None else _rounded(decision.behaviour),
         "score_history": [_finite(x) for x in session.scores],

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
 
 from websockets.asyncio.server import ServerConnection
 from websockets.datastructures import Headers, MultipleValuesError
@@ -15,6 +13,8 @@ from websockets.http11 import Request, Response
 
 from qt_jax.serving.access import Access
 from qt_jax.serving.dashboard import Dashboard
+from qt_jax.serving.policies import Policies
+from qt_jax.serving.shadow import Shadow
 from qt_jax.serving.telemetry import Metrics
 
 FOLDER = Path(__file__).parent / "page"
@@ -46,8 +46,8 @@ class Pages:
         access: decides which requests are served.
         metrics: what /metrics shows.
         dashboard: what /state and /frames show.
-        metadata: of the server; the page shows it.
-        sessions: returns how many episodes are under way.
+        policies: what acts.
+        shadow: what is compared with it, if there is something.
 
     """
 
@@ -56,11 +56,11 @@ class Pages:
         access: Access,
         metrics: Metrics,
         dashboard: Dashboard,
-        metadata: dict[str, Any],
-        sessions: Callable[[], int],
+        policies: Policies,
+        shadow: Shadow | None,
     ):
         self._access, self._metrics, self._dashboard = access, metrics, dashboard
-        self._metadata, self._sessions = metadata, sessions
+        self._policies, self._shadow = policies, shadow
         self._files = {path: (kind, (FOLDER / name).read_bytes()) for path, (name, kind) in FILES.items()}
         self._under_way: set[asyncio.Task] = set()
 
@@ -94,7 +94,7 @@ class Pages:
         refusal = self._access.refusal(request.headers)
         path = request.path.partition("?")[0]
         if path == "/healthz" and (refusal is None or refusal[0] == 401):
-            return _text(503, "shutting down") if draining else _text(200, "OK")
+            return _text(503, "shutting down") if draining else self._healthy(known=refusal is None)
         if refusal is not None:
             return self._refused(*refusal)
 
@@ -106,11 +106,13 @@ class Pages:
         if len(self._under_way) >= AT_ONCE:
             return self._refused(503, f"{AT_ONCE} answers are under way already; try again later.")
         if path == "/metrics":
-            self._metrics.sessions.set(self._sessions())
+            self._metrics.sessions.set(len(self._policies))
             return _response(200, "text/plain; version=0.0.4", self._metrics.text())
         if path == "/state" or path.startswith("/state/"):
             wanted = path.removeprefix("/state").removeprefix("/")
-            state = self._dashboard.state(self._metadata, wanted)
+            shadow = None if self._shadow is None else self._shadow.report()
+            state = self._dashboard.state(self._policies.describe, wanted)
+            state |= {"policies": self._policies.report(), "shadow": shadow}
             return _response(200, "application/json", json.dumps(state).encode())
         if path.startswith("/frames/"):
             frame = self._dashboard.frame(path.removeprefix("/frames/"))
@@ -121,6 +123,12 @@ class Pages:
             kind, content = self._files[path]
             return _response(200, f"{kind}; charset=utf-8", content)
         return _text(404, "Nothing here; the page is at /.")
+
+    def _healthy(self, known: bool) -> Response:
+        """Says OK, and to who may know it which policies begin episodes."""
+        serving = [one for one in self._policies.report() if one["share"]] if known else []
+        lines = [f"{one['fingerprint']} {one['artefact']} {one['share']:g}" for one in serving]
+        return _text(200, "\n".join(["OK", *lines]))
 
     def _refused(self, status: int, reason: str) -> Response:
         self._metrics.refused.labels(status).inc()

@@ -3,53 +3,62 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 
-import numpy as np
-
-from qt_jax import text
-from qt_jax.errors import UserError
-from qt_jax.policy import artefact
 from qt_jax.policy.observations import Keys
-from qt_jax.policy.sessions import Sessions
 from qt_jax.serving.access import Access, cannot_listen, netloc
 from qt_jax.serving.certificate import Certificate
+from qt_jax.serving.loading import Loader
+from qt_jax.serving.policies import Policies, Served, check_same
 from qt_jax.serving.recording import Recorder
 from qt_jax.serving.server import Limits, Server
+from qt_jax.serving.unix import UnixSocket
+from qt_jax.serving.watching import Watched
 from qt_jax.specs import PolicySpec
 
 
 def serve(
-    path: str,
+    paths: Sequence[str],
     *,
+    share: float,
+    reload: bool,
+    shadow: str,
     host: str,
     port: int,
     tls: Certificate | None,
+    unix: UnixSocket | None,
     keys: str,
     capacity: int,
     budget_s: float,
     access: Access,
     limits: Limits,
     recorder: Recorder | None = None,
+    watched: Sequence[Watched] = (),
 ) -> PolicySpec:
-    """Serves an artefact until SIGTERM, Ctrl-C or SIGHUP comes, and says on stdout what it does.
+    """Serves artefacts until SIGTERM, Ctrl-C or SIGHUP comes, and says on stdout what it does.
 
     Args:
-        path: the artefact's folder.
+        paths: folders of one artefact, or of two.
+        share: of the episodes that the second one gets.
+        reload: whether a folder that changes, or a link to another one, is loaded while the server serves.
+        shadow: folder of an artefact that is compared and never sent; "": none.
         host: address to listen on.
         port: to listen on; 0: a free one.
         tls: the certificate; None: without TLS.
+        unix: to listen on in the place of host and port.
         keys: a JSON file with the robot's own names (`Keys.read`), or "".
         capacity: how many episodes there may be at once.
         budget_s: how long a request may wait for others to share its batch.
         access: who may connect.
         limits: of connections.
         recorder: writes down the episodes that are labelled.
+        watched: what is read again when it changes.
 
     Returns:
         The policy's spec.
@@ -58,62 +67,73 @@ def serve(
         UserError: if the artefact or the file of keys cannot be read, or the address not be listened on.
 
     """
-    opened = artefact.load(path)
-    spec = opened.spec
-    if recorder is not None:
-        recorder.spool.check(spec)
-    observation = spec.interface.observation
-    names = Keys.read(keys, observation) if keys else Keys.default(observation)
-    embeddings = opened.embeddings()
-    embed = text.embedder(embeddings, spec.text_encoder)
+    loader = Loader(capacity, say)
 
-    buckets = opened.batches or [2**n for n in range(capacity.bit_length())]
-    policy = opened.policy(capacity + 1, buckets)
-    say(f"compiling for {len(policy.buckets)} batch sizes {list(policy.buckets)} ...")
-    policy.warm_up()
-    _load_encoder(embed, embeddings)
+    def names(spec: PolicySpec) -> Keys:
+        observation = spec.interface.observation
+        return Keys.read(keys, observation) if keys else Keys.default(observation)
+
+    def check(spec: PolicySpec) -> None:
+        names(spec)
+        if recorder is not None:
+            recorder.spool.check(spec)
+
+    first = loader.load(paths[0], check)
+    spec = first.spec
+
+    def load(path: str) -> Served:
+        return loader.load(path, lambda found: check_same(spec, found, path))
 
     server = Server(
-        Sessions(policy, embed, reserved=1),
-        about={
-            "artefact": opened.path.name,
-            "training": opened.training(),
-        },
-        keys=names,
+        Policies([first, *map(load, paths[1:])], share, names(spec)),
         access=access,
         limits=limits,
         budget_s=budget_s,
         recorder=recorder,
+        shadow=load(shadow) if shadow else None,
     )
-    asyncio.run(listen(server, host, port, tls))
+    del first  # a policy that is replaced leaves the memory with its last episode
+    if reload:
+        watched = [*watched, *(_reloading(server, load, place, path) for place, path in enumerate(paths))]
+    asyncio.run(listen(server, host, port, tls, unix, watched))
     signal.signal(signal.SIGHUP, lambda *_: _drop_closed_streams())  # the terminal may be closed right after
     return spec
 
 
-def _load_encoder(embed: Callable[[str], np.ndarray], embeddings: Mapping[str, np.ndarray]) -> None:
-    """Loads the text encoder before the first robot waits for it; says so where it is not installed."""
-    try:
-        embed("open the drawer")
-    except UserError as error:
-        say(
-            f"no new sentences: {error} Served are the {len(embeddings)} exported instructions, and "
-            "embeddings."
-        )
+def _reloading(server: Server, load: Callable[[str], Served], place: int, path: str) -> Watched:
+    """Returns an artefact that is loaded again when it changes, for the episodes that begin then."""
+    return Watched("artefact", [path], lambda: server.replace(place, load(path)))
 
 
-async def listen(server: Server, host: str, port: int, tls: Certificate | None) -> None:
+async def listen(
+    server: Server,
+    host: str,
+    port: int,
+    tls: Certificate | None,
+    unix: UnixSocket | None = None,
+    watched: Sequence[Watched] = (),
+) -> None:
     """Listens until SIGTERM, Ctrl-C, or SIGHUP (the terminal or the connection to it is gone) comes."""
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
             asyncio.get_running_loop().add_signal_handler(number, ended.set)
 
-    async with server.listening(host, port, tls) as listening:
-        place = netloc(host, listening.sockets[0].getsockname()[1])
-        websocket, page = ("ws", "http") if tls is None else ("wss", "https")
-        say(f"serving {websocket}://{place} (page: {page}://{place}/)")
-        await ended.wait()
-        say("shutting down: answering what is under way")
+    with unix or contextlib.nullcontext():
+        own = None if unix is None else unix.bind()
+        async with server.listening(host, port, tls, own) as listening:
+            if unix is not None:
+                say(f"serving {unix.url}")
+            else:
+                place = netloc(host, listening.sockets[0].getsockname()[1])
+                websocket, page = ("ws", "http") if tls is None else ("wss", "https")
+                say(f"serving {websocket}://{place} (page: {page}://{place}/)")
+            async with asyncio.TaskGroup() as watching:
+                tasks = [watching.create_task(one.watch(server.reloaded)) for one in watched]
+                await ended.wait()
+                for task in tasks:
+                    task.cancel()
+            say("shutting down: answering what is under way")
 
 
 def say(line: str) -> None:

@@ -27,6 +27,10 @@ class Step(NamedTuple):
     request: Request
     actions: np.ndarray
     """float32 [D], all that were executed after the decision."""
+    policy: str
+    """Name of the policy that decided."""
+    shadow: np.ndarray
+    """float32 [D], what a shadow policy would have done; NaN: there is none, or it was late."""
     limited: str = ""
     """Names of the limits that altered them, here or in the robot's loop, joined by commas."""
     intervention: bool = False
@@ -112,7 +116,9 @@ class Recorder:
             steps.clear()
         if len(steps) < MAX_STEPS:
             limited = _joined(one.limit for one in decision.limited)
-            steps.append(Step(request, decision.actions.ravel(), limited))
+            actions = decision.actions.ravel()
+            none = np.full_like(actions, np.nan)
+            steps.append(Step(request, actions, decision.policy, none, limited))
 
     def intervene(self, request: Request) -> None:
         """Replaces the actions of its session's last step by those that a person took, where there are any.
@@ -130,6 +136,14 @@ class Recorder:
             raise Refused("unknown_session", reason)
         if (taken := request.by_person(steps[-1].actions.shape)) is not None:
             steps[-1] = steps[-1]._replace(actions=taken, limited="", intervention=True)
+
+    def shadow(self, request: Request, actions: np.ndarray) -> None:
+        """Adds to the step of a request, while it is here, what a shadow policy would have done."""
+        steps = self._steps.get(request.session, [])
+        for number in reversed(range(len(steps))):
+            if steps[number].request is request:
+                steps[number] = steps[number]._replace(shadow=actions.ravel())
+                return
 
     def forget(self, session: Hashable) -> None:
         """Drops a session's episode, which was not labelled."""
@@ -236,6 +250,8 @@ def _episode(steps: Steps, last: Request, label: Label) -> LabelledEpisode:
         intervention=np.asarray([step.intervention for step in steps]),
         success=label.success,
         limited=np.asarray([step.limited for step in steps]),
+        policy=steps[-1].policy,
+        shadow=np.stack([step.shadow for step in steps]),
     )
 
 

@@ -7,9 +7,8 @@ import collections
 import contextlib
 import dataclasses
 import itertools
-import json
-import logging
 import math
+import socket
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -22,29 +21,24 @@ from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
 
 from qt_jax.errors import UserError
-from qt_jax.policy.about import metadata
-from qt_jax.policy.candidates import MAX_HORIZON
-from qt_jax.policy.observations import CANDIDATES, MAX_PROMPT, Keys, options, plain, reply
+from qt_jax.policy.observations import CANDIDATES, options
 from qt_jax.policy.requests import Decision, Refused, Request
 from qt_jax.policy.runtime import check
-from qt_jax.policy.sessions import Sessions
-from qt_jax.serving import telemetry, wire
+from qt_jax.serving import messages, telemetry, wire
 from qt_jax.serving.access import Access, cannot_listen
 from qt_jax.serving.batching import Batcher, Timed
 from qt_jax.serving.certificate import Certificate
-from qt_jax.serving.connection import Connection
+from qt_jax.serving.connection import CLOSE_S, Connection, close, quiet
 from qt_jax.serving.dashboard import Dashboard, SessionKey
 from qt_jax.serving.pages import Pages
+from qt_jax.serving.policies import Policies, Served, check_same
 from qt_jax.serving.recording import Label, Recorder
+from qt_jax.serving.shadow import Shadow
 
-MAX_VALUES = 1000
-"""Instructions in one request for values."""
 PENDING_BYTES = 2**25
 """Bytes of one connection's requests that may wait for their replies."""
 _NOT_REPLACED = ("superseded", "late")
 """Refusals at which a robot acts on a newer observation, or does what it does at a late reply."""
-CLOSE_S = 2.0
-"""Seconds for a closing handshake, and for the replies before it; then the connection is cut off."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,51 +77,52 @@ class _Peer:
 
 
 class Server:
-    """Serves one policy, while `listening` is entered.
+    """Serves policies, while `listening` is entered.
 
     Args:
-        sessions: the policy's episodes.
-        about: what the metadata says of the policy beside its specs.
-        keys: what robots call their cameras, state and prompt; default: `observation/CAMERA` and so on.
+        policies: what acts.
         access: who may connect; default: everybody on this machine.
         limits: what clients may use.
         budget_s: seconds that a request may wait for those of other robots, to share a batch.
         recorder: keeps labelled episodes; None: nothing is recorded.
+        shadow: a policy whose actions are compared and never sent; None: there is none.
 
-    Attributes:
-        metadata: what a client is sent first.
+    Raises:
+        UserError: if the shadow is of another robot.
 
     """
 
     def __init__(
         self,
-        sessions: Sessions,
+        policies: Policies,
         *,
-        about: dict[str, Any],
-        keys: Keys | None = None,
         access: Access | None = None,
         limits: Limits | None = None,
         budget_s: float = 0.002,
         recorder: Recorder | None = None,
+        shadow: Served | None = None,
     ):
-        self._sessions, self._spec = sessions, sessions.policy.spec
-        self._keys = keys or Keys.default(self._spec.interface.observation)
+        self._policies, self._spec, self._keys = policies, policies.spec, policies.keys
         self._access, self._limits, self._recorder = access or Access(), limits or Limits(), recorder
-        self._batcher = Batcher(sessions, budget_s, recorder)
+        if shadow is not None:
+            check_same(self._spec, shadow.spec, shadow.about["artefact"])
+        self._shadow = None if shadow is None else Shadow(shadow, self._compared)
+        self._batcher = Batcher(policies, budget_s, recorder, self._shadow)
         self._metrics, self._log, self._dashboard = telemetry.Metrics(), telemetry.logger(), Dashboard()
         self._numbers = itertools.count()
         self._embedded: set[str] = set()
         self._open: set[ServerConnection] = set()
         self._pending = 0
         self._draining = False
-        self.metadata = about | metadata(self._spec, self._keys, sessions.limit)
-        self._pages = Pages(
-            self._access, self._metrics, self._dashboard, self.metadata, lambda: len(sessions)
-        )
+        self._pages = Pages(self._access, self._metrics, self._dashboard, policies, self._shadow)
 
     @contextlib.asynccontextmanager
     async def listening(
-        self, host: str, port: int, tls: Certificate | None = None
+        self,
+        host: str,
+        port: int,
+        tls: Certificate | None = None,
+        unix: socket.socket | None = None,
     ) -> AsyncIterator[WebsocketServer]:
         """Accepts connections on entry; answers what is under way on exit, then closes.
 
@@ -135,6 +130,7 @@ class Server:
             host: address to listen on.
             port: port to listen on; 0: a free one.
             tls: the certificate; None: without TLS.
+            unix: bound Unix socket to listen on in the place of host and port.
 
         Yields:
             The websocket server, whose sockets have the port.
@@ -143,20 +139,17 @@ class Server:
             UserError: if the port cannot be bound.
 
         """
-        interface = self._spec.interface
-        pixels = len(interface.observation.cameras) * math.prod(interface.observation.image_size) * 3
-        # 8 bytes a number, so that images that are floats by mistake are read, and refused by name.
-        numbers = pixels + interface.observation.state_dim + interface.instruction_dim
-        numbers += self._spec.candidates * MAX_HORIZON * interface.action.dims
+        where: dict[str, Any] = {"host": host, "port": port}
+        if unix is not None:
+            where = {"unix": True, "sock": unix}
         try:
             server = await serve(
                 self._connected,
-                host,
-                port,
+                **where,
                 ssl=tls and tls.context,
                 process_request=self._http,
                 compression=None,
-                max_size=8 * numbers + 2**16,
+                max_size=messages.largest(self._spec),
                 max_queue=4,
                 open_timeout=self._limits.open_timeout_s,
                 close_timeout=CLOSE_S,
@@ -164,14 +157,14 @@ class Server:
                 ping_timeout=self._limits.ping_s,
                 server_header=None,
                 create_connection=Connection,
-                logger=_quiet(),
+                logger=quiet(),
             )
         except OSError as error:
             raise cannot_listen(host, port, error) from error
 
         watching = None
         if tls is not None:
-            self._metrics.show_expiry(tls.expires)
+            self._metrics.show_expiry(lambda: tls.expires)
             watching = asyncio.create_task(tls.watch(self._log))
         try:
             yield server
@@ -179,6 +172,25 @@ class Server:
             await self._drain(server)
             if watching is not None:
                 watching.cancel()
+
+    def replace(self, place: int, new: Served) -> None:
+        """Has a newer policy begin the episodes in the place of an older one.
+
+        Raises:
+            UserError: see `Policies.replace`; the older one stays.
+
+        """
+        self._batcher.call(lambda: self._policies.replace(place, new)).result()
+
+    def reloaded(self, what: str, error: Exception | None) -> None:
+        """Logs and counts what was read again while the server serves, or why it was not."""
+        result, fields = "loaded" if error is None else "refused", {"what": what}
+        self._metrics.reloads.labels(what, result).inc()
+        if error is None:
+            self._log.info("reloaded", extra={"fields": fields})
+        else:
+            reason = str(error) if isinstance(error, UserError) else repr(error)
+            self._log.warning("not reloaded", extra={"fields": fields | {"reason": reason}})
 
     async def _drain(self, server: WebsocketServer) -> None:
         self._draining = True
@@ -195,6 +207,15 @@ class Server:
                 connection.transport.abort()
             await server.wait_closed()
         await asyncio.to_thread(self._batcher.stop)
+        if self._shadow is not None:
+            await asyncio.to_thread(self._shadow.stop)
+
+    def _compared(self, request: Request, code: str, actions: np.ndarray | None) -> None:
+        """Counts and records what the shadow would have done."""
+        self._metrics.shadow.labels(code).inc()
+        recorder = self._recorder
+        if recorder is not None and actions is not None:
+            self._batcher.call(lambda: recorder.shadow(request, actions))
 
     def _http(self, connection: ServerConnection, request: HttpRequest) -> Response | None:
         full = len(self._open) >= self._limits.connections
@@ -210,7 +231,7 @@ class Server:
 
         try:
             async with asyncio.timeout(self._limits.idle_timeout_s):
-                await connection.send(wire.pack(self.metadata))
+                await connection.send(wire.pack(self._policies.describe()))
             while True:
                 await asyncio.sleep(0)  # gives other connections their turn, however many messages wait here
                 async with asyncio.timeout(self._limits.idle_timeout_s):
@@ -224,7 +245,7 @@ class Server:
                 waiting[task] = len(message)
                 task.add_done_callback(waiting.pop)
         except TimeoutError:
-            await _close(connection, "idle")
+            await close(connection, "idle", 2 * CLOSE_S)
         except ConnectionClosed:
             pass
         finally:
@@ -250,11 +271,13 @@ class Server:
             code = "ok"
         except Refused as refused:
             code = refused.code
-            reply = _error(refused, echo)
+            reply = messages.error(refused, echo)
         except Exception:
             self._log.exception("a request failed", extra={"fields": {"connection": peer.number}})
             code = "internal"
-            reply = _error(Refused(code, "The server failed at this request; its log says why."), echo)
+            reply = messages.error(
+                Refused(code, "The server failed at this request; its log says why."), echo
+            )
         finally:
             self._pending -= 1
         del message  # while the client does not read the reply, its request takes no memory
@@ -271,7 +294,7 @@ class Server:
         limits = self._spec.limits
         if limits is None or not limits.on_refused or code in _NOT_REPLACED:
             return None
-        action = await asyncio.wrap_future(self._batcher.call(lambda: self._sessions.fall_back(session)))
+        action = await asyncio.wrap_future(self._batcher.call(lambda: self._policies.fall_back(session)))
         if action is not None:
             self._metrics.limited.labels("refused").inc()
             self._dashboard.count(session, "refused")
@@ -296,7 +319,7 @@ class Server:
             raise Refused("bad_observation", f"Keys {several} are there at once; send one after the other.")
         if "values" in message:
             return wire.pack(await self._values(message["values"], session) | echo)
-        if _closes(message):
+        if messages.closes(message):
             peer.names.discard(name)
             self._close_session(session)
             return wire.pack({"closed": True} | echo)
@@ -317,7 +340,7 @@ class Server:
         total_ms = 1000 * (time.perf_counter() - start)
         # Noted only once the reply is on its way.
         asyncio.get_running_loop().call_soon(self._note, peer, name, request, timed, total_ms)
-        return wire.pack(_decided(timed, asked, total_ms) | echo)
+        return wire.pack(messages.decided(timed, asked, total_ms) | echo)
 
     async def _act(self, peer: _Peer, name: str | int | None, request: Request, deadline_s: float) -> Timed:
         peer.names.add(name)
@@ -326,7 +349,7 @@ class Server:
             return await asyncio.wrap_future(self._batcher.submit(request, deadline_s))
         except Refused:
             # A session that never acted is forgotten.
-            if peer.asking[name] == 1 and request.session not in self._sessions:
+            if peer.asking[name] == 1 and request.session not in self._policies:
                 peer.names.discard(name)
                 self._batcher.forget(request.session)
             raise
@@ -343,6 +366,7 @@ class Server:
         self._metrics.queue.observe(timed.queue_s)
         self._metrics.batch.observe(timed.batch)
         if isinstance(timed.answer, Decision):
+            self._metrics.decisions.labels(timed.answer.policy).inc()
             for one in timed.answer.limited:
                 self._metrics.limited.labels(one.limit).inc()
         for limit, count in request.limited.items():
@@ -351,12 +375,14 @@ class Server:
             self._dashboard.record((peer.number, name), request, timed.answer, total_ms)
 
     async def _values(self, instructions: Any, session: SessionKey) -> dict[str, Any]:
-        if not _sentences(instructions):
-            raise Refused("bad_observation", f"Key 'values' holds no list of 1 to {MAX_VALUES} sentences.")
+        if not messages.sentences(instructions):
+            raise Refused(
+                "bad_observation", f"Key 'values' holds no list of 1 to {messages.MAX_VALUES} sentences."
+            )
         start = time.perf_counter()
         await self._embed(instructions)
         values = await asyncio.wrap_future(
-            self._batcher.call(lambda: self._sessions.values(session, instructions), long=True)
+            self._batcher.call(lambda: self._policies.values(session, instructions), long=True)
         )
         return {
             "values": values,
@@ -371,7 +397,7 @@ class Server:
         """
         if new := [sentence for sentence in sentences if sentence not in self._embedded]:
             with contextlib.suppress(UserError):
-                await asyncio.to_thread(lambda: [self._sessions.embedding(sentence) for sentence in new])
+                await asyncio.to_thread(lambda: [self._policies.embedding(sentence) for sentence in new])
                 self._embedded = {*new, *itertools.islice(self._embedded, 10_000)}
 
     async def _label(self, message: dict[str, Any], session: SessionKey) -> dict[str, Any]:
@@ -394,50 +420,6 @@ class Server:
 
         steps = await asyncio.wrap_future(self._batcher.call(lambda: recorder.take(last)))
         self._close_session(session)
+        self._policies.label(steps[-1].policy, label.success)
+        self._metrics.labels.labels(steps[-1].policy, str(label.success).lower()).inc()
         return {"recorded": await asyncio.to_thread(recorder.write, steps, last, label)}
-
-
-async def _close(connection: ServerConnection, reason: str) -> None:
-    """Closes a connection; cuts it off if the closing handshake takes too long."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(2 * CLOSE_S):
-            await connection.close(1000, reason)
-    connection.transport.abort()
-
-
-def _decided(timed: Timed, asked: dict[str, Any], total_ms: float) -> dict[str, Any]:
-    """Returns the reply to an observation."""
-    infer_ms, queue_ms = 1000 * timed.infer_s, 1000 * timed.queue_s
-    timing = {"infer_ms": infer_ms, "queue_ms": queue_ms, "total_ms": total_ms, "batch": timed.batch}
-    return reply(timed.answer, asked.get("return_scores", False)) | {
-        "policy_timing": {"infer_ms": infer_ms},
-        "server_timing": timing,
-    }
-
-
-def _error(refused: Refused, echo: dict[str, Any]) -> str:
-    said = {"error": refused.code, "message": str(refused), "in_history": refused.in_history}
-    return json.dumps(
-        said | ({} if refused.fallback is None else {"fallback": refused.fallback.tolist()}) | echo
-    )
-
-
-def _closes(message: dict[str, Any]) -> bool:
-    close = plain(message.pop("close", False))
-    if not isinstance(close, bool):
-        raise Refused("bad_observation", f"Key 'close' is {str(close)[:50]!r}, expected true.")
-    return close
-
-
-def _sentences(value: Any) -> bool:
-    def sentence(text: Any) -> bool:
-        return isinstance(text, str) and 0 < len(text.strip()) <= MAX_PROMPT
-
-    return isinstance(value, list) and 0 < len(value) <= MAX_VALUES and all(map(sentence, value))
-
-
-def _quiet() -> logging.Logger:
-    """Returns a logger that drops the library's lines, which report strangers' broken handshakes."""
-    log = logging.getLogger("qt_jax.websockets")
-    log.setLevel(logging.CRITICAL)
-    return log

@@ -95,6 +95,7 @@ class Spool(contextlib.AbstractContextManager):
         expected: dict[str, tuple[int, ...]] = {
             "state": (observation.state_dim,),
             "actions": (spec.interface.executed.dims,),
+            "shadow": (spec.interface.executed.dims,),
             **{f"images/{camera}": (*observation.image_size, 3) for camera in observation.cameras},
         }
         for path in self.files():
@@ -127,11 +128,23 @@ class Spool(contextlib.AbstractContextManager):
             UserError: naming a file that is damaged.
 
         """
+        return any(steps.any() for steps in self._each(INTERVENTION))
+
+    def has_shadow(self) -> bool:
+        """Returns whether a shadow policy said at any step what it would have done.
+
+        Raises:
+            UserError: naming a file that is damaged.
+
+        """
+        return any(np.isfinite(actions).any() for actions in self._each("shadow"))
+
+    def _each(self, name: str) -> Iterator[np.ndarray]:
+        """Yields one array of each episode."""
         for path in self.files():
             with _naming(path), np.load(path, allow_pickle=False) as file:
-                if file[INTERVENTION].any():
-                    return True
-        return False
+                array = file[name]
+            yield array
 
     def __exit__(self, *_: Any) -> None:
         """Gives the folder up for other servers; removes it if it holds no episode."""
@@ -218,4 +231,6 @@ def _read(path: Path) -> LabelledEpisode:
             intervention=file[INTERVENTION],
             success=bool(file["success"]),
             limited=file["limited"],
+            policy=str(file["policy"]),
+            shadow=file["shadow"],
         )

@@ -10,6 +10,7 @@ import queue
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -23,6 +24,13 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self.replies = self._counter("qt_replies", "Replies by code; ok: with an action", "code")
+        self.decisions = self._counter("qt_decisions", "Decisions by policy (its fingerprint)", "policy")
+        self.labels = self._counter(
+            "qt_labels", "Episodes that the operator labelled, by policy and success", "policy", "success"
+        )
+        self.shadow = self._counter(
+            "qt_shadow", "Decisions of the shadow policy: compared, or why they were dropped", "result"
+        )
         self.limited = self._counter(
             "qt_limited", "What the policy's safety limits altered, by limit", "limit"
         )
@@ -30,6 +38,9 @@ class Metrics:
             "qt_limited_commands", "What the limits altered of commands in robots' loops, by limit", "limit"
         )
         self.refused = self._counter("qt_refused_connections", "Handshakes refused, by HTTP status", "status")
+        self.reloads = self._counter(
+            "qt_reloads", "What was read again while the server served", "what", "result"
+        )
         self.infer = self._histogram("qt_infer_seconds", "One batch on the device", _SECONDS)
         self.queue = self._histogram("qt_queue_seconds", "A request's wait for its batch", _SECONDS)
         self.total = self._histogram("qt_request_seconds", "From a request's arrival to its reply", _SECONDS)
@@ -37,16 +48,16 @@ class Metrics:
         self.connections = Gauge("qt_connections", "Open connections", registry=self._registry)
         self.sessions = Gauge("qt_sessions", "Episodes under way", registry=self._registry)
 
-    def _counter(self, name: str, help_: str, label: str) -> Counter:
-        return Counter(name, help_, [label], registry=self._registry)
+    def _counter(self, name: str, help_: str, *labels: str) -> Counter:
+        return Counter(name, help_, labels, registry=self._registry)
 
     def _histogram(self, name: str, help_: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(name, help_, buckets=buckets, registry=self._registry)
 
-    def show_expiry(self, expires: float) -> None:
+    def show_expiry(self, expires: Callable[[], float]) -> None:
         """Adds the Unix time at which the TLS certificate expires."""
         name, help_ = "qt_certificate_expires_timestamp_seconds", "When the TLS certificate expires"
-        Gauge(name, help_, registry=self._registry).set(expires)
+        Gauge(name, help_, registry=self._registry).set_function(expires)
 
     def text(self) -> bytes:
         """Returns all metrics in Prometheus' text format."""
@@ -125,3 +136,10 @@ def logger() -> logging.Logger:
         log.setLevel(logging.INFO)
         log.propagate = False
     return log
+
+
+def finish() -> None:
+    """Waits for the last lines of the log, as Python's end does."""
+    for handler in logger().handlers:
+        if isinstance(handler, BackgroundHandler):
+            handler._finish()

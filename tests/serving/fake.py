@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -14,7 +14,10 @@ from qt_jax.policy.observations import Keys
 from qt_jax.policy.runtime import Runtime
 from qt_jax.policy.sessions import Sessions
 from qt_jax.serving.access import Access
+from qt_jax.serving.policies import Policies, Served
 from qt_jax.serving.server import Limits, Server
+from qt_jax.serving.unix import UnixSocket
+from qt_jax.serving.watching import Watched
 from qt_jax.specs import ActionSpec, Interface, ObservationSpec, PolicySpec
 from qt_jax.statistics import Statistics
 
@@ -38,15 +41,16 @@ def with_chunks(chunk: int, execute: int) -> PolicySpec:
 
 
 class Policy(Runtime):
-    """Decides bin 0 in all dims, in a chunk bin k of the action k steps later."""
+    """Decides one bin in all dims, in a chunk k bins further in the action k steps later."""
 
-    def __init__(self, capacity: int = 4, spec: PolicySpec = SPEC):
+    def __init__(self, capacity: int = 4, spec: PolicySpec = SPEC, first: int = 0):
+        self._first = first
         size = spec.interface.observation.state_dim
         zeros, ones = (0.0,) * size, (1.0,) * size
         super().__init__(spec, Statistics(zeros, ones, zeros, ones, zeros, ones), capacity)
 
     def _decide(self, episode, *inputs):
-        tokens = np.repeat(np.arange(self.spec.interface.chunk, dtype=np.int32), 2)
+        tokens = np.repeat(self._first + np.arange(self.spec.interface.chunk, dtype=np.int32), 2)
         return np.tile(tokens, (len(episode), 1)), np.zeros((len(episode), len(tokens), 4), np.float32)
 
     def _judge(self, episode, *inputs):
@@ -90,23 +94,32 @@ def served(
     capacity: int = 4,
     spec: PolicySpec = SPEC,
     policy: Runtime | None = None,
+    policies: Policies | None = None,
+    shadow: Served | None = None,
     embed: Callable[[str], np.ndarray] = lambda sentence: np.ones(4, np.float32),
     about: dict | None = None,
     keys: Keys | None = None,
+    unix: UnixSocket | None = None,
+    watched: Sequence[Watched] = (),
     **limits,
 ) -> Iterator[int]:
-    """Yields the port of a server that ends with the block."""
+    """Yields the port of a server that ends with the block; 0 for one on a Unix socket."""
     sessions = Sessions(policy or Policy(capacity, spec), embed, reserved=1)
-    server = Server(
-        sessions, about=about or {}, keys=keys, access=access, limits=Limits(**limits), recorder=recorder
-    )
+    if policies is None:
+        policies = Policies([Served(sessions, about or {"artefact": "fake"})], keys=keys)
+    server = Server(policies, access=access, limits=Limits(**limits), recorder=recorder, shadow=shadow)
     started, ends, found = threading.Event(), threading.Event(), {}
 
     async def serve() -> None:
-        async with server.listening(host, 0, tls) as listening:
-            found["port"] = listening.sockets[0].getsockname()[1]
-            started.set()
-            await asyncio.to_thread(ends.wait)
+        with unix or contextlib.nullcontext():
+            own = None if unix is None else unix.bind()
+            async with server.listening(host, 0, tls, own) as listening:
+                found["port"] = listening.sockets[0].getsockname()[1] if unix is None else 0
+                started.set()
+                tasks = [asyncio.create_task(one.watch(server.reloaded)) for one in watched]
+                await asyncio.to_thread(ends.wait)
+                for task in tasks:
+                    task.cancel()
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()

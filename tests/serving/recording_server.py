@@ -8,6 +8,7 @@ import numpy as np
 
 from qt_jax.policy.sessions import Sessions
 from qt_jax.serving import process
+from qt_jax.serving.policies import Policies, Served
 from qt_jax.serving.recording import Recorder
 from qt_jax.serving.server import Server
 from qt_jax.serving.spool import Spool
@@ -20,7 +21,7 @@ def main(folder: str) -> None:
         process.say(f"before: {spool.before}")
         recorder = Recorder(spool)
         sessions = Sessions(fake.Policy(), lambda sentence: np.ones(4, np.float32), reserved=1)
-        server = Server(sessions, about={}, recorder=recorder)
+        server = Server(Policies([Served(sessions, {"artefact": "fake"})]), recorder=recorder)
         asyncio.run(process.listen(server, "127.0.0.1", 0, None))
         process.say(f"unlabelled: {recorder.unlabelled}")
 

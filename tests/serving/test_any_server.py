@@ -134,6 +134,7 @@ class Corners(Runtime):
 def test_our_own_server_under_its_own_names_and_a_robots(config, keys):
     training = {"agent": "bc", "episodes": "all", "step": 7}
     training["data"] = dict.fromkeys((*my_suite.TASKS, "all"), {"success": 0.5, "episodes": 2})
+    about = {"artefact": "corners", "training": training}
     rows = []
     for file in ("", keys):
         names = Keys.read(file, Corners().spec.interface.observation) if file else None
@@ -141,7 +142,7 @@ def test_our_own_server_under_its_own_names_and_a_robots(config, keys):
         def embed(sentence):
             return np.asarray([-0.8 if "left" in sentence else 0.8, 0, 0, 0], np.float32)
 
-        with fake.served(policy=Corners(), embed=embed, about={"training": training}, keys=names) as port:
+        with fake.served(policy=Corners(), embed=embed, about=about, keys=names) as port:
             url = f"ws://127.0.0.1:{port}"
             found = qt_jax.evaluate(config, server=url, keys=file)
             rows.append((found["tasks"], found["language"]))

@@ -1,7 +1,6 @@
 """What a batch hands to the policy's sessions."""
 
 import threading
-import types
 
 import numpy as np
 import pytest
@@ -11,9 +10,9 @@ from qt_jax.serving.batching import Batcher
 
 
 class Asked:
-    """In the place of `Sessions`: writes down what it is asked."""
+    """In the place of `Policies`: writes down what it is asked."""
 
-    policy = types.SimpleNamespace(capacity=4)
+    capacity = 4
 
     def __init__(self):
         self.requests = []

@@ -20,7 +20,7 @@ KEY = "0123456789abcdef"
 
 @pytest.fixture(scope="module")
 def port():
-    with fake.served(access=Access(KEY), open_timeout_s=2.0) as port:
+    with fake.served(access=Access((KEY,)), open_timeout_s=2.0) as port:
         yield port
 
 
@@ -124,7 +124,7 @@ def test_slow_readers_of_the_page_delay_no_robot_and_are_not_any_number(port, mo
 
 def test_ipv6_in_urls_hosts_and_origins(monkeypatch):
     monkeypatch.setattr("socket.gethostname", lambda: "Robot")
-    guard = Access(None, access.hosts(["Robot.Lab:8000", "::1"]), access.origins(["http://[FD00::2]:3000/"]))
+    guard = Access((), access.hosts(["Robot.Lab:8000", "::1"]), access.origins(["http://[FD00::2]:3000/"]))
     assert access.netloc("::1", 80) == "[::1]:80" and access.netloc("127.0.0.1", 80) == "127.0.0.1:80"
     for host in ("[::1]:8000", "[fe80::1%eth0]", "robot.lab", "ROBOT:1", "localhost", "127.0.0.1:8000"):
         assert guard.refusal({"Host": host}) is None, host
@@ -134,10 +134,10 @@ def test_ipv6_in_urls_hosts_and_origins(monkeypatch):
     assert guard.refusal(own | {"Origin": "http://[::1]:8000"}) is None
     assert guard.refusal(own | {"Origin": "http://[fd00::2]:3000"}) is None
     assert guard.refusal(own | {"Origin": "http://[::1]:8001"})[0] == 403
-    access.check_bind("::1", None, tls=False, insecure=False)
+    access.check_bind("::1", False, tls=False, insecure=False)
     for host in ("::", "fd00::2", "::ffff:10.0.0.1"):
         with pytest.raises(UserError, match="can be reached from other machines"):
-            access.check_bind(host, None, tls=False, insecure=False)
+            access.check_bind(host, False, tls=False, insecure=False)
     with pytest.raises(UserError, match="--allow_host=http://robot.lab is no host name"):
         access.hosts(["http://robot.lab"])
     with pytest.raises(UserError, match="--allow_origin=board.lab is no origin"):

@@ -16,6 +16,7 @@ from qt_jax.policy.sessions import Sessions
 from qt_jax.serving import recording, wire
 from qt_jax.serving.access import Access
 from qt_jax.serving.client import Client
+from qt_jax.serving.policies import Policies, Served
 from qt_jax.serving.server import Limits, Server
 from qt_jax.serving.spool import Spool
 from tests.conftest import run_command
@@ -65,7 +66,8 @@ class Device:
 async def hosted(artefact, policy, budget_s=0.002, recorder=None, **limits):
     """Yields the URL of a server that ends with the block."""
     sessions = Sessions(policy, artefact.embeddings().get, reserved=1)
-    server = Server(sessions, about={}, limits=Limits(**limits), budget_s=budget_s, recorder=recorder)
+    policies = Policies([Served(sessions, {"artefact": "tiny"})])
+    server = Server(policies, limits=Limits(**limits), budget_s=budget_s, recorder=recorder)
     async with server.listening("127.0.0.1", 0) as listening:
         yield f"ws://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
 
@@ -197,7 +199,7 @@ def test_robots_that_are_active_wait_for_each_other_within_the_budget_and_a_lone
 
 
 def test_hosts_and_origins_that_are_allowed():
-    access = Access(None, frozenset({"robot.lab"}), frozenset({"https://board.lab"}))
+    access = Access((), frozenset({"robot.lab"}), frozenset({"https://board.lab"}))
     assert access.refusal({"Host": "robot.lab:8000"}) is None
     assert access.refusal({"Host": "other.lab:8000"})[0] == 403
     assert access.refusal({"Host": "robot.lab:8000", "Origin": "https://board.lab"}) is None

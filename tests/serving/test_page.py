@@ -13,6 +13,7 @@ from qt_jax.policy.observations import Keys
 from qt_jax.policy.sessions import Sessions
 from qt_jax.serving.access import Access
 from qt_jax.serving.client import Client
+from qt_jax.serving.policies import Policies, Served
 from qt_jax.serving.server import Server
 from tests.serving.chromium import EXECUTABLE, Chromium
 from tests.serving.conftest import observations
@@ -30,11 +31,13 @@ class Guarded:
     def __init__(self, artefact):
         policy = artefact.policy(capacity=2, buckets=(1,))
         policy.warm_up()
+        embedding = np.ones(artefact.spec.interface.instruction_dim, np.float32)
+        about = {"artefact": artefact.path.name, "training": artefact.training()}
+        served = Served(Sessions(policy, lambda sentence: embedding, name="0123456789ab"), about)
+        keys = Keys({"front": "my camera/front"}, ("observation/state",))
         self._server = Server(
-            Sessions(policy, lambda sentence: np.ones(artefact.spec.interface.instruction_dim, np.float32)),
-            about={"artefact": artefact.path.name, "training": artefact.training()},
-            keys=Keys({"front": "my camera/front"}, ("observation/state",)),
-            access=Access(KEY),
+            Policies([served], keys=keys),
+            access=Access((KEY,)),
         )
         self._ready = threading.Event()
         self._thread = threading.Thread(target=asyncio.run, args=(self._serve(),))

@@ -26,7 +26,7 @@ class Listening:
     """A server that a signal ends."""
 
     @contextlib.asynccontextmanager
-    async def listening(self, host, port, tls):
+    async def listening(self, host, port, tls, unix):
         with socket.create_server((host, port), family=socket.AF_INET6) as listening:
             asyncio.get_running_loop().call_later(0.05, os.kill, os.getpid(), self.number)
             yield SimpleNamespace(sockets=[listening])

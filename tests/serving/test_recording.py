@@ -240,5 +240,7 @@ def test_what_another_robots_server_left_is_refused_before_one_serves(robot, spo
     spool.check(fake.SPEC)
     own = fake.SPEC.interface
     wide = dataclasses.replace(own, observation=dataclasses.replace(own.observation, image_size=(64, 96)))
-    with pytest.raises(UserError, match=r"front \[64, 64, 3\], state \[3\], this one .*front \[64, 96, 3\]"):
+    with pytest.raises(
+        UserError, match=r"front \[64, 64, 3\], shadow \[2\], state \[3\], this one .*front \[64, 96, 3\]"
+    ):
         spool.check(dataclasses.replace(fake.SPEC, interface=wide))

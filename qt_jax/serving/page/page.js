@@ -42,9 +42,9 @@ async function get(path, kind) {
   return body;
 }
 
-function facts({ artefact, training: { step }, decode, control_period_s: period, execute, window, limits: limited, score, server, observation }) {
+function facts({ artefact, fingerprint, training: { step }, decode, control_period_s: period, execute, window, limits: limited, score, server, observation }) {
   const pairs = {
-    "trained for": `${step} steps`, "decoder": decode, "control period": `${number(1000 * period)} ms (${number(1 / period)} Hz)`,
+    "trained for": `${step} steps`, ...(fingerprint && { fingerprint }), "decoder": decode, "control period": `${number(1000 * period)} ms (${number(1 / period)} Hz)`,
     "sees the last": `${window} frames`, ...(limited && { "safety limits": "on" }), ...(execute > 1 && { "decides every": `${execute} control steps` }), server,
   };
   say(place("policy"), artefact);
@@ -118,6 +118,22 @@ function limits({ limited, limited_counts: decisions, limited_commands: commands
     + (here && ` In this session: ${here}.`) + (there && ` Commands in the robot's loop: ${there}.`));
 }
 
+function serving(policies, shadow) {
+  place("policies").hidden = policies.length < 2 && shadow === null;
+  place("serving").replaceChildren(...policies.map(({ artefact, fingerprint, step, share, episodes, under_way: now, labelled, successes }) => {
+    const row = document.createElement("tr");
+    const succeeded = labelled ? `${successes} of ${labelled} (${Math.round(100 * successes / labelled)}%)` : "";
+    for (const text of [artefact, fingerprint, step === null ? "" : `${step} steps`, `${number(100 * share)}%`, episodes, now, succeeded]) row.insertCell().textContent = text;
+    return row;
+  }));
+  place("shadow").hidden = shadow === null;
+  if (shadow === null) return;
+  const listed = (found) => Object.entries(found).map(([name, value]) => `${name} ${number(value, 3)}`).join(", ");
+  const [differs, dropped] = [listed(shadow.difference), listed(shadow.dropped)];
+  say(place("shadow"), `Shadow ${shadow.artefact} (${shadow.fingerprint}), which is never sent: ${number(shadow.compared)} decisions compared`
+    + (differs && `, mean |difference| ${differs}`) + (dropped && `; dropped: ${dropped}`) + ".");
+}
+
 function times({ step, score_history: scores, ms_history: ms }, { score, control_period_s: period }) {
   const numbers = (id, text) => say(place(id).querySelector(".numbers"), text), plot = (id) => place(id).querySelector(".plot");
   const half = quantile(ms, 0.5), most = quantile(ms, 0.99);
@@ -147,8 +163,9 @@ async function frames({ name, at, cameras }) {
 async function refresh() {
   const before = JSON.stringify(latest?.metadata);
   latest = await get(`/state/${encodeURIComponent(chosen)}`, "json");
-  const { metadata, shown, sessions, time } = latest;
+  const { metadata, policies, shadow, shown, sessions, time } = latest;
   if (JSON.stringify(metadata) !== before) facts(metadata);
+  serving(policies, shadow);
   if (place("nobody").hidden === (shown === null)) place("sends").open = shown === null;
   place("nobody").hidden = shown !== null;
   place("panel").hidden = shown === null;
