@@ -21,7 +21,7 @@ from etils import epath
 
 from qt_jax import text
 from qt_jax.curation.rlds_names import import_rlds
-from qt_jax.data.recorded import RecordedEpisode
+from qt_jax.data.recorded import AGE, RecordedEpisode
 from qt_jax.errors import UserError
 from qt_jax.specs import INTERVENTION, ActionSpec, ObservationSpec
 
@@ -48,6 +48,7 @@ def write(
     intervention: bool = False,
     validation: Iterable[RecordedEpisode] | None = None,
     limited: bool = False,
+    aged: bool = False,
 ) -> epath.Path:
     """Writes `episodes` as the RLDS dataset `path`/1.0.0 and returns that directory.
 
@@ -66,15 +67,16 @@ def write(
         intervention: whether each step says if a person acted; all episodes must say it then.
         validation: episodes of a split of their own; read after the others.
         limited: whether each step has `RecordedEpisode.limited`, which its episode then has.
+        aged: the same of `RecordedEpisode.age_ms`, as `AGE`.
 
     Raises:
         UserError: for an unknown file format, an episode too large for a record or without the flag of
             `intervention`, or when `path` already holds a dataset.
     """
-    about = description, file_format, reward, action_space or {}, intervention, limited
+    about = description, file_format, reward, action_space or {}, intervention, limited, aged
     target = _Target(path, action, observation, *about)
     splits = {"train": episodes} | ({} if validation is None else {"validation": validation})
-    example = functools.partial(_example, intervention=intervention)
+    example = functools.partial(_example, intervention=intervention, aged=aged)
     generate = {name: functools.partial(_examples_of, split, example) for name, split in splits.items()}
     return _prepare(target, generate)
 
@@ -199,6 +201,7 @@ class _Target:
     action_space: Mapping[str, Any]
     intervention: bool
     limited: bool = False
+    aged: bool = False
 
 
 def _prepare(target: _Target, generate: Mapping[str, Callable[[], Any]], **beam: Any) -> epath.Path:
@@ -246,6 +249,9 @@ def _features(tfds: Any, rlds: Any, target: _Target):
         steps[INTERVENTION] = features.Scalar(np.bool_, doc="Whether a person acted.")
     if target.limited:
         steps["limited"] = features.Text(doc="Safety limits that altered the action, joined by commas.")
+    if target.aged:
+        doc = "Age of the observation when it was decided on, in ms; NaN: not told."
+        steps[AGE] = features.Scalar(np.float32, doc=doc)
     return features.FeaturesDict(
         {
             rlds.STEPS: features.Dataset(steps),
@@ -292,7 +298,7 @@ def _builder(tfds: Any, target: _Target, generate: Mapping[str, Callable[[], Any
     return Builder
 
 
-def _example(episode: RecordedEpisode, intervention: bool = False) -> dict[str, Any]:
+def _example(episode: RecordedEpisode, intervention: bool = False, aged: bool = False) -> dict[str, Any]:
     if intervention and episode.intervention is None:
         raise UserError(
             f"Episode {episode.episode_id} does not say at which steps a person acted, others of the dataset "
@@ -303,7 +309,7 @@ def _example(episode: RecordedEpisode, intervention: bool = False) -> dict[str, 
     check_size(f"Episode {episode.episode_id}", size)
     rlds = import_rlds()
     return {
-        rlds.STEPS: list(_steps(rlds, episode, intervention)),
+        rlds.STEPS: list(_steps(rlds, episode, intervention, aged)),
         "episode_id": episode.episode_id,
         "task": episode.task,
         "collector": episode.collector,
@@ -314,7 +320,7 @@ def _example(episode: RecordedEpisode, intervention: bool = False) -> dict[str, 
     }
 
 
-def _steps(rlds: Any, episode: RecordedEpisode, intervention: bool) -> Iterator[dict[str, Any]]:
+def _steps(rlds: Any, episode: RecordedEpisode, intervention: bool, aged: bool) -> Iterator[dict[str, Any]]:
     length = len(episode.actions)
     for t in range(length + 1):
         ended = t == length
@@ -327,6 +333,9 @@ def _steps(rlds: Any, episode: RecordedEpisode, intervention: bool) -> Iterator[
             acted[INTERVENTION] = not ended and bool(episode.intervention[t])
         if episode.limited is not None:
             acted["limited"] = "" if ended else episode.limited[t]
+        if aged:
+            assert episode.age_ms is not None  # a served policy's episode has it
+            acted[AGE] = episode.age_ms[t]
         yield acted | {
             rlds.OBSERVATION: observation,
             rlds.ACTION: np.zeros_like(episode.actions[0]) if ended else episode.actions[t],

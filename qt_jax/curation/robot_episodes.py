@@ -34,7 +34,13 @@ def holds_dataset(folder: Path) -> bool:
 
 
 def write(
-    folder: Path, episodes: Iterable[LabelledEpisode], spec: PolicySpec, description: str, intervention: bool
+    folder: Path,
+    episodes: Iterable[LabelledEpisode],
+    spec: PolicySpec,
+    description: str,
+    *,
+    intervention: bool,
+    aged: bool,
 ) -> epath.Path:
     """Writes the episodes as the dataset `folder`/1.0.0 and returns that directory.
 
@@ -46,6 +52,7 @@ def write(
         spec: of the policy that acted.
         description: one line about where the episodes come from.
         intervention: whether the steps are to say if a person acted; where nobody did, they need not.
+        aged: whether the steps are to say how old the observation was; where no robot told it, they need not.
 
     Raises:
         UserError: for an episode without a transition, or with a number that is not finite.
@@ -59,6 +66,7 @@ def write(
         file_format="array_record",
         intervention=intervention,
         limited=spec.limits is not None,
+        aged=aged,
     )
 
 
@@ -84,4 +92,9 @@ def _recorded(episodes: Iterable[LabelledEpisode], spec: PolicySpec) -> Iterator
         )
         episode = recording.finish(recorded, index, POLICY)
         limited = None if spec.limits is None else tuple(labelled.limited[: len(episode.actions)].tolist())
-        yield dataclasses.replace(episode, task=labelled.task or episode.task, limited=limited)
+        yield dataclasses.replace(
+            episode,
+            task=labelled.task or episode.task,
+            limited=limited,
+            age_ms=labelled.age_ms[: len(episode.state)],
+        )

@@ -8,6 +8,9 @@ import numpy as np
 
 from qt_jax.specs import DEMONSTRATION, INTERVENTION, POLICY
 
+AGE = "age_ms"
+"""Of each step of a served policy's episodes in a dataset: how old its observation was."""
+
 
 @dataclasses.dataclass(frozen=True)
 class RecordedEpisode:
@@ -32,6 +35,8 @@ class RecordedEpisode:
         notes: what a person should look at; not written.
         limited: of a policy with safety limits, for each transition the names of those that altered its
             action, joined by commas; None: of others.
+        age_ms: float32 [T + 1], how old each observation was when it was decided on; NaN: not told; None: of
+            others than a served policy's.
     """
 
     task: str
@@ -47,6 +52,7 @@ class RecordedEpisode:
     intervention: np.ndarray | None = None
     notes: tuple[str, ...] = ()
     limited: tuple[str, ...] | None = None
+    age_ms: np.ndarray | None = None
 
     @property
     def episode_id(self) -> str:
@@ -70,6 +76,7 @@ class LabelledEpisode:
         intervention: bool [T], whether a person acted at each step.
         success: the operator's label.
         limited: [T] texts, the names of the safety limits that altered each action, joined by commas.
+        age_ms: float32 [T + 1], how old each observation was when it was decided on; NaN: not told.
     """
 
     instruction: str
@@ -80,6 +87,7 @@ class LabelledEpisode:
     intervention: np.ndarray
     success: bool
     limited: np.ndarray
+    age_ms: np.ndarray
 
 
 def collector_of(intervention: np.ndarray) -> str:

@@ -204,7 +204,8 @@ class Batcher:
             return
 
         try:
-            results = self._sessions.act_each([_aged(w, start) for w in ready])
+            asked = [_aged(waiting, start) for waiting in ready]
+            results = self._sessions.act_each(asked)
         except Exception:
             logging.getLogger(__name__).exception("a batch failed")
             _lose_all(self._sessions)
@@ -214,12 +215,12 @@ class Batcher:
             return
         end = time.perf_counter()
 
-        for waiting, result in zip(ready, results):
+        for waiting, request, result in zip(ready, asked, results):
             if isinstance(result, Refused):
                 self._refuse(waiting, result)
                 continue
             if self._recorder is not None and isinstance(result, Decision):
-                self._recorder.record(waiting.request, result)
+                self._recorder.record(request, result)
             if waiting.deadline < end:
                 reason = "Its deadline passed while it was computed; it is in the history."
                 waiting.future.set_exception(Refused("late", reason, in_history=True))

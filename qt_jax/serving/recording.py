@@ -236,6 +236,7 @@ def _episode(steps: Steps, last: Request, label: Label) -> LabelledEpisode:
         intervention=np.asarray([step.intervention for step in steps]),
         success=label.success,
         limited=np.asarray([step.limited for step in steps]),
+        age_ms=np.asarray([np.nan if one.age_ms is None else one.age_ms for one in seen], np.float32),
     )
 
 

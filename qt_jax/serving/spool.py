@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from qt_jax.data.recorded import LabelledEpisode
+from qt_jax.data.recorded import AGE, LabelledEpisode
 from qt_jax.errors import UserError
 from qt_jax.specs import INTERVENTION, PolicySpec
 
@@ -127,11 +127,23 @@ class Spool(contextlib.AbstractContextManager):
             UserError: naming a file that is damaged.
 
         """
+        return any(steps.any() for steps in self._each(INTERVENTION))
+
+    def has_ages(self) -> bool:
+        """Returns whether a robot told the age of any observation of the episodes.
+
+        Raises:
+            UserError: naming a file that is damaged.
+
+        """
+        return any(np.isfinite(ages).any() for ages in self._each(AGE))
+
+    def _each(self, name: str) -> Iterator[np.ndarray]:
+        """Yields one array of each episode."""
         for path in self.files():
             with _naming(path), np.load(path, allow_pickle=False) as file:
-                if file[INTERVENTION].any():
-                    return True
-        return False
+                array = file[name]
+            yield array
 
     def __exit__(self, *_: Any) -> None:
         """Gives the folder up for other servers; removes it if it holds no episode."""
@@ -218,4 +230,5 @@ def _read(path: Path) -> LabelledEpisode:
             intervention=file[INTERVENTION],
             success=bool(file["success"]),
             limited=file["limited"],
+            age_ms=file[AGE],
         )
