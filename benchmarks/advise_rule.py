@@ -1,8 +1,8 @@
 """`make advise-rule`: fits the rule of `advise` on the benchmark's cells, and tests it on recipes left out.
 
 A cell is a dataset on which methods were trained: its facts, as `advise` counts them, and the success of each
-choice, the mean over its seeds by its best way of deciding. The facts are of the pool of seed 0; a pool that
-is not here is collected first, unless qt_jax/curation/advise/rule.json has the cell's facts already. The rule
+choice, the mean over its seeds by its best way of deciding. The facts are those in
+qt_jax/curation/advise/rule.json, or of the pool of seed 0, or of a small one that is collected. The rule
 loses in a cell what its choice's success lacks to the best choice's. A choice that was not measured there
 counts as the worst one. Imitating what people did is no choice: one recipe alone has it, so that leaving it
 out leaves nothing to learn it from.
@@ -18,6 +18,7 @@ import functools
 import itertools
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import ml_collections
 import numpy as np
@@ -26,6 +27,7 @@ from benchmarks import paired, runs
 from experiments import metaworld_benchmark, metaworld_gates, metaworld_grid, scene_benchmark
 from qt_jax.curation.advise import facts, rule
 from qt_jax.curation.advise.rule import Condition, Figures, Rule
+from qt_jax.data import mixture
 from qt_jax.training import datasets, setup
 
 MODULES = {
@@ -34,6 +36,8 @@ MODULES = {
 }
 CONDITIONS = {"choice": 2, "balance": 1}
 CHOICES = {"choice": tuple(rule.CHOICES), "balance": tuple(rule.BALANCES)}
+SMALL = 30
+"""Autonomous episodes a task of a pool that is collected for its facts alone."""
 SEEDS = 2
 """A method with fewer seeds in a cell is not measured there."""
 
@@ -121,13 +125,42 @@ def success(methods: Methods, cell: str) -> dict[str, float]:
 
 
 def features(source: Source) -> dict[str, float | None]:
-    run = f"{source.run},{source.cell},0"
-    config = MODULES[source.experiment].get_config(run)
-    runs.collect(f"experiments/{source.experiment}.py", run, config)
+    """Counts the facts of a cell in the pool of seed 0; where that is not here, in a small one."""
+    experiment, run = f"experiments/{source.experiment}.py", f"{source.run},{source.cell},0"
+    config, most = MODULES[source.experiment].get_config(run), None
+    if config.collect.get("policy", ""):
+        runs.collect(experiment, run, config)
+    elif not (Path(config.data.path) / "1.0.0").exists():
+        most = collect_small(
+            f"{experiment}:{run}", config, f"data/advise_rule/{source.experiment}_{source.cell}"
+        )
     frozen = ml_collections.FrozenConfigDict(config)
     _, recipe, _ = setup.prepare(frozen, datasets.entries(config), any_returns=True)
     found = facts.of_source(recipe, recipe.mixture.sources[0]).features
+    if most is not None:
+        found["autonomous"] = float(most)
     return {name: value if value is None else round(value, 4) for name, value in found.items()}
+
+
+def collect_small(name: str, config: ml_collections.ConfigDict, path: str) -> int:
+    """Collects what a config's limits name, with at most `SMALL` autonomous episodes a task.
+
+    The config then has these data.
+
+    Returns:
+        How many autonomous episodes a task the limits name.
+
+    """
+    limits = mixture.limits(config.data.limits)
+    demonstrations = limits.pop(config.collect.demonstrator, 0)
+    most = sum(limits.values())
+    config.data.path, config.data.limits = path, ()
+    settings = {"data.path": path, "collect.demonstrations": demonstrations}
+    settings |= {"data.limits": (), "collect.autonomous": min(SMALL, most)}
+    settings |= {f"collect.mix.{kind}": limits.get(kind, 0) for kind in config.collect.mix}
+    if not (Path(path) / "1.0.0").exists():
+        runs.command("collect", name, *(f"--config.{key}={value}" for key, value in settings.items()))
+    return most
 
 
 def fit(cells: Sequence[Cell], choices: Sequence[str], count: int) -> tuple[tuple[Condition, ...], str]:
