@@ -36,7 +36,7 @@ MODULES = {
 }
 CONDITIONS = {"choice": 2, "balance": 1}
 CHOICES = {"choice": tuple(rule.CHOICES), "balance": tuple(rule.BALANCES)}
-SMALL = 30
+SMALL = 10
 """Autonomous episodes a task of a pool that is collected for its facts alone."""
 SEEDS = 2
 """A method with fewer seeds in a cell is not measured there."""

@@ -45,9 +45,9 @@ def of_round(model: Entry, name: str, path: epath.Path) -> Entry:
     count, rest = divmod(spec.action.dims, model.spec.action.dims)
     if count > 1 and not rest and spec.action.names == model.spec.action.repeated(count).names:
         raise UserError(
-            f"{path} has decisions of {count} actions each, and nothing was seen between these; a round trains "
-            "on every step. Train the first run with config.model.execute=1, which decides at each step, "
-            "whatever config.model.chunk is, and record again."
+            f"{path} has decisions of {count} actions each and nothing that was seen between them; a round "
+            "trains on every step. Train the first run with config.model.execute=1, which decides at each "
+            "step, whatever config.model.chunk is, and record again."
         )
     for what, field in (
         ("actions", lambda spec: list(spec.action.names)),
