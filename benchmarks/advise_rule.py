@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks import paired, runs
 from experiments import metaworld_benchmark, metaworld_gates, metaworld_grid, scene_benchmark
 from qt_jax.curation.advise import facts, rule
-from qt_jax.curation.advise.rule import Condition, Figures, Rule
+from qt_jax.curation.advise.rule import Condition, DecisionList, Figures, Rule
 from qt_jax.data import mixture
 from qt_jax.training import datasets, setup
 
@@ -163,34 +163,30 @@ def collect_small(name: str, config: ml_collections.ConfigDict, path: str) -> in
     return most
 
 
-def fit(cells: Sequence[Cell], choices: Sequence[str], count: int) -> tuple[tuple[Condition, ...], str]:
-    """Finds the decision list of at most `count` conditions that loses least; of equal ones the first.
-
-    Returns:
-        The conditions, and the choice where none holds.
-
-    """
+def fit(cells: Sequence[Cell], choices: Sequence[str], count: int) -> DecisionList:
+    """Finds the decision list of at most `count` conditions that loses least; of equal ones the first."""
     lost = np.asarray([[cell.lost(choice, choices) for choice in choices] for cell in cells])
-    tests = list(_tests(cells))
+    tests = _tests(cells)
     holds = np.asarray([[test.holds(cell.features) for cell in cells] for test in tests])
 
     def best(members: np.ndarray) -> tuple[float, str]:
         total = members @ lost
         return float(total.min()), choices[int(total.argmin())]
 
-    found = (best(np.ones(len(cells), bool)), ())
+    least, otherwise = best(np.ones(len(cells), bool))
+    found = DecisionList((), otherwise)
     for size in range(1, count + 1):
         for places in itertools.permutations(range(len(tests)), size):
             left, parts = np.ones(len(cells), bool), []
             for place in places:
                 parts.append(best(left & holds[place]))
                 left &= ~holds[place]
-            otherwise = best(left)
-            total = sum(part for part, _ in parts) + otherwise[0]
-            if total < found[0][0] - 1e-9:
-                list_ = [dataclasses.replace(tests[p], then=then) for p, (_, then) in zip(places, parts)]
-                found = ((total, otherwise[1]), tuple(list_))
-    return found[1], found[0][1]
+            rest, otherwise = best(left)
+            total = sum(part for part, _ in parts) + rest
+            if total < least - 1e-9:
+                made = [dataclasses.replace(tests[p], then=then) for p, (_, then) in zip(places, parts)]
+                least, found = total, DecisionList(tuple(made), otherwise)
+    return found
 
 
 def _tests(cells: Sequence[Cell]) -> list[Condition]:
@@ -219,14 +215,10 @@ def make(cells: Sequence[Cell], kind: str, choices: Sequence[str]) -> Rule:
     recipes = sorted({cell.recipe for cell in cells})
     chosen: dict[int, str] = {}
     for recipe in recipes:
-        conditions, otherwise = fit([c for c in cells if c.recipe != recipe], choices, CONDITIONS[kind])
-        blank = Figures(0, 0.0)
-        own = Rule(conditions, otherwise, len(cells), len(recipes), blank, {})
-        chosen |= {n: own.choose(c.features)[0] for n, c in enumerate(cells) if c.recipe == recipe}
-    conditions, otherwise = fit(cells, choices, CONDITIONS[kind])
+        others = fit([cell for cell in cells if cell.recipe != recipe], choices, CONDITIONS[kind])
+        chosen |= {n: others.choose(c.features)[0] for n, c in enumerate(cells) if c.recipe == recipe}
     return Rule(
-        conditions=conditions,
-        otherwise=otherwise,
+        decides=fit(cells, choices, CONDITIONS[kind]),
         cells=len(cells),
         groups=len(recipes),
         tested=tested(cells, [chosen[number] for number in range(len(cells))], choices),
@@ -248,7 +240,7 @@ def main() -> None:
         print(f"{kind}: {own.cells} cells, {own.groups} recipes, each left out in turn")
         for name, figures in {"the rule": own.tested, **own.constants}.items():
             print(f"  {name:20} right in {figures.right:2}, {figures.lost:5.1f} points lost")
-        print(f"  fitted on all: {'; '.join(map(str, own.conditions))}; otherwise {own.otherwise}")
+        print(f"  fitted on all: {own.decides}")
 
 
 if __name__ == "__main__":

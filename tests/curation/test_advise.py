@@ -7,7 +7,7 @@ import pytest
 
 from qt_jax.curation.advise import coverage, facts, rule, text
 from qt_jax.curation.advise.facts import Facts, Task
-from qt_jax.curation.advise.rule import Condition, Figures, Rule
+from qt_jax.curation.advise.rule import Condition, DecisionList, Figures, Rule
 from tests.conftest import run_command
 from tests.data.recipes import make_recipe
 from tests.data.synthetic import LENGTHS
@@ -53,36 +53,40 @@ def test_the_facts(synthetic_root):
     }
 
 
-def test_what_is_read_is_capped_and_said(synthetic_root, monkeypatch):
-    monkeypatch.setattr(facts, "READ", 3)
+@pytest.mark.parametrize("most", [0, 3])
+def test_what_is_read_is_capped_and_said(synthetic_root, monkeypatch, most):
+    """There may be groups of which nothing is read, where one kind has many collectors."""
+    monkeypatch.setattr(facts, "READ", most)
     recipe = make_recipe(synthetic_root)
     found = facts.of_source(recipe, recipe.mixture.sources[0])
-    assert [(group.episodes, group.read) for group in found.groups] == [(8, 3)] * 3
+    assert [(group.episodes, group.read) for group in found.groups] == [(8, most)] * 3
     row = next(line for line in text.counts(found) if line.startswith("failures"))
-    assert row.split()[:5] == ["failures", "noise", "8", "13.5", "3"]
+    assert row.split()[:5] == ["failures", "noise", "8", "13.5", str(most)]
 
 
 FEATURES = dict.fromkeys(facts.FEATURES, None) | {"demonstrations": 10.0, "near": 0.6}
 FACTS = Facts([], [Task("lift", 10, 5, 2)], 2, FEATURES)
 GOOD = Rule(
-    conditions=(
-        Condition("edge", False, 0.5, "imitate_all"),
-        Condition("near", True, 0.5, "imitate_successes"),
+    decides=DecisionList(
+        (
+            Condition("edge", False, 0.5, "imitate_all"),
+            Condition("near", True, 0.5, "imitate_successes"),
+        ),
+        "q_transformer",
     ),
-    otherwise="q_transformer",
     cells=9,
     groups=7,
     tested=Figures(6, 1.0),
     constants={"imitate_all": Figures(2, 20.0), "q_transformer": Figures(5, 2.0)},
 )
-BALANCE = dataclasses.replace(GOOD, conditions=(), otherwise="natural")
+BALANCE = dataclasses.replace(GOOD, decides=DecisionList((), "natural"))
 
 
 def test_the_first_condition_that_holds_decides():
     """What is not known is neither above a threshold nor below it."""
-    assert GOOD.choose(FEATURES) == ("imitate_successes", GOOD.conditions[1])
-    assert GOOD.choose(FEATURES | {"edge": 0.5}) == ("imitate_all", GOOD.conditions[0])
-    assert GOOD.choose(FEATURES | {"near": 0.5}) == ("q_transformer", None)
+    assert GOOD.decides.choose(FEATURES) == ("imitate_successes", GOOD.decides.conditions[1])
+    assert GOOD.decides.choose(FEATURES | {"edge": 0.5}) == ("imitate_all", GOOD.decides.conditions[0])
+    assert GOOD.decides.choose(FEATURES | {"near": 0.5}) == ("q_transformer", None)
     assert Rule.from_json(GOOD.to_json()) == GOOD
 
 
@@ -121,8 +125,10 @@ def test_the_rules_that_are_shipped():
     choice, balance = rule.load()
     assert set(choice.constants) == set(rule.CHOICES) and set(balance.constants) == set(rule.BALANCES)
     for own, known in ((choice, rule.CHOICES), (balance, rule.BALANCES)):
-        assert {own.otherwise, *(condition.then for condition in own.conditions)} <= set(known)
-        assert {condition.feature for condition in own.conditions} <= set(facts.FEATURES)
+        assert {own.decides.otherwise, *(condition.then for condition in own.decides.conditions)} <= set(
+            known
+        )
+        assert {condition.feature for condition in own.decides.conditions} <= set(facts.FEATURES)
         assert own.tested.right <= own.cells
 
 

@@ -101,7 +101,7 @@ def of_source(recipe: Recipe, source: Source) -> Facts:
 
     """
     if source.spec.pieces is not None:
-        raise UserError(f"{source.spec.path} is play, of which nothing fails; `advise` takes none.")
+        raise UserError(f"{source.spec.path} is play, whose episodes are of no task; `advise` takes none.")
     columns = source.index.columns
     source = dataclasses.replace(source, train=np.sort(np.concatenate([source.train, source.validation])))
     looked, groups = _look(recipe, source), []
@@ -143,15 +143,18 @@ def _group(
     source: Source, kind: str, collector: str, episodes: np.ndarray, looked: dict[int, _Looked]
 ) -> Group:
     read = [looked[number] for number in episodes.tolist() if number in looked]
-    several = np.asarray(source.action.bins) > 2
-    edge = np.concatenate([one.edge for one in read]).mean(axis=0)
+    edges = {}
+    if read:
+        edge = np.concatenate([one.edge for one in read]).mean(axis=0)
+        dims = zip(source.action.names, source.action.bins, edge)
+        edges = {name: float(share) for name, bins, share in dims if bins > 2}
     return Group(
         kind=kind,
         collector=collector,
         episodes=len(episodes),
         median=float(np.median(source.index.columns["length"][episodes])),
         read=len(read),
-        edges={name: float(share) for name, share, own in zip(source.action.names, edge, several) if own},
+        edges=edges,
         near=_mean([one.near for one in read if one.near is not None]),
     )
 
@@ -172,11 +175,12 @@ def _features(source: Source, looked: dict[int, _Looked]) -> dict[str, float | N
     success, demonstration = (columns[name][source.train] for name in ("success", "demonstration"))
     tasks = len(np.unique(columns["task"][source.train]))
     autonomous = source.train[~demonstration]
-    known = autonomous[columns["intervened"][autonomous] >= 0]
-    succeeded = [number for number in looked if columns["success"][number]]
-    several = np.asarray(source.action.bins) > 2
-    near = [looked[n].near for n in succeeded if not columns["demonstration"][n]]
+    known = autonomous[columns["intervened"][autonomous] >= 0]  # which say at which steps a person acted
     steps = int(columns["length"][known].sum())
+
+    succeeded = [number for number in looked if columns["success"][number]]
+    near = [looked[number].near for number in succeeded if not columns["demonstration"][number]]
+    several = np.asarray(source.action.bins) > 2
     return {
         "demonstrations": float((success & demonstration).sum() / tasks),
         "autonomous": len(autonomous) / tasks,

@@ -43,6 +43,21 @@ class Condition:
 
 
 @dataclasses.dataclass(frozen=True)
+class DecisionList:
+    """Conditions in their order, the first of which that holds says what to choose, else `otherwise`."""
+
+    conditions: tuple[Condition, ...]
+    otherwise: str
+
+    def choose(self, features: Mapping[str, float | None]) -> tuple[str, Condition | None]:
+        """Returns the choice, and the condition that made it; None: none holds."""
+        for condition in self.conditions:
+            if condition.holds(features):
+                return condition.then, condition
+        return self.otherwise, None
+
+
+@dataclasses.dataclass(frozen=True)
 class Figures:
     """How a way to choose did on cells that it was not made from.
 
@@ -56,11 +71,10 @@ class Figures:
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """A decision list: the first condition that holds says what to choose, else `otherwise`.
+    """A decision list, and how it did.
 
     Attributes:
-        conditions: in their order.
-        otherwise: the choice where none holds.
+        decides: the list, fitted on all cells.
         cells: on how many it was fitted and tested.
         groups: how many recipes they are; each was left out in turn.
         tested: the rule's.
@@ -68,8 +82,7 @@ class Rule:
 
     """
 
-    conditions: tuple[Condition, ...]
-    otherwise: str
+    decides: DecisionList
     cells: int
     groups: int
     tested: Figures
@@ -82,13 +95,6 @@ class Rule:
             self.tested.right > own.right and self.tested.lost < own.lost for own in self.constants.values()
         )
 
-    def choose(self, features: Mapping[str, float | None]) -> tuple[str, Condition | None]:
-        """Returns the choice, and the condition that made it; None: none holds."""
-        for condition in self.conditions:
-            if condition.holds(features):
-                return condition.then, condition
-        return self.otherwise, None
-
     def to_json(self) -> dict[str, Any]:
         """Returns plain JSON types, which `from_json` reads."""
         return dataclasses.asdict(self)
@@ -97,8 +103,10 @@ class Rule:
     def from_json(cls, value: dict[str, Any]) -> Rule:
         """Reads what `to_json` gave."""
         return cls(
-            conditions=tuple(Condition(**condition) for condition in value["conditions"]),
-            otherwise=value["otherwise"],
+            decides=DecisionList(
+                conditions=tuple(Condition(**condition) for condition in value["decides"]["conditions"]),
+                otherwise=value["decides"]["otherwise"],
+            ),
             cells=value["cells"],
             groups=value["groups"],
             tested=Figures(**value["tested"]),

@@ -19,7 +19,7 @@ def counts(found: Facts) -> list[str]:
     lines = [*_table(rows), "", *_table(tasks)]
     if len(found.tasks) > TOP:
         lines.append(f"... {len(found.tasks) - TOP:,} more")
-    lines += ["", "known of it:"]
+    lines += ["", "what the rule may ask for:"]
     lines += [f"  {text}: {_number(found.features[name])}" for name, text in FEATURES.items()]
     lines += [
         "",
@@ -70,7 +70,7 @@ def _said(found: Facts, own: Rule, what: str, choices: dict[str, str]) -> tuple[
     ]
     if not own.is_better:
         return [f"{what}: none, since the rule is no better than one choice for all", *tested], ""
-    chosen, reason = own.choose(found.features)
+    chosen, reason = own.decides.choose(found.features)
     return [f"{what}: {choices[chosen]}", f"  because {_reason(found, reason)}", *tested], chosen
 
 
