@@ -32,20 +32,21 @@ def write(shown: list[Shown], size: tuple[int, int], folder: epath.Path) -> list
     lines = []
     for one in shown:
         for camera, encoded in one.episode.images.items():
-            path, bad = folder / f"{one.kind}_{one.number}_{camera}.mp4", []
-
-            def frames(encoded: Any = encoded, bad: list[int] = bad) -> Iterator[np.ndarray]:
-                for step in range(len(encoded)):
-                    try:
-                        yield decode(encoded[step])
-                    except Exception:  # Pillow's are of many kinds
-                        bad.append(step)
-                        yield np.zeros((*size, 3), np.uint8)
-
-            storage.replace_bytes(path, mp4(frames(), size, 1 / one.episode.dt))
+            path, bad = folder / f"{one.kind}_{one.number}_{camera}.mp4", list[int]()
+            storage.replace_bytes(path, mp4(_decoded(encoded, size, bad), size, 1 / one.episode.dt))
             if bad:
                 lines.append(f"{path}: {len(bad)} of {len(encoded)} frames do not decode and are black")
     return lines
+
+
+def _decoded(encoded: Any, size: tuple[int, int], bad: list[int]) -> Iterator[np.ndarray]:
+    """Yields the frames; adds to `bad` the steps of those that do not decode."""
+    for step in range(len(encoded)):
+        try:
+            yield decode(encoded[step])
+        except Exception:  # Pillow's are of many kinds
+            bad.append(step)
+            yield np.zeros((*size, 3), np.uint8)
 
 
 def mp4(frames: Iterable[np.ndarray], size: tuple[int, int], rate: float) -> bytes:
