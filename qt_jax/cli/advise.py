@@ -60,9 +60,7 @@ def _values(config: Any, recipe: Recipe) -> list[str]:
     held_out = [source.validation for source in recipe.mixture.sources]
     count = sum(map(len, held_out))
     if not count:
-        return [
-            f"values: {config.workdir} held out no episode; train with config.data.validation_fraction above 0"
-        ]
+        return [f"values: {config.workdir} held out no episode; train with config.data.validation_fraction"]
     found = calibration.measure(config, recipe, config.workdir, held_out)
     if found is None:
         return [f"values: {config.agent.name} has no values of actions"]
