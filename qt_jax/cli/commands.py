@@ -54,6 +54,11 @@ COMMANDS = {
         "train,data",
         "optional",
     ),
+    "advise": Command(
+        "say whether failures help: what a config's datasets, or --data=PATH, hold, and what to train",
+        "train,data",
+        "optional",
+    ),
     "train": Command(
         "train on datasets, from the latest checkpoint in config.workdir on",
         "train,data",

@@ -24,6 +24,8 @@ def define_flags() -> None:
     episodes = "So many of each kind (demonstrations, successes, failures) are shown."
     flags.DEFINE_integer("episodes", 3, episodes, lower_bound=0)
     flags.DEFINE_string("output", "runs/inspect", "Where NAME.html goes.")
+    videos = "Write an mp4 of each shown episode and camera, beside the page."
+    flags.DEFINE_boolean("videos", False, videos)
     rerun = "A file such as episodes.rrd: the shown episodes, whole, for the Rerun viewer."
     flags.DEFINE_string("rerun", "", rerun)
 
@@ -34,7 +36,7 @@ def main(config: Any | None) -> None:
     recording = dataset_rerun.Recording(FLAGS.rerun) if FLAGS.rerun else None
     frozen = ml_collections.FrozenConfigDict(config)
     _, recipe, _ = setup.prepare(frozen, datasets.entries(config), any_returns=True)
-    for text in inspect(recipe, storage.directory(FLAGS.output), FLAGS.episodes, recording):
+    for text in inspect(recipe, storage.directory(FLAGS.output), FLAGS.episodes, recording, FLAGS.videos):
         print(text)
     if recording is not None:
         recording.close()

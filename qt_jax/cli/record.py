@@ -71,8 +71,12 @@ def write(spool: Spool, recorder: Recorder, record: str, spec: PolicySpec, descr
         print(f"writing {count} episodes; until that is done they are kept in {spool.folder}", flush=True)
         try:
             folder = robot_episodes.place(record)
-            by_person, shadow = spool.has_interventions(), spool.has_shadow()
-            path = robot_episodes.write(folder, spool.read(), spec, description, by_person, shadow)
+            told = {
+                "intervention": spool.has_interventions(),
+                "shadow": spool.has_shadow(),
+                "aged": spool.has_ages(),
+            }
+            path = robot_episodes.write(folder, spool.read(), spec, description, **told)
         except Exception as error:  # whatever TFDS raises at a full disk
             fault, why = faults.find(error), faults.root_cause(error)
             first = f"{fault.remedy}, " if fault else ""

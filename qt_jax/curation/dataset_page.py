@@ -40,6 +40,7 @@ def render(
         labels=dataset_summary.LABELS,
         top=dataset_summary.TOP,
         people=dataset_summary.people(found),
+        ages=dataset_summary.ages(found),
         rates=dataset_summary.rates(found),
         rewards=dataset_summary.rewards(found),
         discounted=dataset_summary.discounted(found),

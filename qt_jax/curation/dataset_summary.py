@@ -7,15 +7,19 @@ import dataclasses
 import numpy as np
 
 from qt_jax import discretization
+from qt_jax.data import index as indices
 from qt_jax.data import returns
 from qt_jax.data.loader import Recipe
 from qt_jax.data.mixture import Source
 from qt_jax.data.mixtures import KINDS
+from qt_jax.data.recorded import AGE
 from qt_jax.data.returns import Returns
 
 TOP = 30
 """How many tasks and instructions are listed, the most frequent first."""
 LABELS = dict(zip(KINDS, ("successful demonstrations", "other successes", "failures")))
+AGED = 300
+"""Episodes whose observations' ages are read, at most."""
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _NUMBERS = "{:>9}" * 6
 
@@ -89,6 +93,8 @@ class Summary:
         state_description: in words.
         splits: the dataset's own parts, in words.
         outliers: bounds that a few values set, in words.
+        ages: ms, how old observations were, of training episodes that were read; NaN: not told; None: no
+            step of the dataset has an age.
     """
 
     name: str
@@ -118,6 +124,7 @@ class Summary:
     state_description: str
     splits: list[str]
     outliers: list[str]
+    ages: np.ndarray | None
 
     @property
     def episodes(self) -> int:
@@ -186,7 +193,19 @@ def summary(recipe: Recipe, source: Source) -> Summary:
         state_description=source.spec.observation.state_description,
         splits=source.notes(),
         outliers=source.outliers(),
+        ages=_ages(recipe, source),
     )
+
+
+def _ages(recipe: Recipe, source: Source) -> np.ndarray | None:
+    """Reads the ages of at most `AGED` training episodes at even distances, where the steps have them."""
+    found = []
+    for number in source.train[:: -(-len(source.train) // AGED)].tolist():
+        steps = indices.record(source.directory, source.index, number, recipe.cache)["steps"]
+        if AGE not in steps:
+            return None
+        found.append(np.asarray(steps[AGE]))
+    return np.concatenate(found)
 
 
 def _rows(source: Source, name: str) -> list[tuple[float, ...]]:
@@ -218,6 +237,7 @@ def text(found: Summary) -> str:
         *(f"                {line}" for line in found.splits),
         f"  steps         {found.steps:,}",
         *([f"  people        {people(found)}"] if people(found) else []),
+        *([f"  ages          {ages(found)}"] if ages(found) else []),
         f"  lengths       {spread}  |{spark(counts)}|",
         f"  dt            {rates(found)}",
         f"  rewards       {rewards(found)}",
@@ -269,6 +289,19 @@ def people(found: Summary) -> str:
     mixed = int(((found.intervened > 0) & (found.intervened < found.lengths)).sum())
     unknown = f"; {int((~known).sum()):,} episodes do not say it" if not known.all() else ""
     return f"acted at {acted:,} of {steps:,} steps, and took over in {mixed:,} episodes{unknown}"
+
+
+def ages(found: Summary) -> str:
+    """Returns how old observations were when they were decided on, in words; "" where nothing tells it."""
+    if found.ages is None:
+        return ""
+    told = found.ages[np.isfinite(found.ages)]
+    unknown = f"; {len(found.ages) - len(told):,} more do not tell it" if len(told) < len(found.ages) else ""
+    if not len(told):
+        return f"of {len(found.ages):,} observations none is told"
+    half, most, nearly = np.percentile(told, (50, 95, 99))
+    spread = f"median {half:.3g} ms, 95% {most:.3g}, 99% {nearly:.3g}, greatest {told.max():.3g}"
+    return f"of {len(told):,} observations: {spread}{unknown}"
 
 
 def rates(found: Summary) -> str:

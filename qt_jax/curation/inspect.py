@@ -6,7 +6,14 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from qt_jax.curation import dataset_page, dataset_plots, dataset_rerun, dataset_summary, shown_episodes
+from qt_jax.curation import (
+    dataset_page,
+    dataset_plots,
+    dataset_rerun,
+    dataset_summary,
+    dataset_videos,
+    shown_episodes,
+)
 from qt_jax.curation.dataset_plots import Picture
 from qt_jax.curation.shown_episodes import Shown
 from qt_jax.data import index as indices
@@ -15,7 +22,11 @@ from qt_jax.data.mixture import Source
 
 
 def inspect(
-    recipe: Recipe, folder: epath.Path, episodes: int, recording: dataset_rerun.Recording | None
+    recipe: Recipe,
+    folder: epath.Path,
+    episodes: int,
+    recording: dataset_rerun.Recording | None,
+    videos: bool = False,
 ) -> Iterator[str]:
     """Writes NAME.html of each dataset of a mixture, and yields its summary as a text for a terminal.
 
@@ -24,6 +35,7 @@ def inspect(
         folder: where the pages go; made if it is not there.
         episodes: how many of each kind are shown.
         recording: gets the shown episodes too.
+        videos: whether folder/NAME gets a video of each shown episode and camera.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for source in recipe.mixture.sources:
@@ -36,7 +48,12 @@ def inspect(
         if recording is not None:
             for one in shown:
                 recording.add(source.name, one, source.action)
-        lines = [dataset_summary.text(found).rstrip(), *damaged(source, shown, sheets), f"  page: {page}\n"]
+        lines = [dataset_summary.text(found).rstrip(), *damaged(source, shown, sheets)]
+        if videos:
+            beside, size = folder / source.name, source.spec.observation.image_size
+            lines += [f"  damaged: {line}" for line in dataset_videos.write(shown, size, beside)]
+            lines.append(f"  videos: {beside}")
+        lines.append(f"  page: {page}\n")
         yield "\n".join(lines)
 
 

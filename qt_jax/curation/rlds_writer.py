@@ -21,7 +21,7 @@ from etils import epath
 
 from qt_jax import text
 from qt_jax.curation.rlds_names import import_rlds
-from qt_jax.data.recorded import RecordedEpisode
+from qt_jax.data.recorded import AGE, RecordedEpisode
 from qt_jax.errors import UserError
 from qt_jax.specs import INTERVENTION, ActionSpec, ObservationSpec
 
@@ -65,8 +65,8 @@ def write(
         action_space: {name of an action: the entry of the state that it moves, and how}.
         intervention: whether each step says if a person acted; all episodes must say it then.
         validation: episodes of a split of their own; read after the others.
-        extras: which of `RecordedEpisode.limited`, `shadow` (of each step) and `policy` are written; its
-            episodes have them then.
+        extras: which of `RecordedEpisode.limited`, `shadow`, `age_ms` (of each step) and `policy` are
+            written; its episodes have them then.
 
     Raises:
         UserError: for an unknown file format, an episode too large for a record or without the flag of
@@ -249,6 +249,9 @@ def _features(tfds: Any, rlds: Any, target: _Target):
         steps["limited"] = features.Text(doc="Safety limits that altered the action, joined by commas.")
     if "shadow" in target.extras:
         steps["shadow"] = vector(action.dims, "Action of a policy that was not served; NaN: it was late.")
+    if AGE in target.extras:
+        doc = "Age of the observation when it was decided on, in ms; NaN: not told."
+        steps[AGE] = features.Scalar(np.float32, doc=doc)
     own = {"policy": features.Text(doc="Fingerprint of the policy.")} if "policy" in target.extras else {}
     return features.FeaturesDict(
         own
@@ -320,7 +323,7 @@ def _example(episode: RecordedEpisode, intervention: bool = False) -> dict[str, 
     }
 
 
-def _steps(rlds: Any, episode: RecordedEpisode, intervention: bool) -> Iterator[dict[str, Any]]:
+def _steps(rlds: Any, episode: RecordedEpisode, intervention: bool, aged: bool) -> Iterator[dict[str, Any]]:
     length = len(episode.actions)
     for t in range(length + 1):
         ended = t == length
@@ -335,6 +338,8 @@ def _steps(rlds: Any, episode: RecordedEpisode, intervention: bool) -> Iterator[
             acted["limited"] = "" if ended else episode.limited[t]
         if episode.shadow is not None:
             acted["shadow"] = np.full_like(episode.shadow[0], np.nan) if ended else episode.shadow[t]
+        if episode.age_ms is not None:
+            acted[AGE] = episode.age_ms[t]
         yield acted | {
             rlds.OBSERVATION: observation,
             rlds.ACTION: np.zeros_like(episode.actions[0]) if ended else episode.actions[t],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from etils import epath
 
 from qt_jax.curation import rlds_writer
 from qt_jax.curation.convert import images, recording
-from qt_jax.data.recorded import LabelledEpisode, RecordedEpisode
+from qt_jax.data.recorded import AGE, LabelledEpisode, RecordedEpisode
 from qt_jax.errors import UserError
 from qt_jax.specs import POLICY, PolicySpec
 
@@ -38,8 +38,10 @@ def write(
     episodes: Iterable[LabelledEpisode],
     spec: PolicySpec,
     description: str,
+    *,
     intervention: bool,
     shadow: bool,
+    aged: bool,
 ) -> epath.Path:
     """Writes the episodes as the dataset `folder`/1.0.0 and returns that directory.
 
@@ -52,25 +54,27 @@ def write(
         description: one line about where the episodes come from.
         intervention: whether the steps are to say if a person acted; where nobody did, they need not.
         shadow: whether they are to say what a shadow policy would have done.
+        aged: whether the steps are to say how old the observation was; where no robot told it, they need not.
 
     Raises:
         UserError: for an episode without a transition, or with a number that is not finite.
     """
-    has = {"policy": True, "limited": spec.limits is not None, "shadow": shadow}
+    has = {"policy": True, "limited": spec.limits is not None, "shadow": shadow, AGE: aged}
+    extras = [name for name, there in has.items() if there]
     return rlds_writer.write(
         str(folder),
-        _recorded(episodes, spec, shadow),
+        _recorded(episodes, spec, extras),
         action=spec.interface.executed,
         observation=spec.interface.observation,
         description=description,
         file_format="array_record",
         intervention=intervention,
-        extras=[name for name, there in has.items() if there],
+        extras=extras,
     )
 
 
 def _recorded(
-    episodes: Iterable[LabelledEpisode], spec: PolicySpec, shadow: bool
+    episodes: Iterable[LabelledEpisode], spec: PolicySpec, extras: Collection[str]
 ) -> Iterator[RecordedEpisode]:
     size = spec.interface.observation.image_size
 
@@ -96,7 +100,8 @@ def _recorded(
         yield dataclasses.replace(
             episode,
             task=labelled.task or episode.task,
-            limited=None if spec.limits is None else tuple(labelled.limited[kept].tolist()),
+            limited=tuple(labelled.limited[kept].tolist()) if "limited" in extras else None,
             policy=labelled.policy,
-            shadow=labelled.shadow[kept] if shadow else None,
+            shadow=labelled.shadow[kept] if "shadow" in extras else None,
+            age_ms=labelled.age_ms[: len(episode.state)] if AGE in extras else None,
         )

@@ -67,9 +67,7 @@ def read(recipe: Recipe, source: Source, count: int) -> list[Shown]:
         shard, position = (int(index.columns[name][number]) for name in ("shard", "position"))
         episode = indices.read(directory, index, source.spec, number, recipe.step_penalty, recipe.cache)
         returns = episodes.monte_carlo_returns(episode, recipe.discount, recipe.dt_ref, recipe.value_range[0])
-        steps = directory.parse(
-            directory.read(shard, position, int(index.columns["size"][number]), recipe.cache)
-        )["steps"]
+        steps = indices.record(directory, index, number, recipe.cache)["steps"]
         values = {name: np.asarray(steps[name])[: episode.length] for name in STEP_VALUES if name in steps}
         place = f"{directory.shards[shard].name} at {position}"
         shown.append(Shown(kind, place, number, episode, returns, values))

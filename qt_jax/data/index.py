@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import numpy as np
 
@@ -116,6 +117,17 @@ def where(directory: Stored, index: Index, episode: int, camera: str = "") -> st
     return directory.where(shard, place, camera)
 
 
+def record(directory: Stored, index: Index, episode: int, cache: str) -> dict[str, Any]:
+    """Reads all that is stored of an episode of the index, as `Stored.parse` returns it.
+
+    Raises:
+        BadRecord: if it is damaged.
+
+    """
+    number, position, size = (int(index.columns[name][episode]) for name in ("shard", "position", "size"))
+    return directory.parse(directory.read(number, position, size, cache))
+
+
 def read(
     directory: Stored, index: Index, spec: DatasetSpec, episode: int, step_penalty: float, cache: str
 ) -> Episode:
@@ -134,9 +146,7 @@ def read(
 
     """
     try:
-        number, position, size = (int(index.columns[name][episode]) for name in ("shard", "position", "size"))
-        record = directory.read(number, position, size, cache)
-        found = episodes.read(directory.parse(record), spec, step_penalty)
+        found = episodes.read(record(directory, index, episode, cache), spec, step_penalty)
         if found is None:
             raise BadRecord(f"is left out by {spec.reader}")
         return episodes.pieces(found, spec)[index.columns["piece"][episode]]

@@ -8,6 +8,9 @@ import numpy as np
 
 from qt_jax.specs import DEMONSTRATION, INTERVENTION, POLICY
 
+AGE = "age_ms"
+"""Of each step of a served policy's episodes in a dataset: how old its observation was."""
+
 
 @dataclasses.dataclass(frozen=True)
 class RecordedEpisode:
@@ -35,6 +38,8 @@ class RecordedEpisode:
         policy: of a served policy, its fingerprint; None: of others.
         shadow: float32 [T, D], what a shadow policy would have done, NaN where it was late; None: there was
             none.
+        age_ms: float32 [T + 1], how old each observation was when it was decided on; NaN: not told; None: of
+            others than a served policy's.
     """
 
     task: str
@@ -52,6 +57,7 @@ class RecordedEpisode:
     limited: tuple[str, ...] | None = None
     policy: str | None = None
     shadow: np.ndarray | None = None
+    age_ms: np.ndarray | None = None
 
     @property
     def episode_id(self) -> str:
@@ -77,6 +83,7 @@ class LabelledEpisode:
         limited: [T] texts, the names of the safety limits that altered each action, joined by commas.
         policy: its fingerprint.
         shadow: float32 [T, D], what a shadow policy would have done; NaN where it was late or missing.
+        age_ms: float32 [T + 1], how old each observation was when it was decided on; NaN: not told.
     """
 
     instruction: str
@@ -89,6 +96,7 @@ class LabelledEpisode:
     limited: np.ndarray
     policy: str
     shadow: np.ndarray
+    age_ms: np.ndarray
 
 
 def collector_of(intervention: np.ndarray) -> str:

@@ -17,14 +17,14 @@ BINS = 10
 """Of equal width over the value range."""
 
 
-def measure(config: Any, recipe: Recipe, run: str, name: str) -> dict[str, Any] | None:
-    """Compares Q of the actions of a dataset's episodes, trained and held-out ones, with their returns.
+def measure(config: Any, recipe: Recipe, run: str, episodes: list[np.ndarray]) -> dict[str, Any] | None:
+    """Compares Q of the actions of episodes with the returns that followed.
 
     Args:
         config: the experiment's, with its value range.
-        recipe: of a mixture that has the dataset.
+        recipe: of a mixture that has the episodes.
         run: the directory of the run whose networks judge; they should not have seen the episodes.
-        name: of the dataset.
+        episodes: of each dataset of the mixture the numbers in its index, one or more in all.
 
     Returns:
         None for an agent without values of actions. "q" and "bias" (Q less the return): {outcome: mean over
@@ -35,11 +35,6 @@ def measure(config: Any, recipe: Recipe, run: str, name: str) -> dict[str, Any] 
     agent = agents.get(config.agent.name)
     if agent.action_values is None:
         return None
-    sources = recipe.mixture.sources
-    episodes = [
-        np.concatenate([source.train, source.validation]) if source.name == name else np.zeros(0, np.int64)
-        for source in sources
-    ]
     steps, firsts = _look(config, recipe.of_every_step(), run, episodes)
     return summary(steps, firsts, config.value_range)
 

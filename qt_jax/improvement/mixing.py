@@ -37,10 +37,18 @@ def of_round(model: Entry, name: str, path: epath.Path) -> Entry:
     """Returns the dataset of a round, which is read as that of the same robot, `model`.
 
     Raises:
-        UserError: if there is no dataset, or it is of another robot.
+        UserError: if there is no dataset, or it is of another robot, or its steps are decisions of several
+            actions.
 
     """
     spec = described.spec(str(path))
+    count, rest = divmod(spec.action.dims, model.spec.action.dims)
+    if count > 1 and not rest and spec.action.names == model.spec.action.repeated(count).names:
+        raise UserError(
+            f"{path} has decisions of {count} actions each and nothing that was seen between them; a round "
+            "trains on every step. Train the first run with config.model.execute=1, which decides at each "
+            "step, whatever config.model.chunk is, and record again."
+        )
     for what, field in (
         ("actions", lambda spec: list(spec.action.names)),
         ("cameras", lambda spec: sorted(spec.observation.cameras)),

@@ -129,7 +129,12 @@ class Rounds:
         value = None
         if mixed.transitions[name]:
             frozen, recipe, _ = setup.prepare(ml_collections.FrozenConfigDict(own), mixed.entries)
-            value = calibration.measure(frozen, recipe, self.workdir(number - 1), name)
+            none = np.zeros(0, np.int64)
+            of_round = [
+                np.concatenate([source.train, source.validation]) if source.name == name else none
+                for source in recipe.mixture.sources
+            ]
+            value = calibration.measure(frozen, recipe, self.workdir(number - 1), of_round)
         if not checkpoints.finished(own):
             self._train(own, mixed.entries)
 

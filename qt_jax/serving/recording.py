@@ -252,6 +252,7 @@ def _episode(steps: Steps, last: Request, label: Label) -> LabelledEpisode:
         limited=np.asarray([step.limited for step in steps]),
         policy=steps[-1].policy,
         shadow=np.stack([step.shadow for step in steps]),
+        age_ms=np.asarray([np.nan if one.age_ms is None else one.age_ms for one in seen], np.float32),
     )
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from qt_jax.data.recorded import LabelledEpisode
+from qt_jax.data.recorded import AGE, LabelledEpisode
 from qt_jax.errors import UserError
 from qt_jax.specs import INTERVENTION, PolicySpec
 
@@ -137,7 +137,19 @@ class Spool(contextlib.AbstractContextManager):
             UserError: naming a file that is damaged.
 
         """
-        return any(np.isfinite(actions).any() for actions in self._each("shadow"))
+        return self._any_finite("shadow")
+
+    def has_ages(self) -> bool:
+        """Returns whether a robot told the age of any observation of the episodes.
+
+        Raises:
+            UserError: naming a file that is damaged.
+
+        """
+        return self._any_finite(AGE)
+
+    def _any_finite(self, name: str) -> bool:
+        return any(np.isfinite(values).any() for values in self._each(name))
 
     def _each(self, name: str) -> Iterator[np.ndarray]:
         """Yields one array of each episode."""
@@ -233,4 +245,5 @@ def _read(path: Path) -> LabelledEpisode:
             limited=file["limited"],
             policy=str(file["policy"]),
             shadow=file["shadow"],
+            age_ms=file[AGE],
         )

@@ -66,10 +66,21 @@ def test_a_dataset_says_who_acted_where_a_person_took_over(tmp_path, written):
             robot.infer(fake.observation(1, "open", intervention=[0.5, 0.5]))
             label(robot)
         record.write(spool, recorder, str(tmp_path / "served"), fake.SPEC, "")
-    assert written.about["intervention"]
+    assert written.about["intervention"] and not written.about["aged"]
     assert [episode.collector for episode in written] == ["policy", "intervention"]
     assert [episode.intervention.tolist() for episode in written] == [[False, False], [True, False]]
     np.testing.assert_array_equal(written[1].actions, [[0.5, 0.5], [-0.75, -0.75]])
+
+
+def test_a_dataset_says_how_old_observations_were_where_a_robot_told_it(tmp_path, written):
+    with record.claim(str(tmp_path / "served")) as spool:
+        recorder = Recorder(spool)
+        with fake.served(recorder=recorder) as port, Client(f"ws://127.0.0.1:{port}") as robot:
+            act(robot, "open", "open", age_ms=40)
+            label(robot)
+        record.write(spool, recorder, str(tmp_path / "served"), fake.SPEC, "")
+    (episode,) = written
+    assert written.about["aged"] and np.isnan(episode.age_ms).tolist() == [False, False, True]
 
 
 def test_of_a_chunk_the_step_is_a_decision_with_what_was_executed_of_it(tmp_path, written):

@@ -9,11 +9,20 @@ import re
 import subprocess
 import sys
 
+import av
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
-from qt_jax.curation import dataset_page, dataset_plots, dataset_rerun, dataset_summary, shown_episodes
+from qt_jax.curation import (
+    dataset_page,
+    dataset_plots,
+    dataset_rerun,
+    dataset_summary,
+    dataset_videos,
+    shown_episodes,
+)
 from qt_jax.curation.dataset_summary import spark
 from qt_jax.data import tables
 from qt_jax.data.images import decode
@@ -127,6 +136,36 @@ def test_sheets_show_the_right_steps_at_the_networks_size(synthetic_root):
         assert seen.shape == (32, 32, 3) and np.abs(seen - expected).mean() < 12, step
     page = dataset_page.render(source, dataset_summary.summary(recipe, source), [shown], [sheets], (32, 32))
     assert page.count("<figure>") == 10 and "stored 256 × 320, learned from at 32 × 32" in page
+
+
+def test_videos_of_the_shown_episodes(synthetic_root, tmp_path):
+    """At the robot's speed, with a black frame for one that does not decode."""
+    recipe = frames_recipe(synthetic_root)
+    shown = shown_episodes.read(recipe, recipe.mixture.sources[0], 12)
+    lines = dataset_videos.write(shown, (16, 16), epath.Path(tmp_path))
+    assert len(lines) == 2 and all("1 of 8 frames do not decode and are black" in line for line in lines)
+    for one in shown:
+        black = {"e2": 3, "e5": 0}.get(one.episode.episode_id)
+        with av.open(str(tmp_path / f"{one.kind}_{one.number}_front.mp4")) as container:
+            (stream,) = container.streams
+            assert stream.average_rate == 10
+            seen = [frame.to_ndarray(format="gray").astype(int) for frame in container.decode(stream)]
+        assert len(seen) == 8
+        for step, picture in enumerate(seen):
+            if step == black:
+                assert picture.max() < 40
+            else:
+                stored = decode(one.episode.images["front"][step]).mean(axis=-1)
+                assert np.corrcoef(picture.ravel(), stored.ravel())[0, 1] > 0.6, step
+
+
+def test_an_odd_picture_keeps_what_it_shows():
+    frame = np.full((5, 7, 3), 200, np.uint8)
+    with av.open(io.BytesIO(dataset_videos.mp4([frame] * 3, (5, 7), 12.5))) as container:
+        (stream,) = container.streams
+        found = [picture.to_ndarray(format="rgb24") for picture in container.decode(stream)]
+    assert stream.average_rate == 12.5 and [picture.shape for picture in found] == [(6, 8, 3)] * 3
+    assert np.abs(found[0].astype(int) - 200).max() < 6
 
 
 def test_an_image_that_does_not_decode_is_shown_on_the_page(synthetic_root):

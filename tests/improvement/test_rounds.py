@@ -17,7 +17,7 @@ import optax
 import pytest
 
 from qt_jax.curation import collect
-from qt_jax.data import mixture
+from qt_jax.data import described, mixture
 from qt_jax.errors import UserError
 from qt_jax.improvement import calibration, mixing, page, rounds, settings
 from qt_jax.training import checkpoints
@@ -97,7 +97,12 @@ def test_a_robot_s_rounds(recorded, capsys):
         UserError, match=r"has actions \['y'\], the dataset 'collected' has \['x'\]: it is of ano"
     ):
         rounds.improve(recorded)
-    other.write_text(other.read_text().replace('"y"', '"x"'))
+    about = json.loads(other.read_text().replace('"y"', '"x"'))
+    twice = {"names": ["x", "x+1"]} | {side: 2 * about["action"][side] for side in ("low", "high")}
+    other.write_text(json.dumps(about | {"action": twice}))
+    with pytest.raises(UserError, match="has decisions of 2 actions each.*config.model.execute=1, which"):
+        rounds.improve(recorded)
+    other.write_text(json.dumps(about))
     recorded.improve.new_share = 0.25
     with pytest.raises(
         UserError, match="round_2 began with config.improve.new_share=0.5, now it is 0.25; give"
@@ -191,6 +196,32 @@ def test_a_round_that_a_full_disk_stopped_is_not_done(monkeypatch, tmp_path):
     ):
         rounds._collected(config)
     assert not rounds.Rounds(config, Peers()).is_done(1)
+
+
+@pytest.mark.slow
+def test_a_robot_s_rounds_by_a_policy_of_chunks(recorded):
+    """That decides at each step, as the refusal of others says."""
+    recorded.model.chunk, recorded.model.execute, recorded.improve.rounds = 2, 1, 1
+    record(recorded, 1)
+    _, first = rounds.improve(recorded)
+    assert first["collected"]["trained_on"] == 18
+    assert sum(steps for *_, steps in first["value"]["bins"]) == 18
+
+
+@pytest.mark.slow
+def test_rounds_from_images(tmp_path):
+    """In the simulator: what was rendered is kept as JPEG, trained on, and acted on again."""
+    given = [f"--config.data.path={tmp_path / 'data'}", f"--config.workdir={tmp_path / 'run'}"]
+    given += ["--config.env.cameras=('front',)", "--config.env.image_size=32", "--config.model.image_size=32"]
+    given += ["--config.model.patch_stages=((8,16,1),)", "--config.model.image_tokens=2"]
+    run_command("collect", *given, config=CONFIG)
+    run_command("improve", *given, config=CONFIG)
+    rows = [json.loads(line) for line in (tmp_path / "run/improve" / rounds.TABLE).read_text().splitlines()]
+    assert [row["collected"]["overall"]["episodes"] for row in rows[1:]] == [22, 22]
+    for number in (1, 2):
+        spec = described.spec(str(tmp_path / f"run/improve/round_{number}/episodes"))
+        assert spec.observation.cameras == ("front",)
+        assert sum(steps for *_, steps in rows[number]["value"]["bins"]) > 22
 
 
 @pytest.mark.slow

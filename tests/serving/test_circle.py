@@ -1,6 +1,7 @@
 """The whole circle with a policy that solves its tasks: collect, train, export, serve, record and train."""
 
 import json
+import re
 import struct
 import subprocess
 
@@ -124,8 +125,12 @@ def test_a_served_policy_is_evaluated_and_what_it_did_is_trained_on(recording: S
     assert remote["tasks"] == local["tasks"] and remote["method"] == local["method"], evaluation.stdout
 
     client, outcomes = Client(recording.url), []
+
+    def aged(message):
+        return client.infer(message | {"age_ms": 40})
+
     for seed in range(4):
-        outcomes.append(episode(client.infer, "faucet-open", 10 + seed, client.label))
+        outcomes.append(episode(aged, "faucet-open", 10 + seed, client.label))
     seen = {"observation/state": np.zeros(39, np.float32), "prompt": "open the faucet"}
     client.infer(seen)
     with pytest.raises(Refused, match="key 'observation/state' holds NaN"):
@@ -143,6 +148,7 @@ def test_a_served_policy_is_evaluated_and_what_it_did_is_trained_on(recording: S
 
     shown = run_command("inspect", f"--data={workdir / 'recorded'}", config="").stdout
     assert "episodes      5: " in shown and f"{sum(outcomes) / 5:.1%} successful" in shown
+    assert re.search(r"ages +of \d+ observations: median 4\d", shown) and "more do not tell it" in shown
     assert run_command("validate", f"--data={workdir / 'recorded'}", config="").returncode == 0
     paths = f"--config.data.path={workdir / 'recorded'}", f"--config.workdir={workdir / 'again'}"
     settings = "--config.train.steps=5", "--config.data.validation_fraction=0.0", "--config.train.log_every=1"

@@ -94,6 +94,17 @@ def test_what_a_person_took_over_is_recorded_as_that_person_s(robot, spool):
     assert episode.intervention.tolist() == [False, True, True] and spool.has_interventions()
 
 
+def test_the_age_of_each_observation_is_recorded(robot, spool):
+    """That at which it was decided on: what it waited in the server counts."""
+    robot.infer(fake.observation(0, "open"))
+    robot.infer(fake.observation(1, "open", age_ms=100))
+    assert not spool.has_ages()
+    robot.infer(fake.observation(9, "open", label={"success": True}, age_ms=7))
+    (episode,) = spool.read()
+    assert np.isnan(episode.age_ms[0]) and 100 < episode.age_ms[1] < 5000 and episode.age_ms[2] == 7
+    assert spool.has_ages()
+
+
 @pytest.mark.parametrize(
     "given, words",
     [
