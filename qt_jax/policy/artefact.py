@@ -112,7 +112,8 @@ class Artefact(Folder):
             line = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(
                 f"{path} cannot be read by jax {jax.__version__} ({line}); it was exported by jax "
-                f"{self.about['jax']}: export again."
+                f"{self.about['jax']}: export again.",
+                topic="other-version",
             ) from error
 
     def _call(self, part: str, params: Any, *inputs: Any) -> Any:

@@ -18,7 +18,8 @@ from qt_jax.specs import ActionSpec
 from tests.conftest import ROOT
 from tests.curation import recordings
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "experiments" / "diagnosis.md"]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES += [ROOT / name for name in ("README.md", "experiments/diagnosis.md", "qt_jax/troubleshooting.md")]
 SMALL = [
     "--config.data.batch_size=8",
     "--config.model.layers=1",
