@@ -44,6 +44,8 @@ html_theme = "furo"
 html_title = f"qt_jax {release}"
 html_show_copyright = False
 html_copy_source = False
+html_static_path = ["wide.css"]
+html_css_files = ["wide.css"]
 
 CONTENTS = {
     "What do you want to do?": [
@@ -55,7 +57,7 @@ CONTENTS = {
         "Improve it with its own experience <docs/improve>",
         "Start from a pretrained image encoder <docs/eyes>",
         "Extend it <docs/extend>",
-        "Find out what an error means <qt_jax/troubleshooting>",
+        "Troubleshooting <qt_jax/troubleshooting>",
     ],
     "How good is it?": [
         "How often it succeeds <docs/results>",

@@ -178,6 +178,14 @@ def test_robot(folder):
     assert server.wait(timeout=60) == 0
 
 
+def test_extend():
+    """Its commands are those of the examples, which tests/test_examples.py runs."""
+    for command in commands("extend.md"):
+        said = " ".join(command.removeprefix(".venv/bin/").split())
+        (example,) = set(re.findall(r"examples/\w+\.py", said))
+        assert said in " ".join((ROOT / example).read_text().replace("\\", "").split())
+
+
 def test_the_limits_of_the_robot_page_fit_its_robot():
     """Of Meta-World's action and state, which the quickstart has."""
     action = ActionSpec(("x", "y", "z", "grip"), (-1.0,) * 4, (1.0,) * 4, (256,) * 4)
