@@ -192,6 +192,15 @@ def test_the_limits_of_the_robot_page_fit_its_robot():
     SafetyLimits.from_json(json.loads(limits("robot.md"))).check(action, 4)
 
 
+def test_every_picture_is_shown():
+    shown = {
+        (page.parent / target).resolve()
+        for page in PAGES
+        for target in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page.read_text())
+    }
+    assert shown == set((ROOT / "docs" / "images").resolve().iterdir())
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_leads_somewhere(page):
     targets = [target for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()) if "://" not in target]
