@@ -24,6 +24,7 @@ import imageio.v3 as iio
 import numpy as np
 from PIL import Image
 
+QT = sys.executable, "-m", "qt_jax"
 CONFIG = "experiments/quickstart.py"
 RUN = Path("runs/quickstart/q_transformer")
 IMAGES = Path("docs/images")
@@ -53,28 +54,24 @@ def page() -> None:
     if browser is None:
         raise SystemExit("There is no Chromium here: apt-get install chromium.")
     with tempfile.TemporaryDirectory() as folder:
-        _qt("export", f"--config={CONFIG}", f"--config.workdir={RUN}", f"--output={folder}/policy").wait()
-        with _ended(_qt("serve", f"--artefact={folder}/policy", "--port=0")) as server:
-            url = next(
-                found[1] for line in server.stdout if (found := re.search(r"serving ws://(\S+)", line))
-            )
+        export = [f"--config={CONFIG}", f"--config.workdir={RUN}", f"--output={folder}/policy"]
+        subprocess.run([*QT, "export", *export], check=True)
+        with _running("serve", f"--artefact={folder}/policy", "--port=0") as server:
+            said = (re.search(r"serving ws://(\S+)", line) for line in server.stdout)
+            url = next(found[1] for found in said if found)
             robot = [f"--policy=ws://{url}", f"--config={CONFIG}", f"--config.workdir={folder}/run"]
             robot += [f"--config.env.tasks=('{TASKS[0]}',)", "--config.evaluate.num_envs=1"]
-            with _ended(_qt("evaluate", *robot)):
+            with _running("evaluate", *robot):
                 _until_it_acts(f"http://{url}/state")
                 drawn = [f"--screenshot={IMAGES / 'serve_page.png'}", "--window-size=1180,830"]
                 flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000"]
                 subprocess.run([browser, *flags, *drawn, f"http://{url}/"], check=True, timeout=WAIT_S)
 
 
-def _qt(command: str, *flags: str) -> subprocess.Popen:
-    arguments = [sys.executable, "-m", "qt_jax", command, *flags]
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
-
-
 @contextlib.contextmanager
-def _ended(process: subprocess.Popen) -> Iterator[subprocess.Popen]:
-    """Yields a process, and ends it with the block."""
+def _running(*arguments: str) -> Iterator[subprocess.Popen]:
+    """Runs a command of qt_jax until the end of the block."""
+    process = subprocess.Popen([*QT, *arguments], stdout=subprocess.PIPE, text=True)
     try:
         yield process
     finally:
