@@ -41,6 +41,7 @@ TOPICS = {
     "qt_jax.evaluation": "evaluate",
     "qt_jax.evaluation.affordances": "no-values",
     "qt_jax.export": "export",
+    "qt_jax.export.any_policy": "policy-files",
     "qt_jax.front_door": "settings",
     "qt_jax.improvement": "improve",
     "qt_jax.models": "encoder-parameters",

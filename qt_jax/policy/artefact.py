@@ -159,7 +159,8 @@ def _check_platform(folder: Path, platforms: Sequence[str]) -> None:
         here = export.default_export_platform()
     except RuntimeError as error:  # JAX_PLATFORMS names one that is not here
         raise UserError(
-            f"jax finds no device to act on ({' '.join(str(error).split())}); set JAX_PLATFORMS=cpu."
+            f"jax finds no device to act on ({' '.join(str(error).split())}); set JAX_PLATFORMS=cpu.",
+            topic="device",
         ) from error
     if here not in platforms:
         raise UserError(
