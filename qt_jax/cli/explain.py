@@ -7,10 +7,12 @@ that the base install lacks.
 from __future__ import annotations
 
 import re
+import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
-from qt_jax.errors import UserError
+from qt_jax.errors import EXIT_USER_ERROR, UserError
 
 PAGE = Path(__file__).parents[1] / "troubleshooting.md"
 """Its headings of the second level are the topics, in lower case with dashes."""
@@ -124,3 +126,13 @@ def contents() -> str:
     first = {topic: text(topic).replace("\n", " ").partition(". ")[0] for topic in sections()}
     lines = [f"  {topic:20}{sentence.rstrip('.')}" for topic, sentence in first.items()]
     return "\n".join(["usage: python -m qt_jax explain TOPIC", "", "topics:", *lines])
+
+
+def main(topics: Sequence[str]) -> None:
+    """Prints the sections of these topics; without one, or for `--help`, which there are."""
+    try:
+        asked = topics and not {"-h", "--help"} & set(topics)
+        print("\n\n".join(map(text, topics)) if asked else contents(), flush=True)
+    except UserError as error:
+        print(f"qt_jax explain: {error}", file=sys.stderr)
+        raise SystemExit(EXIT_USER_ERROR) from None

@@ -11,7 +11,7 @@ import sys
 
 from qt_jax.cli import explain
 from qt_jax.cli.commands import COMMANDS, usage
-from qt_jax.errors import EXIT_UNREAD, EXIT_USER_ERROR, UserError
+from qt_jax.errors import EXIT_UNREAD, EXIT_USER_ERROR
 
 
 def run() -> None:
@@ -29,7 +29,7 @@ def _run() -> None:
         raise SystemExit(0 if len(sys.argv) > 1 else EXIT_USER_ERROR)
     name = sys.argv.pop(1)
     if name == "explain":
-        return _explain(sys.argv[1:])
+        return explain.main(sys.argv[1:])
     if name not in COMMANDS:
         known = ", ".join([*COMMANDS, "explain"])
         print(f"qt_jax: unknown command {name!r}; expected one of {known}.", file=sys.stderr)
@@ -45,13 +45,3 @@ def _run() -> None:
         remedy = COMMANDS[name].remedy(package)
         print(f"qt_jax {name}: the package {package} is not installed; {remedy}", file=sys.stderr)
         raise SystemExit(EXIT_USER_ERROR) from None
-
-
-def _explain(topics: list[str]) -> None:
-    """Prints the sections of these topics, or a list of all topics."""
-    try:
-        shown = "\n\n".join(map(explain.text, topics)) if topics else explain.contents()
-    except UserError as error:
-        print(f"qt_jax explain: {error}", file=sys.stderr)
-        raise SystemExit(EXIT_USER_ERROR) from None
-    print(shown, flush=True)
