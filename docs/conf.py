@@ -57,6 +57,7 @@ CONTENTS = {
         "Improve it with its own experience <docs/improve>",
         "Start from a pretrained image encoder <docs/eyes>",
         "Extend it <docs/extend>",
+        "Move to another version <docs/upgrade>",
         "Troubleshooting <qt_jax/troubleshooting>",
     ],
     "How good is it?": [
