@@ -54,9 +54,9 @@ def page() -> None:
     if browser is None:
         raise SystemExit("There is no Chromium here: apt-get install chromium.")
     with tempfile.TemporaryDirectory() as folder:
-        export = [f"--config={CONFIG}", f"--config.workdir={RUN}", f"--output={folder}/policy"]
+        export = [f"--config={CONFIG}", f"--config.workdir={RUN}", f"--output={folder}/quickstart"]
         subprocess.run([*QT, "export", *export], check=True)
-        with _running("serve", f"--artefact={folder}/policy", "--port=0") as server:
+        with _running("serve", f"--artefact={folder}/quickstart", "--port=0") as server:
             said = (re.search(r"serving ws://(\S+)", line) for line in server.stdout)
             url = next(found[1] for found in said if found)
             robot = [f"--policy=ws://{url}", f"--config={CONFIG}", f"--config.workdir={folder}/run"]
