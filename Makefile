@@ -14,7 +14,7 @@ COMPILE := $(UV) pip compile -q --universal --python-version 3.11 --fork-strateg
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test test-most test-tensorflow test-slow slurm lint types imports coverage docs dist release-check lock libtpu clean clean-data-and-runs \
 	bench-state bench-start bench-gpu bench-quickstart bench-backups bench-networks bench-decisions bench-learner bench-loader bench-scale bench-video bench-memory bench-serving bench-load bench-onnx \
-	metaworld-tries metaworld-grid metaworld-gates metaworld-values metaworld-states metaworld-benchmark metaworld-people metaworld-ablations metaworld-images metaworld-mislabelled metaworld-rank metaworld-rest metaworld-improve metaworld-eyes scene-benchmark ogbench advise-rule metaworld-report rooflines plan-sizes plan-experiments
+	metaworld-tries metaworld-grid metaworld-gates metaworld-values metaworld-states metaworld-benchmark metaworld-people metaworld-ablations metaworld-images metaworld-mislabelled metaworld-rank metaworld-rest metaworld-improve metaworld-eyes scene-benchmark ogbench advise-rule metaworld-report rooflines plan-sizes plan-experiments pictures
 
 QT := $(PY) -m qt_jax
 QUICKSTART := experiments/quickstart.py
@@ -196,6 +196,10 @@ metaworld-report: .plots/.installed  ## Write the tables and figures of docs/res
 
 advise-rule: $(STAMP)  ## Fit the rule of `advise` on the benchmark, and test it on recipes that are left out (hours without the pools)
 	$(PY) -m benchmarks.advise_rule
+
+# With Chromium (Debian: apt-get install chromium); the others are metaworld-report's.
+pictures: runs/quickstart/q_transformer/evaluation.json  ## Make the pictures of README and docs/robot.md, of the quickstart's run
+	$(PY) -m benchmarks.pictures
 
 rooflines: $(STAMP)  ## Say what binds the train step with each image encoder, on each kind of chip
 	$(PY) -m benchmarks.rooflines

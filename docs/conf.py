@@ -28,7 +28,7 @@ version = release = qt_jax.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 root_doc = "README"
-pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("experiments/**/*.md")]
+pages = [path for where in ("", "docs/", "qt_jax/", "experiments/**/") for path in ROOT.glob(f"{where}*.md")]
 linked = {
     page.parent / link for page in pages for link in re.findall(r"\]\(([\w./]+\.py)\)", page.read_text())
 }
@@ -44,20 +44,35 @@ html_theme = "furo"
 html_title = f"qt_jax {release}"
 html_show_copyright = False
 html_copy_source = False
+html_static_path = ["wide.css"]
+html_css_files = ["wide.css"]
 
 CONTENTS = {
-    "Guide": [
-        "docs/quickstart",
-        "docs/data",
-        "docs/eyes",
-        "docs/cluster",
-        "docs/robot",
-        "docs/improve",
-        "docs/which_method",
+    "What do you want to do?": [
+        "Get started <docs/quickstart>",
+        "Use my data <docs/data>",
+        "Choose a method <docs/which_method>",
+        "Train on a cluster <docs/cluster>",
+        "Put it on a robot <docs/robot>",
+        "Improve it with its own experience <docs/improve>",
+        "Start from a pretrained image encoder <docs/eyes>",
+        "Extend it <docs/extend>",
+        "Move to another version <docs/upgrade>",
+        "Troubleshooting <qt_jax/troubleshooting>",
     ],
-    "Results": ["docs/results", "experiments/diagnosis"],
-    "Reference": ["docs/method", "docs/design", "docs/comparison", "docs/api"],
-    "Project": ["CONTRIBUTING", "CHANGELOG", "SECURITY"],
+    "How good is it?": [
+        "How often it succeeds <docs/results>",
+        "Why: a diagnosis <experiments/diagnosis>",
+        "Speed and memory <docs/speed>",
+        "Beside other projects <docs/comparison>",
+    ],
+    "How does it work?": [
+        "The method <docs/method>",
+        "The design <docs/design>",
+        "API <docs/api>",
+        "What changed <CHANGELOG>",
+    ],
+    "Project": ["CONTRIBUTING", "SECURITY"],
 }
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import ml_collections
 
 from experiments import pools
-from experiments.metaworld_tries import DROPOUT, HALF, TRIES
+from experiments.metaworld_tries import DROPOUT, HALF, TRIES, kinds
 
 RECIPES = {
     "a": (("demonstration=10", "noise=200"), "all"),
@@ -123,6 +123,12 @@ METHODS["q_transformer_as_published"] = ("q_transformer", {})
 METHODS["q_transformer_dropout"] = ("q_transformer", METHODS["q_transformer"][1] | DROPOUT)
 BENCHMARKED = tuple(METHODS)
 """Methods of the benchmark, on the recipes without people."""
+METHODS["q_transformer_successes"] = (
+    "q_transformer",
+    METHODS["q_transformer_dropout"][1] | kinds(None, 0.5),
+)
+"""Half of each batch are successes, whoever acted: chosen on the cells wandering and interventions of
+metaworld_gates.py, before its first run on the benchmark's tasks."""
 METHODS["q_transformer_head"] = (
     "q_transformer",
     METHODS["q_transformer_dropout"][1] | {"agent.behaviour_weight": 1.0, "agent.behaviour_of": "successes"},
@@ -133,6 +139,7 @@ METHODS["bc_interventions"] = (
 )
 WITH_PEOPLE = (
     "q_transformer_dropout",
+    "q_transformer_successes",
     "q_transformer_head",
     "bc_successes",
     "bc_demonstrations",

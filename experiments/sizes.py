@@ -3,7 +3,7 @@
 All have 300x300 images and 256 bins. The Meta-World environment stands for the robot (one camera, 4 action
 dims); a robot with 8 dims adds 1M parameters.
 
-Planned, not trained. Hardware and memory: the table in docs/results.md, from `make plan-sizes`.
+Planned, not trained. Hardware and memory: the table in docs/speed.md, from `make plan-sizes`.
 """
 
 import ml_collections

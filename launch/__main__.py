@@ -16,6 +16,7 @@ from typing import Any
 from launch import commit, gke, local, results, slurm, tpu_vm
 from launch.arguments import parser
 from launch.runs import Run, single, sweep
+from qt_jax.cli import explain
 from qt_jax.errors import EXIT_USER_ERROR, UserError
 
 
@@ -102,5 +103,5 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except UserError as error:
-        print(f"launch: {error}", file=sys.stderr)
+        print(f"launch: {explain.line(error)}", file=sys.stderr)
         raise SystemExit(EXIT_USER_ERROR) from None

@@ -104,7 +104,10 @@ def _git(*arguments: str, text: str = "") -> str:
     try:
         done = subprocess.run(["git", *arguments], input=text, capture_output=True, text=True)
     except FileNotFoundError:
-        raise UserError("There is no git here; install it, as the slice gets the code of a commit.") from None
+        raise UserError(
+            "There is no git here; install it, as the slice gets the code of a commit.",
+            topic="missing-package",
+        ) from None
     if done.returncode:
         raise UserError(
             f"git {arguments[0]} failed: {' '.join(done.stderr.split())}; launch from the root of a "

@@ -7,14 +7,24 @@ from typing import Any
 class UserError(Exception):
     """Bad input: the message is one line that names the value, what was expected and the remedy.
 
-    Commands (`qt_jax/cli`) print it without a traceback and exit with status 2.
+    Commands (`qt_jax/cli`) print it without a traceback, with the section of troubleshooting.md that says
+    more, and exit with status 2.
+
+    Args:
+        message: the line.
+        topic: the heading of that section; "": that of the file which raises it (`qt_jax/cli/explain.py`).
+
     """
+
+    def __init__(self, message: str, topic: str = ""):
+        super().__init__(message)
+        self.topic = topic
 
 
 def require_one_of(name: str, value: Any, known: Iterable[Any]) -> None:
     """Raises a UserError that lists the known values if `value` is none of them."""
     if value not in (known := tuple(known)):
-        raise UserError(f"{name} is {value!r}; expected one of {known}.")
+        raise UserError(f"{name} is {value!r}; expected one of {known}.", topic="settings")
 
 
 def first_line(error: BaseException) -> str:

@@ -12,25 +12,28 @@ from collections.abc import Iterator
 class Fault:
     """A kind of failure and what to do about it.
 
-    what: the cause in a few words; remedy: an instruction that "and start again" may follow.
+    what: the cause in a few words; remedy: an instruction that "and start again" may follow; topic: the
+    section of troubleshooting.md, as in `errors.UserError`.
     """
 
     what: str
     remedy: str
+    topic: str = "storage"
 
 
 _FILES = Fault("too many files are open", "raise the limit (`ulimit -n`)")
 _MEMORY = Fault(
     "memory ran out",
     "free what else runs on this device or machine, or take one with more memory (or several)",
+    "out-of-memory",
 )
-_SPACE = Fault("the storage is full", "free space there, or raise the quota")
+_SPACE = Fault("the storage is full", "free space there, or raise the quota", "disk-full")
 _ACCESS = Fault(
     "access is not permitted", "look who owns it and who you are there (`ls -ld`; in a bucket, the login)"
 )
 _READ_ONLY = Fault("the storage is read-only", "mount it writable")
 _STORAGE = Fault("the storage failed or is not there", "look at the disk, the mount or the network")
-_DEVICE = Fault("the device failed", "look at the device and its driver")
+_DEVICE = Fault("the device failed", "look at the device and its driver", "device")
 
 _NUMBERS = {
     _FILES: "EMFILE ENFILE",

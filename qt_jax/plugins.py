@@ -34,7 +34,8 @@ def find(setting: str, name: str, known: Mapping[str, Any], needs: Iterable[str]
     except ModuleNotFoundError as error:
         if error.name != module.partition(".")[0] and error.name != module:
             raise UserError(
-                f"{setting} is {name!r}: {module} needs {error.name}, which is not installed."
+                f"{setting} is {name!r}: {module} needs {error.name}, which is not installed.",
+                topic="missing-package",
             ) from error
         given = f"{setting} is {name!r}" if {":", "."} & set(name) else expected
         raise UserError(

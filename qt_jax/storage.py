@@ -34,7 +34,8 @@ def directory(path: str) -> epath.Path:
         fsspec.get_filesystem_class(path.partition("://")[0])
     except (ImportError, ValueError) as error:
         raise UserError(
-            f"{path} cannot be opened ({error}); for gs:// run `pip install 'qt_jax[cloud]'`."
+            f"{path} cannot be opened ({error}); for gs:// run `pip install 'qt_jax[cloud]'`.",
+            topic="missing-package",
         ) from error
     return epath.Path(path)
 
@@ -64,7 +65,10 @@ def writing(path: epath.Path) -> Iterator[None]:
         gone = "its directory is gone" if isinstance(error, FileNotFoundError) else "it failed"
         what, remedy = (fault.what, fault.remedy) if fault else (gone, "look at the storage")
         cause = faults.root_cause(error)
-        raise UserError(f"{path} cannot be written: {what} ({cause}); {remedy}, and start again.") from error
+        raise UserError(
+            f"{path} cannot be written: {what} ({cause}); {remedy}, and start again.",
+            topic=fault.topic if fault else "",
+        ) from error
 
 
 def can_append(path: epath.Path) -> bool:

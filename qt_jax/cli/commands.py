@@ -106,6 +106,7 @@ def usage() -> str:
             "",
             f"Without --config: {without}. A config with `env` needs sim too, `serve --record` data.",
             "`python -m qt_jax COMMAND --config=FILE --help` lists every setting with its default.",
+            "`python -m qt_jax explain TOPIC` says more about an error; without TOPIC it lists all of them.",
             "The base install loads an artefact and acts: qt_jax.load_policy in Python (docs/robot.md).",
         ]
     )

@@ -9,6 +9,7 @@ import importlib
 import os
 import sys
 
+from qt_jax.cli import explain
 from qt_jax.cli.commands import COMMANDS, usage
 from qt_jax.errors import EXIT_UNREAD, EXIT_USER_ERROR
 
@@ -27,8 +28,11 @@ def _run() -> None:
         print(usage(), flush=True)
         raise SystemExit(0 if len(sys.argv) > 1 else EXIT_USER_ERROR)
     name = sys.argv.pop(1)
+    if name == "explain":
+        return explain.main(sys.argv[1:])
     if name not in COMMANDS:
-        print(f"qt_jax: unknown command {name!r}; expected one of {', '.join(COMMANDS)}.", file=sys.stderr)
+        known = ", ".join([*COMMANDS, "explain"])
+        print(f"qt_jax: unknown command {name!r}; expected one of {known}.", file=sys.stderr)
         raise SystemExit(EXIT_USER_ERROR)
 
     try:

@@ -24,7 +24,10 @@ def claim(record: str) -> Spool:
     """
     for package in _PACKAGES:
         if importlib.util.find_spec(package) is None:
-            raise UserError(f"--record={record} needs the package {package}: pip install 'qt_jax[data]'.")
+            raise UserError(
+                f"--record={record} needs the package {package}: pip install 'qt_jax[data]'.",
+                topic="missing-package",
+            )
     from qt_jax.curation import rlds_writer, robot_episodes
 
     folder = robot_episodes.place(record)
@@ -38,7 +41,8 @@ def claim(record: str) -> Spool:
         with spool:
             raise UserError(
                 f"--record={record} holds a dataset already; choose another path, and train on both as a "
-                f"mixture.{more if waiting else ''}"
+                f"mixture.{more if waiting else ''}",
+                topic="output-exists",
             )
     rlds_writer.remove_unfinished(str(folder))
     if spool.before:
@@ -84,7 +88,8 @@ def write(spool: Spool, recorder: Recorder, record: str, spec: PolicySpec, descr
                 first, why = "", str(error)
             raise UserError(
                 f"--record={record} is not written ({why}). {count} labelled episodes are kept in "
-                f"{spool.folder}: {first}serve with this --record, and end it.{lost}"
+                f"{spool.folder}: {first}serve with this --record, and end it.{lost}",
+                topic=fault.topic if fault else "",
             ) from error
         spool.clear()
         print(f"{path}: {count} episodes")

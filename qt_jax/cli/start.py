@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from qt_jax.cli import explain
 from qt_jax.cli.commands import COMMANDS, usage
 from qt_jax.cli.settings import problem
 from qt_jax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_USER_ERROR, Preempted, UserError
@@ -39,7 +40,7 @@ def run(name: str) -> None:
             _check(name, config, argv)
             importlib.import_module(f"qt_jax.cli.{name}").main(*([] if config is None else [config.value]))
         except UserError as error:
-            print(f"qt_jax {name}: {error}", file=sys.stderr)
+            print(f"qt_jax {name}: {explain.line(error)}", file=sys.stderr)
             raise SystemExit(EXIT_USER_ERROR) from None
         except Preempted as notice:
             print(f"qt_jax {name}: {notice}", file=sys.stderr)

@@ -206,7 +206,8 @@ def _run_here(config: Any, splits: Splits, about: dict[str, Any]) -> Collected:
             raise KeyboardInterrupt from None
         raise UserError(
             f"A process of config.collect.workers={config.collect.workers} died, by lack of memory or in the "
-            "GL driver; collect with fewer."
+            "GL driver; collect with fewer.",
+            topic="out-of-memory",
         ) from error
     kept.remove()
     rlds_writer.remove_unfinished(config.data.path)

@@ -21,7 +21,9 @@ def sdk() -> Any:
     try:
         import rerun
     except ImportError as error:
-        raise UserError("--rerun needs the package rerun-sdk; run `pip install 'qt_jax[rerun]'`.") from error
+        raise UserError(
+            "--rerun needs the package rerun-sdk; run `pip install 'qt_jax[rerun]'`.", topic="missing-package"
+        ) from error
     return rerun
 
 

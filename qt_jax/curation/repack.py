@@ -43,7 +43,7 @@ def repack(source: str, target: str) -> tuple[epath.Path, int, int]:
     path = storage.directory(target) / epath.Path(version).name
     in_bucket = "://" in str(path)
     if (path / INFO if in_bucket else path).exists():
-        raise UserError(f"{path} exists; delete it or choose another --output.")
+        raise UserError(f"{path} exists; delete it or choose another --output.", topic="output-exists")
     work = path if in_bucket else path.with_name(f"{path.name}.incomplete_repack")
     if work.exists():  # what an earlier attempt left
         work.rmtree()
@@ -123,7 +123,10 @@ def _copied(file: epath.Path, examples: int, copy: epath.Path) -> Iterator[bytes
                 f"{file} holds more than the {examples} records that {INFO} lists; copy the dataset again."
             )
         if (written := ArrayRecordReader(local).num_records()) != examples:
-            raise UserError(f"{copy} holds {written} of {examples} records after writing; is the disk full?")
+            raise UserError(
+                f"{copy} holds {written} of {examples} records after writing; is the disk full?",
+                topic="disk-full",
+            )
 
 
 @contextlib.contextmanager

@@ -47,7 +47,7 @@ def repack(source: str, target: str, keyframes: int) -> tuple[Path, int, int]:
     meta = lerobot_meta.read(Path(source).expanduser().resolve())
     path = Path(target).expanduser().resolve()
     if path.exists():
-        raise UserError(f"{path} exists; delete it or choose another --output.")
+        raise UserError(f"{path} exists; delete it or choose another --output.", topic="output-exists")
     work = path.with_name(f"{path.name}.incomplete_repack")
     shutil.rmtree(work, ignore_errors=True)  # what an earlier attempt left
 

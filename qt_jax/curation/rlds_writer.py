@@ -84,7 +84,10 @@ def check_free(path: str) -> epath.Path:
     """Returns the path; raises UserError if a dataset is there already."""
     place = epath.Path(path)
     if (place / VERSION).exists():
-        raise UserError(f"{place / VERSION} already holds a dataset; delete it or choose another path.")
+        raise UserError(
+            f"{place / VERSION} already holds a dataset; delete it or choose another path.",
+            topic="output-exists",
+        )
     return place
 
 
@@ -110,7 +113,8 @@ def check_runner(runner: str) -> None:
         raise UserError(f"runner is {runner!r}; expected one of {RUNNERS}.")
     if runner == "beam" and importlib.util.find_spec("apache_beam") is None:
         raise UserError(
-            "runner is 'beam' and Apache Beam is not installed; run `pip install 'qt_jax[data,beam]'`."
+            "runner is 'beam' and Apache Beam is not installed; run `pip install 'qt_jax[data,beam]'`.",
+            topic="missing-package",
         )
 
 

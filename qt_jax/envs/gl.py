@@ -81,4 +81,6 @@ def import_simulator(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise UserError(f"The simulator does not import ({error}); pip install 'qt_jax[sim]'.") from error
+        raise UserError(
+            f"The simulator does not import ({error}); pip install 'qt_jax[sim]'.", topic="missing-package"
+        ) from error

@@ -41,7 +41,8 @@ def of_server(
     if unsaid := sorted(SAID - set(metadata)):
         raise UserError(
             f"{url} does not say its {unsaid}, as a server of this version of qt_jax does; serve the policy "
-            "with this version."
+            "with this version.",
+            topic="other-version",
         )
     observation = suite.observation_spec(config.env)
     mine = keys.describe(observation), list(suite.action_spec(config.env).names)

@@ -61,7 +61,8 @@ def _of_run(
     except ModuleNotFoundError as error:
         raise UserError(
             f"{path} is a run, which needs the package {error.name}: pip install 'qt_jax[train]', or load "
-            "the artefact that `python -m qt_jax export` makes of it."
+            "the artefact that `python -m qt_jax export` makes of it.",
+            topic="missing-package",
         ) from error
     from qt_jax.safety import SafetyLimits
     from qt_jax.specs import GREEDY, Decoding

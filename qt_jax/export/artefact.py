@@ -92,7 +92,9 @@ def build(
     """Writes as `write` does, from parameters in memory; `origin` names the run's directory and step."""
     folder = Path(output)
     if folder.exists() and not (folder / POLICY).exists() and (folder.is_file() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists and is no policy artefact; choose another --output.")
+        raise UserError(
+            f"{folder} exists and is no policy artefact; choose another --output.", topic="output-exists"
+        )
     made = checkpoint_policy.programs(assets, dataset, decoding, candidates, limits)
     flat = flattened(params)
     vectors = np.zeros((0, assets.interface.instruction_dim))
@@ -148,7 +150,9 @@ def replacing(folder: Path) -> Iterator[Path]:
             folder.rename(old)
         work.rename(folder)
     except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error}); make room, or choose another.") from error
+        raise UserError(
+            f"{folder} cannot be written ({error}); make room, or choose another.", topic="storage"
+        ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)

@@ -97,7 +97,9 @@ def of_robot(config: Any, ensemble: Ensemble, spec: PolicySpec, statistics: Stat
     conditioned = ensemble.network.return_conditioned
     wanted = spec.target_return if conditioned else None
     if conditioned and wanted is None:
-        raise UserError("The policy's spec has no target_return; train it again with this version.")
+        raise UserError(
+            "The policy's spec has no target_return; train it again with this version.", topic="other-version"
+        )
     joint, decoding = ensemble.interface, spec.decoding
     agent = agents.get(config.agent.name)
     bins = spec.interface.decision.bins_in(joint.decision)

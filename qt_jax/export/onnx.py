@@ -145,7 +145,8 @@ def convert(part: str, program: Callable, inputs: Inputs, outputs: list[str], op
     except ImportError as error:
         raise UserError(
             f"The export to ONNX needs jax2onnx ({error}); run `pip install 'qt_jax[onnx]'` in a venv of its "
-            "own."
+            "own.",
+            topic="missing-package",
         ) from error
     traced = jax.make_jaxpr(program)(*inputs.values())
 

@@ -184,7 +184,8 @@ class Rounds:
                 name = differing[0]
                 raise UserError(
                     f"{self.folder(number)} began with config.improve.{name}={before.get(name)!r}, now it is "
-                    f"{now[name]!r}; give the same, or delete that folder to begin the round anew."
+                    f"{now[name]!r}; give the same, or delete that folder to begin the round anew.",
+                    topic="other-settings",
                 )
         else:
             _write(file, json.dumps(now, indent=1) + "\n")
@@ -203,7 +204,8 @@ class Rounds:
         except BrokenProcessPool as error:
             raise UserError(
                 f"The process that collects round {number} died, by lack of memory or in the GL driver; "
-                "start again, with fewer config.collect.workers."
+                "start again, with fewer config.collect.workers.",
+                topic="out-of-memory",
             ) from error
 
     def _train(self, config: Any, entries: tuple[Any, ...]) -> None:
@@ -247,7 +249,8 @@ def _collected(config: ml_collections.ConfigDict) -> None:
             raise
         raise UserError(
             f"{config.data.path} is not written: {fault.what} ({faults.root_cause(error)}); {fault.remedy}, "
-            "and start again."
+            "and start again.",
+            topic=fault.topic,
         ) from None
 
 

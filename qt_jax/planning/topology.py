@@ -67,7 +67,8 @@ def tpu_devices(name: str, slices: int = 1) -> list[Any]:
     if not library.exists():
         raise UserError(
             f"--topology={name} needs the TPU compiler, which is not at {library}; run `make libtpu` or set "
-            "TPU_LIBRARY_PATH."
+            "TPU_LIBRARY_PATH.",
+            topic="missing-package",
         )
     jax.config.update("jax_platforms", "cpu")
     # Without a TPU and its metadata server, this is what the compiler asks for.

@@ -112,7 +112,8 @@ class Artefact(Folder):
             line = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(
                 f"{path} cannot be read by jax {jax.__version__} ({line}); it was exported by jax "
-                f"{self.about['jax']}: export again."
+                f"{self.about['jax']}: export again.",
+                topic="other-version",
             ) from error
 
     def _call(self, part: str, params: Any, *inputs: Any) -> Any:
@@ -158,7 +159,8 @@ def _check_platform(folder: Path, platforms: Sequence[str]) -> None:
         here = export.default_export_platform()
     except RuntimeError as error:  # JAX_PLATFORMS names one that is not here
         raise UserError(
-            f"jax finds no device to act on ({' '.join(str(error).split())}); set JAX_PLATFORMS=cpu."
+            f"jax finds no device to act on ({' '.join(str(error).split())}); set JAX_PLATFORMS=cpu.",
+            topic="device",
         ) from error
     if here not in platforms:
         raise UserError(

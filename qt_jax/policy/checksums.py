@@ -60,7 +60,7 @@ def unreadable(file: Path, folder: Path, error: OSError) -> UserError:
     remedy = "copy the folder again"
     if isinstance(error, PermissionError):
         remedy = f"its owner lets others read it: `chmod -R a+rX {folder}`, and a+x for the folders above"
-    return UserError(f"{file} cannot be read ({error.strerror}); {remedy}.")
+    return UserError(f"{file} cannot be read ({error.strerror}); {remedy}.", topic="storage")
 
 
 def _check_file(file: Path, expected: str) -> None:

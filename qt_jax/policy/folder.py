@@ -60,7 +60,8 @@ class Folder:
         if schema != SCHEMA:
             raise UserError(
                 f"{folder} is a policy of another version of qt_jax ({POLICY} has schema {schema!r}, this "
-                f"version reads {SCHEMA}); export the policy again."
+                f"version reads {SCHEMA}); export the policy again.",
+                topic="other-version",
             )
         checksums.check(folder)
         try:
@@ -85,7 +86,8 @@ class Folder:
             import safetensors.numpy
         except ImportError as error:
             raise UserError(
-                f"The exported instructions need safetensors ({error}): pip install safetensors"
+                f"The exported instructions need safetensors ({error}): pip install safetensors",
+                topic="missing-package",
             ) from error
         sentences, file = self.about["instructions"], self.path / INSTRUCTIONS
         vectors = safetensors.numpy.load_file(file)["embeddings"]
@@ -104,7 +106,9 @@ class Folder:
         def embed(sentence: str) -> np.ndarray:
             if sentence not in known:
                 exported = f"the {len(known)} exported instructions"
-                raise UserError(f"{sentence!r} is not among {exported}; export with --instructions.")
+                raise UserError(
+                    f"{sentence!r} is not among {exported}; export with --instructions.", topic="sentences"
+                )
             return known[sentence]
 
         return embed

@@ -141,7 +141,9 @@ def _session(file: Path, threads: int | None) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise UserError(f"ONNX programs need onnxruntime ({error}): pip install onnxruntime") from error
+        raise UserError(
+            f"ONNX programs need onnxruntime ({error}): pip install onnxruntime", topic="missing-package"
+        ) from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # constants that it folds away are no one's business
     options.intra_op_num_threads = _threads(threads)
@@ -152,7 +154,8 @@ def _session(file: Path, threads: int | None) -> Any:
     except Exception as error:  # whatever onnxruntime raises
         raise UserError(
             f"onnxruntime {onnxruntime.__version__} does not run {file} ({' '.join(str(error).split())}); "
-            "update it, or convert again with an older --opset."
+            "update it, or convert again with an older --opset.",
+            topic="other-version",
         ) from error
 
 

@@ -29,7 +29,7 @@ class Refused(UserError):
     """
 
     def __init__(self, code: str, message: str, in_history: bool = False):
-        super().__init__(message)
+        super().__init__(message, topic="refused")
         self.code, self.in_history = code, in_history
         self.fallback: np.ndarray | None = None
 

@@ -83,7 +83,8 @@ class _About:
             }
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(
-                f"The policy's metadata lacks {error}, which the loop needs; serve it with this version."
+                f"The policy's metadata lacks {error}, which the loop needs; serve it with this version.",
+                topic="other-version",
             ) from error
         if limits and own is not None:
             raise UserError(f"limits={limits} is given, and the policy has limits of its own; leave it out.")

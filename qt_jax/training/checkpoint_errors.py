@@ -46,7 +46,8 @@ def readable(directory: epath.Path, step: int) -> Iterator[None]:
         if fault := faults.find(error):
             raise UserError(
                 f"{path} cannot be read: {fault.what} ({why}). Its files are not at fault, leave them; "
-                f"{fault.remedy}, and start again."
+                f"{fault.remedy}, and start again.",
+                topic=fault.topic,
             ) from error
         earlier = [s for s in steps_in(directory) if s < step]
         onwards = f"continue from {directory / str(earlier[-1])}" if earlier else "start from the beginning"
@@ -86,7 +87,8 @@ def written(directory: epath.Path) -> Iterator[None]:
         what = f"{fault.what}, {faults.root_cause(error)}" if fault else faults.root_cause(error)
         remedy = fault.remedy if fault else "free or mount the storage"
         raise UserError(
-            f"{directory} cannot be written ({what}); {remedy}, and start again: {last}."
+            f"{directory} cannot be written ({what}); {remedy}, and start again: {last}.",
+            topic=fault.topic if fault else "storage",
         ) from error
 
 
@@ -114,7 +116,8 @@ def list_steps(directory: epath.Path) -> list[int]:
         fault = faults.find(error)
         what, remedy = (f"{fault.what}, ", fault.remedy) if fault else ("", "look at the storage")
         raise UserError(
-            f"{directory} cannot be listed ({what}{faults.root_cause(error)}); {remedy}, and start again."
+            f"{directory} cannot be listed ({what}{faults.root_cause(error)}); {remedy}, and start again.",
+            topic=fault.topic if fault else "storage",
         ) from error
 
 
@@ -161,7 +164,8 @@ def refuse_other_shapes(
     needs = str(mine[name]) if name in mine else "none"
     raise UserError(
         f"{path} has {has}, this config's network has {needs}: it was trained with other settings or another "
-        f"version of the code, and is whole. {remedy}"
+        f"version of the code, and is whole. {remedy}",
+        topic="other-settings",
     )
 
 

@@ -115,7 +115,8 @@ class Assets:
         if schema != SCHEMA:
             raise UserError(
                 f"{where} is a checkpoint of another version of qt_jax (schema {schema}, this version reads "
-                f"{SCHEMA}); train it again with this version."
+                f"{SCHEMA}); train it again with this version.",
+                topic="other-version",
             )
         saved = value["config"]
         try:
@@ -340,7 +341,8 @@ def check_same_run(workdir: str, assets: Assets) -> dict[str, tuple[Any, Any]]:
         if getattr(saved, name) != getattr(assets, name):
             raise UserError(
                 f"{path} was trained with other {name} than the data gives now: the dataset changed; take "
-                "another workdir."
+                "another workdir.",
+                topic="other-settings",
             )
     return changes
 

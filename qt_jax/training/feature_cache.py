@@ -144,7 +144,8 @@ def _check_room(folder: Path, files: Sequence[_File], shape: tuple[int, ...]) ->
         raise UserError(
             f"The features need {needed / 2**30:.1f} GiB in {folder}, which has {free / 2**30:.1f} GiB left; "
             "give another config.data.cache, a smaller config.model.image_size, or set "
-            "config.data.cache_features to False."
+            "config.data.cache_features to False.",
+            topic="disk-full",
         )
 
 

@@ -202,7 +202,8 @@ def check_finite(step: int, values: dict[str, float]) -> None:
                 f"Step {step}: {name} is {value}; training stopped and this state is not saved. Lower "
                 "config.optimizer.learning_rate and start again: the run goes on from its last checkpoint "
                 "(from the beginning if it has none), with the optimiser, target network and position in the "
-                "data that it has. Or look at the data of this step."
+                "data that it has. Or look at the data of this step.",
+                topic="not-finite",
             )
 
 

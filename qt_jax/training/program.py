@@ -161,5 +161,6 @@ def check_memory(parts: dict[str, int], device: Any) -> None:
         raise UserError(
             f"The train step needs {parts['total'] / 2**30:.1f} GiB on each {device.device_kind}, which has "
             f"{limit / 2**30:.1f} GiB; raise config.mesh.fsdp or config.train.accumulation, set "
-            "config.model.remat and encoder_remat to 'full', or lower config.data.batch_size."
+            "config.model.remat and encoder_remat to 'full', or lower config.data.batch_size.",
+            topic="out-of-memory",
         )

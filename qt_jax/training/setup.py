@@ -139,7 +139,8 @@ def with_value_range(config: Any, shortest_dt: float, longest: int = 0) -> ml_co
                 raise UserError(
                     f"config.discount is 1 with config.data.step_penalty={penalty:g}: returns have no bound. "
                     f"Set config.value_range to (-{penalty:g} x the most steps that an episode may have, 1)"
-                    f"{known if longest else ''}."
+                    f"{known if longest else ''}.",
+                    topic="returns",
                 )
             low = -penalty / (1.0 - gamma) if gamma < 1 else 0.0
         resolved.value_range = (low, 1.0)

@@ -31,7 +31,8 @@ class Tracker:
         except ImportError:
             raise UserError(
                 f"config.train.wandb is {config.train.wandb!r}, and wandb is not installed; run "
-                "`pip install 'qt_jax[wandb]'`."
+                "`pip install 'qt_jax[wandb]'`.",
+                topic="missing-package",
             ) from None
         folder = storage.directory(config.workdir)
         try:

@@ -18,7 +18,8 @@ from qt_jax.specs import ActionSpec
 from tests.conftest import ROOT
 from tests.curation import recordings
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "experiments" / "diagnosis.md"]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES += [ROOT / name for name in ("README.md", "experiments/diagnosis.md", "qt_jax/troubleshooting.md")]
 SMALL = [
     "--config.data.batch_size=8",
     "--config.model.layers=1",
@@ -177,10 +178,27 @@ def test_robot(folder):
     assert server.wait(timeout=60) == 0
 
 
+def test_extend():
+    """Its commands are those of the examples, which tests/test_examples.py runs."""
+    for command in commands("extend.md"):
+        said = " ".join(command.removeprefix(".venv/bin/").split())
+        (example,) = set(re.findall(r"examples/\w+\.py", said))
+        assert said in " ".join((ROOT / example).read_text().replace("\\", "").split())
+
+
 def test_the_limits_of_the_robot_page_fit_its_robot():
     """Of Meta-World's action and state, which the quickstart has."""
     action = ActionSpec(("x", "y", "z", "grip"), (-1.0,) * 4, (1.0,) * 4, (256,) * 4)
     SafetyLimits.from_json(json.loads(limits("robot.md"))).check(action, 4)
+
+
+def test_every_picture_is_shown():
+    shown = {
+        (page.parent / target).resolve()
+        for page in PAGES
+        for target in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page.read_text())
+    }
+    assert shown == set((ROOT / "docs" / "images").resolve().iterdir())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -23,7 +23,7 @@ def check(folder: Folder, target: str) -> Path:
     """Returns where the copy goes; raises a UserError if something is there, or a step has such a value."""
     path = Path(target).expanduser().resolve()
     if path.exists():
-        raise UserError(f"{path} exists; delete it or choose another --output.")
+        raise UserError(f"{path} exists; delete it or choose another --output.", topic="output-exists")
     if has := sorted(set(STEP_VALUES) & set(folder.meta.features)):
         raise UserError(f"{folder.path} has columns {has}; score the dataset that it was made of.")
     return path

@@ -22,7 +22,7 @@ def check(directory: Directory, target: str) -> epath.Path:
     """Returns where the copy goes; raises a UserError if something is there, or a step has such a value."""
     path = storage.directory(target) / epath.Path(directory.path).name
     if path.exists():
-        raise UserError(f"{path} exists; delete it or choose another --output.")
+        raise UserError(f"{path} exists; delete it or choose another --output.", topic="output-exists")
     if has := sorted(set(STEP_VALUES) & set(directory.features["steps"].feature)):
         raise UserError(f"{directory.path} has {has} in its steps; score the dataset that it was made of.")
     return path
