@@ -327,7 +327,7 @@ def _example(episode: RecordedEpisode, intervention: bool = False) -> dict[str, 
     }
 
 
-def _steps(rlds: Any, episode: RecordedEpisode, intervention: bool, aged: bool) -> Iterator[dict[str, Any]]:
+def _steps(rlds: Any, episode: RecordedEpisode, intervention: bool) -> Iterator[dict[str, Any]]:
     length = len(episode.actions)
     for t in range(length + 1):
         ended = t == length

@@ -57,7 +57,7 @@ def test_a_row_and_a_run_can_be_named():
     assert names("iql,a,3", "awac,b,0") == ["awac,b,0", "iql,a,3"]
     assert len(names("bc_all")) == 25
     known = "names: awac, .* cells: a, b, c, d, e; seeds: 0, 1,"
-    with pytest.raises(SystemExit, match=f"'bc' is none of the 245 runs of benchmark. {known}"):
+    with pytest.raises(SystemExit, match=f"'bc' is none of the 270 runs of benchmark. {known}"):
         names("bc")
 
 
