@@ -49,13 +49,11 @@ class Tasks:
         pieces = []
         for begin, end in itertools.pairwise((*begins.tolist(), episode.length)):
             before, after = bool(solved[begin]), bool(solved[end])
-            ends = {"terminal": before or after, "success": after and not before}
-            pieces.append(self._piece(episode, task, slice(begin, end), rewards, ends))
+            piece = self._piece(episode, task, slice(begin, end), rewards)
+            pieces.append(dataclasses.replace(piece, terminal=before or after, success=after and not before))
         return pieces
 
-    def _piece(
-        self, episode: Episode, task: str, steps: slice, rewards: np.ndarray, ends: dict[str, bool]
-    ) -> Episode:
+    def _piece(self, episode: Episode, task: str, steps: slice, rewards: np.ndarray) -> Episode:
         seen = slice(steps.start, steps.stop + 1)
         return dataclasses.replace(
             episode,
@@ -69,5 +67,4 @@ class Tasks:
             actions=episode.actions[steps].copy(),
             rewards=episode.rewards[steps] + rewards[steps],
             intervention=None if episode.intervention is None else episode.intervention[steps].copy(),
-            **ends,
         )
