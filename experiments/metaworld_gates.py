@@ -131,6 +131,12 @@ GATES = {
         CELLS, tuple(f"q_transformer+dropout+{backup}" for backup in ("chain", "one_step", "skip_decoded"))
     ),
     "beam": {INTERVENTIONS: ("q_transformer+dropout+chain",)},
+    "balance_of_others": dict.fromkeys(
+        (INTERVENTIONS, "wandering"),
+        tuple(
+            f"{name}+half_successes" for name in ("decision_transformer", "awac+dropout", "bc_all+dropout")
+        ),
+    ),
     "conservatism": dict.fromkeys(
         ("wandering", INTERVENTIONS),
         tuple(

@@ -79,7 +79,7 @@ def test_what_the_limits_alter_is_said_counted_shown_and_recorded(tmp_path):
             episode.actions, [[-0.25, -0.75], [-0.25, 0], [-0.5, -0.75], [-0.75, -0.75]]
         )
         spool.check(SPEC)
-        (written,) = robot_episodes._recorded(spool.read(), SPEC, shadow=False)
+        (written,) = robot_episodes._recorded(spool.read(), SPEC, ("limited",))
         assert written.limited == ("change", "late,stale,velocity", "change", "")
 
 
