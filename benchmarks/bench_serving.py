@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import runs
+from qt_jax.training.assets import Assets, DatasetAssets, plain_config
 
 RESULT = Path("experiments/results/bench_serving.json")
 ROUNDS = {"laptop": 15, "paper": 4}
@@ -63,7 +64,7 @@ def export_untrained(
     from qt_jax.specs import ActionSpec, Interface, ObservationSpec
     from qt_jax.statistics import Statistics
     from qt_jax.text import ENCODER
-    from qt_jax.training import checkpoints, setup
+    from qt_jax.training import setup
     from qt_jax.training.config import default_config
 
     config = default_config("q_transformer")
@@ -78,9 +79,9 @@ def export_untrained(
         Statistics((), (), (), (), (), ()),
         Statistics(*[(x,) * 8 for x in (0.0, 1.0, -1.0, 1.0, -1.0, 1.0)]),
     )
-    dataset = checkpoints.DatasetAssets(interface, none, unit, 1 / 3)
-    plain = checkpoints.plain_config(config)
-    assets = checkpoints.Assets(interface, {"collected": dataset}, ENCODER, plain, "", {})
+    dataset = DatasetAssets(interface, none, unit, 1 / 3)
+    plain = plain_config(config)
+    assets = Assets(interface, {"collected": dataset}, ENCODER, plain, "", {})
     params = jax.jit(agents.make_ensemble(config, interface).init)(jax.random.key(0))
     origin = {"workdir": "", "step": 0}
     artefact.build(params, assets, folder, origin, candidates=candidates, batches=batches)

@@ -33,7 +33,7 @@ from qt_jax.models.ensemble import Ensemble
 from qt_jax.policy.jax_policy import Policy
 from qt_jax.policy.sessions import Sessions
 from qt_jax.specs import Decoding, PolicySpec
-from qt_jax.training import checkpoints
+from qt_jax.training.assets import frozen_config
 
 CHUNK = 250
 """Steps between metrics."""
@@ -58,12 +58,12 @@ class Unit:
 
 
 def ensemble_of(content: Pack, job: Job) -> Ensemble:
-    return agents.make_ensemble(checkpoints.frozen_config(job.config), content.data[job.data[0]].interface)
+    return agents.make_ensemble(frozen_config(job.config), content.data[job.data[0]].interface)
 
 
 def rows(content: Pack, job: Job, member: Member) -> np.ndarray:
     """Returns the rows that a run draws from its pool: int32 [steps, B]."""
-    config, pool = checkpoints.frozen_config(job.config), content.data[job.data[member.data]].pool
+    config, pool = frozen_config(job.config), content.data[job.data[member.data]].pool
     settings = {
         "steps": config.train.steps,
         "batch_size": config.data.batch_size,
@@ -87,7 +87,7 @@ def train(
     arrays, offsets = stacked_runs.joined([content.data[number].pool for number in job.data])
     began, metrics = time.time(), {}
     runs = stacked_runs.Fleet(
-        checkpoints.frozen_config(job.config),
+        frozen_config(job.config),
         ensemble_of(content, job),
         arrays,
         [member.own for member in members],
@@ -223,7 +223,7 @@ def _evaluate(unit: Unit, place: int, facts: dict[str, Any], params: dict[int, d
     """Makes the row of one run of the unit, with `params` as from `train`."""
     content, start = opened(), time.time()
     job, members = unit.of(content)
-    config = checkpoints.frozen_config(job.config)
+    config = frozen_config(job.config)
     environments = _OPENED.setdefault(repr((config.env, config.evaluate.max_decisions)), Environments(config))
     *points, (_, last) = params.items()
     run = content, job, members[place]

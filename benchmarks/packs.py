@@ -23,7 +23,7 @@ from qt_jax.data.order import Group
 from qt_jax.envs import suites
 from qt_jax.specs import Interface
 from qt_jax.statistics import Statistics
-from qt_jax.training import checkpoints
+from qt_jax.training.assets import frozen_config, plain_config
 
 COMPRESSION = [{"id": lzma.FILTER_LZMA2, "preset": 3, "dict_size": 2**27}]
 """Looks back over 128 MiB, so what several pools of one seed have in common is in the file once."""
@@ -66,7 +66,7 @@ class Job:
     members: tuple[Member, ...]
 
     def config_of(self, member: Member) -> Any:
-        config = ml_collections.ConfigDict(checkpoints.frozen_config(self.config))
+        config = ml_collections.ConfigDict(frozen_config(self.config))
         config.update_from_flattened_dict(member.own)
         return ml_collections.FrozenConfigDict(config)
 
@@ -135,7 +135,7 @@ def write(
             )
             for run, frozen, key, groups in runs
         )
-        jobs.append(Job(checkpoints.plain_config(runs[0][1]), own, members))
+        jobs.append(Job(plain_config(runs[0][1]), own, members))
     sentences = {sentence: text.embed(sentence) for sentence in sorted(spoken)}
     content = Pack(data, assets.datasets["collected"].dt, sentences, jobs, facts)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -162,7 +162,7 @@ def _program(config: Any, recipe: Any) -> str:
     shared.update_from_flattened_dict({name: type(value)(0) for name, value in _traced(config).items()})
     program = {
         name: part
-        for name, part in checkpoints.plain_config(shared).items()
+        for name, part in plain_config(shared).items()
         if name not in ("data", "workdir", "collect")
     }
     data = [

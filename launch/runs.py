@@ -22,6 +22,7 @@ from qt_jax import storage
 from qt_jax.cli.settings import problem
 from qt_jax.errors import EXIT_HUNG, EXIT_PEER_LOST, EXIT_PREEMPTED, UserError
 from qt_jax.training import checkpoints, distributed, mesh
+from qt_jax.training.assets import plain_config
 from qt_jax.training.config import validate
 from qt_jax.training.continuing import refuse_to_continue
 
@@ -103,7 +104,7 @@ class Run:
         if self.step() < self.config.train.steps:
             return False
 
-        saved, asked = checkpoints.load_assets(self.workdir).config, checkpoints.plain_config(self.config)
+        saved, asked = checkpoints.load_assets(self.workdir).config, plain_config(self.config)
         asked["value_range"] = asked["value_range"] or saved["value_range"]
         refuse_to_continue(saved, asked, self.step(), self.workdir)
         return not self.evaluate or (storage.directory(self.workdir) / "evaluation.json").exists()

@@ -15,6 +15,7 @@ from qt_jax.data.loader import Recipe
 from qt_jax.errors import UserError
 from qt_jax.improvement import calibration
 from qt_jax.training import checkpoints, datasets, setup
+from qt_jax.training.assets import frozen_config
 
 FLAGS = flags.FLAGS
 
@@ -37,7 +38,7 @@ def main(config: Any | None) -> None:
                 "--run has a config and data of its own; give it without --config, --data and --dataset."
             )
         saved = checkpoints.load_assets(FLAGS.run).config
-        config = ml_collections.ConfigDict(checkpoints.frozen_config(saved))
+        config = ml_collections.ConfigDict(frozen_config(saved))
         config.workdir = FLAGS.run
     else:
         config = datasets.select(config, FLAGS.data, FLAGS.dataset)

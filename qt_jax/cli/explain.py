@@ -69,6 +69,7 @@ TOPICS = {
     "qt_jax.storage": "storage",
     "qt_jax.text": "sentences",
     "qt_jax.training": "settings",
+    "qt_jax.training.assets": "checkpoint",
     "qt_jax.training.checkpoint_errors": "checkpoint",
     "qt_jax.training.checkpoints": "checkpoint",
     "qt_jax.training.continuing": "other-settings",

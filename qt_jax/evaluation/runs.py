@@ -13,6 +13,7 @@ from qt_jax.envs import gl, suites
 from qt_jax.errors import UserError
 from qt_jax.specs import Decoding
 from qt_jax.training import checkpoints
+from qt_jax.training.assets import Assets, plain_config
 from qt_jax.training.continuing import SAME_NUMBERS
 
 FREE = ("workdir", "evaluate", "collect", "improve", "mesh", "distributed", "data", "optimizer", "seed",
@@ -33,7 +34,7 @@ def check(config: Any) -> None:
         )
 
 
-def load(config: Any) -> tuple[dict, checkpoints.Assets, int]:
+def load(config: Any) -> tuple[dict, Assets, int]:
     """Reads parameters, assets and step of the checkpoint that `config.evaluate` names.
 
     Raises:
@@ -46,9 +47,9 @@ def load(config: Any) -> tuple[dict, checkpoints.Assets, int]:
     return params, assets, step
 
 
-def check_config(config: Any, assets: checkpoints.Assets) -> None:
+def check_config(config: Any, assets: Assets) -> None:
     """Raises a UserError if the run in `config.workdir`, of these assets, was made with other settings."""
-    asked = checkpoints.plain_config(config)
+    asked = plain_config(config)
     # Other tasks and another time limit than those of training may be evaluated.
     asked["env"] |= {key: assets.config["env"][key] for key in ("tasks", "max_decisions")}
     asked["value_range"] = asked["value_range"] or assets.config["value_range"]

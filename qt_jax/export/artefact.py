@@ -26,6 +26,7 @@ from qt_jax.policy.folder import INSTRUCTIONS, POLICY, SCHEMA, seal
 from qt_jax.safety import SafetyLimits
 from qt_jax.specs import GREEDY, Decoding, to_json
 from qt_jax.training import checkpoints
+from qt_jax.training.assets import Assets
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -78,7 +79,7 @@ def write(
 
 def build(
     params: dict,
-    assets: checkpoints.Assets,
+    assets: Assets,
     output: str,
     origin: dict[str, Any],
     *,

@@ -17,6 +17,7 @@ from qt_jax.safety import SafetyLimits
 from qt_jax.specs import GREEDY, Decoding, Interface, PolicySpec
 from qt_jax.statistics import Statistics
 from qt_jax.training import checkpoints
+from qt_jax.training.assets import Assets, frozen_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Programs:
 
 
 def programs(
-    assets: checkpoints.Assets,
+    assets: Assets,
     dataset: str = "collected",
     decoding: Decoding = GREEDY,
     candidates: int = 0,
@@ -64,7 +65,7 @@ def programs(
             f"The policy was trained on the datasets {sorted(assets.datasets)}, not on {dataset!r}; name one "
             "of them."
         )
-    config: Any = checkpoints.frozen_config(assets.config)
+    config: Any = frozen_config(assets.config)
     robot, joint = assets.datasets[dataset], assets.interface
     own = robot.interface
     resized = dataclasses.replace(own.observation, image_size=joint.observation.image_size)
@@ -178,7 +179,7 @@ def _of_dims(uniforms: jax.Array, spec: PolicySpec, joint: Interface) -> jax.Arr
 
 def build(
     params: dict,
-    assets: checkpoints.Assets,
+    assets: Assets,
     capacity: int,
     dataset: str = "collected",
     decoding: Decoding = GREEDY,
@@ -192,7 +193,7 @@ def build(
 
 def load(
     workdir: str, capacity: int, step: int = 0, dataset: str = "collected"
-) -> tuple[Policy, checkpoints.Assets, int]:
+) -> tuple[Policy, Assets, int]:
     """Loads a checkpoint below `workdir` (step 0: the latest) as a policy; also its assets and step."""
     params, assets, step = checkpoints.load_params(workdir, step=step)
     return build(params, assets, capacity, dataset), assets, step

@@ -30,7 +30,7 @@ from qt_jax.policy import artefact
 from qt_jax.policy.folder import seal
 from qt_jax.policy.onnx_policy import FOLDER, OnnxPolicy, candidates_at_once
 from qt_jax.policy.programs import CACHE, JUDGED, decided_by, image_name, parts
-from qt_jax.training import checkpoints
+from qt_jax.training.assets import frozen_config
 
 Inputs = dict[str, jax.ShapeDtypeStruct]
 
@@ -70,7 +70,7 @@ def write(path: str, opset: int, precision: str = "float32") -> dict[str, Any]:
 def _programs(source: artefact.Artefact, config: dict[str, Any], opset: int, output: Path) -> None:
     """Writes encode.onnx and decode.onnx."""
     spec = source.spec
-    settings = ml_collections.ConfigDict(checkpoints.frozen_config(config))
+    settings = ml_collections.ConfigDict(frozen_config(config))
     settings.model.update(dtype="float32", remat="none", encoder_remat="none")
     ensemble = agents.make_ensemble(settings, source.network)
     like = jax.eval_shape(ensemble.init, jax.random.key(0))

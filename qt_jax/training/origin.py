@@ -9,7 +9,8 @@ from typing import Any
 from qt_jax import agents
 from qt_jax.errors import UserError
 from qt_jax.specs import ActionSpec
-from qt_jax.training.checkpoints import Assets, frozen_config, load_assets
+from qt_jax.training.assets import Assets, frozen_config
+from qt_jax.training.checkpoints import load_assets
 
 VALUES = ("value_range", "discount", "dt_ref", "data.step_penalty", "agent.value_loss")
 """Settings that say what a value means. What else an agent learns by, data and schedule may be others."""

@@ -20,7 +20,7 @@ import jax
 
 import qt_jax
 from qt_jax import storage
-from qt_jax.training import checkpoints
+from qt_jax.training.assets import plain_config
 
 _VARIABLES = (
     "CUDA_VISIBLE_DEVICES", "JAX_", "LD_LIBRARY_PATH", "LIBTPU_", "MUJOCO_GL", "NCCL_", "SLURM_ARRAY",
@@ -43,7 +43,7 @@ def record(config: Any, changes: dict[str, tuple[Any, Any]] | None = None) -> No
     folder = storage.directory(config.workdir)
     with storage.writing(folder / "config.json"):
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(checkpoints.plain_config(config), indent=1, sort_keys=True) + "\n"
+        text = json.dumps(plain_config(config), indent=1, sort_keys=True) + "\n"
         storage.replace_text(folder / "config.json", text)
     storage.append_line(folder / "starts.jsonl", json.dumps(_start() | {"other_settings": changes or {}}))
 

@@ -22,6 +22,7 @@ from qt_jax.errors import UserError
 from qt_jax.specs import Interface
 from qt_jax.statistics import Statistics
 from qt_jax.training import checkpoints, origin
+from qt_jax.training.assets import Assets, DatasetAssets, plain_config
 
 LOOKED_AT = 50
 """Episodes of a dataset in which idle steps are counted."""
@@ -29,7 +30,7 @@ LOOKED_AT = 50
 
 def prepare(
     config: Any, entries: Sequence[Entry], any_returns: bool = False
-) -> tuple[ml_collections.FrozenConfigDict, Recipe, checkpoints.Assets]:
+) -> tuple[ml_collections.FrozenConfigDict, Recipe, Assets]:
     """Returns the config with its value range, the recipe of its segments, and the assets.
 
     State statistics are each dataset's own, or those of the dataset that it is like. A run that started from
@@ -86,7 +87,7 @@ def prepare(
     )
     conditioned = agents.get(config.agent.name).RETURN_CONDITIONED
     datasets = {
-        source.name: checkpoints.DatasetAssets(
+        source.name: DatasetAssets(
             interface=dataclasses.replace(
                 opened.interface, action=source.action, observation=source.spec.observation
             ),
@@ -98,11 +99,11 @@ def prepare(
         for source in opened.sources
         if not source.like
     }
-    assets = checkpoints.Assets(
+    assets = Assets(
         interface=opened.interface,
         datasets=datasets,
         text_encoder=opened.text_encoder,
-        config=checkpoints.plain_config(config),
+        config=plain_config(config),
         data_fingerprint=opened.fingerprint,
         data=opened.success(),
     )

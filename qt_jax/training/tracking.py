@@ -7,7 +7,7 @@ from typing import Any
 
 from qt_jax import storage
 from qt_jax.errors import UserError
-from qt_jax.training import checkpoints
+from qt_jax.training.assets import plain_config
 
 
 class Tracker:
@@ -41,7 +41,7 @@ class Tracker:
                 name=folder.name,
                 id=hashlib.sha256(f"{folder} {born}".encode()).hexdigest()[:16],
                 resume="allow",
-                config=checkpoints.plain_config(config),
+                config=plain_config(config),
                 dir=None if "://" in config.workdir else str(folder),
                 settings=wandb.Settings(console="off", quiet=True),
             )

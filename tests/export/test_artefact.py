@@ -21,6 +21,7 @@ from qt_jax.policy import checksums
 from qt_jax.specs import Decoding, Interface
 from qt_jax.text import ENCODER
 from qt_jax.training import checkpoints, setup
+from qt_jax.training.assets import Assets, DatasetAssets, plain_config
 from tests.conftest import ROOT, run_command
 from tests.data.synthetic import unit_statistics
 from tests.policy.table_policy import TablePolicy
@@ -80,15 +81,15 @@ def test_a_venv_of_the_base_dependencies_acts_as_the_checkpoint_does(trained, wr
     assert did["embedding"].shape == (512,)
 
 
-def untrained(config) -> tuple[dict, checkpoints.Assets]:
+def untrained(config) -> tuple[dict, Assets]:
     """Parameters and assets of an experiment as its training would save them at step 0, at its full size."""
     action, observation = metaworld.action_spec(config.env), metaworld.observation_spec(config.env)
     interface = setup.with_chunks(config, Interface(action, observation, 512))
     statistics = unit_statistics(observation.state_dim), unit_statistics(action.dims)
-    dataset = checkpoints.DatasetAssets(interface, *statistics, 0.1, target_return=1.0)
+    dataset = DatasetAssets(interface, *statistics, 0.1, target_return=1.0)
     config = setup.with_value_range(config, 0.1)
-    plain = checkpoints.plain_config(config)
-    assets = checkpoints.Assets(interface, {"collected": dataset}, ENCODER, plain, "", {})
+    plain = plain_config(config)
+    assets = Assets(interface, {"collected": dataset}, ENCODER, plain, "", {})
     ensemble = agents.make_ensemble(config, interface)
     return jax.jit(ensemble.init)(jax.random.key(0)), assets
 

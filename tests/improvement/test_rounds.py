@@ -21,6 +21,7 @@ from qt_jax.data import described, mixture
 from qt_jax.errors import UserError
 from qt_jax.improvement import calibration, mixing, page, rounds, settings
 from qt_jax.training import checkpoints
+from qt_jax.training.assets import frozen_config
 from qt_jax.training.config import default_config
 from qt_jax.training.peers import Peers
 from qt_jax.training.state import init_state
@@ -62,8 +63,8 @@ def beside_params(config, workdir: str):
     from qt_jax import agents
 
     saved = checkpoints.load_assets(workdir)
-    ensemble = agents.make_ensemble(checkpoints.frozen_config(saved.config), saved.interface)
-    like = jax.eval_shape(lambda: init_state(checkpoints.frozen_config(saved.config), ensemble))
+    ensemble = agents.make_ensemble(frozen_config(saved.config), saved.interface)
+    like = jax.eval_shape(lambda: init_state(frozen_config(saved.config), ensemble))
     return checkpoints.load_beside_params(workdir, like)
 
 

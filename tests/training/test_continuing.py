@@ -3,7 +3,8 @@
 import pytest
 
 from qt_jax.errors import UserError
-from qt_jax.training import checkpoints, loop
+from qt_jax.training import loop
+from qt_jax.training.assets import plain_config
 from qt_jax.training.continuing import refuse_to_continue
 from qt_jax.training.metrics import check_finite
 from qt_jax.training.state import learning_rate
@@ -14,9 +15,7 @@ def changed(step: int = 10, **settings):
     """The settings that a run of 20 steps reports as changed when it goes on from `step` with these."""
     before, now = tiny.get_config(), tiny.get_config()
     now.update_from_flattened_dict({key.replace("__", "."): value for key, value in settings.items()})
-    return refuse_to_continue(
-        checkpoints.plain_config(before), checkpoints.plain_config(now), step, "RUN/checkpoints/10"
-    )
+    return refuse_to_continue(plain_config(before), plain_config(now), step, "RUN/checkpoints/10")
 
 
 @pytest.mark.parametrize(

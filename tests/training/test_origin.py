@@ -8,7 +8,7 @@ from qt_jax import agents
 from qt_jax.errors import UserError
 from qt_jax.specs import ActionSpec, Interface, ObservationSpec
 from qt_jax.training import origin
-from qt_jax.training.checkpoints import Assets, DatasetAssets
+from qt_jax.training.assets import Assets, DatasetAssets
 from tests.data.synthetic import unit_statistics
 
 ACTION = ActionSpec(("x", "gripper"), (-1.0, 0.0), (1.0, 1.0), (16, 2))

@@ -9,6 +9,7 @@ import pytest
 from qt_jax.envs import suites
 from qt_jax.errors import UserError
 from qt_jax.training import checkpoints, provenance
+from qt_jax.training.assets import SCHEMA, Assets
 from tests.conftest import ROOT
 
 
@@ -34,19 +35,19 @@ def assets(trained) -> dict:
 
 def test_assets_of_another_version_say_so(assets):
     again = "train it again with this version"
-    schema = checkpoints.SCHEMA
+    schema = SCHEMA
     for value in ({"version": "0.1.0", "instruction_dim": 512}, assets | {"schema": schema + 1}):
         expected = rf"runs/old is a checkpoint of another .*, this version reads {schema}\); {again}"
         with pytest.raises(UserError, match=expected):
-            checkpoints.Assets.from_json(value, "runs/old")
+            Assets.from_json(value, "runs/old")
 
 
 def test_settings_that_came_after_a_checkpoint_have_their_defaults(assets):
-    whole = checkpoints.Assets.from_json(assets, "runs/old").config
+    whole = Assets.from_json(assets, "runs/old").config
     del assets["config"]["model"]["dropout"], assets["config"]["data"]["idle"]
-    assert checkpoints.Assets.from_json(assets, "runs/old").config == whole
+    assert Assets.from_json(assets, "runs/old").config == whole
     assets["config"]["data"]["balance"] = {"successes": 0.25}
-    balance = checkpoints.Assets.from_json(assets, "runs/old").config["data"]["balance"]
+    balance = Assets.from_json(assets, "runs/old").config["data"]["balance"]
     assert balance == {"demonstrations": None, "successes": 0.25, "failures": None}
 
 
@@ -61,7 +62,7 @@ def test_settings_that_came_after_a_checkpoint_have_their_defaults(assets):
 def test_a_checkpoint_whose_agent_or_encoder_is_not_here_names_its_file(assets, section, setting, name, file):
     assets["config"][section][setting] = name
     with pytest.raises(UserError) as caught:
-        checkpoints.Assets.from_json(assets, "runs/mine/checkpoints/20")
+        Assets.from_json(assets, "runs/mine/checkpoints/20")
     message = str(caught.value)
     given = f"config.{section}.{setting} is '{name}'; there is no file {file} in the directory"
     assert message.startswith(f"runs/mine/checkpoints/20: {given}")
