@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qt_jax.front_door import evaluate, load_policy, open_dataset, train
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 __all__ = ["evaluate", "load_policy", "open_dataset", "train"]
 
 
