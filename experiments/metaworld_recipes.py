@@ -128,7 +128,7 @@ METHODS["q_transformer_successes"] = (
     METHODS["q_transformer_dropout"][1] | kinds(None, 0.5),
 )
 """Half of each batch are successes, whoever acted: chosen on the cells wandering and interventions of
-metaworld_gates.py, before its first run on the benchmark's tasks."""
+metaworld_gates.py, before its first run on the benchmark's tasks, where it is worth nothing (docs/results.md)."""
 METHODS["q_transformer_head"] = (
     "q_transformer",
     METHODS["q_transformer_dropout"][1] | {"agent.behaviour_weight": 1.0, "agent.behaviour_of": "successes"},
