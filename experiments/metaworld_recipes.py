@@ -127,8 +127,11 @@ METHODS["q_transformer_successes"] = (
     "q_transformer",
     METHODS["q_transformer_dropout"][1] | kinds(None, 0.5),
 )
-"""Half of each batch are successes, whoever acted: chosen on the cells wandering and interventions of
-metaworld_gates.py, before its first run on the benchmark's tasks, where it is worth nothing (docs/results.md)."""
+"""Half of each batch are successes, whoever acted.
+
+Chosen on the cells wandering and interventions of metaworld_gates.py, before its first run on the benchmark's
+tasks, where it is worth nothing (docs/results.md).
+"""
 METHODS["q_transformer_head"] = (
     "q_transformer",
     METHODS["q_transformer_dropout"][1] | {"agent.behaviour_weight": 1.0, "agent.behaviour_of": "successes"},
