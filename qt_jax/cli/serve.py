@@ -26,7 +26,7 @@ def define_flags() -> None:
         "artefact", [], "Folder that `export` wrote. Given twice, the two share the episodes."
     )
     flags.DEFINE_float(
-        "share", 0.5, "Of the episodes that the second artefact gets.", lower_bound=0, upper_bound=1
+        "share", 0.5, "Share of the episodes that the second artefact gets.", lower_bound=0, upper_bound=1
     )
     flags.DEFINE_string(
         "shadow",
@@ -126,12 +126,12 @@ def _serve() -> None:
         raise UserError("--artefact is missing; give the folder that `python -m qt_jax export` wrote.")
     if len(FLAGS.artefact) > 2 or (len(FLAGS.artefact) < 2 and FLAGS["share"].present):
         raise UserError(
-            f"{len(FLAGS.artefact)} --artefact are given; --share needs two, more cannot be served."
+            f"--artefact is given {len(FLAGS.artefact)} times; give it once, or twice with --share."
         )
     host = FLAGS.host.removeprefix("[").removesuffix("]")  # an IPv6 address as URLs have it
     keys, tls = access.read_keys(FLAGS.api_key_file), Certificate.read(FLAGS.tls_cert, FLAGS.tls_key)
     guard = access.Access(keys, access.hosts(FLAGS.allow_host), access.origins(FLAGS.allow_origin))
-    unix = _unix_socket(tls is not None) if FLAGS.socket else None
+    unix = _unix_socket(tls is not None)
     if unix is not None:
         unix.check()
     else:
@@ -169,10 +169,14 @@ def _serve() -> None:
         record.write(spool, recorder, FLAGS.record, spec, f"Served by {' and '.join(FLAGS.artefact)}")
 
 
-def _unix_socket(tls: bool) -> UnixSocket:
-    """Returns the Unix socket of the flags. Raises a UserError for flags that it cannot have."""
+def _unix_socket(tls: bool) -> UnixSocket | None:
+    """Returns the Unix socket of the flags, if any. Raises a UserError for flags that it cannot have."""
     from qt_jax.serving.unix import UnixSocket
 
+    if not FLAGS.socket:
+        if FLAGS["socket_mode"].present:
+            raise UserError(f"--socket_mode={FLAGS.socket_mode} is of a Unix socket; give --socket=PATH too.")
+        return None
     if tls or FLAGS["host"].present or FLAGS["port"].present:
         raise UserError(f"--socket={FLAGS.socket} has no host, port or TLS; leave these flags out.")
     try:
@@ -180,7 +184,7 @@ def _unix_socket(tls: bool) -> UnixSocket:
     except ValueError:
         mode = -1
     if not 0o600 <= mode <= 0o777:
-        raise UserError(f"--socket_mode={FLAGS.socket_mode} are no permissions; expected 600 to 777, octal.")
+        raise UserError(f"--socket_mode is {FLAGS.socket_mode}; expected permissions from 600 to 777, octal.")
     return UnixSocket(FLAGS.socket, mode)
 
 

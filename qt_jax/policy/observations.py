@@ -187,7 +187,7 @@ class Keys:
     def _instruction(self, message: dict[str, Any]) -> str | np.ndarray:
         if EMBEDDING in message:
             return self._array(message, EMBEDDING)
-        prompt = message.get(self.prompt)
+        prompt = message.get(self.prompt, "")
         if not isinstance(prompt, str) or not 0 < len(prompt.strip()) or len(prompt) > MAX_PROMPT:
             raise Refused(
                 "bad_observation",

@@ -163,7 +163,8 @@ class ControlLoop:
 
         Args:
             instruction: the sentence.
-            steps: control steps; None: until an exception, such as Ctrl-C.
+            steps: control steps, also those before the first reply, in which the robot stands; None: until an
+                exception, such as Ctrl-C.
 
         Raises:
             EpisodeLost: if the connection broke more often than `begins` allows.

@@ -145,12 +145,13 @@ class Policies:
     def _choose(self, requests: Sequence[Request]) -> list[Served | Refused]:
         """Returns the policy of each request's episode; of one that begins, draws it."""
         chosen: list[Served | Refused] = []
+        several = len({*self._current, *self._of.values()}) > 1  # of one the sessions say it themselves
         begin = new = 0
         for request in requests:
             mine = self._of.get(request.session)
             if mine is not None and not request.reset:
                 chosen.append(mine)
-            elif mine is None and len(self._current) > 1 and len(self) + new >= self.limit:
+            elif mine is None and several and len(self) + new >= self.limit:
                 chosen.append(full(self.limit))
             else:
                 chosen.append(self._draw(request.seed, self._begun + begin))

@@ -264,13 +264,14 @@ class Server:
         """Sends one reply to one request: bytes, or text for an error."""
         start = time.perf_counter()
         echo: dict[str, Any] = {}  # what the reply repeats of the request
+        reason = ""
         self._pending += 1
 
         try:
             reply: bytes | str = await self._reply(peer, message, overloaded, start, echo)
             code = "ok"
         except Refused as refused:
-            code = refused.code
+            code, reason = refused.code, str(refused)
             reply = messages.error(refused, echo)
         except Exception:
             self._log.exception("a request failed", extra={"fields": {"connection": peer.number}})
@@ -287,7 +288,8 @@ class Server:
         self._metrics.replies.labels(code).inc()
         self._metrics.total.observe(time.perf_counter() - start)
         if code != "ok":
-            self._log.info("refused", extra={"fields": {"connection": peer.number, "code": code, **echo}})
+            fields = {"connection": peer.number, "code": code, "reason": reason[:200], **echo}
+            self._log.info("refused", extra={"fields": fields})
 
     async def _fall_back(self, session: SessionKey, code: str) -> np.ndarray | None:
         """Returns what the robot does after a refusal, if the policy's limits say so."""

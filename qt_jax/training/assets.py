@@ -9,12 +9,11 @@ from typing import Any
 import ml_collections
 
 import qt_jax
-from qt_jax import specs
+from qt_jax import agents, specs
 from qt_jax.errors import UserError
-from qt_jax.models import images
+from qt_jax.models import images, q_transformer
 from qt_jax.specs import Interface
 from qt_jax.statistics import Statistics
-from qt_jax.training.config import default_config
 from qt_jax.training.continuing import with_defaults
 
 SCHEMA = 4
@@ -86,7 +85,7 @@ class Assets:
 
     @classmethod
     def from_json(cls, value: dict[str, Any], where: Any) -> Assets:
-        """Reads what `to_json` gave; settings that came after the checkpoint have their defaults.
+        """Reads what `to_json` gave; settings of agent and model that came later have their defaults.
 
         Args:
             value: the JSON.
@@ -105,10 +104,14 @@ class Assets:
             )
         saved = value["config"]
         try:
-            defaults = plain_config(default_config(saved["agent"]["name"]))
+            agent = agents.get(saved["agent"]["name"])
             images.encoder(saved["model"]["encoder"])
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
+        defaults = {
+            "agent": plain_config(agent.get_config()),
+            "model": plain_config(q_transformer.laptop()),
+        }
         return cls(
             Interface.from_json(value["interface"]),
             {name: DatasetAssets.from_json(dataset) for name, dataset in value["datasets"].items()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from qt_jax.errors import UserError
@@ -37,6 +38,14 @@ def with_defaults(saved: dict[str, Any], defaults: dict[str, Any]) -> dict[str, 
     return defaults | filled
 
 
+def _of_this_version(saved: dict[str, Any]) -> dict[str, Any]:
+    """Returns a run's plain config with the settings that came later."""
+    # Reading data needs packages that a checkpoint's other readers, such as `onnx`, do without.
+    from qt_jax.training.config import default_config
+
+    return with_defaults(saved, json.loads(default_config(saved["agent"]["name"]).to_json()))
+
+
 def _flatten(values: dict[str, Any], prefix: str = "config") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
@@ -54,7 +63,8 @@ def refuse_other_config(
 ) -> None:
     """Refuses a run whose settings differ from its checkpoint's.
 
-    The learning rate may be lowered, as after a loss that was not finite.
+    Settings that came later than the checkpoint had their defaults in it. The learning rate may be lowered,
+    as after a loss that was not finite.
 
     Args:
         saved: the plain config of the checkpoint.
@@ -67,7 +77,7 @@ def refuse_other_config(
         UserError: naming the first setting that may not differ.
 
     """
-    for key, (before, now) in differing(saved, current).items():
+    for key, (before, now) in differing(_of_this_version(saved), current).items():
         section, setting = key.split(".")[1], key.removeprefix("config.")
         if key in bound:
             allowed = now > before
@@ -95,7 +105,7 @@ def refuse_to_continue(
 
     """
     refuse_other_config(saved, current, path, bound=("config.train.steps",))
-    changes, rate = differing(saved, current), "config.optimizer.learning_rate"
+    changes, rate = differing(_of_this_version(saved), current), "config.optimizer.learning_rate"
     if rate in changes and step >= current["train"]["steps"]:
         before, now = changes[rate]
         raise UserError(

@@ -66,7 +66,7 @@ def test_a_dataset_says_who_acted_where_a_person_took_over(tmp_path, written):
             robot.infer(fake.observation(1, "open", intervention=[0.5, 0.5]))
             label(robot)
         record.write(spool, recorder, str(tmp_path / "served"), fake.SPEC, "")
-    assert written.about["intervention"] and not written.about["aged"]
+    assert written.about["intervention"] and "age_ms" not in written.about["extras"]
     assert [episode.collector for episode in written] == ["policy", "intervention"]
     assert [episode.intervention.tolist() for episode in written] == [[False, False], [True, False]]
     np.testing.assert_array_equal(written[1].actions, [[0.5, 0.5], [-0.75, -0.75]])
@@ -80,7 +80,8 @@ def test_a_dataset_says_how_old_observations_were_where_a_robot_told_it(tmp_path
             label(robot)
         record.write(spool, recorder, str(tmp_path / "served"), fake.SPEC, "")
     (episode,) = written
-    assert written.about["aged"] and np.isnan(episode.age_ms).tolist() == [False, False, True]
+    assert "age_ms" in written.about["extras"]
+    assert np.isnan(episode.age_ms).tolist() == [False, False, True]
 
 
 def test_of_a_chunk_the_step_is_a_decision_with_what_was_executed_of_it(tmp_path, written):

@@ -83,7 +83,7 @@ def test_the_page_gets_them_and_null_where_there_are_none():
         asked = request(name)
         (decision,) = Sessions(policy_of("greedy", **settings), lambda sentence: sentence).act([asked])
         dashboard.record((0, name), asked, decision, 1.0)
-    shown = {name: dashboard.state({}, f"0.{name}")["shown"] for name in ("with", "without")}
+    shown = {name: dashboard.state(lambda policy: {}, f"0.{name}")["shown"] for name in ("with", "without")}
     np.testing.assert_allclose(json.loads(json.dumps(shown["with"]["behaviour"])), EXPECTED, atol=1e-5)
     assert shown["without"]["behaviour"] is None
 

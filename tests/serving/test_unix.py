@@ -94,11 +94,13 @@ def test_what_cannot_be_listened_on_is_named(path, name, words):
 
 
 def test_flags_that_a_socket_cannot_have_are_refused(tmp_path):
+    socket = f"--socket={tmp_path}/s"
     for flags, words in {
-        ("--port=1",): "has no host, port or TLS",
-        ("--socket_mode=066",): "--socket_mode=066 are no permissions",
+        (socket, "--port=1"): "has no host, port or TLS",
+        (socket, "--socket_mode=066"): "--socket_mode is 066; expected permissions",
+        ("--socket_mode=660",): "--socket_mode=660 is of a Unix socket",
     }.items():
-        given = f"--artefact={tmp_path}", f"--socket={tmp_path}/s", *flags
+        given = f"--artefact={tmp_path}", *flags
         refused = run_command("serve", *given, check=False, config="")
         assert refused.returncode == 2 and words in refused.stderr
 

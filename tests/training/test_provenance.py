@@ -10,6 +10,7 @@ from qt_jax.envs import suites
 from qt_jax.errors import UserError
 from qt_jax.training import checkpoints, provenance
 from qt_jax.training.assets import SCHEMA, Assets
+from qt_jax.training.continuing import refuse_to_continue
 from tests.conftest import ROOT
 
 
@@ -44,11 +45,14 @@ def test_assets_of_another_version_say_so(assets):
 
 def test_settings_that_came_after_a_checkpoint_have_their_defaults(assets):
     whole = Assets.from_json(assets, "runs/old").config
-    del assets["config"]["model"]["dropout"], assets["config"]["data"]["idle"]
-    assert Assets.from_json(assets, "runs/old").config == whole
-    assets["config"]["data"]["balance"] = {"successes": 0.25}
-    balance = Assets.from_json(assets, "runs/old").config["data"]["balance"]
-    assert balance == {"demonstrations": None, "successes": 0.25, "failures": None}
+    del assets["config"]["model"]["dropout"], assets["config"]["agent"]["target_rate"]
+    older = json.loads(json.dumps(Assets.from_json(assets, "runs/old").config))
+    assert older == whole
+    del older["data"]["idle"], older["data"]["balance"]["failures"]
+    assert refuse_to_continue(older, whole, 20, "runs/old/checkpoints/20") == {}
+    older["data"]["bins"] = whole["data"]["bins"] + 1
+    with pytest.raises(UserError, match="was made with config.data.bins"):
+        refuse_to_continue(older, whole, 20, "runs/old/checkpoints/20")
 
 
 @pytest.mark.parametrize(
