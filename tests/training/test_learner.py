@@ -85,7 +85,7 @@ def test_killed_run_resumes_bit_for_bit(trained, config, tmp_path):
     params, rest = (
         _bytes(Path(config.workdir, "checkpoints/20", item)) for item in ("params", "train_state")
     )
-    assert rest < 3.3 * params, "the target network and two moments, each once"
+    assert rest < 3.6 * params, "the target network and two moments, each once"
     equal_trees(one, other)
     one, other = (
         json.loads(Path(w, "checkpoints/20/data_iterator/metadata").read_text())
