@@ -209,7 +209,8 @@ def bars(found: Scores, name: str, tasks: list[str]) -> None:
         for k, method in enumerate(best.values()):
             left = np.arange(len(tasks)) + k * 0.8 / len(best) - 0.4
             if method in by_method:
-                axis.bar(left, by_method[method].mean(0), 0.8 / len(best), label=method, align="edge")
+                style = {"label": method, "align": "edge", "color": f"C{k}"}
+                axis.bar(left, by_method[method].mean(0), 0.8 / len(best), **style)
         axis.set_ylabel("success")
         axis.set_title(f"recipe {recipe}", loc="right", fontsize=10)
         axis.set_ylim(0, 1.02)

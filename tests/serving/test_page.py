@@ -130,7 +130,9 @@ def test_the_page_shows_what_the_reply_says(browser, guarded, robot, artefact):
     numbers = browser.text("#score .numbers")
     assert f"{reply['score']:.3g}"[:4] in numbers and "steps 0 to 2" in numbers
     assert "p50" in browser.text("#latency .numbers")
-    pixels = "[...document.querySelector('canvas').getContext('2d').getImageData(0, 0, 32, 32).data]"
+    drawn = "document.querySelector('canvas').getContext('2d').getImageData(0, 0, 32, 32).data"
+    browser.until(f"{drawn}[3] == 255")  # the picture comes after the numbers
+    pixels = f"[...{drawn}]"
     rgba = np.asarray(browser.evaluate(pixels), np.uint8).reshape(32, 32, 4)
     np.testing.assert_array_equal(rgba[..., :3], reply["frame"])
     assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
