@@ -10,6 +10,7 @@ from typing import Any
 import ml_collections
 from absl import flags
 
+from qt_jax.cli import dataset_flags
 from qt_jax.curation.advise import facts, rule, text
 from qt_jax.data.loader import Recipe
 from qt_jax.errors import UserError
@@ -22,10 +23,7 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Defines which datasets are looked at, and whose values of them."""
-    flags.DEFINE_string(
-        "data", "", "A dataset that `collect` or `convert` wrote, or a LeRobot folder; then no --config."
-    )
-    flags.DEFINE_string("dataset", "", "This dataset of the tables alone. [all of config.data.mixture]")
+    dataset_flags.define()
     run = "A run, in place of --config and --data: its data, and its values of the episodes it held out."
     flags.DEFINE_string("run", "", run)
 
@@ -41,7 +39,7 @@ def main(config: Any | None) -> None:
         config = ml_collections.ConfigDict(frozen_config(saved))
         config.workdir = FLAGS.run
     else:
-        config = datasets.select(config, FLAGS.data, FLAGS.dataset)
+        config = dataset_flags.select(config)
     frozen = ml_collections.FrozenConfigDict(config)
     frozen, recipe, assets = setup.prepare(frozen, datasets.entries(config), any_returns=not FLAGS.run)
     if FLAGS.run:

@@ -8,6 +8,7 @@ import ml_collections
 from absl import flags
 
 from qt_jax import storage
+from qt_jax.cli import dataset_flags
 from qt_jax.curation import dataset_rerun
 from qt_jax.curation.inspect import inspect
 from qt_jax.training import datasets, setup
@@ -17,10 +18,7 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Defines which datasets to show, how many episodes, and where the pages go."""
-    flags.DEFINE_string(
-        "data", "", "A dataset that `collect` or `convert` wrote, or a LeRobot folder; then no --config."
-    )
-    flags.DEFINE_string("dataset", "", "This dataset of the tables alone. [all of config.data.mixture]")
+    dataset_flags.define()
     episodes = "So many of each kind (demonstrations, successes, failures) are shown."
     flags.DEFINE_integer("episodes", 3, episodes, lower_bound=0)
     flags.DEFINE_string("output", "runs/inspect", "Where NAME.html goes.")
@@ -32,7 +30,7 @@ def define_flags() -> None:
 
 def main(config: Any | None) -> None:
     """Prints a summary of each dataset, and writes the pages."""
-    config = datasets.select(config, FLAGS.data, FLAGS.dataset)
+    config = dataset_flags.select(config)
     recording = dataset_rerun.Recording(FLAGS.rerun) if FLAGS.rerun else None
     frozen = ml_collections.FrozenConfigDict(config)
     _, recipe, _ = setup.prepare(frozen, datasets.entries(config), any_returns=True)

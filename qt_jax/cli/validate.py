@@ -10,6 +10,7 @@ from typing import Any
 from absl import flags
 
 from qt_jax import storage
+from qt_jax.cli import dataset_flags
 from qt_jax.curation.validate import IMAGES, validate
 from qt_jax.errors import EXIT_VIOLATIONS
 from qt_jax.training import datasets
@@ -19,10 +20,7 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Defines which datasets to validate, how closely, and where the violations go."""
-    flags.DEFINE_string(
-        "data", "", "A dataset that `collect` or `convert` wrote, or a LeRobot folder; then no --config."
-    )
-    flags.DEFINE_string("dataset", "", "This dataset of the tables alone. [all of config.data.mixture]")
+    dataset_flags.define()
     flags.DEFINE_enum("images", "all", IMAGES, "Which images of an episode are decoded.")
     limit = "So many violations of a kind are printed; all are in the file."
     flags.DEFINE_integer("limit", 20, limit, lower_bound=0)
@@ -31,7 +29,7 @@ def define_flags() -> None:
 
 def main(config: Any | None) -> None:
     """Validates the datasets and prints a report of each."""
-    config = datasets.select(config, FLAGS.data, FLAGS.dataset)
+    config = dataset_flags.select(config)
     total = 0
     for entry in datasets.entries(config):
         path = storage.directory(FLAGS.output) / f"{entry.name}.jsonl"

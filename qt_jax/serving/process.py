@@ -11,6 +11,9 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 
+from qt_jax.errors import UserError
+from qt_jax.policy import checksums
+from qt_jax.policy.folder import Folder
 from qt_jax.policy.observations import Keys
 from qt_jax.serving.access import Access, cannot_listen, netloc
 from qt_jax.serving.certificate import Certificate
@@ -68,6 +71,11 @@ def serve(
 
     """
     loader = Loader(capacity, say)
+    opened = {path: Folder.open(path) for path in (*paths, *filter(None, [shadow]))}
+    for path, other in opened.items():  # before minutes of compilation
+        check_same(opened[paths[0]].spec, other.spec, path)
+    if len({checksums.fingerprint(opened[path].path) for path in paths}) < len(paths):
+        raise UserError(f"--artefact={' --artefact='.join(paths)} is one policy; give another one.")
 
     def names(spec: PolicySpec) -> Keys:
         observation = spec.interface.observation

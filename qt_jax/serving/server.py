@@ -206,9 +206,9 @@ class Server:
             for connection in self._open:
                 connection.transport.abort()
             await server.wait_closed()
-        await asyncio.to_thread(self._batcher.stop)
-        if self._shadow is not None:
+        if self._shadow is not None:  # first: what it still says is recorded by the other thread
             await asyncio.to_thread(self._shadow.stop)
+        await asyncio.to_thread(self._batcher.stop)
 
     def _compared(self, request: Request, code: str, actions: np.ndarray | None) -> None:
         """Counts and records what the shadow would have done."""

@@ -13,6 +13,8 @@ from qt_jax.errors import UserError
 
 SCHEME = "unix://"
 OWNER_ONLY = 0o600
+LONGEST = 107
+"""Bytes of a path on Linux."""
 
 
 class UnixSocket(contextlib.AbstractContextManager):
@@ -40,6 +42,10 @@ class UnixSocket(contextlib.AbstractContextManager):
             UserError: if the file is a live server's, or no socket, or the folder is missing.
 
         """
+        if (size := len(os.fsencode(self._path))) > LONGEST:
+            raise self._cannot(
+                f"its path has {size} bytes, expected at most {LONGEST}", "choose a shorter one"
+            )
         if not self._path.parent.is_dir():
             raise self._cannot("its folder is missing", "make it")
         try:

@@ -10,7 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from qt_jax.errors import UserError
 from qt_jax.serving import process
+from qt_jax.serving.access import Access
+from qt_jax.serving.server import Limits
 
 
 @pytest.fixture
@@ -49,6 +52,32 @@ def test_a_server_of_nohup_stays(handlers):
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with pytest.raises(TimeoutError):
         asyncio.run(asyncio.wait_for(process.listen(Listening(signal.SIGHUP), "::1", 0, None), 0.3))
+
+
+def test_what_cannot_be_served_is_refused_before_anything_is_compiled(artefact, tmp_path, monkeypatch):
+    monkeypatch.setattr(process.Loader, "load", lambda *_: pytest.fail("it is compiled"))
+    path = str(artefact.path)
+    for paths, shadow, words in (
+        ([path, path], "", "is one policy; give another one"),
+        ([path, str(tmp_path)], "", "holds no policy.json"),
+        ([path], str(tmp_path), "holds no policy.json"),
+    ):
+        with pytest.raises(UserError, match=words):
+            process.serve(
+                paths,
+                share=0.5,
+                reload=False,
+                shadow=shadow,
+                host="127.0.0.1",
+                port=0,
+                tls=None,
+                unix=None,
+                keys="",
+                capacity=1,
+                budget_s=0.0,
+                access=Access(),
+                limits=Limits(),
+            )
 
 
 def test_what_is_printed_to_nobody_does_not_end_the_server(monkeypatch):

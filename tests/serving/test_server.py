@@ -338,5 +338,5 @@ def test_what_would_be_open_to_the_world_is_refused(artefact, monkeypatch, tmp_p
     monkeypatch.delenv("QT_JAX_API_KEY", raising=False)
     refused = run_command("serve", f"--artefact={artefact.path}", "--host=0.0.0.0", check=False, config="")
     assert refused.returncode == 2 and "--host=0.0.0.0 can be reached from other machines" in refused.stderr
-    nothing = run_command("serve", f"--artefact={tmp_path}", check=False, config="")
+    nothing = run_command("serve", f"--artefact={tmp_path}", "--port=0", check=False, config="")
     assert nothing.returncode == 2 and "holds no policy.json; give the folder" in nothing.stderr
