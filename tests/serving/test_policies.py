@@ -279,12 +279,13 @@ def test_the_page_has_a_row_for_each_policy_and_a_line_for_the_shadow(tmp_path):
             Client(f"ws://127.0.0.1:{port}") as robot,
         ):
             who = robot.infer(fake.observation(0, "open"))["policy"]
-            fake.label(robot)
-            robot.infer(fake.observation(0, "open", seed=0))
             browser = Chromium(tmp_path)
             try:
                 browser.open(f"http://127.0.0.1:{port}/")
                 line = "document.querySelector('#shadow:not([hidden])')?.textContent"
+                browser.until(f"{line}?.includes('1 decisions compared')")  # or the next would supersede it
+                fake.label(robot)
+                robot.infer(fake.observation(0, "open", seed=0))
                 browser.until(f"{line}?.includes('2 decisions compared')")
                 cells = "[...x.children].map(cell => cell.textContent)"
                 rows = browser.evaluate(f"[...document.querySelectorAll('#serving tr')].map(x => {cells})")
