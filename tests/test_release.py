@@ -21,7 +21,9 @@ from tests.serving.conftest import serve
 pytestmark = pytest.mark.release
 
 TOOLS = ROOT / ".release/bin"
-CLEAN = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "XLA_FLAGS")}
+CLEAN = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "XLA_FLAGS")} | {
+    "UV_SYSTEM_CERTS": "1"  # as the Makefile has it: a lab's mirror may be signed by the lab
+}
 
 UNNAMED = {"namex": "Apache-2.0"}
 """Licences of packages whose metadata name none, from their licence files."""
