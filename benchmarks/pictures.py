@@ -64,7 +64,8 @@ def page() -> None:
             with _running("evaluate", *robot):
                 _until_it_acts(f"http://{url}/state")
                 drawn = [f"--screenshot={IMAGES / 'serve_page.png'}", "--window-size=1180,830"]
-                flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000"]
+                flags = ["--headless", "--no-sandbox", "--disable-gpu", "--log-level=3"]
+                flags += ["--virtual-time-budget=2000"]
                 subprocess.run([browser, *flags, *drawn, f"http://{url}/"], check=True, timeout=WAIT_S)
 
 
