@@ -106,7 +106,7 @@ GATES = {
         ),
     ),
     "value_width": dict.fromkeys(
-        CELLS,
+        (*CELLS, INTERVENTIONS),
         tuple(f"q_transformer+value_width_{bins}{more}" for bins in (2, 5) for more in ("", "+dropout")),
     ),
     "dropout": dict.fromkeys(
