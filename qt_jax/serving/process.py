@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import select
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from qt_jax.errors import UserError
 from qt_jax.policy import checksums
@@ -86,6 +87,13 @@ def serve(
         if recorder is not None:
             recorder.spool.check(spec)
 
+    def replace(place: int, path: str) -> None:
+        server.replace(place, load(path))
+
+    reloaded = [
+        Watched("artefact", [path], functools.partial(replace, place, path))
+        for place, path in enumerate(paths if reload else ())
+    ]  # here, since what changes while the first one is compiled counts too
     first = loader.load(paths[0], check)
     spec = first.spec
 
@@ -101,16 +109,9 @@ def serve(
         shadow=load(shadow) if shadow else None,
     )
     del first  # a policy that is replaced leaves the memory with its last episode
-    if reload:
-        watched = [*watched, *(_reloading(server, load, place, path) for place, path in enumerate(paths))]
-    asyncio.run(listen(server, host, port, tls, unix, watched))
+    asyncio.run(listen(server, host, port, tls, unix, [*watched, *reloaded]))
     signal.signal(signal.SIGHUP, lambda *_: _drop_closed_streams())  # the terminal may be closed right after
     return spec
-
-
-def _reloading(server: Server, load: Callable[[str], Served], place: int, path: str) -> Watched:
-    """Returns an artefact that is loaded again when it changes, for the episodes that begin then."""
-    return Watched("artefact", [path], lambda: server.replace(place, load(path)))
 
 
 async def listen(

@@ -3,17 +3,22 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from qt_jax.errors import UserError
+from qt_jax.policy.sessions import Sessions
 from qt_jax.serving import process
 from qt_jax.serving.access import Access
+from qt_jax.serving.policies import Served
 from qt_jax.serving.server import Limits
+from tests.serving import fake
 
 
 @pytest.fixture
@@ -54,6 +59,24 @@ def test_a_server_of_nohup_stays(handlers):
         asyncio.run(asyncio.wait_for(process.listen(Listening(signal.SIGHUP), "::1", 0, None), 0.3))
 
 
+def serve(paths: list[str], *, shadow: str = "", reload: bool = False) -> None:
+    process.serve(
+        paths,
+        share=0.5,
+        reload=reload,
+        shadow=shadow,
+        host="127.0.0.1",
+        port=0,
+        tls=None,
+        unix=None,
+        keys="",
+        capacity=1,
+        budget_s=0.0,
+        access=Access(),
+        limits=Limits(),
+    )
+
+
 def test_what_cannot_be_served_is_refused_before_anything_is_compiled(artefact, tmp_path, monkeypatch):
     monkeypatch.setattr(process.Loader, "load", lambda *_: pytest.fail("it is compiled"))
     path = str(artefact.path)
@@ -63,21 +86,31 @@ def test_what_cannot_be_served_is_refused_before_anything_is_compiled(artefact, 
         ([path], str(tmp_path), "holds no policy.json"),
     ):
         with pytest.raises(UserError, match=words):
-            process.serve(
-                paths,
-                share=0.5,
-                reload=False,
-                shadow=shadow,
-                host="127.0.0.1",
-                port=0,
-                tls=None,
-                unix=None,
-                keys="",
-                capacity=1,
-                budget_s=0.0,
-                access=Access(),
-                limits=Limits(),
-            )
+            serve(paths, shadow=shadow)
+
+
+def test_an_artefact_that_changes_while_it_is_compiled_is_loaded_again(
+    artefact, tmp_path, monkeypatch, handlers
+):
+    link, loaded = tmp_path / "policy", []
+    link.symlink_to(artefact.path)
+    shutil.copytree(artefact.path, tmp_path / "newer")
+
+    def load(loader, path, check):
+        loaded.append(os.readlink(path))
+        if len(loaded) == 1:
+            link.unlink()
+            link.symlink_to("newer")
+        else:
+            os.kill(os.getpid(), signal.SIGTERM)
+        sessions = Sessions(
+            fake.Policy(1), lambda sentence: np.ones(4, np.float32), reserved=1, name=str(len(loaded))
+        )
+        return Served(sessions, {"artefact": "fake"})
+
+    monkeypatch.setattr(process.Loader, "load", load)
+    serve([str(link)], reload=True)
+    assert loaded == [str(artefact.path), "newer"]
 
 
 def test_what_is_printed_to_nobody_does_not_end_the_server(monkeypatch):
