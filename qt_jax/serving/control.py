@@ -159,7 +159,8 @@ class ControlLoop:
     def run(self, instruction: str, steps: int | None = None) -> dict[str, Any]:
         """Runs one episode and returns `report()`.
 
-        At its end, and at an error, the robot gets the stop action.
+        At its end, and at an error, the robot gets the stop action. The end waits for the reply to the last
+        observation, which is counted and not done.
 
         Args:
             instruction: the sentence.
@@ -169,9 +170,12 @@ class ControlLoop:
         Raises:
             EpisodeLost: if the connection broke more often than `begins` allows.
             Refused: if the first observation is refused.
-            UserError: if the server does not answer any more, or answers what is no action.
+            UserError: if the server does not answer any more, or answers what is no action; or if `steps` is
+                not a whole number above 0.
 
         """
+        if steps is not None and (steps < 1 or steps != int(steps)):
+            raise UserError(f"steps is {steps}; give a whole number above 0, or None for no end.")
         self._begin(instruction)
         try:
             for tick in itertools.count():
@@ -188,7 +192,7 @@ class ControlLoop:
                 self._robot.move(self._guard.stop()[0])
             if self._asked is not None:  # the policy is free again when run() has ended
                 self._asked.exception()
-                self._asked = None
+        self._take(tick)
         return self.report()
 
     def report(self) -> dict[str, Any]:
@@ -208,6 +212,7 @@ class ControlLoop:
         self._rows: collections.deque[np.ndarray] = collections.deque()
         self._seen = self._due = self._idle = self._lost = 0
         self._refused = False
+        self._asked = None
         self._rate = Rate(self._hz)
 
     @property

@@ -250,9 +250,22 @@ def test_a_refusal_falls_back_at_once_and_is_asked_again(run):
     assert made.loop.report()["limited"] == {"refused": 2} and made.loop.report()["refused"] == 1
 
 
-def test_a_first_observation_that_is_refused_moves_nothing(run):
-    made = run({1: Refused("bad_observation", "no such key")}, steps=6)
+@pytest.mark.parametrize("steps", [1, 6])
+def test_a_first_observation_that_is_refused_moves_nothing(run, steps):
+    """Also where the reply comes after the last step."""
+    made = run({1: Refused("bad_observation", "no such key")}, steps=steps)
     assert str(made.error) == "no such key" and made.robot.moves == []
+
+
+def test_the_last_reply_is_counted_and_not_done(run):
+    made = run({1: actions(1, 2), 4: actions(5, 6)}, steps=4)
+    assert made.of(0) == [None, 1, 2, None] and made.loop.report()["replies"] == 2
+
+
+@pytest.mark.parametrize("steps", [0, -1, 2.5])
+def test_steps_are_a_whole_number(run, steps):
+    made = run({}, steps=steps)
+    assert f"steps is {steps}; give a whole number above 0" in str(made.error) and made.asked == []
 
 
 @pytest.mark.parametrize("begins", [0, 1])
@@ -339,8 +352,7 @@ def test_a_real_server_over_the_socket(served: Serving, tmp_path):
         loop = ControlLoop(client, robot, hz=2 / period, limits=tmp_path / "limits.json")
         report = loop.run(SENTENCES[0], steps=8)
         step = client.infer(robot.observe() | {"prompt": SENTENCES[0]})["step"]
-    # Of the request that was under way at the end the reply is not used.
-    assert report["replies"] >= 1 and step in (report["replies"], report["replies"] + 1)
+    assert step == report["replies"] >= 1
     assert report["rate"]["ticks"] == 16
     assert np.abs(robot.moves).max() <= 0.5 * period / 2 + 1e-6
     assert robot.moves[-1].tolist() == [0] * len(names)
