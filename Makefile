@@ -260,11 +260,11 @@ $(STAMP): requirements.txt setup.cfg pyproject.toml
 	$(UV) pip install --quiet --python .onnx/bin/python --editable '.[onnx]'
 	touch $@
 
-# LeRobot's own writers of versions 3.0 and 2.1, each with a PyTorch. Where PyPI's, of several gigabytes, is not wanted:
+# LeRobot: its writers of versions 3.0 and 2.1, each with a PyTorch, and the robot of our example. Where PyPI's, of several gigabytes, is not wanted:
 # UV_TORCH_BACKEND=cpu
 .lerobot/.installed: | $(STAMP)
 	$(UV) venv --quiet --clear --python $(PY) .lerobot
-	$(UV) pip install --quiet --python .lerobot/bin/python lerobot==0.4.4
+	$(UV) pip install --quiet --python .lerobot/bin/python 'lerobot[feetech]==0.4.4' msgpack websockets
 	touch $@
 
 .lerobot21/.installed: | $(STAMP)

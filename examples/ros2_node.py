@@ -93,7 +93,13 @@ def main(url: str, instruction: str) -> None:
         while not topics.ready():
             node.get_logger().info("waiting for the first messages")
             time.sleep(1.0)
-        node.get_logger().info(str(ControlLoop(policy, topics).run(instruction)))
+        loop = ControlLoop(policy, topics)
+        try:
+            loop.run(instruction)
+        except KeyboardInterrupt:
+            node.get_logger().info("stopped")
+        finally:
+            node.get_logger().info(str(loop.report()))
 
 
 if __name__ == "__main__":

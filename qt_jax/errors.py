@@ -27,6 +27,26 @@ def require_one_of(name: str, value: Any, known: Iterable[Any]) -> None:
         raise UserError(f"{name} is {value!r}; expected one of {known}.", topic="settings")
 
 
+def require_format(what: str, found: object, own: int, again: str) -> None:
+    """Raises a UserError that names both formats if another version wrote something.
+
+    Args:
+        what: was written, such as "runs/mine/policy is a policy".
+        found: its format; what is no whole number is from before formats had one.
+        own: the format that this version reads.
+        again: the remedy for an older one.
+
+    """
+    if found != own:
+        newer = isinstance(found, int) and found > own
+        remedy = "install the version that wrote it, or a later one" if newer else again
+        version = f"{'a newer' if newer else 'another'} version of qt_jax"
+        raise UserError(
+            f"{what} of {version} (schema {found!r}, this version reads {own}); {remedy}.",
+            topic="other-version",
+        )
+
+
 def first_line(error: BaseException) -> str:
     """Returns the first line of an error's text, or the name of its class, in at most 200 characters."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200]

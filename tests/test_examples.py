@@ -5,6 +5,7 @@ import importlib
 import os
 import re
 import runpy
+import signal
 import subprocess
 import sys
 import types
@@ -106,13 +107,103 @@ def test_a_robot_of_lerobot(capsys):
     assert "'change': " in capsys.readouterr().out
 
 
+LEROBOT = ROOT / ".lerobot/bin/python"
+SO101 = """
+import runpy, sys
+import numpy as np
+from lerobot.robots.so_follower import SO101Follower
+
+sent = []
+SO101Follower.connect = lambda self: None
+SO101Follower.disconnect = lambda self: print("disconnected after", *sent[0].values())
+SO101Follower.get_observation = lambda self: {"x": 0.5, "y": 0.0, "front": np.zeros((480, 640, 3), np.uint8)}
+
+def send(self, action):
+    sent.append(action)
+    if len(sent) == 3:
+        raise KeyboardInterrupt
+
+SO101Follower.send_action = send
+runpy.run_path("examples/lerobot_robot.py")["main"](sys.argv[1], "open the faucet", "/dev/null")
+"""
+
+
+@pytest.mark.slow
+def test_lerobot_s_own_arm_without_its_motors():
+    assert LEROBOT.exists(), "run `make .lerobot/.installed` first, as `make test-slow` does"
+    with fake.served(spec=ARM) as port:
+        command = [LEROBOT, "-c", SO101, f"ws://127.0.0.1:{port}"]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "stopped" and "disconnected after 0.25 -0.75" in done.stdout
+
+
+def stamped(ms: int, **fields) -> types.SimpleNamespace:
+    """A ROS message, taken at 5 s and so many milliseconds."""
+    header = types.SimpleNamespace(stamp=types.SimpleNamespace(sec=5, nanosec=ms * 10**6))
+    return types.SimpleNamespace(header=header, **fields)
+
+
+class Ros:
+    """What the ROS 2 node uses of rclpy: a node whose third command is followed by SIGTERM."""
+
+    def __init__(self):
+        self.published, self.said, self._callbacks = [], [], []
+
+    def create_publisher(self, kind, topic, depth):
+        return self
+
+    def create_subscription(self, kind, topic, callback, qos):
+        self._callbacks.append((kind, callback))
+
+    def publish(self, message):
+        self.published.append(message)
+        if len(self.published) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def spin(self, node):
+        front = bytes(64 * 64 * 3)
+        image = stamped(100, encoding="rgb8", height=64, width=64, step=192, data=front)
+        joints = stamped(200, name=["x", "y"], position=[0.5, 0.0])
+        for kind, callback in self._callbacks:
+            callback(image if kind == "Image" else joints)
+
+    def get_logger(self):
+        return types.SimpleNamespace(info=self.said.append)
+
+    def get_clock(self):
+        return types.SimpleNamespace(now=lambda: types.SimpleNamespace(nanoseconds=5_250_000_000))
+
+    def modules(self) -> dict[str, types.SimpleNamespace]:
+        options = types.SimpleNamespace(NO=0)
+        rclpy = types.SimpleNamespace(init=lambda **_: None, create_node=lambda name: self, spin=self.spin)
+        return {
+            "rclpy": rclpy,
+            "rclpy.qos": types.SimpleNamespace(qos_profile_sensor_data=None),
+            "rclpy.signals": types.SimpleNamespace(SignalHandlerOptions=options),
+            "sensor_msgs.msg": types.SimpleNamespace(Image="Image", JointState="JointState"),
+            "std_msgs.msg": types.SimpleNamespace(Float64MultiArray=lambda data: data),
+        }
+
+
+def test_a_ros_2_node_stops_at_a_signal_and_says_what_happened(monkeypatch):
+    """Its main, with stand-ins for ROS's modules, which PyPI does not have."""
+    ros, before = Ros(), signal.getsignal(signal.SIGTERM)
+    for name, module in ros.modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    try:
+        with fake.served(spec=ARM) as port:
+            main("ros2_node")(f"ws://127.0.0.1:{port}", "open the faucet")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ros.published[0] == [0.25, -0.75] and ros.published[-1][1] == 0
+    assert ros.said[-2] == "stopped" and "'replies': " in ros.said[-1]
+
+
 def test_a_ros_2_node_without_ros():
     """Its adapter, between messages as ROS has them and the loop."""
     example = runpy.run_path(str(ROOT / "examples" / "ros2_node.py"))
-
-    def stamped(ms, **fields):
-        header = types.SimpleNamespace(stamp=types.SimpleNamespace(sec=5, nanosec=ms * 10**6))
-        return types.SimpleNamespace(header=header, **fields)
 
     bgr = np.zeros((64, 70, 3), np.uint8)  # 64 pixels a row, and some bytes that are none
     bgr[:, :64, 0] = 200

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qt_jax.errors import UserError
+from qt_jax.errors import UserError, require_format
 from qt_jax.policy import checksums
 from qt_jax.specs import Interface, PolicySpec
 from qt_jax.statistics import Statistics
@@ -57,12 +57,7 @@ class Folder:
                 f"{file} was changed or damaged ({error}); copy the whole folder again, or export again."
             ) from error
         schema = about.get("schema") if isinstance(about, dict) else None
-        if schema != SCHEMA:
-            raise UserError(
-                f"{folder} is a policy of another version of qt_jax ({POLICY} has schema {schema!r}, this "
-                f"version reads {SCHEMA}); export the policy again.",
-                topic="other-version",
-            )
+        require_format(f"{folder} is a policy", schema, SCHEMA, "export the policy again")
         checksums.check(folder)
         try:
             return cls(folder, *_described(about), about)

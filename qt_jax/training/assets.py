@@ -10,7 +10,7 @@ import ml_collections
 
 import qt_jax
 from qt_jax import agents, specs
-from qt_jax.errors import UserError
+from qt_jax.errors import UserError, require_format
 from qt_jax.models import images, q_transformer
 from qt_jax.specs import Interface
 from qt_jax.statistics import Statistics
@@ -96,12 +96,7 @@ class Assets:
 
         """
         schema = value.get("schema")
-        if schema != SCHEMA:
-            raise UserError(
-                f"{where} is a checkpoint of another version of qt_jax (schema {schema}, this version reads "
-                f"{SCHEMA}); train it again with this version.",
-                topic="other-version",
-            )
+        require_format(f"{where} is a checkpoint", schema, SCHEMA, "train it again with this version")
         saved = value["config"]
         try:
             agent = agents.get(saved["agent"]["name"])

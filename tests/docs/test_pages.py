@@ -170,7 +170,6 @@ def test_robot(folder):
         ranks += "assert policy.metadata['ranked']['ranked'] == 1\n"
         subprocess.run([".venv/bin/python", "-c", ranks], cwd=folder, check=True, timeout=120)
         (folder / "limits.json").write_text(limits("robot.md"))
-        loop = loop.replace("Robot())", "Robot(), limits='limits.json')")  # of the policy without
         loop += "assert report['replies'] > 1 and set(report['rate']['late_ms']) >= {'p50', 'p99'}\n"
         subprocess.run([".venv/bin/python", "-c", loop], cwd=folder, check=True, timeout=120)
     finally:

@@ -98,12 +98,17 @@ def test_limits_come_back_and_none_leave_the_description_as_it_was(folder):
         (
             "policy.json",
             b"[]",
-            "another version of qt_jax (policy.json has schema None, this version reads 6); export the",
+            "another version of qt_jax (schema None, this version reads 6); export the",
         ),
         (
             "policy.json",
             b'{"schema": 4}',
-            "another version of qt_jax (policy.json has schema 4, this version reads 6); export the",
+            "another version of qt_jax (schema 4, this version reads 6); export the",
+        ),
+        (
+            "policy.json",
+            b'{"schema": 7}',
+            "a newer version of qt_jax (schema 7, this version reads 6); install the version that wrote it",
         ),
         ("policy.json", None, "holds no policy.json; give the folder that `python -m qt_jax export` wrote."),
         ("SHA256SUMS", None, "SHA256SUMS is missing: the export or the copy did not end"),

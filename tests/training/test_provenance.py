@@ -35,10 +35,13 @@ def assets(trained) -> dict:
 
 
 def test_assets_of_another_version_say_so(assets):
-    again = "train it again with this version"
-    schema = SCHEMA
-    for value in ({"version": "0.1.0", "instruction_dim": 512}, assets | {"schema": schema + 1}):
-        expected = rf"runs/old is a checkpoint of another .*, this version reads {schema}\); {again}"
+    again, newer = "train it again with this version", "install the version that wrote it"
+    for value, of, remedy in (
+        ({"version": "0.1.0", "instruction_dim": 512}, "another", again),
+        (assets | {"schema": SCHEMA - 1}, "another", again),
+        (assets | {"schema": SCHEMA + 1}, "a newer", newer),
+    ):
+        expected = rf"runs/old is a checkpoint of {of} .*, this version reads {SCHEMA}\); {remedy}"
         with pytest.raises(UserError, match=expected):
             Assets.from_json(value, "runs/old")
 
