@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 
+from qt_jax.data import records
 from qt_jax.errors import UserError
 from qt_jax.policy import folder
 from qt_jax.policy.requests import Refused, Request
@@ -246,6 +247,36 @@ def test_a_newer_artefact_is_loaded_while_a_real_server_serves(artefact, tmp_pat
         assert serving.end() == 0
     finally:
         serving.process.kill()
+
+
+@pytest.mark.slow
+def test_a_real_server_of_two_policies_and_a_shadow_records_each_episode(artefact, tmp_path):
+    names, recorded = {folder.checksums.fingerprint(artefact.path)}, tmp_path / "recorded"
+    names.add(newer(artefact, tmp_path / "b"))
+    flags = [
+        f"--artefact={tmp_path / 'b'}",
+        "--share=0.5",
+        f"--shadow={artefact.path}",
+        f"--record={recorded}",
+    ]
+    serving, count = serve(artefact.path, tmp_path / "log", *flags, "--max_sessions=2"), 8
+    first, *others = observations(artefact.spec, 1, 3)
+    try:
+        with Client(serving.url) as robot:
+            decided = []
+            for seed in range(count):
+                decided.append(robot.infer(first | {"reset": True, "seed": seed})["policy"])
+                for seen in others:
+                    robot.infer(seen)
+                robot.infer(first | {"label": {"success": True}})
+            state = json.loads(get(serving.port, "/state"))
+        assert {*decided} == names and {one["successes"] for one in state["policies"]} <= {*range(1, count)}
+        assert state["shadow"]["compared"] > 0
+        assert serving.end() == 0
+    finally:
+        serving.process.kill()
+    shards = records.open_directory(str(recorded)).shards
+    assert sum(shard.examples for shard in shards) == count
 
 
 def test_a_real_policy_that_is_replaced_leaves_the_memory(artefact):
