@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import platform
@@ -27,8 +28,9 @@ def collect(experiment: str, run: str, config: Any) -> None:
     policy = config.collect.get("policy", "")
     if policy and not (Path(policy) / "checkpoints").exists():
         _, cell, seed = run.split(",")
-        for name in ("collect", "train"):
-            command(name, f"{experiment}:clone,{cell},{seed}")
+        clone = f"clone,{cell},{seed}"
+        module = importlib.import_module(experiment.removesuffix(".py").replace("/", "."))
+        train(experiment, clone, module.get_config(clone))
     command("collect", f"{experiment}:{run}")
 
 

@@ -57,6 +57,7 @@ CHANGES = {
     "support": {"agent.support": 0.3},
     "pooled": {"agent.support_width": 3 / 64},
     "value_width_2": {"agent.value_width": 2 / 64},
+    "label_width_2": {"agent.label_width": 2 / 64},
     "value_width_5": {"agent.value_width": 5 / 64},
     "closed_form": {"agent.conservatism": "closed_form"},
     "no_conservatism": {"agent.conservatism": "none"},
@@ -108,6 +109,10 @@ GATES = {
     "value_width": dict.fromkeys(
         (*CELLS, INTERVENTIONS),
         tuple(f"q_transformer+value_width_{bins}{more}" for bins in (2, 5) for more in ("", "+dropout")),
+    ),
+    "label_width": dict.fromkeys(
+        ("people", INTERVENTIONS),
+        tuple(f"{name}+label_width_2" for name in ("bc_successes", "decision_transformer", "awac+dropout")),
     ),
     "dropout": dict.fromkeys(
         CELLS,

@@ -138,8 +138,8 @@ METHODS["q_transformer_wide"] = (
 )
 """What an action was worth counts for neighbouring bins too.
 
-Chosen on the cells people and interventions of metaworld_gates.py (three seeds, decided by a beam of 4: 63 and
-68% against 43 and 61% without), before its first run on the benchmark's tasks.
+Chosen on the cells people and interventions of metaworld_gates.py (three seeds, decided by a beam of 4: 63
+and 68% against 43 and 61% without), before its first run on the benchmark's tasks.
 """
 METHODS["q_transformer_head"] = (
     "q_transformer",

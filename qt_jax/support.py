@@ -45,6 +45,19 @@ def pooled(probabilities: jax.Array, bins: Array, width: float) -> jax.Array:
     return below + above - probabilities
 
 
+def near(tokens: Array, bins: Array, bin_mask: Array, width: float) -> jax.Array:
+    """Computes how near bins are to the one taken, [..., N]: 1 there, 0 at bins that do not exist.
+
+    Args:
+        tokens: int [...], the bins that were taken.
+        bins: int [...], how many bins each dim has.
+        bin_mask: bool [..., N], which bins exist.
+        width: see `pooled`; 0: no other bin is near.
+
+    """
+    return jnp.where(bin_mask, pooled(jax.nn.one_hot(tokens, bin_mask.shape[-1]), bins, width), 0.0)
+
+
 def supported(probabilities: jax.Array, bins: Array, bin_mask: Array, share: float, width: float) -> Array:
     """Tells which bins are at least `share` as probable as the most probable one.
 

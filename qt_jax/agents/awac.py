@@ -43,6 +43,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.advantage_of = "dim"  # of each dim its own; or "action": of all dims that of the whole action
     config.temperature = 0.1  # lambda, of the advantages, whose returns lie in value_range
     config.max_weight = 100.0  # of one action
+    config.label_width = 0.0
     config.positive_filter = False  # the policy imitates successful episodes alone
     config.target_q = "mean"
     config.acting_q = "mean"
@@ -53,6 +54,7 @@ def get_config() -> ml_collections.ConfigDict:
 def check(config: Any, require: Require) -> None:
     """See `Agent.check`."""
     agent = config.agent
+    bc.check(config, require)
     critic.check(config, require)
     require(agent.advantage_of in ADVANTAGES, "agent.advantage_of", f"one of {ADVANTAGES}")
     known = tuple(name for name in losses.BACKUPS if name != "skip_decoded")
@@ -126,7 +128,8 @@ def loss(
     imitated = bc.imitable(segment)
     if agent.positive_filter:
         imitated &= segment.success[:, None, None]
-    policy_terms = jnp.where(imitated, -weight * losses.taken(log_probs, segment.tokens), 0.0)
+    imitation = bc.imitation_terms(config, bin_mask, log_probs, segment)
+    policy_terms = jnp.where(imitated, weight * imitation, 0.0)
     outputs = critic.taken(logits[..., :POLICY], segment.tokens)
     critic_terms = critic.loss(config, outputs, q_taken[..., None], bounded)[..., 0]
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from qt_jax import losses
+from qt_jax import losses, support
 from qt_jax.agents.checks import Require
 from qt_jax.models.network import Network
 from qt_jax.segment import Array, Segment
@@ -24,14 +24,18 @@ targets = action_values = None
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """Returns the settings: it has none but its name."""
+    """Returns the settings with their defaults."""
     config = ml_collections.ConfigDict()
     config.name = "bc"  # of the algorithm; or "module:name" of yours
+    # of the kernel by which an action taken counts for neighbouring bins too, as a share of a dim's range; 0:
+    # for its own bin alone
+    config.label_width = 0.0
     return config
 
 
 def check(config: Any, require: Require) -> None:
-    """Requires nothing: there are no settings."""
+    """See `Agent.check`."""
+    require(0 <= config.agent.label_width < 1, "agent.label_width", "at least 0 and below 1")
 
 
 def outputs(config: Any) -> int:
@@ -63,6 +67,19 @@ def imitable(segment: Segment) -> Array:
     return segment.trainable[..., None] & segment.action_mask & ~segment.relabelled[:, None, None]
 
 
+def imitation_terms(config: Any, bin_mask: Array, log_probs: jax.Array, segment: Segment) -> jax.Array:
+    """Computes the cross-entropy to the action taken, -log p(a^i | s, a^{1:i-1}), [B, S, D].
+
+    With `config.agent.label_width` it is the mean of the bins around it, by `support.near` (default of this
+    project).
+    """
+    width = config.agent.label_width
+    if not width:
+        return -losses.taken(log_probs, segment.tokens)
+    near = support.near(segment.tokens, segment.bins[:, None], bin_mask, width)
+    return -jnp.sum(near * jnp.where(bin_mask, log_probs, 0.0), -1) / near.sum(-1)
+
+
 def loss(
     config: Any,
     network: Network,
@@ -71,7 +88,7 @@ def loss(
     segment: Segment,
     dropout_key: jax.Array | None,
 ) -> dict[str, losses.Sum]:
-    """Computes -log p(a^i | s, a^{1:i-1}), summed over trainable steps and present dims, and their count.
+    """Computes `imitation_terms`, summed over trainable steps and present dims, and their count.
 
     Episodes that hindsight relabelled are left out.
     """
@@ -79,6 +96,6 @@ def loss(
     log_probs = log_probabilities(bin_mask, network.score(params, segment, dropout_key)[..., 0])
     mask = imitable(segment)
     return {
-        "loss": losses.masked_sum(-losses.taken(log_probs, segment.tokens), mask),
+        "loss": losses.masked_sum(imitation_terms(config, bin_mask, log_probs, segment), mask),
         "token_accuracy": losses.masked_sum(jnp.argmax(log_probs, axis=-1) == segment.tokens, mask),
     }

@@ -22,6 +22,7 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
+from qt_jax.agents import bc
 from qt_jax.agents.bc import (
     ADDITIVE,
     SCORE_NAME,
@@ -61,9 +62,11 @@ def get_config() -> ml_collections.ConfigDict:
     # steps of an episode that have a learned embedding each, at most as many as the longest has; later ones
     # take the last; 0: none has
     config.timesteps = 0
+    config.label_width = 0.0
     return config
 
 
 def check(config: Any, require: Require) -> None:
     """See `Agent.check`."""
+    bc.check(config, require)
     require(config.agent.timesteps >= 0, "agent.timesteps", "0 or more")

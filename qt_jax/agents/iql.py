@@ -43,6 +43,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.expectile = 0.7  # of Q that V is
     config.temperature = 0.1  # of the advantages, whose returns lie in value_range
     config.max_weight = 100.0  # of one action
+    config.label_width = 0.0
     config.target_q = "mean"
     config.acting_q = "mean"
     config.target_rate = 0.005
@@ -52,6 +53,7 @@ def get_config() -> ml_collections.ConfigDict:
 def check(config: Any, require: Require) -> None:
     """See `Agent.check`."""
     agent = config.agent
+    bc.check(config, require)
     critic.check(config, require)
     require(0 < agent.expectile < 1, "agent.expectile", "a number in (0, 1)")
     require(agent.temperature > 0, "agent.temperature", "a positive number")
@@ -135,9 +137,9 @@ def loss(
     value_terms = losses.expectile_loss(targets - v, agent.expectile)
     critic_terms = critic.loss(config, outputs, q, backups).mean(-1)
     weight = losses.advantage_weight(targets - v, agent.temperature, agent.max_weight)
-    log_probs = losses.taken(bc.log_probabilities(bin_mask[:, None], dropped[..., POLICY]), segment.tokens)
-
-    policy_terms = jnp.where(bc.imitable(segment), -weight[..., None] * log_probs, 0.0)
+    log_probs = bc.log_probabilities(bin_mask[:, None], dropped[..., POLICY])
+    imitation = bc.imitation_terms(config, bin_mask[:, None], log_probs, segment)
+    policy_terms = jnp.where(bc.imitable(segment), weight[..., None] * imitation, 0.0)
 
     mask = segment.trainable[..., None] & segment.action_mask
     return {

@@ -203,10 +203,8 @@ def loss(
         from_least = losses.logistic_value_loss(outputs, q_min, q_min, q_max)[..., 0]
     else:
         from_least = losses.squared_value_loss(learned, q_min)
-    near = jax.nn.one_hot(segment.tokens, q.shape[-1])
+    near = support.near(segment.tokens, segment.bins[:, None], bin_mask[:, None], agent.value_width)
     if agent.value_width:
-        pooled = support.pooled(near, segment.bins[:, None], agent.value_width)
-        near = jnp.where(bin_mask[:, None], pooled, 0.0)
         of_bins = critic.loss(config, outputs, learned[..., None], bounded[..., None])[..., 0]
         value_terms = jnp.sum(near * of_bins, axis=-1)
     else:
