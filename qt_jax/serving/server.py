@@ -422,6 +422,7 @@ class Server:
 
         steps = await asyncio.wrap_future(self._batcher.call(lambda: recorder.take(last)))
         self._close_session(session)
+        recorded = await asyncio.to_thread(recorder.write, steps, last, label)
         self._policies.label(steps[-1].policy, label.success)
         self._metrics.labels.labels(steps[-1].policy, str(label.success).lower()).inc()
-        return {"recorded": await asyncio.to_thread(recorder.write, steps, last, label)}
+        return {"recorded": recorded}
