@@ -20,7 +20,7 @@ from tests.serving.conftest import serve
 
 pytestmark = pytest.mark.release
 
-TOOLS = ROOT / ".release/bin"
+TOOLS, UV = ROOT / ".release/bin", Path(sys.executable).parent / "uv"
 CLEAN = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "XLA_FLAGS")} | {
     "UV_SYSTEM_CERTS": "1"  # as the Makefile has it: a lab's mirror may be signed by the lab
 }
@@ -36,12 +36,17 @@ def run(*command: str | Path, cwd: Path | None = None) -> str:
     return done.stdout
 
 
+def unpack(folder: Path) -> None:
+    """Writes the files of the last commit."""
+    archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, capture_output=True, check=True).stdout
+    subprocess.run(["tar", "-x"], cwd=folder, input=archive, check=True)
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
     """A folder with the wheel and the source distribution of the last commit."""
     source, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
-    archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, capture_output=True, check=True).stdout
-    subprocess.run(["tar", "-x"], cwd=source, input=archive, check=True)
+    unpack(source)
     run(sys.executable, "-m", "build", f"--outdir={folder}", source)
     return folder
 
@@ -53,11 +58,10 @@ def venv_of(built, tmp_path_factory):
     def make(*extras: str) -> Path:
         folder = tmp_path_factory.mktemp("_".join(extras) or "base")
         (wheel,) = built.glob("*.whl")
-        uv = Path(sys.executable).parent / "uv"
-        run(uv, "venv", "--quiet", f"--python={sys.executable}", folder / "venv")
+        run(UV, "venv", "--quiet", f"--python={sys.executable}", folder / "venv")
         python = folder / "venv/bin/python"
-        run(uv, "pip", "install", "--quiet", f"--python={python}", f"{wheel}[{','.join(extras)}]")
-        run(uv, "pip", "check", "--quiet", f"--python={python}")
+        run(UV, "pip", "install", "--quiet", f"--python={python}", f"{wheel}[{','.join(extras)}]")
+        run(UV, "pip", "check", "--quiet", f"--python={python}")
         return python.parent
 
     return make
@@ -127,6 +131,21 @@ def test_the_onnx_extra_writes_programs_that_act(venv_of, artefact, tmp_path):
     shutil.copytree(artefact.path, policy)
     run(programs / "qt-jax", "onnx", f"--artefact={policy}", cwd=tmp_path)
     assert run(programs / "python", "-c", ACT, policy / "onnx", cwd=tmp_path) == "(1, 4)\n"
+
+
+@pytest.mark.parametrize("chip", ["cuda", "tpu"])
+def test_a_container_s_steps(chip, venv_of, tmp_path):
+    """Those of launch/docker that need no Docker: its packages are to be had, and its tree is a program."""
+    python, tree = venv_of() / "python", tmp_path / "tree"
+    tree.mkdir()
+    unpack(tree)
+    for pattern in (tree / ".dockerignore").read_text().split():
+        for left_out in tree.glob(pattern):
+            shutil.rmtree(left_out) if left_out.is_dir() else left_out.unlink()
+    lock = f"--requirements={tree}/requirements-{chip}.txt"
+    run(UV, "pip", "install", "--dry-run", "--quiet", "--require-hashes", f"--python={python}", lock)
+    run(UV, "pip", "install", "--quiet", "--no-deps", f"--python={python}", "--editable", tree)
+    assert "serve" in run(python, "-m", "qt_jax", "--help", cwd=tmp_path)
 
 
 def test_no_dependency_has_a_licence_that_binds_its_users(venv_of):
