@@ -139,7 +139,8 @@ METHODS["q_transformer_wide"] = (
 """What an action was worth counts for neighbouring bins too.
 
 Chosen on the cells people and interventions of metaworld_gates.py (three seeds, decided by a beam of 4: 63
-and 68% against 43 and 61% without), before its first run on the benchmark's tasks.
+and 68% against 43 and 61% without), before its first run on the benchmark's tasks, where it is worth nothing
+(docs/results.md).
 """
 METHODS["q_transformer_head"] = (
     "q_transformer",
