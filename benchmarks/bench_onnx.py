@@ -63,10 +63,10 @@ def main() -> None:
             folders = {name: f"{scratch}/{name}" for name in PRECISIONS}
             export = serving.call_of("export_untrained", size, folders["float32"], serving.PIXELS, 0, (1,))
             serving.child(sys.executable, "-c", export)
+            for name in PRECISIONS[1:]:
+                shutil.copytree(folders["float32"], folders[name])
             refused = {}
             for name, folder in folders.items():
-                if name != "float32":
-                    shutil.copytree(folders["float32"], folder, ignore=shutil.ignore_patterns("onnx"))
                 command = [serving.ONNX_PYTHON, "-m", "qt_jax", "onnx", f"--artefact={folder}"]
                 done = subprocess.run([*command, f"--precision={name}"], capture_output=True, text=True)
                 if done.returncode:

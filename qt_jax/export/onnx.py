@@ -71,7 +71,8 @@ def _programs(source: artefact.Artefact, config: dict[str, Any], opset: int, out
     """Writes encode.onnx and decode.onnx."""
     spec = source.spec
     settings = ml_collections.ConfigDict(frozen_config(config))
-    settings.model.update(dtype="float32", remat="none", encoder_remat="none")
+    # Unrolled: in a loop jax2onnx leaves operations on constants that onnxruntime does not have.
+    settings.model.update(dtype="float32", remat="none", encoder_remat="none", scan_layers=False)
     ensemble = agents.make_ensemble(settings, source.network)
     like = jax.eval_shape(ensemble.init, jax.random.key(0))
     params = unflattened(jax.device_put(safetensors.numpy.load_file(source.path / artefact.PARAMS)), like)

@@ -89,6 +89,7 @@ def test_a_robot_without_jax_acts_as_the_artefact_does(trained, tmp_path):
 def test_a_robot_without_jax_knows_what_it_executed_of_its_past_chunks_and_the_step(tmp_path):
     folder, config = str(tmp_path / "policy"), tiny.get_config("decision_transformer")
     config.model.chunk, config.model.execute, config.agent.timesteps = 3, 2, 4
+    config.model.scan_layers = True  # a loop, which ONNX's programs unroll
     params, assets = untrained(config)
     origin = {"workdir": "", "step": 0}
     limits = SafetyLimits.from_json({"dims": {name: {"low": 0.4} for name in ("x", "y", "z")}})
