@@ -197,8 +197,11 @@ metaworld-report: .plots/.installed  ## Write the tables and figures of docs/res
 advise-rule: $(STAMP)  ## Fit the rule of `advise` on the benchmark, and test it on recipes that are left out (hours without the pools)
 	$(PY) -m benchmarks.advise_rule
 
+runs/tour/q_transformer/report.html: | $(STAMP)
+	$(PY) examples/tour.py
+
 # With Chromium (Debian: apt-get install chromium); the others are metaworld-report's.
-pictures: runs/quickstart/q_transformer/evaluation.json  ## Make the pictures of README and docs/robot.md, of the quickstart's run
+pictures: runs/quickstart/q_transformer/evaluation.json runs/tour/q_transformer/report.html  ## Make the pictures of README and docs/robot.md, of the runs of quickstart and tour
 	$(PY) -m benchmarks.pictures
 
 rooflines: $(STAMP)  ## Say what binds the train step with each image encoder, on each kind of chip

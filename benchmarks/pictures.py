@@ -1,9 +1,10 @@
-"""`make pictures`: the pictures of README and docs/robot.md, of the quickstart's run.
+"""`make pictures`: the pictures of README and docs/robot.md, of the runs of the quickstart and of the tour.
 
     python -m benchmarks.pictures videos   # docs/images/quickstart.jpg, of two of the run's videos
     python -m benchmarks.pictures page     # docs/images/serve_page.png, with Chromium, while the policy acts
+    python -m benchmarks.pictures tour     # docs/images/tour_report.png, with Chromium, of the tour's report
 
-Without a name, both. `make metaworld-report` makes the others.
+Without a name, all. `make metaworld-report` makes the others.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from PIL import Image
 
 QT = sys.executable, "-m", "qt_jax"
 CONFIG = "experiments/quickstart.py"
-RUN = Path("runs/quickstart/q_transformer")
+RUN, REPORT = Path("runs/quickstart/q_transformer"), Path("runs/tour/q_transformer/report.html")
 IMAGES = Path("docs/images")
 TASKS = "faucet-open", "faucet-close"
 """From above: both have one scene and one start."""
@@ -50,9 +51,6 @@ def videos() -> None:
 
 def page() -> None:
     """Serves the policy, lets it act in the simulator, and draws the server's page meanwhile."""
-    browser = next(filter(None, map(shutil.which, CHROMIUM)), None)
-    if browser is None:
-        raise SystemExit("There is no Chromium here: apt-get install chromium.")
     with tempfile.TemporaryDirectory() as folder:
         export = [f"--config={CONFIG}", f"--config.workdir={RUN}", f"--output={folder}/quickstart"]
         subprocess.run([*QT, "export", *export], check=True)
@@ -63,10 +61,22 @@ def page() -> None:
             robot += [f"--config.env.tasks=('{TASKS[0]}',)", "--config.evaluate.num_envs=1"]
             with _running("evaluate", *robot):
                 _until_it_acts(f"http://{url}/state")
-                drawn = [f"--screenshot={IMAGES / 'serve_page.png'}", "--window-size=1180,830"]
-                flags = ["--headless", "--no-sandbox", "--disable-gpu", "--log-level=3"]
-                flags += ["--virtual-time-budget=2000"]
-                subprocess.run([browser, *flags, *drawn, f"http://{url}/"], check=True, timeout=WAIT_S)
+                _draw(f"http://{url}/", "serve_page.png", 830)
+
+
+def tour() -> None:
+    """Draws the top of the report of examples/tour.py."""
+    _draw(REPORT.resolve().as_uri(), "tour_report.png", 1140)
+
+
+def _draw(url: str, name: str, height: int) -> None:
+    """Writes a picture of a page, 1180 pixels wide."""
+    browser = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    if browser is None:
+        raise SystemExit("There is no Chromium here: apt-get install chromium.")
+    drawn = [f"--screenshot={IMAGES / name}", f"--window-size=1180,{height}", "--hide-scrollbars"]
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--log-level=3", "--virtual-time-budget=2000"]
+    subprocess.run([browser, *flags, *drawn, url], check=True, timeout=WAIT_S)
 
 
 @contextlib.contextmanager
@@ -93,9 +103,9 @@ def _until_it_acts(url: str) -> None:
 
 
 def main() -> None:
-    names = sys.argv[1:] or ["videos", "page"]
-    for name in names:
-        {"videos": videos, "page": page}[name]()
+    draw = {"videos": videos, "page": page, "tour": tour}
+    for name in sys.argv[1:] or draw:
+        draw[name]()
 
 
 if __name__ == "__main__":
