@@ -43,7 +43,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.advantage_of = "dim"  # of each dim its own; or "action": of all dims that of the whole action
     config.temperature = 0.1  # lambda, of the advantages, whose returns lie in value_range
     config.max_weight = 100.0  # of one action
-    config.label_width = 0.0
+    config.label_width = 0.0  # of a kernel: the action taken counts for neighbouring bins too, as in bc.py
     config.positive_filter = False  # the policy imitates successful episodes alone
     config.target_q = "mean"
     config.acting_q = "mean"

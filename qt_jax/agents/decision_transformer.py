@@ -62,7 +62,7 @@ def get_config() -> ml_collections.ConfigDict:
     # steps of an episode that have a learned embedding each, at most as many as the longest has; later ones
     # take the last; 0: none has
     config.timesteps = 0
-    config.label_width = 0.0
+    config.label_width = 0.0  # of a kernel: the action taken counts for neighbouring bins too, as in bc.py
     return config
 
 

@@ -43,7 +43,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.expectile = 0.7  # of Q that V is
     config.temperature = 0.1  # of the advantages, whose returns lie in value_range
     config.max_weight = 100.0  # of one action
-    config.label_width = 0.0
+    config.label_width = 0.0  # of a kernel: the action taken counts for neighbouring bins too, as in bc.py
     config.target_q = "mean"
     config.acting_q = "mean"
     config.target_rate = 0.005
