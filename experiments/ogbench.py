@@ -48,12 +48,12 @@ METHODS = {
 
 `q_transformer` decides and executes chunks of 5 actions. With alpha 1 in place of .03, Q of the data's
 actions in cube-single's task 1 is -35 at the goal and -75 at 4 to 8 cm after 2,500 steps of
-`q_transformer_steps`; with .03 it is -12 and -53 (`python -m benchmarks.ogbench_values`). `bc_successes`
-imitates what ended in a solved state, from the solved state before it or the episode's start on. IQL has the
-expectile and the temperature that are the defaults of FQL's code, where they are tuned for each scene. Its
-critics learn where the goal is sooner with the squared error (`python -m benchmarks.ogbench_values`), and no
-action weighs more than 1: the policy has their trunk, and with FQL's 100 its gradient is that of a few
-actions.
+`q_transformer_steps`; with .03 it is -12 and -53 (one seed, 200,000 transitions; `python -m
+benchmarks.ogbench_values`). `bc_successes` imitates what ended in a solved state, from the solved state
+before it or the episode's start on. IQL has the expectile and the temperature that are the defaults of FQL's
+code, where they are tuned for each scene. Its critics learn where the goal is sooner with the squared error
+(`python -m benchmarks.ogbench_values`), and no action weighs more than 1: the policy has their trunk, and
+with FQL's 100 its gradient is that of a few actions.
 """
 
 

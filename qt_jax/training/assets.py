@@ -95,8 +95,8 @@ class Assets:
             UserError: if another version wrote it, or its agent or image encoder is not here.
 
         """
-        schema = value.get("schema")
-        require_format(f"{where} is a checkpoint", schema, SCHEMA, "train it again with this version")
+        again = "train it again with this version"
+        require_format(f"{where} is a checkpoint", value.get("schema"), SCHEMA, again)
         saved = value["config"]
         try:
             agent = agents.get(saved["agent"]["name"])
