@@ -23,10 +23,9 @@ from tests.serving import fake
 NAMES = {"session_id": "🤖" * 100, "request_id": "🤖" * 100}  # the reply repeats them
 SENT = 16 * 2**20
 """Bytes that each of three clients sends."""
-HELD = 24 * 2**20
-"""Bytes that the server may hold: it cuts each client off at 4 MiB, and would else hold all 48 MiB.
-
-The rest is what it reads meanwhile, which is more where other tests have the processor (up to 21 MiB in all).
+HELD = 28 * 2**20
+"""Bytes that the server may hold: at most 9 MiB of each client were seen (what waits to be sent up to 4 MiB,
+what it reads meanwhile, and its log), of the 16 MiB that it would else hold.
 """
 
 
