@@ -132,12 +132,11 @@ class Transformer(nnx.Module):
             return layer(nnx.merge(graphdef, params), index, carry, one, key)
 
         step = rematerialised(step, self.remat, in_loop=self.scan)
-        stacked = (jnp.arange(self.layers), params, keys, inputs)
         if self.scan:
-            return jax.lax.scan(step, carry, stacked)
+            return jax.lax.scan(step, carry, (jnp.arange(self.layers), params, keys, inputs))
         outputs = []
-        for each in _unstacked(stacked, self.layers):
-            carry, output = step(carry, each)
+        for index, each in enumerate(_unstacked((params, keys, inputs), self.layers)):
+            carry, output = step(carry, (index, *each))
             outputs.append(output)
         return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
 
@@ -194,8 +193,12 @@ class Transformer(nnx.Module):
         def layer(block, index, x, _, key):
             keys_values = block.keys_values(x)
             spread = None if entropies is None else block.entropy(x, keys_values[0], bias)
-            # Of the last layer only keys and values are needed.
-            x = jax.lax.cond(index + 1 < self.layers, lambda: block(x, keys_values, bias, key), lambda: x)
+            # Of the last layer only keys and values are needed. A loop and `jax.checkpoint` do not know the index.
+            more = index + 1 < self.layers
+            if isinstance(more, bool):
+                x = block(x, keys_values, bias, key) if more else x
+            else:
+                x = jax.lax.cond(more, lambda: block(x, keys_values, bias, key), lambda: x)
             return x, (keys_values, spread)
 
         keys_values, spread = self._over_layers(layer, x, None, rngs)[1]
