@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from qt_jax.models import depthwise, film, lite_weights
+from qt_jax.models import depthwise, film, lite_weights, pointwise
 from qt_jax.models.film import Film
 
 
@@ -86,12 +86,22 @@ class MBConv(nnx.Module):
         def norm(channels):
             return style.norm(channels, dtype, rngs)
 
-        def conv(i, o, k=1, **options):
-            return nnx.Conv(i, o, (k, k), use_bias=False, dtype=dtype, rngs=rngs, **options)
+        def conv(i, o):
+            return pointwise.layer(i, o, use_bias=False, dtype=dtype, rngs=rngs)
 
-        each = {"strides": stride, "feature_group_count": width, "conv_general_dilated": depthwise.convolve}
         self.expand = nnx.List([conv(inputs, width), norm(width)] if expand > 1 else [])
-        self.depthwise, self.depthwise_norm = conv(width, width, kernel, **each), norm(width)
+        self.depthwise = nnx.Conv(
+            width,
+            width,
+            (kernel, kernel),
+            strides=stride,
+            feature_group_count=width,
+            use_bias=False,
+            dtype=dtype,
+            rngs=rngs,
+            conv_general_dilated=depthwise.convolve,
+        )
+        self.depthwise_norm = norm(width)
         squeezed = max(1, inputs // 4)
         self.squeeze_excite = SqueezeExcite(width, squeezed, dtype, rngs) if style.squeeze_excite else None
         self.project, self.project_norm = conv(width, outputs), norm(outputs)
@@ -134,7 +144,7 @@ class EfficientNet(nnx.Module):
                 shape = channels, outputs, expand, kernel, stride if i == 0 else 1
                 self.blocks.append(MBConv(*shape, self.STYLE, instruction_dim, dtype, rngs))
                 channels = outputs
-        self.top = nnx.Conv(channels, self.TOP, (1, 1), use_bias=False, dtype=dtype, rngs=rngs)
+        self.top = pointwise.layer(channels, self.TOP, use_bias=False, dtype=dtype, rngs=rngs)
         self.top_norm = self.STYLE.norm(self.TOP, dtype, rngs)
         self.channels = self.TOP
 

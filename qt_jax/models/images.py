@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from qt_jax import plugins, preprocess
-from qt_jax.models import film
+from qt_jax.models import film, pointwise
 from qt_jax.models.efficientnet import EfficientNetB3, EfficientNetLite0, EfficientNetLite2
 from qt_jax.models.film import Film
 from qt_jax.models.placement import by_row
@@ -25,7 +25,7 @@ class ResidualBlock(nnx.Module):
         self.norm = nnx.LayerNorm(channels, dtype=dtype, rngs=rngs)
         self.conv = nnx.Conv(channels, channels, (3, 3), dtype=dtype, rngs=rngs)
         self.film = Film(instruction_dim, channels, dtype, rngs) if instruction_dim else None
-        self.out = nnx.Conv(channels, channels, (1, 1), dtype=dtype, rngs=rngs)
+        self.out = pointwise.layer(channels, channels, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, instruction: jax.Array) -> jax.Array:
         """[B, H, W, C] and the instruction [B, E] -> [B, H, W, C]."""

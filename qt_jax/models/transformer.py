@@ -193,7 +193,7 @@ class Transformer(nnx.Module):
         def layer(block, index, x, _, key):
             keys_values = block.keys_values(x)
             spread = None if entropies is None else block.entropy(x, keys_values[0], bias)
-            # Of the last layer only keys and values are needed. A loop and `jax.checkpoint` do not know the index.
+            # Of the last layer only keys and values are needed. A loop and `jax.checkpoint` trace the index.
             more = index + 1 < self.layers
             if isinstance(more, bool):
                 x = block(x, keys_values, bias, key) if more else x
