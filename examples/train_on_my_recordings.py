@@ -11,11 +11,11 @@ import sys
 import numpy as np
 
 import qt_jax
-from qt_jax.training.config import default_config
+from qt_jax.training.benchmarked import benchmarked_config
 
 
 def main(path: str, workdir: str, **settings) -> None:
-    config = default_config("q_transformer")
+    config = benchmarked_config("q_transformer")
     config.data.path = path
     config.data.action_bounds = "quantiles"  # bins from the 1% to the 99% quantile of your actions
     config.workdir = workdir
