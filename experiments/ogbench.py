@@ -75,6 +75,7 @@ def get_config(arguments: str = "scene-play") -> ml_collections.ConfigDict:
     config.discount, config.dt_ref = DISCOUNT, ogbench_play.SIMULATOR_STEP_S
     config.value_range = (-SCENES[scene].subgoals / (1.0 - DISCOUNT), 0.0)  # all unmet for ever, and solved
     config.data.batch_size = 32
+    config.optimizer.learning_rate = 1e-4  # at 3e-4 the noise of Q lifts every V to -10 (docs/method.md, 6)
     config.model.window = 1
     config.model.layers = 2
     config.train.steps = 50_000
