@@ -1,4 +1,4 @@
-"""What the server says to a message: actions, values, a ranking, or that an episode was labelled or closed."""
+"""What the server says to a message: actions, values, a ranking, or what became of an episode."""
 
 from __future__ import annotations
 
