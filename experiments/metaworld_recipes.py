@@ -1,9 +1,10 @@
 """Recipes of the benchmark: what a run sees of its pool, and the settings of each method.
 
 `METHODS` are the algorithms, each with the best of its tries by mean success of the two cells; of equals the
-first (diagnosis.md). `bc_balanced` was chosen without tries: it imitates everything, with the balanced batches
-that most other methods were better with; later tries are within four points. `q_transformer_as_published` has this project's defaults, which are the
-paper's where they are known. `ABLATIONS` are changes of the method `q_transformer`.
+first (diagnosis.md). `bc_balanced` was chosen without tries: it imitates everything, with the balanced
+batches that most other methods were better with; later tries are within four points.
+`q_transformer_as_published` has this project's defaults, which are the paper's where they are known.
+`ABLATIONS` are changes of the method `q_transformer`.
 """
 
 from __future__ import annotations

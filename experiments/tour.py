@@ -3,8 +3,8 @@
 Ten demonstrations a task, at a person's pace, and forty episodes with noise or another task's motions.
 `tour.py:bc` is imitation of the successes of the same data.
 
-Hardware: 2 CPU cores. Time: a quarter of an hour for all that examples/tour.py does. Memory: not measured. Result: none;
-forty episodes tell nothing apart.
+Hardware: 2 CPU cores. Time: a quarter of an hour for all that examples/tour.py does. Memory: not measured.
+Result: none; forty episodes tell nothing apart.
 """
 
 import ml_collections
