@@ -26,7 +26,7 @@ def of(given: Settings, layout: Any, metadata: Metadata, refused: dict[str, str]
 
     Args:
         given: of the conversion.
-        layout: the `lerobot.Layout`.
+        layout: the `lerobot_episode.Layout`.
         metadata: of the dataset.
         refused: {key: why} of images that cannot be used.
     """
