@@ -18,7 +18,7 @@ from qt_jax.serving.control import ControlLoop
 from tests.conftest import ROOT, SENTENCES
 from tests.serving import fake
 from tests.serving.conftest import Serving
-from tests.serving.test_chunks import actions
+from tests.serving.test_control_chunks import actions
 
 LIMITS = {
     "dims": {"x": {"kind": "absolute", "stop": "last"}, "y": {"kind": "delta", "stop": 0}},
