@@ -193,12 +193,8 @@ class Transformer(nnx.Module):
         def layer(block, index, x, _, key):
             keys_values = block.keys_values(x)
             spread = None if entropies is None else block.entropy(x, keys_values[0], bias)
-            # Of the last layer only keys and values are needed. A loop and `jax.checkpoint` trace the index.
-            more = index + 1 < self.layers
-            if isinstance(more, bool):
-                x = block(x, keys_values, bias, key) if more else x
-            else:
-                x = jax.lax.cond(more, lambda: block(x, keys_values, bias, key), lambda: x)
+            # Of the last layer only keys and values are needed.
+            x = jax.lax.cond(index + 1 < self.layers, lambda: block(x, keys_values, bias, key), lambda: x)
             return x, (keys_values, spread)
 
         keys_values, spread = self._over_layers(layer, x, None, rngs)[1]
