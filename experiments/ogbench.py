@@ -25,11 +25,11 @@ WIDE = {"agent.value_loss": "logistic"}
 """Relative to the value range, which is hundreds wide here: a squared error would drown the policy's loss."""
 
 FAST = {"agent.target_rate": 0.03}
-"""A value moves on by a backup when the target network has caught up, and ways are long here."""
+"""A value moves on by one backup when the target network has caught up, and here it needs some fifty."""
 
 KEEPING = WIDE | FAST | {"agent.backup": "skip_first_dim", "agent.alpha": 0.03, "data.segment_length": 16}
-"""So that the conservative term takes less of a value on its way than the discount does (docs/method.md,
-section 2): play is noisy, episodes are long, and no bin is taken often."""
+"""So that over many backups the conservative term takes less of a value than the discount does
+(docs/method.md, section 2): play is noisy, episodes are long, and no bin is taken often."""
 
 METHODS = {
     "q_transformer": ("q_transformer", KEEPING | {"model.chunk": 5}),
@@ -61,14 +61,15 @@ benchmarks.ogbench_values`, one seed, 200,000 to 300,000 transitions): Q of the 
 cube-single's task 1, by the cube's distance from its goal in cm, of a network of that task in the first two
 rows and of one for all five in the others:
 
-    run                                                     0-4  4-8  8-15  15-25  25-40
-    q_transformer_steps, 3e-4, .005, alpha 1, 2,500 steps    -35  -75
-    the same, alpha .03                                      -12  -53  flat beyond
-    1e-4, .03, alpha .03, 3,000 steps                        -28  -34   -40    -45    -50
-    iql, 3e-4, .005, 10,000 steps                             -4   -6    -8    -10    -12
-    1e-4, .03, 8,000 steps; then 3e-5, 11,000 steps           -7  -23   -38    -50    -58
+    method               learning rate  target rate  alpha   steps   0-4  4-8  8-15  15-25  25-40
+    q_transformer_steps  3e-4           .005         1       2,500   -35  -75
+    q_transformer_steps  3e-4           .005         .03     2,500   -12  -53  flat beyond
+    q_transformer_steps  1e-4           .03          .03     3,000   -28  -34   -40    -45    -50
+    iql                  3e-4           .005                10,000    -4   -6    -8    -10    -12
+    iql                  1e-4, 3e-5     .03         8,000 + 11,000    -7  -23   -38    -50    -58
 
-The policy of the last one succeeds in none of 100 episodes all the same: what it lacks is not its values.
+The last one goes on from the first 8,000 steps (`config.train.init_from`, `init_keeps`) at the second rate.
+Its values are about right, and its policy succeeds in none of 100 episodes all the same.
 """
 
 
@@ -90,7 +91,7 @@ def get_config(arguments: str = "scene-play") -> ml_collections.ConfigDict:
     config.discount, config.dt_ref = DISCOUNT, ogbench_play.SIMULATOR_STEP_S
     config.value_range = (-SCENES[scene].subgoals / (1.0 - DISCOUNT), 0.0)  # all unmet for ever, and solved
     config.data.batch_size = 32
-    config.optimizer.learning_rate = 1e-4  # the noise of Q adds up over a way (docs/method.md, section 7)
+    config.optimizer.learning_rate = 1e-4  # noise adds up over many backups (docs/method.md, section 7)
     config.model.window = 1
     config.model.layers = 2
     config.train.steps = 50_000
