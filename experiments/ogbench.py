@@ -20,6 +20,8 @@ from qt_jax.training.config import default_config
 SETS = {f"{scene}-play": scene for scene in SCENES}
 TASKS = ("all", "task1", "task2", "task3", "task4", "task5")
 DISCOUNT = 0.99
+HELD = 5
+"""Control periods of a decision."""
 
 WIDE = {"agent.value_loss": "logistic"}
 """Relative to the value range, which is hundreds wide here: a squared error would drown the policy's loss."""
@@ -85,11 +87,13 @@ def get_config(arguments: str = "scene-play") -> ml_collections.ConfigDict:
     config.workdir = f"runs/ogbench/{name}/{method}/{task}/{seed}"
     config.seed = int(seed)
     config.env = ogbench_play.get_config(scene)
+    config.env.action_repeat = HELD
+    config.env.max_decisions = SCENES[scene].limit // HELD
     config.env.tasks = (scene if task == "all" else f"{scene}-{task}",)
     config.collect = play_collection.get_config()
     config.data.path = f"data/ogbench/{name}"
     config.discount, config.dt_ref = DISCOUNT, ogbench_play.SIMULATOR_STEP_S
-    config.value_range = (-SCENES[scene].subgoals / (1.0 - DISCOUNT), 0.0)  # all unmet for ever, and solved
+    config.value_range = (-SCENES[scene].subgoals / (1.0 - DISCOUNT**HELD), 0.0)  # unmet for ever, and solved
     config.data.batch_size = 32
     config.optimizer.learning_rate = 1e-4  # noise adds up over many backups (docs/method.md, section 7)
     config.model.window = 1

@@ -217,9 +217,12 @@ def of_networks(values: jax.Array, choice: str) -> jax.Array:
     return values.mean(axis=0) if choice == "mean" else values.min(axis=0)
 
 
-def expectile_loss(difference: jax.Array, expectile: float) -> jax.Array:
-    """Computes |expectile - 1(u < 0)| u^2 (IQL, Kostrikov et al. 2021, Eq. 5), elementwise."""
-    return jnp.abs(expectile - (difference < 0)) * jnp.square(difference)
+def expectile_loss(difference: jax.Array, expectile: float, q_min: float, q_max: float) -> jax.Array:
+    """Computes |expectile - 1(u < 0)| u^2 (IQL, Kostrikov et al. 2021, Eq. 5) over the length of the range.
+
+    Elementwise; for the division see `squared_value_loss`.
+    """
+    return jnp.abs(expectile - (difference < 0)) * jnp.square(difference) / (q_max - q_min)
 
 
 def advantage_weight(advantage: jax.Array, temperature: float, most: float) -> jax.Array:
@@ -270,9 +273,13 @@ def histogram_target(
     return jnp.diff(cdf) / (cdf[-1] - cdf[0])
 
 
-def squared_value_loss(q_taken: jax.Array, target: jax.Array | float) -> jax.Array:
-    """Computes 1/2 (Q - target)^2 (paper Eq. 2), elementwise."""
-    return 0.5 * jnp.square(q_taken - target)
+def squared_value_loss(q: jax.Array, target: jax.Array | float, q_min: float, q_max: float) -> jax.Array:
+    """Computes 1/2 (Q - target)^2 (paper Eq. 2) over the length of the value range, elementwise.
+
+    That division is a default of this project, and does nothing to the paper's range of [0, 1]. Of a range of
+    a hundred rewards the squares would be so large that a policy in the same network learns nothing.
+    """
+    return 0.5 * jnp.square(q - target) / (q_max - q_min)
 
 
 def logistic_value_loss(logit: jax.Array, target: jax.Array | float, q_min: float, q_max: float) -> jax.Array:

@@ -1,5 +1,7 @@
 """Against numbers worked out by hand."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -135,13 +137,13 @@ def conservative_fixed_point(p: float, target: float, q_min: float, alpha: float
 
 def pulled(q, taken, mask, q_min=0.0):
     return losses.conservative_penalty(
-        q, losses.squared_value_loss(q, q_min), jax.nn.one_hot(taken, len(q)), mask, "q_min", 1.0
+        q, losses.squared_value_loss(q, q_min, 0.0, 1.0), jax.nn.one_hot(taken, len(q)), mask, "q_min", 1.0
     )
 
 
 def test_conservative_variants():
     q, mask = array(0.5, 0.2, 0.4, 0.9), flags(T, T, T, F)
-    from_least = losses.squared_value_loss(q, 0.1)
+    from_least = losses.squared_value_loss(q, 0.1, 0.0, 1.0)
 
     def penalty(variant, temperature=1.0):
         return losses.conservative_penalty(
@@ -169,7 +171,8 @@ def test_closed_form_fixed_point_of_equation_2():
 
     def expected_loss(q):
         def per_taken(a):
-            return losses.squared_value_loss(q[a], target) + alpha * pulled(q, a, jnp.ones(bins, bool))
+            of_taken = losses.squared_value_loss(q[a], target, 0.0, 1.0)
+            return of_taken + alpha * pulled(q, a, jnp.ones(bins, bool))
 
         return jnp.sum(probabilities * jax.vmap(per_taken)(jnp.arange(bins)))
 
@@ -231,8 +234,21 @@ def test_taken_and_whole_action_values():
 
 
 def test_expectile_loss_weighs_the_two_sides():
-    np.testing.assert_allclose(losses.expectile_loss(array(2, -2, 0), 0.7), [0.7 * 4, 0.3 * 4, 0], rtol=1e-6)
-    np.testing.assert_allclose(losses.expectile_loss(array(2, -2), 0.5), [2, 2])
+    unit = functools.partial(losses.expectile_loss, q_min=0.0, q_max=1.0)
+    np.testing.assert_allclose(unit(array(2, -2, 0), 0.7), [0.7 * 4, 0.3 * 4, 0], rtol=1e-6)
+    np.testing.assert_allclose(unit(array(2, -2), 0.5), [2, 2])
+
+
+def test_gradients_of_values_grow_with_the_value_range_and_not_with_its_square():
+    def gradients(span):
+        def cost(logit):
+            q = losses.sigmoid_values(logit, -span, 0.0)
+            squared = losses.squared_value_loss(q, -0.4 * span, -span, 0.0)
+            return squared + losses.expectile_loss(-0.4 * span - q, 0.7, -span, 0.0)
+
+        return jax.grad(cost)(0.3)
+
+    np.testing.assert_allclose(gradients(100.0), 100 * gradients(1.0), rtol=1e-4)
 
 
 def test_advantage_weights_are_clipped_and_carry_no_gradient():

@@ -69,7 +69,7 @@ def loss(config: Any, outputs: jax.Array, q: jax.Array, targets: jax.Array) -> j
         )
     if config.agent.value_loss == "logistic":
         return losses.logistic_value_loss(outputs, targets[..., None], *config.value_range)
-    return losses.squared_value_loss(q, targets[..., None])
+    return losses.squared_value_loss(q, targets[..., None], *config.value_range)
 
 
 def _distributions(config: Any, outputs: jax.Array) -> jax.Array:

@@ -134,7 +134,7 @@ def loss(
     n_step_targets = functools.partial(losses.n_step_targets, n=backup.steps(config))
     ends = segment.is_last, segment.is_terminal
     backups = jax.vmap(n_step_targets)(segment.reward, discount, jax.lax.stop_gradient(v), *ends)
-    value_terms = losses.expectile_loss(targets - v, agent.expectile)
+    value_terms = losses.expectile_loss(targets - v, agent.expectile, *config.value_range)
     critic_terms = critic.loss(config, outputs, q, backups).mean(-1)
     weight = losses.advantage_weight(targets - v, agent.temperature, agent.max_weight)
     log_probs = bc.log_probabilities(bin_mask[:, None], dropped[..., POLICY])

@@ -202,7 +202,7 @@ def loss(
     if agent.value_loss == "logistic":
         from_least = losses.logistic_value_loss(outputs, q_min, q_min, q_max)[..., 0]
     else:
-        from_least = losses.squared_value_loss(learned, q_min)
+        from_least = losses.squared_value_loss(learned, q_min, q_min, q_max)
     near = support.near(segment.tokens, segment.bins[:, None], bin_mask[:, None], agent.value_width)
     if agent.value_width:
         of_bins = critic.loss(config, outputs, learned[..., None], bounded[..., None])[..., 0]

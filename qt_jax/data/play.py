@@ -25,15 +25,19 @@ Rewards = Callable[[str, np.ndarray], tuple[np.ndarray, np.ndarray]]
 class Tasks:
     """Tasks that play is seen as episodes of.
 
-    instructions: {task: the sentence of its episodes}; rewards: see `Rewards`; a user's own are picklable.
+    instructions: {task: the sentence of its episodes}
+    rewards: see `Rewards`; a user's own are picklable
+    repeat: actions of play that make one decision (`held`)
     """
 
     instructions: Mapping[str, str]
     rewards: Rewards
+    repeat: int = 1
 
     def __call__(self, episode: Episode) -> list[Episode]:
-        """Returns the episodes of each task, in the order of the tasks, then of time."""
-        return [piece for task in self.instructions for piece in self._of(episode, task)]
+        """Returns the episodes of each task, in the order of the tasks, of the first step, then of time."""
+        decided = [held(episode, self.repeat, first) for first in range(self.repeat)]
+        return [piece for task in self.instructions for own in decided for piece in self._of(own, task)]
 
     def _of(self, episode: Episode, task: str) -> list[Episode]:
         """Cuts an episode where the task is solved, and where it is undone.
@@ -68,3 +72,33 @@ class Tasks:
             rewards=episode.rewards[steps] + rewards[steps],
             intervention=None if episode.intervention is None else episode.intervention[steps].copy(),
         )
+
+
+def held(episode: Episode, repeat: int, first: int) -> Episode:
+    """Returns an episode whose decisions are held for `repeat` steps of the given one.
+
+    A decision's action is the mean of those that it replaces, its reward that of the first of them. What is
+    left at the end is given up.
+
+    Args:
+        episode: of `2 * repeat - 1` steps or more. Its actions are changes, of which as many means add up to
+            the same.
+        repeat: 1 gives the same episode.
+        first: the step of the first decision, below `repeat`.
+    """
+    if repeat == 1:
+        return episode
+    decisions = (episode.length - first) // repeat
+    steps = slice(first, first + decisions * repeat)
+    seen = slice(first, steps.stop + 1, repeat)
+    people, shape = episode.intervention, (decisions, repeat)
+    return dataclasses.replace(
+        episode,
+        episode_id=f"{episode.episode_id}/{first}",
+        images={name: frames[seen] for name, frames in episode.images.items()},
+        state=episode.state[seen],
+        actions=episode.actions[steps].reshape(*shape, -1).mean(axis=1),
+        rewards=episode.rewards[steps][::repeat],
+        intervention=None if people is None else np.logical_or.reduce(people[steps].reshape(shape), axis=1),
+        dt=episode.dt * repeat,
+    )

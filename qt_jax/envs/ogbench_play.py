@@ -34,7 +34,7 @@ def _record(config: ml_collections.ConfigDict, seed: int) -> tuple[np.ndarray, n
     return ogbench_oracles.episode(scene_of(config), seed)
 
 
-PLAY = Play(ogbench_oracles.STEPS, _record, ogbench_goals.rewards)
+PLAY = Play(ogbench_oracles.STEPS, SIMULATOR_STEP_S, _record, ogbench_goals.rewards)
 
 
 def get_config(scene: str = "scene") -> ml_collections.ConfigDict:
@@ -45,7 +45,7 @@ def get_config(scene: str = "scene") -> ml_collections.ConfigDict:
     config.cameras = ()  # none: OGBench's sets of images are others
     config.image_size = 96  # pixels of nothing but the report's videos
     config.state = "full"  # OGBench's observation
-    config.action_repeat = 1  # control periods of one decision, as in the data
+    config.action_repeat = 1  # control periods of one decision; its action is the mean of those in the data
     config.max_decisions = SCENES[scene].limit  # OGBench's time limit of an episode
     config.bins = 64  # of each action dim
     return config
@@ -85,12 +85,11 @@ def observation_spec(config: ml_collections.ConfigDict) -> ObservationSpec:
     """Returns the spec of OGBench's observation of the scene.
 
     Raises:
-        UserError: for cameras, another state than "full", or held actions.
+        UserError: for cameras, or another state than "full".
     """
-    if config.cameras or config.action_repeat != 1:
+    if config.cameras:
         raise UserError(
-            f"config.env has cameras={tuple(config.cameras)} and action_repeat={config.action_repeat}; "
-            "OGBench's play has states alone and an action each control period: give () and 1."
+            f"config.env has cameras={tuple(config.cameras)}; OGBench's play has states alone: give ()."
         )
     scene = SCENES[scene_of(config)]
     return suite_env.observation_spec(config, CAMERA, {"full": (scene.state_dim, scene.description)})
@@ -98,14 +97,14 @@ def observation_spec(config: ml_collections.ConfigDict) -> ObservationSpec:
 
 def decision_dt(config: ml_collections.ConfigDict, task: str) -> float:
     """Returns the seconds that a decision is held, alike for all tasks."""
-    return SIMULATOR_STEP_S
+    return SIMULATOR_STEP_S * config.action_repeat
 
 
 class Environment(OGBenchEnv):
     """One of OGBench's tasks; `simulator_state` is OGBench's `info`.
 
     As in OGBench's single-task environments an episode ends with the action after the one that solves the
-    task, and each reward is that of the state before.
+    task, and each reward is that of the state before. A decision has the reward of its first control period.
     """
 
     def __init__(self, task: str, config: ml_collections.ConfigDict):
@@ -113,16 +112,24 @@ class Environment(OGBenchEnv):
         name = _scene_name(self.task)
         make_scene = functools.partial(ogbench_simulators.make, SCENES[name], mode="task")
         specs = action_spec(config), observation_spec(config)
-        super().__init__(f"{name}-play", make_scene, INSTRUCTIONS[self.task][0], config, *specs, 1)
+        super().__init__(
+            f"{name}-play", make_scene, INSTRUCTIONS[self.task][0], config, *specs, config.action_repeat
+        )
 
     def _begin(self, seed: int | None) -> None:
         self._simulator._reward_task_id = int(self.task[-1])
+        self._rewards: list[float] = []
         _, self.simulator_state = self._simulator.reset(seed=seed)
 
+    def step(self, action: np.ndarray):
+        """See `SuiteEnv.step`."""
+        self._rewards = []
+        return super().step(action)
+
     def _simulate(self, action: np.ndarray) -> bool:
-        step = self._simulator.step(np.clip(action, -1.0, 1.0))
-        _, self._earned, terminated, _, self.simulator_state = step
+        _, reward, terminated, _, self.simulator_state = self._simulator.step(np.clip(action, -1.0, 1.0))
+        self._rewards.append(reward)
         return bool(terminated)
 
     def _reward(self, success: bool) -> float:
-        return self._earned
+        return self._rewards[0]

@@ -28,12 +28,14 @@ class Play:
     """What a suite of play has.
 
     steps: transitions of an episode.
+    dt: seconds that an action is held.
     record: (config.env, seed) -> states [steps + 1, S] and actions [steps, D], float32; None: an episode that
         is not kept.
     rewards: of its tasks.
     """
 
     steps: int
+    dt: float
     record: Callable[[Any, int], tuple[np.ndarray, np.ndarray] | None]
     rewards: play.Rewards
 
@@ -100,7 +102,7 @@ def _recorded(config: Any, plan: EpisodePlan) -> RecordedEpisode:
             actions=actions,
             rewards=np.zeros(len(actions), np.float32),
             success=False,
-            dt=suite.decision_dt(config.env, plan.task),
+            dt=suite.PLAY.dt,
         )
     raise UserError(
         f"Episode {plan.index} of play was thrown away {MAX_TRIES} times in a row with config.collect.seed="

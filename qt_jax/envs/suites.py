@@ -54,13 +54,15 @@ def dataset_spec(config: ml_collections.ConfigDict) -> DatasetSpec:
     """Returns the spec of what `collect` writes at `config.data.path`.
 
     Its `expected_dt` refuses data whose actions were held for another time than the environment holds them.
-    Episodes of play are those of each of `config.env.tasks`.
+    Episodes of play are those of each of `config.env.tasks`, in decisions of `config.env.action_repeat`.
     """
     suite, env = of(config), config.env
     tasks, pieces = suite.suite_tasks(env.tasks), None
+    held_s = {task: suite.decision_dt(env, task) for task in tasks}
     if suite.PLAY:
         sentences = {task: suite.INSTRUCTIONS[task][0] for task in tasks}
-        tasks, pieces = (play.TASK,), play.Tasks(sentences, suite.PLAY.rewards)
+        held_s = {play.TASK: suite.PLAY.dt}
+        pieces = play.Tasks(sentences, suite.PLAY.rewards, env.action_repeat)
     return DatasetSpec(
         path=config.data.path,
         standardise=standardisers.collected,
@@ -69,6 +71,6 @@ def dataset_spec(config: ml_collections.ConfigDict) -> DatasetSpec:
         last_record="observation",
         reward="success",
         dt=None,
-        expected_dt={task: suite.decision_dt(env, task) for task in tasks},
+        expected_dt=held_s,
         pieces=pieces,
     )

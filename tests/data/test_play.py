@@ -1,5 +1,7 @@
 """Episodes of play as episodes of tasks, by hand: a point on a line, solved from 3 on (or below -1)."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -63,6 +65,23 @@ def test_the_ends_of_play(places, found):
     pieces = [piece for piece in TASKS(episode(*places)) if piece.task == "right"]
     kinds = {(True, True): "success", (True, False): "solved", (False, False): "cut"}
     assert [(piece.length, kinds[piece.terminal, piece.success]) for piece in pieces] == found
+
+
+def test_decisions_hold_the_mean_of_the_actions_that_they_replace():
+    """In twos from each of the first two steps: from the first on, actions 0 and 1 lead to state 2."""
+    held = play.Tasks({"right": "go right"}, rewards, repeat=2)(episode(0, 1, 2, 3, 4, 2, 1))
+    assert [piece.state[:, 0].tolist() for piece in held] == [[0, 2, 4], [4, 1], [1, 3], [3, 2]]
+    assert [piece.actions[:, 0].tolist() for piece in held] == [[0.5, 2.5], [4.5], [1.5], [3.5]]
+    assert [piece.rewards.tolist() for piece in held] == [[-3, -1], [0], [-2], [0]]
+    assert [piece.success for piece in held] == [True, False, True, False]
+    assert {piece.dt for piece in held} == {0.1} and len({piece.episode_id for piece in held}) == 4
+
+
+def test_a_decision_in_which_a_person_acted_is_a_persons():
+    acted = dataclasses.replace(episode(0, 0, 0, 0, 0), intervention=np.array([False, True, False, False]))
+    assert play.held(acted, 2, 0).intervention.tolist() == [True, False]
+    assert play.held(acted, 2, 1).intervention.tolist() == [True]
+    assert play.held(acted, 1, 0) is acted
 
 
 def test_returns_are_those_of_the_rest_of_the_piece():

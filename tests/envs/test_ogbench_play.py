@@ -154,12 +154,39 @@ def test_a_seed_repeats_an_episode_whatever_ran_before():
     assert np.abs(starts[0][0] - starts[1][0]).max() > 0.1
 
 
+def test_a_decision_is_held_and_ends_with_the_control_period_that_ends_the_task():
+    task, action, ends = "cube-single-task1", np.full(5, 0.3), []
+    for repeat in (1, 5):
+        config = ogbench_play.get_config("cube-single")
+        config.action_repeat, config.max_decisions = repeat, 200 // repeat
+        env = ogbench_play.Environment(task, config)
+        assert env.max_decisions == 200 // repeat
+        assert ogbench_play.decision_dt(config, task) == pytest.approx(0.05 * repeat)
+        env.reset(seed=7)
+        steps = [env.step(action) for _ in range(10 // repeat)]
+        assert {step[1] for step in steps} == {-1.0}
+        cube = env._simulator.data.joint("object_joint_0").qpos
+        cube[:3] = ogbench_goals.GOALS[task].cubes[0]
+        env._simulator.set_state(env._simulator.data.qpos, env._simulator.data.qvel)
+        periods = env._simulator.data.time
+        _, reward, terminated, truncated, _ = env.step(action)
+        if repeat == 1:  # as in OGBench the next one comes to see it
+            _, _, terminated, truncated, _ = env.step(action)
+        assert terminated and not truncated, repeat
+        ends.append((steps[-1][0]["state"], env._simulator.data.time - periods, reward))
+        env.close()
+    np.testing.assert_array_equal(ends[0][0], ends[1][0])
+    assert ends[0][1] == pytest.approx(ends[1][1])
+    assert [end[2] for end in ends] == [0.0, 0.0]
+
+
 def test_one_network_of_five_tasks_or_one_a_task():
     for arguments, tasks in {"scene-play": 5, "scene-play,iql,task3,2": 1}.items():
         config = ogbench.get_config(arguments)
         spec = suites.dataset_spec(config)
         assert len(spec.pieces.instructions) == tasks and spec.observation.state_dim == 40
-        assert config.value_range == (pytest.approx(-500.0), 0.0)
+        assert config.value_range == (pytest.approx(-5 / (1 - 0.99**5)), 0.0)
+        assert spec.expected_dt == {"play": 0.05} and spec.pieces.repeat == config.env.action_repeat == 5
     assert "scene-task3" in spec.pieces.instructions and config.seed == 2
 
 
@@ -168,7 +195,7 @@ def test_one_network_of_five_tasks_or_one_a_task():
     [
         ("tasks", ("scene", "cube-single-task1"), "is of ['cube-single', 'scene']; expected tasks of one"),
         ("tasks", ("scene-task6",), "unknown tasks ['scene-task6']"),
-        ("cameras", ("front",), "cameras=('front',) and action_repeat=1; OGBench's play has states alone"),
+        ("cameras", ("front",), "cameras=('front',); OGBench's play has states alone"),
         ("state", "none", "config.env.state is 'none'"),
     ],
 )
