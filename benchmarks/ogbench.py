@@ -46,9 +46,10 @@ arXiv:2602.01439 (TQL); cube-single-play is from arXiv:2502.02538 (FQL).
 FOOT = """
 
 Success is the mean of the five tasks, in %. Published: as their authors trained and evaluated, with a
-decision each 50 ms. What differs in ours: a decision is held for 250 ms; a batch is 32 segments of 8
-decisions, as many as the 256 of the published ones; the last checkpoint alone is evaluated, by 50 episodes a
-task and seed. Our sets are made by OGBench's policies and settings, with other seeds than its files.
+decision each 50 ms. What differs in ours: a decision is held for 250 ms; a batch is 32 segments
+of 16 decisions, of which about 310 are trained, where theirs has 256; the last checkpoint alone is evaluated,
+by 50 episodes a task and seed. Our sets are made by OGBench's policies and settings, with other seeds than
+its files.
 """
 
 
