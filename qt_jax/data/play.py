@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from qt_jax.data.episodes import Episode
+from qt_jax.errors import UserError
 
 TASK = "play"
 """Task and collector of an episode of play, as it is stored."""
@@ -35,7 +36,17 @@ class Tasks:
     repeat: int = 1
 
     def __call__(self, episode: Episode) -> list[Episode]:
-        """Returns the episodes of each task, in the order of the tasks, of the first step, then of time."""
+        """Returns the episodes of each task, in the order of the tasks, of the first step, then of time.
+
+        Raises:
+            UserError: for an episode that is too short to be decided from each of its first steps on.
+        """
+        if episode.length < 2 * self.repeat - 1:
+            raise UserError(
+                f"Episode {episode.episode_id} of play has {episode.length} steps, and "
+                f"config.env.action_repeat={self.repeat} needs {2 * self.repeat - 1}; leave it out, or hold "
+                "actions for fewer."
+            )
         decided = [held(episode, self.repeat, first) for first in range(self.repeat)]
         return [piece for task in self.instructions for own in decided for piece in self._of(own, task)]
 
@@ -81,7 +92,7 @@ def held(episode: Episode, repeat: int, first: int) -> Episode:
     left at the end is given up.
 
     Args:
-        episode: of `2 * repeat - 1` steps or more. Its actions are changes, of which as many means add up to
+        episode: of `first + repeat` steps or more. Its actions are changes, of which as many means add up to
             the same.
         repeat: 1 gives the same episode.
         first: the step of the first decision, below `repeat`.

@@ -7,6 +7,7 @@ import pytest
 
 from qt_jax.data import episodes, play
 from qt_jax.data.episodes import Episode
+from qt_jax.errors import UserError
 
 
 def rewards(task, state):
@@ -75,6 +76,13 @@ def test_decisions_hold_the_mean_of_the_actions_that_they_replace():
     assert [piece.rewards.tolist() for piece in held] == [[-3, -1], [0], [-2], [0]]
     assert [piece.success for piece in held] == [True, False, True, False]
     assert {piece.dt for piece in held} == {0.1} and len({piece.episode_id for piece in held}) == 4
+
+
+def test_an_episode_that_is_too_short_to_hold_actions():
+    held = play.Tasks({"right": "go right"}, rewards, repeat=3)
+    assert len(held(episode(0, 0, 0, 0, 0, 0))) == 3
+    with pytest.raises(UserError, match="Episode play/play/000007 of play has 4 steps, .*=3 needs 5; leave"):
+        held(episode(0, 0, 0, 0, 0))
 
 
 def test_a_decision_in_which_a_person_acted_is_a_persons():
