@@ -60,6 +60,7 @@ def test_the_command_writes_both_splits_and_the_suite_reads_them_as_its_tasks(fi
     assert "3 episodes" in run_command("convert", *flags, config="").stdout
     config = ogbench.get_config("cube-single-play")
     config.data.path, config.data.cache = str(tmp_path / "data"), str(tmp_path / "cache")
+    config.env.action_repeat = 1
     _, recipe, _ = setup.prepare(config, datasets.entries(config))
     (source,) = recipe.mixture.sources
     index = source.index
