@@ -8,6 +8,7 @@ The mean of Q under the policy, a sample in the papers, is exact here: dim by di
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -43,6 +44,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.advantage_of = "dim"  # of each dim its own; or "action": of all dims that of the whole action
     config.temperature = 0.1  # lambda, of the advantages, whose returns lie in value_range
     config.max_weight = 100.0  # of one action
+    config.policy_weight = 1.0  # of the policy's loss beside the values', with which it shares the network
     config.label_width = 0.0  # of a kernel: the action taken counts for neighbouring bins too, as in bc.py
     config.positive_filter = False  # the policy imitates successful episodes alone
     config.target_q = "mean"
@@ -62,6 +64,7 @@ def check(config: Any, require: Require) -> None:
     require(agent.backup in known, "agent.backup", of_policy)
     require(agent.temperature > 0, "agent.temperature", "a positive number")
     require(agent.max_weight > 0, "agent.max_weight", "a positive number")
+    require(0 < agent.policy_weight < math.inf, "agent.policy_weight", "a positive number, and finite")
 
 
 def outputs(config: Any) -> int:
@@ -135,7 +138,7 @@ def loss(
 
     mask = segment.trainable[..., None] & segment.action_mask
     return {
-        "loss": losses.masked_sum(critic_terms + policy_terms, mask),
+        "loss": losses.masked_sum(critic_terms + agent.policy_weight * policy_terms, mask),
         "critic_loss": losses.masked_sum(critic_terms, mask),
         "policy_loss": losses.masked_sum(policy_terms, mask),
         "advantage": losses.masked_sum(advantage, mask),

@@ -11,6 +11,7 @@ distribution Q is the mean.
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -43,6 +44,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.expectile = 0.7  # of Q that V is
     config.temperature = 0.1  # of the advantages, whose returns lie in value_range
     config.max_weight = 100.0  # of one action
+    config.policy_weight = 1.0  # of the policy's loss beside the values', with which it shares the network
     config.label_width = 0.0  # of a kernel: the action taken counts for neighbouring bins too, as in bc.py
     config.target_q = "mean"
     config.acting_q = "mean"
@@ -58,6 +60,7 @@ def check(config: Any, require: Require) -> None:
     require(0 < agent.expectile < 1, "agent.expectile", "a number in (0, 1)")
     require(agent.temperature > 0, "agent.temperature", "a positive number")
     require(agent.max_weight > 0, "agent.max_weight", "a positive number")
+    require(0 < agent.policy_weight < math.inf, "agent.policy_weight", "a positive number, and finite")
 
 
 def outputs(config: Any) -> int:
@@ -143,7 +146,9 @@ def loss(
 
     mask = segment.trainable[..., None] & segment.action_mask
     return {
-        "loss": losses.masked_sum(policy_terms + (value_terms + critic_terms)[..., None], mask),
+        "loss": losses.masked_sum(
+            agent.policy_weight * policy_terms + (value_terms + critic_terms)[..., None], mask
+        ),
         "value_loss": losses.masked_sum(value_terms[..., None], mask),
         "critic_loss": losses.masked_sum(critic_terms[..., None], mask),
         "policy_loss": losses.masked_sum(policy_terms, mask),

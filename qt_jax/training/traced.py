@@ -15,7 +15,7 @@ TRACED = (
     "seed", "discount", "train.steps", "optimizer.learning_rate", "optimizer.warmup_steps",
     "optimizer.final_learning_rate", "optimizer.encoder_learning_rate", "optimizer.weight_decay",
     "optimizer.clip_norm", "agent.alpha", "agent.temperature", "agent.expectile", "agent.target_rate",
-    "agent.max_weight",
+    "agent.max_weight", "agent.policy_weight",
 )  # fmt: skip
 """Numbers on which no shape and no Python branch depends."""
 

@@ -71,6 +71,11 @@ def test_weights_are_clipped():
     )
 
 
+def test_the_policys_loss_has_a_weight_beside_the_critics():
+    found = by_hand.means(awac, ONLINE, TARGET, segment(), policy_weight=0.1)
+    np.testing.assert_allclose(found["loss"], CRITIC_LOSS + 0.1 * POLICY_LOSS, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     "bins, advantage",
     [

@@ -116,6 +116,13 @@ def test_weights_are_clipped():
     np.testing.assert_allclose(found["policy_loss"], -2.0 * (np.log(0.5) + np.log(0.25)) / 2, rtol=1e-4)
 
 
+def test_the_policys_loss_has_a_weight_beside_the_values():
+    found = by_hand.means(iql, ONLINE, TARGET, segment(), policy_weight=0.1)
+    np.testing.assert_allclose(
+        found["loss"], VALUE_LOSS + CRITIC_LOSS + 0.1 * found["policy_loss"], rtol=1e-4
+    )
+
+
 def test_the_critics_cross_entropy_by_hand():
     found = by_hand.means(iql, ONLINE, TARGET, segment(), value_loss="logistic")
     expected = -sum(0.3 * np.log(q) + 0.7 * np.log(1 - q) for q in (0.4, 0.6)) / 2

@@ -232,6 +232,7 @@ def test_every_wrong_setting_is_named_at_once(config):
         ("iql", "agent.expectile", 1.0, r"a number in \(0, 1\)"),
         ("iql", "agent.temperature", 0.0, "a positive number"),
         ("awac", "agent.max_weight", -1.0, "a positive number"),
+        ("iql", "agent.policy_weight", 0.0, "a positive number, and finite"),
         ("iql", "agent.value_loss", "huber", r"one of \('squared', 'logistic', 'histogram'\)"),
         ("awac", "agent.value_cells", 7, "at least 8"),
         ("awac", "agent.advantage_of", "state", r"one of \('dim', 'action'\)"),

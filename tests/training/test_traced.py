@@ -29,6 +29,7 @@ OTHER = {
     "agent.expectile": 0.6,
     "agent.target_rate": 0.1,
     "agent.max_weight": 7.0,
+    "agent.policy_weight": 0.5,
 }
 
 
