@@ -29,9 +29,15 @@ def test_the_table_by_hand():
         line("scene-play,awac,task2,0", {"scene-task2": 0.0}),
         line("cube-single-play,iql,all,0", {f"cube-single-task{n}": 0.5 for n in range(1, 6)}),
     ]
-    found = ogbench.table(rows).splitlines()
+    overall, scene, cube = ogbench.table(rows).split("\n\n")[:3]
+    found = overall.splitlines()
     ours = ["iql | one for five tasks | 50 |  | 15 |  | 2 | 50,000 | 690,824 | 1,000,000 | 3.2 |"]
     ours += ["awac | one a task |  |  | 30 (of 2 tasks) |  | 2 | 100 to 50,000 | 690,824 | 1,000,000 | 4.5 |"]
     assert found[2:4] == [f"| **ours** | {row}" for row in ours]
-    assert "| published | IQL | one a task | 83 | 6 | 28 | 9 | | 1,000,000 | | 1,000,000 | |" in found
-    assert len({text.count("|") for text in found if text.startswith("|")}) == 1
+    assert "| published | IQL | one a task | 83 | 6 | 28 | 9 |  | 1,000,000 |  | 1,000,000 |  |" in found
+    for table in (overall, scene, cube):
+        assert len({line.count("|") for line in table.splitlines()}) == 1
+    # 60 of 100 episodes and none of 50; Wilson's intervals at 1.96.
+    assert "| **ours** | awac | one a task | 60 [50, 69] | 0 [0, 7] |  |  |  | 2 |" in scene.splitlines()
+    assert "| published | IQL | one a task | 94 | 12 | 32 | 0 | 0 | 8 |" in scene.splitlines()
+    assert cube.startswith("| cube-single-play |") and "awac | one a task |" not in cube
