@@ -13,6 +13,7 @@ from PIL import Image
 FPS, SIZE = 10, (48, 64)
 LENGTHS = (5, 4, 6)
 TASKS = ("open the drawer", "close the drawer")
+VERSIONS = ("v2.0", "v2.1", "v3.0")
 SOLVED = (4, None, 2)
 """The frame at whose action each episode succeeds."""
 CAMERAS = {"observation.images.front": "front", "observation.images.wrist": "wrist"}

@@ -36,6 +36,14 @@ def all_of(opened):
     return list(convert.episodes(opened, opened.units, []))
 
 
+def lengths_of(opened):
+    return [len(episode.actions) for episode in all_of(opened)]
+
+
+def names_of(opened):
+    return [episode.index for episode in all_of(opened)]
+
+
 def shown(jpegs):
     return np.stack([simplejpeg.decode_jpeg(image) for image in jpegs]).astype(int)
 

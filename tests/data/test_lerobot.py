@@ -1,6 +1,5 @@
 """LeRobot folders read where they lie, as people train on them, and what is said of bad ones."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -17,7 +16,6 @@ from qt_jax.curation import convert, inspect, repack_lerobot
 from qt_jax.curation.validate import validate
 from qt_jax.data import images, indexing, lerobot_spec, video
 from qt_jax.data import index as indices
-from qt_jax.data.skips import Skips
 from qt_jax.errors import UserError
 from qt_jax.training import datasets, setup
 from qt_jax.training.config import default_config
@@ -62,21 +60,6 @@ def episodes_of(source):
     return [indices.read(source.directory, source.index, source.spec, number, 0.0, "") for number in numbers]
 
 
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory):
-    root = tmp_path_factory.mktemp("lerobot")
-    for version in VERSIONS:
-        for kind in ("video", "JPEG"):
-            recordings.lerobot(root / f"{version}-{kind}", version=version, kind=kind)
-    return root
-
-
-@pytest.fixture
-def folder(kept, tmp_path):
-    """{name: a copy to spoil}."""
-    return lambda name: shutil.copytree(kept / name, tmp_path / name)
-
-
 def check_real(path):
     """All that was written is read, each frame at its step; returns the source."""
     opened = source(path)
@@ -119,8 +102,8 @@ def test_folders_that_lerobot_writes_now(tmp_path, venv):
 
 @pytest.mark.parametrize("kind", ["video", "JPEG"])
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_episodes_are_those_that_convert_makes(kept, version, kind):
-    path = kept / f"{version}-{kind}"
+def test_the_episodes_are_those_that_convert_makes(lerobot_folders, version, kind):
+    path = lerobot_folders / f"{version}-{kind}"
     opened = convert.open_source(convert.Settings(input=str(path), format="lerobot"))
     converted = list(convert.episodes(opened, opened.units, []))
     own = source(path)
@@ -137,8 +120,8 @@ def test_the_episodes_are_those_that_convert_makes(kept, version, kind):
             np.testing.assert_allclose(own_pixels.astype(int), theirs, atol=24)  # JPEG's own error
 
 
-def test_a_success_ends_an_episode_and_a_stored_reward_moves_from_the_last_action(kept):
-    spec = lerobot_spec.spec(str(kept / "v2.1-JPEG"), success="none", reward="next.reward")
+def test_a_success_ends_an_episode_and_a_stored_reward_moves_from_the_last_action(lerobot_folders):
+    spec = lerobot_spec.spec(str(lerobot_folders / "v2.1-JPEG"), success="none", reward="next.reward")
     episode = {"tasks": ["go"] * 4, "episode_index": 3, "steps": {
         "action": np.ones((4, 2), np.float32), "observation.state": np.zeros((4, 3), np.float32),
         "next.reward": np.float32([1, 2, 3, 4]), "next.success": np.bool_([0, 1, 0, 0]),
@@ -147,7 +130,7 @@ def test_a_success_ends_an_episode_and_a_stored_reward_moves_from_the_last_actio
     raw = spec.standardise(episode)
     assert raw.reward.tolist() == [1, 2, 7, 0] and raw.action[:, 0].tolist() == [1, 1, 1, 0]
     assert (raw.success, raw.episode_id) == (False, "episode_000003")
-    raw = lerobot_spec.spec(str(kept / "v2.1-JPEG")).standardise(episode)
+    raw = lerobot_spec.spec(str(lerobot_folders / "v2.1-JPEG")).standardise(episode)
     assert raw.reward.tolist() == [0, 1, 0] and raw.images["front"] == list("abc") and raw.terminal
 
 
@@ -184,8 +167,8 @@ def test_no_frame_is_decoded_twice_within_a_segment(monkeypatch):
         assert times == sorted(set(times)) and 7 <= len(times) <= 7 + 2
 
 
-def test_splits_of_the_folder(folder):
-    root = folder("v2.1-JPEG")
+def test_splits_of_the_folder(lerobot_folder):
+    root = lerobot_folder("v2.1-JPEG")
     recordings.edit_info(root, splits={"train": "0:1", "val": "1:2", "test": "2:3"})
     opened = source(root)
     assert opened.train.tolist() == [0] and opened.validation.tolist() == [1]
@@ -202,8 +185,8 @@ def test_splits_of_the_folder(folder):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_index_is_kept_until_something_changes(folder, version):
-    root = folder(f"{version}-JPEG")
+def test_the_index_is_kept_until_something_changes(lerobot_folder, version):
+    root = lerobot_folder(f"{version}-JPEG")
     first = source(root).index
     known = set(Path(os.environ["QT_JAX_CACHE"], "index").iterdir())
     os.utime(next(root.glob("data/*/*.parquet")))  # the rows are the same
@@ -213,126 +196,13 @@ def test_the_index_is_kept_until_something_changes(folder, version):
     assert source(root).index.fingerprint != first.fingerprint
 
 
-def rewrite(path, change):
-    pq.write_table(change(pq.read_table(path)), path)
-
-
-def spoil(root, what):
-    """Spoils episode 2 of a folder of version 2.1."""
-    rows, clip = (
-        root / "data/chunk-001/episode_000002.parquet",
-        root / "videos/chunk-001/observation.images.wrist/episode_000002.mp4",
-    )
-    if what == "rows missing":
-        rows.unlink()
-    elif what == "rows damaged":
-        rows.write_bytes(rows.read_bytes()[:200])
-    elif what == "fewer rows":
-        rewrite(rows, lambda table: table.slice(0, 4))
-    elif what == "no column":
-        rewrite(rows, lambda table: table.drop(["observation.state"]))
-    elif what == "video missing":
-        clip.unlink()
-    elif what == "gap":
-        recordings.edit_rows(root, "timestamp", lambda e, step, t: t + (e == 2 and step > 3))
-    elif what == "fps":
-        recordings.edit_rows(root, "timestamp", lambda e, step, t: t * (2 if e == 2 else 1))
-    elif what == "tasks":
-        recordings.edit_rows(root, "task_index", lambda e, step, task: int(step > 2) if e == 2 else task)
-    elif what == "no text":
-        recordings.edit_rows(root, "task_index", lambda e, step, task: 7 if e == 2 else task)
-    elif what == "nan":
-        recordings.edit_rows(
-            root, "action", lambda e, step, value: [np.nan, 0] if (e, step) == (2, 1) else value
-        )
-    elif what == "dims":
-        recordings.edit_rows(root, "action", lambda e, step, value: [0.0] if (e, step) == (2, 1) else value)
-
-
-@pytest.mark.parametrize(
-    "what, message",
-    [
-        ("rows missing", "its file .*episode_000002.parquet is missing; copy the dataset again"),
-        ("rows damaged", "cannot be read .*; copy .*episode_000002.parquet again"),
-        ("fewer rows", "has 4 rows, the metadata says 6; copy the dataset again"),
-        ("no column", "has no column observation.state, expected as in meta/info.json; copy it again"),
-        ("video missing", "its video .*wrist/episode_000002.mp4 is missing; copy the dataset again"),
-        (
-            "gap",
-            "step 4: its timestamp is 1.4 s, 1.1 s after the one before, expected 0.1 s; `convert --cut=",
-        ),
-        (
-            "tasks",
-            "step 3: its task changes from 'open the drawer' to 'close the drawer', .*--cut=instruction",
-        ),
-        ("no text", "its task_index 7 has no text in the metadata; give one to all episodes: spec"),
-        ("fps", "its rows are 0.2 s apart, meta/info.json says 10 fps; correct that file: 5 fps"),
-        ("nan", "step 1: actions is not finite"),
-        ("dims", "step 1: 'action' has 1 dims, meta/info.json says 2"),
-    ],
-)
-def test_a_bad_episode_is_one_line_and_skipped_only_where_asked(folder, what, message):
-    root = folder("v2.1-video")
-    spoil(root, what)
-    place = f"^{root}: data/chunk-001/episode_000002.parquet, episode 2[,:] ?"
-    with pytest.raises(UserError, match=f"{place}.*{message}.*1 damaged of 3 .*max_skipped=0") as error:
-        source(root)
-    assert "\n" not in str(error.value)
-    assert len(source(root, max_skipped=1).index) == 2
-
-
-@pytest.mark.parametrize("damage", [b"no video", None])
-def test_a_damaged_video_is_named_when_it_is_drawn(folder, damage, capsys):
-    root = folder("v2.1-video")
-    name = "videos/chunk-001/observation.images.wrist/episode_000002.mp4"
-    content = (root / name).read_bytes()
-    (root / name).write_bytes(damage or content[: len(content) // 2])
-    made = recipe(root, max_skipped=1)
-    iterator = recipes.make_iterator(made, batch_size=3, skips=Skips(made.mixture, 1))
-    recipes.take(iterator, 2)
-    said = capsys.readouterr().out
-    assert said.count("\n") == 1 and iterator.skips.count == 1
-    assert f"{root}: {name}, episode 2, step 0: image 'wrist' does not decode (1 damaged of 3" in said
-    (text,) = inspect.inspect(made, epath.Path(root / "page"), 3, None)
-    lines = [line for line in text.splitlines() if line.startswith("  damaged: ")]
-    assert len(lines) == 1 and f"{root}: {name}, episode 2, step 0: image 'wrist': " in lines[0]
-    strict = recipe(root)
-    with pytest.raises(UserError, match=f"{name}, episode 2, step 0: image 'wrist' does not decode"):
-        recipes.take(recipes.make_iterator(strict, batch_size=3), 2)
-
-
-@pytest.mark.parametrize("image", [None, {"bytes": None, "path": "lost.png"}])
-def test_an_image_that_is_not_there_is_named(folder, image):
-    root = folder("v3.0-JPEG")
-    key = "observation.images.front"
-    recordings.edit_rows(root, key, lambda e, step, value: image if (e, step) == (1, 2) else value)
-    with pytest.raises(UserError, match=f"episode 1, step 2: '{key}' holds no image; copy the dataset again"):
-        source(root)
-
-
-def test_what_cannot_be_opened_is_one_line(folder):
-    root = folder("v3.0-JPEG")
-    recordings.edit_info(root, codebase_version="v4.0")
-    with pytest.raises(UserError, match="codebase_version 'v4.0'; expected v2.0, v2.1 or v3.0"):
-        source(root)
-    recordings.edit_info(root, codebase_version="v3.0")
-    recordings.rename(root, "action", "torque")
-    with pytest.raises(
-        UserError, match=r"neither action nor actions .*name the action: spec\(PATH, action=KEY"
-    ):
-        source(root)
-    with pytest.raises(UserError, match="success is 'done'; .* has .*'next.success'.* to choose from"):
-        lerobot_spec.spec(str(root), action="torque", success="done")
-    assert lerobot_spec.spec(str(root), action="torque", state=()).observation.state_dim == 0
-
-
-def test_a_table_has_a_folder_beside_another(kept, tmp_path):
+def test_a_table_has_a_folder_beside_another(lerobot_folders, tmp_path):
     table = tmp_path / "lerobot_tables.py"
     table.write_text(
         "from qt_jax.data import lerobot_spec\n"
         "top = {'top': 'observation.images.front'}\n"
-        f"one = lerobot_spec.spec({str(kept / 'v2.1-video')!r}, cameras=top)\n"
-        f"two = lerobot_spec.spec({str(kept / 'v3.0-JPEG')!r}, state=(), success='none')\n"
+        f"one = lerobot_spec.spec({str(lerobot_folders / 'v2.1-video')!r}, cameras=top)\n"
+        f"two = lerobot_spec.spec({str(lerobot_folders / 'v3.0-JPEG')!r}, state=(), success='none')\n"
         "SPECS = {'one': one, 'two': two}\nMIXTURES = {'both': {'one': 1.0, 'two': 3.0}}\n"
     )
     made = recipe("", tables=str(table), mixture="both")
@@ -342,36 +212,8 @@ def test_a_table_has_a_folder_beside_another(kept, tmp_path):
     assert sorted(batch.camera_mask["top"]) == [False] * 6 + [True] * 2
 
 
-def test_validate_names_what_is_wrong(folder, tmp_path):
-    root = folder("v2.1-video")
-    config = config_of(root)
-
-    def report():
-        (entry,) = datasets.entries(config)
-        return validate(entry, config.data, tmp_path / "found.jsonl", "all", 9)
-
-    count, text = report()
-    assert count == 0 and "3 episodes, 10 steps, 26 images decoded" in text, text
-    assert "not used: next.reward" in text
-    path = root / "videos/chunk-001/observation.images.wrist/episode_000002.mp4"
-    path.write_bytes(b"no video")
-    spoil(root, "nan")
-    count, text = report()
-    assert "episode_000002.parquet, episode 2 (episode_000002), step 1: action is [nan, 0]" in text
-    assert f"step 0: 'wrist' does not decode ({path} does not decode (InvalidDataError" in text
-
-
-def test_columns_that_info_does_not_declare_are_named(folder):
-    root = folder("v3.0-video")
-    info = json.loads((root / "meta/info.json").read_text())
-    del info["features"]["next.reward"]
-    recordings.edit_info(root, features=info["features"])
-    told = "not used, since meta/info.json does not declare them: next.reward"
-    assert told in lerobot_spec.spec(str(root)).notes
-
-
-def test_a_video_longer_than_its_rows_is_worth_a_look(folder, tmp_path):
-    root = folder("v2.1-video")
+def test_a_video_longer_than_its_rows_is_worth_a_look(lerobot_folder, tmp_path):
+    root = lerobot_folder("v2.1-video")
     frames = [recordings.frame(0, step % 5, "front") for step in range(9)]
     recordings.video(root / "videos/chunk-000/observation.images.front/episode_000000.mp4", frames)
     config = config_of(root)
@@ -381,8 +223,8 @@ def test_a_video_longer_than_its_rows_is_worth_a_look(folder, tmp_path):
     assert count == 0 and f"episode 0 (episode_000000): the video of {longer}" in text
 
 
-def test_of_a_folder_that_grew_the_new_files_alone_are_read(folder, monkeypatch):
-    root = folder("v2.1-JPEG")  # of two chunks
+def test_of_a_folder_that_grew_the_new_files_alone_are_read(lerobot_folder, monkeypatch):
+    root = lerobot_folder("v2.1-JPEG")  # of two chunks
     meta = {name: (root / "meta" / name).read_text() for name in ("info.json", "episodes.jsonl")}
     (root / "meta/episodes.jsonl").write_text("".join(meta["episodes.jsonl"].splitlines(True)[:2]))
     recordings.edit_info(root, splits={"train": "0:2"}, total_episodes=2)
@@ -410,8 +252,8 @@ def test_the_command_repack_makes_key_frames(tmp_path):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_repack_keeps_all_and_makes_a_row_group_an_episode(kept, tmp_path, version):
-    path = kept / f"{version}-video"
+def test_repack_keeps_all_and_makes_a_row_group_an_episode(lerobot_folders, tmp_path, version):
+    path = lerobot_folders / f"{version}-video"
     copy, episodes, _ = repack_lerobot.repack(str(path), str(tmp_path / "copy"), 0)
     assert episodes == 3 and source(copy).index.fingerprint == source(path).index.fingerprint
     for file in copy.glob("data/*/*.parquet"):
@@ -429,11 +271,3 @@ def test_repack_keeps_all_and_makes_a_row_group_an_episode(kept, tmp_path, versi
         repack_lerobot.repack(str(tmp_path / "damaged"), str(tmp_path / "other"), 0)
     with pytest.raises(UserError, match="copy exists; delete it or choose another --output"):
         repack_lerobot.repack(str(path), str(tmp_path / "copy"), 0)
-
-
-def test_info_of_another_form_is_one_line(folder):
-    root = folder("v2.1-JPEG")
-    info = json.loads((root / "meta/info.json").read_text())
-    recordings.edit_info(root, features=info["features"] | {"action": {"dtype": "float32", "shape": None}})
-    with pytest.raises(UserError, match="a feature that is not as LeRobot writes it"):
-        source(root)

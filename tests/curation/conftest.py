@@ -1,0 +1,23 @@
+"""LeRobot folders for the tests of conversion."""
+
+import shutil
+
+import pytest
+
+from tests.curation import recordings
+
+
+@pytest.fixture(scope="session")
+def lerobot_folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("lerobot")
+    for version in recordings.VERSIONS:
+        recordings.lerobot(root / version, version=version, kind="JPEG")
+    for version in ("v2.1", "v3.0"):
+        recordings.lerobot(root / f"{version}-video", version=version, kind="video")
+    return root
+
+
+@pytest.fixture
+def lerobot_folder(lerobot_folders, tmp_path):
+    """{name: a copy to spoil}."""
+    return lambda name: shutil.copytree(lerobot_folders / name, tmp_path / name)
