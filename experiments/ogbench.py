@@ -81,9 +81,9 @@ One network for all five tasks, as in the first line but with 12,000 steps, had 
 episodes: a task had 2,400 steps there.
 
 `iql` and `awac` have no figures of task 1: their settings are by reasoning, and by what training shows before
-any success is measured. With a temperature of 0.2 or 0.3 (0.2 is the published one, in decisions of five
-periods) the mean weight of IQL's policy goes from 20 to 0.02 and back within 3,000 steps, as V and the
-critics follow each other, and the policy is drowned or drowns them. They share a network here.
+any success is measured. The published temperature is 0.2 in decisions of five periods. With it the mean
+weight of IQL's policy is 16 or 0.1, and with 0.3 it goes from 0.04 to 2.8 and to 0.02 within 3,000 steps, as
+V and the critics follow each other. The policy shares their network here, so it drowns them or is drowned.
 """
 
 
