@@ -3,7 +3,8 @@
 A row is SET,METHOD,TASK,SEED of experiments/ogbench.py, or the beginning of several. Without one it is every
 method on cube-single-play and scene-play, one network for the five tasks, three seeds. Sets that are missing
 are collected first. Results are JSON lines in experiments/results/ogbench.jsonl and their table beside it,
-with the published rows. Stop it at any time: a run goes on from its last checkpoint.
+with the published rows. Stop it at any time: a run goes on from its last checkpoint. `--output=again.jsonl`
+runs again what is there already.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from qt_jax.evaluation.statistics import success_rate
 from qt_jax.training import checkpoints
 
 EXPERIMENT = "experiments/ogbench.py"
-OUTPUT, TABLE = results.ALL / "ogbench.jsonl", results.ALL / "ogbench.md"
+OUTPUT = results.ALL / "ogbench.jsonl"
 SEEDS = 3
 FIRST = [f"{name},{method},all" for name in ("cube-single-play", "scene-play") for method in ogbench.METHODS]
 
@@ -179,14 +180,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="ROW")
-    chosen = wanted(parser.parse_args().names)
-    known = {row["run"] for row in results.rows(OUTPUT)}
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    arguments = parser.parse_args()
+    output, chosen = arguments.output, wanted(arguments.names)
+    known = {row["run"] for row in results.rows(output)}
     if left := [row for row in chosen if row not in known]:
         commit = runs.code_commit(EXPERIMENT)
         for row in left:
-            results.add(OUTPUT, run(row, commit))
-            TABLE.write_text(table(results.rows(OUTPUT)))
-    print(table(results.rows(OUTPUT)), end="")
+            results.add(output, run(row, commit))
+            output.with_suffix(".md").write_text(table(results.rows(output)))
+    print(table(results.rows(output)), end="")
 
 
 if __name__ == "__main__":
