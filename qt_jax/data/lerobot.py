@@ -11,7 +11,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +115,7 @@ class Folder(Stored):
 
     def _record(self, place: int) -> bytes:
         entry = self.meta.entry(place)
-        for clip in entry.clips.values():
-            if not (self.meta.root / clip.path).exists():
-                raise BadRecord(f"its video {clip.path} is missing; copy the dataset again")
+        check_videos(self.meta.root, entry, self.meta.fps)
         return _bytes(rows(self.meta.root, entry))
 
 
@@ -184,8 +182,55 @@ def _shard(path: Path, split: str, entries: list[Entry], root: Path, seen: set[s
     return Shard(str(path), "parquet", size, modified, len(entries), split)
 
 
+def check_videos(root: Path, entry: Entry, fps: float, cameras: Container[str] | None = None) -> None:
+    """Checks that each video is there, and that an episode's part of one that it shares has all its frames.
+
+    Where it had not, its last rows would show the next episode.
+
+    Args:
+        root: of the dataset.
+        entry: the episode.
+        fps: rows a second.
+        cameras: keys of those that are used; None for all.
+
+    Raises:
+        BadRecord: if one is missing or too short.
+
+    """
+    for key, clip in entry.clips.items():
+        if cameras is not None and key not in cameras:
+            continue
+        path = root / clip.path
+        if not path.exists():
+            raise BadRecord(f"its video {path} is missing; copy the dataset again")
+        if clip.stop_s is None or clip.file_stop_s is None:
+            continue
+        lasts_s = clip.stop_s - clip.start_s
+        if lasts_s < (entry.length - 0.5) / fps:
+            raise BadRecord(
+                f"its part of the video {path} lasts {lasts_s:.4g} s, {entry.length} rows at {fps:g} fps "
+                f"last {entry.length / fps:.4g} s; leave the episode out"
+            )
+        if (file_s := _length_s(str(path), path.stat().st_mtime_ns)) < clip.file_stop_s - 1.5 / fps:
+            raise BadRecord(
+                f"the video {path} ends at {file_s:.4g} s, its last episode at {clip.file_stop_s:.4g} s: "
+                "frames are missing somewhere in it; copy the file again"
+            )
+
+
+@functools.lru_cache(maxsize=256)
+def _length_s(path: str, modified: int) -> float:
+    """Returns `video.length_s`, or NaN for a file that cannot be opened, which decoding says better."""
+    import av
+
+    try:
+        return video.length_s(path)
+    except (OSError, IndexError, av.FFmpegError):
+        return np.nan
+
+
 def longer_videos(root: Path, entry: Entry, end_s: float, fps: float) -> dict[str, str]:
-    """Says of videos that hold one episode alone which go on after its last row, by more than a frame.
+    """Says which videos go on after an episode's last row, by more than a frame.
 
     Args:
         root: of the dataset.
@@ -196,7 +241,11 @@ def longer_videos(root: Path, entry: Entry, end_s: float, fps: float) -> dict[st
     """
     found = {}
     for key, clip in entry.clips.items():
-        if clip.alone and (length_s := video.length_s(str(root / clip.path))) > end_s + 2.5 / fps:
+        if clip.stop_s is None:
+            length_s = video.length_s(str(root / clip.path))
+        else:
+            length_s = clip.stop_s - clip.start_s
+        if length_s > end_s + 2.5 / fps:
             found[key] = f"lasts {length_s:.4g} s, the rows end at {end_s:.4g} s; the rest is not used"
     return found
 

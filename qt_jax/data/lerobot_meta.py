@@ -33,12 +33,14 @@ class Clip:
     Attributes:
         path: its file.
         start_s: where the episode begins in it, in seconds.
-        alone: whether it holds no other episode.
+        stop_s: where it ends; None for a file that holds no other episode.
+        file_stop_s: where the last episode of the file ends; None as above.
     """
 
     path: str
     start_s: float
-    alone: bool
+    stop_s: float | None
+    file_stop_s: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,17 +106,33 @@ class Metadata:
         number, videos = row["episode_index"], self.videos
         if self.version == 3:
             file = self.info["data_path"].format(**_place(row, "data"))
-            clips = {key: self._clip(key, _place(row, f"videos/{key}"), row) for key in videos}
+            clips = {key: self._shared_clip(key, row) for key in videos}
         else:
             chunk, total = number // self.info["chunks_size"], self.info.get("total_episodes")
             at = {"episode_chunk": chunk, "episode_index": number, "total_episodes": total}
             file = self.info["data_path"].format(**at)
-            clips = {key: self._clip(key, at, None) for key in videos}
+            clips = {key: Clip(self._video(key, at), 0.0, None, None) for key in videos}
         return Entry(number, row["length"], file, clips)
 
-    def _clip(self, key: str, at: dict[str, Any], row: dict[str, Any] | None) -> Clip:
-        path = self.info["video_path"].format(video_key=key, **at)
-        return Clip(path, row[f"videos/{key}/from_timestamp"] if row else 0.0, row is None)
+    def _video(self, key: str, at: dict[str, Any]) -> str:
+        return self.info["video_path"].format(video_key=key, **at)
+
+    def _shared_clip(self, key: str, row: dict[str, Any]) -> Clip:
+        at = _place(row, f"videos/{key}")
+        start_s, stop_s = (row[f"videos/{key}/{edge}_timestamp"] for edge in ("from", "to"))
+        file_stop_s = self._file_stops[key, at["chunk_index"], at["file_index"]]
+        return Clip(self._video(key, at), start_s, stop_s, file_stop_s)
+
+    @functools.cached_property
+    def _file_stops(self) -> dict[tuple[str, int, int], float]:
+        """Where the last episode of each video ends, {(camera, chunk, file): seconds}."""
+        found: dict[tuple[str, int, int], float] = {}
+        for key in self.videos:
+            names = ("chunk_index", "file_index", "to_timestamp")
+            columns = (self.columns[f"videos/{key}/{name}"].tolist() for name in names)
+            for chunk, file, stop_s in zip(*columns):
+                found[key, chunk, file] = max(stop_s, found.get((key, chunk, file), 0.0))
+        return found
 
 
 def undeclared(meta: Metadata) -> list[str]:
@@ -160,7 +178,30 @@ def read(root: Path) -> Metadata:
         )
     if not len(found):
         raise UserError(f"{root} holds no episode; expected one or more in meta/episodes.")
+    if found.version == 3:
+        _refuse_overlaps(found)
     return found
+
+
+def _refuse_overlaps(meta: Metadata) -> None:
+    """Raises UserError where two episodes share frames of a video: one of them would show the other."""
+    for key in meta.videos:
+        chunk, file, start_s, stop_s = (
+            meta.columns[f"videos/{key}/{name}"]
+            for name in ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
+        )
+        order = np.lexsort((start_s, file, chunk))
+        before, after = order[:-1], order[1:]
+        same = (chunk[before] == chunk[after]) & (file[before] == file[after])
+        shared = np.flatnonzero(same & (start_s[after] < stop_s[before] - 0.5 / meta.fps))
+        if shared.size:
+            first, second = before[shared[0]], after[shared[0]]
+            episodes = meta.columns["episode_index"]
+            raise UserError(
+                f"{meta.root}/meta/episodes has the clips of {key!r} overlap: episode {episodes[first]} ends "
+                f"at {stop_s[first]:.4g} s, episode {episodes[second]} begins at {start_s[second]:.4g} s of "
+                "the same file; copy the dataset again, or make it again with LeRobot's own tool."
+            )
 
 
 def _info(root: Path) -> dict[str, Any]:
@@ -231,7 +272,7 @@ def _version_3(root: Path, info: dict[str, Any]) -> tuple[dict[int, str], dict[s
     import pyarrow.parquet as pq
 
     columns = ["episode_index", "length", "data/chunk_index", "data/file_index"]
-    fields = ("chunk_index", "file_index", "from_timestamp")
+    fields = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
     columns += [f"videos/{key}/{field}" for key in _videos(info) for field in fields]
     try:
         table = pq.read_table(root / "meta/tasks.parquet").to_pydict()

@@ -113,7 +113,8 @@ def spec(
     Args:
         path: from the working directory, or absolute; config.data.root is not put before it.
         action: key of the action; "": action or actions.
-        state: keys that are joined to the state vector; None: observation.state or state, if it is there.
+        state: keys that are joined to the state vector; (): none; None: observation.state or state, and none
+            where the action is the only vector.
         cameras: {name: key}; None: all, named by the last part of their keys.
         success: a key that is positive where the task is solved, "all" or "none"; "": next.success, or "all"
             where that is not there.
@@ -128,9 +129,10 @@ def spec(
     """
     meta = lerobot_meta.read(Path(path).expanduser().resolve())
     try:
+        action = action or _usual_action(meta)
         reader = LeRobotReader(
-            action=action or _usual_action(meta),
-            state=_usual_state(meta) if state is None else tuple(state),
+            action=action,
+            state=_usual_state(meta, action) if state is None else tuple(state),
             cameras=tuple((_all_cameras(meta) if cameras is None else cameras).items()),
             success=success or (SUCCESS if SUCCESS in meta.features else "all"),
             reward=reward,
@@ -173,8 +175,15 @@ def _usual_action(meta: Metadata) -> str:
     return found[0]
 
 
-def _usual_state(meta: Metadata) -> tuple[str, ...]:
-    return tuple([key for key in lerobot_meta.STATES if key in _vectors(meta)][:1])
+def _usual_state(meta: Metadata, action: str) -> tuple[str, ...]:
+    vectors = [key for key in _vectors(meta) if key != action]
+    found = [key for key in lerobot_meta.STATES if key in vectors][:1]
+    if vectors and not found:
+        raise UserError(
+            f"{meta.root} has no {lerobot_meta.STATES[0]!r} among its vectors {sorted(vectors)}; name the "
+            f"state: spec(PATH, state=[KEY, ...]) {IN_A_TABLE}, or state=() for none."
+        )
+    return tuple(found)
 
 
 def _all_cameras(meta: Metadata) -> dict[str, str]:

@@ -169,6 +169,7 @@ def _version_3(root, info, kind):
                 f"videos/{key}/chunk_index": 0,
                 f"videos/{key}/file_index": 0,
                 f"videos/{key}/from_timestamp": start / FPS,
+                f"videos/{key}/to_timestamp": (start + length) / FPS,
             }
         rows.append(row)
     pq.write_table(pa.Table.from_pylist(rows[::-1]), root / "meta/episodes/chunk-000/file-000.parquet")
@@ -246,3 +247,24 @@ def rename(folder, old, new):
         table = pq.read_table(file)
         columns = [new if name == old else name for name in table.column_names]
         pq.write_table(table.rename_columns(columns), file)
+
+
+def edit_clips(root, edge, change):
+    """Changes where the parts of the wrist's video begin ("from") or end ("to").
+
+    change: (episode, seconds) -> seconds.
+    """
+    path = root / "meta/episodes/chunk-000/file-000.parquet"
+    rows = pq.read_table(path).to_pylist()
+    for row in rows:
+        name = f"videos/observation.images.wrist/{edge}_timestamp"
+        row[name] = change(row["episode_index"], row[name])
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def shared_video(root, missing=()):
+    """Writes the wrist's video that all episodes share, without the frames `missing`, {(episode, step)}."""
+    frames = [
+        frame(i, step, "wrist") for i in range(3) for step in range(LENGTHS[i]) if (i, step) not in missing
+    ]
+    video(root / "videos/observation.images.wrist/chunk-000/file-000.mp4", frames)

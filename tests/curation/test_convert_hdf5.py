@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qt_jax.curation.convert import hdf5_streams
+from qt_jax.curation.convert import hdf5_keys, hdf5_streams
 from qt_jax.errors import UserError
 from tests.curation import recordings
 from tests.curation.hdf5_files import (
@@ -292,3 +292,12 @@ def test_chunks_are_read_whole():
     assert [frame[0, 0, 0] for frame in hdf5_streams.frames(dataset, 1.0)] == [
         *range(10)
     ] and dataset.reads == 3
+
+
+def test_a_table_of_lengths_is_not_offered_as_the_action(tmp_path):
+    path = episode(tmp_path / "e.hdf5")
+    with h5py.File(path, "a") as file:
+        file["compress_len"], file["base_action"] = np.ones((1, STEPS)), np.ones((STEPS, 2))
+        roles = {key.name: key.becomes for key in hdf5_keys.possible(file)}
+    assert "an image says itself where it ends" in roles["compress_len"]
+    assert "--action" in roles["base_action"]

@@ -11,6 +11,7 @@ from qt_jax.errors import UserError
 from tests.curation import recordings
 from tests.curation.recordings import VERSIONS
 from tests.curation.test_convert import all_of, lengths_of, names_of, shown, source
+from tests.data import test_lerobot_damage
 
 
 @pytest.mark.parametrize("version", ["v2.1", "v3.0"])
@@ -236,3 +237,25 @@ def test_images_that_are_not_there_are_missed_before_anything_is_written(lerobot
     (root / "videos/chunk-001/observation.images.wrist/episode_000002.mp4").unlink()
     with pytest.raises(UserError, match="episode 2: .*wrist/episode_000002.mp4 is missing; copy the dataset"):
         source(root, "lerobot")
+
+
+def test_an_episode_whose_part_of_a_shared_video_is_too_short(lerobot_folder):
+    root = lerobot_folder("v3.0-video")
+    test_lerobot_damage.cut_short(root)
+    with pytest.raises(UserError, match=f"episode 1: {test_lerobot_damage.SHORT}"):
+        source(root, "lerobot")
+    assert lengths_of(source(root, "lerobot", cameras=("front",))) == [4, 3, 3]
+    assert names_of(source(root, "lerobot", max_skipped=1)) == [0, 1]
+
+
+def test_a_part_of_a_shared_video_that_is_longer_than_its_rows_is_noted(lerobot_folder):
+    root = lerobot_folder("v3.0-video")
+    recordings.edit_clips(root, "to", lambda episode, at: at + 0.5 * (episode == 2))
+    recordings.video(
+        root / "videos/observation.images.wrist/chunk-000/file-000.mp4",
+        [recordings.frame(0, step % 5, "wrist") for step in range(20)],
+    )
+    notes = []
+    opened = source(root, "lerobot")
+    list(convert.episodes(opened, opened.units, notes))
+    assert any("episode 2: the video of 'wrist' lasts 1.1 s, the rows end at 0.5 s" in note for note in notes)

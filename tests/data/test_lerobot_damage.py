@@ -129,6 +129,14 @@ def test_what_cannot_be_opened_is_one_line(lerobot_folder):
     with pytest.raises(UserError, match="success is 'done'; .* has .*'next.success'.* to choose from"):
         lerobot_spec.spec(str(root), action="torque", success="done")
     assert lerobot_spec.spec(str(root), action="torque", state=()).observation.state_dim == 0
+    recordings.rename(root, "observation.state", "joint_position")
+    named = (
+        "no 'observation.state' among its vectors .*'joint_position'.*name the state: .* or state=.. for none"
+    )
+    with pytest.raises(UserError, match=named):
+        lerobot_spec.spec(str(root), action="torque")
+    spec = lerobot_spec.spec(str(root), action="torque", state=["joint_position"])
+    assert spec.observation.state_dim == 3
 
 
 def test_info_of_another_form_is_one_line(lerobot_folder):
@@ -165,3 +173,44 @@ def test_columns_that_info_does_not_declare_are_named(lerobot_folder):
     recordings.edit_info(root, features=info["features"])
     told = "not used, since meta/info.json does not declare them: next.reward"
     assert told in lerobot_spec.spec(str(root)).notes
+
+
+def cut_short(root):
+    """Episode 1 has four rows, and three frames of the wrist's video."""
+    recordings.shared_video(root, missing={(1, 3)})
+    recordings.edit_clips(root, "to", lambda episode, at: at - 0.1 * (episode >= 1))
+    recordings.edit_clips(root, "from", lambda episode, at: at - 0.1 * (episode >= 2))
+
+
+SHORT = "its part of the video .*wrist.*mp4 lasts 0.3 s, 4 rows at 10 fps last 0.4 s; leave the episode out"
+
+
+def test_an_episode_whose_part_of_a_shared_video_is_too_short(lerobot_folder):
+    root = lerobot_folder("v3.0-video")
+    cut_short(root)
+    with pytest.raises(UserError, match=f"episode 1[,:] ?{SHORT}"):
+        source(root)
+    assert len(source(root, max_skipped=1).index) == 2
+
+
+def test_frames_that_are_missing_in_a_shared_video_make_all_its_episodes_bad(lerobot_folder):
+    """Nobody knows which frames they are, so any later row may show another moment."""
+    root = lerobot_folder("v3.0-video")
+    recordings.shared_video(root, missing={(0, 2), (0, 3)})
+    message = (
+        "ends at 1.3 s, its last episode at 1.5 s: frames are missing somewhere in it; copy the file again"
+    )
+    with pytest.raises(UserError, match=f"episode 0[,:].*{message}"):
+        source(root)
+    with pytest.raises(UserError, match="ends at 1.3 s"):
+        source(root, max_skipped=2)
+
+
+def test_parts_of_a_video_that_overlap(lerobot_folder):
+    root = lerobot_folder("v3.0-video")
+    recordings.edit_clips(root, "from", lambda episode, at: 0.5 if episode == 2 else at)
+    message = (
+        "the clips of 'observation.images.wrist' overlap: episode 1 ends at 0.9 s, episode 2 begins at 0.5 s"
+    )
+    with pytest.raises(UserError, match=message):
+        source(root)

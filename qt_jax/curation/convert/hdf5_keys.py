@@ -82,8 +82,9 @@ def possible(episode: Any) -> list[Key]:
         camera, state = stream.role == "camera", stream.role == "vector"
         rows.append(keys.possible(path, _holds(item), stream.why, camera=camera, state=state))
     for path, item in hdf5_streams.columns(episode).items():
-        action = item.dtype.kind in "fiub" and len(item.shape or ()) == 2
-        number = hdf5_streams.is_number(item) and path not in _KNOWN
+        known = path in _KNOWN
+        action = item.dtype.kind in "fiub" and len(item.shape or ()) == 2 and not known
+        number = hdf5_streams.is_number(item) and not known
         why_not = _KNOWN.get(path, "it is no observation")
         rows.append(keys.possible(path, _holds(item), why_not, action=action, number=number))
     return rows

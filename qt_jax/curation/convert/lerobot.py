@@ -32,8 +32,9 @@ from qt_jax.curation.convert.recording import (
 from qt_jax.curation.convert.settings import Settings
 from qt_jax.curation.convert.skips import Skips, unreadable
 from qt_jax.data import lerobot_meta
-from qt_jax.data.lerobot import longer_videos
+from qt_jax.data.lerobot import check_videos, longer_videos
 from qt_jax.data.lerobot_meta import Entry, Metadata
+from qt_jax.data.stored import BadRecord
 from qt_jax.errors import UserError
 from qt_jax.specs import ObservationSpec
 
@@ -173,10 +174,10 @@ def _survey(
 def _checked(given: Settings, layout: Layout, piece: Piece, table: Any) -> Recording:
     recording = recording_of(given, layout, piece, table)
     check(recording)
-    for key in filter(piece.entry.clips.get, layout.cameras):
-        path = Path(layout.root) / piece.entry.clips[key].path
-        if not path.exists():
-            raise UserError(f"{recording.name}: {path} is missing; copy the dataset again.")
+    try:
+        check_videos(Path(layout.root), piece.entry, layout.fps, layout.cameras)
+    except BadRecord as error:
+        raise UserError(f"{recording.name}: {error}.") from error
     return recording
 
 

@@ -206,7 +206,10 @@ def success_key(settings: Settings, keys: Iterable[str], own: str, name: str) ->
     for flag, words in (("success", ["all", "none"]), ("reward", []), ("intervention", [])):
         value, expected = getattr(settings, flag), [*words, *keys]
         if value and value not in expected:
-            raise UserError(f"--{flag} is {value!r}, which {name} does not have; expected one of {expected}.")
+            raise UserError(
+                f"--{flag} is {value!r}, which is no column of one number a step in {name}; expected one of "
+                f"{expected}."
+            )
     return settings.success or own
 
 
