@@ -86,9 +86,10 @@ One network for all five tasks, as in the first line but with 12,000 steps, had 
 episodes: a task had 2,400 steps there.
 
 `iql` has 60% on task 1 with the weight of its policy's loss at 1 (54% by beam:4, 36% by rank:16). With 0.1
-it had 22% on task 2, where it has 84% with 1. Its published temperature is 0.2 in decisions of five periods: with it the mean weight
-of an action is 16 or 0.1, and with 0.3 it goes from 0.04 to 2.8 and to 0.02 within 3,000 steps, as V and the
-critics follow each other; neither was trained to its end. `awac` has its first setting.
+it had 22% on task 2, where it has 84% with 1. Its published temperature is 0.2 in decisions of five periods:
+with it the mean weight of an action is 16 or 0.1, and with 0.3 it goes from 0.04 to 2.8 and to 0.02 within
+3,000 steps, as V and the critics follow each other; neither was trained to its end. `awac` has its first
+setting.
 """
 
 
