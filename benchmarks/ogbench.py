@@ -37,7 +37,7 @@ have it (FQL: arXiv:2502.02538; the others TQL: arXiv:2602.01439), with a decisi
 ours: a decision is held for 250 ms; a batch is 32 segments of 16 decisions, of which about 310 are trained,
 where theirs has 256; the last checkpoint alone is evaluated, by 50 episodes a task and seed. Our sets are
 made by OGBench's policies and settings, with other seeds than its files. Settings were chosen on task 1 of
-cube-single with seed 0, those of others on one task of each set, with all seeds.
+cube-single with seed 0, those of FQL's table on one task of each set.
 """
 
 

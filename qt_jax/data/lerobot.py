@@ -48,6 +48,7 @@ class Folder(Stored):
         """As in `Stored`; a position is an episode's place in the metadata."""
         for place in self.places[number].tolist():
             try:
+                check_videos(self.meta.root, self.meta.entry(place), self.meta.fps)
                 yield place, self._record(place)
             except BadRecord as error:
                 yield place, error
@@ -114,9 +115,7 @@ class Folder(Stored):
         return [f"the video of {key!r} {text}" for key, text in longer.items()]
 
     def _record(self, place: int) -> bytes:
-        entry = self.meta.entry(place)
-        check_videos(self.meta.root, entry, self.meta.fps)
-        return _bytes(rows(self.meta.root, entry))
+        return _bytes(rows(self.meta.root, self.meta.entry(place)))
 
 
 def open_folder(path: str) -> Folder:
@@ -165,19 +164,20 @@ def _files(meta: Metadata, chosen: np.ndarray) -> dict[str, list[tuple[int, Entr
 def _shard(path: Path, split: str, entries: list[Entry], root: Path, seen: set[str]) -> Shard:
     """Looks at the files of some episodes; one that is missing is found as damage of its episodes.
 
-    The videos count too, so that an index is made again when one is added or lost; `seen` are those of other
-    shards, and is added to.
+    The videos count too, so that an index is made again when one is added, changed or lost. The size of one
+    that shards share is counted once: `seen` are the files of other shards, and is added to.
     """
     names = {
         name for entry in entries for name in (entry.file, *(clip.path for clip in entry.clips.values()))
     }
     size, modified = 0, 0.0
-    for name in sorted(names - seen):
+    for name in sorted(names):
         try:
             stat = os.stat(root / name)
         except OSError:
             continue
-        size, modified = size + stat.st_size, max(modified, stat.st_mtime)
+        size += 0 if name in seen else stat.st_size
+        modified = max(modified, stat.st_mtime)
     seen |= names
     return Shard(str(path), "parquet", size, modified, len(entries), split)
 
@@ -200,21 +200,23 @@ def check_videos(root: Path, entry: Entry, fps: float, cameras: Container[str] |
     for key, clip in entry.clips.items():
         if cameras is not None and key not in cameras:
             continue
-        path = root / clip.path
-        if not path.exists():
-            raise BadRecord(f"its video {path} is missing; copy the dataset again")
+        try:
+            modified = os.stat(root / clip.path).st_mtime_ns
+        except FileNotFoundError:
+            raise BadRecord(f"its video {clip.path} is missing; copy the dataset again") from None
         if clip.stop_s is None or clip.file_stop_s is None:
             continue
         lasts_s = clip.stop_s - clip.start_s
         if lasts_s < (entry.length - 0.5) / fps:
             raise BadRecord(
-                f"its part of the video {path} lasts {lasts_s:.4g} s, {entry.length} rows at {fps:g} fps "
-                f"last {entry.length / fps:.4g} s; leave the episode out"
+                f"its part of the video {clip.path} lasts {lasts_s:.4g} s, {entry.length} rows at {fps:g} "
+                f"fps last {entry.length / fps:.4g} s; leave the episode out"
             )
-        if (file_s := _length_s(str(path), path.stat().st_mtime_ns)) < clip.file_stop_s - 1.5 / fps:
+        file_s = _length_s(str(root / clip.path), modified)
+        if file_s < clip.file_stop_s - 1.5 / fps:
             raise BadRecord(
-                f"the video {path} ends at {file_s:.4g} s, its last episode at {clip.file_stop_s:.4g} s: "
-                "frames are missing somewhere in it; copy the file again"
+                f"the video {clip.path} ends at {file_s:.4g} s, its last episode at {clip.file_stop_s:.4g} "
+                "s: frames are missing somewhere in it; copy the file again"
             )
 
 

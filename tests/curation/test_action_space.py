@@ -15,7 +15,7 @@ from qt_jax.curation.shown_episodes import Shown
 from qt_jax.data.episodes import Episode
 from qt_jax.errors import UserError
 from qt_jax.specs import ActionSpec
-from tests.curation.test_convert import all_of, run, source
+from tests.curation.opened import all_of, run, source
 
 STEPS = 80
 ARM, GRIPPER = Space("x", "absolute", 1), Space("grip", "", -1)

@@ -24,7 +24,7 @@ from tests.curation.hdf5_files import (
     robomimic,
     variable,
 )
-from tests.curation.test_convert import all_of, shown, source, unused
+from tests.curation.opened import all_of, shown, source, unused
 
 SIZE = recordings.SIZE
 

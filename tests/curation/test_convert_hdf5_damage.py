@@ -7,7 +7,7 @@ import pytest
 from qt_jax.errors import UserError
 from tests.curation import recordings
 from tests.curation.hdf5_files import DEPTH, FLAGS, STEPS, episode, frames, linked, padded, robomimic
-from tests.curation.test_convert import all_of, source, unused
+from tests.curation.opened import all_of, source, unused
 
 
 @pytest.mark.parametrize(

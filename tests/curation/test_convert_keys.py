@@ -15,8 +15,8 @@ from qt_jax.curation.convert.keys import Key
 from qt_jax.data import directories, lerobot_spec
 from qt_jax.errors import UserError
 from tests.curation import recordings
+from tests.curation.opened import all_of, run, source, unused
 from tests.curation.test_action_space import aloha
-from tests.curation.test_convert import all_of, run, source, unused
 
 HUMAN = "complementary_info.is_intervention"
 

@@ -14,8 +14,8 @@ from PIL import Image
 from qt_jax.curation import convert
 from qt_jax.errors import UserError
 from tests.curation import recordings
+from tests.curation.opened import all_of, lengths_of, names_of, shown, source, unused
 from tests.curation.recordings import VERSIONS
-from tests.curation.test_convert import all_of, lengths_of, names_of, shown, source, unused
 
 ROWS = ("frame_index", "index")
 """Features that number the rows, which stand in their order."""

@@ -9,8 +9,8 @@ import pytest
 from qt_jax.curation import convert
 from qt_jax.errors import UserError
 from tests.curation import recordings
+from tests.curation.opened import all_of, lengths_of, names_of, shown, source
 from tests.curation.recordings import VERSIONS
-from tests.curation.test_convert import all_of, lengths_of, names_of, shown, source
 from tests.data import test_lerobot_damage
 
 

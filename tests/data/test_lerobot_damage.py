@@ -196,6 +196,7 @@ def test_an_episode_whose_part_of_a_shared_video_is_too_short(lerobot_folder):
 def test_frames_that_are_missing_in_a_shared_video_make_all_its_episodes_bad(lerobot_folder):
     """Nobody knows which frames they are, so any later row may show another moment."""
     root = lerobot_folder("v3.0-video")
+    assert len(source(root).index) == 3  # kept for each Parquet file, of which there are two
     recordings.shared_video(root, missing={(0, 2), (0, 3)})
     message = (
         "ends at 1.3 s, its last episode at 1.5 s: frames are missing somewhere in it; copy the file again"
