@@ -46,7 +46,7 @@ def render(
         discounted=dataset_summary.discounted(found),
         outside=dataset_summary.outside(found),
         cameras=source.spec.observation.cameras,
-        stored_size=source.spec.observation.image_size,
+        stored_sizes=[source.spec.stored_size(camera) for camera in source.spec.observation.cameras],
         image_size=image_size,
         spaces=spaces,
         lengths=dataset_plots.lengths(found.lengths),

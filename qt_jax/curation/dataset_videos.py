@@ -14,14 +14,15 @@ from etils import epath
 from qt_jax import storage
 from qt_jax.curation.shown_episodes import Shown
 from qt_jax.data.images import decode
+from qt_jax.data.specs import DatasetSpec
 
 
-def write(shown: list[Shown], size: tuple[int, int], folder: epath.Path) -> list[str]:
+def write(shown: list[Shown], spec: DatasetSpec, folder: epath.Path) -> list[str]:
     """Writes folder/KIND_NUMBER_CAMERA.mp4 of each episode and camera, at the speed of the robot.
 
     Args:
         shown: the episodes.
-        size: (height, width) of the dataset's images.
+        spec: of the dataset, for the size of its images.
         folder: made if it is not there.
 
     Returns:
@@ -32,6 +33,7 @@ def write(shown: list[Shown], size: tuple[int, int], folder: epath.Path) -> list
     lines = []
     for one in shown:
         for camera, encoded in one.episode.images.items():
+            size = spec.stored_size(camera)
             path, bad = folder / f"{one.kind}_{one.number}_{camera}.mp4", list[int]()
             storage.replace_bytes(path, mp4(_decoded(encoded, size, bad), size, 1 / one.episode.dt))
             if bad:

@@ -50,8 +50,8 @@ def inspect(
                 recording.add(source.name, one, source.action)
         lines = [dataset_summary.text(found).rstrip(), *damaged(source, shown, sheets)]
         if videos:
-            beside, size = folder / source.name, source.spec.observation.image_size
-            lines += [f"  damaged: {line}" for line in dataset_videos.write(shown, size, beside)]
+            beside = folder / source.name
+            lines += [f"  damaged: {line}" for line in dataset_videos.write(shown, source.spec, beside)]
             lines.append(f"  videos: {beside}")
         lines.append(f"  page: {page}\n")
         yield "\n".join(lines)

@@ -222,7 +222,7 @@ class Validator:
             encoded = raw.images[camera][: 1 if self.images == "first" else None]
             self.decoded += len(encoded)
             shapes = conventions.decoded_shapes(encoded, pool)
-            yield from conventions.pictures(camera, shapes, self.spec.observation.image_size)
+            yield from conventions.pictures(camera, shapes, self.spec.stored_size(camera))
 
 
 def validate(entry: Entry, settings: Any, path: epath.Path, images: str, limit: int) -> tuple[int, str]:

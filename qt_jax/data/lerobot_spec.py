@@ -152,6 +152,7 @@ def spec(
             reward="stored" if reward else "success",
             dt=1.0 / meta.fps,
             bounds="data",
+            image_sizes=_image_sizes(meta, reader),
             notes=_notes(meta, reader),
         )
     except lerobot_meta.NOT_AS_WRITTEN as error:
@@ -216,21 +217,22 @@ def _check(meta: Metadata, reader: LeRobotReader) -> None:
 
 
 def _observation(meta: Metadata, reader: LeRobotReader) -> ObservationSpec:
-    features = {key: meta.features[key] for key in (*reader.state, *dict(reader.cameras).values())}
-    sizes = {key: lerobot_meta.height_width_channels(features[key])[:2] for _, key in reader.cameras}
-    if len(set(sizes.values())) > 1:
-        raise UserError(
-            f"{meta.root} has cameras of different sizes {sizes}; name some: spec(PATH, cameras={{NAME: "
-            f"KEY}}) {IN_A_TABLE}, or `convert --image_size=HEIGHT,WIDTH`."
-        )
+    features = {key: meta.features[key] for key in reader.state}
+    sizes = _image_sizes(meta, reader)
     return ObservationSpec(
-        cameras=tuple(name for name, _ in reader.cameras),
+        cameras=tuple(sizes),
         image_size=next(iter(sizes.values()), (0, 0)),
         state_dim=sum(int(np.prod(features[key]["shape"])) for key in reader.state),
         state_description=", ".join(
             f"{key}: {' '.join(lerobot_meta.names(features[key]))}" for key in reader.state
         ),
     )
+
+
+def _image_sizes(meta: Metadata, reader: LeRobotReader) -> dict[str, tuple[int, int]]:
+    """Returns {camera: (height, width)}."""
+    features = {name: meta.features[key] for name, key in reader.cameras}
+    return {name: lerobot_meta.height_width_channels(feature)[:2] for name, feature in features.items()}
 
 
 def _notes(meta: Metadata, reader: LeRobotReader) -> tuple[str, ...]:

@@ -52,6 +52,7 @@ class DatasetSpec:
     expected_dt: {task: dt} that each episode must have, or None.
     achieves: {task: other tasks that a success at it achieves too}; hindsight never takes these for failures.
     bounds: "spec": those of `action`; "data": of each dim the least and the greatest value in the dataset.
+    image_sizes: {camera: (height, width)} of those stored in another size than the observation's.
     notes: what a person should know of the dataset; printed.
     pieces: makes of an episode those that are trained on, as `play.Tasks` does; None: the episode itself.
     """
@@ -69,6 +70,7 @@ class DatasetSpec:
     achieves: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     pieces: Callable[[Episode], list[Episode]] | None = None
     bounds: str = "spec"
+    image_sizes: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
@@ -76,6 +78,10 @@ class DatasetSpec:
         """The name of the standardiser: a function, a functools.partial or a callable object."""
         function = getattr(self.standardise, "func", self.standardise)
         return getattr(function, "__name__", type(function).__name__)
+
+    def stored_size(self, camera: str) -> tuple[int, int]:
+        """Returns (height, width) of a camera's stored images."""
+        return self.image_sizes.get(camera, self.observation.image_size)
 
     def __post_init__(self):
         known = {"last_record": LAST_RECORDS, "reward": REWARDS, "reward_at": REWARD_PLACES}

@@ -107,11 +107,11 @@ def network_observation(entries: Sequence[Entry], image_size: int) -> Observatio
     """
     observations = [entry.spec.observation for entry in entries]
     cameras = tuple(sorted({camera for observation in observations for camera in observation.cameras}))
-    sizes = {observation.image_size for observation in observations if observation.cameras}
+    specs = [entry.spec for entry in entries]
+    sizes = {spec.stored_size(camera) for spec in specs for camera in spec.observation.cameras}
     if len(sizes) > 1 and not image_size:
         raise UserError(
-            f"The datasets have images of {sorted(sizes)}; set config.data.image_size, to which all are "
-            "resized."
+            f"The data have images of {sorted(sizes)}; set config.data.image_size, to which all are resized."
         )
 
     size = (image_size, image_size) if image_size else next(iter(sizes), observations[0].image_size)

@@ -18,7 +18,7 @@ from qt_jax.specs import ActionSpec
 from tests.curation.opened import all_of, run, source
 
 STEPS = 80
-ARM, GRIPPER = Space("x", "absolute", 1), Space("grip", "", -1)
+ARM, GRIPPER = Space("x", "absolute", 1), Space("grip", "", -1, why="neither absolute nor delta")
 
 
 def arm(seed=0):
@@ -57,7 +57,7 @@ def test_what_actions_are():
     assert action_space.lines([x, ARM, grip]) == [
         "actions, absolute: x (state 1)",
         "actions, delta: x (1 moves state 1 by 0.04)",
-        "actions, neither absolute nor delta, or fewer than 50 steps to tell by: grip",
+        "actions, neither absolute nor delta: grip",
     ]
 
 
@@ -73,9 +73,16 @@ def test_the_entry_of_the_same_name_is_meant():
 
 def test_too_little_to_tell():
     actions, state = arm()
-    assert not any(one.kind for one in found(actions[:20], state[:20]))
-    assert not any(one.kind for one in found(np.zeros_like(actions), state))
-    assert not any(one.kind for one in found(actions, state[:, :0], state_names=()))
+    few, still = found(actions[:20], state[:20]), found(np.zeros_like(actions), state)
+    none, marked = found(actions, state[:, :0], state_names=()), found(actions, state, ["1", "2", "-"])
+    for spaces, why in (
+        (few, "fewer than 50 steps to tell by"),
+        (still, "always the same"),
+        (none, "without an entry of the state by their names"),
+        (marked[2:], "without an entry of the state by --action_state"),
+    ):
+        names = ", ".join(one.name for one in spaces)
+        assert action_space.lines(spaces) == [f"actions, {why}: {names}"]
 
 
 def test_turning_by_hand():

@@ -372,7 +372,7 @@ def test_a_dry_run_writes_nothing(tmp_path, folder):
     lines = [line.split("  ") for line in result.stdout.splitlines()]
     assert ["", "observation.images.front", "image 48 x 64 x 3", "camera top"] in lines
     assert "Nothing is written (--dry_run): 3 episodes" in result.stdout
-    assert "or fewer than 50 steps to tell by: shoulder, gripper" in result.stdout
+    assert "actions, fewer than 50 steps to tell by: shoulder, gripper" in result.stdout
     assert not (tmp_path / "converted").exists()
     result = run(f"--input={root}", "--format=lerobot", "--dry_run", "--camera=state=front")
     assert result.returncode == 2 and "--camera is 'state=front'; expected NAME=KEY" in result.stderr

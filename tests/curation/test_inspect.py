@@ -135,14 +135,14 @@ def test_sheets_show_the_right_steps_at_the_networks_size(synthetic_root):
         expected = resize(decode(shown.episode.images["front"][step]), (32, 32))
         assert seen.shape == (32, 32, 3) and np.abs(seen - expected).mean() < 12, step
     page = dataset_page.render(source, dataset_summary.summary(recipe, source), [shown], [sheets], (32, 32))
-    assert page.count("<figure>") == 10 and "stored 256 × 320, learned from at 32 × 32" in page
+    assert page.count("<figure>") == 10 and "front: stored 256 × 320; learned from at 32 × 32" in page
 
 
 def test_videos_of_the_shown_episodes(synthetic_root, tmp_path):
     """At the robot's speed, with a black frame for one that does not decode."""
     recipe = frames_recipe(synthetic_root)
     shown = shown_episodes.read(recipe, recipe.mixture.sources[0], 12)
-    lines = dataset_videos.write(shown, (16, 16), epath.Path(tmp_path))
+    lines = dataset_videos.write(shown, recipe.mixture.sources[0].spec, epath.Path(tmp_path))
     assert len(lines) == 2 and all("1 of 8 frames do not decode and are black" in line for line in lines)
     for one in shown:
         black = {"e2": 3, "e5": 0}.get(one.episode.episode_id)

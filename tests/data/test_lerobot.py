@@ -1,5 +1,7 @@
 """LeRobot folders read where they lie, as people train on them, and what is said of bad ones."""
 
+import io
+import json
 import os
 import shutil
 import subprocess
@@ -8,9 +10,11 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from etils import epath
+from PIL import Image
 
 from qt_jax.curation import convert, inspect, repack_lerobot
 from qt_jax.curation.validate import validate
@@ -240,6 +244,41 @@ def test_inspect_shows_the_frames_of_videos(tmp_path):
     (text,) = inspect.inspect(recipe(REAL / "v3.0"), epath.Path(tmp_path), 3, None)
     assert "4 episodes" in text and "the bounds of its actions" in text
     assert (tmp_path / "collected.html").read_text().count("data:image/jpeg") >= 12
+
+
+def test_cameras_of_different_sizes(lerobot_folder, tmp_path):
+    """They are resized to what the network sees; each is judged by its own size."""
+    root = lerobot_folder("v2.1-JPEG")
+    key = "observation.images.wrist"
+    features = json.loads((root / "meta/info.json").read_text())["features"]
+    features[key]["shape"] = [16, 24, 3]
+    recordings.edit_info(root, features=features)
+
+    def smaller(image):
+        buffer = io.BytesIO()
+        Image.open(io.BytesIO(image["bytes"])).resize((24, 16)).save(buffer, "JPEG")
+        return {"bytes": buffer.getvalue(), "path": image["path"]}
+
+    for file in sorted(root.glob("data/*/*.parquet")):
+        table = pq.read_table(file)
+        images = pa.array([smaller(image) for image in table[key].to_pylist()], table.schema.field(key).type)
+        pq.write_table(table.set_column(table.column_names.index(key), key, images), file)
+
+    with pytest.raises(UserError, match=r"images of \[\(16, 24\), \(48, 64\)\]; set config.data.image_size"):
+        recipe(root)
+    found = recipe(root, image_size=32)
+    assert found.mixture.interface.observation.image_size == (32, 32)
+    (segment,) = recipes.take(recipes.make_iterator(found), 1)
+    assert {name: frames.shape[2:] for name, frames in segment.images.items()} == dict.fromkeys(
+        ("front", "wrist"), (32, 32, 3)
+    )
+    (entry,) = datasets.entries(config_of(root))
+    assert validate(entry, config_of(root).data, epath.Path(tmp_path / "bad.jsonl"), "all", 3)[0] == 0
+
+    (text,) = inspect.inspect(found, epath.Path(tmp_path), 1, None, videos=True)
+    assert "front: stored 48 × 64; wrist: stored 16 × 24; " in (tmp_path / "collected.html").read_text()
+    with av.open(str(next((tmp_path / "collected").glob("*_wrist.mp4")))) as container:
+        assert (container.streams.video[0].height, container.streams.video[0].width) == (16, 24)
 
 
 def test_the_command_repack_makes_key_frames(tmp_path):

@@ -7,6 +7,7 @@ taken from it, or added to it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -35,12 +36,14 @@ class Space:
         kind: one of `SPACES`; "" where it is neither, or where nothing tells.
         entry: the entry of the state that it moves; -1 where `kind` is "" and no flag names one.
         unit: how far a delta of 1 moves that entry; 1 of others.
+        why: why `kind` is "".
     """
 
     name: str
     kind: str
     entry: int
     unit: float = 1.0
+    why: str = ""
 
     def described(self) -> str:
         """Returns its kind in words, with the unit of a delta where it is not the state's."""
@@ -131,9 +134,14 @@ class Movements:
     def _space(self, dim: int, action: np.ndarray, after: np.ndarray, moved: np.ndarray) -> Space:
         """Returns what a dim is: `action` [n] against the entries that may be its own, each [n, entries]."""
         name, entries, spread = self._names[dim], self._candidates[dim], action.var()
-        neither = Space(name, "", entries[0] if self._given and entries else -1)
-        if not entries or len(action) < _FEWEST or spread < 1e-12:
-            return neither
+        untold = functools.partial(Space, name, "", entries[0] if self._given and entries else -1)
+        if not entries:
+            by = "--action_state" if self._given else "their names"
+            return untold(why=f"without an entry of the state by {by}")
+        if len(action) < _FEWEST:
+            return untold(why=f"fewer than {_FEWEST} steps to tell by")
+        if spread < 1e-12:
+            return untold(why="always the same")
         explained = 1.0 - np.square(action[:, None] - after).mean(axis=0) / spread
         if explained.max() >= _ALIKE:
             return Space(name, ABSOLUTE, entries[int(explained.argmax())])
@@ -142,7 +150,7 @@ class Movements:
         best = int(alike.argmax())
         if alike[best] >= _ALIKE:
             return Space(name, DELTA, entries[best], float(together[best] / spread))
-        return neither
+        return untold(why="neither absolute nor delta")
 
 
 def turn(spaces: Sequence[Space], to: str, unit: float, given: bool) -> Turn | None:
@@ -184,22 +192,12 @@ def after(spaces: Sequence[Space], turn: Turn) -> tuple[Space, ...]:
 
 
 def lines(spaces: Sequence[Space]) -> list[str]:
-    """Returns a line for each kind of action that there is."""
-
-    def joined(kind, text):
-        found = ", ".join(text(one) for one in spaces if one.kind == kind)
-        return [f"{kind or unknown}: {found}"] if found else []
-
-    unknown = f"neither absolute nor delta, or fewer than {_FEWEST} steps to tell by"
-
-    return [
-        f"actions, {line}"
-        for line in (
-            *joined(ABSOLUTE, lambda one: f"{one.name} (state {one.entry})"),
-            *joined(DELTA, lambda one: f"{one.name} (1 moves state {one.entry} by {one.unit:.2g})"),
-            *joined("", lambda one: one.name),
-        )
-    ]
+    """Returns a line for each kind of action that there is, and for each reason why some have none."""
+    dims: dict[str, list[str]] = {ABSOLUTE: [], DELTA: []}
+    for one in spaces:
+        moves = {ABSOLUTE: f" (state {one.entry})", DELTA: f" (1 moves state {one.entry} by {one.unit:.2g})"}
+        dims.setdefault(one.kind or one.why, []).append(one.name + moves.get(one.kind, ""))
+    return [f"actions, {kind}: {', '.join(names)}" for kind, names in dims.items() if names]
 
 
 def metadata(spaces: Sequence[Space]) -> dict[str, dict[str, str | int | float]]:
