@@ -35,7 +35,7 @@ def define_flags() -> None:
     named = "NAME=KEY: the name of a camera; give it once a camera. [the last part of its key]"
     flags.DEFINE_multi_string("camera", [], named)
     flags.DEFINE_list("bgr", [], "Cameras whose red and blue are swapped in the files. [none]")
-    flags.DEFINE_string("action", "", "The key of the action. [action or actions]")
+    flags.DEFINE_list("action", [], "Keys joined to the action. [action or actions]")
     joined = "Keys to join to the state vector. [observation.state or state; all vectors of HDF5]"
     flags.DEFINE_list("state", None, joined)
     space = "The actions of the dataset: absolute, or delta, which is less the state. [as they are]"
@@ -154,7 +154,7 @@ def settings(path: str) -> convert.Settings:
         camera=tuple(pairs),
         bgr=tuple(FLAGS.bgr),
         intervention=FLAGS.intervention,
-        action=FLAGS.action,
+        action=tuple(FLAGS.action),
         state=optional(FLAGS.state),
         action_space=FLAGS.action_space,
         action_state=optional(FLAGS.action_state),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -352,6 +353,13 @@ def names(feature: dict[str, Any], letter: str = "a") -> list[str]:
     if found and len(set(map(str, found))) == count:
         return [str(name) for name in found]
     return [f"{letter}{i}" for i in range(count)]
+
+
+def joined_names(features: dict[str, Any], keys: Sequence[str]) -> list[str]:
+    """Returns the names of the dims of vectors that are joined; with their keys where two have one name."""
+    every = [(key, name) for key in keys for name in names(features[key])]
+    short = [name for _, name in every]
+    return short if len(set(short)) == len(short) else [f"{key}.{name}" for key, name in every]
 
 
 def numbers(column: Any, dtype: type | None = None) -> np.ndarray:

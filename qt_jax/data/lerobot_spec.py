@@ -35,7 +35,7 @@ class LeRobotReader:
     (name, key).
     """
 
-    action: str
+    action: tuple[str, ...]
     state: tuple[str, ...]
     cameras: tuple[tuple[str, str], ...]
     success: str
@@ -73,18 +73,22 @@ class LeRobotReader:
         stored = np.asarray(steps[self.reward], np.float32) if self.reward else None
         rewards = rewards_of(rows - 1, success, stored)
         records = len(rewards) + 1
-        action = np.array(steps[self.action][:records], np.float32).reshape(records, -1)
+
+        def joined(keys):
+            parts = [np.asarray(steps[key][:records], np.float32).reshape(records, -1) for key in keys]
+            return np.concatenate(parts, axis=1)
+
+        action = joined(self.action)
         action[-1] = 0.0
         ends = np.arange(records) == records - 1
         by_person = np.asarray(steps[self.intervention][:records]) > 0 if self.intervention else None
-        parts = [np.asarray(steps[key][:records], np.float32).reshape(records, -1) for key in self.state]
         return Standardised(
             instruction=self.instruction or tasks[0],
             images={name: steps[key][:records] for name, key in self.cameras},
             action=action,
             is_first=np.arange(records) == 0,
             is_last=ends,
-            state=np.concatenate(parts, axis=1) if parts else None,
+            state=joined(self.state) if self.state else None,
             episode_id=f"episode_{episode['episode_index']:06d}",
             collector=self.collector if by_person is None else collector_of(by_person[:-1]),
             reward=np.append(rewards, np.float32(0.0)),
@@ -97,7 +101,7 @@ class LeRobotReader:
 def spec(
     path: str,
     *,
-    action: str = "",
+    action: str | Sequence[str] = "",
     state: Sequence[str] | None = None,
     cameras: Mapping[str, str] | None = None,
     success: str = "",
@@ -112,7 +116,7 @@ def spec(
 
     Args:
         path: from the working directory, or absolute; config.data.root is not put before it.
-        action: key of the action; "": action or actions.
+        action: key of the action, or keys that are joined to it; "": action or actions.
         state: keys that are joined to the state vector; (): none; None: observation.state or state, and none
             where the action is the only vector.
         cameras: {name: key}; None: all, named by the last part of their keys.
@@ -129,10 +133,11 @@ def spec(
     """
     meta = lerobot_meta.read(Path(path).expanduser().resolve())
     try:
-        action = action or _usual_action(meta)
+        named = [action] if isinstance(action, str) and action else action
+        actions = tuple(named or _usual_action(meta))
         reader = LeRobotReader(
-            action=action,
-            state=_usual_state(meta, action) if state is None else tuple(state),
+            action=actions,
+            state=_usual_state(meta, actions) if state is None else tuple(state),
             cameras=tuple((_all_cameras(meta) if cameras is None else cameras).items()),
             success=success or (SUCCESS if SUCCESS in meta.features else "all"),
             reward=reward,
@@ -141,7 +146,7 @@ def spec(
             intervention=intervention,
         )
         _check(meta, reader)
-        names = tuple(lerobot_meta.names(meta.features[reader.action]))
+        names = tuple(lerobot_meta.joined_names(meta.features, reader.action))
         count = len(names)
         return DatasetSpec(
             path=str(meta.root),
@@ -166,18 +171,18 @@ def _vectors(meta: Metadata) -> list[str]:
     return [key for key, feature in meta.features.items() if lerobot_meta.is_vector(key, feature)]
 
 
-def _usual_action(meta: Metadata) -> str:
+def _usual_action(meta: Metadata) -> Sequence[str]:
     found = [key for key in ("action", "actions") if key in _vectors(meta)]
     if len(found) != 1:
         raise UserError(
             f"{meta.root} has {' and '.join(found) or 'neither action nor actions'} among its vectors "
             f"{_vectors(meta)}; name the action: spec(PATH, action=KEY) {IN_A_TABLE}."
         )
-    return found[0]
+    return found
 
 
-def _usual_state(meta: Metadata, action: str) -> tuple[str, ...]:
-    vectors = [key for key in _vectors(meta) if key != action]
+def _usual_state(meta: Metadata, action: tuple[str, ...]) -> tuple[str, ...]:
+    vectors = [key for key in _vectors(meta) if key not in action]
     found = [key for key in lerobot_meta.STATES if key in vectors][:1]
     if vectors and not found:
         raise UserError(
@@ -204,7 +209,7 @@ def _check(meta: Metadata, reader: LeRobotReader) -> None:
     marks = [] if reader.success in ("all", "none") else [reader.success]
     images = list(lerobot_meta.cameras(meta.features).values())
     for argument, keys, known in (
-        ("action", [reader.action], _vectors(meta)),
+        ("action", reader.action, _vectors(meta)),
         ("state", reader.state, _vectors(meta)),
         ("cameras", [key for _, key in reader.cameras], images),
         ("success", marks, numbers),
@@ -241,7 +246,7 @@ def _notes(meta: Metadata, reader: LeRobotReader) -> tuple[str, ...]:
         notes.append(
             f"each of its episodes counts as a {'success' if reader.success == 'all' else 'failure'}"
         )
-    used = {reader.action, *reader.state, *dict(reader.cameras).values(), reader.success, reader.reward}
+    used = {*reader.action, *reader.state, *dict(reader.cameras).values(), reader.success, reader.reward}
     used.add(reader.intervention)
     if unused := sorted(set(meta.features) - used - set(lerobot_meta.OWN)):
         notes.append(f"not used: {', '.join(unused)}")

@@ -41,7 +41,7 @@ def test_openpis_layout(lerobot_folder, version):
     renamed = {"action": "actions", "observation.state": "state", "observation.images.front": "image"}
     for old, new in (renamed | {"observation.images.wrist": "wrist_image"}).items():
         recordings.rename(root, old, new)
-    for flags in ({}, {"action": "actions", "state": ("state",)}):
+    for flags in ({}, {"action": ("actions",), "state": ("state",)}):
         opened = source(root, "lerobot", **flags)
         assert opened.observation.cameras == ("image", "wrist_image") and opened.observation.state_dim == 3
         np.testing.assert_array_equal(all_of(opened)[0].actions, recordings.vectors(0)[1][:-1])
@@ -65,7 +65,7 @@ def test_two_keys_of_an_action_are_asked_for(lerobot_folder):
     with pytest.raises(UserError, match="both 'action' and 'actions'; give --action=action or"):
         source(root, "lerobot")
     with pytest.raises(UserError, match="expected 'torque' among them; give --action=KEY"):
-        source(root, "lerobot", action="torque")
+        source(root, "lerobot", action=("torque",))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from PIL import Image
 
 from qt_jax.curation import convert, inspect, repack_lerobot
 from qt_jax.curation.validate import validate
-from qt_jax.data import images, indexing, lerobot_spec, video
+from qt_jax.data import directories, images, indexing, lerobot_meta, lerobot_spec, video
 from qt_jax.data import index as indices
 from qt_jax.errors import UserError
 from qt_jax.training import datasets, setup
@@ -122,6 +122,26 @@ def test_the_episodes_are_those_that_convert_makes(lerobot_folders, version, kin
             theirs = np.stack([images.decode(image) for image in other.images[camera]])
             assert own_pixels.shape == theirs.shape
             np.testing.assert_allclose(own_pixels.astype(int), theirs, atol=24)  # JPEG's own error
+
+
+def test_an_action_of_two_keys(lerobot_folders):
+    path, keys = str(lerobot_folders / "v3.0-JPEG"), ("action", "observation.state")
+    own = lerobot_spec.spec(path, action=keys, state=())
+    given = convert.Settings(input=path, format="lerobot", action=keys, state=())
+    opened = convert.open_source(given)
+    assert own.action.names == opened.action.names == ("shoulder", "gripper", "x", "y", "z")
+    folder = directories.open_dataset(path)
+    records = [content for number in range(len(folder.shards)) for _, content in folder.scan(number, "")]
+    for record, other in zip(records, convert.episodes(opened, opened.units, []), strict=True):
+        found = own.standardise(folder.parse(record)).action
+        np.testing.assert_array_equal(found[:-1], other.actions)
+    assert not np.any(found[-1])
+
+
+def test_names_of_an_action_of_two_keys():
+    features = {"left": {"shape": [2], "names": ["x", "y"]}, "right": {"shape": [1], "names": ["x"]}}
+    assert lerobot_meta.joined_names(features, ("left", "right")) == ["left.x", "left.y", "right.x"]
+    assert lerobot_meta.joined_names(features, ("left",)) == ["x", "y"]
 
 
 def test_a_success_ends_an_episode_and_a_stored_reward_moves_from_the_last_action(lerobot_folders):

@@ -40,12 +40,12 @@ Unit = tuple[Place, tuple[tuple[int, int], ...]]
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """What is alike in all episodes: dims of the action, and the stream at each path of the observations.
+    """What is alike in all episodes: dims of the action's keys, the stream at each path of the observations.
 
     The paths of the other columns may differ.
     """
 
-    dims: int
+    dims: tuple[int, ...]
     streams: tuple[tuple[str, Stream], ...]
     columns: tuple[str, ...] = dataclasses.field(compare=False)
 
@@ -83,7 +83,7 @@ def open_source(given: Settings) -> Source:
     with told(lambda: _possible(model)):
         layout, observation, keys = _layout(given, model, usual)
     layout = dataclasses.replace(layout, scales=_scales(layout, shapes.values()))
-    names = [f"a{i}" for i in range(usual.dims)]
+    names = [f"a{i}" for i in range(sum(usual.dims))]
     entries = [str(entry) for entry in range(observation.state_dim)]
     bounds, index = Bounds(names, Movements(names, entries, given.action_state)), itertools.count()
     units: list[Unit] = []
@@ -158,7 +158,7 @@ def _groups(given: Settings, file: Path) -> tuple[list[str], dict[str, set[str]]
         if not any(_has_action(given, demos[group]) for group in groups):
             groups = ["/"]
         if groups == ["/"] and not _has_action(given, content):
-            one, many = given.action or "action", given.action or "actions"
+            one, many = (*given.action, *given.action, "action", "actions")[:2]
             raise UserError(
                 f"{file} has keys {sorted(content)}; expected {one} and observations, or (robomimic) "
                 f"data/demo_0/{many}; give --action=KEY."
@@ -182,26 +182,30 @@ def _items(content: Any, key: str) -> Any:
 
 
 def _has_action(given: Settings, group: Any) -> bool:
-    keys = [given.action] if given.action else ("actions", "action")
-    return group is not None and any(key in group for key in keys)
+    return group is not None and any(key in group for key in given.action or ("actions", "action"))
 
 
 def _shape(given: Settings, place: Place) -> Shape:
     with open_file(place.file) as content:
         group = _group(content, place)
-        actions = group[settings.action_key(given, group, place.name)]
-        shape = getattr(actions, "shape", None)
-        if not (isinstance(shape, tuple) and len(shape) == 2 and all(shape)):
-            found = "of a group" if shape is None else shape
-            raise UserError(
-                f"{place.name}: the action has shape {found}, expected [steps, dims]; give --action=KEY."
-            )
-        if actions.dtype.kind not in "fiub":
-            raise UserError(
-                f"{place.name}: the action is {actions.dtype}, expected numbers; give --action=KEY."
-            )
+        dims = [_dims(group[key], key, place) for key in settings.action_keys(given, group, place.name)]
         columns = tuple(hdf5_streams.columns(group))
-        return Shape(shape[1], tuple(sorted(hdf5_streams.of(group).items())), columns)
+        return Shape(tuple(dims), tuple(sorted(hdf5_streams.of(group).items())), columns)
+
+
+def _dims(actions: Any, key: str, place: Place) -> int:
+    """Returns the dims of a key of the action; raises a UserError where it cannot be one."""
+    shape = getattr(actions, "shape", None)
+    if not (isinstance(shape, tuple) and len(shape) == 2 and all(shape)):
+        found = "of a group" if shape is None else shape
+        raise UserError(
+            f"{place.name}: the action {key!r} has shape {found}, expected [steps, dims]; give --action=KEY."
+        )
+    if actions.dtype.kind not in "fiub":
+        raise UserError(
+            f"{place.name}: the action {key!r} is {actions.dtype}, expected numbers; give --action=KEY."
+        )
+    return shape[1]
 
 
 def _group(content: Any, place: Place) -> Any:
@@ -240,7 +244,7 @@ def _layout(given: Settings, place: Place, shape: Shape) -> tuple[Layout, Observ
     description = ", ".join(f"{short} ({dim})" for short, dim in dims.items())
     observation = ObservationSpec(tuple(cameras), size, sum(dims.values()), description)
 
-    action = settings.action_key(given, shapes, name)
+    action = settings.action_keys(given, shapes, name)
     named = ("rewards", given.success, given.reward)  # of any shape: the reader of them says what is wrong
     per_step = [key for key, one in shapes.items() if one[1:] in ((), (1,)) or key in named]
     success = settings.success_key(given, sorted(per_step), "rewards", name)
@@ -288,13 +292,17 @@ def _survey(
         return hdf5_episode.recordings(given, layout, content, place)
 
 
+def _sum(dims: tuple[int, ...]) -> str:
+    return " + ".join(map(str, dims))
+
+
 def _compare(given: Settings, layout: Layout, place: Place, shape: Shape, model: Place, usual: Shape) -> None:
     """Raises UserError where what is used of an episode is not as in the usual one."""
     name, ours, theirs = place.name, dict(shape.streams), dict(usual.streams)
     if shape.dims != usual.dims:
         raise UserError(
-            f"{name} has actions of {shape.dims} dims, {model.name} of {usual.dims}; convert each robot by "
-            "itself."
+            f"{name} has actions of {_sum(shape.dims)} dims, {model.name} of {_sum(usual.dims)}; convert "
+            "each robot by itself."
         )
     more = [path for path, one in ours.items() if path not in theirs and one.role in _free(given)]
     if lacking := [path for path in (*layout.cameras, *layout.state) if path not in ours]:

@@ -47,7 +47,7 @@ class Layout:
         cameras: {path: name in the dataset}.
         state: paths of the vectors that are joined to the state.
         size: (height, width) of all images in the dataset.
-        action: the key of the action.
+        action: keys that are joined to the action.
         success: "all", "none", or the key of success.
         scales: {path: factor that brings a camera of floats to 0..255}.
     """
@@ -55,7 +55,7 @@ class Layout:
     cameras: dict[str, str]
     state: tuple[str, ...]
     size: tuple[int, int]
-    action: str
+    action: tuple[str, ...]
     success: str
     scales: dict[str, float]
 
@@ -102,7 +102,11 @@ def _recording(given: Settings, layout: Layout, content: Any, place: Place) -> t
     episode, name = content[place.group], place.name
     observations = hdf5_streams.datasets(episode)
     following = hdf5_streams.datasets(episode, ("next_obs",))
-    actions = np.asarray(episode[layout.action], np.float32)
+    columns = [np.asarray(episode[key], np.float32) for key in layout.action]
+    if len({len(rows) for rows in columns}) > 1:
+        found = ", ".join(f"{len(rows)} of {key}" for key, rows in zip(layout.action, columns, strict=True))
+        raise UserError(f"{name} has actions that end apart ({found}); leave one out with --action.")
+    actions = np.concatenate(columns, axis=1)
     has_next = all(path in following for path in (*layout.cameras, *layout.state))
 
     def with_next(path):

@@ -33,7 +33,8 @@ def of(given: Settings, layout: Layout, content: Any, place: Place, streams: dic
     """
     episode = content[place.group]
     observations, others = hdf5_streams.datasets(episode), hdf5_streams.columns(episode)
-    state = keys.state((path, streams[path].dims) for path in layout.state)
+    state = keys.places("state", ((path, streams[path].dims) for path in layout.state))
+    action = keys.action([(key, others[key].shape[1]) for key in layout.action])
     said = hdf5_episode.where_instruction(given, content, episode, place.name)
 
     def observed(path: str) -> Key:
@@ -45,11 +46,13 @@ def of(given: Settings, layout: Layout, content: Any, place: Place, streams: dic
 
     def column(path: str) -> Key:
         item = others[path]
-        roles = keys.roles(given, path, layout.action, layout.success)
+        roles = keys.roles(given, path, action, layout.success)
         roles += ["the instruction"] if said == path else []
         why = _KNOWN.get(path) or "it is no observation"
         if path not in _KNOWN and hdf5_streams.is_number(item):
             why = keys.why_no_number(given, path, vector=False)
+        elif _may_act(path, item):
+            why = "it is no observation; --action may name it"
         return keys.described(path, _holds(item), roles, why)
 
     rows = [*map(observed, observations), *map(column, others)]
@@ -82,12 +85,15 @@ def possible(episode: Any) -> list[Key]:
         camera, state = stream.role == "camera", stream.role == "vector"
         rows.append(keys.possible(path, _holds(item), stream.why, camera=camera, state=state))
     for path, item in hdf5_streams.columns(episode).items():
-        known = path in _KNOWN
-        action = item.dtype.kind in "fiub" and len(item.shape or ()) == 2 and not known
-        number = hdf5_streams.is_number(item) and not known
-        why_not = _KNOWN.get(path, "it is no observation")
+        number = hdf5_streams.is_number(item) and path not in _KNOWN
+        why_not, action = _KNOWN.get(path, "it is no observation"), _may_act(path, item)
         rows.append(keys.possible(path, _holds(item), why_not, action=action, number=number))
     return rows
+
+
+def _may_act(path: str, item: Any) -> bool:
+    """Returns whether a column may be the action, or a part of it."""
+    return item.dtype.kind in "fiub" and len(item.shape or ()) == 2 and path not in _KNOWN
 
 
 def rare(given: Settings, path: str, holds: str) -> Key:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from qt_jax.curation.convert.settings import Settings
 from qt_jax.errors import UserError
@@ -92,31 +92,36 @@ def possible(
     return described(name, holds, [f"may be {', '.join(may)}"] if may else [], why_not)
 
 
-def roles(settings: Settings, name: str, action: str, success: str) -> list[str]:
+def roles(settings: Settings, name: str, action: Mapping[str, str], success: str) -> list[str]:
     """Returns what a column of numbers becomes, besides a part of the state.
 
     Args:
         settings: of the conversion.
         name: of the column.
-        action: the key of the action.
+        action: what `action` returns.
         success: the key of success, "all" or "none".
     """
     taken = {
-        "the action": action,
         "success": success,
         "the reward": settings.reward,
         "who acted": settings.intervention,
     }
-    return [role for role, key in taken.items() if key == name]
+    acts = [action[name]] if name in action else []
+    return acts + [role for role, key in taken.items() if key == name]
 
 
-def state(parts: Iterable[tuple[str, int]]) -> dict[str, str]:
-    """Returns {key: its place in the state} of (key, dims) in the order in which they are joined."""
-    places, start = {}, 0
+def action(parts: Sequence[tuple[str, int]]) -> dict[str, str]:
+    """Returns {key: "the action", or its place in it} of (key, dims) in the order that they are joined in."""
+    return places("action", parts) if len(parts) > 1 else {parts[0][0]: "the action"}
+
+
+def places(what: str, parts: Iterable[tuple[str, int]]) -> dict[str, str]:
+    """Returns {key: its place in `what`} of (key, dims) in the order in which they are joined."""
+    found, start = {}, 0
     for name, dims in parts:
-        places[name] = f"state {start}" if dims == 1 else f"state {start} to {start + dims - 1}"
+        found[name] = f"{what} {start}" if dims == 1 else f"{what} {start} to {start + dims - 1}"
         start += dims
-    return places
+    return found
 
 
 def why_no_number(settings: Settings, name: str, vector: bool) -> str:
@@ -130,7 +135,7 @@ def why_no_number(settings: Settings, name: str, vector: bool) -> str:
     if name.replace("/", ".") in INTERVENTION:
         return "--intervention tells a person's steps from a policy's"
     if vector:
-        return "--state may name it" if settings.state is None else "--state leaves it out"
+        return "--state or --action may name it" if settings.state is None else "--state leaves it out"
     return "--reward or --success may name it"
 
 

@@ -66,7 +66,7 @@ def open_source(given: Settings) -> Source:
         ) from error
 
     files = [list(group) for _, group in itertools.groupby(entries, lambda entry: entry.file)]
-    names = lerobot_meta.names(metadata.features[layout.action])
+    names = lerobot_meta.joined_names(metadata.features, layout.action)
     state = [name for key in layout.state for name in lerobot_meta.names(metadata.features[key], "s")]
     bounds, skips = Bounds(names, Movements(names, state, given.action_state)), Skips(given.max_skipped)
     units: list[list[Piece]] = []
@@ -97,12 +97,13 @@ def open_source(given: Settings) -> Source:
 def _layout(given: Settings, metadata: Metadata) -> tuple[Layout, ObservationSpec, list[Key]]:
     """Returns the layout, the spec of the observations, and what becomes of each feature."""
     features, name = metadata.features, str(metadata.root)
-    action = settings.action_key(given, features, name)
-    if not lerobot_meta.is_vector(action, features[action]):
-        raise UserError(
-            f"--action={action}: {name} has it as {features[action]['dtype']}, expected numbers; give "
-            "--action=KEY."
-        )
+    action = settings.action_keys(given, features, name)
+    for key in action:
+        if not lerobot_meta.is_vector(key, features[key]):
+            raise UserError(
+                f"--action={key}: {name} has it as {features[key]['dtype']}, expected numbers; give "
+                "--action=KEY."
+            )
 
     pictures = [key for key, feature in features.items() if lerobot_meta.is_image(feature)]
     keys = settings.camera_names(given, pictures, ".", name)
@@ -114,7 +115,7 @@ def _layout(given: Settings, metadata: Metadata) -> tuple[Layout, ObservationSpe
     vectors = {
         key: feature
         for key, feature in features.items()
-        if key != action and lerobot_meta.is_vector(key, feature)
+        if key not in action and lerobot_meta.is_vector(key, feature)
     }
     default = [key for key in lerobot_meta.STATES if key in vectors][:1]
     if vectors and not default and given.state is None:
@@ -124,16 +125,16 @@ def _layout(given: Settings, metadata: Metadata) -> tuple[Layout, ObservationSpe
         )
     state = settings.choose("--state", given.state, vectors, default, name)
     settings.check_observed(cameras, state, features, name)
-    dims = {key: int(np.prod(vectors[key]["shape"])) for key in state}
+    dims = {key: int(np.prod(features[key]["shape"])) for key in (*action, *state)}
     description = ", ".join(f"{key}: {' '.join(lerobot_meta.names(vectors[key]))}" for key in state)
     sizes = {short: lerobot_meta.height_width_channels(usable[short])[:2] for short in cameras}
     observation = ObservationSpec(
-        tuple(cameras), settings.image_size(given, sizes, name), sum(dims.values()), description
+        tuple(cameras), settings.image_size(given, sizes, name), sum(dims[key] for key in state), description
     )
 
     one_number = [key for key, feature in features.items() if lerobot_keys.is_mark(key, feature)]
     success = settings.success_key(given, sorted(one_number), "next.success", name)
-    numbers = {action, *state, given.reward, given.intervention, success} - {"", "all", "none"}
+    numbers = {*action, *state, given.reward, given.intervention, success} - {"", "all", "none"}
     columns = numbers | {"task_index", "episode_index"} | ({"timestamp"} & set(features))
     layout = Layout(
         root=name,
@@ -142,7 +143,7 @@ def _layout(given: Settings, metadata: Metadata) -> tuple[Layout, ObservationSpe
         size=observation.image_size,
         action=action,
         state=tuple(state),
-        dims=dims | {action: int(np.prod(features[action]["shape"]))},
+        dims=dims,
         success=success,
         tasks=metadata.tasks,
         columns=tuple(sorted(columns)),

@@ -28,9 +28,9 @@ class Layout:
         fps: steps a second.
         cameras: {key: name in the dataset}.
         size: (height, width) of all images in the dataset.
-        action: the key of the action.
+        action: keys that are joined to the action.
         state: keys that are joined to the state.
-        dims: {key: dims} of the action and of each part of the state.
+        dims: {key: dims} of each part of the action and of the state.
         success: "all", "none", or the key of success.
         tasks: {task_index: instruction}.
         columns: keys of all numbers that are read.
@@ -40,7 +40,7 @@ class Layout:
     fps: float
     cameras: dict[str, str]
     size: tuple[int, int]
-    action: str
+    action: tuple[str, ...]
     state: tuple[str, ...]
     dims: dict[str, int]
     success: str
@@ -132,7 +132,7 @@ def _tolerance_s(given: Settings, layout: Layout) -> float:
 
 
 def _vectors(layout: Layout, piece: Piece, rows: Any, key: str) -> np.ndarray:
-    """Returns the action or a part of the state, [rows, dims].
+    """Returns a part of the action or of the state, [rows, dims].
 
     Raises:
         UserError: for a row with another number of dims than the metadata says.
@@ -167,7 +167,7 @@ def recording_of(given: Settings, layout: Layout, piece: Piece, table: Any) -> R
         instruction=settings.instruction(given, _task_text(layout, task), why),
         frames={camera: _frames(given, layout, piece, rows, key) for key, camera in layout.cameras.items()},
         state=np.concatenate(state, axis=1),
-        actions=vector(layout.action)[:count],
+        actions=np.concatenate([vector(key)[:count] for key in layout.action], axis=1),
         success=outcome(layout.success, column, name),
         rewards=column(given.reward) if given.reward else None,
         dt=1.0 / layout.fps,

@@ -30,14 +30,15 @@ def of(given: Settings, layout: Any, metadata: Metadata, refused: dict[str, str]
         metadata: of the dataset.
         refused: {key: why} of images that cannot be used.
     """
-    state = keys.state((key, layout.dims[key]) for key in layout.state)
+    state = keys.places("state", ((key, layout.dims[key]) for key in layout.state))
+    action = keys.action([(key, layout.dims[key]) for key in layout.action])
 
     def row(name: str, feature: dict[str, Any]) -> Key:
         roles = [f"camera {layout.cameras[name]}"] if name in layout.cameras else []
         roles += [state[name]] if name in state else []
         roles += [_OWN[name]] if name in _OWN else []
         roles += ["the instruction"] if name == "task_index" and not given.instruction else []
-        roles += keys.roles(given, name, layout.action, layout.success)
+        roles += keys.roles(given, name, action, layout.success)
         return keys.described(name, _holds(feature), roles, why_not(name, feature))
 
     def why_not(name: str, feature: dict[str, Any]) -> str:

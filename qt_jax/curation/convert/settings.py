@@ -35,8 +35,8 @@ class Settings:
     """(name, key) of cameras that do not get the last part of their key as a name."""
     bgr: tuple[str, ...] = ()
     """Names of cameras whose red and blue are swapped in the input."""
-    action: str = ""
-    """A key; empty: action or actions."""
+    action: tuple[str, ...] = ()
+    """Keys that are joined to the action; empty: action or actions."""
     state: tuple[str, ...] | None = None
     """Keys that are joined to the state vector; None: the format's own."""
     action_space: str = ""
@@ -153,20 +153,20 @@ def check_observed(cameras: Iterable[str], state: Iterable[str], there: Iterable
         )
 
 
-def action_key(settings: Settings, keys: Iterable[str], name: str) -> str:
-    """Returns the key of the action.
+def action_keys(settings: Settings, keys: Iterable[str], name: str) -> tuple[str, ...]:
+    """Returns the keys that are joined to the action.
 
     Raises:
-        UserError: if it is not there, or if both usual keys are there and no flag chooses.
+        UserError: if one is not there, or if both usual keys are there and no flag chooses.
     """
     keys = sorted(keys)
-    found = [settings.action] if settings.action else [key for key in ("action", "actions") if key in keys]
-    if len(found) > 1:
+    usual = [key for key in ("action", "actions") if key in keys]
+    if len(usual) > 1 and not settings.action:
         raise UserError(f"{name} has both 'action' and 'actions'; give --action=action or --action=actions.")
-    if not found or found[0] not in keys:
-        wanted = settings.action or "action"
-        raise UserError(f"{name} has features {keys}, expected {wanted!r} among them; give --action=KEY.")
-    return found[0]
+    found = settings.action or tuple(usual) or ("action",)
+    if lacking := [key for key in found if key not in keys]:
+        raise UserError(f"{name} has features {keys}, expected {lacking[0]!r} among them; give --action=KEY.")
+    return found
 
 
 def image_size(settings: Settings, sizes: dict[str, tuple[int, int]], name: str) -> tuple[int, int]:
