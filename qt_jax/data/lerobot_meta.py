@@ -173,10 +173,12 @@ def read(root: Path) -> Metadata:
         ) from error
     if not found.fps > 0:
         raise UserError(f"{root}/meta/info.json says {found.fps:g} fps, expected more than 0; correct it.")
-    if len(found) < (listed := info.get("total_episodes") or 0):
-        raise UserError(
-            f"{root}/meta lists {len(found)} episodes, its info.json says {listed}; copy the dataset again."
-        )
+    for what, listed in (("episodes", len(found)), ("frames", int(found.columns["length"].sum()))):
+        if info.get(f"total_{what}", listed) not in (listed, None):
+            raise UserError(
+                f"{root}/meta lists {listed} {what}, its info.json says {info[f'total_{what}']}; copy the "
+                f"dataset again, or correct total_{what} if what is listed is right."
+            )
     if not len(found):
         raise UserError(f"{root} holds no episode; expected one or more in meta/episodes.")
     if found.version == 3:
@@ -241,6 +243,11 @@ def _splits(root: Path, info: dict[str, Any], numbers: np.ndarray) -> dict[str, 
             raise UserError(
                 f"{root}/meta/info.json has the split {name}: {value!r}; expected a range such as '0:40'."
             ) from None
+        if listed and end > max(listed) + 1:
+            raise UserError(
+                f"{root}/meta/info.json has the split {name}: {value!r}, the last episode is {max(listed)}; "
+                "copy the dataset again, or correct the split."
+            )
         found[name] = listed & set(range(start, end))
     return found
 

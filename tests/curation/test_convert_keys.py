@@ -219,6 +219,10 @@ def test_lists_of_episodes_filter_and_hold_out(folder, version, tmp_path):
             r"--split is '0,7'; .* has splits train \(2\), val \(1\), and no '7'; .* such as 0:40,52",
         ),
         (
+            {"split": "0:4"},
+            "--split is '0:4'; .* and no '0:4'; expected one of them, all, or episodes such as",
+        ),
+        (
             {"split": "train", "validation": "1"},
             "--split=train and --validation=1 both hold 1 episodes, among",
         ),

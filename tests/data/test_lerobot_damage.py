@@ -147,6 +147,21 @@ def test_info_of_another_form_is_one_line(lerobot_folder):
         source(root)
 
 
+@pytest.mark.parametrize("version", ["v2.1", "v3.0"])
+def test_info_that_counts_otherwise_than_what_is_listed(lerobot_folder, version):
+    root = lerobot_folder(f"{version}-JPEG")
+    recordings.edit_info(root, total_episodes=3, total_frames=15)
+    assert len(source(root).index) == 3
+    for changes, message in [
+        ({"total_episodes": 2}, "lists 3 episodes, its info.json says 2; .* or correct total_episodes if"),
+        ({"total_frames": 14}, "lists 15 frames, its info.json says 14; copy the dataset again, or"),
+        ({"splits": {"train": "0:99"}}, "split train: '0:99', the last episode is 2; copy the dataset again"),
+    ]:
+        recordings.edit_info(root, **{"total_episodes": 3, "total_frames": 15} | changes)
+        with pytest.raises(UserError, match=message):
+            source(root)
+
+
 def test_validate_names_what_is_wrong(lerobot_folder, tmp_path):
     root = lerobot_folder("v2.1-video")
     config = config_of(root)

@@ -87,11 +87,15 @@ def _holds(feature: dict[str, Any]) -> str:
 
 
 def words(numbers: set[int]) -> Words:
-    """Returns how flags list the episodes `numbers`: by number, or as a range without its end."""
+    """Returns how flags list the episodes `numbers`: by number, or as a range without its end.
+
+    A range that ends after the last episode is an unknown one: the copy may be cut short.
+    """
+    after = max(numbers, default=-1) + 1
 
     def find(word: str) -> set[int]:
         start, colon, stop = word.partition(":")
-        if not (start + stop).isdigit():
+        if not (start + stop).isdigit() or int(stop or 0) > after:
             return set()
         if not colon:
             return numbers & {int(start)}
