@@ -7,13 +7,13 @@ from typing import Any
 import ml_collections
 from absl import flags
 
-from qt_jax import storage
 from qt_jax.cli import dataset_flags
 from qt_jax.curation import dataset_rerun
 from qt_jax.curation.inspect import inspect
 from qt_jax.training import datasets, setup
 
 FLAGS = flags.FLAGS
+_FOLDER = "runs/inspect"
 
 
 def define_flags() -> None:
@@ -21,7 +21,7 @@ def define_flags() -> None:
     dataset_flags.define()
     episodes = "So many of each kind (demonstrations, successes, failures) are shown."
     flags.DEFINE_integer("episodes", 3, episodes, lower_bound=0)
-    flags.DEFINE_string("output", "runs/inspect", "Where NAME.html goes.")
+    dataset_flags.define_output(_FOLDER, "NAME.html")
     videos = "Write an mp4 of each shown episode and camera, beside the page."
     flags.DEFINE_boolean("videos", False, videos)
     rerun = "A file such as episodes.rrd: the shown episodes, whole, for the Rerun viewer."
@@ -34,7 +34,8 @@ def main(config: Any | None) -> None:
     recording = dataset_rerun.Recording(FLAGS.rerun) if FLAGS.rerun else None
     frozen = ml_collections.FrozenConfigDict(config)
     _, recipe, _ = setup.prepare(frozen, datasets.entries(config), any_returns=True)
-    for text in inspect(recipe, storage.directory(FLAGS.output), FLAGS.episodes, recording, FLAGS.videos):
+    pages = dataset_flags.output(_FOLDER)
+    for text in inspect(recipe, pages, FLAGS.episodes, recording, FLAGS.videos):
         print(text)
     if recording is not None:
         recording.close()

@@ -9,13 +9,13 @@ from typing import Any
 
 from absl import flags
 
-from qt_jax import storage
 from qt_jax.cli import dataset_flags
 from qt_jax.curation.validate import IMAGES, validate
 from qt_jax.errors import EXIT_VIOLATIONS
 from qt_jax.training import datasets
 
 FLAGS = flags.FLAGS
+_FOLDER = "runs/validate"
 
 
 def define_flags() -> None:
@@ -24,7 +24,7 @@ def define_flags() -> None:
     flags.DEFINE_enum("images", "all", IMAGES, "Which images of an episode are decoded.")
     limit = "So many violations of a kind are printed; all are in the file."
     flags.DEFINE_integer("limit", 20, limit, lower_bound=0)
-    flags.DEFINE_string("output", "runs/validate", "Where NAME.jsonl goes, a violation a line.")
+    dataset_flags.define_output(_FOLDER, "NAME.jsonl, a violation a line,")
 
 
 def main(config: Any | None) -> None:
@@ -32,7 +32,7 @@ def main(config: Any | None) -> None:
     config = dataset_flags.select(config)
     total = 0
     for entry in datasets.entries(config):
-        path = storage.directory(FLAGS.output) / f"{entry.name}.jsonl"
+        path = dataset_flags.output(_FOLDER) / f"{entry.name}.jsonl"
         count, report = validate(entry, config.data, path, FLAGS.images, FLAGS.limit)
         total += count
         print(report)

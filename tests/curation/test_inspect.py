@@ -190,11 +190,11 @@ def test_the_command(dataset_path, tmp_path):
     assert f"page: {tmp_path}/collected.html" in result.stdout
     page = (tmp_path / "collected.html").read_text()
     assert page.count('class="episode"') == len(re.findall(r"<h3>", page)) >= 2 and "http" not in page
-    described = [f"--data={dataset_path}", f"--output={tmp_path}", "--episodes=0"]
-    command = [sys.executable, "-m", "qt_jax", "inspect", *described]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    command = [sys.executable, "-m", "qt_jax", "inspect", f"--data={dataset_path}", "--episodes=0"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True)
     assert re.search(r"grip .* of 256 ", result.stdout)
-    assert "None is shown" in (tmp_path / "collected.html").read_text()
+    own = tmp_path / "runs/inspect" / epath.Path(dataset_path).name  # those of other datasets stay
+    assert "None is shown" in (own / "collected.html").read_text()
 
 
 def test_rerun_is_asked_for_and_not_installed(monkeypatch):
