@@ -183,9 +183,9 @@ def _shard(path: Path, split: str, entries: list[Entry], root: Path, seen: set[s
 
 
 def check_videos(root: Path, entry: Entry, fps: float, cameras: Container[str] | None = None) -> None:
-    """Checks that each video is there, and that an episode's part of one that it shares has all its frames.
+    """Checks that each video can be opened, and that it, or the episode's part of it, has all the frames.
 
-    Where it had not, its last rows would show the next episode.
+    Where a part had not, the episode's last rows would show the next episode.
 
     Args:
         root: of the dataset.
@@ -194,7 +194,7 @@ def check_videos(root: Path, entry: Entry, fps: float, cameras: Container[str] |
         cameras: keys of those that are used; None for all.
 
     Raises:
-        BadRecord: if one is missing or too short.
+        BadRecord: if one is missing, cannot be opened or is too short.
 
     """
     for key, clip in entry.clips.items():
@@ -204,15 +204,17 @@ def check_videos(root: Path, entry: Entry, fps: float, cameras: Container[str] |
             modified = os.stat(root / clip.path).st_mtime_ns
         except FileNotFoundError:
             raise BadRecord(f"its video {clip.path} is missing; copy the dataset again") from None
+        file_s = _length_s(str(root / clip.path), modified)
+        rows_s = f"{entry.length} rows at {fps:g} fps last {entry.length / fps:.4g} s"
         if clip.stop_s is None or clip.file_stop_s is None:
+            if file_s < (entry.length - 1.5) / fps:
+                raise BadRecord(f"its video {clip.path} lasts {file_s:.4g} s, {rows_s}; copy the file again")
             continue
         lasts_s = clip.stop_s - clip.start_s
         if lasts_s < (entry.length - 0.5) / fps:
             raise BadRecord(
-                f"its part of the video {clip.path} lasts {lasts_s:.4g} s, {entry.length} rows at {fps:g} "
-                f"fps last {entry.length / fps:.4g} s; leave the episode out"
+                f"its part of the video {clip.path} lasts {lasts_s:.4g} s, {rows_s}; leave the episode out"
             )
-        file_s = _length_s(str(root / clip.path), modified)
         if file_s < clip.file_stop_s - 1.5 / fps:
             raise BadRecord(
                 f"the video {clip.path} ends at {file_s:.4g} s, its last episode at {clip.file_stop_s:.4g} "
@@ -222,13 +224,14 @@ def check_videos(root: Path, entry: Entry, fps: float, cameras: Container[str] |
 
 @functools.lru_cache(maxsize=256)
 def _length_s(path: str, modified: int) -> float:
-    """Returns `video.length_s`, or NaN for a file that cannot be opened, which decoding says better."""
+    """Returns `video.length_s`; raises BadRecord for a file that cannot be opened."""
     import av
 
     try:
         return video.length_s(path)
-    except (OSError, IndexError, av.FFmpegError):
-        return np.nan
+    except (OSError, IndexError, av.FFmpegError) as error:
+        line = (str(error).splitlines() or [""])[0][:200]
+        raise BadRecord(f"its video {path} cannot be opened ({line}); copy the file again") from error
 
 
 def longer_videos(root: Path, entry: Entry, end_s: float, fps: float) -> dict[str, str]:

@@ -262,6 +262,15 @@ def edit_clips(root, edge, change):
     pq.write_table(pa.Table.from_pylist(rows), path)
 
 
+def spoil_frames(path, first=False):
+    """Spoils bytes in the middle of a video's frames, or its first ones; the file opens as before."""
+    content = bytearray(path.read_bytes())
+    start = content.index(b"mdat") + 4
+    place = start if first else (start + content.index(b"moov")) // 2
+    content[place : place + 40] = bytes(byte ^ 0x5A for byte in content[place : place + 40])
+    path.write_bytes(content)
+
+
 def shared_video(root, missing=()):
     """Writes the wrist's video that all episodes share, without the frames `missing`, {(episode, step)}."""
     frames = [

@@ -85,12 +85,7 @@ def test_a_video_longer_than_its_rows_is_noted(lerobot_folder):
 
 def test_damage_that_the_decoder_finds_is_reported(lerobot_folder):
     root = lerobot_folder("v2.1-video")
-    path = root / "videos/chunk-001/observation.images.front/episode_000002.mp4"
-    content = bytearray(path.read_bytes())
-    start = content.index(b"mdat") + 4
-    middle = (start + content.index(b"moov")) // 2
-    content[middle : middle + 40] = bytes(byte ^ 0x5A for byte in content[middle : middle + 40])
-    path.write_bytes(content)
+    recordings.spoil_frames(root / "videos/chunk-001/observation.images.front/episode_000002.mp4")
     with pytest.raises(
         UserError, match=r"episode 2, step \d, camera 'front': .*000002.mp4 does not decode \("
     ):

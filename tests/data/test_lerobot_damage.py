@@ -38,6 +38,12 @@ def spoil(root, what):
         rewrite(rows, lambda table: table.drop(["observation.state"]))
     elif what == "video missing":
         clip.unlink()
+    elif what == "video damaged":
+        clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+    elif what == "no video":
+        clip.write_bytes(b"no video")
+    elif what == "video short":
+        recordings.video(clip, [recordings.frame(2, step, "wrist") for step in range(3)])
     elif what == "gap":
         recordings.edit_rows(root, "timestamp", lambda e, step, t: t + (e == 2 and step > 3))
     elif what == "fps":
@@ -62,6 +68,9 @@ def spoil(root, what):
         ("fewer rows", "has 4 rows, the metadata says 6; copy the dataset again"),
         ("no column", "has no column observation.state, expected as in meta/info.json; copy it again"),
         ("video missing", "its video .*wrist/episode_000002.mp4 is missing; copy the dataset again"),
+        ("video damaged", "its video .*wrist/episode_000002.mp4 cannot be opened .*; copy the file again"),
+        ("no video", "its video .*wrist/episode_000002.mp4 cannot be opened .*; copy the file again"),
+        ("video short", "its video .* lasts 0.3 s, 6 rows at 10 fps last 0.6 s; copy the file again"),
         (
             "gap",
             "step 4: its timestamp is 1.4 s, 1.1 s after the one before, expected 0.1 s; `convert --cut=",
@@ -86,12 +95,10 @@ def test_a_bad_episode_is_one_line_and_skipped_only_where_asked(lerobot_folder, 
     assert len(source(root, max_skipped=1).index) == 2
 
 
-@pytest.mark.parametrize("damage", [b"no video", None])
-def test_a_damaged_video_is_named_when_it_is_drawn(lerobot_folder, damage, capsys):
+def test_damaged_frames_are_named_when_they_are_drawn(lerobot_folder, capsys):
     root = lerobot_folder("v2.1-video")
     name = "videos/chunk-001/observation.images.wrist/episode_000002.mp4"
-    content = (root / name).read_bytes()
-    (root / name).write_bytes(damage or content[: len(content) // 2])
+    recordings.spoil_frames(root / name, first=True)
     made = recipe(root, max_skipped=1)
     iterator = recipes.make_iterator(made, batch_size=3, skips=Skips(made.mixture, 1))
     recipes.take(iterator, 2)
@@ -174,11 +181,14 @@ def test_validate_names_what_is_wrong(lerobot_folder, tmp_path):
     assert count == 0 and "3 episodes, 10 steps, 26 images decoded" in text, text
     assert "not used: next.reward" in text
     path = root / "videos/chunk-001/observation.images.wrist/episode_000002.mp4"
-    path.write_bytes(b"no video")
+    recordings.spoil_frames(path, first=True)
     spoil(root, "nan")
     count, text = report()
     assert "episode_000002.parquet, episode 2 (episode_000002), step 1: action is [nan, 0]" in text
     assert f"step 0: 'wrist' does not decode ({path} does not decode (InvalidDataError" in text
+    spoil(root, "no video")
+    count, text = report()
+    assert count == 1 and "cannot be opened" in text
 
 
 def test_columns_that_info_does_not_declare_are_named(lerobot_folder):
