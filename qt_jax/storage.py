@@ -20,6 +20,9 @@ logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs pages of what i
 # Otherwise epath imports TensorFlow, where it is installed, to reach a bucket.
 os.environ.setdefault("EPATH_USE_TF", "false")
 
+BUCKETS = ("gs", "s3")
+"""Schemes of the stores that are read."""
+
 
 def directory(path: str) -> epath.Path:
     """Returns the directory `path`, absolute; it need not exist.
@@ -30,14 +33,34 @@ def directory(path: str) -> epath.Path:
     """
     if "://" not in path:  # `resolve` would take a bucket's name for a relative path
         return epath.Path(path).expanduser().resolve()
+    store, _, rest = path.partition("://")
+    if store == "file":
+        return epath.Path(rest)
+    if store not in BUCKETS:
+        raise UserError(f"{path} is of no store that is known; expected a folder, gs:// or s3://.")
     try:
-        fsspec.get_filesystem_class(path.partition("://")[0])
-    except (ImportError, ValueError) as error:
+        fsspec.get_filesystem_class(store)
+    except ImportError as error:
+        package = "'qt_jax[cloud]'" if store == "gs" else "s3fs"
         raise UserError(
-            f"{path} cannot be opened ({error}); for gs:// run `pip install 'qt_jax[cloud]'`.",
-            topic="missing-package",
+            f"{path} cannot be opened ({error}); run `pip install {package}`.", topic="missing-package"
         ) from error
     return epath.Path(path)
+
+
+def writable(path: str) -> epath.Path:
+    """Returns `directory` of a place for datasets or checkpoints, which TFDS and Orbax write.
+
+    Raises:
+        UserError: as `directory`, and for s3://, which neither can write.
+
+    """
+    if path.startswith("s3://"):
+        raise UserError(
+            f"{path} cannot be used here: datasets are read from s3://, but they and checkpoints are written "
+            "to a folder or to gs:// alone."
+        )
+    return directory(path)
 
 
 def replace_bytes(path: epath.Path, content: bytes) -> None:

@@ -36,6 +36,8 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("camera", [], named)
     flags.DEFINE_list("bgr", [], "Cameras whose red and blue are swapped in the files. [none]")
     flags.DEFINE_list("action", [], "Keys joined to the action. [action or actions]")
+    called = "Names of the action's dims; robots in one mixture share those of one name. [its own, or a0, a1]"
+    flags.DEFINE_list("action_names", [], called)
     joined = "Keys to join to the state vector. [observation.state or state; all vectors of HDF5]"
     flags.DEFINE_list("state", None, joined)
     space = "The actions of the dataset: absolute, or delta, which is less the state. [as they are]"
@@ -155,6 +157,7 @@ def settings(path: str) -> convert.Settings:
         bgr=tuple(FLAGS.bgr),
         intervention=FLAGS.intervention,
         action=tuple(FLAGS.action),
+        action_names=tuple(FLAGS.action_names),
         state=optional(FLAGS.state),
         action_space=FLAGS.action_space,
         action_state=optional(FLAGS.action_state),

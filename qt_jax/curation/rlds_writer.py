@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from qt_jax import text
+from qt_jax import storage, text
 from qt_jax.curation.rlds_names import import_rlds
 from qt_jax.data.recorded import AGE, RecordedEpisode
 from qt_jax.errors import UserError
@@ -82,7 +82,7 @@ def write(
 
 def check_free(path: str) -> epath.Path:
     """Returns the path; raises UserError if a dataset is there already."""
-    place = epath.Path(path)
+    place = storage.writable(path)
     if (place / VERSION).exists():
         raise UserError(
             f"{place / VERSION} already holds a dataset; delete it or choose another path.",
@@ -93,7 +93,7 @@ def check_free(path: str) -> epath.Path:
 
 def remove_unfinished(path: str) -> None:
     """Removes what an interrupted writing left beside the dataset, or where it was to be."""
-    for unfinished in epath.Path(path).glob(f"incomplete.*_{VERSION}"):  # TFDS' name for it
+    for unfinished in storage.writable(path).glob(f"incomplete.*_{VERSION}"):  # TFDS' name for it
         unfinished.rmtree()
 
 

@@ -27,10 +27,8 @@ def spec(path: str) -> DatasetSpec:
 
     observation = directory.features["steps"]["observation"]
     cameras = tuple(sorted(set(observation) - {"state"}))
-    sizes = {observation[camera].shape[:2] for camera in cameras}
-    if len(sizes) > 1:
-        raise UserError(f"{directory.path} has cameras of {sorted(sizes)}; {remedy}.")
-    size = next(iter(sizes), (0, 0))
+    sizes = {camera: observation[camera].shape[:2] for camera in cameras}
+    size = next(iter(sizes.values()), (0, 0))
     state = observation["state"] if "state" in observation else None
     state_dim, description = (state.shape[0], state.doc.desc or "") if state else (0, "no state vector")
 
@@ -42,4 +40,5 @@ def spec(path: str) -> DatasetSpec:
         last_record="observation",
         reward=directory.metadata.get("reward", "success"),
         dt=None,
+        image_sizes=sizes,
     )

@@ -130,7 +130,8 @@ def _scan(
 ) -> Part:
     """Reads all records of the shard of this number, and keeps what it found."""
     part = parts.scan(directory, spec, step_penalty, quota, cache, number)
-    paths[number].parent.mkdir(parents=True, exist_ok=True)
+    with storage.writing(paths[number]):
+        paths[number].parent.mkdir(parents=True, exist_ok=True)
     storage.replace_bytes(paths[number], part.to_bytes())
     return part
 

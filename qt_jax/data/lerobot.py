@@ -230,8 +230,8 @@ def _length_s(path: str, modified: int) -> float:
     try:
         return video.length_s(path)
     except (OSError, IndexError, av.FFmpegError) as error:
-        line = (str(error).splitlines() or [""])[0][:200]
-        raise BadRecord(f"its video {path} cannot be opened ({line}); copy the file again") from error
+        why = getattr(error, "strerror", "") or str(error)
+        raise BadRecord(f"its video {path} cannot be opened ({why}); copy the file again") from error
 
 
 def longer_videos(root: Path, entry: Entry, end_s: float, fps: float) -> dict[str, str]:

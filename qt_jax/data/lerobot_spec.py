@@ -132,6 +132,11 @@ def spec(
 
     """
     meta = lerobot_meta.read(Path(path).expanduser().resolve())
+    if isinstance(state, str) or not isinstance(cameras, Mapping | None):
+        raise UserError(
+            f"spec({path!r}) has state={state!r} and cameras={cameras!r}; expected state=[KEY, ...] and "
+            "cameras={NAME: KEY}."
+        )
     try:
         named = [action] if isinstance(action, str) and action else action
         actions = tuple(named or _usual_action(meta))

@@ -119,13 +119,34 @@ def open_mixture(settings: Any, entries: Sequence[Entry]) -> Mixture:
         require_one_of(f"config.data.{name}", settings[name], known)
     network_observation(entries, settings.image_size)  # raises before indices are made, which may take hours
     opened = {entry.name: _open(settings, entry) for entry in entries}
-    sources = tuple(
-        dataclasses.replace(source, action=opened[source.like].action) if source.like else source
-        for source in opened.values()
+    sources = _with_meanings(
+        [
+            dataclasses.replace(source, action=opened[source.like].action) if source.like else source
+            for source in opened.values()
+        ]
     )
     instruction_dim = sources[0].index.embeddings.shape[1]
     joint = interface(entries, settings.image_size, instruction_dim)
     return Mixture(sources, joint, settings.text_encoder)
+
+
+def _with_meanings(sources: Sequence[Source]) -> tuple[Source, ...]:
+    """Notes at a source which of its dims are deltas and absolute in one before it, or the other way."""
+    seen: dict[str, tuple[str, str]] = {}
+    noted = []
+    for source in sources:
+        spaces = source.directory.metadata.get("action_space", {})
+        notes = [
+            f"its action {name!r} is {about['space']}, that of {seen[name][0]} is {seen[name][1]}, and dims "
+            "of one name share an output of the network: name them apart with `convert --action_names`, or "
+            "make them alike with --action_space"
+            for name, about in spaces.items()
+            if name in seen and seen[name][1] != about["space"]
+        ]
+        seen |= {name: (source.name, about["space"]) for name, about in spaces.items() if name not in seen}
+        spec = dataclasses.replace(source.spec, notes=(*source.spec.notes, *notes))
+        noted.append(dataclasses.replace(source, spec=spec))
+    return tuple(noted)
 
 
 def look(settings: Any, entry: Entry) -> tuple[Index, int]:

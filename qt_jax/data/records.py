@@ -90,8 +90,8 @@ def open_directory(path: str) -> Directory:
         ) from error
     if newest is None:
         raise UserError(
-            f"{path} holds no RLDS dataset (no VERSION directory); run `python -m qt_jax collect "
-            "--config=...` first, or correct the path."
+            f"{path} holds no RLDS dataset (no VERSION directory) and is no LeRobot folder on a disk (no "
+            "meta/info.json); correct the path, or run `python -m qt_jax collect` or `convert` first."
         )
 
     try:

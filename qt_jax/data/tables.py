@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib.util
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,10 +49,10 @@ def resolve(settings: Any, own: Mapping[str, DatasetSpec]) -> tuple[Entry, ...]:
 
     """
     users = _load(settings.tables) if settings.tables else None
-    specs = {**SPECS, **getattr(users, "SPECS", {}), **own}
-    mixtures = {**MIXTURES, **getattr(users, "MIXTURES", {})}
+    specs = {**SPECS, **_table(users, "SPECS", DatasetSpec), **own}
+    mixtures = {**MIXTURES, **_table(users, "MIXTURES", Mapping)}
     name = settings.mixture
-    shares = mixtures.get(name) or ({name: 1.0} if name in specs else None)
+    shares = mixtures.get(name, {name: 1.0} if name in specs else None)
     if shares is None:
         raise UserError(
             f"config.data.mixture is {name!r}; {_known(name, [*mixtures, *specs])} (more can be added by "
@@ -64,9 +65,11 @@ def resolve(settings: Any, own: Mapping[str, DatasetSpec]) -> tuple[Entry, ...]:
         )
 
     shares = {key: share if isinstance(share, Share) else Share(share) for key, share in shares.items()}
-    weights = [float(share.weight) for share in shares.values()]
-    if min(weights) <= 0:
-        raise UserError(f"Mixture {name!r} has weights {weights}; expected positive numbers.")
+    weights = [share.weight for share in shares.values()]
+    if not weights or not all(
+        isinstance(weight, (int, float)) and 0 < weight < math.inf for weight in weights
+    ):
+        raise UserError(f"Mixture {name!r} has weights {weights}; expected positive numbers, one a dataset.")
 
     common = {kind: share for kind, share in settings.balance.items() if share is not None}
     entries = []
@@ -119,6 +122,20 @@ def network_observation(entries: Sequence[Entry], image_size: int) -> Observatio
     return ObservationSpec(cameras, size, longest.state_dim, longest.state_description)
 
 
+def _table(users: ModuleType | None, name: str, kind: type) -> dict[str, Any]:
+    """Returns a table of the user's file; raises a UserError for one that is no {name: `kind`}."""
+    found = getattr(users, name, {})
+    if not isinstance(found, Mapping):
+        raise UserError(f"config.data.tables has {name} as a {type(found).__name__}; expected a dict.")
+    for key, value in found.items():
+        if not isinstance(value, kind):
+            expected = "a DatasetSpec" if kind is DatasetSpec else "a dict of datasets and their weights"
+            raise UserError(
+                f"config.data.tables has {name}[{key!r}] as a {type(value).__name__}; expected {expected}."
+            )
+    return dict(found)
+
+
 def _load(path: str) -> ModuleType:
     if not Path(path).is_file():
         raise UserError(
@@ -144,7 +161,7 @@ def _load(path: str) -> ModuleType:
         spec.loader.exec_module(module)
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(
             f"config.data.tables={path} cannot be imported ({type(error).__name__}: {error})."
         ) from error

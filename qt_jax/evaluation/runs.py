@@ -23,6 +23,11 @@ FREE = ("workdir", "evaluate", "collect", "improve", "mesh", "distributed", "dat
 
 def check(config: Any) -> None:
     """Raises a UserError for settings with which nothing can be evaluated on this machine."""
+    if "env" not in config:
+        raise UserError(
+            "The config has no env, so there is no simulator to evaluate the policy in; give one with an "
+            "env, or export the policy and serve it to the robot."
+        )
     settings = config.evaluate
     Decoding.read(settings.decode)
     if config.env.cameras:

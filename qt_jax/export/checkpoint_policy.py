@@ -62,8 +62,8 @@ def programs(
     """
     if dataset not in assets.datasets:
         raise UserError(
-            f"The policy was trained on the datasets {sorted(assets.datasets)}, not on {dataset!r}; name one "
-            "of them."
+            f"The policy was trained on the datasets {sorted(assets.datasets)}, not on {dataset!r}; name the "
+            "one whose robot acts: --dataset=NAME."
         )
     config: Any = frozen_config(assets.config)
     robot, joint = assets.datasets[dataset], assets.interface

@@ -29,7 +29,7 @@ from qt_jax.training.state import TrainState
 
 
 def _directory(workdir: str) -> epath.Path:
-    return storage.directory(workdir) / "checkpoints"
+    return storage.writable(workdir) / "checkpoints"
 
 
 class Checkpointer:

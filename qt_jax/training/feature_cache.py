@@ -112,8 +112,9 @@ def _parameters(alone: EncoderAlone, arrays: dict[str, np.ndarray], camera: str)
 
 
 def _key_of_encoder(model: Any, eye: dict, mixture: Any) -> str:
-    """Returns a digest of what turns an image into features."""
-    settings = model.image_size, model.dtype, model.patch_stages, mixture.interface.observation.image_size
+    """Returns a digest of what turns an image into features; an encoder of one's own may read any setting."""
+    names = sorted(model) if ":" in model.encoder else ("image_size", "dtype", "patch_stages")
+    settings = [(name, model[name]) for name in names], mixture.interface.observation.image_size
     digest = hashlib.sha256(repr((settings, code.digest(encoder(model.encoder)))).encode())
     for leaf in jax.tree.leaves(eye):
         digest.update(np.ascontiguousarray(leaf).tobytes())

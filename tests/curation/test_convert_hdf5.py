@@ -204,18 +204,27 @@ def test_an_action_of_two_keys(tmp_path):
     path, base = episode(tmp_path / "a.hdf5"), np.random.default_rng(1).normal(size=(STEPS, 3))
     with h5py.File(path, "a") as file:
         file["base_action"], arms = base, file["action"][:]
-    opened = source(path, "hdf5", action=("action", "base_action"), **FLAGS)
+    given = ("action", "base_action")
+    opened = source(path, "hdf5", action=given, **FLAGS)
     assert opened.action.names == ("a0", "a1", "a2", "a3", "a4") and not unused(opened)
     (found,) = all_of(opened)
     np.testing.assert_array_equal(found.actions, np.float32(np.concatenate([arms, base], axis=1)[:-1]))
     roles = {key.name: key.becomes for key in opened.keys}
     assert (roles["action"], roles["base_action"]) == ("action 0 to 1", "action 2 to 4")
 
+    names = ("left", "right", "x", "y", "turn")
+    assert source(path, "hdf5", action=given, action_names=names, **FLAGS).action.names == names
+    for wrong in (names[:4], ("left",) * 5):
+        with pytest.raises(UserError, match="--action_names is .*; expected 5 names, each once, for a0, a1"):
+            source(path, "hdf5", action=given, action_names=wrong, **FLAGS)
+    with pytest.raises(UserError, match="--action=action,action names a key twice"):
+        source(path, "hdf5", action=("action", "action"), **FLAGS)
+
     with h5py.File(path, "a") as file:
         del file["base_action"]
         file["base_action"] = base[1:]
     with pytest.raises(UserError, match=r"end apart \(6 of action, 5 of base_action\); leave one out with"):
-        source(path, "hdf5", action=("action", "base_action"), **FLAGS)
+        source(path, "hdf5", action=given, **FLAGS)
 
 
 @pytest.mark.parametrize("link", ["soft", "external", "hard"])

@@ -146,6 +146,13 @@ def test_what_cannot_be_opened_is_one_line(lerobot_folder):
     assert spec.observation.state_dim == 3
 
 
+def test_arguments_of_another_form(lerobot_folder):
+    root = str(lerobot_folder("v3.0-JPEG"))
+    for wrong in ({"state": "observation.state"}, {"cameras": ["observation.images.front"]}):
+        with pytest.raises(UserError, match=r"expected state=\[KEY, ...\] and cameras=\{NAME: KEY\}"):
+            lerobot_spec.spec(root, **wrong)
+
+
 def test_info_of_another_form_is_one_line(lerobot_folder):
     root = lerobot_folder("v2.1-JPEG")
     info = json.loads((root / "meta/info.json").read_text())

@@ -183,6 +183,20 @@ def test_a_datasets_own_validation_split_is_used_and_another_split_is_reported(s
     assert "  its split 'test', 2 episodes, is not read" in described.splitlines()
 
 
+def test_dims_of_one_name_and_two_meanings_are_noted(synthetic_root):
+    (source,) = make_recipe(synthetic_root).mixture.sources
+    name = source.action.names[0]
+
+    def with_space(called, space):
+        directory = dataclasses.replace(source.directory, metadata={"action_space": {name: {"space": space}}})
+        return dataclasses.replace(source, name=called, directory=directory)
+
+    sources = [with_space("arm", "absolute"), with_space("other", "absolute"), with_space("third", "delta")]
+    first, second, third = (one.spec.notes for one in mixture._with_meanings(sources))
+    assert first == second == source.spec.notes
+    assert f"its action '{name}' is delta, that of arm is absolute" in third[-1]
+
+
 def test_quantile_bounds_and_the_share_clipped(synthetic_root):
     by_spec = make_recipe(synthetic_root).mixture.sources[0]
     np.testing.assert_allclose(by_spec.clipped(), 0.0)

@@ -46,6 +46,31 @@ def test_a_users_tables(tmp_path, synthetic_root):
         tables.resolve(config.data, {})
 
 
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("SPECS = []", "has SPECS as a list; expected a dict"),
+        ("SPECS = {'mine': '/data'}", r"has SPECS\['mine'\] as a str; expected a DatasetSpec"),
+        ("MIXTURES = ['bridge_v2']", "has MIXTURES as a list; expected a dict"),
+        (
+            "MIXTURES = {'lab': ['bridge_v2']}",
+            r"has MIXTURES\['lab'\] as a list; expected a dict of datasets",
+        ),
+        ("MIXTURES = {'lab': {}}", r"'lab' has weights \[\]; expected positive numbers, one a dataset"),
+        *(
+            (f"MIXTURES = {{'lab': {{'bridge_v2': {weight}}}}}", "'lab' has weights .*; expected positive")
+            for weight in ("0", "-1.0", "float('nan')", "float('inf')", "None", "'two'")
+        ),
+        ("raise SystemExit(3)", "cannot be imported .SystemExit: 3"),
+    ],
+)
+def test_tables_of_another_form_are_one_line(tmp_path, content, message):
+    (tmp_path / "odd.py").write_text(content)
+    config = make_config(tables=str(tmp_path / "odd.py"), mixture="lab")
+    with pytest.raises(UserError, match=message):
+        tables.resolve(config.data, {})
+
+
 def test_a_users_standardiser_reads_in_worker_processes(tmp_path, synthetic_root):
     """Spec and function in one file, as in docs/data.md; the index's and the loader's processes find them."""
     (tmp_path / "numbers_tables.py").write_text(

@@ -102,6 +102,16 @@ def test_another_encoder_has_other_files(cached, recipe):
     assert len({*own, *others}) == 4
 
 
+def test_any_setting_of_the_model_counts_where_the_encoder_is_a_users(recipe):
+    model = make_config().model
+    for encoder, alike in (("patch", True), ("examples.my_encoder:Encoder", False)):
+        model.encoder = encoder
+        keys = set()
+        for model.width in (8, 9):
+            keys.add(feature_cache._key_of_encoder(model, {}, recipe.mixture))
+        assert (len(keys) == 1) == alike
+
+
 def test_a_pass_that_fails_leaves_no_file(cached, monkeypatch):
     add, _ = cached
     monkeypatch.setattr(feature_cache, "EncoderAlone", too_large(feature_cache.EncoderAlone))

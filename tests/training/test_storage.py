@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from unittest.mock import Mock
 
 import pytest
 from gcp_storage_emulator.exceptions import NotFound
@@ -143,6 +144,21 @@ def test_the_emulator_keeps_every_byte_of_a_file(bucket, tmp_path, end):
     assert files.cat("lab/file") == (tmp_path / "file").read_bytes()
 
 
-def test_a_store_without_its_library_is_one_line():
-    with pytest.raises(UserError, match="gsx://lab/x cannot be opened"):
-        storage.directory("gsx://lab/x")
+def test_stores_that_cannot_be_used_are_one_line(monkeypatch):
+    for url in ("gsx://lab/x", "memory://lab", "hdfs://lab/x"):
+        with pytest.raises(UserError, match=f"{url} is of no store that is known; expected a folder, gs://"):
+            storage.directory(url)
+    with pytest.raises(
+        UserError, match="s3://lab/run cannot be used here: datasets are read from s3://, but"
+    ):
+        storage.writable("s3://lab/run")
+    monkeypatch.setattr(storage.fsspec, "get_filesystem_class", Mock(side_effect=ImportError("no gcsfs")))
+    for url, package in (("gs://lab/x", "'qt_jax.cloud.'"), ("s3://lab/x", "s3fs")):
+        with pytest.raises(
+            UserError, match=f"{url} cannot be opened .no gcsfs.; run `pip install {package}`"
+        ):
+            storage.directory(url)
+
+
+def test_a_folder_as_a_url(tmp_path):
+    assert storage.directory(f"file://{tmp_path}") == storage.writable(str(tmp_path))

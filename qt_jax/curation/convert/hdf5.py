@@ -83,7 +83,7 @@ def open_source(given: Settings) -> Source:
     with told(lambda: _possible(model)):
         layout, observation, keys = _layout(given, model, usual)
     layout = dataclasses.replace(layout, scales=_scales(layout, shapes.values()))
-    names = [f"a{i}" for i in range(sum(usual.dims))]
+    names = settings.action_names(given, [f"a{i}" for i in range(sum(usual.dims))])
     entries = [str(entry) for entry in range(observation.state_dim)]
     bounds, index = Bounds(names, Movements(names, entries, given.action_state)), itertools.count()
     units: list[Unit] = []

@@ -66,7 +66,7 @@ def open_source(given: Settings) -> Source:
         ) from error
 
     files = [list(group) for _, group in itertools.groupby(entries, lambda entry: entry.file)]
-    names = lerobot_meta.joined_names(metadata.features, layout.action)
+    names = settings.action_names(given, lerobot_meta.joined_names(metadata.features, layout.action))
     state = [name for key in layout.state for name in lerobot_meta.names(metadata.features[key], "s")]
     bounds, skips = Bounds(names, Movements(names, state, given.action_state)), Skips(given.max_skipped)
     units: list[list[Piece]] = []

@@ -29,8 +29,9 @@ _KEYS = {"observations": 2, "actions": 2, "terminals": 1}
 """{array: its dims}."""
 _ROLES = {"observations": "the state", "actions": "the action", "terminals": "the ends of the episodes"}
 _UNUSED = (
-    "success", "reward", "fallback_instruction", "cameras", "camera", "bgr", "action", "state", "image_size",
-    "intervention", "split", "validation", "cut", "tolerance_s", "action_space", "action_state", "delta_unit",
+    "success", "reward", "fallback_instruction", "cameras", "camera", "bgr", "action", "action_names",
+    "state", "image_size", "intervention", "split", "validation", "cut", "tolerance_s", "action_space",
+    "action_state", "delta_unit",
 )  # fmt: skip
 """Flags that mean nothing for such a file."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from qt_jax.curation.convert.action_space import Turn
@@ -37,6 +37,8 @@ class Settings:
     """Names of cameras whose red and blue are swapped in the input."""
     action: tuple[str, ...] = ()
     """Keys that are joined to the action; empty: action or actions."""
+    action_names: tuple[str, ...] = ()
+    """Names of the action's dims in the dataset; empty: the input's own."""
     state: tuple[str, ...] | None = None
     """Keys that are joined to the state vector; None: the format's own."""
     action_space: str = ""
@@ -164,9 +166,26 @@ def action_keys(settings: Settings, keys: Iterable[str], name: str) -> tuple[str
     if len(usual) > 1 and not settings.action:
         raise UserError(f"{name} has both 'action' and 'actions'; give --action=action or --action=actions.")
     found = settings.action or tuple(usual) or ("action",)
+    if len(set(found)) < len(found):
+        raise UserError(f"--action={','.join(found)} names a key twice; give each once.")
     if lacking := [key for key in found if key not in keys]:
         raise UserError(f"{name} has features {keys}, expected {lacking[0]!r} among them; give --action=KEY.")
     return found
+
+
+def action_names(settings: Settings, own: Sequence[str]) -> list[str]:
+    """Returns the names of the action's dims: those of --action_names, or the input's `own`.
+
+    Raises:
+        UserError: for another number of names than dims, or one that is there twice.
+    """
+    given = settings.action_names or own
+    if len(given) != len(own) or len(set(given)) < len(given):
+        raise UserError(
+            f"--action_names is {','.join(given)!r}; expected {len(own)} names, each once, for "
+            f"{', '.join(own)}."
+        )
+    return list(given)
 
 
 def image_size(settings: Settings, sizes: dict[str, tuple[int, int]], name: str) -> tuple[int, int]:
