@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qt_jax import storage
 from qt_jax.data import lerobot, lerobot_spec, records, standardisers
 from qt_jax.data.specs import BINS, DatasetSpec
 from qt_jax.errors import UserError
@@ -33,7 +34,7 @@ def spec(path: str) -> DatasetSpec:
     state_dim, description = (state.shape[0], state.doc.desc or "") if state else (0, "no state vector")
 
     return DatasetSpec(
-        path=path,
+        path=str(storage.directory(path)),
         standardise=standardisers.collected,
         action=ActionSpec(action["names"], action["low"], action["high"], (BINS,) * len(action["names"])),
         observation=ObservationSpec(cameras, size, state_dim, description),

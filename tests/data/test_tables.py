@@ -1,8 +1,10 @@
 """The names in a config and the datasets that they stand for, a user's own tables included."""
 
+import os
+
 import pytest
 
-from qt_jax.data import tables
+from qt_jax.data import described, tables
 from qt_jax.errors import UserError
 from qt_jax.training import setup
 from tests.data.recipes import NUMBERS, equal, make_config, make_iterator, make_recipe, take
@@ -69,6 +71,14 @@ def test_tables_of_another_form_are_one_line(tmp_path, content, message):
     config = make_config(tables=str(tmp_path / "odd.py"), mixture="lab")
     with pytest.raises(UserError, match=message):
         tables.resolve(config.data, {})
+
+
+def test_a_described_dataset_is_read_where_its_description_was(dataset_path):
+    """config.data.root is not put before it."""
+    own = described.spec(os.path.relpath(dataset_path))
+    settings = make_config(root="/nowhere", mixture="own").data
+    (entry,) = tables.resolve(settings, {"own": own})
+    assert tables._placed(own, "/nowhere").path == entry.spec.path == os.path.realpath(dataset_path)
 
 
 def test_a_users_standardiser_reads_in_worker_processes(tmp_path, synthetic_root):
