@@ -33,11 +33,9 @@ def directory(path: str) -> epath.Path:
     """
     if "://" not in path:  # `resolve` would take a bucket's name for a relative path
         return epath.Path(path).expanduser().resolve()
-    store, _, rest = path.partition("://")
-    if store == "file":
-        return epath.Path(rest)
+    store = path.partition("://")[0]
     if store not in BUCKETS:
-        raise UserError(f"{path} is of no store that is known; expected a folder, gs:// or s3://.")
+        raise UserError(f"{path} is of no store that is known; expected a folder's path, gs:// or s3://.")
     try:
         fsspec.get_filesystem_class(store)
     except ImportError as error:

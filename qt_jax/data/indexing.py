@@ -169,8 +169,8 @@ def _content(directory: Stored, cache: str, number: int) -> str:
 
 def _key(directory: Stored, spec: DatasetSpec, step_penalty: float, text_encoder: str) -> str:
     """Returns a digest of all that decides an index but its files; bounds, bins and sizes do not."""
-    apart = {"path", "standardise", "achieves", "pieces", "action", "observation", "bounds", "notes"}
-    apart |= {"image_sizes"}
+    apart = ("path", "standardise", "achieves", "pieces", "action", "observation", "bounds", "image_sizes",
+             "notes")  # fmt: skip
     rest = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.name not in apart}
     read = (spec.action.dims, spec.observation.cameras, spec.observation.state_dim)
     roots: list[Any] = [spec.standardise, type(directory).parse, parts.scan, _merge]

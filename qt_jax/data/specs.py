@@ -52,7 +52,7 @@ class DatasetSpec:
     expected_dt: {task: dt} that each episode must have, or None.
     achieves: {task: other tasks that a success at it achieves too}; hindsight never takes these for failures.
     bounds: "spec": those of `action`; "data": of each dim the least and the greatest value in the dataset.
-    image_sizes: {camera: (height, width)} of those stored in another size than the observation's.
+    image_sizes: {camera: (height, width)} as stored; one that is not named has the observation's.
     notes: what a person should know of the dataset; printed.
     pieces: makes of an episode those that are trained on, as `play.Tasks` does; None: the episode itself.
     """

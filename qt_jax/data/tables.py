@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import importlib.util
 import math
+import numbers
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -66,9 +67,7 @@ def resolve(settings: Any, own: Mapping[str, DatasetSpec]) -> tuple[Entry, ...]:
 
     shares = {key: share if isinstance(share, Share) else Share(share) for key, share in shares.items()}
     weights = [share.weight for share in shares.values()]
-    if not weights or not all(
-        isinstance(weight, (int, float)) and 0 < weight < math.inf for weight in weights
-    ):
+    if not weights or not all(isinstance(w, numbers.Real) and 0 < float(w) < math.inf for w in weights):
         raise UserError(f"Mixture {name!r} has weights {weights}; expected positive numbers, one a dataset.")
 
     common = {kind: share for kind, share in settings.balance.items() if share is not None}

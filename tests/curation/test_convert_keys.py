@@ -1,7 +1,6 @@
 """What becomes of each key, episode and instruction of an input: named, chosen, held out, merged."""
 
 import json
-import shutil
 
 import h5py
 import numpy as np
@@ -19,20 +18,6 @@ from tests.curation.opened import all_of, run, source, unused
 from tests.curation.test_action_space import aloha
 
 HUMAN = "complementary_info.is_intervention"
-
-
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory):
-    root = tmp_path_factory.mktemp("kept")
-    recordings.lerobot(root / "v2.1", kind="JPEG")
-    recordings.lerobot(root / "v3.0", version="v3.0", kind="JPEG")
-    return root
-
-
-@pytest.fixture
-def folder(kept, tmp_path):
-    """{version: a copy to change}."""
-    return lambda version="v2.1": shutil.copytree(kept / version, tmp_path / version)
 
 
 def becomes(opened):
@@ -60,8 +45,8 @@ def test_a_table_in_columns_with_what_is_not_used_last():
     ]
 
 
-def test_every_feature_of_a_lerobot_folder_is_in_the_table(folder):
-    root = folder()
+def test_every_feature_of_a_lerobot_folder_is_in_the_table(lerobot_folder):
+    root = lerobot_folder("v2.1")
     depth = '{"dtype": "image", "shape": [48, 64, 1], "names": null}'
     add_column(root, "observation.images.depth", lambda *_: b"", depth)
     add_column(root, "note", lambda *_: "x", '{"dtype": "string", "shape": [1], "names": null}')
@@ -126,8 +111,8 @@ def test_a_key_of_a_few_episodes_is_in_the_table(tmp_path):
     assert rare == [(name, "in 1 of 3 episodes") for name in ("images/side", "base_action")]
 
 
-def test_cameras_get_names(folder):
-    root = folder()
+def test_cameras_get_names(lerobot_folder):
+    root = lerobot_folder("v2.1")
     opened = source(root, "lerobot", camera=(("top", "observation.images.front"), ("hand", "wrist")))
     assert opened.observation.cameras == ("hand", "top") and set(all_of(opened)[0].images) == {"hand", "top"}
     assert source(root, "lerobot", camera=(("top", "front"),), cameras=("top",)).observation.cameras == (
@@ -146,8 +131,8 @@ def test_cameras_get_names(folder):
             source(root, "lerobot", camera=given)
 
 
-def test_a_refusal_says_what_each_key_may_become(folder, tmp_path):
-    root = folder()
+def test_a_refusal_says_what_each_key_may_become(lerobot_folder, tmp_path):
+    root = lerobot_folder("v2.1")
     depth = '{"dtype": "image", "shape": [48, 64, 1], "names": null}'
     add_column(root, "observation.images.depth", lambda *_: b"", depth)
     with pytest.raises(keys.Refused, match="images that cannot be used") as refused:
@@ -178,8 +163,8 @@ def test_a_refusal_says_what_each_key_may_become(folder, tmp_path):
     assert told["dones"].startswith("not used: an episode ends")
 
 
-def test_a_refusal_of_episodes_or_of_two_inputs_says_what_becomes_of_each_key(folder, tmp_path):
-    root = folder()
+def test_a_refusal_of_episodes_or_of_two_inputs_says_what_becomes_of_each_key(lerobot_folder, tmp_path):
+    root = lerobot_folder("v2.1")
     for file in root.glob("data/*/*.parquet"):
         table = pq.read_table(file)
         late = pa.array(np.float32([0.1] * 2 + [0.9] * (len(table) - 2)).cumsum())
@@ -196,8 +181,8 @@ def test_a_refusal_of_episodes_or_of_two_inputs_says_what_becomes_of_each_key(fo
 
 
 @pytest.mark.parametrize("version", ["v2.1", "v3.0"])
-def test_lists_of_episodes_filter_and_hold_out(folder, version, tmp_path):
-    root = folder(version)
+def test_lists_of_episodes_filter_and_hold_out(lerobot_folder, version, tmp_path):
+    root = lerobot_folder(version)
 
     def written(**flags):
         opened = source(root, "lerobot", **flags)
@@ -257,9 +242,12 @@ def test_masks_and_demos_hold_out(tmp_path):
 
 
 @pytest.mark.parametrize("version", ["v2.1", "v3.0"])
-def test_who_acted(folder, version):
+def test_who_acted(lerobot_folder, version):
     """A person acts at all steps of episode 0, at the first of episode 1, and in 2 only after its success."""
-    root, feature = folder(version), '{"dtype": "float32", "shape": [1], "names": ["is_intervention"]}'
+    root, feature = (
+        lerobot_folder(version),
+        '{"dtype": "float32", "shape": [1], "names": ["is_intervention"]}',
+    )
     add_column(root, HUMAN, lambda e, step: float([True, step < 1, step > 3][e]), feature)
     opened = source(root, "lerobot")
     assert {episode.collector for episode in all_of(opened)} == {"demonstration"}
@@ -313,9 +301,9 @@ def test_an_hdf5_episode_of_two_instructions_is_cut(tmp_path):
         source(root, "hdf5", success="all", cut=("instruction",))
 
 
-def test_inputs_are_merged(tmp_path, folder):
-    first = folder("v2.1")
-    second = folder("v3.0")
+def test_inputs_are_merged(tmp_path, lerobot_folder):
+    first = lerobot_folder("v2.1")
+    second = lerobot_folder("v3.0")
     recordings.rename(second, "observation.images.front", "observation.images.cam_high")
 
     def opened(*inputs, **flags):
@@ -367,8 +355,8 @@ def test_absolute_actions_and_deltas_are_not_merged(tmp_path):
     np.testing.assert_array_equal(first.actions, second.actions)
 
 
-def test_a_dry_run_writes_nothing(tmp_path, folder):
-    root = folder()
+def test_a_dry_run_writes_nothing(tmp_path, lerobot_folder):
+    root = lerobot_folder("v2.1")
     recordings.edit_info(root, splits={"train": "0:2", "val": "2:3"})
     flags = ("--format=lerobot", "--dry-run", "--filter_key=train", "--validation=val", "--camera=top=front")
     result = run(f"--input={root}", *flags, f"--output={tmp_path}/converted")
@@ -382,9 +370,9 @@ def test_a_dry_run_writes_nothing(tmp_path, folder):
     assert result.returncode == 2 and "--camera is 'state=front'; expected NAME=KEY" in result.stderr
 
 
-def test_what_is_not_used_of_openpis_droid_layout(folder):
+def test_what_is_not_used_of_openpis_droid_layout(lerobot_folder):
     """Its conversion by openpi keeps the state in two columns, which --state joins."""
-    root = folder()
+    root = lerobot_folder("v2.1")
     for old, new in {
         "observation.images.front": "exterior_image_1_left",
         "observation.images.wrist": "wrist_image_left",

@@ -209,15 +209,17 @@ def test_splits_of_the_folder(lerobot_folder):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_index_is_kept_until_something_changes(lerobot_folder, version):
-    root = lerobot_folder(f"{version}-JPEG")
-    first = source(root).index
-    known = set(Path(os.environ["QT_JAX_CACHE"], "index").iterdir())
+def test_the_index_is_kept_until_something_changes(lerobot_folder, tmp_path, version):
+    root, cache = lerobot_folder(f"{version}-JPEG"), tmp_path / "cache"  # other tests write to the common one
+
+    def fingerprint():
+        return source(root, cache=str(cache)).index.fingerprint
+
+    first, known = fingerprint(), set((cache / "index").iterdir())
     os.utime(next(root.glob("data/*/*.parquet")))  # the rows are the same
-    assert source(root).index.fingerprint == first.fingerprint
-    assert set(Path(os.environ["QT_JAX_CACHE"], "index").iterdir()) == known
+    assert fingerprint() == first and set((cache / "index").iterdir()) == known
     recordings.edit_rows(root, "action", lambda episode, step, value: [0.5, value[1]])
-    assert source(root).index.fingerprint != first.fingerprint
+    assert fingerprint() != first
 
 
 def test_a_table_has_a_folder_beside_another(lerobot_folders, tmp_path):

@@ -158,7 +158,8 @@ def _groups(given: Settings, file: Path) -> tuple[list[str], dict[str, set[str]]
         if not any(_has_action(given, demos[group]) for group in groups):
             groups = ["/"]
         if groups == ["/"] and not _has_action(given, content):
-            one, many = (*given.action, *given.action, "action", "actions")[:2]
+            named = " and ".join(given.action)
+            one, many = named or "action", named or "actions"
             raise UserError(
                 f"{file} has keys {sorted(content)}; expected {one} and observations, or (robomimic) "
                 f"data/demo_0/{many}; give --action=KEY."
@@ -292,7 +293,7 @@ def _survey(
         return hdf5_episode.recordings(given, layout, content, place)
 
 
-def _sum(dims: tuple[int, ...]) -> str:
+def _in_words(dims: tuple[int, ...]) -> str:
     return " + ".join(map(str, dims))
 
 
@@ -301,8 +302,8 @@ def _compare(given: Settings, layout: Layout, place: Place, shape: Shape, model:
     name, ours, theirs = place.name, dict(shape.streams), dict(usual.streams)
     if shape.dims != usual.dims:
         raise UserError(
-            f"{name} has actions of {_sum(shape.dims)} dims, {model.name} of {_sum(usual.dims)}; convert "
-            "each robot by itself."
+            f"{name} has actions of {_in_words(shape.dims)} dims, {model.name} of {_in_words(usual.dims)}; "
+            "convert each robot by itself."
         )
     more = [path for path, one in ours.items() if path not in theirs and one.role in _free(given)]
     if lacking := [path for path in (*layout.cameras, *layout.state) if path not in ours]:
