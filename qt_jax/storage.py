@@ -28,14 +28,16 @@ def directory(path: str) -> epath.Path:
     """Returns the directory `path`, absolute; it need not exist.
 
     Raises:
-        UserError: if its store is unknown or needs a library that is not installed.
+        UserError: if its store is unknown or needs a library that is not installed, or no bucket is named.
 
     """
     if "://" not in path:  # `resolve` would take a bucket's name for a relative path
         return epath.Path(path).expanduser().resolve()
-    store = path.partition("://")[0]
-    if store not in BUCKETS:
-        raise UserError(f"{path} is of no store that is known; expected a folder's path, gs:// or s3://.")
+    store, _, place = path.partition("://")
+    if store not in BUCKETS or not place.partition("/")[0]:
+        raise UserError(
+            f"{path} is of no store that is known; expected a folder's path, gs://BUCKET/... or s3://BUCKET/..."
+        )
     try:
         fsspec.get_filesystem_class(store)
     except ImportError as error:

@@ -119,7 +119,7 @@ def open_mixture(settings: Any, entries: Sequence[Entry]) -> Mixture:
         require_one_of(f"config.data.{name}", settings[name], known)
     network_observation(entries, settings.image_size)  # raises before indices are made, which may take hours
     opened = {entry.name: _open(settings, entry) for entry in entries}
-    sources = _with_meanings(
+    sources = _with_notes(
         [
             dataclasses.replace(source, action=opened[source.like].action) if source.like else source
             for source in opened.values()
@@ -130,9 +130,13 @@ def open_mixture(settings: Any, entries: Sequence[Entry]) -> Mixture:
     return Mixture(sources, joint, settings.text_encoder)
 
 
-def _with_meanings(sources: Sequence[Source]) -> tuple[Source, ...]:
-    """Notes at a source which of its dims are deltas and absolute in one before it, or the other way."""
+def _with_notes(sources: Sequence[Source]) -> tuple[Source, ...]:
+    """Notes at a source what it shares with one before it.
+
+    That is the same files, or dims of one name that are deltas in one of the two and absolute in the other.
+    """
     seen: dict[str, tuple[str, str]] = {}
+    of_path: dict[str, str] = {}
     noted = []
     for source in sources:
         spaces = source.directory.metadata.get("action_space", {})
@@ -144,6 +148,8 @@ def _with_meanings(sources: Sequence[Source]) -> tuple[Source, ...]:
             if name in seen and seen[name][1] != about["space"]
         ]
         seen |= {name: (source.name, about["space"]) for name, about in spaces.items() if name not in seen}
+        if (first := of_path.setdefault(str(source.directory.path), source.name)) != source.name:
+            notes.append(f"its files are those of {first} too, so that their episodes are drawn for both")
         spec = dataclasses.replace(source.spec, notes=(*source.spec.notes, *notes))
         noted.append(dataclasses.replace(source, spec=spec))
     return tuple(noted)
@@ -318,8 +324,9 @@ def _kinds(source: Source, cuts: np.ndarray) -> list[tuple[np.ndarray, float]]:
     for kind, share in source.balance.items():
         if share > 0 and not len(members[kind]):
             raise UserError(
-                f"config.data.balance asks for a share of {share:g} {kind}, but {source.spec.path} has none "
-                f"among its {len(source.train)} training episodes; set it to 0 or None."
+                f"The balance of {source.name} asks for a share of {share:g} {kind}, but {source.spec.path} "
+                f"has none among its {len(source.train)} training episodes; set it to 0 or None (in "
+                "config.data.balance, or in the mixture's `Share`)."
             )
 
     rest = {kind: float(cuts[group].sum()) for kind, group in members.items() if kind not in source.balance}
@@ -327,8 +334,9 @@ def _kinds(source: Source, cuts: np.ndarray) -> list[tuple[np.ndarray, float]]:
     total = sum(rest.values())
     if left > 1e-6 and not total:
         raise UserError(
-            f"config.data.balance leaves {left:.0%} to {sorted(rest)}, of which {source.spec.path} has no "
-            "training episode; let the shares sum to 1."
+            f"The balance of {source.name} leaves {left:.0%} to {sorted(rest)}, of which {source.spec.path} "
+            "has no training episode; let the shares sum to 1 (in config.data.balance, or in the mixture's "
+            "`Share`)."
         )
     shares = dict(source.balance) | {kind: left * size / total for kind, size in rest.items() if total}
     return [(members[kind], share) for kind, share in shares.items()]

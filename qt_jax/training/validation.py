@@ -1,13 +1,15 @@
 """Validation: the agent's own sums on held-out episodes, and what values, greedy bins and attention do there.
 
 For agents with values it reads a sample of training episodes too, as large as the held-out one and always
-the same: what a network knows by heart differs between the two.
+the same: what a network knows by heart differs between the two. Where several datasets train together, all of
+it is measured of each one too.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -119,14 +121,17 @@ class Validation:
     def measure(
         self, state: TrainState, skips: Skips, stop: Callable[[], bool] | None = None
     ) -> dict[str, float] | None:
-        """Computes all that `summary` names. Returns None if `stop` says so on the way."""
+        """Computes all that `summaries` names. Returns None if `stop` says so on the way."""
         outputs = []
         for draws in (self.held_out, self.trained):
-            found = self._outputs(draws, state, skips, stop)
-            if found is None:
-                return None
-            outputs.append(found)
-        return summary(*outputs)
+            of_datasets = {}
+            for number, source in enumerate(self.recipe.mixture.sources):
+                own = [draw for draw in draws if draw.source == number]
+                if (found := self._outputs(own, state, skips, stop)) is None:
+                    return None
+                of_datasets[source.name] = found
+            outputs.append(of_datasets)
+        return summaries(*outputs)
 
     def _outputs(
         self, draws: list[Draw], state: TrainState, skips: Skips, stop: Callable[[], bool] | None
@@ -141,6 +146,21 @@ class Validation:
             batch = mesh.put_batch(local, self.mesh, self.batch_size)
             outputs.append(jax.device_get(self.compiled(state, batch)))
         return outputs
+
+
+def summaries(
+    held_out: dict[str, list[dict[str, Any]]], trained: dict[str, list[dict[str, Any]]]
+) -> dict[str, float]:
+    """Computes `summary` of {dataset: outputs of `step`}: of all, and of each where there are several.
+
+    The metrics of a dataset have its name after the first word: "validation/NAME/loss".
+    """
+    result = summary(*(list(itertools.chain(*of_all.values())) for of_all in (held_out, trained)))
+    if len(held_out) > 1:
+        for name, own in held_out.items():
+            found = summary(own, trained[name]) if own else {}
+            result |= {metric.replace("/", f"/{name}/", 1): value for metric, value in found.items()}
+    return result
 
 
 def summary(held_out: list[dict[str, Any]], trained: list[dict[str, Any]]) -> dict[str, float]:
@@ -179,7 +199,7 @@ def summary(held_out: list[dict[str, Any]], trained: list[dict[str, Any]]) -> di
 def _of_outcomes(outputs: list[dict[str, Any]]) -> dict[str, float]:
     """Returns {"q/OUTCOME", "q_bias/OUTCOME": mean} of the outcomes that occur."""
     found: dict[str, float] = {}
-    for outcome in outputs[0]["values"]:
+    for outcome in outputs[0]["values"] if outputs else ():
         parts = [output["values"][outcome] for output in outputs]
         if sum(float(part["q"][1]) for part in parts):
             found |= {f"{name}/{outcome}": mean for name, mean in _means(parts).items()}

@@ -52,7 +52,9 @@ def test_a_balance_that_does_not_sum_to_1_is_named(synthetic_root, balance, mess
 
 def test_a_share_of_a_kind_that_is_not_there_is_named(synthetic_root):
     recipe = make_recipe(synthetic_root, episodes="successes", balance={"failures": 0.5})
-    with pytest.raises(UserError, match="a share of 0.5 failures, but .*numbers_tfrecord has none"):
+    with pytest.raises(
+        UserError, match="The balance of .* share of 0.5 failures, but .*numbers_tfrecord has none"
+    ):
         make_iterator(recipe)
 
 
@@ -183,18 +185,21 @@ def test_a_datasets_own_validation_split_is_used_and_another_split_is_reported(s
     assert "  its split 'test', 2 episodes, is not read" in described.splitlines()
 
 
-def test_dims_of_one_name_and_two_meanings_are_noted(synthetic_root):
+def test_what_two_datasets_share_is_noted(synthetic_root):
     (source,) = make_recipe(synthetic_root).mixture.sources
     name = source.action.names[0]
 
-    def with_space(called, space):
-        directory = dataclasses.replace(source.directory, metadata={"action_space": {name: {"space": space}}})
+    def with_space(called, space, path):
+        metadata = {"action_space": {name: {"space": space}}}
+        directory = dataclasses.replace(source.directory, metadata=metadata, path=path)
         return dataclasses.replace(source, name=called, directory=directory)
 
-    sources = [with_space("arm", "absolute"), with_space("other", "absolute"), with_space("third", "delta")]
-    first, second, third = (one.spec.notes for one in mixture._with_meanings(sources))
+    spaces = {"arm": ("absolute", "/a"), "other": ("absolute", "/b"), "third": ("delta", "/a")}
+    noted = mixture._with_notes([with_space(called, *about) for called, about in spaces.items()])
+    first, second, third = (one.spec.notes for one in noted)
     assert first == second == source.spec.notes
-    assert f"its action '{name}' is delta, that of arm is absolute" in third[-1]
+    assert f"its action '{name}' is delta, that of arm is absolute" in third[-2]
+    assert third[-1] == "its files are those of arm too, so that their episodes are drawn for both"
 
 
 def test_quantile_bounds_and_the_share_clipped(synthetic_root):

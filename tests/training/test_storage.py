@@ -145,7 +145,7 @@ def test_the_emulator_keeps_every_byte_of_a_file(bucket, tmp_path, end):
 
 
 def test_stores_that_cannot_be_used_are_one_line(monkeypatch):
-    for url in ("gsx://lab/x", "memory://lab", "file:///lab/x"):
+    for url in ("gsx://lab/x", "memory://lab", "file:///lab/x", "gs://", "s3:///lab"):
         with pytest.raises(
             UserError, match=f"{url} is of no store that is known; expected a folder's path, "
         ):

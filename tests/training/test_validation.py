@@ -64,6 +64,17 @@ def test_summary_by_hand():
     })  # fmt: skip
 
 
+def test_each_dataset_has_metrics_of_its_own():
+    """Of two, one of which has no held-out episode: all together as one alone, then each that has some."""
+    of_one = [output((1.0, 2), 0.5, first=[0.4], success=[True])]
+    alone = validation.summaries({"arm": of_one}, {"arm": of_one})
+    assert alone == validation.summary(of_one, of_one)
+    found = validation.summaries({"arm": of_one, "other": []}, {"arm": of_one, "other": of_one})
+    assert found["validation/loss"] == found["validation/arm/loss"] == 1.5
+    assert found["validation/arm/q/success"] == 0.5 and "memorisation/arm/success" in found
+    assert not any("other" in name for name in found)
+
+
 def test_bins_are_counted_where_the_mask_is():
     tokens, mask = jnp.asarray([[[1, 0], [2, 1]]]), jnp.asarray([[[True, True], [True, False]]])
     np.testing.assert_array_equal(greedy_bins.counts(tokens, mask, 3), [[0, 1, 1], [1, 0, 0]])
