@@ -140,14 +140,8 @@ def _serve() -> None:
 
     serve = functools.partial(
         process.serve,
-        FLAGS.artefact,
-        share=FLAGS.share,
-        reload=FLAGS.reload,
-        shadow=FLAGS.shadow,
-        host=host,
-        port=FLAGS.port,
-        tls=tls,
-        unix=unix,
+        process.Artefacts(FLAGS.artefact, FLAGS.share, FLAGS.reload, FLAGS.shadow),
+        process.Address(host, FLAGS.port, tls, unix),
         keys=FLAGS.keys,
         capacity=FLAGS.max_sessions,
         budget_s=FLAGS.batch_budget_ms / 1000,

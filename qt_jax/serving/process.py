@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import os
 import select
@@ -27,16 +28,38 @@ from qt_jax.serving.watching import Watched
 from qt_jax.specs import PolicySpec
 
 
+@dataclasses.dataclass(frozen=True)
+class Address:
+    """Where a server listens.
+
+    port: 0 is a free one; tls: the certificate, None is without TLS; unix: in the place of the others.
+    """
+
+    host: str
+    port: int
+    tls: Certificate | None = None
+    unix: UnixSocket | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Artefacts:
+    """What a server serves.
+
+    paths: folders of one artefact, or of two; share: of the episodes that the second one gets; reload:
+    whether a folder that changes, or a link to another one, is loaded while the server serves; shadow:
+    folder of an artefact that is compared and never sent, "" is none.
+    """
+
+    paths: Sequence[str]
+    share: float = 0.5
+    reload: bool = False
+    shadow: str = ""
+
+
 def serve(
-    paths: Sequence[str],
+    artefacts: Artefacts,
+    address: Address,
     *,
-    share: float,
-    reload: bool,
-    shadow: str,
-    host: str,
-    port: int,
-    tls: Certificate | None,
-    unix: UnixSocket | None,
     keys: str,
     capacity: int,
     budget_s: float,
@@ -48,14 +71,8 @@ def serve(
     """Serves artefacts until SIGTERM, Ctrl-C or SIGHUP comes, and says on stdout what it does.
 
     Args:
-        paths: folders of one artefact, or of two.
-        share: of the episodes that the second one gets.
-        reload: whether a folder that changes, or a link to another one, is loaded while the server serves.
-        shadow: folder of an artefact that is compared and never sent; "": none.
-        host: address to listen on.
-        port: to listen on; 0: a free one.
-        tls: the certificate; None: without TLS.
-        unix: to listen on in the place of host and port.
+        artefacts: what is served.
+        address: to listen on.
         keys: a JSON file with the robot's own names (`Keys.read`), or "".
         capacity: how many episodes there may be at once.
         budget_s: how long a request may wait for others to share its batch.
@@ -71,7 +88,7 @@ def serve(
         UserError: if the artefact or the file of keys cannot be read, or the address not be listened on.
 
     """
-    loader = Loader(capacity, say)
+    loader, paths, shadow = Loader(capacity, say), artefacts.paths, artefacts.shadow
     opened = {path: Folder.open(path) for path in (*paths, *filter(None, [shadow]))}
     for path, other in opened.items():  # before minutes of compilation
         check_same(opened[paths[0]].spec, other.spec, path)
@@ -92,7 +109,7 @@ def serve(
 
     reloaded = [
         Watched("artefact", [path], functools.partial(replace, place, path))
-        for place, path in enumerate(paths if reload else ())
+        for place, path in enumerate(paths if artefacts.reload else ())
     ]  # here, since what changes while the first one is compiled counts too
     first = loader.load(paths[0], check)
     spec = first.spec
@@ -101,7 +118,7 @@ def serve(
         return loader.load(path, lambda found: check_same(spec, found, path))
 
     server = Server(
-        Policies([first, *map(load, paths[1:])], share, names(spec)),
+        Policies([first, *map(load, paths[1:])], artefacts.share, names(spec)),
         access=access,
         limits=limits,
         budget_s=budget_s,
@@ -109,32 +126,26 @@ def serve(
         shadow=load(shadow) if shadow else None,
     )
     del first  # a policy that is replaced leaves the memory with its last episode
-    asyncio.run(listen(server, host, port, tls, unix, [*watched, *reloaded]))
+    asyncio.run(listen(server, address, [*watched, *reloaded]))
     signal.signal(signal.SIGHUP, lambda *_: _drop_closed_streams())  # the terminal may be closed right after
     return spec
 
 
-async def listen(
-    server: Server,
-    host: str,
-    port: int,
-    tls: Certificate | None,
-    unix: UnixSocket | None = None,
-    watched: Sequence[Watched] = (),
-) -> None:
+async def listen(server: Server, address: Address, watched: Sequence[Watched] = ()) -> None:
     """Listens until SIGTERM, Ctrl-C, or SIGHUP (the terminal or the connection to it is gone) comes."""
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
             asyncio.get_running_loop().add_signal_handler(number, ended.set)
 
+    unix, tls = address.unix, address.tls
     with unix or contextlib.nullcontext():
         own = None if unix is None else unix.bind()
-        async with server.listening(host, port, tls, own) as listening:
+        async with server.listening(address.host, address.port, tls, own) as listening:
             if unix is not None:
                 say(f"serving {unix.url}")
             else:
-                place = netloc(host, listening.sockets[0].getsockname()[1])
+                place = netloc(address.host, listening.sockets[0].getsockname()[1])
                 websocket, page = ("ws", "http") if tls is None else ("wss", "https")
                 say(f"serving {websocket}://{place} (page: {page}://{place}/)")
             async with asyncio.TaskGroup() as watching:

@@ -22,7 +22,7 @@ def main(folder: str) -> None:
         recorder = Recorder(spool)
         sessions = Sessions(fake.Policy(), lambda sentence: np.ones(4, np.float32), reserved=1)
         server = Server(Policies([Served(sessions, {"artefact": "fake"})]), recorder=recorder)
-        asyncio.run(process.listen(server, "127.0.0.1", 0, None))
+        asyncio.run(process.listen(server, process.Address("127.0.0.1", 0)))
         process.say(f"unlabelled: {recorder.unlabelled}")
 
 

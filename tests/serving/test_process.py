@@ -46,7 +46,7 @@ class Listening:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_every_signal_that_ends_a_server_ends_it_in_order(number, handlers, capfd):
     signal.signal(number, signal.default_int_handler)
-    asyncio.run(asyncio.wait_for(process.listen(Listening(number), "::1", 0, None), 5))
+    asyncio.run(asyncio.wait_for(process.listen(Listening(number), process.Address("::1", 0)), 5))
     printed = capfd.readouterr().out
     assert (
         "serving ws://[::1]:" in printed and "(page: http://[::1]:" in printed and "shutting down" in printed
@@ -56,19 +56,15 @@ def test_every_signal_that_ends_a_server_ends_it_in_order(number, handlers, capf
 def test_a_server_of_nohup_stays(handlers):
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with pytest.raises(TimeoutError):
-        asyncio.run(asyncio.wait_for(process.listen(Listening(signal.SIGHUP), "::1", 0, None), 0.3))
+        asyncio.run(
+            asyncio.wait_for(process.listen(Listening(signal.SIGHUP), process.Address("::1", 0)), 0.3)
+        )
 
 
 def serve(paths: list[str], *, shadow: str = "", reload: bool = False) -> None:
     process.serve(
-        paths,
-        share=0.5,
-        reload=reload,
-        shadow=shadow,
-        host="127.0.0.1",
-        port=0,
-        tls=None,
-        unix=None,
+        process.Artefacts(paths, reload=reload, shadow=shadow),
+        process.Address("127.0.0.1", 0),
         keys="",
         capacity=1,
         budget_s=0.0,
