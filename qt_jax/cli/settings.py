@@ -19,6 +19,36 @@ def flattened(values: Any, prefix: str = "--config") -> dict[str, Any]:
     return flat
 
 
+def without_none(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns `argv` without `--config.KEY=None`, and the settings whose last value is None, for `set_none`."""
+    last = dict(arg.partition("=")[::2] for arg in argv if arg.startswith("--config."))
+    others = [arg for arg in argv if not (arg.startswith("--config.") and arg.endswith("=None"))]
+    return others, [name for name, value in last.items() if value == "None"]
+
+
+def set_none(config: Any, names: Sequence[str]) -> None:
+    """Sets settings to None, which ml_collections parses for none that has a number.
+
+    Args:
+        config: of an experiment.
+        names: of settings, "--config.data.balance.successes".
+
+    Raises:
+        ValueError: for one that is never None.
+
+    """
+    if not names:
+        return
+    from qt_jax.training.config import default_config
+
+    defaults = flattened(default_config(config.agent.name))
+    optional = [name for name, value in defaults.items() if value is None]
+    for name in names:
+        if name not in optional:
+            raise ValueError(f"{name} cannot be None; of the settings {', '.join(optional)} can")
+        config.update_from_flattened_dict({name.removeprefix("--config."): None})
+
+
 def problem(error: Exception, argv: Sequence[str]) -> str:
     """Describes in one line what a config file or a value in `argv` raised.
 

@@ -18,7 +18,7 @@ from ml_collections import config_flags
 
 from qt_jax.cli import explain
 from qt_jax.cli.commands import COMMANDS, usage
-from qt_jax.cli.settings import problem
+from qt_jax.cli.settings import problem, set_none, without_none
 from qt_jax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_USER_ERROR, Preempted, UserError
 from qt_jax.signals import Listener
 
@@ -91,9 +91,14 @@ def _parse(name: str, config: Any, argv: list[str]) -> list[str]:
     """
     wants_help = {"-h", "--help"} & set(argv)
     try:
-        rest = flags.FLAGS([argument for argument in argv if argument not in ("-h", "--help")])
+        given, unset = [argument for argument in argv if argument not in ("-h", "--help")], []
+        if config is not None:
+            given, unset = without_none(given)
+        rest = flags.FLAGS(given)
         # A file that cannot be read raises here.
         settings = {} if config is None else dict(config.value or {})
+        if settings:
+            set_none(config.value, unset)
     except Exception as error:  # whatever a config file or a value raised
         if isinstance(error, ModuleNotFoundError) and _imported_by_us(error):
             raise

@@ -117,6 +117,11 @@ def test_a_user_s_config_that_imports_what_is_missing_is_named(tmp_path):
             "unknown setting --config.data.nokey (`python -m qt_jax train --config=FILE --help` lists",
         ),
         ("train", ["--config.data.batch_size=many"], "invalid literal for int"),
+        (
+            "train",
+            ["--config.discount=None"],
+            "--config.discount cannot be None; of the settings --config.data.",
+        ),
         ("train", ["--config=nowhere.py"], "No such file or directory: 'nowhere.py'"),
     ],
 )
@@ -134,6 +139,14 @@ def test_help_lists_every_setting_and_explains():
     )
     assert re.fullmatch(r"--config.mesh.fsdp=1 +# shards of.*", lines["--config.mesh.fsdp"])
     assert re.fullmatch(r"--config.env.bins=16 +# of each action dim", lines["--config.env.bins"])
+
+
+@pytest.mark.parametrize("last", ["0.5", "None"])
+def test_a_setting_that_has_a_number_is_set_to_none(last):
+    """As `advise` says for natural batches; of several values the last one counts."""
+    setting = "--config.data.balance.successes"
+    given = [f"{setting}={value}" for value in ("None", "0.5", last)]
+    assert f"\n{setting}={last} " in run_command("train", *given, "--help").stdout
 
 
 def test_help_explains_the_settings_of_the_suite_that_is_chosen():
