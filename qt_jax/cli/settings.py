@@ -20,7 +20,7 @@ def flattened(values: Any, prefix: str = "--config") -> dict[str, Any]:
 
 
 def without_none(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Returns `argv` without `--config.KEY=None`, and the settings whose last value is None, for `set_none`."""
+    """Returns `argv` without `--config.KEY=None`, and which settings are None at last, for `set_none`."""
     last = dict(arg.partition("=")[::2] for arg in argv if arg.startswith("--config."))
     others = [arg for arg in argv if not (arg.startswith("--config.") and arg.endswith("=None"))]
     return others, [name for name, value in last.items() if value == "None"]
