@@ -142,22 +142,28 @@ def rewards(task: str, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         Minus the number of unmet subgoals, float32 [R]; whether none is unmet, bool [R].
     """
-    met = _met(GOALS[task], state.astype(np.float64))
-    count = met.sum(axis=1)
-    return (count - met.shape[1]).astype(np.float32), count == met.shape[1]
+    each = met(task, state)
+    count, subgoals = each.sum(axis=1), each.shape[1]
+    return (count - subgoals).astype(np.float32), count == subgoals
 
 
-def _met(goal: Goal, state: np.ndarray) -> np.ndarray:
-    """Returns which subgoals are met, bool [R, subgoals]: of cubes, buttons, drawer and window."""
-    met, place = [], ARM
+def met(task: str, state: np.ndarray) -> np.ndarray:
+    """Returns which subgoals are met, bool [R, subgoals]: of cubes, buttons, drawer and window.
+
+    Args:
+        task: a key of `GOALS`.
+        state: OGBench's observations, [R, state_dim].
+    """
+    goal, state = GOALS[task], state.astype(np.float64)
+    found, place = [], ARM
     for cube in goal.cubes:
         offset = state[:, place : place + 3] / PER_M + CENTER - cube
-        met.append(np.linalg.norm(offset, axis=1) <= REACHED_M)
+        found.append(np.linalg.norm(offset, axis=1) <= REACHED_M)
         place += CUBE
     for button in goal.buttons:
-        met.append(state[:, place + button] == 1)
+        found.append(state[:, place + button] == 1)
         place += BUTTON
     for slide, per_m in zip(goal.slides, (DRAWER_PER_M, WINDOW_PER_M)):
-        met.append(np.abs(state[:, place] / per_m - slide) <= REACHED_M)
+        found.append(np.abs(state[:, place] / per_m - slide) <= REACHED_M)
         place += 2
-    return np.stack(met, axis=1)
+    return np.stack(found, axis=1)
