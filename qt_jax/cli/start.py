@@ -91,7 +91,8 @@ def _parse(name: str, config: Any, argv: list[str]) -> list[str]:
     """
     wants_help = {"-h", "--help"} & set(argv)
     try:
-        given, unset = [argument for argument in argv if argument not in ("-h", "--help")], []
+        given = [argument for argument in argv if argument not in ("-h", "--help")]
+        unset: list[str] = []
         if config is not None:
             given, unset = without_none(given)
         rest = flags.FLAGS(given)
