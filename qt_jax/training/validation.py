@@ -86,13 +86,13 @@ def by_outcome(values: jax.Array, batch: Segment) -> dict[str, dict[str, losses.
 class Validation:
     """The held-out episodes of a run, and the compiled `step` that looks at them.
 
-    held_out, trained: segments of held-out and of training episodes, the latter for agents with values alone;
-    compiled: (state, batch) -> outputs of `step` on every device.
+    held_out, trained: {dataset: segments} of held-out and of training episodes, the latter for agents with
+    values alone; compiled: (state, batch) -> outputs of `step` on every device.
     """
 
     recipe: loader.Recipe
-    held_out: list[Draw]
-    trained: list[Draw]
+    held_out: dict[str, list[Draw]]
+    trained: dict[str, list[Draw]]
     compiled: jax.stages.Compiled
     mesh: jax.sharding.Mesh
     batch_size: int
@@ -116,7 +116,8 @@ class Validation:
             out_shardings=mesh.replicated(program.mesh),
         )
         compiled = jitted.lower(program.state, program.batch).compile()
-        return cls(recipe, held_out, trained, compiled, program.mesh, config.data.batch_size)
+        of_datasets = _by_dataset(recipe, held_out), _by_dataset(recipe, trained)
+        return cls(recipe, *of_datasets, compiled, program.mesh, config.data.batch_size)
 
     def measure(
         self, state: TrainState, skips: Skips, stop: Callable[[], bool] | None = None
@@ -125,11 +126,10 @@ class Validation:
         outputs = []
         for draws in (self.held_out, self.trained):
             of_datasets = {}
-            for number, source in enumerate(self.recipe.mixture.sources):
-                own = [draw for draw in draws if draw.source == number]
+            for name, own in draws.items():
                 if (found := self._outputs(own, state, skips, stop)) is None:
                     return None
-                of_datasets[source.name] = found
+                of_datasets[name] = found
             outputs.append(of_datasets)
         return summaries(*outputs)
 
@@ -146,6 +146,12 @@ class Validation:
             batch = mesh.put_batch(local, self.mesh, self.batch_size)
             outputs.append(jax.device_get(self.compiled(state, batch)))
         return outputs
+
+
+def _by_dataset(recipe: loader.Recipe, draws: list[Draw]) -> dict[str, list[Draw]]:
+    """Returns the draws of each dataset, by its name."""
+    names = [source.name for source in recipe.mixture.sources]
+    return {name: [draw for draw in draws if draw.source == number] for number, name in enumerate(names)}
 
 
 def summaries(

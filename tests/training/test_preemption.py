@@ -101,5 +101,5 @@ def test_a_listener_in_another_thread_hears_nothing_and_does_no_harm():
 def test_validation_ends_where_the_run_is_told_to_stop(monkeypatch):
     monkeypatch.setattr(validation.mesh, "local_rows", lambda *_: None)
     monkeypatch.setattr(validation.validation_segments, "batches", lambda *_, **__: iter([1, 2, 3]))
-    of_run = validation.Validation(None, [], [], None, None, 1)
+    of_run = validation.Validation(None, {"arm": []}, {}, None, None, 1)
     assert of_run.measure(None, None, stop=lambda: True) is None

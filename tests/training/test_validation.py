@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ import pytest
 
 from qt_jax import agents
 from qt_jax.agents import greedy_bins
+from qt_jax.data.order import Draw
 from qt_jax.models.ensemble import Ensemble
 from qt_jax.training import validation
 from qt_jax.training.config import default_config
@@ -73,6 +76,14 @@ def test_each_dataset_has_metrics_of_its_own():
     assert found["validation/loss"] == found["validation/arm/loss"] == 1.5
     assert found["validation/arm/q/success"] == 0.5 and "memorisation/arm/success" in found
     assert not any("other" in name for name in found)
+
+
+def test_segments_are_measured_with_those_of_their_dataset():
+    recipe = Mock()
+    recipe.mixture.sources = [SimpleNamespace(name=name) for name in ("arm", "other", "empty")]
+    draws = [Draw(source, episode, 0, 0, 0) for source, episode in ((0, 3), (1, 0), (0, 4))]
+    found = validation._by_dataset(recipe, draws)
+    assert found == {"arm": [draws[0], draws[2]], "other": [draws[1]], "empty": []}
 
 
 def test_bins_are_counted_where_the_mask_is():
